@@ -1,0 +1,15 @@
+"""The names under which this room's errors are imported."""
+
+from ..exceptions import (
+    InvalidImageRequestException,
+    InvalidImageURLException,
+    InvalidRegionRequestException,
+    InvalidS3ObjectException,
+)
+
+__all__ = [
+    "InvalidImageRequestException",
+    "InvalidImageURLException",
+    "InvalidRegionRequestException",
+    "InvalidS3ObjectException",
+]

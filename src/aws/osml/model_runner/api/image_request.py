@@ -1,0 +1,243 @@
+"""The image request inside the worker, and its forms in messages and tables."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import quote
+
+import shapely
+from pydantic import ValidationError
+from shapely.geometry.base import BaseGeometry
+
+from ..common.mr_post_processing import (
+    FeatureDistillationAlgorithm,
+    MRPostProcessing,
+    MRPostprocessingStep,
+    deserialize_post_processing_list,
+)
+from ..common.typing import ImageCompression, ImageDimensions, ImageFormats
+from ..exceptions import InvalidImageRequestException
+from .image_request_schema import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, ImageRequestMessage
+from .inference import ModelInvokeMode
+from .json_document import value_problems
+from .problems import problems_of
+from .request_utils import outputs_are_valid, shared_properties_are_valid, shared_values
+
+_DEFAULT_SIZE = ImageDimensions(DEFAULT_TILE_SIZE, DEFAULT_TILE_SIZE)
+_DEFAULT_OVERLAP = ImageDimensions(DEFAULT_TILE_OVERLAP, DEFAULT_TILE_OVERLAP)
+
+
+@dataclass
+class ImageRequest:
+    """One image to be processed: which, by what model, in tiles of what size and form, and where its features go.
+
+    ``image_id`` is ``<jobId>:<image URL>``. ``outputs`` keep the message's names (``batchSize``, ``assumedRole``).
+    ``result_name`` is empty unless the message named several images; then it is ``<jobId>/<image name>``, unique within
+    the job and already escaped for a key. ``request_sha256`` is the same for the same message, however it is laid out.
+    """
+
+    job_id: str = ""
+    image_id: str = ""
+    image_url: str = ""
+    image_read_role: str = ""
+    outputs: list[dict[str, Any]] = field(default_factory=list)
+    model_name: str = ""
+    model_invoke_mode: ModelInvokeMode = ModelInvokeMode.NONE
+    tile_size: ImageDimensions = _DEFAULT_SIZE
+    tile_overlap: ImageDimensions = _DEFAULT_OVERLAP
+    tile_format: ImageFormats = ImageFormats.NITF
+    tile_compression: ImageCompression = ImageCompression.NONE
+    model_invocation_role: str = ""
+    feature_properties: list[dict[str, Any]] = field(default_factory=list)
+    roi: BaseGeometry | None = None
+    post_processing: list[MRPostProcessing] = field(default_factory=lambda: [MRPostProcessing()])
+    model_endpoint_parameters: dict[str, Any] | None = None
+    result_name: str = ""
+    request_sha256: str = ""
+
+    @staticmethod
+    def from_external_message(image_request: dict[str, Any]) -> "ImageRequest":
+        """Return the request for the first image of a message, already parsed from JSON.
+
+        Raises InvalidImageRequestException with every problem of the message.
+        """
+        return requests_of(validated(image_request), fingerprint(image_request))[0]
+
+    @staticmethod
+    def from_item(item: Mapping[str, Any]) -> "ImageRequest":
+        """Return the request that ``to_item`` made an item of; numbers may have become Decimals on the way.
+
+        Raises InvalidImageRequestException when the item is no request.
+        """
+        try:
+            return ImageRequest(**_read_item(item))
+        except (KeyError, TypeError, ValueError, shapely.errors.GEOSException) as err:
+            raise InvalidImageRequestException(f"a stored request cannot be read: {err}") from err
+
+    def to_item(self) -> dict[str, Any]:
+        """Return the request as a map of snake_case names that JSON and DynamoDB hold without loss.
+
+        What the user may nest at will (properties, parameters) is JSON text, numbers with a fraction are text, unset
+        fields are left out.
+        """
+        item = {name: getattr(self, name) for name in _TEXT_FIELDS}
+        item |= {name: str(getattr(self, name)) for name in _ENUM_FIELDS}
+        item |= {name: list(getattr(self, name)) for name in _SIZE_FIELDS}
+        item |= {name: json.dumps(getattr(self, name)) for name in _JSON_FIELDS if getattr(self, name) is not None}
+        item["outputs"] = [dict(output) for output in self.outputs]
+        item["post_processing"] = [_step_item(step) for step in self.post_processing]
+        if self.roi is not None:
+            item["roi"] = self.roi.wkt
+        return item
+
+    def is_valid(self) -> bool:
+        """Return whether the request can be carried out."""
+        return (
+            shared_properties_are_valid(self)
+            and outputs_are_valid(self.outputs)
+            and len(self.get_feature_distillation_option()) <= 1
+        )
+
+    def get_shared_values(self) -> dict[str, Any]:
+        """Return what every region of the image has in common with it, in the order of the region message."""
+        return shared_values(self)
+
+    def get_feature_distillation_option(self) -> list[FeatureDistillationAlgorithm]:
+        """Return the algorithms that remove duplicates; a valid request has one at most."""
+        return [
+            step.algorithm
+            for step in self.post_processing
+            if step.step == MRPostprocessingStep.FEATURE_DISTILLATION
+            and isinstance(step.algorithm, FeatureDistillationAlgorithm)
+        ]
+
+
+_TEXT_FIELDS = (
+    "job_id",
+    "image_id",
+    "image_url",
+    "image_read_role",
+    "model_name",
+    "model_invocation_role",
+    "result_name",
+    "request_sha256",
+)
+_ENUM_FIELDS = {
+    "model_invoke_mode": ModelInvokeMode,
+    "tile_format": ImageFormats,
+    "tile_compression": ImageCompression,
+}
+_SIZE_FIELDS = ("tile_size", "tile_overlap")
+_JSON_FIELDS = ("feature_properties", "model_endpoint_parameters")
+
+
+def validated(message: dict[str, Any]) -> ImageRequestMessage:
+    """Return the message with every rule checked, or raise InvalidImageRequestException with every problem."""
+    problems = value_problems(message)
+    try:
+        checked = ImageRequestMessage.model_validate(message)
+    except ValidationError as err:
+        named = {problem.field for problem in problems}
+        problems += [problem for problem in problems_of(err, message) if problem.field not in named]
+        raise InvalidImageRequestException("the image request is not valid", problems) from err
+    if problems:
+        raise InvalidImageRequestException("the image request is not valid", problems)
+    return checked
+
+
+def fingerprint(message: dict[str, Any]) -> str:
+    """Return the SHA-256 of a message, in hexadecimal, over its keys in order and without blanks."""
+    canonical = json.dumps(message, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def requests_of(message: ImageRequestMessage, sha256: str) -> list[ImageRequest]:
+    """Return one request for each image of a message, in its order."""
+    names = result_names(message.job_id, message.image_urls)
+    return [_request(message, url, name, sha256) for url, name in zip(message.image_urls, names, strict=True)]
+
+
+def result_names(job_id: str, urls: list[str]) -> list[str]:
+    """Return the name under which each image's features are stored; empty when there is only one.
+
+    Otherwise ``<job>/<file name>``, both escaped so that a key can hold them; of file names that repeat, the second
+    gets ``-2`` and so on.
+    """
+    if len(urls) == 1:
+        return [""]
+    folder = quote(job_id.rpartition("/")[2], safe=_KEY_CHARACTERS)
+    taken: set[str] = set()
+    names = []
+    for url in urls:
+        base = quote(url.partition("?")[0].rpartition("/")[2], safe=_KEY_CHARACTERS)
+        name, count = base, 1
+        while name in taken:
+            count += 1
+            name = f"{base}-{count}"
+        taken.add(name)
+        names.append(f"{folder}/{name}")
+    return names
+
+
+_KEY_CHARACTERS = "._:-"
+
+
+def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: str) -> ImageRequest:
+    steps = [{"step": step.step, "algorithm": step.algorithm.options()} for step in message.post_processing]
+    return ImageRequest(
+        job_id=message.job_id,
+        image_id=f"{message.job_id}:{url}",
+        image_url=url,
+        image_read_role=message.image_read_role,
+        outputs=[output.destination() for output in message.outputs],
+        model_name=message.image_processor.name,
+        model_invoke_mode=ModelInvokeMode(message.image_processor.type),
+        tile_size=ImageDimensions(message.tile_size, message.tile_size),
+        tile_overlap=ImageDimensions(message.tile_overlap, message.tile_overlap),
+        tile_format=message.tile_format,
+        tile_compression=message.tile_compression,
+        model_invocation_role=message.image_processor.assumed_role,
+        feature_properties=message.feature_properties,
+        roi=message.roi,
+        post_processing=deserialize_post_processing_list(steps),
+        model_endpoint_parameters=message.parameters,
+        result_name=result_name,
+        request_sha256=sha256,
+    )
+
+
+def _step_item(step: MRPostProcessing) -> dict[str, Any]:
+    options = step.algorithm.to_dict()
+    return {
+        "step": str(step.step),
+        "algorithm": {name: repr(value) if isinstance(value, float) else value for name, value in options.items()},
+    }
+
+
+def _read_item(item: Mapping[str, Any]) -> dict[str, Any]:
+    values: dict[str, Any] = {name: item[name] for name in _TEXT_FIELDS if name in item}
+    values |= {name: kind(item[name]) for name, kind in _ENUM_FIELDS.items() if name in item}
+    values |= {name: _dimensions(item[name]) for name in _SIZE_FIELDS if name in item}
+    values |= {name: _from_json(item[name]) for name in _JSON_FIELDS if item.get(name) is not None}
+    values["outputs"] = [_whole_numbers(output) for output in item.get("outputs", ())]
+    if "post_processing" in item:
+        values["post_processing"] = deserialize_post_processing_list(item["post_processing"])
+    if item.get("roi"):
+        values["roi"] = shapely.from_wkt(item["roi"])
+    return values
+
+
+def _dimensions(size: Any) -> ImageDimensions:
+    width, height = size
+    return ImageDimensions(int(width), int(height))
+
+
+def _from_json(value: Any) -> Any:
+    """Return the value of JSON text; older rows hold the value itself."""
+    return json.loads(value) if isinstance(value, str) else value
+
+
+def _whole_numbers(output: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value if isinstance(value, str) else int(value) for name, value in output.items()}

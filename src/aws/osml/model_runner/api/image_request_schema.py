@@ -1,0 +1,228 @@
+"""The image request as it arrives: field names, kinds, defaults and rules of the external message.
+
+``null`` means that a key is absent, keys that nobody knows are kept apart for a warning, and fields are checked in the
+order in which they are declared, so that a rule may look at the fields above it.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import ValidationInfo as Info
+from shapely.geometry.base import BaseGeometry
+
+from ..common.mr_post_processing import DEFAULT_IOU_THRESHOLD, FeatureDistillationAlgorithmType
+from ..common.typing import ImageCompression, ImageFormats
+from ..exceptions import InvalidImageRequestException
+from .inference import ModelInvokeMode
+from .region_of_interest import parse_roi
+from .rules import (
+    MAX_TILE_SIZE,
+    MIN_TILE_SIZE,
+    AlgorithmType,
+    Bucket,
+    ImageUrl,
+    JobId,
+    Prefix,
+    RealNumber,
+    Role,
+    Stream,
+    WholeNumber,
+    broken_rule,
+    default_when_empty,
+    model_name_expectation,
+)
+
+DEFAULT_TILE_SIZE = 1024
+DEFAULT_TILE_OVERLAP = 50
+MAX_IMAGES = 1_000
+
+
+class _Message(BaseModel):
+    """What all objects of a message have in common."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+
+
+class ImageProcessor(_Message):
+    """The model: what kind of endpoint serves it, its name or URL, and the role by which it is called."""
+
+    type: Annotated[Literal["SM_ENDPOINT", "HTTP_ENDPOINT"], default_when_empty("SM_ENDPOINT")] = "SM_ENDPOINT"
+    name: str
+    assumed_role: Role = Field("", alias="assumedRole")
+
+    @field_validator("name")
+    @classmethod
+    def _fits_type(cls, name: str, info: Info) -> str:
+        mode = info.data.get("type")
+        expectation = model_name_expectation(ModelInvokeMode(mode), name) if mode else None
+        if expectation:
+            raise broken_rule(expectation)
+        return name
+
+
+class S3Output(_Message):
+    """A file in a bucket."""
+
+    type: Literal["S3"]
+    bucket: Bucket
+    prefix: Prefix = ""
+    role: Role = ""
+
+    def destination(self) -> dict[str, Any]:
+        """Return the output as sinks read it, with the message's names."""
+        return {"type": self.type, "bucket": self.bucket, "prefix": self.prefix} | _present(role=self.role)
+
+
+class KinesisOutput(_Message):
+    """One record per feature on a stream; more than 500 records never travel in one call, whatever is asked."""
+
+    type: Literal["Kinesis"]
+    stream: Stream
+    batch_size: Annotated[WholeNumber, Field(ge=1)] | None = Field(None, alias="batchSize")
+    assumed_role: Role = Field("", alias="assumedRole")
+    partition_key: Literal["JOB", "FEATURE"] | None = Field(None, alias="partitionKey")
+
+    def destination(self) -> dict[str, Any]:
+        """Return the output as sinks read it, with the message's names."""
+        return {"type": self.type, "stream": self.stream} | _present(
+            batchSize=self.batch_size, assumedRole=self.assumed_role, partitionKey=self.partition_key
+        )
+
+
+Output = Annotated[S3Output | KinesisOutput, Field(discriminator="type")]
+
+
+class Algorithm(_Message):
+    """How duplicates are removed; options that an algorithm does not have are accepted and not used."""
+
+    algorithm_type: AlgorithmType = Field(validation_alias=AliasChoices("algorithmType", "algorithm_type"))
+    iou_threshold: Annotated[RealNumber, Field(ge=0, le=1)] = Field(
+        DEFAULT_IOU_THRESHOLD, validation_alias=AliasChoices("iouThreshold", "iou_threshold")
+    )
+    skip_box_threshold: Annotated[RealNumber, Field(ge=0, le=1)] | None = Field(
+        None, validation_alias=AliasChoices("skipBoxThreshold", "skip_box_threshold")
+    )
+    sigma: Annotated[RealNumber, Field(gt=0, le=1_000)] | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the algorithm in the snake_case form of ``common.mr_post_processing``."""
+        return {
+            "algorithm_type": self.algorithm_type.value,
+            "iou_threshold": self.iou_threshold,
+            "skip_box_threshold": self.skip_box_threshold,
+            "sigma": self.sigma,
+        }
+
+
+class PostProcessingStep(_Message):
+    """One step that is done with all features of an image."""
+
+    step: Literal["FEATURE_DISTILLATION"]
+    algorithm: Algorithm
+
+
+def _default_post_processing() -> list[PostProcessingStep]:
+    algorithm = Algorithm.model_validate({"algorithmType": FeatureDistillationAlgorithmType.NMS})
+    return [PostProcessingStep(step="FEATURE_DISTILLATION", algorithm=algorithm)]
+
+
+def _region(value: Any) -> BaseGeometry | None:
+    if value == "":
+        return None
+    if not isinstance(value, str):
+        raise broken_rule("a POLYGON or MULTIPOLYGON in WKT")
+    try:
+        return parse_roi(value)
+    except InvalidImageRequestException as err:
+        raise broken_rule(err.problems[0].expectation) from err
+
+
+class ImageRequestMessage(_Message):
+    """The whole message."""
+
+    job_id: JobId = Field(alias="jobId")
+    job_name: Any = Field(None, alias="jobName")
+    image_urls: Annotated[list[ImageUrl], Field(min_length=1, max_length=MAX_IMAGES)] = Field(alias="imageUrls")
+    image_read_role: Role = Field("", alias="imageReadRole")
+    image_processor: ImageProcessor = Field(alias="imageProcessor")
+    parameters: dict[str, Any] | None = Field(None, alias="imageProcessorParameters")
+    tile_size: Annotated[WholeNumber, Field(ge=MIN_TILE_SIZE, le=MAX_TILE_SIZE)] = Field(
+        DEFAULT_TILE_SIZE, alias="imageProcessorTileSize"
+    )
+    tile_overlap: Annotated[WholeNumber, Field(ge=0)] = Field(
+        DEFAULT_TILE_OVERLAP, alias="imageProcessorTileOverlap", validate_default=True
+    )
+    tile_format: Annotated[ImageFormats, default_when_empty(ImageFormats.NITF)] = Field(
+        ImageFormats.NITF, alias="imageProcessorTileFormat"
+    )
+    tile_compression: Annotated[ImageCompression, default_when_empty(ImageCompression.NONE)] = Field(
+        ImageCompression.NONE, alias="imageProcessorTileCompression"
+    )
+    output_bucket: Bucket | None = Field(None, alias="outputBucket")
+    output_prefix: Prefix | None = Field(None, alias="outputPrefix")
+    outputs: list[Output] = Field(default_factory=list, validate_default=True)
+    roi: Annotated[BaseGeometry | None, BeforeValidator(_region)] = Field(None, alias="regionOfInterest")
+    feature_properties: list[dict[str, Any]] = Field(default_factory=list, alias="featureProperties")
+    post_processing: list[PostProcessingStep] = Field(default_factory=_default_post_processing, alias="postProcessing")
+
+    @field_validator("image_urls")
+    @classmethod
+    def _each_once(cls, urls: list[str]) -> list[str]:
+        if len(set(urls)) < len(urls):
+            raise broken_rule("each URL once")
+        return urls
+
+    @field_validator("tile_overlap")
+    @classmethod
+    def _below_tile_size(cls, overlap: int, info: Info) -> int:
+        if overlap >= info.data.get("tile_size", overlap + 1):
+            raise broken_rule("less than imageProcessorTileSize")
+        return overlap
+
+    @field_validator("output_bucket", "output_prefix", mode="before")
+    @classmethod
+    def _empty_is_absent(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @field_validator("outputs")
+    @classmethod
+    def _at_least_one(cls, outputs: list[Output], info: Info) -> list[Output]:
+        if outputs or not {"output_bucket", "output_prefix"} <= info.data.keys():
+            return outputs  # an older form that is wrong was reported under its own names
+        bucket, prefix = info.data["output_bucket"], info.data["output_prefix"]
+        if not (bucket and prefix):
+            raise broken_rule("at least one S3 or Kinesis output, or both outputBucket and outputPrefix")
+        return [S3Output(type="S3", bucket=bucket, prefix=prefix)]
+
+    @field_validator("post_processing", mode="before")
+    @classmethod
+    def _empty_is_default(cls, steps: Any) -> Any:
+        return _default_post_processing() if steps in ("", [], {}) else steps
+
+    @field_validator("post_processing")
+    @classmethod
+    def _one_distillation(cls, steps: list[PostProcessingStep]) -> list[PostProcessingStep]:
+        if len(steps) > 1:
+            raise broken_rule("one FEATURE_DISTILLATION step at most")
+        return steps
+
+
+def unknown_keys(message: BaseModel, path: str = "") -> Iterator[str]:
+    """Yield the path of every key in a message that no field stands for."""
+    yield from (f"{path}{key}" for key in message.model_extra or ())
+    for name in type(message).model_fields:
+        value = getattr(message, name)
+        items = value if isinstance(value, list) else [value]
+        for item in items:
+            if isinstance(item, BaseModel):
+                yield from unknown_keys(item, f"{path}{name}.")
+
+
+def _present(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value not in (None, "")}

@@ -1,0 +1,150 @@
+"""Where an image lies, from a URL that a stranger wrote.
+
+Three forms exist: ``s3://bucket/key``, an absolute path of a local file (or ``file:///path``), and ``http(s)://host/path``.
+Everything else is refused before GDAL sees it: GDAL's own virtual paths (``/vsizip/…``), connection strings (``PG:…``),
+inline documents (``<VRTDataset>``). Whether a form may be used at all is the worker's configuration.
+"""
+
+import ipaddress
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from ..exceptions import InvalidImageURLException, Problem
+from .problems import shortened
+
+Source = Literal["s3", "file", "http"]
+ALL_SOURCES: frozenset[str] = frozenset({"s3", "file", "http"})
+# The image's id, "<jobId>:<url>", is a DynamoDB partition key with a suffix: 2,048 bytes at most.
+MAX_URL_BYTES = 1_800
+MAX_KEY_BYTES = 1_024
+
+_FORMS = "s3://bucket/key, an absolute file path or http(s)://host/path"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?")
+_NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
+
+
+@dataclass(frozen=True)
+class ImageLocation:
+    """An image's place: what was asked for, which source serves it, and the path by which GDAL opens it.
+
+    ``bucket`` and ``key`` are set for images in S3 only.
+    """
+
+    url: str
+    source: Source
+    gdal_path: str
+    bucket: str | None = None
+    key: str | None = None
+
+
+def parse_image_url(url: str, allowed_sources: Collection[str] = ALL_SOURCES) -> ImageLocation:
+    """Return the place that ``url`` names.
+
+    Raises InvalidImageURLException when it names none, or one of a source that is not in ``allowed_sources``.
+    """
+    _check_text(url)
+    if url.startswith("s3://"):
+        location = _s3_location(url)
+    elif url.startswith(("http://", "https://")):
+        location = _http_location(url)
+    elif url.startswith(("/", "file://")):
+        location = _file_location(url)
+    else:
+        raise _refusal(url, _FORMS)
+    if location.source not in allowed_sources:
+        raise _refusal(url, f"an image from one of the sources that IMAGE_SOURCES allows: {_listed(allowed_sources)}")
+    return location
+
+
+def is_bucket_name(name: str) -> bool:
+    """Return whether ``name`` follows S3's rules for bucket names."""
+    return _BUCKET.fullmatch(name) is not None and ".." not in name
+
+
+def web_host(url: str) -> str | None:
+    """Return the host of an ``http(s)://`` URL that a client may be pointed at, or None when it is not such a URL.
+
+    Refused are user information (it would be ignored, and logged), blanks and control characters, link-local and
+    unspecified addresses, and hosts that only some resolvers read as an address: ``2852039166``, ``0xa9fea9fe``.
+    A name may still resolve to any address; who connects checks that.
+    """
+    if not url.isprintable() or " " in url or "\\" in url:
+        return None
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        is_whole = parts.port is None or parts.port > 0
+    except ValueError:
+        return None
+    if parts.scheme not in ("http", "https") or "@" in parts.netloc or not is_whole:
+        return None
+    return host if _is_host(host) else None
+
+
+def _is_host(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        last_label = host.rstrip(".").rpartition(".")[2]
+        return _HOST.fullmatch(host) is not None and not _NUMBER.fullmatch(last_label)
+    inner = getattr(address, "ipv4_mapped", None) or address
+    return not (inner.is_link_local or inner.is_unspecified or inner.is_multicast)
+
+
+def _check_text(url: str) -> None:
+    if not isinstance(url, str) or not url:
+        raise _refusal(url, _FORMS)
+    if not url.isprintable():
+        raise _refusal(url, f"{_FORMS}, without control characters")
+    if len(url.encode()) > MAX_URL_BYTES:
+        raise _refusal(url, f"at most {MAX_URL_BYTES} bytes")
+
+
+def _s3_location(url: str) -> ImageLocation:
+    bucket, _, key = url.removeprefix("s3://").partition("/")
+    if not is_bucket_name(bucket):
+        raise _refusal(url, "s3://bucket/key with a bucket name of 3 to 63 letters, digits, dots and hyphens")
+    if not key or key.endswith("/") or len(key.encode()) > MAX_KEY_BYTES:
+        raise _refusal(url, f"s3://bucket/key with the key of an object, at most {MAX_KEY_BYTES} bytes")
+    # HTTP clients take dot segments out of a path, which may leave the bucket.
+    if not {".", ".."}.isdisjoint(key.split("/")):
+        raise _refusal(url, "s3://bucket/key without the segments . and ..")
+    return ImageLocation(url, "s3", f"/vsis3/{bucket}/{key}", bucket, key)
+
+
+def _http_location(url: str) -> ImageLocation:
+    if web_host(url) is None:
+        raise _refusal(url, "http(s)://host/path with a host that may be called, without user information")
+    parts = urlsplit(url)
+    if parts.path in ("", "/") or parts.fragment or not {".", ".."}.isdisjoint(parts.path.split("/")):
+        raise _refusal(url, "http(s)://host/path with the path of a file, without fragment and dot segments")
+    return ImageLocation(url, "http", f"/vsicurl/{url}")
+
+
+def _file_location(url: str) -> ImageLocation:
+    path = _local_path(url)
+    segments = path.split("/")[1:]
+    if not path.startswith("/") or not {"", ".", ".."}.isdisjoint(segments) or not path.isprintable():
+        raise _refusal(url, "the absolute path of a file, without empty and dot segments")
+    if segments[0].lower().startswith("vsi"):
+        raise _refusal(url, "the path of a local file, none of GDAL's virtual file systems")
+    return ImageLocation(url, "file", path)
+
+
+def _local_path(url: str) -> str:
+    if not url.startswith("file://"):
+        return url
+    parts: SplitResult = urlsplit(url)
+    return unquote(parts.path) if not parts.netloc and not parts.query and not parts.fragment else ""
+
+
+def _listed(sources: Collection[str]) -> str:
+    return ", ".join(sorted(sources)) or "none"
+
+
+def _refusal(url: object, expectation: str) -> InvalidImageURLException:
+    return InvalidImageURLException("the image URL cannot be used", [Problem("imageUrls", shortened(url), expectation)])

@@ -1,0 +1,113 @@
+"""Says what is wrong with a document, in words for the person who wrote it: where, what stands there, what was expected."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from ..common.redaction import is_secret_name, redact_text
+from ..exceptions import Problem
+
+ABSENT = "absent"
+_LONGEST_VALUE = 80
+_LONGEST_KEY = 64
+
+# What pydantic's kinds of errors mean to someone who has never heard of pydantic; ``{…}`` comes from the error.
+_EXPECTATIONS = {
+    "missing": "required",
+    "string_type": "a string",
+    "string_unicode": "text without broken characters",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "enum": "one of {expected}",
+    "literal_error": "one of {expected}",
+    "union_tag_invalid": "one of {expected_tags}",
+    "union_tag_not_found": "one of 'S3' or 'Kinesis'",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "finite_number": "a finite number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_parsing_size": "a whole number",
+    "int_from_float": "a whole number",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "a number of at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "a number of at most {le}",
+    "too_short": "at least {min_length} of them",
+    "too_long": "at most {max_length} of them",
+}
+
+
+def shortened(value: Any, name: str = "") -> str:
+    """Return ``value`` as JSON text of at most 80 characters, control characters escaped and credentials taken out.
+
+    Objects and lists are described by their size only, so that no message body travels in an error.
+    """
+    if isinstance(value, Mapping):
+        return f"an object of {len(value)} keys"
+    if isinstance(value, (list, tuple)):
+        return f"a list of {len(value)} items"
+    if is_secret_name(name):
+        return '"[redacted]"'
+    text = json.dumps(redact_text(value) if isinstance(value, str) else value, default=repr)
+    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+
+
+def path_text(steps: Sequence[str | int]) -> str:
+    """Return a path as it is read aloud: ``outputs[0].bucket``; the whole document is ``body``."""
+    text = "".join(f"[{step}]" if isinstance(step, int) else f".{_key_text(step)}" for step in steps)
+    return text.removeprefix(".") or "body"
+
+
+def problems_of(error: ValidationError, document: Any) -> list[Problem]:
+    """Return one problem for each error that pydantic found in ``document``; paths are those of the document."""
+    return [_problem(details, document) for details in error.errors(include_url=False)]
+
+
+def expectation_of(details: ErrorDetails) -> str:
+    """Return what was expected, from one of pydantic's errors."""
+    template = _EXPECTATIONS.get(details["type"])
+    return template.format(**details.get("ctx", {})) if template else details["msg"]
+
+
+def _key_text(key: str) -> str:
+    """Return a stranger's key fit for a log line: printable, and not endless."""
+    shown = key if key.isprintable() else json.dumps(key)[1:-1]
+    return shown if len(shown) <= _LONGEST_KEY else shown[: _LONGEST_KEY - 1] + "…"
+
+
+def _problem(details: ErrorDetails, document: Any) -> Problem:
+    steps, value = _located(details, document)
+    name = next((str(step) for step in reversed(steps) if isinstance(step, str)), "")
+    shown = ABSENT if value is None else shortened(value, name)
+    return Problem(path_text(steps), shown, expectation_of(details))
+
+
+def _located(details: ErrorDetails, document: Any) -> tuple[list[str | int], Any]:
+    """Follow an error's location into the document; return the steps that exist there and the value they lead to.
+
+    pydantic puts the tag of a tagged union (``S3``) between an item and its field: a step that the document does not
+    have and that is not the last one is such a tag. An error about the tag itself stops one step early.
+    """
+    location = list(details["loc"])
+    if details["type"].startswith("union_tag"):
+        location.append(details["ctx"]["discriminator"].strip("'"))
+    steps: list[str | int] = []
+    value = document
+    for position, step in enumerate(location):
+        is_there = (isinstance(value, dict) and step in value) or (
+            isinstance(value, list) and isinstance(step, int) and step < len(value)
+        )
+        if is_there:
+            value = value[step]
+        elif position < len(location) - 1 or not isinstance(value, dict):
+            continue
+        else:
+            value = None
+        steps.append(step)
+    return steps, value

@@ -1,0 +1,153 @@
+"""The region request: a part of an image, as it travels on the region queue."""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from ..common.typing import ImageCompression, ImageDimensions, ImageFormats, ImageRegion
+from ..exceptions import InvalidRegionRequestException, Problem
+from .inference import ModelInvokeMode
+from .json_document import load_object
+from .problems import problems_of
+from .request_utils import shared_properties_are_valid, shared_values
+from .rules import Role
+
+_NOWHERE = ImageRegion.of(((0, 0), (0, 0)))
+
+
+class RegionRequest:
+    """A rectangle of an image with all that is needed to process it.
+
+    ``region_id`` is ``(<row>, <col>)(<w>, <h>)-<jobId>``; ``image_extension`` says what kind of file the image is.
+    """
+
+    region_id: str = ""
+    image_id: str = ""
+    image_extension: str = ""
+    job_id: str = ""
+    image_url: str = ""
+    image_read_role: str = ""
+    model_name: str = ""
+    model_invoke_mode: ModelInvokeMode = ModelInvokeMode.NONE
+    model_endpoint_parameters: dict[str, Any] | None = None
+    model_invocation_role: str = ""
+    tile_size: ImageDimensions = ImageDimensions(1024, 1024)
+    tile_overlap: ImageDimensions = ImageDimensions(50, 50)
+    tile_format: ImageFormats = ImageFormats.NITF
+    tile_compression: ImageCompression = ImageCompression.NONE
+    region_bounds: ImageRegion = _NOWHERE
+
+    def __init__(self, *initial_data: Mapping[str, Any], **kwargs: Any) -> None:
+        """Take fields from mappings, then from keywords; later ones win, and names that are no fields are left out.
+
+        Lists become pairs and text becomes enumerations where they can; ``is_valid`` tells where they cannot.
+        """
+        for data in (*initial_data, kwargs):
+            for name, value in data.items():
+                if name in RegionRequest.__annotations__:
+                    setattr(self, name, _converted(name, value))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RegionRequest) and self.to_message() == other.to_message()
+
+    __hash__ = None  # type: ignore[assignment]  # it can change
+
+    def __repr__(self) -> str:
+        return f"RegionRequest(region_id={self.region_id!r}, image_id={self.image_id!r})"
+
+    def is_valid(self) -> bool:
+        """Return whether the region can be processed."""
+        bounds = self.region_bounds
+        return (
+            shared_properties_are_valid(self)
+            and isinstance(bounds, ImageRegion)
+            and min(bounds.origin) >= 0
+            and min(bounds.size) > 0
+        )
+
+    def to_message(self) -> dict[str, Any]:
+        """Return the message's dict, keys in their known order, values fit for JSON."""
+        message = {name: _plain(value) for name, value in shared_values(self).items()}
+        bounds = self.region_bounds
+        message["region_bounds"] = bounds.to_lists() if isinstance(bounds, ImageRegion) else bounds
+        message["region_id"] = self.region_id
+        message["image_extension"] = self.image_extension
+        return message
+
+
+def parse_region_request_message(body: str | bytes) -> RegionRequest:
+    """Return the request in the body of a region message.
+
+    Raises InvalidRegionRequestException, and nothing else, with every problem found.
+    """
+    document, problems = load_object(body)
+    if not problems:
+        problems = _schema_problems(document)
+    if problems:
+        raise InvalidRegionRequestException("the region request is not valid", problems)
+    request = RegionRequest({name: value for name, value in document.items() if value is not None})
+    if not request.is_valid():
+        bounds = Problem(
+            "region_bounds", repr(request.region_bounds)[:80], "a region in the image, tiles above overlap"
+        )
+        raise InvalidRegionRequestException("the region request is not valid", [bounds])
+    return request
+
+
+def _pair(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_Pair = Annotated[tuple[int, int], BeforeValidator(_pair)]
+
+
+class _RegionMessage(BaseModel):
+    """The fields of a region message and their kinds; how they fit together is for ``RegionRequest.is_valid``."""
+
+    model_config = ConfigDict(strict=True, protected_namespaces=())
+
+    image_id: str = Field(min_length=1)
+    job_id: str = Field(min_length=1)
+    image_url: str = Field(min_length=1)
+    image_read_role: Role | None = ""
+    model_name: str = Field(min_length=1)
+    model_invoke_mode: Annotated[ModelInvokeMode, Field(strict=False)]
+    model_endpoint_parameters: dict[str, Any] | None = None
+    model_invocation_role: Role | None = ""
+    tile_size: _Pair
+    tile_overlap: _Pair
+    tile_format: Annotated[ImageFormats, Field(strict=False)]
+    tile_compression: Annotated[ImageCompression, Field(strict=False)] | None = None
+    region_bounds: Annotated[tuple[_Pair, _Pair], BeforeValidator(_pair)]
+    region_id: str = Field(min_length=1)
+    image_extension: str | None = None
+
+
+def _schema_problems(document: dict[str, Any]) -> list[Problem]:
+    try:
+        _RegionMessage.model_validate(document)
+    except ValidationError as err:
+        return problems_of(err, document)
+    return []
+
+
+_CONVERSIONS: dict[str, Callable[[Any], Any]] = {
+    "model_invoke_mode": ModelInvokeMode,
+    "tile_size": lambda size: ImageDimensions(*map(int, size)),
+    "tile_overlap": lambda size: ImageDimensions(*map(int, size)),
+    "tile_format": ImageFormats,
+    "tile_compression": ImageCompression,
+    "region_bounds": ImageRegion.of,
+}
+
+
+def _converted(name: str, value: Any) -> Any:
+    with contextlib.suppress(TypeError, ValueError):
+        return _CONVERSIONS[name](value) if name in _CONVERSIONS else value
+    return value
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

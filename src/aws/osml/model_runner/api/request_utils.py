@@ -1,0 +1,99 @@
+"""What image requests and region requests have in common."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ..common.typing import VALID_IMAGE_COMPRESSION, VALID_IMAGE_FORMATS
+from ..exceptions import InvalidImageURLException
+from .image_url import parse_image_url
+from .inference import VALID_MODEL_HOSTING_OPTIONS
+from .rules import is_role
+from .sink import SinkType
+
+# Shared by a region with its image, in the order of the region message.
+_SHARED_FIELDS = (
+    "image_id",
+    "job_id",
+    "image_url",
+    "image_read_role",
+    "model_name",
+    "model_invoke_mode",
+    "model_endpoint_parameters",
+    "model_invocation_role",
+    "tile_size",
+    "tile_overlap",
+    "tile_format",
+    "tile_compression",
+)
+_REQUIRED_OUTPUT_KEY: dict[Any, str] = {SinkType.S3: "bucket", SinkType.KINESIS: "stream"}
+
+
+class SharedProperties(Protocol):
+    """What ``shared_properties_are_valid`` looks at."""
+
+    job_id: str
+    image_id: str
+    image_url: str
+    image_read_role: str
+    model_name: str
+    model_invoke_mode: Any
+    model_invocation_role: str
+    model_endpoint_parameters: dict[str, Any] | None
+    tile_size: Any
+    tile_overlap: Any
+    tile_format: Any
+    tile_compression: Any
+
+
+def shared_values(request: SharedProperties) -> dict[str, Any]:
+    """Return the properties that a region shares with its image, in the order of the region message."""
+    return {name: getattr(request, name) for name in _SHARED_FIELDS}
+
+
+def shared_properties_are_valid(request: SharedProperties) -> bool:
+    """Return whether image, model, tiling and roles of a request can be used."""
+    return (
+        all([request.job_id, request.image_id, request.image_url, request.model_name])
+        and request.model_invoke_mode in VALID_MODEL_HOSTING_OPTIONS
+        and sizes_are_valid(request.tile_size, request.tile_overlap)
+        and request.tile_format in VALID_IMAGE_FORMATS
+        and (not request.tile_compression or request.tile_compression in VALID_IMAGE_COMPRESSION)
+        and is_role(request.image_read_role or "")
+        and is_role(request.model_invocation_role or "")
+    )
+
+
+def sizes_are_valid(tile_size: Sequence[int], tile_overlap: Sequence[int]) -> bool:
+    """Return whether both are pairs of whole numbers and the overlap is smaller than the tile, per axis."""
+    if not (_is_pair(tile_size) and _is_pair(tile_overlap)):
+        return False
+    return all(0 <= overlap < size for size, overlap in zip(tile_size, tile_overlap, strict=True))
+
+
+def outputs_are_valid(outputs: Sequence[dict[str, Any]]) -> bool:
+    """Return whether there is an output, and each is of a known type and says where it goes."""
+    return bool(outputs) and all(
+        bool(output.get(_REQUIRED_OUTPUT_KEY.get(output.get("type"), ""))) for output in outputs
+    )
+
+
+def get_image_path(image_url: str, assumed_role: str = "") -> str:  # noqa: ARG001  # the known name has it
+    """Return the path by which GDAL opens an image; raises InvalidImageURLException when the URL names none.
+
+    Whether the object is there, and readable by the role, is found out by opening it.
+    """
+    return parse_image_url(image_url).gdal_path
+
+
+def validate_image_path(image_url: str, assumed_role: str | None = None) -> bool:  # noqa: ARG001  # the known name has it
+    """Return whether ``image_url`` names a place from which images can be read."""
+    try:
+        parse_image_url(image_url)
+    except InvalidImageURLException:
+        return False
+    return True
+
+
+def _is_pair(size: Any) -> bool:
+    is_sequence = isinstance(size, (tuple, list)) and len(size) == 2
+    return is_sequence and all(isinstance(length, int) and not isinstance(length, bool) for length in size)

@@ -1,0 +1,119 @@
+"""Rules for single values of a message, as types of the validation library; each says what it expects."""
+
+import re
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator
+from pydantic_core import PydanticCustomError
+
+from ..common.mr_post_processing import FeatureDistillationAlgorithmType
+from ..exceptions import FeatureDistillationException, InvalidImageURLException
+from .image_url import is_bucket_name, parse_image_url, web_host
+from .inference import ModelInvokeMode
+
+MAX_JOB_ID_LENGTH = 128
+MAX_NAME_LENGTH = 1_024
+MAX_PREFIX_BYTES = 512
+MIN_TILE_SIZE, MAX_TILE_SIZE = 16, 8_192
+
+_ENDPOINT = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
+_STREAM = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
+_DIGITS = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
+
+
+def broken_rule(expectation: str) -> PydanticCustomError:
+    """Return the error by which a rule refuses a value."""
+    return PydanticCustomError("rule", "{expectation}", {"expectation": expectation})
+
+
+def _must(expectation: str, holds: Callable[[Any], bool]) -> AfterValidator:
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise broken_rule(expectation)
+        return value
+
+    return AfterValidator(check)
+
+
+def is_job_id(text: str) -> bool:
+    """Return whether ``text`` can name a job: printable, and with a last segment that can name a file."""
+    return (
+        0 < len(text) <= MAX_JOB_ID_LENGTH
+        and text.isprintable()
+        and text.rpartition("/")[2].strip() not in ("", ".", "..")
+    )
+
+
+def is_role(text: str) -> bool:
+    """Return whether ``text`` is empty or an ARN."""
+    return text == "" or (text.startswith("arn:") and text.isprintable() and " " not in text and len(text) <= 2_048)
+
+
+def is_prefix(text: str) -> bool:
+    """Return whether ``text`` can precede a key: it stays where it is and holds no control characters."""
+    is_inside = not text.startswith("/") and {".", ".."}.isdisjoint(text.split("/"))
+    return is_inside and text.isprintable() and len(text.encode()) <= MAX_PREFIX_BYTES
+
+
+def model_name_expectation(mode: ModelInvokeMode, name: str) -> str | None:
+    """Return what the model's name should have been, or None when it fits the kind of endpoint."""
+    if mode == ModelInvokeMode.HTTP_ENDPOINT:
+        fits = len(name) <= MAX_NAME_LENGTH and web_host(name) is not None
+        return None if fits else "an http:// or https:// URL with a host that may be called, without user information"
+    fits = _ENDPOINT.fullmatch(name) is not None
+    return None if fits else "a SageMaker endpoint name: 1 to 63 letters, digits and inner hyphens"
+
+
+def _whole_number(value: Any) -> int:
+    """Return the number of pixels or records in ``value``: a number, cut to whole ones, or its digits as text."""
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        return int(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 10**18:
+        return int(value)
+    raise broken_rule("a whole number")
+
+
+def _real_number(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise broken_rule("a number")
+    return value
+
+
+def _algorithm_type(value: Any) -> FeatureDistillationAlgorithmType:
+    try:
+        return FeatureDistillationAlgorithmType.of(value)
+    except (FeatureDistillationException, TypeError) as err:
+        choices = ", ".join(repr(str(item)) for item in FeatureDistillationAlgorithmType)
+        raise broken_rule(f"one of {choices}") from err
+
+
+def default_when_empty(default: Any) -> BeforeValidator:
+    """Return a rule by which an empty string means ``default``, as it does in older messages."""
+    return BeforeValidator(lambda value: default if value == "" else value)
+
+
+def _image_url(url: str) -> str:
+    try:
+        parse_image_url(url)
+    except InvalidImageURLException as err:
+        raise broken_rule(err.problems[0].expectation) from err
+    return url
+
+
+WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
+RealNumber = Annotated[float, BeforeValidator(_real_number)]
+Role = Annotated[str, _must("an ARN that starts with arn:", is_role)]
+JobId = Annotated[
+    str, _must(f"1 to {MAX_JOB_ID_LENGTH} printable characters that do not end in /, /. or /..", is_job_id)
+]
+ImageUrl = Annotated[str, AfterValidator(_image_url)]
+Bucket = Annotated[str, _must("a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens", is_bucket_name)]
+Prefix = Annotated[
+    str,
+    _must(f"a key prefix of at most {MAX_PREFIX_BYTES} bytes without a leading / and the segments . and ..", is_prefix),
+]
+Stream = Annotated[
+    str, _must("a stream name: 1 to 128 letters, digits, _, . and -", lambda text: bool(_STREAM.fullmatch(text)))
+]
+AlgorithmType = Annotated[FeatureDistillationAlgorithmType, BeforeValidator(_algorithm_type)]

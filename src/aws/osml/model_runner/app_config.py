@@ -1,0 +1,398 @@
+"""The worker's configuration, from environment variables; every setting describes itself."""
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from urllib.parse import urlsplit
+
+import structlog
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError, PydanticUndefined
+
+from .api.problems import expectation_of, shortened
+from .common.typing import ImageDimensions
+from .exceptions import ConfigurationError, Problem
+
+logger = structlog.get_logger(__name__)
+
+_MIB = 1024 * 1024
+_DAY_S = 86_400
+# Rows outlive the job's deadline by this, so that none expires under a worker that is late.
+_ROW_MARGIN_S = 2 * _DAY_S
+_REGION_SIZE = re.compile(r"\s*\(\s*([0-9]{1,7})\s*,\s*([0-9]{1,7})\s*\)\s*")
+
+
+class Setting(NamedTuple):
+    """One row of the reference: the variables that set it, its default as text ("" when required), what it means."""
+
+    names: tuple[str, ...]
+    field: str
+    default: str
+    description: str
+
+
+def _refusal(expectation: str) -> PydanticCustomError:
+    return PydanticCustomError("rule", "{expectation}", {"expectation": expectation})
+
+
+def _queue_url(text: str) -> str:
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        parts = urlsplit("")
+    if parts.scheme not in ("http", "https") or not parts.netloc or not parts.path.strip("/"):
+        raise _refusal("the URL of a queue, http(s)://host/path")
+    return text
+
+
+def _topic_arn(text: str) -> str:
+    if not text.startswith("arn:"):
+        raise _refusal("the ARN of a topic, which starts with arn:")
+    return text
+
+
+def _is_true(text: Any) -> Any:
+    """Only ``True`` and ``true`` switch something on; every other text switches it off, as it always did."""
+    return text in ("True", "true") if isinstance(text, str) else text
+
+
+def _region_size(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    match = _REGION_SIZE.fullmatch(text)
+    if match is None or not min(int(match[1]), int(match[2])) > 0:
+        raise _refusal("(width, height) in pixels, two whole numbers above 0 in parentheses")
+    return ImageDimensions(int(match[1]), int(match[2]))
+
+
+def _words(text: Any) -> Any:
+    return [word.strip() for word in text.split(",") if word.strip()] if isinstance(text, str) else text
+
+
+def _at_least_one(words: frozenset[str]) -> frozenset[str]:
+    if not words:
+        raise _refusal("at least one of s3, file and http, separated by commas")
+    return words
+
+
+def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(re.fullmatch(r"[A-Za-z0-9.:_*\[\]-]+", host) for host in hosts):
+        raise _refusal("host names, separated by commas")
+    return tuple(host.lower() for host in hosts)
+
+
+def _above(least: float, otherwise: float) -> AfterValidator:
+    """Below ``least``, a number becomes ``otherwise``: known deployments rely on the worker starting all the same."""
+
+    def checked(value: Any) -> Any:
+        if value >= least:
+            return value
+        logger.warning("configuration.value_replaced", value=value, least=least, replacement=otherwise)
+        return otherwise
+
+    return AfterValidator(checked)
+
+
+QueueUrl = Annotated[str, AfterValidator(_queue_url)]
+TopicArn = Annotated[str, AfterValidator(_topic_arn)]
+Switch = Annotated[bool, BeforeValidator(_is_true)]
+Sources = Annotated[frozenset[Literal["s3", "file", "http"]], BeforeValidator(_words), AfterValidator(_at_least_one)]
+Hosts = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_hosts)]
+RegionSize = Annotated[ImageDimensions, BeforeValidator(_region_size)]
+LogLevel = Annotated[
+    Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda text: text.upper() if text else text)
+]
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Bytes = Annotated[int, Field(ge=_MIB, le=2**40)]
+Seconds = Annotated[float, Field(gt=0, le=30 * _DAY_S, allow_inf_nan=False)]
+
+
+def _setting(*names: str, description: str, default: Any = PydanticUndefined) -> Any:
+    return Field(default, validation_alias=AliasChoices(*names), description=description)
+
+
+class ServiceConfig(BaseModel):
+    """What one worker process needs to know. Optional tables, queues and topics are None when they are not set."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", loc_by_alias=False)
+
+    # Limits of the services that older code reads from here.
+    ddb_max_item_size: ClassVar[int] = 200_000
+    kinesis_max_record_per_batch: ClassVar[int] = 500
+    kinesis_max_record_size: ClassVar[int] = 1_048_576
+    kinesis_max_record_size_batch: ClassVar[int] = 5_242_880
+
+    aws_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{2,32}$")] = _setting(
+        "AWS_DEFAULT_REGION",
+        "AWS_REGION",
+        description="The AWS region of the worker's queues, tables and topics.",
+    )
+    job_table: str = _setting(
+        "JOB_TABLE",
+        "IMAGE_REQUEST_TABLE",
+        description="DynamoDB table with one row per image: its status, counters and result. Partition key `image_id`.",
+    )
+    region_request_table: str = _setting(
+        "REGION_REQUEST_TABLE",
+        description="DynamoDB table with one row per region. Keys `image_id` and `region_id`.",
+    )
+    feature_table: str = _setting(
+        "FEATURE_TABLE",
+        description="DynamoDB table with the features of each tile until its image is finished."
+        " Keys `hash_key` and `range_key`.",
+    )
+    outstanding_jobs_table: str | None = _setting(
+        "OUTSTANDING_JOBS_TABLE",
+        "OUTSTANDING_IMAGE_REQUEST_TABLE",
+        default=None,
+        description="DynamoDB table with one row per image that has not ended. Keys `endpoint_id` and `job_id`."
+        " Without it the sweeper reads the job table, less often, and load is not scheduled.",
+    )
+    endpoint_statistics_table: str | None = _setting(
+        "ENDPOINT_TABLE",
+        default=None,
+        description="DynamoDB table with the regions in progress per endpoint. Key `endpoint`."
+        " Needed only where `SM_SELF_THROTTLING` is on.",
+    )
+    image_queue: QueueUrl = _setting("IMAGE_QUEUE", description="URL of the SQS queue on which image requests arrive.")
+    image_dlq: QueueUrl | None = _setting(
+        "IMAGE_DLQ",
+        default=None,
+        description="URL of the SQS queue that gets every refused image request, verbatim."
+        " Without it a refused request is left to the image queue's own redrive policy.",
+    )
+    region_queue: QueueUrl = _setting(
+        "REGION_QUEUE", description="URL of the SQS queue by which workers share an image's regions."
+    )
+    region_dlq: QueueUrl | None = _setting(
+        "REGION_DLQ",
+        default=None,
+        description="URL of the SQS queue that gets every region message that cannot be read, verbatim.",
+    )
+    image_status_topic: TopicArn | None = _setting(
+        "IMAGE_STATUS_TOPIC",
+        default=None,
+        description="ARN of the SNS topic for the status of images. Without it nothing is published.",
+    )
+    region_status_topic: TopicArn | None = _setting(
+        "REGION_STATUS_TOPIC",
+        default=None,
+        description="ARN of the SNS topic for the status of regions. Without it nothing is published.",
+    )
+    workers: Annotated[int, Field(ge=1, le=1_000)] = _setting(
+        "WORKERS", description="The most model calls that one worker process has in flight at the same time."
+    )
+    workers_per_cpu: Annotated[float, Field(gt=0, le=1_000)] = _setting(
+        "WORKERS_PER_CPU",
+        default=1,
+        description="How many calls one CPU of a model's instance is worth: the divisor in the most regions that"
+        " self-throttling lets an endpoint work on.",
+    )
+    region_size: RegionSize = _setting(
+        "REGION_SIZE",
+        default=ImageDimensions(10240, 10240),
+        description="Size `(width, height)` in pixels of the regions into which an image is divided."
+        " A job keeps the size with which it was planned.",
+    )
+    regions_in_progress: Annotated[int, Field(ge=1, le=64)] = _setting(
+        "REGIONS_IN_PROGRESS",
+        default=2,
+        description="How many regions a worker holds at once: the next is cut while the last calls of this one run.",
+    )
+    tile_queue_bytes: Bytes = _setting(
+        "TILE_QUEUE_BYTES",
+        default=128 * _MIB,
+        description="The most bytes of encoded tiles that wait for a model call.",
+    )
+    gdal_cache_bytes: Bytes = _setting(
+        "GDAL_CACHE_BYTES", default=256 * _MIB, description="Size in bytes of GDAL's cache of decoded image blocks."
+    )
+    image_sources: Sources = _setting(
+        "IMAGE_SOURCES",
+        default=frozenset({"s3"}),
+        description="Where images may come from: any of `s3`, `file` and `http`, separated by commas.",
+    )
+    http_endpoint_hosts: Hosts = _setting(
+        "HTTP_ENDPOINT_HOSTS",
+        default=(),
+        description="The hosts that a request may name as an HTTP model, separated by commas."
+        " Unset: any host that is not a link-local address.",
+    )
+    sm_max_body_bytes: Annotated[int, Field(ge=1, le=2**31)] = _setting(
+        "SM_MAX_BODY",
+        default=6_291_456,
+        description="The largest tile in bytes that is sent to a SageMaker endpoint; larger ones fail unsent.",
+    )
+    elevation_data_location: str | None = _setting(
+        "ELEVATION_DATA_LOCATION",
+        default=None,
+        description="Directory or `s3://` prefix with elevation tiles. Unset: features are located at height zero"
+        " above the ellipsoid unless the image knows better.",
+    )
+    elevation_data_extension: str = _setting(
+        "ELEVATION_DATA_EXTENSION", default=".tif", description="File name extension of the elevation tiles."
+    )
+    elevation_data_version: str = _setting(
+        "ELEVATION_DATA_VERSION",
+        default="1arc_v3",
+        description="Version in the elevation tiles' names, as in `n47_e034_1arc_v3.tif`.",
+    )
+    job_deadline_s: Seconds = _setting(
+        "JOB_DEADLINE_S",
+        default=float(_DAY_S),
+        description="Seconds after which a job is ended with what it has; tiles that are missing count as failed.",
+    )
+    ddb_ttl_in_days: Annotated[int, Field(ge=1, le=3_650)] = _setting(
+        "DDB_TTL_IN_DAYS",
+        default=16,
+        description="Days after which rows of images and regions expire. Never less than the deadline and two days.",
+    )
+    max_region_attempts: Count = _setting(
+        "MAX_REGION_ATTEMPTS",
+        default=6,
+        description="How often workers may die in a region without progress before its missing tiles count as failed.",
+    )
+    max_aggregation_attempts: Count = _setting(
+        "MAX_AGGREGATION_ATTEMPTS",
+        default=6,
+        description="How often workers may die while they deliver an image without progress before the image fails.",
+    )
+    region_lease_s: Seconds = _setting(
+        "REGION_LEASE_S",
+        default=60.0,
+        description="Seconds after which a silent worker's region may be taken by another one.",
+    )
+    aggregation_lease_s: Seconds = _setting(
+        "AGGREGATION_LEASE_S",
+        default=120.0,
+        description="Seconds after which a silent worker's delivery may be taken over by another one.",
+    )
+    sweep_interval_s: Seconds = _setting(
+        "SWEEP_INTERVAL_S",
+        default=30.0,
+        description="Seconds between two looks for jobs that nobody works on.",
+    )
+    queue_wait_s: Annotated[int, Field(ge=0, le=20)] = _setting(
+        "QUEUE_WAIT_S",
+        default=20,
+        description="Seconds for which one receive call waits for a message.",
+    )
+    shutdown_budget_s: Seconds = _setting(
+        "SHUTDOWN_BUDGET_S",
+        default=25.0,
+        description="Seconds within which a worker that is told to stop hands back its work and exits.",
+    )
+    health_file: str | None = _setting(
+        "HEALTH_FILE",
+        default=None,
+        description="File that the worker touches whenever it makes progress; `model-runner health` looks at it.",
+    )
+    log_level: LogLevel = _setting(
+        "LOG_LEVEL",
+        default="INFO",
+        description="The least level that is logged: `DEBUG`, `INFO`, `WARNING` or `ERROR`.",
+    )
+    self_throttling: Switch = _setting(
+        "SM_SELF_THROTTLING",
+        default=False,
+        description="`True` limits the regions in progress per SageMaker endpoint; any other text does not.",
+    )
+    throttling_scale_factor: Annotated[float, Field(gt=0, le=1_000_000)] = _setting(
+        "THROTTLING_SCALE_FACTOR",
+        default=10,
+        description="Factor on the vCPUs of an endpoint in the most regions that self-throttling allows.",
+    )
+    throttling_retry_timeout: Annotated[int, Field(ge=0, le=43_200)] = _setting(
+        "THROTTLING_RETRY_TIMEOUT",
+        default=10,
+        description="Seconds after which a region that self-throttling held back is offered again.",
+    )
+    scheduler_throttling_enabled: Switch = _setting(
+        "SCHEDULER_THROTTLING_ENABLED",
+        default=True,
+        description="`True` starts an image only when its endpoint has capacity left; any other text does not.",
+    )
+    default_instance_concurrency: Annotated[int, _above(1, 2)] = _setting(
+        "DEFAULT_INSTANCE_CONCURRENCY",
+        default=2,
+        description="Calls at once that an instance of a SageMaker endpoint takes when its tags do not say."
+        " Less than 1 means 2.",
+    )
+    default_http_endpoint_concurrency: Count = _setting(
+        "DEFAULT_HTTP_ENDPOINT_CONCURRENCY", default=10, description="Calls at once that an HTTP model takes."
+    )
+    tile_workers_per_instance: Annotated[int, _above(1, 4)] = _setting(
+        "TILE_WORKERS_PER_INSTANCE",
+        default=4,
+        description="Calls at once that one region is expected to make, for estimates of load. Less than 1 means 4.",
+    )
+    capacity_target_percentage: Annotated[float, Field(allow_inf_nan=False), _above(1e-9, 1.0)] = _setting(
+        "CAPACITY_TARGET_PERCENTAGE",
+        default=1.0,
+        description="Share of an endpoint's capacity that the scheduler fills; above 1 it overcommits."
+        " 0 and less mean 1.",
+    )
+    cp_api_endpoint: str | None = _setting(
+        "API_ENDPOINT", default=None, description="Accepted from older deployments; nothing uses it."
+    )
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> "ServiceConfig":
+        """Return the configuration that environment variables describe; one that is empty is taken as unset.
+
+        Raises ConfigurationError with every problem, each under the name of its variable.
+        """
+        present = {name: value for name, value in environ.items() if value.strip()}
+        try:
+            return cls.model_validate(present)
+        except ValidationError as err:
+            problems = _environment_problems(err, present)
+            raise ConfigurationError("the environment does not describe a worker", problems) from err
+
+    @property
+    def image_request_table(self) -> str:
+        """The job table under its newer name."""
+        return self.job_table
+
+    @property
+    def row_life_s(self) -> float:
+        """Seconds for which rows of images and regions are kept: what is configured, or as long as a job may need."""
+        return max(self.ddb_ttl_in_days * _DAY_S, self.job_deadline_s + _ROW_MARGIN_S)
+
+
+def documented_settings() -> list[Setting]:
+    """Return every setting in the order of the reference."""
+    return [
+        Setting(_names(info), name, _default_text(info), info.description or "")
+        for name, info in ServiceConfig.model_fields.items()
+    ]
+
+
+def _names(info: FieldInfo) -> tuple[str, ...]:
+    alias = info.validation_alias
+    return tuple(str(choice) for choice in alias.choices) if isinstance(alias, AliasChoices) else ()
+
+
+def _default_text(info: FieldInfo) -> str:
+    if info.is_required():
+        return ""
+    if info.default is None:
+        return "unset"
+    if isinstance(info.default, ImageDimensions):
+        return f"({info.default.width}, {info.default.height})"
+    if isinstance(info.default, (frozenset, tuple)):
+        return ",".join(sorted(info.default)) or "unset"
+    return f"{info.default:g}" if isinstance(info.default, float) and info.default != 1.0 else str(info.default)
+
+
+def _environment_problems(error: ValidationError, environ: Mapping[str, str]) -> list[Problem]:
+    problems = []
+    for details in error.errors(include_url=False):
+        names = _names(ServiceConfig.model_fields[str(details["loc"][0])])
+        name = next((name for name in names if name in environ), None)
+        if name is None:
+            problems.append(Problem(" or ".join(names), "unset", "required"))
+        else:
+            problems.append(Problem(name, shortened(environ[name]), expectation_of(details)))
+    return problems

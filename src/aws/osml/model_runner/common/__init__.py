@@ -1,0 +1,56 @@
+"""The shared vocabulary. What needs boto3 is loaded when it is first asked for, so that pure rooms stay light."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .typing import (
+    TERMINAL_STATUSES,
+    VALID_IMAGE_COMPRESSION,
+    VALID_IMAGE_FORMATS,
+    GeojsonDetectionField,
+    ImageCompression,
+    ImageCoord,
+    ImageDimensions,
+    ImageFormats,
+    ImageRegion,
+    RegionLike,
+    RequestStatus,
+    TileState,
+)
+
+if TYPE_CHECKING:
+    from .aws_clients import AwsClients, default_clients
+    from .credentials_utils import get_credentials_for_assumed_role
+    from .endpoint_utils import EndpointUtils
+
+_LAZY = {
+    "AwsClients": "aws_clients",
+    "EndpointUtils": "endpoint_utils",
+    "default_clients": "aws_clients",
+    "get_credentials_for_assumed_role": "credentials_utils",
+}
+
+__all__ = [
+    "TERMINAL_STATUSES",
+    "VALID_IMAGE_COMPRESSION",
+    "VALID_IMAGE_FORMATS",
+    "AwsClients",
+    "EndpointUtils",
+    "GeojsonDetectionField",
+    "ImageCompression",
+    "ImageCoord",
+    "ImageDimensions",
+    "ImageFormats",
+    "ImageRegion",
+    "RegionLike",
+    "RequestStatus",
+    "TileState",
+    "default_clients",
+    "get_credentials_for_assumed_role",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)

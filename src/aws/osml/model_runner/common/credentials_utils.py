@@ -1,0 +1,22 @@
+"""Credentials of roles that a request names."""
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ..exceptions import InvalidAssumedRoleException
+from .aws_clients import ROLE_SESSION_NAME, default_clients
+
+
+def get_credentials_for_assumed_role(assumed_role: str) -> dict[str, str]:
+    """Assume a role and return its ``AccessKeyId``, ``SecretAccessKey`` and ``SessionToken``, valid for an hour.
+
+    Work that may last longer asks ``AwsClients`` for a client of the role instead: that one refreshes itself.
+
+    Raises:
+        InvalidAssumedRoleException: STS refused, or could not be reached.
+    """
+    try:
+        answer = default_clients().client("sts").assume_role(RoleArn=assumed_role, RoleSessionName=ROLE_SESSION_NAME)
+    except (ClientError, BotoCoreError) as err:
+        raise InvalidAssumedRoleException(f"cannot assume {assumed_role}: {type(err).__name__}") from err
+    keys = ("AccessKeyId", "SecretAccessKey", "SessionToken")
+    return {key: str(answer["Credentials"][key]) for key in keys}

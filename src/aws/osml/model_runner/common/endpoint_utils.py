@@ -1,0 +1,72 @@
+"""How many regions a SageMaker endpoint may work on at once, from the machines behind it."""
+
+import math
+import threading
+from typing import Any
+
+from cachetools import TTLCache
+
+from .aws_clients import AwsClients, default_clients
+
+_CACHE_S = 60
+_CACHED_ENDPOINTS = 10
+
+
+class EndpointUtils:
+    """Looks up the capacity of endpoints, and remembers each answer for a minute."""
+
+    def __init__(
+        self, scale_factor: float = 10, workers_per_cpu: float = 1, clients: AwsClients | None = None
+    ) -> None:
+        self.scale_factor = scale_factor
+        self.workers_per_cpu = workers_per_cpu
+        self.max_region_cache: TTLCache[str, int] = TTLCache(maxsize=_CACHED_ENDPOINTS, ttl=_CACHE_S)
+        self._clients = clients
+        self._lock = threading.Lock()
+
+    @property
+    def clients(self) -> AwsClients:
+        """The boto3 clients that look-ups go through."""
+        if self._clients is None:
+            self._clients = default_clients()
+        return self._clients
+
+    @property
+    def ec2_client(self) -> Any:
+        """The client that knows how many processors an instance type has."""
+        return self.clients.client("ec2")
+
+    def calculate_max_regions(self, endpoint_name: str, model_invocation_role: str | None = None) -> int:
+        """Return floor(scale factor × vCPUs × instances / workers per CPU), summed over the endpoint's variants.
+
+        With one ml.m5.12xlarge (48 vCPUs), a factor of 10 and one worker per CPU that is 480.
+        botocore's errors pass through: an endpoint that cannot be described has no known capacity.
+        """
+        with self._lock:
+            known = self.max_region_cache.get(endpoint_name)
+        if known is not None:
+            return known
+        cpus = self._processors_behind(endpoint_name, model_invocation_role)
+        max_regions = math.floor(self.scale_factor * cpus / self.workers_per_cpu)
+        with self._lock:
+            self.max_region_cache[endpoint_name] = max_regions
+        return max_regions
+
+    def _processors_behind(self, endpoint_name: str, role: str | None) -> int:
+        sagemaker = self.clients.client("sagemaker", role)
+        endpoint = sagemaker.describe_endpoint(EndpointName=endpoint_name)
+        config = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
+        instance_types = {
+            variant["VariantName"]: variant["InstanceType"].removeprefix("ml.")
+            for variant in config["ProductionVariants"]
+            if "InstanceType" in variant
+        }
+        return sum(
+            variant.get("CurrentInstanceCount", 0) * self._processors_of(instance_types[variant["VariantName"]])
+            for variant in endpoint["ProductionVariants"]
+            if variant["VariantName"] in instance_types
+        )
+
+    def _processors_of(self, instance_type: str) -> int:
+        answer = self.ec2_client.describe_instance_types(InstanceTypes=[instance_type])
+        return int(answer["InstanceTypes"][0]["VCpuInfo"]["DefaultVCpus"])

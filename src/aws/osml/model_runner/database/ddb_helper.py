@@ -1,0 +1,301 @@
+"""What every table has in common: keys, items, and calls whose answers are plain Python values."""
+
+import dataclasses
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
+from typing import Any
+
+from boto3.dynamodb.types import TypeDeserializer
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ..common.aws_clients import default_clients
+from ..exceptions import ConditionNotMetError, DDBBatchWriteException, DDBUpdateException, TransactionConflictError
+
+Item = dict[str, Any]
+
+_BATCH_ITEMS = 25  # the most that one BatchWriteItem takes
+_BATCH_GET_ITEMS = 100  # the most that one BatchGetItem takes
+_FIRST_DELAY_S = 0.125
+
+
+@dataclasses.dataclass
+class DDBKey:
+    """Where an item lies: its partition, and within it the sort key when the table has one."""
+
+    hash_key: str
+    hash_value: str
+    range_key: str | None = None
+    range_value: str | None = None
+
+
+@dataclasses.dataclass
+class DDBItem:
+    """A row of a table. A subclass names its attributes as dataclass fields and sets ``ddb_key`` when it is made."""
+
+    ddb_key: DDBKey = dataclasses.field(init=False, repr=False, compare=False)
+
+    def to_put(self) -> Item:
+        """Return every attribute that has a value, with the keys."""
+        return {name: to_dynamodb(getattr(self, name)) for name in self.__get_fields()}
+
+    def to_update(self) -> Item:
+        """Return every attribute that has a value, without the keys, which an update may not touch."""
+        keys = {self.ddb_key.hash_key, self.ddb_key.range_key}
+        return {name: value for name, value in self.to_put().items() if name not in keys}
+
+    def __get_fields(self) -> list[str]:
+        names = (field.name for field in dataclasses.fields(self) if field.name != "ddb_key")
+        return [name for name in names if getattr(self, name) is not None]
+
+
+def to_dynamodb(value: Any) -> Any:
+    """Return ``value`` in types that boto3 accepts: it takes no float and no tuple."""
+    if isinstance(value, float):
+        return Decimal(repr(value))
+    if isinstance(value, Mapping):
+        return {key: to_dynamodb(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_dynamodb(inner) for inner in value]
+    return value
+
+
+class DDBHelper:
+    """One DynamoDB table.
+
+    Attributes:
+        table_name: the table's name.
+        client: the DynamoDB service resource that the process shares.
+        table: the table as boto3 sees it.
+    """
+
+    def __init__(
+        self,
+        table_name: str,
+        client: Any = None,
+        sleep: Callable[[float], None] = time.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        self.table_name = table_name
+        self._given_client = client
+        self._sleep = sleep
+        self._rng = rng or random.Random()
+
+    @property
+    def client(self) -> Any:
+        """The DynamoDB service resource."""
+        if self._given_client is None:
+            self._given_client = default_clients().dynamodb_resource()
+        return self._given_client
+
+    @property
+    def table(self) -> Any:
+        """The table, for callers that want boto3's own interface."""
+        return self.client.Table(self.table_name)
+
+    @property
+    def _api(self) -> Any:
+        """The resource's low-level client: unlike resources it may be used by any thread, and it converts types."""
+        return self.client.meta.client
+
+    def get_ddb_item(self, ddb_item: DDBItem) -> Item:
+        """Return the item under ``ddb_item``'s key as it stands now (a consistent read), or an empty dict."""
+        answer = self._api.get_item(TableName=self.table_name, Key=self.get_keys(ddb_item), ConsistentRead=True)
+        return dict(self.convert_decimal(answer.get("Item", {})))
+
+    def put_ddb_item(self, ddb_item: DDBItem, condition_expression: str | None = None) -> Item:
+        """Write ``ddb_item`` whole, if ``condition_expression`` holds, and return DynamoDB's answer."""
+        extra = {"ConditionExpression": condition_expression} if condition_expression else {}
+        return dict(self._api.put_item(TableName=self.table_name, Item=ddb_item.to_put(), **extra))
+
+    def batch_write_items(self, ddb_items: list[DDBItem], max_retries: int = 500, max_delay: float = 8) -> None:
+        """Write many items, 25 to a call; what DynamoDB hands back unprocessed is sent again after a jittered wait.
+
+        Raises:
+            DDBBatchWriteException: some items were still unprocessed after ``max_retries`` further tries.
+        """
+        puts = [{"PutRequest": {"Item": item.to_put()}} for item in ddb_items]
+        for start in range(0, len(puts), _BATCH_ITEMS):
+            self._write_batch(puts[start : start + _BATCH_ITEMS], max_retries, max_delay)
+
+    def _write_batch(self, requests: list[Item], max_retries: int, max_delay: float) -> None:
+        pending: dict[str, Any] = {self.table_name: requests}
+        for attempt in range(max_retries + 1):
+            try:
+                pending = self._api.batch_write_item(RequestItems=pending).get("UnprocessedItems", {})
+            except (ClientError, BotoCoreError) as err:
+                if attempt == max_retries:
+                    raise DDBBatchWriteException(f"{self.table_name}: {error_code(err)}") from err
+            if not pending:
+                return
+            self._sleep(self._rng.uniform(0, min(max_delay, _FIRST_DELAY_S * 2 ** min(attempt, 10))))
+        raise DDBBatchWriteException(f"{self.table_name}: items still unprocessed after {max_retries} tries")
+
+    def delete_ddb_item(self, ddb_item: DDBItem) -> Item:
+        """Delete the item under ``ddb_item``'s key; deleting what is not there is no error."""
+        return dict(self._api.delete_item(TableName=self.table_name, Key=self.get_keys(ddb_item)))
+
+    def update_ddb_item(
+        self, ddb_item: DDBItem, update_exp: str | None = None, update_attr: dict[str, Any] | None = None
+    ) -> Item:
+        """Update one item and return it as it then stands.
+
+        Without an expression, every attribute of ``ddb_item`` that has a value is set.
+
+        Raises:
+            DDBUpdateException: only one of the expression and its values was given.
+        """
+        if bool(update_exp) != bool(update_attr):
+            raise DDBUpdateException("an update needs both an expression and its values, or neither")
+        if not update_exp:
+            update_exp, update_attr = self.get_update_params(ddb_item.to_update(), ddb_item)
+        return self.update(self.get_keys(ddb_item), update_exp, update_attr or {})
+
+    def query_items(self, ddb_item: DDBItem) -> list[Item]:
+        """Return every item in ``ddb_item``'s partition, read consistently, in order of the sort key."""
+        key = ddb_item.ddb_key
+        return list(self.query_partition(key.hash_key, key.hash_value))
+
+    @staticmethod
+    def get_update_params(body: dict[str, Any], ddb_item: DDBItem) -> tuple[str, dict[str, Any]]:
+        """Return ``SET a = :a, b = :b`` and its values for every entry of ``body`` that is no key."""
+        keys = {ddb_item.ddb_key.hash_key, ddb_item.ddb_key.range_key}
+        names = [name for name in body if name not in keys]
+        return "SET " + ", ".join(f"{name} = :{name}" for name in names), {f":{name}": body[name] for name in names}
+
+    @staticmethod
+    def get_keys(ddb_item: DDBItem) -> dict[str, Any]:
+        """Return the hash key, and the range key when the item has one, as DynamoDB asks for them."""
+        key = ddb_item.ddb_key
+        keys = {key.hash_key: key.hash_value}
+        if key.range_key is not None and key.range_value is not None:
+            keys[key.range_key] = key.range_value
+        return keys
+
+    @staticmethod
+    def convert_decimal(data: Any) -> Any:
+        """Return ``data`` with each Decimal as an int when it is integral, else as a float, however deep it lies."""
+        if isinstance(data, Decimal):
+            return int(data) if data == data.to_integral_value() else float(data)
+        if isinstance(data, list):
+            return [DDBHelper.convert_decimal(inner) for inner in data]
+        if isinstance(data, dict):
+            return {key: DDBHelper.convert_decimal(inner) for key, inner in data.items()}
+        return data
+
+    # What the protocol's writes are made of -------------------------------------------------------------------------
+
+    def read(self, key: Mapping[str, str]) -> Item | None:
+        """Return the item under ``key`` as it stands now, or None."""
+        answer = self._api.get_item(TableName=self.table_name, Key=dict(key), ConsistentRead=True)
+        return self.convert_decimal(answer["Item"]) if "Item" in answer else None
+
+    def put(self, item: Mapping[str, Any], condition: str | None = None, values: Mapping[str, Any] | None = None) -> None:
+        """Write ``item`` whole if ``condition`` holds; else raise ``ConditionNotMetError`` with the item that is there."""
+        request: Item = {"TableName": self.table_name, "Item": to_dynamodb(item)}
+        if condition:
+            request |= {"ConditionExpression": condition, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+        if values:
+            request["ExpressionAttributeValues"] = to_dynamodb(values)
+        self._conditional(self._api.put_item, request)
+
+    def update(
+        self, key: Mapping[str, Any], expression: str, values: Mapping[str, Any], condition: str | None = None
+    ) -> Item:
+        """Update one item if ``condition`` holds and return it as it then stands; else raise ``ConditionNotMetError``.
+
+        Values that neither expression names are left out, since DynamoDB refuses them.
+        """
+        request: Item = {
+            "TableName": self.table_name,
+            "Key": dict(key),
+            "UpdateExpression": expression,
+            "ReturnValues": "ALL_NEW",
+        }
+        if condition:
+            request |= {"ConditionExpression": condition, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+        if values:
+            request["ExpressionAttributeValues"] = to_dynamodb(values)
+        return dict(self.convert_decimal(self._conditional(self._api.update_item, request).get("Attributes", {})))
+
+    def delete(self, key: Mapping[str, Any]) -> None:
+        """Delete one item; deleting what is not there is no error."""
+        self._api.delete_item(TableName=self.table_name, Key=dict(key))
+
+    def query_partition(self, hash_key: str, hash_value: str, **request: Any) -> Iterator[Item]:
+        """Yield every item of one partition, read consistently, page by page, in order of the sort key."""
+        request = {
+            "TableName": self.table_name,
+            "ConsistentRead": True,
+            "KeyConditionExpression": f"{hash_key} = :hash_value",
+            "ExpressionAttributeValues": {":hash_value": hash_value},
+        } | request
+        yield from self._pages(self._api.query, request)
+
+    def scan(self, **request: Any) -> Iterator[Item]:
+        """Yield every item of the table, read consistently, page by page."""
+        yield from self._pages(self._api.scan, {"TableName": self.table_name, "ConsistentRead": True} | request)
+
+    def batch_get(self, keys: Sequence[Mapping[str, str]], attributes: Sequence[str]) -> Iterator[Item]:
+        """Yield the named attributes of those of ``keys`` that exist, read consistently, in no particular order."""
+        projection = {"ProjectionExpression": ", ".join(attributes), "ConsistentRead": True}
+        for start in range(0, len(keys), _BATCH_GET_ITEMS):
+            wanted = [dict(key) for key in keys[start : start + _BATCH_GET_ITEMS]]
+            pending: Item = {self.table_name: {"Keys": wanted, **projection}}
+            attempt = 0
+            while pending:
+                answer = self._api.batch_get_item(RequestItems=pending)
+                yield from self.convert_decimal(answer["Responses"].get(self.table_name, []))
+                pending = answer.get("UnprocessedKeys", {})
+                if pending:
+                    self._sleep(self._rng.uniform(0, min(8.0, _FIRST_DELAY_S * 2 ** min(attempt, 10))))
+                    attempt += 1
+
+    def _pages(self, operation: Callable[..., Item], request: Item) -> Iterator[Item]:
+        while True:
+            answer = operation(**request)
+            yield from self.convert_decimal(answer.get("Items", []))
+            if "LastEvaluatedKey" not in answer:
+                return
+            request = {**request, "ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+    def _conditional(self, operation: Callable[..., Item], request: Item) -> Item:
+        try:
+            return operation(**request)
+        except ClientError as err:
+            if error_code(err) != "ConditionalCheckFailedException":
+                raise
+            # boto3 converts the types of answers, but not those of errors.
+            old = err.response.get("Item")
+            raise ConditionNotMetError(deserialize(old) if old else None) from err
+
+    def _transact(self, *writes: Item) -> None:
+        """Do all of ``writes`` or none.
+
+        Raises:
+            ConditionNotMetError: a condition did not hold; ``old`` is not told, since it may be any of several items.
+            TransactionConflictError: another transaction touched one of the items at the same time.
+        """
+        try:
+            self._api.transact_write_items(TransactItems=list(writes))
+        except ClientError as err:
+            if error_code(err) != "TransactionCanceledException":
+                raise
+            codes = {reason.get("Code") for reason in err.response.get("CancellationReasons", [])}
+            if "ConditionalCheckFailed" in codes:
+                raise ConditionNotMetError(None) from err
+            raise TransactionConflictError(f"transaction cancelled: {', '.join(sorted(map(str, codes)))}") from err
+
+
+def deserialize(raw: Mapping[str, Any]) -> Item:
+    """Return an item in DynamoDB's wire form, ``{"n": {"N": "1"}}``, as plain Python values."""
+    as_python = TypeDeserializer()
+    return {name: DDBHelper.convert_decimal(as_python.deserialize(value)) for name, value in raw.items()}
+
+
+def error_code(err: ClientError | BotoCoreError) -> str:
+    """Return the short name of an AWS error, fit for a log or a table."""
+    if isinstance(err, ClientError):
+        return str(err.response.get("Error", {}).get("Code", "Unknown"))
+    return type(err).__name__

@@ -1,0 +1,319 @@
+"""Features: one row per tile, which holds the tile's features and its outcome together.
+
+The row's key follows from image, region and tile, and the first writer wins (T1): so the row is the checkpoint, the
+unit of resume, and the guard against a tile that two workers did. A tile with more features than an item holds keeps
+the rest in overflow rows, which are written first and carry the token of the tile row that they belong to; overflow
+rows of a writer that lost are never read.
+"""
+
+import dataclasses
+import hashlib
+import random
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import geojson
+import orjson
+from aws_embedded_metrics import MetricsLogger
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ..common.typing import ImageDimensions, ImageRegion, TileState
+from ..exceptions import AddFeaturesException, ConditionNotMetError
+from ..features.image_geometry import feature_image_bounds
+from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item
+from .job_table import JobItem
+
+# An item holds 400 KB; half of it leaves room for names, keys and one feature more.
+MAX_CHUNK_BYTES = 200_000
+# The largest feature that can be stored: what one item holds, less its keys and names.
+MAX_FEATURE_BYTES = 380_000
+
+_READERS = 10
+
+
+@dataclasses.dataclass
+class FeatureItem(DDBItem):
+    """A row of the feature table. ``features`` holds each feature as GeoJSON text."""
+
+    hash_key: str
+    range_key: str
+    tile_id: str | None = None
+    features: list[str] | None = None
+    expire_time: int | None = None
+    # What the job protocol adds. Overflow rows have no ``tile_status``.
+    region_id: str | None = None
+    tile_index: int | None = None
+    tile_bounds: list[list[int]] | None = None
+    tile_status: str | None = None
+    tile_token: str | None = None
+    chunks: int | None = None
+    chunk: int | None = None
+    error_code: str | None = None
+    dropped: dict[str, int] | None = None
+
+    def __post_init__(self) -> None:
+        """Set the key under which the table holds the row."""
+        self.ddb_key = DDBKey("hash_key", self.hash_key, "range_key", self.range_key)
+
+
+@dataclasses.dataclass(frozen=True)
+class TileKey:
+    """Which tile: the image, the region, and the tile's place in the region's plan, from 0."""
+
+    image_id: str
+    region_id: str
+    index: int
+
+
+@dataclasses.dataclass(frozen=True)
+class TileOutcome:
+    """How a tile ended: its features as GeoJSON text each, or the code of the error that it failed with."""
+
+    state: TileState
+    features: Sequence[bytes] = ()
+    error_code: str | None = None
+    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredTile:
+    """A tile as it was committed."""
+
+    key: TileKey
+    bounds: ImageRegion
+    state: TileState
+    features: Sequence[bytes]
+
+
+class FeatureTable(DDBHelper):
+    """The table of features. ``tile_size`` and ``overlap`` are the request's, (width, height) in pixels."""
+
+    hash_salt = 50
+
+    def __init__(
+        self,
+        table_name: str,
+        tile_size: ImageDimensions | tuple[int, int],
+        overlap: ImageDimensions | tuple[int, int],
+        client: Any = None,
+        now: Callable[[], float] = time.time,
+        life_s: float = 72 * 3600.0,
+        rng: random.Random | None = None,
+    ) -> None:
+        super().__init__(table_name, client, rng=rng)
+        self.tile_size = tile_size
+        self.overlap = overlap
+        self._now = now
+        self._life_s = life_s
+
+    def add_features(self, features: list[geojson.Feature], metrics: MetricsLogger | None = None) -> None:
+        """Store features by themselves, in groups that could have been seen by the same tiles.
+
+        The keys follow from what is stored, so that adding the same features again changes nothing. The worker itself
+        stores features with their tile, by ``commit_tile``.
+
+        Raises:
+            AddFeaturesException: a feature has no place in the image, or DynamoDB did not take the rows.
+        """
+        try:
+            rows: list[DDBItem] = [
+                self._loose_row(key, chunk)
+                for key, group in self.group_features_by_key(features).items()
+                for chunk in _chunks([_encode(feature) for feature in group])
+            ]
+            self.batch_write_items(rows)
+        except (ValueError, ClientError, BotoCoreError) as err:
+            raise AddFeaturesException(f"cannot store {len(features)} features: {err}") from err
+        if metrics is not None:
+            metrics.put_metric("Invocations", 1, "Count")
+
+    def get_features(self, image_id: str, metrics: MetricsLogger | None = None) -> list[geojson.Feature]:
+        """Return every feature stored for an image, in an order that does not depend on when it was stored."""
+        rows = self._rows_of(image_id)
+        loose = sorted(text for row in rows if not _is_protocol_row(row) for text in row.get("features", []))
+        tiles = self._tiles_in(image_id, rows)
+        encoded = [*(text.encode() for text in loose), *(feature for tile in tiles for feature in tile.features)]
+        if metrics is not None:
+            metrics.put_metric("Invocations", 1, "Count")
+        # Parsed by orjson, not by geojson, which rounds every coordinate that it sees.
+        return [geojson.Feature(**_without_type(orjson.loads(text))) for text in encoded]
+
+    def group_features_by_key(self, features: list[geojson.Feature]) -> dict[str, list[geojson.Feature]]:
+        """Group features by ``generate_tile_key``."""
+        groups: dict[str, list[geojson.Feature]] = defaultdict(list)
+        for feature in features:
+            groups[self.generate_tile_key(feature)].append(feature)
+        return dict(groups)
+
+    def generate_tile_key(self, feature: geojson.Feature) -> str:
+        """Return ``<image id>-region-<minx>:<maxx>:<miny>:<maxy>``, the tiles that could have seen a feature.
+
+        Raises:
+            ValueError: the feature has no place in the image.
+        """
+        bounds = feature_image_bounds(feature)
+        if bounds is None:
+            raise ValueError("the feature has neither imageGeometry nor imageBBox")
+        return f"{feature['properties']['image_id']}-region-{self._grid_key(*bounds)}"
+
+    def aggregate_features(
+        self, image_request_item: JobItem, metrics: MetricsLogger | None = None
+    ) -> list[geojson.Feature]:
+        """Return every feature of an image."""
+        return self.get_features(image_request_item.image_id, metrics)
+
+    def _grid_key(self, min_x: float, min_y: float, max_x: float, max_y: float) -> str:
+        """Return the range of tiles along x and y whose pixels a box may touch, on the grid of the requested overlap."""
+        (width, height), (overlap_x, overlap_y) = self.tile_size, self.overlap
+        spans = []
+        for low, high, stride, overlap in (
+            (min_x, max_x, width - overlap_x, overlap_x),
+            (min_y, max_y, height - overlap_y, overlap_y),
+        ):
+            first = int(low / stride)
+            if first > 0 and int(low) % stride < overlap:
+                first -= 1
+            spans.append(f"{first}:{int(high / stride)}")
+        return ":".join(spans)
+
+    def _loose_row(self, key: str, texts: list[str]) -> FeatureItem:
+        image_id, _, tile_id = key.rpartition("-region-")
+        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
+        return FeatureItem(
+            hash_key=f"{image_id}-{int(digest[:8], 16) % self.hash_salt + 1}",
+            range_key=digest[:32],
+            tile_id=tile_id,
+            features=texts,
+            expire_time=self._expire_time(),
+        )
+
+    def _expire_time(self) -> int:
+        return int(self._now() + self._life_s)
+
+    # The protocol's writes ------------------------------------------------------------------------------------------
+
+    def commit_tile(self, key: TileKey, bounds: ImageRegion, outcome: TileOutcome) -> TileState:
+        """T1: commit a tile's features and its outcome in one write, and return the outcome that counts.
+
+        That is another's when another worker, or an earlier send of this call, was first.
+        """
+        chunks = list(_chunks([feature.decode() for feature in outcome.features])) or [[]]
+        token = f"{self._rng.getrandbits(64):016x}"
+        overflow: list[DDBItem] = [
+            self._overflow_row(key, token, number, chunk) for number, chunk in enumerate(chunks[1:], start=1)
+        ]
+        if overflow:
+            self.batch_write_items(overflow)
+        row = FeatureItem(
+            **self._tile_row_key(key),
+            tile_id=self._grid_key(bounds.origin.col, bounds.origin.row, bounds.right - 1, bounds.bottom - 1),
+            features=chunks[0],
+            expire_time=self._expire_time(),
+            region_id=key.region_id,
+            tile_index=key.index,
+            tile_bounds=bounds.to_lists(),
+            tile_status=outcome.state.name,
+            tile_token=token,
+            chunks=len(chunks),
+            error_code=outcome.error_code,
+            dropped=dict(outcome.dropped) or None,
+        )
+        try:
+            self.put(row.to_put(), "attribute_not_exists(range_key)")
+        except ConditionNotMetError as err:
+            return TileState[(err.old or {})["tile_status"]]
+        return outcome.state
+
+    def committed_tiles(self, image_id: str, region_id: str, indexes: Sequence[int]) -> dict[int, TileState]:
+        """Return the outcomes of those tiles of a region that are committed, by the tiles' indexes."""
+        keys = [self._tile_row_key(TileKey(image_id, region_id, index)) for index in indexes]
+        rows = self.batch_get(keys, ["tile_index", "tile_status", "expire_time"])
+        return {row["tile_index"]: TileState[row["tile_status"]] for row in rows if not self._is_expired(row)}
+
+    def stored_tiles(self, image_id: str) -> list[StoredTile]:
+        """Return every committed tile of an image, in order of region and tile."""
+        return self._tiles_in(image_id, self._rows_of(image_id))
+
+    def _tiles_in(self, image_id: str, rows: Iterable[Item]) -> list[StoredTile]:
+        overflow: dict[tuple[str, int, str], dict[int, list[str]]] = defaultdict(dict)
+        tile_rows = []
+        for row in rows:
+            if "tile_status" in row:
+                tile_rows.append(row)
+            elif "chunk" in row:
+                overflow[row["region_id"], row["tile_index"], row["tile_token"]][row["chunk"]] = row["features"]
+        tiles = []
+        for row in sorted(tile_rows, key=lambda row: (row["region_id"], row["tile_index"])):
+            rest = overflow[row["region_id"], row["tile_index"], row["tile_token"]]
+            texts = [*row.get("features", []), *(text for n in range(1, row["chunks"]) for text in rest[n])]
+            tiles.append(
+                StoredTile(
+                    key=TileKey(image_id, row["region_id"], row["tile_index"]),
+                    bounds=ImageRegion.of(row["tile_bounds"]),
+                    state=TileState[row["tile_status"]],
+                    features=[text.encode() for text in texts],
+                )
+            )
+        return tiles
+
+    def _rows_of(self, image_id: str) -> list[Item]:
+        """Read every partition of an image at once, and leave out what has expired and is only not yet deleted."""
+
+        def partition(salt: int) -> list[Item]:
+            return list(self.query_partition("hash_key", f"{image_id}-{salt}"))
+
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="read-features") as pool:
+            partitions = pool.map(partition, range(1, self.hash_salt + 1))
+            return [row for rows in partitions for row in rows if not self._is_expired(row)]
+
+    def _is_expired(self, row: Mapping[str, Any]) -> bool:
+        return int(row.get("expire_time", self._now())) < self._now()
+
+    def _tile_row_key(self, key: TileKey) -> dict[str, str]:
+        """Return the tile's key: spread over the partitions by a hash that every worker and every run agrees on."""
+        salt = zlib.crc32(f"{key.region_id}#{key.index}".encode()) % self.hash_salt + 1
+        return {"hash_key": f"{key.image_id}-{salt}", "range_key": f"{key.region_id}#{key.index:06d}"}
+
+    def _overflow_row(self, key: TileKey, token: str, number: int, texts: list[str]) -> FeatureItem:
+        tile = self._tile_row_key(key)
+        return FeatureItem(
+            hash_key=tile["hash_key"],
+            range_key=f"{tile['range_key']}#{token}#{number:04d}",
+            features=texts,
+            expire_time=self._expire_time(),
+            region_id=key.region_id,
+            tile_index=key.index,
+            tile_token=token,
+            chunk=number,
+        )
+
+
+def _is_protocol_row(row: Mapping[str, Any]) -> bool:
+    return "tile_token" in row
+
+
+def _encode(feature: Mapping[str, Any]) -> str:
+    return orjson.dumps(feature).decode()
+
+
+def _without_type(feature: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in feature.items() if name != "type"}
+
+
+def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
+    """Yield ``texts`` in groups whose UTF-8 stays within MAX_CHUNK_BYTES; a longer one stands alone."""
+    chunk: list[str] = []
+    size = 0
+    for text in texts:
+        text_bytes = len(text.encode())
+        if chunk and size + text_bytes > MAX_CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(text)
+        size += text_bytes
+    if chunk:
+        yield chunk

@@ -1,0 +1,270 @@
+"""Which jobs are open: accepted, and not yet closed. The sweeper walks this list, so that nothing waits for a person.
+
+Two tables can hold it. ``OutstandingJobsTable`` is the usual one: a row per open image that is deleted last of all.
+``JobTableLedger`` serves where no such table is configured: the images' own rows carry the same attributes, and
+finding the open ones means scanning them all.
+"""
+
+import dataclasses
+import enum
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+from ..api.image_request import ImageRequest
+from ..exceptions import ConditionNotMetError
+from .ddb_helper import DDBHelper, Item, to_dynamodb
+from .job_table import NOT_TERMINAL, TERMINAL_VALUES, JobItem, JobTable, new_row
+
+
+class Acceptance(enum.Enum):
+    """What became of a request that came in."""
+
+    ACCEPTED = "accepted"
+    KNOWN = "known"  # the same request came before: a second delivery, or a resubmission
+    REUSED = "reused"  # its job id belongs to another request
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenJob:
+    """One image that was accepted and is not closed. Times are epoch seconds; None means it has not happened."""
+
+    endpoint_id: str
+    job_key: str
+    image_id: str
+    request_time: float
+    num_attempts: int
+    last_attempt: float
+    planned_time: float | None
+    swept_time: float | None
+    request: ImageRequest
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "OpenJob":
+        """Return the job that a row of either table describes."""
+        return cls(
+            endpoint_id=row.get("endpoint_id", ""),
+            job_key=row["job_id"],
+            image_id=row["image_id"],
+            request_time=row["request_time"],
+            num_attempts=row["num_attempts"],
+            last_attempt=row["last_attempt"],
+            planned_time=row.get("planned_time"),
+            swept_time=row.get("swept_time"),
+            request=ImageRequest.from_item(row["request_payload"]),
+        )
+
+
+class JobLedger(Protocol):
+    """The open jobs, and the three moments of a job's life that they record."""
+
+    def accept(self, request: ImageRequest) -> Acceptance:
+        """A1: begin an image, once."""
+        ...
+
+    def find(self, request: ImageRequest) -> OpenJob | None:
+        """Return the open job of a request, or None when it is closed or was never accepted."""
+        ...
+
+    def start_planning(self, job: OpenJob, owner: str, stale_s: float) -> bool:
+        """A2: take the right to plan; a plan that was begun within ``stale_s`` is left to its worker."""
+        ...
+
+    def finish_planning(self, job: OpenJob) -> None:
+        """Record that every region has its row and was sent."""
+        ...
+
+    def mark_swept(self, job: OpenJob) -> bool:
+        """Take the right to look after a job's silent regions; False when another sweeper was faster."""
+        ...
+
+    def open_jobs(self) -> Iterator[OpenJob]:
+        """Yield every open job."""
+        ...
+
+    def close(self, image: JobItem) -> None:
+        """G5: strike an image's job off, after its terminal status was published."""
+        ...
+
+    def claim_sweep(self, owner: str, for_s: float) -> bool:
+        """Take the fleet's right to sweep, for ``for_s``; False while another worker has it."""
+        ...
+
+
+def ledger_key(image: ImageRequest | JobItem) -> str:
+    """Return the key of an image among its endpoint's jobs: the job id, and the URL where a job has several images."""
+    return f"{image.job_id}#{image.image_url}" if image.result_name else str(image.job_id)
+
+
+def _new_job(request: ImageRequest, now_s: float) -> Item:
+    return {
+        "endpoint_id": request.model_name,
+        "image_id": request.image_id,
+        "request_time": int(now_s),
+        "last_attempt": 0,
+        "num_attempts": 0,
+        "request_payload": request.to_item(),
+    }
+
+
+class _LedgerRows:
+    """The moments of a job's life as writes to one row, in whichever table it lies."""
+
+    def __init__(self, rows: DDBHelper, now: Callable[[], float]) -> None:
+        self._rows = rows
+        self._now = now
+
+    def _key(self, job: OpenJob) -> dict[str, str]:
+        raise NotImplementedError
+
+    def _sweep_key(self) -> dict[str, str]:
+        raise NotImplementedError
+
+    def claim_sweep(self, owner: str, for_s: float) -> bool:
+        """See ``JobLedger``. The lease lies in a row of its own, which is no job."""
+        now_s = self._now()
+        try:
+            self._rows.update(
+                self._sweep_key(),
+                "SET lease_owner = :owner, lease_until = :until",
+                {":owner": owner, ":until": now_s + for_s, ":now": now_s},
+                "attribute_not_exists(lease_until) OR lease_until < :now",
+            )
+        except ConditionNotMetError:
+            return False
+        return True
+
+    def start_planning(self, job: OpenJob, owner: str, stale_s: float) -> bool:
+        """A2: see ``JobLedger``. The count that was read is part of the condition, so one of several workers wins."""
+        now_s = self._now()
+        expression = "SET last_attempt = :now, num_attempts = :next, lease_owner = :owner"
+        values = {
+            ":now": now_s, ":next": job.num_attempts + 1, ":seen": job.num_attempts, ":owner": owner,
+            ":zero": 0, ":stale": now_s - stale_s,
+        }
+        condition = (
+            "num_attempts = :seen AND (num_attempts = :zero OR last_attempt < :stale)"
+            " AND attribute_not_exists(planned_time)"
+        )
+        return self._try(job, expression, values, condition)
+
+    def finish_planning(self, job: OpenJob) -> None:
+        """Record that every region has its row and was sent."""
+        self._try(job, "SET planned_time = :now", {":now": self._now()}, "attribute_exists(job_id)")
+
+    def mark_swept(self, job: OpenJob) -> bool:
+        """See ``JobLedger``."""
+        values = {":now": self._now()}
+        if job.swept_time is None:
+            return self._try(
+                job, "SET swept_time = :now", values, "attribute_exists(job_id) AND attribute_not_exists(swept_time)"
+            )
+        return self._try(job, "SET swept_time = :now", values | {":seen": job.swept_time}, "swept_time = :seen")
+
+    def _try(self, job: OpenJob, expression: str, values: dict[str, Any], condition: str) -> bool:
+        try:
+            self._rows.update(self._key(job), expression, values, condition)
+        except ConditionNotMetError:
+            return False
+        return True
+
+
+class OutstandingJobsTable(_LedgerRows, DDBHelper):
+    """The table of open jobs: partition ``endpoint_id`` (the model's name), sort key ``job_id``. It has no expiry."""
+
+    def __init__(
+        self, table_name: str, job_table: JobTable, client: Any = None, now: Callable[[], float] = time.time
+    ) -> None:
+        DDBHelper.__init__(self, table_name, client)
+        _LedgerRows.__init__(self, self, now)
+        self._job_table = job_table
+
+    def _key(self, job: OpenJob) -> dict[str, str]:
+        return {"endpoint_id": job.endpoint_id, "job_id": job.job_key}
+
+    def _sweep_key(self) -> dict[str, str]:
+        return {"endpoint_id": "_sweeper", "job_id": "_"}
+
+    def accept(self, request: ImageRequest) -> Acceptance:
+        """A1: put the open job and the image's row, both or neither, if neither is there."""
+        now_s = self._now()
+        job = _new_job(request, now_s) | {"job_id": ledger_key(request)}
+        try:
+            self._transact(
+                _put_new(self.table_name, job, "job_id"),
+                _put_new(self._job_table.table_name, new_row(request, now_s, self._job_table.life_s), "image_id"),
+            )
+        except ConditionNotMetError:
+            return _acceptance_of_known(self._job_table, request)
+        return Acceptance.ACCEPTED
+
+    def find(self, request: ImageRequest) -> OpenJob | None:
+        """See ``JobLedger``."""
+        row = self.read({"endpoint_id": request.model_name, "job_id": ledger_key(request)})
+        return OpenJob.from_row(row) if row and "request_payload" in row else None
+
+    def open_jobs(self) -> Iterator[OpenJob]:
+        """Yield every open job; the row that holds the sweepers' lease is none."""
+        for row in self.scan(FilterExpression="attribute_exists(request_payload) AND attribute_exists(image_id)"):
+            yield OpenJob.from_row(row)
+
+    def close(self, image: JobItem) -> None:
+        """G5: delete the row; deleting it twice does no harm."""
+        self.delete({"endpoint_id": image.model_name, "job_id": ledger_key(image)})
+
+
+class JobTableLedger(_LedgerRows):
+    """The ledger of a worker without a table of open jobs: its attributes lie on the images' own rows."""
+
+    def __init__(self, job_table: JobTable, now: Callable[[], float] = time.time) -> None:
+        super().__init__(job_table, now)
+        self._job_table = job_table
+
+    def _key(self, job: OpenJob) -> dict[str, str]:
+        return {"image_id": job.image_id}
+
+    def _sweep_key(self) -> dict[str, str]:
+        return {"image_id": "_sweeper"}
+
+    def accept(self, request: ImageRequest) -> Acceptance:
+        """A1: put the image's row, with the open job's attributes on it, if it is not there."""
+        now_s = self._now()
+        try:
+            row = new_row(request, now_s, self._job_table.life_s)
+            self._job_table.put(_new_job(request, now_s) | row, "attribute_not_exists(image_id)")
+        except ConditionNotMetError:
+            return _acceptance_of_known(self._job_table, request)
+        return Acceptance.ACCEPTED
+
+    def find(self, request: ImageRequest) -> OpenJob | None:
+        """See ``JobLedger``; a row that is closed still lies there, so its status decides."""
+        row = self._job_table.read({"image_id": request.image_id})
+        is_open = row is not None and "request_payload" in row and (row.get("status_outbox") or not _is_ended(row))
+        return OpenJob.from_row(row) if row is not None and is_open else None
+
+    def open_jobs(self) -> Iterator[OpenJob]:
+        """Yield every image that has not ended, or whose end has not been published."""
+        for row in self._job_table.scan(
+            FilterExpression=f"attribute_exists(request_payload) AND ({NOT_TERMINAL} OR attribute_exists(status_outbox))",
+            ExpressionAttributeValues=TERMINAL_VALUES,
+        ):
+            yield OpenJob.from_row(row)
+
+    def close(self, image: JobItem) -> None:
+        """G5: nothing is left to do, because a terminal row without an outbox is closed."""
+
+
+def _is_ended(row: Mapping[str, Any]) -> bool:
+    return row.get("image_status") in TERMINAL_VALUES.values()
+
+
+def _put_new(table_name: str, item: Item, key: str) -> Item:
+    put = {"TableName": table_name, "Item": to_dynamodb(item), "ConditionExpression": f"attribute_not_exists({key})"}
+    return {"Put": put}
+
+
+def _acceptance_of_known(job_table: JobTable, request: ImageRequest) -> Acceptance:
+    """Tell a second delivery of one request from another request under its job id."""
+    known = job_table.find(request.image_id)
+    is_same = known is not None and (known.request_sha256 or "") == request.request_sha256
+    return Acceptance.KNOWN if is_same else Acceptance.REUSED

@@ -1,0 +1,377 @@
+"""Images: one row each, from the request's acceptance to its terminal status.
+
+The conditional writes carry the letters of docs/explanation/architecture.md: A1 and A3 begin an image, F0 fails one
+that has no plan yet, G1 to G4 finish it.
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..api.image_request import ImageRequest
+from ..common.typing import TERMINAL_STATUSES, ImageDimensions, RequestStatus
+from ..exceptions import (
+    ConditionNotMetError,
+    EndImageException,
+    GetImageRequestItemException,
+    IsImageCompleteException,
+    StartImageException,
+)
+from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item
+
+# A tombstone outlives every copy of a message that SQS may still hold: 14 days of retention, and two to spare.
+ROW_LIFE_S = 16 * 24 * 3600
+
+TERMINAL_VALUES = {":success": "SUCCESS", ":partial": "PARTIAL", ":failed": "FAILED"}
+NOT_TERMINAL = "NOT image_status IN (:success, :partial, :failed)"
+# The row is still there and not ended: an expired row is never brought back to life by a late writer.
+IS_OPEN = f"attribute_exists(image_id) AND {NOT_TERMINAL}"
+# Only the aggregation that was claimed last may go on: a worker that slept through its lease has an older number.
+IS_OUR_AGGREGATION = f"agg_fence = :fence AND {NOT_TERMINAL}"
+
+
+@dataclasses.dataclass
+class JobItem(DDBItem):
+    """One image's row. Times are epoch milliseconds, but ``expire_time``, leases and waits, which are epoch seconds.
+
+    Sizes and outputs are kept as text, as existing readers of the table expect: ``tile_size`` is ``"(512, 512)"``,
+    ``outputs``, ``feature_properties`` and ``feature_distillation_option`` are JSON.
+    """
+
+    image_id: str
+    job_id: str | None = None
+    image_url: str | None = None
+    image_read_role: str | None = None
+    model_invoke_mode: str | None = None
+    start_time: int | None = None
+    expire_time: int | None = None
+    end_time: int | None = None
+    region_success: int | None = None
+    region_error: int | None = None
+    region_count: int | None = None
+    width: int | None = None
+    height: int | None = None
+    extents: str | None = None
+    tile_size: str | None = None
+    tile_overlap: str | None = None
+    model_name: str | None = None
+    outputs: str | None = None
+    processing_duration: int | None = None
+    feature_properties: str | None = None
+    feature_distillation_option: str | None = None
+    roi_wkt: str | None = None
+    # What the job protocol adds.
+    image_status: str | None = None
+    message: str | None = None
+    request_sha256: str | None = None
+    image_etag: str | None = None
+    image_extension: str | None = None
+    image_format: str | None = None
+    region_size: list[int] | None = None
+    tile_count: int | None = None
+    processing_bounds: list[list[int]] | None = None
+    tile_success: int | None = None
+    tile_error: int | None = None
+    tile_format: str | None = None
+    tile_compression: str | None = None
+    model_invocation_role: str | None = None
+    model_endpoint_parameters: str | None = None
+    result_name: str | None = None
+    agg_owner: str | None = None
+    agg_fence: int | None = None
+    agg_lease_until: float | None = None
+    agg_not_before: float | None = None
+    agg_stalled: int | None = None
+    agg_first_time: float | None = None
+    sinks_done: set[str] | None = None
+    sink_errors: dict[str, str] | None = None
+    kinesis_pos: int | None = None
+    status_outbox: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        """Set the key under which the table holds the row."""
+        self.ddb_key = DDBKey(hash_key="image_id", hash_value=self.image_id)
+
+    @classmethod
+    def from_image_request(cls, image_request: ImageRequest) -> "JobItem":
+        """Return the row of a new image, without times and counters."""
+        option = image_request.get_feature_distillation_option()
+        parameters = image_request.model_endpoint_parameters
+        return cls(
+            image_id=image_request.image_id,
+            job_id=image_request.job_id,
+            image_url=image_request.image_url,
+            image_read_role=image_request.image_read_role,
+            model_invoke_mode=str(image_request.model_invoke_mode),
+            model_name=image_request.model_name,
+            model_invocation_role=image_request.model_invocation_role,
+            model_endpoint_parameters=json.dumps(parameters) if parameters else None,
+            tile_size=str(tuple(image_request.tile_size)),
+            tile_overlap=str(tuple(image_request.tile_overlap)),
+            tile_format=str(image_request.tile_format),
+            tile_compression=str(image_request.tile_compression),
+            outputs=json.dumps(image_request.outputs),
+            feature_properties=json.dumps(image_request.feature_properties),
+            feature_distillation_option=json.dumps(option[0].to_dict()) if option else None,
+            roi_wkt=image_request.roi.wkt if image_request.roi is not None else None,
+            result_name=image_request.result_name or None,
+            request_sha256=image_request.request_sha256 or None,
+        )
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "JobItem":
+        """Return the item that a row describes; attributes that this version does not know are left out."""
+        known = {field.name for field in dataclasses.fields(cls)} - {"ddb_key"}
+        return cls(**{name: value for name, value in row.items() if name in known})
+
+    @property
+    def tile_dimensions(self) -> ImageDimensions:
+        """The size of a tile, from its text."""
+        return _dimensions(self.tile_size)
+
+    @property
+    def overlap_dimensions(self) -> ImageDimensions:
+        """The overlap of neighbouring tiles, from its text."""
+        return _dimensions(self.tile_overlap)
+
+    @property
+    def endpoint_parameters(self) -> dict[str, Any] | None:
+        """What the request passes to the endpoint with each tile."""
+        return json.loads(self.model_endpoint_parameters) if self.model_endpoint_parameters else None
+
+    @property
+    def is_terminal(self) -> bool:
+        """True when the image has ended, however it did."""
+        return self.image_status in TERMINAL_STATUSES
+
+
+def _dimensions(text: str | None) -> ImageDimensions:
+    """Return the size that a row's text holds: ``(512, 512)``, or ``[512, 512]`` as other versions write it."""
+    width, height = (text or "").strip("()[] ").split(",")
+    return ImageDimensions(int(width), int(height))
+
+
+def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S) -> Item:
+    """Return the row that A1 puts: accepted, every counter and lease at zero, since no comparison holds for what is absent."""
+    item = JobItem.from_image_request(image_request)
+    item.image_status = "ACCEPTED"
+    item.start_time = int(now_s * 1000)
+    item.expire_time = int(now_s + life_s)
+    item.region_success = item.region_error = item.tile_success = item.tile_error = 0
+    item.agg_fence = item.agg_stalled = item.kinesis_pos = 0
+    item.agg_lease_until = item.agg_not_before = 0.0
+    item.processing_duration = 0
+    return item.to_put()
+
+
+class JobTable(DDBHelper):
+    """The table of images."""
+
+    def __init__(
+        self,
+        table_name: str,
+        client: Any = None,
+        now: Callable[[], float] = time.time,
+        life_s: float = ROW_LIFE_S,
+    ) -> None:
+        super().__init__(table_name, client)
+        self.life_s = life_s
+        self._now = now
+
+    def start_image_request(self, image_request_item: JobItem) -> JobItem:
+        """Write the first row of an image, with its start time and every counter at zero.
+
+        Raises:
+            StartImageException: the image has a row already, whose counters a second start would lose.
+        """
+        now_s = self._now()
+        item = dataclasses.replace(image_request_item)
+        item.image_status = item.image_status or "ACCEPTED"
+        item.start_time, item.expire_time = int(now_s * 1000), int(now_s + self.life_s)
+        item.processing_duration = item.region_success = item.region_error = 0
+        try:
+            self.put(item.to_put(), "attribute_not_exists(image_id)")
+        except ConditionNotMetError as err:
+            raise StartImageException(f"{item.image_id} was started before") from err
+        return item
+
+    def complete_region_request(self, image_id: str, error: bool) -> JobItem:
+        """Count one region as ended, well or in error, and return the row as it then stands.
+
+        The worker itself counts a region in the transaction that ends the region's row (R3), so that a region whose
+        message comes twice is counted once; this is for callers that keep such order themselves.
+        """
+        counter = "region_error" if error else "region_success"
+        row = self.update({"image_id": image_id}, f"ADD {counter} :one", {":one": 1}, "attribute_exists(image_id)")
+        return JobItem.from_row(row)
+
+    @staticmethod
+    def is_image_request_complete(image_request_item: JobItem) -> bool:
+        """Return True when every region of the plan was counted.
+
+        Raises:
+            IsImageCompleteException: the row has no counters, so it is not one that was started.
+        """
+        success, error = image_request_item.region_success, image_request_item.region_error
+        if success is None or error is None:
+            raise IsImageCompleteException(f"{image_request_item.image_id} was never started")
+        return image_request_item.region_count is not None and success + error == image_request_item.region_count
+
+    def end_image_request(self, image_id: str) -> JobItem:
+        """Record the time at which an image ended and return its row.
+
+        Raises:
+            EndImageException: there is no such image.
+        """
+        now_ms = int(self._now() * 1000)
+        try:
+            row = self.update(
+                {"image_id": image_id}, "SET end_time = :now", {":now": now_ms}, "attribute_exists(image_id)"
+            )
+        except ConditionNotMetError as err:
+            raise EndImageException(f"no image {image_id}") from err
+        return JobItem.from_row(row)
+
+    def get_image_request(self, image_id: str) -> JobItem:
+        """Return an image's row as it stands now.
+
+        Raises:
+            GetImageRequestItemException: there is no such image, or its row has expired.
+        """
+        item = self.find(image_id)
+        if item is None:
+            raise GetImageRequestItemException(f"no image {image_id}")
+        return item
+
+    def find(self, image_id: str) -> JobItem | None:
+        """Return an image's row as it stands now, or None; a row that has expired counts as gone."""
+        row = self.read({"image_id": image_id})
+        if row is None or row.get("expire_time", self._now()) < self._now():
+            return None
+        return JobItem.from_row(row)
+
+    def update_image_request(self, image_request_item: JobItem) -> JobItem:
+        """Set every attribute of the row that has a value in ``image_request_item``, and return the whole row."""
+        item = dataclasses.replace(image_request_item)
+        if item.start_time is not None:
+            item.processing_duration = self.get_processing_duration(item.start_time)
+        return JobItem.from_row(self.update_ddb_item(item))
+
+    @staticmethod
+    def get_processing_duration(start_time: int) -> int:
+        """Return the whole seconds since ``start_time``, which is in epoch milliseconds."""
+        return int((time.time() * 1000 - start_time) / 1000)
+
+    # The protocol's writes ------------------------------------------------------------------------------------------
+
+    def fix_plan(self, item: JobItem) -> JobItem:
+        """A3: store the plan, once. Whoever comes second gets the plan that was stored first.
+
+        Raises:
+            ConditionNotMetError: the image has ended, or its row is gone.
+        """
+        plan = {
+            name: getattr(item, name)
+            for name in (
+                *("region_count", "tile_count", "width", "height", "extents", "region_size", "processing_bounds"),
+                *("image_etag", "image_extension", "image_format", "feature_properties"),
+            )
+            if getattr(item, name) is not None
+        } | {"image_status": str(RequestStatus.IN_PROGRESS)}
+        expression = "SET " + ", ".join(f"{name} = :{name}" for name in plan)
+        values = {f":{name}": value for name, value in plan.items()} | TERMINAL_VALUES
+        condition = f"{IS_OPEN} AND attribute_not_exists(region_count)"
+        try:
+            return JobItem.from_row(self.update({"image_id": item.image_id}, expression, values, condition))
+        except ConditionNotMetError as err:
+            stored = JobItem.from_row(err.old) if err.old else None
+            if stored is None or stored.is_terminal:
+                raise
+            return stored
+
+    def fail_unplanned(self, image_id: str, message: str) -> JobItem | None:
+        """F0: end an image that has no plan. Return its row, or None when it has a plan or has ended: nothing is lost."""
+        values = self._terminal_values(RequestStatus.FAILED, message) | TERMINAL_VALUES
+        condition = f"{IS_OPEN} AND attribute_not_exists(region_count)"
+        return self._end({"image_id": image_id}, values, condition)
+
+    def claim_aggregation(self, item: JobItem, owner: str, lease_s: float, wait_s: float) -> JobItem | None:
+        """G1: take the right to finish an image whose regions have all been counted, under a new fencing number.
+
+        The counters that the caller saw are part of the condition, because a condition cannot add. ``wait_s`` is how
+        long the next claim has to wait if this one dies. Return None when another worker holds the claim.
+        """
+        now_s = self._now()
+        expression = (
+            "SET agg_owner = :owner, agg_lease_until = :until, agg_not_before = :not_before,"
+            " agg_first_time = if_not_exists(agg_first_time, :now) ADD agg_fence :one, agg_stalled :one"
+        )
+        values = {
+            ":owner": owner, ":until": now_s + lease_s, ":not_before": now_s + wait_s, ":now": now_s, ":one": 1,
+            ":a": item.region_success, ":b": item.region_error, ":c": item.region_count,
+        } | TERMINAL_VALUES
+        condition = (
+            "region_success = :a AND region_error = :b AND region_count = :c"
+            f" AND agg_lease_until < :now AND agg_not_before <= :now AND {NOT_TERMINAL}"
+        )
+        return self._try_update(item.image_id, expression, values, condition)
+
+    def renew_aggregation(self, image_id: str, fence: int, lease_s: float) -> bool:
+        """Extend our claim; False when it is no longer ours."""
+        values = {":until": self._now() + lease_s, ":fence": fence} | TERMINAL_VALUES
+        return self._try_update(image_id, "SET agg_lease_until = :until", values, IS_OUR_AGGREGATION) is not None
+
+    def release_aggregation(self, image_id: str, fence: int, wait_s: float = 0.0) -> bool:
+        """Give the claim back: whoever lives to say so did not crash, so this try does not count as one."""
+        expression = "SET agg_lease_until = :zero, agg_stalled = :zero, agg_not_before = :not_before"
+        values = {":zero": 0, ":not_before": self._now() + wait_s if wait_s else 0, ":fence": fence} | TERMINAL_VALUES
+        return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
+
+    def record_sink_progress(self, image_id: str, fence: int, position: int) -> bool:
+        """G2: note how many features the sink at work has confirmed; False when the claim is no longer ours."""
+        expression = "SET kinesis_pos = :position, agg_stalled = :zero"
+        values = {":position": position, ":zero": 0, ":fence": fence} | TERMINAL_VALUES
+        return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
+
+    def record_sink_done(self, image_id: str, fence: int, sink: str) -> bool:
+        """G2: note that a sink is complete, and begin the next at position 0."""
+        expression = "SET kinesis_pos = :zero, agg_stalled = :zero ADD sinks_done :sink"
+        values = {":sink": {sink}, ":zero": 0, ":fence": fence} | TERMINAL_VALUES
+        return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
+
+    def end_aggregation(self, image_id: str, fence: int, status: RequestStatus, message: str) -> JobItem | None:
+        """G3: write the terminal status and the message that tells it, in one item; None when the claim is not ours."""
+        values = self._terminal_values(status, message) | {":fence": fence} | TERMINAL_VALUES
+        return self._end({"image_id": image_id}, values, IS_OUR_AGGREGATION)
+
+    def clear_outbox(self, image_id: str) -> None:
+        """G4: forget the status that has been published; a row that is gone needs nothing."""
+        try:
+            self.update({"image_id": image_id}, "REMOVE status_outbox", {}, "attribute_exists(image_id)")
+        except ConditionNotMetError:
+            return
+
+    def _terminal_values(self, status: RequestStatus, message: str) -> dict[str, Any]:
+        outbox = {"status": str(status), "message": message}
+        return {":status": str(status), ":message": message, ":outbox": outbox, ":zero": 0}
+
+    def _end(self, key: dict[str, str], values: dict[str, Any], condition: str) -> JobItem | None:
+        """Write a terminal status. The duration needs the start time, which never changes, so it is read before."""
+        now_ms = int(self._now() * 1000)
+        item = self.find(key["image_id"])
+        duration_s = max(0, now_ms - (item.start_time or now_ms)) // 1000 if item else 0
+        expression = (
+            "SET image_status = :status, message = :message, status_outbox = :outbox, agg_lease_until = :zero,"
+            " end_time = :end, processing_duration = :duration"
+        )
+        return self._try_update(
+            key["image_id"], expression, values | {":end": now_ms, ":duration": duration_s}, condition
+        )
+
+    def _try_update(self, image_id: str, expression: str, values: dict[str, Any], condition: str) -> JobItem | None:
+        try:
+            return JobItem.from_row(self.update({"image_id": image_id}, expression, values, condition))
+        except ConditionNotMetError:
+            return None

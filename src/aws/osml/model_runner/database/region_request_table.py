@@ -1,0 +1,381 @@
+"""Regions: one row each, claimed under a lease, ended once.
+
+The conditional writes carry the letters of docs/explanation/architecture.md: A4 creates a row, R1 claims it,
+R2 keeps or gives back the claim, R3 ends it and counts it on the image's row in one transaction.
+"""
+
+import dataclasses
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from ..api.region_request import RegionRequest
+from ..common.typing import ImageRegion, RequestStatus, TileState
+from ..exceptions import (
+    CompleteRegionException,
+    ConditionNotMetError,
+    StartRegionException,
+    TransactionConflictError,
+    UpdateRegionException,
+)
+from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, to_dynamodb
+from .job_table import IS_OPEN, ROW_LIFE_S, TERMINAL_VALUES, JobTable
+
+NOT_TERMINAL = "NOT region_status IN (:success, :partial, :failed)"
+# The claim is still ours: another worker's claim has another number, and an ended region has none that counts.
+IS_OUR_CLAIM = f"lease_owner = :owner AND fence = :fence AND {NOT_TERMINAL}"
+IS_OPEN_REGION = f"attribute_exists(region_id) AND {NOT_TERMINAL}"
+
+# A row lists its tiles as its readers know them, as long as the list leaves room in an item of 400 KB.
+MAX_LISTED_TILES = 5000
+
+_CONFLICT_TRIES = 6
+_CONFLICT_WAIT_S = 20.0
+
+
+@dataclasses.dataclass
+class RegionRequestItem(DDBItem):
+    """One region's row. Times and durations are milliseconds; ``expire_time``, leases and waits are epoch seconds."""
+
+    region_id: str
+    image_id: str
+    job_id: str | None = None
+    start_time: int | None = None
+    last_updated_time: int | None = None
+    end_time: int | None = None
+    expire_time: int | None = None
+    image_read_role: str | None = None
+    processing_duration: int | None = None
+    message: str | None = None
+    region_status: str | None = None
+    total_tiles: int | None = None
+    failed_tiles: list[list[list[int]]] | None = None
+    failed_tile_count: int | None = None
+    succeeded_tiles: list[list[list[int]]] | None = None
+    succeeded_tile_count: int | None = None
+    region_bounds: list[list[int]] | None = None
+    region_retry_count: int | None = None
+    tile_compression: str | None = None
+    tile_format: str | None = None
+    tile_overlap: list[int] | None = None
+    tile_size: list[int] | None = None
+    # What the job protocol adds.
+    tiles_truncated: bool | None = None
+    lease_owner: str | None = None
+    lease_until: float | None = None
+    fence: int | None = None
+    stalled_attempts: int | None = None
+    stall_first_time: float | None = None
+    backoffs: int | None = None
+    not_before: float | None = None
+    queued_time: float | None = None
+
+    def __post_init__(self) -> None:
+        """Set the key under which the table holds the row."""
+        self.ddb_key = DDBKey("image_id", self.image_id, "region_id", self.region_id)
+
+    @classmethod
+    def from_region_request(cls, region_request: RegionRequest) -> "RegionRequestItem":
+        """Return the row of a new region, without times and counters."""
+        return cls(
+            region_id=region_request.region_id,
+            image_id=region_request.image_id,
+            job_id=region_request.job_id,
+            image_read_role=region_request.image_read_role,
+            region_bounds=ImageRegion.of(region_request.region_bounds).to_lists(),
+            region_retry_count=0,
+            tile_compression=str(region_request.tile_compression),
+            tile_format=str(region_request.tile_format),
+            tile_overlap=list(region_request.tile_overlap),
+            tile_size=list(region_request.tile_size),
+        )
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "RegionRequestItem":
+        """Return the item that a row describes; attributes that this version does not know are left out."""
+        known = {field.name for field in dataclasses.fields(cls)} - {"ddb_key"}
+        return cls(**{name: value for name, value in row.items() if name in known})
+
+    @property
+    def is_terminal(self) -> bool:
+        """True when the region has ended, however it did."""
+        return self.region_status in TERMINAL_VALUES.values()
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionClaim:
+    """The right to work on a region: ours as long as the row carries our name and number."""
+
+    item: RegionRequestItem
+    owner: str
+    fence: int
+
+    @property
+    def key(self) -> dict[str, str]:
+        """The row's key."""
+        return {"image_id": self.item.image_id, "region_id": self.item.region_id}
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionHeld:
+    """The region is another worker's, or has to wait: ask again in ``retry_after_s``."""
+
+    retry_after_s: float
+
+
+@dataclasses.dataclass(frozen=True)
+class RegionEnded:
+    """The region has ended, or its row is gone: there is nothing to do."""
+
+
+class RegionRequestTable(DDBHelper):
+    """The table of regions."""
+
+    def __init__(
+        self,
+        table_name: str,
+        client: Any = None,
+        now: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        rng: random.Random | None = None,
+        life_s: float = ROW_LIFE_S,
+    ) -> None:
+        super().__init__(table_name, client, sleep, rng)
+        self._now = now
+        self._life_s = life_s
+
+    def start_region_request(self, region_request_item: RegionRequestItem) -> RegionRequestItem:
+        """Write the first row of a region, with its start time and every counter at zero.
+
+        A row that is there already is left as it is, and returned: a region is planned once, however often it is asked.
+
+        Raises:
+            StartRegionException: the row is there and has ended.
+        """
+        row = self._new_row(region_request_item)
+        try:
+            self.put(row, "attribute_not_exists(region_id)")
+        except ConditionNotMetError as err:
+            stored = RegionRequestItem.from_row(err.old or row)
+            if stored.is_terminal:
+                raise StartRegionException(f"{stored.region_id} has ended already") from err
+            return stored
+        return RegionRequestItem.from_row(row)
+
+    def complete_region_request(
+        self, region_request_item: RegionRequestItem, region_status: RequestStatus
+    ) -> RegionRequestItem:
+        """Write a region's end, with every attribute that has a value, and return the row as it then stands.
+
+        The worker itself ends a region by ``end_region``, which counts it on its image's row as well.
+
+        Raises:
+            CompleteRegionException: the region has no row.
+        """
+        item = self._touched(region_request_item)
+        item.region_status, item.end_time = str(region_status), item.last_updated_time
+        return self._update_existing(item, CompleteRegionException)
+
+    def update_region_request(self, region_request_item: RegionRequestItem) -> RegionRequestItem:
+        """Set every attribute that has a value and return the row as it then stands.
+
+        Raises:
+            UpdateRegionException: the region has no row.
+        """
+        return self._update_existing(self._touched(region_request_item), UpdateRegionException)
+
+    def get_region_request(self, region_id: str, image_id: str) -> RegionRequestItem | None:
+        """Return a region's row as it stands now, or None; a row that has expired counts as gone."""
+        row = self.read({"image_id": image_id, "region_id": region_id})
+        if row is None or row.get("expire_time", self._now()) < self._now():
+            return None
+        return RegionRequestItem.from_row(row)
+
+    def add_tile(self, image_id: str, region_id: str, tile: ImageRegion, state: TileState) -> RegionRequestItem:
+        """Append one tile to the list of those that succeeded or failed, and return the row as it then stands.
+
+        The worker itself keeps tiles in rows of their own (T1) and writes the lists once, when the region ends.
+        """
+        name = f"{TileState(state).value}_tiles"
+        row = self.update(
+            {"image_id": image_id, "region_id": region_id},
+            f"SET {name} = list_append(if_not_exists({name}, :none), :tile)",
+            {":none": [], ":tile": [ImageRegion.of(tile).to_lists()]},
+        )
+        return RegionRequestItem.from_row(row)
+
+    def _new_row(self, item: RegionRequestItem) -> Item:
+        now_s = self._now()
+        fresh = dataclasses.replace(item, start_time=int(now_s * 1000), last_updated_time=int(now_s * 1000))
+        fresh.region_status = str(RequestStatus.STARTED)
+        fresh.expire_time = int(now_s + self._life_s)
+        fresh.queued_time = now_s
+        # No comparison holds for an absent attribute, so the lease's are there from the start.
+        fresh.lease_until = fresh.not_before = 0.0
+        fresh.fence = fresh.stalled_attempts = fresh.backoffs = fresh.region_retry_count = 0
+        fresh.processing_duration = fresh.failed_tile_count = fresh.succeeded_tile_count = 0
+        return fresh.to_put()
+
+    def _touched(self, item: RegionRequestItem) -> RegionRequestItem:
+        now_ms = int(self._now() * 1000)
+        touched = dataclasses.replace(item, last_updated_time=now_ms)
+        if item.start_time is not None:
+            touched.processing_duration = now_ms - item.start_time
+        return touched
+
+    def _update_existing(self, item: RegionRequestItem, error: type[Exception]) -> RegionRequestItem:
+        expression, values = self.get_update_params(item.to_update(), item)
+        try:
+            row = self.update(self.get_keys(item), expression, values, "attribute_exists(region_id)")
+        except ConditionNotMetError as err:
+            raise error(f"no region {item.region_id}") from err
+        return RegionRequestItem.from_row(row)
+
+    # The protocol's writes ------------------------------------------------------------------------------------------
+
+    def claim(self, image_id: str, region_id: str, owner: str, lease_s: float) -> RegionClaim | RegionHeld | RegionEnded:
+        """R1: take a region that is nobody's, under a new fencing number; each claim counts as an attempt until it progresses."""
+        now_s = self._now()
+        expression = (
+            "SET region_status = :in_progress, lease_owner = :owner, lease_until = :until, last_updated_time = :now_ms,"
+            " stall_first_time = if_not_exists(stall_first_time, :now)"
+            " ADD fence :one, region_retry_count :one, stalled_attempts :one"
+        )
+        values = {
+            ":in_progress": str(RequestStatus.IN_PROGRESS), ":owner": owner, ":until": now_s + lease_s,
+            ":now": now_s, ":now_ms": int(now_s * 1000), ":one": 1,
+        } | TERMINAL_VALUES
+        condition = f"{IS_OPEN_REGION} AND lease_until < :now AND not_before <= :now"
+        try:
+            row = self.update({"image_id": image_id, "region_id": region_id}, expression, values, condition)
+        except ConditionNotMetError as err:
+            if err.old is None or err.old.get("region_status") in TERMINAL_VALUES.values():
+                return RegionEnded()
+            wait_s = max(err.old.get("lease_until", 0), err.old.get("not_before", 0)) - now_s
+            return RegionHeld(retry_after_s=max(1.0, wait_s))
+        item = RegionRequestItem.from_row(row)
+        return RegionClaim(item, owner, item.fence or 0)
+
+    def renew(self, claim: RegionClaim, lease_s: float) -> bool:
+        """R2: extend a claim; False when it is no longer ours."""
+        return self._while_ours(claim, "SET lease_until = :until", {":until": self._now() + lease_s})
+
+    def note_progress(self, claim: RegionClaim) -> bool:
+        """R2: a tile was done, so the attempts that got nowhere are forgotten."""
+        expression = "SET stalled_attempts = :zero, backoffs = :zero REMOVE stall_first_time"
+        return self._while_ours(claim, expression, {":zero": 0})
+
+    def release(self, claim: RegionClaim, not_before: float = 0.0, is_backoff: bool = False) -> bool:
+        """R2: give a claim back. Whoever lives to say so did not crash, so this was no attempt."""
+        expression = (
+            "SET lease_until = :zero, stalled_attempts = :zero, not_before = :not_before"
+            " ADD backoffs :backoff REMOVE stall_first_time"
+        )
+        values = {":zero": 0, ":not_before": not_before, ":backoff": int(is_backoff)}
+        return self._while_ours(claim, expression, values)
+
+    def end_region(
+        self,
+        job_table: JobTable,
+        claim: RegionClaim,
+        status: RequestStatus,
+        succeeded: Sequence[ImageRegion],
+        failed: Sequence[ImageRegion],
+        message: str | None = None,
+    ) -> bool:
+        """R3: end a region and count it and its tiles on the image's row, both or neither.
+
+        Return False when it had been ended before: by another worker, or by a first send of this very call whose
+        answer was lost. Either way it is counted once.
+
+        Raises:
+            TransactionConflictError: the image's row was busy at each of several tries.
+        """
+        writes = (
+            self._end_write(claim, status, succeeded, failed, message),
+            _count_write(job_table.table_name, claim.item.image_id, status, len(succeeded), len(failed)),
+        )
+        for attempt in range(_CONFLICT_TRIES):
+            try:
+                self._transact(*writes)
+            except ConditionNotMetError:
+                return False
+            except TransactionConflictError:
+                if attempt == _CONFLICT_TRIES - 1:
+                    raise
+                self._sleep(self._rng.uniform(0, min(_CONFLICT_WAIT_S, 0.05 * 4**attempt)))
+            else:
+                return True
+        raise AssertionError("unreachable")
+
+    def regions_of(self, image_id: str) -> Iterator[RegionRequestItem]:
+        """Yield every region of an image, in order of the region ids."""
+        for row in self.query_partition("image_id", image_id):
+            yield RegionRequestItem.from_row(row)
+
+    def note_queued(self, image_id: str, region_id: str) -> bool:
+        """Record that a region's message is being sent again; False when the region has ended."""
+        values = {":now": self._now()} | TERMINAL_VALUES
+        try:
+            key = {"image_id": image_id, "region_id": region_id}
+            self.update(key, "SET queued_time = :now", values, IS_OPEN_REGION)
+        except ConditionNotMetError:
+            return False
+        return True
+
+    def _while_ours(self, claim: RegionClaim, expression: str, values: dict[str, Any]) -> bool:
+        values = values | {":owner": claim.owner, ":fence": claim.fence} | TERMINAL_VALUES
+        try:
+            self.update(claim.key, expression, values, IS_OUR_CLAIM)
+        except ConditionNotMetError:
+            return False
+        return True
+
+    def _end_write(
+        self,
+        claim: RegionClaim,
+        status: RequestStatus,
+        succeeded: Sequence[ImageRegion],
+        failed: Sequence[ImageRegion],
+        message: str | None,
+    ) -> Item:
+        now_ms = int(self._now() * 1000)
+        end: dict[str, Any] = {
+            "region_status": str(status),
+            "total_tiles": len(succeeded) + len(failed),
+            "succeeded_tile_count": len(succeeded),
+            "failed_tile_count": len(failed),
+            "end_time": now_ms,
+            "last_updated_time": now_ms,
+            "processing_duration": now_ms - (claim.item.start_time or now_ms),
+            "lease_until": 0,
+        }
+        if message:
+            end["message"] = message
+        if len(succeeded) + len(failed) <= MAX_LISTED_TILES:
+            end["succeeded_tiles"] = [tile.to_lists() for tile in succeeded]
+            end["failed_tiles"] = [tile.to_lists() for tile in failed]
+        else:
+            end["tiles_truncated"] = True
+        update = {
+            "TableName": self.table_name,
+            "Key": claim.key,
+            "UpdateExpression": "SET " + ", ".join(f"{name} = :{name}" for name in end),
+            "ConditionExpression": IS_OPEN_REGION,
+            "ExpressionAttributeValues": to_dynamodb({f":{name}": value for name, value in end.items()}) | TERMINAL_VALUES,
+        }
+        return {"Update": update}
+
+
+def _count_write(table_name: str, image_id: str, status: RequestStatus, succeeded: int, failed: int) -> Item:
+    """Return the half of R3 that moves an image's counters: a region with a failed tile counts as one in error."""
+    counter = "region_success" if status is RequestStatus.SUCCESS else "region_error"
+    update = {
+        "TableName": table_name,
+        "Key": {"image_id": image_id},
+        "UpdateExpression": f"ADD {counter} :one, tile_success :succeeded, tile_error :failed_tiles",
+        "ConditionExpression": IS_OPEN,
+        "ExpressionAttributeValues": {":one": 1, ":succeeded": succeeded, ":failed_tiles": failed} | TERMINAL_VALUES,
+    }
+    return {"Update": update}

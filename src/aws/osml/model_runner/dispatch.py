@@ -1,0 +1,140 @@
+"""What a message becomes: parsed, worked on while it is kept from other workers, and deleted, given back or set aside."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from .api.image_request_message import job_id_of, parse_image_request_message
+from .api.image_url import parse_image_url
+from .api.region_request import parse_region_request_message
+from .common.typing import RequestStatus
+from .database.job_ledger import OpenJob
+from .database.job_table import JobItem
+from .exceptions import (
+    GetImageRequestItemException,
+    InvalidRequestError,
+    LeaseLostError,
+    ProcessImageException,
+    RegionDeferredError,
+    SelfThrottledRegionException,
+)
+from .image_request_handler import ImageRequestHandler
+from .lease_keeper import Lease
+from .queue.request_queue import QueueMessage, RequestQueue
+from .region_request_handler import RegionRequestHandler
+from .worker_context import WorkerContext
+
+logger = structlog.get_logger(__name__)
+
+
+@contextmanager
+def kept_hidden(queue: RequestQueue, message: QueueMessage, context: WorkerContext) -> Iterator[None]:
+    """Keep a message hidden from other workers while the caller works on it.
+
+    SQS lets nobody hide a message for more than 12 hours after its receive; then it comes again, and whoever gets it
+    finds the work's lease taken.
+    """
+    visibility_s = queue.visibility_timeout_s()
+
+    def renew() -> bool:
+        queue.reset_request(message.receipt_handle, visibility_s)
+        return True
+
+    lease = Lease("message", renew, on_lost=lambda: None, last_progress=context.now)
+    with context.leases.keep(lease):
+        yield
+
+
+class DeadLetters:
+    """Where messages go that can never be carried out, as they came, so that somebody can look at them."""
+
+    def __init__(self, queue: RequestQueue | None) -> None:
+        self._queue = queue
+
+    def put(self, message: QueueMessage, reason: str) -> None:
+        """Set a message aside; without a dead-letter queue the log is all that is left of why."""
+        logger.error("message.rejected", reason=reason, has_dead_letter_queue=self._queue is not None)
+        if self._queue is not None:
+            self._queue.send_body(message.body)
+
+
+class ImageMessages:
+    """Image requests: accepted, their message deleted, then planned."""
+
+    def __init__(self, queue: RequestQueue, dead_letters: DeadLetters, handler: ImageRequestHandler) -> None:
+        self._queue = queue
+        self._dead_letters = dead_letters
+        self._handler = handler
+
+    def handle(self, message: QueueMessage) -> None:
+        """Begin every image of a request. From its acceptance on, an image depends on its rows and not on the message."""
+        with kept_hidden(self._queue, message, self._handler.context):
+            try:
+                jobs = self._accept(message)
+            except InvalidRequestError as err:
+                self._reject(message, err)
+                return
+            self._queue.finish_request(message.receipt_handle)
+        for job in jobs:
+            try:
+                self._handler.plan(job)
+            except ProcessImageException as err:
+                logger.warning("image.not_planned", reason=str(err))
+
+    def _accept(self, message: QueueMessage) -> list[OpenJob]:
+        requests = parse_image_request_message(message.body)
+        for request in requests:
+            parse_image_url(request.image_url, self._handler.config.image_sources)
+        accepted = [self._handler.accept(request) for request in requests]
+        return [job for job in accepted if job is not None]
+
+    def _reject(self, message: QueueMessage, err: InvalidRequestError) -> None:
+        self._dead_letters.put(message, str(err))
+        job_id = job_id_of(message.body) or "unknown"
+        item = JobItem(image_id=job_id, job_id=job_id, processing_duration=0)
+        self._handler.tell(item, RequestStatus.FAILED, str(err))
+        self._queue.finish_request(message.receipt_handle)
+
+
+class RegionMessages:
+    """Region requests: worked on, and the message deleted when the region has ended."""
+
+    def __init__(
+        self,
+        queue: RequestQueue,
+        dead_letters: DeadLetters,
+        regions: RegionRequestHandler,
+        images: ImageRequestHandler,
+    ) -> None:
+        self._queue = queue
+        self._dead_letters = dead_letters
+        self._regions = regions
+        self._images = images
+
+    def handle(self, message: QueueMessage) -> None:
+        """Do a region, and finish its image when it was the last."""
+        with kept_hidden(self._queue, message, self._regions.context):
+            try:
+                request = parse_region_request_message(message.body)
+                job = self._regions.process_region_request(request)
+                self._images.region_ended(request, job)
+            except InvalidRequestError as err:
+                self._dead_letters.put(message, str(err))
+            except GetImageRequestItemException:
+                logger.info("message.outlived_its_job")
+            except RegionDeferredError as err:
+                self._give_back(message, err.retry_after_s)
+                return
+            except SelfThrottledRegionException:
+                self._give_back(message, self._regions.config.throttling_retry_timeout)
+                return
+            except LeaseLostError:
+                self._give_back(message, self._regions.context.rng.uniform(30, 60))
+                return
+            self._queue.finish_request(message.receipt_handle)
+
+    def _give_back(self, message: QueueMessage, after_s: float) -> None:
+        logger.info("region.given_back", retry_after_s=round(after_s, 1))
+        self._queue.reset_request(message.receipt_handle, math.ceil(after_s))

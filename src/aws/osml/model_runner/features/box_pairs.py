@@ -1,0 +1,100 @@
+"""Which boxes overlap, and by how much, without looking at all pairs and in a bounded amount of memory."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import shapely
+
+from .scored_boxes import Floats, Indices
+
+# Added to a side of zero length, so that points and lines have an area to compare.
+MIN_SIDE_PX = 0.1
+
+# How many candidate pairs are looked at in one go: about 100 bytes each while they are.
+PAIRS_AT_ONCE = 1_000_000
+
+# Cells along each axis of the grid on which the number of candidates is foreseen.
+CELLS = 512
+
+
+class BoxPairs:
+    """Finds, for some of the boxes at a time, the boxes of the same category that overlap them."""
+
+    def __init__(self, boxes: Floats, categories: Indices) -> None:
+        """Index ``boxes`` (n, 4) of minx, miny, maxx, maxy, none of them NaN, and ``categories`` (n,)."""
+        self._boxes = with_area(boxes)
+        self._categories = categories
+        # A tree looks at nothing but envelopes, and a diagonal has the envelope of its box at half the price.
+        diagonals = np.asarray(shapely.linestrings(self._boxes.reshape(-1, 2, 2)))
+        self._tree = shapely.STRtree(diagonals)
+
+    def overlapping(self, queries: Indices) -> tuple[Indices, Indices, Floats]:
+        """Return (i, j, IoU) of the pairs with i of the queries, j any other box, and IoU > 0; rising in i."""
+        first, second = self._tree.query(self._tree.geometries[queries])
+        first = queries[first]
+        is_pair = (first != second) & (self._categories[first] == self._categories[second])
+        first, second = first[is_pair], second[is_pair]
+        iou = intersection_over_union(self._boxes[first], self._boxes[second])
+        order = np.argsort(first, kind="stable")
+        order = order[iou[order] > 0]
+        return first[order], second[order], iou[order]
+
+    def batches(self, pairs_at_once: int) -> Iterator[tuple[int, int]]:
+        """Yield [start, end) of boxes to query together, so that together they meet no more candidates than this.
+
+        A box that alone may meet more is a batch of its own.
+        """
+        total = np.cumsum(candidate_limits(self._boxes))
+        start, done = 0, 0
+        while start < len(total):
+            end = max(start + 1, int(np.searchsorted(total, done + pairs_at_once, side="right")))
+            yield start, end
+            start, done = end, int(total[end - 1])
+
+
+def with_area(boxes: Floats) -> Floats:
+    """Return boxes whose sides are longer than zero: what has no width or height gets a tenth of a pixel."""
+    low, high = boxes[:, :2], boxes[:, 2:]
+    grown: Floats = np.hstack([low, np.where(high > low, high, low + MIN_SIDE_PX)])
+    return grown
+
+
+def intersection_over_union(first: Floats, second: Floats) -> Floats:
+    """Return the area that two boxes share over the area that they cover together, for n pairs of (n, 4)."""
+    shared = _area(np.hstack([np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])]))
+    iou: Floats = shared / (_area(first) + _area(second) - shared)
+    return iou
+
+
+def _area(boxes: Floats) -> Floats:
+    width, height = (boxes[:, 2:] - boxes[:, :2]).clip(0).T
+    area: Floats = width * height
+    return area
+
+
+def candidate_limits(boxes: Floats) -> Indices:
+    """Return for each of (n, 4) boxes a number that its overlaps, itself among them, do not exceed; at most n.
+
+    The boxes are counted on a grid whose lines are quantiles, so that one far box does not make the cells coarse.
+    Boxes that overlap share a cell, so the sum over the cells of a box counts each of its overlaps at least once.
+    """
+    if not len(boxes):
+        return np.zeros(0, dtype=np.intp)
+    left, right = _cells(boxes[:, 0], boxes[:, 2])
+    top, bottom = _cells(boxes[:, 1], boxes[:, 3])
+    corners = np.zeros((CELLS + 2, CELLS + 2), dtype=np.intp)
+    np.add.at(corners, (top, left), 1)
+    np.add.at(corners, (top, right + 1), -1)
+    np.add.at(corners, (bottom + 1, left), -1)
+    np.add.at(corners, (bottom + 1, right + 1), 1)
+    boxes_in_cell = corners.cumsum(axis=0).cumsum(axis=1)
+    total = np.pad(boxes_in_cell.cumsum(axis=0).cumsum(axis=1), (1, 0))
+    in_cells = total[bottom + 1, right + 1] - total[top, right + 1] - total[bottom + 1, left] + total[top, left]
+    limits: Indices = np.minimum(in_cells, len(boxes))
+    return limits
+
+
+def _cells(low: Floats, high: Floats) -> tuple[Indices, Indices]:
+    """Return the first and the last of CELLS cells of an axis that [low, high] touches."""
+    lines = np.quantile(low, np.linspace(0, 1, CELLS + 1)[1:-1])
+    return np.searchsorted(lines, low, side="right"), np.searchsorted(lines, high, side="right")

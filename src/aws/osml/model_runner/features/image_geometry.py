@@ -1,0 +1,207 @@
+"""The place of a feature in pixels: which property holds it, and whether what stands there can be used.
+
+All pixel coordinates are (x, y) = (column, row), with (0, 0) at the outer corner of the upper left pixel. They are
+relative to the tile in a model's answer, and to the full image after ``refinement``.
+
+Models have written the place in five ways. The first of these wins; a property that is ``null`` counts as absent:
+
+1. ``imageGeometry``: a GeoJSON geometry of any type
+2. ``imageBBox``: ``[minx, miny, maxx, maxy]``
+3. ``geom_imcoords`` (deprecated): the outer ring of a polygon, as a list of positions
+4. ``detection`` (deprecated): ``{"type": …, "pixelCoordinates": …}``, a GeoJSON geometry under another name
+5. ``bounds_imcoords`` (deprecated): a box like ``imageBBox``
+
+The deprecated three are looked at only where both of the first two are absent.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import StrEnum
+from itertools import chain
+from math import isnan
+from typing import Any
+
+Geometry = dict[str, Any]
+Position = list[float]
+Path = list[Position]
+Box = tuple[float, float, float, float]
+
+IMAGE_GEOMETRY = "imageGeometry"
+IMAGE_BBOX = "imageBBox"
+GEOM_IMCOORDS = "geom_imcoords"
+BOUNDS_IMCOORDS = "bounds_imcoords"
+DETECTION = "detection"
+
+COLLECTION = "GeometryCollection"
+
+# How many lists are wrapped around a position in the coordinates of each type.
+NESTING = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}
+AREAS = frozenset({"Polygon", "MultiPolygon"})
+_LINES = frozenset({"LineString", "MultiLineString"})
+
+_LISTS = (list, tuple)
+_LIST_TYPES = frozenset(_LISTS)
+_NUMBER_TYPES = frozenset({int, float})
+
+# The largest image is 2^20 pixels on a side. A coordinate far beyond it is an error of the model, and its square
+# would swamp every area that is computed from it.
+MAX_COORDINATE_PX = 2.0**24
+
+
+class GeometryProblem(StrEnum):
+    """Why a place in pixels cannot be used; a short code for counters."""
+
+    NO_IMAGE_GEOMETRY = "NO_IMAGE_GEOMETRY"
+    BAD_IMAGE_GEOMETRY = "BAD_IMAGE_GEOMETRY"
+    BAD_COORDINATES = "BAD_COORDINATES"
+    BAD_IMAGE_BBOX = "BAD_IMAGE_BBOX"
+
+
+def feature_image_bounds(feature: Mapping[str, Any]) -> Box | None:
+    """Return (minx, miny, maxx, maxy) of a feature's place in pixels, or None where it has no usable one."""
+    properties = feature.get("properties")
+    if not isinstance(properties, Mapping):
+        return None
+    geometry = None if image_geometry_problem(properties) else find_image_geometry(properties)
+    if geometry is None:
+        return None
+    xs, ys = zip(*(position[:2] for path in geometry_paths(geometry) for position in path), strict=True)
+    return float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
+
+
+def find_image_geometry(properties: Mapping[str, Any]) -> Geometry | None:
+    """Return the place as a GeoJSON geometry in pixels, boxes as polygons, or None where there is none.
+
+    ``image_geometry_problem`` says whether the properties are fit for this.
+    """
+    geometry: Geometry | None = properties.get(IMAGE_GEOMETRY)
+    if geometry is not None:
+        return geometry
+    if properties.get(IMAGE_BBOX) is not None:
+        return box_polygon(properties[IMAGE_BBOX])
+    return find_deprecated_geometry(properties)
+
+
+def find_deprecated_geometry(properties: Mapping[str, Any]) -> Geometry | None:
+    """Return the place that the deprecated properties give, as ``find_image_geometry`` does."""
+    ring = properties.get(GEOM_IMCOORDS)
+    if ring is not None:
+        return {"type": "Polygon", "coordinates": [ring]}
+    detection = properties.get(DETECTION)
+    if isinstance(detection, Mapping) and detection.get("pixelCoordinates") is not None:
+        return {"type": detection.get("type"), "coordinates": detection["pixelCoordinates"]}
+    box = properties.get(BOUNDS_IMCOORDS)
+    return None if box is None else box_polygon(box)
+
+
+def image_geometry_problem(properties: Mapping[str, Any]) -> GeometryProblem | None:
+    """Return what is wrong with a feature's place in pixels, or None where it can be used.
+
+    Only the properties that would be used are looked at: a broken deprecated property beside a good ``imageBBox``
+    does no harm. A broken ``imageBBox`` beside a good ``imageGeometry`` does, since both are delivered.
+    """
+    box = properties.get(IMAGE_BBOX)
+    if box is not None and not is_box(box):
+        return GeometryProblem.BAD_IMAGE_BBOX
+    geometry = properties.get(IMAGE_GEOMETRY)
+    if geometry is not None:
+        return geometry_problem(geometry)
+    return None if box is not None else _deprecated_problem(properties)
+
+
+def _deprecated_problem(properties: Mapping[str, Any]) -> GeometryProblem | None:
+    ring, bounds = properties.get(GEOM_IMCOORDS), properties.get(BOUNDS_IMCOORDS)
+    if ring is None and not _has_detection(properties) and bounds is not None and not is_box(bounds):
+        return GeometryProblem.BAD_IMAGE_BBOX
+    geometry = find_deprecated_geometry(properties)
+    return GeometryProblem.NO_IMAGE_GEOMETRY if geometry is None else geometry_problem(geometry)
+
+
+def _has_detection(properties: Mapping[str, Any]) -> bool:
+    detection = properties.get(DETECTION)
+    return isinstance(detection, Mapping) and detection.get("pixelCoordinates") is not None
+
+
+def geometry_problem(geometry: object) -> GeometryProblem | None:
+    """Return what is wrong with a GeoJSON geometry, or None where each of its paths holds usable positions.
+
+    A line needs two positions, a ring three, or four where the last repeats the first. A collection needs a member,
+    and may not hold a collection (RFC 7946, 3.1.8, advises against it).
+    """
+    if not isinstance(geometry, dict):
+        return GeometryProblem.BAD_IMAGE_GEOMETRY
+    if geometry.get("type") != COLLECTION:
+        return _simple_geometry_problem(geometry)
+    members = geometry.get("geometries")
+    if not isinstance(members, list) or not members or not all(isinstance(member, dict) for member in members):
+        return GeometryProblem.BAD_IMAGE_GEOMETRY
+    return next(filter(None, map(_simple_geometry_problem, members)), None)
+
+
+def _simple_geometry_problem(geometry: Geometry) -> GeometryProblem | None:
+    kind, coordinates = geometry.get("type"), geometry.get("coordinates")
+    if not isinstance(kind, str) or kind not in NESTING or not _is_nested(coordinates, NESTING[kind]):
+        return GeometryProblem.BAD_IMAGE_GEOMETRY
+    for path in _paths(coordinates, NESTING[kind]):
+        if not _are_positions(path):
+            return GeometryProblem.BAD_COORDINATES
+        if not _is_long_enough(path, kind):
+            return GeometryProblem.BAD_IMAGE_GEOMETRY
+    return None
+
+
+def _is_nested(coordinates: Any, nesting: int) -> bool:
+    """Tell whether non-empty lists are nested so deep that the innermost can hold positions, or numbers at 0."""
+    if not isinstance(coordinates, _LISTS) or not coordinates:
+        return False
+    return nesting < 2 or all(_is_nested(item, nesting - 1) for item in coordinates)
+
+
+def _are_positions(path: Sequence[Any]) -> bool:
+    """Tell whether a path holds nothing but positions of two or more usable coordinates."""
+    return set(map(type, path)) <= _LIST_TYPES and min(map(len, path)) >= 2 and _are_coordinates([*chain(*path)])
+
+
+def _are_coordinates(values: Sequence[Any]) -> bool:
+    """Tell whether all values are finite numbers that can be pixel coordinates; true and false are no numbers.
+
+    NaN makes the sum NaN, wherever it hides from min and max.
+    """
+    return (
+        set(map(type, values)) <= _NUMBER_TYPES
+        and min(values) >= -MAX_COORDINATE_PX
+        and max(values) <= MAX_COORDINATE_PX
+        and not isnan(sum(values))
+    )
+
+
+def _is_long_enough(path: Path, kind: str) -> bool:
+    if kind in _LINES:
+        return len(path) >= 2
+    return kind not in AREAS or len(path) >= (4 if path[0] == path[-1] else 3)
+
+
+def is_box(value: object) -> bool:
+    """Tell whether a value is a list of four usable coordinates."""
+    return isinstance(value, _LISTS) and len(value) == 4 and _are_coordinates(value)
+
+
+def box_polygon(box: Iterable[float]) -> Geometry:
+    """Return a box of two opposite corners as a polygon, counterclockwise on the ground where north is up."""
+    x_1, y_1, x_2, y_2 = box
+    left, right, top, bottom = min(x_1, x_2), max(x_1, x_2), min(y_1, y_2), max(y_1, y_2)
+    ring = [[left, top], [left, bottom], [right, bottom], [right, top], [left, top]]
+    return {"type": "Polygon", "coordinates": [ring]}
+
+
+def geometry_paths(geometry: Geometry) -> list[Path]:
+    """Return the lists of positions of a geometry, in the order they are written: points, lines and rings alike."""
+    if geometry["type"] == COLLECTION:
+        return [path for member in geometry["geometries"] for path in geometry_paths(member)]
+    return _paths(geometry["coordinates"], NESTING[geometry["type"]])
+
+
+def _paths(coordinates: Any, nesting: int) -> list[Path]:
+    if nesting < 2:
+        return [coordinates if nesting else [coordinates]]
+    paths: list[Path] = coordinates if nesting == 2 else [path for part in coordinates for path in part]
+    return paths

@@ -1,0 +1,137 @@
+"""The properties of a feature: what older models call them, what a job stamps on them, what never leaves the house."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid5
+
+import orjson
+
+from aws.osml.model_runner.exceptions import InvalidFeaturePropertiesException
+
+Feature = dict[str, Any]
+
+INFERENCE_TIME = "inferenceTime"
+IMAGE_ID = "image_id"
+FEATURE_CLASSES = "featureClasses"
+FEATURE_TYPES = "feature_types"
+
+# What the worker keeps on a feature between its stages may use any name with this prefix.
+INTERNAL_PREFIX = "_modelRunner"
+INTERNAL_PROPERTIES = (
+    INFERENCE_TIME,
+    "bounds_imcoords",
+    "geom_imcoords",
+    "detection_score",
+    FEATURE_TYPES,
+    IMAGE_ID,
+    "adjusted_feature_types",
+)
+
+_FEATURE_NAMESPACE = UUID("5f4e9bd2-93c1-5d0a-8a54-6f1f3a0f7c11")
+
+
+@dataclass(frozen=True)
+class FeatureStamp:
+    """What one job writes on each of its features."""
+
+    job_id: str
+    properties: Mapping[str, Any]
+
+    @classmethod
+    def from_request(
+        cls,
+        job_id: str,
+        feature_properties: Sequence[Mapping[str, Any]] | None,
+        source_metadata: Mapping[str, Any] | None = None,
+    ) -> "FeatureStamp":
+        """Return the stamp of a request's ``featureProperties``, in order, and the image's source metadata after them.
+
+        Raises InvalidFeaturePropertiesException where they are no list of JSON objects.
+        """
+        if isinstance(feature_properties, Mapping | str) or not isinstance(feature_properties, Sequence | None):
+            raise InvalidFeaturePropertiesException("featureProperties is no list of objects")
+        merged: dict[str, Any] = {}
+        for number, properties in enumerate(feature_properties or ()):
+            if not isinstance(properties, Mapping):
+                raise InvalidFeaturePropertiesException(f"featureProperties[{number}] is no object")
+            merged.update(properties)
+        merged.update(source_metadata or {})
+        _check_is_json(merged)
+        return cls(job_id, merged)
+
+    def finalized(self, feature: Mapping[str, Any]) -> Feature:
+        """Return the feature as it is delivered; the one passed in stays as it is.
+
+        ``inferenceMetadata`` comes first, so that a request may override it; internal properties go last, whoever
+        set them and whatever their value.
+
+        Raises InvalidFeaturePropertiesException where the feature's own properties are no object.
+        """
+        own = feature.get("properties")
+        if not isinstance(own, Mapping | None):
+            raise InvalidFeaturePropertiesException("the properties of a feature are no object")
+        properties = dict(own or {})
+        properties["inferenceMetadata"] = {"jobId": self.job_id, "inferenceDT": properties.get(INFERENCE_TIME)}
+        properties.update(self.properties)
+        return {**feature, "properties": without_internal_properties(properties)}
+
+
+def finalize_feature(
+    feature: Mapping[str, Any],
+    job_id: str,
+    feature_properties: Sequence[Mapping[str, Any]] | None,
+    source_metadata: Mapping[str, Any] | None = None,
+) -> Feature:
+    """Return one feature as it is delivered; for many features of a job, make one ``FeatureStamp`` instead.
+
+    ``source_metadata`` is the whole object to add: ``{"sourceMetadata": [{…}]}``.
+    """
+    return FeatureStamp.from_request(job_id, feature_properties, source_metadata).finalized(feature)
+
+
+def without_internal_properties(properties: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the properties that may be delivered."""
+    return {name: value for name, value in properties.items() if not is_internal(name)}
+
+
+def is_internal(name: str) -> bool:
+    """Tell whether a property is the worker's own business."""
+    return name in INTERNAL_PROPERTIES or name.startswith(INTERNAL_PREFIX)
+
+
+def _check_is_json(properties: Mapping[str, Any]) -> None:
+    try:
+        orjson.dumps(dict(properties))
+    except TypeError as err:
+        raise InvalidFeaturePropertiesException(f"featureProperties cannot be written as JSON: {err}") from err
+
+
+def convert_deprecated_feature_properties(feature: Mapping[str, Any]) -> None:
+    """Turn ``feature_types`` {name: score} into ``featureClasses`` [{iri, score}], in place, where those are absent."""
+    properties = feature["properties"]
+    if properties.get(FEATURE_CLASSES) is None and properties.get(FEATURE_TYPES) is not None:
+        properties[FEATURE_CLASSES] = classes_of_types(properties.pop(FEATURE_TYPES))
+
+
+def classes_of_types(feature_types: Mapping[str, float | None]) -> list[dict[str, Any]]:
+    """Return ``featureClasses`` for the older form {name: score}."""
+    return [without_null_score({"iri": iri, "score": score}) for iri, score in feature_types.items()]
+
+
+def without_null_score(feature_class: dict[str, Any]) -> dict[str, Any]:
+    """Return an element of ``featureClasses``, its score left out where it is null."""
+    if feature_class.get("score") is not None or "score" not in feature_class:
+        return feature_class
+    return {name: value for name, value in feature_class.items() if name != "score"}
+
+
+def feature_id(job_id: str, region_id: str, tile_index: int, ordinal: int) -> str:
+    """Return the identity of a feature within all jobs: the same whenever and wherever its tile is done again."""
+    name = orjson.dumps([job_id, region_id, tile_index, ordinal]).decode()
+    return str(uuid5(_FEATURE_NAMESPACE, name))
+
+
+def feature_ids(job_id: str, region_id: str, tile_index: int, count: int) -> list[str]:
+    """Return the identities of a tile's features, in order."""
+    return [feature_id(job_id, region_id, tile_index, ordinal) for ordinal in range(count)]

@@ -1,0 +1,137 @@
+"""From detections in a tile to features of the image: offset into the full image, and located on the ground.
+
+All features of a tile go through numpy together; only taking their dictionaries apart and putting them together
+again is done one by one.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.model_runner.exceptions import FeatureError
+
+from .geometry_arrays import FloatArray, GeometryArrays
+from .image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, Geometry, find_image_geometry
+from .location_grid import LocationGrid
+from .properties import IMAGE_ID, INFERENCE_TIME, Feature, convert_deprecated_feature_properties
+
+# A millionth of a pixel, and of a degree (0.1 m) in geometries: what the GeoJSON library of earlier releases wrote.
+POSITION_DECIMALS = 6
+# Boxes and centres were never rounded: 0.1 mm keeps what they tell and drops the noise of the last bits.
+BOX_DECIMALS = 9
+
+# The columns of a box that make its four corners (x, y).
+_CORNERS = np.array([[0, 1], [0, 3], [2, 3], [2, 1]])
+
+
+def refine_features(
+    features: Sequence[Feature],
+    tile: ImageRegion,
+    image_id: str,
+    inference_time: str,
+    grid: LocationGrid | None,
+) -> list[Feature]:
+    """Return the features of one tile, as ``check_features`` lets them pass, as features of the image.
+
+    Pixels move by the tile's origin; a place in a deprecated property becomes ``imageGeometry``, the old property
+    stays relative to the tile. With a grid, ``geometry`` is the place on the ground, of the same type, its positions
+    [longitude, latitude, elevation]; ``bbox`` is set where there is an ``imageBBox``; and ``center_longitude`` and
+    ``center_latitude`` are those of the centroid in pixels. Without one, ``geometry`` stays what the model said.
+    ``inference_time`` is ISO 8601 in UTC. The features passed in are not changed.
+
+    Raises FeatureError where a feature has no place in pixels.
+    """
+    if not features:
+        return []
+    offset = np.array([tile.origin.col, tile.origin.row], dtype=np.float64)
+    refined = [_copied(feature, image_id, inference_time) for feature in features]
+    places = _moved_places(refined, offset)
+    boxed = [feature for feature in refined if feature["properties"].get(IMAGE_BBOX) is not None]
+    boxes = _moved_boxes(boxed, offset)
+    if grid is not None:
+        corners = boxes[:, _CORNERS].reshape(-1, 2)
+        world = grid.locate(np.concatenate([places.positions, places.centroids(), corners]))
+        geometries, centres, ground_corners = np.split(world, np.cumsum([len(places.positions), len(refined)]))
+        _set_geometries(refined, places.with_positions(rounded(geometries, POSITION_DECIMALS)))
+        _set_centres(refined, centres[:, :2])
+        _set_ground_boxes(boxed, ground_corners[:, :2].reshape(-1, 4, 2))
+    return refined
+
+
+def _copied(feature: Feature, image_id: str, inference_time: str) -> Feature:
+    copy = {**feature, "properties": dict(feature["properties"])}
+    convert_deprecated_feature_properties(copy)
+    copy["properties"][IMAGE_ID] = image_id
+    copy["properties"][INFERENCE_TIME] = inference_time
+    return copy
+
+
+def _place(feature: Feature) -> Geometry:
+    geometry = find_image_geometry(feature["properties"])
+    if geometry is None:
+        raise FeatureError("a feature has no place in pixels")
+    return geometry
+
+
+def _moved_places(features: Sequence[Feature], offset: FloatArray) -> GeometryArrays:
+    """Write ``imageGeometry`` in pixels of the image, except where an ``imageBBox`` alone tells the place."""
+    found = GeometryArrays.of([_place(feature) for feature in features])
+    places = found.with_places(rounded(found.positions + offset, POSITION_DECIMALS))
+    for feature, geometry in zip(features, places.geometries, strict=True):
+        properties = feature["properties"]
+        if properties.get(IMAGE_GEOMETRY) is not None or properties.get(IMAGE_BBOX) is None:
+            properties[IMAGE_GEOMETRY] = geometry
+    return places
+
+
+def _moved_boxes(boxed: Sequence[Feature], offset: FloatArray) -> FloatArray:
+    """Write each ``imageBBox`` in pixels of the image, the smaller numbers first, and return them as (n, 4)."""
+    corners = np.array([feature["properties"][IMAGE_BBOX] for feature in boxed], dtype=np.float64).reshape(-1, 2, 2)
+    boxes = rounded(np.sort(corners, axis=1) + offset, POSITION_DECIMALS).reshape(-1, 4)
+    for feature, box in zip(boxed, boxes.tolist(), strict=True):
+        feature["properties"][IMAGE_BBOX] = box
+    return boxes
+
+
+def _set_geometries(features: Sequence[Feature], geometries: Sequence[Geometry]) -> None:
+    for feature, geometry in zip(features, geometries, strict=True):
+        feature["geometry"] = geometry
+
+
+def _set_centres(features: Sequence[Feature], centres: FloatArray) -> None:
+    for feature, (longitude, latitude) in zip(features, rounded(centres, BOX_DECIMALS).tolist(), strict=True):
+        feature["properties"]["center_longitude"] = longitude
+        feature["properties"]["center_latitude"] = latitude
+
+
+def _set_ground_boxes(boxed: Sequence[Feature], corners: FloatArray) -> None:
+    """Set ``bbox`` = [west, south, east, north] from (n, 4, 2) corners.
+
+    Across the antimeridian west is greater than east, as RFC 7946, 5.2, has it.
+    """
+    longitudes, latitudes = corners[..., 0], corners[..., 1]
+    first = longitudes[:, :1]
+    around_first = first + wrapped(longitudes - first)
+    boxes = np.column_stack(
+        [
+            wrapped(around_first.min(axis=1)),
+            latitudes.min(axis=1),
+            wrapped(around_first.max(axis=1)),
+            latitudes.max(axis=1),
+        ]
+    )
+    for feature, box in zip(boxed, rounded(boxes, BOX_DECIMALS).tolist(), strict=True):
+        feature["bbox"] = box
+
+
+def wrapped(degrees: FloatArray) -> FloatArray:
+    """Return angles moved by full turns into [-180, 180]."""
+    turns: FloatArray = np.round(degrees / 360.0)
+    return degrees - 360.0 * turns
+
+
+def rounded(values: FloatArray, decimals: int) -> FloatArray:
+    """Return values rounded to decimals, without minus zero."""
+    short: FloatArray = np.round(values, decimals)
+    return short + 0.0

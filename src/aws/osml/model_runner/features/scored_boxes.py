@@ -1,0 +1,116 @@
+"""What merging needs to know of features, as arrays: box, score, category; and an order in which chance has no part."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from .image_geometry import feature_image_bounds
+from .properties import Feature
+
+Floats = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+NO_BOX = (math.nan, math.nan, math.nan, math.nan)
+
+
+class BestClass(NamedTuple):
+    """The class that a feature is taken for: its place in ``featureClasses``, its iri, its score (NaN: it has none)."""
+
+    position: int
+    iri: str
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredBoxes:
+    """n features as arrays.
+
+    ``boxes``: (n, 4) minx, miny, maxx, maxy in pixels of the full image; NaN for a feature without a place in pixels.
+    ``scores``: (n,) the score of the best class; NaN for a feature without a score.
+    ``categories``: (n,) a number for each iri; features without classes have one of their own.
+    """
+
+    boxes: Floats
+    scores: Floats
+    categories: Indices
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def take(self, indices: Indices) -> "ScoredBoxes":
+        """Return these features alone, in this order."""
+        return ScoredBoxes(self.boxes[indices], self.scores[indices], self.categories[indices])
+
+
+def score_boxes(features: Sequence[Feature]) -> ScoredBoxes:
+    """Return the arrays that describe these features."""
+    count = len(features)
+    boxes = np.array([feature_image_bounds(feature) or NO_BOX for feature in features], dtype=np.float64)
+    classes = [best_class(feature) for feature in features]
+    iris = [found.iri if found else "" for found in classes]
+    numbers = {iri: number for number, iri in enumerate(sorted(set(iris)))}
+    return ScoredBoxes(
+        boxes.reshape(count, 4),
+        np.fromiter((found.score if found else math.nan for found in classes), np.float64, count),
+        np.fromiter((numbers[iri] for iri in iris), np.intp, count),
+    )
+
+
+def best_class(feature: Mapping[str, Any]) -> BestClass | None:
+    """Return the class with the highest score, the first of equals; the first class where none has a score.
+
+    A score is a finite number. What is no class at all is passed over; None where nothing is left.
+    """
+    properties = feature.get("properties")
+    classes = properties.get("featureClasses") if isinstance(properties, Mapping) else None
+    if not isinstance(classes, list | tuple):
+        return None
+    found = [
+        BestClass(position, str(item.get("iri", "")), _score(item.get("score")))
+        for position, item in enumerate(classes)
+        if isinstance(item, Mapping)
+    ]
+    return max(found, key=lambda item: -math.inf if math.isnan(item.score) else item.score, default=None)
+
+
+def _score(value: object) -> float:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if is_number else math.nan  # type: ignore[arg-type]
+
+
+def canonical_order(features: Sequence[Feature], scored: ScoredBoxes) -> Indices:
+    """Return the indices of features by falling score, then box, then category, then content.
+
+    Features without a score come after those that have one. The order follows from what the features are, not from
+    where they stand in the list: two that change places are equal in every part.
+    """
+    minx, miny, maxx, maxy = np.nan_to_num(scored.boxes, nan=np.inf).T
+    falling = np.where(np.isnan(scored.scores), np.inf, -scored.scores)
+    keys = np.stack([scored.categories, maxy, maxx, miny, minx, falling])
+    order: Indices = np.lexsort(keys)
+    is_tie = (keys[:, order[1:]] == keys[:, order[:-1]]).all(axis=0)
+    for start, end in _runs(is_tie):
+        order[start:end] = sorted(order[start:end], key=lambda index: _content_key(features[index]))
+    return order
+
+
+def _runs(is_tie: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Return [start, end) of the runs of equal items, from the flags of neighbours that are equal."""
+    edges = np.diff(np.concatenate([[False], is_tie, [False]]).astype(np.int8))
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
+    return list(zip(starts.tolist(), (ends + 1).tolist(), strict=True))
+
+
+def _content_key(feature: Feature) -> tuple[bytes, bytes]:
+    """Return a key that is equal only for features of equal content, with the id before the rest."""
+    return _canonical_json(feature.get("id")), _canonical_json(feature)
+
+
+def _canonical_json(value: object) -> bytes:
+    options = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS | orjson.OPT_SERIALIZE_NUMPY
+    return orjson.dumps(value, default=repr, option=options)

@@ -1,0 +1,119 @@
+"""Non-maximum suppression and its soft sibling over arrays, equal to the textbook's loops over all pairs.
+
+Both take boxes in the order in which they are to be considered, strongest first, and compare within a category only.
+No more than ``pairs_at_once`` candidate pairs are in memory together, unless a single box has more.
+"""
+
+import heapq
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .box_pairs import PAIRS_AT_ONCE, BoxPairs
+from .scored_boxes import Floats, Indices
+
+Flags = NDArray[np.bool_]
+
+
+def hard_suppression(
+    boxes: Floats, categories: Indices, iou_threshold: float, pairs_at_once: int = PAIRS_AT_ONCE
+) -> Flags:
+    """Return which boxes stay when each that stays removes all weaker ones with IoU above the threshold.
+
+    ``boxes`` (n, 4) and ``categories`` (n,) are in falling order of strength; so is the result, (n,).
+    """
+    is_alive = bytearray(b"\1" * len(boxes))
+    flags = np.frombuffer(is_alive, dtype=np.bool_)
+    pairs = BoxPairs(boxes, categories)
+    for start, end in pairs.batches(pairs_at_once):
+        # What a stronger box has removed already removes nothing itself.
+        stronger, weaker, iou = pairs.overlapping(start + np.flatnonzero(flags[start:end]))
+        is_removal = (stronger < weaker) & (iou > iou_threshold)
+        # Pairs rise in the stronger box, so its fate is settled before it decides on another's.
+        for i, j in zip(stronger[is_removal].tolist(), weaker[is_removal].tolist(), strict=True):
+            if is_alive[i]:
+                is_alive[j] = 0
+    return flags.copy()
+
+
+def soft_suppression(
+    boxes: Floats,
+    categories: Indices,
+    scores: Floats,
+    sigma: float,
+    skip_box_threshold: float,
+    pairs_at_once: int = PAIRS_AT_ONCE,
+) -> tuple[Flags, Floats]:
+    """Return which boxes stay, and their scores, when each lowers the weaker ones instead of removing them.
+
+    Again and again the strongest box is set aside and multiplies the score of every other that is left by
+    exp(-IoU² / sigma); among equals the first counts as stronger. A box stays if its score is above
+    ``skip_box_threshold`` when its turn comes (Bodla et al., Soft-NMS, 2017, equation 4).
+    ``boxes`` (n, 4), ``categories`` (n,) and ``scores`` (n,) are in falling order of score; so are the results, (n,).
+    """
+    run = _SoftRun(scores.tolist(), sigma, skip_box_threshold)
+    pairs = BoxPairs(boxes, categories)
+    for start, end in pairs.batches(pairs_at_once):
+        run.settle_above(scores[start])
+        open_boxes = run.admit(start, end)
+        run.link(*pairs.overlapping(np.array(open_boxes, dtype=np.intp)))
+    run.settle_above(-np.inf)
+    return np.array(run.is_settled, dtype=np.bool_), np.array(run.scores, dtype=np.float64)
+
+
+@dataclass
+class _SoftRun:
+    """A soft suppression under way.
+
+    Boxes are admitted in falling order of their first score, so whatever scores above the next to come can be
+    settled. A box whose score falls to the threshold can lower only scores that are below it too: it is forgotten.
+    """
+
+    scores: list[float]
+    sigma: float
+    threshold: float
+    is_settled: list[bool] = field(init=False)
+    _admitted: int = 0
+    _heap: list[tuple[float, int]] = field(default_factory=list)
+    _neighbours: dict[int, tuple[Indices, Floats]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.is_settled = [False] * len(self.scores)
+
+    def admit(self, start: int, end: int) -> list[int]:
+        """Queue the boxes [start, end) that still count, and return them."""
+        self._admitted = end
+        admitted = [box for box in range(start, end) if self.scores[box] > self.threshold]
+        for box in admitted:
+            heapq.heappush(self._heap, (-self.scores[box], box))
+        return admitted
+
+    def link(self, first: Indices, second: Indices, iou: Floats) -> None:
+        """Remember what each box of ``first``, which rises, does to its neighbour of ``second``."""
+        decay = np.exp(-(iou**2) / self.sigma)
+        owners, starts = np.unique(first, return_index=True)
+        parts = pairwise([*starts.tolist(), len(first)])
+        for owner, (start, end) in zip(owners.tolist(), parts, strict=True):
+            self._neighbours[owner] = second[start:end], decay[start:end]
+
+    def settle_above(self, score: float) -> None:
+        """Set aside the strongest box, again and again, while it scores at least this much."""
+        while self._heap and -self._heap[0][0] >= score:
+            negative, box = heapq.heappop(self._heap)
+            is_outdated = -negative != self.scores[box]
+            if not is_outdated and not self.is_settled[box]:
+                self.is_settled[box] = True
+                self._weaken_neighbours(box)
+
+    def _weaken_neighbours(self, box: int) -> None:
+        if box not in self._neighbours:
+            return
+        others, decays = self._neighbours.pop(box)
+        for other, decay in zip(others.tolist(), decays.tolist(), strict=True):
+            if self.is_settled[other]:
+                continue
+            self.scores[other] *= decay
+            if other < self._admitted and self.scores[other] > self.threshold:
+                heapq.heappush(self._heap, (-self.scores[other], other))

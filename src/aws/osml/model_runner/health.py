@@ -1,0 +1,77 @@
+"""When this worker last made progress, in a file that the container's health check reads."""
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+# A worker that neither received nor finished anything for this long is stuck: an idle one polls far more often.
+MAX_AGE_S = 120.0
+
+
+@dataclass(frozen=True)
+class HealthReport:
+    """What the file says: the process, what it is doing, and the epoch second of its last progress."""
+
+    pid: int
+    state: str
+    last_progress: float
+
+    def problem(self, now_s: float, is_alive: Callable[[int], bool]) -> str | None:
+        """Return why the worker is not healthy, or None when it is."""
+        if not is_alive(self.pid):
+            return f"process {self.pid} is gone"
+        age_s = now_s - self.last_progress
+        return f"no progress for {age_s:.0f} s" if age_s > MAX_AGE_S else None
+
+
+class HealthFile:
+    """Writes the report; cheap enough to be told of every poll and every tile. Without a path it writes nothing."""
+
+    def __init__(self, path: str | Path | None, now: Callable[[], float] = time.time, min_interval_s: float = 5.0) -> None:
+        self._path = Path(path) if path else None
+        self._now = now
+        self._min_interval_s = min_interval_s
+        self._written = 0.0
+        self._lock = threading.Lock()
+
+    def note_progress(self, state: str = "running") -> None:
+        """Record that the worker got on; the file is written every few seconds at most."""
+        now_s = self._now()
+        with self._lock:
+            if now_s - self._written < self._min_interval_s and state == "running":
+                return
+            self._written = now_s
+            if self._path is not None:
+                _write(self._path, HealthReport(os.getpid(), state, now_s))
+
+
+def _write(path: Path, report: HealthReport) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_suffix(f".{report.pid}.new")
+    fresh.write_text(json.dumps(asdict(report)))
+    # Replaced in one step, so that a reader never sees half a report.
+    fresh.replace(path)
+
+
+def read_health(path: str | Path) -> HealthReport:
+    """Return the report in a health file.
+
+    Raises:
+        OSError, ValueError, TypeError: there is none, or it is no report.
+    """
+    return HealthReport(**json.loads(Path(path).read_text()))
+
+
+def is_process_alive(pid: int) -> bool:
+    """Return True when a process of this number runs."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,265 @@
+"""The end of an image: bring its features together, remove duplicates, deliver, and say how it ended. Once."""
+
+import dataclasses
+import json
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+import structlog
+
+from .common.mr_post_processing import FeatureDistillationDeserializer
+from .common.typing import ImageDimensions, ImageRegion, RequestStatus, TileState
+from .database.feature_table import FeatureTable, StoredTile
+from .database.job_ledger import JobLedger
+from .database.job_table import JobItem, JobTable
+from .exceptions import (
+    AggregateFeaturesException,
+    ConservationError,
+    LeaseLostError,
+    SinkError,
+    SinkPermanentError,
+    StatusError,
+)
+from .features.encoding import encode_feature
+from .features.properties import INTERNAL_PREFIX, FeatureStamp, feature_id
+from .features.selection import FeatureSelector
+from .job_rules import POISON_IMAGE_S, aggregation_wait_s, image_status, is_poison
+from .lease_keeper import Lease
+from .sink.delivery import Delivery
+from .sink.sink import Sink
+from .sink.sink_factory import SinkFactory
+from .status.image_status_monitor import ImageStatusMonitor
+from .tile_worker.tiling_strategy import TilingStrategy
+from .worker_context import WorkerContext
+
+logger = structlog.get_logger(__name__)
+
+Feature = dict[str, Any]
+
+FEATURE_ID = f"{INTERNAL_PREFIX}FeatureId"
+
+_SINK_RETRY_S = 20.0
+
+
+@dataclasses.dataclass
+class _Claim:
+    """An image that this worker finishes, under the number that its row carries; ``progressed_at`` is in epoch seconds."""
+
+    job: JobItem
+    progressed_at: float
+    lost: threading.Event = dataclasses.field(default_factory=threading.Event)
+
+    @property
+    def fence(self) -> int:
+        return self.job.agg_fence or 0
+
+    def check(self, is_ours: bool) -> None:
+        """Raise LeaseLostError unless the claim is still ours."""
+        if not is_ours or self.lost.is_set():
+            raise LeaseLostError("another worker finishes the image")
+
+
+class ImageCompletion:
+    """Finishes images whose regions have all been counted. Any worker may try; the claim lets one of them do it."""
+
+    def __init__(
+        self,
+        job_table: JobTable,
+        ledger: JobLedger,
+        status_monitor: ImageStatusMonitor,
+        strategy: TilingStrategy,
+        context: Callable[[], WorkerContext],
+    ) -> None:
+        self._job_table = job_table
+        self._ledger = ledger
+        self._status_monitor = status_monitor
+        self._strategy = strategy
+        self._context = context
+
+    def finish(self, image_id: str) -> None:
+        """Finish an image if every region was counted and nobody else is at it; else do nothing.
+
+        Raises:
+            AggregateFeaturesException: it cannot be finished now; the sweeper tries again.
+            LeaseLostError: another worker took it over.
+        """
+        job = self._job_table.find(image_id)
+        if job is None or job.region_count is None:
+            return
+        if job.is_terminal:
+            self.close(job)
+            return
+        if not JobTable.is_image_request_complete(job):
+            return
+        owner, wait_s = self._context().owner, aggregation_wait_s(job.agg_stalled or 0)
+        claimed = self._job_table.claim_aggregation(job, owner, self._lease_s, wait_s)
+        if claimed is not None:
+            self._finish_claimed(claimed)
+
+    def close(self, job: JobItem) -> None:
+        """G4, G5: publish the status that waits in the row, forget it there, and strike the job off, in this order."""
+        if job.status_outbox:
+            status, message = RequestStatus(job.status_outbox["status"]), job.status_outbox["message"]
+            try:
+                self._status_monitor.process_event(job, status, message)
+            except StatusError as err:
+                logger.warning("status.not_published", status=str(status), reason=str(err))
+                return
+            self._job_table.clear_outbox(job.image_id)
+        self._ledger.close(job)
+
+    def end(self, job: JobItem, status: RequestStatus, message: str) -> JobItem | None:
+        """G3 and what follows: write the terminal status and close. None when the claim is no longer ours."""
+        ended = self._job_table.end_aggregation(job.image_id, job.agg_fence or 0, status, message)
+        if ended is None:
+            return None
+        logger.info("image.finished", status=str(status), reason=message, duration_s=ended.processing_duration)
+        self._record(ended, status)
+        self.close(ended)
+        return ended
+
+    def merged(self, job: JobItem, features: Sequence[Feature]) -> list[Feature]:
+        """Return the features without the duplicates that overlapping tiles made, stamped with the job's properties."""
+        kept = list(features)
+        if job.feature_distillation_option:
+            option = FeatureDistillationDeserializer.deserialize(json.loads(job.feature_distillation_option))
+            kept = self._strategy.cleanup_duplicate_features(
+                ImageRegion.of(job.processing_bounds or [[0, 0], [job.width or 0, job.height or 0]]),
+                ImageDimensions(*(job.region_size or self._context().config.region_size)),
+                job.tile_dimensions,
+                job.overlap_dimensions,
+                kept,
+                FeatureSelector(option),
+            )
+        return kept
+
+    # Aggregation ----------------------------------------------------------------------------------------------------
+
+    def _finish_claimed(self, job: JobItem) -> None:
+        context = self._context()
+        max_attempts = context.config.max_aggregation_attempts
+        if is_poison(job.agg_stalled or 0, job.agg_first_time, context.now(), max_attempts, POISON_IMAGE_S):
+            self.end(job, RequestStatus.FAILED, f"aggregation crashed {job.agg_stalled} workers")
+            return
+        claim = _Claim(job, progressed_at=context.now())
+        try:
+            with context.leases.keep(self._lease(claim)):
+                self._aggregate(claim)
+        except ConservationError:
+            # Left claimed on purpose: tries that end like this count, so that the job is given up in the end.
+            logger.critical("image.not_conserved")
+            raise
+        except LeaseLostError:
+            raise
+        except BaseException:
+            self._job_table.release_aggregation(job.image_id, claim.fence, _SINK_RETRY_S)
+            raise
+
+    def _lease(self, claim: _Claim) -> Lease:
+        image_id = claim.job.image_id
+        return Lease(
+            name=f"{image_id} aggregation",
+            renew=lambda: self._job_table.renew_aggregation(image_id, claim.fence, self._lease_s),
+            on_lost=claim.lost.set,
+            last_progress=lambda: claim.progressed_at,
+        )
+
+    def _aggregate(self, claim: _Claim) -> None:
+        job, context = claim.job, self._context()
+        with context.metrics.timed("FeatureAggregation"):
+            features = self._collected(job)
+        with context.metrics.timed("FeatureSelection"):
+            features = self.merged(job, features)
+        encoded, ids = self._encoded(job, features)
+        logger.info("image.aggregated", features=len(encoded))
+        with context.metrics.timed("FeatureDissemination"):
+            errors, sinks = self._deliver(claim, encoded, ids)
+        status = image_status(job.tile_success or 0, job.tile_error or 0, sinks, len(errors))
+        self.end(job, status, "; ".join(["Completed image processing", *errors.values()]))
+
+    def _collected(self, job: JobItem) -> list[Feature]:
+        """Return every feature of the image, each with its id, in order of region, tile and place in the answer."""
+        tiles = [tile for tile in self._feature_table(job).stored_tiles(job.image_id) if _is_good(tile)]
+        if len(tiles) != job.tile_success:
+            raise ConservationError(f"{len(tiles)} tiles are stored as good, {job.tile_success} were counted")
+        features = []
+        for tile in tiles:
+            for ordinal, text in enumerate(tile.features):
+                feature = orjson.loads(text)
+                key = tile.key
+                feature["properties"][FEATURE_ID] = feature_id(str(job.job_id), key.region_id, key.index, ordinal)
+                features.append(feature)
+        return features
+
+    def _encoded(self, job: JobItem, features: Sequence[Feature]) -> tuple[list[bytes], list[str]]:
+        stamp = FeatureStamp.from_request(str(job.job_id), json.loads(job.feature_properties or "[]"))
+        ids = [feature["properties"][FEATURE_ID] for feature in features]
+        return [encode_feature(stamp.finalized(feature)) for feature in features], ids
+
+    def _deliver(self, claim: _Claim, features: Sequence[bytes], ids: Sequence[str]) -> tuple[dict[str, str], int]:
+        """Write every output that is not written yet; return what went wrong for good, by output, and how many there are."""
+        job, errors = claim.job, {}
+        position = job.kinesis_pos or 0
+        sinks = _named(SinkFactory.outputs_to_sinks(json.loads(job.outputs or "[]")))
+        for name, sink in sinks:
+            if name in (job.sinks_done or ()):
+                continue
+            delivery = Delivery(str(job.job_id), job.result_name or "", features, ids, position)
+            try:
+                sink.deliver(delivery, self._progress(claim))
+            except SinkPermanentError as err:
+                errors[name] = str(err)
+            except SinkError as err:
+                if not self._is_late(job):
+                    raise AggregateFeaturesException(f"{name}: {err}") from err
+                errors[name] = str(err)
+            else:
+                claim.check(self._job_table.record_sink_done(job.image_id, claim.fence, name))
+            position = 0
+        for name, reason in errors.items():
+            logger.error("sink.failed", sink=name, reason=reason)
+        return errors, len(sinks)
+
+    def _progress(self, claim: _Claim) -> Callable[[int], None]:
+        def note(position: int) -> None:
+            claim.progressed_at = self._context().now()
+            claim.check(self._job_table.record_sink_progress(claim.job.image_id, claim.fence, position))
+
+        return note
+
+    @property
+    def _lease_s(self) -> float:
+        return self._context().config.aggregation_lease_s
+
+    def _is_late(self, job: JobItem) -> bool:
+        age_s = self._context().now() - (job.start_time or 0) / 1000
+        return age_s > self._context().config.job_deadline_s
+
+    def _feature_table(self, job: JobItem) -> FeatureTable:
+        context = self._context()
+        return FeatureTable(
+            context.config.feature_table,
+            job.tile_dimensions,
+            job.overlap_dimensions,
+            client=context.clients.dynamodb_resource(),
+        )
+
+    def _record(self, job: JobItem, status: RequestStatus) -> None:
+        metrics = self._context().metrics
+        dimensions = {"ModelName": str(job.model_name), "InputFormat": str(job.image_format)}
+        metrics.record("ImageProcessing", "Duration", job.processing_duration or 0, "Seconds", **dimensions)
+        metrics.record("ImageProcessing", "Invocations", 1, "Count", **dimensions)
+        if status is not RequestStatus.SUCCESS:
+            metrics.record("ImageProcessing", "Errors", 1, "Count", **dimensions)
+        metrics.flush()
+
+
+def _is_good(tile: StoredTile) -> bool:
+    return tile.state is TileState.SUCCEEDED
+
+
+def _named(sinks: Sequence[Sink]) -> list[tuple[str, Sink]]:
+    """Give each output a name that stays the same whoever resumes: its place in the request, and its kind."""
+    return [(f"{index}:{sink.name()}", sink) for index, sink in enumerate(sinks)]

@@ -1,0 +1,100 @@
+"""The plan of an image: what it is, which of its pixels are wanted, and how they are shared out."""
+
+import dataclasses
+import json
+from functools import partial
+from typing import Any
+
+import shapely
+
+from .api.image_request import ImageRequest
+from .common.typing import ImageDimensions, ImageRegion
+from .database.job_table import JobItem
+from .exceptions import LoadImageException
+from .raster import ImageSource, TileEncoder, extents, source_metadata, world_to_image
+from .tile_worker.region_plan import RegionPlanner, interest_in_pixels, processing_bounds
+from .tile_worker.tiling_strategy import TilingStrategy
+
+# More regions or tiles than this are a mistake in the request, such as a tile of a few pixels on a huge image.
+MAX_REGIONS = 10_000
+MAX_TILES_PER_REGION = 20_000
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePlan:
+    """What the image's row records of its plan, and the regions that follow from it."""
+
+    bounds: ImageRegion
+    regions: list[ImageRegion]
+    tile_count: int
+    region_size: ImageDimensions
+    width: int
+    height: int
+    extents: dict[str, float] | None
+    etag: str | None
+    extension: str
+    image_format: str
+    source_metadata: dict[str, Any] | None
+
+    def applied_to(self, item: JobItem) -> JobItem:
+        """Return the row with this plan in it; the image's own metadata joins the properties that the request stamps."""
+        properties = json.loads(item.feature_properties or "[]")
+        if self.source_metadata:
+            properties.append(self.source_metadata)
+        return dataclasses.replace(
+            item,
+            region_count=len(self.regions),
+            tile_count=self.tile_count,
+            region_size=list(self.region_size),
+            processing_bounds=self.bounds.to_lists(),
+            width=self.width,
+            height=self.height,
+            extents=json.dumps(self.extents) if self.extents else None,
+            image_etag=self.etag,
+            image_extension=self.extension,
+            image_format=self.image_format,
+            feature_properties=json.dumps(properties),
+        )
+
+
+def plan_image(
+    source: ImageSource, request: ImageRequest, strategy: TilingStrategy, region_size: ImageDimensions
+) -> ImagePlan:
+    """Return the plan of an open image. The same image and request give the same plan on every worker.
+
+    Raises:
+        ImageError: the tile format cannot hold the image, the region of interest cannot be found in it, or the plan
+            would have too many parts.
+    """
+    TileEncoder(source, request.tile_format, request.tile_compression).check()
+    interest = _interest(source, request)
+    bounds = processing_bounds(source.width, source.height, interest)
+    planner = RegionPlanner(strategy, request.tile_size, request.tile_overlap, interest)
+    regions = planner.regions(bounds, region_size)
+    tile_counts = [len(planner.tiles(region)) for region in regions]
+    if len(regions) > MAX_REGIONS or max(tile_counts, default=0) > MAX_TILES_PER_REGION:
+        raise LoadImageException(
+            f"{len(regions)} regions with up to {max(tile_counts)} tiles each are too many:"
+            f" at most {MAX_REGIONS} and {MAX_TILES_PER_REGION}; ask for larger tiles"
+        )
+    return ImagePlan(
+        bounds=bounds,
+        regions=regions,
+        tile_count=sum(tile_counts),
+        region_size=region_size,
+        width=source.width,
+        height=source.height,
+        extents=extents(source) if source.sensor_model is not None else None,
+        etag=source.etag,
+        extension=source.extension,
+        image_format=source.driver_name,
+        source_metadata=source_metadata(source, request.image_url),
+    )
+
+
+def _interest(source: ImageSource, request: ImageRequest) -> shapely.Geometry | None:
+    if request.roi is None:
+        return None
+    if source.sensor_model is None:
+        raise LoadImageException("regionOfInterest needs an image that is georeferenced, and this one is not")
+    return interest_in_pixels(request.roi, partial(world_to_image, source.sensor_model))

@@ -1,0 +1,371 @@
+"""An image: accept it, plan its regions, and finish it when the last of them has ended."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import geojson
+import structlog
+from aws_embedded_metrics import MetricsLogger
+
+from .api.image_request import ImageRequest
+from .api.inference import VALID_MODEL_HOSTING_OPTIONS
+from .api.region_of_interest import parse_roi
+from .api.region_request import RegionRequest
+from .app_config import ServiceConfig
+from .common.endpoint_utils import EndpointUtils
+from .common.typing import ImageDimensions, ImageRegion, RequestStatus
+from .database.endpoint_statistics_table import EndpointStatisticsTable
+from .database.job_ledger import Acceptance, JobLedger, JobTableLedger, OpenJob
+from .database.job_table import JobItem, JobTable
+from .database.region_request_table import RegionRequestItem, RegionRequestTable
+from .exceptions import (
+    AggregateOutputFeaturesException,
+    ConditionNotMetError,
+    InvalidImageRequestException,
+    LoadImageException,
+    ModelRunnerError,
+    Problem,
+    ProcessImageException,
+    RetryableJobException,
+    StartRegionException,
+    StatusError,
+    UnsupportedModelException,
+)
+from .features.properties import FeatureStamp
+from .image_completion import ImageCompletion
+from .image_plan import ImagePlan, plan_image
+from .job_rules import image_status
+from .observability import bind_job
+from .queue.request_queue import RequestQueue
+from .raster import world_to_image
+from .region_request_handler import RegionRequestHandler
+from .sink.sink_factory import SinkFactory
+from .status.image_status_monitor import ImageStatusMonitor
+from .tile_worker.region_plan import interest_in_pixels, processing_bounds, region_id_of
+from .tile_worker.tiling_strategy import TilingStrategy
+from .worker_context import WorkerContext
+
+if TYPE_CHECKING:
+    from osgeo import gdal
+    from shapely.geometry.base import BaseGeometry
+
+    from aws.osml.photogrammetry import SensorModel
+
+logger = structlog.get_logger(__name__)
+
+
+class ImageRequestHandler:
+    """Processes images, any number of them at once."""
+
+    def __init__(
+        self,
+        job_table: JobTable,
+        image_status_monitor: ImageStatusMonitor,
+        endpoint_statistics_table: EndpointStatisticsTable | None,
+        tiling_strategy: TilingStrategy,
+        region_request_queue: RequestQueue,
+        region_request_table: RegionRequestTable,
+        endpoint_utils: EndpointUtils,
+        config: ServiceConfig,
+        region_request_handler: RegionRequestHandler,
+        ledger: JobLedger | None = None,
+    ) -> None:
+        self.job_table = job_table
+        self.image_status_monitor = image_status_monitor
+        self.endpoint_statistics_table = endpoint_statistics_table
+        self.tiling_strategy = tiling_strategy
+        self.region_request_queue = region_request_queue
+        self.region_request_table = region_request_table
+        self.endpoint_utils = endpoint_utils
+        self.config = config
+        self.region_request_handler = region_request_handler
+        self.ledger: JobLedger = ledger or JobTableLedger(job_table)
+        self.completion = ImageCompletion(
+            job_table, self.ledger, image_status_monitor, tiling_strategy, lambda: self.context
+        )
+
+    @property
+    def context(self) -> WorkerContext:
+        """What this process's handlers share."""
+        return self.region_request_handler.context
+
+    def process_image_request(self, image_request: ImageRequest) -> None:
+        """Accept an image, plan its regions, put each on the queue, and process the first here.
+
+        A request that was accepted before changes nothing; its status is published again.
+
+        Raises:
+            InvalidImageRequestException: its job id belongs to another request.
+            ProcessImageException: the image failed before it had a plan; its FAILED status is out.
+        """
+        job = self.accept(image_request)
+        if job is not None:
+            self.plan(job)
+
+    def accept(self, image_request: ImageRequest) -> OpenJob | None:
+        """A1: begin an image, once. Return its open job, or None when it has been closed since.
+
+        Raises:
+            InvalidImageRequestException: its job id belongs to another request.
+        """
+        with bind_job(job_id=image_request.job_id, image_id=image_request.image_id):
+            acceptance = self.ledger.accept(image_request)
+            logger.info("image.received", acceptance=acceptance.value)
+            if acceptance is Acceptance.REUSED:
+                problem = Problem("jobId", image_request.job_id, "JOB_ID_REUSED: an id that no other request has")
+                raise InvalidImageRequestException("the job id belongs to another request", [problem])
+            if acceptance is Acceptance.ACCEPTED:
+                item = dataclasses.replace(JobItem.from_image_request(image_request), processing_duration=0)
+                self.tell(item, RequestStatus.STARTED, "Started image request")
+            else:
+                self._tell_known(image_request)
+            return self.ledger.find(image_request)
+
+    def plan(self, job: OpenJob) -> None:
+        """A2 to A4: plan an image, unless that was done or somebody is at it.
+
+        Raises:
+            ProcessImageException: it cannot be planned; its FAILED status is out.
+        """
+        request = job.request
+        with bind_job(job_id=request.job_id, image_id=request.image_id):
+            if job.planned_time is not None or not self.ledger.start_planning(job, self.context.owner, self.config.region_lease_s):
+                return
+            item = self.job_table.get_image_request(request.image_id)
+            try:
+                plan = self._plan_of(request, item)
+                stored = self.job_table.fix_plan(plan.applied_to(item))
+            except ConditionNotMetError:
+                return
+            except ModelRunnerError as err:
+                self._planning_failed(item, err)
+                return
+            logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
+            self.tell(stored, RequestStatus.IN_PROGRESS, "Processing regions")
+            self._share_out(plan.regions, request, stored.image_extension or "")
+
+    def queue_region_request(
+        self,
+        all_regions: list[ImageRegion],
+        image_request: ImageRequest,
+        raster_dataset: "gdal.Dataset",
+        sensor_model: "SensorModel | None",
+        image_extension: str | None,
+    ) -> None:
+        """A4: give each region its row, put it on the queue for all workers to share, and process the first here.
+
+        The first one has its message like every other, so that nothing depends on this worker's life.
+        """
+        self._share_out(all_regions, image_request, image_extension or "", raster_dataset, sensor_model)
+
+    def load_image_request(
+        self, job_item: JobItem, roi: "BaseGeometry | None"
+    ) -> "tuple[str, gdal.Dataset, SensorModel | None, list[ImageRegion]]":
+        """Open an image and return its extension, a dataset of it, its sensor model, and the regions of its plan.
+
+        Raises:
+            InvalidImageURLException: its URL may not be read here.
+            LoadImageException: it cannot be opened, or ``roi`` is not in it.
+        """
+        request = _request_of(job_item, roi)
+        with self.context.images.lend(str(job_item.image_url), job_item.image_read_role) as source:
+            plan = plan_image(source, request, self.tiling_strategy, self._region_size(job_item))
+            return source.extension, source.open_dataset(), source.sensor_model, plan.regions
+
+    def fail_image_request(self, job_item: JobItem, err: Exception) -> None:
+        """F0: end an image that has no plan as FAILED, and publish why. One that has a plan or has ended stays as it is."""
+        ended = self.job_table.fail_unplanned(job_item.image_id, str(err))
+        if ended is None:
+            return
+        logger.error("image.failed", reason=str(err))
+        self.completion.close(ended)
+
+    def complete_image_request(
+        self,
+        region_request: RegionRequest,
+        image_format: str,
+        raster_dataset: "gdal.Dataset | None" = None,
+        sensor_model: "SensorModel | None" = None,
+    ) -> None:
+        """Finish a region's image if this was its last region: bring features together, deliver them, end it.
+
+        Raises:
+            AggregateFeaturesException: that cannot be done now; the sweeper tries again.
+        """
+        with bind_job(job_id=region_request.job_id, image_id=region_request.image_id):
+            self.completion.finish(region_request.image_id)
+
+    def deduplicate(
+        self,
+        job_item: JobItem,
+        features: list[geojson.Feature],
+        raster_dataset: "gdal.Dataset | None" = None,
+        sensor_model: "SensorModel | None" = None,
+        metrics: MetricsLogger | None = None,
+    ) -> list[geojson.Feature]:
+        """Return the features without duplicates, with the job's properties on them and internal ones removed."""
+        if job_item.processing_bounds is None and raster_dataset is not None:
+            bounds = self.calculate_processing_bounds(raster_dataset, sensor_model, job_item.roi_wkt)
+            job_item.processing_bounds = ImageRegion.of(bounds).to_lists()
+        stamp = FeatureStamp.from_request(str(job_item.job_id), json.loads(job_item.feature_properties or "[]"))
+        return [stamp.finalized(feature) for feature in self.completion.merged(job_item, features)]
+
+    def validate_model_hosting(self, image_request: JobItem) -> None:
+        """Check that the way of calling the model exists.
+
+        Raises:
+            UnsupportedModelException: it does not.
+        """
+        mode = str(image_request.model_invoke_mode)
+        if mode not in VALID_MODEL_HOSTING_OPTIONS:
+            problem = Problem("imageProcessor.type", mode, f"one of {', '.join(VALID_MODEL_HOSTING_OPTIONS)}")
+            raise UnsupportedModelException("the model cannot be called", [problem])
+
+    def end_image_request(self, job_item: JobItem, image_format: str, metrics: MetricsLogger | None = None) -> None:
+        """G3 to G5: write an image's terminal status, decided by its tiles, publish it, and close the job.
+
+        Nothing happens unless ``job_item`` carries the number of the claim that is in force.
+        """
+        job_item.image_format = job_item.image_format or image_format
+        status = image_status(job_item.tile_success or 0, job_item.tile_error or 0, sinks=1, failed_sinks=0)
+        self.completion.end(job_item, status, "Completed image processing")
+
+    @staticmethod
+    def calculate_processing_bounds(
+        raster_dataset: "gdal.Dataset", sensor_model: "SensorModel | None", roi_wkt: str | None = None
+    ) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return ``((row, col), (width, height))`` of the pixels that are processed: all, or those around the ROI.
+
+        Raises:
+            LoadImageException: the region of interest is not in the image, or the image is not georeferenced.
+        """
+        interest = None
+        if roi_wkt:
+            if sensor_model is None:
+                raise LoadImageException("regionOfInterest needs an image that is georeferenced, and this one is not")
+            interest = interest_in_pixels(parse_roi(roi_wkt), partial(world_to_image, sensor_model))
+        return processing_bounds(raster_dataset.RasterXSize, raster_dataset.RasterYSize, interest)
+
+    @staticmethod
+    def sink_features(
+        job_item: JobItem, features: list[geojson.Feature], metrics: MetricsLogger | None = None
+    ) -> None:
+        """Write features to every output of a job, by themselves.
+
+        Raises:
+            AggregateOutputFeaturesException: no output took them.
+        """
+        if not SinkFactory.sink_features(str(job_item.job_id), job_item.outputs or "", features):
+            raise AggregateOutputFeaturesException(f"no output of {job_item.job_id} took its features")
+
+    def tell(self, item: JobItem, status: RequestStatus, message: str) -> None:
+        """Publish a status that changes nothing; one that cannot be published is only logged."""
+        extra = _progress_of(item) if status is RequestStatus.IN_PROGRESS else {}
+        try:
+            self.image_status_monitor.process_event(item, status, message, extra)
+        except StatusError as err:
+            logger.warning("status.not_published", status=str(status), reason=str(err))
+
+    # Planning -------------------------------------------------------------------------------------------------------
+
+    def _plan_of(self, request: ImageRequest, item: JobItem) -> ImagePlan:
+        self.validate_model_hosting(item)
+        with self.context.images.lend(request.image_url, request.image_read_role) as source:
+            return plan_image(source, request, self.tiling_strategy, self._region_size(item))
+
+    def _region_size(self, item: JobItem) -> ImageDimensions:
+        """Return the size that the job was planned with; a deployment in between may have changed the setting."""
+        return ImageDimensions(*(item.region_size or self.config.region_size))
+
+    def _planning_failed(self, item: JobItem, err: ModelRunnerError) -> None:
+        """Leave what may work later to the sweeper; end what never will."""
+        if err.can_retry:
+            logger.warning("image.planning_put_off", reason=str(err))
+            return
+        self.fail_image_request(item, err)
+        raise ProcessImageException(str(err)) from err
+
+    def _share_out(
+        self,
+        regions: Sequence[ImageRegion],
+        request: ImageRequest,
+        extension: str,
+        dataset: "gdal.Dataset | None" = None,
+        sensor_model: "SensorModel | None" = None,
+    ) -> None:
+        requests = [_region_request(request, region, extension) for region in regions]
+        waiting = [region for region in requests if self._has_row(region)]
+        self.region_request_queue.send_requests([region.to_message() for region in waiting])
+        job = self.ledger.find(request)
+        if job is not None:
+            self.ledger.finish_planning(job)
+        if waiting:
+            self._process_first(waiting[0], dataset, sensor_model)
+
+    def _has_row(self, region: RegionRequest) -> bool:
+        """Give a region its row, if it has none; False when it has ended already."""
+        try:
+            self.region_request_table.start_region_request(RegionRequestItem.from_region_request(region))
+        except StartRegionException:
+            return False
+        return True
+
+    def _process_first(
+        self, region: RegionRequest, dataset: "gdal.Dataset | None", sensor_model: "SensorModel | None"
+    ) -> None:
+        try:
+            job = self.region_request_handler.process_region_request(region, None, dataset, sensor_model)
+        except RetryableJobException as err:
+            # Its message is on the queue, so it is done from there.
+            logger.info("region.left_to_queue", reason=str(err))
+            return
+        self.region_ended(region, job)
+
+    def region_ended(self, region: RegionRequest, job: JobItem) -> None:
+        """Tell how far an image is, or finish it when the region was its last."""
+        if JobTable.is_image_request_complete(job):
+            self.complete_image_request(region, job.image_format or "")
+        elif not job.is_terminal:
+            self.tell(job, RequestStatus.IN_PROGRESS, "Processing regions")
+
+    def _tell_known(self, request: ImageRequest) -> None:
+        """Publish the status of a request that came before, once more."""
+        item = self.job_table.find(request.image_id)
+        if item is None or item.status_outbox:
+            return
+        if item.is_terminal:
+            self.tell(item, RequestStatus(str(item.image_status)), item.message or "")
+
+
+def _region_request(request: ImageRequest, region: ImageRegion, extension: str) -> RegionRequest:
+    return RegionRequest(
+        request.get_shared_values(),
+        region_bounds=region,
+        region_id=region_id_of(region, request.job_id),
+        image_extension=extension,
+    )
+
+
+def _request_of(item: JobItem, roi: "BaseGeometry | None") -> ImageRequest:
+    """Return as much of a request as its plan needs, from the image's row."""
+    return ImageRequest(
+        job_id=str(item.job_id),
+        image_id=item.image_id,
+        image_url=str(item.image_url),
+        tile_size=item.tile_dimensions,
+        tile_overlap=item.overlap_dimensions,
+        tile_format=item.tile_format,
+        tile_compression=item.tile_compression,
+        roi=roi,
+    )
+
+
+def _progress_of(item: JobItem) -> dict[str, str]:
+    """Return how many tiles are done, as the attributes of an IN_PROGRESS status."""
+    total = item.tile_count or 0
+    done = (item.tile_success or 0) + (item.tile_error or 0)
+    percent = 100 * done // total if total else 0
+    return {"tiles_done": str(done), "tiles_total": str(total), "percent": str(percent)}

@@ -1,0 +1,142 @@
+"""What a failed model call means: pure functions from a status or an AWS error to a ``ModelCallError``.
+
+================================================================  ===========  =====================
+Signal                                                            Class        Code
+================================================================  ===========  =====================
+429, 503, throttling errors, ModelNotReadyException               THROTTLE     THROTTLED
+ModelError or HTTP endpoint with 429, 502, 503, 504               THROTTLE     THROTTLED
+ModelError or HTTP endpoint with any other 5xx                    SUSPICIOUS   MODEL_5XX
+ModelError or HTTP endpoint with 408 or 425                       TRANSIENT    TIMEOUT
+ModelError or HTTP endpoint with any other status                 PERMANENT    MODEL_4XX
+HTTP endpoint with a redirect, or a success other than 200        PERMANENT    BAD_RESPONSE
+SageMaker's own 500, 530 and other 5xx                            TRANSIENT    SERVICE_5XX
+time-outs; connections that fail or break                         TRANSIENT    TIMEOUT, CONNECTION
+ValidationError "… not found"                                     JOB          ENDPOINT_NOT_FOUND
+AccessDenied and its kin                                          JOB          ACCESS_DENIED
+ExpiredToken, InvalidClientTokenId, RequestExpired and their kin  CREDENTIAL   CREDENTIALS
+any other 4xx of SageMaker                                        PERMANENT    BAD_REQUEST
+================================================================  ===========  =====================
+
+An HTTP endpoint is the model itself, so its 500 is read like the 500 that SageMaker passes on from a container: the
+tile may have crashed the model. SageMaker's own 500 says nothing about the tile.
+"""
+
+import re
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any
+
+from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass
+
+
+class ModelErrorCode(StrEnum):
+    """The short word that tables, metrics and status messages carry for a failed call."""
+
+    THROTTLED = "THROTTLED"
+    TIMEOUT = "TIMEOUT"
+    CONNECTION = "CONNECTION"
+    SERVICE_5XX = "SERVICE_5XX"
+    MODEL_5XX = "MODEL_5XX"
+    MODEL_4XX = "MODEL_4XX"
+    BAD_REQUEST = "BAD_REQUEST"
+    BAD_RESPONSE = "BAD_RESPONSE"
+    TILE_TOO_LARGE = "TILE_TOO_LARGE"
+    BAD_ENDPOINT = "BAD_ENDPOINT"
+    ENDPOINT_NOT_FOUND = "ENDPOINT_NOT_FOUND"
+    ACCESS_DENIED = "ACCESS_DENIED"
+    CREDENTIALS = "CREDENTIALS"
+
+
+_BUSY_STATUSES = frozenset({429, 502, 503, 504})
+_EARLY_STATUSES = frozenset({408, 425})
+
+_BUSY_ERRORS = frozenset(
+    {
+        "LimitExceededException",
+        "ModelNotReadyException",
+        "RequestLimitExceeded",
+        "ServiceUnavailable",
+        "ServiceUnavailableException",
+        "SlowDown",
+        "Throttling",
+        "ThrottledException",
+        "ThrottlingException",
+        "TooManyRequestsException",
+    }
+)
+_DENIED_ERRORS = frozenset(
+    {"AccessDenied", "AccessDeniedException", "NotAuthorized", "OptInRequired", "UnauthorizedOperation"}
+)
+_CREDENTIAL_ERRORS = frozenset(
+    {
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "InvalidToken",
+        "RequestExpired",
+        "TokenRefreshRequired",
+        "UnrecognizedClientException",
+    }
+)
+_VALIDATION_ERRORS = frozenset({"ValidationError", "ValidationException"})
+_NOT_FOUND = re.compile(r"not found|could not find|does not exist", re.IGNORECASE)
+
+
+def error_of_model_status(status: int, retry_after_s: float | None = None) -> ModelCallError:
+    """Return what an answer of the model itself means; ``status`` is anything but 200."""
+    message = f"the model answered with status {status}"
+    if status in _BUSY_STATUSES:
+        return ModelCallError(message, ModelErrorClass.THROTTLE, ModelErrorCode.THROTTLED, retry_after_s)
+    if status in _EARLY_STATUSES:
+        return ModelCallError(message, ModelErrorClass.TRANSIENT, ModelErrorCode.TIMEOUT, retry_after_s)
+    if status >= 500:
+        return ModelCallError(message, ModelErrorClass.SUSPICIOUS, ModelErrorCode.MODEL_5XX, retry_after_s)
+    if status < 400:
+        return ModelCallError(message, ModelErrorClass.PERMANENT, ModelErrorCode.BAD_RESPONSE)
+    return ModelCallError(message, ModelErrorClass.PERMANENT, ModelErrorCode.MODEL_4XX)
+
+
+def error_of_aws_answer(answer: Mapping[str, Any]) -> ModelCallError:
+    """Return what an error answer of SageMaker's runtime means; ``answer`` is a botocore ``ClientError.response``."""
+    name = str(answer.get("Error", {}).get("Code", ""))
+    text = str(answer.get("Error", {}).get("Message", ""))
+    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if name == "ModelError":
+        return error_of_model_status(_original_status(answer))
+    if name in _VALIDATION_ERRORS and _NOT_FOUND.search(text):
+        return _aws_error(name, status, ModelErrorClass.JOB, ModelErrorCode.ENDPOINT_NOT_FOUND)
+    if name in _CREDENTIAL_ERRORS:
+        return _aws_error(name, status, ModelErrorClass.CREDENTIAL, ModelErrorCode.CREDENTIALS)
+    if name in _DENIED_ERRORS:
+        return _aws_error(name, status, ModelErrorClass.JOB, ModelErrorCode.ACCESS_DENIED)
+    if name in _BUSY_ERRORS or status in (429, 503):
+        return _aws_error(name, status, ModelErrorClass.THROTTLE, ModelErrorCode.THROTTLED)
+    if 400 <= status < 500:
+        return _aws_error(name, status, ModelErrorClass.PERMANENT, ModelErrorCode.BAD_REQUEST)
+    return _aws_error(name, status, ModelErrorClass.TRANSIENT, ModelErrorCode.SERVICE_5XX)
+
+
+def retry_after_seconds(header: str | None, now_s: float) -> float | None:
+    """Return how long a ``Retry-After`` header asks us to wait (RFC 9110, section 10.2.3); None when it asks nothing.
+
+    The header holds seconds or a date; ``now_s`` is the Unix time against which a date counts.
+    """
+    text = (header or "").strip()
+    if re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - now_s)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _original_status(answer: Mapping[str, Any]) -> int:
+    """Return the status that the container gave; one that is missing or no error counts as a crash."""
+    status = answer.get("OriginalStatusCode")
+    return status if isinstance(status, int) and status >= 400 else 500
+
+
+def _aws_error(name: str, status: int, error_class: ModelErrorClass, code: ModelErrorCode) -> ModelCallError:
+    return ModelCallError(f"SageMaker answered {name or 'an error'} with status {status}", error_class, code)

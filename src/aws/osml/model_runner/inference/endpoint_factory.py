@@ -1,0 +1,56 @@
+"""From the words of a request to the detector that speaks to its model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from aws.osml.model_runner.api.inference import ModelInvokeMode
+
+from .detector import Detector
+from .endpoint_builder import FeatureEndpointBuilder
+from .http_detector import DEFAULT_CONNECTIONS, HTTPDetectorBuilder
+from .sm_detector import MAX_BODY_BYTES, SMDetectorBuilder
+
+
+class FeatureDetectorFactory:
+    """Chooses the detector for an endpoint.
+
+    ``assumed_role`` makes a SageMaker client that refreshes itself; ``assumed_credentials`` are used as they are.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        endpoint_mode: ModelInvokeMode,
+        assumed_credentials: dict[str, str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        tile_format: str | None = None,
+        assumed_role: str | None = None,
+        allowed_hosts: Sequence[str] = (),
+        max_body_bytes: int = MAX_BODY_BYTES,
+        max_connections: int = DEFAULT_CONNECTIONS,
+    ) -> None:
+        self.endpoint = endpoint
+        self.endpoint_mode = endpoint_mode
+        self.assumed_credentials = assumed_credentials
+        self.parameters = parameters
+        self.tile_format = tile_format
+        self.assumed_role = assumed_role
+        self.allowed_hosts = allowed_hosts
+        self.max_body_bytes = max_body_bytes
+        self.max_connections = max_connections
+
+    def build(self) -> Detector | None:
+        """Return the detector; None for a mode that calls no model."""
+        builder = self._builder()
+        return builder.build() if builder is not None else None
+
+    def _builder(self) -> FeatureEndpointBuilder | None:
+        shared = {"parameters": self.parameters, "tile_format": self.tile_format}
+        match self.endpoint_mode:
+            case ModelInvokeMode.SM_ENDPOINT:
+                options = {**shared, "assumed_role": self.assumed_role, "max_body_bytes": self.max_body_bytes}
+                return SMDetectorBuilder(self.endpoint, self.assumed_credentials, **options)
+            case ModelInvokeMode.HTTP_ENDPOINT:
+                options = {**shared, "allowed_hosts": self.allowed_hosts, "max_connections": self.max_connections}
+                return HTTPDetectorBuilder(self.endpoint, **options)
+        return None

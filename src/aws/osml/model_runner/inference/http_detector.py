@@ -1,0 +1,173 @@
+"""Models behind a plain HTTP endpoint: one POST of the tile's bytes, one JSON answer."""
+
+import ssl
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from io import BufferedReader
+from typing import TYPE_CHECKING, Any
+
+from aws.osml.model_runner.api.inference import ModelInvokeMode
+from urllib3 import BaseHTTPResponse, Retry
+from urllib3 import exceptions as http_errors
+from urllib3.util import Timeout
+
+from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
+
+from .bounded_read import MAX_ANSWER_BYTES, read_bounded
+from .call_errors import ModelErrorCode, error_of_model_status, retry_after_seconds
+from .checked_connection import checked_pool_manager
+from .content_types import content_type_of
+from .detection import detect
+from .detector import Detector
+from .endpoint_address import checked_addresses, parse_endpoint_address
+from .endpoint_builder import FeatureEndpointBuilder
+from .sagemaker_parameters import header_parameters
+
+if TYPE_CHECKING:
+    from aws_embedded_metrics.logger.metrics_logger import MetricsLogger
+    from geojson import FeatureCollection
+
+DEFAULT_NAME = "http"
+DEFAULT_CONNECTIONS = 64
+# How much of an error page is read so that the connection can be used again; a longer one costs the connection.
+ERROR_PAGE_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True)
+class CallTimeouts:
+    """How long a call may take: to connect, between two pieces of the answer, and from request to end of answer."""
+
+    connect_s: float = 5.0
+    read_s: float = 70.0
+    total_s: float = 70.0
+
+
+DEFAULT_TIMEOUTS = CallTimeouts()
+
+
+class HTTPDetector(Detector):
+    """Calls a model over HTTP, on kept-alive connections, following no redirect and verifying TLS.
+
+    ``name`` is the model's name in metrics. ``retry`` is urllib3's own, off unless given: the runner's retry layer
+    decides. ``parameters`` become headers. ``allowed_hosts`` limits where the URL may lead, and ``resolve`` turns its
+    host and port into addresses that may be called.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        name: str | None = None,
+        retry: Retry | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        tile_format: str | None = None,
+        allowed_hosts: Sequence[str] = (),
+        timeouts: CallTimeouts = DEFAULT_TIMEOUTS,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        max_connections: int = DEFAULT_CONNECTIONS,
+        now: Callable[[], float] = time.time,
+        resolve: Callable[[str, int], list[str]] = checked_addresses,
+    ) -> None:
+        super().__init__(endpoint)
+        self.name = name or DEFAULT_NAME
+        self.retry = retry
+        self.parameters = parameters
+        self.tile_format = tile_format
+        self.allowed_hosts = allowed_hosts
+        self.timeouts = timeouts
+        self.max_answer_bytes = max_answer_bytes
+        self.http_pool = checked_pool_manager(timeouts.total_s, max_connections, resolve)
+        self._now = now
+
+    @property
+    def mode(self) -> ModelInvokeMode:
+        """How the endpoint is called."""
+        return ModelInvokeMode.HTTP_ENDPOINT
+
+    def find_features(self, payload: BufferedReader | bytes, metrics: "MetricsLogger | None") -> "FeatureCollection":
+        """Call the model once with a tile and return what it found, in pixels of that tile."""
+        return detect(self, payload, metrics, self.name)
+
+    def invoke(self, tile: bytes) -> bytes:
+        """POST a tile and return the body of the answer, which has to have status 200.
+
+        Raises:
+            ModelCallError: the call failed; its class says what may help.
+        """
+        try:
+            parse_endpoint_address(self.endpoint, self.allowed_hosts)
+        except UnsupportedModelException as err:
+            raise ModelCallError(str(err), ModelErrorClass.JOB, ModelErrorCode.BAD_ENDPOINT) from err
+        self._count_request()
+        deadline_s = time.monotonic() + self.timeouts.connect_s + self.timeouts.total_s
+        try:
+            response = self._post(tile)
+            return self._body(response, deadline_s)
+        except http_errors.HTTPError as err:
+            raise error_of_transport(err) from err
+
+    def _post(self, tile: bytes) -> BaseHTTPResponse:
+        return self.http_pool.request(
+            "POST",
+            self.endpoint,
+            body=tile,
+            headers=self._headers(),
+            preload_content=False,
+            decode_content=False,
+            redirect=False,
+            retries=self.retry if self.retry is not None else False,
+            timeout=Timeout(connect=self.timeouts.connect_s, read=self.timeouts.read_s),
+        )
+
+    def _headers(self) -> dict[str, str]:
+        """Return the headers of a call; a parameter may name another media type, in any case of letters."""
+        headers = header_parameters(self.parameters, self.endpoint)
+        names = {name.lower() for name in headers}
+        content_type = content_type_of(self.tile_format)
+        if content_type and "content-type" not in names:
+            headers["Content-Type"] = content_type
+        if "accept-encoding" not in names:
+            headers["Accept-Encoding"] = "identity"
+        return headers
+
+    def _body(self, response: BaseHTTPResponse, deadline_s: float) -> bytes:
+        """Return the body of a good answer; whatever happens, the connection is left reusable or is closed."""
+        is_good = response.status == 200
+        max_bytes = self.max_answer_bytes if is_good else ERROR_PAGE_BYTES
+        try:
+            body = read_bounded(response.read1, max_bytes, deadline_s, time.monotonic)
+        except ModelCallError:
+            response.close()
+            if is_good:
+                raise
+        if is_good:
+            return body
+        retry_after_s = retry_after_seconds(response.headers.get("Retry-After"), self._now())
+        raise error_of_model_status(response.status, retry_after_s)
+
+
+def error_of_transport(error: http_errors.HTTPError) -> ModelCallError:
+    """Return what a failure below HTTP means: time-outs and broken connections pass, a wrong certificate does not."""
+    if isinstance(error, http_errors.MaxRetryError) and isinstance(error.reason, http_errors.HTTPError):
+        return error_of_transport(error.reason)
+    message = f"the call failed with {type(error).__name__}"
+    if isinstance(error, http_errors.SSLError) and isinstance(error.args[0], ssl.SSLCertVerificationError):
+        return ModelCallError(message, ModelErrorClass.JOB, ModelErrorCode.BAD_ENDPOINT)
+    # NewConnectionError calls itself a time-out in urllib3's tree, and is none.
+    is_unreachable = isinstance(error, http_errors.NewConnectionError)
+    if isinstance(error, http_errors.TimeoutError) and not is_unreachable:
+        return ModelCallError(message, ModelErrorClass.TRANSIENT, ModelErrorCode.TIMEOUT)
+    return ModelCallError(message, ModelErrorClass.TRANSIENT, ModelErrorCode.CONNECTION)
+
+
+class HTTPDetectorBuilder(FeatureEndpointBuilder):
+    """Builds an ``HTTPDetector``; options beyond the endpoint are the detector's own."""
+
+    def __init__(self, endpoint: str, **options: Any) -> None:
+        super().__init__()
+        self.endpoint = endpoint
+        self.options = options
+
+    def build(self) -> Detector | None:
+        """Return the detector; it has made no connection yet."""
+        return HTTPDetector(self.endpoint, **self.options)

@@ -1,0 +1,214 @@
+"""The one retry layer of the model call. The rule is a pure function; the loop around it acts.
+
+What is decided after a failed try, by the class of the error:
+
+===========  ====================  ===========================================================================
+Class        Tries                 What happens
+===========  ====================  ===========================================================================
+THROTTLE     4, within the budget  wait and call again; then give the region back: a busy endpoint fails no tile
+TRANSIENT    4, within the budget  the same
+SUSPICIOUS   3                     wait and call again; then the tile fails with ``MODEL_5XX``
+PERMANENT    1                     the tile fails with the error's code
+JOB          1                     the job cannot go on: give back now, fail later if nobody mends it
+CREDENTIAL   1, then as TRANSIENT  refresh the credentials once and call again at once
+===========  ====================  ===========================================================================
+
+The wait is full jitter, uniform in [0, min(20 s, 0.5 s * 2^(try - 1))] (Brooker, "Exponential Backoff And Jitter"),
+but at least what the endpoint asked for in ``Retry-After`` when that is a minute or less. An endpoint that asks for
+more gets its region's rest at once instead of a thread that waits.
+"""
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from aws.osml.model_runner.exceptions import (
+    ModelBackPressureError,
+    ModelCallError,
+    ModelErrorClass,
+    ModelTileError,
+)
+
+from .exceptions import ModelJobError
+
+
+class Action(StrEnum):
+    """What follows a failed try."""
+
+    AGAIN = "AGAIN"
+    GIVE_BACK = "GIVE_BACK"
+    FAIL_TILE = "FAIL_TILE"
+    FAIL_JOB = "FAIL_JOB"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do after a failed try.
+
+    ``delay_s`` is the wait before the next try, or, with GIVE_BACK, the rest that the endpoint asked for (0 for none).
+    ``should_refresh`` asks for new credentials before the next try.
+    """
+
+    action: Action
+    delay_s: float
+    code: str
+    should_refresh: bool = False
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """The numbers of the table above."""
+
+    max_tries: int = 4
+    max_suspicious_tries: int = 3
+    base_delay_s: float = 0.5
+    max_delay_s: float = 20.0
+    max_retry_after_s: float = 60.0
+    max_rest_s: float = 300.0
+
+
+DEFAULT_POLICY = RetryPolicy()
+
+
+@dataclass(frozen=True)
+class ModelAnswer:
+    """The bytes of a successful answer, and how many calls failed before it came."""
+
+    body: bytes
+    retries: int
+
+
+class Invokable(Protocol):
+    """The part of a detector that a retried call needs."""
+
+    def invoke(self, tile: bytes) -> bytes:
+        """Call the model once; raises ModelCallError."""
+        ...
+
+    def refresh_credentials(self) -> None:
+        """Sign the next call with new credentials."""
+        ...
+
+
+class RetryBudget:
+    """How many retries all threads that call one endpoint may spend: a tenth of their calls, after a first allowance.
+
+    Without it, an endpoint that is down gets every call four times, just when it needs peace.
+    """
+
+    def __init__(self, ratio: float = 0.1, floor: int = 10, ceiling: int = 100) -> None:
+        self.ratio = ratio
+        self.ceiling = ceiling
+        self._balance = float(floor)
+        self._lock = threading.Lock()
+
+    def earn(self) -> None:
+        """Count one call."""
+        with self._lock:
+            self._balance = min(self.ceiling, self._balance + self.ratio)
+
+    def spend(self) -> None:
+        """Count one retry; the balance never falls below nothing."""
+        with self._lock:
+            self._balance = max(0.0, self._balance - 1)
+
+    @property
+    def has_retry(self) -> bool:
+        """True when a retry is left."""
+        with self._lock:
+            return self._balance >= 1
+
+
+def decide(
+    error: ModelCallError,
+    attempt: int,
+    rng: random.Random,
+    policy: RetryPolicy = DEFAULT_POLICY,
+    *,
+    has_refreshed: bool = False,
+    has_budget: bool = True,
+) -> Decision:
+    """Return what follows the failure of try number ``attempt``, which counts from 1 and leaves refreshes out."""
+    match error.error_class:
+        case ModelErrorClass.PERMANENT:
+            return Decision(Action.FAIL_TILE, 0.0, error.code)
+        case ModelErrorClass.JOB:
+            return Decision(Action.FAIL_JOB, 0.0, error.code)
+        case ModelErrorClass.CREDENTIAL if not has_refreshed:
+            return Decision(Action.AGAIN, 0.0, error.code, should_refresh=True)
+        case ModelErrorClass.SUSPICIOUS if attempt >= policy.max_suspicious_tries:
+            return Decision(Action.FAIL_TILE, 0.0, error.code)
+    rest_s = min(error.retry_after_s or 0.0, policy.max_rest_s)
+    is_exhausted = attempt >= policy.max_tries or not has_budget or rest_s > policy.max_retry_after_s
+    if is_exhausted and error.error_class is not ModelErrorClass.SUSPICIOUS:
+        return Decision(Action.GIVE_BACK, rest_s, error.code)
+    delay_s = max(min(rest_s, policy.max_retry_after_s), jittered_delay_s(attempt, rng, policy))
+    return Decision(Action.AGAIN, delay_s, error.code)
+
+
+def jittered_delay_s(attempt: int, rng: random.Random, policy: RetryPolicy = DEFAULT_POLICY) -> float:
+    """Return a wait in seconds after try number ``attempt``, counted from 1: full jitter under a doubling ceiling."""
+    ceiling_s = min(policy.max_delay_s, policy.base_delay_s * 2.0 ** min(attempt - 1, 32))
+    return rng.uniform(0.0, ceiling_s)
+
+
+def invoke_with_retries(
+    detector: Invokable,
+    tile: bytes,
+    *,
+    sleep: Callable[[float], object],
+    rng: random.Random,
+    policy: RetryPolicy = DEFAULT_POLICY,
+    should_stop: Callable[[], bool] = lambda: False,
+    budget: RetryBudget | None = None,
+    on_failure: Callable[[ModelCallError], None] = lambda _error: None,
+) -> ModelAnswer:
+    """Call the model until it answers or the table says otherwise.
+
+    ``sleep`` may be a stop event's ``wait``, so that stopping need not wait. ``budget`` is shared by all calls of an
+    endpoint. ``on_failure`` hears of every failed try: a concurrency limit wants to know of each refusal.
+
+    Raises:
+        ModelTileError: this tile fails, with a code.
+        ModelBackPressureError: the endpoint refuses for now, or the process is to stop.
+        ModelJobError: no tile of the job can be answered.
+    """
+    budget = budget or RetryBudget()
+    budget.earn()
+    attempt, retries, has_refreshed = 1, 0, False
+    while True:
+        try:
+            return ModelAnswer(detector.invoke(tile), retries)
+        except ModelCallError as err:
+            on_failure(err)
+            decision = decide(err, attempt, rng, policy, has_refreshed=has_refreshed, has_budget=budget.has_retry)
+            _raise_unless_again(decision, err)
+        retries += 1
+        if decision.should_refresh:
+            has_refreshed = True
+            detector.refresh_credentials()
+            continue
+        attempt += 1
+        budget.spend()
+        _wait(decision.delay_s, sleep, should_stop)
+
+
+def _raise_unless_again(decision: Decision, error: ModelCallError) -> None:
+    match decision.action:
+        case Action.FAIL_TILE:
+            raise ModelTileError(str(error), decision.code) from error
+        case Action.FAIL_JOB:
+            raise ModelJobError(str(error), decision.code) from error
+        case Action.GIVE_BACK:
+            raise ModelBackPressureError(str(error), decision.delay_s or None) from error
+
+
+def _wait(delay_s: float, sleep: Callable[[float], object], should_stop: Callable[[], bool]) -> None:
+    """Wait, unless the process is to stop: then the region goes back, and no try is started that nobody waits for."""
+    if not should_stop():
+        sleep(delay_s)
+    if should_stop():
+        raise ModelBackPressureError("the process is stopping")

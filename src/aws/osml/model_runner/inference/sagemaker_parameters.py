@@ -1,0 +1,108 @@
+"""``imageProcessorParameters``: what of it reaches InvokeEndpoint, and what reaches an HTTP endpoint as headers."""
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import structlog
+
+logger = structlog.get_logger(__name__)
+
+_Rename = Callable[[str, str], str | None]
+
+INVOKE_PARAMETERS = frozenset(
+    {
+        "Accept",
+        "ContentType",
+        "CustomAttributes",
+        "EnableExplanations",
+        "InferenceComponentName",
+        "InferenceId",
+        "SessionId",
+        "TargetContainerHostname",
+        "TargetModel",
+        "TargetVariant",
+    }
+)
+
+# SageMaker hands CustomAttributes to a container under this header; an HTTP endpoint finds it in the same place.
+CUSTOM_ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
+_HEADER_OF_PARAMETER = {"CustomAttributes": CUSTOM_ATTRIBUTES_HEADER, "ContentType": "Content-Type"}
+
+# What decides where a call goes, whose it is and how its bytes are framed is ours alone (RFC 9110, section 7.6.1, and
+# the headers by which proxies and the instance metadata service trust a caller).
+_OWN_HEADERS = frozenset(
+    {
+        "authorization",
+        "connection",
+        "content-encoding",
+        "content-length",
+        "cookie",
+        "cookie2",
+        "expect",
+        "forwarded",
+        "host",
+        "http2-settings",
+        "keep-alive",
+        "metadata",
+        "metadata-flavor",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+        "via",
+    }
+)
+_OWN_PREFIXES = ("proxy-", "x-forwarded-", "x-amz-security-", "x-aws-ec2-metadata-")
+
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", re.ASCII)
+_ASCII_VALUE = re.compile(r"[\t\x20-\x7e]{0,8192}")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,8192}")
+
+
+def invoke_parameters(parameters: Mapping[str, Any] | None, endpoint: str) -> dict[str, str]:
+    """Return the keyword arguments that InvokeEndpoint takes; all others are dropped, with one warning."""
+    return _select(parameters, endpoint, argument_of_parameter)
+
+
+def argument_of_parameter(name: str, value: str) -> str | None:
+    """Return the name of the argument that a parameter becomes; None when there is none, or no header can carry it."""
+    return name if name in INVOKE_PARAMETERS and _ASCII_VALUE.fullmatch(value) else None
+
+
+def header_parameters(parameters: Mapping[str, Any] | None, endpoint: str) -> dict[str, str]:
+    """Return the headers that parameters become; what is ours, or is no header, is dropped with one warning."""
+    return _select(parameters, endpoint, header_of_parameter)
+
+
+def header_of_parameter(name: str, value: str) -> str | None:
+    """Return the name of the header that a parameter becomes, or None when it must not become one."""
+    header = _HEADER_OF_PARAMETER.get(name, name)
+    is_ours = header.lower() in _OWN_HEADERS or header.lower().startswith(_OWN_PREFIXES)
+    if is_ours or not _HEADER_NAME.fullmatch(header) or not _HEADER_VALUE.fullmatch(value):
+        return None
+    return header
+
+
+def _select(parameters: Mapping[str, Any] | None, endpoint: str, rename: _Rename) -> dict[str, str]:
+    selected: dict[str, str] = {}
+    dropped: list[str] = []
+    for name, value in (parameters or {}).items():
+        if value is None:
+            continue
+        kept_name = rename(name, str(value))
+        if kept_name is None:
+            dropped.append(name)
+        else:
+            selected[kept_name] = str(value)
+    if dropped:
+        _warn_of_dropped(endpoint, tuple(sorted(dropped)))
+    return selected
+
+
+@functools.lru_cache(maxsize=256)
+def _warn_of_dropped(endpoint: str, names: tuple[str, ...]) -> None:
+    """Warn once per endpoint and set of names, not once per tile."""
+    logger.warning("model.parameters_dropped", endpoint=endpoint.partition("?")[0], names=[name[:80] for name in names])

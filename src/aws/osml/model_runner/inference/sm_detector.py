@@ -1,0 +1,192 @@
+"""Models behind a SageMaker endpoint."""
+
+import re
+import threading
+import time
+from collections.abc import Mapping
+from io import BufferedReader
+from typing import TYPE_CHECKING, Any
+
+import boto3
+from aws.osml.model_runner.api.inference import ModelInvokeMode
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectTimeoutError,
+    CredentialRetrievalError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    UnauthorizedSSOTokenError,
+)
+from urllib3 import exceptions as http_errors
+
+from aws.osml.model_runner.common.aws_clients import AwsClients, client_config, default_clients
+from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass
+
+from .bounded_read import MAX_ANSWER_BYTES, read_bounded
+from .call_errors import ModelErrorCode, error_of_aws_answer
+from .content_types import content_type_of
+from .detection import detect
+from .detector import Detector
+from .endpoint_builder import FeatureEndpointBuilder
+from .sagemaker_parameters import invoke_parameters
+
+if TYPE_CHECKING:
+    from aws_embedded_metrics.logger.metrics_logger import MetricsLogger
+    from geojson import FeatureCollection
+
+SERVICE = "sagemaker-runtime"
+MAX_BODY_BYTES = 6_291_456
+MAX_CONNECTIONS = 64
+# A model may take 60 s; what is left of 75 s is for the answer's bytes.
+TOTAL_S = 75.0
+# Many threads meet an expired token in the same moment: one of them refreshes for all.
+REFRESH_INTERVAL_S = 5.0
+
+_ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", re.ASCII)
+_CREDENTIAL_FAILURES = (
+    CredentialRetrievalError,
+    NoCredentialsError,
+    PartialCredentialsError,
+    UnauthorizedSSOTokenError,
+)
+
+
+class SMDetector(Detector):
+    """Calls a model by InvokeEndpoint.
+
+    The client is the one given; else one that signs with ``assumed_credentials`` (AccessKeyId, SecretAccessKey,
+    SessionToken), which cannot be refreshed; else the process's own for ``assumed_role``, which can.
+    ``parameters`` are those of a request; what InvokeEndpoint does not take is dropped. A tile longer than
+    ``max_body_bytes`` is refused here, before it is sent.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        assumed_credentials: dict[str, str] | None = None,
+        parameters: Mapping[str, Any] | None = None,
+        client: Any = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        tile_format: str | None = None,
+        assumed_role: str | None = None,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
+        total_s: float = TOTAL_S,
+    ) -> None:
+        super().__init__(endpoint)
+        self.assumed_credentials = assumed_credentials
+        self.parameters = parameters
+        self.max_body_bytes = max_body_bytes
+        self.tile_format = tile_format
+        self.assumed_role = assumed_role
+        self.max_answer_bytes = max_answer_bytes
+        self.total_s = total_s
+        self._client = client
+        self._is_fixed_client = client is not None or bool(assumed_credentials)
+        self._client_lock = threading.Lock()
+        self._refreshed_at_s = float("-inf")
+
+    @property
+    def mode(self) -> ModelInvokeMode:
+        """How the endpoint is called."""
+        return ModelInvokeMode.SM_ENDPOINT
+
+    @property
+    def sm_client(self) -> Any:
+        """The client that makes the calls, made when it is first asked for."""
+        with self._client_lock:
+            if self._client is None:
+                self._client = self._make_client()
+            return self._client
+
+    def find_features(self, payload: BufferedReader | bytes, metrics: "MetricsLogger | None") -> "FeatureCollection":
+        """Call the model once with a tile and return what it found, in pixels of that tile."""
+        return detect(self, payload, metrics, self.endpoint)
+
+    def invoke(self, tile: bytes) -> bytes:
+        """Call InvokeEndpoint with a tile and return the body of the answer.
+
+        Raises:
+            ModelCallError: the call failed; its class says what may help.
+        """
+        self._check(tile)
+        self._count_request()
+        deadline_s = time.monotonic() + self.total_s
+        try:
+            answer = self.sm_client.invoke_endpoint(EndpointName=self.endpoint, Body=tile, **self._arguments())
+            return self._body(answer["Body"], deadline_s)
+        except ClientError as err:
+            raise error_of_aws_answer(err.response) from err
+        except (BotoCoreError, http_errors.HTTPError) as err:
+            raise error_of_transport(err) from err
+
+    def refresh_credentials(self) -> None:
+        """Sign the next call with credentials that are fetched anew; a client that was passed in stays as it is."""
+        with self._client_lock:
+            is_recent = time.monotonic() - self._refreshed_at_s < REFRESH_INTERVAL_S
+            if self._is_fixed_client or is_recent:
+                return
+            self._refreshed_at_s = time.monotonic()
+            self._client = AwsClients().client(SERVICE, self.assumed_role)
+
+    def _check(self, tile: bytes) -> None:
+        if not _ENDPOINT_NAME.fullmatch(self.endpoint):
+            message = "this is no name of a SageMaker endpoint"
+            raise ModelCallError(message, ModelErrorClass.JOB, ModelErrorCode.BAD_ENDPOINT)
+        if len(tile) > self.max_body_bytes:
+            message = f"the tile has {len(tile)} bytes, SageMaker takes {self.max_body_bytes}"
+            raise ModelCallError(message, ModelErrorClass.PERMANENT, ModelErrorCode.TILE_TOO_LARGE)
+
+    def _arguments(self) -> dict[str, str]:
+        arguments = invoke_parameters(self.parameters, self.endpoint)
+        content_type = content_type_of(self.tile_format)
+        if content_type:
+            arguments.setdefault("ContentType", content_type)
+        return arguments
+
+    def _body(self, stream: Any, deadline_s: float) -> bytes:
+        # botocore's stream reads until a piece is full, so only what it wraps can tell a trickle from a pause.
+        raw = getattr(stream, "_raw_stream", stream)
+        try:
+            return read_bounded(raw.read1, self.max_answer_bytes, deadline_s, time.monotonic)
+        except ModelCallError:
+            stream.close()
+            raise
+
+    def _make_client(self) -> Any:
+        if not self.assumed_credentials:
+            return default_clients().client(SERVICE, self.assumed_role)
+        session = boto3.Session(
+            aws_access_key_id=self.assumed_credentials["AccessKeyId"],
+            aws_secret_access_key=self.assumed_credentials["SecretAccessKey"],
+            aws_session_token=self.assumed_credentials["SessionToken"],
+        )
+        return session.client(SERVICE, config=client_config(SERVICE, MAX_CONNECTIONS))
+
+
+def error_of_transport(error: BotoCoreError | http_errors.HTTPError) -> ModelCallError:
+    """Return what a failure without an answer of SageMaker means."""
+    message = f"the call failed with {type(error).__name__}"
+    if isinstance(error, _CREDENTIAL_FAILURES):
+        return ModelCallError(message, ModelErrorClass.CREDENTIAL, ModelErrorCode.CREDENTIALS)
+    if isinstance(error, ParamValidationError):
+        return ModelCallError(message, ModelErrorClass.JOB, ModelErrorCode.BAD_ENDPOINT)
+    if isinstance(error, ReadTimeoutError | ConnectTimeoutError | http_errors.ReadTimeoutError):
+        return ModelCallError(message, ModelErrorClass.TRANSIENT, ModelErrorCode.TIMEOUT)
+    return ModelCallError(message, ModelErrorClass.TRANSIENT, ModelErrorCode.CONNECTION)
+
+
+class SMDetectorBuilder(FeatureEndpointBuilder):
+    """Builds an ``SMDetector``; options beyond the endpoint and its credentials are the detector's own."""
+
+    def __init__(self, endpoint: str, assumed_credentials: dict[str, str] | None = None, **options: Any) -> None:
+        super().__init__()
+        self.endpoint = endpoint
+        self.assumed_credentials = assumed_credentials
+        self.options = options
+
+    def build(self) -> Detector | None:
+        """Return the detector; it has made no client yet."""
+        return SMDetector(self.endpoint, self.assumed_credentials, **self.options)

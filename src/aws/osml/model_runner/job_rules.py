@@ -1,0 +1,56 @@
+"""The decisions of the job protocol, as pure functions: values in, a value out. Handlers act on them."""
+
+import random
+from collections.abc import Collection
+
+from .common.typing import RequestStatus
+
+# A region, a plan or an aggregation that crashed its workers too often is given up only after a time as well: in an
+# outage, or a roll-out that kills every worker, many tries fail within minutes and none of them is the job's fault.
+POISON_REGION_S = 600.0
+POISON_IMAGE_S = 3600.0
+
+_FIRST_BACKOFF_S = 5.0
+_LONGEST_BACKOFF_S = 300.0
+_LONGEST_AGGREGATION_WAIT_S = 600.0
+
+
+def region_status(succeeded_tiles: int, failed_tiles: int) -> RequestStatus:
+    """Return how a region ended; one without tiles has nothing that could fail."""
+    if failed_tiles == 0:
+        return RequestStatus.SUCCESS
+    return RequestStatus.PARTIAL if succeeded_tiles else RequestStatus.FAILED
+
+
+def image_status(succeeded_tiles: int, failed_tiles: int, sinks: int, failed_sinks: int) -> RequestStatus:
+    """Return how an image ended, by its tiles and its outputs.
+
+    SUCCESS: no tile failed and every output is complete. FAILED: tiles failed and none succeeded, or no output is
+    complete. Anything between is PARTIAL.
+    """
+    if failed_tiles == 0 and failed_sinks == 0:
+        return RequestStatus.SUCCESS
+    has_no_tile = failed_tiles > 0 and succeeded_tiles == 0
+    has_no_output = failed_sinks == sinks
+    return RequestStatus.FAILED if has_no_tile or has_no_output else RequestStatus.PARTIAL
+
+
+def is_poison(attempts: int, first_attempt_s: float | None, now_s: float, max_attempts: int, min_age_s: float) -> bool:
+    """Return True when work crashed more than ``max_attempts`` workers in a row without progress, over ``min_age_s``."""
+    return attempts > max_attempts and first_attempt_s is not None and now_s - first_attempt_s >= min_age_s
+
+
+def backoff_s(backoffs: int, rng: random.Random, at_least_s: float = 0.0) -> float:
+    """Return how long a region waits that an endpoint refused ``backoffs`` times in a row before: doubling, with jitter."""
+    longest = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(backoffs, 10))
+    return max(at_least_s, longest * rng.uniform(0.5, 1.0))
+
+
+def aggregation_wait_s(stalled: int) -> float:
+    """Return how long the next claim waits if this one's worker dies; the first retry does not wait."""
+    return min(_LONGEST_AGGREGATION_WAIT_S, _FIRST_BACKOFF_S * 2 ** min(stalled, 10)) if stalled else 0.0
+
+
+def missing_tiles(planned: Collection[int], committed: Collection[int]) -> list[int]:
+    """Return the tiles of a plan that have no outcome yet, in order."""
+    return sorted(set(planned) - set(committed))

@@ -1,0 +1,95 @@
+"""Keeps what this worker has claimed from being taken for abandoned, as long as the work moves.
+
+A lease only saves work: should it end under a living worker, another one does the same tiles, and the conditional
+writes count them once.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(eq=False)
+class Lease:
+    """Something claimed.
+
+    Attributes:
+        name: what is claimed, for the log.
+        renew: extends the claim; False when it is no longer ours.
+        on_lost: called once when it is no longer ours.
+        last_progress: when the work last moved, in the keeper's clock; a claim whose work stands still is let go.
+        lost: set when the claim is gone.
+    """
+
+    name: str
+    renew: Callable[[], bool]
+    on_lost: Callable[[], None]
+    last_progress: Callable[[], float]
+    lost: threading.Event = field(default_factory=threading.Event)
+
+
+class LeaseKeeper:
+    """Renews every lease each ``interval_s`` from one thread, until its holder leaves or its work stalls."""
+
+    def __init__(self, interval_s: float, stall_s: float, now: Callable[[], float] = time.time) -> None:
+        self._interval_s = interval_s
+        self._stall_s = stall_s
+        self._now = now
+        self._leases: set[Lease] = set()
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
+
+    def start(self) -> None:
+        """Start the thread that renews."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop renewing; what is still claimed runs out by itself."""
+        self._stopped.set()
+
+    @contextmanager
+    def keep(self, lease: Lease) -> Iterator[Lease]:
+        """Renew ``lease`` while the caller is inside."""
+        with self._lock:
+            self._leases.add(lease)
+        try:
+            yield lease
+        finally:
+            with self._lock:
+                self._leases.discard(lease)
+
+    def _beat(self) -> None:
+        while not self._stopped.wait(self._interval_s):
+            with self._lock:
+                leases = list(self._leases)
+            for lease in leases:
+                self._renew(lease)
+
+    def _renew(self, lease: Lease) -> None:
+        if self._now() - lease.last_progress() > self._stall_s:
+            logger.error("lease.stalled", lease=lease.name, stall_s=self._stall_s)
+            self._lose(lease)
+            return
+        try:
+            is_ours = lease.renew()
+        except (ClientError, BotoCoreError) as err:
+            # The next beat tries again; two beats may fail before the lease ends.
+            logger.warning("lease.not_renewed", lease=lease.name, error=type(err).__name__)
+            return
+        if not is_ours:
+            logger.warning("lease.lost", lease=lease.name)
+            self._lose(lease)
+
+    def _lose(self, lease: Lease) -> None:
+        with self._lock:
+            self._leases.discard(lease)
+        lease.lost.set()
+        lease.on_lost()

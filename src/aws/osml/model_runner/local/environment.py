@@ -1,0 +1,34 @@
+"""The environment of the embedded stack's processes: nothing of the user's AWS account may leak into it."""
+
+import os
+from collections.abc import Mapping
+
+LOOPBACK = "127.0.0.1"
+REGION = "us-west-2"
+ACCESS_KEY = "local"
+SECRET_KEY = "local"  # noqa: S105 - the emulator accepts any key
+
+
+def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environ`` without any AWS or GDAL setting, and with loopback kept away from proxies."""
+    kept = {name: value for name, value in environ.items() if not name.startswith(("AWS_", "GDAL_", "VSI_", "CPL_"))}
+    for name in ("NO_PROXY", "no_proxy"):
+        kept[name] = ",".join(filter(None, [environ.get(name), LOOPBACK, "localhost"]))
+    return kept
+
+
+def aws_environment(endpoint_url: str) -> dict[str, str]:
+    """Return what points boto3 and GDAL at the emulator, with keys that work nowhere else."""
+    return {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_DEFAULT_REGION": REGION,
+        "AWS_REGION": REGION,
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_ENDPOINT_URL": endpoint_url,
+        "AWS_S3_ENDPOINT": endpoint_url.removeprefix("http://"),
+        "AWS_HTTPS": "NO",
+        "AWS_VIRTUAL_HOSTING": "FALSE",
+    }

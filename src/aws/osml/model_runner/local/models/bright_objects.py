@@ -1,0 +1,170 @@
+"""Finds compact bright things on water, such as ships, in the pixels it is sent.
+
+How: an object stands out from the dark background around it; what is left after size, shape and surroundings have been
+checked is reported as the smallest rectangle along its own axis. An object that touches the tile's edge is left out:
+with an overlap as large as the largest object, a neighbouring tile sees it whole.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from scipy import ndimage
+
+from aws.osml.model_runner.local.models.answers import feature_collection, polygon_feature
+from aws.osml.model_runner.local.models.example_model import ExampleModel, ModelReply, json_reply
+from aws.osml.model_runner.raster.pixels import decode_tile
+
+Pixels = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+BLOCK_PX, STRIDE_PX = 64, 4  # the background is the quartile of every 4th pixel in blocks of 64 x 64
+DARK_QUARTILE = 0.25
+RING_PX = (2, 5)  # surroundings are looked at between these distances from an object
+LEAST_WATER_SHARE = 0.8
+LEAST_RING_SHARE = 0.25  # of the ring has to be free of other objects to be judged
+BLUE_OVER_RED = 8.0
+
+
+class BrightObjects(ExampleModel):
+    """Settings: how far an object stands out, of 255, and how large it may be in pixels."""
+
+    least_contrast: float = Field(default=30.0, gt=0)
+    least_area_px: int = Field(default=20, ge=1)
+    largest_px: float = Field(default=140.0, gt=1)
+    least_width_px: float = Field(default=3.0, gt=0)
+    least_fill: float = Field(default=0.62, gt=0, le=1)
+    least_score: float = Field(default=0.0, ge=0, le=1)
+
+    def reply(self, tile: bytes, attempt: int) -> ModelReply:
+        """Answer with the objects in the tile."""
+        return json_reply(find_objects(decode_tile(tile), self))
+
+
+class OrientedBox(NamedTuple):
+    """A rectangle along an object's axis; ``corners`` are (x, y), lengths in pixels, ``fill`` is the share covered."""
+
+    corners: NDArray[np.float64]
+    length_px: float
+    width_px: float
+    fill: float
+
+
+def find_objects(tile: NDArray[Any], model: BrightObjects) -> dict[str, Any]:
+    """Return the objects in ``tile`` (bands, rows, columns) as a feature collection."""
+    bands = _to_display_range(tile)
+    brightness = bands.mean(axis=0, dtype=np.float32)
+    contrast = brightness - _background(brightness)
+    candidates = contrast > model.least_contrast
+    features = [
+        feature
+        for labels, window, label in _compact_parts(candidates, model)
+        if (feature := _describe(bands, contrast, candidates, labels, window, label, model)) is not None
+    ]
+    return feature_collection(features)
+
+
+def _to_display_range(tile: NDArray[Any]) -> NDArray[Any]:
+    """Return the first three bands on a scale from 0 to 255, whatever the data type; magnitude for complex pixels."""
+    bands = tile[:3] if tile.shape[0] >= 3 else tile[:1]
+    if bands.dtype == np.uint8:
+        return bands
+    values = np.abs(bands).astype(np.float32)
+    brightest = float(np.percentile(values[:, ::STRIDE_PX, ::STRIDE_PX], 99.9))
+    return np.clip(np.nan_to_num(values) * (255 / brightest if brightest > 0 else 1.0), 0, 255)
+
+
+def _background(brightness: Pixels) -> Pixels:
+    """Return the dark level around each pixel: the lower quartile by blocks, the least of neighbours, interpolated."""
+    height, width = brightness.shape
+    rows, columns = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
+    sample = brightness[::STRIDE_PX, ::STRIDE_PX]
+    cells = BLOCK_PX // STRIDE_PX
+    padding = ((0, rows * cells - sample.shape[0]), (0, columns * cells - sample.shape[1]))
+    blocks = np.pad(sample, padding, mode="edge").reshape(rows, cells, columns, cells).swapaxes(1, 2)
+    levels = np.quantile(blocks.reshape(rows, columns, -1), DARK_QUARTILE, axis=2, method="lower")
+    levels = ndimage.minimum_filter(levels, 3, mode="nearest").astype(np.float32)
+    background: Pixels = _weights(height, rows) @ levels @ _weights(width, columns).T
+    return background
+
+
+def _weights(length: int, blocks: int) -> Pixels:
+    """Return the matrix (length, blocks) that interpolates linearly between the middles of the blocks."""
+    place = np.clip((np.arange(length) + 0.5) / BLOCK_PX - 0.5, 0, blocks - 1)
+    distance = np.abs(place[:, None] - np.arange(blocks))
+    return np.maximum(0, 1 - distance).astype(np.float32)
+
+
+def _compact_parts(
+    candidates: Mask, model: BrightObjects
+) -> Iterator[tuple[NDArray[np.int32], tuple[slice, slice], int]]:
+    """Yield the connected parts whose size fits and that do not touch the edge, from top to bottom."""
+    labels, count = ndimage.label(candidates, np.ones((3, 3), int))
+    if not count:
+        return
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    height, width = candidates.shape
+    for label, window in enumerate(ndimage.find_objects(labels), start=1):
+        rows, columns = window
+        is_inside = rows.start > 0 and columns.start > 0 and rows.stop < height and columns.stop < width
+        reach = max(rows.stop - rows.start, columns.stop - columns.start)
+        if is_inside and areas[label] >= model.least_area_px and reach <= model.largest_px:
+            yield labels, window, label
+
+
+def _describe(
+    bands: NDArray[Any],
+    contrast: Pixels,
+    candidates: Mask,
+    labels: NDArray[np.int32],
+    window: tuple[slice, slice],
+    label: int,
+    model: BrightObjects,
+) -> dict[str, Any] | None:
+    """Return the feature of one part, or None when it is no object of the kind looked for."""
+    around = tuple(slice(max(0, part.start - RING_PX[1] - 1), part.stop + RING_PX[1] + 1) for part in window)
+    part = labels[around] == label
+    if not _is_on_water(part, candidates[around], bands[(slice(None), *around)]):
+        return None
+    level = float(np.median(contrast[around][part]))
+    # Half of the object's own contrast is where its border runs, however bright it is.
+    rows, columns = np.nonzero(part & (contrast[around] > level / 2))
+    box = oriented_box(columns + around[1].start + 0.5, rows + around[0].start + 0.5)
+    score = round(1 - math.exp(-level / 45), 4)
+    if min(box.width_px, box.length_px) < model.least_width_px or box.fill < model.least_fill or score < model.least_score:
+        return None
+    corners = [(round(float(x), 2), round(float(y), 2)) for x, y in box.corners]
+    return polygon_feature(corners, "ship", score, "bright-objects", lengthPx=round(box.length_px, 1))
+
+
+def _is_on_water(part: Mask, candidates: Mask, bands: NDArray[Any]) -> bool:
+    """Tell whether the ring around a part is blue water; pictures without colour cannot say no."""
+    near = ndimage.distance_transform_cdt(~part, metric="chessboard")
+    ring = (near > RING_PX[0]) & (near <= RING_PX[1])
+    free = ring & ~candidates
+    if np.count_nonzero(free) < LEAST_RING_SHARE * np.count_nonzero(ring):
+        return False
+    if len(bands) < 3:
+        return True
+    red, blue = bands[0][free].astype(np.float32), bands[2][free].astype(np.float32)
+    return float(np.mean(blue - red > BLUE_OVER_RED)) >= LEAST_WATER_SHARE
+
+
+def oriented_box(x: NDArray[np.floating[Any]], y: NDArray[np.floating[Any]]) -> OrientedBox:
+    """Return the rectangle along the principal axis of pixels whose middles are (x, y)."""
+    points = np.column_stack([x, y]).astype(np.float64)
+    middle = points.mean(axis=0)
+    spread = (points - middle).T @ (points - middle)
+    angle = 0.5 * math.atan2(2 * spread[0, 1], spread[0, 0] - spread[1, 1])
+    axes = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
+    along = (points - middle) @ axes.T
+    low, high = along.min(axis=0), along.max(axis=0)
+    # A pixel belongs to the part when half of it is covered, so the border runs half a pixel past the outer middles.
+    low, high = low - 0.5, high + 0.5
+    extent = high - low
+    signs = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])
+    area = float(extent[0] * extent[1])
+    return OrientedBox(signs @ axes + middle, float(extent[0]), float(extent[1]), len(points) / area)

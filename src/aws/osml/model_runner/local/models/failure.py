@@ -1,0 +1,57 @@
+"""An endpoint in every kind of trouble: any mix of status codes, latency and garbage, repeatable by its seed."""
+
+import random
+import zlib
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from aws.osml.model_runner.local.models.answers import box_feature, feature_collection
+from aws.osml.model_runner.local.models.example_model import ExampleModel, ModelReply, json_reply
+
+GARBAGE = "garbage"
+_GARBAGE_BODIES = (b"", b"<html>oops</html>", b'{"type":"FeatureColl', b"[]", b'{"type":"FeatureCollection"}', b"\xff\xfe\x00")
+
+
+class Failure(ExampleModel):
+    """Settings: what happens how often, how long it takes, and the seed.
+
+    ``outcomes`` maps a status code, or ``garbage`` for a 200 whose body is no feature collection, to its weight.
+    ``latency_ms`` is the range that each call's latency is drawn from. ``failures_first`` calls with the same tile
+    skip the 200s among the outcomes, so a client that tries again gets through. ``retry_after_s`` goes with 429 and 503.
+    """
+
+    outcomes: dict[str, Annotated[float, Field(ge=0)]] = {"200": 0.7, "429": 0.1, "500": 0.1, "503": 0.05, GARBAGE: 0.05}
+    latency_ms: tuple[float, float] = (0.0, 0.0)
+    failures_first: int = Field(default=0, ge=0)
+    retry_after_s: int | None = None
+    seed: int = 0
+
+    @field_validator("outcomes")
+    @classmethod
+    def _check_outcomes(cls, outcomes: dict[str, float]) -> dict[str, float]:
+        unknown = [name for name in outcomes if name != GARBAGE and not (name.isdigit() and 200 <= int(name) < 600)]
+        if unknown or not sum(outcomes.values()):
+            raise ValueError(f"outcomes are status codes or {GARBAGE!r} with weights above 0, not {outcomes}")
+        return outcomes
+
+    def reply(self, tile: bytes, attempt: int) -> ModelReply:
+        """Answer as the dice for this tile and this attempt fall."""
+        rng = random.Random(f"{self.seed}:{zlib.crc32(tile)}:{attempt}")
+        outcome = self._draw(rng, attempt)
+        delay_s = rng.uniform(*self.latency_ms) / 1000
+        if outcome == GARBAGE:
+            return ModelReply(rng.choice(_GARBAGE_BODIES), delay_s=delay_s)
+        if 200 <= int(outcome) < 300:
+            box = (10.0, 10.0, 30.0, 20.0)
+            answer = json_reply(feature_collection([box_feature(box, "object", 0.9, "failure")]))
+            return ModelReply(answer.body, int(outcome), delay_s)
+        has_wish = self.retry_after_s is not None and outcome in ("429", "503")
+        headers = {"Retry-After": str(self.retry_after_s)} if has_wish else {}
+        return ModelReply(f'{{"error":"asked to fail with {outcome}"}}'.encode(), int(outcome), delay_s, headers)
+
+    def _draw(self, rng: random.Random, attempt: int) -> str:
+        outcomes = self.outcomes
+        if attempt < self.failures_first:
+            outcomes = {name: weight for name, weight in outcomes.items() if not name.startswith("2")} or outcomes
+        return rng.choices(list(outcomes), list(outcomes.values()))[0]

@@ -1,0 +1,68 @@
+"""A job's progress for a person: a live bar on a terminal, now and then a line elsewhere."""
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from aws.osml.model_runner.local.job import JobProgress
+
+LINE_EVERY_S = 5.0
+
+
+class ProgressDisplay:
+    """Shows what it is called with while its ``with`` block runs."""
+
+    def __init__(self, console: Console, now: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._now = now
+        self._columns = (
+            SpinnerColumn(style="cyan"),
+            TextColumn("{task.description}", style="bold"),
+            BarColumn(bar_width=40),
+            MofNCompleteColumn(),
+            TextColumn("tiles"),
+            TimeElapsedColumn(),
+        )
+        self._bar = Progress(*self._columns, console=console, transient=True)
+        self._task = self._bar.add_task("waiting for a worker", total=None)
+        self._last_line_time = float("-inf")
+        self._last_words = ""
+
+    def __call__(self, progress: JobProgress) -> None:
+        """Show where the job stands."""
+        words = describe(progress)
+        if self._console.is_terminal:
+            self._bar.update(
+                self._task, description=words, completed=progress.tiles_done, total=progress.tiles_total
+            )
+        elif words != self._last_words or self._now() - self._last_line_time >= LINE_EVERY_S:
+            total = "?" if progress.tiles_total is None else progress.tiles_total
+            self._console.print(f"  {words}: {progress.tiles_done} of {total} tiles", highlight=False)
+            self._last_words, self._last_line_time = words, self._now()
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+
+def describe(progress: JobProgress) -> str:
+    """Return in a few words what the job is doing."""
+    if progress.status is None:
+        return "waiting for a worker"
+    if progress.status.is_terminal:
+        return progress.status.value.lower()
+    if progress.tiles_total is None:
+        return "opening the image"
+    if progress.tiles_done < progress.tiles_total:
+        return "finding objects"
+    return "merging and delivering"

@@ -1,0 +1,149 @@
+"""Everything that a job needs, on this machine: emulator, data plane, SageMaker gateway, model servers, workers."""
+
+import json
+import os
+import sys
+import urllib.request
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from aws.osml.model_runner.local.child_process import ChildProcess
+from aws.osml.model_runner.local.data_plane import LOCAL_PARAMETERS, DataPlane, create_data_plane
+from aws.osml.model_runner.local.emulator import Emulator
+from aws.osml.model_runner.local.environment import clean_environment
+from aws.osml.model_runner.local.model_server import READY_LINE
+from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway
+
+IMAGE_BUCKET = "model-runner-images"
+RESULT_BUCKET = "model-runner-results"
+WORKER_GRACE_S = 10.0
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """An example model and its settings, as `model_server` knows them."""
+
+    model: str
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """How many worker processes there are, how many model calls each has in flight, and what else they are told."""
+
+    processes: int = 1
+    calls_in_flight: int = 4
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class LocalStack:
+    """Runs while its ``with`` block does. Each model is a SageMaker endpoint under its key in ``models``.
+
+    Logs, and the images that are uploaded, stay in ``directory``. ``check_alive`` tells when a part has ended.
+    """
+
+    def __init__(
+        self, directory: Path, models: Mapping[str, ModelSettings], workers: WorkerSettings | None = None
+    ) -> None:
+        self.directory = directory
+        self.models = models
+        self.workers = workers or WorkerSettings()
+        self.emulator = Emulator(directory)
+        self.gateway = SageMakerGateway({})
+        self.data_plane = DataPlane("", {})
+        self.model_urls: dict[str, str] = {}
+        self._running = ExitStack()
+        self._children: list[ChildProcess] = []
+
+    def client(self, service: str) -> Any:
+        """Return this process's client of ``service`` on the emulator."""
+        return self.emulator.client(service)
+
+    def upload_image(self, path: Path) -> str:
+        """Put an image into the stack's S3 and return its URL."""
+        self.client("s3").upload_file(str(path), IMAGE_BUCKET, path.name)
+        return f"s3://{IMAGE_BUCKET}/{path.name}"
+
+    def check_alive(self) -> None:
+        """Raise LocalStackError, with the end of its log, when a part of the stack has ended."""
+        self.emulator.check_alive()
+        for child in self._children:
+            child.check_alive()
+
+    def __enter__(self) -> Self:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as starting:
+            servers = {name: starting.enter_context(self._start_model(name)) for name in self.models}
+            starting.enter_context(self.emulator)
+            starting.enter_context(self.gateway)
+            self._create_data_plane()
+            for number in range(self.workers.processes):
+                self._children.append(starting.enter_context(self._start_worker(number)))
+            for name, server in servers.items():
+                self._publish_model(name, server)
+            self._running = starting.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for child in reversed(self._children):
+            child.ask_to_end()  # all at once, so that their times to end do not add up
+        self._running.close()
+
+    def worker_environment(self) -> dict[str, str]:
+        """Return the environment of a worker of this stack."""
+        settings = {
+            "IMAGE_SOURCES": "s3,file,http",
+            "WORKERS": str(self.workers.calls_in_flight),
+            "WORKERS_PER_CPU": "1",
+            "PYTHONUNBUFFERED": "1",
+            "AWS_EMF_ENVIRONMENT": "local",
+        }
+        parts = [self.emulator.environment, self.gateway.environment, self.data_plane.environment]
+        environment = clean_environment(os.environ) | settings
+        for part in (*parts, self.workers.environment):
+            environment.update(part)
+        return environment
+
+    def _create_data_plane(self) -> None:
+        parameters = {**LOCAL_PARAMETERS, "ResultBucketName": RESULT_BUCKET}
+        self.data_plane = create_data_plane(self.client, parameters=parameters)
+        location = {"LocationConstraint": self.client("s3").meta.region_name}
+        self.client("s3").create_bucket(Bucket=IMAGE_BUCKET, CreateBucketConfiguration=location)
+
+    def _start_model(self, name: str) -> ChildProcess:
+        settings = self.models[name]
+        module = "aws.osml.model_runner.local.model_server"
+        options = ["--model", settings.model, "--port", "0", "--options", json.dumps(dict(settings.options))]
+        command = [sys.executable, "-m", module, *options]
+        log = self.directory / f"model-{name}.log"
+        return ChildProcess.start(f"the model server {name}", command, clean_environment(os.environ), log)
+
+    def _start_worker(self, number: int) -> ChildProcess:
+        name = f"worker-{number}"
+        environment = self.worker_environment() | {"HEALTH_FILE": str(self.directory / f"{name}.health")}
+        command = [sys.executable, "-m", "aws.osml.model_runner", "serve"]
+        log = self.directory / f"{name}.log"
+        return ChildProcess.start(name, command, environment, log, grace_s=WORKER_GRACE_S)
+
+    def _publish_model(self, name: str, server: ChildProcess) -> None:
+        url = server.wait_until(lambda: _announced_url(server))
+        with _direct_opener().open(f"{url}/ping", timeout=10):
+            self.model_urls[name] = f"{url}/invocations"
+        self.gateway.add_endpoint(name, LocalEndpoint(self.model_urls[name]))
+        self._children.append(server)
+
+
+def _announced_url(server: ChildProcess) -> str | None:
+    lines = server.log_text().splitlines(keepends=True)
+    urls = [line.removeprefix(READY_LINE).strip() for line in lines if line.startswith(READY_LINE) and line[-1] == "\n"]
+    return urls[0] if urls else None
+
+
+def _direct_opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}))

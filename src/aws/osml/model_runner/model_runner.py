@@ -1,0 +1,203 @@
+"""The daemon: receive, dispatch, keep what is claimed, sweep, and stop in order."""
+
+import os
+import signal
+import threading
+from types import FrameType
+
+import structlog
+
+from .app_config import ServiceConfig
+from .common.aws_clients import AwsClients, default_clients
+from .common.endpoint_utils import EndpointUtils
+from .database.endpoint_statistics_table import EndpointStatisticsTable
+from .database.job_ledger import JobLedger, JobTableLedger, OutstandingJobsTable
+from .database.job_table import JobTable
+from .database.region_request_table import RegionRequestTable
+from .dispatch import DeadLetters, ImageMessages, RegionMessages
+from .health import HealthFile
+from .image_request_handler import ImageRequestHandler
+from .job_sweeper import JobSweeper
+from .queue.request_queue import RequestQueue
+from .queue_consumer import QueueConsumer
+from .raster import RasterSettings, configure_gdal
+from .region_request_handler import RegionRequestHandler
+from .status.image_status_monitor import ImageStatusMonitor
+from .status.region_status_monitor import RegionStatusMonitor
+from .tile_worker.tiling_strategy import TilingStrategy
+from .tile_worker.variable_overlap_tiling_strategy import VariableOverlapTilingStrategy
+from .worker_context import WorkerContext
+
+logger = structlog.get_logger(__name__)
+
+# How many images are planned, and their first regions run, at once.
+_IMAGE_SLOTS = 2
+
+# Without a table of open jobs a sweep scans every image there is, so it comes this many times less often.
+_SCAN_FACTOR = 10
+_SWEEP_JITTER = (0.7, 1.3)
+
+
+class ModelRunner:
+    """One worker process. ``run`` works until ``stop`` is called, from a signal or another thread."""
+
+    def __init__(
+        self,
+        tiling_strategy: TilingStrategy = VariableOverlapTilingStrategy(),  # noqa: B008 - it holds no state
+        config: ServiceConfig | None = None,
+        clients: AwsClients | None = None,
+    ) -> None:
+        self.config = config or ServiceConfig.from_environment(os.environ)
+        self.tiling_strategy = tiling_strategy
+        self.running = False
+        clients = clients or default_clients()
+        self.context = WorkerContext.from_config(self.config, clients)
+        self._make_tables(clients)
+        self._make_handlers(clients)
+        self._health = HealthFile(self.config.health_file)
+
+    def run(self) -> int:
+        """Work until stopped, and return the exit status: 0 when everything in hand was ended or given back in time."""
+        configure_gdal(self.context.raster_settings, os.environ)
+        self._heed_signals()
+        consumers = self._consumers()
+        sweeper = threading.Thread(target=self._sweep, name="sweeper", daemon=True)
+        self.context.start()
+        for consumer in consumers:
+            consumer.start()
+        sweeper.start()
+        self.running = True
+        logger.info("worker.started", owner=self.context.owner, workers=self.config.workers)
+        self.context.stopping.wait()
+        return self._drain(consumers)
+
+    def stop(self) -> None:
+        """Receive no more, begin no further tile, and give back what cannot be ended; ``run`` returns then."""
+        self.context.stopping.set()
+
+    def monitor_work_queues(self) -> None:
+        """Work until stopped; the name under which earlier versions had it."""
+        self.run()
+
+    # Parts ----------------------------------------------------------------------------------------------------------
+
+    def _make_tables(self, clients: AwsClients) -> None:
+        config, dynamodb = self.config, clients.dynamodb_resource()
+        self.job_table = JobTable(config.job_table, dynamodb, life_s=config.row_life_s)
+        self.region_request_table = RegionRequestTable(
+            config.region_request_table, dynamodb, life_s=config.row_life_s
+        )
+        self.endpoint_statistics_table = (
+            EndpointStatisticsTable(config.endpoint_statistics_table, dynamodb)
+            if config.endpoint_statistics_table
+            else None
+        )
+        self.ledger: JobLedger = (
+            OutstandingJobsTable(config.outstanding_jobs_table, self.job_table, dynamodb)
+            if config.outstanding_jobs_table
+            else JobTableLedger(self.job_table)
+        )
+
+    def _make_handlers(self, clients: AwsClients) -> None:
+        config = self.config
+        self.image_request_queue = self._queue(config.image_queue, clients)
+        self.region_request_queue = self._queue(config.region_queue, clients)
+        self.image_status_monitor = ImageStatusMonitor(config.image_status_topic)
+        self.region_status_monitor = RegionStatusMonitor(config.region_status_topic)
+        self.endpoint_utils = EndpointUtils(config.throttling_scale_factor, config.workers_per_cpu, clients)
+        self.region_request_handler = RegionRequestHandler(
+            self.region_request_table,
+            self.job_table,
+            self.region_status_monitor,
+            self.endpoint_statistics_table,
+            self.tiling_strategy,
+            self.endpoint_utils,
+            config,
+            self.context,
+        )
+        self.image_request_handler = ImageRequestHandler(
+            self.job_table,
+            self.image_status_monitor,
+            self.endpoint_statistics_table,
+            self.tiling_strategy,
+            self.region_request_queue,
+            self.region_request_table,
+            self.endpoint_utils,
+            config,
+            self.region_request_handler,
+            self.ledger,
+        )
+        self.sweeper = JobSweeper(
+            self.ledger,
+            self.job_table,
+            self.region_request_table,
+            self.region_request_queue,
+            self.image_request_handler,
+            self.region_request_handler,
+            config,
+        )
+
+    def _queue(self, url: str, clients: AwsClients) -> RequestQueue:
+        return RequestQueue(url, wait_seconds=self.config.queue_wait_s, client=clients.client("sqs"))
+
+    def _dead_letters(self, url: str | None) -> DeadLetters:
+        return DeadLetters(RequestQueue(url, client=self.region_request_queue.sqs_client) if url else None)
+
+    def _consumers(self) -> list[QueueConsumer]:
+        config, stopping, on_poll = self.config, self.context.stopping, self._health.note_progress
+        images = ImageMessages(
+            self.image_request_queue, self._dead_letters(config.image_dlq), self.image_request_handler
+        )
+        regions = RegionMessages(
+            self.region_request_queue,
+            self._dead_letters(config.region_dlq),
+            self.region_request_handler,
+            self.image_request_handler,
+        )
+        return [
+            QueueConsumer("images", self.image_request_queue, images.handle, _IMAGE_SLOTS, stopping, on_poll),
+            QueueConsumer(
+                "regions", self.region_request_queue, regions.handle, config.regions_in_progress, stopping, on_poll
+            ),
+        ]
+
+    # Life -----------------------------------------------------------------------------------------------------------
+
+    def _heed_signals(self) -> None:
+        """Stop on SIGTERM and Ctrl-C; the second one ends the process at once, and the tables allow that any time."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            if self.context.stopping.is_set():
+                os._exit(128 + number)
+            self.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, on_signal)
+
+    def _drain(self, consumers: list[QueueConsumer]) -> int:
+        """Stop in order, each step with its share of the time that the container gives."""
+        budget_s = self.config.shutdown_budget_s
+        logger.info("worker.stopping", budget_s=budget_s)
+        is_drained = all([consumer.join(budget_s / len(consumers)) for consumer in consumers])
+        self.context.metrics.flush()
+        self.context.close()
+        self.running = False
+        self._health.note_progress("stopped")
+        logger.info("worker.stopped", is_drained=is_drained)
+        return 0 if is_drained else 1
+
+    def _sweep(self) -> None:
+        """Look after open jobs now and then; one worker of the fleet does it at a time."""
+        context = self.context
+        every_s = self.config.sweep_interval_s
+        if not self.config.outstanding_jobs_table:
+            every_s *= _SCAN_FACTOR
+            logger.warning("sweeper.scans_all_images", reason="OUTSTANDING_JOBS_TABLE is not set", every_s=every_s)
+        while not context.stopping.wait(every_s * context.rng.uniform(*_SWEEP_JITTER)):
+            try:
+                if self.ledger.claim_sweep(context.owner, every_s):
+                    self.sweeper.sweep(context.stopping.is_set)
+            except Exception:  # noqa: BLE001 - the sweeper leads every stuck job on, so it must outlive any error
+                logger.exception("sweeper.failed")

@@ -1,0 +1,216 @@
+"""One SQS queue: receive, finish, give back, send."""
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError
+
+from aws.osml.model_runner.common.aws_clients import default_clients
+
+from .exceptions import QueueError
+
+logger = structlog.get_logger(__name__)
+
+MAX_BATCH_MESSAGES = 10
+# Older queues still take no more than this, for one message and for a batch together.
+MAX_BATCH_BYTES = 262_144
+MAX_VISIBILITY_S = 43_200
+MAX_SEND_TRIES = 5
+BASE_DELAY_S = 0.2
+
+# Another receive has the message now, or it is gone: the lease in the tables decides who works, not the handle.
+_STALE_HANDLE_ERRORS = frozenset(
+    {
+        "AWS.SimpleQueueService.MessageNotInflight",
+        "InvalidParameterValue",
+        "MessageNotInflight",
+        "ReceiptHandleIsInvalid",
+    }
+)
+
+
+class QueueMessage(NamedTuple):
+    """A message that was received; ``receive_count`` is 1 the first time."""
+
+    receipt_handle: str
+    body: str
+    receive_count: int
+
+
+class RequestQueue:
+    """A queue of JSON requests. Any thread may use it.
+
+    ``wait_seconds`` (0 to 20) is how long a receive waits for a message, ``num_messages`` (1 to 10) how many it takes.
+    """
+
+    def __init__(
+        self,
+        queue_url: str,
+        wait_seconds: int = 20,
+        num_messages: int = 1,
+        client: Any = None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.sqs_client = client
+        self.queue_url = queue_url
+        self.wait_seconds = wait_seconds
+        self.num_messages = num_messages
+        self._sleep = sleep
+        self._visibility_timeout_s: int | None = None
+
+    def __iter__(self) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
+        """Yield ``(receipt_handle, request)`` for ever, and ``(None, None)`` after each receive that brought nothing.
+
+        A message that is no JSON object is passed over; the queue's redrive policy takes care of it.
+        """
+        while True:
+            messages = self._receive_or_nothing()
+            requests = [(message.receipt_handle, parse_request(message.body)) for message in messages]
+            usable = [(handle, request) for handle, request in requests if request is not None]
+            yield from usable or [(None, None)]
+
+    def receive(self) -> list[QueueMessage]:
+        """Receive up to ``num_messages``; an empty list when none came in time.
+
+        Raises:
+            QueueError: SQS could not be asked.
+        """
+        answer = self._call(
+            "receive_message",
+            MaxNumberOfMessages=self.num_messages,
+            WaitTimeSeconds=self.wait_seconds,
+            MessageSystemAttributeNames=["ApproximateReceiveCount"],
+        )
+        return [
+            QueueMessage(
+                message["ReceiptHandle"],
+                message["Body"],
+                int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
+            )
+            for message in answer.get("Messages", [])
+        ]
+
+    def finish_request(self, receipt_handle: str) -> None:
+        """Delete a message; one whose handle is stale is left alone.
+
+        Raises:
+            QueueError: SQS could not be asked; the message comes again.
+        """
+        self._call_with_handle("delete_message", receipt_handle)
+
+    def reset_request(self, receipt_handle: str, visibility_timeout: int = 0) -> None:
+        """Hide a message for ``visibility_timeout`` seconds from now; 0 gives it back at once.
+
+        Raises:
+            QueueError: SQS could not be asked; the message comes again when its time is over.
+        """
+        seconds = max(0, min(int(visibility_timeout), MAX_VISIBILITY_S))
+        self._call_with_handle("change_message_visibility", receipt_handle, VisibilityTimeout=seconds)
+
+    def send_request(self, request: dict[str, Any]) -> None:
+        """Send one request as JSON.
+
+        Raises:
+            QueueError: SQS did not take it.
+        """
+        self.send_body(json.dumps(request))
+
+    def send_body(self, body: str) -> None:
+        """Send a text as it is.
+
+        Raises:
+            QueueError: SQS did not take it.
+        """
+        self._call("send_message", MessageBody=body)
+
+    def send_requests(self, requests: Sequence[dict[str, Any]]) -> None:
+        """Send requests as JSON, ten at a time; those of a batch that SQS refused are sent again.
+
+        Raises:
+            QueueError: some were not taken; others may have been, and sending all again does no harm.
+        """
+        for bodies in batches_of_bodies([json.dumps(request) for request in requests]):
+            self._send_batch(bodies)
+
+    def visibility_timeout_s(self) -> int:
+        """Return how long a received message stays hidden; read from the queue once.
+
+        Raises:
+            QueueError: SQS could not be asked.
+        """
+        if self._visibility_timeout_s is None:
+            answer = self._call("get_queue_attributes", AttributeNames=["VisibilityTimeout"])
+            self._visibility_timeout_s = int(answer["Attributes"]["VisibilityTimeout"])
+        return self._visibility_timeout_s
+
+    def _send_batch(self, bodies: Sequence[str]) -> None:
+        pending = [{"Id": str(index), "MessageBody": body} for index, body in enumerate(bodies)]
+        for attempt in range(MAX_SEND_TRIES):
+            if attempt:
+                self._sleep(BASE_DELAY_S * 2 ** (attempt - 1))
+            failed = self._call("send_message_batch", Entries=pending).get("Failed", [])
+            if any(entry.get("SenderFault") for entry in failed):
+                raise QueueError(f"SQS refuses {len(failed)} messages: {failed[0].get('Code')}")
+            failed_ids = {entry["Id"] for entry in failed}
+            pending = [entry for entry in pending if entry["Id"] in failed_ids]
+            if not pending:
+                return
+        raise QueueError(f"SQS did not take {len(pending)} messages in {MAX_SEND_TRIES} tries")
+
+    def _receive_or_nothing(self) -> list[QueueMessage]:
+        try:
+            return self.receive()
+        except QueueError as err:
+            logger.error("queue.receive_failed", reason=str(err))
+            return []
+
+    def _call_with_handle(self, operation: str, receipt_handle: str, **arguments: Any) -> None:
+        try:
+            self._call(operation, ReceiptHandle=receipt_handle, **arguments)
+        except QueueError as err:
+            cause = err.__cause__
+            if not isinstance(cause, ClientError) or _code(cause) not in _STALE_HANDLE_ERRORS:
+                raise
+            logger.info("queue.stale_handle", operation=operation, code=_code(cause))
+
+    def _call(self, operation: str, **arguments: Any) -> Any:
+        if self.sqs_client is None:
+            self.sqs_client = default_clients().client("sqs")
+        try:
+            return getattr(self.sqs_client, operation)(QueueUrl=self.queue_url, **arguments)
+        except (ClientError, BotoCoreError) as err:
+            raise QueueError(f"SQS {operation} failed: {_code(err)}") from err
+
+
+def parse_request(body: str) -> dict[str, Any] | None:
+    """Return the JSON object that a message holds, None when it holds none."""
+    try:
+        request = json.loads(body)
+    except (ValueError, RecursionError):
+        request = None
+    if isinstance(request, dict):
+        return request
+    logger.warning("queue.unreadable_message", size_bytes=len(body))
+    return None
+
+
+def batches_of_bodies(bodies: Sequence[str]) -> Iterator[list[str]]:
+    """Yield the bodies in order, in lists that SQS takes in one call; a body too long for any goes alone."""
+    batch: list[str] = []
+    size = 0
+    for body in bodies:
+        body_bytes = len(body.encode())
+        if batch and (len(batch) == MAX_BATCH_MESSAGES or size + body_bytes > MAX_BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(body)
+        size += body_bytes
+    if batch:
+        yield batch
+
+
+def _code(error: ClientError | BotoCoreError) -> str:
+    return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else type(error).__name__

@@ -1,0 +1,85 @@
+"""Takes messages off one queue and has them worked on, so many at once; each ends deleted, given back or left to redrive."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+
+import structlog
+
+from .queue.request_queue import QueueMessage, RequestQueue
+
+logger = structlog.get_logger(__name__)
+
+_ERROR_PAUSE_S = 2.0
+_SLOT_POLL_S = 1.0
+
+
+class QueueConsumer:
+    """One thread that waits for messages, and as many that work on them as there are slots.
+
+    No message is taken before there is a slot for it: what a worker cannot begin is another worker's.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        queue: RequestQueue,
+        handle: Callable[[QueueMessage], None],
+        slots: int,
+        stopping: threading.Event,
+        on_poll: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._name = name
+        self._queue = queue
+        self._handle = handle
+        self._slots = threading.Semaphore(slots)
+        self._stopping = stopping
+        self._on_poll = on_poll
+        self._pool = ThreadPoolExecutor(slots, thread_name_prefix=name)
+        self._running: set[Future[None]] = set()
+        self._thread = threading.Thread(target=self._receive, name=f"{name}-receive", daemon=True)
+
+    def start(self) -> None:
+        """Start to receive."""
+        self._thread.start()
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for what is being worked on, then for the receiver; True when the work ended in time."""
+        unfinished = wait(list(self._running), timeout_s).not_done
+        self._pool.shutdown(wait=False)
+        return not unfinished
+
+    def _receive(self) -> None:
+        while not self._stopping.is_set():
+            if not self._slots.acquire(timeout=_SLOT_POLL_S):
+                continue
+            messages = self._poll()
+            if messages and not self._stopping.is_set():
+                self._submit(messages[0])
+                continue
+            self._slots.release()
+            for message in messages:
+                self._queue.reset_request(message.receipt_handle)
+
+    def _submit(self, message: QueueMessage) -> None:
+        future = self._pool.submit(self._work, message)
+        self._running.add(future)
+        future.add_done_callback(self._running.discard)
+
+    def _work(self, message: QueueMessage) -> None:
+        try:
+            self._handle(message)
+        except Exception:  # noqa: BLE001 - one message's error must not end the daemon; the message comes again
+            logger.exception("message.failed", queue=self._name, receive_count=message.receive_count)
+        finally:
+            self._slots.release()
+
+    def _poll(self) -> list[QueueMessage]:
+        try:
+            messages = self._queue.receive()
+        except Exception as err:  # noqa: BLE001 - the daemon outlives whatever AWS does; it pauses and asks again
+            logger.error("queue.not_received", queue=self._name, error=type(err).__name__, reason=str(err))
+            self._stopping.wait(_ERROR_PAUSE_S)
+            return []
+        self._on_poll()
+        return messages

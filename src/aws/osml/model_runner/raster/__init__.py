@@ -1,0 +1,29 @@
+"""The one room that imports GDAL: open an image under credentials, cut and encode tiles, place pixels on the Earth."""
+
+from .elevation import open_elevation_model
+from .exceptions import ImageUnreachableError
+from .georeference import extents, image_to_world, world_to_image
+from .handle_pool import AwsKeys
+from .image_source import ImageSource, open_image
+from .pixels import decode_tile, read_window, write_geotiff
+from .settings import RasterSettings, configure_gdal
+from .source_metadata import source_metadata
+from .tile_encoder import TileEncoder
+
+__all__ = [
+    "AwsKeys",
+    "ImageSource",
+    "ImageUnreachableError",
+    "RasterSettings",
+    "TileEncoder",
+    "configure_gdal",
+    "decode_tile",
+    "extents",
+    "image_to_world",
+    "open_elevation_model",
+    "open_image",
+    "read_window",
+    "source_metadata",
+    "world_to_image",
+    "write_geotiff",
+]

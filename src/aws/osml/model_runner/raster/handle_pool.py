@@ -1,0 +1,110 @@
+"""Lends GDAL handles of one image to threads: a handle serves one thread at a time."""
+
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from .exceptions import LoadImageException
+
+T = TypeVar("T")
+
+
+class AwsKeys(NamedTuple):
+    """What signs a call to S3. The token is None for keys that do not expire."""
+
+    access_key: str
+    secret_key: str
+    session_token: str | None = None
+
+
+class ImageHandle:
+    """One open GDAL dataset, the keys that it signs with, and what was made for it and must die with it."""
+
+    def __init__(self, dataset: Any, keys: AwsKeys | None = None) -> None:
+        self.dataset = dataset
+        self.keys = keys
+        self._companions: dict[Hashable, Any] = {}
+
+    def companion(self, key: Hashable, create: Callable[[Any], T]) -> T:
+        """Return what ``create(dataset)`` made for this handle the first time that ``key`` was asked for."""
+        if key not in self._companions:
+            self._companions[key] = create(self.dataset)
+        companion: T = self._companions[key]
+        return companion
+
+
+class HandlePool:
+    """At most ``limit`` handles, opened when first needed and lent last-returned first, so that caches stay warm.
+
+    A thread that holds a handle must not ask for a second one: with all handles lent out that waits for ever.
+    """
+
+    def __init__(
+        self, open_handle: Callable[[], ImageHandle], is_current: Callable[[ImageHandle], bool], limit: int
+    ) -> None:
+        self._open_handle = open_handle
+        self._is_current = is_current
+        self._limit = limit
+        self._idle: list[ImageHandle] = []
+        self._count = 0
+        self._is_closed = False
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def lend(self) -> Iterator[ImageHandle]:
+        """Lend a handle for the length of a ``with`` block; waits while all are lent.
+
+        A handle on which anything failed is not lent again: GDAL may remember the failure in it.
+        """
+        handle = self._take()
+        is_sound = False
+        try:
+            yield handle
+            is_sound = True
+        finally:
+            self._give_back(handle if is_sound else None)
+
+    def drop_idle(self) -> None:
+        """Close the handles that nobody holds."""
+        with self._changed:
+            self._count -= len(self._idle)
+            self._idle.clear()
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """Close what is idle now and what is lent as soon as it comes back; nothing is lent any more."""
+        with self._changed:
+            self._is_closed = True
+        self.drop_idle()
+
+    def _take(self) -> ImageHandle:
+        """Return an idle handle that is current, or a new one in its place."""
+        handle = self._take_idle()
+        try:
+            if handle is not None and self._is_current(handle):
+                return handle
+            return self._open_handle()
+        except BaseException:
+            self._give_back(None)
+            raise
+
+    def _take_idle(self) -> ImageHandle | None:
+        """Return an idle handle, or None when the caller is to open one, for which a place is now reserved."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._idle or self._count < self._limit)
+            if self._is_closed:
+                raise LoadImageException("the image was closed while it was still needed")
+            if self._idle:
+                return self._idle.pop()
+            self._count += 1
+            return None
+
+    def _give_back(self, handle: ImageHandle | None) -> None:
+        """Return a lent handle, or the place of one that is gone."""
+        with self._changed:
+            if handle is None or self._is_closed:
+                self._count -= 1
+            else:
+                self._idle.append(handle)
+            self._changed.notify()

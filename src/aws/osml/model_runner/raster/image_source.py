@@ -1,0 +1,216 @@
+"""An image that is open for tiles to be cut from, by several threads, for as long as its job runs."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from osgeo import gdal
+
+from .exceptions import LoadImageException
+from .handle_pool import AwsKeys, HandlePool, ImageHandle
+from .opening import entity_tag, forget_remote, open_dataset
+from .sensor_model import build_sensor_model
+from .settings import RasterSettings
+
+# The words that messages and tables use for a driver's files; other drivers go by their own name.
+_EXTENSIONS = {"GTIFF": "TIFF", "JP2OPENJPEG": "JP2"}
+
+
+class ImagePlace(Protocol):
+    """Where an image is: its URL as users know it, and the path by which GDAL opens it."""
+
+    @property
+    def url(self) -> str:
+        """What messages call the image."""
+        ...
+
+    @property
+    def gdal_path(self) -> str:
+        """``/vsis3/…``, ``/vsicurl/…`` or a path in the file system."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an image says about itself, read once.
+
+    ``data_type`` is GDAL's name of the pixel type that holds every band; ``block_size`` is (width, height) in pixels of
+    the pieces that the file is stored in.
+    """
+
+    width: int
+    height: int
+    band_count: int
+    data_type: str
+    driver_name: str
+    block_size: tuple[int, int]
+    metadata: Mapping[str, str]
+    sensor_model: Any | None
+    etag: str | None
+
+    @property
+    def extension(self) -> str:
+        """The kind of file as messages name it: ``TIFF``, ``NITF``, ``PNG``, ``JPEG``, ``JP2``."""
+        return _EXTENSIONS.get(self.driver_name, self.driver_name)
+
+
+class ImageSource:
+    """An opened image: its header as attributes, and GDAL handles on loan. Made by ``open_image``."""
+
+    def __init__(self, place: ImagePlace, header: ImageHeader, settings: RasterSettings, pool: HandlePool) -> None:
+        self.place = place
+        self.header = header
+        self.settings = settings
+        self._pool = pool
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return self.header.width
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return self.header.height
+
+    @property
+    def band_count(self) -> int:
+        """Bands."""
+        return self.header.band_count
+
+    @property
+    def data_type(self) -> str:
+        """GDAL's name of the pixel type, such as ``Byte``, ``UInt16``, ``CFloat32``."""
+        return self.header.data_type
+
+    @property
+    def driver_name(self) -> str:
+        """GDAL's short name of the format in capitals, such as ``GTIFF``, ``NITF``."""
+        return self.header.driver_name
+
+    @property
+    def extension(self) -> str:
+        """The kind of file as messages name it: ``TIFF``, ``NITF``, ``PNG``, ``JPEG``, ``JP2``."""
+        return self.header.extension
+
+    @property
+    def block_size(self) -> tuple[int, int]:
+        """(width, height) in pixels of the pieces that the file is stored in."""
+        return self.header.block_size
+
+    @property
+    def sensor_model(self) -> Any | None:
+        """The toolkit's sensor model; None for an image without georeference."""
+        return self.header.sensor_model
+
+    @property
+    def etag(self) -> str | None:
+        """What tells this version of the file from another; None where an HTTP server does not say."""
+        return self.header.etag
+
+    @contextmanager
+    def dataset(self) -> Iterator[Any]:
+        """Lend this thread a GDAL dataset for the length of a ``with`` block; see ``handle``."""
+        with self.handle() as handle:
+            yield handle.dataset
+
+    def handle(self) -> AbstractContextManager[ImageHandle]:
+        """Lend this thread a handle; waits while all are lent, so a thread must not hold two.
+
+        A handle that was opened with keys that are no longer current is opened anew first.
+        """
+        return self._pool.lend()
+
+    def refresh_credentials(self) -> None:
+        """Open anew, with the credentials of that time, whatever is lent from now on."""
+        self._pool.drop_idle()
+        forget_remote(self.place.gdal_path)
+
+    def close(self) -> None:
+        """Lend no more; handles close as they come back. May be called again."""
+        self._pool.close()
+        forget_remote(self.place.gdal_path)
+
+
+def open_image(
+    location: ImagePlace, settings: RasterSettings, credentials: Callable[[], AwsKeys | None] | None = None
+) -> ImageSource:
+    """Open an image and read its header; the caller closes it.
+
+    ``credentials`` returns (access key, secret key, token or None) that are valid now, for this image alone; it is
+    asked each time that a handle is lent, so it should answer from memory. No callable, or one that returns None,
+    leaves signing to GDAL's own chain: the environment, a container's or an instance's role. Raises LoadImageException
+    with a sentence fit for users.
+    """
+    path = location.gdal_path
+    forget_remote(path)
+
+    def current_keys() -> AwsKeys | None:
+        keys = None if credentials is None else credentials()
+        return None if keys is None else AwsKeys(*keys)
+
+    def open_handle() -> ImageHandle:
+        keys = current_keys()
+        return ImageHandle(open_dataset(path, location.url, keys, settings), keys)
+
+    pool = HandlePool(open_handle, lambda handle: handle.keys == current_keys(), settings.max_handles)
+    try:
+        with pool.lend() as handle:
+            check_limits(handle.dataset, location.url, settings)
+            header = _read_header(handle.dataset, entity_tag(path, handle.keys), settings)
+    except BaseException:
+        pool.close()
+        raise
+    return ImageSource(location, header, settings, pool)
+
+
+def check_limits(dataset: Any, url: str, settings: RasterSettings) -> None:
+    """Refuse, by its header alone, an image that is larger than a worker may take on.
+
+    Raises LoadImageException that names the limit.
+    """
+    width, height, bands = dataset.RasterXSize, dataset.RasterYSize, dataset.RasterCount
+    if bands == 0:
+        raise LoadImageException(f"{url} holds no image")
+    for name, value, limit in (
+        ("width in pixels", width, settings.max_side_px),
+        ("height in pixels", height, settings.max_side_px),
+        ("number of pixels", width * height, settings.max_pixels),
+        ("number of bands", bands, settings.max_bands),
+        ("block in bytes", _block_bytes(dataset), settings.max_block_bytes),
+    ):
+        if value > limit:
+            raise LoadImageException(f"{url} is too large: its {name} is {value}, the limit is {limit}")
+
+
+def _block_bytes(dataset: Any) -> int:
+    """Return the memory that one stored piece takes when decoded; with pixel interleave it holds every band."""
+    band = dataset.GetRasterBand(1)
+    block_width, block_height = band.GetBlockSize()
+    is_interleaved = dataset.GetMetadataItem("INTERLEAVE", "IMAGE_STRUCTURE") == "PIXEL"
+    bytes_per_pixel = gdal.GetDataTypeSize(band.DataType) // 8
+    return int(block_width * block_height * bytes_per_pixel * (dataset.RasterCount if is_interleaved else 1))
+
+
+def _read_header(dataset: Any, etag: str | None, settings: RasterSettings) -> ImageHeader:
+    block_width, block_height = dataset.GetRasterBand(1).GetBlockSize()
+    return ImageHeader(
+        width=dataset.RasterXSize,
+        height=dataset.RasterYSize,
+        band_count=dataset.RasterCount,
+        data_type=_data_type(dataset),
+        driver_name=dataset.GetDriver().ShortName.upper(),
+        block_size=(block_width, block_height),
+        metadata=dict(dataset.GetMetadata() or {}),
+        sensor_model=build_sensor_model(dataset, settings),
+        etag=etag,
+    )
+
+
+def _data_type(dataset: Any) -> str:
+    """Return the name of the smallest type that holds every band."""
+    union = dataset.GetRasterBand(1).DataType
+    for number in range(2, dataset.RasterCount + 1):
+        union = gdal.DataTypeUnion(union, dataset.GetRasterBand(number).DataType)
+    return str(gdal.GetDataTypeName(union))

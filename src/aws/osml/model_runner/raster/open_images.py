@@ -1,0 +1,94 @@
+"""The images that this process has open: opened once, lent to every region that wants them, closed when idle."""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..api.image_url import parse_image_url
+from .image_source import ImageSource, open_image
+from .settings import RasterSettings
+
+_IDLE_IMAGES = 4
+
+
+@dataclass
+class _Entry:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    source: ImageSource | None = None
+    borrowers: int = 0
+    last_used: float = 0.0
+
+
+class OpenImages:
+    """Opens images by URL and role, and keeps a few that nobody uses at the moment, since the next region may."""
+
+    def __init__(
+        self,
+        settings: RasterSettings,
+        allowed_sources: Collection[str],
+        credentials_for: Callable[[str | None], Any],
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._allowed_sources = allowed_sources
+        self._credentials_for = credentials_for
+        self._now = now
+        self._lock = threading.Lock()
+        self._entries: dict[tuple[str, str], _Entry] = {}
+
+    @contextmanager
+    def lend(self, url: str, role: str | None = None) -> Iterator[ImageSource]:
+        """Lend the image at ``url``, read as ``role``, for as long as the caller is inside.
+
+        Raises:
+            InvalidImageURLException: the URL may not be read here.
+            ImageError: the image cannot be opened.
+        """
+        key = (url, role or "")
+        with self._lock:
+            entry = self._entries.setdefault(key, _Entry())
+            entry.borrowers += 1
+        try:
+            yield self._opened(entry, url, role)
+        finally:
+            with self._lock:
+                entry.borrowers -= 1
+                entry.last_used = self._now()
+                closable = self._take_surplus()
+            for source in closable:
+                source.close()
+
+    def close(self) -> None:
+        """Close every image that nobody uses."""
+        with self._lock:
+            closable = self._take_surplus(keep=0)
+        for source in closable:
+            source.close()
+
+    def _opened(self, entry: _Entry, url: str, role: str | None) -> ImageSource:
+        # One opens while the others wait, without keeping those from waiting who want another image.
+        with entry.lock:
+            if entry.source is None:
+                location = parse_image_url(url, self._allowed_sources)
+                keys = (lambda: self._keys(role)) if location.source == "s3" else None
+                entry.source = open_image(location, self._settings, keys)
+            return entry.source
+
+    def _keys(self, role: str | None) -> Any:
+        credentials = self._credentials_for(role)
+        return credentials.get_frozen_credentials() if credentials is not None else None
+
+    def _take_surplus(self, keep: int = _IDLE_IMAGES) -> list[ImageSource]:
+        """Forget idle images but for the ``keep`` that were used last, and those that failed to open; return what to close."""
+        idle = [(key, entry) for key, entry in self._entries.items() if entry.borrowers == 0]
+        idle.sort(key=lambda pair: pair[1].last_used, reverse=True)
+        opened = [pair for pair in idle if pair[1].source is not None]
+        for key, entry in idle:
+            if entry.source is None:
+                del self._entries[key]
+        for key, _ in opened[keep:]:
+            del self._entries[key]
+        return [entry.source for _, entry in opened[keep:] if entry.source is not None]

@@ -1,0 +1,140 @@
+"""Opens a file as an image, or says in a sentence fit for users why not."""
+
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import urllib3
+from osgeo import gdal
+
+from .exceptions import ImageUnreachableError, LoadImageException
+from .handle_pool import AwsKeys
+from .settings import RasterSettings
+
+_MISSING = frozenset({gdal.CPLE_AWSBucketNotFound, gdal.CPLE_AWSObjectNotFound})
+_FORBIDDEN = frozenset({gdal.CPLE_AWSAccessDenied, gdal.CPLE_AWSInvalidCredentials, gdal.CPLE_AWSSignatureDoesNotMatch})
+_REMOTE_PREFIXES = ("/vsis3/", "/vsicurl/")
+
+
+@contextmanager
+def signing_with(keys: AwsKeys | None) -> Iterator[None]:
+    """Let this thread, and no other, sign what it opens with ``keys``; None is the process's own chain.
+
+    /vsis3 copies the keys into a file handle when it opens it, so the options need not outlive the opening, and two
+    jobs may read one object under different roles at the same time. GDAL's path-specific options cannot do that: they
+    are matched by prefix, so those of ``/vsis3/b/a`` also sign for ``/vsis3/b/ab``, whoever asks.
+    """
+    if keys is None:
+        yield
+        return
+    access_key, secret_key, token = keys
+    # An empty token hides the process's own, which does not belong to these keys.
+    options = {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key, "AWS_SESSION_TOKEN": token or ""}
+    for name, value in options.items():
+        gdal.SetThreadLocalConfigOption(name, value)
+    try:
+        yield
+    finally:
+        for name in options:
+            gdal.SetThreadLocalConfigOption(name, None)
+
+
+def forget_remote(path: str) -> None:
+    """Drop what GDAL remembers of a remote object: its size, its absence, its bytes.
+
+    What one job fetched must not be served to another that may not read it, and an object may have been uploaded since.
+    """
+    if path.startswith(_REMOTE_PREFIXES):
+        gdal.VSICurlPartialClearCache(path)
+
+
+def open_dataset(path: str, url: str, keys: AwsKeys | None, settings: RasterSettings) -> Any:
+    """Open ``path`` with the allowed drivers only and return the GDAL dataset.
+
+    Raises LoadImageException: missing, forbidden, no image of a supported format; ImageUnreachableError when its store
+    did not answer. ``url`` is what messages call the image.
+    """
+    _refuse_odd_path(path, url)
+    with signing_with(keys):
+        try:
+            dataset = gdal.OpenEx(path, gdal.OF_RASTER | gdal.OF_READONLY, allowed_drivers=list(settings.allowed_drivers))
+        except RuntimeError as err:
+            # Asked for at once: the next call of GDAL in this thread forgets it.
+            number = gdal.GetLastErrorNo()
+            raise _explained(path, url, number, str(err), settings.allowed_drivers) from err
+    if dataset is None:
+        raise LoadImageException(f"{url} is not an image of a supported format")
+    return dataset
+
+
+def entity_tag(path: str, keys: AwsKeys | None) -> str | None:
+    """Return what tells two versions of a file apart: the ETag of an object, else time of change and size."""
+    if not path.startswith(_REMOTE_PREFIXES):
+        status = os.stat(path)
+        return f"{status.st_mtime_ns}-{status.st_size}"
+    with signing_with(keys):
+        headers = gdal.GetFileMetadata(path, "HEADERS") or {}
+    return {name.lower(): value for name, value in headers.items()}.get("etag")
+
+
+def _refuse_odd_path(path: str, url: str) -> None:
+    """Refuse what is no S3 object, no HTTP resource and no regular file, before GDAL sees it."""
+    if path.startswith("/vsicurl/"):
+        _refuse_redirect(path.removeprefix("/vsicurl/"), url)
+    elif not path.startswith("/vsis3/"):
+        _refuse_no_file(path, url)
+
+
+def _refuse_no_file(path: str, url: str) -> None:
+    if path.startswith("/vsi"):
+        raise LoadImageException(f"{url} is not a file")
+    try:
+        status = os.stat(path)
+    except PermissionError as err:
+        raise LoadImageException(f"{url} may not be read: permission denied") from err
+    except (OSError, ValueError) as err:
+        raise LoadImageException(f"{url} does not exist") from err
+    if not stat.S_ISREG(status.st_mode):
+        raise LoadImageException(f"{url} is not a regular file")
+    if not os.access(path, os.R_OK):
+        raise LoadImageException(f"{url} may not be read: permission denied")
+
+
+def _refuse_redirect(http_url: str, url: str) -> None:
+    """Refuse a location that sends readers elsewhere: GDAL would follow, to a host that nobody allowed."""
+    if not http_url.startswith(("http://", "https://")):
+        raise LoadImageException(f"{url} is not an http or https URL")
+    try:
+        response = urllib3.request("HEAD", http_url, redirect=False, retries=2, timeout=urllib3.Timeout(10.0))
+    except urllib3.exceptions.HTTPError as err:
+        raise ImageUnreachableError(f"{url} cannot be reached: {type(err).__name__}") from err
+    if 300 <= response.status < 400:
+        raise LoadImageException(f"{url} redirects to another place; give the image's own URL")
+
+
+def _explained(path: str, url: str, number: int, message: str, drivers: Sequence[str]) -> LoadImageException:
+    """Return the error that says what a failed open means. The order matters: specific numbers before wording."""
+    if number in _FORBIDDEN or "response code: 403" in message or "response code: 401" in message:
+        return LoadImageException(f"{url} may not be read with the credentials of this job: {message}")
+    if number in _MISSING or "response code: 404" in message:
+        return LoadImageException(f"{url} does not exist: {message}")
+    if path.startswith(_REMOTE_PREFIXES) and (
+        number == gdal.CPLE_HttpResponse or "does not exist in the file system" in message
+    ):
+        return ImageUnreachableError(f"{url} cannot be reached: {message}")
+    if _looks_like_vrt(path):
+        return LoadImageException(f"{url} is a GDAL VRT, which may name other files and is never read")
+    supported = ", ".join(drivers)
+    return LoadImageException(f"{url} is not a readable image of a supported format ({supported}): {message}")
+
+
+def _looks_like_vrt(path: str) -> bool:
+    if path.startswith(_REMOTE_PREFIXES):
+        return False
+    try:
+        with open(path, "rb") as file:
+            return file.read(256).lstrip().startswith(b"<VRTDataset")
+    except OSError:
+        return False

@@ -1,0 +1,216 @@
+"""Builds the toolkit's sensor model of an opened image from whatever georeference the file carries.
+
+What counts, the most exact first:
+
+==================  ===============================================================================================
+NITF                SICD or SIDD, else RSM, else RPC00B, each beside a rough one (CSCRNA, or corners in IGEOLO)
+other formats       a geotransform with a coordinate system, else RPC tags, else four or more ground control points
+nothing of these    no sensor model: features keep their pixels and get no place on the Earth
+==================  ===============================================================================================
+
+GDAL answers the identity where a file has no geotransform, so the identity is none. A geotransform without a coordinate
+system is taken for longitude and latitude where all four corners are such and a pixel is smaller than a degree; else it
+is a local grid, and no georeference. Metadata that cannot be understood counts as absent, with a warning.
+"""
+
+from typing import Any
+from xml.etree.ElementTree import Element, ParseError
+
+import structlog
+from aws.osml.gdal import NITFDESAccessor, SensorModelFactory, SensorModelTypes
+from aws.osml.photogrammetry import (
+    CompositeSensorModel,
+    GDALAffineSensorModel,
+    ImageCoordinate,
+    RPCPolynomial,
+    RPCSensorModel,
+    geocentric_to_geodetic,
+)
+from defusedxml import ElementTree
+from osgeo import gdal
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
+
+from .rpc import RationalCamera
+from .settings import RasterSettings
+
+logger = structlog.get_logger(__name__)
+
+# What the toolkit's builders and pyproj raise on metadata that is broken or hostile. defusedxml's are ValueErrors.
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    ParseError,
+    ProjError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+_IDENTITY = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
+_WGS84 = "EPSG:4326"
+
+
+def build_sensor_model(dataset: Any, settings: RasterSettings) -> Any | None:
+    """Return the sensor model of a GDAL dataset, or None when it has no georeference that can be understood."""
+    is_nitf = dataset.GetDriver().ShortName == "NITF"
+    geo_transform = _geo_transform(dataset)
+    rough = _usable(dataset, _factory_model, dataset, geo_transform, _lonlat_points(dataset))
+    if is_nitf:
+        exact = _usable(dataset, _nitf_model, dataset, geo_transform, settings)
+        return exact or _refined(rough, _usable(dataset, _rpc_model, dataset, 0.0))
+    if isinstance(rough, GDALAffineSensorModel):
+        return rough
+    # GDAL counts an RPC's pixels from the centre of the first one; sensor models here count from its corner.
+    return _refined(rough, _usable(dataset, _rpc_model, dataset, 0.5))
+
+
+def parsed_des(dataset: Any, max_bytes: int) -> list[str]:
+    """Return the data extension segments of a NITF as GDAL's XML, after a check that they are safe to parse.
+
+    The toolkit hands the XML inside to a parser that is not hardened, so a hardened one reads it first.
+    Raises ValueError where a segment is too large or is an attack, ParseError where it is no XML.
+    """
+    segments = dataset.GetMetadata("xml:DES") or []
+    _refuse_large(segments, max_bytes)
+    accessor = NITFDESAccessor(segments)
+    for segment in accessor.get_segments_by_name("XML_DATA_CONTENT"):
+        ElementTree.fromstring(accessor.extract_desdata_xml(segment) or "<empty/>")
+    return list(segments)
+
+
+def _usable(dataset: Any, build: Any, *arguments: Any) -> Any | None:
+    """Return what ``build`` makes if it places the image's centre on the Earth; None, with a warning, if it fails."""
+    try:
+        model = build(*arguments)
+        if model is None:
+            return None
+        centre = ImageCoordinate([dataset.RasterXSize / 2, dataset.RasterYSize / 2])
+        place = model.image_to_world(centre)
+        if abs(place.latitude) <= 1.6 and abs(place.longitude) <= 6.3:  # radians; NaN is refused as well
+            return model
+        reason = "the image's centre is not on the Earth"
+    except UNREADABLE as err:
+        reason = f"{type(err).__name__}: {err}"
+    logger.warning("image.georeference_unreadable", source=build.__name__.strip("_"), reason=reason)
+    return None
+
+
+def _refined(rough: Any | None, exact: Any | None) -> Any | None:
+    if rough is None or exact is None:
+        return exact or rough
+    return CompositeSensorModel(approximate_sensor_model=rough, precision_sensor_model=exact)
+
+
+def _factory_model(dataset: Any, geo_transform: list[float] | None, points: list[Any]) -> Any | None:
+    """Let the toolkit choose between geotransform and control points."""
+    return SensorModelFactory(
+        dataset.RasterXSize,
+        dataset.RasterYSize,
+        geo_transform=geo_transform,
+        proj_wkt=dataset.GetProjection(),
+        ground_control_points=points,
+    ).build()
+
+
+def _nitf_model(dataset: Any, geo_transform: list[float] | None, settings: RasterSettings) -> Any | None:
+    """Let the toolkit choose among all that a NITF says; None when none of it is exact."""
+    tres, segments = _parsed_tres(dataset, settings.max_xml_bytes), parsed_des(dataset, settings.max_xml_bytes)
+    if tres is None and not segments:
+        return None
+    model = SensorModelFactory(
+        dataset.RasterXSize,
+        dataset.RasterYSize,
+        xml_tres=tres,
+        xml_dess=segments,
+        geo_transform=geo_transform,
+        proj_wkt=dataset.GetProjection(),
+        ground_control_points=_lonlat_points(dataset),
+        selected_sensor_model_types=list(SensorModelTypes),
+    ).build()
+    is_rough = isinstance(model, GDALAffineSensorModel) or model is None
+    return None if is_rough else model
+
+
+def _rpc_model(dataset: Any, half_pixel: float) -> Any | None:
+    metadata = dataset.GetMetadata("RPC")
+    if not metadata:
+        return None
+    camera = RationalCamera.from_metadata(metadata)
+    return RPCSensorModel(
+        camera.error_bias,
+        camera.error_random,
+        camera.line.offset + half_pixel,
+        camera.sample.offset + half_pixel,
+        camera.latitude.offset,
+        camera.longitude.offset,
+        camera.height.offset,
+        camera.line.scale,
+        camera.sample.scale,
+        camera.latitude.scale,
+        camera.longitude.scale,
+        camera.height.scale,
+        *(RPCPolynomial(row.tolist()) for row in camera.polynomials),
+    )
+
+
+def _parsed_tres(dataset: Any, max_bytes: int) -> Element | None:
+    texts = dataset.GetMetadata("xml:TRE") or []
+    _refuse_large(texts, max_bytes)
+    return ElementTree.fromstring(texts[0]) if texts else None
+
+
+def _refuse_large(texts: list[str], max_bytes: int) -> None:
+    if sum(map(len, texts)) > max_bytes:
+        raise ValueError(f"metadata of more than {max_bytes} bytes")
+
+
+def _geo_transform(dataset: Any) -> list[float] | None:
+    """Return the geotransform if it says where the image is."""
+    values = dataset.GetGeoTransform(can_return_null=True)
+    if values is None or tuple(values) == _IDENTITY:
+        return None
+    if values[1] * values[5] == values[2] * values[4]:
+        logger.warning("image.georeference_unreadable", source="geo_transform", reason="it cannot be inverted")
+        return None
+    if dataset.GetProjection():
+        return list(values)
+    width, height = dataset.RasterXSize, dataset.RasterYSize
+    corners = [gdal.ApplyGeoTransform(values, x, y) for x in (0, width) for y in (0, height)]
+    is_small = max(abs(values[i]) for i in (1, 2, 4, 5)) < 1.0
+    return list(values) if is_small and _are_lonlat(corners) else None
+
+
+def _lonlat_points(dataset: Any) -> list[Any]:
+    """Return the ground control points with X and Y as longitude and latitude in degrees; empty below four."""
+    points = list(dataset.GetGCPs())
+    if len(points) < 4:
+        return []
+    wkt = dataset.GetGCPProjection()
+    try:
+        if not wkt:
+            return points if _are_lonlat([(point.GCPX, point.GCPY) for point in points]) else []
+        to_lonlat = Transformer.from_crs(CRS.from_string(wkt), _WGS84, always_xy=True)
+        for point in points:
+            point.GCPX, point.GCPY = to_lonlat.transform(point.GCPX, point.GCPY, errcheck=True)
+    except UNREADABLE as err:
+        logger.warning("image.georeference_unreadable", source="gcps", reason=f"{type(err).__name__}: {err}")
+        return []
+    return points
+
+
+def _are_lonlat(places: list[tuple[float, float]]) -> bool:
+    return all(abs(x) <= 180.0 and abs(y) <= 90.0 for x, y in places)
+
+
+def default_height(sensor_model: Any) -> float:
+    """Return the height in metres at which a sensor model places pixels when there is no elevation model."""
+    if isinstance(sensor_model, CompositeSensorModel):
+        return default_height(sensor_model.precision_sensor_model)
+    if hasattr(sensor_model, "full_image_sensor_model"):
+        return default_height(sensor_model.full_image_sensor_model)
+    if isinstance(sensor_model, RPCSensorModel):
+        return float(sensor_model.height_off)
+    scene_centre = getattr(getattr(sensor_model, "coord_converter", None), "scp_ecf", None)
+    return 0.0 if scene_centre is None else float(geocentric_to_geodetic(scene_centre).elevation)

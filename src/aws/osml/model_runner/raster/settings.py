@@ -1,0 +1,119 @@
+"""How GDAL is set up for a worker: caches of a known size, no guessing of neighbours, nothing on stderr."""
+
+import functools
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+import structlog
+from osgeo import gdal
+
+logger = structlog.get_logger(__name__)
+
+MIB = 1024 * 1024
+
+# Besides the formats that may be read, a worker cuts through MEM and VRT (its own, in memory, never opened by name) and
+# may find its elevation data in DTED or SRTM files. Drivers that reach the network or a database are taken away.
+_INTERNAL_DRIVERS = ("MEM", "VRT", "DTED", "SRTMHGT")
+
+
+@dataclass(frozen=True)
+class RasterSettings:
+    """What an image may be, and how much memory GDAL may use for all of them together.
+
+    ``cache_bytes`` holds decoded blocks of every open image; ``curl_cache_bytes`` holds what was fetched from S3 and
+    HTTP. ``vsi_cache_bytes`` is per open file and on top of both: 0 leaves it off, because local files are cached by
+    the system and remote ones by the fetch cache. The limits refuse an image before a pixel of it is read.
+    """
+
+    cache_bytes: int = 256 * MIB
+    curl_cache_bytes: int = 64 * MIB
+    curl_chunk_bytes: int = 64 * 1024
+    vsi_cache_bytes: int = 0
+    http_timeout_s: int = 30
+    http_max_retries: int = 3
+    http_retry_delay_s: float = 1.0
+    allowed_drivers: tuple[str, ...] = ("GTiff", "NITF", "PNG", "JPEG", "JP2OpenJPEG")
+    max_handles: int = 4
+    max_side_px: int = 2**20
+    max_pixels: int = 10**12
+    max_bands: int = 64
+    max_block_bytes: int = 256 * MIB
+    max_tile_bytes: int = 1024 * MIB
+    max_xml_bytes: int = 8 * MIB
+
+
+def gdal_options(settings: RasterSettings, environ: Mapping[str, str]) -> dict[str, str]:
+    """Return every configuration option that GDAL gets, by name."""
+    return {
+        # A listing taken once hides objects uploaded later, and a neighbour's file must not change what an image means.
+        "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
+        "GDAL_PAM_ENABLED": "NO",
+        "GDAL_VRT_ENABLE_PYTHON": "NO",
+        # The pipeline has a thread per core already.
+        "GDAL_NUM_THREADS": "1",
+        "GDAL_CACHEMAX": str(settings.cache_bytes),
+        "VSI_CACHE": "YES" if settings.vsi_cache_bytes else "NO",
+        "VSI_CACHE_SIZE": str(settings.vsi_cache_bytes),
+        "CPL_VSIL_CURL_CHUNK_SIZE": str(settings.curl_chunk_bytes),
+        "CPL_VSIL_CURL_CACHE_SIZE": str(settings.curl_cache_bytes),
+        "GDAL_HTTP_TIMEOUT": str(settings.http_timeout_s),
+        "GDAL_HTTP_CONNECTTIMEOUT": str(min(10, settings.http_timeout_s)),
+        "GDAL_HTTP_MAX_RETRY": str(settings.http_max_retries),
+        "GDAL_HTTP_RETRY_DELAY": str(settings.http_retry_delay_s),
+        "CPL_DEBUG": "OFF",
+        **_endpoint_options(environ),
+    }
+
+
+def _endpoint_options(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the options that send /vsis3 where boto3 goes; empty where nobody says, or GDAL's own variable does."""
+    url = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
+    if not url or environ.get("AWS_S3_ENDPOINT"):
+        return {}
+    parts = urlsplit(url)
+    return {
+        "AWS_S3_ENDPOINT": parts.netloc + parts.path.rstrip("/"),
+        "AWS_HTTPS": "YES" if parts.scheme == "https" else "NO",
+        "AWS_VIRTUAL_HOSTING": environ.get("AWS_VIRTUAL_HOSTING", "FALSE"),
+    }
+
+
+def configure_gdal(settings: RasterSettings, environ: Mapping[str, str]) -> None:
+    """Set GDAL up for this process: options, exceptions instead of error codes, messages as log events.
+
+    Called once by whoever owns the process, before the first image is opened and before threads start. Calling it
+    again applies the options again and is harmless.
+    """
+    for name, value in gdal_options(settings, environ).items():
+        gdal.SetConfigOption(name, value)
+    gdal.SetCacheMax(settings.cache_bytes)  # the option alone is read only at the first use of the cache
+    _keep_only_drivers(frozenset((*settings.allowed_drivers, *_INTERNAL_DRIVERS)))
+    _log_messages_and_raise_errors()
+
+
+def _keep_only_drivers(names: frozenset[str]) -> None:
+    for index in reversed(range(gdal.GetDriverCount())):
+        driver = gdal.GetDriver(index)
+        if driver.ShortName not in names:
+            driver.Deregister()
+
+
+@functools.lru_cache(maxsize=1)
+def _log_messages_and_raise_errors() -> None:
+    # Exceptions mode puts a handler of its own on top, which passes on what is no error. So ours goes underneath.
+    gdal.DontUseExceptions()
+    gdal.SetErrorHandler(log_gdal_message)
+    gdal.UseExceptions()
+
+
+def log_gdal_message(error_class: int, number: int, message: str) -> None:
+    """Turn one GDAL message into a log event; query strings are cut because presigned URLs carry secrets there."""
+    text = re.sub(r"\?\S*", "?[cut]", message)
+    if error_class >= gdal.CE_Failure:
+        logger.warning("gdal.error", number=number, message=text)
+    elif error_class == gdal.CE_Warning:
+        logger.info("gdal.warning", number=number, message=text)
+    else:
+        logger.debug("gdal.debug", message=text)

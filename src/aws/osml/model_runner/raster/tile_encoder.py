@@ -1,0 +1,106 @@
+"""Cuts tiles out of an image and encodes them, in memory, as the file that a model is sent."""
+
+import functools
+
+import structlog
+from osgeo import gdal
+
+from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats, ImageRegion
+from aws.osml.model_runner.exceptions import TileEncodingError
+
+from .georeference import ImageToWorld, image_to_world
+from .handle_pool import ImageHandle
+from .image_source import ImageSource
+from .memory_file import memory_folder, read_memory_file
+from .nitf_tile import SarDocument, corner_options, header_options, keep_camera
+from .sensor_model import UNREADABLE
+from .tile_formats import TilePlan, plan_tile
+
+logger = structlog.get_logger(__name__)
+
+
+class TileEncoder:
+    """Encodes tiles of one image in one format; any number of threads may ask at once.
+
+    NITF tiles carry the corners, the SICD or SIDD document and the RPC as they are true of the tile; GTIFF tiles carry
+    its georeference; PNG and JPEG tiles carry pixels only.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        tile_format: ImageFormats | str,
+        compression: ImageCompression | str | None = None,
+    ) -> None:
+        self._source = source
+        self._tile_format = ImageFormats(tile_format)
+        self._compression = ImageCompression(compression) if compression else None
+
+    def check(self) -> None:
+        """Raise TileEncodingError when the format cannot hold the image; warn, once, where it is written otherwise."""
+        if self._plan.warning:
+            logger.warning("tile.compression_replaced", reason=self._plan.warning)
+
+    def encode(self, tile: ImageRegion) -> bytes:
+        """Return the encoded pixels of ``tile``, which must lie inside the image.
+
+        Raises TileEncodingError: outside, too large, not readable, or not to be held by the format.
+        """
+        self._refuse_unfit(tile)
+        with self._source.handle() as handle:
+            try:
+                return self._encoded(handle, tile)
+            except UNREADABLE as err:
+                raise TileEncodingError(f"tile at {tuple(tile.origin)} cannot be read or encoded: {err}") from err
+
+    @functools.cached_property
+    def _plan(self) -> TilePlan:
+        return plan_tile(self._tile_format, self._compression, self._source.band_count, self._source.data_type)
+
+    @functools.cached_property
+    def _locate(self) -> ImageToWorld | None:
+        model = self._source.sensor_model
+        return None if model is None else image_to_world(model)
+
+    def _refuse_unfit(self, tile: ImageRegion) -> None:
+        (row, col), (width, height) = tile
+        is_inside = row >= 0 and col >= 0 and tile.right <= self._source.width and tile.bottom <= self._source.height
+        if width <= 0 or height <= 0 or not is_inside:
+            raise TileEncodingError(f"tile {tile.to_lists()} is not inside the image")
+        size = width * height * self._source.band_count * _bytes_per_pixel(self._source.data_type)
+        limit = self._source.settings.max_tile_bytes
+        if size > limit:
+            raise TileEncodingError(
+                f"tile {tile.to_lists()} is too large: {size} bytes of pixels, the limit is {limit}"
+            )
+
+    def _encoded(self, handle: ImageHandle, tile: ImageRegion) -> bytes:
+        (row, col), (width, height) = tile
+        gdal.ErrorReset()
+        # The view has the tile's geotransform, control points and RPC; no pixel is read yet.
+        view = gdal.Translate("", handle.dataset, format="VRT", srcWin=[col, row, width, height])
+        options = list(self._plan.options)
+        if self._tile_format == ImageFormats.NITF:
+            options += self._nitf_options(handle, tile)
+            keep_camera(view)
+        with memory_folder() as folder:
+            path = f"{folder}/tile"
+            copy = gdal.GetDriverByName(self._plan.driver).CreateCopy(path, view, strict=0, options=options)
+            copy.FlushCache()
+            del copy  # closing writes the last bytes
+            encoded = read_memory_file(path)
+        if not encoded:
+            raise TileEncodingError(f"tile at {tuple(tile.origin)}: the encoder wrote nothing")
+        return encoded
+
+    def _nitf_options(self, handle: ImageHandle, tile: ImageRegion) -> list[str]:
+        source = self._source
+        document = handle.companion("sar", lambda dataset: SarDocument.of(dataset, source.settings.max_xml_bytes))
+        options = document.options_for(tile, source.band_count)
+        is_sar = bool(options)
+        kept = [item for item in header_options(source.header.metadata) if not (is_sar and item.startswith("ICAT="))]
+        return [*options, *kept, *corner_options(self._locate, tile)]
+
+
+def _bytes_per_pixel(data_type: str) -> int:
+    return int(gdal.GetDataTypeSize(gdal.GetDataTypeByName(data_type))) // 8

@@ -1,0 +1,305 @@
+"""A region: claim it, run its tiles, end it and count it, once."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+from aws_embedded_metrics import MetricsLogger
+
+from .api.region_request import RegionRequest
+from .app_config import ServiceConfig
+from .common.endpoint_utils import EndpointUtils
+from .common.typing import TileState
+from .database.endpoint_statistics_table import EndpointStatisticsTable
+from .database.feature_table import TileKey, TileOutcome
+from .database.job_table import JobItem, JobTable
+from .database.region_request_table import (
+    RegionClaim,
+    RegionEnded,
+    RegionHeld,
+    RegionRequestItem,
+    RegionRequestTable,
+)
+from .exceptions import (
+    ImageError,
+    LeaseLostError,
+    ModelBackPressureError,
+    RegionDeferredError,
+    SelfThrottledRegionException,
+    StatusError,
+)
+from .inference.exceptions import ModelJobError
+from .job_rules import POISON_REGION_S, backoff_s, is_poison, region_status
+from .lease_keeper import Lease
+from .observability import bind_job
+from .region_work import RegionWork
+from .status.region_status_monitor import RegionStatusMonitor
+from .tile_worker.region_run import RegionRun, Tile
+from .tile_worker.tiling_strategy import TilingStrategy
+from .worker_context import WorkerContext
+
+if TYPE_CHECKING:
+    from osgeo import gdal
+
+    from aws.osml.photogrammetry import SensorModel
+
+logger = structlog.get_logger(__name__)
+
+# What the row of a tile says that nobody did, because its region was given up.
+SEALED = "SEALED"
+
+# An endpoint that is missing or denied, and an image that will not open, are waited for this long or often: both were
+# there when the image was planned, and somebody may be mending them.
+_MISSING_ENDPOINT_S = 900.0
+_MAX_OPEN_TRIES = 5
+
+
+class RegionRequestHandler:
+    """Processes regions, any number of them at once."""
+
+    def __init__(
+        self,
+        region_request_table: RegionRequestTable,
+        job_table: JobTable,
+        region_status_monitor: RegionStatusMonitor,
+        endpoint_statistics_table: EndpointStatisticsTable | None,
+        tiling_strategy: TilingStrategy,
+        endpoint_utils: EndpointUtils,
+        config: ServiceConfig,
+        context: WorkerContext | None = None,
+    ) -> None:
+        self.region_request_table = region_request_table
+        self.job_table = job_table
+        self.region_status_monitor = region_status_monitor
+        self.endpoint_statistics_table = endpoint_statistics_table
+        self.tiling_strategy = tiling_strategy
+        self.endpoint_utils = endpoint_utils
+        self.config = config
+        self._context = context
+
+    @property
+    def context(self) -> WorkerContext:
+        """What this process's handlers share."""
+        if self._context is None:
+            self._context = WorkerContext.from_config(self.config)
+        return self._context
+
+    def process_region_request(
+        self,
+        region_request: RegionRequest,
+        region_request_item: RegionRequestItem | None = None,
+        raster_dataset: "gdal.Dataset | None" = None,
+        sensor_model: "SensorModel | None" = None,
+        metrics: MetricsLogger | None = None,
+    ) -> JobItem:
+        """Claim a region, do the tiles that have no outcome yet, end the region and return its image's row.
+
+        A region that has ended is left as it is. ``raster_dataset`` and ``sensor_model`` serve a caller that has the
+        image open; without them it is opened by its URL, or shared with another region that runs here.
+
+        Raises:
+            RegionDeferredError: the region is another worker's, has to wait, or was interrupted; ask again later.
+            SelfThrottledRegionException: the endpoint works on as many regions as it may.
+            LeaseLostError: another worker took the region over.
+        """
+        request = region_request
+        with bind_job(job_id=request.job_id, image_id=request.image_id, region_id=request.region_id):
+            if region_request_item is not None:
+                self.region_request_table.start_region_request(region_request_item)
+            claim = self._claim(request.image_id, request.region_id)
+            if claim is None:
+                return self.job_table.get_image_request(request.image_id)
+            with self._given_back_on_error(claim), self._place_at_endpoint(request):
+                work = RegionWork(request, self.tiling_strategy, self.context, raster_dataset, sensor_model)
+                return self._process(claim, work)
+
+    def fail_region_request(
+        self, region_request_item: RegionRequestItem, metrics: MetricsLogger | None = None
+    ) -> JobItem:
+        """End a region whose remaining tiles nobody will do: each without an outcome fails, then the region ends.
+
+        ``region_request_item.message`` says why. Tiles that have an outcome keep it.
+
+        Raises:
+            RegionDeferredError: a worker is at it.
+        """
+        item = region_request_item
+        with bind_job(job_id=item.job_id or "", image_id=item.image_id, region_id=item.region_id):
+            job = self.job_table.get_image_request(item.image_id)
+            claim = self._claim(item.image_id, item.region_id)
+            if claim is None:
+                return job
+            with self._given_back_on_error(claim):
+                request = region_request_of(job, claim.item)
+                work = RegionWork(request, self.tiling_strategy, self.context)
+                return self._seal(claim, work, job, item.message or "the region was given up")
+
+    def _process(self, claim: RegionClaim, work: RegionWork) -> JobItem:
+        job = self.job_table.get_image_request(claim.item.image_id)
+        if job.is_terminal:
+            return job
+        attempts, now_s = claim.item.stalled_attempts or 0, self.context.now()
+        if is_poison(attempts, claim.item.stall_first_time, now_s, self.config.max_region_attempts, POISON_REGION_S):
+            return self._seal(claim, work, job, f"no progress in {attempts} attempts")
+        run = self._new_run(claim)
+        try:
+            with self.context.leases.keep(self._lease(claim, run)) as lease, work.opened(job):
+                tiles = work.tiles(job)
+                outcomes = work.run(run, tiles, claim.item)
+        except ImageError as err:
+            return self._give_up_image(claim, work, job, err)
+        if lease.lost.is_set():
+            raise LeaseLostError(f"{claim.item.region_id} was taken over")
+        if len(outcomes) < len(tiles):
+            return self._give_back(claim, work, job, run)
+        return self._end(claim, tiles, outcomes)
+
+    # Claim ----------------------------------------------------------------------------------------------------------
+
+    def _claim(self, image_id: str, region_id: str) -> RegionClaim | None:
+        """Return our claim, or None when the region has ended."""
+        claim = self.region_request_table.claim(image_id, region_id, self.context.owner, self.config.region_lease_s)
+        if isinstance(claim, RegionHeld):
+            jitter_s = self.context.rng.uniform(0, 2)
+            raise RegionDeferredError(f"{region_id} has to wait", claim.retry_after_s + jitter_s)
+        return None if isinstance(claim, RegionEnded) else claim
+
+    def _new_run(self, claim: RegionClaim) -> RegionRun:
+        item = claim.item
+        needs_note = (item.stalled_attempts or 0) > 1 or bool(item.backoffs)
+        return RegionRun(
+            now=self.context.now,
+            log_fields={"job_id": item.job_id or "", "image_id": item.image_id, "region_id": item.region_id},
+            on_progress=(lambda: self.region_request_table.note_progress(claim)) if needs_note else lambda: None,
+            stopping=self.context.stopping,
+        )
+
+    def _lease(self, claim: RegionClaim, run: RegionRun) -> Lease:
+        return Lease(
+            name=claim.item.region_id,
+            renew=lambda: self.region_request_table.renew(claim, self.config.region_lease_s),
+            on_lost=run.stop,
+            last_progress=lambda: run.last_progress,
+        )
+
+    @contextmanager
+    def _given_back_on_error(self, claim: RegionClaim) -> Iterator[None]:
+        """Release the claim however the work fails: a worker that lives to do so has not crashed."""
+        try:
+            yield
+        except LeaseLostError:
+            raise
+        except RegionDeferredError as err:
+            not_before = self.context.now() + err.retry_after_s if err.retry_after_s else 0.0
+            self.region_request_table.release(claim, not_before, err.is_backoff)
+            raise
+        except BaseException:
+            self.region_request_table.release(claim)
+            raise
+
+    @contextmanager
+    def _place_at_endpoint(self, request: RegionRequest) -> Iterator[None]:
+        """Hold one of the endpoint's places for a region, where workers throttle themselves."""
+        table = self.endpoint_statistics_table
+        if not self.config.self_throttling or table is None:
+            yield
+            return
+        endpoint = request.model_name
+        most = self.endpoint_utils.calculate_max_regions(endpoint, request.model_invocation_role)
+        table.upsert_endpoint(endpoint, most)
+        if table.current_in_progress_regions(endpoint) >= most:
+            self.context.metrics.record("RegionProcessing", "Throttles", 1, "Count", ModelName=endpoint)
+            raise SelfThrottledRegionException(f"{endpoint} works on {most} regions already")
+        table.increment_region_count(endpoint)
+        try:
+            yield
+        finally:
+            table.decrement_region_count(endpoint)
+
+    # Ends -----------------------------------------------------------------------------------------------------------
+
+    def _give_back(self, claim: RegionClaim, work: RegionWork, job: JobItem, run: RegionRun) -> JobItem:
+        """Decide when a region that was not finished is tried again; raises RegionDeferredError, or seals it."""
+        reason = run.stopped_by
+        if isinstance(reason, ModelJobError):
+            waited_s = self.context.now() - (claim.item.start_time or 0) / 1000
+            if waited_s > _MISSING_ENDPOINT_S:
+                return self._seal(claim, work, job, f"{reason.code}: {reason}")
+        if self.context.stopping.is_set() or run.outcomes:
+            raise RegionDeferredError("the region was interrupted", 0.0) from reason
+        at_least_s = reason.retry_after_s or 0.0 if isinstance(reason, ModelBackPressureError) else 0.0
+        wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng, at_least_s)
+        raise RegionDeferredError(f"the region waits: {reason}", wait_s, is_backoff=True) from reason
+
+    def _give_up_image(self, claim: RegionClaim, work: RegionWork, job: JobItem, err: ImageError) -> JobItem:
+        """Try again later to open an image that was there when it was planned, but not for ever."""
+        backoffs = claim.item.backoffs or 0
+        if backoffs < _MAX_OPEN_TRIES:
+            raise RegionDeferredError(str(err), backoff_s(backoffs, self.context.rng), is_backoff=True) from err
+        return self._seal(claim, work, job, str(err))
+
+    def _seal(self, claim: RegionClaim, work: RegionWork, job: JobItem, reason: str) -> JobItem:
+        """Fail every tile without an outcome, then end the region; a worker that still does a tile loses its write."""
+        logger.warning("region.sealed", reason=reason)
+        tiles = work.tiles(job)
+        outcomes = work.committed(tiles)
+        for tile in tiles:
+            if tile.index not in outcomes:
+                key = TileKey(claim.item.image_id, claim.item.region_id, tile.index)
+                failed = TileOutcome(TileState.FAILED, error_code=SEALED)
+                outcomes[tile.index] = work.features.commit_tile(key, tile.bounds, failed)
+        return self._end(claim, tiles, outcomes, reason)
+
+    def _end(
+        self, claim: RegionClaim, tiles: Sequence[Tile], outcomes: dict[int, TileState], message: str | None = None
+    ) -> JobItem:
+        """R3, then tell the world; a status that cannot be published changes no count."""
+        succeeded = [tile.bounds for tile in tiles if outcomes[tile.index] is TileState.SUCCEEDED]
+        failed = [tile.bounds for tile in tiles if outcomes[tile.index] is not TileState.SUCCEEDED]
+        status = region_status(len(succeeded), len(failed))
+        if self.region_request_table.end_region(self.job_table, claim, status, succeeded, failed, message):
+            logger.info("region.finished", status=str(status), tiles=len(tiles), failed_tiles=len(failed))
+            self._publish(claim)
+            self._record(claim, len(failed))
+        return self.job_table.get_image_request(claim.item.image_id)
+
+    def _publish(self, claim: RegionClaim) -> None:
+        item = self.region_request_table.get_region_request(claim.item.region_id, claim.item.image_id)
+        if item is None:
+            return
+        try:
+            status = self.region_status_monitor.get_status(item)
+            self.region_status_monitor.process_event(item, status, "Completed region processing")
+        except StatusError as err:
+            logger.warning("status.not_published", reason=str(err))
+
+    def _record(self, claim: RegionClaim, failed_tiles: int) -> None:
+        start_s = (claim.item.last_updated_time or 0) / 1000
+        metrics = self.context.metrics
+        metrics.record("RegionProcessing", "Duration", self.context.now() - start_s, "Seconds")
+        metrics.record("RegionProcessing", "Invocations", 1, "Count")
+        if failed_tiles:
+            metrics.record("RegionProcessing", "Errors", 1, "Count")
+        metrics.flush()
+
+
+def region_request_of(job: JobItem, region: RegionRequestItem) -> RegionRequest:
+    """Return the request of a region whose message was lost, from its own row and its image's."""
+    return RegionRequest(
+        image_id=job.image_id,
+        job_id=job.job_id,
+        image_url=job.image_url,
+        image_read_role=job.image_read_role or "",
+        model_name=job.model_name,
+        model_invoke_mode=job.model_invoke_mode,
+        model_endpoint_parameters=job.endpoint_parameters,
+        model_invocation_role=job.model_invocation_role or "",
+        tile_size=region.tile_size,
+        tile_overlap=region.tile_overlap,
+        tile_format=region.tile_format,
+        tile_compression=region.tile_compression,
+        region_bounds=region.region_bounds,
+        region_id=region.region_id,
+        image_extension=job.image_extension or "",
+    )

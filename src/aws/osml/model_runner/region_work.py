@@ -1,0 +1,145 @@
+"""The work of one region: its image, its plan of tiles, and what of it is done."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
+
+import structlog
+
+from .api.region_of_interest import parse_roi
+from .api.region_request import RegionRequest
+from .common.typing import ImageDimensions, ImageRegion, TileState
+from .database.feature_table import FeatureTable
+from .database.job_table import JobItem
+from .database.region_request_table import RegionRequestItem
+from .exceptions import LoadImageException
+from .features.location_grid import LocationGrid
+from .inference.detector import Detector
+from .raster import ImageSource, TileEncoder, image_to_world, world_to_image
+from .tile_steps import DetectionSteps
+from .tile_worker.region_plan import RegionPlanner, interest_in_pixels
+from .tile_worker.region_run import RegionRun, Tile
+from .tile_worker.tiling_strategy import TilingStrategy
+from .worker_context import WorkerContext
+
+if TYPE_CHECKING:
+    from osgeo import gdal
+
+    from aws.osml.photogrammetry import SensorModel
+
+logger = structlog.get_logger(__name__)
+
+
+class RegionWork:
+    """What a worker does with a region that it has claimed. ``opened`` comes before ``run``."""
+
+    def __init__(
+        self,
+        request: RegionRequest,
+        strategy: TilingStrategy,
+        context: WorkerContext,
+        dataset: "gdal.Dataset | None" = None,
+        sensor_model: "SensorModel | None" = None,
+    ) -> None:
+        self._request = request
+        self._strategy = strategy
+        self._context = context
+        self._given = (dataset, sensor_model)
+        self._source: ImageSource | None = None
+        self.features = FeatureTable(
+            context.config.feature_table,
+            ImageDimensions(*request.tile_size),
+            ImageDimensions(*request.tile_overlap),
+            client=context.clients.dynamodb_resource(),
+            life_s=context.config.job_deadline_s + 48 * 3600,
+        )
+
+    @contextmanager
+    def opened(self, job: JobItem) -> Iterator[ImageSource]:
+        """Have the image open for as long as the caller is inside.
+
+        Raises:
+            ImageError: it cannot be opened, or it is not the image that was planned.
+        """
+        dataset, sensor_model = self._given
+        if dataset is not None:
+            self._source = ImageSource.from_dataset(dataset, sensor_model)
+            yield self._source
+            return
+        with self._context.images.lend(self._request.image_url, self._request.image_read_role) as source:
+            if job.image_etag and source.etag and source.etag != job.image_etag:
+                raise LoadImageException("the image was replaced after its job began")
+            self._source = source
+            yield source
+
+    def tiles(self, job: JobItem) -> list[Tile]:
+        """Return the region's tiles; with a region of interest the image has to be open, or have been planned here."""
+        interest = None
+        if job.roi_wkt:
+            with self._context.images.lend(self._request.image_url, self._request.image_read_role) as source:
+                interest = interest_in_pixels(parse_roi(job.roi_wkt), partial(world_to_image, source.sensor_model))
+        planner = RegionPlanner(
+            self._strategy,
+            ImageDimensions(*self._request.tile_size),
+            ImageDimensions(*self._request.tile_overlap),
+            interest,
+        )
+        return planner.tiles(ImageRegion.of(self._request.region_bounds))
+
+    def committed(self, tiles: Sequence[Tile]) -> dict[int, TileState]:
+        """Return the outcomes that are in the table already, by the tiles' indexes."""
+        return self.features.committed_tiles(
+            self._request.image_id, self._request.region_id, [tile.index for tile in tiles]
+        )
+
+    def run(self, run: RegionRun, tiles: Sequence[Tile], item: RegionRequestItem) -> dict[int, TileState]:
+        """Do every tile that has no outcome, and return all outcomes; fewer than there are tiles when ``run`` was stopped."""
+        is_first_attempt = (item.region_retry_count or 0) <= 1
+        done = {} if is_first_attempt else self.committed(tiles)
+        todo = [tile for tile in tiles if tile.index not in done]
+        logger.info("region.started", tiles=len(tiles), done_before=len(done), attempt=item.region_retry_count)
+        if todo:
+            self._run_tiles(run, self._steps(run), todo, item)
+        return done | run.outcomes
+
+    def _run_tiles(self, run: RegionRun, steps: DetectionSteps, tiles: list[Tile], item: RegionRequestItem) -> None:
+        pipeline = self._context.pipeline
+        if (item.stalled_attempts or 0) > 1:
+            # Somebody died here. One tile at a time, in another order each time, so that the one tile that kills its
+            # worker does not take its neighbours with it.
+            random.Random(item.fence).shuffle(tiles)
+            for tile in tiles:
+                pipeline.run(run, steps, [tile])
+            return
+        if item.backoffs:
+            # The endpoint refused before: one call finds out whether it still does.
+            pipeline.run(run, steps, tiles[:1])
+            tiles = tiles[1:]
+        pipeline.run(run, steps, tiles)
+
+    def _steps(self, run: RegionRun) -> DetectionSteps:
+        source, request, context = self._source, self._request, self._context
+        if source is None:
+            raise AssertionError("the image is not open")
+        encoder = TileEncoder(source, request.tile_format, request.tile_compression)
+        encoder.check()
+        grid = None
+        if source.sensor_model is not None:
+            to_world = image_to_world(source.sensor_model, context.elevation_model)
+            grid = LocationGrid.from_sensor_model(to_world, ImageRegion.of(request.region_bounds))
+        return DetectionSteps(
+            request=request,
+            encoder=encoder,
+            detector=context.detector_for(request),
+            grid=grid,
+            features=self.features,
+            metrics=context.metrics,
+            image_format=source.driver_name,
+            retry_budget=context.retry_budget_for(request.model_name),
+            sleep=context.stopping.wait,
+            rng=context.rng,
+            now=context.now,
+            should_stop=lambda: run.is_stopped,
+        )

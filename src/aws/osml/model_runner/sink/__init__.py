@@ -1,0 +1,20 @@
+"""Where features go: a file per image in S3, a record per feature in Kinesis."""
+
+from .delivery import Delivery
+from .exceptions import InvalidKinesisStreamException, InvalidS3BucketException, SinkError, SinkPermanentError
+from .kinesis_sink import KinesisSink
+from .s3_sink import S3Sink
+from .sink import Sink
+from .sink_factory import SinkFactory
+
+__all__ = [
+    "Delivery",
+    "InvalidKinesisStreamException",
+    "InvalidS3BucketException",
+    "KinesisSink",
+    "S3Sink",
+    "Sink",
+    "SinkError",
+    "SinkFactory",
+    "SinkPermanentError",
+]

@@ -1,0 +1,85 @@
+"""Features as Kinesis records, in batches that the service takes."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+
+from .delivery import Delivery
+from .feature_collection import collection_bytes
+
+MAX_BATCH_RECORDS = 500
+MAX_BATCH_BYTES = 5 * 1024 * 1024
+MAX_KEY_CHARACTERS = 256
+
+PARTITION_BY_JOB = "JOB"
+PARTITION_BY_FEATURE = "FEATURE"
+
+# The most that a record adds to its feature, both ids apart: the collection around it, the two properties, an empty
+# "properties" where there was none, and up to six bytes for each character of an id that JSON has to escape.
+_ENVELOPE_BYTES = 192
+_ESCAPED_BYTES = 6
+
+
+class Record(NamedTuple):
+    """One record of PutRecords, and the index of its feature in the delivery."""
+
+    index: int
+    data: bytes
+    partition_key: str
+
+    @property
+    def size_bytes(self) -> int:
+        """What the record counts against the limits of Kinesis: data and key."""
+        return len(self.data) + len(self.partition_key.encode())
+
+    def to_entry(self) -> dict[str, Any]:
+        """Return the record as PutRecords takes it."""
+        return {"Data": self.data, "PartitionKey": self.partition_key}
+
+
+def record_of(delivery: Delivery, index: int, partition_by: str) -> Record:
+    """Return the record of one feature: a feature collection of one, which names its feature and its job.
+
+    Kinesis delivers at least once; ``properties.feature_id`` is what consumers drop copies by.
+    """
+    feature = orjson.loads(delivery.features[index])
+    feature_id = delivery.feature_ids[index]
+    feature["properties"] = {**(feature.get("properties") or {}), "feature_id": feature_id, "job_id": delivery.job_id}
+    key = delivery.job_id if partition_by == PARTITION_BY_JOB else feature_id
+    return Record(index, collection_bytes([orjson.dumps(feature)]), key[:MAX_KEY_CHARACTERS] or "-")
+
+
+def oversize_indexes(delivery: Delivery, max_record_bytes: int, partition_by: str) -> list[int]:
+    """Return the features whose record is longer than the stream takes; only those that come near it are built."""
+    return [
+        index
+        for index, feature in enumerate(delivery.features)
+        if len(feature) + _overhead_bytes(delivery, index) > max_record_bytes
+        and record_of(delivery, index, partition_by).size_bytes > max_record_bytes
+    ]
+
+
+def batches(
+    records: Iterable[Record], max_records: int = MAX_BATCH_RECORDS, max_bytes: int = MAX_BATCH_BYTES
+) -> Iterator[list[Record]]:
+    """Yield the records in order, in lists of at most ``max_records`` and, but for a single record, ``max_bytes``."""
+    batch: list[Record] = []
+    size = 0
+    for record in records:
+        if batch and (len(batch) == max_records or size + record.size_bytes > max_bytes):
+            yield batch
+            batch, size = [], 0
+        batch.append(record)
+        size += record.size_bytes
+    if batch:
+        yield batch
+
+
+def refused(entries: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of a PutRecords call that its answer says were not taken."""
+    return [entry for entry, answer in zip(entries, answers, strict=True) if answer.get("ErrorCode")]
+
+
+def _overhead_bytes(delivery: Delivery, index: int) -> int:
+    return _ENVELOPE_BYTES + 2 * _ESCAPED_BYTES * (len(delivery.job_id) + len(delivery.feature_ids[index]))

@@ -1,0 +1,193 @@
+"""One record per feature on a stream: each at least once, and the same feature always under the same id."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+import geojson
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+from aws.osml.model_runner.api.sink import SinkMode, SinkType
+from aws.osml.model_runner.common.aws_clients import default_clients
+
+from .aws_errors import error_code
+from .delivery import Delivery
+from .exceptions import InvalidKinesisStreamException, SinkError, SinkPermanentError
+from .kinesis_records import (
+    MAX_BATCH_RECORDS,
+    PARTITION_BY_FEATURE,
+    batches,
+    oversize_indexes,
+    record_of,
+    refused,
+)
+from .sink import Sink
+
+logger = structlog.get_logger(__name__)
+
+DEFAULT_RECORD_BYTES = 1024 * 1024
+WRITABLE_STATES = frozenset({"ACTIVE", "UPDATING"})
+# A shard takes 1000 records a second, so a big delivery is refused in part each time: only tries without progress count.
+MAX_IDLE_TRIES = 8
+BASE_DELAY_S = 0.1
+MAX_DELAY_S = 5.0
+NAMED_IDS = 5
+
+_STREAM_ERRORS = frozenset(
+    {
+        "AccessDenied",
+        "AccessDeniedException",
+        "InvalidArgumentException",
+        "KMSAccessDeniedException",
+        "KMSDisabledException",
+        "KMSInvalidStateException",
+        "KMSNotFoundException",
+        "KMSOptInRequired",
+        "ResourceNotFoundException",
+        "ValidationException",
+    }
+)
+
+
+class KinesisSink(Sink):
+    """Writes each feature as a record of its own.
+
+    ``batch_size`` limits the records of one call below the service's 500. ``partition_key`` is ``FEATURE``, which
+    spreads a job over all shards, or ``JOB``, which keeps it on one in order.
+    """
+
+    def __init__(
+        self,
+        stream: str,
+        batch_size: int | None = None,
+        assumed_role: str | None = None,
+        partition_key: str = PARTITION_BY_FEATURE,
+        client: Any = None,
+        sleep: Callable[[float], object] = time.sleep,
+        rng: random.Random | None = None,
+        max_idle_tries: int = MAX_IDLE_TRIES,
+    ) -> None:
+        self.stream = stream
+        self.batch_size = batch_size
+        self.assumed_role = assumed_role
+        self.partition_key = partition_key
+        self.max_idle_tries = max_idle_tries
+        self._client = client
+        self._sleep = sleep
+        self._rng = rng or random.Random()
+
+    @staticmethod
+    def name() -> str:
+        """The name of this kind of sink."""
+        return SinkType.KINESIS.value
+
+    @property
+    def mode(self) -> SinkMode:
+        """Features are written when the image is complete."""
+        return SinkMode.AGGREGATE
+
+    @property
+    def kinesis_client(self) -> Any:
+        """The client that writes, made when it is first asked for."""
+        if self._client is None:
+            self._client = default_clients().client("kinesis", self.assumed_role)
+        return self._client
+
+    def write(self, job_id: str, features: list[geojson.Feature]) -> bool:
+        """Write all features of a job as records. False, with a log line, when not all of them were taken."""
+        if not self.validate_kinesis_stream():
+            return False
+        try:
+            self.deliver(Delivery.from_features(job_id, features))
+        except SinkError as err:
+            logger.error("sink.failed", sink=str(self), stream=self.stream, reason=str(err))
+            return False
+        return True
+
+    def deliver(self, delivery: Delivery, on_progress: Callable[[int], None] = lambda _position: None) -> None:
+        """Write the features from ``delivery.position`` on; ``on_progress`` hears of each batch that is confirmed.
+
+        Features too long for the stream are left out, whatever the position, and make the delivery fail at its end:
+        the others arrive all the same.
+
+        Raises:
+            InvalidKinesisStreamException: the stream is missing, or may not be written; the message names it.
+            SinkPermanentError: features are too long for the stream; the message names them.
+            SinkError: another try, from the last confirmed position, may help.
+        """
+        oversize = oversize_indexes(delivery, self._max_record_bytes(), self.partition_key)
+        left_out = frozenset(oversize)
+        records = (
+            record_of(delivery, index, self.partition_key)
+            for index in range(delivery.position, len(delivery.features))
+            if index not in left_out
+        )
+        max_records = max(1, min(self.batch_size or MAX_BATCH_RECORDS, MAX_BATCH_RECORDS))
+        for batch in batches(records, max_records):
+            self._flush_stream([record.to_entry() for record in batch])
+            on_progress(batch[-1].index + 1)
+        if oversize:
+            raise SinkPermanentError(self._oversize_message(delivery, oversize))
+        logger.info("sink.written", sink=str(self), stream=self.stream, features=len(delivery.features))
+
+    def validate_kinesis_stream(self) -> bool:
+        """True when the stream exists and takes records; why not is logged."""
+        try:
+            self._max_record_bytes()
+        except SinkError as err:
+            logger.error("sink.invalid", sink=str(self), stream=self.stream, reason=str(err))
+            return False
+        return True
+
+    def _flush_stream(self, records: list[dict[str, Any]]) -> None:
+        """Send records until the stream has taken each of them; only those that it refused are sent again.
+
+        Raises:
+            InvalidKinesisStreamException: the stream takes none.
+            SinkError: several tries in a row brought no progress.
+        """
+        pending = records
+        idle_tries = 0
+        while pending:
+            left = self._put(pending)
+            idle_tries = idle_tries + 1 if len(left) == len(pending) else 0
+            if idle_tries >= self.max_idle_tries:
+                raise SinkError(f"Kinesis: the stream {self.stream} refused {len(left)} records {idle_tries} times")
+            pending = left
+            if pending:
+                self._sleep(self._rng.uniform(0, min(MAX_DELAY_S, BASE_DELAY_S * 2**idle_tries)))
+
+    def _put(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Send entries once and return those that were refused."""
+        try:
+            answer = self.kinesis_client.put_records(StreamName=self.stream, Records=entries)
+        except (ClientError, BotoCoreError) as err:
+            raise sink_error(self.stream, err) from err
+        return refused(entries, answer["Records"]) if answer.get("FailedRecordCount") else []
+
+    def _max_record_bytes(self) -> int:
+        """Return how long a record of this stream may be, key included; the stream has to be writable."""
+        try:
+            answer = self.kinesis_client.describe_stream_summary(StreamName=self.stream)
+        except (ClientError, BotoCoreError) as err:
+            raise sink_error(self.stream, err) from err
+        summary = answer["StreamDescriptionSummary"]
+        if summary["StreamStatus"] not in WRITABLE_STATES:
+            raise SinkError(f"Kinesis: the stream {self.stream} is {summary['StreamStatus']}")
+        limit_kib = summary.get("MaxRecordSizeInKiB")
+        return int(limit_kib) * 1024 if limit_kib else DEFAULT_RECORD_BYTES
+
+    def _oversize_message(self, delivery: Delivery, indexes: list[int]) -> str:
+        named = ", ".join(delivery.feature_ids[index] for index in indexes[:NAMED_IDS])
+        more = f" and {len(indexes) - NAMED_IDS} more" if len(indexes) > NAMED_IDS else ""
+        return f"Kinesis: features too long for the stream {self.stream}: {named}{more}"
+
+
+def sink_error(stream: str, error: ClientError | BotoCoreError) -> SinkError:
+    """Return what a failure of Kinesis means for this output."""
+    code = error_code(error)
+    if code in _STREAM_ERRORS or isinstance(error, ParamValidationError):
+        return InvalidKinesisStreamException(f"Kinesis: the stream {stream} cannot be written: {code}")
+    return SinkError(f"Kinesis: the stream {stream} did not take the records: {code}")

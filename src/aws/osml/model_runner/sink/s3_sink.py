@@ -1,0 +1,196 @@
+"""One GeoJSON file per image in a bucket: there whole or not at all, and the same bytes whoever writes it."""
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+from urllib.parse import quote
+
+import geojson
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+from aws.osml.model_runner.api.sink import SinkMode, SinkType
+from aws.osml.model_runner.common.aws_clients import default_clients
+
+from .aws_errors import error_code, error_status
+from .delivery import Delivery
+from .exceptions import InvalidS3BucketException, SinkError, SinkPermanentError
+from .feature_collection import collection_bytes, collection_parts, collection_size_bytes
+from .result_key import result_key
+from .sink import Sink
+
+logger = structlog.get_logger(__name__)
+
+CONTENT_TYPE = "application/geo+json"
+PART_BYTES = 16 * 1024 * 1024
+
+_BUCKET_ERRORS = frozenset(
+    {
+        "403",
+        "AccessDenied",
+        "AccessDeniedException",
+        "AllAccessDisabled",
+        "AuthorizationHeaderMalformed",
+        "InvalidBucketName",
+        "NoSuchBucket",
+        "PermanentRedirect",
+    }
+)
+# Client errors by their status that another try may mend all the same.
+_PASSING_ERRORS = frozenset(
+    {
+        "ConditionalRequestConflict",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "InvalidAccessKeyId",
+        "NoSuchUpload",
+        "OperationAborted",
+        "RequestTimeTooSkewed",
+        "RequestTimeout",
+        "SlowDown",
+        "Throttling",
+        "TokenRefreshRequired",
+    }
+)
+
+
+class S3Sink(Sink):
+    """Writes the feature collection of an image to ``<prefix>/<name>.geojson``.
+
+    A result below ``part_bytes`` is one put; a larger one goes up in parts and appears when the last is there.
+    ``acl`` is set on the object when given: buckets that enforce their owner refuse any.
+    """
+
+    def __init__(
+        self,
+        bucket: str,
+        prefix: str,
+        assumed_role: str | None = None,
+        acl: str | None = None,
+        client: Any = None,
+        part_bytes: int = PART_BYTES,
+    ) -> None:
+        self.bucket = bucket
+        self.prefix = prefix
+        self.assumed_role = assumed_role
+        self.acl = acl
+        self.part_bytes = part_bytes
+        self._client = client
+
+    @staticmethod
+    def name() -> str:
+        """The name of this kind of sink."""
+        return SinkType.S3.value
+
+    @property
+    def mode(self) -> SinkMode:
+        """One result per image."""
+        return SinkMode.AGGREGATE
+
+    @property
+    def s3_client(self) -> Any:
+        """The client that writes, made when it is first asked for."""
+        if self._client is None:
+            self._client = default_clients().client("s3", self.assumed_role)
+        return self._client
+
+    def write(self, image_id: str, features: list[geojson.Feature]) -> bool:
+        """Write all features of an image; the key's name is ``image_id``. False, with a log line, when that failed."""
+        if not self.validate_s3_bucket():
+            return False
+        try:
+            self.deliver(Delivery.from_features(image_id, features))
+        except SinkError as err:
+            logger.error("sink.failed", sink=str(self), bucket=self.bucket, reason=str(err))
+            return False
+        return True
+
+    def deliver(self, delivery: Delivery, on_progress: Callable[[int], None] = lambda _position: None) -> None:
+        """Write the whole feature collection; a second delivery writes the same bytes over the first.
+
+        Raises:
+            InvalidS3BucketException: the bucket is missing, or may not be written; the message names it.
+            SinkPermanentError: there is no key for this result.
+            SinkError: another try may help.
+        """
+        key = result_key(self.prefix, delivery.job_id, delivery.result_name)
+        try:
+            self._write(key, delivery)
+        except (ClientError, BotoCoreError) as err:
+            raise sink_error(self.bucket, err) from err
+        logger.info("sink.written", sink=str(self), bucket=self.bucket, key=key, features=len(delivery.features))
+        on_progress(len(delivery.features))
+
+    def validate_s3_bucket(self) -> bool:
+        """True when the bucket exists and may be reached; why not is logged."""
+        try:
+            self.s3_client.head_bucket(Bucket=self.bucket)
+        except (ClientError, BotoCoreError) as err:
+            logger.error("sink.invalid", sink=str(self), bucket=self.bucket, reason=error_code(err))
+            return False
+        return True
+
+    def _write(self, key: str, delivery: Delivery) -> None:
+        place = {"Bucket": self.bucket, "Key": key}
+        options = self._object_options(delivery)
+        if collection_size_bytes(delivery.features) < self.part_bytes:
+            body = collection_bytes(delivery.features)
+            self.s3_client.put_object(Body=body, ChecksumSHA256=sha256_base64(body), **place, **options)
+        else:
+            self._write_in_parts(place, options, collection_parts(delivery.features, self.part_bytes))
+
+    def _write_in_parts(self, place: Mapping[str, str], options: Mapping[str, Any], parts: Iterator[bytes]) -> None:
+        upload = {
+            **place,
+            "UploadId": self.s3_client.create_multipart_upload(**place, **options)["UploadId"],
+        }
+        is_complete = False
+        try:
+            done = [self._write_part(upload, number, body) for number, body in enumerate(parts, start=1)]
+            self.s3_client.complete_multipart_upload(MultipartUpload={"Parts": done}, **upload)
+            is_complete = True
+        finally:
+            if not is_complete:
+                self._abort(upload)
+
+    def _write_part(self, upload: Mapping[str, str], number: int, body: bytes) -> dict[str, Any]:
+        checksum = {"ChecksumSHA256": sha256_base64(body)}
+        answer = self.s3_client.upload_part(
+            PartNumber=number, Body=body, ChecksumAlgorithm="SHA256", **checksum, **upload
+        )
+        return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
+
+    def _abort(self, upload: Mapping[str, str]) -> None:
+        """Give the parts' storage back; when even that fails, the bucket's lifecycle rule does it."""
+        try:
+            self.s3_client.abort_multipart_upload(**upload)
+        except (ClientError, BotoCoreError) as err:
+            logger.warning("sink.abort_failed", bucket=self.bucket, key=upload["Key"], reason=error_code(err))
+
+    def _object_options(self, delivery: Delivery) -> dict[str, Any]:
+        metadata = {"job-id": delivery.job_id, "feature-count": str(len(delivery.features)), **delivery.metadata}
+        options: dict[str, Any] = {
+            "ContentType": CONTENT_TYPE,
+            "ChecksumAlgorithm": "SHA256",
+            "Metadata": {name: quote(value, safe=" /:._-", errors="surrogatepass") for name, value in metadata.items()},
+        }
+        if self.acl:
+            options["ACL"] = self.acl
+        return options
+
+
+def sink_error(bucket: str, error: ClientError | BotoCoreError) -> SinkError:
+    """Return what a failure of S3 means for this output."""
+    code = error_code(error)
+    if code in _BUCKET_ERRORS or isinstance(error, ParamValidationError):
+        return InvalidS3BucketException(f"S3: the bucket {bucket} cannot be written: {code}")
+    status = error_status(error)
+    if 400 <= status < 500 and status not in (408, 409, 429) and code not in _PASSING_ERRORS:
+        return SinkPermanentError(f"S3: the bucket {bucket} refused the result: {code}")
+    return SinkError(f"S3: the bucket {bucket} did not take the result: {code}")
+
+
+def sha256_base64(body: bytes) -> str:
+    """Return the SHA-256 of ``body`` as S3 wants it."""
+    return base64.b64encode(hashlib.sha256(body).digest()).decode("ascii")

@@ -1,0 +1,49 @@
+"""What every output is to the rest of the runner."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import geojson
+import orjson
+
+from aws.osml.model_runner.api.sink import SinkMode
+
+from .delivery import Delivery
+from .exceptions import SinkError
+
+
+class Sink(ABC):
+    """The mechanism by which features are sent to their destination."""
+
+    def __str__(self) -> str:
+        return f"{self.name()} {self.mode.value}"
+
+    @staticmethod
+    @abstractmethod
+    def name() -> str:
+        """The name of this kind of sink."""
+
+    @property
+    @abstractmethod
+    def mode(self) -> SinkMode:
+        """Whether results are written per image (aggregate) or per tile (streaming)."""
+
+    @abstractmethod
+    def write(self, image_id: str, features: list[geojson.Feature]) -> bool:
+        """Write all features of an image and tell whether that succeeded; ``image_id`` names the result."""
+
+    def deliver(self, delivery: Delivery, on_progress: Callable[[int], None] = lambda _position: None) -> None:
+        """Write what is left of a delivery; done again, it ends in the same state.
+
+        ``on_progress`` hears up to which index features are confirmed. A sink that only knows ``write`` is given all
+        features at once.
+
+        Raises:
+            SinkError: nothing, or not everything, was written; another try may help.
+            SinkPermanentError: no further try can help.
+        """
+        features: list[Any] = [orjson.loads(feature) for feature in delivery.features]
+        if not self.write(delivery.job_id, features):
+            raise SinkError(f"the sink {self} did not take the features")
+        on_progress(len(features))

@@ -1,0 +1,90 @@
+"""From the ``outputs`` of a request to the sinks that write them."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import geojson
+import structlog
+
+from aws.osml.model_runner.api.sink import SinkMode, SinkType
+from aws.osml.model_runner.exceptions import InvalidImageRequestException, Problem
+
+from .delivery import Delivery
+from .exceptions import SinkError
+from .kinesis_records import PARTITION_BY_FEATURE
+from .kinesis_sink import KinesisSink
+from .s3_sink import S3Sink
+from .sink import Sink
+
+logger = structlog.get_logger(__name__)
+
+
+class SinkFactory:
+    """Makes sinks, and writes features to all that a request names."""
+
+    @staticmethod
+    def outputs_to_sinks(destinations: list[dict[str, Any]]) -> list[Sink]:
+        """Return one sink per output, in order.
+
+        Raises:
+            InvalidImageRequestException: an output is of no known type, or lacks its bucket or stream.
+        """
+        return [_sink_of(destination, index) for index, destination in enumerate(destinations)]
+
+    @staticmethod
+    def sink_features(job_id: str, outputs: str, features: list[geojson.Feature]) -> bool:
+        """Write features to every output and tell whether at least one took them; one that fails hides no other.
+
+        Raises:
+            InvalidImageRequestException: ``outputs`` is no JSON list of outputs.
+        """
+        sinks = SinkFactory.outputs_to_sinks(_parse_outputs(outputs))
+        delivery = Delivery.from_features(job_id, features)
+        done = [_is_delivered(sink, delivery) for sink in sinks if sink.mode is SinkMode.AGGREGATE]
+        return any(done)
+
+
+def _is_delivered(sink: Sink, delivery: Delivery) -> bool:
+    try:
+        sink.deliver(delivery)
+    except SinkError as err:
+        logger.error("sink.failed", sink=str(sink), job_id=delivery.job_id, reason=str(err))
+        return False
+    return True
+
+
+def _parse_outputs(outputs: str) -> list[dict[str, Any]]:
+    try:
+        parsed = json.loads(outputs or "")
+    except ValueError as err:
+        raise InvalidImageRequestException("the request names no outputs, or not as JSON") from err
+    if not isinstance(parsed, list):
+        raise InvalidImageRequestException("the outputs of the request are no list")
+    return parsed
+
+
+def _sink_of(destination: Mapping[str, Any], index: int) -> Sink:
+    field = f"outputs[{index}]"
+    # Each kind has its own word for the role; either is understood.
+    role = destination.get("role") or destination.get("assumedRole") or None
+    match destination.get("type"):
+        case SinkType.S3.value:
+            bucket = _required(destination, "bucket", field)
+            return S3Sink(bucket, destination.get("prefix") or "", role, acl=destination.get("acl") or None)
+        case SinkType.KINESIS.value:
+            stream = _required(destination, "stream", field)
+            partition_key = destination.get("partitionKey") or PARTITION_BY_FEATURE
+            return KinesisSink(stream, destination.get("batchSize"), role, partition_key)
+    raise _invalid(f"{field}.type", destination.get("type"), "expected S3 or Kinesis")
+
+
+def _required(destination: Mapping[str, Any], key: str, field: str) -> str:
+    value = destination.get(key)
+    if not isinstance(value, str) or not value:
+        raise _invalid(f"{field}.{key}", value, "expected a name")
+    return value
+
+
+def _invalid(field: str, value: object, expectation: str) -> InvalidImageRequestException:
+    return InvalidImageRequestException("invalid output", [Problem(field, repr(value)[:80], expectation)])

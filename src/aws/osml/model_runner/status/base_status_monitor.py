@@ -1,0 +1,62 @@
+"""What the monitors of images and regions share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from aws.osml.model_runner.common.typing import RequestStatus
+
+from .exceptions import SNSPublishException, StatusMonitorException
+from .safe_text import safe_text
+from .sns_helper import SNSHelper
+from .status_message import StatusMessage, status_name
+
+
+class StatusItem(Protocol):
+    """A row whose status is told; the attributes of ``JobItem`` and ``RegionRequestItem`` are read by name."""
+
+    job_id: Any
+    image_id: Any
+    processing_duration: Any
+
+
+class BaseStatusMonitor(ABC):
+    """Tells the status of a row, and publishes it."""
+
+    def __init__(self, sns_topic: str | None) -> None:
+        self.sns_helper = SNSHelper(sns_topic)
+
+    @abstractmethod
+    def process_event(
+        self, request_item: StatusItem, status: RequestStatus, message: str, extra: Mapping[str, str] | None = None
+    ) -> None:
+        """Publish ``status`` of a row with the reason for it; ``extra`` becomes attributes of the message.
+
+        Raises:
+            StatusMonitorException: the row lacks what a message needs, or SNS did not take it.
+        """
+
+    @abstractmethod
+    def get_status(self, request_item: StatusItem) -> RequestStatus:
+        """Return the status that the counters of a row amount to."""
+
+    def _publish(self, message: StatusMessage, reason: str, extra: Mapping[str, str] | None) -> None:
+        text = f"StatusMonitor update: {status_name(message.status)} {message.job_id}: {safe_text(reason)}"
+        attributes = {**(extra or {}), **message.asdict_str_values(), "status_id": message.status_id}
+        try:
+            self.sns_helper.publish_message(text, attributes)
+        except SNSPublishException as err:
+            raise StatusMonitorException(f"the status {status_name(message.status)} was not published: {err}") from err
+
+
+def require_fields(item: StatusItem, names: tuple[str, ...]) -> None:
+    """Raise StatusMonitorException when an attribute is missing or None; zero and empty are values."""
+    missing = [name for name in names if getattr(item, name, None) is None]
+    if missing:
+        raise StatusMonitorException(f"the row lacks {', '.join(missing)}")
+
+
+def count_of(item: StatusItem, name: str) -> int | None:
+    """Return a counter of a row, None when it is not there; tables may give it as a decimal."""
+    value = getattr(item, name, None)
+    return None if value is None else int(value)

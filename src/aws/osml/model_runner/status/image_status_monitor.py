@@ -1,0 +1,67 @@
+"""The status of images."""
+
+from collections.abc import Mapping
+
+import structlog
+
+from aws.osml.model_runner.common.typing import RequestStatus
+
+from .base_status_monitor import BaseStatusMonitor, StatusItem, count_of, require_fields
+from .safe_text import safe_text
+from .status_message import StatusMessage, status_name
+
+logger = structlog.get_logger(__name__)
+
+
+class ImageStatusMonitor(BaseStatusMonitor):
+    """Publishes what becomes of an image, on the topic for images."""
+
+    def __init__(self, image_status_topic: str | None) -> None:
+        super().__init__(image_status_topic)
+
+    def process_event(
+        self,
+        image_request_item: StatusItem,
+        status: RequestStatus,
+        message: str,
+        extra: Mapping[str, str] | None = None,
+    ) -> None:
+        """Publish ``status`` of an image with the reason for it; ``extra`` becomes attributes of the message.
+
+        Raises:
+            StatusMonitorException: job_id, image_id or processing_duration is None, or SNS did not take the message.
+        """
+        require_fields(image_request_item, ("job_id", "image_id", "processing_duration"))
+        event = StatusMessage(
+            status=status,
+            job_id=image_request_item.job_id,
+            image_status=status,
+            image_id=image_request_item.image_id,
+            processing_duration=int(image_request_item.processing_duration),
+        )
+        self._publish(event, message, extra)
+        # Saved searches of log lines look for this name.
+        logger.info(
+            "ImageStatusMonitorUpdate",
+            reason=safe_text(message),
+            status=status_name(status),
+            request={"job_id": event.job_id, "image_id": event.image_id},
+        )
+
+    def get_status(self, request_item: StatusItem) -> RequestStatus:
+        """Return the status that an image's counters amount to.
+
+        While regions are missing: IN_PROGRESS. Then by tiles where the row counts them: SUCCESS when none failed,
+        FAILED when none succeeded, else PARTIAL; so an image all of whose regions are PARTIAL is PARTIAL. A row that
+        counts only regions is judged by regions in the same way.
+        """
+        total = count_of(request_item, "region_count")
+        good, bad = (count_of(request_item, name) or 0 for name in ("region_success", "region_error"))
+        if total is None or good + bad < total:
+            return RequestStatus.IN_PROGRESS
+        tiles = count_of(request_item, "tile_success"), count_of(request_item, "tile_error")
+        if any(tiles):
+            good, bad = (count or 0 for count in tiles)
+        if bad == 0:
+            return RequestStatus.SUCCESS
+        return RequestStatus.FAILED if good == 0 else RequestStatus.PARTIAL

@@ -1,0 +1,86 @@
+"""Publishing to one SNS topic."""
+
+from typing import Any
+
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError
+
+from aws.osml.model_runner.common.aws_clients import default_clients
+
+from .exceptions import SNSPublishException
+from .safe_text import printable, shortened
+
+logger = structlog.get_logger(__name__)
+
+MAX_PUBLISH_BYTES = 256 * 1024
+MAX_MESSAGE_CHARACTERS = 8 * 1024
+FIFO_SUFFIX = ".fifo"
+
+
+class SNSHelper:
+    """Publishes messages with attributes to a topic; without a topic, nothing is sent."""
+
+    def __init__(self, topic_arn: str | None, client: Any = None) -> None:
+        self.topic_arn = topic_arn
+        self.sns_client = client
+
+    def publish_message(self, message: str, attributes: dict[str, Any]) -> str | None:
+        """Publish ``message`` and return its id, or None without a topic.
+
+        Values of ``attributes`` are text or bytes; empty ones are left out, because SNS takes none. When everything
+        together is too long for SNS, the longest attributes are left out.
+
+        Raises:
+            SNSPublishException: SNS did not take the message.
+        """
+        if not self.topic_arn:
+            logger.warning("status.no_topic")
+            return None
+        text = shortened(printable(message), MAX_MESSAGE_CHARACTERS)
+        entries = fitting_attributes(attributes, MAX_PUBLISH_BYTES - len(text.encode()))
+        try:
+            answer = self._client().publish(
+                TopicArn=self.topic_arn, Message=text, MessageAttributes=entries, **self._ordering(attributes)
+            )
+        except (ClientError, BotoCoreError) as err:
+            raise SNSPublishException(f"SNS did not take the message: {_code(err)}") from err
+        return str(answer["MessageId"])
+
+    def _client(self) -> Any:
+        if self.sns_client is None:
+            self.sns_client = default_clients().client("sns")
+        return self.sns_client
+
+    def _ordering(self, attributes: dict[str, Any]) -> dict[str, str]:
+        """Return what a FIFO topic asks for: messages of a job in order, each status once."""
+        if self.topic_arn is None or not self.topic_arn.endswith(FIFO_SUFFIX):
+            return {}
+        ordering = {"MessageGroupId": str(attributes.get("job_id") or "-")[:128]}
+        if attributes.get("status_id"):
+            ordering["MessageDeduplicationId"] = str(attributes["status_id"])
+        return ordering
+
+
+def fitting_attributes(attributes: dict[str, Any], max_bytes: int) -> dict[str, dict[str, Any]]:
+    """Return ``attributes`` as SNS takes them, the longest left out until all fit into ``max_bytes``."""
+    entries = {name: _entry(value) for name, value in attributes.items() if value}
+    while sum(_size_bytes(name, entry) for name, entry in entries.items()) > max_bytes:
+        longest = max(entries, key=lambda name: _size_bytes(name, entries[name]))
+        logger.warning("status.attribute_dropped", attribute=longest)
+        del entries[longest]
+    return entries
+
+
+def _entry(value: Any) -> dict[str, Any]:
+    if isinstance(value, bytes):
+        return {"DataType": "Binary", "BinaryValue": value}
+    return {"DataType": "String", "StringValue": printable(str(value))}
+
+
+def _size_bytes(name: str, entry: dict[str, Any]) -> int:
+    value = entry["BinaryValue"] if "BinaryValue" in entry else entry["StringValue"].encode()
+    return len(name.encode()) + len(entry["DataType"]) + len(value)
+
+
+def _code(error: ClientError | BotoCoreError) -> str:
+    return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else type(error).__name__

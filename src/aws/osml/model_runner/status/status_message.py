@@ -1,0 +1,78 @@
+"""What a status event says, and how it reads as SNS attributes."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from aws.osml.model_runner.common.typing import RequestStatus
+
+from .safe_text import printable
+
+# SNS takes 256 KiB for text and attributes together; the rest of a message needs far less than what this leaves.
+MAX_FAILED_TILES_BYTES = 100 * 1024
+
+
+@dataclass
+class StatusMessage:
+    """The status of an image or, with ``region_id``, of a region.
+
+    ``processing_duration`` is in seconds for an image and in milliseconds for a region. ``failed_tiles`` holds the
+    bounds ``[[row, col], [width, height]]`` of tiles.
+    """
+
+    status: RequestStatus
+    job_id: str
+    image_status: RequestStatus | None = None
+    image_id: str | None = None
+    region_id: str | None = None
+    processing_duration: int | None = None
+    failed_tiles: list[list[list[int]]] | None = None
+
+    @property
+    def status_id(self) -> str:
+        """The same in every copy of an event, so that subscribers can drop copies."""
+        parts = [self.job_id, self.image_id, self.region_id, status_name(self.status)]
+        return hashlib.sha256("|".join(part for part in parts if part).encode(errors="surrogatepass")).hexdigest()
+
+    def asdict(self) -> dict[str, Any]:
+        """Return every field as it is."""
+        return dataclasses.asdict(self)
+
+    def asdict_str_values(self) -> dict[str, str]:
+        """Return the fields as text, the form of SNS attributes; what is empty or zero is left out."""
+        values = {field: _text(value) for field, value in self.asdict().items() if value and field != "failed_tiles"}
+        if self.failed_tiles:
+            values["failed_tiles"], is_whole = tiles_json(self.failed_tiles)
+            if not is_whole:
+                values["failed_tiles_truncated"] = "true"
+        return values
+
+
+def tiles_json(tiles: Sequence[Any], max_bytes: int = MAX_FAILED_TILES_BYTES) -> tuple[str, bool]:
+    """Return as many of ``tiles`` as fit into ``max_bytes`` of JSON, and whether that is all of them."""
+    texts: list[str] = []
+    size = 1
+    for tile in tiles:
+        text = json.dumps(tile, default=_plain, separators=(",", ":"))
+        size += len(text) + 1
+        if size > max_bytes:
+            return f"[{','.join(texts)}]", False
+        texts.append(text)
+    return f"[{','.join(texts)}]", True
+
+
+def status_name(status: RequestStatus | str) -> str:
+    """Return the bare name, which on some Pythons an f-string of an enumeration is not."""
+    return RequestStatus(status).value
+
+
+def _text(value: object) -> str:
+    return status_name(value) if isinstance(value, RequestStatus) else printable(str(value))
+
+
+def _plain(value: object) -> object:
+    """Return as JSON knows it what tables hold: decimals, sets, and the like."""
+    return list(value) if isinstance(value, Iterable) else int(str(value))

@@ -1,0 +1,83 @@
+"""How a tile of one region is cut, sent to the model, placed and stored, with each step timed."""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import structlog
+
+from .api.region_request import RegionRequest
+from .common.typing import TileState
+from .database.feature_table import FeatureTable, TileKey, TileOutcome
+from .features.answer import parse_answer
+from .features.location_grid import LocationGrid
+from .features.encoding import encode_features
+from .features.refinement import refine_features
+from .inference.detector import Detector
+from .inference.retry import RetryBudget, invoke_with_retries
+from .metrics import MetricsRecorder
+from .raster import TileEncoder
+from .tile_worker.region_run import Tile, TileResult
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class DetectionSteps:
+    """The steps of every tile of one region. ``grid`` is None where the image is not georeferenced."""
+
+    request: RegionRequest
+    encoder: TileEncoder
+    detector: Detector
+    grid: LocationGrid | None
+    features: FeatureTable
+    metrics: MetricsRecorder
+    image_format: str
+    retry_budget: RetryBudget
+    sleep: Callable[[float], object]
+    rng: random.Random
+    now: Callable[[], float]
+    should_stop: Callable[[], bool]
+
+    def cut(self, tile: Tile) -> bytes:
+        """Return the tile's pixels, encoded as the request asks."""
+        with self.metrics.timed("TileGeneration", InputFormat=self.image_format):
+            return self.encoder.encode(tile.bounds)
+
+    def detect(self, tile: Tile, encoded: bytes) -> bytes:
+        """Return the model's answer; see ``inference.retry`` for what a failed call becomes."""
+        with self.metrics.timed("ModelInvocation", ModelName=self.request.model_name):
+            answer = invoke_with_retries(
+                self.detector,
+                encoded,
+                sleep=self.sleep,
+                rng=self.rng,
+                should_stop=self.should_stop,
+                budget=self.retry_budget,
+            )
+        self.metrics.record("ModelInvocation", "Retries", answer.retries, "Count", ModelName=self.request.model_name)
+        return answer.body
+
+    def locate(self, tile: Tile, answer: bytes) -> TileResult:
+        """Return the features of an answer, in full-image pixels and, with a grid, in degrees."""
+        with self.metrics.timed("FeatureRefinement"):
+            parsed = parse_answer(answer)
+            inference_time = datetime.fromtimestamp(self.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            features = refine_features(parsed.features, tile.bounds, self.request.image_id, inference_time, self.grid)
+            encoded = encode_features(features)
+        dropped = dict(parsed.dropped + encoded.dropped)
+        if dropped:
+            logger.warning("features.dropped", tile_index=tile.index, **dropped)
+        return TileResult(TileState.SUCCEEDED, tuple(encoded.bodies), dropped=dropped)
+
+    def store(self, tile: Tile, result: TileResult) -> TileState:
+        """Commit a result; the first worker's outcome counts, whoever that is."""
+        key = TileKey(self.request.image_id, self.request.region_id, tile.index)
+        outcome = TileOutcome(result.state, result.features, result.error_code, result.dropped)
+        with self.metrics.timed("FeatureStorage"):
+            state = self.features.commit_tile(key, tile.bounds, outcome)
+        name = "Invocations" if state is TileState.SUCCEEDED else "Errors"
+        self.metrics.record("TileProcessing", name, 1, "Count", ModelName=self.request.model_name)
+        return state
+

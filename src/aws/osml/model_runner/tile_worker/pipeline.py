@@ -1,0 +1,165 @@
+"""The stages that every tile of every region passes, as threads that live as long as the process.
+
+::
+
+    run() ──► to cut ──► cutters ──► to detect ──► callers ──► to store ──► storers ──► RegionRun
+             (count)     one per core  (bytes)     WORKERS       (count)
+
+Pixels, model and tables are waited for at the same time, and several regions share the stages: the next region is
+cut while the slowest tile of this one is still with the model. Each queue is bounded, so a slow stage holds back the
+ones before it and memory does not grow with the image.
+"""
+
+import threading
+from collections.abc import Callable, Iterable
+
+import structlog
+from structlog.contextvars import bound_contextvars
+
+from ..common.typing import TileState
+from ..exceptions import BadModelAnswerError, ModelRunnerError, ModelTileError, TileEncodingError
+from .bounded_queue import BoundedQueue, QueueClosedError
+from .region_run import RegionRun, Tile, TileResult, TileSteps
+
+logger = structlog.get_logger(__name__)
+
+# What a failed tile's row says when it was not the endpoint that refused.
+TILE_ENCODING = "TILE_ENCODING"
+BAD_RESPONSE = "BAD_RESPONSE"
+INTERNAL_ERROR = "INTERNAL_ERROR"
+
+
+class _TileOnItsWay:
+    """A tile in the pipeline, with what the last stage made of it."""
+
+    __slots__ = ("payload", "result", "run", "steps", "tile")
+
+    def __init__(self, run: RegionRun, steps: TileSteps, tile: Tile) -> None:
+        self.run = run
+        self.steps = steps
+        self.tile = tile
+        self.payload = b""
+        self.result: TileResult | None = None
+
+
+_Step = Callable[[_TileOnItsWay], BoundedQueue[_TileOnItsWay] | None]
+
+
+class TilePipeline:
+    """Runs tiles through cut, detect, and locate-and-store. One per process; ``close`` ends its threads."""
+
+    def __init__(self, cutters: int, callers: int, storers: int, max_encoded_bytes: int) -> None:
+        self._to_cut: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * cutters)
+        self._to_detect: BoundedQueue[_TileOnItsWay] = BoundedQueue(2 * callers, max_encoded_bytes)
+        self._to_store: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * callers)
+        self._threads = [
+            *self._stage("cut", cutters, self._to_cut, self._cut),
+            *self._stage("detect", callers, self._to_detect, self._detect),
+            *self._stage("store", storers, self._to_store, self._locate_and_store),
+        ]
+
+    def start(self) -> None:
+        """Start the stages' threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def run(self, run: RegionRun, steps: TileSteps, tiles: Iterable[Tile]) -> None:
+        """Put a region's ``tiles`` through the stages; return when each has ended, or the run was stopped."""
+        for tile in tiles:
+            if not run.enter():
+                break
+            try:
+                self._to_cut.put(_TileOnItsWay(run, steps, tile))
+            except QueueClosedError:
+                run.leave(tile, None)
+                run.stop()
+        run.wait()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End the threads: what is in the queues is dropped, what is in a stage ends first, within ``timeout_s`` each."""
+        for queue in (self._to_cut, self._to_detect, self._to_store):
+            queue.close()
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+    def _stage(self, name: str, threads: int, inbox: BoundedQueue[_TileOnItsWay], step: _Step) -> list[threading.Thread]:
+        def work() -> None:
+            while True:
+                try:
+                    item = inbox.get()
+                except QueueClosedError:
+                    return
+                with bound_contextvars(**item.run.log_fields):
+                    self._advance(item, step)
+
+        return [threading.Thread(target=work, name=f"{name}-{n}", daemon=True) for n in range(threads)]
+
+    def _advance(self, item: _TileOnItsWay, step: _Step) -> None:
+        """Take one tile one stage further; whatever happens, it is counted out in the end."""
+        try:
+            next_queue = step(item)
+            if next_queue is not None:
+                next_queue.put(item, len(item.payload))
+        except QueueClosedError:
+            self._drop(item)
+        except Exception as err:  # noqa: BLE001 - the stage's thread serves every region and must live on
+            self._survive(item, err)
+
+    def _survive(self, item: _TileOnItsWay, err: Exception) -> None:
+        """Deal with an error that no stage foresaw: the tile fails alone, unless it is storing it that does not work."""
+        logger.exception("tile.broken", tile_index=item.tile.index)
+        if item.result is not None:
+            self._drop(item, err)
+            return
+        try:
+            self._to_store.put(self._as_failed(item, INTERNAL_ERROR))
+        except QueueClosedError:
+            self._drop(item)
+
+    def _drop(self, item: _TileOnItsWay, err: Exception | None = None) -> None:
+        """Count a tile out without an outcome, and begin none of its region's others."""
+        item.run.stop(err)
+        item.run.leave(item.tile, None)
+
+    def _cut(self, item: _TileOnItsWay) -> BoundedQueue[_TileOnItsWay] | None:
+        if item.run.is_stopped:
+            return self._drop(item)
+        try:
+            item.payload = item.steps.cut(item.tile)
+        except TileEncodingError as err:
+            return self._failed(item, TILE_ENCODING, err)
+        return self._to_detect
+
+    def _detect(self, item: _TileOnItsWay) -> BoundedQueue[_TileOnItsWay] | None:
+        if item.run.is_stopped:
+            return self._drop(item)
+        try:
+            item.payload = item.steps.detect(item.tile, item.payload)
+        except ModelTileError as err:
+            return self._failed(item, err.code, err)
+        except ModelRunnerError as err:
+            # Back-pressure, or an endpoint that answers no tile of this job: the region goes back, no tile is failed.
+            return self._drop(item, err)
+        return self._to_store
+
+    def _locate_and_store(self, item: _TileOnItsWay) -> None:
+        if item.result is None:
+            item.result = self._locate(item)
+        item.run.leave(item.tile, item.steps.store(item.tile, item.result))
+
+    def _locate(self, item: _TileOnItsWay) -> TileResult:
+        try:
+            return item.steps.locate(item.tile, item.payload)
+        except BadModelAnswerError as err:
+            logger.warning("tile.failed", tile_index=item.tile.index, code=BAD_RESPONSE, reason=str(err))
+            return TileResult(TileState.FAILED, error_code=BAD_RESPONSE)
+
+    def _failed(self, item: _TileOnItsWay, code: str, err: Exception) -> BoundedQueue[_TileOnItsWay]:
+        logger.warning("tile.failed", tile_index=item.tile.index, code=code, reason=str(err))
+        self._as_failed(item, code)
+        return self._to_store
+
+    def _as_failed(self, item: _TileOnItsWay, code: str) -> _TileOnItsWay:
+        item.payload = b""
+        item.result = TileResult(TileState.FAILED, error_code=code)
+        return item

@@ -1,0 +1,80 @@
+"""Which regions an image has, and which tiles a region has, when a region of interest may leave some out. Pure."""
+
+from collections.abc import Callable
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from ..common.typing import ImageCoord, ImageDimensions, ImageRegion
+from ..exceptions import LoadImageException
+from .region_run import Tile
+from .tiling_strategy import TilingStrategy
+
+# A straight edge on the map is bent in the image: edges longer than this part of the outline get vertices between.
+_EDGE_PART = 1 / 64
+
+
+def region_id_of(region: ImageRegion, job_id: str) -> str:
+    """Return the id of a region, the same whenever the image is planned again: ``(0, 344)(512, 512)-job-1``."""
+    return f"{tuple(region.origin)}{tuple(region.size)}-{job_id}"
+
+
+def interest_in_pixels(
+    interest: shapely.Geometry, world_to_image: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+) -> shapely.Geometry:
+    """Return a region of interest, given in degrees as (lon, lat), as a shape in pixels as (x, y); holes stay holes."""
+    step = interest.length * _EDGE_PART
+    dense = shapely.segmentize(shapely.force_2d(interest), step) if step > 0 else interest
+    return shapely.make_valid(shapely.transform(dense, world_to_image))
+
+
+def processing_bounds(width: int, height: int, interest: shapely.Geometry | None) -> ImageRegion:
+    """Return the pixels to process: the whole image, or the smallest rectangle around what it shares with ``interest``.
+
+    Raises:
+        LoadImageException: the image and the region of interest share no pixel.
+    """
+    whole = ImageRegion(ImageCoord(0, 0), ImageDimensions(width, height))
+    if interest is None:
+        return whole
+    shared = shapely.intersection(interest, shapely.box(0, 0, width, height))
+    if shared.is_empty or shared.area == 0:
+        raise LoadImageException("regionOfInterest does not touch the image")
+    min_x, min_y, max_x, max_y = shared.bounds
+    left, top = int(np.floor(min_x)), int(np.floor(min_y))
+    size = ImageDimensions(int(np.ceil(max_x)) - left, int(np.ceil(max_y)) - top)
+    return ImageRegion(ImageCoord(top, left), size)
+
+
+class RegionPlanner:
+    """Cuts an image into regions and regions into tiles, for one request. Every worker comes to the same plan."""
+
+    def __init__(
+        self,
+        strategy: TilingStrategy,
+        tile_size: ImageDimensions,
+        overlap: ImageDimensions,
+        interest: shapely.Geometry | None = None,
+    ) -> None:
+        self._strategy = strategy
+        self._tile_size = tile_size
+        self._overlap = overlap
+        self._interest = interest
+
+    def regions(self, bounds: ImageRegion, region_size: ImageDimensions) -> list[ImageRegion]:
+        """Return the regions of ``bounds`` that have at least one tile."""
+        regions = self._strategy.compute_regions(bounds, region_size, self._tile_size, self._overlap)
+        return [region for region in regions if self.tiles(region)]
+
+    def tiles(self, region: ImageRegion) -> list[Tile]:
+        """Return the tiles of a region that touch the region of interest; each keeps its place in the region's grid."""
+        tiles = self._strategy.compute_tiles(region, self._tile_size, self._overlap)
+        return [Tile(index, bounds) for index, bounds in enumerate(tiles) if self._is_wanted(bounds)]
+
+    def _is_wanted(self, tile: ImageRegion) -> bool:
+        if self._interest is None:
+            return True
+        box = shapely.box(tile.origin.col, tile.origin.row, tile.right, tile.bottom)
+        return bool(shapely.relate_pattern(self._interest, box, "T********"))
+

@@ -1,0 +1,118 @@
+"""One region while its tiles are on their way through the pipeline."""
+
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from ..common.typing import ImageRegion, TileState
+
+
+@dataclasses.dataclass(frozen=True)
+class Tile:
+    """A tile of a region's plan: its place in the plan, from 0, and its pixels in the full image."""
+
+    index: int
+    bounds: ImageRegion
+
+
+@dataclasses.dataclass(frozen=True)
+class TileResult:
+    """What a tile came to: its features, each as GeoJSON text, or the code of the error that ended it."""
+
+    state: TileState
+    features: tuple[bytes, ...] = ()
+    error_code: str | None = None
+    dropped: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+class TileSteps(Protocol):
+    """The four steps of a tile. The pipeline knows when each is done; a region's steps know how."""
+
+    def cut(self, tile: Tile) -> bytes:
+        """Return the tile's pixels, encoded for the model."""
+        ...
+
+    def detect(self, tile: Tile, encoded: bytes) -> bytes:
+        """Return the model's answer."""
+        ...
+
+    def locate(self, tile: Tile, answer: bytes) -> TileResult:
+        """Return the features that an answer holds, placed in the image and on the ground."""
+        ...
+
+    def store(self, tile: Tile, result: TileResult) -> TileState:
+        """Commit a result and return the state that counts, which may be another worker's."""
+        ...
+
+
+class RegionRun:
+    """Counts a region's tiles in and out, and remembers why it was stopped, if it was.
+
+    ``now`` is the clock that ``last_progress`` is read from; ``log_fields`` are bound to every event that its tiles
+    log; ``on_progress`` is called once, when the first tile has ended; ``stopping`` stops every run of the process.
+    """
+
+    def __init__(
+        self,
+        now: Callable[[], float],
+        log_fields: Mapping[str, str] | None = None,
+        on_progress: Callable[[], object] = lambda: None,
+        stopping: threading.Event | None = None,
+    ) -> None:
+        self._stopping = stopping or threading.Event()
+        self.log_fields = dict(log_fields or {})
+        self.outcomes: dict[int, TileState] = {}
+        self._now = now
+        self._on_progress = on_progress
+        self._in_flight = 0
+        self._stopped_by: Exception | None = None
+        self._is_stopped = False
+        self._changed = threading.Condition()
+        self._last_progress = now()
+
+    @property
+    def last_progress(self) -> float:
+        """When a tile last ended, in seconds of the run's clock."""
+        return self._last_progress
+
+    @property
+    def is_stopped(self) -> bool:
+        """True when no further tile is to be begun."""
+        return self._is_stopped or self._stopping.is_set()
+
+    @property
+    def stopped_by(self) -> Exception | None:
+        """The first error that made going on pointless, if there was one."""
+        return self._stopped_by
+
+    def enter(self) -> bool:
+        """Count one tile in; False when the run is stopped and the tile must not be begun."""
+        with self._changed:
+            if self.is_stopped:
+                return False
+            self._in_flight += 1
+            return True
+
+    def leave(self, tile: Tile, state: TileState | None) -> None:
+        """Count one tile out; ``state`` is None when the run was stopped before the tile came to an end."""
+        if state is not None and not self.outcomes:
+            self._on_progress()
+        with self._changed:
+            self._in_flight -= 1
+            if state is not None:
+                self.outcomes[tile.index] = state
+                self._last_progress = self._now()
+            self._changed.notify_all()
+
+    def stop(self, error: Exception | None = None) -> None:
+        """Begin no further tile; those that the model has answered still end."""
+        with self._changed:
+            self._is_stopped = True
+            self._stopped_by = self._stopped_by or error
+            self._changed.notify_all()
+
+    def wait(self) -> None:
+        """Return when every tile that was counted in is counted out."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._in_flight == 0)

@@ -1,0 +1,45 @@
+"""Fixtures over real servers: the AWS emulator, its data plane and the example models, each on a loopback port."""
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from aws.osml.model_runner.local.data_plane import DataPlane, create_data_plane
+from aws.osml.model_runner.local.emulator import Emulator
+from aws.osml.model_runner.local.model_server import ModelServer, create_model
+from aws.osml.model_runner.raster.settings import RasterSettings, configure_gdal
+
+stack_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _gdal() -> None:
+    """GDAL as a worker sets it up."""
+    configure_gdal(RasterSettings(), os.environ)
+
+
+@pytest.fixture(scope="session")
+def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
+    """One emulator for all tests: `.url`, `.environment` for other processes, `.client(service)` for this one."""
+    with Emulator(tmp_path_factory.mktemp("emulator")) as running:
+        yield running
+
+
+@pytest.fixture
+def data_plane(emulator: Emulator) -> DataPlane:
+    """Queues, topics, tables, a bucket and a stream that no other test knows: `.environment["IMAGE_QUEUE"]` and so on."""
+    return create_data_plane(emulator.client, f"test-{next(stack_numbers)}")
+
+
+@pytest.fixture
+def model_server() -> Iterator[Callable[..., ModelServer]]:
+    """`model_server("flood", count=5)` starts an example model that runs until the test ends; see `.invocations_url`."""
+    with ExitStack() as running:
+
+        def start(name: str, **settings: object) -> ModelServer:
+            return running.enter_context(ModelServer(create_model(name, **settings)))
+
+        yield start

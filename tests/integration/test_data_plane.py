@@ -1,0 +1,101 @@
+"""The embedded stack's resources are what the template says, and the template is what AWS gets."""
+
+import json
+import re
+
+import pytest
+
+from aws.osml.model_runner.local.data_plane import create_data_plane, template_text
+from aws.osml.model_runner.local.exceptions import LocalStackError
+
+VARIABLES = {
+    "IMAGE_QUEUE", "IMAGE_DLQ", "REGION_QUEUE", "REGION_DLQ", "IMAGE_STATUS_TOPIC", "REGION_STATUS_TOPIC", "JOB_TABLE",
+    "REGION_REQUEST_TABLE", "FEATURE_TABLE", "OUTSTANDING_JOBS_TABLE", "ENDPOINT_TABLE", "RESULT_BUCKET",
+    "RESULT_STREAM",
+}  # fmt: skip
+
+
+def queue_attributes(emulator, url):
+    return emulator.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
+
+
+def test_every_variable_of_a_worker_is_filled(data_plane):
+    assert set(data_plane.environment) == VARIABLES
+    assert all(data_plane.environment.values())
+
+
+@pytest.mark.parametrize(("queue", "visibility_s", "receives"), [("IMAGE", 120, 5), ("REGION", 90, 50)])
+def test_queue_hides_messages_and_gives_up_on_them_as_designed(emulator, data_plane, queue, visibility_s, receives):
+    attributes = queue_attributes(emulator, data_plane.environment[f"{queue}_QUEUE"])
+    dead_letters = queue_attributes(emulator, data_plane.environment[f"{queue}_DLQ"])
+    redrive = json.loads(attributes["RedrivePolicy"])
+    assert int(attributes["VisibilityTimeout"]) == visibility_s
+    assert int(redrive["maxReceiveCount"]) == receives
+    assert redrive["deadLetterTargetArn"] == dead_letters["QueueArn"]
+    assert attributes["MessageRetentionPeriod"] == dead_letters["MessageRetentionPeriod"] == str(14 * 86400)
+    assert attributes["SqsManagedSseEnabled"] == dead_letters["SqsManagedSseEnabled"] == "true"
+
+
+@pytest.mark.parametrize(
+    ("variable", "keys", "has_time_to_live"),
+    [
+        ("JOB_TABLE", ["image_id"], True),
+        ("REGION_REQUEST_TABLE", ["image_id", "region_id"], True),
+        ("FEATURE_TABLE", ["hash_key", "range_key"], True),
+        ("OUTSTANDING_JOBS_TABLE", ["endpoint_id", "job_id"], False),
+        ("ENDPOINT_TABLE", ["endpoint"], True),
+    ],
+)
+def test_table_has_the_contract_s_keys_and_forgets_by_expire_time(
+    emulator, data_plane, variable, keys, has_time_to_live
+):
+    dynamodb, name = emulator.client("dynamodb"), data_plane.environment[variable]
+    table = dynamodb.describe_table(TableName=name)["Table"]
+    time_to_live = dynamodb.describe_time_to_live(TableName=name)["TimeToLiveDescription"]
+    assert [key["AttributeName"] for key in table["KeySchema"]] == keys
+    assert [key["KeyType"] for key in table["KeySchema"]] == ["HASH", "RANGE"][: len(keys)]
+    assert table["BillingModeSummary"]["BillingMode"] == "PAY_PER_REQUEST"
+    assert (time_to_live.get("AttributeName") == "expire_time") is has_time_to_live
+    assert time_to_live["TimeToLiveStatus"] == ("ENABLED" if has_time_to_live else "DISABLED")
+
+
+def test_bucket_is_closed_to_the_public_and_encrypted(emulator, data_plane):
+    s3 = emulator.client("s3")
+    block = s3.get_public_access_block(Bucket=data_plane.result_bucket)["PublicAccessBlockConfiguration"]
+    encryption = s3.get_bucket_encryption(Bucket=data_plane.result_bucket)["ServerSideEncryptionConfiguration"]
+    assert set(block.values()) == {True}
+    assert encryption["Rules"][0]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+
+
+def test_stream_takes_records_and_topic_reaches_a_queue(emulator, data_plane):
+    sqs, sns = emulator.client("sqs"), emulator.client("sns")
+    emulator.client("kinesis").put_record(StreamName=data_plane.result_stream, PartitionKey="a", Data=b"{}")
+    queue = sqs.create_queue(QueueName=f"{data_plane.name}-watch")["QueueUrl"]
+    arn = queue_attributes(emulator, queue)["QueueArn"]
+    sns.subscribe(TopicArn=data_plane.image_status_topic, Protocol="sqs", Endpoint=arn)
+    sns.publish(TopicArn=data_plane.image_status_topic, Message="hello")
+    [message] = sqs.receive_message(QueueUrl=queue, WaitTimeSeconds=5)["Messages"]
+    assert json.loads(message["Body"])["Message"] == "hello"
+
+
+def test_two_data_planes_share_nothing(emulator, data_plane):
+    other = create_data_plane(emulator.client, f"{data_plane.name}-twin")
+    assert not set(other.environment.values()) & set(data_plane.environment.values())
+
+
+def test_bucket_takes_the_name_asked_for(emulator, data_plane):
+    named = create_data_plane(emulator.client, f"{data_plane.name}-named", {"ResultBucketName": "harbour-results"})
+    assert named.result_bucket == "harbour-results"
+
+
+def test_resource_that_cannot_be_made_is_named(emulator, data_plane):
+    taken = {"ResultBucketName": data_plane.result_bucket}
+    with pytest.raises(LocalStackError, match="ResultBucket: .*exists"):
+        create_data_plane(emulator.client, f"{data_plane.name}-refused", taken)
+
+
+def test_each_output_is_described_by_the_variable_whose_name_it_spells():
+    outputs = template_text().split("\nOutputs:\n")[1]
+    pairs = re.findall(r"^  (\w+):\n    Description: (\w+)$", outputs, flags=re.MULTILINE)
+    assert {variable for _, variable in pairs} == VARIABLES
+    assert all(key == variable.replace("_", "") for key, variable in pairs)

@@ -1,0 +1,385 @@
+"""Every write of the job protocol, against a real emulator: what it changes, and when it refuses."""
+
+import dataclasses
+import random
+from concurrent.futures import ThreadPoolExecutor
+
+import boto3
+import pytest
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.region_request import RegionRequest
+from aws.osml.model_runner.common.typing import ImageRegion, RequestStatus, TileState
+from aws.osml.model_runner.database import (
+    Acceptance,
+    FeatureTable,
+    JobItem,
+    JobTable,
+    JobTableLedger,
+    OutstandingJobsTable,
+    RegionClaim,
+    RegionEnded,
+    RegionHeld,
+    RegionRequestItem,
+    RegionRequestTable,
+    TileKey,
+    TileOutcome,
+)
+from aws.osml.model_runner.exceptions import ConditionNotMetError, StartRegionException
+from aws.osml.model_runner.tile_worker.region_plan import region_id_of
+
+BOUNDS = ImageRegion.of(((0, 0), (512, 512)))
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 1_700_000_000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@dataclasses.dataclass
+class Tables:
+    jobs: JobTable
+    regions: RegionRequestTable
+    features: FeatureTable
+    ledger: OutstandingJobsTable
+    clock: Clock
+
+
+@pytest.fixture
+def tables(data_plane, emulator) -> Tables:
+    clock = Clock()
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}
+    dynamodb = boto3.resource("dynamodb", endpoint_url=emulator.url, **keys)
+    env = data_plane.environment
+    jobs = JobTable(env["JOB_TABLE"], dynamodb, clock)
+    return Tables(
+        jobs=jobs,
+        regions=RegionRequestTable(env["REGION_REQUEST_TABLE"], dynamodb, clock, rng=random.Random(1)),
+        features=FeatureTable(env["FEATURE_TABLE"], (512, 512), (0, 0), dynamodb, clock, rng=random.Random(1)),
+        ledger=OutstandingJobsTable(env["OUTSTANDING_JOBS_TABLE"], jobs, dynamodb, clock),
+        clock=clock,
+    )
+
+
+def request(job_id: str = "job", url: str = "s3://images/a.tif", **changes: object) -> ImageRequest:
+    message = {
+        "jobId": job_id,
+        "imageUrls": [url],
+        "imageProcessor": {"name": "ships", "type": "SM_ENDPOINT"},
+        "outputs": [{"type": "S3", "bucket": "results", "prefix": "p"}],
+    }
+    return ImageRequest.from_external_message(message | changes)
+
+
+def planned(tables: Tables, regions: int = 1) -> JobItem:
+    tables.ledger.accept(request())
+    item = tables.jobs.get_image_request(request().image_id)
+    item.region_count, item.width, item.height = regions, 512 * regions, 512
+    return tables.jobs.fix_plan(item)
+
+
+def region_item(number: int = 0) -> RegionRequestItem:
+    bounds = ImageRegion.of(((0, 512 * number), (512, 512)))
+    return RegionRequestItem.from_region_request(
+        RegionRequest(request().get_shared_values(), region_bounds=bounds, region_id=region_id_of(bounds, "job"))
+    )
+
+
+def claimed(tables: Tables, number: int = 0, owner: str = "w1") -> RegionClaim:
+    tables.regions.start_region_request(region_item(number))
+    claim = tables.regions.claim(region_item(number).image_id, region_item(number).region_id, owner, 60)
+    assert isinstance(claim, RegionClaim)
+    return claim
+
+
+class TestAccept:
+    def test_a1_puts_both_rows_and_the_request_survives_whole(self, tables):
+        asked = request(
+            regionOfInterest="POLYGON ((0 0, 1.23456789012345 0, 1 1, 0 0))",
+            postProcessing=[
+                {
+                    "step": "FEATURE_DISTILLATION",
+                    "algorithm": {"algorithmType": "SOFT_NMS", "iouThreshold": 0.1, "sigma": 0.37},
+                }
+            ],
+            imageProcessorParameters={"CustomAttributes": "a=1", "deep": [1.5, None]},
+            featureProperties=[{"mission": {"passes": 3, "ratio": 0.1}}],
+        )
+        assert tables.ledger.accept(asked) is Acceptance.ACCEPTED
+        (job,) = tables.ledger.open_jobs()
+        assert job.request == asked
+        row = tables.jobs.get_image_request(asked.image_id)
+        assert (row.image_status, row.region_success, row.region_error, row.tile_success) == ("ACCEPTED", 0, 0, 0)
+
+    def test_a_second_delivery_changes_nothing_and_another_request_is_told_apart(self, tables):
+        tables.ledger.accept(request())
+        assert tables.ledger.accept(request()) is Acceptance.KNOWN
+        assert tables.ledger.accept(request(imageProcessorTileSize=256)) is Acceptance.REUSED
+        assert tables.ledger.accept(request(url="s3://images/b.tif")) is Acceptance.REUSED
+        assert len(list(tables.ledger.open_jobs())) == 1
+
+    def test_one_of_sixteen_workers_accepts(self, tables):
+        with ThreadPoolExecutor(16) as pool:
+            answers = list(pool.map(lambda _: tables.ledger.accept(request()), range(16)))
+        assert answers.count(Acceptance.ACCEPTED) == 1
+
+    def test_without_a_table_of_open_jobs_the_images_own_rows_carry_them(self, tables):
+        ledger = JobTableLedger(tables.jobs, tables.clock)
+        assert ledger.accept(request()) is Acceptance.ACCEPTED
+        assert ledger.accept(request()) is Acceptance.KNOWN
+        (job,) = ledger.open_jobs()
+        assert job.request == request()
+        assert ledger.start_planning(job, "w1", 60)
+        assert not ledger.start_planning(job, "w2", 60)
+        ended = tables.jobs.fail_unplanned(job.image_id, "unreadable")
+        assert ended is not None
+        assert [open_job.image_id for open_job in ledger.open_jobs()] == [job.image_id]
+        tables.jobs.clear_outbox(job.image_id)
+        assert list(ledger.open_jobs()) == []
+        assert ledger.find(request()) is None
+
+
+class TestPlan:
+    def test_a2_is_taken_once_until_it_is_stale_and_never_after_planning(self, tables):
+        tables.ledger.accept(request())
+        (job,) = tables.ledger.open_jobs()
+        assert tables.ledger.start_planning(job, "w1", 60)
+        assert not tables.ledger.start_planning(job, "w2", 60)
+        (job,) = tables.ledger.open_jobs()
+        assert not tables.ledger.start_planning(job, "w2", 60)
+        tables.clock.now_s += 61
+        assert tables.ledger.start_planning(job, "w2", 60)
+        tables.ledger.finish_planning(job)
+        tables.clock.now_s += 61
+        (job,) = tables.ledger.open_jobs()
+        assert not tables.ledger.start_planning(job, "w3", 60)
+
+    def test_a3_keeps_the_first_plan(self, tables):
+        first = planned(tables, regions=2)
+        second = dataclasses.replace(first, region_count=5, width=1)
+        stored = tables.jobs.fix_plan(second)
+        assert (stored.region_count, stored.width, stored.image_status) == (2, 1024, "IN_PROGRESS")
+
+    def test_a3_refuses_an_image_that_has_ended(self, tables):
+        tables.ledger.accept(request())
+        item = tables.jobs.get_image_request(request().image_id)
+        tables.jobs.fail_unplanned(item.image_id, "unreadable")
+        with pytest.raises(ConditionNotMetError):
+            tables.jobs.fix_plan(dataclasses.replace(item, region_count=1))
+
+    def test_f0_fails_an_image_once_and_only_before_its_plan(self, tables):
+        tables.ledger.accept(request())
+        ended = tables.jobs.fail_unplanned(request().image_id, "unreadable")
+        assert ended is not None
+        assert (ended.image_status, ended.message) == ("FAILED", "unreadable")
+        assert ended.status_outbox == {"status": "FAILED", "message": "unreadable"}
+        assert tables.jobs.fail_unplanned(request().image_id, "again") is None
+
+    def test_f0_leaves_a_planned_image_alone(self, tables):
+        item = planned(tables)
+        assert tables.jobs.fail_unplanned(item.image_id, "too late") is None
+        assert tables.jobs.get_image_request(item.image_id).image_status == "IN_PROGRESS"
+
+    def test_a4_writes_a_row_once_and_refuses_one_that_has_ended(self, tables):
+        planned(tables)
+        claim = claimed(tables)
+        again = tables.regions.start_region_request(region_item())
+        assert again.lease_owner == "w1"
+        tables.regions.end_region(tables.jobs, claim, RequestStatus.SUCCESS, [BOUNDS], [])
+        with pytest.raises(StartRegionException):
+            tables.regions.start_region_request(region_item())
+
+
+class TestRegion:
+    def test_r1_holds_off_others_until_the_lease_ends_and_then_fences_the_first_out(self, tables):
+        planned(tables)
+        first = claimed(tables)
+        held = tables.regions.claim(first.item.image_id, first.item.region_id, "w2", 60)
+        assert isinstance(held, RegionHeld)
+        assert 59 <= held.retry_after_s <= 61
+        tables.clock.now_s += 61
+        second = tables.regions.claim(first.item.image_id, first.item.region_id, "w2", 60)
+        assert isinstance(second, RegionClaim)
+        assert (second.fence, second.item.stalled_attempts) == (first.fence + 1, 2)
+        assert not tables.regions.renew(first, 60)
+        assert not tables.regions.release(first)
+        assert tables.regions.renew(second, 60)
+
+    def test_r2_release_opens_the_region_at_its_time_and_forgets_the_attempt(self, tables):
+        planned(tables)
+        claim = claimed(tables)
+        assert tables.regions.release(claim, not_before=tables.clock.now_s + 30, is_backoff=True)
+        assert isinstance(tables.regions.claim(claim.item.image_id, claim.item.region_id, "w2", 60), RegionHeld)
+        tables.clock.now_s += 31
+        again = tables.regions.claim(claim.item.image_id, claim.item.region_id, "w2", 60)
+        assert isinstance(again, RegionClaim)
+        assert (again.item.stalled_attempts, again.item.backoffs) == (1, 1)
+        assert tables.regions.note_progress(again)
+        row = tables.regions.get_region_request(claim.item.region_id, claim.item.image_id)
+        assert (row.stalled_attempts, row.backoffs, row.stall_first_time) == (0, 0, None)
+
+    def test_r3_counts_a_region_once_however_often_it_is_sent(self, tables):
+        item = planned(tables, regions=2)
+        claim = claimed(tables)
+        other = ImageRegion.of(((0, 512), (512, 512)))
+        assert tables.regions.end_region(tables.jobs, claim, RequestStatus.PARTIAL, [BOUNDS], [other])
+        assert not tables.regions.end_region(tables.jobs, claim, RequestStatus.PARTIAL, [BOUNDS], [other])
+        image = tables.jobs.get_image_request(item.image_id)
+        assert (image.region_success, image.region_error, image.tile_success, image.tile_error) == (0, 1, 1, 1)
+        row = tables.regions.get_region_request(claim.item.region_id, claim.item.image_id)
+        assert (row.region_status, row.total_tiles, row.failed_tiles) == ("PARTIAL", 2, [other.to_lists()])
+        assert isinstance(tables.regions.claim(item.image_id, claim.item.region_id, "w2", 60), RegionEnded)
+
+    def test_r3_lists_no_tiles_where_the_list_would_outgrow_the_row(self, tables):
+        planned(tables)
+        claim = claimed(tables)
+        tables.regions.end_region(tables.jobs, claim, RequestStatus.SUCCESS, [BOUNDS] * 5001, [])
+        row = tables.regions.get_region_request(claim.item.region_id, claim.item.image_id)
+        assert (row.tiles_truncated, row.succeeded_tiles, row.succeeded_tile_count) == (True, None, 5001)
+
+    def test_the_longest_list_of_tiles_fits_a_row(self, tables):
+        planned(tables)
+        claim = claimed(tables)
+        far = ImageRegion.of(((1_000_000, 1_000_000), (8192, 8192)))
+        tables.regions.end_region(tables.jobs, claim, RequestStatus.SUCCESS, [far] * 5000, [])
+        row = tables.regions.get_region_request(claim.item.region_id, claim.item.image_id)
+        assert len(row.succeeded_tiles) == 5000
+
+    def test_sixteen_workers_that_end_sixteen_regions_lose_no_count(self, tables):
+        item = planned(tables, regions=16)
+        claims = [claimed(tables, number, f"w{number}") for number in range(16)]
+        with ThreadPoolExecutor(16) as pool:
+            ended = pool.map(
+                lambda claim: tables.regions.end_region(tables.jobs, claim, RequestStatus.SUCCESS, [BOUNDS], []), claims
+            )
+            assert all(ended)
+        image = tables.jobs.get_image_request(item.image_id)
+        assert (image.region_success, image.tile_success) == (16, 16)
+
+
+class TestTile:
+    KEY = TileKey("job:s3://images/a.tif", "(0, 0)(512, 512)-job", 7)
+
+    def test_t1_the_first_outcome_counts(self, tables):
+        good = TileOutcome(TileState.SUCCEEDED, [b'{"type":"Feature"}'], dropped={"NO_GEOMETRY": 2})
+        bad = TileOutcome(TileState.FAILED, error_code="MODEL_4XX")
+        assert tables.features.commit_tile(self.KEY, BOUNDS, good) is TileState.SUCCEEDED
+        assert tables.features.commit_tile(self.KEY, BOUNDS, bad) is TileState.SUCCEEDED
+        (tile,) = tables.features.stored_tiles(self.KEY.image_id)
+        assert (tile.state, tile.features, tile.bounds) == (TileState.SUCCEEDED, [b'{"type":"Feature"}'], BOUNDS)
+
+    def test_a_tile_larger_than_an_item_comes_back_whole_and_a_losers_rest_is_not_read(self, tables):
+        def features(mark: str) -> list[bytes]:
+            return [f'{{"mark":"{mark}","n":{n},"text":"{"x" * 30_000}"}}'.encode() for n in range(40)]
+
+        tables.features.commit_tile(self.KEY, BOUNDS, TileOutcome(TileState.SUCCEEDED, features("first")))
+        tables.features.commit_tile(self.KEY, BOUNDS, TileOutcome(TileState.SUCCEEDED, features("second")))
+        (tile,) = tables.features.stored_tiles(self.KEY.image_id)
+        assert list(tile.features) == features("first")
+
+    def test_committed_tiles_tells_outcomes_by_index(self, tables):
+        for index in range(130):
+            state = TileState.FAILED if index % 10 == 0 else TileState.SUCCEEDED
+            tables.features.commit_tile(dataclasses.replace(self.KEY, index=index), BOUNDS, TileOutcome(state))
+        known = tables.features.committed_tiles(self.KEY.image_id, self.KEY.region_id, range(200))
+        assert sorted(known) == list(range(130))
+        assert [index for index, state in known.items() if state is TileState.FAILED] != []
+        assert {index for index, state in known.items() if state is TileState.FAILED} == set(range(0, 130, 10))
+
+    def test_expired_rows_are_not_read(self, tables):
+        tables.features.commit_tile(self.KEY, BOUNDS, TileOutcome(TileState.SUCCEEDED, [b"{}"]))
+        tables.clock.now_s += 73 * 3600
+        assert tables.features.stored_tiles(self.KEY.image_id) == []
+        assert tables.features.committed_tiles(self.KEY.image_id, self.KEY.region_id, range(10)) == {}
+
+    def test_order_does_not_depend_on_when_tiles_were_stored(self, tables):
+        indexes = list(range(60))
+        random.Random(5).shuffle(indexes)
+        for index in indexes:
+            outcome = TileOutcome(TileState.SUCCEEDED, [b"%d" % index])
+            tables.features.commit_tile(dataclasses.replace(self.KEY, index=index), BOUNDS, outcome)
+        tiles = tables.features.stored_tiles(self.KEY.image_id)
+        assert [tile.key.index for tile in tiles] == list(range(60))
+
+
+class TestFinish:
+    def complete(self, tables: Tables) -> JobItem:
+        planned(tables)
+        tables.regions.end_region(tables.jobs, claimed(tables), RequestStatus.SUCCESS, [BOUNDS], [])
+        return tables.jobs.get_image_request(request().image_id)
+
+    def test_g1_one_worker_claims_and_the_next_has_a_higher_number(self, tables):
+        item = self.complete(tables)
+        with ThreadPoolExecutor(8) as pool:
+            claims = list(pool.map(lambda n: tables.jobs.claim_aggregation(item, f"w{n}", 120, 0), range(8)))
+        (first,) = [claim for claim in claims if claim]
+        tables.clock.now_s += 121
+        second = tables.jobs.claim_aggregation(item, "late", 120, 0)
+        assert (second.agg_fence, second.agg_stalled) == (first.agg_fence + 1, 2)
+        assert not tables.jobs.renew_aggregation(item.image_id, first.agg_fence, 120)
+        assert tables.jobs.end_aggregation(item.image_id, first.agg_fence, RequestStatus.FAILED, "zombie") is None
+        assert tables.jobs.renew_aggregation(item.image_id, second.agg_fence, 120)
+
+    def test_g1_waits_its_time_after_a_claim_that_died(self, tables):
+        item = self.complete(tables)
+        assert tables.jobs.claim_aggregation(item, "w1", 10, 300)
+        tables.clock.now_s += 11
+        assert tables.jobs.claim_aggregation(item, "w2", 10, 300) is None
+        tables.clock.now_s += 300
+        assert tables.jobs.claim_aggregation(item, "w2", 10, 300)
+
+    def test_g1_refuses_counters_that_have_moved_on(self, tables):
+        item = self.complete(tables)
+        assert tables.jobs.claim_aggregation(dataclasses.replace(item, region_success=0), "w1", 120, 0) is None
+
+    def test_g2_to_g5_end_the_job_once_and_close_it_last(self, tables):
+        item = tables.jobs.claim_aggregation(self.complete(tables), "w1", 120, 0)
+        assert tables.jobs.record_sink_progress(item.image_id, item.agg_fence, 500)
+        assert tables.jobs.get_image_request(item.image_id).kinesis_pos == 500
+        assert tables.jobs.record_sink_done(item.image_id, item.agg_fence, "0:S3")
+        row = tables.jobs.get_image_request(item.image_id)
+        assert (row.sinks_done, row.kinesis_pos, row.agg_stalled) == ({"0:S3"}, 0, 0)
+        tables.clock.now_s += 5
+        ended = tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.SUCCESS, "done")
+        assert (ended.image_status, ended.processing_duration) == ("SUCCESS", 5)
+        assert tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.FAILED, "again") is None
+        assert not tables.jobs.record_sink_done(item.image_id, item.agg_fence, "1:Kinesis")
+        tables.jobs.clear_outbox(item.image_id)
+        assert tables.jobs.get_image_request(item.image_id).status_outbox is None
+        tables.ledger.close(ended)
+        tables.ledger.close(ended)
+        assert list(tables.ledger.open_jobs()) == []
+
+    def test_release_forgets_the_attempt(self, tables):
+        item = tables.jobs.claim_aggregation(self.complete(tables), "w1", 120, 500)
+        assert tables.jobs.release_aggregation(item.image_id, item.agg_fence)
+        assert tables.jobs.claim_aggregation(item, "w2", 120, 0).agg_stalled == 1
+
+    def test_no_write_brings_back_a_row_that_is_gone(self, tables):
+        item = self.complete(tables)
+        tables.jobs.delete({"image_id": item.image_id})
+        tables.jobs.clear_outbox(item.image_id)
+        assert tables.jobs.claim_aggregation(item, "w1", 120, 0) is None
+        assert tables.jobs.find(item.image_id) is None
+
+
+class TestSweep:
+    def test_one_worker_of_the_fleet_sweeps_at_a_time(self, tables):
+        for ledger in (tables.ledger, JobTableLedger(tables.jobs, tables.clock)):
+            with ThreadPoolExecutor(8) as pool:
+                assert sum(pool.map(lambda n, ledger=ledger: ledger.claim_sweep(f"w{n}", 30), range(8))) == 1
+            assert list(ledger.open_jobs()) == []
+            tables.clock.now_s += 31
+            assert ledger.claim_sweep("next", 30)
+
+    def test_a_job_is_looked_after_by_one_sweeper(self, tables):
+        tables.ledger.accept(request())
+        (job,) = tables.ledger.open_jobs()
+        assert tables.ledger.mark_swept(job)
+        assert not tables.ledger.mark_swept(job)
+        (job,) = tables.ledger.open_jobs()
+        tables.clock.now_s += 1
+        assert tables.ledger.mark_swept(job)
+        assert not tables.ledger.mark_swept(job)

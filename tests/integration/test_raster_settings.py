@@ -1,0 +1,118 @@
+"""The options that GDAL runs with, and where its messages go."""
+
+import subprocess
+import sys
+
+import pytest
+import structlog
+from osgeo import gdal
+
+from aws.osml.model_runner.raster.settings import RasterSettings, configure_gdal, gdal_options, log_gdal_message
+
+
+@pytest.fixture
+def restored_options():
+    names = [*gdal_options(RasterSettings(), {"AWS_ENDPOINT_URL": "http://x"})]
+    before = {name: gdal.GetConfigOption(name) for name in names}
+    yield
+    for name, value in before.items():
+        gdal.SetConfigOption(name, value)
+    gdal.SetCacheMax(RasterSettings().cache_bytes)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, {}),
+        (
+            {"AWS_ENDPOINT_URL": "http://127.0.0.1:4566"},
+            {"AWS_S3_ENDPOINT": "127.0.0.1:4566", "AWS_HTTPS": "NO", "AWS_VIRTUAL_HOSTING": "FALSE"},
+        ),
+        (
+            {"AWS_ENDPOINT_URL": "http://all:1", "AWS_ENDPOINT_URL_S3": "https://s3.example/base/"},
+            {"AWS_S3_ENDPOINT": "s3.example/base", "AWS_HTTPS": "YES", "AWS_VIRTUAL_HOSTING": "FALSE"},
+        ),
+        ({"AWS_ENDPOINT_URL": "http://all:1", "AWS_S3_ENDPOINT": "mine:2"}, {}),
+        (
+            {"AWS_ENDPOINT_URL_S3": "https://s3.example", "AWS_VIRTUAL_HOSTING": "TRUE"},
+            {"AWS_S3_ENDPOINT": "s3.example", "AWS_HTTPS": "YES", "AWS_VIRTUAL_HOSTING": "TRUE"},
+        ),
+    ],
+)
+def test_s3_endpoint_follows_the_environment_of_boto3(environ, expected):
+    options = gdal_options(RasterSettings(), environ)
+
+    assert {name: value for name, value in options.items() if name.startswith("AWS_")} == expected
+
+
+def test_memory_is_what_the_settings_say():
+    settings = RasterSettings(cache_bytes=7_000_000, curl_cache_bytes=8_000_000, vsi_cache_bytes=9_000_000)
+
+    options = gdal_options(settings, {})
+
+    assert options["GDAL_CACHEMAX"] == "7000000"
+    assert options["CPL_VSIL_CURL_CACHE_SIZE"] == "8000000"
+    assert (options["VSI_CACHE"], options["VSI_CACHE_SIZE"]) == ("YES", "9000000")
+    assert gdal_options(RasterSettings(), {})["VSI_CACHE"] == "NO"
+
+
+def test_configuring_applies_options_cache_and_exceptions(restored_options):
+    configure_gdal(RasterSettings(cache_bytes=33 * 1024 * 1024), {})
+
+    assert gdal.GetCacheMax() == 33 * 1024 * 1024
+    assert gdal.GetConfigOption("GDAL_DISABLE_READDIR_ON_OPEN") == "EMPTY_DIR"
+    assert gdal.GetConfigOption("GDAL_PAM_ENABLED") == "NO"
+    assert gdal.GetConfigOption("GDAL_VRT_ENABLE_PYTHON") == "NO"
+    assert gdal.GetConfigOption("GDAL_NUM_THREADS") == "1"
+    with pytest.raises(RuntimeError, match="No such file"):
+        gdal.Open("/absent/image.tif")
+
+
+def test_drivers_that_reach_elsewhere_are_gone(restored_options):
+    configure_gdal(RasterSettings(), {})
+
+    left = {gdal.GetDriver(index).ShortName for index in range(gdal.GetDriverCount())}
+
+    assert left.isdisjoint({"WMS", "WCS", "HTTP", "PostGISRaster", "GPKG", "netCDF", "PDF"})
+    assert {"GTiff", "NITF", "PNG", "JPEG", "JP2OpenJPEG"} <= left
+
+
+@pytest.mark.parametrize(
+    ("error_class", "event", "level"),
+    [
+        (gdal.CE_Debug, "gdal.debug", "debug"),
+        (gdal.CE_Warning, "gdal.warning", "info"),
+        (gdal.CE_Failure, "gdal.error", "warning"),
+    ],
+)
+def test_messages_become_events_without_the_secrets_of_presigned_urls(error_class, event, level):
+    with structlog.testing.capture_logs() as logs:
+        log_gdal_message(error_class, 1, "cannot read https://b.s3/k?X-Amz-Signature=topsecret now")
+
+    assert [(entry["event"], entry["log_level"]) for entry in logs] == [(event, level)]
+    assert "topsecret" not in str(logs)
+    assert "now" in logs[0]["message"]
+
+
+def test_warnings_of_gdal_reach_the_log(restored_options):
+    configure_gdal(RasterSettings(), {})
+    with structlog.testing.capture_logs() as logs:
+        gdal.Error(gdal.CE_Warning, 6, "a word of warning")
+
+    assert [(entry["event"], entry["message"]) for entry in logs] == [("gdal.warning", "a word of warning")]
+
+
+def test_nothing_is_written_to_stderr_and_import_configures_nothing(tmp_path):
+    script = (
+        "from aws.osml.model_runner.raster import RasterSettings, configure_gdal\n"
+        "from osgeo import gdal\n"
+        "assert not gdal.GetUseExceptions()\n"
+        "assert gdal.GetConfigOption('GDAL_PAM_ENABLED') is None\n"
+        "configure_gdal(RasterSettings(), {})\n"
+        "configure_gdal(RasterSettings(), {})\n"
+        "gdal.Error(gdal.CE_Warning, 1, 'hush')\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=60)
+
+    assert finished.returncode == 0, finished.stderr
+    assert "hush" not in finished.stderr

@@ -1,0 +1,208 @@
+"""The S3 sink against a real server: a result is there whole, once, and as the request asked for it."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from aws_faults import answering, losing_first_reply, never_sending, xml_error
+
+from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.sink import Delivery, InvalidS3BucketException, S3Sink, SinkError, SinkPermanentError
+
+BUCKET = "s3-sink-results"
+FEATURES = [
+    {"type": "Feature", "geometry": None, "properties": {"n": n, "name": "é"}, "id": str(n)} for n in range(3)
+]
+
+
+@pytest.fixture(scope="module")
+def s3(emulator: Any) -> Any:
+    client = emulator.client("s3")
+    client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+    return client
+
+
+def delivery(count: int = 3, job_id: str = "job-1", **options: Any) -> Delivery:
+    features = [json.dumps({"type": "Feature", "n": n, "pad": "x" * 100}).encode() for n in range(count)]
+    return Delivery(job_id, options.pop("result_name", ""), features, [str(n) for n in range(count)], **options)
+
+
+def stored(s3: Any, key: str) -> tuple[dict[str, Any], bytes]:
+    answer = s3.get_object(Bucket=BUCKET, Key=key)
+    return answer, answer["Body"].read()
+
+
+def uploads(s3: Any) -> list[Any]:
+    return list(s3.list_multipart_uploads(Bucket=BUCKET).get("Uploads", []))
+
+
+def keys(s3: Any, prefix: str) -> list[str]:
+    return [entry["Key"] for entry in s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])]
+
+
+def test_write_puts_a_feature_collection_under_the_jobs_name(s3: Any) -> None:
+    sink = S3Sink(BUCKET, "written", client=s3)
+    assert sink.write("job-1", FEATURES)
+    answer, body = stored(s3, "written/job-1.geojson")
+    assert json.loads(body) == {"type": "FeatureCollection", "features": FEATURES}
+    assert answer["ContentType"] == "application/geo+json"
+    assert answer["Metadata"]["job-id"] == "job-1"
+    assert answer["Metadata"]["feature-count"] == "3"
+
+
+def test_no_features_are_an_empty_collection(s3: Any) -> None:
+    assert S3Sink(BUCKET, "empty", client=s3).write("job", [])
+    assert json.loads(stored(s3, "empty/job.geojson")[1]) == {"type": "FeatureCollection", "features": []}
+
+
+def test_a_result_carries_its_checksum(s3: Any) -> None:
+    sent: list[dict[str, str]] = []
+
+    def watch(params: dict[str, Any], **_: Any) -> None:
+        sent.append(dict(params["headers"]))
+
+    s3.meta.events.register("before-call.s3.PutObject", watch)
+    S3Sink(BUCKET, "sum", client=s3).deliver(delivery())
+    s3.meta.events.unregister("before-call.s3.PutObject", watch)
+    body = stored(s3, "sum/job-1.geojson")[1]
+    assert sent[0]["x-amz-checksum-sha256"] == base64.b64encode(hashlib.sha256(body).digest()).decode()
+    assert "x-amz-acl" not in sent[0]
+
+
+def test_an_acl_is_set_only_when_asked_for(s3: Any) -> None:
+    sent: list[str | None] = []
+
+    def watch(params: dict[str, Any], **_: Any) -> None:
+        sent.append(params["headers"].get("x-amz-acl"))
+
+    s3.meta.events.register("before-call.s3.PutObject", watch)
+    S3Sink(BUCKET, "acl", acl="bucket-owner-full-control", client=s3).deliver(delivery())
+    S3Sink(BUCKET, "acl", client=s3).deliver(delivery())
+    s3.meta.events.unregister("before-call.s3.PutObject", watch)
+    assert sent == ["bucket-owner-full-control", None]
+
+
+def test_a_named_result_lies_in_the_jobs_directory(s3: Any) -> None:
+    S3Sink(BUCKET, "named/", client=s3).deliver(delivery(result_name="job-1/image one.tif"))
+    assert keys(s3, "named/") == ["named/job-1/image%20one.tif.geojson"]
+
+
+def test_metadata_of_a_delivery_is_kept(s3: Any) -> None:
+    S3Sink(BUCKET, "meta", client=s3).deliver(delivery(job_id="jöb", metadata={"agg-fence": "7"}))
+    (key,) = keys(s3, "meta/")
+    assert stored(s3, key)[0]["Metadata"] == {"job-id": "j%C3%B6b", "feature-count": "3", "agg-fence": "7"}
+
+
+@pytest.mark.parametrize("count", [0, 1, 60_000, 120_001])
+def test_in_parts_or_in_one_piece_the_bytes_are_the_same(s3: Any, count: int) -> None:
+    heard: list[int] = []
+    sink = S3Sink(BUCKET, "large", client=s3, part_bytes=5 * 1024 * 1024)
+    sink.deliver(delivery(count), heard.append)
+    body = stored(s3, "large/job-1.geojson")[1]
+    assert body == b'{"type":"FeatureCollection","features":[' + b",".join(delivery(count).features) + b"]}"
+    assert heard == [count]
+    assert uploads(s3) == []
+
+
+def test_a_result_in_parts_has_the_same_options(s3: Any) -> None:
+    S3Sink(BUCKET, "parts", client=s3, part_bytes=5 * 1024 * 1024).deliver(delivery(60_000))
+    answer = s3.head_object(Bucket=BUCKET, Key="parts/job-1.geojson")
+    assert answer["ContentType"] == "application/geo+json"
+    assert answer["Metadata"]["feature-count"] == "60000"
+
+
+def test_a_part_that_fails_leaves_nothing_behind(s3: Any) -> None:
+    sink = S3Sink(BUCKET, "broken", client=s3, part_bytes=5 * 1024 * 1024)
+    with answering(s3, "UploadPart", None, xml_error("AccessDenied", 403)), pytest.raises(InvalidS3BucketException):
+        sink.deliver(delivery(120_000))
+    assert keys(s3, "broken/") == []
+    assert uploads(s3) == []
+
+
+def test_an_abort_that_fails_hides_no_error(s3: Any) -> None:
+    sink = S3Sink(BUCKET, "stuck", client=s3, part_bytes=5 * 1024 * 1024)
+    with (
+        answering(s3, "UploadPart", xml_error("AccessDenied", 403)),
+        answering(s3, "AbortMultipartUpload", xml_error("AccessDenied", 403)),
+        pytest.raises(InvalidS3BucketException),
+    ):
+        sink.deliver(delivery(60_000))
+
+
+def test_a_lost_reply_does_no_harm(s3: Any) -> None:
+    with losing_first_reply(s3, "PutObject") as lost:
+        S3Sink(BUCKET, "lost", client=s3).deliver(delivery())
+    assert len(lost) == 1
+    assert keys(s3, "lost/") == ["lost/job-1.geojson"]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "raised"),
+    [
+        ("AccessDenied", 403, InvalidS3BucketException),
+        ("NoSuchBucket", 404, InvalidS3BucketException),
+        ("PermanentRedirect", 301, InvalidS3BucketException),
+        ("InvalidArgument", 400, SinkPermanentError),
+        ("EntityTooLarge", 400, SinkPermanentError),
+        ("InternalError", 500, SinkError),
+        ("SlowDown", 503, SinkError),
+        ("ExpiredToken", 400, SinkError),
+        ("ConditionalRequestConflict", 409, SinkError),
+    ],
+)
+def test_classes_of_errors(emulator: Any, code: str, status: int, raised: type[SinkError]) -> None:
+    client = emulator.client("s3")
+    with answering(client, "PutObject", xml_error(code, status)), pytest.raises(SinkError) as caught:
+        S3Sink(BUCKET, "errors", client=client).deliver(delivery())
+    assert type(caught.value) is raised
+    assert caught.value.can_retry == (raised is SinkError)
+    assert BUCKET in str(caught.value)
+    assert code in str(caught.value)
+
+
+def test_a_service_that_is_away_may_come_back(s3: Any) -> None:
+    with never_sending(s3, "PutObject"), pytest.raises(SinkError) as caught:
+        S3Sink(BUCKET, "away", client=s3).deliver(delivery())
+    assert caught.value.can_retry
+
+
+def test_a_bucket_that_is_missing(s3: Any) -> None:
+    sink = S3Sink("no-such-bucket-here", "p", client=s3)
+    assert sink.validate_s3_bucket() is False
+    assert sink.write("job", FEATURES) is False
+    with pytest.raises(InvalidS3BucketException, match="no-such-bucket-here"):
+        sink.deliver(delivery())
+
+
+def test_a_bucket_name_that_is_none(s3: Any) -> None:
+    sink = S3Sink("not a bucket", "p", client=s3)
+    assert sink.validate_s3_bucket() is False
+    with pytest.raises(InvalidS3BucketException):
+        sink.deliver(delivery())
+
+
+def test_write_tells_of_failure_by_its_result(s3: Any) -> None:
+    assert S3Sink(BUCKET, "/odd", client=s3).write("job", FEATURES) is False
+
+
+def test_what_a_sink_is_called(s3: Any) -> None:
+    sink = S3Sink(BUCKET, "p", client=s3)
+    assert (S3Sink.name(), str(sink), sink.bucket, sink.prefix) == ("S3", "S3 AGGREGATE", BUCKET, "p")
+    assert sink.validate_s3_bucket() is True
+
+
+@pytest.fixture
+def own_clients(emulator: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name, value in emulator.environment.items():
+        monkeypatch.setenv(name, value)
+    default_clients.cache_clear()
+    yield
+    default_clients.cache_clear()
+
+
+def test_without_a_client_the_processs_own_is_used(s3: Any, own_clients: None) -> None:
+    assert S3Sink(BUCKET, "own").write("job", FEATURES)
+    assert keys(s3, "own/") == ["own/job.geojson"]

@@ -1,0 +1,144 @@
+"""The gateway as boto3 sees it: an endpoint's answers, its errors, and its description."""
+
+import socket
+
+import pytest
+from botocore.exceptions import ClientError
+
+from aws.osml.model_runner.local.clients import local_client
+from aws.osml.model_runner.local.http_service import HttpResponse, HttpService
+from aws.osml.model_runner.local.sagemaker_gateway import (
+    MAX_BODY_BYTES,
+    LocalEndpoint,
+    SageMakerGateway,
+    Variant,
+)
+
+
+@pytest.fixture
+def gateway():
+    with SageMakerGateway({}) as running:
+        yield running
+
+
+@pytest.fixture
+def runtime(gateway):
+    client = local_client("sagemaker-runtime", gateway.url, max_attempts=1)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def control(gateway):
+    client = local_client("sagemaker", gateway.url)
+    yield client
+    client.close()
+
+
+def error_of(call, **arguments):
+    with pytest.raises(ClientError) as caught:
+        call(**arguments)
+    return caught.value.response
+
+
+def test_tile_reaches_the_model_and_its_answer_comes_back_as_they_are(gateway, runtime):
+    received = []
+
+    def answer_with_what_came(request):
+        received.append(request)
+        return HttpResponse(body=request.body, content_type="application/geo+json")
+
+    body = bytes(range(256)) * 64
+    with HttpService(answer_with_what_came) as model:
+        gateway.add_endpoint("ships", LocalEndpoint(f"{model.url}/invocations"))
+        answer = runtime.invoke_endpoint(
+            EndpointName="ships", Body=body, ContentType="image/png", CustomAttributes="a=1", TargetVariant="blue"
+        )
+        assert answer["Body"].read() == body
+    [request] = received
+    assert request.headers["content-type"] == "image/png"
+    assert request.headers["x-amzn-sagemaker-custom-attributes"] == "a=1"
+    assert "authorization" not in request.headers
+    assert answer["ContentType"] == "application/geo+json"
+    assert answer["InvokedProductionVariant"] == "blue"
+
+
+def test_connection_to_gateway_and_model_stays_open(gateway, runtime, model_server):
+    gateway.add_endpoint("e", LocalEndpoint(model_server("failure", outcomes={"200": 1}).invocations_url))
+    ports = set()
+    original = gateway._models.request
+
+    def count(*arguments, **options):
+        answer = original(*arguments, **options)
+        [pool] = gateway._models.pools._container.values()
+        ports.add(pool.num_connections)
+        return answer
+
+    gateway._models.request = count
+    for _ in range(10):
+        runtime.invoke_endpoint(EndpointName="e", Body=b"tile")
+    assert ports == {1}
+
+
+@pytest.mark.parametrize("status", [400, 429, 500, 503])
+def test_failing_model_becomes_a_model_error_with_its_status(gateway, runtime, model_server, status):
+    server = model_server("failure", outcomes={str(status): 1})
+    gateway.add_endpoint("broken", LocalEndpoint(server.invocations_url))
+    response = error_of(runtime.invoke_endpoint, EndpointName="broken", Body=b"tile")
+    assert response["Error"]["Code"] == "ModelError"
+    assert response["ResponseMetadata"]["HTTPStatusCode"] == 424
+    assert response["OriginalStatusCode"] == status
+    assert f"asked to fail with {status}" in response["OriginalMessage"]
+
+
+def test_model_that_does_not_listen_is_unavailable(gateway, runtime):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        gateway.add_endpoint("gone", LocalEndpoint(f"http://127.0.0.1:{unused.getsockname()[1]}/invocations"))
+        response = error_of(runtime.invoke_endpoint, EndpointName="gone", Body=b"tile")
+    assert response["Error"]["Code"] == "ServiceUnavailable"
+    assert response["ResponseMetadata"]["HTTPStatusCode"] == 503
+
+
+def test_model_that_takes_too_long_becomes_a_model_error(gateway, runtime, model_server):
+    server = model_server("failure", outcomes={"200": 1}, latency_ms=(1000, 1000))
+    gateway.add_endpoint("slow", LocalEndpoint(server.invocations_url))
+    gateway._models.connection_pool_kw["timeout"] = 0.1
+    response = error_of(runtime.invoke_endpoint, EndpointName="slow", Body=b"tile")
+    assert response["Error"]["Code"] == "ModelError"
+    assert "timed out" in response["OriginalMessage"]
+
+
+def test_unknown_endpoint_is_a_validation_error(runtime, control):
+    response = error_of(runtime.invoke_endpoint, EndpointName="nowhere", Body=b"tile")
+    assert response["Error"]["Code"] == "ValidationError"
+    assert "nowhere" in response["Error"]["Message"]
+    response = error_of(control.describe_endpoint, EndpointName="nowhere")
+    assert response["Error"]["Code"] == "ValidationException"
+
+
+def test_body_past_sagemaker_s_limit_is_refused(gateway, runtime, model_server):
+    server = model_server("failure", outcomes={"200": 1})
+    gateway.add_endpoint("e", LocalEndpoint(server.invocations_url))
+    runtime.invoke_endpoint(EndpointName="e", Body=bytes(MAX_BODY_BYTES))
+    response = error_of(runtime.invoke_endpoint, EndpointName="e", Body=bytes(MAX_BODY_BYTES + 1))
+    assert response["ResponseMetadata"]["HTTPStatusCode"] == 413
+    assert server.stats()["requests"] == 1
+
+
+def test_endpoint_is_described(gateway, control):
+    variants = (Variant("blue", "ml.g5.xlarge", 2, 0.75), Variant("green", "ml.m5.large", 1, 0.25))
+    gateway.add_endpoint("ships", LocalEndpoint("http://127.0.0.1:1/invocations", variants, {"osml:instance-concurrency": "4"}))
+    endpoint = control.describe_endpoint(EndpointName="ships")
+    config = control.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
+    tags = control.list_tags(ResourceArn=endpoint["EndpointArn"])["Tags"]
+    assert endpoint["EndpointStatus"] == "InService"
+    described = [(v["VariantName"], v["CurrentInstanceCount"], v["CurrentWeight"]) for v in endpoint["ProductionVariants"]]
+    assert described == [("blue", 2, 0.75), ("green", 1, 0.25)]
+    assert [v["InstanceType"] for v in config["ProductionVariants"]] == ["ml.g5.xlarge", "ml.m5.large"]
+    assert tags == [{"Key": "osml:instance-concurrency", "Value": "4"}]
+
+
+def test_call_that_the_gateway_does_not_know_is_refused(control):
+    response = error_of(control.list_models)
+    assert response["Error"]["Code"] == "UnknownOperationException"

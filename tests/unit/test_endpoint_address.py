@@ -1,0 +1,170 @@
+"""Which URLs may be called, as they are written and as they resolve."""
+
+import ipaddress
+import socket
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
+from aws.osml.model_runner.inference.endpoint_address import (
+    EndpointAddress,
+    checked_addresses,
+    is_forbidden,
+    literal_address,
+    matches,
+    parse_endpoint_address,
+)
+
+GOOD_URLS = [
+    ("http://model.example.com/invocations", EndpointAddress("http", "model.example.com", 80)),
+    ("https://model.example.com", EndpointAddress("https", "model.example.com", 443)),
+    ("HTTP://Model.Example.COM:8080/a?b=c", EndpointAddress("http", "model.example.com", 8080)),
+    ("http://127.0.0.1:8080/invocations", EndpointAddress("http", "127.0.0.1", 8080)),
+    ("http://localhost/", EndpointAddress("http", "localhost", 80)),
+    ("http://10.1.2.3/", EndpointAddress("http", "10.1.2.3", 80)),
+    ("http://[::1]:9000/", EndpointAddress("http", "::1", 9000)),
+    ("http://model.example.com./x", EndpointAddress("http", "model.example.com", 80)),
+]
+
+HOSTILE_URLS = [
+    "",
+    "model",
+    "ftp://model.example.com/",
+    "file:///etc/passwd",
+    "gopher://169.254.169.254/",
+    "//model.example.com/",
+    "http://",
+    "http:///path",
+    "http://user:secret@model.example.com/",
+    "http://model.example.com@169.254.169.254/",
+    "http://169.254.169.254/latest/meta-data/",
+    "http://169.254.170.2/v2/credentials",
+    "http://169.254.170.23/v1/credentials",
+    "https://169.254.0.1/",
+    "http://2852039166/",
+    "http://0xa9fea9fe/",
+    "http://0xa9.0xfe.0xa9.0xfe/",
+    "http://0251.0376.0251.0376/",
+    "http://169.254.43518/",
+    "http://[fe80::1]/",
+    "http://[fe80::1%25eth0]/",
+    "http://[::ffff:169.254.169.254]/",
+    "http://[::ffff:a9fe:a9fe]/",
+    "http://[::a9fe:a9fe]/",
+    "http://[64:ff9b::a9fe:a9fe]/",
+    "http://[2002:a9fe:a9fe::1]/",
+    "http://[fd00:ec2::254]/",
+    "http://[fd00:ec2::23]/",
+    "http://224.0.0.1/",
+    "http://169.254.169.254./",
+    "http://model.example.com/a b",
+    "http://model.example.com/\r\nHost: evil",
+    "http://model.example.com\\@169.254.169.254/",
+    "http://model.example.com:port/",
+    "http://[::1/",
+    "http://" + "a" * 3000,
+]
+
+
+@pytest.mark.parametrize(("url", "address"), GOOD_URLS)
+def test_good_urls(url: str, address: EndpointAddress) -> None:
+    assert parse_endpoint_address(url) == address
+
+
+@pytest.mark.parametrize("url", HOSTILE_URLS)
+def test_hostile_urls_are_refused_as_written(url: str) -> None:
+    with pytest.raises(UnsupportedModelException):
+        parse_endpoint_address(url)
+
+
+def test_a_refusal_shows_no_query() -> None:
+    with pytest.raises(UnsupportedModelException) as caught:
+        parse_endpoint_address("http://169.254.169.254/?token=hidden-thing")
+    assert "hidden-thing" not in str(caught.value)
+    assert "imageProcessor.name" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("url", "entries", "is_allowed"),
+    [
+        ("http://model.example.com/", ["model.example.com"], True),
+        ("http://MODEL.example.com/", ["Model.Example.Com"], True),
+        ("http://model.example.com/", ["example.com"], False),
+        ("http://model.example.com/", ["*.example.com"], True),
+        ("http://a.b.example.com/", ["*.example.com"], True),
+        ("http://example.com/", ["*.example.com"], False),
+        ("http://badexample.com/", ["*.example.com"], False),
+        ("http://model.example.com.evil.org/", ["model.example.com", "*.example.com"], False),
+        ("http://model.example.com:8080/", ["model.example.com:8080"], True),
+        ("http://model.example.com:8081/", ["model.example.com:8080"], False),
+        ("http://model.example.com/", ["model.example.com:80"], True),
+        ("https://model.example.com/", ["model.example.com:80"], False),
+        ("http://model.example.com:8080/", ["*.example.com:8080"], True),
+        ("http://127.0.0.1:5000/", ["127.0.0.1"], True),
+        ("http://[::1]:5000/", ["[::1]:5000"], True),
+        ("http://[::1]:5000/", ["::1"], True),
+        ("http://localhost/", ["model.example.com"], False),
+        ("http://10.0.0.1/", ["other", "10.0.0.1"], True),
+        ("http://169.254.169.254/", ["169.254.169.254"], False),
+    ],
+)
+def test_a_list_of_hosts_limits_where_calls_go(url: str, entries: list[str], is_allowed: bool) -> None:
+    if is_allowed:
+        parse_endpoint_address(url, entries)
+    else:
+        with pytest.raises(UnsupportedModelException):
+            parse_endpoint_address(url, entries)
+
+
+@given(suffix=st.integers(0, 0xFFFF), wrap=st.sampled_from(["plain", "mapped", "compat", "nat64", "6to4", "number"]))
+def test_link_local_is_refused_in_every_wrapping(suffix: int, wrap: str) -> None:
+    number = (169 << 24) | (254 << 16) | suffix
+    v4 = ipaddress.IPv4Address(number)
+    host = {
+        "plain": str(v4),
+        "mapped": f"[::ffff:{v4}]",
+        "compat": f"[::{number >> 16:x}:{number & 0xFFFF:x}]",
+        "nat64": f"[64:ff9b::{number >> 16:x}:{number & 0xFFFF:x}]",
+        "6to4": f"[2002:{number >> 16:x}:{number & 0xFFFF:x}::]",
+        "number": str(number),
+    }[wrap]
+    with pytest.raises(UnsupportedModelException):
+        parse_endpoint_address(f"http://{host}/")
+
+
+@given(st.ip_addresses(v=4))
+def test_other_ipv4_addresses_are_allowed(address: ipaddress.IPv4Address) -> None:
+    assert is_forbidden(address) == (address.is_link_local or address.is_multicast)
+
+
+def test_names_are_no_addresses() -> None:
+    assert literal_address("model.example.com") is None
+    assert literal_address("münchen.example") is None
+
+
+def answer(*addresses: str) -> list[tuple[object, ...]]:
+    family = {True: socket.AF_INET6, False: socket.AF_INET}
+    return [(family[":" in text], socket.SOCK_STREAM, 6, "", (text, 80)) for text in addresses]
+
+
+def test_resolved_addresses_come_once_each_in_order() -> None:
+    found = checked_addresses("model", 80, lambda *_args, **_kw: answer("10.0.0.2", "10.0.0.1", "10.0.0.2"))
+    assert found == ["10.0.0.2", "10.0.0.1"]
+
+
+@pytest.mark.parametrize("bad", ["169.254.169.254", "fe80::1%eth0", "::ffff:169.254.169.254", "fd00:ec2::254"])
+def test_a_name_that_resolves_to_a_forbidden_address_is_refused(bad: str) -> None:
+    with pytest.raises(ModelCallError) as caught:
+        checked_addresses("rebound.example.com", 80, lambda *_args, **_kw: answer("93.184.216.34", bad))
+    assert caught.value.error_class is ModelErrorClass.JOB
+
+
+@given(host=st.from_regex(r"[a-z]{1,10}(\.[a-z]{1,10}){0,3}", fullmatch=True), port=st.integers(1, 65535))
+def test_a_host_matches_itself_and_no_other_port(host: str, port: int) -> None:
+    address = EndpointAddress("http", host, port)
+    assert matches(address, host)
+    assert matches(address, f"{host}:{port}")
+    assert not matches(address, f"{host}:{port + 1}")
+    assert not matches(address, f"x{host}")
