@@ -1,6 +1,5 @@
 """The Kinesis sink against a real server: every feature arrives, and what was refused is sent again."""
 
-import base64
 import itertools
 import json
 import random
@@ -11,8 +10,6 @@ from typing import Any
 
 import pytest
 from aws_faults import answering, json_error, losing_first_reply
-from hypothesis import given
-from hypothesis import strategies as st
 
 from aws.osml.model_runner.sink import (
     Delivery,
@@ -21,7 +18,6 @@ from aws.osml.model_runner.sink import (
     SinkError,
     SinkPermanentError,
 )
-from aws.osml.model_runner.sink.kinesis_records import Record, batches, oversize_indexes, record_of
 
 stream_numbers = itertools.count()
 
@@ -139,39 +135,152 @@ def test_only_refused_records_are_sent_again(kinesis: Any, stream: str, make: An
     assert ids_of(kinesis, stream) == Counter(["feature-1", "feature-3", "feature-4"])
 
 
-def test_with_partial_failures_at_random_every_feature_arrives(kinesis: Any, stream: str, make: Any) -> None:
-    rng = random.Random(4)
+class FlakyStream:
+    """A client whose server takes each record with a chance of 70 %, and says which ones it did not take."""
 
-    def fail_some(params: dict[str, Any], **_: Any) -> None:
-        """Send only a part of the entries to the server, and mark the others as refused in its answer."""
-        entries = json.loads(params["body"])["Records"]
-        kept = [rng.random() > 0.3 for _ in entries]
-        sent = [entry for entry, is_kept in zip(entries, kept, strict=True) if is_kept]
-        if sent:
-            kinesis_plain.put_records(
-                StreamName=stream,
-                Records=[{"Data": base64.b64decode(e["Data"]), "PartitionKey": e["PartitionKey"]} for e in sent],
-            )
-        pending.append(refuse([not is_kept for is_kept in kept]))
+    def __init__(self, client: Any, seed: int) -> None:
+        self.client = client
+        self.rng = random.Random(seed)
 
-    pending: list[tuple[int, dict[str, str], bytes]] = []
-    kinesis_plain = kinesis
-    # Calls of the sink are recognised by the marker in their job's name.
-    make_sink = make()
+    def describe_stream_summary(self, **arguments: Any) -> Any:
+        return self.client.describe_stream_summary(**arguments)
 
-    class Client:
-        def put_records(self, **arguments: Any) -> Any:
-            entries = arguments["Records"]
-            body = [
-                {"Data": base64.b64encode(entry["Data"]).decode(), "PartitionKey": entry["PartitionKey"]}
-                for entry in entries
-            ]
-            fail_some({"body": json.dumps({"Records": body})})
-            return json.loads(pending.pop()[2])
+    def put_records(self, StreamName: str, Records: list[dict[str, Any]]) -> Any:
+        is_taken = [self.rng.random() < 0.7 for _ in Records]
+        taken = [record for record, is_in in zip(Records, is_taken, strict=True) if is_in]
+        if taken:
+            self.client.put_records(StreamName=StreamName, Records=taken)
+        return json.loads(refuse([not is_in for is_in in is_taken])[2])
 
-        def describe_stream_summary(self, **arguments: Any) -> Any:
-            return kinesis.describe_stream_summary(**arguments)
 
-    make_sink._client = Client()
-    make_sink.deliver(delivery(1200))
+def test_with_partial_failures_at_random_every_feature_arrives_once(kinesis: Any, stream: str) -> None:
+    waits: list[float] = []
+    sink = KinesisSink(stream, client=FlakyStream(kinesis, 4), sleep=waits.append, rng=random.Random(1))
+    sink.deliver(delivery(1200))
     assert ids_of(kinesis, stream) == Counter({f"feature-{n}": 1 for n in range(1200)})
+    assert len(waits) > 3
+    assert max(waits) <= 5.0
+
+
+def test_a_stream_that_takes_nothing_is_given_up(kinesis: Any, stream: str, make: Any) -> None:
+    with answering(kinesis, "PutRecords", refuse([True] * 5)) as calls, pytest.raises(SinkError) as caught:
+        make(max_idle_tries=3).deliver(delivery(5))
+    assert len(calls) == 3
+    assert caught.value.can_retry
+    assert stream in str(caught.value)
+
+
+def test_a_lost_reply_repeats_at_most_one_batch(kinesis: Any, stream: str, make: Any) -> None:
+    with losing_first_reply(kinesis, "PutRecords"):
+        make(batch_size=2).deliver(delivery(6))
+    copies = ids_of(kinesis, stream)
+    assert set(copies) == {f"feature-{n}" for n in range(6)}
+    assert sum(copies.values()) <= 8
+
+
+def test_a_feature_that_is_too_long_is_named_and_hides_no_other(kinesis: Any, stream: str, make: Any) -> None:
+    too_long = delivery(6, pad={1: 2**20, 4: 2**20 - 100})
+    positions: list[int] = []
+    with pytest.raises(SinkPermanentError, match="feature-1, feature-4") as caught:
+        make().deliver(too_long, positions.append)
+    assert stream in str(caught.value)
+    assert set(ids_of(kinesis, stream)) == {"feature-0", "feature-2", "feature-3", "feature-5"}
+    assert positions == [6]
+
+
+def test_a_delivery_that_goes_on_still_tells_of_what_was_left_out(make: Any) -> None:
+    with pytest.raises(SinkPermanentError, match="feature-1"):
+        make().deliver(delivery(3, position=3, pad={1: 2**20}))
+
+
+def test_only_some_of_many_ids_are_named(make: Any) -> None:
+    with pytest.raises(SinkPermanentError, match="feature-4 and 2 more"):
+        make().deliver(delivery(7, pad=dict.fromkeys(range(7), 2**20)))
+
+
+def test_large_features_fill_a_call_by_bytes(kinesis: Any, stream: str, make: Any) -> None:
+    positions: list[int] = []
+    make().deliver(delivery(12, pad=dict.fromkeys(range(12), 900_000)), positions.append)
+    assert positions == [5, 10, 12]
+    assert sum(ids_of(kinesis, stream).values()) == 12
+
+
+def test_a_stream_with_a_larger_limit_takes_larger_features(kinesis: Any, stream: str, make: Any) -> None:
+    summary = {"StreamStatus": "ACTIVE", "StreamName": stream, "MaxRecordSizeInKiB": 2048}
+    body = json.dumps({"StreamDescriptionSummary": summary}).encode()
+    answer = (200, {"Content-Type": "application/x-amz-json-1.1"}, body)
+    with answering(kinesis, "DescribeStreamSummary", answer), answering(kinesis, "PutRecords", refuse([False])) as calls:
+        make().deliver(delivery(1, pad={0: 2**20}))
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("operation", "code", "status", "raised"),
+    [
+        ("DescribeStreamSummary", "ResourceNotFoundException", 400, InvalidKinesisStreamException),
+        ("DescribeStreamSummary", "AccessDeniedException", 400, InvalidKinesisStreamException),
+        ("PutRecords", "AccessDeniedException", 400, InvalidKinesisStreamException),
+        ("PutRecords", "KMSDisabledException", 400, InvalidKinesisStreamException),
+        ("PutRecords", "ProvisionedThroughputExceededException", 400, SinkError),
+        ("PutRecords", "InternalFailure", 500, SinkError),
+        ("PutRecords", "ExpiredTokenException", 400, SinkError),
+    ],
+)
+def test_classes_of_errors(
+    kinesis: Any, stream: str, make: Any, operation: str, code: str, status: int, raised: type[SinkError]
+) -> None:
+    with answering(kinesis, operation, json_error(code, status)), pytest.raises(SinkError) as caught:
+        make().deliver(delivery(1))
+    assert type(caught.value) is raised
+    assert stream in str(caught.value)
+    assert code in str(caught.value)
+
+
+def test_a_stream_that_is_being_made_may_come(kinesis: Any, stream: str, make: Any) -> None:
+    body = json.dumps({"StreamDescriptionSummary": {"StreamStatus": "CREATING"}}).encode()
+    answer = (200, {"Content-Type": "application/x-amz-json-1.1"}, body)
+    with answering(kinesis, "DescribeStreamSummary", answer):
+        assert make().validate_kinesis_stream() is False
+        with pytest.raises(SinkError) as caught:
+            make().deliver(delivery(1))
+    assert caught.value.can_retry
+    assert make().validate_kinesis_stream() is True
+
+
+def test_a_stream_that_is_missing(kinesis: Any) -> None:
+    sink = KinesisSink("no-such-stream", client=kinesis)
+    assert sink.validate_kinesis_stream() is False
+    assert sink.write("job", []) is False
+    with pytest.raises(InvalidKinesisStreamException, match="no-such-stream"):
+        sink.deliver(delivery(1))
+
+
+def test_write_sends_features(kinesis: Any, stream: str, make: Any) -> None:
+    features = [{"type": "Feature", "geometry": None, "properties": {"feature_id": "own"}},
+                {"type": "Feature", "geometry": None, "properties": None}]  # fmt: skip
+    assert make().write("job-9", features) is True
+    assert make().write("job-9", features) is True
+    copies = ids_of(kinesis, stream)
+    assert copies["own"] == 2
+    assert sorted(copies.values()) == [2, 2], "the same feature has the same id every time"
+
+
+def test_write_tells_of_failure_by_its_result(kinesis: Any, make: Any) -> None:
+    with answering(kinesis, "PutRecords", json_error("AccessDeniedException")):
+        assert make().write("job", [{"type": "Feature", "geometry": None, "properties": {}}]) is False
+
+
+def test_flush_sends_entries_as_they_are(kinesis: Any, stream: str, make: Any) -> None:
+    make()._flush_stream([{"Data": b"anything", "PartitionKey": "k"}])
+    make()._flush_stream([])
+    assert [record["Data"] for record in records_of(kinesis, stream)] == [b"anything"]
+
+
+def test_what_a_sink_is_called(stream: str, make: Any) -> None:
+    sink = make(batch_size=7)
+    assert (KinesisSink.name(), str(sink), sink.stream, sink.batch_size) == (
+        "Kinesis",
+        "Kinesis AGGREGATE",
+        stream,
+        7,
+    )

@@ -18,7 +18,7 @@ from aws.osml.model_runner.common.mr_post_processing import (
 from aws.osml.model_runner.exceptions import FeatureDistillationException
 from aws.osml.model_runner.features.box_pairs import BoxPairs, candidate_limits
 from aws.osml.model_runner.features.scored_boxes import best_class, canonical_order, score_boxes
-from aws.osml.model_runner.features.selection import FeatureSelector
+from aws.osml.model_runner.features.selection import FeatureSelector, with_score
 from aws.osml.model_runner.features.suppression import hard_suppression, soft_suppression
 
 NMS, SoftNMS = FeatureDistillationNMS, FeatureDistillationSoftNMS
@@ -107,6 +107,11 @@ def test_soft_suppression_changes_the_winning_class_alone_and_no_feature_that_it
     ]
     assert given_feature == before
     assert {**kept, "properties": None} == {**before, "properties": None}
+
+
+def test_feature_without_classes_takes_no_score():
+    bare = feature("A", [0, 0, 10, 10], featureClasses=None)
+    assert with_score(bare, 0.5) is bare
 
 
 # --- which features take part ---
@@ -281,6 +286,16 @@ def test_soft_suppression_equals_the_textbook(scene, sigma, skip, at_once):
     assert set(np.flatnonzero(is_kept).tolist()) == set(expected)
     for index, score in expected.items():
         assert decayed[index] == pytest.approx(score, rel=1e-12)
+
+
+def test_overlap_too_small_to_lower_a_score_does_not_change_the_order():
+    boxes = np.array([[0, 0, 1e6, 1e6], [1e6 - 1e-4, 1e6 - 1e-4, 1e6 + 10, 1e6 + 10], [1e6 + 1, 1e6, 1e6 + 9, 1e6 + 9]])
+    categories, scores = np.zeros(3, dtype=int), np.array([0.5, 0.5, 0.4])
+    is_kept, decayed = soft_suppression(boxes, categories, scores, 0.5, 0.0001, 1)
+    expected = reference_soft(boxes.tolist(), categories, scores.tolist(), 0.5, 0.0001)
+    assert is_kept.all()
+    assert decayed.tolist() == pytest.approx([0.5, 0.5, expected[2]])
+    assert expected[2] < 0.3
 
 
 @settings(max_examples=200, deadline=None)

@@ -1,4 +1,4 @@
-"""What a message becomes: parsed, worked on while it is kept from other workers, and deleted, given back or set aside."""
+"""What becomes of a message: it is worked on while others do not see it, then deleted, given back or set aside."""
 
 import math
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ class ImageMessages:
         self._handler = handler
 
     def handle(self, message: QueueMessage) -> None:
-        """Begin every image of a request. From its acceptance on, an image depends on its rows and not on the message."""
+        """Begin every image of a request. Once accepted, an image depends on its rows and not on the message."""
         with kept_hidden(self._queue, message, self._handler.context):
             try:
                 jobs = self._accept(message)

@@ -138,7 +138,7 @@ class ModelErrorClass(StrEnum):
 
 
 class ModelCallError(ModelError):
-    """One call of a model endpoint failed. ``code`` is short and fit for tables; ``retry_after_s`` is the endpoint's wish."""
+    """One call of an endpoint failed. ``code`` is short and fit for tables; ``retry_after_s`` is the endpoint's wish."""
 
     def __init__(
         self, message: str, error_class: ModelErrorClass, code: str, retry_after_s: float | None = None
@@ -327,7 +327,7 @@ class RetryableJobException(ModelRunnerError):
 
 
 class RegionDeferredError(RetryableJobException):
-    """The region cannot be worked on now: ask again in ``retry_after_s``. ``is_backoff``: its endpoint or image refused."""
+    """The region has to wait: ask again in ``retry_after_s``. ``is_backoff``: its endpoint or image refused."""
 
     def __init__(self, message: str, retry_after_s: float, is_backoff: bool = False) -> None:
         super().__init__(message)

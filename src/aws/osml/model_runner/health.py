@@ -31,7 +31,9 @@ class HealthReport:
 class HealthFile:
     """Writes the report; cheap enough to be told of every poll and every tile. Without a path it writes nothing."""
 
-    def __init__(self, path: str | Path | None, now: Callable[[], float] = time.time, min_interval_s: float = 5.0) -> None:
+    def __init__(
+        self, path: str | Path | None, now: Callable[[], float] = time.time, min_interval_s: float = 5.0
+    ) -> None:
         self._path = Path(path) if path else None
         self._now = now
         self._min_interval_s = min_interval_s

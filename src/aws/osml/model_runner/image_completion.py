@@ -45,7 +45,7 @@ _SINK_RETRY_S = 20.0
 
 @dataclasses.dataclass
 class _Claim:
-    """An image that this worker finishes, under the number that its row carries; ``progressed_at`` is in epoch seconds."""
+    """An image that this worker finishes, under its row's number; ``progressed_at`` is in epoch seconds."""
 
     job: JobItem
     progressed_at: float
@@ -199,7 +199,7 @@ class ImageCompletion:
         return [encode_feature(stamp.finalized(feature)) for feature in features], ids
 
     def _deliver(self, claim: _Claim, features: Sequence[bytes], ids: Sequence[str]) -> tuple[dict[str, str], int]:
-        """Write every output that is not written yet; return what went wrong for good, by output, and how many there are."""
+        """Write every output that is not written yet; return what went wrong for good, and how many outputs there are."""
         job, errors = claim.job, {}
         position = job.kinesis_pos or 0
         sinks = _named(SinkFactory.outputs_to_sinks(json.loads(job.outputs or "[]")))

@@ -37,7 +37,7 @@ class ImagePlan:
     source_metadata: dict[str, Any] | None
 
     def applied_to(self, item: JobItem) -> JobItem:
-        """Return the row with this plan in it; the image's own metadata joins the properties that the request stamps."""
+        """Return the row with this plan in it; the image's metadata joins the properties that the request stamps."""
         properties = json.loads(item.feature_properties or "[]")
         if self.source_metadata:
             properties.append(self.source_metadata)

@@ -16,7 +16,7 @@ from .api.region_of_interest import parse_roi
 from .api.region_request import RegionRequest
 from .app_config import ServiceConfig
 from .common.endpoint_utils import EndpointUtils
-from .common.typing import ImageDimensions, ImageRegion, RequestStatus
+from .common.typing import ImageCompression, ImageDimensions, ImageFormats, ImageRegion, RequestStatus
 from .database.endpoint_statistics_table import EndpointStatisticsTable
 from .database.job_ledger import Acceptance, JobLedger, JobTableLedger, OpenJob
 from .database.job_table import JobItem, JobTable
@@ -132,7 +132,9 @@ class ImageRequestHandler:
         """
         request = job.request
         with bind_job(job_id=request.job_id, image_id=request.image_id):
-            if job.planned_time is not None or not self.ledger.start_planning(job, self.context.owner, self.config.region_lease_s):
+            if job.planned_time is not None or not self.ledger.start_planning(
+                job, self.context.owner, self.config.region_lease_s
+            ):
                 return
             item = self.job_table.get_image_request(request.image_id)
             try:
@@ -176,7 +178,7 @@ class ImageRequestHandler:
             return source.extension, source.open_dataset(), source.sensor_model, plan.regions
 
     def fail_image_request(self, job_item: JobItem, err: Exception) -> None:
-        """F0: end an image that has no plan as FAILED, and publish why. One that has a plan or has ended stays as it is."""
+        """F0: end an image without a plan as FAILED, and publish why. One that has a plan or has ended stays as it is."""
         ended = self.job_table.fail_unplanned(job_item.image_id, str(err))
         if ended is None:
             return
@@ -250,9 +252,7 @@ class ImageRequestHandler:
         return processing_bounds(raster_dataset.RasterXSize, raster_dataset.RasterYSize, interest)
 
     @staticmethod
-    def sink_features(
-        job_item: JobItem, features: list[geojson.Feature], metrics: MetricsLogger | None = None
-    ) -> None:
+    def sink_features(job_item: JobItem, features: list[geojson.Feature], metrics: MetricsLogger | None = None) -> None:
         """Write features to every output of a job, by themselves.
 
         Raises:
@@ -357,8 +357,8 @@ def _request_of(item: JobItem, roi: "BaseGeometry | None") -> ImageRequest:
         image_url=str(item.image_url),
         tile_size=item.tile_dimensions,
         tile_overlap=item.overlap_dimensions,
-        tile_format=item.tile_format,
-        tile_compression=item.tile_compression,
+        tile_format=ImageFormats(str(item.tile_format)),
+        tile_compression=ImageCompression(str(item.tile_compression)),
         roi=roi,
     )
 

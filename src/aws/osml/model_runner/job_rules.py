@@ -36,19 +36,19 @@ def image_status(succeeded_tiles: int, failed_tiles: int, sinks: int, failed_sin
 
 
 def is_poison(attempts: int, first_attempt_s: float | None, now_s: float, max_attempts: int, min_age_s: float) -> bool:
-    """Return True when work crashed more than ``max_attempts`` workers in a row without progress, over ``min_age_s``."""
+    """Return True when work crashed more than ``max_attempts`` workers in a row, over at least ``min_age_s``."""
     return attempts > max_attempts and first_attempt_s is not None and now_s - first_attempt_s >= min_age_s
 
 
 def backoff_s(backoffs: int, rng: random.Random, at_least_s: float = 0.0) -> float:
-    """Return how long a region waits that an endpoint refused ``backoffs`` times in a row before: doubling, with jitter."""
-    longest = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2 ** min(backoffs, 10))
+    """Return how long a region waits that was refused ``backoffs`` times in a row before: doubling, with jitter."""
+    longest = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(backoffs, 10))
     return max(at_least_s, longest * rng.uniform(0.5, 1.0))
 
 
 def aggregation_wait_s(stalled: int) -> float:
     """Return how long the next claim waits if this one's worker dies; the first retry does not wait."""
-    return min(_LONGEST_AGGREGATION_WAIT_S, _FIRST_BACKOFF_S * 2 ** min(stalled, 10)) if stalled else 0.0
+    return min(_LONGEST_AGGREGATION_WAIT_S, _FIRST_BACKOFF_S * 2.0 ** min(stalled, 10)) if stalled else 0.0
 
 
 def missing_tiles(planned: Collection[int], committed: Collection[int]) -> list[int]:

@@ -1,4 +1,4 @@
-"""Looks after open jobs, so that none waits for a person: whatever a dead worker left undone is begun again or ended."""
+"""Looks after open jobs, so that none waits for a person: what a dead worker left undone is begun again or ended."""
 
 import enum
 import time
@@ -7,7 +7,6 @@ from collections.abc import Callable
 import structlog
 
 from .app_config import ServiceConfig
-from .common.typing import RequestStatus
 from .database.job_ledger import JobLedger, OpenJob
 from .database.job_table import JobItem, JobTable
 from .database.region_request_table import RegionRequestItem, RegionRequestTable
@@ -55,7 +54,11 @@ def next_step(job: OpenJob, item: JobItem | None, now_s: float, config: ServiceC
 
 def _planning_step(job: OpenJob, item: JobItem, now_s: float, lease_s: float) -> NextStep:
     is_stale = job.last_attempt + lease_s < now_s
-    if item.region_count is None and is_stale and is_poison(job.num_attempts, job.request_time, now_s, 5, POISON_IMAGE_S):
+    if (
+        item.region_count is None
+        and is_stale
+        and is_poison(job.num_attempts, job.request_time, now_s, 5, POISON_IMAGE_S)
+    ):
         return NextStep.GIVE_UP_PLANNING
     return NextStep.PLAN if job.num_attempts == 0 or is_stale else NextStep.NOTHING
 

@@ -20,7 +20,7 @@ from .image_request_handler import ImageRequestHandler
 from .job_sweeper import JobSweeper
 from .queue.request_queue import RequestQueue
 from .queue_consumer import QueueConsumer
-from .raster import RasterSettings, configure_gdal
+from .raster import configure_gdal
 from .region_request_handler import RegionRequestHandler
 from .status.image_status_monitor import ImageStatusMonitor
 from .status.region_status_monitor import RegionStatusMonitor
@@ -84,9 +84,7 @@ class ModelRunner:
     def _make_tables(self, clients: AwsClients) -> None:
         config, dynamodb = self.config, clients.dynamodb_resource()
         self.job_table = JobTable(config.job_table, dynamodb, life_s=config.row_life_s)
-        self.region_request_table = RegionRequestTable(
-            config.region_request_table, dynamodb, life_s=config.row_life_s
-        )
+        self.region_request_table = RegionRequestTable(config.region_request_table, dynamodb, life_s=config.row_life_s)
         self.endpoint_statistics_table = (
             EndpointStatisticsTable(config.endpoint_statistics_table, dynamodb)
             if config.endpoint_statistics_table
@@ -180,7 +178,7 @@ class ModelRunner:
         """Stop in order, each step with its share of the time that the container gives."""
         budget_s = self.config.shutdown_budget_s
         logger.info("worker.stopping", budget_s=budget_s)
-        is_drained = all([consumer.join(budget_s / len(consumers)) for consumer in consumers])
+        is_drained = min([consumer.join(budget_s / len(consumers)) for consumer in consumers])
         self.context.metrics.flush()
         self.context.close()
         self.running = False
@@ -199,5 +197,5 @@ class ModelRunner:
             try:
                 if self.ledger.claim_sweep(context.owner, every_s):
                     self.sweeper.sweep(context.stopping.is_set)
-            except Exception:  # noqa: BLE001 - the sweeper leads every stuck job on, so it must outlive any error
+            except Exception:  # The sweeper leads every stuck job on, so it must outlive any error
                 logger.exception("sweeper.failed")

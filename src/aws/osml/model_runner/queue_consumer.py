@@ -1,4 +1,4 @@
-"""Takes messages off one queue and has them worked on, so many at once; each ends deleted, given back or left to redrive."""
+"""Takes messages off one queue and has them worked on, so many at once."""
 
 import threading
 from collections.abc import Callable
@@ -69,7 +69,7 @@ class QueueConsumer:
     def _work(self, message: QueueMessage) -> None:
         try:
             self._handle(message)
-        except Exception:  # noqa: BLE001 - one message's error must not end the daemon; the message comes again
+        except Exception:  # One message's error must not end the daemon; the message comes again
             logger.exception("message.failed", queue=self._name, receive_count=message.receive_count)
         finally:
             self._slots.release()

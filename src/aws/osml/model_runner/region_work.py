@@ -16,7 +16,6 @@ from .database.job_table import JobItem
 from .database.region_request_table import RegionRequestItem
 from .exceptions import LoadImageException
 from .features.location_grid import LocationGrid
-from .inference.detector import Detector
 from .raster import ImageSource, TileEncoder, image_to_world, world_to_image
 from .tile_steps import DetectionSteps
 from .tile_worker.region_plan import RegionPlanner, interest_in_pixels
@@ -95,7 +94,7 @@ class RegionWork:
         )
 
     def run(self, run: RegionRun, tiles: Sequence[Tile], item: RegionRequestItem) -> dict[int, TileState]:
-        """Do every tile that has no outcome, and return all outcomes; fewer than there are tiles when ``run`` was stopped."""
+        """Do every tile without an outcome, and return all outcomes; fewer than tiles when ``run`` was stopped."""
         is_first_attempt = (item.region_retry_count or 0) <= 1
         done = {} if is_first_attempt else self.committed(tiles)
         todo = [tile for tile in tiles if tile.index not in done]

@@ -11,8 +11,8 @@ from .api.region_request import RegionRequest
 from .common.typing import TileState
 from .database.feature_table import FeatureTable, TileKey, TileOutcome
 from .features.answer import parse_answer
-from .features.location_grid import LocationGrid
 from .features.encoding import encode_features
+from .features.location_grid import LocationGrid
 from .features.refinement import refine_features
 from .inference.detector import Detector
 from .inference.retry import RetryBudget, invoke_with_retries
@@ -45,7 +45,7 @@ class DetectionSteps:
         with self.metrics.timed("TileGeneration", InputFormat=self.image_format):
             return self.encoder.encode(tile.bounds)
 
-    def detect(self, tile: Tile, encoded: bytes) -> bytes:
+    def detect(self, tile: Tile, encoded: bytes) -> bytes:  # noqa: ARG002 - every step is told its tile
         """Return the model's answer; see ``inference.retry`` for what a failed call becomes."""
         with self.metrics.timed("ModelInvocation", ModelName=self.request.model_name):
             answer = invoke_with_retries(
@@ -80,4 +80,3 @@ class DetectionSteps:
         name = "Invocations" if state is TileState.SUCCEEDED else "Errors"
         self.metrics.record("TileProcessing", name, 1, "Count", ModelName=self.request.model_name)
         return state
-

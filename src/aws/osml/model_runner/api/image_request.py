@@ -18,7 +18,7 @@ from ..common.mr_post_processing import (
     deserialize_post_processing_list,
 )
 from ..common.typing import ImageCompression, ImageDimensions, ImageFormats
-from ..exceptions import InvalidImageRequestException
+from ..exceptions import FeatureError, InvalidImageRequestException
 from .image_request_schema import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, ImageRequestMessage
 from .inference import ModelInvokeMode
 from .json_document import value_problems
@@ -73,7 +73,7 @@ class ImageRequest:
         """
         try:
             return ImageRequest(**_read_item(item))
-        except (KeyError, TypeError, ValueError, shapely.errors.GEOSException) as err:
+        except (KeyError, TypeError, ValueError, FeatureError, shapely.errors.GEOSException) as err:
             raise InvalidImageRequestException(f"a stored request cannot be read: {err}") from err
 
     def to_item(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def validated(message: dict[str, Any]) -> ImageRequestMessage:
         checked = ImageRequestMessage.model_validate(message)
     except ValidationError as err:
         named = {problem.field for problem in problems}
-        problems += [problem for problem in problems_of(err, message) if problem.field not in named]
+        problems += [problem for problem in problems_of(err, message, ImageRequestMessage) if problem.field not in named]
         raise InvalidImageRequestException("the image request is not valid", problems) from err
     if problems:
         raise InvalidImageRequestException("the image request is not valid", problems)

@@ -94,7 +94,7 @@ def _is_broken(text: str) -> bool:
 
 
 def _values(document: Any) -> Iterator[tuple[tuple[Step, ...], Any]]:
-    """Yield every key and value of a document with its path, depth first, and nothing below the deepest level allowed."""
+    """Yield every key and value of a document with its path, depth first, down to the deepest level allowed."""
     waiting: list[tuple[tuple[Step, ...], Any]] = [((), document)]
     while waiting:
         steps, value = waiting.pop()

@@ -1,10 +1,10 @@
-"""Says what is wrong with a document, in words for the person who wrote it: where, what stands there, what was expected."""
+"""Says what is wrong with a document in words for its writer: where, what stands there, what was expected."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from ..common.redaction import is_secret_name, redact_text
@@ -64,9 +64,18 @@ def path_text(steps: Sequence[str | int]) -> str:
     return text.removeprefix(".") or "body"
 
 
-def problems_of(error: ValidationError, document: Any) -> list[Problem]:
-    """Return one problem for each error that pydantic found in ``document``; paths are those of the document."""
-    return [_problem(details, document) for details in error.errors(include_url=False)]
+def problems_of(error: ValidationError, document: Any, model: type[BaseModel]) -> list[Problem]:
+    """Return one problem for each error that pydantic found in ``document``; paths are those of the document.
+
+    An error about a default of ``model`` comes under the field's own name, and is told under that of the message.
+    """
+    names = {name: field.alias or name for name, field in model.model_fields.items()}
+    found = []
+    for details in error.errors(include_url=False):
+        first, rest = details["loc"][:1], details["loc"][1:]
+        details["loc"] = (*(names.get(str(step), step) for step in first), *rest)
+        found.append(_problem(details, document))
+    return found
 
 
 def expectation_of(details: ErrorDetails) -> str:

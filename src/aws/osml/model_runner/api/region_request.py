@@ -129,7 +129,7 @@ def _schema_problems(document: dict[str, Any]) -> list[Problem]:
     try:
         _RegionMessage.model_validate(document)
     except ValidationError as err:
-        return problems_of(err, document)
+        return problems_of(err, document, _RegionMessage)
     return []
 
 

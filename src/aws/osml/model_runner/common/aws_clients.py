@@ -71,7 +71,7 @@ class AwsClients:
         with self._lock:
             return self._session(assumed_role or None).get_credentials()
 
-    def _session(self, role: str | None) -> boto3.Session:
+    def _session(self, role: str | None) -> Any:
         if role not in self._sessions:
             base = get_session()
             if role is not None:

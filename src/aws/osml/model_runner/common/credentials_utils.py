@@ -2,7 +2,8 @@
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ..exceptions import InvalidAssumedRoleException
+from aws.osml.model_runner.exceptions import InvalidAssumedRoleException
+
 from .aws_clients import ROLE_SESSION_NAME, default_clients
 
 

@@ -15,9 +15,7 @@ _CACHED_ENDPOINTS = 10
 class EndpointUtils:
     """Looks up the capacity of endpoints, and remembers each answer for a minute."""
 
-    def __init__(
-        self, scale_factor: float = 10, workers_per_cpu: float = 1, clients: AwsClients | None = None
-    ) -> None:
+    def __init__(self, scale_factor: float = 10, workers_per_cpu: float = 1, clients: AwsClients | None = None) -> None:
         self.scale_factor = scale_factor
         self.workers_per_cpu = workers_per_cpu
         self.max_region_cache: TTLCache[str, int] = TTLCache(maxsize=_CACHED_ENDPOINTS, ttl=_CACHE_S)

@@ -1,5 +1,5 @@
 """The names under which this room's errors are imported."""
 
-from ..exceptions import InvalidAssumedRoleException
+from aws.osml.model_runner.exceptions import InvalidAssumedRoleException
 
 __all__ = ["InvalidAssumedRoleException"]

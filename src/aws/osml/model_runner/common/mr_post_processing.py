@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum, EnumMeta, StrEnum
 from typing import Any, ClassVar
 
-from ..exceptions import FeatureDistillationException
+from aws.osml.model_runner.exceptions import FeatureDistillationException
 
 DEFAULT_IOU_THRESHOLD = 0.75
 DEFAULT_SKIP_BOX_THRESHOLD = 0.0001

@@ -10,8 +10,13 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ..common.aws_clients import default_clients
-from ..exceptions import ConditionNotMetError, DDBBatchWriteException, DDBUpdateException, TransactionConflictError
+from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.exceptions import (
+    ConditionNotMetError,
+    DDBBatchWriteException,
+    DDBUpdateException,
+    TransactionConflictError,
+)
 
 Item = dict[str, Any]
 
@@ -191,7 +196,9 @@ class DDBHelper:
         answer = self._api.get_item(TableName=self.table_name, Key=dict(key), ConsistentRead=True)
         return self.convert_decimal(answer["Item"]) if "Item" in answer else None
 
-    def put(self, item: Mapping[str, Any], condition: str | None = None, values: Mapping[str, Any] | None = None) -> None:
+    def put(
+        self, item: Mapping[str, Any], condition: str | None = None, values: Mapping[str, Any] | None = None
+    ) -> None:
         """Write ``item`` whole if ``condition`` holds; else raise ``ConditionNotMetError`` with the item that is there."""
         request: Item = {"TableName": self.table_name, "Item": to_dynamodb(item)}
         if condition:
@@ -267,7 +274,7 @@ class DDBHelper:
             if error_code(err) != "ConditionalCheckFailedException":
                 raise
             # boto3 converts the types of answers, but not those of errors.
-            old = err.response.get("Item")
+            old: Any = err.response.get("Item")
             raise ConditionNotMetError(deserialize(old) if old else None) from err
 
     def _transact(self, *writes: Item) -> None:

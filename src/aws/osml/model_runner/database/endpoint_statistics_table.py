@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from ..exceptions import ConditionNotMetError
+from aws.osml.model_runner.exceptions import ConditionNotMetError
+
 from .ddb_helper import DDBHelper, DDBItem, DDBKey
 
 

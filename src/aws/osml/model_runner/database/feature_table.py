@@ -21,9 +21,10 @@ import orjson
 from aws_embedded_metrics import MetricsLogger
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ..common.typing import ImageDimensions, ImageRegion, TileState
-from ..exceptions import AddFeaturesException, ConditionNotMetError
-from ..features.image_geometry import feature_image_bounds
+from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion, TileState
+from aws.osml.model_runner.exceptions import AddFeaturesException, ConditionNotMetError
+from aws.osml.model_runner.features.image_geometry import feature_image_bounds
+
 from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item
 from .job_table import JobItem
 
@@ -167,7 +168,7 @@ class FeatureTable(DDBHelper):
         return self.get_features(image_request_item.image_id, metrics)
 
     def _grid_key(self, min_x: float, min_y: float, max_x: float, max_y: float) -> str:
-        """Return the range of tiles along x and y whose pixels a box may touch, on the grid of the requested overlap."""
+        """Return the range of tiles along x and y that a box may touch, on the grid of the requested overlap."""
         (width, height), (overlap_x, overlap_y) = self.tile_size, self.overlap
         spans = []
         for low, high, stride, overlap in (
@@ -208,8 +209,10 @@ class FeatureTable(DDBHelper):
         ]
         if overflow:
             self.batch_write_items(overflow)
+        row_key = self._tile_row_key(key)
         row = FeatureItem(
-            **self._tile_row_key(key),
+            hash_key=row_key["hash_key"],
+            range_key=row_key["range_key"],
             tile_id=self._grid_key(bounds.origin.col, bounds.origin.row, bounds.right - 1, bounds.bottom - 1),
             features=chunks[0],
             expire_time=self._expire_time(),

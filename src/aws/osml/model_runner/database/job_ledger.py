@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
-from ..api.image_request import ImageRequest
-from ..exceptions import ConditionNotMetError
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.exceptions import ConditionNotMetError
+
 from .ddb_helper import DDBHelper, Item, to_dynamodb
 from .job_table import NOT_TERMINAL, TERMINAL_VALUES, JobItem, JobTable, new_row
 
@@ -139,8 +140,12 @@ class _LedgerRows:
         now_s = self._now()
         expression = "SET last_attempt = :now, num_attempts = :next, lease_owner = :owner"
         values = {
-            ":now": now_s, ":next": job.num_attempts + 1, ":seen": job.num_attempts, ":owner": owner,
-            ":zero": 0, ":stale": now_s - stale_s,
+            ":now": now_s,
+            ":next": job.num_attempts + 1,
+            ":seen": job.num_attempts,
+            ":owner": owner,
+            ":zero": 0,
+            ":stale": now_s - stale_s,
         }
         condition = (
             "num_attempts = :seen AND (num_attempts = :zero OR last_attempt < :stale)"
@@ -245,7 +250,9 @@ class JobTableLedger(_LedgerRows):
     def open_jobs(self) -> Iterator[OpenJob]:
         """Yield every image that has not ended, or whose end has not been published."""
         for row in self._job_table.scan(
-            FilterExpression=f"attribute_exists(request_payload) AND ({NOT_TERMINAL} OR attribute_exists(status_outbox))",
+            FilterExpression=(
+                f"attribute_exists(request_payload) AND ({NOT_TERMINAL} OR attribute_exists(status_outbox))"
+            ),
             ExpressionAttributeValues=TERMINAL_VALUES,
         ):
             yield OpenJob.from_row(row)

@@ -10,15 +10,16 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..api.image_request import ImageRequest
-from ..common.typing import TERMINAL_STATUSES, ImageDimensions, RequestStatus
-from ..exceptions import (
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.common.typing import TERMINAL_STATUSES, ImageDimensions, RequestStatus
+from aws.osml.model_runner.exceptions import (
     ConditionNotMetError,
     EndImageException,
     GetImageRequestItemException,
     IsImageCompleteException,
     StartImageException,
 )
+
 from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item
 
 # A tombstone outlives every copy of a message that SQS may still hold: 14 days of retention, and two to spare.
@@ -154,7 +155,7 @@ def _dimensions(text: str | None) -> ImageDimensions:
 
 
 def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S) -> Item:
-    """Return the row that A1 puts: accepted, every counter and lease at zero, since no comparison holds for what is absent."""
+    """Return the row that A1 puts: accepted, and every counter and lease at zero, since absent ones compare with nothing."""
     item = JobItem.from_image_request(image_request)
     item.image_status = "ACCEPTED"
     item.start_time = int(now_s * 1000)
@@ -292,7 +293,7 @@ class JobTable(DDBHelper):
             return stored
 
     def fail_unplanned(self, image_id: str, message: str) -> JobItem | None:
-        """F0: end an image that has no plan. Return its row, or None when it has a plan or has ended: nothing is lost."""
+        """F0: end an image that has no plan. Return its row, or None when it has a plan or has ended."""
         values = self._terminal_values(RequestStatus.FAILED, message) | TERMINAL_VALUES
         condition = f"{IS_OPEN} AND attribute_not_exists(region_count)"
         return self._end({"image_id": image_id}, values, condition)
@@ -309,8 +310,14 @@ class JobTable(DDBHelper):
             " agg_first_time = if_not_exists(agg_first_time, :now) ADD agg_fence :one, agg_stalled :one"
         )
         values = {
-            ":owner": owner, ":until": now_s + lease_s, ":not_before": now_s + wait_s, ":now": now_s, ":one": 1,
-            ":a": item.region_success, ":b": item.region_error, ":c": item.region_count,
+            ":owner": owner,
+            ":until": now_s + lease_s,
+            ":not_before": now_s + wait_s,
+            ":now": now_s,
+            ":one": 1,
+            ":a": item.region_success,
+            ":b": item.region_error,
+            ":c": item.region_count,
         } | TERMINAL_VALUES
         condition = (
             "region_success = :a AND region_error = :b AND region_count = :c"

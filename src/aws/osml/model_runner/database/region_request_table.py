@@ -10,15 +10,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from ..api.region_request import RegionRequest
-from ..common.typing import ImageRegion, RequestStatus, TileState
-from ..exceptions import (
+from aws.osml.model_runner.api.region_request import RegionRequest
+from aws.osml.model_runner.common.typing import ImageRegion, RequestStatus, TileState
+from aws.osml.model_runner.exceptions import (
     CompleteRegionException,
     ConditionNotMetError,
     StartRegionException,
     TransactionConflictError,
     UpdateRegionException,
 )
+
 from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, to_dynamodb
 from .job_table import IS_OPEN, ROW_LIFE_S, TERMINAL_VALUES, JobTable
 
@@ -234,8 +235,10 @@ class RegionRequestTable(DDBHelper):
 
     # The protocol's writes ------------------------------------------------------------------------------------------
 
-    def claim(self, image_id: str, region_id: str, owner: str, lease_s: float) -> RegionClaim | RegionHeld | RegionEnded:
-        """R1: take a region that is nobody's, under a new fencing number; each claim counts as an attempt until it progresses."""
+    def claim(
+        self, image_id: str, region_id: str, owner: str, lease_s: float
+    ) -> RegionClaim | RegionHeld | RegionEnded:
+        """R1: take a region that is nobody's, under a new fencing number; a claim is an attempt until it progresses."""
         now_s = self._now()
         expression = (
             "SET region_status = :in_progress, lease_owner = :owner, lease_until = :until, last_updated_time = :now_ms,"
@@ -243,8 +246,12 @@ class RegionRequestTable(DDBHelper):
             " ADD fence :one, region_retry_count :one, stalled_attempts :one"
         )
         values = {
-            ":in_progress": str(RequestStatus.IN_PROGRESS), ":owner": owner, ":until": now_s + lease_s,
-            ":now": now_s, ":now_ms": int(now_s * 1000), ":one": 1,
+            ":in_progress": str(RequestStatus.IN_PROGRESS),
+            ":owner": owner,
+            ":until": now_s + lease_s,
+            ":now": now_s,
+            ":now_ms": int(now_s * 1000),
+            ":one": 1,
         } | TERMINAL_VALUES
         condition = f"{IS_OPEN_REGION} AND lease_until < :now AND not_before <= :now"
         try:
@@ -363,7 +370,8 @@ class RegionRequestTable(DDBHelper):
             "Key": claim.key,
             "UpdateExpression": "SET " + ", ".join(f"{name} = :{name}" for name in end),
             "ConditionExpression": IS_OPEN_REGION,
-            "ExpressionAttributeValues": to_dynamodb({f":{name}": value for name, value in end.items()}) | TERMINAL_VALUES,
+            "ExpressionAttributeValues": to_dynamodb({f":{name}": value for name, value in end.items()})
+            | TERMINAL_VALUES,
         }
         return {"Update": update}
 

@@ -39,9 +39,6 @@ class ScoredBoxes:
     scores: Floats
     categories: Indices
 
-    def __len__(self) -> int:
-        return len(self.scores)
-
     def take(self, indices: Indices) -> "ScoredBoxes":
         """Return these features alone, in this order."""
         return ScoredBoxes(self.boxes[indices], self.scores[indices], self.categories[indices])

@@ -95,7 +95,10 @@ def _rescored(features: list[Feature], is_kept: Flags, scores: dict[int, float])
 
 
 def with_score(feature: Feature, score: float) -> Feature:
-    """Return a copy of a feature whose best class has this score, and its old one as ``rawScore``."""
+    """Return a copy of a feature whose best class has this score, and its old one as ``rawScore``.
+
+    A feature without classes is returned as it is.
+    """
     best = best_class(feature)
     if best is None:
         return feature

@@ -24,6 +24,7 @@ from aws.osml.model_runner.local.exceptions import LocalStackError
 
 HEALTH_PATH = "/_ministack/health"
 START_TRIES = 3
+SERVICES = "cloudformation,dynamodb,ec2,kinesis,s3,sns,sqs,sts"
 
 
 class Emulator:
@@ -87,7 +88,11 @@ class Emulator:
             "MINISTACK_HOST": LOOPBACK,
             "GATEWAY_PORT": str(port),
             "MINISTACK_REGION": REGION,
+            "SERVICES": SERVICES,
             "LOG_LEVEL": "WARNING",
+            # These listen on every interface, whatever BIND_HOST says.
+            "IOT_MTLS_ENABLED": "0",
+            "SFTP_ENABLED": "0",
             "TMPDIR": str(self.directory),
         }
         with ExitStack() as starting:

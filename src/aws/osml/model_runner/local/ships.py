@@ -18,6 +18,7 @@ SAMPLES = 4  # per pixel and axis, for smooth edges
 SHADOW_OFFSET_PX = (1.5, 2.0)
 SHADOW_STRENGTH = 0.45
 WAKE_BRIGHTNESS = 13.0
+WAKE_LENGTHS = 3.0  # of the ship
 
 
 class ShipClass(NamedTuple):
@@ -77,18 +78,19 @@ class Ship:
 
 def draw_ship(image: NDArray[np.uint8], ship: Ship) -> None:
     """Draw a ship with its shadow, and its wake when it is under way, into an image (rows, columns, 3) in place."""
-    wake_px = 3.2 * ship.length_px if ship.is_under_way else 0.0
-    window, x, y = _window(image, ship, ship.reach_px + wake_px + 6)
-    if x.size == 0:
-        return
-    patch = image[window].astype(np.float32)
     if ship.is_under_way:
-        patch += _wake(ship, x, y)[..., None]
-    shadow = _coverage(ship, x - SHADOW_OFFSET_PX[0], y - SHADOW_OFFSET_PX[1])
-    patch *= 1 - SHADOW_STRENGTH * shadow[..., None]
+        window, x, y = _window(image, ship, ship.reach_px + WAKE_LENGTHS * ship.length_px)
+        image[window] = _to_bytes(image[window] + _wake(ship, x, y)[..., None])
+    window, x, y = _window(image, ship, ship.reach_px + 4)
+    shadow = _coverage(ship, x - SHADOW_OFFSET_PX[0], y - SHADOW_OFFSET_PX[1])[..., None]
     hull = _coverage(ship, x, y)[..., None]
-    patch = patch * (1 - hull) + _deck_colours(ship, x, y) * hull
-    image[window] = np.clip(patch + 0.5, 0, 255).astype(np.uint8)
+    image[window] = _to_bytes(
+        image[window] * (1 - SHADOW_STRENGTH * shadow) * (1 - hull) + _deck_colours(ship, x, y) * hull
+    )
+
+
+def _to_bytes(colours: Pixels) -> NDArray[np.uint8]:
+    return np.clip(colours + 0.5, 0, 255).astype(np.uint8)
 
 
 def _window(
@@ -139,7 +141,7 @@ def _deck_colours(ship: Ship, x: Pixels, y: Pixels) -> Pixels:
 def _wake(ship: Ship, x: Pixels, y: Pixels) -> Pixels:
     """Return how much brighter the water behind the stern is: two faint arms and the foam between them."""
     u, v = ship.to_ship_axes(x, y)
-    behind = -(u + ship.length_px / 2) / (3 * ship.length_px)  # 0 at the stern, 1 where the wake ends
+    behind = -(u + ship.length_px / 2) / (WAKE_LENGTHS * ship.length_px)  # 0 at the stern, 1 where the wake ends
     fade = np.where((behind > 0) & (behind < 1), 1 - behind, 0)
     arms = np.exp(-(((np.abs(v) - ship.width_px * (0.5 + 2.2 * behind)) / (0.18 * ship.width_px + 0.8)) ** 2))
     foam = 0.7 * np.exp(-((v / (0.45 * ship.width_px)) ** 2))

@@ -1,12 +1,22 @@
 """Cheap structure for large pictures, computed by blocks of rows."""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
 Pixels = NDArray[np.float32]
+
+
+class Wave(NamedTuple):
+    """A plane wave; its direction is counted from the x axis towards the y axis."""
+
+    wavelength_px: float
+    direction_deg: float
+    amplitude: float
 
 
 def stretch_rows(grid: Pixels, height: int, width: int, start: int, stop: int) -> Pixels:
@@ -41,10 +51,15 @@ def tile_rows(pattern: Pixels, width: int, start: int, stop: int) -> Pixels:
     return repeated[:, :width]
 
 
-def plane_wave_rows(wavelength_px: float, direction_deg: float, width: int, start: int, stop: int) -> Pixels:
-    """Return rows [start, stop) of a sine of amplitude 1 that travels in ``direction_deg`` from the x axis."""
-    angle, k = math.radians(direction_deg), 2 * math.pi / wavelength_px
-    a, b = k * math.cos(angle) * np.arange(width), k * math.sin(angle) * np.arange(start, stop)
-    # sin(a + b) from two outer products: one sine per row and column instead of one per pixel.
-    wave = np.outer(np.cos(b), np.sin(a)) + np.outer(np.sin(b), np.cos(a))
-    return wave.astype(np.float32)
+def wave_rows(waves: Sequence[Wave], width: int, start: int, stop: int) -> Pixels:
+    """Return rows [start, stop) of the sum of plane waves."""
+    columns, rows = np.arange(width), np.arange(start, stop)
+    across, down = [], []
+    for wave in waves:
+        angle, k = math.radians(wave.direction_deg), 2 * math.pi / wave.wavelength_px
+        a, b = k * math.cos(angle) * columns, k * math.sin(angle) * rows
+        # sin(a + b) = sin a cos b + cos a sin b: sines by row and by column, and one matrix product for all pixels.
+        across += [np.sin(a), np.cos(a)]
+        down += [wave.amplitude * np.cos(b), wave.amplitude * np.sin(b)]
+    summed: Pixels = np.column_stack(down).astype(np.float32) @ np.vstack(across).astype(np.float32)
+    return summed

@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..api.image_url import parse_image_url
+from aws.osml.model_runner.api.image_url import parse_image_url
+
+from .handle_pool import AwsKeys
 from .image_source import ImageSource, open_image
 from .settings import RasterSettings
 
@@ -77,12 +79,15 @@ class OpenImages:
                 entry.source = open_image(location, self._settings, keys)
             return entry.source
 
-    def _keys(self, role: str | None) -> Any:
+    def _keys(self, role: str | None) -> AwsKeys | None:
         credentials = self._credentials_for(role)
-        return credentials.get_frozen_credentials() if credentials is not None else None
+        if credentials is None:
+            return None
+        keys = credentials.get_frozen_credentials()
+        return AwsKeys(keys.access_key, keys.secret_key, keys.token)
 
     def _take_surplus(self, keep: int = _IDLE_IMAGES) -> list[ImageSource]:
-        """Forget idle images but for the ``keep`` that were used last, and those that failed to open; return what to close."""
+        """Forget idle images but for the ``keep`` used last, and any that failed to open; return what to close."""
         idle = [(key, entry) for key, entry in self._entries.items() if entry.borrowers == 0]
         idle.sort(key=lambda pair: pair[1].last_used, reverse=True)
         opened = [pair for pair in idle if pair[1].source is not None]

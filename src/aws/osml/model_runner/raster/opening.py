@@ -1,6 +1,7 @@
 """Opens a file as an image, or says in a sentence fit for users why not."""
 
 import os
+import posixpath
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,9 @@ from .settings import RasterSettings
 
 _MISSING = frozenset({gdal.CPLE_AWSBucketNotFound, gdal.CPLE_AWSObjectNotFound})
 _FORBIDDEN = frozenset({gdal.CPLE_AWSAccessDenied, gdal.CPLE_AWSInvalidCredentials, gdal.CPLE_AWSSignatureDoesNotMatch})
+# A failed request, and GDAL's number, which has no name, for all that S3 may answer besides the above: too many
+# requests, an error within, a token that expired.
+_UNREACHABLE = frozenset({gdal.CPLE_HttpResponse, gdal.CPLE_AWSSignatureDoesNotMatch + 1})
 _REMOTE_PREFIXES = ("/vsis3/", "/vsicurl/")
 
 
@@ -59,11 +63,25 @@ def open_dataset(path: str, url: str, keys: AwsKeys | None, settings: RasterSett
     _refuse_odd_path(path, url)
     with signing_with(keys):
         try:
-            dataset = gdal.OpenEx(path, gdal.OF_RASTER | gdal.OF_READONLY, allowed_drivers=list(settings.allowed_drivers))
-        except RuntimeError as err:
-            # Asked for at once: the next call of GDAL in this thread forgets it.
-            number = gdal.GetLastErrorNo()
-            raise _explained(path, url, number, str(err), settings.allowed_drivers) from err
+            return _opened(path, url, settings)
+        except _AbsentFromListingError:
+            # Somebody listed the folder before the object was there, and GDAL goes by that without asking again.
+            gdal.VSICurlPartialClearCache(posixpath.dirname(path))
+            return _opened(path, url, settings)
+
+
+class _AbsentFromListingError(LoadImageException):
+    """GDAL says that an object does not exist, and did not necessarily ask."""
+
+
+def _opened(path: str, url: str, settings: RasterSettings) -> Any:
+    drivers = list(settings.allowed_drivers)
+    try:
+        dataset = gdal.OpenEx(path, gdal.OF_RASTER | gdal.OF_READONLY, allowed_drivers=drivers)
+    except RuntimeError as err:
+        # Asked for at once: the next call of GDAL in this thread forgets it.
+        number = gdal.GetLastErrorNo()
+        raise _explained(path, url, number, str(err), drivers) from err
     if dataset is None:
         raise LoadImageException(f"{url} is not an image of a supported format")
     return dataset
@@ -120,9 +138,10 @@ def _explained(path: str, url: str, number: int, message: str, drivers: Sequence
         return LoadImageException(f"{url} may not be read with the credentials of this job: {message}")
     if number in _MISSING or "response code: 404" in message:
         return LoadImageException(f"{url} does not exist: {message}")
-    if path.startswith(_REMOTE_PREFIXES) and (
-        number == gdal.CPLE_HttpResponse or "does not exist in the file system" in message
-    ):
+    is_remote = path.startswith(_REMOTE_PREFIXES)
+    if is_remote and "does not exist in the file system" in message:
+        return _AbsentFromListingError(f"{url} does not exist")
+    if is_remote and number in _UNREACHABLE:
         return ImageUnreachableError(f"{url} cannot be reached: {message}")
     if _looks_like_vrt(path):
         return LoadImageException(f"{url} is a GDAL VRT, which may name other files and is never read")

@@ -16,8 +16,9 @@ from collections.abc import Callable, Iterable
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from ..common.typing import TileState
-from ..exceptions import BadModelAnswerError, ModelRunnerError, ModelTileError, TileEncodingError
+from aws.osml.model_runner.common.typing import TileState
+from aws.osml.model_runner.exceptions import BadModelAnswerError, ModelRunnerError, ModelTileError, TileEncodingError
+
 from .bounded_queue import BoundedQueue, QueueClosedError
 from .region_run import RegionRun, Tile, TileResult, TileSteps
 
@@ -76,13 +77,15 @@ class TilePipeline:
         run.wait()
 
     def close(self, timeout_s: float = 5.0) -> None:
-        """End the threads: what is in the queues is dropped, what is in a stage ends first, within ``timeout_s`` each."""
+        """End the threads: what waits is dropped, what is in a stage ends first, within ``timeout_s`` each."""
         for queue in (self._to_cut, self._to_detect, self._to_store):
             queue.close()
         for thread in self._threads:
             thread.join(timeout_s)
 
-    def _stage(self, name: str, threads: int, inbox: BoundedQueue[_TileOnItsWay], step: _Step) -> list[threading.Thread]:
+    def _stage(
+        self, name: str, threads: int, inbox: BoundedQueue[_TileOnItsWay], step: _Step
+    ) -> list[threading.Thread]:
         def work() -> None:
             while True:
                 try:
@@ -123,7 +126,8 @@ class TilePipeline:
 
     def _cut(self, item: _TileOnItsWay) -> BoundedQueue[_TileOnItsWay] | None:
         if item.run.is_stopped:
-            return self._drop(item)
+            self._drop(item)
+            return None
         try:
             item.payload = item.steps.cut(item.tile)
         except TileEncodingError as err:
@@ -132,14 +136,16 @@ class TilePipeline:
 
     def _detect(self, item: _TileOnItsWay) -> BoundedQueue[_TileOnItsWay] | None:
         if item.run.is_stopped:
-            return self._drop(item)
+            self._drop(item)
+            return None
         try:
             item.payload = item.steps.detect(item.tile, item.payload)
         except ModelTileError as err:
             return self._failed(item, err.code, err)
         except ModelRunnerError as err:
-            # Back-pressure, or an endpoint that answers no tile of this job: the region goes back, no tile is failed.
-            return self._drop(item, err)
+            # Back-pressure, or an endpoint that answers no tile of this job: the region goes back, no tile fails.
+            self._drop(item, err)
+            return None
         return self._to_store
 
     def _locate_and_store(self, item: _TileOnItsWay) -> None:

@@ -6,8 +6,9 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from ..common.typing import ImageCoord, ImageDimensions, ImageRegion
-from ..exceptions import LoadImageException
+from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
+from aws.osml.model_runner.exceptions import LoadImageException
+
 from .region_run import Tile
 from .tiling_strategy import TilingStrategy
 
@@ -24,7 +25,7 @@ def interest_in_pixels(
     interest: shapely.Geometry, world_to_image: Callable[[NDArray[np.float64]], NDArray[np.float64]]
 ) -> shapely.Geometry:
     """Return a region of interest, given in degrees as (lon, lat), as a shape in pixels as (x, y); holes stay holes."""
-    step = interest.length * _EDGE_PART
+    step = float(shapely.length(interest)) * _EDGE_PART
     dense = shapely.segmentize(shapely.force_2d(interest), step) if step > 0 else interest
     return shapely.make_valid(shapely.transform(dense, world_to_image))
 
@@ -77,4 +78,3 @@ class RegionPlanner:
             return True
         box = shapely.box(tile.origin.col, tile.origin.row, tile.right, tile.bottom)
         return bool(shapely.relate_pattern(self._interest, box, "T********"))
-

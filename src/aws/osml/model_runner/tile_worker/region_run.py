@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from ..common.typing import ImageRegion, TileState
+from aws.osml.model_runner.common.typing import ImageRegion, TileState
 
 
 @dataclasses.dataclass(frozen=True)

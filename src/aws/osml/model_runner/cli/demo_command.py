@@ -1,0 +1,32 @@
+"""`model-runner demo`: the main job on this machine, from request to picture."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .local_extra import require_local_extra
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command to the command line."""
+    parser = commands.add_parser(
+        "demo",
+        help="find ships in a generated harbour, without an AWS account",
+        description="Starts the embedded stack, runs a job on a generated harbour, and compares it with the truth.",
+    )
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="directory for result.geojson and result.png")
+    parser.add_argument("--size", type=int, default=8000, help="width and height of the scene in pixels")
+    parser.add_argument("--workers", type=int, default=1, help="worker processes")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Return 0 when at least 99 % of the ships were found and none twice, else 1."""
+    require_local_extra()
+    from rich.console import Console
+
+    from aws.osml.model_runner.local.demo import run_demo
+    from aws.osml.model_runner.local.stack import WorkerSettings
+
+    workers = WorkerSettings(processes=arguments.workers)
+    return 0 if run_demo(arguments.output, Console(), arguments.size, workers).is_good else 1

@@ -1,0 +1,24 @@
+"""`model-runner serve`: the daemon."""
+
+import argparse
+import os
+from typing import Any
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command to the command line."""
+    parser = commands.add_parser(
+        "serve", help="work on the queues that the environment names", description="Works until SIGTERM."
+    )
+    parser.set_defaults(run=run)
+
+
+def run(_arguments: argparse.Namespace) -> int:
+    """Work until told to stop; ConfigurationError lists everything that is wrong with the environment."""
+    from aws.osml.model_runner.app_config import ServiceConfig
+    from aws.osml.model_runner.model_runner import ModelRunner
+    from aws.osml.model_runner.observability import configure_logging
+
+    config = ServiceConfig.from_environment(os.environ)
+    configure_logging(config.log_level)
+    return ModelRunner(config=config).run()

@@ -1,0 +1,60 @@
+"""A job on the user's own image, with the user's own model or an example, on this machine."""
+
+import tempfile
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from aws.osml.model_runner.local.exceptions import LocalStackError
+from aws.osml.model_runner.local.image_request import ModelTarget, TileSettings, image_request
+from aws.osml.model_runner.local.job import JobOutcome, JobRun
+from aws.osml.model_runner.local.progress import ProgressDisplay
+from aws.osml.model_runner.local.stack import LocalStack, ModelSettings, WorkerSettings
+
+
+@dataclass(frozen=True)
+class ImageRun:
+    """What to run on what. ``model`` is a URL, or the name of an example model whose ``model_options`` are its settings.
+
+    ``members`` are further members of the image request. ``logs`` is where the stack's logs stay; without it they
+    are gone at the end.
+    """
+
+    image: str
+    model: str
+    tiles: TileSettings = TileSettings()
+    workers: WorkerSettings = WorkerSettings()
+    model_options: Mapping[str, object] = field(default_factory=dict)
+    members: Mapping[str, Any] = field(default_factory=dict)
+    logs: Path | None = None
+    job_id: str = ""
+
+
+def run_image(run: ImageRun, console: Console) -> JobOutcome:
+    """Run the job and return how it ended; LocalStackError when the image is no file here, or the stack fails."""
+    image_url = _image_url(run.image)
+    is_url = run.model.startswith(("http://", "https://"))
+    models = {} if is_url else {run.model: ModelSettings(run.model, run.model_options)}
+    with tempfile.TemporaryDirectory(prefix="model-runner-") as directory:
+        stack = LocalStack(run.logs or Path(directory), models, run.workers)
+        with stack, ProgressDisplay(console) as display:
+            # Over plain HTTP, because SageMaker refuses tiles of more than 6 MiB.
+            model = ModelTarget(run.model if is_url else stack.model_urls[run.model], "HTTP_ENDPOINT")
+            job_id = run.job_id or f"run-{uuid.uuid4().hex[:12]}"
+            request = image_request(job_id, image_url, model, run.tiles, **run.members)
+            return JobRun(stack.client, stack.data_plane, request, stack.check_alive).run(display)
+
+
+def _image_url(image: str) -> str:
+    if image.startswith(("http://", "https://")):
+        return image
+    if "://" in image:
+        raise LocalStackError(f"{image}: the embedded stack reads local files and http(s); for S3 run the service on AWS")
+    path = Path(image).expanduser().resolve()
+    if not path.is_file():
+        raise LocalStackError(f"there is no file {path}")
+    return str(path)

@@ -1,0 +1,165 @@
+import pytest
+from aws.osml.model_runner.api import ImageLocation, parse_image_url
+from aws.osml.model_runner.api.exceptions import InvalidImageURLException
+from aws.osml.model_runner.api.image_url import ALL_SOURCES, web_host
+from hypothesis import given
+from hypothesis import strategies as st
+
+LOCATIONS = [
+    ImageLocation("s3://images/scene.tif", "s3", "/vsis3/images/scene.tif", "images", "scene.tif"),
+    ImageLocation("s3://my.images-1/a b/ü?&#.ntf", "s3", "/vsis3/my.images-1/a b/ü?&#.ntf", "my.images-1", "a b/ü?&#.ntf"),
+    ImageLocation("s3://images//double//slash", "s3", "/vsis3/images//double//slash", "images", "/double//slash"),
+    ImageLocation("/data/scenes/a b.tif", "file", "/data/scenes/a b.tif"),
+    ImageLocation("file:///data/a%20b.tif", "file", "/data/a b.tif"),
+    ImageLocation("http://host:8080/a.tif", "http", "/vsicurl/http://host:8080/a.tif"),
+    ImageLocation("https://host.example/a.tif?v=1", "http", "/vsicurl/https://host.example/a.tif?v=1"),
+    ImageLocation("http://[2001:db8::1]/a.tif", "http", "/vsicurl/http://[2001:db8::1]/a.tif"),
+    ImageLocation("http://10.1.2.3/a.tif", "http", "/vsicurl/http://10.1.2.3/a.tif"),
+]
+
+HOSTILE = [
+    "",
+    " ",
+    "scene.tif",
+    "../scene.tif",
+    "./scene.tif",
+    # GDAL's virtual file systems, however they are dressed up.
+    "/vsis3/images/scene.tif",
+    "/vsicurl/http://169.254.169.254/latest/meta-data/",
+    "/vsizip//vsicurl/http://host/bomb.zip/a.tif",
+    "/vsimem/x",
+    "/vsistdin/",
+    "/VSICURL/http://host/a",
+    "//vsicurl/http://host/a",
+    "/./vsicurl/http://host/a",
+    "/data/../vsicurl/http://host/a",
+    "file:///vsicurl/http://host/a",
+    "file:///%76sicurl/http://host/a",
+    "file:////etc/passwd",
+    "file://host/etc/passwd",
+    "file:///data/a.tif?x",
+    "file:///data/%0aa.tif",
+    "file:relative",
+    # Connection strings and inline documents.
+    "PG:host=db user=me",
+    "WMS:http://host/wms",
+    "<VRTDataset rasterXSize='1'></VRTDataset>",
+    "<GDAL_WMS><Service/></GDAL_WMS>",
+    "NETCDF:/etc/passwd:x",
+    'HDF5:"/data/a":x',
+    "DERIVED_SUBDATASET:LOGAMPLITUDE:/etc/passwd",
+    "GTIFF_DIR:1:/etc/passwd",
+    '{"type": "gdal_streamed_alg"}',
+    # S3, nearly.
+    "s3:/images/scene.tif",
+    "S3://images/scene.tif",
+    "s3://",
+    "s3://images",
+    "s3://images/",
+    "s3://images/folder/",
+    "s3:///scene.tif",
+    "s3://Images/scene.tif",
+    "s3://im/scene.tif",
+    "s3://my..images/scene.tif",
+    "s3://my_images/scene.tif",
+    "s3://user:secret@images/scene.tif",
+    "s3://images/../other/scene.tif",
+    "s3://images/a/./b",
+    "s3://images/a\nb.tif",
+    "s3://images/a\x00.tif",
+    "s3://images/\u202escene.tif",
+    "s3://images/" + "k" * 1_025,
+    "s3://images/" + "é" * 513,
+    # The web.
+    "ftp://host/a.tif",
+    "gopher://host/a.tif",
+    "http://",
+    "http:///a.tif",
+    "http://host",
+    "http://host/",
+    "http://host/a.tif#fragment",
+    "http://host/a/../b.tif",
+    "http://user:secret@host/a.tif",
+    "http://host:99999/a.tif",
+    "http://host:0/a.tif",
+    "http://host:port/a.tif",
+    "http://[::1/a.tif",
+    "http://ho st/a.tif",
+    "http://host\\@other/a.tif",
+    "http://-host-/a.tif",
+    "http://169.254.169.254/latest/meta-data",
+    "http://[fe80::1]/a.tif",
+    "http://[::ffff:169.254.169.254]/a.tif",
+    "http://[::ffff:a9fe:a9fe]/a.tif",
+    "http://2852039166/a.tif",
+    "http://0xa9fea9fe/a.tif",
+    "http://0251.0376.0251.0376/a.tif",
+    "http://169.254.43518/a.tif",
+    "http://0.0.0.0/a.tif",
+    "http://224.0.0.1/a.tif",
+    "http://1.2.3.4./a.tif",
+    "https://host/" + "k" * 2_000,
+]
+
+
+@pytest.mark.parametrize("location", LOCATIONS, ids=lambda location: location.url)
+def test_an_image_url_names_a_place(location):
+    assert parse_image_url(location.url, ALL_SOURCES) == location
+    assert parse_image_url(location.url, {location.source}) == location
+
+
+@pytest.mark.parametrize("url", HOSTILE)
+def test_a_hostile_url_is_refused(url):
+    with pytest.raises(InvalidImageURLException) as refusal:
+        parse_image_url(url, ALL_SOURCES)
+    (problem,) = refusal.value.problems
+    assert problem.field == "imageUrls"
+    assert problem.expectation
+    assert str(refusal.value).isprintable()
+    assert "secret" not in str(refusal.value) or "@" not in url or url.startswith("s3")
+
+
+def test_there_are_enough_hostile_urls():
+    assert len(HOSTILE) == len(set(HOSTILE)) >= 40
+
+
+@pytest.mark.parametrize("url", [None, 5, b"s3://images/a.tif", ["s3://images/a.tif"]])
+def test_what_is_no_text_is_refused(url):
+    with pytest.raises(InvalidImageURLException):
+        parse_image_url(url, ALL_SOURCES)
+
+
+@pytest.mark.parametrize("location", LOCATIONS, ids=lambda location: location.url)
+def test_a_source_that_is_not_allowed_is_refused(location):
+    others = ALL_SOURCES - {location.source}
+    for allowed in (others, set()):
+        with pytest.raises(InvalidImageURLException, match="IMAGE_SOURCES"):
+            parse_image_url(location.url, allowed)
+
+
+@given(st.text(max_size=60) | st.text("s3:/htpfilevs.[]@0159xZ ", max_size=60))
+def test_any_text_gives_a_place_or_the_one_refusal(url):
+    try:
+        location = parse_image_url(url, ALL_SOURCES)
+    except InvalidImageURLException:
+        return
+    assert location.url == url
+    if location.source == "file":
+        assert not location.gdal_path.lower().lstrip("/").startswith("vsi")
+    else:
+        assert location.gdal_path.startswith(("/vsis3/", "/vsicurl/http"))
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        ("http://127.0.0.1:5601/invocations", "127.0.0.1"),
+        ("https://Model.Example.com./x?y=1", "model.example.com."),
+        ("http://model_server", "model_server"),
+        ("http://face.cafe/", "face.cafe"),
+        ("s3://images/a", None),
+        ("model", None),
+    ],
+)
+def test_the_host_of_a_web_address(url, host):
+    assert web_host(url) == host

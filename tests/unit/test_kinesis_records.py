@@ -1,0 +1,78 @@
+"""Features as records, and records as batches that the service takes."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aws.osml.model_runner.sink.delivery import Delivery, encode_feature
+from aws.osml.model_runner.sink.kinesis_records import Record, batches, oversize_indexes, record_of, refused
+
+records = st.builds(Record, st.integers(0), st.binary(max_size=60), st.text(min_size=1, max_size=10))
+
+
+@given(items=st.lists(records, max_size=60), max_records=st.integers(1, 20), max_bytes=st.integers(1, 400))
+def test_batches_respect_both_limits_and_lose_nothing(
+    items: list[Record], max_records: int, max_bytes: int
+) -> None:
+    made = list(batches(items, max_records, max_bytes))
+    assert [record for batch in made for record in batch] == items
+    for batch in made:
+        assert 1 <= len(batch) <= max_records
+        assert len(batch) == 1 or sum(record.size_bytes for record in batch) <= max_bytes
+
+
+def test_a_key_counts_by_its_bytes() -> None:
+    assert Record(0, b"1234", "é€").size_bytes == 4 + 5
+
+
+@given(
+    job_id=st.text(max_size=300),
+    feature_id=st.text(max_size=300),
+    properties=st.none() | st.dictionaries(st.text(max_size=5), st.integers(-5, 5) | st.text(max_size=50), max_size=3),
+    partition_by=st.sampled_from(["JOB", "FEATURE"]),
+    slack=st.integers(-400, 400),
+)
+def test_only_features_that_are_really_too_long_are_left_out(
+    job_id: str, feature_id: str, properties: dict[str, object] | None, partition_by: str, slack: int
+) -> None:
+    feature = encode_feature({"type": "Feature", "properties": properties})
+    delivery = Delivery(job_id, "", [feature], [feature_id])
+    record = record_of(delivery, 0, partition_by)
+    limit = record.size_bytes + slack
+    assert oversize_indexes(delivery, limit, partition_by) == ([0] if slack < 0 else [])
+
+
+def test_a_record_names_its_feature_and_its_job_whatever_the_feature_says() -> None:
+    feature = b'{"type":"Feature","properties":{"job_id":"other","feature_id":"other","a":1}}'
+    record = record_of(Delivery("job", "", [feature], ["f"]), 0, "FEATURE")
+    (made,) = orjson.loads(record.data)["features"]
+    assert made["properties"] == {"job_id": "job", "feature_id": "f", "a": 1}
+    assert record.partition_key == "f"
+
+
+@pytest.mark.parametrize(("job_id", "key"), [("j" * 300, "j" * 256), ("", "-")])
+def test_partition_keys_fit(job_id: str, key: str) -> None:
+    delivery = Delivery(job_id, "", [b"{}"], ["f"])
+    assert record_of(delivery, 0, "JOB").partition_key == key
+
+
+def test_refused_entries_are_found_by_their_place() -> None:
+    entries = [{"Data": bytes([n])} for n in range(3)]
+    answers = [{"SequenceNumber": "1"}, {"ErrorCode": "InternalFailure"}, {"SequenceNumber": "2"}]
+    assert refused(entries, answers) == [{"Data": b"\x01"}]
+
+
+def test_equal_features_are_equal_bytes() -> None:
+    one = encode_feature({"type": "Feature", "properties": {"b": 1, "a": [1.5, (2, 3)]}})
+    two = encode_feature({"properties": {"a": (1.5, [2, 3]), "b": 1}, "type": "Feature"})
+    assert one == two == b'{"properties":{"a":[1.5,[2,3]],"b":1},"type":"Feature"}'
+
+
+def test_ids_of_features_are_their_own_or_made_from_their_place() -> None:
+    features = [{"properties": {"feature_id": "own"}}, {"properties": None}, {"properties": {"feature_id": 3}}]
+    first, again = (Delivery.from_features("job", features) for _ in range(2))
+    other = Delivery.from_features("job-2", features)
+    assert first == again
+    assert first.feature_ids[0] == "own"
+    assert len({*first.feature_ids, *other.feature_ids}) == 5
