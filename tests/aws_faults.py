@@ -5,9 +5,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import boto3
 from botocore.awsrequest import AWSResponse
+from botocore.config import Config
 from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
 from botocore.httpsession import URLLib3Session
+
+
+def single_try_client(emulator: Any, service: str) -> Any:
+    """Return a client that sends each call once, so that a fault is not retried beneath the code under test."""
+    environment = emulator.environment
+    return boto3.Session(
+        aws_access_key_id=environment["AWS_ACCESS_KEY_ID"],
+        aws_secret_access_key=environment["AWS_SECRET_ACCESS_KEY"],
+        region_name=environment["AWS_REGION"],
+    ).client(
+        service,
+        endpoint_url=emulator.url,
+        config=Config(retries={"total_max_attempts": 1}, proxies={}, s3={"addressing_style": "path"}),
+    )
 
 
 class Raw:

@@ -30,13 +30,13 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 
 @pytest.fixture
 def data_plane(emulator: Emulator) -> DataPlane:
-    """Queues, topics, tables, a bucket and a stream that no other test knows: `.environment["IMAGE_QUEUE"]` and so on."""
+    """Queues, topics, tables, bucket and stream that no other test knows: `.environment["IMAGE_QUEUE"]` and so on."""
     return create_data_plane(emulator.client, f"test-{next(stack_numbers)}")
 
 
 @pytest.fixture
 def model_server() -> Iterator[Callable[..., ModelServer]]:
-    """`model_server("flood", count=5)` starts an example model that runs until the test ends; see `.invocations_url`."""
+    """`model_server("flood", count=5).invocations_url`: an example model that runs until the test ends."""
     with ExitStack() as running:
 
         def start(name: str, **settings: object) -> ModelServer:

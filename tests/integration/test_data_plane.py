@@ -90,7 +90,7 @@ def test_bucket_takes_the_name_asked_for(emulator, data_plane):
 
 def test_resource_that_cannot_be_made_is_named(emulator, data_plane):
     taken = {"ResultBucketName": data_plane.result_bucket}
-    with pytest.raises(LocalStackError, match="ResultBucket: .*exists"):
+    with pytest.raises(LocalStackError, match=r"ResultBucket: .*exists"):
         create_data_plane(emulator.client, f"{data_plane.name}-refused", taken)
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import psutil
 import pytest
 from botocore.exceptions import ClientError
 
@@ -25,7 +26,8 @@ def is_refused(call, code="ConditionalCheckFailedException", **arguments):
     try:
         call(**arguments)
     except ClientError as error:
-        assert error.response["Error"]["Code"] == code
+        if error.response["Error"]["Code"] != code:
+            raise
         return True
     return False
 
@@ -121,8 +123,8 @@ def test_emulator_holds_nothing_of_the_user_s_account(emulator):
 
 def test_emulator_that_cannot_start_says_why(tmp_path):
     command = [sys.executable, "-c", "raise SystemExit('no room on this machine')"]
-    with pytest.raises(LocalStackError, match="exit code 1(.|\n)*no room on this machine"), Emulator(tmp_path, command):
-        pass
+    with pytest.raises(LocalStackError, match=r"exit code 1(.|\n)*no room on this machine"):
+        Emulator(tmp_path, command).__enter__()
 
 
 def test_emulator_that_dies_is_reported(tmp_path):
@@ -134,7 +136,9 @@ def test_emulator_that_dies_is_reported(tmp_path):
 
 
 def test_child_that_never_gets_ready_is_reported_and_killed(tmp_path):
-    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    stubborn = (
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    )
     log = tmp_path / "child.log"
     with ChildProcess.start("the child", [sys.executable, "-c", stubborn], {}, log, grace_s=0.1) as child:
         child.wait_until(lambda: "up" in child.log_text() or None)
@@ -169,3 +173,12 @@ def is_running(pid):
             return file.read().rsplit(") ", 1)[1][0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_emulator_listens_on_loopback_alone(emulator):
+    listening = [
+        connection.laddr
+        for connection in psutil.Process(emulator._process.pid).net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+    assert [address.ip for address in listening] == ["127.0.0.1"]

@@ -43,7 +43,11 @@ COLLECTION = {
             "geometry": {"type": "Point", "coordinates": [1.123456789012, 2.5]},
             "properties": {"imageBBox": [1.0, 2.0, 3.25, 4.5], "featureClasses": [{"iri": "ship", "score": 0.5}]},
         },
-        {"type": "Feature", "geometry": None, "properties": {"imageGeometry": {"type": "Point", "coordinates": [1, 2]}}},
+        {
+            "type": "Feature",
+            "geometry": None,
+            "properties": {"imageGeometry": {"type": "Point", "coordinates": [1, 2]}},
+        },
     ],
 }
 BODY = json.dumps(COLLECTION).encode()
@@ -124,7 +128,7 @@ def make(server: ModelServer) -> Iterator[Callable[..., HTTPDetector]]:
 
     yield make_detector
     for detector in made:
-        detector.http_pool.clear()
+        detector.close()
 
 
 def failure(detector: HTTPDetector) -> ModelCallError:
@@ -497,5 +501,5 @@ def test_builder_and_factory_make_the_detector(server: ModelServer) -> None:
         assert detector.mode is ModelInvokeMode.HTTP_ENDPOINT
         assert (detector.name, detector.request_count) == ("http", 0)
         assert detector.invoke(b"tile") == BODY
-        detector.http_pool.clear()
+        detector.close()
     assert FeatureDetectorFactory("x", ModelInvokeMode.NONE).build() is None

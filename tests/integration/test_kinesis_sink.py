@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from aws_faults import answering, json_error, losing_first_reply
 
 from aws.osml.model_runner.sink import (
     Delivery,
@@ -18,6 +17,7 @@ from aws.osml.model_runner.sink import (
     SinkError,
     SinkPermanentError,
 )
+from aws_faults import answering, json_error, losing_first_reply, single_try_client
 
 stream_numbers = itertools.count()
 
@@ -209,7 +209,10 @@ def test_a_stream_with_a_larger_limit_takes_larger_features(kinesis: Any, stream
     summary = {"StreamStatus": "ACTIVE", "StreamName": stream, "MaxRecordSizeInKiB": 2048}
     body = json.dumps({"StreamDescriptionSummary": summary}).encode()
     answer = (200, {"Content-Type": "application/x-amz-json-1.1"}, body)
-    with answering(kinesis, "DescribeStreamSummary", answer), answering(kinesis, "PutRecords", refuse([False])) as calls:
+    with (
+        answering(kinesis, "DescribeStreamSummary", answer),
+        answering(kinesis, "PutRecords", refuse([False])) as calls,
+    ):
         make().deliver(delivery(1, pad={0: 2**20}))
     assert len(calls) == 1
 
@@ -227,10 +230,12 @@ def test_a_stream_with_a_larger_limit_takes_larger_features(kinesis: Any, stream
     ],
 )
 def test_classes_of_errors(
-    kinesis: Any, stream: str, make: Any, operation: str, code: str, status: int, raised: type[SinkError]
+    emulator: Any, stream: str, operation: str, code: str, status: int, raised: type[SinkError]
 ) -> None:
-    with answering(kinesis, operation, json_error(code, status)), pytest.raises(SinkError) as caught:
-        make().deliver(delivery(1))
+    client = single_try_client(emulator, "kinesis")
+    with answering(client, operation, json_error(code, status)), pytest.raises(SinkError) as caught:
+        KinesisSink(stream, client=client).deliver(delivery(1))
+    client.close()
     assert type(caught.value) is raised
     assert stream in str(caught.value)
     assert code in str(caught.value)

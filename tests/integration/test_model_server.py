@@ -1,4 +1,4 @@
-"""The example models over real HTTP: they speak the model contract, keep connections open, and fail as they are told."""
+"""The example models over real HTTP: they speak the model contract, keep connections open, and fail when told to."""
 
 import json
 import signal

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pytest
+
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.typing import ImageRegion, RequestStatus, TileState

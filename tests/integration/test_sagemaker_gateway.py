@@ -128,15 +128,19 @@ def test_body_past_sagemaker_s_limit_is_refused(gateway, runtime, model_server):
 
 def test_endpoint_is_described(gateway, control):
     variants = (Variant("blue", "ml.g5.xlarge", 2, 0.75), Variant("green", "ml.m5.large", 1, 0.25))
-    gateway.add_endpoint("ships", LocalEndpoint("http://127.0.0.1:1/invocations", variants, {"osml:instance-concurrency": "4"}))
+    gateway.add_endpoint(
+        "ships", LocalEndpoint("http://127.0.0.1:1/invocations", variants, {"osml:instance-concurrency": "4"})
+    )
     endpoint = control.describe_endpoint(EndpointName="ships")
     config = control.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
-    tags = control.list_tags(ResourceArn=endpoint["EndpointArn"])["Tags"]
+    listed = control.list_tags(ResourceArn=endpoint["EndpointArn"])["Tags"]
     assert endpoint["EndpointStatus"] == "InService"
-    described = [(v["VariantName"], v["CurrentInstanceCount"], v["CurrentWeight"]) for v in endpoint["ProductionVariants"]]
+    described = [
+        (v["VariantName"], v["CurrentInstanceCount"], v["CurrentWeight"]) for v in endpoint["ProductionVariants"]
+    ]
     assert described == [("blue", 2, 0.75), ("green", 1, 0.25)]
     assert [v["InstanceType"] for v in config["ProductionVariants"]] == ["ml.g5.xlarge", "ml.m5.large"]
-    assert tags == [{"Key": "osml:instance-concurrency", "Value": "4"}]
+    assert listed == [{"Key": "osml:instance-concurrency", "Value": "4"}]
 
 
 def test_call_that_the_gateway_does_not_know_is_refused(control):

@@ -266,9 +266,7 @@ def test_the_retry_layer_over_the_service(
 ) -> None:
     runtime.answers = [answer] * 10
     with pytest.raises(raised) as caught:
-        invoke_with_retries(
-            SMDetector("ships", client=client), b"tile", sleep=lambda _s: None, rng=random.Random(1)
-        )
+        invoke_with_retries(SMDetector("ships", client=client), b"tile", sleep=lambda _s: None, rng=random.Random(1))
     assert (len(runtime.requests), caught.value.code) == (calls, code)
 
 

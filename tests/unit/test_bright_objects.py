@@ -1,5 +1,6 @@
 """The detector that really looks at pixels: each ship once, in its place, and nothing that is no ship."""
 
+import itertools
 import math
 
 import numpy as np
@@ -40,7 +41,7 @@ def scene():
 def test_each_ship_of_a_tile_is_found_once_and_nothing_else(scene, corner):
     top, left = corner
     features = detect(scene.pixels[top : top + 1024, left : left + 1024])
-    found = [middle_of(feature) + (left, top) for feature in features]
+    found = [np.add(middle_of(feature), (left, top)) for feature in features]
     whole = [ship for ship in scene.ships if is_within(ship, top, left, margin=2)]
     touched = [ship for ship in scene.ships if is_within(ship, top, left, margin=-2)]
     for ship in whole:
@@ -68,7 +69,7 @@ def test_box_has_the_ship_s_place_length_and_direction(ship_class, length, headi
     draw_ship(image, ship)
     [feature] = detect(image)
     [ring] = feature["properties"]["imageGeometry"]["coordinates"]
-    sides = [math.dist(a, b) for a, b in zip(ring, ring[1:], strict=False)]
+    sides = [math.dist(a, b) for a, b in itertools.pairwise(ring)]
     long = np.argmax(sides[:2])
     keel = np.subtract(ring[long + 1], ring[long])
     off_course = math.degrees(math.atan2(keel[0], -keel[1])) - heading_deg
@@ -87,7 +88,8 @@ def test_answer_keeps_the_model_contract():
     assert feature["type"] == "Feature"
     assert feature["geometry"] is None
     assert ring[0] == ring[-1]
-    assert properties["imageBBox"] == [min(x for x, _ in ring), min(y for _, y in ring), max(x for x, _ in ring), max(y for _, y in ring)]
+    xs, ys = zip(*ring, strict=True)
+    assert properties["imageBBox"] == [min(xs), min(ys), max(xs), max(ys)]
     assert properties["featureClasses"][0]["iri"] == "ship"
     assert 0.5 < properties["featureClasses"][0]["score"] <= 1
 

@@ -5,6 +5,9 @@ from decimal import Decimal
 
 import pytest
 import structlog
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from aws.osml.model_runner.api import ImageRequest, ModelInvokeMode, job_id_of, parse_image_request_message
 from aws.osml.model_runner.api.exceptions import InvalidImageRequestException
 from aws.osml.model_runner.common.mr_post_processing import (
@@ -14,8 +17,6 @@ from aws.osml.model_runner.common.mr_post_processing import (
     MRPostProcessing,
 )
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from unit.malformed_requests import GOOD, MALFORMED, changed, without
 
 MINIMAL = {
@@ -78,9 +79,20 @@ def test_defaults_are_real():
 
 def test_null_and_empty_text_mean_absent():
     optional = dict.fromkeys(
-        ["imageReadRole", "imageProcessorParameters", "imageProcessorTileSize", "imageProcessorTileOverlap"]
-        + ["imageProcessorTileFormat", "imageProcessorTileCompression", "regionOfInterest", "featureProperties"]
-        + ["postProcessing", "outputBucket", "outputPrefix", "jobName"]
+        [
+            "imageReadRole",
+            "imageProcessorParameters",
+            "imageProcessorTileSize",
+            "imageProcessorTileOverlap",
+            "imageProcessorTileFormat",
+            "imageProcessorTileCompression",
+            "regionOfInterest",
+            "featureProperties",
+            "postProcessing",
+            "outputBucket",
+            "outputPrefix",
+            "jobName",
+        ]
     )
     processor = {"name": "centerpoint", "type": None, "assumedRole": None}
     outputs = [{"type": "S3", "bucket": "results", "prefix": None, "role": None}]
@@ -187,14 +199,17 @@ def test_a_known_request_logs_nothing():
 
 def test_several_images_become_several_requests():
     urls = ["s3://images/a/scene.tif", "s3://images/b/scene.tif", "s3://images/c/scene.tif-2", "s3://images/o d%.ntf"]
+    urls += ["s3://images/e?.tif", "https://host/f.tif?v=1/2"]
     requests = parse_image_request_message(changed(imageUrls=urls, jobId="team/job 1"))
     assert [request.image_url for request in requests] == urls
     assert [request.image_id for request in requests] == [f"team/job 1:{url}" for url in urls]
     assert [request.result_name for request in requests] == [
-        "job%201/scene.tif",
-        "job%201/scene.tif-2",
-        "job%201/scene.tif-2-2",
-        "job%201/o%20d%25.ntf",
+        "team/job 1/scene.tif",
+        "team/job 1/scene.tif-2",
+        "team/job 1/scene.tif-2-2",
+        "team/job 1/o d%.ntf",
+        "team/job 1/e?.tif",
+        "team/job 1/f.tif",
     ]
     assert {request.job_id for request in requests} == {"team/job 1"}
 
@@ -306,6 +321,15 @@ def test_items_of_older_workers_are_read():
     assert request.feature_properties == [{"a": "b"}]
     assert request.get_feature_distillation_option() == [FeatureDistillationNMS(iou_threshold=0.3)]
     assert request.is_valid()
+
+
+def test_an_item_without_a_field_gets_the_default():
+    short = {
+        name: value for name, value in ITEM_OF_OLDER_WORKERS.items() if name not in ("post_processing", "tile_size")
+    }
+    request = ImageRequest.from_item(short)
+    assert request.tile_size == (1024, 1024)
+    assert request.get_feature_distillation_option() == [FeatureDistillationNMS()]
 
 
 @pytest.mark.parametrize(
@@ -421,7 +445,7 @@ def cut_and_changed(draw_body, position, replacement):
             lambda entry: changed(outputs=[entry]),
             st.fixed_dictionaries(
                 {"type": st.sampled_from(["S3", "Kinesis"]) | json_values},
-                optional={name: json_values for name in ("bucket", "prefix", "role", "stream", "batchSize")},
+                optional=dict.fromkeys(("bucket", "prefix", "role", "stream", "batchSize"), json_values),
             ),
         ),
     )
@@ -429,13 +453,14 @@ def cut_and_changed(draw_body, position, replacement):
 def test_any_body_gives_requests_or_the_one_refusal(body):
     job_id = job_id_of(body)
     assert job_id is None or (0 < len(job_id) <= 128 and job_id.isprintable())
+    requests, refusal = [], None
     try:
         requests = parse_image_request_message(body)
     except InvalidImageRequestException as err:
-        assert err.problems
-        assert str(err).isprintable()
-    else:
-        assert all(request.is_valid() for request in requests)
+        refusal = err
+    assert all(request.is_valid() for request in requests)
+    assert refusal is None or (refusal.problems and str(refusal).isprintable())
+    assert bool(requests) != bool(refusal)
 
 
 @pytest.mark.parametrize(
@@ -465,6 +490,11 @@ def test_a_problem_shows_no_credentials_and_no_bodies():
     problems = problems_in(changed(imageUrls=[url], outputs={"secret": "canary"}, imageReadRole="AKIAIOSFODNN7EXAMPLE"))
     assert not any("canary" in str(problem) or "AKIA" in str(problem) for problem in problems.values())
     assert problems["outputs"].value == "an object of 1 keys"
+
+
+def test_what_stands_under_the_name_of_a_credential_is_not_shown():
+    problems = problems_in(changed(featureProperties=[{"SecretAccessKey": "canary\ud800"}]))
+    assert problems["featureProperties[0].SecretAccessKey"].value == '"[redacted]"'
 
 
 def test_keys_of_strangers_are_shown_short_and_printable():

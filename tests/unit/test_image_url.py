@@ -1,13 +1,16 @@
 import pytest
-from aws.osml.model_runner.api import ImageLocation, parse_image_url
-from aws.osml.model_runner.api.exceptions import InvalidImageURLException
-from aws.osml.model_runner.api.image_url import ALL_SOURCES, web_host
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aws.osml.model_runner.api import ImageLocation, parse_image_url
+from aws.osml.model_runner.api.exceptions import InvalidImageURLException
+from aws.osml.model_runner.api.image_url import ALL_SOURCES, web_host
+
 LOCATIONS = [
     ImageLocation("s3://images/scene.tif", "s3", "/vsis3/images/scene.tif", "images", "scene.tif"),
-    ImageLocation("s3://my.images-1/a b/ü?&#.ntf", "s3", "/vsis3/my.images-1/a b/ü?&#.ntf", "my.images-1", "a b/ü?&#.ntf"),
+    ImageLocation(
+        "s3://my.images-1/a b/ü?&#.ntf", "s3", "/vsis3/my.images-1/a b/ü?&#.ntf", "my.images-1", "a b/ü?&#.ntf"
+    ),
     ImageLocation("s3://images//double//slash", "s3", "/vsis3/images//double//slash", "images", "/double//slash"),
     ImageLocation("/data/scenes/a b.tif", "file", "/data/scenes/a b.tif"),
     ImageLocation("file:///data/a%20b.tif", "file", "/data/a b.tif"),

@@ -1,5 +1,7 @@
 """Features as records, and records as batches that the service takes."""
 
+from decimal import Decimal
+
 import orjson
 import pytest
 from hypothesis import given
@@ -12,9 +14,7 @@ records = st.builds(Record, st.integers(0), st.binary(max_size=60), st.text(min_
 
 
 @given(items=st.lists(records, max_size=60), max_records=st.integers(1, 20), max_bytes=st.integers(1, 400))
-def test_batches_respect_both_limits_and_lose_nothing(
-    items: list[Record], max_records: int, max_bytes: int
-) -> None:
+def test_batches_respect_both_limits_and_lose_nothing(items: list[Record], max_records: int, max_bytes: int) -> None:
     made = list(batches(items, max_records, max_bytes))
     assert [record for batch in made for record in batch] == items
     for batch in made:
@@ -67,6 +67,12 @@ def test_equal_features_are_equal_bytes() -> None:
     one = encode_feature({"type": "Feature", "properties": {"b": 1, "a": [1.5, (2, 3)]}})
     two = encode_feature({"properties": {"a": (1.5, [2, 3]), "b": 1}, "type": "Feature"})
     assert one == two == b'{"properties":{"a":[1.5,[2,3]],"b":1},"type":"Feature"}'
+
+
+def test_numbers_from_tables_are_numbers_and_what_is_no_json_is_refused() -> None:
+    assert encode_feature({"n": Decimal("0.5")}) == b'{"n":0.5}'
+    with pytest.raises(TypeError, match="object"):
+        encode_feature({"n": object()})
 
 
 def test_ids_of_features_are_their_own_or_made_from_their_place() -> None:

@@ -4,6 +4,9 @@ from decimal import Decimal
 from enum import Enum
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from aws.osml.model_runner.common.mr_post_processing import (
     ABCEnumMeta,
     FeatureDistillationAlgorithmType,
@@ -18,8 +21,6 @@ from aws.osml.model_runner.common.mr_post_processing import (
     mr_post_processing_options_factory,
 )
 from aws.osml.model_runner.exceptions import FeatureDistillationException
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def test_defaults_are_the_known_ones():
@@ -73,7 +74,9 @@ def test_options_that_cannot_be_read_are_refused(options):
 
 
 def test_a_list_of_steps_is_read():
-    steps = deserialize_post_processing_list([{"step": "FEATURE_DISTILLATION", "algorithm": {"algorithm_type": "NONE"}}])
+    steps = deserialize_post_processing_list(
+        [{"step": "FEATURE_DISTILLATION", "algorithm": {"algorithm_type": "NONE"}}]
+    )
     assert steps == [MRPostProcessing(algorithm=FeatureDistillationNone())]
     assert deserialize_post_processing_list([]) == []
 

@@ -65,9 +65,7 @@ def error(error_class: ModelErrorClass, retry_after_s: float | None = None) -> M
 def test_decision_table(
     error_class: ModelErrorClass, attempt: int, has_budget: bool, has_refreshed: bool, expected: Action
 ) -> None:
-    decision = decide(
-        error(error_class), attempt, random.Random(1), has_budget=has_budget, has_refreshed=has_refreshed
-    )
+    decision = decide(error(error_class), attempt, random.Random(1), has_budget=has_budget, has_refreshed=has_refreshed)
     assert decision.action is expected
     assert decision.code == "CODE"
     assert decision.should_refresh == (error_class is C.CREDENTIAL and not has_refreshed)

@@ -10,7 +10,7 @@ from scipy import ndimage
 
 from aws.osml.model_runner.local.scene import GEOTRANSFORM, generate_scene
 from aws.osml.model_runner.local.ships import BOAT, FERRY, FREIGHTER, Ship, draw_ship
-from aws.osml.model_runner.local.texture import periodic_noise, plane_wave_rows, stretch_rows, tile_rows
+from aws.osml.model_runner.local.texture import Wave, periodic_noise, stretch_rows, tile_rows, wave_rows
 
 SIZE = 2400
 
@@ -117,10 +117,17 @@ def test_texture_by_blocks_is_the_texture_in_one_piece():
     for rows in (
         lambda start, stop: stretch_rows(grid, 90, 120, start, stop),
         lambda start, stop: tile_rows(pattern, 120, start, stop),
-        lambda start, stop: plane_wave_rows(17.0, 30.0, 120, start, stop),
+        lambda start, stop: wave_rows((Wave(17, 30, 1.0), Wave(40, 0, 2.0)), 120, start, stop),
     ):
         whole = rows(0, 90)
         assert whole.shape == (90, 120)
         assert np.allclose(np.vstack([rows(0, 33), rows(33, 90)]), whole, atol=1e-5)
     assert pattern.mean() == pytest.approx(0, abs=1e-3)
     assert pattern.std() == pytest.approx(1, abs=1e-3)
+
+
+def test_waves_are_sines_of_place():
+    rows = wave_rows((Wave(17, 30, 1.5), Wave(40, 90, 2.0)), 50, 3, 9)
+    y, x = np.mgrid[3:9, 0:50]
+    along = x * math.cos(math.radians(30)) + y * math.sin(math.radians(30))
+    assert np.allclose(rows, 1.5 * np.sin(2 * math.pi * along / 17) + 2 * np.sin(2 * math.pi * y / 40), atol=1e-4)

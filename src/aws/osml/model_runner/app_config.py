@@ -336,6 +336,9 @@ class ServiceConfig(BaseModel):
     cp_api_endpoint: str | None = _setting(
         "API_ENDPOINT", default=None, description="Accepted from older deployments; nothing uses it."
     )
+    codeguru_profiling_group: str | None = _setting(
+        "CODEGURU_PROFILING_GROUP", default=None, description="Accepted from older deployments; nothing uses it."
+    )
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "ServiceConfig":

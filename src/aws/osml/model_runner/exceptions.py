@@ -79,7 +79,15 @@ class _ProblemsError(ModelRunnerError):
 
     def __init__(self, message: str, problems: Sequence[Problem] = ()):
         self.problems = tuple(problems)
-        super().__init__("; ".join([message, *map(str, self.problems)]) if self.problems else message)
+        super().__init__(_listed(message, self.problems))
+
+
+def _listed(message: str, problems: Sequence[Problem]) -> str:
+    """Return the message with every problem; the fields come first, because a status may cut the text short."""
+    if len(problems) < 2:
+        return "; ".join([message, *map(str, problems)])
+    fields = ", ".join(dict.fromkeys(problem.field for problem in problems))
+    return "; ".join([f"{message}: {fields}", *map(str, problems)])
 
 
 class ConfigurationError(_ProblemsError):

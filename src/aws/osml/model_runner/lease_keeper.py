@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .exceptions import ModelRunnerError
+
 logger = structlog.get_logger(__name__)
 
 
@@ -80,7 +82,7 @@ class LeaseKeeper:
             return
         try:
             is_ours = lease.renew()
-        except (ClientError, BotoCoreError) as err:
+        except (ModelRunnerError, ClientError, BotoCoreError) as err:
             # The next beat tries again; two beats may fail before the lease ends.
             logger.warning("lease.not_renewed", lease=lease.name, error=type(err).__name__)
             return

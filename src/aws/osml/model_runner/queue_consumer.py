@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import structlog
 
+from .exceptions import ModelRunnerError
 from .queue.request_queue import QueueMessage, RequestQueue
 
 logger = structlog.get_logger(__name__)
@@ -44,27 +45,42 @@ class QueueConsumer:
         self._thread.start()
 
     def join(self, timeout_s: float) -> bool:
-        """Wait for what is being worked on, then for the receiver; True when the work ended in time."""
-        unfinished = wait(list(self._running), timeout_s).not_done
+        """Begin nothing more and wait for what is being worked on; True when that ended in time.
+
+        A message that a receive still brings is given back.
+        """
         self._pool.shutdown(wait=False)
-        return not unfinished
+        return not wait(list(self._running), timeout_s).not_done
 
     def _receive(self) -> None:
         while not self._stopping.is_set():
             if not self._slots.acquire(timeout=_SLOT_POLL_S):
                 continue
             messages = self._poll()
-            if messages and not self._stopping.is_set():
-                self._submit(messages[0])
+            if messages and self._submit(messages[0]):
                 continue
             self._slots.release()
             for message in messages:
-                self._queue.reset_request(message.receipt_handle)
+                self._give_back(message)
 
-    def _submit(self, message: QueueMessage) -> None:
-        future = self._pool.submit(self._work, message)
+    def _submit(self, message: QueueMessage) -> bool:
+        """Have a message worked on; False when this worker is to stop and begins nothing more."""
+        if self._stopping.is_set():
+            return False
+        try:
+            future = self._pool.submit(self._work, message)
+        except RuntimeError:
+            # The pool was shut down since: this worker stops.
+            return False
         self._running.add(future)
         future.add_done_callback(self._running.discard)
+        return True
+
+    def _give_back(self, message: QueueMessage) -> None:
+        try:
+            self._queue.reset_request(message.receipt_handle)
+        except ModelRunnerError as err:
+            logger.warning("message.not_given_back", queue=self._name, reason=str(err))
 
     def _work(self, message: QueueMessage) -> None:
         try:

@@ -5,7 +5,6 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 import shapely
 from pydantic import ValidationError
@@ -35,7 +34,7 @@ class ImageRequest:
 
     ``image_id`` is ``<jobId>:<image URL>``. ``outputs`` keep the message's names (``batchSize``, ``assumedRole``).
     ``result_name`` is empty unless the message named several images; then it is ``<jobId>/<image name>``, unique within
-    the job and already escaped for a key. ``request_sha256`` is the same for the same message, however it is laid out.
+    the job. ``request_sha256`` is the same for the same message, however it is laid out.
     """
 
     job_id: str = ""
@@ -140,7 +139,9 @@ def validated(message: dict[str, Any]) -> ImageRequestMessage:
         checked = ImageRequestMessage.model_validate(message)
     except ValidationError as err:
         named = {problem.field for problem in problems}
-        problems += [problem for problem in problems_of(err, message, ImageRequestMessage) if problem.field not in named]
+        problems += [
+            problem for problem in problems_of(err, message, ImageRequestMessage) if problem.field not in named
+        ]
         raise InvalidImageRequestException("the image request is not valid", problems) from err
     if problems:
         raise InvalidImageRequestException("the image request is not valid", problems)
@@ -162,26 +163,28 @@ def requests_of(message: ImageRequestMessage, sha256: str) -> list[ImageRequest]
 def result_names(job_id: str, urls: list[str]) -> list[str]:
     """Return the name under which each image's features are stored; empty when there is only one.
 
-    Otherwise ``<job>/<file name>``, both escaped so that a key can hold them; of file names that repeat, the second
-    gets ``-2`` and so on.
+    Otherwise ``<jobId>/<file name>``; of file names that repeat, the second gets ``-2`` and so on. Making keys of such
+    names, with whatever characters they hold, is for the sinks.
     """
     if len(urls) == 1:
         return [""]
-    folder = quote(job_id.rpartition("/")[2], safe=_KEY_CHARACTERS)
     taken: set[str] = set()
     names = []
     for url in urls:
-        base = quote(url.partition("?")[0].rpartition("/")[2], safe=_KEY_CHARACTERS)
+        base = _file_name(url)
         name, count = base, 1
         while name in taken:
             count += 1
             name = f"{base}-{count}"
         taken.add(name)
-        names.append(f"{folder}/{name}")
+        names.append(f"{job_id}/{name}")
     return names
 
 
-_KEY_CHARACTERS = "._:-"
+def _file_name(url: str) -> str:
+    """Return the last part of an image's path; in a web address a query follows it, in a key ``?`` is a character."""
+    path = url.partition("?")[0] if url.startswith("http") else url
+    return path.rpartition("/")[2]
 
 
 def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: str) -> ImageRequest:

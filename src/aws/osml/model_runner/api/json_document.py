@@ -44,12 +44,16 @@ def value_problems(document: Any) -> list[Problem]:
     problems = []
     for steps, value in _values(document):
         if len(steps) > MAX_DEPTH:
-            problems.append(Problem(path_text(steps[:2]), shortened(value), f"at most {MAX_DEPTH} levels"))
+            problems.append(_problem(steps[:2], value, f"at most {MAX_DEPTH} levels"))
         elif isinstance(value, float) and not math.isfinite(value):
-            problems.append(Problem(path_text(steps), shortened(value), "a finite number"))
+            problems.append(_problem(steps, value, "a finite number"))
         elif isinstance(value, str) and _is_broken(value):
-            problems.append(Problem(path_text(steps), shortened(value), "text without broken characters"))
+            problems.append(_problem(steps, value, "text without broken characters"))
     return problems
+
+
+def _problem(steps: tuple[Step, ...], value: Any, expectation: str) -> Problem:
+    return Problem(path_text(steps), shortened(value, str(steps[-1]) if steps else ""), expectation)
 
 
 def _checked_text(body: str | bytes) -> tuple[str, Problem | None]:

@@ -18,6 +18,7 @@ _LONGEST_KEY = 64
 _EXPECTATIONS = {
     "missing": "required",
     "string_type": "a string",
+    "string_too_short": "text of at least {min_length} characters",
     "string_unicode": "text without broken characters",
     "list_type": "a list",
     "dict_type": "an object",

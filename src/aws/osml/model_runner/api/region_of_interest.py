@@ -23,7 +23,7 @@ MAX_DEPTH = 4
 # Repairing takes the cube of the number of vertices; this many take some hundredths of a second.
 MAX_REPAIRED_VERTICES = 250
 # About a tenth of a micrometre, and few enough digits for every number to survive being written as text.
-DECIMALS = 12
+GRID_DEGREES = 1e-12
 
 _FIELD = "regionOfInterest"
 _SHAPE = re.compile(r"\s*(?:MULTI)?POLYGON\s*(?:Z|M|ZM)?\s*\(", re.IGNORECASE)
@@ -47,8 +47,7 @@ def parse_roi(wkt: str) -> Polygon | MultiPolygon:
     coordinates = shapely.get_coordinates(geometry)
     if not (np.abs(coordinates) <= (360.0, 90.0)).all():
         _refuse(wkt, "longitudes within ±360 and latitudes within ±90 degrees, in this order")
-    geometry = shapely.transform(geometry, lambda values: np.round(values, DECIMALS), include_z=bool(geometry.has_z))
-    return _repaired(geometry, wkt)
+    return _on_grid(_repaired(geometry, wkt), wkt)
 
 
 def _check_before_parsing(wkt: str) -> None:
@@ -84,11 +83,17 @@ def _is_finite(text: str) -> bool:
         return False
 
 
-def _repaired(geometry: BaseGeometry, wkt: str) -> Polygon | MultiPolygon:
+def _repaired(geometry: BaseGeometry, wkt: str) -> BaseGeometry:
     if not geometry.is_valid:
         if shapely.get_num_coordinates(geometry) > MAX_REPAIRED_VERTICES:
             _refuse(wkt, f"a valid polygon; only those of up to {MAX_REPAIRED_VERTICES} vertices are repaired")
         geometry = shapely.make_valid(geometry, method="structure", keep_collapsed=False)
+    return geometry
+
+
+def _on_grid(geometry: BaseGeometry, wkt: str) -> Polygon | MultiPolygon:
+    """Return a valid geometry with its numbers rounded, still valid; by way of bytes, which forget the grid."""
+    geometry = shapely.from_wkb(shapely.to_wkb(shapely.set_precision(geometry, GRID_DEGREES), output_dimension=3))
     if not isinstance(geometry, (Polygon, MultiPolygon)) or not geometry.area > 0:
         _refuse(wkt, "a region with an area")
     return geometry

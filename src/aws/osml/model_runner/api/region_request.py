@@ -2,17 +2,17 @@
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from ..common.typing import ImageCompression, ImageDimensions, ImageFormats, ImageRegion
 from ..exceptions import InvalidRegionRequestException, Problem
 from .inference import ModelInvokeMode
 from .json_document import load_object
 from .problems import problems_of
-from .request_utils import shared_properties_are_valid, shared_values
-from .rules import Role
+from .request_utils import shared_properties_are_valid, shared_values, sizes_are_valid
+from .rules import Role, broken_rule
 
 _NOWHERE = ImageRegion.of(((0, 0), (0, 0)))
 
@@ -87,24 +87,21 @@ def parse_region_request_message(body: str | bytes) -> RegionRequest:
         problems = _schema_problems(document)
     if problems:
         raise InvalidRegionRequestException("the region request is not valid", problems)
-    request = RegionRequest({name: value for name, value in document.items() if value is not None})
-    if not request.is_valid():
-        bounds = Problem(
-            "region_bounds", repr(request.region_bounds)[:80], "a region in the image, tiles above overlap"
-        )
-        raise InvalidRegionRequestException("the region request is not valid", [bounds])
-    return request
+    return RegionRequest({name: value for name, value in document.items() if value is not None})
 
 
-def _pair(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _pair(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise broken_rule("a list of two")
+    return tuple(value)
 
 
-_Pair = Annotated[tuple[int, int], BeforeValidator(_pair)]
+_Origin = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], BeforeValidator(_pair)]
+_Size = Annotated[tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], BeforeValidator(_pair)]
 
 
 class _RegionMessage(BaseModel):
-    """The fields of a region message and their kinds; how they fit together is for ``RegionRequest.is_valid``."""
+    """The fields of a region message; what it accepts makes a valid ``RegionRequest``."""
 
     model_config = ConfigDict(strict=True, protected_namespaces=())
 
@@ -113,16 +110,23 @@ class _RegionMessage(BaseModel):
     image_url: str = Field(min_length=1)
     image_read_role: Role | None = ""
     model_name: str = Field(min_length=1)
-    model_invoke_mode: Annotated[ModelInvokeMode, Field(strict=False)]
+    model_invoke_mode: Literal["SM_ENDPOINT", "HTTP_ENDPOINT"]
     model_endpoint_parameters: dict[str, Any] | None = None
     model_invocation_role: Role | None = ""
-    tile_size: _Pair
-    tile_overlap: _Pair
+    tile_size: _Size
+    tile_overlap: _Origin
     tile_format: Annotated[ImageFormats, Field(strict=False)]
     tile_compression: Annotated[ImageCompression, Field(strict=False)] | None = None
-    region_bounds: Annotated[tuple[_Pair, _Pair], BeforeValidator(_pair)]
+    region_bounds: Annotated[tuple[_Origin, _Size], BeforeValidator(_pair)]
     region_id: str = Field(min_length=1)
     image_extension: str | None = None
+
+    @field_validator("tile_overlap")
+    @classmethod
+    def _below_tile_size(cls, overlap: tuple[int, int], info: ValidationInfo) -> tuple[int, int]:
+        if "tile_size" in info.data and not sizes_are_valid(info.data["tile_size"], overlap):
+            raise broken_rule("less than tile_size")
+        return overlap
 
 
 def _schema_problems(document: dict[str, Any]) -> list[Problem]:

@@ -131,11 +131,10 @@ class FeatureDistillationDeserializer(PostProcessingDeserializer):
         algorithm = FeatureDistillationDeserializer.algorithms[chosen]
         known = {field.name for field in dataclasses.fields(algorithm)}
         try:
-            return algorithm(
-                **{name: float(value) for name, value in options.items() if name in known and value is not None}
-            )
+            numbers = {name: float(value) for name, value in options.items() if name in known and value is not None}
         except (TypeError, ValueError, ArithmeticError) as err:
             raise FeatureDistillationException(f"the options of {chosen} must be numbers: {err}") from err
+        return algorithm(algorithm_type=chosen, **numbers)
 
 
 class MRPostProcessingDeserializer:

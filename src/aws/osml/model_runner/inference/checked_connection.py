@@ -67,7 +67,7 @@ class _CheckedConnection(HTTPConnection):
         self._total_s = total_s
         self._resolve = resolve
         self._deadline_s = 0.0
-        self.response_class = self._timed_response
+        self.response_class = self._timed_response  # type: ignore[assignment]  # http.client only calls it
 
     def request(self, *args: Any, **kwargs: Any) -> None:
         """Send a request; the time for its answer runs from here."""
@@ -122,8 +122,10 @@ class _CheckedTLSPool(HTTPSConnectionPool):
 def checked_pool_manager(total_s: float, max_connections: int, resolve: Resolve = checked_addresses) -> PoolManager:
     """Return a pool manager that keeps up to ``max_connections`` open and gives each answer ``total_s`` seconds."""
     manager = PoolManager(num_pools=1, maxsize=max_connections, block=False, cert_reqs="CERT_REQUIRED")
-    manager.pool_classes_by_scheme = {
+    # Pools pass what they do not know on to their connections; the manager would not let it through.
+    pools: dict[str, Any] = {
         "http": functools.partial(_CheckedPool, total_s=total_s, resolve=resolve),
         "https": functools.partial(_CheckedTLSPool, total_s=total_s, resolve=resolve),
     }
+    manager.pool_classes_by_scheme = pools
     return manager

@@ -45,6 +45,9 @@ class Detector(ABC):
     def refresh_credentials(self) -> None:  # noqa: B027 - an endpoint without credentials has none to refresh
         """Sign the next call with new credentials, where the endpoint wants any."""
 
+    def close(self) -> None:  # noqa: B027 - most detectors share their connections with others
+        """Let go of connections that are the detector's own; a later call opens new ones."""
+
     def _count_request(self) -> None:
         with self._count_lock:
             self.request_count += 1

@@ -45,7 +45,7 @@ class FeatureDetectorFactory:
         return builder.build() if builder is not None else None
 
     def _builder(self) -> FeatureEndpointBuilder | None:
-        shared = {"parameters": self.parameters, "tile_format": self.tile_format}
+        shared: dict[str, Any] = {"parameters": self.parameters, "tile_format": self.tile_format}
         match self.endpoint_mode:
             case ModelInvokeMode.SM_ENDPOINT:
                 options = {**shared, "assumed_role": self.assumed_role, "max_body_bytes": self.max_body_bytes}

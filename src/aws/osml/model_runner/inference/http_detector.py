@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from io import BufferedReader
 from typing import TYPE_CHECKING, Any
 
-from aws.osml.model_runner.api.inference import ModelInvokeMode
 from urllib3 import BaseHTTPResponse, Retry
 from urllib3 import exceptions as http_errors
 from urllib3.util import Timeout
 
+from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
 
 from .bounded_read import MAX_ANSWER_BYTES, read_bounded
@@ -105,6 +105,10 @@ class HTTPDetector(Detector):
             return self._body(response, deadline_s)
         except http_errors.HTTPError as err:
             raise error_of_transport(err) from err
+
+    def close(self) -> None:
+        """Close the idle connections; a later call opens new ones."""
+        self.http_pool.clear()
 
     def _post(self, tile: bytes) -> BaseHTTPResponse:
         return self.http_pool.request(

@@ -5,10 +5,9 @@ import threading
 import time
 from collections.abc import Mapping
 from io import BufferedReader
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import boto3
-from aws.osml.model_runner.api.inference import ModelInvokeMode
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -22,6 +21,7 @@ from botocore.exceptions import (
 )
 from urllib3 import exceptions as http_errors
 
+from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.common.aws_clients import AwsClients, client_config, default_clients
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from aws_embedded_metrics.logger.metrics_logger import MetricsLogger
     from geojson import FeatureCollection
 
-SERVICE = "sagemaker-runtime"
+SERVICE: Final = "sagemaker-runtime"
 MAX_BODY_BYTES = 6_291_456
 MAX_CONNECTIONS = 64
 # A model may take 60 s; what is left of 75 s is for the answer's bytes.

@@ -26,7 +26,7 @@ def local_client(service: str, endpoint_url: str, max_attempts: int = 5) -> Any:
         retries={"mode": "standard", "total_max_attempts": max_attempts},
         s3={"addressing_style": "path"},
     )
-    session = boto3.Session(
+    session: Any = boto3.Session(
         aws_access_key_id=ACCESS_KEY,
         aws_secret_access_key=SECRET_KEY,
         region_name=REGION,

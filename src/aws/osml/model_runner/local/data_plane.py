@@ -105,7 +105,7 @@ class _TemplateLoader(yaml.SafeLoader):
     """Reads a template without evaluating it: ``!Ref X`` and its like become null."""
 
 
-_TemplateLoader.add_multi_constructor("!", lambda loader, suffix, node: None)
+_TemplateLoader.add_multi_constructor("!", lambda *_: None)
 
 
 def _complete_time_to_live(cloudformation: Any, dynamodb: Any, name: str, template: str) -> None:

@@ -78,7 +78,8 @@ def _fresh_logs(output: Path) -> Path:
 def _report(result: DemoResult, scene: Scene, output: Path, say: Callable[[str, str], None]) -> None:
     outcome, score = result.outcome, result.score
     say("status", f"{outcome.status.value}: {outcome.message}")
-    say("tiles", f"{outcome.tiles_succeeded} done, {outcome.tiles_failed} failed, {outcome.tiles_per_second:.1f} per second")
+    rate = f"{outcome.tiles_per_second:.1f} per second"
+    say("tiles", f"{outcome.tiles_succeeded} done, {outcome.tiles_failed} failed, {rate}")
     if not outcome.result:
         return
     say("ships", f"{score.found} of {score.known} found, {score.doubles} twice, {score.false_alarms} false alarms")

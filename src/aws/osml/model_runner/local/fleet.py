@@ -69,7 +69,7 @@ def _add_ships_at_sea(harbour: Harbour, moored: Iterable[Ship], rng: np.random.G
     size = harbour.ground.shape[0]
     land_px = _distance_to_land(harbour.ground)
     wanted = len(ships) + max(8, round(SHIPS_AT_SEA_PER_PIXEL * size * size))
-    classes, chances = zip(*CHANCE_AT_SEA, strict=True)
+    classes, chances = [item for item, _ in CHANCE_AT_SEA], [chance for _, chance in CHANCE_AT_SEA]
     for _ in range(TRIES_PER_SHIP * wanted):
         if len(ships) == wanted:
             break
@@ -85,7 +85,8 @@ def _is_free(ship: Ship, others: Iterable[Ship], land_px: NDArray[np.float64]) -
     room = 3.5 * ship.length_px if ship.is_under_way else ship.reach_px
     if land_px[int(ship.y) // COARSE, int(ship.x) // COARSE] < room + CLEARANCE_PX + COARSE:
         return False
-    return all(math.hypot(ship.x - other.x, ship.y - other.y) > room + other.reach_px + CLEARANCE_PX for other in others)
+    room += CLEARANCE_PX
+    return all(math.hypot(ship.x - other.x, ship.y - other.y) > room + other.reach_px for other in others)
 
 
 def _distance_to_land(ground: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ The layout grows with the size of the scene; quays, piers and ships keep theirs.
 import math
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,7 +63,6 @@ class Harbour:
     """
 
     ground: NDArray[np.uint8]
-    quay_y: int
     piers: tuple[tuple[int, int, int, int], ...]
     pontoons: tuple[tuple[int, int, int], ...]
 
@@ -70,115 +70,128 @@ class Harbour:
 def build_harbour(size: int, rng: np.random.Generator) -> Harbour:
     """Return a harbour of ``size`` x ``size`` pixels: land in the north, the sea in the south."""
     image = Image.new("L", (size, size), Ground.WATER)
-    draw = ImageDraw.Draw(image)
-    quay_y, port_left = size // 5, int(size * 0.44)
-    _draw_coast(draw, size, port_left, quay_y, rng)
-    _draw_port(draw, size, port_left, quay_y)
-    piers = _draw_piers(draw, size, port_left, quay_y)
-    _draw_town(draw, size, port_left, quay_y, rng)
-    _draw_yards(draw, size, port_left, quay_y, piers, rng)
-    pontoons = _draw_marina(draw, size, port_left, quay_y)
-    _draw_island(draw, size, rng)
-    _draw_breakwater(draw, size)
-    return Harbour(np.asarray(image), quay_y, tuple(piers), tuple(pontoons))
+    plan = _Plan(ImageDraw.Draw(image), size, rng)
+    plan.draw_coast()
+    plan.draw_port()
+    piers = plan.draw_piers()
+    plan.draw_town()
+    plan.draw_yards(piers)
+    pontoons = plan.draw_marina()
+    plan.draw_island()
+    plan.draw_breakwater()
+    return Harbour(np.asarray(image), tuple(piers), tuple(pontoons))
 
 
-def _draw_coast(
-    draw: ImageDraw.ImageDraw, size: int, port_left: int, quay_y: int, rng: np.random.Generator
-) -> None:
-    x = np.linspace(0, port_left + 20, 160)
-    phases = rng.uniform(0, 2 * math.pi, 4)
-    swing = sum(np.sin(x / size * 2 * math.pi * k + phases[i]) / k for i, k in enumerate((2, 5, 11, 23)))
-    settle = np.clip((port_left - x) / (size * 0.16), 0, 1)  # meets the quay, whose line is straight
-    y = quay_y * (0.88 + 0.14 * swing * settle + 0.12 * (1 - settle))
-    for inland_share, ground in ((0.0, Ground.BEACH), (0.05, Ground.GRASS), (0.55, Ground.FOREST)):
-        edge = [(float(a), float(b)) for a, b in zip(x, y - inland_share * quay_y, strict=True)]
-        draw.polygon([(0, 0), *edge, (edge[-1][0], 0)], fill=ground)
+class _Plan:
+    """Draws the parts of a harbour on its map. The port's west end and the quay's edge are where all else lines up."""
+
+    def __init__(self, draw: ImageDraw.ImageDraw, size: int, rng: np.random.Generator) -> None:
+        self.draw = draw
+        self.size = size
+        self.rng = rng
+        self.quay_y = size // 5
+        self.port_x = int(size * 0.44)
+
+    def fill(self, box: tuple[float, float, float, float], ground: Ground) -> None:
+        """Fill the pixels from (left, top) up to, and without, (right, bottom)."""
+        left, top, right, bottom = (int(place) for place in box)
+        if right > left and bottom > top:
+            self.draw.rectangle((left, top, right - 1, bottom - 1), fill=ground)
+
+    def one_of(self, choices: tuple[Ground, ...]) -> Ground:
+        """Return any of ``choices``."""
+        return choices[int(self.rng.integers(len(choices)))]
+
+    def draw_coast(self) -> None:
+        """Draw beach, meadows and woods west of the port, and a village by the coast road."""
+        x = np.linspace(0, self.port_x + 20, 160)
+        phases = self.rng.uniform(0, 2 * math.pi, 4)
+        swing = sum(np.sin(x / self.size * 2 * math.pi * k + phases[i]) / k for i, k in enumerate((2, 5, 11, 23)))
+        wild = np.clip((self.port_x - x) / (self.size * 0.16), 0, 1)  # 0 at the quay, whose line is straight
+        shore = self.quay_y * (0.88 + 0.14 * swing * wild + 0.12 * (1 - wild))
+        woods = shore - self.quay_y * (0.5 + 0.6 * (1 - wild) ** 2)
+        for edge, ground in ((shore, Ground.BEACH), (shore - 0.05 * self.quay_y, Ground.GRASS), (woods, Ground.FOREST)):
+            self.draw.polygon([(0.0, -1.0), *_points(x, edge), (float(x[-1]), -1.0)], fill=ground)
+        road = np.minimum(shore - 0.2 * self.quay_y, self.quay_y * (0.37 + 0.6 * wild))
+        self.draw.line(_points(x, road), fill=Ground.ROAD, width=13, joint="curve")
+        for place_x, place_y in _points(x, road)[20:120]:
+            for side in (-54, 26):
+                if self.rng.random() < 0.62:
+                    width, depth = self.rng.integers(15, 30, 2)
+                    top = place_y + side + self.rng.integers(-6, 6)
+                    self.fill((place_x, top, place_x + width, top + depth), self.one_of(ROOFS))
+
+    def draw_port(self) -> None:
+        """Draw the concrete of the port, meadows behind it, and its two roads."""
+        self.fill((self.port_x, 0, self.size, self.quay_y), Ground.GRASS)
+        self.fill((self.port_x, self.quay_y * 0.34, self.size, self.quay_y), Ground.CONCRETE)
+        for share in (0.36, 0.66):
+            self.fill((self.port_x, self.quay_y * share, self.size, self.quay_y * share + 22), Ground.ROAD)
+
+    def draw_piers(self) -> list[tuple[int, int, int, int]]:
+        """Draw the piers with their sheds and return them."""
+        length = min(int(self.size * 0.13), 1040)
+        lefts = range(self.port_x + 190, self.size - PIER_WIDTH_PX - 190, PIER_SPACING_PX)
+        piers = [(left, self.quay_y, left + PIER_WIDTH_PX, self.quay_y + length) for left in lefts]
+        for left, top, right, bottom in piers:
+            self.fill((left, top, right, bottom), Ground.CONCRETE)
+            self.fill((left + 46, top - 30, left + 62, bottom - 26), Ground.ROAD)
+            for y in range(top + 50, bottom - 130, 170):
+                self.fill((left + 14, y, left + 38, y + 110), Ground.ROOF_GREY)
+                self.fill((right - 38, y + 30, right - 16, y + 96), Ground.ROOF_WHITE)
+        return piers
+
+    def draw_town(self) -> None:
+        """Draw streets of houses behind the port."""
+        for y in range(int(self.quay_y * 0.04), int(self.quay_y * 0.32), 92):
+            self.fill((self.port_x, y, self.size, y + 9), Ground.ROAD)
+            for x in range(self.port_x + 12, self.size - 60, 54):
+                if self.rng.random() < 0.82:
+                    width, depth, right, down = self.rng.integers([18, 18, 0, 18], [40, 40, 8, 38])
+                    box = (x + right, y + down, x + right + width, y + down + depth)
+                    self.fill(box, self.one_of(ROOFS))
+
+    def draw_yards(self, piers: list[tuple[int, int, int, int]]) -> None:
+        """Stack containers between the roads and the quay, and put warehouses behind them."""
+        for left in [right for _left, _top, right, _bottom in piers] or [self.port_x + 60]:
+            right = min(left + PIER_SPACING_PX - PIER_WIDTH_PX - 40, self.size - 30)
+            for y in range(int(self.quay_y * 0.72), self.quay_y - 60, 22):
+                for x in range(left + 40, right - 26, 30):
+                    if self.rng.random() < 0.78:
+                        self.fill((x, y, x + 26, y + 10), self.one_of(BOXES))
+            for x in range(left + 20, right - 150, 210):
+                self.fill((x, self.quay_y * 0.44, x + 170, self.quay_y * 0.6), self.one_of(ROOFS))
+
+    def draw_marina(self) -> list[tuple[int, int, int]]:
+        """Draw a mole west of the port with pontoons off it, and return the pontoons."""
+        left, right = self.port_x - int(self.size * 0.105) - 60, self.port_x + 30
+        top, bottom = self.quay_y - 40, self.quay_y + 46
+        self.fill((left, top, right, bottom), Ground.CONCRETE)
+        middles = range(left + 34, right - 60, PONTOON_SPACING_PX)
+        half = PONTOON_WIDTH_PX // 2
+        for x in middles:
+            self.fill((x - half, bottom, x + half + 1, bottom + PONTOON_LENGTH_PX), Ground.PONTOON)
+        return [(x, bottom, bottom + PONTOON_LENGTH_PX) for x in middles]
+
+    def draw_island(self) -> None:
+        """Draw a wooded island with a beach all around."""
+        turn = np.linspace(0, 2 * math.pi, 120, endpoint=False)
+        phases = self.rng.uniform(0, 2 * math.pi, 3)
+        bumps = 1 + sum(0.1 / k * np.sin((k + 1) * turn + phases[k - 1]) for k in (1, 2, 3))
+        for share, ground in ((1.0, Ground.BEACH), (0.9, Ground.GRASS), (0.62, Ground.FOREST)):
+            x = self.size * (0.62 + 0.062 * share * bumps * np.cos(turn))
+            y = self.size * (0.8 + 0.04 * share * bumps * np.sin(turn))
+            self.draw.polygon(_points(x, y), fill=ground)
+
+    def draw_breakwater(self) -> None:
+        """Draw a breakwater of rock with a path on it and a light at its end."""
+        bend = np.array([(0.985, 0.47), (0.93, 0.5), (0.85, 0.525), (0.75, 0.535)]) * self.size
+        places = _points(bend[:, 0], bend[:, 1])
+        self.draw.line(places, fill=Ground.ROCK, width=34, joint="curve")
+        self.draw.line(places, fill=Ground.ROAD, width=9, joint="curve")
+        x, y = places[-1]
+        self.draw.ellipse((x - 24, y - 24, x + 24, y + 24), fill=Ground.CONCRETE)
 
 
-def _draw_port(draw: ImageDraw.ImageDraw, size: int, port_left: int, quay_y: int) -> None:
-    draw.rectangle((port_left, 0, size, quay_y), fill=Ground.CONCRETE)
-    draw.rectangle((port_left, 0, size, int(quay_y * 0.34)), fill=Ground.GRASS)
-    for y in (0.36, 0.66):
-        draw.rectangle((port_left, int(quay_y * y), size, int(quay_y * y) + 22), fill=Ground.ROAD)
-
-
-def _draw_piers(
-    draw: ImageDraw.ImageDraw, size: int, port_left: int, quay_y: int
-) -> list[tuple[int, int, int, int]]:
-    length = min(int(size * 0.13), 1040)
-    lefts = range(port_left + 190, size - PIER_WIDTH_PX - 190, PIER_SPACING_PX)
-    piers = [(left, quay_y, left + PIER_WIDTH_PX, quay_y + length) for left in lefts]
-    for left, top, right, bottom in piers:
-        draw.rectangle((left, top, right - 1, bottom - 1), fill=Ground.CONCRETE)
-        draw.rectangle((left + 46, top - 30, left + 62, bottom - 26), fill=Ground.ROAD)
-        for y in range(top + 50, bottom - 130, 170):
-            draw.rectangle((left + 14, y, left + 38, y + 110), fill=Ground.ROOF_GREY)
-            draw.rectangle((right - 38, y + 30, right - 16, y + 96), fill=Ground.ROOF_WHITE)
-    return piers
-
-
-def _draw_town(
-    draw: ImageDraw.ImageDraw, size: int, port_left: int, quay_y: int, rng: np.random.Generator
-) -> None:
-    top, bottom = int(quay_y * 0.04), int(quay_y * 0.32)
-    for y in range(top, bottom, 92):
-        draw.rectangle((port_left, y, size, y + 9), fill=Ground.ROAD)
-        for x in range(port_left + 12, size - 60, 54):
-            if rng.random() < 0.82:
-                width, depth = rng.integers(18, 40, 2)
-                left, upper = x + int(rng.integers(0, 8)), y + 18 + int(rng.integers(0, 20))
-                roof = ROOFS[int(rng.integers(len(ROOFS)))]
-                draw.rectangle((left, upper, left + int(width), upper + int(depth)), fill=roof)
-
-
-def _draw_yards(
-    draw: ImageDraw.ImageDraw,
-    size: int,
-    port_left: int,
-    quay_y: int,
-    piers: list[tuple[int, int, int, int]],
-    rng: np.random.Generator,
-) -> None:
-    """Stack containers between the roads and the quay, and put sheds behind them."""
-    gaps = [right for _left, _top, right, _bottom in piers] or [port_left + 60]
-    for left in gaps:
-        right = min(left + PIER_SPACING_PX - PIER_WIDTH_PX - 40, size - 30)
-        for y in range(int(quay_y * 0.72), quay_y - 60, 22):
-            for x in range(left + 40, right - 26, 30):
-                if rng.random() < 0.78:
-                    box = BOXES[int(rng.integers(len(BOXES)))]
-                    draw.rectangle((x, y, x + 25, y + 9), fill=box)
-        for x in range(left + 20, right - 150, 210):
-            roof = ROOFS[int(rng.integers(len(ROOFS)))]
-            draw.rectangle((x, int(quay_y * 0.44), x + 170, int(quay_y * 0.6)), fill=roof)
-
-
-def _draw_marina(draw: ImageDraw.ImageDraw, size: int, port_left: int, quay_y: int) -> list[tuple[int, int, int]]:
-    """Lay pontoons off a small mole west of the port; boats lie along both sides of each."""
-    mole = (port_left - int(size * 0.105) - 60, quay_y - 40, port_left + 30, quay_y + 46)
-    draw.rectangle(mole, fill=Ground.CONCRETE)
-    bottom = mole[3] + PONTOON_LENGTH_PX
-    middles = range(mole[0] + 34, mole[2] - 60, PONTOON_SPACING_PX)
-    for x in middles:
-        draw.rectangle((x - PONTOON_WIDTH_PX // 2, mole[3], x + PONTOON_WIDTH_PX // 2, bottom), fill=Ground.PONTOON)
-    return [(x, mole[3], bottom) for x in middles]
-
-
-def _draw_island(draw: ImageDraw.ImageDraw, size: int, rng: np.random.Generator) -> None:
-    turn = np.linspace(0, 2 * math.pi, 120, endpoint=False)
-    phases = rng.uniform(0, 2 * math.pi, 3)
-    shore = 1 + sum(0.1 / k * np.sin((k + 1) * turn + phases[k - 1]) for k in (1, 2, 3))
-    for share, ground in ((1.0, Ground.BEACH), (0.9, Ground.GRASS), (0.62, Ground.FOREST)):
-        x = size * (0.2 + 0.062 * share * shore * np.cos(turn))
-        y = size * (0.74 + 0.04 * share * shore * np.sin(turn))
-        draw.polygon([(float(a), float(b)) for a, b in zip(x, y, strict=True)], fill=ground)
-
-
-def _draw_breakwater(draw: ImageDraw.ImageDraw, size: int) -> None:
-    bend = [(0.985, 0.47), (0.93, 0.5), (0.85, 0.525), (0.75, 0.535)]
-    places = [(x * size, y * size) for x, y in bend]
-    draw.line(places, fill=Ground.ROCK, width=34, joint="curve")
-    draw.line(places, fill=Ground.ROAD, width=9, joint="curve")
-    x, y = places[-1]
-    draw.ellipse((x - 24, y - 24, x + 24, y + 24), fill=Ground.CONCRETE)
+def _points(x: NDArray[Any], y: NDArray[Any]) -> list[tuple[float, float]]:
+    return [(float(a), float(b)) for a, b in zip(x, y, strict=True)]

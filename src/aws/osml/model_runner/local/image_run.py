@@ -18,7 +18,7 @@ from aws.osml.model_runner.local.stack import LocalStack, ModelSettings, WorkerS
 
 @dataclass(frozen=True)
 class ImageRun:
-    """What to run on what. ``model`` is a URL, or the name of an example model whose ``model_options`` are its settings.
+    """What to run on what. ``model`` is a URL, or an example model's name with ``model_options`` as its settings.
 
     ``members`` are further members of the image request. ``logs`` is where the stack's logs stay; without it they
     are gone at the end.
@@ -26,8 +26,8 @@ class ImageRun:
 
     image: str
     model: str
-    tiles: TileSettings = TileSettings()
-    workers: WorkerSettings = WorkerSettings()
+    tiles: TileSettings = field(default_factory=TileSettings)
+    workers: WorkerSettings = field(default_factory=WorkerSettings)
     model_options: Mapping[str, object] = field(default_factory=dict)
     members: Mapping[str, Any] = field(default_factory=dict)
     logs: Path | None = None
@@ -53,7 +53,7 @@ def _image_url(image: str) -> str:
     if image.startswith(("http://", "https://")):
         return image
     if "://" in image:
-        raise LocalStackError(f"{image}: the embedded stack reads local files and http(s); for S3 run the service on AWS")
+        raise LocalStackError(f"{image}: only files of this machine and http(s) URLs can be run on this machine")
     path = Path(image).expanduser().resolve()
     if not path.is_file():
         raise LocalStackError(f"there is no file {path}")

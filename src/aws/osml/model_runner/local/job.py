@@ -85,9 +85,7 @@ class JobRun:
         self._sleep = sleep
         self._count_after = 0.0
 
-    def run(
-        self, on_progress: Callable[[JobProgress], None] = lambda progress: None, timeout_s: float = 3600.0
-    ) -> JobOutcome:
+    def run(self, on_progress: Callable[[JobProgress], None] = lambda _: None, timeout_s: float = 3600.0) -> JobOutcome:
         """Submit the request and return how it ended; LocalStackError when it has not ended after ``timeout_s``."""
         watch_queue = self._subscribe()
         self._client("sqs").send_message(QueueUrl=self._data_plane.image_queue, MessageBody=json.dumps(self.request))
@@ -126,7 +124,8 @@ class JobRun:
     def _count_tiles(self, progress: JobProgress) -> JobProgress:
         """Read from the tables how many tiles there are and how many are done, as often as that is cheap."""
         started = self._now()
-        if progress.status is not RequestStatus.IN_PROGRESS or started < self._count_after:
+        is_over = progress.status is not None and progress.status.is_terminal
+        if not is_over and (progress.status is not RequestStatus.IN_PROGRESS or started < self._count_after):
             return progress
         row = self._job_row()
         done = self._committed_tiles()
@@ -141,11 +140,15 @@ class JobRun:
 
     def _committed_tiles(self) -> int:
         # A scan, because this table is on this machine and holds little else: a query would need one call per salt.
-        pages = self._client("dynamodb").get_paginator("scan").paginate(
-            TableName=self._data_plane.environment["FEATURE_TABLE"],
-            Select="COUNT",
-            FilterExpression="attribute_exists(tile_status) AND begins_with(hash_key, :image)",
-            ExpressionAttributeValues={":image": {"S": f"{self.image_id}-"}},
+        pages = (
+            self._client("dynamodb")
+            .get_paginator("scan")
+            .paginate(
+                TableName=self._data_plane.environment["FEATURE_TABLE"],
+                Select="COUNT",
+                FilterExpression="attribute_exists(tile_status) AND begins_with(hash_key, :image)",
+                ExpressionAttributeValues={":image": {"S": f"{self.image_id}-"}},
+            )
         )
         return sum(page["Count"] for page in pages)
 

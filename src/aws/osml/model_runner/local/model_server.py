@@ -16,12 +16,12 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from aws.osml.model_runner.local.models.bright_objects import BrightObjects
 from pydantic import ValidationError
 
 from aws.osml.model_runner.exceptions import ImageError
 from aws.osml.model_runner.local.environment import LOOPBACK
 from aws.osml.model_runner.local.http_service import HttpRequest, HttpResponse, HttpService
+from aws.osml.model_runner.local.models.bright_objects import BrightObjects
 from aws.osml.model_runner.local.models.centerpoint import Centerpoint
 from aws.osml.model_runner.local.models.example_model import ExampleModel, ModelReply
 from aws.osml.model_runner.local.models.failure import Failure
@@ -133,7 +133,7 @@ def _problem(status: int, message: str) -> HttpResponse:
 
 
 def create_model(name: str, **settings: object) -> ExampleModel:
-    """Return the example model ``name`` with the settings of its class; KeyError and ValidationError tell what is wrong."""
+    """Return the example model ``name``; KeyError when there is none, ValidationError when the settings do not fit."""
     return MODELS[name].model_validate(settings)
 
 

@@ -25,7 +25,7 @@ def draw_picture(
     """Write a PNG of ``pixels`` (rows, columns, RGB) with the outline of each feature, in pixels of the image."""
     rings = [_ring(feature) for feature in features]
     scale = PICTURE_PX / max(pixels.shape[:2])
-    whole = _outlined(pixels, rings, scale, width=2, pad_px=3.0)
+    whole = _outlined(pixels, rings, scale, width_px=1.4, pad_px=2.5)
     picture = Image.new("RGB", (whole.width, whole.height + BAND_PX), PAPER)
     picture.paste(whole, (0, 0))
     _draw_inset(picture, pixels, rings, scale)
@@ -38,7 +38,9 @@ def _ring(feature: Mapping[str, Any]) -> Ring:
     return np.array([point[:2] for point in coordinates[:-1]], np.float64)
 
 
-def _outlined(pixels: NDArray[np.uint8], rings: Sequence[Ring], scale: float, width: int, pad_px: float) -> Image.Image:
+def _outlined(
+    pixels: NDArray[np.uint8], rings: Sequence[Ring], scale: float, width_px: float, pad_px: float
+) -> Image.Image:
     """Return the pixels scaled, with rings drawn ``pad_px`` of the picture outside of their shapes, smoothly."""
     size = (round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
     picture = Image.fromarray(pixels).resize(size, Image.Resampling.BOX if scale < 1 else Image.Resampling.BICUBIC)
@@ -47,7 +49,7 @@ def _outlined(pixels: NDArray[np.uint8], rings: Sequence[Ring], scale: float, wi
     draw = ImageDraw.Draw(lines)
     for ring in rings:
         points = [tuple(point) for point in _grown(ring * scale, pad_px) * smooth]
-        draw.line([*points, points[0], points[1]], fill=255, width=width * smooth, joint="curve")
+        draw.line([*points, points[0], points[1]], fill=255, width=round(width_px * smooth), joint="curve")
     picture.paste(OUTLINE, mask=lines.reduce(smooth))
     return picture
 
@@ -56,7 +58,8 @@ def _grown(ring: Ring, pad_px: float) -> Ring:
     """Return a rectangle whose sides lie ``pad_px`` farther out."""
     along, across = ring[1] - ring[0], ring[3] - ring[0]
     along, across = (side / max(float(np.hypot(*side)), 1e-6) * pad_px for side in (along, across))
-    return ring + np.array([-along - across, along - across, along + across, across - along])
+    grown: Ring = ring + np.array([-along - across, along - across, along + across, across - along])
+    return grown
 
 
 def _draw_inset(picture: Image.Image, pixels: NDArray[np.uint8], rings: Sequence[Ring], scale: float) -> None:
@@ -66,7 +69,7 @@ def _draw_inset(picture: Image.Image, pixels: NDArray[np.uint8], rings: Sequence
     part = pixels[top : top + INSET_SOURCE_PX, left : left + INSET_SOURCE_PX]
     moved = [ring - (left, top) for ring in rings]
     inside = [ring for ring in moved if (ring.max(axis=0) > 0).all() and (ring.min(axis=0) < INSET_SOURCE_PX).all()]
-    inset = _outlined(part, inside, INSET_PX / INSET_SOURCE_PX, width=2, pad_px=3.0)
+    inset = _outlined(part, inside, INSET_PX / INSET_SOURCE_PX, width_px=1.8, pad_px=2.5)
     corner = (MARGIN_PX, picture.height - BAND_PX - INSET_PX - MARGIN_PX)
     draw = ImageDraw.Draw(picture)
     source = tuple(round(place * scale) for place in (left, top, left + INSET_SOURCE_PX, top + INSET_SOURCE_PX))

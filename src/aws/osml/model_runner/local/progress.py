@@ -36,9 +36,7 @@ class ProgressDisplay:
         """Show where the job stands."""
         words = describe(progress)
         if self._console.is_terminal:
-            self._bar.update(
-                self._task, description=words, completed=progress.tiles_done, total=progress.tiles_total
-            )
+            self._bar.update(self._task, description=words, completed=progress.tiles_done, total=progress.tiles_total)
         elif words != self._last_words or self._now() - self._last_line_time >= LINE_EVERY_S:
             total = "?" if progress.tiles_total is None else progress.tiles_total
             self._console.print(f"  {words}: {progress.tiles_done} of {total} tiles", highlight=False)
@@ -52,7 +50,8 @@ class ProgressDisplay:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._console.is_terminal:
+            self._bar.stop()
 
 
 def describe(progress: JobProgress) -> str:

@@ -15,7 +15,7 @@ from typing import Any, Self
 
 import urllib3
 
-from aws.osml.model_runner.local.environment import LOOPBACK, REGION
+from aws.osml.model_runner.local.environment import REGION
 from aws.osml.model_runner.local.http_service import HttpRequest, HttpResponse, HttpService
 
 ACCOUNT = "000000000000"

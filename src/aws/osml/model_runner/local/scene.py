@@ -2,7 +2,6 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyproj
@@ -17,7 +16,6 @@ EPSG = 32631
 UPPER_LEFT = (288_000.0, 5_492_000.0)  # easting and northing in metres, off the Channel coast
 METRES_PER_PIXEL = 1.0
 GEOTRANSFORM = (UPPER_LEFT[0], METRES_PER_PIXEL, 0.0, UPPER_LEFT[1], 0.0, -METRES_PER_PIXEL)
-
 
 
 @dataclass(frozen=True)

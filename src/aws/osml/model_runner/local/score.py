@@ -51,7 +51,7 @@ def score_features(features: Sequence[Mapping[str, Any]], ships: Sequence[Ship])
     is_close = is_hit & (distances <= TOLERANCE_PX)
     return Score(
         known=len(ships),
-        found=int(len(np.unique(nearest[is_close]))),
+        found=len(np.unique(nearest[is_close])),
         doubles=int(np.maximum(hits - 1, 0).sum()),
         false_alarms=int(np.count_nonzero(~is_hit)),
         largest_error_px=round(float(distances[is_hit].max(initial=0.0)), 3),

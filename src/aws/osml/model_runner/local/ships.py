@@ -93,9 +93,7 @@ def _to_bytes(colours: Pixels) -> NDArray[np.uint8]:
     return np.clip(colours + 0.5, 0, 255).astype(np.uint8)
 
 
-def _window(
-    image: NDArray[np.uint8], ship: Ship, reach_px: float
-) -> tuple[tuple[slice, slice], Pixels, Pixels]:
+def _window(image: NDArray[np.uint8], ship: Ship, reach_px: float) -> tuple[tuple[slice, slice], Pixels, Pixels]:
     """Return the part of the image within ``reach_px`` of the ship and the middles (x, y) of its pixels."""
     top, left = max(0, math.floor(ship.y - reach_px)), max(0, math.floor(ship.x - reach_px))
     bottom, right = min(image.shape[0], math.ceil(ship.y + reach_px)), min(image.shape[1], math.ceil(ship.x + reach_px))
@@ -120,7 +118,8 @@ def _is_inside(ship: Ship, u: Pixels, v: Pixels) -> NDArray[np.bool_]:
     bow_px = ship.length_px * ship.ship_class.bow_share
     into_bow = np.clip((u - (half - bow_px)) / bow_px, 0, 1)
     beam = ship.width_px / 2 * np.sqrt(1 - into_bow**2)
-    return (np.abs(u) <= half) & (np.abs(v) <= beam)
+    inside: NDArray[np.bool_] = (np.abs(u) <= half) & (np.abs(v) <= beam)
+    return inside
 
 
 def _deck_colours(ship: Ship, x: Pixels, y: Pixels) -> Pixels:

@@ -20,7 +20,7 @@ class Wave(NamedTuple):
 
 
 def stretch_rows(grid: Pixels, height: int, width: int, start: int, stop: int) -> Pixels:
-    """Return rows [start, stop) of ``grid`` stretched bilinearly, corner to corner, over ``height`` x ``width`` pixels."""
+    """Return rows [start, stop) of ``grid`` stretched bilinearly over ``height`` x ``width`` pixels."""
     upper, row_share = _positions(np.arange(start, stop), height, grid.shape[0])
     left, column_share = _positions(np.arange(width), width, grid.shape[1])
     rows = grid[upper] * (1 - row_share)[:, None] + grid[upper + 1] * row_share[:, None]

@@ -62,15 +62,19 @@ class RequestQueue:
         self._visibility_timeout_s: int | None = None
 
     def __iter__(self) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
-        """Yield ``(receipt_handle, request)`` for ever, and ``(None, None)`` after each receive that brought nothing.
+        """Yield ``(receipt_handle, request)`` for ever, and ``(None, None)`` after each receive that brought none.
 
         A message that is no JSON object is passed over; the queue's redrive policy takes care of it.
         """
         while True:
-            messages = self._receive_or_nothing()
-            requests = [(message.receipt_handle, parse_request(message.body)) for message in messages]
-            usable = [(handle, request) for handle, request in requests if request is not None]
-            yield from usable or [(None, None)]
+            is_idle = True
+            for message in self._receive_or_nothing():
+                request = parse_request(message.body)
+                if request is not None:
+                    is_idle = False
+                    yield message.receipt_handle, request
+            if is_idle:
+                yield None, None
 
     def receive(self) -> list[QueueMessage]:
         """Receive up to ``num_messages``; an empty list when none came in time.

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from aws.osml.model_runner.exceptions import LoadImageException
 from aws.osml.photogrammetry import (
     CompositeSensorModel,
     GDALAffineSensorModel,
@@ -17,8 +19,6 @@ from aws.osml.photogrammetry import (
     ProjectiveSensorModel,
     RPCSensorModel,
 )
-
-from aws.osml.model_runner.exceptions import LoadImageException
 
 from .rpc import RationalCamera
 from .sensor_model import UNREADABLE, default_height
@@ -115,7 +115,8 @@ def _affine(model: Any) -> ImageToWorld:
     def locate(pixels: FloatArray) -> FloatArray:
         projected = np.column_stack((pixels, np.ones(len(pixels)))) @ model.transform.T
         if model.image_to_wgs84 is not None:
-            lon, lat, _ = model.image_to_wgs84.transform(*projected.T)
+            # Lists, because pyproj takes an array of one element for a number.
+            lon, lat, _ = model.image_to_wgs84.transform(*projected.T.tolist())
             projected = np.column_stack((lon, lat))
         return np.column_stack((projected[:, :2], np.zeros(len(pixels))))
 

@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 import structlog
-from aws.osml.gdal import GDALImageFormats
-from aws.osml.image_processing import GDALTileFactory
-from aws.osml.photogrammetry import GeodeticWorldCoordinate
 from osgeo import gdal
 
+from aws.osml.gdal import GDALImageFormats
+from aws.osml.image_processing import GDALTileFactory
 from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.photogrammetry import GeodeticWorldCoordinate
 
 from .georeference import ImageToWorld
 from .rpc import RationalCamera

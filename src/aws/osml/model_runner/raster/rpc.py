@@ -55,15 +55,20 @@ class RationalCamera:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "RationalCamera":
-        """Read GDAL's RPC metadata; raises ValueError or KeyError where it is incomplete or no number."""
+        """Read GDAL's RPC metadata; raises ValueError or KeyError where it is incomplete, or divides by zero."""
 
         def axis(name: str) -> Axis:
-            return Axis(_number(metadata[f"{name}_OFF"]), _number(metadata[f"{name}_SCALE"]))
+            offset, scale = _number(metadata[f"{name}_OFF"]), _number(metadata[f"{name}_SCALE"])
+            if not (np.isfinite(offset) and np.isfinite(scale) and scale):
+                raise ValueError(f"an RPC cannot have {name}_OFF={offset}, {name}_SCALE={scale}")
+            return Axis(offset, scale)
 
         names = ("LINE_NUM_COEFF", "LINE_DEN_COEFF", "SAMP_NUM_COEFF", "SAMP_DEN_COEFF")
         polynomials = np.array([[float(text) for text in metadata[name].split()] for name in names])
         if polynomials.shape != (4, 20):
             raise ValueError(f"an RPC has 4 polynomials of 20 terms, not {polynomials.shape}")
+        if not (np.isfinite(polynomials).all() and polynomials[1].any() and polynomials[3].any()):
+            raise ValueError("an RPC's terms are finite, and its denominators are not zero")
         return cls(
             line=axis("LINE"),
             sample=axis("SAMP"),
@@ -155,10 +160,10 @@ class RationalCamera:
             longitude=self.longitude.rounded(4),
             height=self.height.rounded(0),
         )
-        if axes == self:
-            return self
         if abs(axes.height.offset) > 9999 or abs(axes.height.scale) > 9999:
             raise ValueError("the camera's heights do not fit into RPC00B")
+        if axes == self:
+            return self
         return replace(axes, polynomials=self._polynomials_for(axes))
 
     def _polynomials_for(self, other: "RationalCamera") -> FloatArray:

@@ -16,7 +16,13 @@ is a local grid, and no georeference. Metadata that cannot be understood counts 
 from typing import Any
 from xml.etree.ElementTree import Element, ParseError
 
+import numpy as np
 import structlog
+from defusedxml import ElementTree
+from osgeo import gdal
+from pyproj import CRS, Transformer
+from pyproj.exceptions import ProjError
+
 from aws.osml.gdal import NITFDESAccessor, SensorModelFactory, SensorModelTypes
 from aws.osml.photogrammetry import (
     CompositeSensorModel,
@@ -26,10 +32,6 @@ from aws.osml.photogrammetry import (
     RPCSensorModel,
     geocentric_to_geodetic,
 )
-from defusedxml import ElementTree
-from osgeo import gdal
-from pyproj import CRS, Transformer
-from pyproj.exceptions import ProjError
 
 from .rpc import RationalCamera
 from .settings import RasterSettings
@@ -87,7 +89,8 @@ def _usable(dataset: Any, build: Any, *arguments: Any) -> Any | None:
         if model is None:
             return None
         centre = ImageCoordinate([dataset.RasterXSize / 2, dataset.RasterYSize / 2])
-        place = model.image_to_world(centre)
+        with np.errstate(all="ignore"):
+            place = model.image_to_world(centre)
         if abs(place.latitude) <= 1.6 and abs(place.longitude) <= 6.3:  # radians; NaN is refused as well
             return model
         reason = "the image's centre is not on the Earth"

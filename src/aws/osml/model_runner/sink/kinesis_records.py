@@ -22,9 +22,9 @@ _ESCAPED_BYTES = 6
 
 
 class Record(NamedTuple):
-    """One record of PutRecords, and the index of its feature in the delivery."""
+    """One record of PutRecords, and the place of its feature in the delivery."""
 
-    index: int
+    position: int
     data: bytes
     partition_key: str
 

@@ -29,7 +29,7 @@ logger = structlog.get_logger(__name__)
 
 DEFAULT_RECORD_BYTES = 1024 * 1024
 WRITABLE_STATES = frozenset({"ACTIVE", "UPDATING"})
-# A shard takes 1000 records a second, so a big delivery is refused in part each time: only tries without progress count.
+# A shard takes 1000 records a second, so a big delivery is refused in part all the time: only idle tries count.
 MAX_IDLE_TRIES = 8
 BASE_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
@@ -127,7 +127,7 @@ class KinesisSink(Sink):
         max_records = max(1, min(self.batch_size or MAX_BATCH_RECORDS, MAX_BATCH_RECORDS))
         for batch in batches(records, max_records):
             self._flush_stream([record.to_entry() for record in batch])
-            on_progress(batch[-1].index + 1)
+            on_progress(batch[-1].position + 1)
         if oversize:
             raise SinkPermanentError(self._oversize_message(delivery, oversize))
         logger.info("sink.written", sink=str(self), stream=self.stream, features=len(delivery.features))

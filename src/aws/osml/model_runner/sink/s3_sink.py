@@ -106,7 +106,11 @@ class S3Sink(Sink):
             return False
         return True
 
-    def deliver(self, delivery: Delivery, on_progress: Callable[[int], None] = lambda _position: None) -> None:
+    def deliver(
+        self,
+        delivery: Delivery,
+        on_progress: Callable[[int], None] = lambda _position: None,  # noqa: ARG002 - all or nothing
+    ) -> None:
         """Write the whole feature collection; a second delivery writes the same bytes over the first.
 
         Raises:
@@ -120,7 +124,6 @@ class S3Sink(Sink):
         except (ClientError, BotoCoreError) as err:
             raise sink_error(self.bucket, err) from err
         logger.info("sink.written", sink=str(self), bucket=self.bucket, key=key, features=len(delivery.features))
-        on_progress(len(delivery.features))
 
     def validate_s3_bucket(self) -> bool:
         """True when the bucket exists and may be reached; why not is logged."""

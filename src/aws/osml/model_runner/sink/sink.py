@@ -33,11 +33,15 @@ class Sink(ABC):
     def write(self, image_id: str, features: list[geojson.Feature]) -> bool:
         """Write all features of an image and tell whether that succeeded; ``image_id`` names the result."""
 
-    def deliver(self, delivery: Delivery, on_progress: Callable[[int], None] = lambda _position: None) -> None:
+    def deliver(
+        self,
+        delivery: Delivery,
+        on_progress: Callable[[int], None] = lambda _position: None,  # noqa: ARG002 - all or nothing
+    ) -> None:
         """Write what is left of a delivery; done again, it ends in the same state.
 
-        ``on_progress`` hears up to which index features are confirmed. A sink that only knows ``write`` is given all
-        features at once.
+        A sink that can go on in the middle tells ``on_progress`` up to which index features are confirmed; one that
+        writes all or nothing tells it nothing. A sink that only knows ``write`` is given all features at once.
 
         Raises:
             SinkError: nothing, or not everything, was written; another try may help.
@@ -46,4 +50,3 @@ class Sink(ABC):
         features: list[Any] = [orjson.loads(feature) for feature in delivery.features]
         if not self.write(delivery.job_id, features):
             raise SinkError(f"the sink {self} did not take the features")
-        on_progress(len(features))

@@ -109,15 +109,13 @@ class TilePipeline:
             self._survive(item, err)
 
     def _survive(self, item: _TileOnItsWay, err: Exception) -> None:
-        """Deal with an error that no stage foresaw: the tile fails alone, unless it is storing it that does not work."""
+        """Deal with an error that no stage foresaw: the tile fails alone, unless it is storing that does not work."""
         logger.exception("tile.broken", tile_index=item.tile.index)
         if item.result is not None:
             self._drop(item, err)
             return
-        try:
-            self._to_store.put(self._as_failed(item, INTERNAL_ERROR))
-        except QueueClosedError:
-            self._drop(item)
+        # Stored by this very thread: one of the last stage must not wait for room in the queue that it empties.
+        self._advance(self._as_failed(item, INTERNAL_ERROR), self._locate_and_store)
 
     def _drop(self, item: _TileOnItsWay, err: Exception | None = None) -> None:
         """Count a tile out without an outcome, and begin none of its region's others."""

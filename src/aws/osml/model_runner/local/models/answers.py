@@ -14,7 +14,7 @@ def feature_collection(features: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def polygon_feature(
     corners: Sequence[tuple[float, float]], iri: str, score: float, model_name: str, **properties: object
 ) -> dict[str, Any]:
-    """Return a detection: an open ring of ``corners`` (x, y) in pixels, which is closed here, with its box and class."""
+    """Return a detection: the ring of ``corners`` (x, y) in pixels, which is closed here, its box and its class."""
     xs, ys = [x for x, _ in corners], [y for _, y in corners]
     ring = [[x, y] for x, y in (*corners, corners[0])]
     return {

@@ -39,7 +39,7 @@ class BrightObjects(ExampleModel):
     least_fill: float = Field(default=0.62, gt=0, le=1)
     least_score: float = Field(default=0.0, ge=0, le=1)
 
-    def reply(self, tile: bytes, attempt: int) -> ModelReply:
+    def reply(self, tile: bytes, attempt: int) -> ModelReply:  # noqa: ARG002 - it answers the same every time
         """Answer with the objects in the tile."""
         return json_reply(find_objects(decode_tile(tile), self))
 
@@ -74,7 +74,8 @@ def _to_display_range(tile: NDArray[Any]) -> NDArray[Any]:
         return bands
     values = np.abs(bands).astype(np.float32)
     brightest = float(np.percentile(values[:, ::STRIDE_PX, ::STRIDE_PX], 99.9))
-    return np.clip(np.nan_to_num(values) * (255 / brightest if brightest > 0 else 1.0), 0, 255)
+    scaled: Pixels = np.clip(np.nan_to_num(values) * (255 / brightest if brightest > 0 else 1.0), 0, 255)
+    return scaled
 
 
 def _background(brightness: Pixels) -> Pixels:
@@ -95,7 +96,8 @@ def _weights(length: int, blocks: int) -> Pixels:
     """Return the matrix (length, blocks) that interpolates linearly between the middles of the blocks."""
     place = np.clip((np.arange(length) + 0.5) / BLOCK_PX - 0.5, 0, blocks - 1)
     distance = np.abs(place[:, None] - np.arange(blocks))
-    return np.maximum(0, 1 - distance).astype(np.float32)
+    weights: Pixels = np.maximum(0, 1 - distance).astype(np.float32)
+    return weights
 
 
 def _compact_parts(
@@ -134,7 +136,8 @@ def _describe(
     rows, columns = np.nonzero(part & (contrast[around] > level / 2))
     box = oriented_box(columns + around[1].start + 0.5, rows + around[0].start + 0.5)
     score = round(1 - math.exp(-level / 45), 4)
-    if min(box.width_px, box.length_px) < model.least_width_px or box.fill < model.least_fill or score < model.least_score:
+    is_thin = min(box.width_px, box.length_px) < model.least_width_px
+    if is_thin or box.fill < model.least_fill or score < model.least_score:
         return None
     corners = [(round(float(x), 2), round(float(y), 2)) for x, y in box.corners]
     return polygon_feature(corners, "ship", score, "bright-objects", lengthPx=round(box.length_px, 1))

@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from aws.osml.model_runner.raster.pixels import decode_tile
 from pydantic import Field
 
 from aws.osml.model_runner.local.models.answers import box_feature, feature_collection
 from aws.osml.model_runner.local.models.example_model import ExampleModel, ModelReply, json_reply
+from aws.osml.model_runner.raster.pixels import decode_tile
 
 
 class Centerpoint(ExampleModel):
@@ -14,7 +14,7 @@ class Centerpoint(ExampleModel):
 
     share: float = Field(default=0.1, gt=0, le=1)
 
-    def reply(self, tile: bytes, attempt: int) -> ModelReply:
+    def reply(self, tile: bytes, attempt: int) -> ModelReply:  # noqa: ARG002 - it answers the same every time
         """Answer with the middle of the tile."""
         _bands, height, width = decode_tile(tile).shape
         return json_reply(find_center(width, height, self.share))

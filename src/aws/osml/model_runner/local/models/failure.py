@@ -10,18 +10,22 @@ from aws.osml.model_runner.local.models.answers import box_feature, feature_coll
 from aws.osml.model_runner.local.models.example_model import ExampleModel, ModelReply, json_reply
 
 GARBAGE = "garbage"
-_GARBAGE_BODIES = (b"", b"<html>oops</html>", b'{"type":"FeatureColl', b"[]", b'{"type":"FeatureCollection"}', b"\xff\xfe\x00")
+DEFAULT_OUTCOMES = {"200": 0.7, "429": 0.1, "500": 0.1, "503": 0.05, GARBAGE: 0.05}
+_GARBAGE_BODIES = (
+    *(b"", b"<html>oops</html>", b'{"type":"FeatureColl', b"[]", b"\xff\xfe\x00"),
+    b'{"type":"FeatureCollection"}',
+)
 
 
 class Failure(ExampleModel):
     """Settings: what happens how often, how long it takes, and the seed.
 
     ``outcomes`` maps a status code, or ``garbage`` for a 200 whose body is no feature collection, to its weight.
-    ``latency_ms`` is the range that each call's latency is drawn from. ``failures_first`` calls with the same tile
-    skip the 200s among the outcomes, so a client that tries again gets through. ``retry_after_s`` goes with 429 and 503.
+    ``latency_ms`` is the range that each call's latency is drawn from. The first ``failures_first`` calls with a tile
+    never succeed when anything else can happen. ``retry_after_s`` goes with 429 and 503.
     """
 
-    outcomes: dict[str, Annotated[float, Field(ge=0)]] = {"200": 0.7, "429": 0.1, "500": 0.1, "503": 0.05, GARBAGE: 0.05}
+    outcomes: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=lambda: dict(DEFAULT_OUTCOMES))
     latency_ms: tuple[float, float] = (0.0, 0.0)
     failures_first: int = Field(default=0, ge=0)
     retry_after_s: int | None = None

@@ -4,11 +4,11 @@ import random
 import zlib
 from typing import Any
 
-from aws.osml.model_runner.raster.pixels import decode_tile
 from pydantic import Field
 
 from aws.osml.model_runner.local.models.answers import box_feature, feature_collection
 from aws.osml.model_runner.local.models.example_model import ExampleModel, ModelReply, json_reply
+from aws.osml.model_runner.raster.pixels import decode_tile
 
 
 class Flood(ExampleModel):
@@ -18,7 +18,7 @@ class Flood(ExampleModel):
     largest_px: float = Field(default=40.0, gt=1)
     seed: int = 0
 
-    def reply(self, tile: bytes, attempt: int) -> ModelReply:
+    def reply(self, tile: bytes, attempt: int) -> ModelReply:  # noqa: ARG002 - it answers the same every time
         """Answer with ``count`` boxes that depend on the tile's bytes and the seed alone."""
         _bands, height, width = decode_tile(tile).shape
         rng = random.Random(f"{self.seed}:{zlib.crc32(tile)}")

@@ -1,0 +1,106 @@
+"""What becomes of a job when its worker is killed, told to stop, or loses its messages."""
+
+import signal
+
+import numpy as np
+import pytest
+from aws.osml.model_runner.raster.pixels import write_geotiff
+from worker_process import Site, eventually, kill
+
+TILES = 64
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    path = tmp_path_factory.mktemp("images") / "scene.tif"
+    write_geotiff(path, np.zeros((1, 1024, 1024), np.uint8), (0.0, 1e-5, 0.0, 0.0, 0.0, -1e-5), epsg=4326)
+    return path
+
+
+@pytest.fixture
+def site(emulator, data_plane, tmp_path):
+    return Site(emulator, data_plane, tmp_path)
+
+
+@pytest.fixture
+def slow_model(model_server):
+    """A model that takes long enough for a worker to be caught in the middle."""
+    return model_server("failure", outcomes={"200": 1}, latency_ms=(150, 250))
+
+
+def small_tiles(site, image, model):
+    return site.request(
+        str(image), model.invocations_url, imageProcessorTileSize=128, imageProcessorTileOverlap=0
+    )
+
+
+def test_a_killed_workers_job_is_finished_by_another_from_where_it_stood(site, image, slow_model):
+    request = small_tiles(site, image, slow_model)
+    with site.worker() as first:
+        site.submit(request)
+        eventually(lambda: slow_model.stats()["requests"] > TILES // 4)
+        kill(first)
+    with site.worker():
+        assert site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
+    assert len(site.features(request["jobId"])) == TILES
+    # Only what was in flight when the worker died is asked again.
+    assert slow_model.stats()["requests"] <= TILES + 2 * 4
+    ids = site.stream_ids(request["jobId"])
+    assert len(set(ids)) == TILES
+    site.check_books(request["jobId"])
+
+
+def test_a_worker_that_is_told_to_stop_hands_its_work_back_and_exits_with_0(site, image, slow_model):
+    request = small_tiles(site, image, slow_model)
+    with site.worker() as first:
+        site.submit(request)
+        eventually(lambda: slow_model.stats()["requests"] > TILES // 4)
+        first.ask_to_end()
+        assert eventually(lambda: first.exit_code is not None)
+        assert first.exit_code == 0
+    open_regions = [row for row in site.rows("REGION_REQUEST_TABLE") if "end_time" not in row]
+    assert {row["stalled_attempts"]["N"] for row in open_regions} == {"0"}
+    assert {row["lease_until"]["N"] for row in open_regions} == {"0"}
+    with site.worker():
+        assert site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
+    # Every tile that the model had answered was committed before the exit.
+    assert slow_model.stats()["requests"] <= TILES + 4
+    site.check_books(request["jobId"])
+
+
+def test_the_second_signal_ends_a_worker_at_once_and_the_job_goes_on(site, image, model_server):
+    stuck = model_server("failure", outcomes={"200": 1}, latency_ms=(3000, 3000))
+    request = small_tiles(site, image, stuck) | {"imageProcessorTileSize": 512}
+    with site.worker() as first:
+        site.submit(request)
+        eventually(lambda: stuck.stats()["in_flight"] > 0)
+        first.ask_to_end()
+        eventually(lambda: "worker.stopping" in first.log_text())
+        first.ask_to_end()
+        eventually(lambda: first.exit_code is not None)
+        assert first.exit_code == 128 + signal.SIGTERM
+    with site.worker():
+        assert site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
+    site.check_books(request["jobId"])
+
+
+def test_lost_region_messages_are_sent_again(site, image, slow_model):
+    request = small_tiles(site, image, slow_model)
+    url = site.data_plane.environment["REGION_QUEUE"]
+    with site.worker(REGIONS_IN_PROGRESS="1", REGION_SIZE="(256, 256)") as worker:
+        site.submit(request)
+        eventually(lambda: "region.finished" in worker.log_text())
+        site.client("sqs").purge_queue(QueueUrl=url)
+        assert site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
+        assert "region.sent_again" in worker.log_text()
+    site.check_books(request["jobId"])
+
+
+def test_two_workers_share_the_regions_and_every_tile_is_asked_once(site, image, slow_model):
+    request = small_tiles(site, image, slow_model)
+    with site.worker() as first, site.worker() as second:
+        site.submit(request)
+        assert site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
+        assert all("region.finished" in worker.log_text() for worker in (first, second))
+    assert slow_model.stats()["requests"] == TILES
+    site.check_books(request["jobId"])

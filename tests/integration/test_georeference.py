@@ -1,0 +1,443 @@
+"""Where pixels are on the Earth: each kind of georeference against GDAL's own answer, and the way back."""
+
+import threading
+
+import numpy as np
+import pytest
+import structlog
+from aws.osml.photogrammetry import (
+    ChippedImageSensorModel,
+    CompositeSensorModel,
+    ConstantElevationModel,
+    GDALAffineSensorModel,
+    GeodeticWorldCoordinate,
+    ImageCoordinate,
+    ProjectiveSensorModel,
+    RPCSensorModel,
+)
+from hypothesis import given
+from hypothesis import strategies as st
+from osgeo import gdal
+
+from aws.osml.model_runner.raster import (
+    RasterSettings,
+    configure_gdal,
+    extents,
+    image_to_world,
+    open_elevation_model,
+    open_image,
+    world_to_image,
+    write_geotiff,
+)
+from aws.osml.model_runner.raster.exceptions import LoadImageException
+from aws.osml.model_runner.raster.rpc import RationalCamera
+from aws.osml.model_runner.raster.sensor_model import build_sensor_model, default_height
+from raster_files import SAMPLE_FOLDER, UTM_31N, pattern, place, rpc_metadata, write_image, write_sicd
+
+SETTINGS = RasterSettings()
+POINTS = np.array([[0.0, 0.0], [0.5, 0.5], [123.25, 77.75], [300.0, 200.0], [-10.0, 500.0]])
+# Turned by 30 degrees, 0.5 m pixels.
+TURNED = (500000.0, 0.5 * np.cos(0.52), 0.5 * np.sin(0.52), 5400000.0, 0.5 * np.sin(0.52), -0.5 * np.cos(0.52))
+LONLAT = (10.0, 0.001, 0.0, 20.0, 0.0, -0.001)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def configured_gdal():
+    configure_gdal(SETTINGS, {})
+
+
+def opened(tmp_path, driver="GTiff", name="image", **georeference):
+    path = write_image(tmp_path / name, pattern(1, 200, 300), driver, **georeference)
+    return open_image(place(path), SETTINGS)
+
+
+def gcps(locate, count=4):
+    """Return control points on the image's corners and inside; ``locate`` maps x, y to X, Y."""
+    pixels = [(0, 0), (300, 0), (300, 200), (0, 200), (150, 100), (75, 50)][:count]
+    return [gdal.GCP(*locate(x, y), 0.0, float(x), float(y)) for x, y in pixels]
+
+
+def by_toolkit(model, points):
+    """The plain version: one point after the other by the toolkit itself."""
+    places = [model.image_to_world(ImageCoordinate(point)) for point in points]
+    return np.array([[np.degrees(p.longitude), np.degrees(p.latitude), p.elevation] for p in places])
+
+
+# Affine
+
+
+@pytest.mark.parametrize(
+    ("geo_transform", "epsg"), [(UTM_31N, 32631), (TURNED, 32631), (LONLAT, 4326), (UTM_31N, 3857), (LONLAT, 4269)]
+)
+def test_affine_images_are_located_at_once_as_the_toolkit_does_one_by_one(tmp_path, geo_transform, epsg):
+    source = opened(tmp_path, geo_transform=geo_transform, epsg=epsg)
+    assert isinstance(source.sensor_model, GDALAffineSensorModel)
+
+    places = image_to_world(source.sensor_model)(POINTS)
+
+    np.testing.assert_allclose(places, by_toolkit(source.sensor_model, POINTS), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(world_to_image(source.sensor_model, places[:, :2]), POINTS, atol=1e-4)
+
+
+@given(
+    st.floats(1e-6, 0.05),
+    st.floats(-3.1, 3.1),
+    st.floats(-170, 170),
+    st.floats(-70, 70),
+    st.lists(st.tuples(st.floats(0, 20), st.floats(0, 20)), min_size=1, max_size=8),
+)
+def test_any_turned_grid_is_located_as_the_toolkit_does(size, turn, west, north, points):
+    terms = [west, size * np.cos(turn), size * np.sin(turn), north, size * np.sin(turn), -size * np.cos(turn)]
+    model = GDALAffineSensorModel(terms)
+
+    places = image_to_world(model)(np.array(points))
+
+    np.testing.assert_allclose(places, by_toolkit(model, points), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_few_points_and_none_are_arrays_too(tmp_path, count):
+    source = opened(tmp_path, geo_transform=UTM_31N, epsg=32631)
+
+    assert image_to_world(source.sensor_model)(POINTS[:count]).shape == (count, 3)
+    assert world_to_image(source.sensor_model, np.empty((0, 2))).shape == (0, 2)
+
+
+def test_a_grid_of_degrees_without_coordinate_system_is_taken_for_longitude_and_latitude(tmp_path):
+    source = opened(tmp_path, geo_transform=LONLAT)
+
+    np.testing.assert_allclose(image_to_world(source.sensor_model)(np.array([[100.0, 50.0]]))[0], [10.1, 19.95, 0.0])
+
+
+@pytest.mark.parametrize(
+    "geo_transform",
+    [
+        None,
+        (0.0, 1.0, 0.0, 0.0, 0.0, 1.0),
+        UTM_31N,  # metres of an unknown system
+        (0.0, 1.0, 0.0, 80.0, 0.0, -0.5),  # as large as degrees, but a pixel is one
+        (0.0, 0.0, 0.0, 20.0, 0.0, 0.0),  # cannot be inverted
+    ],
+)
+def test_what_says_nothing_about_the_earth_is_no_georeference(tmp_path, geo_transform):
+    source = opened(tmp_path, geo_transform=geo_transform)
+
+    assert source.sensor_model is None
+    with pytest.raises(LoadImageException, match="no georeference"):
+        extents(source)
+
+
+@pytest.mark.parametrize("driver", ["PNG", "JPEG"])
+def test_pictures_have_no_georeference_and_take_none_from_a_neighbour(tmp_path, driver):
+    (tmp_path / "image.wld").write_text("0.001\n0\n0\n-0.001\n10\n20\n")
+    (tmp_path / "image.aux.xml").write_text(
+        "<PAMDataset><GeoTransform>10,0.001,0,20,0,-0.001</GeoTransform></PAMDataset>"
+    )
+
+    assert opened(tmp_path, driver, name="image").sensor_model is None
+
+
+def test_a_coordinate_system_that_is_not_of_the_earth_is_no_georeference(tmp_path):
+    path = tmp_path / "local.tif"
+    dataset = gdal.GetDriverByName("GTiff").Create(str(path), 30, 20, 1, gdal.GDT_Byte)
+    dataset.SetGeoTransform((0.0, 1.0, 0.0, 0.0, 0.0, -1.0))
+    dataset.SetProjection('LOCAL_CS["a drawing",UNIT["metre",1]]')
+    del dataset
+    with structlog.testing.capture_logs() as logs:
+        source = open_image(place(path), SETTINGS)
+
+    assert source.sensor_model is None
+    assert "image.georeference_unreadable" in [entry["event"] for entry in logs]
+
+
+# Ground control points
+
+
+@pytest.mark.parametrize("count", [4, 6])
+def test_control_points_in_degrees(tmp_path, count):
+    def locate(x, y):
+        return 10.0 + 0.001 * x + 0.0002 * y, 20.0 - 0.001 * y + 0.0001 * x
+
+    source = opened(tmp_path, gcps=(gcps(locate, count), 4326))
+    assert isinstance(source.sensor_model, ProjectiveSensorModel)
+
+    places = image_to_world(source.sensor_model)(POINTS)
+
+    np.testing.assert_allclose(places[:, :2], [locate(x, y) for x, y in POINTS], atol=1e-7)
+    np.testing.assert_allclose(places, by_toolkit(source.sensor_model, POINTS), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(world_to_image(source.sensor_model, places[:, :2]), POINTS, atol=1e-4)
+
+
+def test_control_points_in_metres_are_brought_to_degrees(tmp_path):
+    source = opened(tmp_path, gcps=(gcps(lambda x, y: (500000.0 + 0.5 * x, 5400000.0 - 0.5 * y)), 32631))
+    grid = opened(tmp_path, name="grid", geo_transform=UTM_31N, epsg=32631)
+
+    inside = POINTS[:4]
+
+    expected = image_to_world(grid.sensor_model)(inside)
+    np.testing.assert_allclose(image_to_world(source.sensor_model)(inside), expected, atol=1e-7)
+
+
+def test_three_control_points_are_too_few(tmp_path):
+    assert opened(tmp_path, gcps=(gcps(lambda x, y: (10 + x / 1e3, 20 - y / 1e3), 3), 4326)).sensor_model is None
+
+
+def test_control_points_off_the_earth_are_no_georeference(tmp_path):
+    points = gcps(lambda x, y: (1e9 + x, 1e9 - y))
+
+    assert opened(tmp_path, gcps=(points, 32631)).sensor_model is None
+
+
+def test_control_points_on_one_line_are_no_georeference_that_lies(tmp_path):
+    points = [gdal.GCP(10.0 + i / 1e3, 20.0, 0.0, 10.0 * i, 0.0) for i in range(5)]
+    source = opened(tmp_path, gcps=(points, 4326))
+
+    assert source.sensor_model is None or np.isfinite(image_to_world(source.sensor_model)(POINTS)).any()
+
+
+# Rational polynomials
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "NITF"])
+def test_rational_cameras_come_from_tags_and_from_tres(tmp_path, driver):
+    source = opened(tmp_path, driver, rpc=rpc_metadata())
+    assert isinstance(source.sensor_model, RPCSensorModel)
+
+    places = image_to_world(source.sensor_model)(POINTS)
+
+    assert np.all(places[:, 2] == 100.0)
+    np.testing.assert_allclose(world_to_image(source.sensor_model, places), POINTS, atol=1e-3)
+    np.testing.assert_allclose(world_to_image(source.sensor_model, places[:, :2]), POINTS, atol=1e-3)
+
+
+def test_rpc_tags_place_pixels_where_gdal_does(tmp_path):
+    source = opened(tmp_path, rpc=rpc_metadata())
+    with source.dataset() as dataset:
+        transformer = gdal.Transformer(dataset, None, ["METHOD=RPC", "RPC_HEIGHT=100"])
+        expected, _ = transformer.TransformPoints(0, [(x, y, 0.0) for x, y in POINTS])
+
+    places = image_to_world(source.sensor_model)(POINTS)
+
+    np.testing.assert_allclose(places[:, :2], np.array(expected)[:, :2], atol=2e-6)
+
+
+def test_newton_finds_what_the_toolkit_finds(tmp_path):
+    source = opened(tmp_path, rpc=rpc_metadata())
+
+    fast = image_to_world(source.sensor_model)(POINTS)
+
+    plain = by_toolkit(source.sensor_model, POINTS)
+    np.testing.assert_allclose(
+        world_to_image(source.sensor_model, plain), world_to_image(source.sensor_model, fast), atol=1
+    )
+
+
+def test_points_that_newton_does_not_find_are_left_to_the_toolkit():
+    camera = RationalCamera.from_metadata(rpc_metadata())
+    far = np.array([[1e9, 1e9], [400.0, 300.0]])
+
+    places = camera.to_world(far, 100.0)
+
+    assert np.isnan(places[0]).all()
+    np.testing.assert_allclose(camera.to_pixels(places[1:]), far[1:], atol=1e-3)
+
+
+@given(
+    st.floats(-40_000, 90_000),
+    st.floats(-40_000, 90_000),
+    st.floats(-0.4, 0.4),
+    st.lists(st.tuples(st.floats(-0.01, 0.01), st.floats(-0.01, 0.01), st.floats(-400, 600)), min_size=1, max_size=5),
+)
+def test_an_encodable_camera_sees_the_same(line, sample, fraction, ground):
+    metadata = rpc_metadata(line + fraction, sample - fraction) | {"LAT_OFF": "20.00004", "LONG_SCALE": "0.01234567"}
+    camera = RationalCamera.from_metadata(metadata)
+    places = np.array(ground) + np.array([10.0, 20.0, 0.0])
+
+    encodable = camera.encodable()
+
+    np.testing.assert_allclose(encodable.to_pixels(places), camera.to_pixels(places), atol=1e-6)
+    for axis in (encodable.line, encodable.sample):
+        assert axis.offset == int(axis.offset) >= 0
+    assert RationalCamera.from_metadata(encodable.to_metadata()).latitude == encodable.latitude
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"LINE_OFF": "not a number"},
+        {"LINE_NUM_COEFF": "1 2 3"},
+        {"LAT_SCALE": "0", "LONG_SCALE": "0"},
+        {"LINE_DEN_COEFF": " ".join(["0"] * 20)},
+        {"LINE_NUM_COEFF": " ".join(["nan"] * 20)},
+        {"SAMP_NUM_COEFF": " ".join(["0"] * 19)},
+        {"HEIGHT_OFF": "inf"},
+        {"LONG_OFF": "1e6"},
+    ],
+)
+def test_a_broken_camera_is_no_georeference(tmp_path, broken):
+    memory = gdal.GetDriverByName("MEM").Create("", 30, 20, 1)
+    memory.SetMetadata(rpc_metadata() | broken, "RPC")
+    with structlog.testing.capture_logs() as logs:
+        assert build_sensor_model(memory, SETTINGS) is None
+
+    assert [entry["event"] for entry in logs] == ["image.georeference_unreadable"]
+
+
+def test_units_behind_numbers_are_read_over():
+    camera = RationalCamera.from_metadata(rpc_metadata() | {"LINE_OFF": "+000300.00 pixels"})
+
+    assert camera.line.offset == 300.0
+
+
+def test_a_grid_beats_a_camera_and_a_camera_beats_control_points(tmp_path):
+    both = opened(tmp_path, geo_transform=UTM_31N, epsg=32631, rpc=rpc_metadata())
+    points = gcps(lambda x, y: (10 + x / 1e5, 20 - y / 1e5))
+    pair = opened(tmp_path, name="pair", gcps=(points, 4326), rpc=rpc_metadata())
+
+    assert isinstance(both.sensor_model, GDALAffineSensorModel)
+    assert isinstance(pair.sensor_model, CompositeSensorModel)
+    assert default_height(pair.sensor_model) == 100.0
+    np.testing.assert_allclose(
+        image_to_world(pair.sensor_model)(POINTS),
+        image_to_world(opened(tmp_path, name="alone", rpc=rpc_metadata()).sensor_model)(POINTS),
+    )
+
+
+# NITF and SAR
+
+
+def test_a_nitf_with_corners_is_affine(tmp_path):
+    source = opened(tmp_path, "NITF", geo_transform=LONLAT, epsg=4326)
+
+    assert isinstance(source.sensor_model, GDALAffineSensorModel)
+    np.testing.assert_allclose(image_to_world(source.sensor_model)(np.array([[0.0, 0.0]]))[0, :2], [10, 20], atol=1e-3)
+
+
+def test_a_complex_sicd_is_located_on_its_scene(tmp_path):
+    source = open_image(place(write_sicd(tmp_path / "sicd.ntf", 300, 400)), SETTINGS)
+
+    centre = image_to_world(source.sensor_model)(np.array([[200.0, 150.0]]))
+
+    np.testing.assert_allclose(centre[0], [10.0, 20.0, 50.0], atol=1e-3)
+    assert default_height(source.sensor_model) == pytest.approx(50.0, abs=1e-3)
+    np.testing.assert_allclose(world_to_image(source.sensor_model, [[10.0, 20.0]]), [[200.0, 150.0]], atol=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"), [("umbra_mount_yasur.tiff", (169.449, -19.527)), ("autzen-utm10.ntf", (-123.069, 44.056))]
+)
+def test_samples_with_a_georeference_are_where_they_are(name, inside):
+    if not (SAMPLE_FOLDER / name).exists():
+        pytest.skip("the sample imagery is not here")
+    source = open_image(place(SAMPLE_FOLDER / name), SETTINGS)
+
+    span = extents(source)
+
+    assert span["west"] < inside[0] < span["east"]
+    assert span["south"] < inside[1] < span["north"]
+    assert span["east"] - span["west"] < 0.02
+
+
+def test_a_camera_of_a_part_places_at_the_height_of_the_whole():
+    camera = RPCSensorModel(*[0.0] * 6, 321.0, *[1.0] * 9)
+    corners = [ImageCoordinate(point) for point in ([0, 0], [9, 0], [9, 9], [0, 9])]
+
+    assert default_height(ChippedImageSensorModel(corners, corners, camera)) == 321.0
+
+
+def test_control_points_in_a_system_that_is_not_of_the_earth_are_no_georeference():
+    memory = gdal.GetDriverByName("MEM").Create("", 300, 200, 1)
+    memory.SetGCPs(gcps(lambda x, y: (x, y)), 'LOCAL_CS["a drawing",UNIT["metre",1]]')
+
+    assert build_sensor_model(memory, SETTINGS) is None
+
+
+# Extents
+
+
+def test_extents_of_a_north_up_image(tmp_path):
+    source = opened(tmp_path, geo_transform=LONLAT, epsg=4326)
+
+    assert extents(source) == pytest.approx({"north": 20.0, "south": 19.8, "east": 10.3, "west": 10.0})
+
+
+def test_extents_across_the_antimeridian_have_west_greater_than_east(tmp_path):
+    # UTM zone 1 begins at 180 degrees; this image begins before it.
+    source = opened(tmp_path, geo_transform=(166000.0, 5.0, 0.0, 0.0, 0.0, -5.0), epsg=32601)
+
+    span = extents(source)
+
+    assert span["west"] > 179.9
+    assert span["east"] < -179.9
+
+
+# Elevation
+
+
+@pytest.fixture
+def hills(tmp_path):
+    """A tile of elevation that rises by 100 m per degree eastwards from 10 E, 20 N, and a hole in it."""
+    heights = np.tile(np.linspace(0, 100, 101, dtype=np.float32), (101, 1))[np.newaxis]
+    heights[0, :10, :10] = -32768
+    folder = tmp_path / "dem"
+    folder.mkdir()
+    write_geotiff(folder / "n20_e010_1arc_v3.tif", heights, (10.0, 1 / 101, 0, 21.0, 0, -1 / 101), 4326)
+    dataset = gdal.Open(str(folder / "n20_e010_1arc_v3.tif"), gdal.GA_Update)
+    dataset.GetRasterBand(1).SetNoDataValue(-32768)
+    del dataset
+    return folder
+
+
+def test_elevation_comes_from_the_tile_under_the_pixel(tmp_path, hills):
+    source = opened(tmp_path, geo_transform=(10.3, 0.001, 0.0, 20.4, 0.0, -0.001), epsg=4326)
+    model = open_elevation_model(f"{hills}/")
+
+    places = image_to_world(source.sensor_model, model)(np.array([[0.0, 0.0], [200.0, 100.0]]))
+
+    np.testing.assert_allclose(places[:, 2], [30.0, 50.0], atol=1.0)
+    assert model.describe_region(GeodeticWorldCoordinate(np.radians([10.5, 20.5, 0]))) is not None
+
+
+def test_places_without_elevation_data_stay_as_they_are(tmp_path, hills):
+    source = opened(tmp_path, geo_transform=(50.0, 0.001, 0.0, 50.0, 0.0, -0.001), epsg=4326)
+    model = open_elevation_model(str(hills))
+
+    assert np.all(image_to_world(source.sensor_model, model)(POINTS)[:, 2] == 0.0)
+
+
+def test_no_location_is_no_elevation_model():
+    assert open_elevation_model(None) is None
+    assert open_elevation_model("") is None
+
+
+def test_elevation_may_be_asked_by_many_threads(hills):
+    model = open_elevation_model(str(hills))
+    failures = []
+
+    def ask(longitude):
+        for _ in range(30):
+            place_there = GeodeticWorldCoordinate(np.radians([longitude, 20.5, 0.0]))
+            model.set_elevation(place_there)
+            if abs(place_there.elevation - (longitude - 10) * 100) > 1.0:
+                failures.append(longitude)
+
+    threads = [threading.Thread(target=ask, args=(10.2 + i / 10,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert not failures
+
+
+@pytest.mark.parametrize("height", [0.0, 400.0])
+def test_a_camera_on_a_surface_sees_the_surface(tmp_path, height):
+    source = opened(tmp_path, rpc=rpc_metadata())
+    surface = ConstantElevationModel(height)
+    few = POINTS[1:3]
+
+    places = image_to_world(source.sensor_model, surface)(few)
+
+    assert np.all(places[:, 2] == height)
+    np.testing.assert_allclose(world_to_image(source.sensor_model, places), few, atol=1.0)
+    np.testing.assert_allclose(world_to_image(source.sensor_model, places[:, :2], surface), few, atol=1.0)

@@ -1,0 +1,75 @@
+"""What features say about the NITF that they were found in."""
+
+import pytest
+
+from aws.osml.model_runner.raster import RasterSettings, configure_gdal, open_image, source_metadata
+from aws.osml.model_runner.raster.source_metadata import acquisition_date
+from raster_files import SAMPLE_FOLDER, pattern, place, write_image
+
+SETTINGS = RasterSettings()
+URL = "s3://bucket/image.ntf"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def configured_gdal():
+    configure_gdal(SETTINGS, {})
+
+
+def test_a_nitf_tells_its_title_category_and_date(tmp_path):
+    options = ("FTITLE=a title", "ICAT=SAR", "IDATIM=20260317121530")
+    source = open_image(place(write_image(tmp_path / "image", pattern(1, 20, 30), "NITF", options)), SETTINGS)
+
+    assert source_metadata(source, URL) == {
+        "sourceMetadata": [
+            {
+                "location": URL,
+                "format": "NITF",
+                "category": "SAR",
+                "sourceId": "a title",
+                "sourceDT": "2026-03-17T12:15:30Z",
+            }
+        ]
+    }
+
+
+def test_a_nitf_without_a_complete_date_tells_the_rest(tmp_path):
+    path = write_image(tmp_path / "image", pattern(1, 20, 30), "NITF", ("ICAT=MS", "IDATIM=202603--------"))
+
+    metadata = source_metadata(open_image(place(path), SETTINGS), URL)["sourceMetadata"][0]
+
+    assert (metadata["category"], metadata["sourceDT"]) == ("MS", None)
+
+
+@pytest.mark.parametrize("driver", ["GTiff", "PNG", "JPEG"])
+def test_other_formats_tell_nothing(tmp_path, driver):
+    source = open_image(place(write_image(tmp_path / "image", pattern(1, 20, 30), driver)), SETTINGS)
+
+    assert source_metadata(source, URL) is None
+
+
+def test_a_real_nitf_tells_what_its_header_says():
+    path = SAMPLE_FOLDER / "i_3301a.ntf"
+    if not path.exists():
+        pytest.skip("the sample imagery is not here")
+
+    metadata = source_metadata(open_image(place(path), SETTINGS), URL)["sourceMetadata"][0]
+
+    assert metadata["category"] == "VIS"
+    assert metadata["sourceId"].startswith("Checks uncomp. 1024x1024")
+    assert metadata["sourceDT"] == "1998-03-30T12:20:24Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("20260317121530", "2026-03-17T12:15:30Z"),
+        (" 19980330122024 ", "1998-03-30T12:20:24Z"),
+        ("", None),
+        ("--------------", None),
+        ("20260317------", None),
+        ("20261399121530", None),
+        ("20260317121530.5", None),
+    ],
+)
+def test_dates(text, expected):
+    assert acquisition_date(text) == expected

@@ -1,0 +1,239 @@
+"""Jobs through a real worker process: from the message on the queue to features in S3 and Kinesis."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+from aws.osml.model_runner.local.child_process import ChildProcess
+from aws.osml.model_runner.local.data_plane import create_data_plane
+from aws.osml.model_runner.raster.pixels import write_geotiff
+from unit.malformed_requests import MALFORMED
+from worker_process import Site, eventually
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory):
+    """A georeferenced image of 1200 x 900 pixels, off the equator in UTM zone 31."""
+    path = tmp_path_factory.mktemp("images") / "scene.tif"
+    pixels = np.random.default_rng(1).integers(0, 255, (3, 900, 1200), dtype=np.uint8)
+    write_geotiff(path, pixels, (500_000.0, 0.5, 0.0, 5_400_000.0, 0.0, -0.5), epsg=32631)
+    return path
+
+
+@pytest.fixture
+def site(emulator, data_plane, tmp_path):
+    """A data plane without a worker, for tests that need one of their own."""
+    return Site(emulator, data_plane, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def busy_site(emulator, tmp_path_factory):
+    """A data plane whose one worker takes the jobs of every test here, one after the other."""
+    busy_site = Site(emulator, create_data_plane(emulator.client, "worker-tests"), tmp_path_factory.mktemp("worker"))
+    with busy_site.worker():
+        yield busy_site
+
+
+def test_a_job_delivers_each_feature_once_to_every_output(busy_site, image, model_server):
+    model = model_server("flood", count=3)
+    request = busy_site.request(str(image), model.invocations_url, postProcessing=_distillation("NONE"))
+    job = request["jobId"]
+    busy_site.submit(request)
+    statuses = busy_site.wait_for_end(job)
+    assert (statuses[0], statuses[-1]) == ("STARTED", "SUCCESS")
+    assert set(statuses[1:-1]) == {"IN_PROGRESS"}
+    features = busy_site.features(job)
+    tiles = 6 * 4
+    assert len(features) == 3 * tiles
+    assert len(set(busy_site.stream_ids(job))) == len(busy_site.stream_ids(job)) == 3 * tiles
+    for feature in features:
+        (x, y), *_ = feature["properties"]["imageGeometry"]["coordinates"][0]
+        lon, lat, elevation = feature["geometry"]["coordinates"][0][0]
+        assert 0 <= x <= 1200
+        assert 0 <= y <= 900
+        assert (2.99 < lon < 3.02, 48.74 < lat < 48.76, elevation) == (True, True, 0.0)
+        assert feature["properties"]["inferenceMetadata"]["jobId"] == job
+        assert "image_id" not in feature["properties"]
+    busy_site.check_books(job)
+    assert [busy_site.messages_in(queue) for queue in ("IMAGE_QUEUE", "IMAGE_DLQ", "REGION_DLQ")] == [0, 0, 0]
+
+
+def test_an_image_in_s3_and_one_region(site, image, model_server):
+    model = model_server("centerpoint")
+    site.client("s3").upload_file(str(image), site.data_plane.result_bucket, "in/scene.tif")
+    request = site.request(f"s3://{site.data_plane.result_bucket}/in/scene.tif", model.invocations_url)
+    with site.worker(REGION_SIZE="(4096, 4096)", IMAGE_SOURCES="s3"):
+        site.submit(request)
+        assert site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
+    assert len(site.features(request["jobId"])) == 24
+    site.check_books(request["jobId"])
+
+
+def test_every_malformed_request_is_set_aside_and_told_and_the_next_good_one_runs(site, image, model_server):
+    model = model_server("centerpoint")
+    # A message of over 256 KiB is refused by the queue itself.
+    bad = [(name, body, fields) for name, body, fields in MALFORMED if body and len(body.encode()) < 250_000]
+    bad = [case for case in bad if _is_utf8(case[1])]
+    assert len(bad) >= 40
+    request = site.request(str(image), model.invocations_url)
+    with site.worker():
+        for _, body, _ in bad:
+            site.submit(body)
+        site.submit(request)
+        assert site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
+        eventually(lambda: len(_failures(site)) >= len(bad))
+        eventually(lambda: site.messages_in("IMAGE_QUEUE") == 0)
+    assert sorted(site.drain("IMAGE_DLQ")) == sorted(body for _, body, _ in bad)
+    told = _failures(site)
+    assert len(told) == len(bad)
+    for name, _, fields in bad:
+        assert any(all(field in event.message for field in fields) for event in told), name
+
+
+def test_the_same_request_three_times_is_one_job_and_another_under_its_id_is_refused(busy_site, image, model_server):
+    model = model_server("centerpoint")
+    request = busy_site.request(str(image), model.invocations_url)
+    other = request | {"imageProcessorTileSize": 128}
+    for _ in range(3):
+        busy_site.submit(request)
+    busy_site.wait_for_end(request["jobId"])
+    busy_site.submit(other)
+    eventually(lambda: busy_site.messages_in("IMAGE_DLQ") == 1)
+    busy_site.wait_for_end(request["jobId"], count=2)
+    assert busy_site.drain("IMAGE_DLQ") == [json.dumps(other)]
+    failures = [event for event in _failures(busy_site) if event.attributes["job_id"] == request["jobId"]]
+    assert ["JOB_ID_REUSED" in event.message for event in failures] == [True]
+    assert len(busy_site.features(request["jobId"])) == 24
+    assert model.stats()["requests"] == 24
+
+
+def test_several_images_are_one_job_each_under_one_id(busy_site, image, tmp_path, model_server):
+    model = model_server("centerpoint")
+    second = tmp_path / "other" / image.name
+    second.parent.mkdir()
+    second.write_bytes(image.read_bytes())
+    request = busy_site.request(str(image), model.invocations_url, imageUrls=[str(image), str(second)])
+    busy_site.submit(request)
+    busy_site.wait_for_end(request["jobId"], count=2)
+    bucket, prefix = busy_site.data_plane.result_bucket, f"{request['jobId']}/{request['jobId']}/"
+    keys = [item["Key"] for item in busy_site.client("s3").list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]]
+    assert keys == [f"{prefix}scene.tif-2.geojson", f"{prefix}scene.tif.geojson"]
+    eventually(lambda: not busy_site.open_jobs())
+
+
+def test_a_region_of_interest_limits_what_the_model_sees(busy_site, image, model_server):
+    model = model_server("centerpoint")
+    # The upper left quarter, in degrees.
+    interest = "POLYGON ((2.99 48.76, 3.00367 48.76, 3.00367 48.75165, 2.99 48.75165, 2.99 48.76))"
+    request = busy_site.request(str(image), model.invocations_url, regionOfInterest=interest)
+    busy_site.submit(request)
+    assert busy_site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
+    assert 0 < model.stats()["requests"] < 24
+    busy_site.check_books(request["jobId"])
+
+
+@pytest.mark.parametrize(("algorithm", "expected"), [("NMS", 1), ("SOFT_NMS", 1), ("NONE", 2)])
+def test_post_processing_is_what_the_request_asks(busy_site, image, model_server, algorithm, expected):
+    """Two tiles of an image as wide as one and a bit see almost the same pixels, and report the same middle twice."""
+    model = model_server("centerpoint")
+    narrow = image.with_name(f"{algorithm}.tif")
+    write_geotiff(narrow, np.zeros((1, 256, 258), np.uint8), (0.0, 0.1, 0.0, 0.0, 0.0, -0.1), epsg=4326)
+    options = {"iouThreshold": 0.5} | ({"skipBoxThreshold": 0.9, "sigma": 0.1} if algorithm == "SOFT_NMS" else {})
+    request = busy_site.request(str(narrow), model.invocations_url, postProcessing=_distillation(algorithm, **options))
+    busy_site.submit(request)
+    busy_site.wait_for_end(request["jobId"])
+    assert len(busy_site.features(request["jobId"])) == expected
+
+
+def test_tiles_that_the_model_refuses_make_the_job_partial_and_no_other_fails(busy_site, image, model_server):
+    model = model_server("failure", outcomes={"200": 0.6, "400": 0.4}, seed=3)
+    request = busy_site.request(str(image), model.invocations_url)
+    busy_site.submit(request)
+    assert busy_site.wait_for_end(request["jobId"])[-1] == "PARTIAL"
+    failed = [row for row in busy_site.rows("FEATURE_TABLE") if row.get("tile_status", {}).get("S") == "FAILED"]
+    assert {row["error_code"]["S"] for row in failed} == {"MODEL_4XX"}
+    assert len(busy_site.features(request["jobId"])) == 24 - len(failed)
+    busy_site.check_books(request["jobId"])
+
+
+def test_a_model_that_answers_nothing_useful_fails_the_job(busy_site, image, model_server):
+    model = model_server("failure", outcomes={"garbage": 1})
+    request = busy_site.request(str(image), model.invocations_url)
+    busy_site.submit(request)
+    assert busy_site.wait_for_end(request["jobId"])[-1] == "FAILED"
+    assert busy_site.features(request["jobId"]) == []
+    busy_site.check_books(request["jobId"])
+
+
+def test_a_busy_model_is_waited_for_and_fails_no_tile(busy_site, image, model_server):
+    model = model_server("failure", outcomes={"200": 0.5, "503": 0.3, "429": 0.2}, seed=1)
+    request = busy_site.request(str(image), model.invocations_url)
+    busy_site.submit(request)
+    assert busy_site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
+    assert model.stats()["requests"] > 24
+    busy_site.check_books(request["jobId"])
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("s3://no-such-bucket/scene.tif", "no-such-bucket"),
+        ("/no/such/file.tif", "/no/such/file.tif"),
+    ],
+)
+def test_an_image_that_cannot_be_read_fails_with_the_reason(busy_site, model_server, url, reason):
+    request = busy_site.request(url, model_server("centerpoint").invocations_url)
+    busy_site.submit(request)
+    assert busy_site.wait_for_end(request["jobId"]) == ["STARTED", "FAILED"]
+    assert reason in busy_site.last_event(request["jobId"]).message
+    assert not busy_site.open_jobs()
+
+
+def test_files_are_refused_unless_the_environment_allows_them(site, image, model_server):
+    request = site.request(str(image), model_server("centerpoint").invocations_url)
+    with site.worker(IMAGE_SOURCES=""):
+        site.submit(request)
+        assert site.wait_for_end(request["jobId"]) == ["FAILED"]
+    assert "imageUrls" in site.last_event(request["jobId"]).message
+    assert site.drain("IMAGE_DLQ") == [json.dumps(request)]
+
+
+def test_an_output_that_cannot_be_written_makes_the_job_partial_and_says_which(busy_site, image, model_server):
+    request = busy_site.request(str(image), model_server("centerpoint").invocations_url)
+    request["outputs"][0]["bucket"] = "nobody-has-this-bucket"
+    busy_site.submit(request)
+    assert busy_site.wait_for_end(request["jobId"])[-1] == "PARTIAL"
+    assert "nobody-has-this-bucket" in busy_site.last_event(request["jobId"]).message
+    assert len(busy_site.stream_ids(request["jobId"])) == 24
+
+
+def test_the_environments_problems_are_told_all_at_once(site):
+    environment = site.environment(WORKERS="many", IMAGE_QUEUE="not a url", REGION_SIZE="large")
+    del environment["FEATURE_TABLE"]
+    with pytest.raises(Exception, match="exit code 2") as failure, _serve(site, environment) as process:
+        process.wait_until(lambda: None, timeout_s=30)
+    for name in ("WORKERS", "IMAGE_QUEUE", "REGION_SIZE", "FEATURE_TABLE"):
+        assert name in str(failure.value)
+
+
+def _serve(site, environment):
+    command = [sys.executable, "-m", "aws.osml.model_runner", "serve"]
+    return ChildProcess.start("worker", command, environment, site.directory / "bad.log")
+
+
+def _distillation(algorithm, **options):
+    return [{"step": "FEATURE_DISTILLATION", "algorithm": {"algorithmType": algorithm, **options}}]
+
+
+def _failures(site):
+    site.statuses("")
+    return [event for event in site.events if str(event.status) == "FAILED"]
+
+
+def _is_utf8(body):
+    try:
+        body.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

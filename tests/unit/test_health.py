@@ -1,0 +1,126 @@
+"""The health file: what it says, how often it is written, and when a worker counts as stuck."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from aws.osml.model_runner.health import MAX_AGE_S, HealthFile, HealthReport, is_process_alive, read_health
+
+
+class Clock:
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_the_file_tells_process_state_and_time(tmp_path, clock):
+    path = tmp_path / "deep" / "health.json"
+    HealthFile(path, clock).note_progress()
+    assert read_health(path) == HealthReport(os.getpid(), "running", 1000.0)
+    assert list(path.parent.iterdir()) == [path], "nothing else is left lying there"
+
+
+def test_it_is_written_every_few_seconds_at_most(tmp_path, clock):
+    path = tmp_path / "health.json"
+    health = HealthFile(str(path), clock, min_interval_s=5.0)
+    health.note_progress()
+    clock.now_s = 1004.9
+    health.note_progress()
+    assert read_health(path).last_progress == 1000.0
+    clock.now_s = 1005.0
+    health.note_progress()
+    assert read_health(path).last_progress == 1005.0
+
+
+def test_another_state_is_written_at_once(tmp_path, clock):
+    path = tmp_path / "health.json"
+    health = HealthFile(path, clock)
+    health.note_progress()
+    clock.now_s = 1000.5
+    health.note_progress("stopped")
+    assert read_health(path) == HealthReport(os.getpid(), "stopped", 1000.5)
+
+
+def test_without_a_path_nothing_is_written(tmp_path, clock, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in (None, ""):
+        HealthFile(path, clock).note_progress()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_never_sees_half_a_report(tmp_path):
+    path = tmp_path / "health.json"
+    health = HealthFile(path, min_interval_s=0.0)
+    health.note_progress()
+    ended = threading.Event()
+
+    def write() -> None:
+        for _ in range(200):
+            health.note_progress("busy")
+        ended.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    while not ended.is_set():
+        assert read_health(path).pid == os.getpid()
+    thread.join()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"pid": 1}', '{"pid": 1, "state": "x", "last_progress": 0, "n": 1}'])
+def test_what_is_no_report_is_refused(tmp_path, text):
+    path = tmp_path / "health.json"
+    path.write_text(text)
+    with pytest.raises((ValueError, TypeError)):
+        read_health(path)
+
+
+def test_a_missing_file_is_an_oserror(tmp_path):
+    with pytest.raises(OSError, match="No such file"):
+        read_health(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("age_s", "is_alive", "problem"),
+    [
+        (0.0, True, None),
+        (MAX_AGE_S, True, None),
+        (MAX_AGE_S + 1, True, "no progress for 121 s"),
+        (0.0, False, "process 7 is gone"),
+        (MAX_AGE_S + 1, False, "process 7 is gone"),
+        (-30.0, True, None),
+    ],
+)
+def test_problem(age_s, is_alive, problem):
+    report = HealthReport(7, "running", 1000.0)
+    assert report.problem(1000.0 + age_s, lambda pid: is_alive) == problem
+
+
+def test_is_process_alive():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    assert is_process_alive(child.pid)
+    child.communicate(b"\n")
+    assert not is_process_alive(child.pid)
+
+
+def test_a_process_of_another_user_is_alive(monkeypatch):
+    def refuse(pid: int, signal: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert is_process_alive(1)
+
+
+def test_the_report_is_plain_json(tmp_path, clock):
+    path = tmp_path / "health.json"
+    HealthFile(path, clock).note_progress()
+    assert json.loads(path.read_text()) == {"pid": os.getpid(), "state": "running", "last_progress": 1000.0}

@@ -1,0 +1,132 @@
+"""Leases: renewed while the work moves, let go when it is another's or stands still; an error ends nothing."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from aws.osml.model_runner.lease_keeper import Lease, LeaseKeeper
+from aws.osml.model_runner.queue.exceptions import QueueError
+
+WAIT_S = 5.0
+STALL_S = 600.0
+
+
+class Clock:
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Renewals:
+    """Answers one renewal after the other as the script says; the last answer stays."""
+
+    def __init__(self, *script: bool | Exception) -> None:
+        self.script = list(script)
+        self.count = 0
+        self._counted = threading.Condition()
+
+    def __call__(self) -> bool:
+        answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        with self._counted:
+            self.count += 1
+            self._counted.notify_all()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def reach(self, count: int) -> bool:
+        with self._counted:
+            return self._counted.wait_for(lambda: self.count >= count, WAIT_S)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def keeper(clock) -> Iterator[LeaseKeeper]:
+    made = LeaseKeeper(interval_s=0.002, stall_s=STALL_S, now=clock)
+    made.start()
+    yield made
+    made.close()
+    made._thread.join(WAIT_S)
+    assert not made._thread.is_alive()
+
+
+def lease_of(renew: Callable[[], bool], on_lost: Callable[[], None] = lambda: None, progress_s: float = 1000.0) -> Lease:
+    return Lease("region", renew, on_lost, last_progress=lambda: progress_s)
+
+
+def test_a_lease_is_renewed_again_and_again_until_its_holder_leaves(keeper):
+    renew = Renewals(True)
+    with keeper.keep(lease_of(renew)) as lease:
+        assert renew.reach(5)
+        assert not lease.lost.is_set()
+    other = Renewals(True)
+    with keeper.keep(lease_of(other)):
+        assert other.reach(1)
+        count = renew.count
+        assert other.reach(6)
+    assert renew.count == count
+
+
+def test_a_holder_that_leaves_by_an_exception_is_no_longer_kept(keeper):
+    lease = lease_of(Renewals(True))
+    with pytest.raises(RuntimeError), keeper.keep(lease):
+        raise RuntimeError("the work failed")
+    assert keeper._leases == set()
+
+
+def test_a_lease_that_is_anothers_is_told_once_and_not_renewed_again(keeper):
+    told: list[str] = []
+    renew, other = Renewals(True, False), Renewals(True)
+    with keeper.keep(lease_of(renew, lambda: told.append("lost"))) as lease, keeper.keep(lease_of(other)):
+        assert lease.lost.wait(WAIT_S)
+        assert other.reach(other.count + 5)
+        assert renew.count == 2
+    assert told == ["lost"]
+
+
+def test_work_that_stands_still_loses_its_lease_without_a_renewal(keeper, clock):
+    told: list[str] = []
+    renew = Renewals(True)
+    with keeper.keep(lease_of(renew, lambda: told.append("lost"), progress_s=1000.0)) as lease:
+        clock.now_s = 1000.0 + STALL_S
+        assert renew.reach(renew.count + 3), "it may stand still for just that long"
+        clock.now_s += 1.0
+        assert lease.lost.wait(WAIT_S)
+    assert told == ["lost"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ClientError({"Error": {"Code": "ProvisionedThroughputExceededException"}}, "UpdateItem"),
+        EndpointConnectionError(endpoint_url="http://127.0.0.1:1"),
+        QueueError("SQS change_message_visibility failed"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_renewal_that_fails_is_tried_at_the_next_beat(keeper, error):
+    renew = Renewals(True, error, error, True)
+    with keeper.keep(lease_of(renew)) as lease:
+        assert renew.reach(8)
+        assert not lease.lost.is_set()
+
+
+def test_after_the_end_nothing_is_renewed(clock):
+    keeper = LeaseKeeper(interval_s=0.002, stall_s=STALL_S, now=clock)
+    keeper.start()
+    renew = Renewals(True)
+    with keeper.keep(lease_of(renew)) as lease:
+        assert renew.reach(2)
+        keeper.close()
+        keeper._thread.join(WAIT_S)
+        count = renew.count
+        assert not renew.script[1:]
+        assert not lease.lost.is_set()
+    assert renew.count == count

@@ -1,0 +1,386 @@
+"""The stages that tiles pass: whatever a step does, every tile is counted out and the threads live on."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from aws.osml.model_runner.common.typing import ImageRegion, TileState
+from aws.osml.model_runner.exceptions import (
+    BadModelAnswerError,
+    ModelBackPressureError,
+    ModelTileError,
+    TableError,
+    TileEncodingError,
+)
+from aws.osml.model_runner.tile_worker.pipeline import BAD_RESPONSE, INTERNAL_ERROR, TILE_ENCODING, TilePipeline
+from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile, TileResult
+
+WAIT_S = 5.0
+
+
+class Peak:
+    """Counts what is under way, and remembers the most."""
+
+    def __init__(self) -> None:
+        self.now = self.most = 0
+        self._lock = threading.Lock()
+
+    def add(self, amount: int) -> None:
+        with self._lock:
+            self.now += amount
+            self.most = max(self.most, self.now)
+
+
+class FakeSteps:
+    """Steps of a region in memory; a fault is a function of the tile that may raise or wait."""
+
+    def __init__(self, encoded_bytes: int = 10, **faults: Callable[[Tile], object]) -> None:
+        self.faults = faults
+        self.encoded_bytes = encoded_bytes
+        self.stored: dict[int, TileResult] = {}
+        self.calls: Counter[str] = Counter()
+        self.detecting = Peak()
+        self.encoded = Peak()
+        self._lock = threading.Lock()
+
+    def _step(self, name: str, tile: Tile) -> None:
+        with self._lock:
+            self.calls[name] += 1
+        if name in self.faults:
+            self.faults[name](tile)
+
+    def cut(self, tile: Tile) -> bytes:
+        self._step("cut", tile)
+        self.encoded.add(self.encoded_bytes)
+        return b"x" * self.encoded_bytes
+
+    def detect(self, tile: Tile, encoded: bytes) -> bytes:
+        self.encoded.add(-len(encoded))
+        self.detecting.add(1)
+        try:
+            self._step("detect", tile)
+        finally:
+            self.detecting.add(-1)
+        return b"answer %d" % tile.index
+
+    def locate(self, tile: Tile, answer: bytes) -> TileResult:
+        self._step("locate", tile)
+        return TileResult(TileState.SUCCEEDED, (answer,))
+
+    def store(self, tile: Tile, result: TileResult) -> TileState:
+        self._step("store", tile)
+        with self._lock:
+            self.stored[tile.index] = result
+        return result.state
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[Any]]:
+    """Catch what is logged: tracebacks are slow to draw."""
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as caught:
+        yield caught
+
+
+@pytest.fixture
+def pipeline() -> Iterator[TilePipeline]:
+    made = TilePipeline(cutters=2, callers=3, storers=2, max_encoded_bytes=1000)
+    made.start()
+    yield made
+    made.close()
+    assert not [thread for thread in made._threads if thread.is_alive()]
+
+
+def tiles(count: int) -> list[Tile]:
+    return [Tile(index, ImageRegion.of(((0, 512 * index), (512, 512)))) for index in range(count)]
+
+
+def new_run(**options: Any) -> RegionRun:
+    return RegionRun(time.monotonic, **options)
+
+
+def in_thread(function: Callable[..., object], *arguments: object) -> Callable[[], None]:
+    """Call a function in a thread of its own; what comes back waits for it, and fails the test when it hangs."""
+    thread = threading.Thread(target=function, args=arguments, daemon=True)
+    thread.start()
+
+    def ended() -> None:
+        thread.join(WAIT_S)
+        assert not thread.is_alive(), "it hangs"
+
+    return ended
+
+
+def run_tiles(pipeline: TilePipeline, run: RegionRun, steps: FakeSteps, count: int) -> None:
+    in_thread(pipeline.run, run, steps, tiles(count))()
+
+
+def only(index: int, error: Exception) -> Callable[[Tile], None]:
+    def fault(tile: Tile) -> None:
+        if tile.index == index:
+            raise error
+
+    return fault
+
+
+def always(error: Exception) -> Callable[[Tile], None]:
+    def fault(tile: Tile) -> None:
+        raise error
+
+    return fault
+
+
+def test_every_tile_passes_every_stage_once(pipeline):
+    run, steps = new_run(), FakeSteps()
+    run_tiles(pipeline, run, steps, 100)
+    assert run.outcomes == dict.fromkeys(range(100), TileState.SUCCEEDED)
+    assert steps.calls == dict.fromkeys(("cut", "detect", "locate", "store"), 100)
+    assert steps.stored[7].features == (b"answer 7",)
+    assert run.stopped_by is None
+    assert not run.is_stopped
+
+
+def test_a_region_without_tiles_ends_at_once(pipeline):
+    run = new_run()
+    run_tiles(pipeline, run, FakeSteps(), 0)
+    assert run.outcomes == {}
+
+
+def test_the_state_that_counts_is_the_one_that_was_stored(pipeline):
+    class Beaten(FakeSteps):
+        def store(self, tile: Tile, result: TileResult) -> TileState:
+            super().store(tile, result)
+            return TileState.FAILED
+
+    run = new_run()
+    run_tiles(pipeline, run, Beaten(), 3)
+    assert run.outcomes == dict.fromkeys(range(3), TileState.FAILED)
+
+
+def test_never_more_calls_in_flight_than_there_are_callers_and_no_fewer():
+    together = threading.Barrier(3, timeout=WAIT_S)
+    pipeline = TilePipeline(cutters=2, callers=3, storers=2, max_encoded_bytes=1000)
+    pipeline.start()
+    run, steps = new_run(), FakeSteps(detect=lambda tile: together.wait())
+    run_tiles(pipeline, run, steps, 30)
+    pipeline.close()
+    assert len(run.outcomes) == 30
+    assert steps.detecting.most == 3
+
+
+def test_never_more_encoded_bytes_queued_than_allowed():
+    release = threading.Event()
+    pipeline = TilePipeline(cutters=2, callers=8, storers=1, max_encoded_bytes=100)
+    pipeline.start()
+    run, steps = new_run(), FakeSteps(encoded_bytes=40, detect=lambda tile: release.wait(WAIT_S))
+    ended = in_thread(pipeline.run, run, steps, tiles(60))
+    deadline = time.monotonic() + WAIT_S
+    while steps.calls["cut"] < 12 and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(0.05)
+    # 8 are with the model, 2 of 40 bytes wait in the queue, and each of 2 cutters holds one that does not fit.
+    assert steps.calls["cut"] == 12
+    assert pipeline._to_detect._bytes == 80
+    release.set()
+    ended()
+    pipeline.close()
+    assert steps.encoded.most <= 100 + (2 + 8) * 40
+    assert len(run.outcomes) == 60
+
+
+def test_a_slow_end_holds_back_the_beginning():
+    release = threading.Event()
+    pipeline = TilePipeline(cutters=1, callers=1, storers=1, max_encoded_bytes=1000)
+    pipeline.start()
+    run, steps = new_run(), FakeSteps(store=lambda tile: release.wait(WAIT_S))
+    ended = in_thread(pipeline.run, run, steps, tiles(200))
+    time.sleep(0.1)
+    assert steps.calls["cut"] <= 10
+    release.set()
+    ended()
+    pipeline.close()
+    assert len(run.outcomes) == 200
+
+
+def test_back_pressure_stops_the_run_and_fails_no_tile(pipeline):
+    refusal = ModelBackPressureError("busy", 30.0)
+    run, steps = new_run(), FakeSteps(detect=only(20, refusal))
+    run_tiles(pipeline, run, steps, 1000)
+    assert run.stopped_by is refusal
+    assert len(run.outcomes) < 1000
+    assert 20 not in run.outcomes
+    assert set(run.outcomes.values()) == {TileState.SUCCEEDED}
+    assert set(steps.stored) == set(run.outcomes), "what the model has answered is stored"
+    assert not run.enter()
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "code"),
+    [
+        ("cut", TileEncodingError("cannot hold 7 bands"), TILE_ENCODING),
+        ("detect", ModelTileError("refused", "MODEL_4XX"), "MODEL_4XX"),
+        ("locate", BadModelAnswerError("no collection"), BAD_RESPONSE),
+        ("cut", KeyError("unforeseen"), INTERNAL_ERROR),
+        ("detect", KeyError("unforeseen"), INTERNAL_ERROR),
+        ("locate", KeyError("unforeseen"), INTERNAL_ERROR),
+    ],
+)
+def test_an_error_of_one_tile_fails_that_tile_alone(pipeline, step, error, code):
+    run, steps = new_run(), FakeSteps(**{step: only(3, error)})
+    run_tiles(pipeline, run, steps, 20)
+    assert run.outcomes == {**dict.fromkeys(range(20), TileState.SUCCEEDED), 3: TileState.FAILED}
+    assert steps.stored[3] == TileResult(TileState.FAILED, error_code=code)
+    assert run.stopped_by is None
+
+
+@pytest.mark.parametrize("step", ["cut", "detect", "locate"])
+def test_threads_live_on_when_every_tile_breaks(step):
+    pipeline = TilePipeline(cutters=1, callers=1, storers=1, max_encoded_bytes=1000)
+    pipeline.start()
+    broken = new_run()
+    run_tiles(pipeline, broken, FakeSteps(**{step: always(KeyError("unforeseen"))}), 50)
+    assert broken.outcomes == dict.fromkeys(range(50), TileState.FAILED)
+    healthy = new_run()
+    run_tiles(pipeline, healthy, FakeSteps(), 50)
+    assert healthy.outcomes == dict.fromkeys(range(50), TileState.SUCCEEDED)
+    pipeline.close()
+
+
+def test_a_tile_that_breaks_in_the_last_stage_needs_no_room_in_a_full_queue():
+    pipeline = TilePipeline(cutters=1, callers=2, storers=1, max_encoded_bytes=1000)
+    pipeline.start()
+
+    def break_when_full(tile: Tile) -> None:
+        deadline = time.monotonic() + 1.0
+        while tile.index == 0 and len(pipeline._to_store._items) < 4 and time.monotonic() < deadline:
+            time.sleep(0.005)
+        if tile.index == 0:
+            raise KeyError("unforeseen")
+
+    run = new_run()
+    run_tiles(pipeline, run, FakeSteps(locate=break_when_full), 30)
+    assert run.outcomes == {**dict.fromkeys(range(30), TileState.SUCCEEDED), 0: TileState.FAILED}
+    pipeline.close()
+
+
+def test_a_table_that_takes_no_tile_stops_the_run(pipeline):
+    error = TableError("no table")
+    run, steps = new_run(), FakeSteps(store=always(error))
+    run_tiles(pipeline, run, steps, 500)
+    assert run.stopped_by is error
+    assert run.outcomes == {}
+    assert steps.calls["store"] < 500
+    again = new_run()
+    run_tiles(pipeline, again, FakeSteps(), 10)
+    assert len(again.outcomes) == 10
+
+
+def test_stopping_ends_what_was_answered_and_begins_nothing(pipeline):
+    stopping = threading.Event()
+
+    def stop_at_ten(tile: Tile) -> None:
+        if tile.index == 10:
+            stopping.set()
+
+    run, steps = new_run(stopping=stopping), FakeSteps(detect=stop_at_ten)
+    run_tiles(pipeline, run, steps, 1000)
+    assert 10 in run.outcomes
+    assert len(run.outcomes) < 1000
+    assert set(steps.stored) == set(run.outcomes)
+    assert run.stopped_by is None
+
+
+def test_two_regions_share_the_stages(pipeline):
+    first_is_held = threading.Event()
+    second_is_done = threading.Event()
+
+    def hold_one(tile: Tile) -> None:
+        if tile.index == 0:
+            first_is_held.set()
+            assert second_is_done.wait(WAIT_S)
+
+    held, free = new_run(), new_run()
+    ended = in_thread(pipeline.run, held, FakeSteps(detect=hold_one), tiles(5))
+    assert first_is_held.wait(WAIT_S)
+    run_tiles(pipeline, free, FakeSteps(), 40)
+    second_is_done.set()
+    ended()
+    assert len(free.outcomes) == 40
+    assert len(held.outcomes) == 5
+
+
+def test_a_region_that_is_stopped_does_not_stop_its_neighbour(pipeline):
+    stopped, free = new_run(), new_run()
+    busy = FakeSteps(detect=always(ModelBackPressureError("busy")))
+    one = in_thread(pipeline.run, stopped, busy, tiles(50))
+    other = in_thread(pipeline.run, free, FakeSteps(), tiles(50))
+    one()
+    other()
+    assert stopped.outcomes == {}
+    assert len(free.outcomes) == 50
+
+
+@pytest.mark.parametrize("slow_step", ["cut", "detect", "store"])
+def test_closing_while_tiles_are_queued_leaves_no_run_hanging(slow_step):
+    began, release = threading.Event(), threading.Event()
+
+    def hold(tile: Tile) -> None:
+        began.set()
+        release.wait(WAIT_S)
+
+    pipeline = TilePipeline(cutters=1, callers=1, storers=1, max_encoded_bytes=20)
+    pipeline.start()
+    run, steps = new_run(), FakeSteps(**{slow_step: hold})
+    ended = in_thread(pipeline.run, run, steps, tiles(50))
+    assert began.wait(WAIT_S)
+    time.sleep(0.05)
+    closed = in_thread(pipeline.close)
+    time.sleep(0.05)
+    release.set()
+    ended()
+    closed()
+    assert len(run.outcomes) < 50
+    assert set(steps.stored) == set(run.outcomes)
+    assert run.is_stopped
+
+
+@pytest.mark.parametrize("step", ["cut", "detect"])
+def test_a_tile_that_breaks_while_the_pipeline_closes_is_still_counted_out(step):
+    began, release = threading.Event(), threading.Event()
+
+    def break_late(tile: Tile) -> None:
+        began.set()
+        release.wait(WAIT_S)
+        raise KeyError("unforeseen")
+
+    pipeline = TilePipeline(cutters=1, callers=1, storers=1, max_encoded_bytes=1000)
+    pipeline.start()
+    run, steps = new_run(), FakeSteps(**{step: break_late})
+    ended = in_thread(pipeline.run, run, steps, tiles(5))
+    assert began.wait(WAIT_S)
+    closed = in_thread(pipeline.close)
+    time.sleep(0.03)
+    release.set()
+    ended()
+    closed()
+    assert set(run.outcomes.values()) <= {TileState.FAILED}
+
+
+def test_a_closed_pipeline_runs_nothing(pipeline):
+    pipeline.close()
+    run, steps = new_run(), FakeSteps()
+    run_tiles(pipeline, run, steps, 5)
+    assert run.outcomes == {}
+    assert run.is_stopped
+    assert steps.calls == {}
+
+
+def test_events_of_a_tile_carry_its_regions_fields(pipeline, logs):
+    run = new_run(log_fields={"region_id": "r-7"})
+    run_tiles(pipeline, run, FakeSteps(detect=only(1, ModelTileError("refused", "MODEL_4XX"))), 3)
+    [event] = [log for log in logs if log["event"] == "tile.failed"]
+    assert (event["region_id"], event["tile_index"], event["code"]) == ("r-7", 1, "MODEL_4XX")

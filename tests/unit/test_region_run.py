@@ -1,0 +1,124 @@
+"""A region's tiles, counted in and out."""
+
+import threading
+
+import pytest
+
+from aws.osml.model_runner.common.typing import ImageRegion, TileState
+from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile
+
+WAIT_S = 5.0
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def tile(index: int) -> Tile:
+    return Tile(index, ImageRegion.of(((0, 512 * index), (512, 512))))
+
+
+def test_outcomes_are_kept_by_the_tiles_place_in_the_plan():
+    run = RegionRun(Clock())
+    for index, state in ((3, TileState.SUCCEEDED), (1, TileState.FAILED)):
+        assert run.enter()
+        run.leave(tile(index), state)
+    assert run.outcomes == {3: TileState.SUCCEEDED, 1: TileState.FAILED}
+    run.wait()
+
+
+def test_a_tile_that_came_to_no_end_has_no_outcome():
+    run = RegionRun(Clock())
+    run.enter()
+    run.leave(tile(0), None)
+    assert run.outcomes == {}
+    run.wait()
+
+
+def test_wait_returns_when_the_last_tile_is_out():
+    run = RegionRun(Clock())
+    run.enter()
+    run.enter()
+    waiting = threading.Thread(target=run.wait, daemon=True)
+    waiting.start()
+    run.leave(tile(0), TileState.SUCCEEDED)
+    waiting.join(0.03)
+    assert waiting.is_alive()
+    run.leave(tile(1), None)
+    waiting.join(WAIT_S)
+    assert not waiting.is_alive()
+
+
+def test_progress_is_when_a_tile_last_ended():
+    clock = Clock()
+    run = RegionRun(clock)
+    assert run.last_progress == 100.0
+    clock.now_s = 107.0
+    run.enter()
+    assert run.last_progress == 100.0
+    run.leave(tile(0), TileState.FAILED)
+    assert run.last_progress == 107.0
+    clock.now_s = 110.0
+    run.enter()
+    run.leave(tile(1), None)
+    assert run.last_progress == 107.0
+
+
+def test_progress_is_told_once_and_only_by_a_tile_that_ended():
+    told: list[int] = []
+    run = RegionRun(Clock(), on_progress=lambda: told.append(len(run.outcomes)))
+    run.enter()
+    run.leave(tile(0), None)
+    assert told == []
+    for index in (1, 2):
+        run.enter()
+        run.leave(tile(index), TileState.SUCCEEDED)
+    assert told == [0]
+
+
+def test_a_stopped_run_lets_no_tile_in_and_keeps_the_first_reason():
+    run = RegionRun(Clock())
+    assert run.stopped_by is None
+    assert not run.is_stopped
+    first, second = ValueError("first"), ValueError("second")
+    run.stop()
+    assert run.stopped_by is None
+    run.stop(first)
+    run.stop(second)
+    assert run.is_stopped
+    assert run.stopped_by is first
+    assert not run.enter()
+    run.wait()
+
+
+def test_stopping_the_process_stops_every_run():
+    stopping = threading.Event()
+    runs = [RegionRun(Clock(), stopping=stopping) for _ in range(2)]
+    assert all(run.enter() for run in runs)
+    stopping.set()
+    assert [run.enter() for run in runs] == [False, False]
+    assert [run.stopped_by for run in runs] == [None, None]
+
+
+def test_log_fields_are_the_runs_own():
+    fields = {"job_id": "j"}
+    run = RegionRun(Clock(), fields)
+    fields["job_id"] = "other"
+    assert run.log_fields == {"job_id": "j"}
+    assert RegionRun(Clock()).log_fields == {}
+
+
+def test_an_error_while_progress_is_told_leaves_the_tile_counted_in():
+    def refuse() -> None:
+        raise RuntimeError("no table")
+
+    run = RegionRun(Clock(), on_progress=refuse)
+    run.enter()
+    with pytest.raises(RuntimeError):
+        run.leave(tile(0), TileState.SUCCEEDED)
+    run.leave(tile(0), None)
+    run.wait()
+    assert run.outcomes == {}
