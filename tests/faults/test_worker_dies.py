@@ -4,6 +4,7 @@ import signal
 
 import numpy as np
 import pytest
+
 from aws.osml.model_runner.raster.pixels import write_geotiff
 from worker_process import Site, eventually, kill
 
@@ -29,9 +30,7 @@ def slow_model(model_server):
 
 
 def small_tiles(site, image, model):
-    return site.request(
-        str(image), model.invocations_url, imageProcessorTileSize=128, imageProcessorTileOverlap=0
-    )
+    return site.request(str(image), model.invocations_url, imageProcessorTileSize=128, imageProcessorTileOverlap=0)
 
 
 def test_a_killed_workers_job_is_finished_by_another_from_where_it_stood(site, image, slow_model):

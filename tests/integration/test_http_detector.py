@@ -288,6 +288,16 @@ def test_a_trickle_ends_with_the_total_timeout(server: ModelServer, make: Any, h
     assert time.monotonic() - start_s < 2.5
 
 
+def test_a_flood_of_interim_answers_ends_with_the_total_timeout(server: ModelServer, make: Any) -> None:
+    def flood(handler: Handler) -> None:
+        while not handler.server.closing.is_set() and not handler.close_connection:
+            handler.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
+
+    server.behaviour = flood
+    error = failure(make(timeouts=CallTimeouts(1.0, 1.0, 0.5)))
+    assert (error.error_class, error.code) == (ModelErrorClass.TRANSIENT, "TIMEOUT")
+
+
 def test_silence_ends_with_the_read_timeout(server: ModelServer, make: Any) -> None:
     server.behaviour = lambda handler: handler.server.closing.wait(5)
     start_s = time.monotonic()
@@ -359,11 +369,11 @@ def test_a_name_that_does_not_resolve_is_transient(make: Any) -> None:
 @pytest.mark.parametrize("url", ["http://169.254.169.254/", "file:///etc/passwd", "http://user:x@127.0.0.1/"])
 def test_a_refused_address_is_never_called(make: Any, url: str) -> None:
     error = failure(make(endpoint=url))
-    assert (error.error_class, error.code) == (ModelErrorClass.JOB, "BAD_ENDPOINT")
+    assert (error.error_class, error.code) == (ModelErrorClass.PERMANENT, "BAD_ENDPOINT")
 
 
 def test_hosts_that_are_not_listed_are_never_called(server: ModelServer, make: Any) -> None:
-    assert failure(make(allowed_hosts=("models.example.com",))).error_class is ModelErrorClass.JOB
+    assert failure(make(allowed_hosts=("models.example.com",))).error_class is ModelErrorClass.PERMANENT
     assert server.requests == []
     assert make(allowed_hosts=("127.0.0.1",)).invoke(b"tile") == BODY
 

@@ -182,7 +182,13 @@ def test_a_tile_that_is_too_long_is_not_sent(runtime: Runtime, client: Any) -> N
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a-", "ships/../x", "s" * 64, "http://model.example.com"])
 def test_a_name_that_is_none_is_not_called(runtime: Runtime, client: Any, name: str) -> None:
     error = failure(SMDetector(name, client=client))
-    assert (error.error_class, error.code) == (C.JOB, "BAD_ENDPOINT")
+    assert (error.error_class, error.code) == (C.PERMANENT, "BAD_ENDPOINT")
+    assert runtime.requests == []
+
+
+def test_a_parameter_that_the_service_cannot_take_is_told_at_once(runtime: Runtime, client: Any) -> None:
+    error = failure(SMDetector("ships", client=client, parameters={"TargetModel": ""}))
+    assert (error.error_class, error.code) == (C.PERMANENT, "BAD_REQUEST")
     assert runtime.requests == []
 
 

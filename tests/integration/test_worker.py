@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from aws.osml.model_runner.local.child_process import ChildProcess
 from aws.osml.model_runner.local.data_plane import create_data_plane
 from aws.osml.model_runner.raster.pixels import write_geotiff

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
 from aws.osml.model_runner.inference.endpoint_address import (
     EndpointAddress,
@@ -16,6 +17,7 @@ from aws.osml.model_runner.inference.endpoint_address import (
     matches,
     parse_endpoint_address,
 )
+from aws.osml.model_runner.inference.endpoint_factory import FeatureDetectorFactory
 
 GOOD_URLS = [
     ("http://model.example.com/invocations", EndpointAddress("http", "model.example.com", 80)),
@@ -142,6 +144,30 @@ def test_other_ipv4_addresses_are_allowed(address: ipaddress.IPv4Address) -> Non
 def test_names_are_no_addresses() -> None:
     assert literal_address("model.example.com") is None
     assert literal_address("münchen.example") is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "mode", "hosts", "is_good"),
+    [
+        ("ships-v2", ModelInvokeMode.SM_ENDPOINT, (), True),
+        ("ships v2", ModelInvokeMode.SM_ENDPOINT, (), False),
+        ("http://model.example.com/", ModelInvokeMode.SM_ENDPOINT, (), False),
+        ("http://model.example.com/", ModelInvokeMode.HTTP_ENDPOINT, (), True),
+        ("http://model.example.com/", ModelInvokeMode.HTTP_ENDPOINT, ("other",), False),
+        ("ships-v2", ModelInvokeMode.HTTP_ENDPOINT, (), False),
+        ("ships-v2", ModelInvokeMode.NONE, (), False),
+    ],
+)
+def test_an_endpoint_is_checked_before_any_tile_is_cut(
+    endpoint: str, mode: ModelInvokeMode, hosts: tuple[str, ...], is_good: bool
+) -> None:
+    factory = FeatureDetectorFactory(endpoint, mode, allowed_hosts=hosts)
+    if is_good:
+        factory.check()
+    else:
+        with pytest.raises(UnsupportedModelException) as caught:
+            factory.check()
+        assert caught.value.problems[0].field.startswith("imageProcessor.")
 
 
 def answer(*addresses: str) -> list[tuple[object, ...]]:

@@ -76,7 +76,9 @@ def test_a_reader_never_sees_half_a_report(tmp_path):
     thread.join()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"pid": 1}', '{"pid": 1, "state": "x", "last_progress": 0, "n": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "3", '{"pid": 1}', '{"pid": 1, "state": "x", "last_progress": 0, "n": 1}']
+)
 def test_what_is_no_report_is_refused(tmp_path, text):
     path = tmp_path / "health.json"
     path.write_text(text)

@@ -57,7 +57,9 @@ def keeper(clock) -> Iterator[LeaseKeeper]:
     assert not made._thread.is_alive()
 
 
-def lease_of(renew: Callable[[], bool], on_lost: Callable[[], None] = lambda: None, progress_s: float = 1000.0) -> Lease:
+def lease_of(
+    renew: Callable[[], bool], on_lost: Callable[[], None] = lambda: None, progress_s: float = 1000.0
+) -> Lease:
     return Lease("region", renew, on_lost, last_progress=lambda: progress_s)
 
 

@@ -45,7 +45,7 @@ def test_a_key_that_s3_does_not_take_is_refused() -> None:
         result_key("p", "j" * 1020)
 
 
-@settings(max_examples=500)
+@settings(max_examples=200)
 @given(prefix=st.sampled_from(PREFIXES), job_ids=st.lists(JOB_IDS, min_size=2, max_size=20, unique=True))
 def test_jobs_never_share_a_key_and_never_leave_the_prefix(prefix: str, job_ids: list[str]) -> None:
     keys = [result_key(prefix, job_id) for job_id in job_ids]

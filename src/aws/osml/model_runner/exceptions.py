@@ -146,7 +146,7 @@ class ModelErrorClass(StrEnum):
 
 
 class ModelCallError(ModelError):
-    """One call of an endpoint failed. ``code`` is short and fit for tables; ``retry_after_s`` is the endpoint's wish."""
+    """One call of an endpoint failed. ``code`` is short and fit for tables; ``retry_after_s`` is its wish."""
 
     def __init__(
         self, message: str, error_class: ModelErrorClass, code: str, retry_after_s: float | None = None

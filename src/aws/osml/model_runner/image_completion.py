@@ -199,7 +199,7 @@ class ImageCompletion:
         return [encode_feature(stamp.finalized(feature)) for feature in features], ids
 
     def _deliver(self, claim: _Claim, features: Sequence[bytes], ids: Sequence[str]) -> tuple[dict[str, str], int]:
-        """Write every output that is not written yet; return what went wrong for good, and how many outputs there are."""
+        """Write every output that is not written yet; return what went wrong for good, and how many there are."""
         job, errors = claim.job, {}
         position = job.kinesis_pos or 0
         sinks = _named(SinkFactory.outputs_to_sinks(json.loads(job.outputs or "[]")))

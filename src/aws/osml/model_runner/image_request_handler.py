@@ -178,7 +178,7 @@ class ImageRequestHandler:
             return source.extension, source.open_dataset(), source.sensor_model, plan.regions
 
     def fail_image_request(self, job_item: JobItem, err: Exception) -> None:
-        """F0: end an image without a plan as FAILED, and publish why. One that has a plan or has ended stays as it is."""
+        """F0: end an image without a plan as FAILED, and publish why. One with a plan, or ended, stays as it is."""
         ended = self.job_table.fail_unplanned(job_item.image_id, str(err))
         if ended is None:
             return

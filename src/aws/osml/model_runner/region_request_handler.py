@@ -233,9 +233,9 @@ class RegionRequestHandler:
         raise RegionDeferredError(f"the region waits: {reason}", wait_s, is_backoff=True) from reason
 
     def _give_up_image(self, claim: RegionClaim, work: RegionWork, job: JobItem, err: ImageError) -> JobItem:
-        """Try again later to open an image that was there when it was planned, but not for ever."""
+        """Try again later to open an image that was there when it was planned; not for ever, if it was reached."""
         backoffs = claim.item.backoffs or 0
-        if backoffs < _MAX_OPEN_TRIES:
+        if err.can_retry or backoffs < _MAX_OPEN_TRIES:
             raise RegionDeferredError(str(err), backoff_s(backoffs, self.context.rng), is_backoff=True) from err
         return self._seal(claim, work, job, str(err))
 

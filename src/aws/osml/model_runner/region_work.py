@@ -123,7 +123,6 @@ class RegionWork:
         if source is None:
             raise AssertionError("the image is not open")
         encoder = TileEncoder(source, request.tile_format, request.tile_compression)
-        encoder.check()
         grid = None
         if source.sensor_model is not None:
             to_world = image_to_world(source.sensor_model, context.elevation_model)

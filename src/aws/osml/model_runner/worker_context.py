@@ -61,7 +61,8 @@ class WorkerContext:
         """Return a context at rest; ``start`` starts its threads and ``close`` ends them."""
         clients = clients or default_clients()
         cores = os.cpu_count() or 1
-        settings = RasterSettings(cache_bytes=config.gdal_cache_bytes)
+        # A handle for each cutter, and one for whoever plans or looks something up meanwhile.
+        settings = RasterSettings(cache_bytes=config.gdal_cache_bytes, max_handles=cores + 1)
         return cls(
             config=config,
             clients=clients,

@@ -1,6 +1,6 @@
 """The names under which this room's errors are imported."""
 
-from ..exceptions import (
+from aws.osml.model_runner.exceptions import (
     InvalidImageRequestException,
     InvalidImageURLException,
     InvalidRegionRequestException,

@@ -10,14 +10,15 @@ import shapely
 from pydantic import ValidationError
 from shapely.geometry.base import BaseGeometry
 
-from ..common.mr_post_processing import (
+from aws.osml.model_runner.common.mr_post_processing import (
     FeatureDistillationAlgorithm,
     MRPostProcessing,
     MRPostprocessingStep,
     deserialize_post_processing_list,
 )
-from ..common.typing import ImageCompression, ImageDimensions, ImageFormats
-from ..exceptions import FeatureError, InvalidImageRequestException
+from aws.osml.model_runner.common.typing import ImageCompression, ImageDimensions, ImageFormats
+from aws.osml.model_runner.exceptions import FeatureError, InvalidImageRequestException
+
 from .image_request_schema import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, ImageRequestMessage
 from .inference import ModelInvokeMode
 from .json_document import value_problems

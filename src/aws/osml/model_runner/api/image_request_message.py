@@ -5,7 +5,8 @@ from typing import Any
 
 import structlog
 
-from ..exceptions import InvalidImageRequestException, Problem
+from aws.osml.model_runner.exceptions import InvalidImageRequestException, Problem
+
 from .image_request import ImageRequest, fingerprint, requests_of, validated
 from .image_request_schema import unknown_keys
 from .json_document import load_object

@@ -11,9 +11,10 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic import ValidationInfo as Info
 from shapely.geometry.base import BaseGeometry
 
-from ..common.mr_post_processing import DEFAULT_IOU_THRESHOLD, FeatureDistillationAlgorithmType
-from ..common.typing import ImageCompression, ImageFormats
-from ..exceptions import InvalidImageRequestException
+from aws.osml.model_runner.common.mr_post_processing import DEFAULT_IOU_THRESHOLD, FeatureDistillationAlgorithmType
+from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats
+from aws.osml.model_runner.exceptions import InvalidImageRequestException
+
 from .inference import ModelInvokeMode
 from .region_of_interest import parse_roi
 from .rules import (

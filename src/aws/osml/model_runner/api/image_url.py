@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from ..exceptions import InvalidImageURLException, Problem
+from aws.osml.model_runner.exceptions import InvalidImageURLException, Problem
+
 from .problems import shortened
 
 Source = Literal["s3", "file", "http"]

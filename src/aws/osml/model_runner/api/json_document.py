@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from ..exceptions import Problem
+from aws.osml.model_runner.exceptions import Problem
+
 from .problems import path_text, shortened
 
 MAX_BODY_BYTES = 256 * 1024

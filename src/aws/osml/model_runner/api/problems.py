@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ..common.redaction import is_secret_name, redact_text
-from ..exceptions import Problem
+from aws.osml.model_runner.common.redaction import is_secret_name, redact_text
+from aws.osml.model_runner.exceptions import Problem
 
 ABSENT = "absent"
 _LONGEST_VALUE = 80

@@ -14,7 +14,8 @@ import shapely
 from shapely.geometry import MultiPolygon, Polygon
 from shapely.geometry.base import BaseGeometry
 
-from ..exceptions import InvalidImageRequestException, Problem
+from aws.osml.model_runner.exceptions import InvalidImageRequestException, Problem
+
 from .problems import shortened
 
 MAX_WKT_BYTES = 64 * 1024

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from ..common.typing import ImageCompression, ImageDimensions, ImageFormats, ImageRegion
-from ..exceptions import InvalidRegionRequestException, Problem
+from aws.osml.model_runner.common.typing import ImageCompression, ImageDimensions, ImageFormats, ImageRegion
+from aws.osml.model_runner.exceptions import InvalidRegionRequestException, Problem
+
 from .inference import ModelInvokeMode
 from .json_document import load_object
 from .problems import problems_of

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from ..common.typing import VALID_IMAGE_COMPRESSION, VALID_IMAGE_FORMATS
-from ..exceptions import InvalidImageURLException
+from aws.osml.model_runner.common.typing import VALID_IMAGE_COMPRESSION, VALID_IMAGE_FORMATS
+from aws.osml.model_runner.exceptions import InvalidImageURLException
+
 from .image_url import parse_image_url
 from .inference import VALID_MODEL_HOSTING_OPTIONS
 from .rules import is_role

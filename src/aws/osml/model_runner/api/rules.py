@@ -7,8 +7,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from ..common.mr_post_processing import FeatureDistillationAlgorithmType
-from ..exceptions import FeatureDistillationException, InvalidImageURLException
+from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationAlgorithmType
+from aws.osml.model_runner.exceptions import FeatureDistillationException, InvalidImageURLException
+
 from .image_url import is_bucket_name, parse_image_url, web_host
 from .inference import ModelInvokeMode
 

@@ -199,7 +199,7 @@ class DDBHelper:
     def put(
         self, item: Mapping[str, Any], condition: str | None = None, values: Mapping[str, Any] | None = None
     ) -> None:
-        """Write ``item`` whole if ``condition`` holds; else raise ``ConditionNotMetError`` with the item that is there."""
+        """Write ``item`` whole if ``condition`` holds; else raise ``ConditionNotMetError`` with what is there."""
         request: Item = {"TableName": self.table_name, "Item": to_dynamodb(item)}
         if condition:
             request |= {"ConditionExpression": condition, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}

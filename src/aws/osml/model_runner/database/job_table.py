@@ -155,7 +155,7 @@ def _dimensions(text: str | None) -> ImageDimensions:
 
 
 def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S) -> Item:
-    """Return the row that A1 puts: accepted, and every counter and lease at zero, since absent ones compare with nothing."""
+    """Return the row that A1 puts: every counter and lease at zero, since absent ones compare with nothing."""
     item = JobItem.from_image_request(image_request)
     item.image_status = "ACCEPTED"
     item.start_time = int(now_s * 1000)

@@ -14,7 +14,11 @@ time-outs; connections that fail or break                         TRANSIENT    T
 ValidationError "… not found"                                     JOB          ENDPOINT_NOT_FOUND
 AccessDenied and its kin                                          JOB          ACCESS_DENIED
 ExpiredToken, InvalidClientTokenId, RequestExpired and their kin  CREDENTIAL   CREDENTIALS
-any other 4xx of SageMaker                                        PERMANENT    BAD_REQUEST
+any other 4xx of SageMaker, parameters that it does not take      PERMANENT    BAD_REQUEST
+a name or URL that may not be called, as it is written            PERMANENT    BAD_ENDPOINT
+a URL that resolves to a forbidden address, a wrong certificate   JOB          BAD_ENDPOINT
+a tile longer than the endpoint takes                             PERMANENT    TILE_TOO_LARGE
+an answer that is too long                                        PERMANENT    BAD_RESPONSE
 ================================================================  ===========  =====================
 
 An HTTP endpoint is the model itself, so its 500 is read like the 500 that SageMaker passes on from a container: the

@@ -4,9 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aws.osml.model_runner.api.inference import ModelInvokeMode
+from aws.osml.model_runner.exceptions import Problem, UnsupportedModelException
 
 from .detector import Detector
+from .endpoint_address import parse_endpoint_address
 from .endpoint_builder import FeatureEndpointBuilder
+from .endpoint_name import check_endpoint_name
 from .http_detector import DEFAULT_CONNECTIONS, HTTPDetectorBuilder
 from .sm_detector import MAX_BODY_BYTES, SMDetectorBuilder
 
@@ -38,6 +41,21 @@ class FeatureDetectorFactory:
         self.allowed_hosts = allowed_hosts
         self.max_body_bytes = max_body_bytes
         self.max_connections = max_connections
+
+    def check(self) -> None:
+        """Check the endpoint as it is written, before any tile is cut for it; nothing is looked up or called.
+
+        Raises:
+            UnsupportedModelException: no call to this endpoint can ever be made.
+        """
+        match self.endpoint_mode:
+            case ModelInvokeMode.SM_ENDPOINT:
+                check_endpoint_name(self.endpoint)
+            case ModelInvokeMode.HTTP_ENDPOINT:
+                parse_endpoint_address(self.endpoint, self.allowed_hosts)
+            case _:
+                problem = Problem("imageProcessor.type", str(self.endpoint_mode)[:80], "expected a way to call a model")
+                raise UnsupportedModelException("no model is called this way", [problem])
 
     def build(self) -> Detector | None:
         """Return the detector; None for a mode that calls no model."""

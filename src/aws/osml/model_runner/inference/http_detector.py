@@ -97,7 +97,7 @@ class HTTPDetector(Detector):
         try:
             parse_endpoint_address(self.endpoint, self.allowed_hosts)
         except UnsupportedModelException as err:
-            raise ModelCallError(str(err), ModelErrorClass.JOB, ModelErrorCode.BAD_ENDPOINT) from err
+            raise ModelCallError(str(err), ModelErrorClass.PERMANENT, ModelErrorCode.BAD_ENDPOINT) from err
         self._count_request()
         deadline_s = time.monotonic() + self.timeouts.connect_s + self.timeouts.total_s
         try:
@@ -126,13 +126,10 @@ class HTTPDetector(Detector):
     def _headers(self) -> dict[str, str]:
         """Return the headers of a call; a parameter may name another media type, in any case of letters."""
         headers = header_parameters(self.parameters, self.endpoint)
-        names = {name.lower() for name in headers}
         content_type = content_type_of(self.tile_format)
-        if content_type and "content-type" not in names:
+        if content_type and "content-type" not in map(str.lower, headers):
             headers["Content-Type"] = content_type
-        if "accept-encoding" not in names:
-            headers["Accept-Encoding"] = "identity"
-        return headers
+        return {**headers, "Accept-Encoding": "identity"}
 
     def _body(self, response: BaseHTTPResponse, deadline_s: float) -> bytes:
         """Return the body of a good answer; whatever happens, the connection is left reusable or is closed."""

@@ -34,6 +34,7 @@ _HEADER_OF_PARAMETER = {"CustomAttributes": CUSTOM_ATTRIBUTES_HEADER, "ContentTy
 # the headers by which proxies and the instance metadata service trust a caller).
 _OWN_HEADERS = frozenset(
     {
+        "accept-encoding",
         "authorization",
         "connection",
         "content-encoding",

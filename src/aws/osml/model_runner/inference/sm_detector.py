@@ -1,6 +1,5 @@
 """Models behind a SageMaker endpoint."""
 
-import re
 import threading
 import time
 from collections.abc import Mapping
@@ -23,7 +22,7 @@ from urllib3 import exceptions as http_errors
 
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.common.aws_clients import AwsClients, client_config, default_clients
-from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass
+from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
 
 from .bounded_read import MAX_ANSWER_BYTES, read_bounded
 from .call_errors import ModelErrorCode, error_of_aws_answer
@@ -31,6 +30,7 @@ from .content_types import content_type_of
 from .detection import detect
 from .detector import Detector
 from .endpoint_builder import FeatureEndpointBuilder
+from .endpoint_name import check_endpoint_name
 from .sagemaker_parameters import invoke_parameters
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ TOTAL_S = 75.0
 # Many threads meet an expired token in the same moment: one of them refreshes for all.
 REFRESH_INTERVAL_S = 5.0
 
-_ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", re.ASCII)
 _CREDENTIAL_FAILURES = (
     CredentialRetrievalError,
     NoCredentialsError,
@@ -132,9 +131,10 @@ class SMDetector(Detector):
             self._client = AwsClients().client(SERVICE, self.assumed_role)
 
     def _check(self, tile: bytes) -> None:
-        if not _ENDPOINT_NAME.fullmatch(self.endpoint):
-            message = "this is no name of a SageMaker endpoint"
-            raise ModelCallError(message, ModelErrorClass.JOB, ModelErrorCode.BAD_ENDPOINT)
+        try:
+            check_endpoint_name(self.endpoint)
+        except UnsupportedModelException as err:
+            raise ModelCallError(str(err), ModelErrorClass.PERMANENT, ModelErrorCode.BAD_ENDPOINT) from err
         if len(tile) > self.max_body_bytes:
             message = f"the tile has {len(tile)} bytes, SageMaker takes {self.max_body_bytes}"
             raise ModelCallError(message, ModelErrorClass.PERMANENT, ModelErrorCode.TILE_TOO_LARGE)
@@ -172,7 +172,7 @@ def error_of_transport(error: BotoCoreError | http_errors.HTTPError) -> ModelCal
     if isinstance(error, _CREDENTIAL_FAILURES):
         return ModelCallError(message, ModelErrorClass.CREDENTIAL, ModelErrorCode.CREDENTIALS)
     if isinstance(error, ParamValidationError):
-        return ModelCallError(message, ModelErrorClass.JOB, ModelErrorCode.BAD_ENDPOINT)
+        return ModelCallError(message, ModelErrorClass.PERMANENT, ModelErrorCode.BAD_REQUEST)
     if isinstance(error, ReadTimeoutError | ConnectTimeoutError | http_errors.ReadTimeoutError):
         return ModelCallError(message, ModelErrorClass.TRANSIENT, ModelErrorCode.TIMEOUT)
     return ModelCallError(message, ModelErrorClass.TRANSIENT, ModelErrorCode.CONNECTION)

@@ -65,6 +65,10 @@ class HandlePool:
         finally:
             self._give_back(handle if is_sound else None)
 
+    def open(self) -> ImageHandle:
+        """Open a handle that the pool does not count, for a caller that keeps it."""
+        return self._open_handle()
+
     def drop_idle(self) -> None:
         """Close the handles that nobody holds."""
         with self._changed:

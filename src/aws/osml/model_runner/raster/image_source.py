@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from osgeo import gdal
@@ -29,6 +29,17 @@ class ImagePlace(Protocol):
     def gdal_path(self) -> str:
         """``/vsis3/…``, ``/vsicurl/…`` or a path in the file system."""
         ...
+
+
+@dataclass(frozen=True)
+class _DatasetPlace:
+    """The place of an image that was opened elsewhere, by the name that GDAL has for it."""
+
+    gdal_path: str
+
+    @property
+    def url(self) -> str:
+        return self.gdal_path
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,16 @@ class ImageSource:
         self.header = header
         self.settings = settings
         self._pool = pool
+
+    @classmethod
+    def from_dataset(
+        cls, dataset: Any, sensor_model: Any | None = None, settings: RasterSettings | None = None
+    ) -> "ImageSource":
+        """Return a source of the image that a caller has open as ``dataset``; it serves one thread at a time."""
+        settings = settings or RasterSettings()
+        place = _DatasetPlace(dataset.GetDescription())
+        header = replace(_read_header(dataset, None, settings), sensor_model=sensor_model)
+        return cls(place, header, settings, HandlePool(lambda: ImageHandle(dataset), lambda _handle: True, limit=1))
 
     @property
     def width(self) -> int:
@@ -121,6 +142,10 @@ class ImageSource:
         A handle that was opened with keys that are no longer current is opened anew first.
         """
         return self._pool.lend()
+
+    def open_dataset(self) -> Any:
+        """Return a GDAL dataset of the image that belongs to the caller and to nobody else."""
+        return self._pool.open().dataset
 
     def refresh_credentials(self) -> None:
         """Open anew, with the credentials of that time, whatever is lent from now on."""
