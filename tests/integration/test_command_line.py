@@ -47,7 +47,7 @@ def test_serve_lists_every_problem_of_the_environment(monkeypatch, capsys):
     monkeypatch.setenv("WORKERS", "many")
     assert main(["serve"]) == 2
     complaint = capsys.readouterr().err
-    assert all(name in complaint for name in ("IMAGE_QUEUE", "FEATURE_TABLE", "WORKERS=many"))
+    assert all(name in complaint for name in ("IMAGE_QUEUE", "FEATURE_TABLE", 'WORKERS="many"'))
 
 
 def test_health_is_good_while_the_worker_gets_on(tmp_path):

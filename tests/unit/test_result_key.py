@@ -23,7 +23,7 @@ JOB_IDS = st.text(min_size=1, max_size=60) | st.text("ab/.%:-_ ~", max_size=8)
         ("r", "a b%", "", "r/a%20b%25.geojson"),
         ("r", "..", "", "r/%2E%2E.geojson"),
         ("r", "job", "job/image.tif", "r/job/image.tif.geojson"),
-        ("r", "job", "job/image%20one.tif", "r/job/image%20one.tif.geojson"),
+        ("r", "job", "job/image%20one.tif", "r/job/image%2520one.tif.geojson"),
         ("r", "job", "job/image one.tif", "r/job/image%20one.tif.geojson"),
         ("r", "job", "job/../x", "r/job/%2E%2E/x.geojson"),
         ("r", "job", "job//x", "r/job/%/x.geojson"),

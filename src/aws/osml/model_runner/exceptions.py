@@ -11,11 +11,13 @@
     │   └── UnsupportedModelException
     ├── ImageError                               the image cannot be read as asked
     │   ├── LoadImageException
+    │   │   └── ImageUnreachableError    (again) the image's store does not answer; see ``raster``
     │   ├── InvalidS3ObjectException
     │   └── TileEncodingError
     ├── ModelError                               what the endpoint did to one tile
     │   ├── ModelCallError                       carries the class of section "model calls" in docs/explanation
     │   ├── BadModelAnswerError                  the answer is no feature collection
+    │   ├── ModelJobError                (again) no tile of the job can be answered for now; see ``inference``
     │   ├── ModelBackPressureError       (again) the endpoint refuses for now: give the region back
     │   └── ModelTileError                       this tile fails, the image goes on
     ├── FeatureError
@@ -35,6 +37,7 @@
     ├── StatusError                      (again)
     │   ├── SNSPublishException
     │   └── StatusMonitorException
+    ├── QueueError                       (again) SQS did not do what was asked; see ``queue``
     ├── InvalidAssumedRoleException      (again) STS refused, or is away
     ├── JobError
     │   ├── ProcessImageException

@@ -273,6 +273,7 @@ class ImageRequestHandler:
 
     def _plan_of(self, request: ImageRequest, item: JobItem) -> ImagePlan:
         self.validate_model_hosting(item)
+        self.context.detector_factory(request).check()
         with self.context.images.lend(request.image_url, request.image_read_role) as source:
             return plan_image(source, request, self.tiling_strategy, self._region_size(item))
 

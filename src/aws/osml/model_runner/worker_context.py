@@ -104,8 +104,9 @@ class WorkerContext:
         with self._lock:
             return self._budgets[endpoint]
 
-    def _new_detector(self, request: RegionRequest) -> Detector:
-        detector = FeatureDetectorFactory(
+    def detector_factory(self, request: RegionRequest | ImageRequest) -> FeatureDetectorFactory:
+        """Return what makes the detector of a request, within the limits that the environment sets."""
+        return FeatureDetectorFactory(
             request.model_name,
             ModelInvokeMode(request.model_invoke_mode),
             parameters=request.model_endpoint_parameters,
@@ -114,7 +115,10 @@ class WorkerContext:
             allowed_hosts=self.config.http_endpoint_hosts,
             max_body_bytes=self.config.sm_max_body_bytes,
             max_connections=self.config.workers,
-        ).build()
+        )
+
+    def _new_detector(self, request: RegionRequest) -> Detector:
+        detector = self.detector_factory(request).build()
         if detector is None:
             raise UnsupportedModelException(f"{request.model_invoke_mode} calls no model")
         return detector

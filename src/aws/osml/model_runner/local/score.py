@@ -65,6 +65,6 @@ def _center(feature: Mapping[str, Any]) -> tuple[float, float]:
 
 def _on_the_ground(lonlat: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
     """Return places (n, 2) in pixels of the scene, from an origin of no importance."""
-    longitudes, latitudes = np.array(lonlat, np.float64).reshape(-1, 2).T
     to_metres = pyproj.Transformer.from_crs(4326, EPSG, always_xy=True)
-    return np.column_stack(to_metres.transform(longitudes, latitudes)) / METRES_PER_PIXEL
+    metres = [to_metres.transform(longitude, latitude) for longitude, latitude in lonlat]
+    return np.array(metres, np.float64).reshape(-1, 2) / METRES_PER_PIXEL

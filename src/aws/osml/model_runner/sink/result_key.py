@@ -11,12 +11,10 @@ MAX_KEY_BYTES = 1024
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 # What a name keeps as it is. The percent sign is not among them, so two names never become one.
 _SAFE = "._:-"
-# A name that is escaped already keeps its percent signs.
-_ESCAPED = _SAFE + "%"
 
 
 def result_key(prefix: str, job_id: str, result_name: str = "") -> str:
-    """Return ``<prefix>/<name>.geojson``: the name is the job id, or ``result_name``, a path of escaped names.
+    """Return ``<prefix>/<name>.geojson``: the name is the job id, or ``result_name``, a path of names.
 
     Anything in a job id but letters, digits and ``. _ : -`` is percent-encoded, the slashes of a job id too, because
     ``a/b`` and ``c/b`` are two jobs. A part of only dots is encoded whole, since some clients would walk up a
@@ -26,7 +24,7 @@ def result_key(prefix: str, job_id: str, result_name: str = "") -> str:
         SinkPermanentError: the prefix leaves its place, or the key is longer than S3 allows.
     """
     check_prefix(prefix)
-    parts = [_encode(part, _ESCAPED) for part in result_name.split("/")] if result_name else [_encode(job_id)]
+    parts = [_encode(part) for part in result_name.split("/")] if result_name else [_encode(job_id)]
     name = "/".join(parts)
     separator = "" if not prefix or prefix.endswith("/") else "/"
     key = f"{prefix}{separator}{name}{EXTENSION}"
@@ -42,7 +40,7 @@ def check_prefix(prefix: str) -> None:
         raise SinkPermanentError("S3: the prefix may not begin with '/', hold '.' or '..' parts or control characters")
 
 
-def _encode(name: str, safe: str = _SAFE) -> str:
+def _encode(name: str) -> str:
     if name.strip(".") == "":
         return "%2E" * len(name) or "%"
-    return quote(name, safe=safe, errors="surrogatepass")
+    return quote(name, safe=_SAFE, errors="surrogatepass")

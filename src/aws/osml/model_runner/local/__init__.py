@@ -1,0 +1,1 @@
+"""The embedded stack: what the cloud does, as one tree of processes on a laptop."""

@@ -1,0 +1,95 @@
+"""What the sweeper does with an open job, as a table."""
+
+from typing import Any
+
+import pytest
+
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.app_config import ServiceConfig
+from aws.osml.model_runner.database.job_ledger import OpenJob
+from aws.osml.model_runner.database.job_table import JobItem
+from aws.osml.model_runner.job_sweeper import NextStep, next_step
+
+LEASE_S = 60.0
+DEADLINE_S = 86_400.0
+START_S = 1_700_000_000.0
+
+CONFIG = ServiceConfig.from_environment(
+    {
+        "AWS_DEFAULT_REGION": "us-west-2",
+        "JOB_TABLE": "jobs",
+        "REGION_REQUEST_TABLE": "regions",
+        "FEATURE_TABLE": "features",
+        "IMAGE_QUEUE": "https://sqs.us-west-2.amazonaws.com/123456789012/images",
+        "REGION_QUEUE": "https://sqs.us-west-2.amazonaws.com/123456789012/regions",
+        "WORKERS": "1",
+        "WORKERS_PER_CPU": "1",
+        "REGION_LEASE_S": str(LEASE_S),
+        "JOB_DEADLINE_S": str(DEADLINE_S),
+    }
+)
+
+
+def job(**changes: Any) -> OpenJob:
+    values = {
+        "endpoint_id": "ships",
+        "job_key": "job",
+        "image_id": "job:s3://b/k",
+        "request_time": START_S,
+        "num_attempts": 1,
+        "last_attempt": START_S,
+        "planned_time": None,
+        "swept_time": None,
+        "request": ImageRequest(job_id="job", image_id="job:s3://b/k"),
+    }
+    return OpenJob(**(values | changes))
+
+
+def item(**changes: Any) -> JobItem:
+    values = {"image_status": "IN_PROGRESS", "region_success": 0, "region_error": 0, "region_count": 4}
+    return JobItem(image_id="job:s3://b/k", **(values | changes))
+
+
+UNPLANNED = {"image_status": "ACCEPTED", "region_count": None}
+PLANNED = {"planned_time": START_S}
+
+
+@pytest.mark.parametrize(
+    ("job_changes", "item_changes", "after_s", "step"),
+    [
+        # An end that nobody told.
+        ({}, {"image_status": "SUCCESS"}, 0, NextStep.CLOSE),
+        ({}, {"image_status": "PARTIAL"}, 0, NextStep.CLOSE),
+        (PLANNED, {"image_status": "FAILED"}, 2 * DEADLINE_S, NextStep.CLOSE),
+        # A plan that nobody made, or that was not made to its end.
+        ({"num_attempts": 0, "last_attempt": 0}, UNPLANNED, 0, NextStep.PLAN),
+        ({"num_attempts": 1}, UNPLANNED, LEASE_S, NextStep.NOTHING),
+        ({"num_attempts": 1}, UNPLANNED, LEASE_S + 1, NextStep.PLAN),
+        ({"num_attempts": 1}, {}, LEASE_S + 1, NextStep.PLAN),
+        ({"num_attempts": 1}, {"region_success": 4}, LEASE_S, NextStep.NOTHING),
+        # A plan that kills its workers.
+        ({"num_attempts": 5}, UNPLANNED, 3600, NextStep.PLAN),
+        ({"num_attempts": 6}, UNPLANNED, 3599, NextStep.PLAN),
+        ({"num_attempts": 6}, UNPLANNED, 3600, NextStep.GIVE_UP_PLANNING),
+        ({"num_attempts": 6, "last_attempt": START_S + 3600}, UNPLANNED, 3650, NextStep.NOTHING),
+        ({"num_attempts": 6}, {}, 3600, NextStep.PLAN),
+        # Regions at work.
+        (PLANNED, {}, 3 * LEASE_S - 1, NextStep.NOTHING),
+        (PLANNED, {}, 3 * LEASE_S, NextStep.LOOK_AT_REGIONS),
+        (PLANNED | {"swept_time": START_S + 100}, {}, 3 * LEASE_S + 99, NextStep.NOTHING),
+        (PLANNED | {"swept_time": START_S + 100}, {}, 3 * LEASE_S + 100, NextStep.LOOK_AT_REGIONS),
+        # Every region counted.
+        (PLANNED, {"region_success": 3, "region_error": 1}, 0, NextStep.FINISH),
+        (PLANNED, {"region_success": 4}, 2 * DEADLINE_S, NextStep.FINISH),
+        # Past the deadline.
+        (PLANNED, {}, DEADLINE_S, NextStep.LOOK_AT_REGIONS),
+        (PLANNED, {}, DEADLINE_S + 1, NextStep.SEAL_REGIONS),
+        (PLANNED | {"swept_time": START_S + DEADLINE_S}, {}, DEADLINE_S + 1, NextStep.SEAL_REGIONS),
+    ],
+)
+def test_next_step(job_changes, item_changes, after_s, step):
+    assert next_step(job(**job_changes), item(**item_changes), START_S + after_s, CONFIG) is step
+
+
+def test_a_job_whose_row_has_expired_is_forgotten():
+    assert next_step(job(), None, START_S, CONFIG) is NextStep.FORGET

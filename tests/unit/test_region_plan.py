@@ -1,0 +1,194 @@
+"""Which regions an image has, and which tiles a region has."""
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
+from aws.osml.model_runner.exceptions import LoadImageException
+from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy, VariableTileTilingStrategy
+from aws.osml.model_runner.tile_worker.region_plan import (
+    RegionPlanner,
+    interest_in_pixels,
+    processing_bounds,
+    region_id_of,
+)
+
+VO, VT = VariableOverlapTilingStrategy(), VariableTileTilingStrategy()
+STRATEGIES = pytest.mark.parametrize("strategy", [VO, VT], ids=["variable-overlap", "variable-tile"])
+
+
+def square(size_px: int) -> ImageDimensions:
+    return ImageDimensions(size_px, size_px)
+
+
+def region(row: int, col: int, width: int, height: int) -> ImageRegion:
+    return ImageRegion(ImageCoord(row, col), ImageDimensions(width, height))
+
+
+@pytest.mark.parametrize(
+    ("bounds", "job_id", "region_id"),
+    [
+        (((0, 344), (512, 512)), "job-1", "(0, 344)(512, 512)-job-1"),
+        (((0, 0), (40, 30)), "j", "(0, 0)(40, 30)-j"),
+        ([[7904, 20904], [4096, 4096]], "a-b", "(7904, 20904)(4096, 4096)-a-b"),
+    ],
+)
+def test_region_ids_are_those_that_tables_hold(bounds, job_id, region_id):
+    assert region_id_of(ImageRegion.of(bounds), job_id) == region_id
+
+
+def scaled(points: np.ndarray) -> np.ndarray:
+    """World to image: 100 pixels to a degree, x to the east and y to the south of (10 E, 20 N)."""
+    return np.column_stack([(points[:, 0] - 10) * 100, (20 - points[:, 1]) * 100])
+
+
+def test_interest_keeps_its_holes():
+    shape = shapely.Polygon(
+        [(10, 20), (14, 20), (14, 16), (10, 16)], holes=[[(11, 19), (13, 19), (13, 17), (11, 17)]]
+    )
+    pixels = interest_in_pixels(shape, scaled)
+    assert pixels.area == pytest.approx(400 * 400 - 200 * 200)
+    assert not pixels.contains(shapely.Point(200, 200))
+    assert pixels.bounds == pytest.approx((0, 0, 400, 400))
+
+
+def test_edges_that_are_straight_on_the_map_may_bend_in_the_image():
+    def bent(points: np.ndarray) -> np.ndarray:
+        xy = scaled(points)
+        xy[:, 1] += 20 * np.sin(np.pi * xy[:, 0] / 400)
+        return xy
+
+    pixels = interest_in_pixels(shapely.box(10, 18, 14, 20), bent)
+    assert pixels.bounds[1] == pytest.approx(0, abs=1e-9)
+    assert pixels.bounds[3] == pytest.approx(220, abs=0.5), "the lower edge hangs through in its middle"
+
+
+def test_heights_of_the_interest_do_not_matter():
+    shape = shapely.Polygon([(10, 20, 500), (11, 20, 500), (11, 19, 0)])
+    assert interest_in_pixels(shape, scaled).equals(interest_in_pixels(shapely.force_2d(shape), scaled))
+
+
+def test_a_point_has_no_edge_to_bend():
+    assert interest_in_pixels(shapely.Point(11, 19), scaled).equals(shapely.Point(100, 100))
+
+
+def test_an_interest_that_the_camera_turns_inside_out_is_mended():
+    def folded(points: np.ndarray) -> np.ndarray:
+        xy = scaled(points)
+        return np.column_stack([np.abs(xy[:, 0] - 100), xy[:, 1]])
+
+    pixels = interest_in_pixels(shapely.box(10, 18, 14, 20), folded)
+    assert pixels.is_valid
+    assert pixels.area > 0
+
+
+def test_bounds_of_the_whole_image():
+    assert processing_bounds(1200, 900, None) == ((0, 0), (1200, 900))
+
+
+@pytest.mark.parametrize(
+    ("interest", "bounds"),
+    [
+        (shapely.box(100, 200, 300, 250), ((200, 100), (200, 50))),
+        (shapely.box(100.2, 200.9, 300.1, 250.5), ((200, 100), (201, 51))),
+        (shapely.box(-50, -50, 10, 20), ((0, 0), (10, 20))),
+        (shapely.box(1100, 850, 5000, 5000), ((850, 1100), (100, 50))),
+        (shapely.box(-1, -1, 5000, 5000), ((0, 0), (1200, 900))),
+        (shapely.box(5.1, 5.1, 5.2, 5.2), ((5, 5), (1, 1))),
+        (shapely.union(shapely.box(0, 0, 10, 10), shapely.box(90, 90, 100, 100)), ((0, 0), (100, 100))),
+    ],
+)
+def test_bounds_are_the_smallest_rectangle_of_whole_pixels_around_the_interest(interest, bounds):
+    assert processing_bounds(1200, 900, interest) == bounds
+
+
+@pytest.mark.parametrize(
+    "interest",
+    [
+        shapely.box(1200, 0, 1300, 900),
+        shapely.box(-100, -100, -1, -1),
+        shapely.box(-100, 0, 0, 900),
+        shapely.Point(1200, 900),
+        shapely.Polygon(),
+    ],
+    ids=["beside", "before", "touching", "corner", "empty"],
+)
+def test_an_interest_off_the_image_is_refused(interest):
+    with pytest.raises(LoadImageException, match="does not touch"):
+        processing_bounds(1200, 900, interest)
+
+
+@given(
+    x0=st.floats(-200, 1300), y0=st.floats(-200, 1000), width=st.floats(0.5, 1500), height=st.floats(0.5, 1500)
+)
+def test_bounds_lie_in_the_image_and_cover_what_it_shares_with_the_interest(x0, y0, width, height):
+    interest = shapely.box(x0, y0, x0 + width, y0 + height)
+    shared = shapely.intersection(interest, shapely.box(0, 0, 1200, 900))
+    if shared.area == 0:
+        with pytest.raises(LoadImageException):
+            processing_bounds(1200, 900, interest)
+        return
+    bounds = processing_bounds(1200, 900, interest)
+    left, top = bounds.origin.col, bounds.origin.row
+    assert 0 <= left
+    assert 0 <= top
+    assert bounds.right <= 1200
+    assert bounds.bottom <= 900
+    assert shapely.box(left, top, bounds.right, bounds.bottom).covers(shared)
+    assert left > shared.bounds[0] - 1
+    assert bounds.bottom < shared.bounds[3] + 1
+
+
+@STRATEGIES
+def test_without_an_interest_every_tile_of_the_strategy_is_wanted(strategy):
+    bounds = region(0, 0, 1200, 900)
+    planner = RegionPlanner(strategy, square(256), square(32))
+    regions = planner.regions(bounds, square(600))
+    assert regions == strategy.compute_regions(bounds, square(600), square(256), square(32))
+    for one in regions:
+        tiles = planner.tiles(one)
+        assert [tile.bounds for tile in tiles] == strategy.compute_tiles(one, square(256), square(32))
+        assert [tile.index for tile in tiles] == list(range(len(tiles)))
+
+
+@STRATEGIES
+def test_tiles_in_a_hole_of_the_interest_are_left_out_and_the_others_keep_their_number(strategy):
+    hole = [(300, 300), (900, 300), (900, 900), (300, 900)]
+    interest = shapely.Polygon([(0, 0), (1200, 0), (1200, 1200), (0, 1200)], holes=[hole])
+    whole = region(0, 0, 1200, 1200)
+    all_tiles = RegionPlanner(strategy, square(200), square(0)).tiles(whole)
+    tiles = RegionPlanner(strategy, square(200), square(0), interest).tiles(whole)
+    assert 0 < len(tiles) < len(all_tiles)
+    assert set(tiles) <= set(all_tiles)
+    for tile in set(all_tiles) - set(tiles):
+        assert shapely.Polygon(hole).covers(
+            shapely.box(tile.bounds.origin.col, tile.bounds.origin.row, tile.bounds.right, tile.bounds.bottom)
+        )
+
+
+@STRATEGIES
+def test_regions_that_lie_in_a_hole_are_left_out(strategy):
+    interest = shapely.union(shapely.box(0, 0, 100, 100), shapely.box(1100, 1100, 1200, 1200))
+    planner = RegionPlanner(strategy, square(200), square(0), interest)
+    regions = planner.regions(region(0, 0, 1200, 1200), square(400))
+    assert [tuple(one.origin) for one in regions] == [(0, 0), (800, 800)]
+    assert all(planner.tiles(one) for one in regions)
+
+
+def test_a_tile_that_only_touches_the_interest_is_not_wanted():
+    planner = RegionPlanner(VO, square(100), square(0), shapely.box(0, 0, 100, 100))
+    assert [tile.index for tile in planner.tiles(region(0, 0, 200, 200))] == [0]
+
+
+@STRATEGIES
+@given(x=st.floats(0, 1000), y=st.floats(0, 800), side=st.floats(1, 600))
+def test_every_pixel_of_the_interest_is_in_a_tile(strategy, x, y, side):
+    interest = shapely.intersection(shapely.box(x, y, x + side, y + side), shapely.box(0, 0, 1200, 900))
+    bounds = processing_bounds(1200, 900, interest)
+    planner = RegionPlanner(strategy, square(256), square(32), interest)
+    tiles = [tile.bounds for one in planner.regions(bounds, square(600)) for tile in planner.tiles(one)]
+    cover = shapely.union_all([shapely.box(t.origin.col, t.origin.row, t.right, t.bottom) for t in tiles])
+    assert shapely.difference(interest, cover).area == pytest.approx(0, abs=1e-6)
