@@ -14,6 +14,7 @@ from typing import Any
 
 from cachetools import LRUCache
 
+from .api.image_request import ImageRequest
 from .api.inference import ModelInvokeMode
 from .api.region_request import RegionRequest
 from .app_config import ServiceConfig
