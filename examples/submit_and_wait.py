@@ -2,8 +2,8 @@
 
     python examples/submit_and_wait.py examples/image-request.json --queue-url … --topic-arn …
 
-The addresses are the outputs IMAGE_QUEUE and IMAGE_STATUS_TOPIC of deploy/data-plane.yaml. AWS_ENDPOINT_URL points it at
-an emulator.
+The addresses are the outputs IMAGE_QUEUE and IMAGE_STATUS_TOPIC of deploy/data-plane.yaml. With AWS_ENDPOINT_URL it
+speaks to an emulator. Of images with the same file name only the first one's result is fetched.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> int:
         endings = wait(sqs, watch_url, request)
     finally:
         sqs.delete_queue(QueueUrl=watch_url)
-    for bucket, key in results(request):
+    for bucket, key in results(request, endings):
         target = arguments.directory / Path(key).name
         boto3.client("s3").download_file(bucket, key, str(target))
         print(f"s3://{bucket}/{key} is in {target}")
@@ -72,7 +72,7 @@ def wait(sqs: "boto3.client", watch_url: str, request: dict) -> dict[str, str]:
             print(status, image_id, f"{attributes['percent']} %" if "percent" in attributes else "")
             if status in TERMINAL:
                 endings[image_id] = status
-            if image_id == job_id:  # the request itself was refused
+            if image_id == job_id:  # no image's status: the request itself was refused
                 return endings
     return endings
 
@@ -86,10 +86,11 @@ def statuses(sqs: "boto3.client", watch_url: str) -> Iterator[dict[str, str]]:
         yield {name: entry["Value"] for name, entry in envelope["MessageAttributes"].items()}
 
 
-def results(request: dict) -> Iterator[tuple[str, str]]:
-    """Yield the bucket and the key of each result in S3."""
+def results(request: dict, endings: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the bucket and the key of each result in S3; images that failed have none."""
     job, urls = quote(request["jobId"], safe="._:-"), request["imageUrls"]
-    names = [job] if len(urls) == 1 else [f"{job}/{quote(url.rpartition('/')[2], safe='._:-')}" for url in urls]
+    done = [url for url in urls if endings.get(f"{request['jobId']}:{url}") in ("SUCCESS", "PARTIAL")]
+    names = [job if len(urls) == 1 else f"{job}/{quote(Path(url).name, safe='._:-')}" for url in done]
     for output in request["outputs"]:
         if output["type"] == "S3":
             prefix = output.get("prefix", "").rstrip("/")

@@ -1,4 +1,4 @@
-"""Writes the tables of docs/reference that follow from code: ``.venv/bin/python scripts/render_reference.py [--check]``.
+"""Writes what follows from code in docs/reference: ``.venv/bin/python scripts/render_reference.py [--check]``.
 
 A generated part stands between two comments; the text around it is written by hand.
 """

@@ -41,9 +41,11 @@ class Handler(BaseHTTPRequestHandler):
     wbufsize = -1  # head and body leave in one piece
 
     def do_GET(self) -> None:
+        """Tell that the model is ready."""
         self.answer(200 if self.path == "/ping" else 404, {})
 
     def do_POST(self) -> None:
+        """Answer for one tile."""
         tile = self.rfile.read(int(self.headers["Content-Length"]))
         try:
             self.answer(200, {"type": "FeatureCollection", "features": find_spots(tile)})
@@ -51,6 +53,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(415, {"error": str(err)})
 
     def answer(self, status: int, content: dict) -> None:
+        """Send ``content`` as JSON."""
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")

@@ -249,6 +249,20 @@ class TestManyItems:
         with answering(api, "BatchWriteItem", throttled), pytest.raises(DDBBatchWriteException, match="Throughput"):
             helper.batch_write_items([row(2)], max_retries=2)
 
+    @pytest.mark.parametrize(
+        ("answer", "tries"),
+        [
+            (json_error("AccessDeniedException"), 1),
+            (json_error("ValidationException"), 1),
+            (json_error("ThrottlingException"), 4),
+            (json_error("InternalServerError", 500), 4),
+        ],
+    )
+    def test_only_what_may_pass_is_tried_again(self, helper, api, answer, tries):
+        with answering(api, "BatchWriteItem", answer) as calls, pytest.raises(DDBBatchWriteException):
+            helper.batch_write_items([row(1)], max_retries=3)
+        assert len(calls) == tries
+
     def test_a_query_reads_every_page_in_order(self, helper, api):
         numbers = list(range(40))
         random.Random(3).shuffle(numbers)

@@ -12,7 +12,6 @@ from aws.osml.model_runner.job_rules import (
     backoff_s,
     image_status,
     is_poison,
-    missing_tiles,
     region_status,
 )
 
@@ -93,11 +92,3 @@ def test_backoff_is_no_shorter_than_the_endpoint_asked_for(backoffs, at_least_s)
 )
 def test_aggregation_wait(stalled, wait_s):
     assert aggregation_wait_s(stalled) == wait_s
-
-
-@given(planned=st.sets(st.integers(0, 500)), committed=st.sets(st.integers(0, 500)))
-def test_missing_tiles_are_those_of_the_plan_without_an_outcome_in_order(planned, committed):
-    missing = missing_tiles(sorted(planned, reverse=True), committed)
-    assert missing == sorted(missing)
-    assert set(missing) | (committed & planned) == planned
-    assert not set(missing) & committed

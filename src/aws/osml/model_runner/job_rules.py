@@ -1,7 +1,6 @@
 """The decisions of the job protocol, as pure functions: values in, a value out. Handlers act on them."""
 
 import random
-from collections.abc import Collection
 
 from .common.typing import RequestStatus
 
@@ -49,8 +48,3 @@ def backoff_s(backoffs: int, rng: random.Random, at_least_s: float = 0.0) -> flo
 def aggregation_wait_s(stalled: int) -> float:
     """Return how long the next claim waits if this one's worker dies; the first retry does not wait."""
     return min(_LONGEST_AGGREGATION_WAIT_S, _FIRST_BACKOFF_S * 2.0 ** min(stalled, 10)) if stalled else 0.0
-
-
-def missing_tiles(planned: Collection[int], committed: Collection[int]) -> list[int]:
-    """Return the tiles of a plan that have no outcome yet, in order."""
-    return sorted(set(planned) - set(committed))

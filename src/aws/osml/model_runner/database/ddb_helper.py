@@ -23,6 +23,8 @@ Item = dict[str, Any]
 _BATCH_ITEMS = 25  # the most that one BatchWriteItem takes
 _BATCH_GET_ITEMS = 100  # the most that one BatchGetItem takes
 _FIRST_DELAY_S = 0.125
+# What DynamoDB says when it is busy; any other refusal of a batch is there to stay.
+_BUSY = frozenset({"ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException"})
 
 
 @dataclasses.dataclass
@@ -118,7 +120,8 @@ class DDBHelper:
         """Write many items, 25 to a call; what DynamoDB hands back unprocessed is sent again after a jittered wait.
 
         Raises:
-            DDBBatchWriteException: some items were still unprocessed after ``max_retries`` further tries.
+            DDBBatchWriteException: DynamoDB refuses the items, or some were still unprocessed after ``max_retries``
+                further tries.
         """
         puts = [{"PutRequest": {"Item": item.to_put()}} for item in ddb_items]
         for start in range(0, len(puts), _BATCH_ITEMS):
@@ -130,7 +133,7 @@ class DDBHelper:
             try:
                 pending = self._api.batch_write_item(RequestItems=pending).get("UnprocessedItems", {})
             except (ClientError, BotoCoreError) as err:
-                if attempt == max_retries:
+                if attempt == max_retries or not _may_pass(err):
                     raise DDBBatchWriteException(f"{self.table_name}: {error_code(err)}") from err
             if not pending:
                 return
@@ -299,6 +302,14 @@ def deserialize(raw: Mapping[str, Any]) -> Item:
     """Return an item in DynamoDB's wire form, ``{"n": {"N": "1"}}``, as plain Python values."""
     as_python = TypeDeserializer()
     return {name: DDBHelper.convert_decimal(as_python.deserialize(value)) for name, value in raw.items()}
+
+
+def _may_pass(err: ClientError | BotoCoreError) -> bool:
+    """Return True when the same call may succeed later: the network, the service's own errors, and its throttling."""
+    if not isinstance(err, ClientError):
+        return True
+    status = err.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    return status >= 500 or error_code(err) in _BUSY
 
 
 def error_code(err: ClientError | BotoCoreError) -> str:

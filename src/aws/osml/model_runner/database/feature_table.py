@@ -22,7 +22,7 @@ from aws_embedded_metrics import MetricsLogger
 from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion, TileState
-from aws.osml.model_runner.exceptions import AddFeaturesException, ConditionNotMetError
+from aws.osml.model_runner.exceptions import AddFeaturesException, ConditionNotMetError, DDBBatchWriteException
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
 
 from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item
@@ -127,7 +127,7 @@ class FeatureTable(DDBHelper):
                 for chunk in _chunks([_encode(feature) for feature in group])
             ]
             self.batch_write_items(rows)
-        except (ValueError, ClientError, BotoCoreError) as err:
+        except (ValueError, DDBBatchWriteException, ClientError, BotoCoreError) as err:
             raise AddFeaturesException(f"cannot store {len(features)} features: {err}") from err
         if metrics is not None:
             metrics.put_metric("Invocations", 1, "Count")
@@ -140,8 +140,7 @@ class FeatureTable(DDBHelper):
         encoded = [*(text.encode() for text in loose), *(feature for tile in tiles for feature in tile.features)]
         if metrics is not None:
             metrics.put_metric("Invocations", 1, "Count")
-        # Parsed by orjson, not by geojson, which rounds every coordinate that it sees.
-        return [geojson.Feature(**_without_type(orjson.loads(text))) for text in encoded]
+        return [_decode(text) for text in encoded]
 
     def group_features_by_key(self, features: list[geojson.Feature]) -> dict[str, list[geojson.Feature]]:
         """Group features by ``generate_tile_key``."""
@@ -303,8 +302,11 @@ def _encode(feature: Mapping[str, Any]) -> str:
     return orjson.dumps(feature).decode()
 
 
-def _without_type(feature: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in feature.items() if name != "type"}
+def _decode(text: bytes) -> geojson.Feature:
+    # Filled after it is made, because geojson rounds the coordinates that it makes a feature from.
+    feature = geojson.Feature()
+    feature.update(orjson.loads(text))
+    return feature
 
 
 def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:

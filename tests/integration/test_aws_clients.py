@@ -1,0 +1,174 @@
+"""boto3 clients: one per service and role, and credentials of a role that renew themselves."""
+
+import datetime
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from aws_faults import Raw, answering, query_error
+from botocore.awsrequest import AWSResponse
+from botocore.exceptions import ClientError
+
+from aws.osml.model_runner.common.aws_clients import AwsClients, client_config, default_clients
+from aws.osml.model_runner.common.credentials_utils import get_credentials_for_assumed_role
+from aws.osml.model_runner.exceptions import InvalidAssumedRoleException
+
+ROLE = "arn:aws:iam::123456789012:role/images"
+OTHER_ROLE = "arn:aws:iam::123456789012:role/results"
+
+
+@pytest.fixture
+def clients(emulator, monkeypatch) -> Iterator[AwsClients]:
+    for name, value in emulator.environment.items():
+        monkeypatch.setenv(name, value)
+    default_clients.cache_clear()
+    yield AwsClients()
+    default_clients.cache_clear()
+
+
+class ShortLived:
+    """STS that issues numbered credentials; each lives for the next number of seconds in ``lives_s``."""
+
+    def __init__(self, sts: Any, *lives_s: float) -> None:
+        self.issued = 0
+        self.roles: list[str] = []
+        self._lives_s = list(lives_s)
+        sts.meta.events.register_first("before-call.sts.AssumeRole", self._note_role)
+        sts.meta.events.register_first("before-send.sts.AssumeRole", self._answer)
+
+    def _note_role(self, params: dict[str, Any], **_: Any) -> None:
+        self.roles.append(params["body"]["RoleArn"])
+
+    def _answer(self, request: Any, **_: Any) -> AWSResponse:
+        self.issued += 1
+        life_s = self._lives_s.pop(0) if len(self._lives_s) > 1 else self._lives_s[0]
+        until = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=life_s)
+        body = f"""<AssumeRoleResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleResult><Credentials>
+            <AccessKeyId>ASIA{self.issued:016}</AccessKeyId><SecretAccessKey>secret-{self.issued}</SecretAccessKey>
+            <SessionToken>token-{self.issued}</SessionToken><Expiration>{until:%Y-%m-%dT%H:%M:%SZ}</Expiration>
+            </Credentials></AssumeRoleResult></AssumeRoleResponse>"""
+        return AWSResponse(request.url, 200, {"Content-Type": "text/xml"}, Raw(body.encode()))
+
+
+def signing_key(client: Any) -> str:
+    """Return the access key that the client's next call is signed with."""
+    seen: list[str] = []
+
+    def look(request: Any, **_: Any) -> None:
+        authorization = request.headers["Authorization"]
+        text = authorization.decode() if isinstance(authorization, bytes) else authorization
+        seen.append(text.split("Credential=")[1].split("/")[0])
+
+    client.meta.events.register_first("before-send.sqs.ListQueues", look)
+    client.list_queues()
+    client.meta.events.unregister("before-send.sqs.ListQueues", look)
+    return seen[0]
+
+
+def test_one_client_per_service_and_role(clients):
+    assert clients.client("sqs") is clients.client("sqs")
+    assert clients.client("sqs", "") is clients.client("sqs")
+    assert clients.client("sqs", ROLE) is clients.client("sqs", ROLE)
+    made = {id(clients.client(*key)) for key in (("sqs",), ("sns",), ("sqs", ROLE), ("sqs", OTHER_ROLE))}
+    assert len(made) == 4
+    assert clients.dynamodb_resource() is clients.dynamodb_resource()
+
+
+def test_threads_that_ask_at_once_get_the_same_client(clients):
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(lambda _: clients.client("sqs", ROLE), range(32)))
+    assert len({id(client) for client in made}) == 1
+
+
+def test_clients_reach_the_service_and_the_resource_converts_types(clients, data_plane):
+    assert data_plane.image_queue in clients.client("sqs").list_queues()["QueueUrls"]
+    table = data_plane.environment["ENDPOINT_TABLE"]
+    clients.dynamodb_resource().Table(table).put_item(Item={"endpoint": "ships", "max_regions": 1})
+    answer = clients.dynamodb_resource().meta.client.get_item(TableName=table, Key={"endpoint": "ships"})
+    assert answer["Item"] == {"endpoint": "ships", "max_regions": 1}
+
+
+def test_a_region_may_be_named(emulator, monkeypatch):
+    for name, value in emulator.environment.items():
+        monkeypatch.setenv(name, value)
+    assert AwsClients(region="eu-central-1").client("sqs").meta.region_name == "eu-central-1"
+    assert AwsClients().client("sqs").meta.region_name == "us-west-2"
+
+
+@pytest.mark.parametrize(
+    ("service", "sends", "read_timeout_s"),
+    [("sagemaker-runtime", 1, 70), ("dynamodb", 4, 20), ("sqs", 4, 30), ("s3", 5, 20)],
+)
+def test_how_often_and_how_long_by_service(service, sends, read_timeout_s):
+    config = client_config(service, 7)
+    assert config.retries == {"mode": "standard", "total_max_attempts": sends}
+    assert (config.connect_timeout, config.read_timeout, config.max_pool_connections) == (5, read_timeout_s, 7)
+
+
+def test_the_workers_own_credentials(clients):
+    keys = clients.credentials().get_frozen_credentials()
+    assert (keys.access_key, keys.secret_key) == ("local", "local")
+
+
+def test_a_role_is_assumed_at_its_first_call_and_not_again_while_it_is_valid(clients):
+    sts = ShortLived(clients.client("sts"), 3600)
+    client = clients.client("sqs", ROLE)
+    credentials = clients.credentials(ROLE)
+    assert sts.issued == 0
+    assert signing_key(client) == "ASIA0000000000000001"
+    assert signing_key(client) == "ASIA0000000000000001"
+    assert credentials.get_frozen_credentials().token == "token-1"
+    assert sts.issued == 1
+    assert sts.roles == [ROLE]
+    assert signing_key(clients.client("sqs")) == "local"
+
+
+def test_credentials_of_a_role_renew_themselves_before_they_end(clients):
+    # botocore renews what ends within ten minutes or so, and must not use what ends within five.
+    sts = ShortLived(clients.client("sts"), 60, 60, 3600)
+    client = clients.client("sqs", ROLE)
+    keys = [signing_key(client) for _ in range(4)]
+    assert keys == [f"ASIA{number:016}" for number in (1, 2, 3, 3)]
+    assert clients.credentials(ROLE).get_frozen_credentials().secret_key == "secret-3"
+    assert sts.issued == 3
+
+
+def test_threads_renew_a_role_once(clients):
+    sts = ShortLived(clients.client("sts"), 3600)
+    credentials = clients.credentials(ROLE)
+    with ThreadPoolExecutor(8) as pool:
+        tokens = set(pool.map(lambda _: credentials.get_frozen_credentials().token, range(16)))
+    assert tokens == {"token-1"}
+    assert sts.issued == 1
+
+
+def test_roles_are_kept_apart(clients):
+    sts = ShortLived(clients.client("sts"), 3600)
+    assert clients.credentials(ROLE).get_frozen_credentials().token == "token-1"
+    assert clients.credentials(OTHER_ROLE).get_frozen_credentials().token == "token-2"
+    assert sts.roles == [ROLE, OTHER_ROLE]
+
+
+def test_a_role_that_may_not_be_assumed_is_an_error_of_the_call(clients):
+    client = clients.client("sqs", ROLE)
+    with answering(clients.client("sts"), "AssumeRole", query_error("AccessDenied", 403)):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            client.list_queues()
+    assert client.list_queues()["ResponseMetadata"]["HTTPStatusCode"] == 200
+
+
+def test_there_is_one_set_of_clients_for_constructors_that_get_none(clients):
+    assert default_clients() is default_clients()
+
+
+def test_assumed_credentials_as_a_mapping(clients):
+    credentials = get_credentials_for_assumed_role(ROLE)
+    assert set(credentials) == {"AccessKeyId", "SecretAccessKey", "SessionToken"}
+    assert all(credentials.values())
+
+
+def test_a_role_that_sts_refuses_is_told(clients):
+    refusal = query_error("AccessDenied", 403)
+    with answering(default_clients().client("sts"), "AssumeRole", refusal), pytest.raises(InvalidAssumedRoleException):
+        get_credentials_for_assumed_role(ROLE)

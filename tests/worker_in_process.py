@@ -1,0 +1,215 @@
+"""The handlers of a worker inside the test's own process: real tables, queues, topics, images and models; a clock to turn."""
+
+import json
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.region_request import RegionRequest, parse_region_request_message
+from aws.osml.model_runner.app_config import ServiceConfig
+from aws.osml.model_runner.common.aws_clients import AwsClients
+from aws.osml.model_runner.common.endpoint_utils import EndpointUtils
+from aws.osml.model_runner.database import (
+    EndpointStatisticsTable,
+    FeatureTable,
+    JobItem,
+    JobTable,
+    JobTableLedger,
+    OutstandingJobsTable,
+    RegionRequestItem,
+    RegionRequestTable,
+)
+from aws.osml.model_runner.image_request_handler import ImageRequestHandler
+from aws.osml.model_runner.job_sweeper import JobSweeper
+from aws.osml.model_runner.lease_keeper import LeaseKeeper
+from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
+from aws.osml.model_runner.raster import write_geotiff
+from aws.osml.model_runner.region_request_handler import RegionRequestHandler
+from aws.osml.model_runner.status.image_status_monitor import ImageStatusMonitor
+from aws.osml.model_runner.status.region_status_monitor import RegionStatusMonitor
+from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
+from aws.osml.model_runner.worker_context import WorkerContext
+
+UTM_31N = (500_000.0, 0.5, 0.0, 5_400_000.0, 0.0, -0.5)
+
+
+class Clock:
+    """The time of day, which a test may put forward."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead_s
+
+
+class ImpatientEvent(threading.Event):
+    """An event for which nobody waits, so that pauses between model calls cost no time."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        return super().wait(0.0)
+
+
+def write_scene(path: Path, width: int = 1024, height: int = 512, is_georeferenced: bool = True, seed: int = 1) -> Path:
+    """Write pixels in which no tile is like another."""
+    pixels = np.random.default_rng(seed).integers(0, 255, (1, height, width), dtype=np.uint8)
+    if is_georeferenced:
+        write_geotiff(path, pixels, UTM_31N, epsg=32631)
+    else:
+        write_geotiff(path, pixels)
+    return path
+
+
+class InProcessWorker:
+    """One worker's handlers. Several of them, on one data plane and one clock, are a fleet."""
+
+    def __init__(
+        self, environment: Mapping[str, str], clients: AwsClients, clock: Clock, name: str = "worker", **settings: str
+    ) -> None:
+        # Tiles of 256 and regions of 512 x 512 make two regions of four tiles of the usual scene.
+        defaults = {
+            **{"IMAGE_SOURCES": "file,s3", "REGION_SIZE": "(512, 512)", "WORKERS": "4", "WORKERS_PER_CPU": "1"},
+            **{"QUEUE_WAIT_S": "0", "AWS_DEFAULT_REGION": "us-west-2"},
+        }
+        variables = {name: value for name, value in {**environment, **defaults, **settings}.items() if value}
+        self.config = config = ServiceConfig.from_environment(variables)
+        self.clock = clock
+        self.clients = clients
+        dynamodb = clients.dynamodb_resource()
+        self.jobs = JobTable(config.job_table, dynamodb, clock, config.row_life_s)
+        self.regions = RegionRequestTable(config.region_request_table, dynamodb, clock, lambda _: None)
+        self.ledger = (
+            OutstandingJobsTable(config.outstanding_jobs_table, self.jobs, dynamodb, clock)
+            if config.outstanding_jobs_table
+            else JobTableLedger(self.jobs, clock)
+        )
+        self.endpoints = (
+            EndpointStatisticsTable(config.endpoint_statistics_table, dynamodb)
+            if config.endpoint_statistics_table
+            else None
+        )
+        self.features = FeatureTable(config.feature_table, (256, 256), (0, 0), dynamodb, clock)
+        self.region_queue = RequestQueue(config.region_queue, 0, client=clients.client("sqs"))
+        self.context = self._new_context(name)
+        self.endpoint_utils = EndpointUtils(clients=clients)
+        self.region_handler = self._new_region_handler()
+        self.image_handler = self._new_image_handler()
+        self.sweeper = JobSweeper(
+            *(self.ledger, self.jobs, self.regions, self.region_queue, self.image_handler, self.region_handler, config),
+            now=clock,
+        )
+
+    def _new_context(self, name: str) -> WorkerContext:
+        context = WorkerContext.from_config(self.config, self.clients)
+        context.now = self.clock
+        context.rng = random.Random(1)
+        context.owner = name
+        context.stopping = ImpatientEvent()
+        context.leases = LeaseKeeper(0.05, 600.0, self.clock)
+        context.start()
+        return context
+
+    def _new_region_handler(self) -> RegionRequestHandler:
+        return RegionRequestHandler(
+            self.regions,
+            self.jobs,
+            RegionStatusMonitor(self.config.region_status_topic),
+            self.endpoints,
+            VariableOverlapTilingStrategy(),
+            self.endpoint_utils,
+            self.config,
+            self.context,
+        )
+
+    def _new_image_handler(self) -> ImageRequestHandler:
+        return ImageRequestHandler(
+            self.jobs,
+            ImageStatusMonitor(self.config.image_status_topic),
+            self.endpoints,
+            VariableOverlapTilingStrategy(),
+            self.region_queue,
+            self.regions,
+            self.endpoint_utils,
+            self.config,
+            self.region_handler,
+            self.ledger,
+        )
+
+    def close(self) -> None:
+        self.context.close()
+
+    def received_regions(self) -> list[tuple[QueueMessage, RegionRequest]]:
+        """Take every region message that is on the queue."""
+        found = []
+        while messages := self.region_queue.receive():
+            found += [(message, parse_region_request_message(message.body)) for message in messages]
+        return found
+
+    def work_off(self) -> JobItem | None:
+        """Do every region that is on the queue, as the daemon does, and return the last image's row."""
+        job = None
+        for message, request in self.received_regions():
+            job = self.region_handler.process_region_request(request)
+            self.image_handler.region_ended(request, job)
+            self.region_queue.finish_request(message.receipt_handle)
+        return job and self.jobs.find(job.image_id)
+
+    def regions_of(self, request: ImageRequest) -> list[RegionRequestItem]:
+        return list(self.regions.regions_of(request.image_id))
+
+    def open_jobs(self) -> list[str]:
+        return [job.image_id for job in self.ledger.open_jobs()]
+
+    def result(self, job_id: str) -> list[dict[str, Any]]:
+        """Return the features that were delivered to S3."""
+        bucket = json.loads(self.outputs)[0]["bucket"]
+        body = self.clients.client("s3").get_object(Bucket=bucket, Key=f"out/{job_id}.geojson")["Body"].read()
+        features: list[dict[str, Any]] = json.loads(body)["features"]
+        return features
+
+    outputs = "[]"
+
+    def request(self, image: Path | str, model: str, job_id: str = "job", **changes: Any) -> ImageRequest:
+        """Return a request whose result goes to the data plane's bucket under ``out/``."""
+        message = {
+            "jobId": job_id,
+            "imageUrls": [image if isinstance(image, str) else f"file://{image}"],
+            "imageProcessor": {
+                "name": model,
+                "type": "HTTP_ENDPOINT" if model.startswith("http") else "SM_ENDPOINT",
+            },
+            **{"imageProcessorTileSize": 256, "imageProcessorTileOverlap": 0},
+            **{"imageProcessorTileFormat": "PNG", "imageProcessorTileCompression": "NONE"},
+            "outputs": json.loads(self.outputs),
+        }
+        return ImageRequest.from_external_message(message | changes)
+
+
+class StatusListener:
+    """A queue that hears a topic."""
+
+    def __init__(self, client: Callable[[str], Any], topic: str, name: str) -> None:
+        self._sqs = client("sqs")
+        self._url = self._sqs.create_queue(QueueName=name)["QueueUrl"]
+        attributes = self._sqs.get_queue_attributes(QueueUrl=self._url, AttributeNames=["QueueArn"])
+        client("sns").subscribe(TopicArn=topic, Protocol="sqs", Endpoint=attributes["Attributes"]["QueueArn"])
+
+    def heard(self, name: str = "image_status") -> list[str]:
+        """Return one attribute of each message since the last time; SNS keeps no order, so neither does this."""
+        return [attributes.get(name, "") for _, attributes in self.events()]
+
+    def events(self) -> list[tuple[str, dict[str, str]]]:
+        found = []
+        while messages := self._sqs.receive_message(QueueUrl=self._url, MaxNumberOfMessages=10).get("Messages"):
+            for message in messages:
+                self._sqs.delete_message(QueueUrl=self._url, ReceiptHandle=message["ReceiptHandle"])
+                envelope = json.loads(message["Body"])
+                attributes = envelope.get("MessageAttributes", {})
+                found.append((envelope["Message"], {key: value["Value"] for key, value in attributes.items()}))
+        return found
