@@ -28,21 +28,12 @@ from aws.osml.model_runner.database.feature_table import FeatureItem
 from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.database.region_request_table import RegionRequestItem
 from aws.osml.model_runner.exceptions import TileEncodingError
-from aws.osml.model_runner.features.answer import FeatureProblem
-from aws.osml.model_runner.features.encoding import MAX_FEATURE_BYTES
-from aws.osml.model_runner.features.image_geometry import GeometryProblem
-from aws.osml.model_runner.features.properties import INTERNAL_PREFIX, INTERNAL_PROPERTIES
 from aws.osml.model_runner.image_request_handler import _progress_of
-from aws.osml.model_runner.inference import sagemaker_parameters
-from aws.osml.model_runner.inference.call_errors import ModelErrorCode
-from aws.osml.model_runner.inference.content_types import CONTENT_TYPES
 from aws.osml.model_runner.local.model_server import MODELS
 from aws.osml.model_runner.raster.settings import RasterSettings
 from aws.osml.model_runner.raster.tile_formats import plan_tile
-from aws.osml.model_runner.region_request_handler import SEALED
 from aws.osml.model_runner.status.image_status_monitor import ImageStatusMonitor
 from aws.osml.model_runner.status.region_status_monitor import RegionStatusMonitor
-from aws.osml.model_runner.tile_worker import pipeline
 from markdown_pages import coded, fences, first_column, own_part, rows, section
 from python_scripts import load_script
 
@@ -392,55 +383,3 @@ def test_every_event_is_documented_with_its_level_and_fields() -> None:
         coded(row["Event"])[0]: (set(re.findall(r"\w+", row["Level"])), set(coded(row["Fields"]))) for row in table
     }
     assert documented == logged_events()
-
-
-# Model contract, features ---------------------------------------------------------------------------------------------
-
-
-def test_every_error_code_is_documented() -> None:
-    errors = section(reference("model-contract.md"), "Errors")
-    others = {pipeline.TILE_ENCODING, pipeline.INTERNAL_ERROR, SEALED}
-    in_table = {code for row in rows(errors) for code in coded(row.get("Code", ""))}
-    assert in_table == set(ModelErrorCode)
-    assert others <= set(coded(errors))
-
-
-def test_every_reason_to_drop_a_feature_is_documented() -> None:
-    table = rows(section(reference("model-contract.md"), "Features that are dropped"))
-    assert sorted(first_column(table)) == sorted([*FeatureProblem, *GeometryProblem])
-
-
-def test_media_types_are_documented() -> None:
-    table = rows(own_part(reference("model-contract.md"), "The call"))
-    documented = {coded(row["Tile format"])[0]: coded(row["`Content-Type`"])[0] for row in table}
-    assert documented == {str(name): media_type for name, media_type in CONTENT_TYPES.items()}
-
-
-def test_parameters_and_headers_are_documented() -> None:
-    words = coded(section(reference("model-contract.md"), "Parameters"))
-    assert set(words) >= sagemaker_parameters.INVOKE_PARAMETERS
-    headers = {word.lower() for word in words}
-    assert headers >= sagemaker_parameters._OWN_HEADERS
-    assert headers >= set(sagemaker_parameters._OWN_PREFIXES)
-
-
-def test_the_size_of_a_feature_is_documented() -> None:
-    assert f"{MAX_FEATURE_BYTES:,} bytes" in reference("model-contract.md")
-
-
-def test_properties_that_are_removed_are_documented() -> None:
-    words = coded(section(reference("features.md"), "Removed properties"))
-    assert sorted(words) == sorted([*INTERNAL_PROPERTIES, INTERNAL_PREFIX])
-
-
-# Architecture ---------------------------------------------------------------------------------------------------------
-
-LETTERED = re.compile(r"\b[AFRTG][0-5]\b")
-
-
-def test_every_lettered_write_is_explained() -> None:
-    page = (DOCS / "explanation" / "architecture.md").read_text()
-    explained = [row["Write"] for row in rows(section(page, "The writes"))]
-    in_code = {letter for path in (PACKAGE / "database").glob("*.py") for letter in LETTERED.findall(path.read_text())}
-    assert in_code <= set(explained)
-    assert set(LETTERED.findall(section(page, "The states"))) == set(explained)

@@ -37,27 +37,36 @@ def kept_hidden(queue: RequestQueue, message: QueueMessage, context: WorkerConte
     finds the work's lease taken.
     """
     visibility_s = queue.visibility_timeout_s()
+    # Long enough for the next heartbeat, however short the queue's own time is.
+    hidden_s = max(visibility_s, math.ceil(context.config.region_lease_s))
 
     def renew() -> bool:
-        queue.reset_request(message.receipt_handle, visibility_s)
+        queue.reset_request(message.receipt_handle, hidden_s)
         return True
 
+    if hidden_s > visibility_s:
+        renew()
     lease = Lease("message", renew, on_lost=lambda: None, last_progress=context.now)
     with context.leases.keep(lease):
         yield
 
 
 class DeadLetters:
-    """Where messages go that can never be carried out, as they came, so that somebody can look at them."""
+    """Where messages of a queue go that can never be carried out, as they came, so that somebody can look at them.
 
-    def __init__(self, queue: RequestQueue | None) -> None:
+    That is the queue at ``url``, or else the one to which SQS itself sends what is received too often.
+    """
+
+    def __init__(self, queue: RequestQueue, url: str | None) -> None:
         self._queue = queue
+        self._url = url
 
     def put(self, message: QueueMessage, reason: str) -> None:
-        """Set a message aside; without a dead-letter queue the log is all that is left of why."""
-        logger.error("message.rejected", reason=reason, has_dead_letter_queue=self._queue is not None)
-        if self._queue is not None:
-            self._queue.send_body(message.body)
+        """Set a message aside; where there is no dead-letter queue, the log is all that is left of it."""
+        url = self._url or self._queue.dead_letter_queue_url()
+        logger.error("message.rejected", reason=reason, has_dead_letter_queue=url is not None)
+        if url is not None:
+            RequestQueue(url, client=self._queue.sqs_client).send_body(message.body)
 
 
 class ImageMessages:

@@ -225,6 +225,7 @@ class ImageCompletion:
     def _progress(self, claim: _Claim) -> Callable[[int], None]:
         def note(position: int) -> None:
             claim.progressed_at = self._context().now()
+            self._context().note_progress()
             claim.check(self._job_table.record_sink_progress(claim.job.image_id, claim.fence, position))
 
         return note

@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 from types import FrameType
 
 import structlog
@@ -55,6 +56,7 @@ class ModelRunner:
         self._make_tables(clients)
         self._make_handlers(clients)
         self._health = HealthFile(self.config.health_file)
+        self.context.note_progress = self._health.note_progress
 
     def run(self) -> int:
         """Work until stopped, and return the exit status: 0 when everything in hand was ended or given back in time."""
@@ -67,6 +69,7 @@ class ModelRunner:
             consumer.start()
         sweeper.start()
         self.running = True
+        self._health.note_progress()
         logger.info("worker.started", owner=self.context.owner, workers=self.config.workers)
         self.context.stopping.wait()
         return self._drain(consumers)
@@ -138,17 +141,16 @@ class ModelRunner:
     def _queue(self, url: str, clients: AwsClients) -> RequestQueue:
         return RequestQueue(url, wait_seconds=self.config.queue_wait_s, client=clients.client("sqs"))
 
-    def _dead_letters(self, url: str | None) -> DeadLetters:
-        return DeadLetters(RequestQueue(url, client=self.region_request_queue.sqs_client) if url else None)
-
     def _consumers(self) -> list[QueueConsumer]:
         config, stopping, on_poll = self.config, self.context.stopping, self._health.note_progress
         images = ImageMessages(
-            self.image_request_queue, self._dead_letters(config.image_dlq), self.image_request_handler
+            self.image_request_queue,
+            DeadLetters(self.image_request_queue, config.image_dlq),
+            self.image_request_handler,
         )
         regions = RegionMessages(
             self.region_request_queue,
-            self._dead_letters(config.region_dlq),
+            DeadLetters(self.region_request_queue, config.region_dlq),
             self.region_request_handler,
             self.image_request_handler,
         )
@@ -178,7 +180,8 @@ class ModelRunner:
         """Stop in order, each step with its share of the time that the container gives."""
         budget_s = self.config.shutdown_budget_s
         logger.info("worker.stopping", budget_s=budget_s)
-        is_drained = min([consumer.join(budget_s / len(consumers)) for consumer in consumers])
+        deadline_s = time.monotonic() + budget_s
+        is_drained = min([consumer.join(deadline_s - time.monotonic()) for consumer in consumers])
         self.context.metrics.flush()
         self.context.close()
         self.running = False

@@ -23,7 +23,7 @@ from .common.redaction import redact, redact_text
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# At DEBUG these log requests and responses whole, bodies and signatures among them.
+# At DEBUG these log requests and responses whole, bodies and signatures among them; at INFO, where each key came from.
 _TALKATIVE = ("boto3", "botocore", "s3transfer", "urllib3", "asyncio")
 _LONGEST_MESSAGE = 2_000
 _LONGEST_STACK = 16_000
@@ -45,7 +45,7 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
     root.handlers[:] = [handler]
     root.setLevel(level)
     for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(max(logging.INFO, root.level))
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *_shared(), ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -6,13 +6,15 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import structlog
 
-from .exceptions import ModelRunnerError
+from .queue.exceptions import QueueError
 from .queue.request_queue import QueueMessage, RequestQueue
 
 logger = structlog.get_logger(__name__)
 
 _ERROR_PAUSE_S = 2.0
 _SLOT_POLL_S = 1.0
+_FIRST_DELAY_S = 5
+_LONGEST_DELAY_S = 300
 
 
 class QueueConsumer:
@@ -76,19 +78,22 @@ class QueueConsumer:
         future.add_done_callback(self._running.discard)
         return True
 
-    def _give_back(self, message: QueueMessage) -> None:
-        try:
-            self._queue.reset_request(message.receipt_handle)
-        except ModelRunnerError as err:
-            logger.warning("message.not_given_back", queue=self._name, reason=str(err))
-
     def _work(self, message: QueueMessage) -> None:
         try:
             self._handle(message)
         except Exception:  # One message's error must not end the daemon; the message comes again
             logger.exception("message.failed", queue=self._name, receive_count=message.receive_count)
+            # Later each time, since SQS sets aside what is received too often.
+            self._give_back(message, min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** min(message.receive_count - 1, 10)))
         finally:
             self._slots.release()
+
+    def _give_back(self, message: QueueMessage, delay_s: int = 0) -> None:
+        try:
+            self._queue.reset_request(message.receipt_handle, delay_s)
+        except QueueError as err:
+            # It comes again in any case, when its time hidden is over.
+            logger.warning("message.not_given_back", queue=self._name, reason=str(err))
 
     def _poll(self) -> list[QueueMessage]:
         try:

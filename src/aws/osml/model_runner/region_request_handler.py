@@ -1,12 +1,15 @@
 """A region: claim it, run its tiles, end it and count it, once."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import structlog
 from aws_embedded_metrics import MetricsLogger
+from botocore.exceptions import BotoCoreError, ClientError
 
+from .api.inference import ModelInvokeMode
 from .api.region_request import RegionRequest
 from .app_config import ServiceConfig
 from .common.endpoint_utils import EndpointUtils
@@ -173,6 +176,8 @@ class RegionRequestHandler:
             log_fields={"job_id": item.job_id or "", "image_id": item.image_id, "region_id": item.region_id},
             on_progress=(lambda: self.region_request_table.note_progress(claim)) if needs_note else lambda: None,
             stopping=self.context.stopping,
+            # What is left of the time to stop is for giving regions back.
+            stop_grace_s=self.config.shutdown_budget_s / 2,
         )
 
     def _lease(self, claim: RegionClaim, run: RegionRun) -> Lease:
@@ -201,12 +206,11 @@ class RegionRequestHandler:
     @contextmanager
     def _place_at_endpoint(self, request: RegionRequest) -> Iterator[None]:
         """Hold one of the endpoint's places for a region, where workers throttle themselves."""
-        table = self.endpoint_statistics_table
-        if not self.config.self_throttling or table is None:
+        table, most = self.endpoint_statistics_table, self._most_regions(request)
+        if table is None or most is None:
             yield
             return
         endpoint = request.model_name
-        most = self.endpoint_utils.calculate_max_regions(endpoint, request.model_invocation_role)
         table.upsert_endpoint(endpoint, most)
         if table.current_in_progress_regions(endpoint) >= most:
             self.context.metrics.record("RegionProcessing", "Throttles", 1, "Count", ModelName=endpoint)
@@ -216,6 +220,17 @@ class RegionRequestHandler:
             yield
         finally:
             table.decrement_region_count(endpoint)
+
+    def _most_regions(self, request: RegionRequest) -> int | None:
+        """Return how many regions an endpoint may work on; None where that is not limited, or nobody can tell."""
+        if not self.config.self_throttling or request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
+            return None
+        try:
+            return self.endpoint_utils.calculate_max_regions(request.model_name, request.model_invocation_role)
+        except (ClientError, BotoCoreError) as err:
+            # Missing, or not ours to describe: what becomes of the region is decided where its tiles are sent.
+            logger.warning("endpoint.capacity_unknown", endpoint=request.model_name, error=type(err).__name__)
+            return None
 
     # Ends -----------------------------------------------------------------------------------------------------------
 
@@ -242,7 +257,7 @@ class RegionRequestHandler:
     def _seal(self, claim: RegionClaim, work: RegionWork, job: JobItem, reason: str) -> JobItem:
         """Fail every tile without an outcome, then end the region; a worker that still does a tile loses its write."""
         logger.warning("region.sealed", reason=reason)
-        tiles = work.tiles(job)
+        tiles = _tiles_to_seal(work, job)
         outcomes = work.committed(tiles)
         for tile in tiles:
             if tile.index not in outcomes:
@@ -282,6 +297,14 @@ class RegionRequestHandler:
         if failed_tiles:
             metrics.record("RegionProcessing", "Errors", 1, "Count")
         metrics.flush()
+
+
+def _tiles_to_seal(work: RegionWork, job: JobItem) -> list[Tile]:
+    """Return a region's tiles; where the image that tells which of them are wanted will not open, all of them."""
+    try:
+        return work.tiles(job)
+    except ImageError:
+        return work.tiles(dataclasses.replace(job, roi_wkt=None))
 
 
 def region_request_of(job: JobItem, region: RegionRequestItem) -> RegionRequest:

@@ -140,4 +140,5 @@ class RegionWork:
             rng=context.rng,
             now=context.now,
             should_stop=lambda: run.is_stopped,
+            note_progress=context.note_progress,
         )

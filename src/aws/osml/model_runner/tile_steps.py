@@ -39,6 +39,7 @@ class DetectionSteps:
     rng: random.Random
     now: Callable[[], float]
     should_stop: Callable[[], bool]
+    note_progress: Callable[[], None]
 
     def cut(self, tile: Tile) -> bytes:
         """Return the tile's pixels, encoded as the request asks."""
@@ -77,6 +78,7 @@ class DetectionSteps:
         outcome = TileOutcome(result.state, result.features, result.error_code, result.dropped)
         with self.metrics.timed("FeatureStorage"):
             state = self.features.commit_tile(key, tile.bounds, outcome)
+        self.note_progress()
         name = "Invocations" if state is TileState.SUCCEEDED else "Errors"
         self.metrics.record("TileProcessing", name, 1, "Count", ModelName=self.request.model_name)
         return state

@@ -51,6 +51,7 @@ class WorkerContext:
     now: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     rng: random.Random = field(default_factory=random.Random)
+    note_progress: Callable[[], None] = lambda: None
     elevation_model: Any = None
     stopping: threading.Event = field(default_factory=threading.Event)
     _detectors: LRUCache[object, Detector] = field(default_factory=lambda: LRUCache(_CACHED_ENDPOINTS))

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from typing import Any
 
 
@@ -23,4 +24,9 @@ def run(_arguments: argparse.Namespace) -> int:
     config = ServiceConfig.from_environment(os.environ)
     configure_logging(config.log_level)
     configure_metrics()
-    return ModelRunner(config=config).run()
+    status = ModelRunner(config=config).run()
+    if status != 0:
+        # Something hangs in a call, and an ordinary exit would wait for it beyond the time that the container gives.
+        sys.stdout.flush()
+        os._exit(status)
+    return status

@@ -150,6 +150,23 @@ class RequestQueue:
             self._visibility_timeout_s = int(answer["Attributes"]["VisibilityTimeout"])
         return self._visibility_timeout_s
 
+    def dead_letter_queue_url(self) -> str | None:
+        """Return the queue to which SQS moves what is received too often here; None when there is none.
+
+        Raises:
+            QueueError: SQS could not be asked.
+        """
+        attributes = self._call("get_queue_attributes", AttributeNames=["RedrivePolicy"]).get("Attributes", {})
+        target = json.loads(attributes.get("RedrivePolicy", "{}")).get("deadLetterTargetArn")
+        if target is None:
+            return None
+        *_, account, name = target.split(":")
+        try:
+            answer = self.sqs_client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)
+        except (ClientError, BotoCoreError) as err:
+            raise QueueError(f"the dead-letter queue {target} cannot be found: {_code(err)}") from err
+        return str(answer["QueueUrl"])
+
     def _send_batch(self, bodies: Sequence[str]) -> None:
         pending = [{"Id": str(index), "MessageBody": body} for index, body in enumerate(bodies)]
         for attempt in range(MAX_SEND_TRIES):

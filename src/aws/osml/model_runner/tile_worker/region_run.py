@@ -7,6 +7,9 @@ from typing import Protocol
 
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 
+# How often a run that waits looks whether its process is to stop.
+_STOP_POLL_S = 0.5
+
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
@@ -50,7 +53,8 @@ class RegionRun:
     """Counts a region's tiles in and out, and remembers why it was stopped, if it was.
 
     ``now`` is the clock that ``last_progress`` is read from; ``log_fields`` are bound to every event that its tiles
-    log; ``on_progress`` is called once, when the first tile has ended; ``stopping`` stops every run of the process.
+    log; ``on_progress`` is called once, when the first tile has ended. ``stopping`` stops every run of the process;
+    ``stop_grace_s`` is how long tiles in flight are waited for then.
     """
 
     def __init__(
@@ -59,7 +63,9 @@ class RegionRun:
         log_fields: Mapping[str, str] | None = None,
         on_progress: Callable[[], object] = lambda: None,
         stopping: threading.Event | None = None,
+        stop_grace_s: float = 10.0,
     ) -> None:
+        self._stop_grace_s = stop_grace_s
         self._stopping = stopping or threading.Event()
         self.log_fields = dict(log_fields or {})
         self.outcomes: dict[int, TileState] = {}
@@ -113,6 +119,9 @@ class RegionRun:
             self._changed.notify_all()
 
     def wait(self) -> None:
-        """Return when every tile that was counted in is counted out."""
+        """Return when every tile that was counted in is counted out, or the process stops and cannot wait longer."""
         with self._changed:
-            self._changed.wait_for(lambda: self._in_flight == 0)
+            while not self._changed.wait_for(lambda: self._in_flight == 0, timeout=_STOP_POLL_S):
+                if self._stopping.is_set():
+                    self._changed.wait_for(lambda: self._in_flight == 0, timeout=self._stop_grace_s)
+                    return
