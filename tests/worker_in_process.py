@@ -74,8 +74,12 @@ class InProcessWorker:
     ) -> None:
         # Tiles of 256 and regions of 512 x 512 make two regions of four tiles of the usual scene.
         defaults = {
-            "IMAGE_SOURCES": "file,s3", "REGION_SIZE": "(512, 512)", "WORKERS": "4", "WORKERS_PER_CPU": "1",
-            "QUEUE_WAIT_S": "0", "AWS_DEFAULT_REGION": "us-west-2",
+            "IMAGE_SOURCES": "file,s3",
+            "REGION_SIZE": "(512, 512)",
+            "WORKERS": "4",
+            "WORKERS_PER_CPU": "1",
+            "QUEUE_WAIT_S": "0",
+            "AWS_DEFAULT_REGION": "us-west-2",
         }
         variables = {name: value for name, value in {**environment, **defaults, **settings}.items() if value}
         self.config = config = ServiceConfig.from_environment(variables)
@@ -184,8 +188,10 @@ class InProcessWorker:
                 "name": model,
                 "type": "HTTP_ENDPOINT" if model.startswith("http") else "SM_ENDPOINT",
             },
-            "imageProcessorTileSize": 256, "imageProcessorTileOverlap": 0,
-            "imageProcessorTileFormat": "PNG", "imageProcessorTileCompression": "NONE",
+            "imageProcessorTileSize": 256,
+            "imageProcessorTileOverlap": 0,
+            "imageProcessorTileFormat": "PNG",
+            "imageProcessorTileCompression": "NONE",
             "outputs": json.loads(self.outputs),
         }
         return ImageRequest.from_external_message(message | changes)

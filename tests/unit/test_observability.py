@@ -81,7 +81,7 @@ def test_other_libraries_log_through_the_same_formatter(logged):
         logging.getLogger("aws.osml.photogrammetry").warning("no %s model", "RPC", extra={"path": "/data/a"})
     logging.getLogger("botocore.endpoint").debug("request body: canary")
     logging.getLogger("botocore.credentials").info("found")
-        logging.getLogger("botocore.credentials").warning("found")
+    logging.getLogger("botocore.credentials").warning("found")
     logging.getLogger("mine").debug("seen")
     first, second, third = events()
     assert (first["event"], first["level"], first["job_id"]) == ("no RPC model", "warning", "job-1")

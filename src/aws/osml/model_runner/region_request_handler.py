@@ -226,7 +226,9 @@ class RegionRequestHandler:
         if not self.config.self_throttling or request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
             return None
         try:
-            return self.endpoint_utils.calculate_max_regions(request.model_name, request.model_invocation_role)
+            most = self.endpoint_utils.calculate_max_regions(request.model_name, request.model_invocation_role)
+            # A serverless endpoint has no machines to count, and must not wait for ever.
+            return max(1, most)
         except (ClientError, BotoCoreError) as err:
             # Missing, or not ours to describe: what becomes of the region is decided where its tiles are sent.
             logger.warning("endpoint.capacity_unknown", endpoint=request.model_name, error=type(err).__name__)

@@ -1,0 +1,1009 @@
+"""Images and regions through their handlers: real tables, queues, models and files; time is turned by hand."""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import shapely
+import structlog
+from osgeo import gdal
+
+from aws.osml.model_runner import image_plan
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.image_request_message import parse_image_request_message
+from aws.osml.model_runner.api.inference import ModelInvokeMode
+from aws.osml.model_runner.api.region_request import RegionRequest
+from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
+from aws.osml.model_runner.common.typing import ImageRegion, TileState
+from aws.osml.model_runner.database import JobItem, RegionRequestItem, TileKey, TileOutcome
+from aws.osml.model_runner.exceptions import (
+    AggregateFeaturesException,
+    AggregateOutputFeaturesException,
+    ConservationError,
+    InvalidImageRequestException,
+    InvalidImageURLException,
+    LeaseLostError,
+    LoadImageException,
+    ProcessImageException,
+    RegionDeferredError,
+    SelfThrottledRegionException,
+    UnsupportedModelException,
+)
+from aws.osml.model_runner.image_request_handler import ImageRequestHandler
+from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway
+from aws.osml.model_runner.raster import ImageUnreachableError, RasterSettings, image_to_world
+from aws.osml.model_runner.raster.sensor_model import build_sensor_model
+from aws.osml.model_runner.region_request_handler import SEALED, region_request_of
+from aws_faults import answering, query_error, xml_error
+from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
+
+TILES = 8
+TILES_PER_REGION = 4
+MODEL = "ships"
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[Any]]:
+    """Catch what is logged."""
+    with structlog.testing.capture_logs() as caught:
+        yield caught
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[SageMakerGateway]:
+    with SageMakerGateway({}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def clients(emulator, gateway) -> Iterator[AwsClients]:
+    """One set of clients for all tests here, also for the constructors that ask for the process's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (emulator.environment | gateway.environment | {"AWS_EMF_ENVIRONMENT": "local"}).items():
+            patch.setenv(name, value)
+        default_clients.cache_clear()
+        yield default_clients()
+        default_clients.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Path:
+    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def new_worker(data_plane, clients, clock) -> Iterator[Callable[..., InProcessWorker]]:
+    """Make workers on one data plane; each is closed when the test ends."""
+    made: list[InProcessWorker] = []
+
+    def make(name: str = "worker", **settings: str) -> InProcessWorker:
+        worker = InProcessWorker(data_plane.environment, clients, clock, name, **settings)
+        worker.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
+        made.append(worker)
+        return worker
+
+    yield make
+    for worker in made:
+        worker.close()
+
+
+@pytest.fixture
+def worker(new_worker) -> InProcessWorker:
+    return new_worker()
+
+
+@pytest.fixture
+def statuses(emulator, data_plane) -> StatusListener:
+    return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
+
+
+def planned(worker: InProcessWorker, request: ImageRequest) -> JobItem:
+    """Accept and plan an image without doing any of its regions: this worker's first one is another's for the moment."""
+    handler = worker.image_handler
+    handler._process_first = lambda *_: None  # type: ignore[method-assign]
+    handler.process_image_request(request)
+    del handler._process_first
+    return worker.jobs.get_image_request(request.image_id)
+
+
+def region_requests(worker: InProcessWorker, request: ImageRequest) -> list[RegionRequest]:
+    job = worker.jobs.get_image_request(request.image_id)
+    return [region_request_of(job, item) for item in worker.regions_of(request)]
+
+
+def _in_pixels(feature: dict[str, Any]) -> dict[str, Any]:
+    geometry: dict[str, Any] = feature["properties"]["imageGeometry"]
+    return geometry
+
+
+class TestImage:
+    def test_an_image_goes_all_the_way(self, worker, scene, model_server, statuses):
+        model = model_server("centerpoint")
+        request = worker.request(scene, model.invocations_url)
+        worker.image_handler.process_image_request(request)
+        (region,) = [item for item in worker.regions_of(request) if item.is_terminal]
+        assert region.region_id == "(0, 0)(512, 512)-job", "the first region is done by the worker that planned"
+        assert len(worker.regions_of(request)) == 2
+        job = worker.work_off()
+        assert (job.image_status, job.region_success, job.tile_success, job.tile_error) == ("SUCCESS", 2, TILES, 0)
+        assert (job.width, job.height, job.tile_count, job.region_count) == (1024, 512, TILES, 2)
+        assert json.loads(job.extents)["west"] == pytest.approx(3.0, abs=0.01)
+        assert job.status_outbox is None
+        assert worker.open_jobs() == []
+        assert model.stats()["requests"] == TILES
+        features = worker.result("job")
+        centers = {tuple(shapely.from_geojson(json.dumps(_in_pixels(one))).centroid.coords[0]) for one in features}
+        assert centers == {(x, y) for x in (128, 384, 640, 896) for y in (128, 384)}
+        heard = statuses.heard()
+        assert sorted(set(heard)) == ["IN_PROGRESS", "STARTED", "SUCCESS"]
+        assert heard.count("SUCCESS") == heard.count("STARTED") == 1
+
+    def test_every_region_has_a_message_the_first_one_too(self, worker, scene, model_server):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        worker.image_handler.process_image_request(request)
+        sent = [region for _, region in worker.received_regions()]
+        assert [region.region_id for region in sent] == ["(0, 0)(512, 512)-job", "(0, 512)(512, 512)-job"]
+        assert sent == region_requests(worker, request)
+
+    def test_a_job_of_one_region_is_finished_at_once(self, new_worker, scene, model_server):
+        worker = new_worker(REGION_SIZE="(4096, 4096)")
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        worker.image_handler.process_image_request(request)
+        assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
+        assert len(worker.result("job")) == TILES
+
+    def test_the_same_request_again_changes_nothing_and_tells_its_status(self, worker, scene, model_server, statuses):
+        model = model_server("centerpoint")
+        request = worker.request(scene, model.invocations_url)
+        worker.image_handler.process_image_request(request)
+        worker.image_handler.process_image_request(request)
+        assert model.stats()["requests"] == TILES_PER_REGION
+        worker.work_off()
+        statuses.heard()
+        before = worker.jobs.get_image_request(request.image_id)
+        worker.image_handler.process_image_request(request)
+        assert worker.jobs.get_image_request(request.image_id) == before
+        assert statuses.heard() == ["SUCCESS"]
+        assert model.stats()["requests"] == TILES
+
+    def test_another_request_under_its_job_id_is_refused(self, worker, scene, model_server):
+        url = model_server("centerpoint").invocations_url
+        worker.image_handler.accept(worker.request(scene, url))
+        with pytest.raises(InvalidImageRequestException, match="JOB_ID_REUSED"):
+            worker.image_handler.accept(worker.request(scene, url, imageProcessorTileSize=128))
+
+    def test_a_plan_is_made_by_one_worker(self, new_worker, scene, model_server):
+        first, second = new_worker("first"), new_worker("second")
+        model = model_server("centerpoint")
+        job = first.image_handler.accept(first.request(scene, model.invocations_url))
+        assert second.ledger.start_planning(job, "second", 60)
+        first.image_handler.plan(job)
+        assert first.jobs.get_image_request(job.image_id).region_count is None
+        assert model.stats()["requests"] == 0
+
+    def test_an_image_that_ended_while_it_was_planned_stays_ended(self, worker, scene, model_server, monkeypatch):
+        job = worker.image_handler.accept(worker.request(scene, model_server("centerpoint").invocations_url))
+        plan_of = worker.image_handler._plan_of
+
+        def end_meanwhile(request, item):
+            worker.jobs.fail_unplanned(request.image_id, "given up")
+            return plan_of(request, item)
+
+        monkeypatch.setattr(worker.image_handler, "_plan_of", end_meanwhile)
+        worker.image_handler.plan(job)
+        row = worker.jobs.get_image_request(job.image_id)
+        assert (row.image_status, row.region_count) == ("FAILED", None)
+        assert worker.regions_of(job.request) == []
+
+    def test_a_job_id_with_several_images_is_several_jobs(self, worker, scene, tmp_path, model_server):
+        model = model_server("centerpoint")
+        other = write_scene(tmp_path / "other.tif", 256, 256, seed=2)
+        message_urls = [f"file://{scene}", f"file://{other}"]
+        single = worker.request(scene, model.invocations_url)
+        body = {
+            "jobId": "many",
+            "imageUrls": message_urls,
+            "outputs": json.loads(worker.outputs),
+            "imageProcessor": {"name": single.model_name, "type": "HTTP_ENDPOINT"},
+            "imageProcessorTileSize": 256,
+            "imageProcessorTileOverlap": 0,
+            "imageProcessorTileFormat": "PNG",
+        }
+        requests = parse_image_request_message(json.dumps(body))
+        for request in requests:
+            worker.image_handler.process_image_request(request)
+        worker.work_off()
+        rows = [worker.jobs.get_image_request(request.image_id) for request in requests]
+        assert [(row.image_status, row.tile_success) for row in rows] == [("SUCCESS", TILES), ("SUCCESS", 1)]
+        assert worker.open_jobs() == []
+        assert [len(worker.result(request.result_name)) for request in requests] == [TILES, 1]
+
+    @pytest.mark.parametrize(
+        ("changes", "reason"),
+        [
+            ({"imageUrls": ["file:///none/at/all.tif"]}, "does not exist"),
+            ({"imageUrls": ["http://127.0.0.1:1/a.tif"]}, "IMAGE_SOURCES"),
+            ({"regionOfInterest": "POLYGON ((0 0, 1 0, 1 1, 0 1, 0 0))"}, "regionOfInterest"),
+        ],
+        ids=["missing", "source not allowed", "interest elsewhere"],
+    )
+    def test_an_image_that_cannot_be_planned_fails_and_says_why(self, worker, scene, statuses, changes, reason):
+        request = worker.request(scene, "http://127.0.0.1:9/invocations", **changes)
+        with pytest.raises(ProcessImageException, match=reason):
+            worker.image_handler.process_image_request(request)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert row.image_status == "FAILED"
+        assert reason in row.message
+        assert statuses.heard().count("FAILED") == 1
+        assert worker.open_jobs() == []
+        assert worker.received_regions() == []
+
+    @pytest.mark.parametrize("limit", ["MAX_REGIONS", "MAX_TILES_PER_REGION"])
+    def test_a_plan_of_too_many_parts_is_refused(self, worker, scene, monkeypatch, limit):
+        monkeypatch.setattr(image_plan, limit, 1)
+        with pytest.raises(ProcessImageException, match="2 regions with up to 4 tiles each are too many"):
+            worker.image_handler.process_image_request(worker.request(scene, "http://127.0.0.1:9/invocations"))
+
+    def test_an_image_without_georeference_has_no_region_of_interest(self, worker, tmp_path):
+        plain = write_scene(tmp_path / "plain.tif", is_georeferenced=False)
+        interest = "POLYGON ((3 48.7, 3.01 48.7, 3.01 48.8, 3 48.8, 3 48.7))"
+        request = worker.request(plain, "http://127.0.0.1:9/invocations", regionOfInterest=interest)
+        with pytest.raises(ProcessImageException, match="georeferenced"):
+            worker.image_handler.process_image_request(request)
+
+    def test_an_image_without_georeference_is_processed_in_pixels(self, new_worker, tmp_path, model_server):
+        worker = new_worker(REGION_SIZE="(4096, 4096)")
+        plain = write_scene(tmp_path / "plain.tif", is_georeferenced=False)
+        request = worker.request(plain, model_server("centerpoint").invocations_url)
+        worker.image_handler.process_image_request(request)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.extents) == ("SUCCESS", None)
+        assert len(worker.result("job")) == TILES
+
+    def test_what_cannot_be_planned_now_is_left_to_the_sweeper(
+        self, worker, scene, model_server, monkeypatch, statuses
+    ):
+        model = model_server("centerpoint")
+        request = worker.request(scene, model.invocations_url)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                worker.image_handler, "_plan_of", lambda *_: (_ for _ in ()).throw(ImageUnreachableError("S3 is away"))
+            )
+            worker.image_handler.process_image_request(request)
+        assert worker.jobs.get_image_request(request.image_id).image_status == "ACCEPTED"
+        assert worker.open_jobs() == [request.image_id]
+        assert "FAILED" not in statuses.heard()
+
+    def test_a_status_topic_that_is_away_ends_no_job(self, worker, scene, model_server, clients):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        with answering(clients.client("sns"), "Publish", query_error("InternalError", 400)):
+            worker.image_handler.process_image_request(request)
+            worker.work_off()
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.status_outbox["status"]) == ("SUCCESS", "SUCCESS")
+        assert worker.open_jobs() == [request.image_id], "somebody has to publish it yet"
+
+    def test_without_a_table_of_open_jobs(self, new_worker, scene, model_server):
+        worker = new_worker(OUTSTANDING_JOBS_TABLE="")
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        worker.image_handler.process_image_request(request)
+        assert worker.open_jobs() == [request.image_id]
+        assert worker.work_off().image_status == "SUCCESS"
+        assert worker.open_jobs() == []
+        assert worker.image_handler.accept(request) is None
+
+    def test_a_ledger_is_not_needed_to_make_a_handler(self, worker):
+        handler = worker.image_handler
+        other = ImageRequestHandler(
+            *(handler.job_table, handler.image_status_monitor, None, handler.tiling_strategy),
+            *(handler.region_request_queue, handler.region_request_table, handler.endpoint_utils, handler.config),
+            handler.region_request_handler,
+        )
+        assert list(other.ledger.open_jobs()) == []
+
+
+def degrees_of(scene: Path, pixels: shapely.Geometry) -> str:
+    """Return a shape in pixels (x, y) as WKT in degrees."""
+    dataset = gdal.Open(str(scene))
+    to_world = image_to_world(build_sensor_model(dataset, RasterSettings()))
+    return shapely.transform(pixels, lambda xy: to_world(xy)[:, :2]).wkt
+
+
+class TestInterest:
+    def test_only_tiles_in_the_region_of_interest_are_sent(self, worker, scene, model_server):
+        model = model_server("centerpoint")
+        interest = degrees_of(scene, shapely.box(10, 10, 1014, 250))
+        request = worker.request(scene, model.invocations_url, regionOfInterest=interest)
+        worker.image_handler.process_image_request(request)
+        job = worker.work_off()
+        assert (job.image_status, job.tile_count, job.tile_success) == ("SUCCESS", 4, 4)
+        assert model.stats()["requests"] == 4
+        assert np.array(job.processing_bounds) == pytest.approx(np.array([[10, 10], [1004, 240]]), abs=2)
+
+    def test_a_hole_in_it_is_left_out(self, worker, scene, model_server):
+        model = model_server("centerpoint")
+        hole = [(250, 5), (774, 5), (774, 507), (250, 507)]
+        interest = degrees_of(scene, shapely.Polygon([(0, 0), (1024, 0), (1024, 512), (0, 512)], holes=[hole]))
+        request = worker.request(scene, model.invocations_url, regionOfInterest=interest, imageProcessorTileSize=128)
+        worker.image_handler.process_image_request(request)
+        job = worker.work_off()
+        assert job.image_status == "SUCCESS"
+        assert model.stats()["requests"] == job.tile_count == job.tile_success < 32
+
+    def test_an_image_that_is_gone_is_given_up_with_its_interest_unknown(self, new_worker, tmp_path, clock):
+        planner = new_worker("planner")
+        image = write_scene(tmp_path / "image.tif")
+        interest = degrees_of(image, shapely.box(10, 10, 1014, 250))
+        request = planner.request(image, "http://127.0.0.1:9/invocations", regionOfInterest=interest)
+        planned(planner, request)
+        image.unlink()
+        worker = new_worker("late")
+        first, _ = region_requests(worker, request)
+        for _ in range(5):
+            with pytest.raises(RegionDeferredError) as caught:
+                worker.region_handler.process_region_request(first)
+            clock.ahead_s += caught.value.retry_after_s + 1
+        job = worker.region_handler.process_region_request(first)
+        region = worker.regions.get_region_request(first.region_id, request.image_id)
+        assert (region.region_status, job.region_error, job.tile_success) == ("FAILED", 1, 0)
+
+
+class TestLoad:
+    def test_load_image_request_opens_the_image_and_plans_it(self, worker, scene, model_server):
+        item = JobItem.from_image_request(worker.request(scene, "http://127.0.0.1:9/invocations"))
+        extension, dataset, sensor_model, regions = worker.image_handler.load_image_request(item, None)
+        assert extension == "TIFF"
+        assert (dataset.RasterXSize, dataset.RasterYSize) == (1024, 512)
+        assert sensor_model is not None
+        assert regions == [((0, 0), (512, 512)), ((0, 512), (512, 512))]
+
+    def test_load_image_request_keeps_to_the_interest_and_the_jobs_region_size(self, worker, scene):
+        item = JobItem.from_image_request(worker.request(scene, "http://127.0.0.1:9/invocations"))
+        item.region_size = [256, 256]
+        interest = shapely.from_wkt(degrees_of(scene, shapely.box(10, 10, 400, 200)))
+        *_, regions = worker.image_handler.load_image_request(item, interest)
+        assert [region.size for region in regions] == [(256, pytest.approx(190, abs=2))] * 2
+        assert (regions[0].origin.col, regions[1].right) == pytest.approx((10, 400), abs=2)
+
+    def test_load_image_request_of_what_cannot_be_opened(self, worker):
+        item = JobItem.from_image_request(worker.request("file:///none.tif", "http://127.0.0.1:9/invocations"))
+        with pytest.raises(LoadImageException):
+            worker.image_handler.load_image_request(item, None)
+        item = JobItem.from_image_request(worker.request("http://127.0.0.1/a.tif", "http://127.0.0.1:9/invocations"))
+        with pytest.raises(InvalidImageURLException):
+            worker.image_handler.load_image_request(item, None)
+
+    def test_queue_region_request_shares_out_regions_of_an_open_image(self, worker, scene, model_server):
+        model = model_server("centerpoint")
+        request = worker.request(scene, model.invocations_url)
+        worker.image_handler.accept(request)
+        item = worker.jobs.get_image_request(request.image_id)
+        extension, dataset, sensor_model, regions = worker.image_handler.load_image_request(item, None)
+        item.region_count, item.width, item.height = len(regions), 1024, 512
+        worker.jobs.fix_plan(item)
+        worker.image_handler.queue_region_request(regions, request, dataset, sensor_model, extension)
+        assert model.stats()["requests"] == TILES_PER_REGION
+        assert worker.work_off().image_status == "SUCCESS"
+
+    def test_calculate_processing_bounds(self, scene):
+        dataset = gdal.Open(str(scene))
+        sensor_model = build_sensor_model(dataset, RasterSettings())
+        bounds = ImageRequestHandler.calculate_processing_bounds
+        assert bounds(dataset, sensor_model) == ((0, 0), (1024, 512))
+        assert bounds(dataset, None) == ((0, 0), (1024, 512))
+        (row, col), (width, height) = bounds(dataset, sensor_model, degrees_of(scene, shapely.box(100, 200, 300, 260)))
+        assert (row, col, width, height) == pytest.approx((200, 100, 200, 60), abs=2)
+        with pytest.raises(LoadImageException, match="does not touch"):
+            bounds(dataset, sensor_model, "POLYGON ((0 0, 1 0, 1 1, 0 0))")
+        with pytest.raises(LoadImageException, match="georeferenced"):
+            bounds(dataset, None, "POLYGON ((0 0, 1 0, 1 1, 0 0))")
+
+    @pytest.mark.parametrize(("mode", "is_known"), [("SM_ENDPOINT", True), ("HTTP_ENDPOINT", True), ("NONE", False)])
+    def test_validate_model_hosting(self, worker, mode, is_known):
+        item = JobItem("i", model_invoke_mode=mode)
+        if is_known:
+            worker.image_handler.validate_model_hosting(item)
+        else:
+            with pytest.raises(UnsupportedModelException):
+                worker.image_handler.validate_model_hosting(item)
+
+    def test_a_model_that_nobody_can_call_has_no_detector(self, worker):
+        with pytest.raises(UnsupportedModelException):
+            worker.context.detector_for(RegionRequest(model_name="x", model_invoke_mode=ModelInvokeMode.NONE))
+
+    def test_requests_for_one_endpoint_share_a_detector(self, worker, model_server):
+        url = model_server("centerpoint").invocations_url
+        detectors = {
+            id(
+                worker.context.detector_for(
+                    RegionRequest(model_name=url, model_invoke_mode="HTTP_ENDPOINT", tile_format=tile_format)
+                )
+            )
+            for tile_format in ("PNG", "PNG", "JPEG")
+        }
+        assert len(detectors) == 2
+        assert worker.context.retry_budget_for("a") is worker.context.retry_budget_for("a")
+
+
+class TestRegion:
+    def test_a_region_is_claimed_done_counted_and_told(self, worker, scene, model_server, emulator, data_plane):
+        topic = data_plane.environment["REGION_STATUS_TOPIC"]
+        heard = StatusListener(emulator.client, topic, f"{data_plane.name}-regions")
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        job = worker.region_handler.process_region_request(first)
+        assert (job.region_success, job.tile_success) == (1, TILES_PER_REGION)
+        row = worker.regions.get_region_request(first.region_id, request.image_id)
+        assert (row.region_status, row.succeeded_tile_count, row.failed_tile_count) == ("SUCCESS", 4, 0)
+        assert sorted(row.succeeded_tiles) == [[[r, c], [256, 256]] for r in (0, 256) for c in (0, 256)]
+        ((_, attributes),) = heard.events()
+        assert (attributes["status"], attributes["region_id"]) == ("SUCCESS", first.region_id)
+
+    def test_a_region_twice_is_counted_once(self, worker, scene, model_server):
+        model = model_server("centerpoint")
+        request = worker.request(scene, model.invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        once = worker.region_handler.process_region_request(first)
+        assert worker.region_handler.process_region_request(first) == once
+        assert model.stats()["requests"] == TILES_PER_REGION
+
+    def test_a_region_of_an_open_dataset(self, worker, scene, model_server):
+        model = model_server("centerpoint")
+        request = worker.request(scene, model.invocations_url)
+        item = JobItem.from_image_request(request)
+        _, dataset, sensor_model, (first, _) = worker.image_handler.load_image_request(item, None)
+        planned(worker, request)
+        region = region_requests(worker, request)[0]
+        assert region.region_bounds == first
+        row = RegionRequestItem.from_region_request(region)
+        job = worker.region_handler.process_region_request(region, row, dataset, sensor_model)
+        assert (job.region_success, job.tile_success) == (1, TILES_PER_REGION)
+        tiles = worker.features.stored_tiles(request.image_id)
+        feature = json.loads(tiles[0].features[0])
+        assert feature["geometry"]["coordinates"][0][0][0] == pytest.approx(3.0, abs=0.01)
+
+    def test_a_region_without_a_row_gets_one_when_the_caller_brings_it(self, worker, scene, model_server):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, second = region_requests(worker, request)
+        worker.regions.delete({"image_id": request.image_id, "region_id": first.region_id})
+        job = worker.region_handler.process_region_request(first)
+        assert job.region_success == 0, "a row that is gone is not brought back by a late message"
+        item = RegionRequestItem.from_region_request(first)
+        assert worker.region_handler.process_region_request(first, item).region_success == 1
+
+    def test_a_region_that_another_worker_holds_has_to_wait(self, new_worker, scene, model_server, clock):
+        worker, other = new_worker("worker"), new_worker("other")
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        other.regions.claim(request.image_id, first.region_id, "other", 60)
+        with pytest.raises(RegionDeferredError) as caught:
+            worker.region_handler.process_region_request(first)
+        assert 50 < caught.value.retry_after_s < 63
+        clock.ahead_s += 61
+        assert worker.region_handler.process_region_request(first).region_success == 1
+
+    def test_a_region_goes_on_where_a_dead_worker_left_it(self, new_worker, scene, model_server, clock):
+        model = model_server("centerpoint")
+        dead, worker = new_worker("dead"), new_worker("worker")
+        request = worker.request(scene, model.invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        claim = dead.regions.claim(request.image_id, first.region_id, "dead", 60)
+        for index in (0, 2):
+            key = TileKey(request.image_id, first.region_id, index)
+            bounds = ImageRegion.of(((0, 0), (256, 256)))
+            dead.features.commit_tile(key, bounds, TileOutcome(TileState.SUCCEEDED, [b'{"type":"Feature"}']))
+        clock.ahead_s += 61
+        job = worker.region_handler.process_region_request(first)
+        assert model.stats()["requests"] == 2, "only what is missing is sent to the model"
+        assert (job.region_success, job.tile_success) == (1, 4)
+        assert not dead.regions.renew(claim, 60)
+
+    def test_failed_tiles_make_a_region_partial_or_failed(self, worker, scene, model_server):
+        mixed = model_server("failure", outcomes={"200": 1, "400": 1}, seed=5)
+        request = worker.request(scene, mixed.invocations_url)
+        worker.image_handler.process_image_request(request)
+        job = worker.work_off()
+        assert 0 < job.tile_error < TILES
+        assert (job.image_status, job.tile_success + job.tile_error) == ("PARTIAL", TILES)
+        assert {item.region_status for item in worker.regions_of(request)} <= {"SUCCESS", "PARTIAL", "FAILED"}
+        assert len(worker.result("job")) == job.tile_success
+        bad = model_server("failure", outcomes={"400": 1})
+        request = worker.request(scene, bad.invocations_url, job_id="bad")
+        worker.image_handler.process_image_request(request)
+        job = worker.work_off()
+        assert (job.image_status, job.region_error, job.tile_error) == ("FAILED", 2, TILES)
+
+    def test_a_refusing_endpoint_defers_the_region_and_fails_no_tile(self, worker, scene, model_server, clock):
+        busy = model_server("failure", outcomes={"503": 1})
+        request = worker.request(scene, busy.invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        waits = []
+        for _ in range(5):
+            with pytest.raises(RegionDeferredError) as caught:
+                worker.region_handler.process_region_request(first)
+            waits.append(caught.value.retry_after_s)
+            row = worker.regions.get_region_request(first.region_id, request.image_id)
+            assert row.not_before == pytest.approx(clock() + waits[-1], abs=2)
+            assert (row.stalled_attempts, row.lease_until) == (0, 0)
+            clock.ahead_s += waits[-1] + 1
+        assert [row.backoffs, row.region_retry_count] == [5, 5]
+        assert waits[4] > 40 > waits[0], "it waits longer each time"
+        assert worker.features.committed_tiles(request.image_id, first.region_id, range(4)) == {}
+        probes = busy.stats()["requests"]
+        with pytest.raises(RegionDeferredError):
+            worker.region_handler.process_region_request(first)
+        assert busy.stats()["requests"] - probes <= 4, "one tile finds out whether it still refuses"
+
+    def test_an_endpoint_that_recovers_finishes_the_region(self, worker, scene, model_server, clock):
+        model = model_server("failure", outcomes={"200": 1, "503": 1}, failures_first=6)
+        request = worker.request(scene, model.invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        for _ in range(20):
+            try:
+                job = worker.region_handler.process_region_request(first)
+                break
+            except RegionDeferredError as err:
+                clock.ahead_s += err.retry_after_s + 1
+        assert (job.region_success, job.tile_success, job.tile_error) == (1, 4, 0)
+
+    def test_an_endpoint_says_how_long_it_wants_to_rest(self, worker, scene, model_server):
+        busy = model_server("failure", outcomes={"503": 1}, retry_after_s=120)
+        request = worker.request(scene, busy.invocations_url)
+        planned(worker, request)
+        with pytest.raises(RegionDeferredError) as caught:
+            worker.region_handler.process_region_request(region_requests(worker, request)[0])
+        assert caught.value.retry_after_s >= 120
+        assert caught.value.is_backoff
+
+    def test_a_missing_endpoint_is_waited_for_and_then_the_region_is_sealed(self, worker, scene, clock):
+        request = worker.request(scene, "no-such-endpoint")
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        with pytest.raises(RegionDeferredError, match="waits") as caught:
+            worker.region_handler.process_region_request(first)
+        assert caught.value.is_backoff
+        clock.ahead_s += 901
+        job = worker.region_handler.process_region_request(first)
+        assert (job.region_error, job.tile_error) == (1, TILES_PER_REGION)
+        row = worker.regions.get_region_request(first.region_id, request.image_id)
+        assert row.region_status == "FAILED"
+        assert "ENDPOINT_NOT_FOUND" in row.message
+
+    def test_a_sagemaker_endpoint_that_answers(self, worker, scene, gateway, model_server):
+        gateway.add_endpoint("answers", LocalEndpoint(model_server("centerpoint").invocations_url))
+        request = worker.request(scene, "answers")
+        worker.image_handler.process_image_request(request)
+        assert worker.work_off().image_status == "SUCCESS"
+
+    def test_a_region_that_kills_its_workers_is_done_one_tile_at_a_time(self, worker, scene, model_server, clock):
+        model = model_server("failure", outcomes={"200": 1}, latency_ms=(5, 10))
+        request = worker.request(scene, model.invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        worker.regions.claim(request.image_id, first.region_id, "dead", 60)
+        clock.ahead_s += 61
+        job = worker.region_handler.process_region_request(first)
+        assert job.tile_success == 4
+        assert model.stats()["peak"] == 1
+        row = worker.regions.get_region_request(first.region_id, request.image_id)
+        assert (row.stalled_attempts, row.stall_first_time) == (0, None), "a tile that ends is progress"
+
+    def test_a_region_that_killed_too_many_workers_is_sealed(self, worker, scene, model_server, clock):
+        model = model_server("centerpoint")
+        request = worker.request(scene, model.invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        bounds = ImageRegion.of(((0, 0), (256, 256)))
+        key = TileKey(request.image_id, first.region_id, 0)
+        worker.features.commit_tile(key, bounds, TileOutcome(TileState.SUCCEEDED))
+        for _ in range(6):
+            worker.regions.claim(request.image_id, first.region_id, "dead", 60)
+            clock.ahead_s += 120
+        job = worker.region_handler.process_region_request(first)
+        assert (job.region_error, job.tile_success, job.tile_error) == (1, 1, 3)
+        assert model.stats()["requests"] == 0
+        row = worker.regions.get_region_request(first.region_id, request.image_id)
+        assert (row.region_status, row.message) == ("PARTIAL", "no progress in 7 attempts")
+        rows = worker.features._rows_of(request.image_id)
+        assert sorted(stored.get("error_code", "") for stored in rows) == ["", SEALED, SEALED, SEALED]
+
+    def test_fail_region_request_seals_what_has_no_outcome(self, worker, scene, model_server):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        item, _ = worker.regions_of(request)
+        item.message = "nobody wants it"
+        job = worker.region_handler.fail_region_request(item)
+        assert (job.region_error, job.tile_error) == (1, 4)
+        row = worker.regions.get_region_request(item.region_id, request.image_id)
+        assert (row.region_status, row.message) == ("FAILED", "nobody wants it")
+        assert worker.region_handler.fail_region_request(item) == job, "it has ended, so nothing changes"
+        other = worker.regions_of(request)[1]
+        worker.regions.claim(request.image_id, other.region_id, "busy", 60)
+        with pytest.raises(RegionDeferredError):
+            worker.region_handler.fail_region_request(other)
+
+    def test_a_region_of_an_image_that_has_ended_is_left_alone(self, worker, scene, model_server):
+        model = model_server("centerpoint")
+        request = worker.request(scene, model.invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        worker.jobs.update({"image_id": request.image_id}, "SET image_status = :s", {":s": "FAILED"})
+        job = worker.region_handler.process_region_request(first)
+        assert (job.image_status, job.region_success) == ("FAILED", 0)
+        assert model.stats()["requests"] == 0
+
+    def test_a_region_that_another_worker_took_over_is_not_ended_here(self, new_worker, scene, model_server):
+        worker = new_worker()
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        run = worker.context.pipeline.run
+
+        def lose_the_lease(region_run, steps, tiles):
+            run(region_run, steps, tiles)
+            worker.regions.update(
+                {"image_id": request.image_id, "region_id": first.region_id}, "ADD fence :one", {":one": 1}
+            )
+            (lease,) = worker.context.leases._leases or {None}
+            assert lease is None or lease.lost.wait(5)
+
+        worker.context.pipeline.run = lose_the_lease
+        with pytest.raises(LeaseLostError):
+            worker.region_handler.process_region_request(first)
+        row = worker.regions.get_region_request(first.region_id, request.image_id)
+        assert (row.region_status, row.fence) == ("IN_PROGRESS", 2)
+
+    def test_stopping_gives_a_region_back_at_once_and_as_no_attempt(self, worker, scene, model_server):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        worker.context.stopping.set()
+        with pytest.raises(RegionDeferredError) as caught:
+            worker.region_handler.process_region_request(first)
+        assert caught.value.retry_after_s == 0
+        row = worker.regions.get_region_request(first.region_id, request.image_id)
+        assert (row.stalled_attempts, row.lease_until, row.not_before, row.backoffs) == (0, 0, 0, 0)
+
+    def test_an_unforeseen_error_gives_the_region_back(self, worker, scene, model_server, monkeypatch):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        monkeypatch.setattr(worker.context, "detector_for", lambda _: (_ for _ in ()).throw(KeyError("unforeseen")))
+        with pytest.raises(KeyError):
+            worker.region_handler.process_region_request(first)
+        row = worker.regions.get_region_request(first.region_id, request.image_id)
+        assert (row.stalled_attempts, row.lease_until) == (0, 0)
+
+    def test_a_region_status_that_cannot_be_published_changes_no_count(self, worker, scene, model_server, clients):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        with answering(clients.client("sns"), "Publish", query_error("InternalError", 400)):
+            assert worker.region_handler.process_region_request(first).region_success == 1
+
+    def test_an_image_that_was_replaced_is_not_mixed(self, new_worker, tmp_path, model_server, clock):
+        image = write_scene(tmp_path / "image.tif")
+        model = model_server("centerpoint")
+        planner, worker = new_worker("planner"), new_worker("worker")
+        request = planner.request(image, model.invocations_url)
+        planned(planner, request)
+        shutil.copy(write_scene(tmp_path / "other.tif", seed=9), image)
+        os.utime(image, (1, 1))
+        first, _ = region_requests(worker, request)
+        for _ in range(5):
+            with pytest.raises(RegionDeferredError, match="replaced") as caught:
+                worker.region_handler.process_region_request(first)
+            clock.ahead_s += caught.value.retry_after_s + 1
+        job = worker.region_handler.process_region_request(first)
+        assert (job.region_error, job.tile_error) == (1, 4)
+        assert model.stats()["requests"] == 0
+        row = worker.regions.get_region_request(first.region_id, request.image_id)
+        assert "replaced" in row.message
+
+
+class TestThrottle:
+    def throttled(self, new_worker, most: int) -> InProcessWorker:
+        worker = new_worker(SM_SELF_THROTTLING="true")
+        worker.endpoint_utils.max_region_cache[MODEL] = most
+        return worker
+
+    def test_no_more_regions_than_the_endpoint_may_have(self, new_worker, scene, gateway, model_server):
+        gateway.add_endpoint(MODEL, LocalEndpoint(model_server("centerpoint").invocations_url))
+        worker = self.throttled(new_worker, most=2)
+        request = worker.request(scene, MODEL)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        worker.endpoints.upsert_endpoint(MODEL, 2)
+        for _ in range(2):
+            worker.endpoints.increment_region_count(MODEL)
+        with pytest.raises(SelfThrottledRegionException):
+            worker.region_handler.process_region_request(first)
+        row = worker.regions.get_region_request(first.region_id, request.image_id)
+        assert (row.stalled_attempts, row.lease_until, row.backoffs) == (0, 0, 0), "it was no attempt"
+        worker.endpoints.decrement_region_count(MODEL)
+        assert worker.region_handler.process_region_request(first).region_success == 1
+        assert worker.endpoints.current_in_progress_regions(MODEL) == 1
+
+    def test_a_throttled_first_region_is_left_to_the_queue(self, new_worker, scene, gateway, model_server):
+        gateway.add_endpoint(MODEL, LocalEndpoint(model_server("centerpoint").invocations_url))
+        worker = self.throttled(new_worker, most=1)
+        worker.endpoints.upsert_endpoint(MODEL, 1)
+        worker.endpoints.increment_region_count(MODEL)
+        request = worker.request(scene, MODEL)
+        worker.image_handler.process_image_request(request)
+        assert worker.jobs.get_image_request(request.image_id).region_success == 0
+        worker.endpoints.decrement_region_count(MODEL)
+        assert worker.work_off().image_status == "SUCCESS"
+
+    def test_a_place_is_given_back_when_the_region_fails(self, new_worker, scene):
+        worker = self.throttled(new_worker, most=5)
+        request = worker.request(scene, MODEL + "-missing")
+        worker.endpoint_utils.max_region_cache[MODEL + "-missing"] = 5
+        planned(worker, request)
+        with pytest.raises(RegionDeferredError):
+            worker.region_handler.process_region_request(region_requests(worker, request)[0])
+        assert worker.endpoints.current_in_progress_regions(MODEL + "-missing") == 0
+
+    def test_an_endpoint_without_machines_to_count_gets_one_region_at_a_time(
+        self, new_worker, scene, gateway, model_server
+    ):
+        gateway.add_endpoint(MODEL, LocalEndpoint(model_server("centerpoint").invocations_url))
+        worker = self.throttled(new_worker, most=0)
+        request = worker.request(scene, MODEL)
+        worker.image_handler.process_image_request(request)
+        assert worker.work_off().image_status == "SUCCESS"
+
+    def test_an_endpoint_that_cannot_be_described_is_not_limited(self, new_worker, scene, model_server):
+        worker = new_worker(SM_SELF_THROTTLING="true")
+        missing = worker.request(scene, "not-there")
+        planned(worker, missing)
+        with pytest.raises(RegionDeferredError, match="waits"):
+            worker.region_handler.process_region_request(region_requests(worker, missing)[0])
+        http = worker.request(scene, model_server("centerpoint").invocations_url, job_id="http")
+        planned(worker, http)
+        assert worker.region_handler.process_region_request(region_requests(worker, http)[0]).region_success == 1
+
+
+def feature(name: str, x: float, y: float, score: float) -> dict[str, Any]:
+    box = [x, y, x + 20, y + 20]
+    ring = [[x, y], [x + 20, y], [x + 20, y + 20], [x, y + 20], [x, y]]
+    return {
+        "type": "Feature",
+        "id": name,
+        "geometry": {"type": "Polygon", "coordinates": [ring]},
+        "properties": {
+            "imageGeometry": {"type": "Polygon", "coordinates": [ring]},
+            "imageBBox": box,
+            "image_id": "internal",
+            "featureClasses": [{"iri": "ship", "score": score}],
+        },
+    }
+
+
+DISTILLATION = [
+    {"step": "FEATURE_DISTILLATION", "algorithm": {"algorithmType": "NMS", "iouThreshold": 0.5}},
+]
+
+
+class TestEnd:
+    def counted(self, worker: InProcessWorker, scene: Path, model: str, **changes: Any) -> ImageRequest:
+        """Do every region and leave the end to the caller."""
+        request = worker.request(scene, model, **changes)
+        planned(worker, request)
+        for region in region_requests(worker, request):
+            worker.region_handler.process_region_request(region)
+        return request
+
+    def test_complete_image_request_finishes_once_every_region_is_counted(self, worker, scene, model_server):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, second = region_requests(worker, request)
+        worker.region_handler.process_region_request(first)
+        worker.image_handler.complete_image_request(first, "GTIFF")
+        assert worker.jobs.get_image_request(request.image_id).image_status == "IN_PROGRESS"
+        worker.region_handler.process_region_request(second)
+        worker.image_handler.complete_image_request(second, "GTIFF")
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.message) == ("SUCCESS", "Completed image processing")
+        assert row.processing_duration is not None
+        worker.image_handler.complete_image_request(second, "GTIFF")
+        assert len(worker.result("job")) == TILES
+
+    def test_an_image_that_is_not_there_is_not_finished(self, worker):
+        worker.image_handler.completion.finish("none")
+        worker.image_handler.complete_image_request(RegionRequest(image_id="none", job_id="none"), "")
+
+    def test_duplicates_of_overlapping_tiles_are_merged_and_properties_stamped(self, worker, scene, model_server):
+        request = self.counted(
+            worker,
+            scene,
+            model_server("flood", count=40, largest_px=30).invocations_url,
+            imageProcessorTileOverlap=64,
+            postProcessing=DISTILLATION,
+            featureProperties=[{"mission": "m-1"}],
+        )
+        worker.image_handler.completion.finish(request.image_id)
+        features = worker.result("job")
+        stored = sum(len(tile.features) for tile in worker.features.stored_tiles(request.image_id))
+        assert 0 < len(features) < stored
+        assert {one["properties"]["mission"] for one in features} == {"m-1"}
+
+    def test_a_sink_that_is_missing_for_good_fails_the_image_and_names_it(self, worker, scene, model_server):
+        outputs = [{"type": "S3", "bucket": "no-such-bucket-at-all", "prefix": "p"}]
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
+        worker.image_handler.completion.finish(request.image_id)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert row.image_status == "FAILED"
+        assert "no-such-bucket-at-all" in row.message
+
+    def test_one_sink_of_two_makes_an_image_partial(self, worker, scene, model_server, data_plane):
+        outputs = [
+            {"type": "S3", "bucket": "no-such-bucket-at-all", "prefix": "p"},
+            {"type": "Kinesis", "stream": data_plane.result_stream},
+            {"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"},
+        ]
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
+        worker.image_handler.completion.finish(request.image_id)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.sinks_done) == ("PARTIAL", {"1:Kinesis", "2:S3"})
+        assert len(worker.result("job")) == TILES
+
+    def test_a_sink_that_is_away_for_now_is_written_later_and_the_others_are_not_repeated(
+        self, worker, scene, model_server, data_plane, clients, clock
+    ):
+        outputs = [
+            {"type": "Kinesis", "stream": data_plane.result_stream},
+            {"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"},
+        ]
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
+        with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)):
+            with pytest.raises(AggregateFeaturesException):
+                worker.image_handler.completion.finish(request.image_id)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.sinks_done, row.agg_stalled) == ("IN_PROGRESS", {"0:Kinesis"}, 0)
+        worker.image_handler.completion.finish(request.image_id)
+        assert not worker.jobs.get_image_request(request.image_id).is_terminal, "it waits a while first"
+        clock.ahead_s += 30
+        with answering(clients.client("kinesis"), "PutRecords", None) as calls:
+            worker.image_handler.completion.finish(request.image_id)
+        assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
+        assert calls == []
+
+    def test_past_the_deadline_a_sink_that_is_away_has_failed(self, worker, scene, model_server, clients, clock):
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
+        clock.ahead_s += 25 * 3600
+        with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)):
+            worker.image_handler.completion.finish(request.image_id)
+        assert worker.jobs.get_image_request(request.image_id).image_status == "FAILED"
+
+    def test_features_that_are_lost_are_not_delivered_as_if_whole(self, worker, scene, model_server):
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
+        row = worker.features._rows_of(request.image_id)[0]
+        worker.features.delete({"hash_key": row["hash_key"], "range_key": row["range_key"]})
+        with pytest.raises(ConservationError, match="7 tiles are stored as good, 8 were counted"):
+            worker.image_handler.completion.finish(request.image_id)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.agg_stalled) == ("IN_PROGRESS", 1)
+
+    def test_an_aggregation_that_kills_its_workers_is_given_up(self, worker, scene, model_server, clock, statuses):
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
+        for _ in range(6):
+            job = worker.jobs.get_image_request(request.image_id)
+            assert worker.jobs.claim_aggregation(job, "dead", 120, 0)
+            clock.ahead_s += 700
+        worker.image_handler.completion.finish(request.image_id)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.message) == ("FAILED", "aggregation crashed 7 workers")
+        assert statuses.heard().count("FAILED") == 1
+
+    def test_an_aggregation_that_another_worker_took_over_writes_nothing_more(self, worker, scene, model_server, clock):
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
+        completion = worker.image_handler.completion
+        deliver = completion._deliver
+
+        def lose_the_claim(claim, encoded, ids):
+            clock.ahead_s += 500
+            job = worker.jobs.get_image_request(request.image_id)
+            assert worker.jobs.claim_aggregation(job, "other", 120, 0)
+            return deliver(claim, encoded, ids)
+
+        completion._deliver = lose_the_claim
+        with pytest.raises(LeaseLostError):
+            completion.finish(request.image_id)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.agg_owner, row.sinks_done) == ("IN_PROGRESS", "other", None)
+
+    def test_progress_of_a_stream_is_kept_and_goes_on(self, worker, scene, model_server, data_plane, clients, clock):
+        outputs = [{"type": "Kinesis", "stream": data_plane.result_stream, "batchSize": 3}]
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
+        worker.jobs.update({"image_id": request.image_id}, "SET kinesis_pos = :p", {":p": 6})
+        with answering(clients.client("kinesis"), "PutRecords", None) as calls:
+            worker.image_handler.completion.finish(request.image_id)
+        assert len(calls) == 1, "six of eight features are there already"
+        assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
+
+    def test_end_image_request_needs_the_claim_that_is_in_force(self, worker, scene, model_server):
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
+        claimed = worker.jobs.claim_aggregation(worker.jobs.get_image_request(request.image_id), "w", 120, 0)
+        worker.image_handler.end_image_request(dataclasses.replace(claimed, agg_fence=0), "GTIFF")
+        assert not worker.jobs.get_image_request(request.image_id).is_terminal
+        worker.image_handler.end_image_request(claimed, "GTIFF")
+        assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
+        assert worker.open_jobs() == []
+
+    def test_fail_image_request_before_and_after_the_plan(self, worker, scene, model_server, statuses):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        worker.image_handler.accept(request)
+        item = worker.jobs.get_image_request(request.image_id)
+        worker.image_handler.fail_image_request(item, ValueError("unreadable"))
+        worker.image_handler.fail_image_request(item, ValueError("again"))
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.message) == ("FAILED", "unreadable")
+        assert statuses.heard().count("FAILED") == 1
+        other = worker.request(scene, model_server("centerpoint").invocations_url, job_id="planned")
+        worker.image_handler.fail_image_request(planned(worker, other), ValueError("too late"))
+        assert worker.jobs.get_image_request(other.image_id).image_status == "IN_PROGRESS"
+
+    @pytest.mark.parametrize("has_bounds", [True, False])
+    def test_deduplicate_merges_stamps_and_cleans(self, worker, scene, has_bounds):
+        request = worker.request(
+            scene,
+            "http://127.0.0.1:9/invocations",
+            imageProcessorTileOverlap=64,
+            postProcessing=DISTILLATION,
+            featureProperties=[{"mission": "m-1"}],
+        )
+        item = JobItem.from_image_request(request)
+        item.processing_bounds = [[0, 0], [1024, 512]] if has_bounds else None
+        # Both lie where two tiles overlap, and are the same ship.
+        seen = [feature("a", 200, 10, 0.9), feature("b", 201, 10, 0.8), feature("c", 600, 300, 0.7)]
+        kept = worker.image_handler.deduplicate(item, seen, gdal.Open(str(scene)))
+        assert sorted(one["properties"]["featureClasses"][0]["score"] for one in kept) == [0.7, 0.9]
+        for one in kept:
+            assert one["properties"]["mission"] == "m-1"
+            assert "image_id" not in one["properties"]
+
+    def test_without_distillation_nothing_is_merged(self, worker, scene):
+        item = JobItem.from_image_request(worker.request(scene, "http://127.0.0.1:9/invocations"))
+        item.feature_distillation_option = None
+        seen = [feature("a", 200, 10, 0.9), feature("b", 201, 10, 0.8)]
+        assert len(worker.image_handler.deduplicate(item, seen)) == 2
+
+    def test_sink_features_writes_every_output(self, worker, scene):
+        item = JobItem.from_image_request(worker.request(scene, "http://127.0.0.1:9/invocations"))
+        ImageRequestHandler.sink_features(item, [feature("a", 0, 0, 0.5)])
+        assert [one["id"] for one in worker.result("job")] == ["a"]
+        item.outputs = json.dumps([{"type": "S3", "bucket": "no-such-bucket-at-all"}])
+        with pytest.raises(AggregateOutputFeaturesException):
+            ImageRequestHandler.sink_features(item, [feature("a", 0, 0, 0.5)])
+
+    def test_progress_is_told_in_tiles(self, worker, scene, model_server, statuses):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        statuses.events()
+        first, _ = region_requests(worker, request)
+        worker.image_handler.region_ended(first, worker.region_handler.process_region_request(first))
+        ((_, attributes),) = statuses.events()
+        assert {name: attributes.get(name) for name in ("tiles_done", "tiles_total", "percent")} == {
+            "tiles_done": "4",
+            "tiles_total": "8",
+            "percent": "50",
+        }
