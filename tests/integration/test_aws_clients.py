@@ -6,13 +6,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from aws_faults import Raw, answering, query_error
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.common.aws_clients import AwsClients, client_config, default_clients
 from aws.osml.model_runner.common.credentials_utils import get_credentials_for_assumed_role
 from aws.osml.model_runner.exceptions import InvalidAssumedRoleException
+from aws_faults import Raw, answering, query_error
 
 ROLE = "arn:aws:iam::123456789012:role/images"
 OTHER_ROLE = "arn:aws:iam::123456789012:role/results"

@@ -8,7 +8,6 @@ from typing import Any
 
 import boto3
 import pytest
-from aws_faults import Raw, answering, json_error, never_sending
 from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ClientError
@@ -22,6 +21,7 @@ from aws.osml.model_runner.exceptions import (
     DDBUpdateException,
     TransactionConflictError,
 )
+from aws_faults import Raw, answering, json_error, never_sending
 
 
 @dataclasses.dataclass
@@ -67,8 +67,11 @@ class TestItem:
     def test_put_has_every_attribute_with_a_value_and_update_leaves_out_the_keys(self):
         item = row(1, score=0.25, names=[], extra={"n": 0})
         assert item.to_put() == {
-            **{"hash_key": "a", "range_key": "000001"},
-            **{"score": Decimal("0.25"), "names": [], "extra": {"n": 0}},
+            "hash_key": "a",
+            "range_key": "000001",
+            "score": Decimal("0.25"),
+            "names": [],
+            "extra": {"n": 0},
         }
         assert item.to_update() == {"score": Decimal("0.25"), "names": [], "extra": {"n": 0}}
 
@@ -129,7 +132,10 @@ class TestOneItem:
         item = row(1, score=0.1, size=(512, 256), extra={"deep": [1.5, None, True]})
         helper.put_ddb_item(item)
         assert helper.get_ddb_item(item) == {
-            **{"hash_key": "a", "range_key": "000001", "score": 0.1, "size": [512, 256]},
+            "hash_key": "a",
+            "range_key": "000001",
+            "score": 0.1,
+            "size": [512, 256],
             "extra": {"deep": [1.5, None, True]},
         }
         helper.delete_ddb_item(item)
@@ -147,8 +153,10 @@ class TestOneItem:
     def test_update_sets_what_has_a_value_and_leaves_the_rest(self, helper):
         helper.put_ddb_item(row(1, score=1.0, names=["a"]))
         assert helper.update_ddb_item(row(1, score=2.5)) == {
-            **{"hash_key": "a", "range_key": "000001"},
-            **{"score": 2.5, "names": ["a"]},
+            "hash_key": "a",
+            "range_key": "000001",
+            "score": 2.5,
+            "names": ["a"],
         }
 
     def test_update_by_an_expression(self, helper):
@@ -322,4 +330,3 @@ class TestTransaction:
         denied = json_error("AccessDeniedException")
         with answering(api, "TransactWriteItems", denied), pytest.raises(ClientError):
             helper._transact(self.put(helper, 1))
-

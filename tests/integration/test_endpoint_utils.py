@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from aws_faults import Raw, answering
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.common.endpoint_utils import EndpointUtils
 from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
+from aws_faults import Raw, answering
 
 PROCESSORS = {"m5.xlarge": 4, "m5.12xlarge": 48, "g4dn.2xlarge": 8}
 ROLE = "arn:aws:iam::123456789012:role/models"

@@ -109,7 +109,7 @@ def statuses(emulator, data_plane) -> StatusListener:
 
 
 def planned(worker: InProcessWorker, request: ImageRequest) -> JobItem:
-    """Accept and plan an image without doing any of its regions: this worker's first one is another's for the moment."""
+    """Accept and plan an image, and do none of its regions."""
     handler = worker.image_handler
     handler._process_first = lambda *_: None  # type: ignore[method-assign]
     handler.process_image_request(request)
@@ -122,9 +122,10 @@ def region_requests(worker: InProcessWorker, request: ImageRequest) -> list[Regi
     return [region_request_of(job, item) for item in worker.regions_of(request)]
 
 
-def _in_pixels(feature: dict[str, Any]) -> dict[str, Any]:
-    geometry: dict[str, Any] = feature["properties"]["imageGeometry"]
-    return geometry
+def _center(feature: dict[str, Any]) -> tuple[int, int]:
+    """Return the middle of a feature in whole pixels (x, y)."""
+    center = shapely.from_geojson(json.dumps(feature["properties"]["imageGeometry"])).centroid
+    return round(center.x), round(center.y)
 
 
 class TestImage:
@@ -143,7 +144,7 @@ class TestImage:
         assert worker.open_jobs() == []
         assert model.stats()["requests"] == TILES
         features = worker.result("job")
-        centers = {tuple(shapely.from_geojson(json.dumps(_in_pixels(one))).centroid.coords[0]) for one in features}
+        centers = {_center(one) for one in features}
         assert centers == {(x, y) for x in (128, 384, 640, 896) for y in (128, 384)}
         heard = statuses.heard()
         assert sorted(set(heard)) == ["IN_PROGRESS", "STARTED", "SUCCESS"]
@@ -478,7 +479,7 @@ class TestRegion:
     def test_a_region_without_a_row_gets_one_when_the_caller_brings_it(self, worker, scene, model_server):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         planned(worker, request)
-        first, second = region_requests(worker, request)
+        first, _ = region_requests(worker, request)
         worker.regions.delete({"image_id": request.image_id, "region_id": first.region_id})
         job = worker.region_handler.process_region_request(first)
         assert job.region_success == 0, "a row that is gone is not brought back by a late message"
@@ -874,9 +875,9 @@ class TestEnd:
             {"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"},
         ]
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
-        with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)):
-            with pytest.raises(AggregateFeaturesException):
-                worker.image_handler.completion.finish(request.image_id)
+        away = answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409))
+        with away, pytest.raises(AggregateFeaturesException):
+            worker.image_handler.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.sinks_done, row.agg_stalled) == ("IN_PROGRESS", {"0:Kinesis"}, 0)
         worker.image_handler.completion.finish(request.image_id)

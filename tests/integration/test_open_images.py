@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import pytest
-from raster_files import pattern, write_image
 
 from aws.osml.model_runner.exceptions import InvalidImageURLException, LoadImageException
 from aws.osml.model_runner.raster import RasterSettings
 from aws.osml.model_runner.raster import open_images as module
 from aws.osml.model_runner.raster.open_images import OpenImages
+from raster_files import pattern, write_image
 
 
 class Clock:

@@ -8,7 +8,6 @@ import boto3
 import geojson
 import pytest
 from aws_embedded_metrics import MetricsLogger
-from aws_faults import answering, json_error, never_sending
 from botocore.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -33,6 +32,7 @@ from aws.osml.model_runner.exceptions import (
     StartImageException,
     UpdateRegionException,
 )
+from aws_faults import answering, json_error, never_sending
 
 START_S = 1_700_000_000.0
 IMAGE_ID = "job:s3://images/a.tif"
@@ -261,7 +261,9 @@ class TestEndpointStatisticsTable:
     def test_the_row_is_an_item(self, endpoints):
         endpoints.put_ddb_item(EndpointStatisticsItem("ships", 1, 9))
         assert endpoints.get_ddb_item(EndpointStatisticsItem("ships")) == {
-            **{"endpoint": "ships", "regions_in_progress": 1, "max_regions": 9}
+            "endpoint": "ships",
+            "regions_in_progress": 1,
+            "max_regions": 9,
         }
 
 

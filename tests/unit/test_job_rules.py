@@ -87,8 +87,6 @@ def test_backoff_is_no_shorter_than_the_endpoint_asked_for(backoffs, at_least_s)
     assert asked == max(plain, at_least_s)
 
 
-@pytest.mark.parametrize(
-    ("stalled", "wait_s"), [(0, 0.0), (1, 10.0), (2, 20.0), (6, 320.0), (7, 600.0), (5000, 600.0)]
-)
+@pytest.mark.parametrize(("stalled", "wait_s"), [(0, 0.0), (1, 10.0), (2, 20.0), (6, 320.0), (7, 600.0), (5000, 600.0)])
 def test_aggregation_wait(stalled, wait_s):
     assert aggregation_wait_s(stalled) == wait_s

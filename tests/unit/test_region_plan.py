@@ -46,9 +46,7 @@ def scaled(points: np.ndarray) -> np.ndarray:
 
 
 def test_interest_keeps_its_holes():
-    shape = shapely.Polygon(
-        [(10, 20), (14, 20), (14, 16), (10, 16)], holes=[[(11, 19), (13, 19), (13, 17), (11, 17)]]
-    )
+    shape = shapely.Polygon([(10, 20), (14, 20), (14, 16), (10, 16)], holes=[[(11, 19), (13, 19), (13, 17), (11, 17)]])
     pixels = interest_in_pixels(shape, scaled)
     assert pixels.area == pytest.approx(400 * 400 - 200 * 200)
     assert not pixels.contains(shapely.Point(200, 200))
@@ -121,9 +119,7 @@ def test_an_interest_off_the_image_is_refused(interest):
         processing_bounds(1200, 900, interest)
 
 
-@given(
-    x0=st.floats(-200, 1300), y0=st.floats(-200, 1000), width=st.floats(0.5, 1500), height=st.floats(0.5, 1500)
-)
+@given(x0=st.floats(-200, 1300), y0=st.floats(-200, 1000), width=st.floats(0.5, 1500), height=st.floats(0.5, 1500))
 def test_bounds_lie_in_the_image_and_cover_what_it_shares_with_the_interest(x0, y0, width, height):
     interest = shapely.box(x0, y0, x0 + width, y0 + height)
     shared = shapely.intersection(interest, shapely.box(0, 0, 1200, 900))
@@ -133,8 +129,8 @@ def test_bounds_lie_in_the_image_and_cover_what_it_shares_with_the_interest(x0, 
         return
     bounds = processing_bounds(1200, 900, interest)
     left, top = bounds.origin.col, bounds.origin.row
-    assert 0 <= left
-    assert 0 <= top
+    assert left >= 0
+    assert top >= 0
     assert bounds.right <= 1200
     assert bounds.bottom <= 900
     assert shapely.box(left, top, bounds.right, bounds.bottom).covers(shared)

@@ -11,7 +11,7 @@ import structlog
 
 from .common.mr_post_processing import FeatureDistillationDeserializer
 from .common.typing import ImageDimensions, ImageRegion, RequestStatus, TileState
-from .database.feature_table import FeatureTable, StoredTile
+from .database.feature_table import StoredTile
 from .database.job_ledger import JobLedger
 from .database.job_table import JobItem, JobTable
 from .exceptions import (
@@ -29,7 +29,6 @@ from .job_rules import POISON_IMAGE_S, aggregation_wait_s, image_status, is_pois
 from .lease_keeper import Lease
 from .sink.delivery import Delivery
 from .sink.sink import Sink
-from .sink.sink_factory import SinkFactory
 from .status.image_status_monitor import ImageStatusMonitor
 from .tile_worker.tiling_strategy import TilingStrategy
 from .worker_context import WorkerContext
@@ -181,7 +180,8 @@ class ImageCompletion:
 
     def _collected(self, job: JobItem) -> list[Feature]:
         """Return every feature of the image, each with its id, in order of region, tile and place in the answer."""
-        tiles = [tile for tile in self._feature_table(job).stored_tiles(job.image_id) if _is_good(tile)]
+        table = self._context().feature_table(job.tile_dimensions, job.overlap_dimensions)
+        tiles = [tile for tile in table.stored_tiles(job.image_id) if _is_good(tile)]
         if len(tiles) != job.tile_success:
             raise ConservationError(f"{len(tiles)} tiles are stored as good, {job.tile_success} were counted")
         features = []
@@ -202,7 +202,7 @@ class ImageCompletion:
         """Write every output that is not written yet; return what went wrong for good, and how many there are."""
         job, errors = claim.job, {}
         position = job.kinesis_pos or 0
-        sinks = _named(SinkFactory.outputs_to_sinks(json.loads(job.outputs or "[]")))
+        sinks = _named(self._context().make_sinks(json.loads(job.outputs or "[]")))
         for name, sink in sinks:
             if name in (job.sinks_done or ()):
                 continue
@@ -237,15 +237,6 @@ class ImageCompletion:
     def _is_late(self, job: JobItem) -> bool:
         age_s = self._context().now() - (job.start_time or 0) / 1000
         return age_s > self._context().config.job_deadline_s
-
-    def _feature_table(self, job: JobItem) -> FeatureTable:
-        context = self._context()
-        return FeatureTable(
-            context.config.feature_table,
-            job.tile_dimensions,
-            job.overlap_dimensions,
-            client=context.clients.dynamodb_resource(),
-        )
 
     def _record(self, job: JobItem, status: RequestStatus) -> None:
         metrics = self._context().metrics

@@ -52,6 +52,8 @@ logger = structlog.get_logger(__name__)
 # What the row of a tile says that nobody did, because its region was given up.
 SEALED = "SEALED"
 
+_DEADLINE_REASON = "the time of the job is over"
+
 # An endpoint that is missing or denied, and an image that will not open, are waited for this long or often: both were
 # there when the image was planned, and somebody may be mending them.
 _MISSING_ENDPOINT_S = 900.0
@@ -130,7 +132,7 @@ class RegionRequestHandler:
         item = region_request_item
         with bind_job(job_id=item.job_id or "", image_id=item.image_id, region_id=item.region_id):
             job = self.job_table.get_image_request(item.image_id)
-            claim = self._claim(item.image_id, item.region_id)
+            claim = self._claim(item.image_id, item.region_id, is_to_seal=True)
             if claim is None:
                 return job
             with self._given_back_on_error(claim):
@@ -145,7 +147,9 @@ class RegionRequestHandler:
         attempts, now_s = claim.item.stalled_attempts or 0, self.context.now()
         if is_poison(attempts, claim.item.stall_first_time, now_s, self.config.max_region_attempts, POISON_REGION_S):
             return self._seal(claim, work, job, f"no progress in {attempts} attempts")
-        run = self._new_run(claim)
+        run = self._new_run(claim, job)
+        if run.is_late:
+            return self._seal(claim, work, job, _DEADLINE_REASON)
         try:
             with self.context.leases.keep(self._lease(claim, run)) as lease, work.opened(job):
                 tiles = work.tiles(job)
@@ -155,20 +159,26 @@ class RegionRequestHandler:
         if lease.lost.is_set():
             raise LeaseLostError(f"{claim.item.region_id} was taken over")
         if len(outcomes) < len(tiles):
-            return self._give_back(claim, work, job, run)
+            return (
+                self._seal(claim, work, job, _DEADLINE_REASON)
+                if run.is_late
+                else self._give_back(claim, work, job, run)
+            )
         return self._end(claim, tiles, outcomes)
 
     # Claim ----------------------------------------------------------------------------------------------------------
 
-    def _claim(self, image_id: str, region_id: str) -> RegionClaim | None:
+    def _claim(self, image_id: str, region_id: str, is_to_seal: bool = False) -> RegionClaim | None:
         """Return our claim, or None when the region has ended."""
-        claim = self.region_request_table.claim(image_id, region_id, self.context.owner, self.config.region_lease_s)
+        claim = self.region_request_table.claim(
+            image_id, region_id, self.context.owner, self.config.region_lease_s, is_to_seal
+        )
         if isinstance(claim, RegionHeld):
             jitter_s = self.context.rng.uniform(0, 2)
             raise RegionDeferredError(f"{region_id} has to wait", claim.retry_after_s + jitter_s)
         return None if isinstance(claim, RegionEnded) else claim
 
-    def _new_run(self, claim: RegionClaim) -> RegionRun:
+    def _new_run(self, claim: RegionClaim, job: JobItem) -> RegionRun:
         item = claim.item
         needs_note = (item.stalled_attempts or 0) > 1 or bool(item.backoffs)
         return RegionRun(
@@ -178,6 +188,7 @@ class RegionRequestHandler:
             stopping=self.context.stopping,
             # What is left of the time to stop is for giving regions back.
             stop_grace_s=self.config.shutdown_budget_s / 2,
+            deadline=(job.start_time or 0) / 1000 + self.config.job_deadline_s,
         )
 
     def _lease(self, claim: RegionClaim, run: RegionRun) -> Lease:

@@ -11,7 +11,6 @@ import structlog
 from .api.region_of_interest import parse_roi
 from .api.region_request import RegionRequest
 from .common.typing import ImageDimensions, ImageRegion, TileState
-from .database.feature_table import FeatureTable
 from .database.job_table import JobItem
 from .database.region_request_table import RegionRequestItem
 from .exceptions import LoadImageException
@@ -47,12 +46,8 @@ class RegionWork:
         self._context = context
         self._given = (dataset, sensor_model)
         self._source: ImageSource | None = None
-        self.features = FeatureTable(
-            context.config.feature_table,
-            ImageDimensions(*request.tile_size),
-            ImageDimensions(*request.tile_overlap),
-            client=context.clients.dynamodb_resource(),
-            life_s=context.config.job_deadline_s + 48 * 3600,
+        self.features = context.feature_table(
+            ImageDimensions(*request.tile_size), ImageDimensions(*request.tile_overlap)
         )
 
     @contextmanager
@@ -136,7 +131,7 @@ class RegionWork:
             metrics=context.metrics,
             image_format=source.driver_name,
             retry_budget=context.retry_budget_for(request.model_name),
-            sleep=context.stopping.wait,
+            sleep=context.pause,
             rng=context.rng,
             now=context.now,
             should_stop=lambda: run.is_stopped,

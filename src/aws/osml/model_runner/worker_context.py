@@ -19,6 +19,8 @@ from .api.inference import ModelInvokeMode
 from .api.region_request import RegionRequest
 from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
+from .common.typing import ImageDimensions
+from .database.feature_table import FeatureTable, ReadAll, read_in_threads
 from .exceptions import UnsupportedModelException
 from .inference.detector import Detector
 from .inference.endpoint_factory import FeatureDetectorFactory
@@ -27,12 +29,15 @@ from .lease_keeper import LeaseKeeper
 from .metrics import MetricsRecorder
 from .raster import RasterSettings, open_elevation_model
 from .raster.open_images import OpenImages
+from .sink.sink import Sink
+from .sink.sink_factory import SinkFactory
 from .tile_worker.pipeline import TilePipeline
 
 # How long work may stand still before its heartbeat stops.
 STALL_S = 600.0
 
 _BEATS_PER_LEASE = 3
+_FEATURE_MARGIN_S = 48 * 3600
 _CACHED_ENDPOINTS = 32
 
 
@@ -52,6 +57,8 @@ class WorkerContext:
     sleep: Callable[[float], None] = time.sleep
     rng: random.Random = field(default_factory=random.Random)
     note_progress: Callable[[], None] = lambda: None
+    make_sinks: Callable[[list[dict[str, Any]]], list[Sink]] = SinkFactory.outputs_to_sinks
+    read_all: ReadAll = read_in_threads
     elevation_model: Any = None
     stopping: threading.Event = field(default_factory=threading.Event)
     _detectors: LRUCache[object, Detector] = field(default_factory=lambda: LRUCache(_CACHED_ENDPOINTS))
@@ -88,6 +95,23 @@ class WorkerContext:
         """Start the threads that cut, call and store tiles, and the one that renews leases."""
         self.pipeline.start()
         self.leases.start()
+
+    def pause(self, seconds: float) -> None:
+        """Wait between two tries of a call, or until the process stops."""
+        self.stopping.wait(seconds)
+
+    def feature_table(self, tile_size: ImageDimensions, overlap: ImageDimensions) -> FeatureTable:
+        """Return the table of features, for a request with such tiles; its rows outlive the longest job."""
+        return FeatureTable(
+            self.config.feature_table,
+            tile_size,
+            overlap,
+            client=self.clients.dynamodb_resource(),
+            now=self.now,
+            life_s=self.config.job_deadline_s + _FEATURE_MARGIN_S,
+            rng=self.rng,
+            read_all=self.read_all,
+        )
 
     def detector_for(self, request: RegionRequest) -> Detector:
         """Return the process's detector for a request's endpoint, role and parameters, with its open connections."""

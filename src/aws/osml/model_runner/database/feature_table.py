@@ -36,6 +36,16 @@ MAX_FEATURE_BYTES = 380_000
 _READERS = 10
 
 
+# Reads partitions by their numbers, and returns what each holds, in order.
+ReadAll = Callable[[Callable[[int], list[Item]], Iterable[int]], Iterable[list[Item]]]
+
+
+def read_in_threads(read: Callable[[int], list[Item]], numbers: Iterable[int]) -> list[list[Item]]:
+    """Read many partitions at once."""
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="read-features") as pool:
+        return list(pool.map(read, numbers))
+
+
 @dataclasses.dataclass
 class FeatureItem(DDBItem):
     """A row of the feature table. ``features`` holds each feature as GeoJSON text."""
@@ -104,8 +114,10 @@ class FeatureTable(DDBHelper):
         now: Callable[[], float] = time.time,
         life_s: float = 72 * 3600.0,
         rng: random.Random | None = None,
+        read_all: ReadAll = read_in_threads,
     ) -> None:
         super().__init__(table_name, client, rng=rng)
+        self._read_all = read_all
         self.tile_size = tile_size
         self.overlap = overlap
         self._now = now
@@ -268,9 +280,8 @@ class FeatureTable(DDBHelper):
         def partition(salt: int) -> list[Item]:
             return list(self.query_partition("hash_key", f"{image_id}-{salt}"))
 
-        with ThreadPoolExecutor(_READERS, thread_name_prefix="read-features") as pool:
-            partitions = pool.map(partition, range(1, self.hash_salt + 1))
-            return [row for rows in partitions for row in rows if not self._is_expired(row)]
+        partitions = self._read_all(partition, range(1, self.hash_salt + 1))
+        return [row for rows in partitions for row in rows if not self._is_expired(row)]
 
     def _is_expired(self, row: Mapping[str, Any]) -> bool:
         return int(row.get("expire_time", self._now())) < self._now()

@@ -236,9 +236,12 @@ class RegionRequestTable(DDBHelper):
     # The protocol's writes ------------------------------------------------------------------------------------------
 
     def claim(
-        self, image_id: str, region_id: str, owner: str, lease_s: float
+        self, image_id: str, region_id: str, owner: str, lease_s: float, is_to_seal: bool = False
     ) -> RegionClaim | RegionHeld | RegionEnded:
-        """R1: take a region that is nobody's, under a new fencing number; a claim is an attempt until it progresses."""
+        """R1: take a region that is nobody's, under a new fencing number; a claim is an attempt until it progresses.
+
+        A region that is taken only to be sealed is not waited for: its endpoint will not be called any more.
+        """
         now_s = self._now()
         expression = (
             "SET region_status = :in_progress, lease_owner = :owner, lease_until = :until, last_updated_time = :now_ms,"
@@ -253,7 +256,9 @@ class RegionRequestTable(DDBHelper):
             ":now_ms": int(now_s * 1000),
             ":one": 1,
         } | TERMINAL_VALUES
-        condition = f"{IS_OPEN_REGION} AND lease_until < :now AND not_before <= :now"
+        condition = f"{IS_OPEN_REGION} AND lease_until < :now"
+        if not is_to_seal:
+            condition += " AND not_before <= :now"
         try:
             row = self.update({"image_id": image_id, "region_id": region_id}, expression, values, condition)
         except ConditionNotMetError as err:

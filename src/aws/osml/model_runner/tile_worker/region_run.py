@@ -1,6 +1,7 @@
 """One region while its tiles are on their way through the pipeline."""
 
 import dataclasses
+import math
 import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
@@ -54,7 +55,7 @@ class RegionRun:
 
     ``now`` is the clock that ``last_progress`` is read from; ``log_fields`` are bound to every event that its tiles
     log; ``on_progress`` is called once, when the first tile has ended. ``stopping`` stops every run of the process;
-    ``stop_grace_s`` is how long tiles in flight are waited for then.
+    ``stop_grace_s`` is how long tiles in flight are waited for then. Past ``deadline`` no tile is begun either.
     """
 
     def __init__(
@@ -64,8 +65,10 @@ class RegionRun:
         on_progress: Callable[[], object] = lambda: None,
         stopping: threading.Event | None = None,
         stop_grace_s: float = 10.0,
+        deadline: float = math.inf,
     ) -> None:
         self._stop_grace_s = stop_grace_s
+        self._deadline = deadline
         self._stopping = stopping or threading.Event()
         self.log_fields = dict(log_fields or {})
         self.outcomes: dict[int, TileState] = {}
@@ -85,7 +88,12 @@ class RegionRun:
     @property
     def is_stopped(self) -> bool:
         """True when no further tile is to be begun."""
-        return self._is_stopped or self._stopping.is_set()
+        return self._is_stopped or self._stopping.is_set() or self.is_late
+
+    @property
+    def is_late(self) -> bool:
+        """True when the time of the region's job is over."""
+        return self._now() > self._deadline
 
     @property
     def stopped_by(self) -> Exception | None:

@@ -1,0 +1,283 @@
+"""What becomes of a message: worked on and deleted, given back, or set aside with a reason."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from aws.osml.model_runner.api.region_request import RegionRequest
+from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
+from aws.osml.model_runner.dispatch import DeadLetters, ImageMessages, RegionMessages, kept_hidden
+from aws.osml.model_runner.exceptions import (
+    GetImageRequestItemException,
+    InvalidRegionRequestException,
+    LeaseLostError,
+    RegionDeferredError,
+    SelfThrottledRegionException,
+)
+from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
+from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[Any]]:
+    """Catch what is logged."""
+    with structlog.testing.capture_logs() as caught:
+        yield caught
+
+
+@pytest.fixture(scope="module")
+def clients(emulator) -> Iterator[AwsClients]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (emulator.environment | {"AWS_EMF_ENVIRONMENT": "local"}).items():
+            patch.setenv(name, value)
+        default_clients.cache_clear()
+        yield default_clients()
+        default_clients.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Path:
+    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", 256, 256)
+
+
+@pytest.fixture
+def worker(data_plane, clients) -> Iterator[InProcessWorker]:
+    made = InProcessWorker(data_plane.environment, clients, Clock())
+    made.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def queue_of(data_plane, clients) -> Callable[[str], RequestQueue]:
+    return lambda name: RequestQueue(data_plane.environment[name], 0, client=clients.client("sqs"))
+
+
+@pytest.fixture
+def image_messages(worker, queue_of) -> ImageMessages:
+    return ImageMessages(queue_of("IMAGE_QUEUE"), DeadLetters(queue_of("IMAGE_DLQ")), worker.image_handler)
+
+
+@pytest.fixture
+def region_messages(worker, queue_of) -> RegionMessages:
+    return RegionMessages(
+        queue_of("REGION_QUEUE"), DeadLetters(queue_of("REGION_DLQ")), worker.region_handler, worker.image_handler
+    )
+
+
+@pytest.fixture
+def statuses(emulator, data_plane) -> StatusListener:
+    return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
+
+
+def bodies(queue: RequestQueue) -> list[str]:
+    return [message.body for message in queue.receive()]
+
+
+def sent(queue: RequestQueue, body: str) -> QueueMessage:
+    """Send a message and receive it."""
+    queue.send_body(body)
+    (message,) = queue.receive()
+    return message
+
+
+def is_hidden(queue: RequestQueue, message: QueueMessage) -> bool:
+    """Return True when a message is on the queue and hidden: neither deleted nor visible."""
+    counts = queue.sqs_client.get_queue_attributes(
+        QueueUrl=queue.queue_url,
+        AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],
+    )["Attributes"]
+    return (counts["ApproximateNumberOfMessages"], counts["ApproximateNumberOfMessagesNotVisible"]) == ("0", "1")
+
+
+def is_deleted(queue: RequestQueue, message: QueueMessage) -> bool:
+    queue.reset_request(message.receipt_handle, 0)
+    return queue.receive() == []
+
+
+def message_of(worker: InProcessWorker, image: Path | str, model: str, **changes: Any) -> str:
+    message = {
+        "jobId": "job",
+        "imageUrls": [image if isinstance(image, str) else f"file://{image}"],
+        "imageProcessor": {"name": model, "type": "HTTP_ENDPOINT"},
+        "imageProcessorTileSize": 256,
+        "imageProcessorTileOverlap": 0,
+        "imageProcessorTileFormat": "PNG",
+        "outputs": json.loads(worker.outputs),
+    }
+    return json.dumps(message | changes)
+
+
+class TestHidden:
+    def test_a_message_is_hidden_again_while_it_is_worked_on(self, worker, queue_of):
+        queue = queue_of("REGION_QUEUE")
+        message = sent(queue, "{}")
+        queue.reset_request(message.receipt_handle, 1)
+        with kept_hidden(queue, message, worker.context):
+            time.sleep(1.3)
+            assert queue.receive() == []
+        assert not is_deleted(queue, message)
+
+
+class TestDeadLetters:
+    def test_a_message_is_set_aside_as_it_came_with_its_reason_in_the_log(self, queue_of, logs):
+        queue = queue_of("IMAGE_DLQ")
+        DeadLetters(queue).put(QueueMessage("h", '{"odd":  1}', 1), "it is odd")
+        assert bodies(queue) == ['{"odd":  1}']
+        (event,) = [log for log in logs if log["event"] == "message.rejected"]
+        assert (event["reason"], event["has_dead_letter_queue"]) == ("it is odd", True)
+
+    def test_without_a_queue_the_log_is_all_that_is_left(self, logs):
+        DeadLetters(None).put(QueueMessage("h", "{}", 1), "it is odd")
+        (event,) = logs
+        assert (event["reason"], event["has_dead_letter_queue"]) == ("it is odd", False)
+
+
+class TestImageMessages:
+    def test_a_request_is_done_and_its_message_deleted(self, worker, image_messages, queue_of, scene, model_server):
+        queue = queue_of("IMAGE_QUEUE")
+        message = sent(queue, message_of(worker, scene, model_server("centerpoint").invocations_url))
+        image_messages.handle(message)
+        assert is_deleted(queue, message)
+        assert len(worker.result("job")) == 1
+        assert bodies(queue_of("IMAGE_DLQ")) == []
+
+    @pytest.mark.parametrize(
+        ("body", "reason", "job_id"),
+        [
+            ("no json", "", "unknown"),
+            ('{"jobId": "broken"}', "imageUrls", "broken"),
+            (
+                '{"jobId": "far", "imageUrls": ["http://example.com/a.tif"], "outputs": [{"type": "S3", "bucket": "b"}],'
+                ' "imageProcessor": {"name": "m", "type": "SM_ENDPOINT"}}',
+                "IMAGE_SOURCES",
+                "far",
+            ),
+        ],
+    )
+    def test_what_can_never_be_done_is_set_aside_told_and_deleted(
+        self, image_messages, queue_of, statuses, body, reason, job_id
+    ):
+        queue = queue_of("IMAGE_QUEUE")
+        message = sent(queue, body)
+        image_messages.handle(message)
+        assert is_deleted(queue, message)
+        assert bodies(queue_of("IMAGE_DLQ")) == [body]
+        ((text, attributes),) = statuses.events()
+        assert (attributes["image_status"], attributes["job_id"]) == ("FAILED", job_id)
+        assert reason in text
+
+    def test_an_image_that_cannot_be_planned_hides_no_other_of_its_request(
+        self, worker, image_messages, queue_of, scene, model_server, logs
+    ):
+        queue = queue_of("IMAGE_QUEUE")
+        urls = ["file:///none/at/all.tif", f"file://{scene}"]
+        body = message_of(worker, scene, model_server("centerpoint").invocations_url, imageUrls=urls)
+        message = sent(queue, body)
+        image_messages.handle(message)
+        assert is_deleted(queue, message)
+        assert bodies(queue_of("IMAGE_DLQ")) == []
+        statuses = {url: worker.jobs.get_image_request(f"job:{url}").image_status for url in urls}
+        assert list(statuses.values()) == ["FAILED", "SUCCESS"]
+        assert [log["event"] for log in logs].count("image.not_planned") == 1
+
+    def test_the_same_message_again_is_deleted_and_changes_nothing(
+        self, worker, image_messages, queue_of, scene, model_server
+    ):
+        queue, model = queue_of("IMAGE_QUEUE"), model_server("centerpoint")
+        for _ in range(2):
+            message = sent(queue, message_of(worker, scene, model.invocations_url))
+            image_messages.handle(message)
+            assert is_deleted(queue, message)
+        assert model.stats()["requests"] == 1
+        assert bodies(queue_of("IMAGE_DLQ")) == []
+
+
+REGION = {
+    "image_id": "job:file:///a.tif",
+    "job_id": "job",
+    "image_url": "file:///a.tif",
+    "model_name": "ships",
+    "model_invoke_mode": "SM_ENDPOINT",
+    "tile_format": "PNG",
+    "tile_compression": "NONE",
+    "tile_size": [256, 256],
+    "tile_overlap": [0, 0],
+    "region_bounds": [[0, 0], [256, 256]],
+    "region_id": "(0, 0)(256, 256)-job",
+}
+
+
+class TestRegionMessages:
+    def test_the_last_region_finishes_the_image(self, worker, region_messages, queue_of, scene, model_server):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        worker.image_handler._process_first = lambda *_: None
+        worker.image_handler.process_image_request(request)
+        queue = queue_of("REGION_QUEUE")
+        (message,) = queue.receive()
+        region_messages.handle(message)
+        assert is_deleted(queue, message)
+        assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
+
+    def test_a_message_that_is_none_is_set_aside_and_deleted(self, region_messages, queue_of):
+        queue = queue_of("REGION_QUEUE")
+        message = sent(queue, '{"region_id": 7}')
+        region_messages.handle(message)
+        assert is_deleted(queue, message)
+        assert bodies(queue_of("REGION_DLQ")) == ['{"region_id": 7}']
+
+    def test_a_message_that_outlived_its_job_is_deleted(self, region_messages, queue_of, logs):
+        queue = queue_of("REGION_QUEUE")
+        message = sent(queue, json.dumps(REGION))
+        region_messages.handle(message)
+        assert is_deleted(queue, message)
+        assert bodies(queue_of("REGION_DLQ")) == []
+        assert "message.outlived_its_job" in [log["event"] for log in logs]
+
+    @pytest.mark.parametrize(
+        ("error", "seconds"),
+        [
+            (RegionDeferredError("held", 41.2), (42, 42)),
+            (RegionDeferredError("interrupted", 0.0), (0, 0)),
+            (SelfThrottledRegionException("full"), (10, 10)),
+            (LeaseLostError("taken over"), (30, 60)),
+        ],
+        ids=["deferred", "interrupted", "throttled", "lost"],
+    )
+    def test_a_region_that_cannot_be_done_now_is_given_back_for_a_while(
+        self, worker, region_messages, queue_of, monkeypatch, error, seconds
+    ):
+        def refuse(request: RegionRequest) -> None:
+            raise error
+
+        waits: list[int] = []
+        monkeypatch.setattr(worker.region_handler, "process_region_request", refuse)
+        monkeypatch.setattr(region_messages._queue, "reset_request", lambda handle, wait_s: waits.append(wait_s))
+        message = sent(queue_of("REGION_QUEUE"), json.dumps(REGION))
+        region_messages.handle(message)
+        assert len(waits) == 1
+        assert seconds[0] <= waits[0] <= seconds[1]
+        assert is_hidden(queue_of("REGION_QUEUE"), message)
+
+    @pytest.mark.parametrize("error", [InvalidRegionRequestException("odd"), GetImageRequestItemException("gone")])
+    def test_errors_that_no_further_try_mends_delete_the_message(
+        self, worker, region_messages, queue_of, monkeypatch, error
+    ):
+        monkeypatch.setattr(worker.region_handler, "process_region_request", lambda _: (_ for _ in ()).throw(error))
+        queue = queue_of("REGION_QUEUE")
+        message = sent(queue, json.dumps(REGION))
+        region_messages.handle(message)
+        assert is_deleted(queue, message)
+
+    def test_an_unforeseen_error_leaves_the_message_to_come_again(self, worker, region_messages, queue_of, monkeypatch):
+        monkeypatch.setattr(worker.region_handler, "process_region_request", lambda _: 1 / 0)
+        queue = queue_of("REGION_QUEUE")
+        message = sent(queue, json.dumps(REGION))
+        with pytest.raises(ZeroDivisionError):
+            region_messages.handle(message)
+        assert is_hidden(queue, message)

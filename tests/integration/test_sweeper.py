@@ -1,0 +1,308 @@
+"""The sweeper leads on whatever a dead worker left undone: each of its steps, acted on for real."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
+from aws.osml.model_runner.common.typing import ImageRegion, TileState
+from aws.osml.model_runner.database import JobItem, TileKey, TileOutcome
+from aws.osml.model_runner.region_request_handler import region_request_of
+from aws_faults import answering, query_error, xml_error
+from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
+
+LEASE_S = 60.0
+SILENT_S = 3 * LEASE_S + 1
+DEADLINE_S = 86_400.0
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[Any]]:
+    """Catch what is logged."""
+    with structlog.testing.capture_logs() as caught:
+        yield caught
+
+
+@pytest.fixture(scope="module")
+def clients(emulator) -> Iterator[AwsClients]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (emulator.environment | {"AWS_EMF_ENVIRONMENT": "local"}).items():
+            patch.setenv(name, value)
+        default_clients.cache_clear()
+        yield default_clients()
+        default_clients.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Path:
+    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def new_worker(data_plane, clients, clock) -> Iterator[Callable[..., InProcessWorker]]:
+    made: list[InProcessWorker] = []
+
+    def make(name: str = "worker", **settings: str) -> InProcessWorker:
+        settings = {"REGION_LEASE_S": str(LEASE_S), "JOB_DEADLINE_S": str(DEADLINE_S)} | settings
+        worker = InProcessWorker(data_plane.environment, clients, clock, name, **settings)
+        worker.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
+        made.append(worker)
+        return worker
+
+    yield make
+    for worker in made:
+        worker.close()
+
+
+@pytest.fixture(params=["table of open jobs", "images' own rows"])
+def worker(new_worker, request) -> InProcessWorker:
+    return new_worker() if request.param == "table of open jobs" else new_worker(OUTSTANDING_JOBS_TABLE="")
+
+
+@pytest.fixture
+def statuses(emulator, data_plane) -> StatusListener:
+    return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
+
+
+def planned(worker: InProcessWorker, request: ImageRequest) -> JobItem:
+    """Accept and plan an image, and do none of its regions."""
+    handler = worker.image_handler
+    handler._process_first = lambda *_: None  # type: ignore[method-assign]
+    handler.process_image_request(request)
+    del handler._process_first
+    return worker.jobs.get_image_request(request.image_id)
+
+
+def lose_messages(worker: InProcessWorker) -> int:
+    """Take every region message off the queue, as if it had never been."""
+    messages = worker.received_regions()
+    for message, _ in messages:
+        worker.region_queue.finish_request(message.receipt_handle)
+    return len(messages)
+
+
+def do_region(worker: InProcessWorker, request: ImageRequest, number: int) -> JobItem:
+    job = worker.jobs.get_image_request(request.image_id)
+    region = worker.regions_of(request)[number]
+    return worker.region_handler.process_region_request(region_request_of(job, region))
+
+
+def status_of(worker: InProcessWorker, request: ImageRequest) -> str | None:
+    return worker.jobs.get_image_request(request.image_id).image_status
+
+
+def test_an_image_whose_worker_died_after_accepting_it_is_planned_and_ends(worker, scene, model_server, statuses):
+    request = worker.request(scene, model_server("centerpoint").invocations_url)
+    worker.image_handler.accept(request)
+    worker.sweeper.sweep()
+    assert len(worker.regions_of(request)) == 2
+    worker.work_off()
+    assert status_of(worker, request) == "SUCCESS"
+    assert statuses.heard().count("SUCCESS") == 1
+    assert worker.open_jobs() == []
+
+
+def test_a_plan_that_is_being_made_is_left_to_its_worker_until_it_is_stale(worker, scene, model_server, clock):
+    request = worker.request(scene, model_server("centerpoint").invocations_url)
+    job = worker.image_handler.accept(request)
+    assert worker.ledger.start_planning(job, "dead", LEASE_S)
+    worker.sweeper.sweep()
+    assert worker.regions_of(request) == []
+    clock.ahead_s += LEASE_S + 2
+    worker.sweeper.sweep()
+    assert len(worker.regions_of(request)) == 2
+
+
+def test_a_plan_whose_worker_died_between_its_messages_is_sent_whole(worker, scene, model_server, clock):
+    model = model_server("centerpoint")
+    request = worker.request(scene, model.invocations_url)
+    planned(worker, request)
+    lose_messages(worker)
+    key = {"image_id": request.image_id}
+    if worker.config.outstanding_jobs_table:
+        key = {"endpoint_id": request.model_name, "job_id": request.job_id}
+    table = worker.ledger._rows
+    table.update(key, "REMOVE planned_time", {})
+    second = worker.regions_of(request)[1]
+    worker.regions.delete({"image_id": request.image_id, "region_id": second.region_id})
+    clock.ahead_s += LEASE_S + 2
+    worker.sweeper.sweep()
+    assert [item.region_id for item in worker.regions_of(request)][1] == second.region_id
+    worker.work_off()
+    assert status_of(worker, request) == "SUCCESS"
+    assert model.stats()["requests"] == 8
+
+
+def test_planning_that_fails_again_and_again_is_given_up_after_an_hour(worker, scene, model_server, clock, statuses):
+    request = worker.request(scene, model_server("centerpoint").invocations_url)
+    worker.image_handler.accept(request)
+    for _ in range(6):
+        job = worker.ledger.find(request)
+        assert worker.ledger.start_planning(job, "dead", LEASE_S)
+        clock.ahead_s += 90
+    clock.ahead_s += 3600
+    worker.sweeper.sweep()
+    row = worker.jobs.get_image_request(request.image_id)
+    assert (row.image_status, row.message) == ("FAILED", "planning failed 6 times")
+    assert statuses.heard().count("FAILED") == 1
+    assert worker.open_jobs() == []
+
+
+def test_a_region_whose_message_was_lost_is_sent_again(worker, scene, model_server, clock):
+    request = worker.request(scene, model_server("centerpoint").invocations_url)
+    planned(worker, request)
+    assert lose_messages(worker) == 2
+    worker.sweeper.sweep()
+    assert worker.received_regions() == [], "it may still be on its way"
+    clock.ahead_s += SILENT_S
+    worker.sweeper.sweep()
+    assert worker.work_off().image_status == "SUCCESS"
+    assert worker.received_regions() == []
+
+
+def test_only_regions_that_nobody_is_at_are_sent_again(worker, scene, model_server, clock):
+    request = worker.request(scene, model_server("centerpoint").invocations_url)
+    planned(worker, request)
+    lose_messages(worker)
+    held, waiting = worker.regions_of(request)
+    clock.ahead_s += SILENT_S
+    worker.regions.claim(request.image_id, held.region_id, "busy", LEASE_S)
+    claim = worker.regions.claim(request.image_id, waiting.region_id, "refused", LEASE_S)
+    worker.regions.release(claim, clock() + 50, is_backoff=True)
+    worker.sweeper.sweep()
+    assert worker.received_regions() == []
+    clock.ahead_s += SILENT_S
+    worker.sweeper.sweep()
+    assert [region.region_id for _, region in worker.received_regions()] == [held.region_id, waiting.region_id]
+
+
+def test_a_region_that_was_just_sent_is_not_sent_once_more(worker, scene, model_server, clock):
+    request = worker.request(scene, model_server("centerpoint").invocations_url)
+    planned(worker, request)
+    do_region(worker, request, 0)
+    lose_messages(worker)
+    clock.ahead_s += SILENT_S
+    worker.sweeper.sweep()
+    worker.sweeper.sweep()
+    clock.ahead_s += 30
+    worker.sweeper.sweep()
+    assert [region.region_id for _, region in worker.received_regions()] == ["(0, 512)(512, 512)-job"]
+
+
+def test_an_image_whose_last_region_was_counted_by_a_worker_that_died_then_is_finished(worker, scene, model_server):
+    request = worker.request(scene, model_server("centerpoint").invocations_url)
+    planned(worker, request)
+    for number in (0, 1):
+        do_region(worker, request, number)
+    assert status_of(worker, request) == "IN_PROGRESS"
+    worker.sweeper.sweep()
+    assert status_of(worker, request) == "SUCCESS"
+    assert len(worker.result("job")) == 8
+
+
+def test_a_status_that_was_not_published_is_published(worker, scene, model_server, clients, statuses):
+    request = worker.request(scene, model_server("centerpoint").invocations_url)
+    worker.image_handler.process_image_request(request)
+    with answering(clients.client("sns"), "Publish", query_error("InternalError", 400)):
+        worker.work_off()
+        worker.sweeper.sweep()
+    assert "SUCCESS" not in statuses.heard()
+    assert worker.open_jobs() == [request.image_id]
+    worker.sweeper.sweep()
+    assert statuses.heard() == ["SUCCESS"]
+    assert worker.open_jobs() == []
+    worker.sweeper.sweep()
+    assert statuses.heard() == []
+
+
+@pytest.mark.parametrize(("good_tiles", "status"), [(1, "PARTIAL"), (0, "FAILED")])
+def test_past_its_deadline_a_job_is_sealed_and_ends(new_worker, scene, clock, statuses, good_tiles, status):
+    worker = new_worker()
+    request = worker.request(scene, "http://127.0.0.1:9/invocations")
+    planned(worker, request)
+    lose_messages(worker)
+    first, second = worker.regions_of(request)
+    for index in range(good_tiles):
+        key = TileKey(request.image_id, first.region_id, index)
+        worker.features.commit_tile(key, ImageRegion.of(((0, 0), (256, 256))), TileOutcome(TileState.SUCCEEDED))
+    clock.ahead_s += DEADLINE_S + 2
+    worker.regions.claim(request.image_id, second.region_id, "busy", LEASE_S)
+    worker.sweeper.sweep()
+    assert status_of(worker, request) == "IN_PROGRESS", "a worker is still at one of the regions"
+    clock.ahead_s += LEASE_S + 1
+    worker.sweeper.sweep()
+    row = worker.jobs.get_image_request(request.image_id)
+    assert (row.image_status, row.tile_success, row.tile_error) == (status, good_tiles, 8 - good_tiles)
+    assert "deadline of 86400 s" in worker.regions_of(request)[0].message
+    assert statuses.heard().count(status) == 1
+    assert worker.open_jobs() == []
+
+
+def test_past_the_deadline_an_image_that_is_gone_is_sealed_all_the_same(new_worker, tmp_path, clock):
+    image = write_scene(tmp_path / "image.tif")
+    planner, worker = new_worker("planner"), new_worker("worker")
+    interest = "POLYGON ((2.9 48.6, 3.1 48.6, 3.1 48.9, 2.9 48.9, 2.9 48.6))"
+    request = planner.request(image, "http://127.0.0.1:9/invocations", regionOfInterest=interest)
+    planned(planner, request)
+    image.unlink()
+    clock.ahead_s += DEADLINE_S + 2
+    worker.sweeper.sweep()
+    row = worker.jobs.get_image_request(request.image_id)
+    assert (row.image_status, row.tile_error) == ("FAILED", 8)
+
+
+def test_a_job_whose_row_has_expired_is_forgotten(new_worker, scene, clock):
+    worker = new_worker()
+    request = worker.request(scene, "http://127.0.0.1:9/invocations")
+    worker.image_handler.accept(request)
+    clock.ahead_s += worker.jobs.life_s + 10
+    worker.sweeper.sweep()
+    assert worker.open_jobs() == []
+    assert worker.jobs.find(request.image_id) is None
+
+
+def test_a_job_that_cannot_be_helped_now_keeps_no_other_waiting(worker, scene, model_server, clients, logs):
+    stuck = worker.request(scene, model_server("centerpoint").invocations_url, job_id="a-stuck")
+    planned(worker, stuck)
+    for number in (0, 1):
+        do_region(worker, stuck, number)
+    other = worker.request(scene, model_server("centerpoint").invocations_url, job_id="b-other")
+    worker.image_handler.accept(other)
+    with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)):
+        worker.sweeper.sweep()
+    assert status_of(worker, stuck) == "IN_PROGRESS"
+    assert len(worker.regions_of(other)) == 2
+    (event,) = [log for log in logs if log["event"] == "job.not_advanced"]
+    assert event["error"] == "AggregateFeaturesException"
+
+
+def test_a_sweep_ends_between_two_jobs_when_the_worker_stops(worker, scene):
+    for name in ("a", "b", "c"):
+        worker.image_handler.accept(worker.request(scene, "http://127.0.0.1:9/invocations", job_id=name))
+    answers = iter([False, True])
+    worker.image_handler._process_first = lambda *_: None
+    worker.sweeper.sweep(lambda: next(answers))
+    planned_jobs = [job for job in worker.ledger.open_jobs() if job.planned_time is not None]
+    assert len(planned_jobs) == 1
+
+
+def test_of_two_sweepers_one_looks_after_a_job(new_worker, scene, clock):
+    one, other = new_worker("one"), new_worker("other")
+    request = one.request(scene, "http://127.0.0.1:9/invocations")
+    planned(one, request)
+    lose_messages(one)
+    clock.ahead_s += SILENT_S
+    jobs = [list(worker.ledger.open_jobs()) for worker in (one, other)]
+    for worker, seen in zip((one, other), jobs, strict=True):
+        worker.sweeper._advance(seen[0])
+    assert len(one.received_regions()) == 2
