@@ -1,4 +1,4 @@
-"""The handlers of a worker inside the test's own process: real tables, queues, images and models, and a clock to turn."""
+"""The handlers of a worker in the test's own process: real tables, queues, images and models, and a clock to turn."""
 
 import json
 import random

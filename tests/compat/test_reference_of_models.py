@@ -11,9 +11,14 @@ from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import ModelErrorClass
 from aws.osml.model_runner.features.answer import FeatureProblem, parse_answer
 from aws.osml.model_runner.features.encoding import MAX_FEATURE_BYTES
-from aws.osml.model_runner.features.image_geometry import GeometryProblem
+from aws.osml.model_runner.features.image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, GeometryProblem
 from aws.osml.model_runner.features.location_grid import LocationGrid
-from aws.osml.model_runner.features.properties import INTERNAL_PREFIX, INTERNAL_PROPERTIES, finalize_feature
+from aws.osml.model_runner.features.properties import (
+    FEATURE_CLASSES,
+    INTERNAL_PREFIX,
+    INTERNAL_PROPERTIES,
+    finalize_feature,
+)
 from aws.osml.model_runner.features.refinement import refine_features
 from aws.osml.model_runner.inference import sagemaker_parameters
 from aws.osml.model_runner.inference.call_errors import ModelErrorCode
@@ -58,6 +63,14 @@ def test_every_reason_to_drop_a_feature_is_documented() -> None:
     assert sorted(first_column(table)) == sorted([*FeatureProblem, *GeometryProblem])
 
 
+def test_every_member_of_an_answer_is_documented() -> None:
+    documented = set(
+        coded(" ".join(row["Member"] for row in rows(own_part(reference("model-contract.md"), "The answer"))))
+    )
+    places = {f"properties.{name}" for name in (IMAGE_GEOMETRY, IMAGE_BBOX, FEATURE_CLASSES)}
+    assert documented == {"type", "geometry", "id", *places}
+
+
 def test_media_types_are_documented() -> None:
     table = rows(own_part(reference("model-contract.md"), "The call"))
     documented = {coded(row["Tile format"])[0]: coded(row["`Content-Type`"])[0] for row in table}
@@ -93,7 +106,7 @@ def test_every_member_and_property_of_a_feature_is_documented() -> None:
     page = reference("features.md")
     assert {*first_column(rows(section(page, "Members"))), "type", "properties"} == feature.keys()
     kinds = {"featureProperties"}
-    assert set(first_column(rows(own_part(page, "Properties")))) - kinds == feature["properties"].keys()
+    assert set(first_column(rows(own_part(page, "Properties")))) == feature["properties"].keys() | kinds
     example = json.loads(fences(page, "json")[0])
     assert example.keys() == feature.keys()
     assert feature["properties"].keys() - example["properties"].keys() == {"sourceMetadata"}

@@ -152,9 +152,9 @@ def test_roles_are_kept_apart(clients):
 
 def test_a_role_that_may_not_be_assumed_is_an_error_of_the_call(clients):
     client = clients.client("sqs", ROLE)
-    with answering(clients.client("sts"), "AssumeRole", query_error("AccessDenied", 403)):
-        with pytest.raises(ClientError, match="AccessDenied"):
-            client.list_queues()
+    refusal = answering(clients.client("sts"), "AssumeRole", query_error("AccessDenied", 403))
+    with refusal, pytest.raises(ClientError, match="AccessDenied"):
+        client.list_queues()
     assert client.list_queues()["ResponseMetadata"]["HTTPStatusCode"] == 200
 
 

@@ -59,14 +59,19 @@ def queue_of(data_plane, clients) -> Callable[[str], RequestQueue]:
 
 
 @pytest.fixture
-def image_messages(worker, queue_of) -> ImageMessages:
-    return ImageMessages(queue_of("IMAGE_QUEUE"), DeadLetters(queue_of("IMAGE_DLQ")), worker.image_handler)
+def dead_letters_of(queue_of) -> Callable[[str], DeadLetters]:
+    return lambda name: DeadLetters(queue_of(f"{name}_QUEUE"), queue_of(f"{name}_DLQ").queue_url)
 
 
 @pytest.fixture
-def region_messages(worker, queue_of) -> RegionMessages:
+def image_messages(worker, queue_of, dead_letters_of) -> ImageMessages:
+    return ImageMessages(queue_of("IMAGE_QUEUE"), dead_letters_of("IMAGE"), worker.image_handler)
+
+
+@pytest.fixture
+def region_messages(worker, queue_of, dead_letters_of) -> RegionMessages:
     return RegionMessages(
-        queue_of("REGION_QUEUE"), DeadLetters(queue_of("REGION_DLQ")), worker.region_handler, worker.image_handler
+        queue_of("REGION_QUEUE"), dead_letters_of("REGION"), worker.region_handler, worker.image_handler
     )
 
 
@@ -114,28 +119,56 @@ def message_of(worker: InProcessWorker, image: Path | str, model: str, **changes
 
 
 class TestHidden:
-    def test_a_message_is_hidden_again_while_it_is_worked_on(self, worker, queue_of):
+    def hidden_for(self, queue: RequestQueue, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+        """Return a list that fills with the seconds for which a message is hidden again."""
+        waits: list[int] = []
+        reset = queue.reset_request
+
+        def noted(handle: str, seconds: int = 0) -> None:
+            waits.append(seconds)
+            reset(handle, seconds)
+
+        monkeypatch.setattr(queue, "reset_request", noted)
+        return waits
+
+    def test_a_message_is_hidden_again_at_each_heartbeat(self, worker, queue_of, monkeypatch):
         queue = queue_of("REGION_QUEUE")
         message = sent(queue, "{}")
-        queue.reset_request(message.receipt_handle, 1)
+        waits = self.hidden_for(queue, monkeypatch)
         with kept_hidden(queue, message, worker.context):
-            time.sleep(1.3)
-            assert queue.receive() == []
+            while len(waits) < 2:
+                time.sleep(0.01)
+        assert set(waits) == {queue.visibility_timeout_s()}
+        count = len(waits)
+        time.sleep(0.15)
+        assert len(waits) <= count + 1, "the beat that was under way may still end"
         assert not is_deleted(queue, message)
+
+    def test_a_queue_that_hides_for_less_than_a_heartbeat_is_told_at_once(self, worker, queue_of, monkeypatch):
+        queue = queue_of("REGION_QUEUE")
+        message = sent(queue, "{}")
+        monkeypatch.setattr(queue, "visibility_timeout_s", lambda: 1)
+        waits = self.hidden_for(queue, monkeypatch)
+        with kept_hidden(queue, message, worker.context):
+            assert waits[0] == worker.config.region_lease_s
 
 
 class TestDeadLetters:
-    def test_a_message_is_set_aside_as_it_came_with_its_reason_in_the_log(self, queue_of, logs):
-        queue = queue_of("IMAGE_DLQ")
-        DeadLetters(queue).put(QueueMessage("h", '{"odd":  1}', 1), "it is odd")
-        assert bodies(queue) == ['{"odd":  1}']
+    @pytest.mark.parametrize("is_named", [True, False], ids=["named", "the queue's own"])
+    def test_a_message_is_set_aside_as_it_came_with_its_reason_in_the_log(self, queue_of, logs, is_named):
+        aside = queue_of("IMAGE_DLQ")
+        letters = DeadLetters(queue_of("IMAGE_QUEUE"), aside.queue_url if is_named else None)
+        letters.put(QueueMessage("h", '{"odd":  1}', 1), "it is odd")
+        assert bodies(aside) == ['{"odd":  1}']
         (event,) = [log for log in logs if log["event"] == "message.rejected"]
         assert (event["reason"], event["has_dead_letter_queue"]) == ("it is odd", True)
 
-    def test_without_a_queue_the_log_is_all_that_is_left(self, logs):
-        DeadLetters(None).put(QueueMessage("h", "{}", 1), "it is odd")
+    def test_without_any_queue_the_log_is_all_that_is_left(self, queue_of, logs):
+        queue = queue_of("IMAGE_DLQ")
+        DeadLetters(queue, None).put(QueueMessage("h", "{}", 1), "it is odd")
         (event,) = logs
         assert (event["reason"], event["has_dead_letter_queue"]) == ("it is odd", False)
+        assert bodies(queue) == []
 
 
 class TestImageMessages:
@@ -153,8 +186,8 @@ class TestImageMessages:
             ("no json", "", "unknown"),
             ('{"jobId": "broken"}', "imageUrls", "broken"),
             (
-                '{"jobId": "far", "imageUrls": ["http://example.com/a.tif"], "outputs": [{"type": "S3", "bucket": "b"}],'
-                ' "imageProcessor": {"name": "m", "type": "SM_ENDPOINT"}}',
+                '{"jobId": "far", "imageUrls": ["http://example.com/a.tif"], '
+                '"outputs": [{"type": "S3", "bucket": "b"}], "imageProcessor": {"name": "m", "type": "SM_ENDPOINT"}}',
                 "IMAGE_SOURCES",
                 "far",
             ),

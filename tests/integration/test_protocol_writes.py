@@ -2,6 +2,7 @@
 
 import dataclasses
 import random
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import boto3
@@ -33,7 +34,8 @@ BOUNDS = ImageRegion.of(((0, 0), (512, 512)))
 
 class Clock:
     def __init__(self) -> None:
-        self.now_s = 1_700_000_000.0
+        # Not far from the real time: the emulator deletes what has expired by its own clock.
+        self.now_s = float(int(time.time()))
 
     def __call__(self) -> float:
         return self.now_s

@@ -324,9 +324,9 @@ class TestFeatureTable:
         features._sleep = lambda _: None
         with never_sending(client, "BatchWriteItem"), pytest.raises(AddFeaturesException):
             features.add_features([feature("f", (0, 0, 1, 1))])
-        with answering(client, "BatchWriteItem", json_error("AccessDeniedException")):
-            with pytest.raises(AddFeaturesException):
-                features.add_features([feature("f", (0, 0, 1, 1))])
+        denied = answering(client, "BatchWriteItem", json_error("AccessDeniedException"))
+        with denied, pytest.raises(AddFeaturesException):
+            features.add_features([feature("f", (0, 0, 1, 1))])
 
     @pytest.mark.parametrize(
         ("box", "tiles"),

@@ -5,6 +5,7 @@ import threading
 import pytest
 
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
+from aws.osml.model_runner.tile_worker import region_run
 from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile
 
 WAIT_S = 5.0
@@ -101,6 +102,47 @@ def test_stopping_the_process_stops_every_run():
     stopping.set()
     assert [run.enter() for run in runs] == [False, False]
     assert [run.stopped_by for run in runs] == [None, None]
+
+
+def test_past_the_deadline_no_tile_is_begun():
+    clock = Clock()
+    run = RegionRun(clock, deadline=160.0)
+    clock.now_s = 160.0
+    assert (run.is_late, run.is_stopped, run.enter()) == (False, False, True)
+    clock.now_s = 160.1
+    assert (run.is_late, run.is_stopped, run.enter()) == (True, True, False)
+    run.leave(tile(0), TileState.SUCCEEDED)
+    assert run.outcomes == {0: TileState.SUCCEEDED}
+    run.wait()
+
+
+def test_a_process_that_stops_does_not_wait_for_a_tile_for_ever(monkeypatch):
+    monkeypatch.setattr(region_run, "_STOP_POLL_S", 0.005)
+    stopping = threading.Event()
+    run = RegionRun(Clock(), stopping=stopping, stop_grace_s=0.02)
+    run.enter()
+    waiting = threading.Thread(target=run.wait, daemon=True)
+    waiting.start()
+    waiting.join(0.1)
+    assert waiting.is_alive(), "as long as the process does not stop, it waits"
+    stopping.set()
+    waiting.join(WAIT_S)
+    assert not waiting.is_alive()
+
+
+def test_a_process_that_stops_waits_a_while_for_the_tiles_in_flight(monkeypatch):
+    monkeypatch.setattr(region_run, "_STOP_POLL_S", 0.005)
+    stopping = threading.Event()
+    run = RegionRun(Clock(), stopping=stopping, stop_grace_s=WAIT_S)
+    run.enter()
+    stopping.set()
+    waiting = threading.Thread(target=run.wait, daemon=True)
+    waiting.start()
+    waiting.join(0.05)
+    assert waiting.is_alive()
+    run.leave(tile(0), TileState.SUCCEEDED)
+    waiting.join(1.0)
+    assert not waiting.is_alive()
 
 
 def test_log_fields_are_the_runs_own():

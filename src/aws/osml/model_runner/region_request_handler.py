@@ -158,13 +158,11 @@ class RegionRequestHandler:
             return self._give_up_image(claim, work, job, err)
         if lease.lost.is_set():
             raise LeaseLostError(f"{claim.item.region_id} was taken over")
-        if len(outcomes) < len(tiles):
-            return (
-                self._seal(claim, work, job, _DEADLINE_REASON)
-                if run.is_late
-                else self._give_back(claim, work, job, run)
-            )
-        return self._end(claim, tiles, outcomes)
+        if len(outcomes) == len(tiles):
+            return self._end(claim, tiles, outcomes)
+        if run.is_late:
+            return self._seal(claim, work, job, _DEADLINE_REASON)
+        return self._give_back(claim, work, job, run)
 
     # Claim ----------------------------------------------------------------------------------------------------------
 
