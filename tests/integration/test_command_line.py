@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -114,3 +115,13 @@ def test_run_of_a_model_that_always_refuses_fails(tmp_path, image):
     ended = run_as_process(image, "--model", "failure", *options)
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert "FAILED" in ended.stdout
+
+
+def test_run_with_a_model_that_nobody_serves_says_so_at_once(tmp_path, capsys):
+    image = tmp_path / "image.tif"
+    image.write_bytes(b"never opened")
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        port = unused.getsockname()[1]
+    assert main(["run", str(image), "--model", f"http://127.0.0.1:{port}/invocations"]) == 1
+    assert f"no model is served at http://127.0.0.1:{port}/invocations" in capsys.readouterr().err

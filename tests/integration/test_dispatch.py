@@ -187,7 +187,8 @@ class TestImageMessages:
             ('{"jobId": "broken"}', "imageUrls", "broken"),
             (
                 '{"jobId": "far", "imageUrls": ["http://example.com/a.tif"], '
-                '"outputs": [{"type": "S3", "bucket": "b"}], "imageProcessor": {"name": "m", "type": "SM_ENDPOINT"}}',
+                '"outputs": [{"type": "S3", "bucket": "results"}], '
+                '"imageProcessor": {"name": "m", "type": "SM_ENDPOINT"}}',
                 "IMAGE_SOURCES",
                 "far",
             ),

@@ -36,6 +36,7 @@ from aws.osml.model_runner.exceptions import (
     UnsupportedModelException,
 )
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
+from aws.osml.model_runner.local.http_service import HttpResponse, HttpService
 from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway
 from aws.osml.model_runner.raster import ImageUnreachableError, RasterSettings, image_to_world
 from aws.osml.model_runner.raster.sensor_model import build_sensor_model
@@ -228,7 +229,7 @@ class TestImage:
         rows = [worker.jobs.get_image_request(request.image_id) for request in requests]
         assert [(row.image_status, row.tile_success) for row in rows] == [("SUCCESS", TILES), ("SUCCESS", 1)]
         assert worker.open_jobs() == []
-        assert [len(worker.result(request.result_name)) for request in requests] == [TILES, 1]
+        assert [len(worker.result(f"{request.job_id}/{request.result_name}")) for request in requests] == [TILES, 1]
 
     @pytest.mark.parametrize(
         ("changes", "reason"),
@@ -451,6 +452,46 @@ class TestRegion:
         assert sorted(row.succeeded_tiles) == [[[r, c], [256, 256]] for r in (0, 256) for c in (0, 256)]
         ((_, attributes),) = heard.events()
         assert (attributes["status"], attributes["region_id"]) == ("SUCCESS", first.region_id)
+
+    def test_features_that_a_model_answers_badly_are_left_out_and_told(self, worker, scene, logs):
+        good = {"type": "Feature", "geometry": None, "properties": {"imageBBox": [1, 1, 5, 5]}}
+        answer = {"type": "FeatureCollection", "features": [good, {"type": "Feature", "properties": {}}, 7]}
+        body = json.dumps(answer).encode()
+        with HttpService(lambda _: HttpResponse(body=body)) as model:
+            request = worker.request(scene, f"{model.url}/invocations")
+            planned(worker, request)
+            first, _ = region_requests(worker, request)
+            job = worker.region_handler.process_region_request(first)
+        assert (job.region_success, job.tile_success) == (1, TILES_PER_REGION)
+        tiles = worker.features.stored_tiles(request.image_id)
+        assert [len(tile.features) for tile in tiles] == [1] * TILES_PER_REGION
+        dropped = [log for log in logs if log["event"] == "features.dropped"]
+        assert sorted(log["tile_index"] for log in dropped) == [0, 1, 2, 3]
+
+    def test_past_its_jobs_deadline_a_region_is_sealed(self, worker, scene, model_server, clock):
+        model = model_server("centerpoint")
+        request = worker.request(scene, model.invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        clock.ahead_s += worker.config.job_deadline_s + 1
+        job = worker.region_handler.process_region_request(first)
+        assert (job.region_error, job.tile_error, model.stats()["requests"]) == (1, TILES_PER_REGION, 0)
+
+    def test_a_region_whose_job_ends_meanwhile_keeps_the_tiles_that_were_done(
+        self, worker, scene, model_server, clock, monkeypatch
+    ):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        run = worker.context.pipeline.run
+
+        def run_one(region_run, steps, tiles):
+            run(region_run, steps, tiles[:1])
+            clock.ahead_s += worker.config.job_deadline_s + 1
+
+        monkeypatch.setattr(worker.context.pipeline, "run", run_one)
+        job = worker.region_handler.process_region_request(first)
+        assert (job.region_error, job.tile_success, job.tile_error) == (1, 1, 3)
 
     def test_a_region_twice_is_counted_once(self, worker, scene, model_server):
         model = model_server("centerpoint")

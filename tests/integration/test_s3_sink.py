@@ -92,7 +92,7 @@ def test_an_acl_is_set_only_when_asked_for(s3: Any) -> None:
 
 
 def test_a_named_result_lies_in_the_jobs_directory(s3: Any) -> None:
-    S3Sink(BUCKET, "named/", client=s3).deliver(delivery(result_name="job-1/image one.tif"))
+    S3Sink(BUCKET, "named/", client=s3).deliver(delivery(result_name="image one.tif"))
     assert keys(s3, "named/") == ["named/job-1/image%20one.tif.geojson"]
 
 

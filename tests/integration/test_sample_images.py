@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from worker_process import Site
 
 from aws.osml.model_runner.local.data_plane import create_data_plane
+from worker_process import Site
 
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "data"
 

@@ -143,6 +143,23 @@ def test_a_plan_whose_worker_died_between_its_messages_is_sent_whole(worker, sce
     assert model.stats()["requests"] == 8
 
 
+def test_a_plan_that_is_made_again_leaves_regions_that_have_ended_alone(worker, scene, model_server, clock):
+    model = model_server("centerpoint")
+    request = worker.request(scene, model.invocations_url)
+    planned(worker, request)
+    lose_messages(worker)
+    do_region(worker, request, 0)
+    key = {"image_id": request.image_id}
+    if worker.config.outstanding_jobs_table:
+        key = {"endpoint_id": request.model_name, "job_id": request.job_id}
+    worker.ledger._rows.update(key, "REMOVE planned_time", {})
+    clock.ahead_s += LEASE_S + 2
+    worker.sweeper.sweep()
+    assert [region.region_id for _, region in worker.received_regions()] == ["(0, 512)(512, 512)-job"]
+    assert status_of(worker, request) == "SUCCESS", "its worker did the region that was left, and finished the image"
+    assert model.stats()["requests"] == 8
+
+
 def test_planning_that_fails_again_and_again_is_given_up_after_an_hour(worker, scene, model_server, clock, statuses):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     worker.image_handler.accept(request)

@@ -204,12 +204,12 @@ def test_several_images_become_several_requests():
     assert [request.image_url for request in requests] == urls
     assert [request.image_id for request in requests] == [f"team/job 1:{url}" for url in urls]
     assert [request.result_name for request in requests] == [
-        "team/job 1/scene.tif",
-        "team/job 1/scene.tif-2",
-        "team/job 1/scene.tif-2-2",
-        "team/job 1/o d%.ntf",
-        "team/job 1/e?.tif",
-        "team/job 1/f.tif",
+        "scene.tif",
+        "scene.tif-2",
+        "scene.tif-2-2",
+        "o d%.ntf",
+        "e?.tif",
+        "f.tif",
     ]
     assert {request.job_id for request in requests} == {"team/job 1"}
 
@@ -232,7 +232,7 @@ def test_fingerprint_ignores_layout_and_sees_content():
 def test_from_external_message_takes_the_first_image():
     request = ImageRequest.from_external_message(GOOD | {"imageUrls": ["s3://images/a.tif", "s3://images/b.tif"]})
     assert request.image_url == "s3://images/a.tif"
-    assert request.result_name == "job-1/a.tif"
+    assert request.result_name == "a.tif"
 
 
 def test_from_external_message_refuses_what_json_cannot_hold():

@@ -160,7 +160,7 @@ class ServiceConfig(BaseModel):
         "IMAGE_DLQ",
         default=None,
         description="URL of the SQS queue that gets every refused image request, verbatim."
-        " Without it a refused request is left to the image queue's own redrive policy.",
+        " Without it, it is the queue to which the image queue's own redrive policy points.",
     )
     region_queue: QueueUrl = _setting(
         "REGION_QUEUE", description="URL of the SQS queue by which workers share an image's regions."

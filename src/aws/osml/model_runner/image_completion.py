@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -109,9 +109,11 @@ class ImageCompletion:
             self._job_table.clear_outbox(job.image_id)
         self._ledger.close(job)
 
-    def end(self, job: JobItem, status: RequestStatus, message: str) -> JobItem | None:
+    def end(
+        self, job: JobItem, status: RequestStatus, message: str, sink_errors: Mapping[str, str] | None = None
+    ) -> JobItem | None:
         """G3 and what follows: write the terminal status and close. None when the claim is no longer ours."""
-        ended = self._job_table.end_aggregation(job.image_id, job.agg_fence or 0, status, message)
+        ended = self._job_table.end_aggregation(job.image_id, job.agg_fence or 0, status, message, sink_errors)
         if ended is None:
             return None
         logger.info("image.finished", status=str(status), reason=message, duration_s=ended.processing_duration)
@@ -176,7 +178,7 @@ class ImageCompletion:
         with context.metrics.timed("FeatureDissemination"):
             errors, sinks = self._deliver(claim, encoded, ids)
         status = image_status(job.tile_success or 0, job.tile_error or 0, sinks, len(errors))
-        self.end(job, status, "; ".join(["Completed image processing", *errors.values()]))
+        self.end(job, status, "; ".join(["Completed image processing", *errors.values()]), errors)
 
     def _collected(self, job: JobItem) -> list[Feature]:
         """Return every feature of the image, each with its id, in order of region, tile and place in the answer."""

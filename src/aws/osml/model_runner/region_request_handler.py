@@ -148,7 +148,7 @@ class RegionRequestHandler:
         if is_poison(attempts, claim.item.stall_first_time, now_s, self.config.max_region_attempts, POISON_REGION_S):
             return self._seal(claim, work, job, f"no progress in {attempts} attempts")
         run = self._new_run(claim, job)
-        if run.is_late:
+        if run.is_late():
             return self._seal(claim, work, job, _DEADLINE_REASON)
         try:
             with self.context.leases.keep(self._lease(claim, run)) as lease, work.opened(job):
@@ -159,8 +159,8 @@ class RegionRequestHandler:
         if lease.lost.is_set():
             raise LeaseLostError(f"{claim.item.region_id} was taken over")
         if len(outcomes) == len(tiles):
-            return self._end(claim, tiles, outcomes)
-        if run.is_late:
+            return self._end(claim, job, tiles, outcomes)
+        if run.is_late():
             return self._seal(claim, work, job, _DEADLINE_REASON)
         return self._give_back(claim, work, job, run)
 
@@ -275,10 +275,15 @@ class RegionRequestHandler:
                 key = TileKey(claim.item.image_id, claim.item.region_id, tile.index)
                 failed = TileOutcome(TileState.FAILED, error_code=SEALED)
                 outcomes[tile.index] = work.features.commit_tile(key, tile.bounds, failed)
-        return self._end(claim, tiles, outcomes, reason)
+        return self._end(claim, job, tiles, outcomes, reason)
 
     def _end(
-        self, claim: RegionClaim, tiles: Sequence[Tile], outcomes: dict[int, TileState], message: str | None = None
+        self,
+        claim: RegionClaim,
+        job: JobItem,
+        tiles: Sequence[Tile],
+        outcomes: dict[int, TileState],
+        message: str | None = None,
     ) -> JobItem:
         """R3, then tell the world; a status that cannot be published changes no count."""
         succeeded = [tile.bounds for tile in tiles if outcomes[tile.index] is TileState.SUCCEEDED]
@@ -287,7 +292,7 @@ class RegionRequestHandler:
         if self.region_request_table.end_region(self.job_table, claim, status, succeeded, failed, message):
             logger.info("region.finished", status=str(status), tiles=len(tiles), failed_tiles=len(failed))
             self._publish(claim)
-            self._record(claim, len(failed))
+            self._record(claim, job, len(failed))
         return self.job_table.get_image_request(claim.item.image_id)
 
     def _publish(self, claim: RegionClaim) -> None:
@@ -300,13 +305,14 @@ class RegionRequestHandler:
         except StatusError as err:
             logger.warning("status.not_published", reason=str(err))
 
-    def _record(self, claim: RegionClaim, failed_tiles: int) -> None:
-        start_s = (claim.item.last_updated_time or 0) / 1000
-        metrics = self.context.metrics
-        metrics.record("RegionProcessing", "Duration", self.context.now() - start_s, "Seconds")
-        metrics.record("RegionProcessing", "Invocations", 1, "Count")
+    def _record(self, claim: RegionClaim, job: JobItem, failed_tiles: int) -> None:
+        # The claim was this attempt's first write.
+        duration_s = self.context.now() - (claim.item.last_updated_time or 0) / 1000
+        metrics, model, image_format = self.context.metrics, str(job.model_name), str(job.image_format)
+        metrics.record("RegionProcessing", "Duration", duration_s, "Seconds", ModelName=model, InputFormat=image_format)
+        metrics.record("RegionProcessing", "Invocations", 1, "Count", ModelName=model, InputFormat=image_format)
         if failed_tiles:
-            metrics.record("RegionProcessing", "Errors", 1, "Count")
+            metrics.record("RegionProcessing", "Errors", 1, "Count", ModelName=model, InputFormat=image_format)
         metrics.flush()
 
 

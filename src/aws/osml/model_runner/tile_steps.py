@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 import structlog
@@ -40,9 +40,11 @@ class DetectionSteps:
     now: Callable[[], float]
     should_stop: Callable[[], bool]
     note_progress: Callable[[], None]
+    _begun: dict[int, float] = field(default_factory=dict)
 
     def cut(self, tile: Tile) -> bytes:
         """Return the tile's pixels, encoded as the request asks."""
+        self._begun[tile.index] = self.now()
         with self.metrics.timed("TileGeneration", InputFormat=self.image_format):
             return self.encoder.encode(tile.bounds)
 
@@ -79,6 +81,14 @@ class DetectionSteps:
         with self.metrics.timed("FeatureStorage"):
             state = self.features.commit_tile(key, tile.bounds, outcome)
         self.note_progress()
-        name = "Invocations" if state is TileState.SUCCEEDED else "Errors"
-        self.metrics.record("TileProcessing", name, 1, "Count", ModelName=self.request.model_name)
+        self._record(tile, state)
         return state
+
+    def _record(self, tile: Tile, state: TileState) -> None:
+        """Record a tile from its first step to its last, waiting included."""
+        model_name = self.request.model_name
+        duration_s = self.now() - self._begun.pop(tile.index, self.now())
+        self.metrics.record("TileProcessing", "Duration", duration_s, "Seconds", ModelName=model_name)
+        self.metrics.record("TileProcessing", "Invocations", 1, "Count", ModelName=model_name)
+        if state is TileState.FAILED:
+            self.metrics.record("TileProcessing", "Errors", 1, "Count", ModelName=model_name)

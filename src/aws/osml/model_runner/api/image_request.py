@@ -34,7 +34,7 @@ class ImageRequest:
     """One image to be processed: which, by what model, in tiles of what size and form, and where its features go.
 
     ``image_id`` is ``<jobId>:<image URL>``. ``outputs`` keep the message's names (``batchSize``, ``assumedRole``).
-    ``result_name`` is empty unless the message named several images; then it is ``<jobId>/<image name>``, unique within
+    ``result_name`` is empty unless the message named several images; then it is the image's file name, unique within
     the job. ``request_sha256`` is the same for the same message, however it is laid out.
     """
 
@@ -157,14 +157,14 @@ def fingerprint(message: dict[str, Any]) -> str:
 
 def requests_of(message: ImageRequestMessage, sha256: str) -> list[ImageRequest]:
     """Return one request for each image of a message, in its order."""
-    names = result_names(message.job_id, message.image_urls)
+    names = result_names(message.image_urls)
     return [_request(message, url, name, sha256) for url, name in zip(message.image_urls, names, strict=True)]
 
 
-def result_names(job_id: str, urls: list[str]) -> list[str]:
+def result_names(urls: list[str]) -> list[str]:
     """Return the name under which each image's features are stored; empty when there is only one.
 
-    Otherwise ``<jobId>/<file name>``; of file names that repeat, the second gets ``-2`` and so on. Making keys of such
+    Otherwise the image's file name; of file names that repeat, the second gets ``-2`` and so on. Making keys of such
     names, with whatever characters they hold, is for the sinks.
     """
     if len(urls) == 1:
@@ -178,7 +178,7 @@ def result_names(job_id: str, urls: list[str]) -> list[str]:
             count += 1
             name = f"{base}-{count}"
         taken.add(name)
-        names.append(f"{job_id}/{name}")
+        names.append(name)
     return names
 
 

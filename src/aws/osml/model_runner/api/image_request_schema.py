@@ -74,10 +74,12 @@ class S3Output(_Message):
     bucket: Bucket
     prefix: Prefix = ""
     role: Role = ""
+    acl: Literal["private", "bucket-owner-read", "bucket-owner-full-control"] | None = None
 
     def destination(self) -> dict[str, Any]:
         """Return the output as sinks read it, with the message's names."""
-        return {"type": self.type, "bucket": self.bucket, "prefix": self.prefix} | _present(role=self.role)
+        named = {"type": self.type, "bucket": self.bucket, "prefix": self.prefix}
+        return named | _present(role=self.role, acl=self.acl)
 
 
 class KinesisOutput(_Message):

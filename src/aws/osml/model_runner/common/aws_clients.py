@@ -1,6 +1,7 @@
 """The one place where boto3 clients are made: one per service and role, kept for the life of the process."""
 
 import functools
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -38,7 +39,7 @@ class AwsClients:
     assumes the other one, and such a chain never lasts longer than an hour.
     """
 
-    def __init__(self, region: str | None = None, max_connections: int = 64) -> None:
+    def __init__(self, region: str | None = None, max_connections: int = 256) -> None:
         self._region = region
         self._max_connections = max_connections
         self._lock = threading.RLock()
@@ -96,5 +97,6 @@ def _session_as_role(session: Session, role: str, sts: Callable[[], Any]) -> Ses
 
 @functools.lru_cache(maxsize=1)
 def default_clients() -> AwsClients:
-    """Return the clients that constructors use when none are passed in; boto3's own environment rules apply."""
-    return AwsClients()
+    """Return the clients that constructors use when none are passed in, for the region that the environment names."""
+    # boto3 itself reads only the first of the two, and containers are often given the second.
+    return AwsClients(os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION"))

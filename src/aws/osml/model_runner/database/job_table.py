@@ -296,7 +296,7 @@ class JobTable(DDBHelper):
         """F0: end an image that has no plan. Return its row, or None when it has a plan or has ended."""
         values = self._terminal_values(RequestStatus.FAILED, message) | TERMINAL_VALUES
         condition = f"{IS_OPEN} AND attribute_not_exists(region_count)"
-        return self._end({"image_id": image_id}, values, condition)
+        return self._end(image_id, values, condition)
 
     def claim_aggregation(self, item: JobItem, owner: str, lease_s: float, wait_s: float) -> JobItem | None:
         """G1: take the right to finish an image whose regions have all been counted, under a new fencing number.
@@ -348,10 +348,23 @@ class JobTable(DDBHelper):
         values = {":sink": {sink}, ":zero": 0, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
-    def end_aggregation(self, image_id: str, fence: int, status: RequestStatus, message: str) -> JobItem | None:
-        """G3: write the terminal status and the message that tells it, in one item; None when the claim is not ours."""
+    def end_aggregation(
+        self,
+        image_id: str,
+        fence: int,
+        status: RequestStatus,
+        message: str,
+        sink_errors: Mapping[str, str] | None = None,
+    ) -> JobItem | None:
+        """G3: write the terminal status and the message that tells it, in one item; None when the claim is not ours.
+
+        ``sink_errors`` tells, by output, why it is not complete.
+        """
         values = self._terminal_values(status, message) | {":fence": fence} | TERMINAL_VALUES
-        return self._end({"image_id": image_id}, values, IS_OUR_AGGREGATION)
+        extra = ""
+        if sink_errors:
+            extra, values[":sink_errors"] = ", sink_errors = :sink_errors", dict(sink_errors)
+        return self._end(image_id, values, IS_OUR_AGGREGATION, extra)
 
     def clear_outbox(self, image_id: str) -> None:
         """G4: forget the status that has been published; a row that is gone needs nothing."""
@@ -364,18 +377,16 @@ class JobTable(DDBHelper):
         outbox = {"status": str(status), "message": message}
         return {":status": str(status), ":message": message, ":outbox": outbox, ":zero": 0}
 
-    def _end(self, key: dict[str, str], values: dict[str, Any], condition: str) -> JobItem | None:
+    def _end(self, image_id: str, values: dict[str, Any], condition: str, extra: str = "") -> JobItem | None:
         """Write a terminal status. The duration needs the start time, which never changes, so it is read before."""
         now_ms = int(self._now() * 1000)
-        item = self.find(key["image_id"])
+        item = self.find(image_id)
         duration_s = max(0, now_ms - (item.start_time or now_ms)) // 1000 if item else 0
         expression = (
             "SET image_status = :status, message = :message, status_outbox = :outbox, agg_lease_until = :zero,"
-            " end_time = :end, processing_duration = :duration"
+            f" end_time = :end, processing_duration = :duration{extra}"
         )
-        return self._try_update(
-            key["image_id"], expression, values | {":end": now_ms, ":duration": duration_s}, condition
-        )
+        return self._try_update(image_id, expression, values | {":end": now_ms, ":duration": duration_s}, condition)
 
     def _try_update(self, image_id: str, expression: str, values: dict[str, Any], condition: str) -> JobItem | None:
         try:

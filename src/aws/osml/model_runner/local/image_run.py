@@ -1,11 +1,13 @@
 """A job on the user's own image, with the user's own model or an example, on this machine."""
 
+import socket
 import tempfile
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from rich.console import Console
 
@@ -14,6 +16,8 @@ from aws.osml.model_runner.local.image_request import ModelTarget, TileSettings,
 from aws.osml.model_runner.local.job import JobOutcome, JobRun
 from aws.osml.model_runner.local.progress import ProgressDisplay
 from aws.osml.model_runner.local.stack import LocalStack, ModelSettings, WorkerSettings
+
+_CONNECT_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ def run_image(run: ImageRun, console: Console) -> JobOutcome:
     """Run the job and return how it ended; LocalStackError when the image is no file here, or the stack fails."""
     image_url = _image_url(run.image)
     is_url = run.model.startswith(("http://", "https://"))
+    if is_url:
+        _check_served(run.model)
     models = {} if is_url else {run.model: ModelSettings(run.model, run.model_options)}
     with tempfile.TemporaryDirectory(prefix="model-runner-") as directory:
         stack = LocalStack(run.logs or Path(directory), models, run.workers)
@@ -47,6 +53,16 @@ def run_image(run: ImageRun, console: Console) -> JobOutcome:
             job_id = run.job_id or f"run-{uuid.uuid4().hex[:12]}"
             request = image_request(job_id, image_url, model, run.tiles, **run.members)
             return JobRun(stack.client, stack.data_plane, request, stack.check_alive).run(display)
+
+
+def _check_served(model_url: str) -> None:
+    """Raise LocalStackError when nobody listens at a model's address: a worker would wait for it, in hope."""
+    parts = urlsplit(model_url)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as err:
+        raise LocalStackError(f"no model is served at {model_url}: {err}") from err
 
 
 def _image_url(image: str) -> str:

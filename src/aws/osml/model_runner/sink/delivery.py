@@ -17,7 +17,7 @@ class Delivery:
     """The features of one image in their final order.
 
     ``features`` holds each one as a GeoJSON feature in UTF-8, ``feature_ids`` the stable id of each. ``result_name``
-    is the path of the result below a prefix, without extension; empty means the job id. A sink that goes on where
+    tells the results of one job apart; it is empty where a job has one image. A sink that goes on where
     another left off starts at ``position``, an index into both. ``metadata`` is kept with the result where the
     output has a place for it.
     """

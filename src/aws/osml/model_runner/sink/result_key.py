@@ -14,9 +14,9 @@ _SAFE = "._:-"
 
 
 def result_key(prefix: str, job_id: str, result_name: str = "") -> str:
-    """Return ``<prefix>/<name>.geojson``: the name is the job id, or ``result_name``, a path of names.
+    """Return ``<prefix>/<job id>.geojson``, or ``<prefix>/<job id>/<result name>.geojson`` where a job has several.
 
-    Anything in a job id but letters, digits and ``. _ : -`` is percent-encoded, the slashes of a job id too, because
+    Anything in a name but letters, digits and ``. _ : -`` is percent-encoded, the slashes of a job id too, because
     ``a/b`` and ``c/b`` are two jobs. A part of only dots is encoded whole, since some clients would walk up a
     directory, and an empty one is a lone percent sign.
 
@@ -24,8 +24,7 @@ def result_key(prefix: str, job_id: str, result_name: str = "") -> str:
         SinkPermanentError: the prefix leaves its place, or the key is longer than S3 allows.
     """
     check_prefix(prefix)
-    parts = [_encode(part) for part in result_name.split("/")] if result_name else [_encode(job_id)]
-    name = "/".join(parts)
+    name = f"{_encode(job_id)}/{_encode(result_name)}" if result_name else _encode(job_id)
     separator = "" if not prefix or prefix.endswith("/") else "/"
     key = f"{prefix}{separator}{name}{EXTENSION}"
     if len(key.encode(errors="surrogatepass")) > MAX_KEY_BYTES:

@@ -88,9 +88,8 @@ class RegionRun:
     @property
     def is_stopped(self) -> bool:
         """True when no further tile is to be begun."""
-        return self._is_stopped or self._stopping.is_set() or self.is_late
+        return self._is_stopped or self._stopping.is_set() or self.is_late()
 
-    @property
     def is_late(self) -> bool:
         """True when the time of the region's job is over."""
         return self._now() > self._deadline
