@@ -117,6 +117,11 @@ class Site:
 
     def stream_ids(self, job_id: str) -> list[str]:
         """Return the feature ids of a job's records in the stream."""
+        properties = [feature["properties"] for feature in self.stream_features()]
+        return [item["feature_id"] for item in properties if item["job_id"] == job_id]
+
+    def stream_features(self) -> list[dict[str, Any]]:
+        """Return the feature of each record in the stream."""
         kinesis, name = self.client("kinesis"), self.data_plane.result_stream
         found = []
         for shard in kinesis.describe_stream(StreamName=name)["StreamDescription"]["Shards"]:
@@ -129,8 +134,7 @@ class Site:
                 if not answer["Records"]:
                     break
                 iterator = answer["NextShardIterator"]
-        properties = [collection["features"][0]["properties"] for collection in found]
-        return [item["feature_id"] for item in properties if item["job_id"] == job_id]
+        return [collection["features"][0] for collection in found]
 
     def rows(self, table: str) -> list[dict[str, Any]]:
         """Return every row of a table, in DynamoDB's own form."""

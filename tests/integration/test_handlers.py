@@ -287,6 +287,21 @@ class TestImage:
         assert worker.open_jobs() == [request.image_id]
         assert "FAILED" not in statuses.heard()
 
+    def test_the_next_job_sees_an_object_that_was_uploaded_since(
+        self, worker, scene, tmp_path, model_server, clients, data_plane
+    ):
+        model, s3, bucket = model_server("centerpoint"), clients.client("s3"), data_plane.result_bucket
+        widths = []
+        for job_id, width in (("one", 512), ("same", 512), ("two", 1024)):
+            s3.upload_file(str(write_scene(tmp_path / f"{width}.tif", width)), bucket, "in.tif")
+            request = worker.request(f"s3://{bucket}/in.tif", model.invocations_url, job_id=job_id)
+            worker.image_handler.process_image_request(request)
+            worker.work_off()
+            row = worker.jobs.get_image_request(request.image_id)
+            assert row.image_status == "SUCCESS"
+            widths.append(row.width)
+        assert widths == [512, 512, 1024]
+
     def test_a_status_topic_that_is_away_ends_no_job(self, worker, scene, model_server, clients):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         with answering(clients.client("sns"), "Publish", query_error("InternalError", 400)):
@@ -1001,8 +1016,12 @@ class TestEnd:
         assert (row.image_status, row.message) == ("FAILED", "unreadable")
         assert statuses.heard().count("FAILED") == 1
         other = worker.request(scene, model_server("centerpoint").invocations_url, job_id="planned")
-        worker.image_handler.fail_image_request(planned(worker, other), ValueError("too late"))
+        as_planned = planned(worker, other)
+        before = dataclasses.replace(as_planned, region_count=None)
+        worker.image_handler.fail_image_request(before, ValueError("somebody has planned it meanwhile"))
         assert worker.jobs.get_image_request(other.image_id).image_status == "IN_PROGRESS"
+        worker.image_handler.fail_image_request(as_planned, ValueError("the image is gone"))
+        assert worker.jobs.get_image_request(other.image_id).message == "the image is gone"
 
     @pytest.mark.parametrize("has_bounds", [True, False])
     def test_deduplicate_merges_stamps_and_cleans(self, worker, scene, has_bounds):

@@ -138,6 +138,20 @@ def test_of_idle_images_those_used_last_are_kept(images, opener, urls):
     assert opener.opened.count(urls[0]) == 1
 
 
+def test_a_file_that_was_replaced_while_idle_is_opened_anew(images, opener, tmp_path, urls):
+    with images.lend(urls[0]) as source:
+        assert source.width == 30
+        write_image(tmp_path / "0.new", pattern(1, 50, 60)).replace(tmp_path / "0.tif")
+        with images.lend(urls[0]) as same:
+            assert same is source, "whoever works on it goes on with what it began with"
+    with images.lend(urls[0]) as source:
+        assert (source.width, source.height) == (60, 50)
+    assert opener.closed == [urls[0]]
+    (tmp_path / "0.tif").unlink()
+    with pytest.raises(LoadImageException), images.lend(urls[0]):
+        pass
+
+
 def test_an_image_in_use_is_never_closed(images, opener, urls):
     with images.lend(urls[0]) as source:
         for url in urls[1:]:
@@ -210,7 +224,9 @@ def test_objects_are_read_with_the_roles_keys_of_that_time(opener, urls, monkeyp
         asked.append(role)
         return SimpleNamespace(get_frozen_credentials=lambda: frozen) if role else None
 
-    opener._open = lambda location, settings, credentials: SimpleNamespace(close=lambda: None)
+    opener._open = lambda location, settings, credentials: SimpleNamespace(
+        close=lambda: None, etag=None, place=SimpleNamespace(gdal_path=location.gdal_path)
+    )
     images = OpenImages(RasterSettings(), {"file", "s3"}, credentials_for, Clock())
     with images.lend("s3://bucket/key.tif", "arn:role"), images.lend("s3://bucket/key.tif"), images.lend(urls[0]):
         pass

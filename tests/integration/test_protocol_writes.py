@@ -368,6 +368,83 @@ class TestFinish:
         assert tables.jobs.find(item.image_id) is None
 
 
+class TestRedrive:
+    OTHER = ImageRegion.of(((0, 512), (512, 512)))
+
+    def ended_partial(self, tables: Tables) -> tuple[JobItem, RegionClaim]:
+        planned(tables)
+        claim = claimed(tables)
+        tables.regions.end_region(tables.jobs, claim, RequestStatus.PARTIAL, [BOUNDS], [self.OTHER])
+        item = tables.jobs.claim_aggregation(tables.jobs.get_image_request(request().image_id), "w1", 120, 0)
+        tables.jobs.record_sink_done(item.image_id, item.agg_fence, "0:S3")
+        ended = tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.PARTIAL, "done")
+        assert ended is not None
+        tables.jobs.clear_outbox(ended.image_id)
+        tables.ledger.close(ended)
+        return tables.jobs.get_image_request(ended.image_id), claim
+
+    def test_d1_begins_the_next_generation_once_and_keeps_the_plan(self, tables):
+        item, _ = self.ended_partial(tables)
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(lambda n: tables.ledger.reopen(item, request(), f"m{n}"), range(8))) == 1
+        row = tables.jobs.get_image_request(item.image_id)
+        assert (row.image_status, row.generation, row.region_count) == ("IN_PROGRESS", 1, 1)
+        assert (row.region_success, row.region_error, row.tile_success, row.tile_error) == (0, 0, 0, 0)
+        assert (row.sinks_done, row.end_time, row.message) == (None, None, None)
+        (job,) = tables.ledger.open_jobs()
+        assert job.request == request()
+        assert tables.ledger.start_planning(job, "w2", 60)
+
+    def test_d1_on_images_own_rows(self, tables):
+        ledger = JobTableLedger(tables.jobs, tables.clock)
+        ledger.accept(request())
+        ended = tables.jobs.fail_unplanned(request().image_id, "unreadable")
+        assert not ledger.reopen(ended, request(), "m2"), "its status is not published yet"
+        tables.jobs.clear_outbox(ended.image_id)
+        assert ledger.reopen(ended, request(), "m2")
+        assert not ledger.reopen(ended, request(), "m3")
+        (job,) = ledger.open_jobs()
+        assert (job.num_attempts, job.planned_time) == (0, None)
+        assert tables.jobs.get_image_request(ended.image_id).image_status == "ACCEPTED"
+
+    def test_an_output_that_failed_alone_is_all_that_is_written_again(self, tables):
+        planned(tables)
+        tables.regions.end_region(tables.jobs, claimed(tables), RequestStatus.SUCCESS, [BOUNDS], [])
+        item = tables.jobs.claim_aggregation(tables.jobs.get_image_request(request().image_id), "w1", 120, 0)
+        tables.jobs.record_sink_done(item.image_id, item.agg_fence, "0:S3")
+        errors = {"1:Kinesis": "no such stream"}
+        ended = tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.PARTIAL, "done", errors)
+        assert ended.sink_errors == errors
+        tables.jobs.clear_outbox(ended.image_id)
+        tables.ledger.close(ended)
+        assert tables.ledger.reopen(ended, request(), "again")
+        row = tables.jobs.get_image_request(ended.image_id)
+        assert (row.sinks_done, row.sink_errors) == ({"0:S3"}, None)
+
+    def test_who_still_works_on_the_generation_before_changes_nothing(self, tables):
+        item, old_claim = self.ended_partial(tables)
+        tables.ledger.reopen(item, request(), "again")
+        assert tables.regions.reopen(item.image_id, old_claim.item.region_id, 1)
+        assert not tables.regions.reopen(item.image_id, old_claim.item.region_id, 1)
+        assert not tables.regions.end_region(tables.jobs, old_claim, RequestStatus.SUCCESS, [BOUNDS], [])
+        assert not tables.jobs.renew_aggregation(item.image_id, item.agg_fence, 120)
+        assert tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.FAILED, "late") is None
+        row = tables.jobs.get_image_request(item.image_id)
+        assert (row.region_success, row.region_error, row.image_status) == (0, 0, "IN_PROGRESS")
+
+    def test_only_failures_of_the_generation_before_are_done_again(self, tables):
+        good, bad = TileKey("i", "r", 0), TileKey("i", "r", 1)
+        tables.features.commit_tile(good, BOUNDS, TileOutcome(TileState.SUCCEEDED, [b"1"]))
+        tables.features.commit_tile(bad, BOUNDS, TileOutcome(TileState.FAILED, error_code="MODEL_4XX"))
+        assert tables.features.committed_tiles("i", "r", [0, 1], 1) == {0: TileState.SUCCEEDED}
+        done = TileOutcome(TileState.SUCCEEDED, [b"2"])
+        assert tables.features.commit_tile(bad, BOUNDS, done, 0) is TileState.FAILED
+        assert tables.features.commit_tile(bad, BOUNDS, done, 1) is TileState.SUCCEEDED
+        failed = TileOutcome(TileState.FAILED, error_code="SEALED")
+        assert tables.features.commit_tile(good, BOUNDS, failed, 1) is TileState.SUCCEEDED
+        assert [tile.features for tile in tables.features.stored_tiles("i")] == [[b"1"], [b"2"]]
+
+
 class TestSweep:
     def test_one_worker_of_the_fleet_sweeps_at_a_time(self, tables):
         for ledger in (tables.ledger, JobTableLedger(tables.jobs, tables.clock)):

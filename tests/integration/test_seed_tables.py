@@ -1,6 +1,7 @@
 """The tables as existing users call them: jobs, regions, endpoints and features, against a real emulator."""
 
 import dataclasses
+import json
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +13,7 @@ from botocore.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.typing import ImageRegion, RequestStatus, TileState
 from aws.osml.model_runner.database import (
@@ -23,6 +25,7 @@ from aws.osml.model_runner.database import (
     RegionRequestTable,
 )
 from aws.osml.model_runner.database.endpoint_statistics_table import EndpointStatisticsItem
+from aws.osml.model_runner.database.job_table import new_row
 from aws.osml.model_runner.exceptions import (
     AddFeaturesException,
     CompleteRegionException,
@@ -30,6 +33,7 @@ from aws.osml.model_runner.exceptions import (
     GetImageRequestItemException,
     IsImageCompleteException,
     StartImageException,
+    TransactionConflictError,
     UpdateRegionException,
 )
 from aws_faults import answering, json_error, never_sending
@@ -234,6 +238,27 @@ class TestRegionRequestTable:
         regions.start_region_request(other)
         ids = [item.region_id for item in regions.regions_of(IMAGE_ID)]
         assert ids == sorted(region_item(number).region_id for number in range(3))
+
+    @pytest.mark.parametrize(("conflicts", "is_counted"), [(1, True), (5, True), (6, False)])
+    def test_a_busy_row_of_the_image_is_tried_six_times(self, jobs, regions, dynamodb, conflicts, is_counted):
+        jobs.put(new_row(ImageRequest(job_id="job", image_id=IMAGE_ID), START_S))
+        item = regions.start_region_request(region_item())
+        claim = regions.claim(IMAGE_ID, item.region_id, "w", 60)
+        waits: list[float] = []
+        regions._sleep = waits.append
+        body = {
+            "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
+            "CancellationReasons": [{"Code": "None"}, {"Code": "TransactionConflict"}],
+        }
+        conflict = (400, {"Content-Type": "application/x-amz-json-1.0"}, json.dumps(body).encode())
+        with answering(dynamodb.meta.client, "TransactWriteItems", *[conflict] * conflicts, None):
+            try:
+                assert regions.end_region(jobs, claim, RequestStatus.SUCCESS, [], [])
+            except TransactionConflictError:
+                assert not is_counted
+        assert jobs.get_image_request(IMAGE_ID).region_success == int(is_counted)
+        assert len(waits) == min(conflicts, 5)
+        assert all(0 <= wait <= 20 for wait in waits)
 
     def test_an_ended_row_has_nothing_to_queue(self, regions):
         item = regions.start_region_request(region_item())

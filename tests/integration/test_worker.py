@@ -6,8 +6,10 @@ import sys
 import numpy as np
 import pytest
 
+from aws.osml.model_runner.cli import main
 from aws.osml.model_runner.local.child_process import ChildProcess
 from aws.osml.model_runner.local.data_plane import create_data_plane
+from aws.osml.model_runner.local.model_server import create_model
 from aws.osml.model_runner.raster.pixels import write_geotiff
 from unit.malformed_requests import MALFORMED
 from worker_process import Site, eventually
@@ -156,6 +158,54 @@ def test_tiles_that_the_model_refuses_make_the_job_partial_and_no_other_fails(bu
     assert {row["error_code"]["S"] for row in failed} == {"MODEL_4XX"}
     assert len(busy_site.features(request["jobId"])) == 24 - len(failed)
     busy_site.check_books(request["jobId"])
+
+
+def test_a_partial_job_that_is_sent_again_asks_only_for_what_failed(busy_site, image, model_server):
+    model = model_server("failure", outcomes={"200": 0.6, "400": 0.4}, seed=3)
+    request = busy_site.request(str(image), model.invocations_url)
+    expected_calls, missing = 0, 24
+    for generation in range(1, 30):
+        busy_site.submit(request)
+        expected_calls += missing
+        ended = busy_site.wait_for_end(request["jobId"], count=generation)[-1]
+        missing = 24 - len(busy_site.features(request["jobId"]))
+        assert model.stats()["requests"] == expected_calls
+        assert ended == ("PARTIAL" if missing else "SUCCESS")
+        if not missing:
+            break
+    assert missing == 0
+    assert generation > 2
+    ids = busy_site.stream_ids(request["jobId"])
+    assert len(set(ids)) == 24
+    eventually(lambda: not busy_site.open_jobs())
+    # One that has succeeded stays as it is.
+    busy_site.submit(request)
+    busy_site.wait_for_end(request["jobId"], count=generation + 1)
+    assert model.stats()["requests"] == expected_calls
+
+
+def test_redrive_begins_jobs_again_and_moves_dead_letters_back(site, image, model_server, monkeypatch, capsys):
+    model = model_server("failure", outcomes={"400": 1})
+    request = site.request(str(image), model.invocations_url)
+    for name, value in site.environment().items():
+        monkeypatch.setenv(name, value)
+    with site.worker():
+        site.submit(request)
+        site.wait_for_end(request["jobId"])
+        eventually(lambda: not site.open_jobs())
+        model.model = create_model("centerpoint")
+        assert main(["redrive", request["jobId"]]) == 0
+        assert site.wait_for_end(request["jobId"], count=2)[-1] == "SUCCESS"
+        assert len(site.features(request["jobId"])) == 24
+        site.submit("{}")
+        eventually(lambda: len(_failures(site)) == 2)
+        assert main(["redrive", "--dead-letters"]) == 0
+        eventually(lambda: len(_failures(site)) == 3)
+    assert main(["redrive", request["jobId"], "no-such-job"]) == 1
+    said = capsys.readouterr()
+    assert "IMAGE_DLQ: 1 messages moved back" in said.out
+    assert "its status is SUCCESS" in said.out
+    assert "there is no job no-such-job" in said.err
 
 
 def test_a_model_that_answers_nothing_useful_fails_the_job(busy_site, image, model_server):

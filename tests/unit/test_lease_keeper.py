@@ -83,6 +83,53 @@ def test_a_holder_that_leaves_by_an_exception_is_no_longer_kept(keeper):
     assert keeper._leases == set()
 
 
+def test_no_renewal_is_under_way_any_more_when_the_holder_has_left(keeper):
+    began, release, ended = threading.Event(), threading.Event(), threading.Event()
+
+    def slow_renewal() -> bool:
+        began.set()
+        release.wait(WAIT_S)
+        ended.set()
+        return True
+
+    def hold() -> None:
+        with keeper.keep(lease_of(slow_renewal)):
+            assert began.wait(WAIT_S)
+
+    holder = threading.Thread(target=hold, daemon=True)
+    holder.start()
+    assert began.wait(WAIT_S)
+    holder.join(0.03)
+    assert holder.is_alive(), "what is given back now would be taken again by the renewal"
+    release.set()
+    holder.join(WAIT_S)
+    assert ended.is_set()
+    assert not holder.is_alive()
+
+
+def test_a_holder_that_leaves_before_its_turn_is_passed_over(keeper):
+    began, release = threading.Event(), threading.Event()
+    renewed: list[str] = []
+
+    def slow_renewal() -> bool:
+        began.set()
+        release.wait(WAIT_S)
+        return True
+
+    def note() -> bool:
+        renewed.append("late")
+        return True
+
+    # Whichever is first: the one that waits its turn must not be renewed once its holder has left.
+    with keeper.keep(lease_of(slow_renewal)):
+        assert began.wait(WAIT_S)
+        with keeper.keep(lease_of(note)):
+            pass
+        before = len(renewed)
+        release.set()
+    assert len(renewed) == before
+
+
 def test_a_lease_that_is_anothers_is_told_once_and_not_renewed_again(keeper):
     told: list[str] = []
     renew, other = Renewals(True, False), Renewals(True)

@@ -72,7 +72,9 @@ PLANNED = {"planned_time": START_S}
         ({"num_attempts": 6}, UNPLANNED, 3599, NextStep.PLAN),
         ({"num_attempts": 6}, UNPLANNED, 3600, NextStep.GIVE_UP_PLANNING),
         ({"num_attempts": 6, "last_attempt": START_S + 3600}, UNPLANNED, 3650, NextStep.NOTHING),
-        ({"num_attempts": 6}, {}, 3600, NextStep.PLAN),
+        ({"num_attempts": 6}, {}, 3600, NextStep.GIVE_UP_PLANNING),
+        ({"num_attempts": 1}, UNPLANNED, DEADLINE_S, NextStep.PLAN),
+        ({"num_attempts": 1}, UNPLANNED, DEADLINE_S + 1, NextStep.GIVE_UP_PLANNING),
         # Regions at work.
         (PLANNED, {}, 3 * LEASE_S - 1, NextStep.NOTHING),
         (PLANNED, {}, 3 * LEASE_S, NextStep.LOOK_AT_REGIONS),

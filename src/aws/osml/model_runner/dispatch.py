@@ -96,7 +96,7 @@ class ImageMessages:
         requests = parse_image_request_message(message.body)
         for request in requests:
             parse_image_url(request.image_url, self._handler.config.image_sources)
-        accepted = [self._handler.accept(request) for request in requests]
+        accepted = [self._handler.accept(request, message.message_id) for request in requests]
         return [job for job in accepted if job is not None]
 
     def _reject(self, message: QueueMessage, err: InvalidRequestError) -> None:
@@ -125,25 +125,27 @@ class RegionMessages:
     def handle(self, message: QueueMessage) -> None:
         """Do a region, and finish its image when it was the last."""
         with kept_hidden(self._queue, message, self._regions.context):
-            try:
-                request = parse_region_request_message(message.body)
-                job = self._regions.process_region_request(request)
-                self._images.region_ended(request, job)
-            except InvalidRequestError as err:
-                self._dead_letters.put(message, str(err))
-            except GetImageRequestItemException:
-                logger.info("message.outlived_its_job")
-            except RegionDeferredError as err:
-                self._give_back(message, err.retry_after_s)
-                return
-            except SelfThrottledRegionException:
-                self._give_back(message, self._regions.config.throttling_retry_timeout)
-                return
-            except LeaseLostError:
-                self._give_back(message, self._regions.context.rng.uniform(30, 60))
-                return
+            retry_after_s = self._work(message)
+        if retry_after_s is None:
             self._queue.finish_request(message.receipt_handle)
+            return
+        logger.info("region.given_back", retry_after_s=round(retry_after_s, 1))
+        self._queue.reset_request(message.receipt_handle, math.ceil(retry_after_s))
 
-    def _give_back(self, message: QueueMessage, after_s: float) -> None:
-        logger.info("region.given_back", retry_after_s=round(after_s, 1))
-        self._queue.reset_request(message.receipt_handle, math.ceil(after_s))
+    def _work(self, message: QueueMessage) -> float | None:
+        """Return None when the message is dealt with, else in how many seconds it should come again."""
+        try:
+            request = parse_region_request_message(message.body)
+            job = self._regions.process_region_request(request)
+            self._images.region_ended(request, job)
+        except InvalidRequestError as err:
+            self._dead_letters.put(message, str(err))
+        except GetImageRequestItemException:
+            logger.info("message.outlived_its_job")
+        except RegionDeferredError as err:
+            return err.retry_after_s
+        except SelfThrottledRegionException:
+            return self._regions.config.throttling_retry_timeout
+        except LeaseLostError:
+            return self._regions.context.rng.uniform(30, 60)
+        return None

@@ -16,7 +16,7 @@ from .api.region_of_interest import parse_roi
 from .api.region_request import RegionRequest
 from .app_config import ServiceConfig
 from .common.endpoint_utils import EndpointUtils
-from .common.typing import ImageCompression, ImageDimensions, ImageFormats, ImageRegion, RequestStatus
+from .common.typing import ImageDimensions, ImageRegion, RequestStatus
 from .database.endpoint_statistics_table import EndpointStatisticsTable
 from .database.job_ledger import Acceptance, JobLedger, JobTableLedger, OpenJob
 from .database.job_table import JobItem, JobTable
@@ -37,7 +37,7 @@ from .exceptions import (
 from .features.properties import FeatureStamp
 from .image_completion import ImageCompletion
 from .image_plan import ImagePlan, plan_image
-from .job_rules import image_status
+from .job_rules import image_status, is_redrivable
 from .observability import bind_job
 from .queue.request_queue import RequestQueue
 from .raster import world_to_image
@@ -105,14 +105,17 @@ class ImageRequestHandler:
         if job is not None:
             self.plan(job)
 
-    def accept(self, image_request: ImageRequest) -> OpenJob | None:
+    def accept(self, image_request: ImageRequest, message_id: str = "") -> OpenJob | None:
         """A1: begin an image, once. Return its open job, or None when it has been closed since.
+
+        A job that ended PARTIAL or FAILED begins again (D1) when its request was sent again, which ``message_id``
+        tells from a second delivery of the same message.
 
         Raises:
             InvalidImageRequestException: its job id belongs to another request.
         """
         with bind_job(job_id=image_request.job_id, image_id=image_request.image_id):
-            acceptance = self.ledger.accept(image_request)
+            acceptance = self.ledger.accept(image_request, message_id)
             logger.info("image.received", acceptance=acceptance.value)
             if acceptance is Acceptance.REUSED:
                 problem = Problem("jobId", image_request.job_id, "JOB_ID_REUSED: an id that no other request has")
@@ -121,8 +124,21 @@ class ImageRequestHandler:
                 item = dataclasses.replace(JobItem.from_image_request(image_request), processing_duration=0)
                 self.tell(item, RequestStatus.STARTED, "Started image request")
             else:
-                self._tell_known(image_request)
+                self._meet_again(image_request, message_id)
             return self.ledger.find(image_request)
+
+    def redrive(self, item: JobItem, image_request: ImageRequest, message_id: str) -> bool:
+        """D1: begin an image again that ended PARTIAL or FAILED: what failed is done again, what succeeded stays.
+
+        False when it is open, has succeeded, or was begun again by somebody else.
+        """
+        if not is_redrivable(item.image_status) or not self.ledger.reopen(item, image_request, message_id):
+            return False
+        logger.info("image.redriven", generation=(item.generation or 0) + 1, left=item.image_status)
+        self.tell(
+            dataclasses.replace(item, processing_duration=0), RequestStatus.STARTED, "Started image request again"
+        )
+        return True
 
     def plan(self, job: OpenJob) -> None:
         """A2 to A4: plan an image, unless that was done or somebody is at it.
@@ -147,7 +163,7 @@ class ImageRequestHandler:
                 return
             logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
             self.tell(stored, RequestStatus.IN_PROGRESS, "Processing regions")
-            self._share_out(plan.regions, request, stored.image_extension or "")
+            self._share_out(plan.regions, request, stored.image_extension or "", stored.generation or 0)
 
     def queue_region_request(
         self,
@@ -161,7 +177,7 @@ class ImageRequestHandler:
 
         The first one has its message like every other, so that nothing depends on this worker's life.
         """
-        self._share_out(all_regions, image_request, image_extension or "", raster_dataset, sensor_model)
+        self._share_out(all_regions, image_request, image_extension or "", 0, raster_dataset, sensor_model)
 
     def load_image_request(
         self, job_item: JobItem, roi: "BaseGeometry | None"
@@ -172,14 +188,19 @@ class ImageRequestHandler:
             InvalidImageURLException: its URL may not be read here.
             LoadImageException: it cannot be opened, or ``roi`` is not in it.
         """
-        request = _request_of(job_item, roi)
+        request = dataclasses.replace(job_item.image_request(), roi=roi)
         with self.context.images.lend(str(job_item.image_url), job_item.image_read_role) as source:
             plan = plan_image(source, request, self.tiling_strategy, self._region_size(job_item))
             return source.extension, source.open_dataset(), source.sensor_model, plan.regions
 
     def fail_image_request(self, job_item: JobItem, err: Exception) -> None:
-        """F0: end an image without a plan as FAILED, and publish why. One with a plan, or ended, stays as it is."""
-        ended = self.job_table.fail_unplanned(job_item.image_id, str(err))
+        """F0: end an image without a plan as FAILED, and publish why. One that has ended stays as it is.
+
+        So does one that got a plan meanwhile, unless ``job_item`` has it already: then the plan was made by a worker
+        that died before it had shared it out (F1).
+        """
+        fail = self.job_table.fail_unplanned if job_item.region_count is None else self.job_table.fail_unshared
+        ended = fail(job_item.image_id, str(err))
         if ended is None:
             return
         logger.error("image.failed", reason=str(err))
@@ -275,6 +296,8 @@ class ImageRequestHandler:
         self.validate_model_hosting(item)
         self.context.detector_factory(request).check()
         with self.context.images.lend(request.image_url, request.image_read_role) as source:
+            if item.image_etag and source.etag and item.image_etag != source.etag:
+                raise LoadImageException("the image was replaced after its job began")
             return plan_image(source, request, self.tiling_strategy, self._region_size(item))
 
     def _region_size(self, item: JobItem) -> ImageDimensions:
@@ -294,11 +317,12 @@ class ImageRequestHandler:
         regions: Sequence[ImageRegion],
         request: ImageRequest,
         extension: str,
+        generation: int,
         dataset: "gdal.Dataset | None" = None,
         sensor_model: "SensorModel | None" = None,
     ) -> None:
         requests = [_region_request(request, region, extension) for region in regions]
-        waiting = [region for region in requests if self._has_row(region)]
+        waiting = [region for region in requests if self._is_begun(region, generation)]
         self.region_request_queue.send_requests([region.to_message() for region in waiting])
         job = self.ledger.find(request)
         if job is not None:
@@ -306,12 +330,14 @@ class ImageRequestHandler:
         if waiting:
             self._process_first(waiting[0], dataset, sensor_model)
 
-    def _has_row(self, region: RegionRequest) -> bool:
-        """Give a region its row, if it has none; False when it has ended already."""
+    def _is_begun(self, region: RegionRequest, generation: int) -> bool:
+        """Give a region its row, or begin it again in a later generation (D2); False when it has ended in this one."""
+        item = RegionRequestItem.from_region_request(region)
+        item.generation = generation
         try:
-            self.region_request_table.start_region_request(RegionRequestItem.from_region_request(region))
+            self.region_request_table.start_region_request(item)
         except StartRegionException:
-            return False
+            return self.region_request_table.reopen(region.image_id, region.region_id, generation)
         return True
 
     def _process_first(
@@ -332,12 +358,13 @@ class ImageRequestHandler:
         elif not job.is_terminal:
             self.tell(job, RequestStatus.IN_PROGRESS, "Processing regions")
 
-    def _tell_known(self, request: ImageRequest) -> None:
-        """Publish the status of a request that came before, once more."""
+    def _meet_again(self, request: ImageRequest, message_id: str) -> None:
+        """Deal with a request that came before: begin it again if it was sent again, else tell its status again."""
         item = self.job_table.find(request.image_id)
-        if item is None or item.status_outbox:
+        if item is None or item.status_outbox or not item.is_terminal:
             return
-        if item.is_terminal:
+        is_sent_again = bool(message_id) and message_id != item.message_id
+        if not (is_sent_again and self.redrive(item, request, message_id)):
             self.tell(item, RequestStatus(str(item.image_status)), item.message or "")
 
 
@@ -347,20 +374,6 @@ def _region_request(request: ImageRequest, region: ImageRegion, extension: str) 
         region_bounds=region,
         region_id=region_id_of(region, request.job_id),
         image_extension=extension,
-    )
-
-
-def _request_of(item: JobItem, roi: "BaseGeometry | None") -> ImageRequest:
-    """Return as much of a request as its plan needs, from the image's row."""
-    return ImageRequest(
-        job_id=str(item.job_id),
-        image_id=item.image_id,
-        image_url=str(item.image_url),
-        tile_size=item.tile_dimensions,
-        tile_overlap=item.overlap_dimensions,
-        tile_format=ImageFormats(str(item.tile_format)),
-        tile_compression=ImageCompression(str(item.tile_compression)),
-        roi=roi,
     )
 
 

@@ -34,6 +34,11 @@ def image_status(succeeded_tiles: int, failed_tiles: int, sinks: int, failed_sin
     return RequestStatus.FAILED if has_no_tile or has_no_output else RequestStatus.PARTIAL
 
 
+def is_redrivable(status: str | None) -> bool:
+    """Return True when a job of this status may be begun again: it has ended, and not wholly well."""
+    return status in (RequestStatus.PARTIAL, RequestStatus.FAILED)
+
+
 def is_poison(attempts: int, first_attempt_s: float | None, now_s: float, max_attempts: int, min_age_s: float) -> bool:
     """Return True when work crashed more than ``max_attempts`` workers in a row, over at least ``min_age_s``."""
     return attempts > max_attempts and first_attempt_s is not None and now_s - first_attempt_s >= min_age_s

@@ -21,6 +21,7 @@ logger = structlog.get_logger(__name__)
 
 # A region that nobody has touched for this many leases has lost its message, or its worker.
 _SILENT_LEASES = 3
+_MAX_PLANNING_ATTEMPTS = 5
 
 
 class NextStep(enum.Enum):
@@ -43,7 +44,7 @@ def next_step(job: OpenJob, item: JobItem | None, now_s: float, config: ServiceC
     if item.is_terminal:
         return NextStep.CLOSE
     if job.planned_time is None:
-        return _planning_step(job, item, now_s, config.region_lease_s)
+        return _planning_step(job, now_s, config)
     if JobTable.is_image_request_complete(item):
         return NextStep.FINISH
     if now_s - job.request_time > config.job_deadline_s:
@@ -52,15 +53,13 @@ def next_step(job: OpenJob, item: JobItem | None, now_s: float, config: ServiceC
     return NextStep.LOOK_AT_REGIONS if is_silent else NextStep.NOTHING
 
 
-def _planning_step(job: OpenJob, item: JobItem, now_s: float, lease_s: float) -> NextStep:
-    is_stale = job.last_attempt + lease_s < now_s
-    if (
-        item.region_count is None
-        and is_stale
-        and is_poison(job.num_attempts, job.request_time, now_s, 5, POISON_IMAGE_S)
-    ):
+def _planning_step(job: OpenJob, now_s: float, config: ServiceConfig) -> NextStep:
+    if job.num_attempts and job.last_attempt + config.region_lease_s >= now_s:
+        return NextStep.NOTHING
+    is_late = now_s - job.request_time > config.job_deadline_s
+    if is_late or is_poison(job.num_attempts, job.request_time, now_s, _MAX_PLANNING_ATTEMPTS, POISON_IMAGE_S):
         return NextStep.GIVE_UP_PLANNING
-    return NextStep.PLAN if job.num_attempts == 0 or is_stale else NextStep.NOTHING
+    return NextStep.PLAN
 
 
 class JobSweeper:

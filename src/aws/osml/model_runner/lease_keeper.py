@@ -28,6 +28,7 @@ class Lease:
         on_lost: called once when it is no longer ours.
         last_progress: when the work last moved, in the keeper's clock; a claim whose work stands still is let go.
         lost: set when the claim is gone.
+        renewing: held during a renewal, so that none is under way any more when the holder has left.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Lease:
     on_lost: Callable[[], None]
     last_progress: Callable[[], float]
     lost: threading.Event = field(default_factory=threading.Event)
+    renewing: threading.Lock = field(default_factory=threading.Lock)
 
 
 class LeaseKeeper:
@@ -59,13 +61,13 @@ class LeaseKeeper:
 
     @contextmanager
     def keep(self, lease: Lease) -> Iterator[Lease]:
-        """Renew ``lease`` while the caller is inside."""
+        """Renew ``lease`` while the caller is inside, and never after: a claim that was given back stays so."""
         with self._lock:
             self._leases.add(lease)
         try:
             yield lease
         finally:
-            with self._lock:
+            with lease.renewing, self._lock:
                 self._leases.discard(lease)
 
     def _beat(self) -> None:
@@ -73,7 +75,13 @@ class LeaseKeeper:
             with self._lock:
                 leases = list(self._leases)
             for lease in leases:
-                self._renew(lease)
+                with lease.renewing:
+                    if self._is_kept(lease):
+                        self._renew(lease)
+
+    def _is_kept(self, lease: Lease) -> bool:
+        with self._lock:
+            return lease in self._leases
 
     def _renew(self, lease: Lease) -> None:
         if self._now() - lease.last_progress() > self._stall_s:

@@ -12,7 +12,7 @@ from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
 from .common.endpoint_utils import EndpointUtils
 from .database.endpoint_statistics_table import EndpointStatisticsTable
-from .database.job_ledger import JobLedger, JobTableLedger, OutstandingJobsTable
+from .database.job_ledger import open_ledger
 from .database.job_table import JobTable
 from .database.region_request_table import RegionRequestTable
 from .dispatch import DeadLetters, ImageMessages, RegionMessages
@@ -40,21 +40,24 @@ _SWEEP_JITTER = (0.7, 1.3)
 
 
 class ModelRunner:
-    """One worker process. ``run`` works until ``stop`` is called, from a signal or another thread."""
+    """One worker process. ``run`` works until ``stop`` is called, from a signal or another thread.
+
+    ``context`` holds its clients, threads and clock; without one it is made from the configuration.
+    """
 
     def __init__(
         self,
         tiling_strategy: TilingStrategy = VariableOverlapTilingStrategy(),  # noqa: B008 - it holds no state
         config: ServiceConfig | None = None,
         clients: AwsClients | None = None,
+        context: WorkerContext | None = None,
     ) -> None:
         self.config = config or ServiceConfig.from_environment(os.environ)
         self.tiling_strategy = tiling_strategy
         self.running = False
-        clients = clients or default_clients()
-        self.context = WorkerContext.from_config(self.config, clients)
-        self._make_tables(clients)
-        self._make_handlers(clients)
+        self.context = context or WorkerContext.from_config(self.config, clients or default_clients())
+        self._make_tables(self.context)
+        self._make_handlers(self.context)
         self._health = HealthFile(self.config.health_file)
         self.context.note_progress = self._health.note_progress
 
@@ -84,28 +87,26 @@ class ModelRunner:
 
     # Parts ----------------------------------------------------------------------------------------------------------
 
-    def _make_tables(self, clients: AwsClients) -> None:
-        config, dynamodb = self.config, clients.dynamodb_resource()
-        self.job_table = JobTable(config.job_table, dynamodb, life_s=config.row_life_s)
-        self.region_request_table = RegionRequestTable(config.region_request_table, dynamodb, life_s=config.row_life_s)
+    def _make_tables(self, context: WorkerContext) -> None:
+        config, dynamodb, now = self.config, context.clients.dynamodb_resource(), context.now
+        self.job_table = JobTable(config.job_table, dynamodb, now, config.row_life_s)
+        self.region_request_table = RegionRequestTable(
+            config.region_request_table, dynamodb, now, context.sleep, context.rng, config.row_life_s
+        )
         self.endpoint_statistics_table = (
             EndpointStatisticsTable(config.endpoint_statistics_table, dynamodb)
             if config.endpoint_statistics_table
             else None
         )
-        self.ledger: JobLedger = (
-            OutstandingJobsTable(config.outstanding_jobs_table, self.job_table, dynamodb)
-            if config.outstanding_jobs_table
-            else JobTableLedger(self.job_table)
-        )
+        self.ledger = open_ledger(config.outstanding_jobs_table, self.job_table, dynamodb, now)
 
-    def _make_handlers(self, clients: AwsClients) -> None:
+    def _make_handlers(self, context: WorkerContext) -> None:
         config = self.config
-        self.image_request_queue = self._queue(config.image_queue, clients)
-        self.region_request_queue = self._queue(config.region_queue, clients)
+        self.image_request_queue = self._queue(config.image_queue, context)
+        self.region_request_queue = self._queue(config.region_queue, context)
         self.image_status_monitor = ImageStatusMonitor(config.image_status_topic)
         self.region_status_monitor = RegionStatusMonitor(config.region_status_topic)
-        self.endpoint_utils = EndpointUtils(config.throttling_scale_factor, config.workers_per_cpu, clients)
+        self.endpoint_utils = EndpointUtils(config.throttling_scale_factor, config.workers_per_cpu, context.clients)
         self.region_request_handler = RegionRequestHandler(
             self.region_request_table,
             self.job_table,
@@ -114,7 +115,7 @@ class ModelRunner:
             self.tiling_strategy,
             self.endpoint_utils,
             config,
-            self.context,
+            context,
         )
         self.image_request_handler = ImageRequestHandler(
             self.job_table,
@@ -136,10 +137,11 @@ class ModelRunner:
             self.image_request_handler,
             self.region_request_handler,
             config,
+            context.now,
         )
 
-    def _queue(self, url: str, clients: AwsClients) -> RequestQueue:
-        return RequestQueue(url, wait_seconds=self.config.queue_wait_s, client=clients.client("sqs"))
+    def _queue(self, url: str, context: WorkerContext) -> RequestQueue:
+        return RequestQueue(url, self.config.queue_wait_s, client=context.clients.client("sqs"), sleep=context.sleep)
 
     def _consumers(self) -> list[QueueConsumer]:
         config, stopping, on_poll = self.config, self.context.stopping, self._health.note_progress

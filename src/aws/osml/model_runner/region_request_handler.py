@@ -269,12 +269,13 @@ class RegionRequestHandler:
         """Fail every tile without an outcome, then end the region; a worker that still does a tile loses its write."""
         logger.warning("region.sealed", reason=reason)
         tiles = _tiles_to_seal(work, job)
-        outcomes = work.committed(tiles)
+        outcomes = work.committed(tiles, claim.item)
         for tile in tiles:
             if tile.index not in outcomes:
                 key = TileKey(claim.item.image_id, claim.item.region_id, tile.index)
                 failed = TileOutcome(TileState.FAILED, error_code=SEALED)
-                outcomes[tile.index] = work.features.commit_tile(key, tile.bounds, failed)
+                generation = claim.item.generation or 0
+                outcomes[tile.index] = work.features.commit_tile(key, tile.bounds, failed, generation)
         return self._end(claim, job, tiles, outcomes, reason)
 
     def _end(

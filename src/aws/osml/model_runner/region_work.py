@@ -15,7 +15,7 @@ from .database.job_table import JobItem
 from .database.region_request_table import RegionRequestItem
 from .exceptions import LoadImageException
 from .features.location_grid import LocationGrid
-from .raster import ImageSource, TileEncoder, image_to_world, world_to_image
+from .raster import ImageSource, image_to_world, world_to_image
 from .tile_steps import DetectionSteps
 from .tile_worker.region_plan import RegionPlanner, interest_in_pixels
 from .tile_worker.region_run import RegionRun, Tile
@@ -82,20 +82,19 @@ class RegionWork:
         )
         return planner.tiles(ImageRegion.of(self._request.region_bounds))
 
-    def committed(self, tiles: Sequence[Tile]) -> dict[int, TileState]:
+    def committed(self, tiles: Sequence[Tile], item: RegionRequestItem) -> dict[int, TileState]:
         """Return the outcomes that are in the table already, by the tiles' indexes."""
-        return self.features.committed_tiles(
-            self._request.image_id, self._request.region_id, [tile.index for tile in tiles]
-        )
+        indexes = [tile.index for tile in tiles]
+        return self.features.committed_tiles(item.image_id, item.region_id, indexes, item.generation or 0)
 
     def run(self, run: RegionRun, tiles: Sequence[Tile], item: RegionRequestItem) -> dict[int, TileState]:
         """Do every tile without an outcome, and return all outcomes; fewer than tiles when ``run`` was stopped."""
         is_first_attempt = (item.region_retry_count or 0) <= 1
-        done = {} if is_first_attempt else self.committed(tiles)
+        done = {} if is_first_attempt else self.committed(tiles, item)
         todo = [tile for tile in tiles if tile.index not in done]
         logger.info("region.started", tiles=len(tiles), done_before=len(done), attempt=item.region_retry_count)
         if todo:
-            self._run_tiles(run, self._steps(run), todo, item)
+            self._run_tiles(run, self._steps(run, item.generation or 0), todo, item)
         return done | run.outcomes
 
     def _run_tiles(self, run: RegionRun, steps: DetectionSteps, tiles: list[Tile], item: RegionRequestItem) -> None:
@@ -113,11 +112,11 @@ class RegionWork:
             tiles = tiles[1:]
         pipeline.run(run, steps, tiles)
 
-    def _steps(self, run: RegionRun) -> DetectionSteps:
+    def _steps(self, run: RegionRun, generation: int) -> DetectionSteps:
         source, request, context = self._source, self._request, self._context
         if source is None:
             raise AssertionError("the image is not open")
-        encoder = TileEncoder(source, request.tile_format, request.tile_compression)
+        encoder = context.make_encoder(source, request.tile_format, request.tile_compression)
         grid = None
         if source.sensor_model is not None:
             to_world = image_to_world(source.sensor_model, context.elevation_model)
@@ -130,6 +129,7 @@ class RegionWork:
             features=self.features,
             metrics=context.metrics,
             image_format=source.driver_name,
+            generation=generation,
             retry_budget=context.retry_budget_for(request.model_name),
             sleep=context.pause,
             rng=context.rng,

@@ -34,6 +34,7 @@ class DetectionSteps:
     features: FeatureTable
     metrics: MetricsRecorder
     image_format: str
+    generation: int
     retry_budget: RetryBudget
     sleep: Callable[[float], object]
     rng: random.Random
@@ -79,7 +80,7 @@ class DetectionSteps:
         key = TileKey(self.request.image_id, self.request.region_id, tile.index)
         outcome = TileOutcome(result.state, result.features, result.error_code, result.dropped)
         with self.metrics.timed("FeatureStorage"):
-            state = self.features.commit_tile(key, tile.bounds, outcome)
+            state = self.features.commit_tile(key, tile.bounds, outcome, self.generation)
         self.note_progress()
         self._record(tile, state)
         return state

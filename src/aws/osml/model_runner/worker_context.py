@@ -27,7 +27,7 @@ from .inference.endpoint_factory import FeatureDetectorFactory
 from .inference.retry import RetryBudget
 from .lease_keeper import LeaseKeeper
 from .metrics import MetricsRecorder
-from .raster import RasterSettings, open_elevation_model
+from .raster import RasterSettings, TileEncoder, open_elevation_model
 from .raster.open_images import OpenImages
 from .sink.sink import Sink
 from .sink.sink_factory import SinkFactory
@@ -59,6 +59,7 @@ class WorkerContext:
     note_progress: Callable[[], None] = lambda: None
     make_sinks: Callable[[list[dict[str, Any]]], list[Sink]] = SinkFactory.outputs_to_sinks
     read_all: ReadAll = read_in_threads
+    make_encoder: Callable[..., TileEncoder] = TileEncoder
     elevation_model: Any = None
     stopping: threading.Event = field(default_factory=threading.Event)
     _detectors: LRUCache[object, Detector] = field(default_factory=lambda: LRUCache(_CACHED_ENDPOINTS))
@@ -111,6 +112,7 @@ class WorkerContext:
             life_s=self.config.job_deadline_s + _FEATURE_MARGIN_S,
             rng=self.rng,
             read_all=self.read_all,
+            sleep=self.sleep,
         )
 
     def detector_for(self, request: RegionRequest) -> Detector:

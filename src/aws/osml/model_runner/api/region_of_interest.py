@@ -25,6 +25,7 @@ MAX_DEPTH = 4
 MAX_REPAIRED_VERTICES = 250
 # About a tenth of a micrometre, and few enough digits for every number to survive being written as text.
 GRID_DEGREES = 1e-12
+_GRID_DECIMALS = 12
 
 _FIELD = "regionOfInterest"
 _SHAPE = re.compile(r"\s*(?:MULTI)?POLYGON\s*(?:Z|M|ZM)?\s*\(", re.IGNORECASE)
@@ -94,7 +95,9 @@ def _repaired(geometry: BaseGeometry, wkt: str) -> BaseGeometry:
 
 def _on_grid(geometry: BaseGeometry, wkt: str) -> Polygon | MultiPolygon:
     """Return a valid geometry with its numbers rounded, still valid; by way of bytes, which forget the grid."""
-    geometry = shapely.from_wkb(shapely.to_wkb(shapely.set_precision(geometry, GRID_DEGREES), output_dimension=3))
+    # Numbers far smaller than the grid make GEOS divide by zero.
+    rounded = shapely.transform(geometry, lambda places: np.round(places, _GRID_DECIMALS))
+    geometry = shapely.from_wkb(shapely.to_wkb(shapely.set_precision(rounded, GRID_DEGREES), output_dimension=3))
     if not isinstance(geometry, (Polygon, MultiPolygon)) or not geometry.area > 0:
         _refuse(wkt, "a region with an area")
     return geometry

@@ -1,4 +1,4 @@
-"""The command line: `model-runner serve | health | demo | run`."""
+"""The command line: `model-runner serve | health | redrive | demo | run`."""
 
 from .main import main
 

@@ -65,6 +65,7 @@ class FeatureItem(DDBItem):
     chunk: int | None = None
     error_code: str | None = None
     dropped: dict[str, int] | None = None
+    generation: int | None = None
 
     def __post_init__(self) -> None:
         """Set the key under which the table holds the row."""
@@ -115,8 +116,9 @@ class FeatureTable(DDBHelper):
         life_s: float = 72 * 3600.0,
         rng: random.Random | None = None,
         read_all: ReadAll = read_in_threads,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        super().__init__(table_name, client, rng=rng)
+        super().__init__(table_name, client, sleep, rng)
         self._read_all = read_all
         self.tile_size = tile_size
         self.overlap = overlap
@@ -208,10 +210,11 @@ class FeatureTable(DDBHelper):
 
     # The protocol's writes ------------------------------------------------------------------------------------------
 
-    def commit_tile(self, key: TileKey, bounds: ImageRegion, outcome: TileOutcome) -> TileState:
+    def commit_tile(self, key: TileKey, bounds: ImageRegion, outcome: TileOutcome, generation: int = 0) -> TileState:
         """T1: commit a tile's features and its outcome in one write, and return the outcome that counts.
 
-        That is another's when another worker, or an earlier send of this call, was first.
+        That is another's when another worker, or an earlier send of this call, was first. Only a failure of an
+        earlier generation gives way: the job was sent again to have such tiles done again.
         """
         chunks = list(_chunks([feature.decode() for feature in outcome.features])) or [[]]
         token = f"{self._rng.getrandbits(64):016x}"
@@ -235,18 +238,30 @@ class FeatureTable(DDBHelper):
             chunks=len(chunks),
             error_code=outcome.error_code,
             dropped=dict(outcome.dropped) or None,
+            generation=generation,
         )
+        condition = "attribute_not_exists(range_key) OR (tile_status = :failed AND generation < :generation)"
         try:
-            self.put(row.to_put(), "attribute_not_exists(range_key)")
+            self.put(row.to_put(), condition, {":failed": TileState.FAILED.name, ":generation": generation})
         except ConditionNotMetError as err:
             return TileState[(err.old or {})["tile_status"]]
         return outcome.state
 
-    def committed_tiles(self, image_id: str, region_id: str, indexes: Sequence[int]) -> dict[int, TileState]:
-        """Return the outcomes of those tiles of a region that are committed, by the tiles' indexes."""
+    def committed_tiles(
+        self, image_id: str, region_id: str, indexes: Sequence[int], generation: int = 0
+    ) -> dict[int, TileState]:
+        """Return the outcomes of those tiles of a region that are committed, by the tiles' indexes.
+
+        Failures of earlier generations are left out: those tiles are to be done again.
+        """
         keys = [self._tile_row_key(TileKey(image_id, region_id, index)) for index in indexes]
-        rows = self.batch_get(keys, ["tile_index", "tile_status", "expire_time"])
-        return {row["tile_index"]: TileState[row["tile_status"]] for row in rows if not self._is_expired(row)}
+        rows = self.batch_get(keys, ["tile_index", "tile_status", "expire_time", "generation"])
+        return {
+            row["tile_index"]: TileState[row["tile_status"]]
+            for row in rows
+            if not self._is_expired(row)
+            and (row["tile_status"] == TileState.SUCCEEDED.name or row["generation"] >= generation)
+        }
 
     def stored_tiles(self, image_id: str) -> list[StoredTile]:
         """Return every committed tile of an image, in order of region and tile."""

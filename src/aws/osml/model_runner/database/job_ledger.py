@@ -15,7 +15,7 @@ from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.exceptions import ConditionNotMetError
 
 from .ddb_helper import DDBHelper, Item, to_dynamodb
-from .job_table import NOT_TERMINAL, TERMINAL_VALUES, JobItem, JobTable, new_row
+from .job_table import NOT_TERMINAL, TERMINAL_VALUES, JobItem, JobTable, new_row, reopening_update
 
 
 class Acceptance(enum.Enum):
@@ -59,8 +59,12 @@ class OpenJob:
 class JobLedger(Protocol):
     """The open jobs, and the three moments of a job's life that they record."""
 
-    def accept(self, request: ImageRequest) -> Acceptance:
+    def accept(self, request: ImageRequest, message_id: str = "") -> Acceptance:
         """A1: begin an image, once."""
+        ...
+
+    def reopen(self, image: JobItem, request: ImageRequest, message_id: str) -> bool:
+        """D1: begin the next generation of an image that ended PARTIAL or FAILED; False when that was done before."""
         ...
 
     def find(self, request: ImageRequest) -> OpenJob | None:
@@ -190,18 +194,31 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
     def _sweep_key(self) -> dict[str, str]:
         return {"endpoint_id": "_sweeper", "job_id": "_"}
 
-    def accept(self, request: ImageRequest) -> Acceptance:
+    def accept(self, request: ImageRequest, message_id: str = "") -> Acceptance:
         """A1: put the open job and the image's row, both or neither, if neither is there."""
         now_s = self._now()
         job = _new_job(request, now_s) | {"job_id": ledger_key(request)}
+        row = new_row(request, now_s, self._job_table.life_s, message_id)
         try:
             self._transact(
-                _put_new(self.table_name, job, "job_id"),
-                _put_new(self._job_table.table_name, new_row(request, now_s, self._job_table.life_s), "image_id"),
+                _put_new(self.table_name, job, "job_id"), _put_new(self._job_table.table_name, row, "image_id")
             )
         except ConditionNotMetError:
             return _acceptance_of_known(self._job_table, request)
         return Acceptance.ACCEPTED
+
+    def reopen(self, image: JobItem, request: ImageRequest, message_id: str) -> bool:
+        """D1: put the open job again and move the image's row to its next generation, both or neither."""
+        now_s, images = self._now(), self._job_table
+        job = _new_job(request, now_s) | {"job_id": ledger_key(request)}
+        try:
+            self._transact(
+                _put_new(self.table_name, job, "job_id"),
+                reopening_update(images.table_name, image, message_id, now_s, images.life_s),
+            )
+        except ConditionNotMetError:
+            return False
+        return True
 
     def find(self, request: ImageRequest) -> OpenJob | None:
         """See ``JobLedger``."""
@@ -231,15 +248,30 @@ class JobTableLedger(_LedgerRows):
     def _sweep_key(self) -> dict[str, str]:
         return {"image_id": "_sweeper"}
 
-    def accept(self, request: ImageRequest) -> Acceptance:
+    def accept(self, request: ImageRequest, message_id: str = "") -> Acceptance:
         """A1: put the image's row, with the open job's attributes on it, if it is not there."""
         now_s = self._now()
         try:
-            row = new_row(request, now_s, self._job_table.life_s)
+            row = new_row(request, now_s, self._job_table.life_s, message_id)
             self._job_table.put(_new_job(request, now_s) | row, "attribute_not_exists(image_id)")
         except ConditionNotMetError:
             return _acceptance_of_known(self._job_table, request)
         return Acceptance.ACCEPTED
+
+    def reopen(self, image: JobItem, request: ImageRequest, message_id: str) -> bool:  # noqa: ARG002 - the row has it
+        """D1: move the image's row to its next generation, with the attributes of an open job on it."""
+        now_s, images = self._now(), self._job_table
+        update = reopening_update(images.table_name, image, message_id, now_s, images.life_s)["Update"]
+        expression = update["UpdateExpression"].replace(
+            " REMOVE ",
+            ", request_time = :now, num_attempts = :zero, last_attempt = :zero REMOVE planned_time, swept_time, ",
+        )
+        values = update["ExpressionAttributeValues"] | {":now": int(now_s)}
+        try:
+            images.update(update["Key"], expression, values, update["ConditionExpression"])
+        except ConditionNotMetError:
+            return False
+        return True
 
     def find(self, request: ImageRequest) -> OpenJob | None:
         """See ``JobLedger``; a row that is closed still lies there, so its status decides."""
@@ -259,6 +291,15 @@ class JobTableLedger(_LedgerRows):
 
     def close(self, image: JobItem) -> None:
         """G5: nothing is left to do, because a terminal row without an outbox is closed."""
+
+
+def open_ledger(
+    table_name: str | None, job_table: JobTable, client: Any = None, now: Callable[[], float] = time.time
+) -> JobLedger:
+    """Return the ledger of a deployment: the table of open jobs where there is one, else the images' own rows."""
+    if table_name:
+        return OutstandingJobsTable(table_name, job_table, client, now)
+    return JobTableLedger(job_table, now)
 
 
 def _is_ended(row: Mapping[str, Any]) -> bool:

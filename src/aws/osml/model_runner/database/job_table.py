@@ -11,7 +11,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from aws.osml.model_runner.api.image_request import ImageRequest
-from aws.osml.model_runner.common.typing import TERMINAL_STATUSES, ImageDimensions, RequestStatus
+from aws.osml.model_runner.api.inference import ModelInvokeMode
+from aws.osml.model_runner.api.region_of_interest import parse_roi
+from aws.osml.model_runner.common.mr_post_processing import deserialize_post_processing_list
+from aws.osml.model_runner.common.typing import (
+    TERMINAL_STATUSES,
+    ImageCompression,
+    ImageDimensions,
+    ImageFormats,
+    RequestStatus,
+)
 from aws.osml.model_runner.exceptions import (
     ConditionNotMetError,
     EndImageException,
@@ -67,6 +76,8 @@ class JobItem(DDBItem):
     image_status: str | None = None
     message: str | None = None
     request_sha256: str | None = None
+    message_id: str | None = None
+    generation: int | None = None
     image_etag: str | None = None
     image_extension: str | None = None
     image_format: str | None = None
@@ -127,6 +138,31 @@ class JobItem(DDBItem):
         known = {field.name for field in dataclasses.fields(cls)} - {"ddb_key"}
         return cls(**{name: value for name, value in row.items() if name in known})
 
+    def image_request(self) -> ImageRequest:
+        """Return the request that the image came with, as far as its row tells it."""
+        option = self.feature_distillation_option
+        steps = [{"step": "FEATURE_DISTILLATION", "algorithm": json.loads(option)}] if option else []
+        return ImageRequest(
+            job_id=str(self.job_id),
+            image_id=self.image_id,
+            image_url=str(self.image_url),
+            image_read_role=self.image_read_role or "",
+            outputs=json.loads(self.outputs or "[]"),
+            model_name=self.model_name or "",
+            model_invoke_mode=ModelInvokeMode(self.model_invoke_mode or ModelInvokeMode.NONE),
+            tile_size=self.tile_dimensions,
+            tile_overlap=self.overlap_dimensions,
+            tile_format=ImageFormats(self.tile_format or ImageFormats.NITF),
+            tile_compression=ImageCompression(self.tile_compression or ImageCompression.NONE),
+            model_invocation_role=self.model_invocation_role or "",
+            feature_properties=json.loads(self.feature_properties or "[]"),
+            roi=parse_roi(self.roi_wkt) if self.roi_wkt else None,
+            post_processing=deserialize_post_processing_list(steps),
+            model_endpoint_parameters=self.endpoint_parameters,
+            result_name=self.result_name or "",
+            request_sha256=self.request_sha256 or "",
+        )
+
     @property
     def tile_dimensions(self) -> ImageDimensions:
         """The size of a tile, from its text."""
@@ -148,13 +184,49 @@ class JobItem(DDBItem):
         return self.image_status in TERMINAL_STATUSES
 
 
+def reopening_update(table_name: str, item: JobItem, message_id: str, now_s: float, life_s: float) -> Item:
+    """Return D1 for an image's row: the next generation of a job that ended PARTIAL or FAILED, as if just accepted.
+
+    The state that it leaves is part of the condition, so it happens once. The fencing number moves on, because a
+    worker may still believe that it finishes the generation before. Outputs that are complete stay so only where no
+    tile is done again, since other tiles make other features.
+    """
+    expression = (
+        "SET image_status = :open, generation = :next, message_id = :message_id, start_time = :now_ms,"
+        " expire_time = :expire, region_success = :zero, region_error = :zero, tile_success = :zero,"
+        " tile_error = :zero, agg_lease_until = :zero, agg_not_before = :zero, agg_stalled = :zero, kinesis_pos = :zero"
+        " REMOVE end_time, message, sink_errors, agg_first_time"
+    )
+    if item.tile_error or item.region_count is None:
+        expression += ", sinks_done"
+    values = {
+        ":open": "ACCEPTED" if item.region_count is None else str(RequestStatus.IN_PROGRESS),
+        ":next": (item.generation or 0) + 1,
+        ":seen": item.generation or 0,
+        ":left": item.image_status,
+        ":message_id": message_id,
+        ":now_ms": int(now_s * 1000),
+        ":expire": int(now_s + life_s),
+        ":zero": 0,
+        ":one": 1,
+    }
+    update = {
+        "TableName": table_name,
+        "Key": {"image_id": item.image_id},
+        "UpdateExpression": expression + " ADD agg_fence :one",
+        "ConditionExpression": "image_status = :left AND generation = :seen AND attribute_not_exists(status_outbox)",
+        "ExpressionAttributeValues": values,
+    }
+    return {"Update": update}
+
+
 def _dimensions(text: str | None) -> ImageDimensions:
     """Return the size that a row's text holds: ``(512, 512)``, or ``[512, 512]`` as other versions write it."""
     width, height = (text or "").strip("()[] ").split(",")
     return ImageDimensions(int(width), int(height))
 
 
-def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S) -> Item:
+def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S, message_id: str = "") -> Item:
     """Return the row that A1 puts: every counter and lease at zero, since absent ones compare with nothing."""
     item = JobItem.from_image_request(image_request)
     item.image_status = "ACCEPTED"
@@ -163,7 +235,8 @@ def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_
     item.region_success = item.region_error = item.tile_success = item.tile_error = 0
     item.agg_fence = item.agg_stalled = item.kinesis_pos = 0
     item.agg_lease_until = item.agg_not_before = 0.0
-    item.processing_duration = 0
+    item.processing_duration = item.generation = 0
+    item.message_id = message_id or None
     return item.to_put()
 
 
@@ -191,7 +264,7 @@ class JobTable(DDBHelper):
         item = dataclasses.replace(image_request_item)
         item.image_status = item.image_status or "ACCEPTED"
         item.start_time, item.expire_time = int(now_s * 1000), int(now_s + self.life_s)
-        item.processing_duration = item.region_success = item.region_error = 0
+        item.processing_duration = item.region_success = item.region_error = item.generation = 0
         try:
             self.put(item.to_put(), "attribute_not_exists(image_id)")
         except ConditionNotMetError as err:
@@ -298,6 +371,14 @@ class JobTable(DDBHelper):
         condition = f"{IS_OPEN} AND attribute_not_exists(region_count)"
         return self._end(image_id, values, condition)
 
+    def fail_unshared(self, image_id: str, message: str) -> JobItem | None:
+        """F1: end an image whose plan nobody can share out: whoever made it died, and the image is gone.
+
+        Regions that were shared out all the same lose their count (R3) and end with the image. None when it has ended.
+        """
+        values = self._terminal_values(RequestStatus.FAILED, message) | TERMINAL_VALUES
+        return self._end(image_id, values, f"{IS_OPEN} AND attribute_exists(region_count)")
+
     def claim_aggregation(self, item: JobItem, owner: str, lease_s: float, wait_s: float) -> JobItem | None:
         """G1: take the right to finish an image whose regions have all been counted, under a new fencing number.
 
@@ -332,7 +413,9 @@ class JobTable(DDBHelper):
 
     def release_aggregation(self, image_id: str, fence: int, wait_s: float = 0.0) -> bool:
         """Give the claim back: whoever lives to say so did not crash, so this try does not count as one."""
-        expression = "SET agg_lease_until = :zero, agg_stalled = :zero, agg_not_before = :not_before"
+        expression = (
+            "SET agg_lease_until = :zero, agg_stalled = :zero, agg_not_before = :not_before REMOVE agg_first_time"
+        )
         values = {":zero": 0, ":not_before": self._now() + wait_s if wait_s else 0, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 

@@ -26,6 +26,8 @@ from .job_table import IS_OPEN, ROW_LIFE_S, TERMINAL_VALUES, JobTable
 NOT_TERMINAL = "NOT region_status IN (:success, :partial, :failed)"
 # The claim is still ours: another worker's claim has another number, and an ended region has none that counts.
 IS_OUR_CLAIM = f"lease_owner = :owner AND fence = :fence AND {NOT_TERMINAL}"
+# A worker that slept through the end of its generation must not end a region of the next one.
+IS_OUR_GENERATION = "(generation = :generation OR attribute_not_exists(generation))"
 IS_OPEN_REGION = f"attribute_exists(region_id) AND {NOT_TERMINAL}"
 
 # A row lists its tiles as its readers know them, as long as the list leaves room in an item of 400 KB.
@@ -71,6 +73,7 @@ class RegionRequestItem(DDBItem):
     backoffs: int | None = None
     not_before: float | None = None
     queued_time: float | None = None
+    generation: int | None = None
 
     def __post_init__(self) -> None:
         """Set the key under which the table holds the row."""
@@ -214,6 +217,7 @@ class RegionRequestTable(DDBHelper):
         fresh.queued_time = now_s
         # No comparison holds for an absent attribute, so the lease's are there from the start.
         fresh.lease_until = fresh.not_before = 0.0
+        fresh.generation = fresh.generation or 0
         fresh.fence = fresh.stalled_attempts = fresh.backoffs = fresh.region_retry_count = 0
         fresh.processing_duration = fresh.failed_tile_count = fresh.succeeded_tile_count = 0
         return fresh.to_put()
@@ -306,7 +310,7 @@ class RegionRequestTable(DDBHelper):
         """
         writes = (
             self._end_write(claim, status, succeeded, failed, message),
-            _count_write(job_table.table_name, claim.item.image_id, status, len(succeeded), len(failed)),
+            _count_write(job_table.table_name, claim.item, status, len(succeeded), len(failed)),
         )
         for attempt in range(_CONFLICT_TRIES):
             try:
@@ -320,6 +324,28 @@ class RegionRequestTable(DDBHelper):
             else:
                 return True
         raise AssertionError("unreachable")
+
+    def reopen(self, image_id: str, region_id: str, generation: int) -> bool:
+        """D2: begin a region again that ended in an earlier generation; False when this was done before."""
+        expression = (
+            "SET region_status = :started, generation = :next, lease_until = :zero, not_before = :zero,"
+            " stalled_attempts = :zero, backoffs = :zero, queued_time = :now"
+            " REMOVE stall_first_time, end_time, message, succeeded_tiles, failed_tiles, tiles_truncated"
+            " ADD fence :one"
+        )
+        values = TERMINAL_VALUES | {
+            ":started": str(RequestStatus.STARTED),
+            ":next": generation,
+            ":now": self._now(),
+            ":zero": 0,
+            ":one": 1,
+        }
+        condition = "region_status IN (:success, :partial, :failed) AND generation < :next"
+        try:
+            self.update({"image_id": image_id, "region_id": region_id}, expression, values, condition)
+        except ConditionNotMetError:
+            return False
+        return True
 
     def regions_of(self, image_id: str) -> Iterator[RegionRequestItem]:
         """Yield every region of an image, in order of the region ids."""
@@ -374,21 +400,26 @@ class RegionRequestTable(DDBHelper):
             "TableName": self.table_name,
             "Key": claim.key,
             "UpdateExpression": "SET " + ", ".join(f"{name} = :{name}" for name in end),
-            "ConditionExpression": IS_OPEN_REGION,
+            "ConditionExpression": f"{IS_OPEN_REGION} AND {IS_OUR_GENERATION}",
             "ExpressionAttributeValues": to_dynamodb({f":{name}": value for name, value in end.items()})
+            | {":generation": claim.item.generation or 0}
             | TERMINAL_VALUES,
         }
         return {"Update": update}
 
 
-def _count_write(table_name: str, image_id: str, status: RequestStatus, succeeded: int, failed: int) -> Item:
+def _count_write(
+    table_name: str, region: RegionRequestItem, status: RequestStatus, succeeded: int, failed: int
+) -> Item:
     """Return the half of R3 that moves an image's counters: a region with a failed tile counts as one in error."""
     counter = "region_success" if status is RequestStatus.SUCCESS else "region_error"
     update = {
         "TableName": table_name,
-        "Key": {"image_id": image_id},
+        "Key": {"image_id": region.image_id},
         "UpdateExpression": f"ADD {counter} :one, tile_success :succeeded, tile_error :failed_tiles",
-        "ConditionExpression": IS_OPEN,
-        "ExpressionAttributeValues": {":one": 1, ":succeeded": succeeded, ":failed_tiles": failed} | TERMINAL_VALUES,
+        "ConditionExpression": f"{IS_OPEN} AND {IS_OUR_GENERATION}",
+        "ExpressionAttributeValues": {":one": 1, ":succeeded": succeeded, ":failed_tiles": failed}
+        | {":generation": region.generation or 0}
+        | TERMINAL_VALUES,
     }
     return {"Update": update}

@@ -33,11 +33,15 @@ _STALE_HANDLE_ERRORS = frozenset(
 
 
 class QueueMessage(NamedTuple):
-    """A message that was received; ``receive_count`` is 1 the first time."""
+    """A message that was received; ``receive_count`` is 1 the first time.
+
+    ``message_id`` is the same each time that SQS delivers one message, and another one when its sender sends it again.
+    """
 
     receipt_handle: str
     body: str
     receive_count: int
+    message_id: str = ""
 
 
 class RequestQueue:
@@ -93,6 +97,7 @@ class RequestQueue:
                 message["ReceiptHandle"],
                 message["Body"],
                 int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
+                message.get("MessageId", ""),
             )
             for message in answer.get("Messages", [])
         ]
@@ -149,6 +154,15 @@ class RequestQueue:
             answer = self._call("get_queue_attributes", AttributeNames=["VisibilityTimeout"])
             self._visibility_timeout_s = int(answer["Attributes"]["VisibilityTimeout"])
         return self._visibility_timeout_s
+
+    def message_count(self) -> int:
+        """Return about how many messages can be received now.
+
+        Raises:
+            QueueError: SQS could not be asked.
+        """
+        name = "ApproximateNumberOfMessages"
+        return int(self._call("get_queue_attributes", AttributeNames=[name])["Attributes"][name])
 
     def dead_letter_queue_url(self) -> str | None:
         """Return the queue to which SQS moves what is received too often here; None when there is none.

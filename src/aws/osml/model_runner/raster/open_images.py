@@ -11,6 +11,7 @@ from aws.osml.model_runner.api.image_url import parse_image_url
 
 from .handle_pool import AwsKeys
 from .image_source import ImageSource, open_image
+from .opening import entity_tag
 from .settings import RasterSettings
 
 _IDLE_IMAGES = 4
@@ -73,11 +74,23 @@ class OpenImages:
     def _opened(self, entry: _Entry, url: str, role: str | None) -> ImageSource:
         # One opens while the others wait, without keeping those from waiting who want another image.
         with entry.lock:
+            if entry.source is not None and entry.borrowers == 1 and self._is_outdated(entry.source, role):
+                entry.source.close()
+                entry.source = None
             if entry.source is None:
                 location = parse_image_url(url, self._allowed_sources)
                 keys = (lambda: self._keys(role)) if location.source == "s3" else None
                 entry.source = open_image(location, self._settings, keys)
             return entry.source
+
+    def _is_outdated(self, source: ImageSource, role: str | None) -> bool:
+        """Return True when another file lies where an idle image was opened: the next job is to see that one."""
+        path = source.place.gdal_path
+        try:
+            tag = entity_tag(path, self._keys(role) if path.startswith("/vsis3/") else None)
+        except OSError:
+            return True
+        return None not in (tag, source.etag) and tag != source.etag
 
     def _keys(self, role: str | None) -> AwsKeys | None:
         credentials = self._credentials_for(role)

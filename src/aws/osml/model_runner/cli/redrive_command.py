@@ -1,0 +1,71 @@
+"""`model-runner redrive`: begin again what did not end well."""
+
+import argparse
+import os
+import sys
+from typing import Any
+
+from aws.osml.model_runner.exceptions import ConfigurationError, Problem
+
+
+def add_parser(commands: Any) -> None:
+    """Add this command to the command line."""
+    parser = commands.add_parser(
+        "redrive",
+        help="begin a job again that ended PARTIAL or FAILED, or put dead letters back on their queues",
+        description=(
+            "Begins jobs again in the deployment that the environment names: what failed is done again, what succeeded"
+            " stays. Running workers find them within a sweep."
+        ),
+    )
+    parser.add_argument("job", nargs="*", metavar="JOB", help="id of a job that ended PARTIAL or FAILED")
+    parser.add_argument(
+        "--dead-letters", action="store_true", help="move the messages of IMAGE_DLQ and REGION_DLQ back to their queues"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Return 0 when everything that was named was begun again, else 1; ConfigurationError tells what is missing."""
+    from aws.osml.model_runner.app_config import ServiceConfig
+
+    if not arguments.job and not arguments.dead_letters:
+        raise ConfigurationError("name a job, or --dead-letters")
+    config = ServiceConfig.from_environment(os.environ)
+    are_begun = [_redrive_job(config, job_id) for job_id in arguments.job]
+    if arguments.dead_letters:
+        _redrive_dead_letters(config)
+    return 0 if all(are_begun) else 1
+
+
+def _redrive_job(config: Any, job_id: str) -> bool:
+    from aws.osml.model_runner.common.aws_clients import default_clients
+    from aws.osml.model_runner.database.job_ledger import open_ledger
+    from aws.osml.model_runner.database.job_table import JobTable
+    from aws.osml.model_runner.redrive import JobRedriver
+
+    dynamodb = default_clients().dynamodb_resource()
+    jobs = JobTable(config.job_table, dynamodb, life_s=config.row_life_s)
+    report = JobRedriver(jobs, open_ledger(config.outstanding_jobs_table, jobs, dynamodb)).redrive(job_id)
+    for image_id in report.begun:
+        sys.stdout.write(f"begun again: {image_id}\n")
+    for image_id, reason in report.left.items():
+        sys.stdout.write(f"left alone:  {image_id}: {reason}\n")
+    return not report.left
+
+
+def _redrive_dead_letters(config: Any) -> None:
+    from aws.osml.model_runner.queue.request_queue import RequestQueue
+    from aws.osml.model_runner.redrive import redrive_dead_letters
+
+    pairs = {
+        "IMAGE_DLQ": (config.image_dlq, config.image_queue),
+        "REGION_DLQ": (config.region_dlq, config.region_queue),
+    }
+    missing = [Problem(name, "unset", "URL of the dead-letter queue") for name, (dlq, _) in pairs.items() if not dlq]
+    if len(missing) == len(pairs):
+        raise ConfigurationError("no dead-letter queue is known", missing)
+    for name, (dlq, queue) in pairs.items():
+        if dlq:
+            moved = redrive_dead_letters(RequestQueue(dlq, wait_seconds=1, num_messages=10), RequestQueue(queue))
+            sys.stdout.write(f"{name}: {moved} messages moved back\n")
