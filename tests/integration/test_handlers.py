@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -37,12 +38,26 @@ from aws.osml.model_runner.exceptions import (
 )
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
 from aws.osml.model_runner.local.http_service import HttpResponse, HttpService
+from aws.osml.model_runner.local.models.centerpoint import Centerpoint
+from aws.osml.model_runner.local.models.example_model import ModelReply
 from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway
 from aws.osml.model_runner.raster import ImageUnreachableError, RasterSettings, image_to_world
 from aws.osml.model_runner.raster.sensor_model import build_sensor_model
 from aws.osml.model_runner.region_request_handler import SEALED, region_request_of
 from aws_faults import answering, query_error, xml_error
 from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
+
+
+class CrashingOnOne(Centerpoint):
+    """A model that crashes on the tile that it meets first, each time, and on no other."""
+
+    victims: list[int] = []
+
+    def reply(self, tile: bytes, attempt: int) -> ModelReply:
+        if not self.victims:
+            self.victims.append(zlib.crc32(tile))
+        return ModelReply(b"", 500) if self.victims == [zlib.crc32(tile)] else super().reply(tile, attempt)
+
 
 TILES = 8
 TILES_PER_REGION = 4
@@ -607,6 +622,33 @@ class TestRegion:
         with pytest.raises(RegionDeferredError):
             worker.region_handler.process_region_request(first)
         assert busy.stats()["requests"] - probes <= 4, "one tile finds out whether it still refuses"
+
+    def test_a_model_that_crashes_on_most_tiles_is_taken_to_be_down_but_not_for_ever(
+        self, worker, scene, model_server, clock
+    ):
+        model = model_server("failure", outcomes={"500": 1})
+        request = worker.request(scene, model.invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        for _ in range(5):
+            with pytest.raises(RegionDeferredError, match="4 of 4 tiles crash the model") as caught:
+                worker.region_handler.process_region_request(first)
+            assert caught.value.is_backoff
+            assert worker.features.committed_tiles(request.image_id, first.region_id, range(4)) == {}
+            clock.ahead_s += caught.value.retry_after_s + 1
+        job = worker.region_handler.process_region_request(first)
+        assert (job.region_error, job.tile_error) == (1, 4)
+
+    def test_a_tile_that_crashes_the_model_alone_fails_alone(self, worker, scene, model_server):
+        model = model_server("centerpoint")
+        model.model = CrashingOnOne()
+        request = worker.request(scene, model.invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        job = worker.region_handler.process_region_request(first)
+        assert (job.region_error, job.tile_success, job.tile_error) == (1, 3, 1)
+        rows = [row for row in worker.features.scan() if row.get("tile_status") == "FAILED"]
+        assert [row["error_code"] for row in rows] == ["MODEL_5XX"]
 
     def test_an_endpoint_that_recovers_finishes_the_region(self, worker, scene, model_server, clock):
         model = model_server("failure", outcomes={"200": 1, "503": 1}, failures_first=6)

@@ -53,7 +53,7 @@ def test_wait_returns_when_the_last_tile_is_out():
     assert not waiting.is_alive()
 
 
-def test_progress_is_when_a_tile_last_ended():
+def test_progress_is_when_a_tile_last_ended_with_an_outcome_or_without():
     clock = Clock()
     run = RegionRun(clock)
     assert run.last_progress == 100.0
@@ -65,7 +65,7 @@ def test_progress_is_when_a_tile_last_ended():
     clock.now_s = 110.0
     run.enter()
     run.leave(tile(1), None)
-    assert run.last_progress == 107.0
+    assert run.last_progress == 110.0
 
 
 def test_progress_is_told_once_and_only_by_a_tile_that_ended():

@@ -268,6 +268,12 @@ class ServiceConfig(BaseModel):
         default=120.0,
         description="Seconds after which a silent worker's delivery may be taken over by another one.",
     )
+    tile_stall_s: Seconds = _setting(
+        "TILE_STALL_S",
+        default=600.0,
+        description="Seconds without progress after which a worker takes its own work for stuck, lets it go and exits"
+        " with status 70, to be started anew.",
+    )
     sweep_interval_s: Seconds = _setting(
         "SWEEP_INTERVAL_S",
         default=30.0,

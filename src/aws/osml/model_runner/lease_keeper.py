@@ -40,9 +40,19 @@ class Lease:
 
 
 class LeaseKeeper:
-    """Renews every lease each ``interval_s`` from one thread, until its holder leaves or its work stalls."""
+    """Renews every lease each ``interval_s`` from one thread, until its holder leaves or its work stalls.
 
-    def __init__(self, interval_s: float, stall_s: float, now: Callable[[], float] = time.time) -> None:
+    ``on_stall`` hears of work that has stood still for ``stall_s``, after its lease was let go.
+    """
+
+    def __init__(
+        self,
+        interval_s: float,
+        stall_s: float,
+        now: Callable[[], float] = time.time,
+        on_stall: Callable[[Lease], None] = lambda _lease: None,
+    ) -> None:
+        self.on_stall = on_stall
         self._interval_s = interval_s
         self._stall_s = stall_s
         self._now = now
@@ -87,6 +97,7 @@ class LeaseKeeper:
         if self._now() - lease.last_progress() > self._stall_s:
             logger.error("lease.stalled", lease=lease.name, stall_s=self._stall_s)
             self._lose(lease)
+            self.on_stall(lease)
             return
         try:
             is_ours = lease.renew()

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 import time
 from types import FrameType
@@ -19,6 +20,7 @@ from .dispatch import DeadLetters, ImageMessages, RegionMessages
 from .health import HealthFile
 from .image_request_handler import ImageRequestHandler
 from .job_sweeper import JobSweeper
+from .lease_keeper import Lease
 from .queue.request_queue import RequestQueue
 from .queue_consumer import QueueConsumer
 from .raster import configure_gdal
@@ -37,6 +39,17 @@ _IMAGE_SLOTS = 2
 # Without a table of open jobs a sweep scans every image there is, so it comes this many times less often.
 _SCAN_FACTOR = 10
 _SWEEP_JITTER = (0.7, 1.3)
+
+
+# What sysexits.h calls an internal software error; whoever runs the worker starts it anew.
+_STUCK = 70
+
+
+def _exit_stuck(lease: Lease) -> None:
+    """End the process at once: a thread that hangs cannot be ended by itself, and others can do its work."""
+    logger.critical("worker.stuck", lease=lease.name)
+    sys.stdout.flush()
+    os._exit(_STUCK)
 
 
 class ModelRunner:
@@ -64,6 +77,7 @@ class ModelRunner:
     def run(self) -> int:
         """Work until stopped, and return the exit status: 0 when everything in hand was ended or given back in time."""
         configure_gdal(self.context.raster_settings, os.environ)
+        self.context.leases.on_stall = _exit_stuck
         self._heed_signals()
         consumers = self._consumers()
         sweeper = threading.Thread(target=self._sweep, name="sweeper", daemon=True)

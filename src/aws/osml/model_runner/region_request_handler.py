@@ -252,9 +252,11 @@ class RegionRequestHandler:
             waited_s = self.context.now() - (claim.item.start_time or 0) / 1000
             if waited_s > _MISSING_ENDPOINT_S:
                 return self._seal(claim, work, job, f"{reason.code}: {reason}")
-        if self.context.stopping.is_set() or run.outcomes:
-            raise RegionDeferredError("the region was interrupted", 0.0) from reason
+        if self.context.stopping.is_set():
+            raise RegionDeferredError("the worker stops", 0.0) from reason
         at_least_s = reason.retry_after_s or 0.0 if isinstance(reason, ModelBackPressureError) else 0.0
+        if run.outcomes:
+            raise RegionDeferredError("the region was interrupted", at_least_s) from reason
         wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng, at_least_s)
         raise RegionDeferredError(f"the region waits: {reason}", wait_s, is_backoff=True) from reason
 

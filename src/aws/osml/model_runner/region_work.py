@@ -13,8 +13,9 @@ from .api.region_request import RegionRequest
 from .common.typing import ImageDimensions, ImageRegion, TileState
 from .database.job_table import JobItem
 from .database.region_request_table import RegionRequestItem
-from .exceptions import LoadImageException
+from .exceptions import LoadImageException, RegionDeferredError
 from .features.location_grid import LocationGrid
+from .job_rules import backoff_s
 from .raster import ImageSource, image_to_world, world_to_image
 from .tile_steps import DetectionSteps
 from .tile_worker.region_plan import RegionPlanner, interest_in_pixels
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from aws.osml.photogrammetry import SensorModel
 
 logger = structlog.get_logger(__name__)
+
+# A model that crashes on more than this share of a region's tiles is taken to be down, so many times in a row.
+_OUTAGE_SHARE = 0.5
+_MAX_OUTAGE_TRIES = 5
 
 
 class RegionWork:
@@ -94,8 +99,24 @@ class RegionWork:
         todo = [tile for tile in tiles if tile.index not in done]
         logger.info("region.started", tiles=len(tiles), done_before=len(done), attempt=item.region_retry_count)
         if todo:
-            self._run_tiles(run, self._steps(run, item.generation or 0), todo, item)
+            steps = self._steps(run, item.generation or 0)
+            self._run_tiles(run, steps, todo, item)
+            if not run.is_stopped:
+                self._settle_suspects(run, steps, len(tiles), item)
         return done | run.outcomes
+
+    def _settle_suspects(self, run: RegionRun, steps: DetectionSteps, tile_count: int, item: RegionRequestItem) -> None:
+        """Fail the tiles that crashed the model, unless they are so many that it is the model's fault.
+
+        Raises:
+            RegionDeferredError: more than half of the region's tiles crashed it: it may be mended soon.
+        """
+        backoffs = item.backoffs or 0
+        if len(steps.suspects) > tile_count * _OUTAGE_SHARE and backoffs < _MAX_OUTAGE_TRIES:
+            reason = f"{len(steps.suspects)} of {tile_count} tiles crash the model"
+            raise RegionDeferredError(reason, backoff_s(backoffs, self._context.rng), is_backoff=True)
+        for tile, result in steps.suspects:
+            run.outcomes[tile.index] = steps.commit(tile, result)
 
     def _run_tiles(self, run: RegionRun, steps: DetectionSteps, tiles: list[Tile], item: RegionRequestItem) -> None:
         pipeline = self._context.pipeline

@@ -14,6 +14,7 @@ from .features.answer import parse_answer
 from .features.encoding import encode_features
 from .features.location_grid import LocationGrid
 from .features.refinement import refine_features
+from .inference.call_errors import ModelErrorCode
 from .inference.detector import Detector
 from .inference.retry import RetryBudget, invoke_with_retries
 from .metrics import MetricsRecorder
@@ -41,6 +42,7 @@ class DetectionSteps:
     now: Callable[[], float]
     should_stop: Callable[[], bool]
     note_progress: Callable[[], None]
+    suspects: list[tuple[Tile, TileResult]] = field(default_factory=list)
     _begun: dict[int, float] = field(default_factory=dict)
 
     def cut(self, tile: Tile) -> bytes:
@@ -75,8 +77,19 @@ class DetectionSteps:
             logger.warning("features.dropped", tile_index=tile.index, **dropped)
         return TileResult(TileState.SUCCEEDED, tuple(encoded.bodies), dropped=dropped)
 
-    def store(self, tile: Tile, result: TileResult) -> TileState:
-        """Commit a result; the first worker's outcome counts, whoever that is."""
+    def store(self, tile: Tile, result: TileResult) -> TileState | None:
+        """Commit a result; the first worker's outcome counts, whoever that is.
+
+        A tile that crashed the model is held back: whether it is the tile's fault shows when the others are done.
+        """
+        if result.error_code == ModelErrorCode.MODEL_5XX:
+            self.suspects.append((tile, result))
+            self.note_progress()
+            return None
+        return self.commit(tile, result)
+
+    def commit(self, tile: Tile, result: TileResult) -> TileState:
+        """Commit a result for good, and return the state that counts."""
         key = TileKey(self.request.image_id, self.request.region_id, tile.index)
         outcome = TileOutcome(result.state, result.features, result.error_code, result.dropped)
         with self.metrics.timed("FeatureStorage"):

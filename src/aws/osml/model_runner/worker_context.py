@@ -33,9 +33,6 @@ from .sink.sink import Sink
 from .sink.sink_factory import SinkFactory
 from .tile_worker.pipeline import TilePipeline
 
-# How long work may stand still before its heartbeat stops.
-STALL_S = 600.0
-
 _BEATS_PER_LEASE = 3
 _FEATURE_MARGIN_S = 48 * 3600
 _CACHED_ENDPOINTS = 32
@@ -84,7 +81,7 @@ class WorkerContext:
                 storers=min(config.workers, 2 * cores),
                 max_encoded_bytes=config.tile_queue_bytes,
             ),
-            leases=LeaseKeeper(config.region_lease_s / _BEATS_PER_LEASE, STALL_S),
+            leases=LeaseKeeper(config.region_lease_s / _BEATS_PER_LEASE, config.tile_stall_s),
             metrics=MetricsRecorder(),
             elevation_model=open_elevation_model(
                 config.elevation_data_location, config.elevation_data_extension, config.elevation_data_version

@@ -45,8 +45,8 @@ class TileSteps(Protocol):
         """Return the features that an answer holds, placed in the image and on the ground."""
         ...
 
-    def store(self, tile: Tile, result: TileResult) -> TileState:
-        """Commit a result and return the state that counts, which may be another worker's."""
+    def store(self, tile: Tile, result: TileResult) -> TileState | None:
+        """Commit a result and return the state that counts, which may be another worker's; None to decide later."""
         ...
 
 
@@ -108,14 +108,14 @@ class RegionRun:
             return True
 
     def leave(self, tile: Tile, state: TileState | None) -> None:
-        """Count one tile out; ``state`` is None when the run was stopped before the tile came to an end."""
+        """Count one tile out; ``state`` is None when the tile has no outcome, or none yet."""
         if state is not None and not self.outcomes:
             self._on_progress()
         with self._changed:
             self._in_flight -= 1
+            self._last_progress = self._now()
             if state is not None:
                 self.outcomes[tile.index] = state
-                self._last_progress = self._now()
             self._changed.notify_all()
 
     def stop(self, error: Exception | None = None) -> None:
