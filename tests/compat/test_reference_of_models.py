@@ -127,7 +127,7 @@ LETTERED = re.compile(r"\b[AFDRTG][0-5]\b")
 
 
 def test_every_lettered_write_is_explained() -> None:
-    page = (DOCS / "explanation" / "architecture.md").read_text()
+    page = (DOCS / "explanation" / "what-happens-when-a-worker-dies.md").read_text()
     explained = [row["Write"] for row in rows(section(page, "The writes"))]
     in_code = {letter for path in (PACKAGE / "database").glob("*.py") for letter in LETTERED.findall(path.read_text())}
     assert in_code <= set(explained)

@@ -24,7 +24,7 @@ def test_every_variable_of_a_worker_is_filled(data_plane):
     assert all(data_plane.environment.values())
 
 
-@pytest.mark.parametrize(("queue", "visibility_s", "receives"), [("IMAGE", 120, 5), ("REGION", 90, 50)])
+@pytest.mark.parametrize(("queue", "visibility_s", "receives"), [("IMAGE", 120, 20), ("REGION", 90, 50)])
 def test_queue_hides_messages_and_gives_up_on_them_as_designed(emulator, data_plane, queue, visibility_s, receives):
     attributes = queue_attributes(emulator, data_plane.environment[f"{queue}_QUEUE"])
     dead_letters = queue_attributes(emulator, data_plane.environment[f"{queue}_DLQ"])

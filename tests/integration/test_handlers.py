@@ -14,6 +14,7 @@ import pytest
 import shapely
 import structlog
 from osgeo import gdal
+from pydantic import Field
 
 from aws.osml.model_runner import image_plan
 from aws.osml.model_runner.api.image_request import ImageRequest
@@ -51,7 +52,7 @@ from worker_in_process import Clock, InProcessWorker, StatusListener, write_scen
 class CrashingOnOne(Centerpoint):
     """A model that crashes on the tile that it meets first, each time, and on no other."""
 
-    victims: list[int] = []
+    victims: list[int] = Field(default_factory=list)
 
     def reply(self, tile: bytes, attempt: int) -> ModelReply:
         if not self.victims:

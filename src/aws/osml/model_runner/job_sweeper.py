@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import structlog
+from botocore.exceptions import BotoCoreError, ClientError
 
 from .app_config import ServiceConfig
 from .database.job_ledger import JobLedger, OpenJob
@@ -93,7 +94,7 @@ class JobSweeper:
             with bind_job(job_id=job.request.job_id, image_id=job.image_id):
                 try:
                     self._advance(job)
-                except ModelRunnerError as err:
+                except (ModelRunnerError, ClientError, BotoCoreError) as err:
                     logger.warning("job.not_advanced", error=type(err).__name__, reason=str(err))
 
     def _advance(self, job: OpenJob) -> None:

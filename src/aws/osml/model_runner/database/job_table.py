@@ -1,7 +1,7 @@
 """Images: one row each, from the request's acceptance to its terminal status.
 
-The conditional writes carry the letters of docs/explanation/architecture.md: A1 and A3 begin an image, F0 fails one
-that has no plan yet, G1 to G4 finish it.
+The conditional writes carry the letters of docs/explanation/what-happens-when-a-worker-dies.md: A1 and A3 begin an
+image, F0 and F1 fail one that cannot be planned, G1 to G4 finish it, D1 begins it again.
 """
 
 import dataclasses

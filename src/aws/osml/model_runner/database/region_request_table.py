@@ -1,7 +1,8 @@
 """Regions: one row each, claimed under a lease, ended once.
 
-The conditional writes carry the letters of docs/explanation/architecture.md: A4 creates a row, R1 claims it,
-R2 keeps or gives back the claim, R3 ends it and counts it on the image's row in one transaction.
+The conditional writes carry the letters of docs/explanation/what-happens-when-a-worker-dies.md: A4 creates a row, R1
+claims it, R2 keeps or gives back the claim, R3 ends it and counts it on the image's row in one transaction, D2 begins
+it again.
 """
 
 import dataclasses

@@ -131,7 +131,10 @@ def decide(
     has_refreshed: bool = False,
     has_budget: bool = True,
 ) -> Decision:
-    """Return what follows the failure of try number ``attempt``, which counts from 1 and leaves refreshes out."""
+    """Return what follows the failure of try number ``attempt``.
+
+    That counts from 1, leaves refreshes out, and counts tries that crashed the model apart from all others.
+    """
     match error.error_class:
         case ModelErrorClass.PERMANENT:
             return Decision(Action.FAIL_TILE, 0.0, error.code)
@@ -178,12 +181,16 @@ def invoke_with_retries(
     """
     budget = budget or RetryBudget()
     budget.earn()
-    attempt, retries, has_refreshed = 1, 0, False
+    # Apart, because a tile must not fail for one crash of its model after two refusals.
+    attempts = {"crashed": 0, "refused": 0}
+    retries, has_refreshed = 0, False
     while True:
         try:
             return ModelAnswer(detector.invoke(tile), retries)
         except ModelCallError as err:
             on_failure(err)
+            kind = "crashed" if err.error_class is ModelErrorClass.SUSPICIOUS else "refused"
+            attempt = attempts[kind] + 1
             decision = decide(err, attempt, rng, policy, has_refreshed=has_refreshed, has_budget=budget.has_retry)
             _raise_unless_again(decision, err)
         retries += 1
@@ -191,7 +198,7 @@ def invoke_with_retries(
             has_refreshed = True
             detector.refresh_credentials()
             continue
-        attempt += 1
+        attempts[kind] = attempt
         budget.spend()
         _wait(decision.delay_s, sleep, should_stop)
 
