@@ -25,6 +25,7 @@ from .database.region_request_table import (
     RegionRequestTable,
 )
 from .exceptions import (
+    FeatureError,
     ImageError,
     LeaseLostError,
     ModelBackPressureError,
@@ -154,7 +155,7 @@ class RegionRequestHandler:
             with self.context.leases.keep(self._lease(claim, run)) as lease, work.opened(job):
                 tiles = work.tiles(job)
                 outcomes = work.run(run, tiles, claim.item)
-        except ImageError as err:
+        except (ImageError, FeatureError) as err:
             return self._give_up_image(claim, work, job, err)
         if lease.lost.is_set():
             raise LeaseLostError(f"{claim.item.region_id} was taken over")
@@ -260,8 +261,10 @@ class RegionRequestHandler:
         wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng, at_least_s)
         raise RegionDeferredError(f"the region waits: {reason}", wait_s, is_backoff=True) from reason
 
-    def _give_up_image(self, claim: RegionClaim, work: RegionWork, job: JobItem, err: ImageError) -> JobItem:
-        """Try again later to open an image that was there when it was planned; not for ever, if it was reached."""
+    def _give_up_image(
+        self, claim: RegionClaim, work: RegionWork, job: JobItem, err: ImageError | FeatureError
+    ) -> JobItem:
+        """Try again later to open and locate an image that was there when planned; not for ever, if it was reached."""
         backoffs = claim.item.backoffs or 0
         if err.can_retry or backoffs < _MAX_OPEN_TRIES:
             raise RegionDeferredError(str(err), backoff_s(backoffs, self.context.rng), is_backoff=True) from err
