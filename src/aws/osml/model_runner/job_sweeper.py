@@ -1,5 +1,6 @@
 """Looks after open jobs, so that none waits for a person: what a dead worker left undone is begun again or ended."""
 
+import dataclasses
 import enum
 import time
 from collections.abc import Callable
@@ -104,7 +105,7 @@ class JobSweeper:
             return
         logger.info("job.swept", step=step.value)
         if item is None:
-            self._ledger.close(JobItem.from_image_request(job.request))
+            self._ledger.close(dataclasses.replace(JobItem.from_image_request(job.request), generation=job.generation))
             return
         match step:
             case NextStep.CLOSE:

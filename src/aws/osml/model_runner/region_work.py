@@ -1,5 +1,6 @@
 """The work of one region: its image, its plan of tiles, and what of it is done."""
 
+import dataclasses
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from .database.job_table import JobItem
 from .database.region_request_table import RegionRequestItem
 from .exceptions import LoadImageException, RegionDeferredError
 from .features.location_grid import LocationGrid
+from .inference.retry import RetryBudget
 from .job_rules import backoff_s
 from .raster import ImageSource, image_to_world, world_to_image
 from .tile_steps import DetectionSteps
@@ -121,15 +123,15 @@ class RegionWork:
     def _run_tiles(self, run: RegionRun, steps: DetectionSteps, tiles: list[Tile], item: RegionRequestItem) -> None:
         pipeline = self._context.pipeline
         if (item.stalled_attempts or 0) > 1:
-            # Somebody died here. One tile at a time, in another order each time, so that the one tile that kills its
-            # worker does not take its neighbours with it.
-            random.Random(item.fence).shuffle(tiles)
-            for tile in tiles:
+            # Somebody died here. One tile at a time, so that the one tile that kills its worker does not take its
+            # neighbours with it.
+            for tile in _in_order_of_attempt(tiles, item.fence or 0):
                 pipeline.run(run, steps, [tile])
             return
         if item.backoffs:
-            # The endpoint refused before: one call finds out whether it still does.
-            pipeline.run(run, steps, tiles[:1])
+            # The endpoint refused before: one call, without retries, finds out whether it still does.
+            probe = dataclasses.replace(steps, retry_budget=RetryBudget(floor=0))
+            pipeline.run(run, probe, tiles[:1])
             tiles = tiles[1:]
         pipeline.run(run, steps, tiles)
 
@@ -158,3 +160,13 @@ class RegionWork:
             should_stop=lambda: run.is_stopped,
             note_progress=context.note_progress,
         )
+
+
+def _in_order_of_attempt(tiles: Sequence[Tile], attempt: int) -> list[Tile]:
+    """Return tiles at random, every second attempt in the reverse order of the one before.
+
+    So a tile that kills its worker stands between others in two attempts at most, wherever it is, and two such tiles
+    do not shut in those between them for ever.
+    """
+    pair, is_second = divmod(attempt, 2)
+    return sorted(tiles, key=lambda tile: random.Random(f"{pair}:{tile.index}").random(), reverse=bool(is_second))

@@ -59,6 +59,8 @@ class DDBItem:
 
 def to_dynamodb(value: Any) -> Any:
     """Return ``value`` in types that boto3 accepts: it takes no float and no tuple."""
+    if isinstance(value, str):  # what most values are, and features are a great many of them
+        return value
     if isinstance(value, float):
         return Decimal(repr(value))
     if isinstance(value, Mapping):
@@ -184,6 +186,8 @@ class DDBHelper:
     @staticmethod
     def convert_decimal(data: Any) -> Any:
         """Return ``data`` with each Decimal as an int when it is integral, else as a float, however deep it lies."""
+        if isinstance(data, str):
+            return data
         if isinstance(data, Decimal):
             return int(data) if data == data.to_integral_value() else float(data)
         if isinstance(data, list):
@@ -229,9 +233,19 @@ class DDBHelper:
             request["ExpressionAttributeValues"] = to_dynamodb(values)
         return dict(self.convert_decimal(self._conditional(self._api.update_item, request).get("Attributes", {})))
 
-    def delete(self, key: Mapping[str, Any]) -> None:
-        """Delete one item; deleting what is not there is no error."""
-        self._api.delete_item(TableName=self.table_name, Key=dict(key))
+    def delete(
+        self, key: Mapping[str, Any], condition: str | None = None, values: Mapping[str, Any] | None = None
+    ) -> None:
+        """Delete one item if ``condition`` holds, else raise ``ConditionNotMetError``.
+
+        Without a condition, deleting what is not there is no error.
+        """
+        request: Item = {"TableName": self.table_name, "Key": dict(key)}
+        if condition:
+            request |= {"ConditionExpression": condition, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
+        if values:
+            request["ExpressionAttributeValues"] = to_dynamodb(values)
+        self._conditional(self._api.delete_item, request)
 
     def query_partition(self, hash_key: str, hash_value: str, **request: Any) -> Iterator[Item]:
         """Yield every item of one partition, read consistently, page by page, in order of the sort key."""

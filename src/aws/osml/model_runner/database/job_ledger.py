@@ -39,6 +39,7 @@ class OpenJob:
     planned_time: float | None
     swept_time: float | None
     request: ImageRequest
+    generation: int = 0
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "OpenJob":
@@ -53,6 +54,7 @@ class OpenJob:
             planned_time=row.get("planned_time"),
             swept_time=row.get("swept_time"),
             request=ImageRequest.from_item(row["request_payload"]),
+            generation=row.get("generation", 0),
         )
 
 
@@ -101,8 +103,14 @@ def ledger_key(image: ImageRequest | JobItem) -> str:
     return f"{image.job_id}#{image.image_url}" if image.result_name else str(image.job_id)
 
 
-def _new_job(request: ImageRequest, now_s: float) -> Item:
+# A worker that slept while its job ended and began again must not touch the next generation's row. Rows of earlier
+# versions carry no generation.
+_IS_ITS_GENERATION = "(generation = :generation OR attribute_not_exists(generation))"
+
+
+def _new_job(request: ImageRequest, now_s: float, generation: int = 0) -> Item:
     return {
+        "generation": generation,
         "endpoint_id": request.model_name,
         "image_id": request.image_id,
         "request_time": int(now_s),
@@ -159,7 +167,8 @@ class _LedgerRows:
 
     def finish_planning(self, job: OpenJob) -> None:
         """Record that every region has its row and was sent."""
-        self._try(job, "SET planned_time = :now", {":now": self._now()}, "attribute_exists(job_id)")
+        values = {":now": self._now(), ":generation": job.generation}
+        self._try(job, "SET planned_time = :now", values, f"attribute_exists(job_id) AND {_IS_ITS_GENERATION}")
 
     def mark_swept(self, job: OpenJob) -> bool:
         """See ``JobLedger``."""
@@ -210,7 +219,7 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
     def reopen(self, image: JobItem, request: ImageRequest, message_id: str) -> bool:
         """D1: put the open job again and move the image's row to its next generation, both or neither."""
         now_s, images = self._now(), self._job_table
-        job = _new_job(request, now_s) | {"job_id": ledger_key(request)}
+        job = _new_job(request, now_s, (image.generation or 0) + 1) | {"job_id": ledger_key(request)}
         try:
             self._transact(
                 _put_new(self.table_name, job, "job_id"),
@@ -231,8 +240,13 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
             yield OpenJob.from_row(row)
 
     def close(self, image: JobItem) -> None:
-        """G5: delete the row; deleting it twice does no harm."""
-        self.delete({"endpoint_id": image.model_name, "job_id": ledger_key(image)})
+        """G5: delete the row; deleting it twice does no harm, and the next generation's stays."""
+        key = {"endpoint_id": image.model_name, "job_id": ledger_key(image)}
+        try:
+            condition = f"attribute_exists(job_id) AND {_IS_ITS_GENERATION}"
+            self.delete(key, condition, {":generation": image.generation or 0})
+        except ConditionNotMetError:
+            return
 
 
 class JobTableLedger(_LedgerRows):

@@ -383,8 +383,11 @@ class JobTable(DDBHelper):
         """G1: take the right to finish an image whose regions have all been counted, under a new fencing number.
 
         The counters that the caller saw are part of the condition, because a condition cannot add. ``wait_s`` is how
-        long the next claim has to wait if this one dies. Return None when another worker holds the claim.
+        long the next claim has to wait if this one dies. Return None when another worker holds the claim, or when
+        regions are missing.
         """
+        if not self.is_image_request_complete(item):
+            return None
         now_s = self._now()
         expression = (
             "SET agg_owner = :owner, agg_lease_until = :until, agg_not_before = :not_before,"
@@ -449,10 +452,11 @@ class JobTable(DDBHelper):
             extra, values[":sink_errors"] = ", sink_errors = :sink_errors", dict(sink_errors)
         return self._end(image_id, values, IS_OUR_AGGREGATION, extra)
 
-    def clear_outbox(self, image_id: str) -> None:
-        """G4: forget the status that has been published; a row that is gone needs nothing."""
+    def clear_outbox(self, image_id: str, generation: int = 0) -> None:
+        """G4: forget the status that has been published; a row that is gone or has begun again needs nothing."""
+        condition = "attribute_exists(image_id) AND (generation = :generation OR attribute_not_exists(generation))"
         try:
-            self.update({"image_id": image_id}, "REMOVE status_outbox", {}, "attribute_exists(image_id)")
+            self.update({"image_id": image_id}, "REMOVE status_outbox", {":generation": generation}, condition)
         except ConditionNotMetError:
             return
 

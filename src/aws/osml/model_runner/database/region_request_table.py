@@ -279,9 +279,12 @@ class RegionRequestTable(DDBHelper):
         return self._while_ours(claim, "SET lease_until = :until", {":until": self._now() + lease_s})
 
     def note_progress(self, claim: RegionClaim) -> bool:
-        """R2: a tile was done, so the attempts that got nowhere are forgotten."""
-        expression = "SET stalled_attempts = :zero, backoffs = :zero REMOVE stall_first_time"
-        return self._while_ours(claim, expression, {":zero": 0})
+        """R2: a tile was done, so the attempts before this one are forgotten.
+
+        This one still counts, so that the next worker goes carefully should this one die as those before it did.
+        """
+        expression = "SET stalled_attempts = :one, backoffs = :zero REMOVE stall_first_time"
+        return self._while_ours(claim, expression, {":zero": 0, ":one": 1})
 
     def release(self, claim: RegionClaim, not_before: float = 0.0, is_backoff: bool = False) -> bool:
         """R2: give a claim back. Whoever lives to say so did not crash, so this was no attempt."""

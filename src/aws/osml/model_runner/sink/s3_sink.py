@@ -50,6 +50,7 @@ _PASSING_ERRORS = frozenset(
         "RequestTimeout",
         "SlowDown",
         "Throttling",
+        "ThrottlingException",  # the key of a bucket that KMS encrypts
         "TokenRefreshRequired",
     }
 )
