@@ -1,4 +1,4 @@
-"""Every write of the job protocol, against a real emulator: what it changes, and when it refuses."""
+"""Every write of the job protocol, what it changes, and when it refuses: on an emulator, and on the simulation's twin."""
 
 import dataclasses
 import random
@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pytest
+from simulation.dynamodb import TABLE_NAMES, DynamoDB, worker_tables
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.region_request import RegionRequest
@@ -50,12 +51,16 @@ class Tables:
     clock: Clock
 
 
-@pytest.fixture
-def tables(data_plane, emulator) -> Tables:
+@pytest.fixture(params=["emulator", "twin"])
+def tables(request) -> Tables:
     clock = Clock()
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}
-    dynamodb = boto3.resource("dynamodb", endpoint_url=emulator.url, **keys)
-    env = data_plane.environment
+    if request.param == "twin":
+        env = TABLE_NAMES
+        dynamodb = DynamoDB(worker_tables(), clock, random.Random(1), page_items=3).resource()
+    else:
+        env = request.getfixturevalue("data_plane").environment
+        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}
+        dynamodb = boto3.resource("dynamodb", endpoint_url=request.getfixturevalue("emulator").url, **keys)
     jobs = JobTable(env["JOB_TABLE"], dynamodb, clock)
     return Tables(
         jobs=jobs,

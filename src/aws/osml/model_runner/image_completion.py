@@ -90,6 +90,8 @@ class ImageCompletion:
         if job.is_terminal:
             self.close(job)
             return
+        if not JobTable.is_image_request_complete(job):
+            return
         owner, wait_s = self._context().owner, aggregation_wait_s(job.agg_stalled or 0)
         claimed = self._job_table.claim_aggregation(job, owner, self._lease_s, wait_s)
         if claimed is not None:

@@ -113,6 +113,7 @@ class ImageRequestHandler:
 
         Raises:
             InvalidImageRequestException: its job id belongs to another request.
+            RetryableJobException: it was sent again, and its last end is still being published.
         """
         with bind_job(job_id=image_request.job_id, image_id=image_request.image_id):
             acceptance = self.ledger.accept(image_request, message_id)
@@ -359,12 +360,19 @@ class ImageRequestHandler:
             self.tell(job, RequestStatus.IN_PROGRESS, "Processing regions")
 
     def _meet_again(self, request: ImageRequest, message_id: str) -> None:
-        """Deal with a request that came before: begin it again if it was sent again, else tell its status again."""
+        """Deal with a request that came before: begin it again if it was sent again, else tell its status again.
+
+        Raises:
+            RetryableJobException: it was sent again, and its last end is still being published.
+        """
         item = self.job_table.find(request.image_id)
-        if item is None or item.status_outbox or not item.is_terminal:
+        if item is None or not item.is_terminal:
             return
         is_sent_again = bool(message_id) and message_id != item.message_id
-        if not (is_sent_again and self.redrive(item, request, message_id)):
+        if is_sent_again and is_redrivable(item.image_status):
+            if not self.redrive(item, request, message_id):
+                raise RetryableJobException("the job is being closed, or was begun again just now")
+        elif not item.status_outbox:
             self.tell(item, RequestStatus(str(item.image_status)), item.message or "")
 
 

@@ -22,7 +22,12 @@ from aws_embedded_metrics import MetricsLogger
 from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion, TileState
-from aws.osml.model_runner.exceptions import AddFeaturesException, ConditionNotMetError, DDBBatchWriteException
+from aws.osml.model_runner.exceptions import (
+    AddFeaturesException,
+    ConditionNotMetError,
+    ConservationError,
+    DDBBatchWriteException,
+)
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
 
 from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item
@@ -264,7 +269,11 @@ class FeatureTable(DDBHelper):
         }
 
     def stored_tiles(self, image_id: str) -> list[StoredTile]:
-        """Return every committed tile of an image, in order of region and tile."""
+        """Return every committed tile of an image, in order of region and tile.
+
+        Raises:
+            ConservationError: a tile's overflow rows are gone.
+        """
         return self._tiles_in(image_id, self._rows_of(image_id))
 
     def _tiles_in(self, image_id: str, rows: Iterable[Item]) -> list[StoredTile]:
@@ -278,6 +287,8 @@ class FeatureTable(DDBHelper):
         tiles = []
         for row in sorted(tile_rows, key=lambda row: (row["region_id"], row["tile_index"])):
             rest = overflow[row["region_id"], row["tile_index"], row["tile_token"]]
+            if len(rest) < row["chunks"] - 1:
+                raise ConservationError(f"the tile {row['range_key']} lacks some of its {row['chunks']} rows")
             texts = [*row.get("features", []), *(text for n in range(1, row["chunks"]) for text in rest[n])]
             tiles.append(
                 StoredTile(

@@ -1,0 +1,19 @@
+"""T19: workers whose clocks are minutes apart."""
+
+import pytest
+
+from faults.books import ALL_QUEUES
+
+
+@pytest.mark.parametrize("kills", [0, pytest.param(2, marks=pytest.mark.long)])
+def test_clocks_that_are_minutes_apart_only_cost_time(trial, is_long, kills):
+    model = trial.model(latency_ms=50)
+    for _ in range(4 if is_long else 1):
+        trial.submit(trial.request(model, "small"))
+    for skew_s in (-120.0, 120.0)[:kills]:
+        trial.fleet.start({"on": "T1", "do": "die_after", "nth": 5}, clock_ahead_s=skew_s).wait()
+    for skew_s in (-120.0, 0.0, 120.0):
+        trial.fleet.start(clock_ahead_s=skew_s)
+    trial.wait(patience_s=120.0)
+    # A worker that is behind gives messages back until the leases of one that is ahead end on its own clock.
+    trial.check(empty=ALL_QUEUES - {"REGION_QUEUE"})

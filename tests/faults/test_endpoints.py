@@ -1,0 +1,138 @@
+"""T7, T8, T17: the model is busy, refuses, lies, never answers, or answers without end."""
+
+import socket
+import threading
+import time
+
+import psutil
+import pytest
+
+from faults.books import TERMINAL
+from faults.numbered_scene import TILE_PX
+from worker_process import eventually
+
+
+def test_an_endpoint_that_is_busy_for_a_while_fails_no_tile(trial, is_long):
+    """T7, its short form; an hour of it is simulated."""
+    model = trial.model(busy_until=time.time() + (60 if is_long else 3))
+    trial.submit(trial.request(model, "small"))
+    with trial.fleet.worker(), trial.fleet.worker():
+        trial.wait(patience_s=240.0)
+        books = trial.check()
+    assert trial.calls_per_tile(books) <= 10
+
+
+def test_exactly_the_tiles_that_the_model_refuses_for_good_fail(trial, is_long):
+    """T8. One that fails once is asked again, and a good body under a bad status is no answer."""
+    image, tiles = ("full", 128) if is_long else ("small", 64)
+    refused = {number: 400 if number % 2 else 422 for number in range(0, tiles, 10)}
+    once = dict.fromkeys(range(3, tiles, 10), 500) | dict.fromkeys(range(7, tiles, 20), 503)
+    model = trial.model(always=refused, first=once, is_json_error=True)
+    job_id = trial.submit(trial.request(model, image), ends="PARTIAL")
+    with trial.fleet.worker(), trial.fleet.worker():
+        trial.wait(patience_s=90.0)
+        books = trial.check()
+    failed = [tile for tile in books.tiles[job_id] if tile["tile_status"] == "FAILED"]
+    assert {tile["error_code"] for tile in failed} == {"MODEL_4XX"}
+    across = 16 if is_long else 8
+    origins = {(int(row) // TILE_PX, int(col) // TILE_PX) for (row, col), _ in (tile["tile_bounds"] for tile in failed)}
+    assert {row * across + col for row, col in origins} == set(refused)
+
+
+class RawModel:
+    """A server that reads a request and then does as ``answer`` says with the socket."""
+
+    def __init__(self, answer):
+        self._answer = answer
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.calls = []
+        self._is_open = True
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}/invocations"
+
+    def close(self):
+        self._is_open = False
+        self._listener.close()
+
+    def _accept(self):
+        while self._is_open:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=[connection], daemon=True).start()
+
+    def _serve(self, connection):
+        begun = time.monotonic()
+        with connection:
+            try:
+                connection.recv(1 << 16)
+                self._answer(connection)
+            except OSError:
+                pass
+        self.calls.append(time.monotonic() - begun)
+
+
+def never_answer(connection):
+    while connection.recv(1 << 16):
+        pass
+
+
+def trickle(connection):
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+    while True:
+        connection.sendall(b" ")
+        time.sleep(1)
+
+
+def flood(connection):
+    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 62914560\r\n\r\n")
+    for _ in range(60):
+        connection.sendall(b" " * (1 << 20))
+
+
+@pytest.fixture
+def raw_model():
+    started = []
+
+    def start(answer):
+        started.append(RawModel(answer))
+        return started[-1]
+
+    yield start
+    for model in started:
+        model.close()
+
+
+def test_an_answer_of_60_mib_is_not_held_in_memory(trial, raw_model):
+    """T17."""
+    model = raw_model(flood)
+    job_id = trial.submit(trial.request(model.url, "one"), ends="FAILED")
+    with trial.fleet.worker() as worker:
+        process, peak = psutil.Process(worker.pid), 0
+        while not TERMINAL.intersection(trial.site.statuses(job_id)):
+            peak = max(peak, process.memory_info().rss)
+            time.sleep(0.02)
+        books = trial.check()
+    (tiles,) = books.tiles.values()
+    assert {tile["error_code"] for tile in tiles} == {"BAD_RESPONSE"}
+    # Four calls at a time, none of which may hold more than the 50 MiB that an answer may have.
+    assert peak < 600 * 2**20
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("answer", [never_answer, trickle])
+def test_a_call_without_end_ends_and_so_does_the_job(new_trial, raw_model, answer):
+    """T17, with the time limits of production, which nothing sets: a call may take 70 s."""
+    trial = new_trial(JOB_DEADLINE_S="100")
+    model = raw_model(answer)
+    trial.submit(trial.request(model.url, "one", imageProcessorTileSize=4 * TILE_PX), ends="FAILED")
+    with trial.fleet.worker():
+        trial.wait(patience_s=250.0)
+        trial.check()
+    eventually(lambda: model.calls)
+    assert max(model.calls) <= 75

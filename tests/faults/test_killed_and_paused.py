@@ -1,0 +1,170 @@
+"""T1, T3, T9, T11, T18: workers are killed, paused, told to stop, crashed by a tile, and stuck in one."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from aws.osml.model_runner.app_config import ServiceConfig
+from faults.books import ALL_QUEUES
+from faults.numbered_scene import TILE_PX
+from faults.trial import LEASE_S
+from worker_process import eventually
+
+_KILLED = -signal.SIGKILL
+
+
+def test_workers_are_killed_all_the_time(new_trial, is_long):
+    """T1. Workers are killed at random, and each is replaced."""
+    run_with_kills(new_trial(), seed=0, image="full" if is_long else "small", kills=20 if is_long else 6)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", range(1, 20))
+def test_workers_are_killed_all_the_time_with_other_dice(new_trial, seed):
+    run_with_kills(new_trial(), seed, image="full", kills=20)
+
+
+def run_with_kills(trial, seed, image, kills):
+    rng = random.Random(seed)
+    # About as slow as the kills need to find workers at every stage.
+    model = trial.model(latency_ms=400 if image == "full" else 250)
+    trial.submit(trial.request(model, image))
+    workers = [trial.fleet.start() for _ in range(3)]
+    begun = time.monotonic()
+    for _ in range(kills):
+        time.sleep(rng.uniform(1, 4) if kills == 20 else rng.uniform(0.5, 1.5))
+        if not trial.site.open_jobs():
+            break
+        place = rng.randrange(len(workers))
+        trial.kill(workers[place])
+        workers[place] = trial.fleet.start()
+    trial.wait(patience_s=180.0)
+    assert time.monotonic() - begun <= 180
+    books = trial.check()
+    # What was in flight when a worker died is asked again, and little else.
+    assert trial.calls_per_tile(books) <= 2.0
+
+
+@pytest.mark.parametrize(
+    "write",
+    ["T1", "S3", "G3", pytest.param("R3", marks=pytest.mark.long), pytest.param("G1", marks=pytest.mark.long)],
+)
+def test_a_worker_that_slept_through_its_lease_changes_nothing_when_it_wakes(new_trial, write):
+    """T3."""
+    trial = new_trial(REGION_LEASE_S="1", AGGREGATION_LEASE_S="1")
+    model = trial.model(latency_ms=50)
+    job_id = trial.submit(trial.request(model, "one"))
+    sleeper = trial.fleet.start({"on": write, "do": "stop_before", "times": 1})
+    eventually(lambda: sleeper.is_stopped)
+    fell_asleep = time.monotonic()
+    with trial.fleet.worker():
+        trial.wait()
+        time.sleep(max(0.0, 3 - (time.monotonic() - fell_asleep)))
+        before = result(trial, job_id)
+        slept_until = time.time()
+        sleeper.send(signal.SIGCONT)
+        trial.wait_for_fault(2)
+        time.sleep(1.0)
+        held = trial.fleet.writes("T1", "R2", "R3", "R2-release", "G1", "G2-done", "G3", pid=sleeper.pid)
+        late = [write for write in held if write["time"] > slept_until]
+        assert {write["status"] for write in late} <= {400}
+        if write != "S3":
+            assert late, "what it held back when it was stopped went out late"
+        assert result(trial, job_id) == before
+        trial.check(empty=ALL_QUEUES - {"REGION_QUEUE"})
+    trial.fleet.end_all()
+
+
+def result(trial, job_id):
+    """Return the ETag of a job's result."""
+    bucket = trial.site.data_plane.result_bucket
+    return trial.site.client("s3").head_object(Bucket=bucket, Key=f"{job_id}/{job_id}.geojson")["ETag"]
+
+
+def test_a_tile_that_kills_its_worker_takes_no_other_with_it(trial):
+    """T9. The time that a verdict needs passes on the clocks of the workers that follow each other."""
+    model = trial.model()
+    poisoned = trial.request(model, "small")
+    image = str(trial.images["small"])
+    trial.submit(poisoned, ends="PARTIAL")
+    others = trial.images["small"].with_name("healthy.tif")
+    if not others.exists():
+        others.write_bytes(trial.images["small"].read_bytes())
+    healthy = [trial.submit(trial.request(model, str(others))) for _ in range(3)]
+    ahead_s = 0.0
+    while poisoned["jobId"] not in ended(trial):
+        worker = trial.fleet.start(killer_tile=[image, 64, 128], clock_ahead_s=ahead_s)
+        eventually(lambda worker=worker: worker.exit_code is not None or poisoned["jobId"] in ended(trial))
+        ahead_s += 150.0
+        assert trial.fleet.deaths() <= 8
+    trial.wait()
+    assert trial.fleet.deaths() >= 6
+    assert {worker.exit_code for worker in trial.fleet.workers} == {-signal.SIGSEGV, None}
+    books = trial.check()
+    failed = [tile for tile in books.tiles[poisoned["jobId"]] if tile["tile_status"] == "FAILED"]
+    assert [(tile["error_code"], list(map(int, tile["tile_bounds"][0]))) for tile in failed] == [("SEALED", [64, 128])]
+    assert all(books.images[job_id]["image_status"] == "SUCCESS" for job_id in healthy)
+
+
+def ended(trial):
+    return {
+        job_id for job_id in trial.jobs if {"SUCCESS", "PARTIAL", "FAILED"}.intersection(trial.site.statuses(job_id))
+    }
+
+
+@pytest.mark.parametrize("where", ["T1", "A3", "S3"])
+def test_a_worker_that_is_told_to_stop_leaves_work_that_others_can_take(trial, where):
+    """T11, in a region, in planning and in delivery: the call that it is in takes two seconds more."""
+    model = trial.model(latency_ms=200)
+    job_id = trial.submit(trial.request(model, "small" if where == "T1" else "one"))
+    worker = trial.fleet.start({"on": where, "do": "delay", "seconds": 2, "times": 1})
+    trial.wait_for_fault()
+    worker.send(signal.SIGTERM)
+    assert worker.wait(20.0) == 0
+    stopped = time.time()
+    open_regions = [row for row in trial.site.rows("REGION_REQUEST_TABLE") if "end_time" not in row]
+    assert {row["stalled_attempts"]["N"] for row in open_regions} <= {"0"}
+    assert {row["lease_until"]["N"] for row in open_regions} <= {"0"}
+    successor = trial.fleet.start()
+    trial.wait(job_id)
+    if open_regions:
+        claims = [write["time"] for write in trial.fleet.writes("R1", pid=successor.pid) if write["status"] == 200]
+        # The successor starts within those two seconds as well.
+        assert min(claims) - stopped <= 2 + 1
+    trial.check()
+
+
+def test_the_second_signal_ends_a_worker_within_a_second(trial):
+    """T11."""
+    model = trial.model(latency_ms=3000)
+    trial.submit(trial.request(model, "one", imageProcessorTileSize=4 * TILE_PX))
+    worker = trial.fleet.start()
+    eventually(lambda: model.stats()["in_flight"] > 0)
+    worker.send(signal.SIGTERM)
+    eventually(lambda: "worker.stopping" in worker.log_text())
+    worker.send(signal.SIGTERM)
+    assert worker.wait(1.0) == 128 + signal.SIGTERM
+    trial.fleet.start()
+    trial.wait()
+    trial.check()
+
+
+@pytest.mark.skipif("tile_stall_s" not in ServiceConfig.model_fields, reason="the watchdog is not built yet")
+def test_a_worker_that_is_stuck_in_a_tile_ends_itself_and_another_goes_on(new_trial):
+    """T18."""
+    trial = new_trial(TILE_STALL_S="3")
+    model = trial.model()
+    trial.submit(trial.request(model, "one"))
+    image = str(trial.images["one"])
+    stuck = trial.fleet.start(stuck_tile=[image, 64, 128])
+    trial.wait_for_fault(on="tile")
+    began = time.time()
+    assert stuck.wait(30.0) == 70
+    renewals = [write["time"] - began for write in trial.fleet.writes("R2", pid=stuck.pid)]
+    assert max(renewals, default=0.0) <= 3 + LEASE_S
+    trial.fleet.start()
+    trial.wait()
+    trial.check()

@@ -1,0 +1,91 @@
+"""T4, T15: replies are lost after the write, and DynamoDB refuses under load."""
+
+from collections import Counter
+
+import pytest
+
+from faults.books import ALL_QUEUES
+
+_WRITES = (
+    *("A1", "A2", "A3", "A4", "A4-send", "A4-planned", "R1", "R2", "T1", "R3"),
+    *("G1", "G2-position", "G2-done", "S3", "Kinesis", "G3", "G4-publish", "G4", "G5", "delete", "hide"),
+)
+# botocore sends a call this often, so that losing as many replies makes it an error of the worker's.
+_SENDS = 5
+
+
+def test_the_first_reply_of_every_write_is_lost(trial):
+    model = trial.model(latency_ms=100)
+    trial.submit(trial.request(model, "small"))
+    with trial.fleet.worker(*[{"on": write, "do": "lose", "times": 1} for write in _WRITES]):
+        trial.wait()
+        books = trial.check()
+    lost = {event["on"] for event in trial.fleet.faults()}
+    assert lost >= set(_WRITES) - {"hide"}
+    assert trial.calls_per_tile(books) <= 2.0
+
+
+@pytest.mark.parametrize(
+    "writes",
+    [
+        ("R3",),
+        pytest.param(("A1", "A3", "A4-send", "R1", "G1", "G3"), marks=pytest.mark.long),
+        pytest.param(("A2", "A4", "A4-planned", "T1", "G2-done", "G4"), marks=pytest.mark.long),
+        # An output that fails is tried again after 20 seconds.
+        pytest.param(("R2", "G2-position", "S3", "G4-publish", "G5"), marks=pytest.mark.long),
+        pytest.param(("Kinesis",), marks=pytest.mark.long),
+    ],
+    ids=lambda writes: writes[0],
+)
+def test_every_reply_of_one_call_is_lost(trial, writes):
+    """The server did it, botocore has given up, and the worker has to find out."""
+    model = trial.model(latency_ms=100)
+    trial.submit(trial.request(model, "one"))
+    with trial.fleet.worker(*[{"on": write, "do": "lose", "times": _SENDS} for write in writes]):
+        trial.wait(patience_s=90.0)
+        trial.check()
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)])
+def test_a_fifth_of_all_replies_is_lost(trial, is_long, seed):
+    model = trial.model(latency_ms=50)
+    for _ in range(2):
+        trial.submit(trial.request(model, "full" if is_long else "small"))
+    rule = {"on": "*", "do": "lose", "chance": 0.2}
+    with trial.fleet.worker(rule, seed=seed), trial.fleet.worker(rule, seed=seed + 100):
+        trial.wait(patience_s=180.0 if is_long else 90.0)
+        # A region that was taken over leaves its message hidden for up to a minute.
+        books = trial.check(empty=ALL_QUEUES if is_long else ALL_QUEUES - {"REGION_QUEUE"})
+    assert len(trial.fleet.faults()) > 20
+    assert trial.calls_per_tile(books) <= 2.0
+
+
+def test_a_busy_dynamodb_costs_no_count(trial):
+    """T15: a fifth of all calls is throttled, and half of the transactions that end a region meet another."""
+    model = trial.model(latency_ms=20)
+    trial.submit(trial.request(model, "small"))
+    throttled = ("A1", "A2", "A3", "A4", "A4-planned", "R1", "R2", "T1", "G1", "G2-position", "G2-done", "G3")
+    rules = (
+        refusing("R3", "TransactionCanceledException", 0.5),
+        *(refusing(write, "ProvisionedThroughputExceededException", 0.2) for write in throttled),
+    )
+    with trial.fleet.worker(*rules), trial.fleet.worker(*rules):
+        trial.wait(patience_s=90.0)
+        trial.check()
+    refused = Counter(event["row"] for event in trial.fleet.faults("R3"))
+    assert refused
+    assert max(refused.values()) <= 2 * 6, "each of two attempts tries six times at most"
+
+
+def refusing(write, code, chance):
+    return {"on": write, "do": "refuse", "code": code, "status": 400, "chance": chance}
+
+
+def test_entries_that_a_batch_leaves_out_are_sent_again(trial):
+    """T15: overflow rows of tiles with more features than an item holds."""
+    model = trial.model(bytes_per_feature={3: 150_000, 5: 150_000}, features_per_tile={3: 5, 5: 5})
+    trial.submit(trial.request(model, "one"))
+    with trial.fleet.worker({"on": "T1-overflow", "do": "partly", "share": 0.5}):
+        trial.wait()
+        trial.check()
+    assert len(trial.fleet.faults("T1-overflow")) >= 2

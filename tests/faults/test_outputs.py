@@ -1,0 +1,109 @@
+"""T13, T14, T16: Kinesis, S3 and SNS refuse in part, for a while, and for good."""
+
+import json
+import re
+import time
+
+import pytest
+
+from worker_process import eventually
+
+
+@pytest.fixture
+def outage(tmp_path):
+    """A file: rules that hold ``while`` it exists end when it is deleted."""
+    path = tmp_path / "outage"
+    path.touch()
+    return path
+
+
+def test_a_stream_that_refuses_records_and_a_worker_that_dies_lose_none(trial, is_long):
+    """T13: a third of the records is refused at each call, and two workers die right after a batch."""
+    model = trial.model()
+    image, batch = ("full", 50) if is_long else ("small", 20)
+    request = trial.request(model, image)
+    request["outputs"][1]["batchSize"] = batch
+    trial.submit(request)
+    refusing = {"on": "Kinesis", "do": "partly", "share": 0.3}
+    for death in ("die_after", "die_before"):
+        trial.fleet.start({"on": "Kinesis", "do": death, "nth": 2, "times": 1}, refusing).wait()
+    with trial.fleet.worker(refusing):
+        trial.wait(patience_s=90.0)
+        books = trial.check()
+    features = len({record["properties"]["feature_id"] for record in books.records[request["jobId"]]})
+    assert 1 <= books.copies() <= 1 + 2 * batch / features
+
+
+def test_a_feature_that_no_record_holds_makes_the_job_partial_and_is_named(trial):
+    """T13. S3 has it all the same."""
+    model = trial.model(bytes_per_feature={5: 250_000}, features_per_tile={5: 1})
+    request = trial.request(model, "one")
+    trial.submit(request, ends="PARTIAL")
+    # A stream's limit is 1 MiB at least, and no feature that the table holds is as long.
+    with trial.fleet.worker({"on": "DescribeStreamSummary", "do": "limit", "kib": 100}):
+        trial.wait()
+        books = trial.check()
+    (failed,) = books.images[request["jobId"]]["sink_errors"].values()
+    image = books.images[request["jobId"]]
+    missing = [json.loads(text) for tile in books.tiles[request["jobId"]] for text in tile["features"]]
+    assert "S3" in " ".join(image["sinks_done"])
+    streamed = {record["properties"]["feature_id"] for record in books.records[request["jobId"]]}
+    assert len(streamed) == len(missing) - 1
+    named = re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", failed)
+    assert len(named) == 1
+    assert not streamed.intersection(named)
+
+
+def test_a_bucket_that_is_away_for_a_while_is_waited_for(trial, outage, is_long):
+    """T14."""
+    model = trial.model()
+    trial.submit(trial.request(model, "one"))
+    rule = {"on": "S3", "do": "refuse", "code": "ServiceUnavailable", "status": 503, "while": str(outage)}
+    with trial.fleet.worker(rule):
+        # Shorter than the tries of one call, or longer: then the output is tried again after 20 seconds.
+        trial.wait_for_fault(6 if is_long else 2, on="S3")
+        if is_long:
+            time.sleep(30)
+        outage.unlink()
+        trial.wait()
+        trial.check()
+
+
+@pytest.mark.parametrize(("outputs", "status"), [(2, "PARTIAL"), (1, "FAILED")])
+def test_a_bucket_that_refuses_for_good_ends_the_job_with_the_reason(trial, outputs, status):
+    """T14: with the stream complete it is PARTIAL; where the bucket is the only output, FAILED."""
+    model = trial.model()
+    request = trial.request(model, "one")
+    request["outputs"] = request["outputs"][:outputs]
+    job_id = trial.submit(request, ends=status)
+    begun = time.monotonic()
+    with trial.fleet.worker({"on": "S3", "do": "refuse", "code": "AccessDenied", "status": 403}):
+        trial.wait()
+        assert time.monotonic() - begun <= 60
+        trial.check()
+    assert trial.site.data_plane.result_bucket in trial.site.last_event(job_id).message
+
+
+def test_a_topic_that_is_away_for_the_whole_job_changes_nothing_but_the_news(trial, outage, is_long):
+    """T16; in the short form with an error that botocore does not retry."""
+    model = trial.model()
+    job_id = trial.submit(trial.request(model, "small"))
+    error = {"code": "InternalError", "status": 500} if is_long else {"code": "AuthorizationError", "status": 403}
+    away = {"do": "refuse", "while": str(outage), **error}
+    with trial.fleet.worker({"on": ["publish", "G4-publish"], **away}) as worker:
+        (image,) = eventually(lambda: ended_images(trial))
+        assert image["image_status"]["S"] == "SUCCESS"
+        assert "status_outbox" in image
+        assert trial.site.statuses(job_id) == []
+        assert len(trial.site.open_jobs()) == 1
+        outage.unlink()
+        restored = time.monotonic()
+        trial.wait()
+        # Two sweeps of half a second, and the publishing that was under way when the topic came back.
+        assert time.monotonic() - restored <= (30 if is_long else 5)
+        trial.check()
+        assert worker.exit_code is None
+
+
+def ended_images(trial):
+    return [row for row in trial.site.rows("JOB_TABLE") if "end_time" in row]

@@ -1,0 +1,106 @@
+"""What goes wrong in a world, and how often: the profiles."""
+
+import dataclasses
+import math
+
+
+@dataclasses.dataclass(frozen=True)
+class Faults:
+    """Probabilities, each for one send of one call unless it says otherwise; all of them end after ``until_s``.
+
+    Attributes:
+        error: the service refuses, or is not reached.
+        lost_reply: the service did it, and the caller never hears.
+        crash_before, crash_after: the process dies on either side of the effect.
+        pause: the process stands still for 20 to 200 s.
+        stall: this one call takes that long, and the rest of the process goes on.
+        conflict: a transaction meets another one on its item.
+        unprocessed: an item of a batch is handed back.
+        duplicate, loss: of a message that is sent. early: of a message received, it is seen again within 2 s.
+        refused_record: of a record for Kinesis.
+        busy: of a model call, the endpoint refuses. stumble: it fails in a way that another call mends.
+        kill, spot: of a worker, each 10 s: SIGKILL, or SIGTERM and SIGKILL 30 s later.
+        skew_s: how far a worker's clock is off, at most.
+        is_resubmitted: of a job, its message is sent again, after one of ``resubmission_s``.
+        has_bad_tiles: a tenth of the tiles is refused by the model for good.
+        poison: what kills every worker that touches it: "", "tile", "plan" or "aggregation", of the first job.
+    """
+
+    until_s: float = 3000.0
+    error: float = 0.02
+    lost_reply: float = 0.03
+    crash_before: float = 0.002
+    crash_after: float = 0.004
+    pause: float = 0.0015
+    stall: float = 0.0015
+    conflict: float = 0.05
+    unprocessed: float = 0.05
+    duplicate: float = 0.05
+    loss: float = 0.02
+    early: float = 0.1
+    refused_record: float = 0.1
+    busy: float = 0.1
+    stumble: float = 0.01
+    kill: float = 0.01
+    spot: float = 0.02
+    skew_s: float = 30.0
+    is_resubmitted: float = 0.4
+    resubmission_s: tuple[float, ...] = (5.0, 100.0, 1000.0)
+    has_bad_tiles: bool = True
+    poison: str = ""
+    job_deadline_s: float = 86_400.0
+    horizon_s: float = 20_000.0
+
+
+HARD = Faults()
+CALM = Faults(
+    until_s=math.inf,
+    error=0.0,
+    lost_reply=0.0,
+    crash_before=0.0,
+    crash_after=0.0,
+    pause=0.0,
+    stall=0.0,
+    conflict=0.0,
+    unprocessed=0.0,
+    duplicate=0.0,
+    loss=0.0,
+    early=0.0,
+    refused_record=0.0,
+    busy=0.0,
+    stumble=0.0,
+    kill=0.0,
+    spot=0.0,
+    skew_s=0.0,
+    is_resubmitted=0.0,
+    has_bad_tiles=False,
+)
+# Fewer deaths, so that what is looked for is not hidden by them.
+_FEW_DEATHS = {"crash_before": 0.0003, "crash_after": 0.0006, "kill": 0.001, "spot": 0.002}
+
+PROFILES = {
+    "calm": CALM,
+    "hard": HARD,
+    "zombie": dataclasses.replace(HARD, pause=0.01, stall=0.01, skew_s=120.0, early=0.5, kill=0.002, spot=0.004),
+    "lossy": dataclasses.replace(
+        HARD,
+        lost_reply=0.2,
+        error=0.05,
+        pause=0.0,
+        stall=0.0,
+        kill=0.0,
+        spot=0.0,
+        crash_before=0.0005,
+        crash_after=0.002,
+    ),
+    "sqs": dataclasses.replace(HARD, loss=0.3, duplicate=0.3, early=0.5),
+    "outage": dataclasses.replace(
+        HARD, busy=1.0, until_s=3600.0, kill=0.002, spot=0.004, crash_before=0.0005, crash_after=0.001
+    ),
+    "poison-tile": dataclasses.replace(HARD, poison="tile", **_FEW_DEATHS),
+    "poison-plan": dataclasses.replace(HARD, poison="plan", **_FEW_DEATHS),
+    "poison-aggregation": dataclasses.replace(HARD, poison="aggregation", **_FEW_DEATHS),
+    "dead": dataclasses.replace(
+        CALM, busy=1.0, error=0.01, lost_reply=0.01, kill=0.002, job_deadline_s=6000.0, horizon_s=30_000.0
+    ),
+}

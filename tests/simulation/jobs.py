@@ -1,0 +1,103 @@
+"""What the world's jobs are: images of so many regions with so many tiles each, and a model that has moods."""
+
+import dataclasses
+import json
+import random
+import zlib
+from typing import Any
+
+from .services import model_error
+
+REGION_PX = 720
+ENDPOINT = "ships"
+STREAM = "records"
+BUCKET = "results"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One job of one image, ``regions * tiles`` tiles in a row from left to right."""
+
+    job_id: str
+    regions: int
+    tiles: int
+    is_unreadable: bool
+
+    @property
+    def url(self) -> str:
+        return f"s3://images/{self.job_id}.tif"
+
+    @property
+    def image_id(self) -> str:
+        return f"{self.job_id}:{self.url}"
+
+    @property
+    def width(self) -> int:
+        return REGION_PX * self.regions
+
+    @property
+    def columns(self) -> list[int]:
+        """Where each tile begins."""
+        return list(range(0, self.width, REGION_PX // self.tiles))
+
+    @property
+    def result_key(self) -> str:
+        return f"{self.job_id}/{self.job_id}.geojson"
+
+    def is_bad(self, column: int) -> bool:
+        """Return True for a tile that the model refuses for good, where a world has such tiles."""
+        return zlib.crc32(f"{self.url}{column}".encode()) % 11 == 0
+
+    def message(self) -> str:
+        """Return the request as its sender puts it on the queue."""
+        request: dict[str, Any] = {
+            "jobId": self.job_id,
+            "imageUrls": [self.url],
+            "imageProcessor": {"name": ENDPOINT, "type": "SM_ENDPOINT"},
+            "imageProcessorTileSize": REGION_PX // self.tiles,
+            "imageProcessorTileOverlap": 0,
+            "imageProcessorTileFormat": "PNG",
+            "imageProcessorTileCompression": "NONE",
+            "postProcessing": [],
+            "outputs": [
+                {"type": "S3", "bucket": BUCKET, "prefix": self.job_id},
+                {"type": "Kinesis", "stream": STREAM, "batchSize": 4},
+            ],
+        }
+        return json.dumps(request)
+
+
+def random_jobs(rng: random.Random, count: int) -> list[Job]:
+    """Return so many jobs, a few of them with an image that nobody can read."""
+    return [
+        Job(f"job-{number}", rng.randint(1, 6), rng.randint(1, 6), is_unreadable=rng.random() < 0.08)
+        for number in range(count)
+    ]
+
+
+class Model:
+    """Answers each call otherwise: other features, and another number of them. Remembers what it said."""
+
+    def __init__(self, rng: random.Random, jobs: dict[str, Job], has_bad_tiles: bool) -> None:
+        self._rng = rng
+        self._jobs = jobs
+        self._has_bad_tiles = has_bad_tiles
+        self.answers: list[int] = []
+
+    def answer(self, tile: bytes) -> bytes:
+        url, column = tile.decode().split("|")
+        if self._has_bad_tiles and self._jobs[url].is_bad(int(column)):
+            if self._rng.random() < 0.5:
+                raise model_error(400)
+            return b'{"error": "no detections"}'
+        count = self._rng.choice((0, 1, 2, 3, 5))
+        call = len(self.answers)
+        self.answers.append(count)
+        features = ",".join(_FEATURE % f"{url}|{column}|{call}|{ordinal}" for ordinal in range(count))
+        return f'{{"type":"FeatureCollection","features":[{features}]}}'.encode()
+
+
+_FEATURE = (
+    '{"type":"Feature","geometry":{"type":"Point","coordinates":[0,0]},"properties":{"imageBBox":[1,2,7,9],'
+    '"featureClasses":[{"iri":"ship","score":0.9}],"token":"%s"}}'
+)

@@ -1,0 +1,277 @@
+"""The protocol with one guard taken away at a time: the oracle has to notice, or it is not worth much.
+
+A mutant replaces a few attributes of production objects. It names the profile in which its guard matters; some make
+one fault of it more frequent, so that few worlds are enough.
+"""
+
+import dataclasses
+import random
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from aws.osml.model_runner import image_completion, job_sweeper, region_request_handler, region_work
+from aws.osml.model_runner.database import job_ledger, region_request_table
+from aws.osml.model_runner.database.ddb_helper import DDBHelper
+from aws.osml.model_runner.database.feature_table import FeatureTable
+from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
+from aws.osml.model_runner.database.job_table import JobTable
+from aws.osml.model_runner.database.region_request_table import RegionRequestTable
+from aws.osml.model_runner.exceptions import ConditionNotMetError
+from aws.osml.model_runner.image_completion import ImageCompletion
+from aws.osml.model_runner.job_sweeper import JobSweeper
+from aws.osml.model_runner.lease_keeper import LeaseKeeper
+from aws.osml.model_runner.region_work import RegionWork
+from aws.osml.model_runner.sink import kinesis_sink
+
+from .faults import PROFILES, Faults
+
+Replacement = tuple[Any, str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """What is replaced, and the world in which that shows.
+
+    ``is_harmless`` is one that costs work and breaks nothing. ``seeds`` is how many worlds may be tried.
+    """
+
+    name: str
+    replacements: Callable[[], list[Replacement]]
+    profile: str = "hard"
+    more: dict[str, Any] = dataclasses.field(default_factory=dict)
+    seeds: int = 40
+    is_harmless: bool = False
+
+    @property
+    def faults(self) -> Faults:
+        return dataclasses.replace(PROFILES[self.profile], **self.more)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Have production code without the guard."""
+        with ExitStack() as stack:
+            for thing, name, value in self.replacements():
+                stack.enter_context(patch.object(thing, name, value))
+            yield
+
+
+def _nothing(*_: Any, **__: Any) -> None:
+    """Do nothing where something was done."""
+
+
+def _never(*_: Any, **__: Any) -> bool:
+    return False
+
+
+def _write(table: DDBHelper, write: dict[str, Any], condition: str = "") -> None:
+    """Do one write of a transaction by itself, under another condition or none."""
+    update = write["Update"]
+    named = set(re.findall(r":\w+", f"{update['UpdateExpression']} {condition}"))
+    values = {name: value for name, value in update["ExpressionAttributeValues"].items() if name in named}
+    table.update(update["Key"], update["UpdateExpression"], values, condition or None)
+
+
+# R3 ---------------------------------------------------------------------------------------------------------------
+
+
+def _plain_counters() -> list[Replacement]:
+    def end_region(
+        self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None
+    ) -> bool:
+        _write(self, self._end_write(claim, status, good, bad, message))
+        _write(job_table, region_request_table._count_write("", claim.item, status, len(good), len(bad)))
+        return True
+
+    return [(RegionRequestTable, "end_region", end_region)]
+
+
+def _row_then_counter() -> list[Replacement]:
+    def end_region(
+        self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None
+    ) -> bool:
+        write = self._end_write(claim, status, good, bad, message)
+        try:
+            _write(self, write, write["Update"]["ConditionExpression"])
+        except ConditionNotMetError:
+            return False
+        _write(job_table, region_request_table._count_write("", claim.item, status, len(good), len(bad)))
+        return True
+
+    return [(RegionRequestTable, "end_region", end_region)]
+
+
+# T1 ---------------------------------------------------------------------------------------------------------------
+
+
+def _random_keys() -> list[Replacement]:
+    original, rng = FeatureTable._tile_row_key, random.Random(1)
+
+    def row_key(self: Any, key: Any) -> dict[str, str]:
+        names = original(self, key)
+        return names | {"range_key": f"{names['range_key']}#{rng.random()}"}
+
+    return [(FeatureTable, "_tile_row_key", row_key)]
+
+
+def _tile_overwrite() -> list[Replacement]:
+    def put(self: Any, item: Any, condition: Any = None, values: Any = None) -> None:
+        DDBHelper.put(self, item)
+
+    return [(FeatureTable, "put", put)]
+
+
+class _SameBits:
+    def __init__(self, rng: random.Random) -> None:
+        self.uniform = rng.uniform
+
+    def getrandbits(self, _count: int) -> int:
+        return 0
+
+
+def _chunks_without_token() -> list[Replacement]:
+    original = FeatureTable.__init__
+
+    def init(self: Any, *arguments: Any, **named: Any) -> None:
+        original(self, *arguments, **named)
+        self._rng = _SameBits(self._rng)
+
+    return [(FeatureTable, "__init__", init)]
+
+
+# G1 to G5 ---------------------------------------------------------------------------------------------------------
+
+
+def _terminal_without_fence() -> list[Replacement]:
+    def end(self: Any, image_id: str, fence: int, status: Any, message: str, sink_errors: Any = None) -> Any:
+        return self._end(image_id, self._terminal_values(status, message), "attribute_exists(image_id)")
+
+    return [(JobTable, "end_aggregation", end)]
+
+
+def _aggregation_without_count() -> list[Replacement]:
+    return [(JobTable, "is_image_request_complete", staticmethod(lambda item: item.region_count is not None))]
+
+
+def _no_outbox() -> list[Replacement]:
+    original = JobTable._end
+
+    def end(self: Any, image_id: str, values: dict[str, Any], condition: str, extra: str = "") -> Any:
+        item = original(self, image_id, values | {":outbox": {}}, condition, extra)
+        if item is not None:
+            item.status_outbox = values[":outbox"]
+        return item
+
+    return [(JobTable, "_end", end)]
+
+
+def _closed_before_published() -> list[Replacement]:
+    original = ImageCompletion.close
+
+    def close(self: Any, job: Any) -> None:
+        self._ledger.close(job)
+        original(self, job)
+
+    return [(ImageCompletion, "close", close)]
+
+
+def _close_of_any_generation() -> list[Replacement]:
+    def close(self: Any, image: Any) -> None:
+        self.delete({"endpoint_id": image.model_name, "job_id": job_ledger.ledger_key(image)})
+
+    return [(OutstandingJobsTable, "close", close)]
+
+
+def _outbox_of_any_generation() -> list[Replacement]:
+    def clear(self: Any, image_id: str, generation: int = 0) -> None:
+        self.update({"image_id": image_id}, "REMOVE status_outbox", {}, "attribute_exists(image_id)")
+
+    return [(JobTable, "clear_outbox", clear)]
+
+
+# Reads, attempts and caps -----------------------------------------------------------------------------------------
+
+
+class _Eventually:
+    def __init__(self, api: Any) -> None:
+        self._api = api
+
+    def __getattr__(self, operation: str) -> Any:
+        call = getattr(self._api, operation)
+
+        def careless(**request: Any) -> Any:
+            request.pop("ConsistentRead", None)
+            for wanted in request.get("RequestItems", {}).values():
+                if isinstance(wanted, dict):
+                    wanted.pop("ConsistentRead", None)
+            return call(**request)
+
+        return careless
+
+
+def _eventual_reads() -> list[Replacement]:
+    api = property(lambda self: _Eventually(self.client.meta.client))
+    return [(DDBHelper, "_api", api)]
+
+
+def _backoffs_are_attempts() -> list[Replacement]:
+    def release(self: Any, claim: Any, not_before: float = 0.0, is_backoff: bool = False) -> bool:
+        values = {":zero": 0, ":not_before": not_before, ":backoff": int(is_backoff)}
+        expression = "SET lease_until = :zero, not_before = :not_before ADD backoffs :backoff"
+        return bool(self._while_ours(claim, expression, values))
+
+    return [(RegionRequestTable, "release", release)]
+
+
+def _no_shuffle() -> list[Replacement]:
+    def run_tiles(self: Any, run: Any, steps: Any, tiles: Any, item: Any) -> None:
+        # The tile that kills is the last of the plan; without the shuffle it is always the first to be begun here.
+        for tile in reversed(tiles):
+            self._context.pipeline.run(run, steps, [tile])
+
+    return [(region_work.RegionWork, "_run_tiles", run_tiles)]
+
+
+# Worlds in which workers sleep through the end of what they hold.
+_SLOW = {"stall": 0.3, "pause": 0.0, "kill": 0.0}
+_SLOW_AND_SENT_AGAIN = _SLOW | {"is_resubmitted": 1.0, "resubmission_s": (400.0, 500.0, 600.0, 700.0, 800.0, 900.0)}
+
+MUTANTS = [
+    Mutant("plain counters", _plain_counters),
+    Mutant("row then counter", _row_then_counter),
+    Mutant("random feature keys", _random_keys),
+    Mutant("tile overwrite", _tile_overwrite, "zombie"),
+    Mutant("chunks without token", _chunks_without_token, "zombie"),
+    Mutant("terminal write without fence", _terminal_without_fence, "zombie", _SLOW),
+    Mutant("aggregation without count", _aggregation_without_count),
+    Mutant("no sweeper", lambda: [(JobSweeper, "sweep", _nothing)]),
+    Mutant("no second send", lambda: [(JobSweeper, "_send_again", _nothing)], "sqs"),
+    Mutant("no outbox", _no_outbox, more={"crash_after": 0.02, "error": 0.3}),
+    Mutant("closed before published", _closed_before_published, more={"crash_before": 0.02, "crash_after": 0.02}),
+    Mutant("close of any generation", _close_of_any_generation, "zombie", _SLOW_AND_SENT_AGAIN),
+    Mutant("outbox of any generation", _outbox_of_any_generation, "zombie", _SLOW_AND_SENT_AGAIN),
+    Mutant("Kinesis refusals ignored", lambda: [(kinesis_sink, "refused", lambda *_: [])]),
+    Mutant("eventually consistent reads", _eventual_reads),
+    Mutant("back-offs are attempts", _backoffs_are_attempts, "outage"),
+    Mutant("no plan cap", lambda: [(job_sweeper, "is_poison", _never)], "poison-plan", {"horizon_s": 9000.0}),
+    Mutant(
+        "no region cap", lambda: [(region_request_handler, "is_poison", _never)], "poison-tile", {"horizon_s": 9000.0}
+    ),
+    Mutant(
+        "no aggregation cap",
+        lambda: [(image_completion, "is_poison", _never)],
+        "poison-aggregation",
+        {"horizon_s": 9000.0},
+    ),
+    Mutant(
+        "no time gate",
+        lambda: [(region_request_handler, "POISON_REGION_S", 0.0)],
+        "lossy",
+        {"crash_before": 0.03, "crash_after": 0.03},
+    ),
+    Mutant("no other order", _no_shuffle, "poison-tile"),
+    Mutant("no heartbeat", lambda: [(LeaseKeeper, "_renew", _nothing)], is_harmless=True),
+    Mutant("no resume", lambda: [(RegionWork, "committed", lambda *_: {})], is_harmless=True),
+]

@@ -1,0 +1,27 @@
+"""Each guard of the protocol is needed: without it, the oracle finds something within a few worlds."""
+
+import pytest
+
+from simulation.mutants import MUTANTS, Mutant
+from simulation.oracle import violations
+from simulation.world import Laboratory
+
+
+def first_violations(mutant: Mutant) -> list[str]:
+    with Laboratory() as laboratory, mutant.applied():
+        for seed in range(mutant.seeds):
+            if found := violations(laboratory.run(seed, mutant.faults)):
+                return found
+    return []
+
+
+@pytest.mark.parametrize("mutant", [mutant for mutant in MUTANTS if not mutant.is_harmless], ids=lambda m: m.name)
+def test_a_missing_guard_is_noticed(mutant):
+    found = first_violations(mutant)
+    assert found, f"{mutant.seeds} worlds without '{mutant.name}', and nothing is wrong"
+    assert not [text for text in found if text.startswith("unforeseen error")], found
+
+
+@pytest.mark.parametrize("mutant", [mutant for mutant in MUTANTS if mutant.is_harmless], ids=lambda m: m.name)
+def test_what_only_saves_work_can_be_missed(mutant):
+    assert first_violations(mutant) == []

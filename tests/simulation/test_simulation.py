@@ -1,0 +1,72 @@
+"""The production protocol in worlds that go wrong: whatever happens in them, the oracle finds nothing."""
+
+import pytest
+
+from simulation import run
+from simulation.faults import PROFILES
+from simulation.oracle import violations
+from simulation.world import Laboratory, run_world
+
+# So many worlds of each profile; `run.py --seeds 10000` runs more of them.
+WORLDS = {
+    "calm": 10,
+    "hard": 60,
+    "zombie": 60,
+    "lossy": 50,
+    "sqs": 50,
+    "outage": 4,
+    "poison-tile": 8,
+    "poison-plan": 6,
+    "poison-aggregation": 6,
+    "dead": 3,
+}
+
+
+@pytest.mark.parametrize("profile", WORLDS)
+def test_every_job_ends_exactly_once_whatever_dies(profile):
+    with Laboratory() as laboratory:
+        for seed in range(WORLDS[profile]):
+            found = violations(laboratory.run(seed, PROFILES[profile]))
+            assert not found, f"{found}\nsee it again: {run.replay_command(seed, profile)}"
+
+
+def test_nothing_is_done_twice_when_nothing_goes_wrong():
+    tally = run.Tally()
+    with Laboratory() as laboratory:
+        for seed in range(10):
+            tally.add(seed, laboratory.run(seed, PROFILES["calm"]))
+    assert (tally.calls, tally.records) == (tally.tiles, tally.distinct_records)
+
+
+def test_an_endpoint_that_refuses_for_an_hour_is_called_no_more_than_ten_times_for_each_tile():
+    tally = run.Tally()
+    with Laboratory() as laboratory:
+        for seed in range(4):
+            tally.add(seed, laboratory.run(seed, PROFILES["outage"]))
+    assert tally.calls <= 10 * tally.tiles
+    assert tally.slowest_s <= 3600 + 400
+
+
+@pytest.mark.parametrize("profile", ["hard", "sqs"])
+def test_a_seed_is_always_the_same_world(profile):
+    first, second = run_world(7, profile), run_world(7, profile)
+    assert first.scheduler.now == second.scheduler.now
+    assert first.rng.random() == second.rng.random()
+
+
+def test_faults_happen():
+    tally = run.Tally()
+    with Laboratory() as laboratory:
+        for seed in range(12):
+            tally.add(seed, laboratory.run(seed, PROFILES["hard"]))
+    probabilities = {name for name in vars(PROFILES["hard"]) if isinstance(getattr(PROFILES["hard"], name), float)}
+    expected = probabilities - {"until_s", "skew_s", "is_resubmitted", "job_deadline_s", "horizon_s"}
+    assert set(tally.faults) == expected
+
+
+def test_the_shares_of_a_long_run_are_whole():
+    counts: dict[str, int] = {}
+    for profile, seeds in run.tasks(10_000, list(run.SHARES)):
+        counts[profile] = counts.get(profile, 0) + len(seeds)
+    assert sum(counts.values()) == 10_000
+    assert set(counts) == set(run.SHARES)

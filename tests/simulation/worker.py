@@ -1,0 +1,301 @@
+"""One worker: the production daemon's own parts, with greenlets for its threads and the world behind its ports."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, Protocol
+
+from aws.osml.model_runner.app_config import ServiceConfig
+from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.model_runner.inference.sm_detector import SMDetector
+from aws.osml.model_runner.lease_keeper import Lease, LeaseKeeper
+from aws.osml.model_runner.model_runner import ModelRunner
+from aws.osml.model_runner.queue_consumer import QueueConsumer
+from aws.osml.model_runner.raster import RasterSettings
+from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadImageException
+from aws.osml.model_runner.sink import KinesisSink, S3Sink, Sink, SinkFactory
+from aws.osml.model_runner.tile_worker.pipeline import TilePipeline, _TileOnItsWay
+from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile, TileSteps
+from aws.osml.model_runner.worker_context import WorkerContext
+
+from .jobs import Job
+from .ports import Clients, Port
+from .scheduler import Event, Mutex, Process, Scheduler, Semaphore
+from .services import Chance
+
+_CALLERS = 3
+# Small enough that a result of a few features goes up in parts now and then.
+_PART_BYTES = 4000
+
+
+class Surroundings(Protocol):
+    """What a worker finds in its world."""
+
+    scheduler: Scheduler
+    chance: Chance
+    config: ServiceConfig
+    twins: dict[str, Any]
+    jobs: dict[str, Job]
+
+    def is_poison(self, kind: str, job: Job, column: int = 0) -> bool: ...
+
+
+class _Pool:
+    """An executor whose threads are greenlets."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.running = 0
+
+    def submit(self, work: Callable[..., None], *arguments: Any) -> "_Future":
+        future = _Future()
+        self.running += 1
+
+        def run() -> None:
+            try:
+                work(*arguments)
+            finally:
+                self.running -= 1
+                future.finish()
+
+        self._process.spawn(run)
+        return future
+
+
+class _Future:
+    def __init__(self) -> None:
+        self._callbacks: list[Callable[[Any], None]] = []
+
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        self._callbacks.append(callback)
+
+    def finish(self) -> None:
+        for callback in self._callbacks:
+            callback(self)
+
+
+class _InOrder(dict[Any, None]):
+    """A set that keeps the order in which things came, so that a seed always means the same."""
+
+    def add(self, thing: Any) -> None:
+        self[thing] = None
+
+    def discard(self, thing: Any) -> None:
+        self.pop(thing, None)
+
+
+class _Leases(LeaseKeeper):
+    def __init__(self, scheduler: Scheduler, process: Process, interval_s: float, stall_s: float) -> None:
+        super().__init__(interval_s, stall_s, process.now, on_stall=lambda _lease: process.die())
+        self._scheduler = scheduler
+        self._process = process
+        self._stopped: Any = Event(scheduler)
+        self._leases: Any = _InOrder()
+
+    @contextmanager
+    def keep(self, lease: Lease) -> Iterator[Lease]:
+        lease.renewing = Mutex(self._scheduler)  # type: ignore[assignment]
+        with super().keep(lease):
+            yield lease
+
+    def start(self) -> None:
+        self._process.spawn(self._beat)
+
+
+class _Next:
+    """A stage's queue that nobody waits in: what is put goes on at once."""
+
+    def __init__(self, go_on: Callable[[_TileOnItsWay], None]) -> None:
+        self._go_on = go_on
+
+    def put(self, item: _TileOnItsWay, _size: int = 0) -> None:
+        self._go_on(item)
+
+
+class _Pipeline(TilePipeline):
+    """The production stages, each tile passing them in one greenlet, a few tiles at a time."""
+
+    def __init__(self, scheduler: Scheduler, process: Process) -> None:
+        self._scheduler = scheduler
+        self._process = process
+        self._finished: list[Event] = []
+        self._to_detect: Any = _Next(lambda item: self._advance(item, self._detect))
+        self._to_store: Any = _Next(lambda item: self._advance(item, self._locate_and_store))
+
+    def run(self, run: RegionRun, steps: TileSteps, tiles: Iterable[Tile]) -> None:
+        waiting = list(tiles)
+        waiting.reverse()
+        callers = min(_CALLERS, len(waiting))
+        if not waiting:
+            return
+        finished = Event(self._scheduler)
+
+        def call() -> None:
+            nonlocal callers
+            while waiting and run.enter():
+                self._advance(_TileOnItsWay(run, steps, waiting.pop()), self._cut)
+            callers -= 1
+            if callers == 0:
+                finished.set()
+
+        for _ in range(callers):
+            self._process.spawn(call)
+        self._finished.append(finished)
+        finished.wait()
+        self._finished.remove(finished)
+
+    def give_up(self) -> None:
+        """Wait no longer for tiles in flight, as a run does when the process stops."""
+        for finished in self._finished:
+            finished.set()
+
+
+class _Source:
+    """An opened image."""
+
+    height = 16
+    band_count = 1
+    data_type = "Byte"
+    driver_name = "GTIFF"
+    extension = "TIFF"
+    sensor_model = None
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.width = job.width
+        self.etag = job.job_id
+
+
+class _Images:
+    """The images of the world's jobs; opening one is a call that may go wrong."""
+
+    def __init__(self, world: Surroundings, port: Port, process: Process) -> None:
+        self._world = world
+        self._port = port
+        self._process = process
+
+    @contextmanager
+    def lend(self, url: str, role: str | None = None) -> Iterator[_Source]:
+        job = self._world.jobs[url]
+        try:
+            self._port.call("head_object", lambda: True, {}, 1)
+        except Exception as err:
+            raise ImageUnreachableError("the bucket does not answer") from err
+        if self._world.is_poison("plan", job):
+            self._process.die()
+        if job.is_unreadable:
+            raise LoadImageException("no image")
+        yield _Source(job)
+
+
+class _Encoder:
+    def __init__(self, world: Surroundings, process: Process, source: _Source, *_: object) -> None:
+        self._world = world
+        self._process = process
+        self._job = source.job
+
+    def encode(self, tile: ImageRegion) -> bytes:
+        if self._world.is_poison("tile", self._job, tile.origin.col):
+            self._process.die()
+        return f"{self._job.url}|{tile.origin.col}".encode()
+
+
+class _NoMetrics:
+    """Measures nothing."""
+
+    def record(self, *_: Any, **__: Any) -> None: ...
+
+    def timed(self, *_: Any, **__: Any) -> AbstractContextManager[None]:
+        return _NOTHING
+
+    def flush(self) -> None: ...
+
+
+_NOTHING = nullcontext()
+
+
+class _Context(WorkerContext):
+    def detector_for(self, request: Any) -> Any:
+        client = self.clients.client("sagemaker-runtime")
+        return SMDetector(request.model_name, client=client, tile_format=str(request.tile_format))
+
+
+class Worker:
+    """A process that runs a ``ModelRunner``."""
+
+    def __init__(self, world: Surroundings, name: str, skew_s: float) -> None:
+        self._scheduler = world.scheduler
+        self._world = world
+        self.process = Process(world.scheduler, name, skew_s)
+        port = Port(world.scheduler, world.chance, self.process)
+        self._clients = Clients(world.twins, port, world.chance)
+        self._pipeline = _Pipeline(world.scheduler, self.process)
+        self._runner = ModelRunner(config=world.config, context=self._context(name, port))
+        for monitor in (self._runner.image_status_monitor, self._runner.region_status_monitor):
+            monitor.sns_helper.sns_client = self._clients.client("sns")
+        self._pools = [self._as_fibers(consumer) for consumer in self._runner._consumers()]
+        self._runner.context.leases.start()
+        self.process.spawn(self._runner._sweep)
+
+    @property
+    def is_stopping(self) -> bool:
+        return self._runner.context.stopping.is_set()
+
+    def terminate(self) -> None:
+        """Send SIGTERM: begin nothing more, give back what cannot be ended, and exit."""
+        self._runner.stop()
+        budget_s = self._world.config.shutdown_budget_s
+        self._scheduler.at(budget_s / 2, self._pipeline.give_up)
+        self.process.spawn(lambda: self._drain(budget_s))
+
+    def _drain(self, budget_s: float) -> None:
+        ends = self._scheduler.now + budget_s
+        while any(pool.running for pool in self._pools) and self._scheduler.now < ends:
+            self._scheduler.sleep(0.5)
+        self.process.kill()
+
+    def _as_fibers(self, consumer: QueueConsumer) -> _Pool:
+        slots = consumer._slots._value  # type: ignore[attr-defined]  # how many, before any is taken
+        consumer._slots = Semaphore(self._scheduler, slots)  # type: ignore[assignment]
+        pool = _Pool(self.process)
+        consumer._pool = pool  # type: ignore[assignment]
+        self.process.spawn(consumer._receive)
+        return pool
+
+    def _context(self, name: str, port: Port) -> WorkerContext:
+        world, process = self._world, self.process
+        config = world.config
+        return _Context(
+            config=config,
+            clients=self._clients,  # type: ignore[arg-type]
+            raster_settings=_RASTER,
+            images=_Images(world, port, process),  # type: ignore[arg-type]
+            pipeline=self._pipeline,
+            leases=_Leases(world.scheduler, process, config.region_lease_s / 3, config.tile_stall_s),
+            metrics=_NoMetrics(),  # type: ignore[arg-type]
+            owner=name,
+            now=process.now,
+            sleep=world.scheduler.sleep,
+            rng=world.scheduler.rng,
+            make_sinks=self._make_sinks,
+            read_all=port.read_together,
+            make_encoder=functools.partial(_Encoder, world, process),  # type: ignore[arg-type]
+            stopping=Event(world.scheduler),  # type: ignore[arg-type]
+        )
+
+    def _make_sinks(self, outputs: list[dict[str, Any]]) -> list[Sink]:
+        """Make the sinks that production makes, with this process's clients."""
+        job = next(job for job in self._world.jobs.values() if job.job_id == outputs[0]["prefix"])
+        if self._world.is_poison("aggregation", job):
+            self.process.die()
+        sinks = SinkFactory.outputs_to_sinks(outputs)
+        for sink in sinks:
+            if isinstance(sink, S3Sink):
+                sink._client, sink.part_bytes = self._clients.client("s3"), _PART_BYTES
+            elif isinstance(sink, KinesisSink):
+                sink._client, sink._sleep = self._clients.client("kinesis"), self._scheduler.sleep
+                sink._rng = self._scheduler.rng
+        return sinks
+
+
+_RASTER = RasterSettings()

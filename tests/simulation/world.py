@@ -1,0 +1,281 @@
+"""A world: its services, its workers that come and go, its jobs; run from a seed until nothing is left to do."""
+
+import dataclasses
+import functools
+import itertools
+import math
+import sys
+from collections import Counter
+from contextlib import ExitStack
+from typing import Any
+from unittest.mock import patch
+
+from botocore.exceptions import BotoCoreError, ClientError
+from greenlet import getcurrent
+from structlog.contextvars import get_contextvars
+
+from aws.osml.model_runner import queue_consumer
+from aws.osml.model_runner.app_config import ServiceConfig
+from aws.osml.model_runner.database import feature_table
+from aws.osml.model_runner.exceptions import ModelRunnerError
+
+from .dynamodb import TABLE_NAMES, DynamoDB, Item, Write, worker_tables
+from .faults import PROFILES, Faults
+from .jobs import REGION_PX, Job, Model, random_jobs
+from .scheduler import START_S, Scheduler
+from .services import S3, SNS, SQS, Chance, Kinesis, Queue, SageMakerRuntime
+from .worker import Worker
+
+JOBS = 3
+WORKERS = 4
+TERMINAL = ("SUCCESS", "PARTIAL", "FAILED")
+
+_JANITOR_S = 10.0
+# How long a world goes on when its work is done: whoever slept through the end wakes up in it.
+_AFTERMATH_S = 250.0
+_PAGE_ITEMS = 5
+# Two features or three: many a tile needs overflow rows.
+_CHUNK_BYTES = 700
+_PARTITIONS = 7
+
+
+@functools.cache
+def worker_config(job_deadline_s: float) -> ServiceConfig:
+    url, topic = "https://sqs.us-west-2.amazonaws.com/123456789012", "arn:aws:sns:us-west-2:123456789012"
+    return ServiceConfig.from_environment(
+        {
+            "AWS_DEFAULT_REGION": "us-west-2",
+            **TABLE_NAMES,
+            "IMAGE_QUEUE": f"{url}/image",
+            "REGION_QUEUE": f"{url}/region",
+            "REGION_DLQ": f"{url}/region-dlq",
+            "IMAGE_STATUS_TOPIC": f"{topic}:image",
+            "REGION_STATUS_TOPIC": f"{topic}:region",
+            "WORKERS": "3",
+            "REGION_SIZE": f"({REGION_PX}, {REGION_PX})",
+            "JOB_DEADLINE_S": str(job_deadline_s),
+        }
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class StatusWrite:
+    """How an image ended, in one of its generations; ``end_time`` tells two writes of one status apart."""
+
+    image_id: str
+    generation: int
+    status: str
+    end_time: int
+
+
+def _end_in(row: Item) -> StatusWrite:
+    numbers = int(row.get("generation", 0)), int(row.get("end_time", 0))
+    return StatusWrite(str(row.get("image_id")), numbers[0], str(row.get("image_status")), numbers[1])
+
+
+class World:
+    """Everything that is there, and a record of what the oracle asks about."""
+
+    def __init__(self, seed: int, faults: Faults) -> None:
+        self.faults = faults
+        self.scheduler = Scheduler(seed)
+        self.rng = self.scheduler.rng
+        self.chance = Chance(self.scheduler, faults)
+        self.config = worker_config(faults.job_deadline_s)
+        specs = random_jobs(self.rng, JOBS)
+        self.jobs: dict[str, Job] = {job.url: job for job in specs}
+        self.poisoned = specs[0] if faults.poison else None
+        self.status_writes: list[StatusWrite] = []
+        self.surprises: list[str] = []
+        self.alarms: list[str] = []
+        # To which generation an image must come, because its request was sent again after it had not ended well.
+        self.generations_due: dict[str, int] = {}
+        self.deaths = Counter[str]()
+        self._make_services()
+        self._workers: list[Worker] = []
+        self._names = itertools.count()
+        self._unsent = 0
+        self.finished_at: float | None = None
+
+    def _make_services(self) -> None:
+        scheduler, chance = self.scheduler, self.chance
+        self.dynamodb = DynamoDB(
+            worker_tables(),
+            lambda: scheduler.now,
+            self.rng,
+            page_items=_PAGE_ITEMS,
+            max_item_bytes=None,
+            stale_probability=0.3,
+            unprocessed_probability=lambda: self.faults.unprocessed if chance.is_active else 0.0,
+        )
+        self.dynamodb.observers.append(self._note_write)
+        self.image_dlq = Queue("image-dlq", scheduler, chance)
+        self.region_dlq = Queue("region-dlq", scheduler, chance)
+        self.image_queue = Queue("image", scheduler, chance, 120, 20, self.image_dlq)
+        self.region_queue = Queue("region", scheduler, chance, 90, 50, self.region_dlq)
+        self.model = Model(self.rng, self.jobs, self.faults.has_bad_tiles)
+        self.sns, self.s3, self.kinesis = SNS(scheduler), S3(), Kinesis(chance)
+        self.runtime = SageMakerRuntime(chance, self.model.answer)
+        self.twins: dict[str, Any] = {
+            "dynamodb": self.dynamodb,
+            "sqs": SQS([self.image_queue, self.image_dlq, self.region_queue, self.region_dlq]),
+            "sns": self.sns,
+            "s3": self.s3,
+            "kinesis": self.kinesis,
+            "sagemaker-runtime": self.runtime,
+        }
+
+    def is_poison(self, kind: str, job: Job, column: int = 0) -> bool:
+        """Return True when a worker that does this now dies of it."""
+        is_it = job is self.poisoned and kind == self.faults.poison and (kind != "tile" or column == job.columns[-1])
+        if is_it:
+            self.deaths[kind] += 1
+        return is_it
+
+    def run(self) -> None:
+        """Let the jobs come, and the workers work, until all is done or the time is over."""
+        for job in self.jobs.values():
+            first_s = self.rng.uniform(0, 200)
+            times = [first_s]
+            if self.rng.random() < self.faults.is_resubmitted:
+                times.append(first_s + self.rng.choice(self.faults.resubmission_s))
+            for delay_s in times:
+                self._unsent += 1
+                self.scheduler.at(delay_s, functools.partial(self._submit, job))
+        self._look_after_workers()
+        try:
+            self.scheduler.run(START_S + self.faults.horizon_s)
+        finally:
+            self.scheduler.close()
+
+    @property
+    def is_dead(self) -> bool:
+        """True when the endpoint never answers, so that deadlines end the jobs."""
+        return self.faults.busy == 1.0 and self.faults.until_s == math.inf
+
+    @property
+    def is_done(self) -> bool:
+        """True when no job is open, and no message waits."""
+        open_jobs = [row for row in self.dynamodb.tables["outstanding"].items() if "request_payload" in row]
+        return not (self._unsent or open_jobs or self.image_queue.messages or self.region_queue.messages)
+
+    def durations(self) -> list[float]:
+        """Return how long each job took from its acceptance, or from when it was begun again, to its end."""
+        rows = self.dynamodb.tables["images"].items()
+        return [float(row["end_time"] - row["start_time"]) / 1000 for row in rows if "end_time" in row]
+
+    def _submit(self, job: Job) -> None:
+        self._unsent -= 1
+        row = self.dynamodb.tables["images"].item((job.image_id,))
+        if row is not None and row.get("image_status") in ("PARTIAL", "FAILED"):
+            self.generations_due[job.image_id] = int(row.get("generation", 0)) + 1
+        self.image_queue.put(job.message())
+
+    def _look_after_workers(self) -> None:
+        """Do what a container service does: take workers away, and start others in their place."""
+        if self.is_done:
+            self.finished_at = self.finished_at or self.scheduler.now
+            if self.scheduler.now > self.finished_at + (_AFTERMATH_S if self.faults.pause else _JANITOR_S):
+                self.scheduler.stop()
+                return
+        else:
+            self.finished_at = None
+            self._replace_workers()
+        self.scheduler.at(_JANITOR_S, self._look_after_workers)
+
+    def _replace_workers(self) -> None:
+        for worker in self._workers:
+            if not worker.process.is_alive:
+                continue
+            if not worker.is_stopping and self.chance.strikes("spot"):
+                worker.terminate()
+                self.scheduler.at(30.0, worker.process.kill)
+            if self.chance.strikes("kill"):
+                worker.process.kill()
+        self._workers = [worker for worker in self._workers if worker.process.is_alive]
+        for _ in range(WORKERS - sum(not worker.is_stopping for worker in self._workers)):
+            skew_s = self.rng.uniform(-self.faults.skew_s, self.faults.skew_s)
+            self._workers.append(Worker(self, f"worker-{next(self._names)}", skew_s))
+
+    def _note_write(self, write: Write) -> None:
+        if write.table != "images" or write.new is None:
+            return
+        old, end = _end_in(write.old or {}), _end_in(write.new)
+        if end.status in TERMINAL and end != old:
+            self.status_writes.append(end)
+
+    # Logs -----------------------------------------------------------------------------------------------------------
+
+    def note_exception(self) -> None:
+        """Remember an error that production code logged with its stack: only those of services and rules may happen."""
+        error = sys.exc_info()[1]
+        is_foreseen = isinstance(error, ModelRunnerError | ClientError | BotoCoreError)
+        if not is_foreseen or "ValidationException" in str(error):
+            self.surprises.append(f"{type(error).__name__}: {error}")
+
+
+class _QuietLogger:
+    """A logger that tells nobody, but has the world remember errors that nobody foresaw."""
+
+    def __init__(self, is_loud: bool) -> None:
+        self._is_loud = is_loud
+        self.world: World | None = None
+
+    def debug(self, event: str, **fields: Any) -> None: ...
+
+    def info(self, event: str, **fields: Any) -> None:
+        if self._is_loud:
+            self._print(event, fields)
+
+    warning = error = info
+
+    def critical(self, event: str, **fields: Any) -> None:
+        if self.world is not None:
+            self.world.alarms.append(event)
+        self.info(event, **fields)
+
+    def exception(self, event: str, **fields: Any) -> None:
+        if self.world is not None:
+            self.world.note_exception()
+        self.info(event, **fields, problem=repr(sys.exc_info()[1]))
+
+    def _print(self, event: str, fields: dict[str, Any]) -> None:
+        process = getattr(getcurrent(), "process", None)
+        at_s = self.world.scheduler.now - START_S if self.world is not None else 0.0
+        texts = (f"{name}={value}" for name, value in (get_contextvars() | fields).items())
+        print(f"{at_s:9.2f} {process.name if process else '-':10} {event}", *texts)
+
+
+class Laboratory:
+    """Where worlds are run: production's loggers are hushed there, and tiles are stored in small pieces."""
+
+    def __init__(self, is_loud: bool = False) -> None:
+        self._logger = _QuietLogger(is_loud)
+        self._patches = ExitStack()
+
+    def __enter__(self) -> "Laboratory":
+        for name, module in list(sys.modules.items()):
+            if name.startswith("aws.osml.model_runner") and hasattr(module, "logger"):
+                self._patches.enter_context(patch.object(module, "logger", self._logger))
+        for thing, name, value in (
+            (feature_table, "MAX_CHUNK_BYTES", _CHUNK_BYTES),
+            (feature_table.FeatureTable, "hash_salt", _PARTITIONS),
+            (queue_consumer, "ThreadPoolExecutor", lambda *_, **__: None),
+        ):
+            self._patches.enter_context(patch.object(thing, name, value))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._patches.close()
+
+    def run(self, seed: int, faults: Faults) -> World:
+        """Run a world from its seed, and return it as it then stands."""
+        world = self._logger.world = World(seed, faults)
+        world.run()
+        return world
+
+
+def run_world(seed: int, profile: str, is_loud: bool = False) -> World:
+    """Run one world of a profile by itself."""
+    with Laboratory(is_loud) as laboratory:
+        return laboratory.run(seed, PROFILES[profile])
