@@ -1,4 +1,4 @@
-"""Every write of the job protocol, what it changes, and when it refuses: on an emulator, and on the simulation's twin."""
+"""Every write of the job protocol, what it changes, and when it refuses: on an emulator and on the simulation's twin."""
 
 import dataclasses
 import random
@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import boto3
 import pytest
-from simulation.dynamodb import TABLE_NAMES, DynamoDB, worker_tables
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.region_request import RegionRequest
@@ -29,6 +28,7 @@ from aws.osml.model_runner.database import (
 )
 from aws.osml.model_runner.exceptions import ConditionNotMetError, StartRegionException
 from aws.osml.model_runner.tile_worker.region_plan import region_id_of
+from simulation.dynamodb import TABLE_NAMES, DynamoDB, worker_tables
 
 BOUNDS = ImageRegion.of(((0, 0), (512, 512)))
 
