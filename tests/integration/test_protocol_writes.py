@@ -1,4 +1,4 @@
-"""Every write of the job protocol, what it changes, and when it refuses: on an emulator and on the simulation's twin."""
+"""Every write of the job protocol, what it changes, when it refuses: on an emulator and on the simulation's twin."""
 
 import dataclasses
 import random
