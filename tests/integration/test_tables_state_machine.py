@@ -239,7 +239,7 @@ def test_any_order_of_writes_keeps_the_books(emulator, data_plane):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=80,
+            max_examples=20,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
