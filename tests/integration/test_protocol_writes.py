@@ -26,7 +26,7 @@ from aws.osml.model_runner.database import (
     TileKey,
     TileOutcome,
 )
-from aws.osml.model_runner.exceptions import ConditionNotMetError, StartRegionException
+from aws.osml.model_runner.exceptions import ConditionNotMetError, ConservationError, StartRegionException
 from aws.osml.model_runner.tile_worker.region_plan import region_id_of
 from simulation.dynamodb import TABLE_NAMES, DynamoDB, worker_tables
 
@@ -287,6 +287,14 @@ class TestTile:
         (tile,) = tables.features.stored_tiles(self.KEY.image_id)
         assert list(tile.features) == features("first")
 
+    def test_a_tile_whose_rest_is_gone_is_not_read_in_part(self, tables):
+        large = [b'"%s"' % (b"x" * 150_000)] * 3
+        tables.features.commit_tile(self.KEY, BOUNDS, TileOutcome(TileState.SUCCEEDED, large))
+        rest = next(row for row in tables.features.scan() if "chunk" in row)
+        tables.features.delete({name: rest[name] for name in ("hash_key", "range_key")})
+        with pytest.raises(ConservationError):
+            tables.features.stored_tiles(self.KEY.image_id)
+
     def test_committed_tiles_tells_outcomes_by_index(self, tables):
         for index in range(130):
             state = TileState.FAILED if index % 10 == 0 else TileState.SUCCEEDED
@@ -436,6 +444,32 @@ class TestRedrive:
         assert tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.FAILED, "late") is None
         row = tables.jobs.get_image_request(item.image_id)
         assert (row.region_success, row.region_error, row.image_status) == (0, 0, "IN_PROGRESS")
+
+    def test_a_late_plan_or_close_of_the_generation_before_leaves_the_open_job_alone(self, tables):
+        item, _ = self.ended_partial(tables)
+        tables.ledger.reopen(item, request(), "again")
+        (job,) = tables.ledger.open_jobs()
+        tables.ledger.finish_planning(dataclasses.replace(job, generation=0))
+        tables.ledger.close(item)
+        (job,) = tables.ledger.open_jobs()
+        assert (job.generation, job.planned_time) == (1, None)
+        tables.ledger.finish_planning(job)
+        assert tables.ledger.find(request()).planned_time is not None
+        tables.ledger.close(tables.jobs.get_image_request(item.image_id))
+        assert list(tables.ledger.open_jobs()) == []
+
+    def test_a_status_that_waits_is_cleared_by_its_own_generation(self, tables):
+        tables.ledger.accept(request())
+        ended = tables.jobs.fail_unplanned(request().image_id, "unreadable")
+        tables.jobs.clear_outbox(ended.image_id)
+        tables.ledger.close(ended)
+        assert tables.ledger.reopen(ended, request(), "again")
+        tables.jobs.fail_unplanned(request().image_id, "still unreadable")
+        tables.jobs.clear_outbox(ended.image_id, 0)
+        waiting = {"status": "FAILED", "message": "still unreadable"}
+        assert tables.jobs.get_image_request(ended.image_id).status_outbox == waiting
+        tables.jobs.clear_outbox(ended.image_id, 1)
+        assert tables.jobs.get_image_request(ended.image_id).status_outbox is None
 
     def test_only_failures_of_the_generation_before_are_done_again(self, tables):
         good, bad = TileKey("i", "r", 0), TileKey("i", "r", 1)

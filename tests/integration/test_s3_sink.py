@@ -155,6 +155,7 @@ def test_a_lost_reply_does_no_harm(s3: Any) -> None:
         ("EntityTooLarge", 400, SinkPermanentError),
         ("InternalError", 500, SinkError),
         ("SlowDown", 503, SinkError),
+        ("ThrottlingException", 400, SinkError),
         ("ExpiredToken", 400, SinkError),
         ("ConditionalRequestConflict", 409, SinkError),
     ],

@@ -12,6 +12,7 @@ from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database import JobItem, TileKey, TileOutcome
+from aws.osml.model_runner.exceptions import ProcessImageException, RetryableJobException
 from aws.osml.model_runner.region_request_handler import region_request_of
 from aws_faults import answering, query_error, xml_error
 from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
@@ -240,6 +241,20 @@ def test_a_status_that_was_not_published_is_published(worker, scene, model_serve
     assert worker.open_jobs() == []
     worker.sweeper.sweep()
     assert statuses.heard() == []
+
+
+def test_a_request_that_is_sent_again_before_its_end_is_published_has_to_wait(worker, tmp_path, clients, statuses):
+    request = worker.request(tmp_path / "gone.tif", "ships")
+    with answering(clients.client("sns"), "Publish", query_error("InternalError", 400)):
+        job = worker.image_handler.accept(request, "first")
+        with pytest.raises(ProcessImageException):
+            worker.image_handler.plan(job)
+        with pytest.raises(RetryableJobException):
+            worker.image_handler.accept(request, "second")
+    worker.sweeper.sweep()
+    assert worker.image_handler.accept(request, "second") is not None
+    assert worker.jobs.get_image_request(request.image_id).generation == 1
+    assert statuses.heard() == ["FAILED", "STARTED"]
 
 
 @pytest.mark.parametrize(("good_tiles", "status"), [(1, "PARTIAL"), (0, "FAILED")])

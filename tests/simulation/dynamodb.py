@@ -30,6 +30,7 @@ TABLE_NAMES = {
 }
 # How long a read that is not consistent may still give what stood there before.
 _STALE_S = 1.0
+_WIRE_NAMES: dict[type, str] = {str: "S", Decimal: "N", bool: "BOOL", bytes: "B"}
 _TOKEN_LIFE_S = 600.0
 
 
@@ -69,21 +70,15 @@ def frozen(value: Any) -> Any:
 
 
 def _wire(value: Any) -> Any:
-    match value:
-        case None:
-            return {"NULL": True}
-        case bool():
-            return {"BOOL": value}
-        case str():
-            return {"S": value}
-        case Decimal():
-            return {"N": str(value)}
-        case bytes():
-            return {"B": value}
-        case list():
-            return {"L": [_wire(inner) for inner in value]}
-        case dict():
-            return {"M": _wire_item(value)}
+    kind = type(value)
+    if kind in _WIRE_NAMES:
+        return {_WIRE_NAMES[kind]: str(value) if kind is Decimal else value}
+    if value is None:
+        return {"NULL": True}
+    if kind is list:
+        return {"L": [_wire(inner) for inner in value]}
+    if kind is dict:
+        return {"M": _wire_item(value)}
     members = sorted(value)
     return {"SS": members} if isinstance(members[0], str) else {"NS": [str(member) for member in members]}
 

@@ -246,6 +246,7 @@ class S3:
         self.bodies: dict[str, set[bytes]] = {}
         self.puts = 0
         self._uploads: dict[str, dict[int, bytes]] = {}
+        self._upload_numbers = itertools.count()
 
     def put_object(self, *, Bucket: str, Key: str, Body: bytes, ChecksumSHA256: str, **_: Any) -> Answer:
         _check_sha256(Body, ChecksumSHA256, "PutObject")
@@ -253,7 +254,7 @@ class S3:
         return {}
 
     def create_multipart_upload(self, *, Bucket: str, Key: str, **_: Any) -> Answer:
-        upload_id = f"{Key}?{len(self._uploads)}"
+        upload_id = f"{Key}?{next(self._upload_numbers)}"
         self._uploads[upload_id] = {}
         return {"UploadId": upload_id}
 

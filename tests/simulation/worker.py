@@ -235,11 +235,26 @@ class Worker:
             monitor.sns_helper.sns_client = self._clients.client("sns")
         self._pools = [self._as_fibers(consumer) for consumer in self._runner._consumers()]
         self._runner.context.leases.start()
+        self._is_sweeping = False
+        sweep = self._runner.sweeper.sweep
+        self._runner.sweeper.sweep = lambda should_stop: self._noted(sweep, should_stop)  # type: ignore[method-assign]
         self.process.spawn(self._runner._sweep)
 
     @property
     def is_stopping(self) -> bool:
         return self._runner.context.stopping.is_set()
+
+    @property
+    def is_idle(self) -> bool:
+        """True when nothing is in hand, so that nothing that it may still do was begun before."""
+        return not self._is_sweeping and not any(pool.running for pool in self._pools)
+
+    def _noted(self, sweep: Callable[[Callable[[], bool]], None], should_stop: Callable[[], bool]) -> None:
+        self._is_sweeping = True
+        try:
+            sweep(should_stop)
+        finally:
+            self._is_sweeping = False
 
     def terminate(self) -> None:
         """Send SIGTERM: begin nothing more, give back what cannot be ended, and exit."""

@@ -31,12 +31,12 @@ WORKERS = 4
 TERMINAL = ("SUCCESS", "PARTIAL", "FAILED")
 
 _JANITOR_S = 10.0
-# How long a world goes on when its work is done: whoever slept through the end wakes up in it.
-_AFTERMATH_S = 250.0
+# How long a world goes on, at most, when its work is done.
+_AFTERMATH_S = 600.0
 _PAGE_ITEMS = 5
 # Two features or three: many a tile needs overflow rows.
 _CHUNK_BYTES = 700
-_PARTITIONS = 7
+_PARTITIONS = 4
 
 
 @functools.cache
@@ -175,7 +175,9 @@ class World:
         """Do what a container service does: take workers away, and start others in their place."""
         if self.is_done:
             self.finished_at = self.finished_at or self.scheduler.now
-            if self.scheduler.now > self.finished_at + (_AFTERMATH_S if self.faults.pause else _JANITOR_S):
+            # Whoever still has something in hand slept through the end: what does he do when he wakes up?
+            is_quiet = all(worker.is_idle for worker in self._workers if worker.process.is_alive)
+            if is_quiet or self.scheduler.now > self.finished_at + _AFTERMATH_S:
                 self.scheduler.stop()
                 return
         else:

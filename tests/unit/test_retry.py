@@ -168,6 +168,16 @@ def test_an_answer_counts_the_failures_before_it() -> None:
     assert len(waits) == 2
 
 
+def test_a_tile_does_not_fail_for_one_crash_after_refusals() -> None:
+    refusals, crash = [error(C.THROTTLE), error(C.TRANSIENT), error(C.THROTTLE)], error(C.SUSPICIOUS)
+    answer, _ = call(ScriptedModel(*refusals, crash, crash, b"answer"))
+    assert answer == ModelAnswer(b"answer", 5)
+    with pytest.raises(ModelTileError):
+        call(ScriptedModel(*refusals, crash, crash, crash, b"answer"))
+    with pytest.raises(ModelBackPressureError):
+        call(ScriptedModel(crash, crash, *refusals, error(C.THROTTLE), b"answer"))
+
+
 def test_credentials_are_refreshed_once_and_the_call_is_repeated_at_once() -> None:
     model = ScriptedModel(error(C.CREDENTIAL), b"answer")
     answer, waits = call(model)

@@ -1,6 +1,7 @@
 """What every table has in common: keys, items, and calls whose answers are plain Python values."""
 
 import dataclasses
+import functools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -53,8 +54,13 @@ class DDBItem:
         return {name: value for name, value in self.to_put().items() if name not in keys}
 
     def __get_fields(self) -> list[str]:
-        names = (field.name for field in dataclasses.fields(self) if field.name != "ddb_key")
-        return [name for name in names if getattr(self, name) is not None]
+        return [name for name in attribute_names(type(self)) if getattr(self, name) is not None]
+
+
+@functools.cache
+def attribute_names(item_class: type[DDBItem]) -> tuple[str, ...]:
+    """Return the names of the attributes that rows of a class may have, in order."""
+    return tuple(field.name for field in dataclasses.fields(item_class) if field.name != "ddb_key")
 
 
 def to_dynamodb(value: Any) -> Any:

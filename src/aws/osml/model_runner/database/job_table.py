@@ -29,7 +29,7 @@ from aws.osml.model_runner.exceptions import (
     StartImageException,
 )
 
-from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item
+from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
 
 # A tombstone outlives every copy of a message that SQS may still hold: 14 days of retention, and two to spare.
 ROW_LIFE_S = 16 * 24 * 3600
@@ -135,8 +135,7 @@ class JobItem(DDBItem):
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "JobItem":
         """Return the item that a row describes; attributes that this version does not know are left out."""
-        known = {field.name for field in dataclasses.fields(cls)} - {"ddb_key"}
-        return cls(**{name: value for name, value in row.items() if name in known})
+        return cls(**{name: row[name] for name in attribute_names(cls) if name in row})
 
     def image_request(self) -> ImageRequest:
         """Return the request that the image came with, as far as its row tells it."""

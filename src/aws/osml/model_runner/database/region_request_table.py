@@ -21,7 +21,7 @@ from aws.osml.model_runner.exceptions import (
     UpdateRegionException,
 )
 
-from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, to_dynamodb
+from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names, to_dynamodb
 from .job_table import IS_OPEN, ROW_LIFE_S, TERMINAL_VALUES, JobTable
 
 NOT_TERMINAL = "NOT region_status IN (:success, :partial, :failed)"
@@ -99,8 +99,7 @@ class RegionRequestItem(DDBItem):
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "RegionRequestItem":
         """Return the item that a row describes; attributes that this version does not know are left out."""
-        known = {field.name for field in dataclasses.fields(cls)} - {"ddb_key"}
-        return cls(**{name: value for name, value in row.items() if name in known})
+        return cls(**{name: row[name] for name in attribute_names(cls) if name in row})
 
     @property
     def is_terminal(self) -> bool:
