@@ -192,15 +192,8 @@ class DDBHelper:
     @staticmethod
     def convert_decimal(data: Any) -> Any:
         """Return ``data`` with each Decimal as an int when it is integral, else as a float, however deep it lies."""
-        if isinstance(data, str):
-            return data
-        if isinstance(data, Decimal):
-            return int(data) if data == data.to_integral_value() else float(data)
-        if isinstance(data, list):
-            return [DDBHelper.convert_decimal(inner) for inner in data]
-        if isinstance(data, dict):
-            return {key: DDBHelper.convert_decimal(inner) for key, inner in data.items()}
-        return data
+        convert = _FROM_DYNAMODB.get(type(data))
+        return convert(data) if convert else data
 
     # What the protocol's writes are made of -------------------------------------------------------------------------
 
@@ -290,6 +283,10 @@ class DDBHelper:
                 return
             request = {**request, "ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
+    def name_of_claim(self, owner: str) -> str:
+        """Return a name for one claim of a worker, so that a repeated call can tell its own write from another's."""
+        return f"{owner}#{self._rng.getrandbits(32):08x}"
+
     def _conditional(self, operation: Callable[..., Item], request: Item) -> Item:
         try:
             return operation(**request)
@@ -316,6 +313,22 @@ class DDBHelper:
             if "ConditionalCheckFailed" in codes:
                 raise ConditionNotMetError(None) from err
             raise TransactionConflictError(f"transaction cancelled: {', '.join(sorted(map(str, codes)))}") from err
+
+
+def _from_decimal(number: Decimal) -> int | float:
+    return int(number) if number == number.to_integral_value() else float(number)
+
+
+def _from_list(values: list[Any]) -> list[Any]:
+    return [DDBHelper.convert_decimal(value) for value in values]
+
+
+def _from_map(values: dict[str, Any]) -> Item:
+    return {name: DDBHelper.convert_decimal(value) for name, value in values.items()}
+
+
+# By the exact types that boto3 answers with.
+_FROM_DYNAMODB: dict[type, Callable[[Any], Any]] = {Decimal: _from_decimal, list: _from_list, dict: _from_map}
 
 
 def deserialize(raw: Mapping[str, Any]) -> Item:
