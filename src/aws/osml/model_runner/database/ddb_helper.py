@@ -1,7 +1,6 @@
 """What every table has in common: keys, items, and calls whose answers are plain Python values."""
 
 import dataclasses
-import functools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,10 +56,9 @@ class DDBItem:
         return [name for name in attribute_names(type(self)) if getattr(self, name) is not None]
 
 
-@functools.cache
-def attribute_names(item_class: type[DDBItem]) -> tuple[str, ...]:
+def attribute_names(item_class: type[DDBItem]) -> list[str]:
     """Return the names of the attributes that rows of a class may have, in order."""
-    return tuple(field.name for field in dataclasses.fields(item_class) if field.name != "ddb_key")
+    return [name for name in item_class.__dataclass_fields__ if name != "ddb_key"]
 
 
 def to_dynamodb(value: Any) -> Any:
@@ -192,8 +190,15 @@ class DDBHelper:
     @staticmethod
     def convert_decimal(data: Any) -> Any:
         """Return ``data`` with each Decimal as an int when it is integral, else as a float, however deep it lies."""
-        convert = _FROM_DYNAMODB.get(type(data))
-        return convert(data) if convert else data
+        if isinstance(data, str):
+            return data
+        if isinstance(data, Decimal):
+            return int(data) if data == data.to_integral_value() else float(data)
+        if isinstance(data, list):
+            return [DDBHelper.convert_decimal(inner) for inner in data]
+        if isinstance(data, dict):
+            return {key: DDBHelper.convert_decimal(inner) for key, inner in data.items()}
+        return data
 
     # What the protocol's writes are made of -------------------------------------------------------------------------
 
@@ -313,22 +318,6 @@ class DDBHelper:
             if "ConditionalCheckFailed" in codes:
                 raise ConditionNotMetError(None) from err
             raise TransactionConflictError(f"transaction cancelled: {', '.join(sorted(map(str, codes)))}") from err
-
-
-def _from_decimal(number: Decimal) -> int | float:
-    return int(number) if number == number.to_integral_value() else float(number)
-
-
-def _from_list(values: list[Any]) -> list[Any]:
-    return [DDBHelper.convert_decimal(value) for value in values]
-
-
-def _from_map(values: dict[str, Any]) -> Item:
-    return {name: DDBHelper.convert_decimal(value) for name, value in values.items()}
-
-
-# By the exact types that boto3 answers with.
-_FROM_DYNAMODB: dict[type, Callable[[Any], Any]] = {Decimal: _from_decimal, list: _from_list, dict: _from_map}
 
 
 def deserialize(raw: Mapping[str, Any]) -> Item:
