@@ -67,11 +67,16 @@ def _never(*_: Any, **__: Any) -> bool:
     return False
 
 
+def _named(values: dict[str, Any], expressions: str) -> dict[str, Any]:
+    """Return the values that are named; DynamoDB refuses others."""
+    named = set(re.findall(r":\w+", expressions))
+    return {name: value for name, value in values.items() if name in named}
+
+
 def _write(table: DDBHelper, write: dict[str, Any], condition: str = "") -> None:
     """Do one write of a transaction by itself, under another condition or none."""
     update = write["Update"]
-    named = set(re.findall(r":\w+", f"{update['UpdateExpression']} {condition}"))
-    values = {name: value for name, value in update["ExpressionAttributeValues"].items() if name in named}
+    values = _named(update["ExpressionAttributeValues"], f"{update['UpdateExpression']} {condition}")
     table.update(update["Key"], update["UpdateExpression"], values, condition or None)
 
 
@@ -98,7 +103,7 @@ class _Careless:
         return self._table.put(item)
 
     def update(self, key: Any, expression: str, values: Any, _condition: str) -> Any:
-        return self._table.update(key, expression, values)
+        return self._table.update(key, expression, _named(values, expression))
 
     def _end(self, image_id: str, values: Any, _condition: str) -> Any:
         return self._table._end(image_id, values, "attribute_exists(image_id)")

@@ -10,10 +10,10 @@ from simulation.world import Laboratory, run_world
 # So many worlds of each profile; `run.py --seeds 10000` runs more of them.
 WORLDS = {
     "calm": 10,
-    "hard": 60,
-    "zombie": 60,
-    "lossy": 50,
-    "sqs": 50,
+    "hard": 50,
+    "zombie": 50,
+    "lossy": 40,
+    "sqs": 40,
     "outage": 4,
     "poison-tile": 8,
     "poison-plan": 6,

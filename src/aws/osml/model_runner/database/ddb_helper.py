@@ -223,7 +223,7 @@ class DDBHelper:
     ) -> Item:
         """Update one item if ``condition`` holds and return it as it then stands; else raise ``ConditionNotMetError``.
 
-        Values that neither expression names are left out, since DynamoDB refuses them.
+        DynamoDB refuses values that neither expression names.
         """
         request: Item = {
             "TableName": self.table_name,
