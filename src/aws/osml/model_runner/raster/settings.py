@@ -24,7 +24,8 @@ class RasterSettings:
 
     ``cache_bytes`` holds decoded blocks of every open image; ``curl_cache_bytes`` holds what was fetched from S3 and
     HTTP. ``vsi_cache_bytes`` is per open file and on top of both: 0 leaves it off, because local files are cached by
-    the system and remote ones by the fetch cache. The limits refuse an image before a pixel of it is read.
+    the system and remote ones by the fetch cache. The limits refuse an image before a pixel of it is read;
+    ``directories`` are the only ones from which local files may be read, all of them when it is empty.
     """
 
     cache_bytes: int = 256 * MIB
@@ -40,8 +41,9 @@ class RasterSettings:
     max_pixels: int = 10**12
     max_bands: int = 64
     max_block_bytes: int = 256 * MIB
-    max_tile_bytes: int = 1024 * MIB
+    max_tile_bytes: int = 256 * MIB
     max_xml_bytes: int = 8 * MIB
+    directories: tuple[str, ...] = ()
 
 
 def gdal_options(settings: RasterSettings, environ: Mapping[str, str]) -> dict[str, str]:
