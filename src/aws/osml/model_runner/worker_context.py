@@ -154,9 +154,7 @@ class WorkerContext:
             allowed_hosts=self.config.http_endpoint_hosts,
             max_body_bytes=self.config.sm_max_body_bytes,
             max_connections=self.config.workers,
-            timeouts=CallTimeouts(
-                read_s=self.config.http_endpoint_timeout_s, total_s=self.config.http_endpoint_timeout_s
-            ),
+            timeouts=CallTimeouts(read_s=timeout_s, total_s=timeout_s),
             max_answer_bytes=self.config.max_answer_bytes,
         )
 

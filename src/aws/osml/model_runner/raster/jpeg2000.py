@@ -103,7 +103,7 @@ def _boxes(read_at: ReadAt, file_bytes: int) -> Iterator[int]:
 
 
 def _nitf_segments(read_at: ReadAt) -> Iterator[int]:
-    """Yield where each image segment of a NITF has its pixels; see MIL-STD-2500C, table A-1. 2.0 may have more bytes."""
+    """Yield where each image segment of a NITF has its pixels; see MIL-STD-2500C, table A-1. 2.0 may be longer."""
     header = read_at(0, _NITF_HEADER_BYTES)
     is_longer = header[:9] in (b"NITF02.00", b"NITF01.10") and header[280:286] == b"999998"
     start = 394 if is_longer else 354

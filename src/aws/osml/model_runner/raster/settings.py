@@ -13,9 +13,10 @@ logger = structlog.get_logger(__name__)
 
 MIB = 1024 * 1024
 
-# Besides the formats that may be read, a worker cuts through MEM and VRT (its own, in memory, never opened by name) and
-# may find its elevation data in DTED or SRTM files. Drivers that reach the network or a database are taken away.
-_INTERNAL_DRIVERS = ("MEM", "VRT", "DTED", "SRTMHGT")
+# Besides the formats that may be read, a worker holds a tile's pixels in MEM and may find its elevation data in DTED or
+# SRTM files. All other drivers are taken away, for GDAL opens the overviews and masks of an image with any driver there
+# is: a file beside the image, or one that its metadata names, may be a VRT that leads anywhere.
+_INTERNAL_DRIVERS = ("MEM", "DTED", "SRTMHGT")
 
 
 @dataclass(frozen=True)

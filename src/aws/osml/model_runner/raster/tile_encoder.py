@@ -15,6 +15,7 @@ from .memory_file import memory_folder, read_memory_file
 from .nitf_tile import SarDocument, corner_options, header_options, keep_camera
 from .sensor_model import UNREADABLE
 from .tile_formats import TilePlan, plan_tile
+from .tile_view import tile_view
 
 logger = structlog.get_logger(__name__)
 
@@ -82,10 +83,8 @@ class TileEncoder:
             raise TileEncodingError(f"{name} is too large: {size} bytes of pixels, the limit is {limit}")
 
     def _encoded(self, handle: ImageHandle, tile: ImageRegion) -> bytes:
-        (row, col), (width, height) = tile
         gdal.ErrorReset()
-        # The view has the tile's geotransform, control points and RPC; no pixel is read yet.
-        view = gdal.Translate("", handle.dataset, format="VRT", srcWin=[col, row, width, height])
+        view = tile_view(handle.dataset, tile, self._source.data_type)
         options = list(self._plan.options)
         if self._tile_format == ImageFormats.NITF:
             options += self._nitf_options(handle, tile)
