@@ -13,6 +13,15 @@ from aws.osml.model_runner.local.model_server import ModelServer, create_model
 from aws.osml.model_runner.raster.settings import RasterSettings, configure_gdal
 
 stack_numbers = itertools.count()
+# They run again and again what other tests cover, and would take half as long again.
+_NOT_MEASURED = {"faults", "simulation"}
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the coverage of some folders unmeasured."""
+    for item in items:
+        if item.path.parent.name in _NOT_MEASURED:
+            item.add_marker("no_cover")
 
 
 @pytest.fixture(scope="session", autouse=True)
