@@ -16,7 +16,6 @@ import structlog
 from osgeo import gdal
 from pydantic import Field
 
-from aws.osml.model_runner import image_plan
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_request_message import parse_image_request_message
 from aws.osml.model_runner.api.inference import ModelInvokeMode
@@ -268,8 +267,8 @@ class TestImage:
         assert worker.received_regions() == []
 
     @pytest.mark.parametrize("limit", ["MAX_REGIONS", "MAX_TILES_PER_REGION"])
-    def test_a_plan_of_too_many_parts_is_refused(self, worker, scene, monkeypatch, limit):
-        monkeypatch.setattr(image_plan, limit, 1)
+    def test_a_plan_of_too_many_parts_is_refused(self, new_worker, scene, limit):
+        worker = new_worker(**{limit: "1"})
         with pytest.raises(ProcessImageException, match="2 regions with up to 4 tiles each are too many"):
             worker.image_handler.process_image_request(worker.request(scene, "http://127.0.0.1:9/invocations"))
 

@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from aws.osml.model_runner.api.sink import SinkMode, SinkType
 from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.common.role_session import streaming_session
 
 from .aws_errors import error_code
 from .delivery import Delivery
@@ -117,6 +118,9 @@ class KinesisSink(Sink):
             SinkPermanentError: features are too long for the stream; the message names them.
             SinkError: another try, from the last confirmed position, may help.
         """
+        if self._client is None:
+            session = streaming_session(self.assumed_role, delivery.job_id, self.stream)
+            self._client = default_clients().client("kinesis", session)
         oversize = oversize_indexes(delivery, self._max_record_bytes(), self.partition_key)
         left_out = frozenset(oversize)
         records = (

@@ -12,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from aws.osml.model_runner.api.sink import SinkMode, SinkType
 from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.common.role_session import writing_session
 
 from .aws_errors import error_code, error_status
 from .delivery import Delivery
@@ -60,7 +61,8 @@ class S3Sink(Sink):
     """Writes the feature collection of an image to ``<prefix>/<name>.geojson``.
 
     A result below ``part_bytes`` is one put; a larger one goes up in parts and appears when the last is there.
-    ``acl`` is set on the object when given: buckets that enforce their owner refuse any.
+    ``acl`` is set on the object when given: buckets that enforce their owner refuse any. With ``expected_owner``, an
+    account, S3 refuses to write to a bucket of anybody else's, whatever its name.
     """
 
     def __init__(
@@ -71,12 +73,14 @@ class S3Sink(Sink):
         acl: str | None = None,
         client: Any = None,
         part_bytes: int = PART_BYTES,
+        expected_owner: str | None = None,
     ) -> None:
         self.bucket = bucket
         self.prefix = prefix
         self.assumed_role = assumed_role
         self.acl = acl
         self.part_bytes = part_bytes
+        self.expected_owner = expected_owner
         self._client = client
 
     @staticmethod
@@ -120,6 +124,9 @@ class S3Sink(Sink):
             SinkError: another try may help.
         """
         key = result_key(self.prefix, delivery.job_id, delivery.result_name)
+        if self._client is None:
+            session = writing_session(self.assumed_role, delivery.job_id, self.bucket, self.prefix)
+            self._client = default_clients().client("s3", session)
         try:
             self._write(key, delivery)
         except (ClientError, BotoCoreError) as err:
@@ -137,6 +144,8 @@ class S3Sink(Sink):
 
     def _write(self, key: str, delivery: Delivery) -> None:
         place = {"Bucket": self.bucket, "Key": key}
+        if self.expected_owner:
+            place["ExpectedBucketOwner"] = self.expected_owner
         options = self._object_options(delivery)
         if collection_size_bytes(delivery.features) < self.part_bytes:
             body = collection_bytes(delivery.features)
