@@ -26,6 +26,7 @@ from .common.role_session import RoleSession, calling_session, reading_session
 from .common.typing import ImageDimensions
 from .database.feature_table import FeatureTable, ReadAll, read_in_threads
 from .exceptions import UnsupportedModelException
+from .inference.call_limit import CallLimit
 from .inference.detector import Detector
 from .inference.endpoint_factory import FeatureDetectorFactory
 from .inference.http_detector import CallTimeouts
@@ -66,6 +67,7 @@ class WorkerContext:
     stopping: threading.Event = field(default_factory=threading.Event)
     _detectors: LRUCache[object, Detector] = field(default_factory=lambda: LRUCache(_CACHED_ENDPOINTS))
     _budgets: dict[str, RetryBudget] = field(default_factory=lambda: defaultdict(RetryBudget))
+    _call_limits: dict[str, CallLimit] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -141,6 +143,11 @@ class WorkerContext:
         """Return the budget from which every retry at an endpoint is paid."""
         with self._lock:
             return self._budgets[endpoint]
+
+    def call_limit_for(self, endpoint: str) -> CallLimit:
+        """Return the limit that all calls of this process to an endpoint share."""
+        with self._lock:
+            return self._call_limits.setdefault(endpoint, CallLimit(self.config.workers))
 
     def detector_factory(self, request: RegionRequest | ImageRequest) -> FeatureDetectorFactory:
         """Return what makes the detector of a request, within the limits that the environment sets."""
