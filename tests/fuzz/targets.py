@@ -1,6 +1,6 @@
 """What has to hold for every sequence of bytes that a stranger sends; each function raises AssertionError where not.
 
-``fuzz.py`` looks for bytes for which it does not, and the tests repeat what was found.
+``run.py`` looks for bytes for which it does not, and the tests repeat what was found.
 """
 
 import math
@@ -94,7 +94,9 @@ def _check_numbers(value: Any) -> None:
 
 def check_codestream(body: bytes) -> None:
     """Whatever a file holds, its headers are read in bounded time, and what they announce is a number."""
-    for codestream in codestreams(lambda offset, count: body[offset : offset + count] if offset >= 0 else b"", len(body)):
+    for codestream in codestreams(
+        lambda offset, count: body[offset : offset + count] if offset >= 0 else b"", len(body)
+    ):
         assert codestream.decoder_bytes(len(body)) >= 0
 
 

@@ -28,7 +28,22 @@ def test_ten_thousand_damaged_messages_break_nothing() -> None:
     rng = random.Random(1)
     bodies = [json.dumps(GOOD).encode(), *(body.encode("utf-8", "replace") for _, body, _ in MALFORMED)]
     bodies = [body for body in bodies if 2 < len(body) < 5_000]
-    pieces = [b"{", b"}", b"[", b"]", b'"', b"\\", b"null", b"NaN", b"1e999", b"-0", b"\xff", b"\x00", b"\\ud800", b"[" * 40]
+    pieces = [
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b'"',
+        b"\\",
+        b"null",
+        b"NaN",
+        b"1e999",
+        b"-0",
+        b"\xff",
+        b"\x00",
+        b"\\ud800",
+        b"[" * 40,
+    ]
     for _ in range(MUTATIONS):
         body = bytearray(rng.choice(bodies))
         for _ in range(rng.randint(1, 4)):

@@ -14,7 +14,14 @@ import structlog
 from aws.osml.model_runner.api.image_url import parse_image_url
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
 from aws.osml.model_runner.exceptions import ModelRunnerError
-from aws.osml.model_runner.raster import RasterSettings, TileEncoder, configure_gdal, extents, open_image, source_metadata
+from aws.osml.model_runner.raster import (
+    RasterSettings,
+    TileEncoder,
+    configure_gdal,
+    extents,
+    open_image,
+    source_metadata,
+)
 
 
 def read(path: str, side: int) -> dict[str, object]:

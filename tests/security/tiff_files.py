@@ -64,7 +64,9 @@ def plain_tags(width: int, height: int, **others: Value) -> dict[int, Value]:
     }
 
 
-def tiled_tags(width: int, height: int, tile_width: int, tile_height: int, tile_count: int | None = None) -> dict[int, Value]:
+def tiled_tags(
+    width: int, height: int, tile_width: int, tile_height: int, tile_count: int | None = None
+) -> dict[int, Value]:
     """Return the tags of one band of bytes in tiles, none of which is there."""
     count = -(-width // tile_width) * -(-height // tile_height) if tile_count is None else tile_count
     return {
