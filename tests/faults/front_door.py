@@ -111,7 +111,11 @@ class FrontDoor:
         call = Call(role, service, request.command, request.path)
         self.calls.append(call)
         if not self._may(call):
-            return 403, {"Content-Type": "text/xml"}, b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>"
+            return (
+                403,
+                {"Content-Type": "text/xml"},
+                b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>",
+            )
         return self._forward(request, body, service, key)
 
     def _issue(self, body: bytes) -> bytes:
