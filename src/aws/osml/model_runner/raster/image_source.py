@@ -12,6 +12,7 @@ from .handle_pool import AwsKeys, HandlePool, ImageHandle
 from .opening import entity_tag, forget_remote, open_dataset, refuse_excess
 from .sensor_model import build_sensor_model
 from .settings import RasterSettings
+from .tiff_templates import TiffTemplates
 
 # The words that messages and tables use for a driver's files; other drivers go by their own name.
 _EXTENSIONS = {"GTIFF": "TIFF", "JP2OPENJPEG": "JP2"}
@@ -73,6 +74,7 @@ class ImageSource:
         self.place = place
         self.header = header
         self.settings = settings
+        self.tiff_templates = TiffTemplates()
         self._pool = pool
 
     @classmethod
