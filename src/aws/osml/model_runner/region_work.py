@@ -160,6 +160,7 @@ class RegionWork:
             now=context.now,
             should_stop=lambda: run.is_stopped,
             note_progress=context.note_progress,
+            max_parsed_bytes=context.config.max_parsed_answer_bytes,
         )
 
 

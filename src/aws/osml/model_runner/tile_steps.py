@@ -1,7 +1,9 @@
 """How a tile of one region is cut, sent to the model, placed and stored, with each step timed."""
 
 import random
+import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -11,7 +13,7 @@ from .api.region_request import RegionRequest
 from .common.typing import TileState
 from .database.feature_table import FeatureTable, TileKey, TileOutcome
 from .exceptions import ModelCallError, ModelErrorClass
-from .features.answer import parse_answer
+from .features.answer import MAX_PARSED_BYTES, parse_answer
 from .features.encoding import encode_features
 from .features.location_grid import LocationGrid
 from .features.refinement import refine_features
@@ -24,6 +26,10 @@ from .raster import TileEncoder
 from .tile_worker.region_run import Tile, TileResult
 
 logger = structlog.get_logger(__name__)
+
+# An answer of this size takes some hundred megabytes while it is taken apart, so one is, at a time.
+_LARGE_ANSWER_BYTES = 4 * 1024 * 1024
+_LARGE_ANSWERS = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,7 @@ class DetectionSteps:
     now: Callable[[], float]
     should_stop: Callable[[], bool]
     note_progress: Callable[[], None]
+    max_parsed_bytes: int = MAX_PARSED_BYTES
     suspects: list[tuple[Tile, TileResult]] = field(default_factory=list)
     _begun: dict[int, float] = field(default_factory=dict)
 
@@ -86,8 +93,9 @@ class DetectionSteps:
 
     def locate(self, tile: Tile, answer: bytes) -> TileResult:
         """Return the features of an answer, in full-image pixels and, with a grid, in degrees."""
-        with self.metrics.timed("FeatureRefinement"):
-            parsed = parse_answer(answer)
+        turn = _LARGE_ANSWERS if len(answer) > _LARGE_ANSWER_BYTES else nullcontext()
+        with turn, self.metrics.timed("FeatureRefinement"):
+            parsed = parse_answer(answer, self.max_parsed_bytes)
             inference_time = datetime.fromtimestamp(self.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             features = refine_features(parsed.features, tile.bounds, self.request.image_id, inference_time, self.grid)
             encoded = encode_features(features)

@@ -186,7 +186,7 @@ def open_image(
         with pool.lend() as handle:
             check_limits(handle.dataset, location.url, settings)
             pool.narrow(_handle_limit(handle.dataset, settings))
-            header = _read_header(handle.dataset, entity_tag(path, handle.keys), settings)
+            header = _read_header(handle.dataset, entity_tag(path, location.url, handle.keys), settings)
     except BaseException:
         pool.close()
         raise
