@@ -219,10 +219,14 @@ class ServiceConfig(BaseModel):
     tile_queue_bytes: Bytes = _setting(
         "TILE_QUEUE_BYTES",
         default=128 * _MIB,
-        description="The most bytes of encoded tiles that wait for a model call.",
+        description="The most bytes of encoded tiles that wait for a model call; never more than an eighth of the"
+        " memory that the container may use.",
     )
     gdal_cache_bytes: Bytes = _setting(
-        "GDAL_CACHE_BYTES", default=256 * _MIB, description="Size in bytes of GDAL's cache of decoded image blocks."
+        "GDAL_CACHE_BYTES",
+        default=256 * _MIB,
+        description="The most bytes of GDAL's cache of decoded image blocks, which grows to what the images need;"
+        " never more than an eighth of the memory that the container may use.",
     )
     image_sources: Sources = _setting(
         "IMAGE_SOURCES",

@@ -22,6 +22,7 @@ from .api.inference import ModelInvokeMode
 from .api.region_request import RegionRequest
 from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
+from .common.memory_limit import memory_limit_bytes
 from .common.role_session import RoleSession, calling_session, reading_session
 from .common.typing import ImageDimensions
 from .database.feature_table import FeatureTable, ReadAll, read_in_threads
@@ -87,7 +88,7 @@ class WorkerContext:
                 cutters=cores,
                 callers=config.workers,
                 storers=min(config.workers, 2 * cores),
-                max_encoded_bytes=config.tile_queue_bytes,
+                max_encoded_bytes=_share(config.tile_queue_bytes),
             ),
             leases=LeaseKeeper(config.region_lease_s / _BEATS_PER_LEASE, config.tile_stall_s),
             metrics=MetricsRecorder(),
@@ -179,9 +180,14 @@ class WorkerContext:
         self.images.close()
 
 
+def _share(most_bytes: int) -> int:
+    """Return so many bytes, or an eighth of what the container may use where that is less."""
+    return min(most_bytes, memory_limit_bytes() // 8)
+
+
 def _raster_settings(config: ServiceConfig, max_handles: int) -> RasterSettings:
     return RasterSettings(
-        cache_bytes=config.gdal_cache_bytes,
+        cache_bytes=_share(config.gdal_cache_bytes),
         max_handles=max_handles,
         max_side_px=config.max_image_side_px,
         max_pixels=config.max_image_pixels,
