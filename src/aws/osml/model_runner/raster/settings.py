@@ -27,9 +27,9 @@ class RasterSettings:
     """What an image may be, and how much memory GDAL may use for all of them together.
 
     ``cache_bytes`` is the most that decoded blocks of all open images may take; ``curl_cache_bytes`` holds what was
-    fetched from S3 and HTTP. ``vsi_cache_bytes`` is per open file and on top of both: 0 leaves it off, because local files are cached by
-    the system and remote ones by the fetch cache. The limits refuse an image before a pixel of it is read;
-    ``directories`` are the only ones from which local files may be read, all of them when it is empty.
+    fetched from S3 and HTTP. ``vsi_cache_bytes`` is per open file and on top of both: 0 leaves it off, because local
+    files are cached by the system and remote ones by the fetch cache. The limits refuse an image before a pixel of it
+    is read; ``directories`` are the only ones from which local files may be read, all of them when it is empty.
     """
 
     cache_bytes: int = 256 * MIB
