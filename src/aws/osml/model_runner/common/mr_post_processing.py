@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 from aws.osml.model_runner.exceptions import FeatureDistillationException
 
 DEFAULT_IOU_THRESHOLD = 0.75
+DEFAULT_SEAM_THRESHOLD = 0.5
 DEFAULT_SKIP_BOX_THRESHOLD = 0.0001
 DEFAULT_SIGMA = 0.1
 
@@ -24,6 +25,7 @@ class MRPostProcessingAlgorithmType(StrEnum):
 class FeatureDistillationAlgorithmType(MRPostProcessingAlgorithmType):
     """How features that report the same object become one."""
 
+    SEAM = "SEAM"
     NMS = "NMS"
     SOFT_NMS = "SOFT_NMS"
     NONE = "NONE"
@@ -64,6 +66,36 @@ class FeatureDistillationAlgorithm(MRPostProcessingAlgorithm):
 
     algorithm_type: FeatureDistillationAlgorithmType
     iou_threshold: float = DEFAULT_IOU_THRESHOLD
+
+
+class OverlapMetric(StrEnum):
+    """What the area that two features share is compared with: the smaller of them, or both together."""
+
+    IOS = "IOS"
+    IOU = "IOU"
+
+
+class SeamMerge(StrEnum):
+    """What becomes of the parts of one object: the strongest is delivered, or all of them joined."""
+
+    STRONGEST = "STRONGEST"
+    UNION = "UNION"
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureDistillationSeam(FeatureDistillationAlgorithm):
+    """Of features that different tiles report of one object the strongest stays; see ``features.seam_merge``.
+
+    Areas are one object where ``metric`` is above ``iou_threshold``, within a class unless ``is_class_agnostic``;
+    points and lines where they are no farther apart than ``distance_px``, by default a part of the tiles' overlap.
+    """
+
+    algorithm_type: FeatureDistillationAlgorithmType = FeatureDistillationAlgorithmType.SEAM
+    iou_threshold: float = DEFAULT_SEAM_THRESHOLD
+    metric: OverlapMetric = OverlapMetric.IOS
+    is_class_agnostic: bool = False
+    merge: SeamMerge = SeamMerge.STRONGEST
+    distance_px: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
