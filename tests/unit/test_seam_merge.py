@@ -10,7 +10,8 @@ from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationS
 from aws.osml.model_runner.common.mr_post_processing import OverlapMetric, SeamMerge
 from aws.osml.model_runner.features import seam_overlap
 from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
-from aws.osml.model_runner.features.seam_merge import Kind, TiledFeatures, absorbers, default_distance_px
+from aws.osml.model_runner.features.seam_merge import absorbers, default_distance_px
+from aws.osml.model_runner.features.tiled_features import Kind, TiledFeatures
 from unit import plain_seam_merge as plain
 from unit.plain_seam_merge import Seen
 

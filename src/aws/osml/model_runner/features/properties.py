@@ -18,6 +18,8 @@ FEATURE_TYPES = "feature_types"
 
 # What the worker keeps on a feature between its stages may use any name with this prefix.
 INTERNAL_PREFIX = "_modelRunner"
+# The tile that saw a feature, [[row, col], [width, height]].
+TILE = f"{INTERNAL_PREFIX}Tile"
 INTERNAL_PROPERTIES = (
     INFERENCE_TIME,
     "bounds_imcoords",

@@ -8,10 +8,8 @@ for a detection of a tile that saw it too.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
-import shapely
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -20,8 +18,8 @@ from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationS
 
 from .box_pairs import PAIRS_AT_ONCE, BoxPairs, with_area
 from .geometry_arrays import ObjectArray
-from .overlap_groups import tiles_that_see
-from .scored_boxes import Floats, Indices, ScoredBoxes
+from .overlap_groups import shared_flags
+from .scored_boxes import Floats, Indices
 from .seam_overlap import (
     EDGE_PX,
     Flags,
@@ -32,35 +30,12 @@ from .seam_overlap import (
     are_same_points,
     touching_edges,
 )
+from .suppression import suppress
+from .tiled_features import Kind, TiledFeatures
 
 # By default points, and lines, are one object within this part of the overlap of the tiles, and within a pixel anyway.
 DISTANCE_SHARE = 1 / 16
 MIN_DISTANCE_PX = 1.0
-
-
-class Kind(IntEnum):
-    """By what detections are compared. A box is an area that is all of its bounds."""
-
-    BOX = 0
-    AREA = 1
-    LINE = 2
-    POINT = 3
-
-
-@dataclass(frozen=True, eq=False)
-class TiledFeatures:
-    """n detections and the m tiles that they come from.
-
-    ``kinds``: (n,) of ``Kind``. ``tiles``: (n,) rows of ``frames``; ``frames``: (m, 4) minx, miny, maxx, maxy of the
-    tiles in pixels of the image. ``shapes`` returns the shapes in pixels of the detections with these indices: valid
-    polygons with an area, lines, points. It is asked for few, and never for boxes alone.
-    """
-
-    scored: ScoredBoxes
-    kinds: NDArray[np.int8]
-    tiles: Indices
-    frames: Floats
-    shapes: Callable[[Indices], ObjectArray]
 
 
 def absorbers(
@@ -77,6 +52,18 @@ def absorbers(
     found = np.arange(len(features.tiles))
     found[merge.ranking] = merge.ranking[standing]
     return found
+
+
+def are_cut(features: TiledFeatures) -> Flags:
+    """Return which features touch an inner edge of their tile: (n,)."""
+    boxes, tiles = features.scored.boxes, features.frames[features.tiles]
+    flags: Flags = touching_edges(boxes, tiles, features.frames).any(axis=1)
+    return flags
+
+
+def distance_px_of(features: TiledFeatures, options: FeatureDistillationSeam) -> float:
+    """Return how far apart points, and lines, of one object may be."""
+    return default_distance_px(features.frames) if options.distance_px is None else options.distance_px
 
 
 def default_distance_px(frames: Floats) -> float:
@@ -105,9 +92,7 @@ class _SeamMerge:
 
     @classmethod
     def of(cls, features: TiledFeatures, options: FeatureDistillationSeam) -> "_SeamMerge":
-        distance_px = options.distance_px
-        if distance_px is None:
-            distance_px = default_distance_px(features.frames)
+        distance_px = distance_px_of(features, options)
         reach = np.where(features.kinds < Kind.LINE, 0.0, distance_px / 2)[:, None] * [-1, -1, 1, 1]
         shared = np.flatnonzero(_is_shared(features.scored.boxes + reach, features.frames))
         views = _views(features, shared)
@@ -130,15 +115,7 @@ class _SeamMerge:
 
     def suppressed(self, pairs_at_once: int) -> Indices:
         """Return for each detection the first that removes it, or itself: one that is removed removes none."""
-        standing = list(range(len(self.ranking)))
-        for start, end in self.pairs.batches(pairs_at_once):
-            alive = [index for index in range(start, end) if standing[index] == index]
-            stronger, weaker = self._same_objects(np.array(alive, dtype=np.intp))
-            # Pairs rise in the stronger one, so its fate is settled before it decides on another's.
-            for i, j in zip(stronger.tolist(), weaker.tolist(), strict=True):
-                if standing[i] == i and standing[j] == j:
-                    standing[j] = i
-        return np.array(standing, dtype=np.intp)
+        return suppress(len(self.ranking), self.pairs.batches(pairs_at_once), self._same_objects)
 
     def joined(self, pairs_at_once: int) -> Indices:
         """Return for each detection the strongest of those that it hangs together with, directly or through others."""
@@ -207,9 +184,7 @@ class _SeamMerge:
 def _is_shared(boxes: Floats, frames: Floats) -> Flags:
     """Return which boxes more than one tile may have seen; noise at an edge counts for the neighbour."""
     grown = boxes + EDGE_PX * np.array([-1, -1, 1, 1])
-    columns, rows = (list(map(tuple, np.unique(frames[:, sides], axis=0))) for sides in ([0, 2], [1, 3]))
-    flags: Flags = tiles_that_see(grown, columns, rows) > 1
-    return flags
+    return shared_flags(grown, frames)
 
 
 def _views(features: TiledFeatures, indices: Indices) -> Views:
