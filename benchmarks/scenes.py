@@ -41,9 +41,7 @@ def detect(rng: np.random.Generator, objects: NDArray[np.float64], side_px: int)
     frames = tile_frames(side_px)
     seen, tiles = _sightings(objects, frames)
     boxes = objects[seen]
-    clipped = np.hstack(
-        [np.maximum(boxes[:, :2], frames[tiles, :2]), np.minimum(boxes[:, 2:], frames[tiles, 2:])]
-    )
+    clipped = np.hstack([np.maximum(boxes[:, :2], frames[tiles, :2]), np.minimum(boxes[:, 2:], frames[tiles, 2:])])
     is_cut = rng.random(len(seen)) < CUT_SHARE
     reported = np.where(is_cut[:, None], clipped, boxes) + rng.normal(0, NOISE_PX, boxes.shape)
     reported = np.where(
@@ -59,7 +57,11 @@ def tile_frames(side_px: int) -> NDArray[np.float64]:
     """Return (m, 4) minx, miny, maxx, maxy of the tiles of a square image, as a job would cut it."""
     strategy = VariableOverlapTilingStrategy()
     bounds = ImageRegion(ImageCoord(0, 0), ImageDimensions(side_px, side_px))
-    sizes = ImageDimensions(REGION_PX, REGION_PX), ImageDimensions(TILE_PX, TILE_PX), ImageDimensions(OVERLAP_PX, OVERLAP_PX)
+    sizes = (
+        ImageDimensions(REGION_PX, REGION_PX),
+        ImageDimensions(TILE_PX, TILE_PX),
+        ImageDimensions(OVERLAP_PX, OVERLAP_PX),
+    )
     regions = strategy.compute_regions(bounds, *sizes)
     tiles = [tile for region in regions for tile in strategy.compute_tiles(region, *sizes[1:])]
     return np.array([(t.origin.col, t.origin.row, t.right, t.bottom) for t in tiles], dtype=np.float64)

@@ -18,8 +18,9 @@ from unit.plain_seam_merge import Seen
 # Four tiles of 60 pixels that share 20, then one that shares nothing with them.
 TILES = [(0, 0, 60, 60), (40, 0, 100, 60), (0, 40, 60, 100), (40, 40, 100, 100), (100, 0, 160, 60)]
 LEFT, RIGHT, BELOW, CORNER, APART = TILES
+SEAM = Seam()
 RULES = [
-    Seam(),
+    SEAM,
     Seam(metric=OverlapMetric.IOU),
     Seam(iou_threshold=0.2, is_class_agnostic=True),
     Seam(merge=SeamMerge.UNION),
@@ -33,7 +34,7 @@ def kind_of(shape):
     return Kind.BOX if shape.equals(shapely.box(*shape.bounds)) else Kind.AREA
 
 
-def merged(everything, options=Seam(), tiles=TILES, **arguments):
+def merged(everything, options=SEAM, tiles=TILES, **arguments):
     """Return the absorbers of what was seen."""
     shapes = np.array([seen.shape for seen in everything], dtype=object)
     boxes = np.array([seen.bounds for seen in everything], dtype=np.float64).reshape(-1, 4)
@@ -206,7 +207,11 @@ def scenes(draw):
             shape = shapely.affinity.translate(original.shape, shift, shift)
             if draw(st.booleans()) and shape.geom_type == "Polygon":
                 shape = shapely.intersection(shape, shapely.box(*tile))
-            if not shape.is_empty and (shape.area or shape.geom_type != "Polygon") and plain.saw(tile, Seen(shape, tile)):
+            if (
+                not shape.is_empty
+                and (shape.area or shape.geom_type != "Polygon")
+                and plain.saw(tile, Seen(shape, tile))
+            ):
                 score = draw(st.sampled_from([0.25, 0.5, 0.9]))
                 seen.append(Seen(shape, tile, score, original.category))
     return seen

@@ -12,6 +12,7 @@ from shapely.geometry.base import BaseGeometry
 
 from aws.osml.model_runner.common.mr_post_processing import (
     FeatureDistillationAlgorithm,
+    FeatureDistillationSeam,
     MRPostProcessing,
     MRPostprocessingStep,
     deserialize_post_processing_list,
@@ -52,7 +53,9 @@ class ImageRequest:
     model_invocation_role: str = ""
     feature_properties: list[dict[str, Any]] = field(default_factory=list)
     roi: BaseGeometry | None = None
-    post_processing: list[MRPostProcessing] = field(default_factory=lambda: [MRPostProcessing()])
+    post_processing: list[MRPostProcessing] = field(
+        default_factory=lambda: [MRPostProcessing(algorithm=FeatureDistillationSeam())]
+    )
     model_endpoint_parameters: dict[str, Any] | None = None
     result_name: str = ""
     request_sha256: str = ""

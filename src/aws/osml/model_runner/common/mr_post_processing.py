@@ -2,7 +2,7 @@
 
 import dataclasses
 from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, EnumMeta, StrEnum
 from typing import Any, ClassVar
 
@@ -146,6 +146,7 @@ class FeatureDistillationDeserializer(PostProcessingDeserializer):
     """Reads the options of feature distillation."""
 
     algorithms: ClassVar[Mapping[FeatureDistillationAlgorithmType, type[FeatureDistillationAlgorithm]]] = {
+        FeatureDistillationAlgorithmType.SEAM: FeatureDistillationSeam,
         FeatureDistillationAlgorithmType.NMS: FeatureDistillationNMS,
         FeatureDistillationAlgorithmType.SOFT_NMS: FeatureDistillationSoftNMS,
         FeatureDistillationAlgorithmType.NONE: FeatureDistillationNone,
@@ -156,17 +157,35 @@ class FeatureDistillationDeserializer(PostProcessingDeserializer):
         """Return the algorithm that ``{"algorithm_type", "iou_threshold", …}`` describes.
 
         Options that the algorithm does not have are left out, and numbers may be text or Decimals, as tables hold them.
-        Raises FeatureDistillationException for an unknown algorithm or an option that is no number.
+        Raises FeatureDistillationException for an unknown algorithm or an option that cannot be read.
         """
         options = dict(post_processing_algorithm)
         chosen = FeatureDistillationAlgorithmType.of(options.pop("algorithm_type", ""))
         algorithm = FeatureDistillationDeserializer.algorithms[chosen]
         known = {field.name for field in dataclasses.fields(algorithm)}
         try:
-            numbers = {name: float(value) for name, value in options.items() if name in known and value is not None}
+            values = {
+                name: _OPTION_KINDS.get(name, float)(value)
+                for name, value in options.items()
+                if name in known and value is not None
+            }
         except (TypeError, ValueError, ArithmeticError) as err:
-            raise FeatureDistillationException(f"the options of {chosen} must be numbers: {err}") from err
-        return algorithm(algorithm_type=chosen, **numbers)
+            raise FeatureDistillationException(f"the options of {chosen} cannot be read: {err}") from err
+        return algorithm(algorithm_type=chosen, **values)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+# What is read from an option's value; all others are numbers.
+_OPTION_KINDS: Mapping[str, Callable[[Any], Any]] = {
+    "metric": OverlapMetric,
+    "merge": SeamMerge,
+    "is_class_agnostic": _flag,
+}
 
 
 class MRPostProcessingDeserializer:

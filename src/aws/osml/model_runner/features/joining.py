@@ -8,7 +8,8 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
-from shapely.geometry import mapping
+from shapely.geometry import LineString, mapping
+from shapely.geometry.base import BaseGeometry
 
 from .geometry_arrays import ObjectArray
 from .image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, find_image_geometry, geometry_paths
@@ -35,18 +36,19 @@ def join_features(parts: Sequence[Feature], distance_px: float) -> Feature:
     return _placed(parts, shapely.transform(whole, lambda xy: rounded(xy, POSITION_DECIMALS)))
 
 
-def _joined_lines(lines: ObjectArray, distance_px: float) -> shapely.Geometry:
+def _joined_lines(lines: ObjectArray, distance_px: float) -> BaseGeometry:
     """Return the first line, lengthened by what of each other does not run along it."""
-    return shapely.line_merge(reduce(lambda whole, line: _lengthened(whole, line, distance_px), lines))
+    whole: BaseGeometry = reduce(lambda found, line: _lengthened(found, line, distance_px), lines)
+    return whole
 
 
-def _lengthened(whole: shapely.Geometry, line: shapely.Geometry, distance_px: float) -> shapely.Geometry:
+def _lengthened(whole: BaseGeometry, line: BaseGeometry, distance_px: float) -> BaseGeometry:
     rest = shapely.get_parts(shapely.difference(line, shapely.buffer(whole, distance_px)))
     bridged = [_bridged(whole, part, distance_px) for part in rest if shapely.length(part) > distance_px]
     return shapely.line_merge(shapely.union_all([whole, *bridged])) if bridged else whole
 
 
-def _bridged(whole: shapely.Geometry, part: shapely.Geometry, distance_px: float) -> shapely.Geometry:
+def _bridged(whole: BaseGeometry, part: BaseGeometry, distance_px: float) -> BaseGeometry:
     """Return a part that begins and ends where the whole does, if an end of the whole is about as near as they say."""
     ends = shapely.get_coordinates(shapely.boundary(whole))
     coordinates = shapely.get_coordinates(part)
@@ -57,10 +59,10 @@ def _bridged(whole: shapely.Geometry, part: shapely.Geometry, distance_px: float
         if distances.min() <= 2 * distance_px:
             coordinates = np.insert(coordinates, insert_at, ends[distances.argmin()], axis=0)
             break
-    return shapely.linestrings(coordinates)
+    return LineString(coordinates)
 
 
-def _placed(parts: Sequence[Feature], whole: shapely.Geometry) -> Feature:
+def _placed(parts: Sequence[Feature], whole: BaseGeometry) -> Feature:
     first = parts[0]
     properties = dict(first["properties"])
     if properties.get(IMAGE_GEOMETRY) is not None or properties.get(IMAGE_BBOX) is None:
@@ -74,7 +76,7 @@ def _placed(parts: Sequence[Feature], whole: shapely.Geometry) -> Feature:
     return joined
 
 
-def _geojson(shape: shapely.Geometry) -> dict[str, object]:
+def _geojson(shape: BaseGeometry) -> dict[str, object]:
     """Return a GeoJSON geometry with lists for positions, as the other features have it."""
     return {"type": shape.geom_type, "coordinates": _lists(mapping(shape)["coordinates"])}
 
@@ -119,7 +121,7 @@ class _Ground:
         places: Floats = _with_one(xy - self.centre) @ self.plane + self.residuals[index]
         return places
 
-    def locate(self, feature: Feature, whole: shapely.Geometry) -> None:
+    def locate(self, feature: Feature, whole: BaseGeometry) -> None:
         """Set the feature's place on the ground to that of ``whole``, and what else it tells of it."""
         properties = feature["properties"]
         has_height = self.plane.shape[1] == 3

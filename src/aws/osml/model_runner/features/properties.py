@@ -7,6 +7,7 @@ from uuid import UUID, uuid5
 
 import orjson
 
+from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import InvalidFeaturePropertiesException
 
 Feature = dict[str, Any]
@@ -31,6 +32,28 @@ INTERNAL_PROPERTIES = (
 )
 
 _FEATURE_NAMESPACE = UUID("5f4e9bd2-93c1-5d0a-8a54-6f1f3a0f7c11")
+
+
+@dataclass(frozen=True)
+class FeatureOrigin:
+    """Where a feature comes from: its id, the tile that saw it, and those that it absorbed.
+
+    ``absorbed_ids`` are told where their places are part of this feature's.
+    """
+
+    feature_id: str
+    tile: ImageRegion
+    absorbed: int = 0
+    absorbed_ids: Sequence[str] = ()
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what ``inferenceMetadata`` tells of it."""
+        told: dict[str, Any] = {"featureId": self.feature_id, "tile": self.tile.to_lists()}
+        if self.absorbed:
+            told["absorbed"] = self.absorbed
+        if self.absorbed_ids:
+            told["absorbedIds"] = list(self.absorbed_ids)
+        return told
 
 
 @dataclass(frozen=True)
@@ -62,7 +85,7 @@ class FeatureStamp:
         _check_is_json(merged)
         return cls(job_id, merged)
 
-    def finalized(self, feature: Mapping[str, Any]) -> Feature:
+    def finalized(self, feature: Mapping[str, Any], origin: FeatureOrigin | None = None) -> Feature:
         """Return the feature as it is delivered; the one passed in stays as it is.
 
         ``inferenceMetadata`` comes first, so that a request may override it; internal properties go last, whoever
@@ -74,7 +97,8 @@ class FeatureStamp:
         if not isinstance(own, Mapping | None):
             raise InvalidFeaturePropertiesException("the properties of a feature are no object")
         properties = dict(own or {})
-        properties["inferenceMetadata"] = {"jobId": self.job_id, "inferenceDT": properties.get(INFERENCE_TIME)}
+        metadata = {"jobId": self.job_id, "inferenceDT": properties.get(INFERENCE_TIME)}
+        properties["inferenceMetadata"] = metadata | origin.metadata() if origin else metadata
         properties.update(self.properties)
         return {**feature, "properties": without_internal_properties(properties)}
 

@@ -38,9 +38,7 @@ DISTANCE_SHARE = 1 / 16
 MIN_DISTANCE_PX = 1.0
 
 
-def absorbers(
-    features: TiledFeatures, options: FeatureDistillationSeam, pairs_at_once: int = PAIRS_AT_ONCE
-) -> Indices:
+def absorbers(features: TiledFeatures, options: FeatureDistillationSeam, pairs_at_once: int = PAIRS_AT_ONCE) -> Indices:
     """Return for each detection the index of the one that stands for its object; its own where that is itself.
 
     With ``SeamMerge.UNION`` that is the strongest of all parts that hang together, else the strongest that each was

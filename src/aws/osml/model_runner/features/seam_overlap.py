@@ -7,6 +7,7 @@ intersection over union, and only for pairs that it can be true of: where one re
 other has to touch that edge of its tile.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -60,11 +61,11 @@ def are_same_boxes(first: Views, second: Views, options: FeatureDistillationSeam
     """Tell of each pair of (n,) detections that are boxes whether they are one object."""
     shared = intersections(first.boxes, second.boxes)
     both = area(shared)
-    is_same = _agree(both, area(first.boxes), area(second.boxes), options.metric, options.iou_threshold)
+    is_same = _agree(both, (area(first.boxes), area(second.boxes)), options.metric, options.iou_threshold)
     seen_by_both = intersections(first.tiles, second.tiles)
     parts = [area(intersections(view.boxes, seen_by_both)) for view in (first, second)]
     both_in_view = area(intersections(shared, seen_by_both))
-    is_same_part = _agree(both_in_view, *parts, OverlapMetric.IOU, options.iou_threshold)
+    is_same_part = _agree(both_in_view, parts, OverlapMetric.IOU, options.iou_threshold)
     flags: Flags = is_same | (is_same_part & are_cut_alike(first, second))
     return flags
 
@@ -74,13 +75,15 @@ def are_same_areas(
 ) -> Flags:
     """Tell of each pair of polygons whether they are one object; ``shapes`` are theirs, valid and with an area."""
     shared = shapely.intersection(*shapes)
-    is_same = _agree(shapely.area(shared), *map(shapely.area, shapes), options.metric, options.iou_threshold)
+    is_same = _agree(
+        shapely.area(shared), [shapely.area(shape) for shape in shapes], options.metric, options.iou_threshold
+    )
     indices = np.flatnonzero(~is_same & are_cut_alike(first, second) & ~shapely.is_empty(shared))
     both_saw = shapely.box(*intersections(first.tiles[indices], second.tiles[indices]).T)
     both, *parts = (
         shapely.area(shapely.intersection(shape[indices], both_saw)) for shape in (np.asarray(shared), *shapes)
     )
-    is_same[indices] = _agree(both, *parts, OverlapMetric.IOU, options.iou_threshold)
+    is_same[indices] = _agree(both, parts, OverlapMetric.IOU, options.iou_threshold)
     return is_same
 
 
@@ -92,11 +95,11 @@ def are_same_lines(
     distance_px: float,
 ) -> Flags:
     """Tell of each pair of lines whether they are one object: by the length of each that lies near the other."""
-    is_same = _agree_in_length(*shapes, distance_px, options.metric, options.iou_threshold)
+    is_same = _agree_in_length(shapes, distance_px, options.metric, options.iou_threshold)
     indices = np.flatnonzero(~is_same & are_cut_alike(first, second))
     both_saw = shapely.box(*intersections(first.tiles[indices], second.tiles[indices]).T)
     parts = [np.asarray(shapely.intersection(shape[indices], both_saw)) for shape in shapes]
-    is_same[indices] = _agree_in_length(*parts, distance_px, OverlapMetric.IOU, options.iou_threshold)
+    is_same[indices] = _agree_in_length(parts, distance_px, OverlapMetric.IOU, options.iou_threshold)
     return is_same
 
 
@@ -120,29 +123,33 @@ def _reaches_beyond(boxes: Floats, tiles: Floats) -> Flags:
     return flags
 
 
-def _agree(shared: Floats, first: Floats, second: Floats, metric: OverlapMetric, threshold: float) -> Flags:
-    """Compare what pairs share, an area or a length, with the smaller of the two or with what both cover."""
+def _agree(shared: Floats, parts: Sequence[Floats], metric: OverlapMetric, threshold: float) -> Flags:
+    """Compare the areas that pairs share with the smaller of the two or with what both cover."""
+    first, second = parts
     whole = np.minimum(first, second) if metric is OverlapMetric.IOS else first + second - shared
     flags: Flags = np.divide(shared, whole, out=np.zeros(len(whole)), where=whole > 0) > threshold
     return flags
 
 
 def _agree_in_length(
-    first: ObjectArray, second: ObjectArray, distance_px: float, metric: OverlapMetric, threshold: float
+    lines: Sequence[ObjectArray], distance_px: float, metric: OverlapMetric, threshold: float
 ) -> Flags:
     """Compare lines by the share of each that lies within ``distance_px`` of the other.
 
     IOS asks it of the shorter line alone, IOU of both.
     """
-    lengths = np.array([shapely.length(first), shapely.length(second)])
-    near = np.array(
-        [
-            shapely.length(shapely.intersection(line, shapely.buffer(other, distance_px, quad_segs=4)))
-            for line, other in ((first, second), (second, first))
-        ]
-    )
+    first, second = lines
+    lengths = np.stack([shapely.length(first), shapely.length(second)])
+    near = np.stack([_length_near(first, second, distance_px), _length_near(second, first, distance_px)])
     shares = np.divide(near, lengths, out=np.zeros_like(lengths), where=lengths > 0)
-    is_first_shorter = lengths[0] <= lengths[1]
-    share = np.where(is_first_shorter, *shares) if metric is OverlapMetric.IOS else shares.min(axis=0)
+    if metric is OverlapMetric.IOS:
+        share = np.where(lengths[0] <= lengths[1], shares[0], shares[1])
+    else:
+        share = shares.min(axis=0)
     flags: Flags = share > threshold
     return flags
+
+
+def _length_near(lines: ObjectArray, others: ObjectArray, distance_px: float) -> Floats:
+    near: Floats = shapely.length(shapely.intersection(lines, shapely.buffer(others, distance_px, quad_segs=4)))
+    return near

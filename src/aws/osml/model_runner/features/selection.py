@@ -24,7 +24,7 @@ from .overlap_groups import shared_flags
 from .properties import TILE, Feature
 from .scored_boxes import Indices, ScoredBoxes, best_class, canonical_order, score_boxes, strength_order
 from .seam_merge import absorbers, are_cut, distance_px_of
-from .suppression import Flags, hard_suppression, soft_suppression
+from .suppression import hard_suppression, soft_suppression
 from .tiled_features import TiledFeatures
 
 DROPPED = -1
@@ -170,9 +170,7 @@ class FeatureSelector:
         return [selection.finished(index, feature_list.__getitem__) for index in selection.kept.tolist()]
 
 
-def _selected_by_tiles(
-    features: Sequence[Feature], order: Indices, options: FeatureDistillationSeam
-) -> list[Feature]:
+def _selected_by_tiles(features: Sequence[Feature], order: Indices, options: FeatureDistillationSeam) -> list[Feature]:
     tiles: dict[ImageRegion, list[int]] = defaultdict(list)
     for index in order.tolist():
         tile = (features[index].get("properties") or {}).get(TILE)
