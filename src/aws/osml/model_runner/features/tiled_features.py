@@ -120,7 +120,7 @@ def place_of(feature: Mapping[str, Any]) -> tuple[Kind, Box]:
     """Return by what a feature is compared, and its bounds in pixels; a box of NaN where it has no usable place."""
     try:
         return _usual_place(feature["properties"])
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         # Anything out of the ordinary takes the way on which everything is checked.
         box = feature_image_bounds(feature)
     if box is None:

@@ -19,7 +19,6 @@ PARTITION_BY_FEATURE = "FEATURE"
 # "properties" where there was none, and up to six bytes for each character of an id that JSON has to escape.
 _ENVELOPE_BYTES = 192
 _ESCAPED_BYTES = 6
-_MAX_ID_CHARACTERS = 256
 
 
 class Record(NamedTuple):
@@ -51,10 +50,10 @@ def record_of(delivery: Delivery, index: int, body: bytes, partition_by: str) ->
     return Record(index, collection_bytes([orjson.dumps(feature)]), key[:MAX_KEY_CHARACTERS] or "-")
 
 
-def may_be_oversize(delivery: Delivery, body: bytes, max_record_bytes: int) -> bool:
+def may_be_oversize(delivery: Delivery, index: int, body: bytes, max_record_bytes: int) -> bool:
     """Tell whether the record of a feature may be longer than the stream takes, without making it."""
-    overhead_bytes = _ENVELOPE_BYTES + _ESCAPED_BYTES * (2 * len(delivery.job_id) + 2 * _MAX_ID_CHARACTERS)
-    return len(body) + overhead_bytes > max_record_bytes
+    ids_bytes = 2 * _ESCAPED_BYTES * (len(delivery.job_id) + len(delivery.feature_ids[index]))
+    return len(body) + _ENVELOPE_BYTES + ids_bytes > max_record_bytes
 
 
 def batches(

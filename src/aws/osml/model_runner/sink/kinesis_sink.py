@@ -131,7 +131,7 @@ class KinesisSink(Sink):
     def _records(self, delivery: Delivery, max_record_bytes: int, oversize: list[int]) -> Iterator[Record]:
         """Yield the records from the delivery's position on, and note the features that are too long for one."""
         for index, feature in enumerate(delivery.features):
-            if index < delivery.position and not may_be_oversize(delivery, feature, max_record_bytes):
+            if index < delivery.position and not may_be_oversize(delivery, index, feature, max_record_bytes):
                 continue
             record = record_of(delivery, index, feature, self.partition_key)
             if record.size_bytes > max_record_bytes:

@@ -111,6 +111,10 @@ class S3Sink(Sink):
             return False
         return True
 
+    def key_of(self, delivery: Delivery) -> str:
+        """Return the key of a result; raises SinkPermanentError where there is none."""
+        return result_key(self.prefix, delivery.job_id, delivery.result_name, self.format.extension)
+
     def deliver(
         self,
         delivery: Delivery,
@@ -123,7 +127,7 @@ class S3Sink(Sink):
             SinkPermanentError: there is no key for this result.
             SinkError: another try may help.
         """
-        key = result_key(self.prefix, delivery.job_id, delivery.result_name, self.format.extension)
+        key = self.key_of(delivery)
         try:
             self._write(key, delivery)
         except (ClientError, BotoCoreError) as err:
