@@ -4,6 +4,7 @@ import shapely
 from shapely.geometry import mapping, shape
 
 from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationSeam, SeamMerge
+from aws.osml.model_runner.features.image_geometry import box_polygon
 from aws.osml.model_runner.features.joining import join_features
 from aws.osml.model_runner.features.selection import FeatureSelector
 
@@ -38,7 +39,7 @@ def feature(name, geometry, tile, score=0.5, west=10.0, **properties):
 
 
 def boxed(name, box, tile, score=0.5):
-    made = feature(name, shapely.box(*box), tile, score)
+    made = feature(name, shape(box_polygon(box)), tile, score)
     del made["properties"]["imageGeometry"]
     made["properties"]["imageBBox"] = list(box)
     west, south, east, north = shape(made["geometry"]).bounds
