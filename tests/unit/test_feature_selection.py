@@ -264,7 +264,7 @@ def scenes(draw):
     return boxes, rng.integers(0, 2, count), scores
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(scene=scenes(), threshold=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.75, 1.0]), at_once=st.integers(1, 200))
 def test_suppression_equals_the_textbook(scene, threshold, at_once):
     boxes, categories, _ = scene
@@ -272,7 +272,7 @@ def test_suppression_equals_the_textbook(scene, threshold, at_once):
     assert kept.tolist() == reference_hard(boxes.tolist(), categories, threshold)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     scene=scenes(),
     sigma=st.sampled_from([0.01, 0.1, 0.5, 5.0]),

@@ -69,7 +69,7 @@ class RegionWork:
             self._source = ImageSource.from_dataset(dataset, sensor_model)
             yield self._source
             return
-        with self._context.images.lend(self._request.image_url, self._request.image_read_role) as source:
+        with self._context.lend_image(self._request) as source:
             if job.image_etag and source.etag and source.etag != job.image_etag:
                 raise LoadImageException("the image was replaced after its job began")
             self._source = source
@@ -79,7 +79,7 @@ class RegionWork:
         """Return the region's tiles; with a region of interest the image has to be open, or have been planned here."""
         interest = None
         if job.roi_wkt:
-            with self._context.images.lend(self._request.image_url, self._request.image_read_role) as source:
+            with self._context.lend_image(self._request) as source:
                 interest = interest_in_pixels(parse_roi(job.roi_wkt), partial(world_to_image, source.sensor_model))
         planner = RegionPlanner(
             self._strategy,

@@ -115,7 +115,7 @@ class Algorithm(_Message):
 
     algorithm_type: AlgorithmType = Field(validation_alias=AliasChoices("algorithmType", "algorithm_type"))
     iou_threshold: Annotated[RealNumber, Field(ge=0, le=1)] | None = Field(
-        None, validation_alias=AliasChoices("threshold", "iouThreshold", "iou_threshold")
+        None, validation_alias=AliasChoices("iouThreshold", "threshold", "iou_threshold")
     )
     metric: Literal["IOS", "IOU"] | None = None
     is_class_agnostic: Annotated[bool, Field(strict=True)] | None = Field(

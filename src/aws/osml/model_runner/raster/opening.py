@@ -5,6 +5,7 @@ import posixpath
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import urllib3
@@ -12,6 +13,7 @@ from osgeo import gdal
 
 from .exceptions import ImageUnreachableError, LoadImageException
 from .handle_pool import AwsKeys
+from .jpeg2000 import Codestream, codestreams
 from .settings import RasterSettings
 
 _MISSING = frozenset({gdal.CPLE_AWSBucketNotFound, gdal.CPLE_AWSObjectNotFound})
@@ -60,8 +62,9 @@ def open_dataset(path: str, url: str, keys: AwsKeys | None, settings: RasterSett
     Raises LoadImageException: missing, forbidden, no image of a supported format; ImageUnreachableError when its store
     did not answer. ``url`` is what messages call the image.
     """
-    _refuse_odd_path(path, url)
+    _refuse_odd_path(path, url, settings)
     with signing_with(keys):
+        _refuse_greedy_header(path, url, settings)
         try:
             return _opened(path, url, settings)
         except _AbsentFromListingError:
@@ -97,12 +100,20 @@ def entity_tag(path: str, keys: AwsKeys | None) -> str | None:
     return {name.lower(): value for name, value in headers.items()}.get("etag")
 
 
-def _refuse_odd_path(path: str, url: str) -> None:
-    """Refuse what is no S3 object, no HTTP resource and no regular file, before GDAL sees it."""
+def _refuse_odd_path(path: str, url: str, settings: RasterSettings) -> None:
+    """Refuse what is no S3 object, no HTTP resource and no regular file in its place, before GDAL sees it."""
     if path.startswith("/vsicurl/"):
         _refuse_redirect(path.removeprefix("/vsicurl/"), url)
     elif not path.startswith("/vsis3/"):
         _refuse_no_file(path, url)
+        _refuse_stray_file(path, url, settings.directories)
+
+
+def _refuse_stray_file(path: str, url: str, directories: Sequence[str]) -> None:
+    """Refuse a file outside the directories from which images may be read, wherever links on the way lead."""
+    real = Path(path).resolve()
+    if directories and not any(real.is_relative_to(Path(directory).resolve()) for directory in directories):
+        raise LoadImageException(f"{url} is not in a directory that IMAGE_DIRECTORIES allows")
 
 
 def _refuse_no_file(path: str, url: str) -> None:
@@ -118,6 +129,40 @@ def _refuse_no_file(path: str, url: str) -> None:
         raise LoadImageException(f"{url} is not a regular file")
     if not os.access(path, os.R_OK):
         raise LoadImageException(f"{url} may not be read: permission denied")
+
+
+def _refuse_greedy_header(path: str, url: str, settings: RasterSettings) -> None:
+    """Refuse what would take too much memory to be opened at all; every other limit is checked on the open image."""
+    file = gdal.VSIFOpenL(path, "rb")
+    if file is None:
+        forget_remote(path)  # and let the opening that follows find out why
+        return
+
+    def read_at(offset: int, count: int) -> bytes:
+        gdal.VSIFSeekL(file, offset, os.SEEK_SET)
+        return bytes(gdal.VSIFReadL(1, count, file) or b"")
+
+    try:
+        gdal.VSIFSeekL(file, 0, os.SEEK_END)
+        file_bytes = gdal.VSIFTellL(file)
+        for codestream in codestreams(read_at, file_bytes):
+            _check_codestream(codestream, file_bytes, url, settings)
+    finally:
+        gdal.VSIFCloseL(file)
+
+
+def _check_codestream(codestream: Codestream, file_bytes: int, url: str, settings: RasterSettings) -> None:
+    for name, value, limit in (
+        ("number of bands", codestream.component_count, settings.max_bands),
+        ("memory in bytes to decode a piece", codestream.decoder_bytes(file_bytes), settings.max_block_bytes),
+    ):
+        refuse_excess(url, name, value, limit)
+
+
+def refuse_excess(url: str, name: str, value: int, limit: int) -> None:
+    """Raise LoadImageException, which names the limit, when ``value`` is above it."""
+    if value > limit:
+        raise LoadImageException(f"{url} is too large: its {name} is {value}, the limit is {limit}")
 
 
 def _refuse_redirect(http_url: str, url: str) -> None:

@@ -13,9 +13,10 @@ logger = structlog.get_logger(__name__)
 
 MIB = 1024 * 1024
 
-# Besides the formats that may be read, a worker cuts through MEM and VRT (its own, in memory, never opened by name) and
-# may find its elevation data in DTED or SRTM files. Drivers that reach the network or a database are taken away.
-_INTERNAL_DRIVERS = ("MEM", "VRT", "DTED", "SRTMHGT")
+# Besides the formats that may be read, a worker holds a tile's pixels in MEM and may find its elevation data in DTED or
+# SRTM files. All other drivers are taken away, for GDAL opens the overviews and masks of an image with any driver there
+# is: a file beside the image, or one that its metadata names, may be a VRT that leads anywhere.
+_INTERNAL_DRIVERS = ("MEM", "DTED", "SRTMHGT")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class RasterSettings:
 
     ``cache_bytes`` holds decoded blocks of every open image; ``curl_cache_bytes`` holds what was fetched from S3 and
     HTTP. ``vsi_cache_bytes`` is per open file and on top of both: 0 leaves it off, because local files are cached by
-    the system and remote ones by the fetch cache. The limits refuse an image before a pixel of it is read.
+    the system and remote ones by the fetch cache. The limits refuse an image before a pixel of it is read;
+    ``directories`` are the only ones from which local files may be read, all of them when it is empty.
     """
 
     cache_bytes: int = 256 * MIB
@@ -40,8 +42,9 @@ class RasterSettings:
     max_pixels: int = 10**12
     max_bands: int = 64
     max_block_bytes: int = 256 * MIB
-    max_tile_bytes: int = 1024 * MIB
+    max_tile_bytes: int = 256 * MIB
     max_xml_bytes: int = 8 * MIB
+    directories: tuple[str, ...] = ()
 
 
 def gdal_options(settings: RasterSettings, environ: Mapping[str, str]) -> dict[str, str]:

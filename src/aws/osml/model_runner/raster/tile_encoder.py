@@ -5,7 +5,7 @@ import functools
 import structlog
 from osgeo import gdal
 
-from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats, ImageRegion
+from aws.osml.model_runner.common.typing import ImageCompression, ImageDimensions, ImageFormats, ImageRegion
 from aws.osml.model_runner.exceptions import TileEncodingError
 
 from .georeference import ImageToWorld, image_to_world
@@ -15,6 +15,7 @@ from .memory_file import memory_folder, read_memory_file
 from .nitf_tile import SarDocument, corner_options, header_options, keep_camera
 from .sensor_model import UNREADABLE
 from .tile_formats import TilePlan, plan_tile
+from .tile_view import tile_view
 
 logger = structlog.get_logger(__name__)
 
@@ -36,8 +37,14 @@ class TileEncoder:
         self._tile_format = ImageFormats(tile_format)
         self._compression = ImageCompression(compression) if compression else None
 
-    def check(self) -> None:
-        """Raise TileEncodingError when the format cannot hold the image; warn, once, where it is written otherwise."""
+    def check(self, tile_size: ImageDimensions | None = None) -> None:
+        """Raise TileEncodingError when the format cannot hold the image, or a tile of ``tile_size`` would be too large.
+
+        Warn, once, where tiles are written otherwise than asked for.
+        """
+        if tile_size is not None:
+            width, height = min(tile_size.width, self._source.width), min(tile_size.height, self._source.height)
+            self._refuse_large(f"a tile of {width} x {height} pixels", width * height)
         if self._plan.warning:
             logger.warning("tile.compression_replaced", reason=self._plan.warning)
 
@@ -67,18 +74,17 @@ class TileEncoder:
         is_inside = row >= 0 and col >= 0 and tile.right <= self._source.width and tile.bottom <= self._source.height
         if width <= 0 or height <= 0 or not is_inside:
             raise TileEncodingError(f"tile {tile.to_lists()} is not inside the image")
-        size = width * height * self._source.band_count * _bytes_per_pixel(self._source.data_type)
+        self._refuse_large(f"tile {tile.to_lists()}", width * height)
+
+    def _refuse_large(self, name: str, pixel_count: int) -> None:
+        size = pixel_count * self._source.band_count * _bytes_per_pixel(self._source.data_type)
         limit = self._source.settings.max_tile_bytes
         if size > limit:
-            raise TileEncodingError(
-                f"tile {tile.to_lists()} is too large: {size} bytes of pixels, the limit is {limit}"
-            )
+            raise TileEncodingError(f"{name} is too large: {size} bytes of pixels, the limit is {limit}")
 
     def _encoded(self, handle: ImageHandle, tile: ImageRegion) -> bytes:
-        (row, col), (width, height) = tile
         gdal.ErrorReset()
-        # The view has the tile's geotransform, control points and RPC; no pixel is read yet.
-        view = gdal.Translate("", handle.dataset, format="VRT", srcWin=[col, row, width, height])
+        view = tile_view(handle.dataset, tile, self._source.data_type)
         options = list(self._plan.options)
         if self._tile_format == ImageFormats.NITF:
             options += self._nitf_options(handle, tile)

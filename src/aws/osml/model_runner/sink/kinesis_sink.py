@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from aws.osml.model_runner.api.sink import SinkMode, SinkType
 from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.common.role_session import streaming_session
 
 from .aws_errors import error_code
 from .delivery import Delivery
@@ -118,6 +119,9 @@ class KinesisSink(Sink):
             SinkPermanentError: features are too long for the stream; the message names them.
             SinkError: another try, from the last confirmed position, may help.
         """
+        if self._client is None:
+            session = streaming_session(self.assumed_role, delivery.job_id, self.stream)
+            self._client = default_clients().client("kinesis", session)
         max_record_bytes = self._max_record_bytes()
         oversize: list[int] = []
         max_records = max(1, min(self.batch_size or MAX_BATCH_RECORDS, MAX_BATCH_RECORDS))

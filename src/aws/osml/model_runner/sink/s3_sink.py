@@ -13,6 +13,7 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from aws.osml.model_runner.api.sink import OutputCompression, OutputFormat, SinkMode, SinkType
 from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.common.role_session import writing_session
 
 from .aws_errors import error_code, error_status
 from .delivery import Delivery
@@ -61,7 +62,8 @@ class S3Sink(Sink):
 
     A result below ``part_bytes`` is one put; a larger one goes up in parts, each as soon as it is made, and appears
     when the last is there.
-    ``acl`` is set on the object when given: buckets that enforce their owner refuse any.
+    ``acl`` is set on the object when given: buckets that enforce their owner refuse any. With ``expected_owner``, an
+    account, S3 refuses to write to a bucket of anybody else's, whatever its name.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class S3Sink(Sink):
         acl: str | None = None,
         client: Any = None,
         part_bytes: int = PART_BYTES,
+        expected_owner: str | None = None,
         result_format: OutputFormat = OutputFormat.GEOJSON,
         compression: OutputCompression = OutputCompression.NONE,
     ) -> None:
@@ -81,6 +84,7 @@ class S3Sink(Sink):
         self.acl = acl
         self.part_bytes = part_bytes
         self.format = ResultFormat.of(result_format, compression)
+        self.expected_owner = expected_owner
         self._client = client
 
     @staticmethod
@@ -128,6 +132,9 @@ class S3Sink(Sink):
             SinkError: another try may help.
         """
         key = self.key_of(delivery)
+        if self._client is None:
+            session = writing_session(self.assumed_role, delivery.job_id, self.bucket, self.prefix)
+            self._client = default_clients().client("s3", session)
         try:
             self._write(key, delivery)
         except (ClientError, BotoCoreError) as err:
@@ -145,6 +152,8 @@ class S3Sink(Sink):
 
     def _write(self, key: str, delivery: Delivery) -> None:
         place = {"Bucket": self.bucket, "Key": key}
+        if self.expected_owner:
+            place["ExpectedBucketOwner"] = self.expected_owner
         options = self._object_options(delivery)
         parts = in_parts(self.format.pieces(delivery), self.part_bytes)
         first = next(parts)
