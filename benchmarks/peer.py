@@ -24,12 +24,13 @@ for name in (
     os.environ.setdefault(name, "us-west-2" if name == "AWS_DEFAULT_REGION" else "1")
 
 import numpy as np  # noqa: E402
-from aws.osml.model_runner.common import mr_post_processing  # noqa: E402
 from aws.osml.model_runner.inference.feature_selection import FeatureSelector  # noqa: E402
+from geojson import Feature  # noqa: E402
+
+from aws.osml.model_runner.common import mr_post_processing  # noqa: E402
 from aws.osml.model_runner.tile_worker.variable_overlap_tiling_strategy import (  # noqa: E402
     VariableOverlapTilingStrategy,
 )
-from geojson import Feature  # noqa: E402
 
 
 def merge(given: str, found: str, threshold: str) -> None:
@@ -55,10 +56,11 @@ def merge(given: str, found: str, threshold: str) -> None:
 
 
 def aggregate(image_id: str, side_px: str, tile_px: str, overlap_px: str) -> None:
-    from aws.osml.model_runner.database import FeatureTable, JobTable
     from aws.osml.model_runner.inference.feature_utils import add_properties_to_features
-    from aws.osml.model_runner.sink import SinkFactory
     from aws.osml.model_runner.tile_worker.tile_worker_utils import select_features
+
+    from aws.osml.model_runner.database import FeatureTable, JobTable
+    from aws.osml.model_runner.sink import SinkFactory
 
     sizes = (int(tile_px),) * 2, (int(overlap_px),) * 2
     started = time.perf_counter()

@@ -12,8 +12,8 @@ from aws.osml.model_runner.api import ImageRequest, ModelInvokeMode, job_id_of, 
 from aws.osml.model_runner.api.exceptions import InvalidImageRequestException
 from aws.osml.model_runner.common.mr_post_processing import (
     FeatureDistillationNMS,
-    FeatureDistillationSeam,
     FeatureDistillationNone,
+    FeatureDistillationSeam,
     FeatureDistillationSoftNMS,
     MRPostProcessing,
 )
