@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, overload
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from .common.mr_post_processing import (
@@ -41,7 +41,7 @@ class ImageFeatures:
     def __init__(self, job_id: str, tiles: Sequence[StoredTile], note: Callable[[], None] = ignore) -> None:
         self._job_id = job_id
         self._tiles = [tile for tile in tiles if tile.state is TileState.SUCCEEDED]
-        self._starts = np.concatenate([[0], np.cumsum([len(tile.features) for tile in self._tiles], dtype=np.intp)])
+        self._starts = [0, *accumulate(len(tile.features) for tile in self._tiles)]
         self._note = note
         self.columns = TiledFeatures.of(((tile.bounds, self._decoded(tile)) for tile in self._tiles), self.feature_at)
 
@@ -58,7 +58,7 @@ class ImageFeatures:
         return features
 
     def __len__(self) -> int:
-        return int(self._starts[-1])
+        return self._starts[-1]
 
     def feature_at(self, index: int) -> Feature:
         """Return a feature as it is stored."""
@@ -67,7 +67,7 @@ class ImageFeatures:
 
     def origin_of(self, index: int, absorbed: Sequence[int] = (), are_told: bool = False) -> FeatureOrigin:
         """Return where a feature comes from; ``are_told``: the ids of those that it absorbed are part of that."""
-        tile, _ = self._place(index)
+        tile = self._tiles[self.columns.tiles.item(index)]
         ids = [self.id_of(other) for other in absorbed] if are_told else []
         return FeatureOrigin(self.id_of(index), tile.bounds, len(absorbed), ids)
 
@@ -77,13 +77,13 @@ class ImageFeatures:
         return feature_id(self._job_id, tile.key.region_id, tile.key.index, ordinal)
 
     def _place(self, index: int) -> tuple[StoredTile, int]:
-        number = int(np.searchsorted(self._starts, index, side="right")) - 1
-        return self._tiles[number], index - int(self._starts[number])
+        number = self.columns.tiles.item(index)
+        return self._tiles[number], index - self._starts[number]
 
-    def _decoded(self, tile: StoredTile) -> list[Feature]:
+    def _decoded(self, tile: StoredTile) -> Iterator[Feature]:
+        """Yield a tile's features one by one: each is let go before the next, so all are made in the same memory."""
         self._note()
-        features: list[Feature] = orjson.loads(b"[%b]" % b",".join(tile.features))
-        return features
+        return map(decode_feature, tile.features)
 
 
 class MergedFeatures(Sequence[bytes]):

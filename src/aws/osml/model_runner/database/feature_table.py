@@ -8,6 +8,7 @@ rows of a writer that lost are never read.
 
 import dataclasses
 import hashlib
+import math
 import random
 import time
 import zlib
@@ -318,7 +319,7 @@ class FeatureTable(DDBHelper):
         return [row for rows in self._read_all(partition, range(1, self.hash_salt + 1)) for row in rows]
 
     def _is_expired(self, row: Mapping[str, Any]) -> bool:
-        return int(row.get("expire_time", self._now())) < self._now()
+        return float(row.get("expire_time", math.inf)) < self._now()
 
     def _tile_row_key(self, key: TileKey) -> dict[str, str]:
         """Return the tile's key: spread over the partitions by a hash that every worker and every run agrees on."""

@@ -6,6 +6,7 @@ image, F0 and F1 fail one that cannot be planned, G1 to G4 finish it, D1 begins 
 
 import dataclasses
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -321,7 +322,7 @@ class JobTable(DDBHelper):
     def find(self, image_id: str) -> JobItem | None:
         """Return an image's row as it stands now, or None; a row that has expired counts as gone."""
         row = self.read({"image_id": image_id})
-        if row is None or row.get("expire_time", self._now()) < self._now():
+        if row is None or row.get("expire_time", math.inf) < self._now():
             return None
         return JobItem.from_row(row)
 
