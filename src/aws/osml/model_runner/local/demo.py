@@ -46,7 +46,7 @@ def run_demo(output: Path, console: Console, size: int = 8000, workers: WorkerSe
     with tempfile.TemporaryDirectory(prefix="model-runner-demo-") as directory:
         with console.status("drawing a harbour") if console.is_terminal else tempfile.TemporaryFile():
             scene = generate_scene(size)
-            image = _write_scene(scene, Path(directory))
+            image = write_scene(scene, Path(directory))
         say("scene", f"{size} x {size} pixels with {len(scene.ships)} ships whose places are known")
         stack = LocalStack(_fresh_logs(output), {ENDPOINT: ModelSettings("bright-objects")}, workers)
         with stack, ProgressDisplay(console) as display:
@@ -59,7 +59,8 @@ def run_demo(output: Path, console: Console, size: int = 8000, workers: WorkerSe
     return result
 
 
-def _write_scene(scene: Scene, directory: Path) -> Path:
+def write_scene(scene: Scene, directory: Path) -> Path:
+    """Write a scene's image into a directory, and return its path."""
     configure_gdal(RasterSettings(), os.environ)
     path = directory / "harbour.tif"
     write_geotiff(path, np.moveaxis(scene.pixels, 2, 0), GEOTRANSFORM, EPSG, "LZW")
