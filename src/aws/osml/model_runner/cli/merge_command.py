@@ -55,8 +55,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.gzip and arguments.format == "GEOPARQUET":
         raise ConfigurationError("--gzip: GEOPARQUET is compressed in itself")
+    options = _options(arguments)
     merger = _merger(ServiceConfig.from_environment(os.environ))
-    for image in merger.merge(arguments.job, _options(arguments)):
+    for image in merger.merge(arguments.job, options):
         place = _write(image, arguments)
         sys.stdout.write(f"{len(image.features)} of {image.stored} features: {place}\n")
     return 0
