@@ -17,13 +17,6 @@ stack_numbers = itertools.count()
 _NOT_MEASURED = {"faults", "simulation"}
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the coverage of some folders unmeasured."""
-    for item in items:
-        if item.path.parent.name in _NOT_MEASURED:
-            item.add_marker("no_cover")
-
-
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--long", action="store_true", help="fault and security tests in their long form, about 20 minutes"
@@ -35,10 +28,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--long"):
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="runs only with --long"))
+    """Skip what takes long, unless asked for, and leave the coverage of some folders unmeasured."""
+    is_long = config.getoption("--long")
+    for item in items:
+        if item.path.parent.name in _NOT_MEASURED:
+            item.add_marker("no_cover")
+        if item.get_closest_marker("long") and not is_long:
+            item.add_marker(pytest.mark.skip(reason="runs only with --long"))
 
 
 @pytest.fixture(scope="session", autouse=True)

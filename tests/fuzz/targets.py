@@ -1,6 +1,6 @@
 """What has to hold for every sequence of bytes that a stranger sends; each function raises AssertionError where not.
 
-``fuzz.py`` looks for bytes for which it does not, and the tests repeat what was found.
+``run.py`` looks for bytes for which it does not, and the tests repeat what was found.
 """
 
 import math

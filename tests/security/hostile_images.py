@@ -1,8 +1,9 @@
-"""Files that are made to harm who opens them: bombs, documents that name other files, images with planted neighbours."""
+"""Files that are made to harm who opens them: bombs, documents that name other files, images with planted company."""
 
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,7 @@ class Bait(NamedTuple):
 
 
 class Hostile(NamedTuple):
-    """A file, how it is written, and a part of the reason why it fails; None where it is read as the image that it is."""
+    """A file, how it is written, and a part of the reason why it fails; None where it is read as what it is."""
 
     name: str
     write: Callable[[Path, Bait], object]
@@ -239,27 +240,19 @@ def _with_neighbours(path: Path, bait: Bait, driver: str) -> None:
 
 # Images with metadata that name other files --------------------------------------------------------------------------
 
-_NAMED = ("/vsicurl/{url}/ovr.tif", "{secret}")
-
 
 def _metadata() -> list[Hostile]:
     items = [
-        Hostile(
-            f"overview-{number}.tif",
-            lambda path, bait, name=name: _tagged(path, bait, "OVERVIEWS", "OVERVIEW_FILE", name),
-            None,
-        )
-        for number, name in enumerate(_NAMED)
+        ("overview-web", "OVERVIEWS", "OVERVIEW_FILE", "/vsicurl/{url}/ovr.tif"),
+        ("overview-file", "OVERVIEWS", "OVERVIEW_FILE", "{secret}"),
+        ("overview-memory", "OVERVIEWS", "OVERVIEW_FILE", "MEM:::DATAPOINTER=4096,PIXELS=64,LINES=64"),
+        ("geolocation", "GEOLOCATION", "X_DATASET", "/vsicurl/{url}/x.tif"),
+        ("subdatasets", "SUBDATASETS", "SUBDATASET_1_NAME", "{secret}"),
+        ("xml-vrt", "xml:VRT", "a", _TEXTS["vrt-web.tif"]),
+        ("rpc", "RPC", "LINE_OFF", "1e999"),
     ]
-    items += [
-        Hostile("geolocation.tif", lambda path, bait: _tagged(path, bait, "GEOLOCATION", "X_DATASET", _NAMED[0]), None),
-        Hostile(
-            "subdatasets.tif",
-            lambda path, bait: _tagged(path, bait, "SUBDATASETS", "SUBDATASET_1_NAME", _NAMED[1]),
-            None,
-        ),
-        Hostile("xml-vrt.tif", lambda path, bait: _tagged(path, bait, "xml:VRT", "a", _TEXTS["vrt-web.tif"]), None),
-        Hostile("rpc.tif", lambda path, bait: _tagged(path, bait, "RPC", "LINE_OFF", "1e999"), None),
+    return [
+        *(Hostile(f"{name}.tif", partial(_tagged, item=item), None) for name, *item in items),
         Hostile("deep-xml.tif", lambda path, _: _metadata_text(path, b"<a>" * 300_000), None),
         Hostile("long-xml.tif", lambda path, _: _metadata_text(path, b"x" * 1_000_000), None),
         Hostile("gml.jp2", _gml, None),
@@ -267,13 +260,13 @@ def _metadata() -> list[Hostile]:
         Hostile("entity.ntf", _external_entity, None),
         Hostile("grids.tif", _grids, None),
     ]
-    return items
 
 
-def _tagged(path: Path, bait: Bait, domain: str, key: str, value: str) -> None:
+def _tagged(path: Path, bait: Bait, item: list[str]) -> None:
+    domain, key, value = item
     text = value.format(url=bait.url, secret=bait.secret).replace("<", "&lt;")
-    item = f'<GDALMetadata><Item name="{key}" domain="{domain}">{text}</Item></GDALMetadata>'
-    _metadata_text(path, item.encode())
+    document = f'<GDALMetadata><Item name="{key}" domain="{domain}">{text}</Item></GDALMetadata>'
+    _metadata_text(path, document.encode())
 
 
 def _metadata_text(path: Path, text: bytes) -> None:
@@ -305,7 +298,7 @@ _LAUGHS = "<!DOCTYPE S [<!ENTITY a0 'ha'>{}]>".format(
 
 
 def _sicd_with(path: Path, doctype: str) -> None:
-    """A SICD document with a document type before it, as long as the part of the document that it takes the place of."""
+    """A SICD document with a document type before it, as long as the document whose place it takes."""
     write_sicd(path, SIDE, SIDE)
     body = path.read_bytes()
     start = body.index(b"<SICD")
@@ -322,12 +315,13 @@ def _external_entity(path: Path, bait: Bait) -> None:
 
 def _grids(path: Path, bait: Bait) -> None:
     """A GeoTIFF whose coordinate system is to be shifted by a grid that lies elsewhere."""
+    grids = f"{bait.secret},{bait.url}/grid.tif"
     system = (
         'PROJCS["x",GEOGCS["y",DATUM["z",SPHEROID["GRS 1980",6378137,298.257],EXTENSION["PROJ4_GRIDS",'
-        f'"{bait.secret},{bait.url}/grid.tif"]],PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]],'
+        f'"{grids}"]],PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]],'
         'PROJECTION["Transverse_Mercator"],PARAMETER["central_meridian",3],PARAMETER["scale_factor",0.9996],'
-        f'PARAMETER["false_easting",500000],UNIT["metre",1],EXTENSION["PROJ4","+proj=utm +zone=31 +nadgrids={bait.secret}'
-        f',{bait.url}/grid.tif +units=m"]]'
+        'PARAMETER["false_easting",500000],UNIT["metre",1],'
+        f'EXTENSION["PROJ4","+proj=utm +zone=31 +nadgrids={grids} +units=m"]]'
     )
     citation = f"ESRI PE String = {system}|".encode()
     keys = [1, 1, 0, 4, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32767, 3073, 34737, len(citation), 0]

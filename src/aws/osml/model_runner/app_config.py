@@ -219,10 +219,14 @@ class ServiceConfig(BaseModel):
     tile_queue_bytes: Bytes = _setting(
         "TILE_QUEUE_BYTES",
         default=128 * _MIB,
-        description="The most bytes of encoded tiles that wait for a model call.",
+        description="The most bytes of encoded tiles that wait for a model call; never more than an eighth of the"
+        " memory that the container may use.",
     )
     gdal_cache_bytes: Bytes = _setting(
-        "GDAL_CACHE_BYTES", default=256 * _MIB, description="Size in bytes of GDAL's cache of decoded image blocks."
+        "GDAL_CACHE_BYTES",
+        default=256 * _MIB,
+        description="The most bytes of GDAL's cache of decoded image blocks, which grows to what the images need;"
+        " never more than an eighth of the memory that the container may use.",
     )
     image_sources: Sources = _setting(
         "IMAGE_SOURCES",
@@ -319,10 +323,16 @@ class ServiceConfig(BaseModel):
         default=70.0,
         description="Seconds that an HTTP model may take for a tile, from the request to the last byte of the answer.",
     )
-    max_answer_bytes: Bytes = _setting(
+    max_answer_bytes: Annotated[int, Field(ge=1_024, le=50 * _MIB)] = _setting(
         "MAX_ANSWER_BYTES",
         default=50 * _MIB,
-        description="The most bytes of a model's answer for one tile.",
+        description="The most bytes of a model's answer for one tile; never above the default.",
+    )
+    max_parsed_answer_bytes: Bytes = _setting(
+        "MAX_PARSED_ANSWER_BYTES",
+        default=128 * _MIB,
+        description="The most bytes that the objects, lists and numbers of an answer may take in memory, as estimated"
+        " before it is read; the features made of them take several times as much.",
     )
     sm_max_body_bytes: Annotated[int, Field(ge=1, le=2**31)] = _setting(
         "SM_MAX_BODY",

@@ -154,11 +154,13 @@ class RegionWork:
             image_format=source.driver_name,
             generation=generation,
             retry_budget=context.retry_budget_for(request.model_name),
+            call_limit=context.call_limit_for(request.model_name),
             sleep=context.pause,
             rng=context.rng,
             now=context.now,
             should_stop=lambda: run.is_stopped,
             note_progress=context.note_progress,
+            max_parsed_bytes=context.config.max_parsed_answer_bytes,
         )
 
 

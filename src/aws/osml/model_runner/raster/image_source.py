@@ -7,11 +7,13 @@ from typing import Any, Protocol
 
 from osgeo import gdal
 
+from .block_cache import make_room
 from .exceptions import LoadImageException
 from .handle_pool import AwsKeys, HandlePool, ImageHandle
 from .opening import entity_tag, forget_remote, open_dataset, refuse_excess
 from .sensor_model import build_sensor_model
 from .settings import RasterSettings
+from .tiff_templates import TiffTemplates
 
 # The words that messages and tables use for a driver's files; other drivers go by their own name.
 _EXTENSIONS = {"GTIFF": "TIFF", "JP2OPENJPEG": "JP2"}
@@ -73,6 +75,7 @@ class ImageSource:
         self.place = place
         self.header = header
         self.settings = settings
+        self.tiff_templates = TiffTemplates()
         self._pool = pool
 
     @classmethod
@@ -184,10 +187,11 @@ def open_image(
         with pool.lend() as handle:
             check_limits(handle.dataset, location.url, settings)
             pool.narrow(_handle_limit(handle.dataset, settings))
-            header = _read_header(handle.dataset, entity_tag(path, handle.keys), settings)
+            header = _read_header(handle.dataset, entity_tag(path, location.url, handle.keys), settings)
     except BaseException:
         pool.close()
         raise
+    make_room(header, settings)
     return ImageSource(location, header, settings, pool)
 
 

@@ -88,7 +88,7 @@ class OpenImages:
         """Return True when another file lies where an idle image was opened: the next job is to see that one."""
         path = source.place.gdal_path
         try:
-            tag = entity_tag(path, self._keys(role) if path.startswith("/vsis3/") else None)
+            tag = entity_tag(path, source.place.url, self._keys(role) if path.startswith("/vsis3/") else None)
         except OSError:
             return True
         return None not in (tag, source.etag) and tag != source.etag

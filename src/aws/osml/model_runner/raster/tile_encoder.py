@@ -13,11 +13,15 @@ from .handle_pool import ImageHandle
 from .image_source import ImageSource
 from .memory_file import memory_folder, read_memory_file
 from .nitf_tile import SarDocument, corner_options, header_options, keep_camera
+from .pictures import PICTURE_DRIVERS, encode_picture, is_plain
 from .sensor_model import UNREADABLE
+from .tiff_templates import Pixels
 from .tile_formats import TilePlan, plan_tile
-from .tile_view import tile_view
+from .tile_view import corner_of, read_pixels, tile_view
 
 logger = structlog.get_logger(__name__)
+
+_PLAIN_TIFF = TilePlan("GTiff", ("COMPRESS=NONE",))
 
 
 class TileEncoder:
@@ -84,7 +88,25 @@ class TileEncoder:
 
     def _encoded(self, handle: ImageHandle, tile: ImageRegion) -> bytes:
         gdal.ErrorReset()
-        view = tile_view(handle.dataset, tile, self._source.data_type)
+        pixels = read_pixels(handle.dataset, tile, self._source.data_type)
+        if self._plan == _PLAIN_TIFF:
+            return self._plain_tiff(handle, tile, pixels)
+        if self._plan.driver in PICTURE_DRIVERS and handle.companion("is plain", is_plain):
+            return encode_picture(pixels, self._plan.driver)
+        return self._by_gdal(handle, tile, pixels)
+
+    def _plain_tiff(self, handle: ImageHandle, tile: ImageRegion, pixels: Pixels) -> bytes:
+        templates, corner = self._source.tiff_templates, corner_of(handle.dataset, tile)
+        template = templates.find(tile.size)
+        if template is not None:
+            return template.filled(pixels, corner)
+        encoded = self._by_gdal(handle, tile, pixels)
+        if templates.wants(tile.size):
+            templates.learn(tile, pixels, corner, encoded)
+        return encoded
+
+    def _by_gdal(self, handle: ImageHandle, tile: ImageRegion, pixels: Pixels) -> bytes:
+        view = tile_view(handle.dataset, tile, self._source.data_type, pixels)
         options = list(self._plan.options)
         if self._tile_format == ImageFormats.NITF:
             options += self._nitf_options(handle, tile)

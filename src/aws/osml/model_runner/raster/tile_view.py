@@ -7,6 +7,8 @@ VRT. So a stranger's file would lead the worker wherever it likes, for something
 
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from osgeo import gdal
 
 from aws.osml.model_runner.common.typing import ImageRegion
@@ -18,28 +20,58 @@ _STRUCTURE = "IMAGE_STRUCTURE"
 _KEPT_STRUCTURE = ("NBITS", "PIXELTYPE")
 
 
-def tile_view(dataset: Any, tile: ImageRegion, data_type: str) -> Any:
-    """Return a dataset of GDAL's MEM driver with the pixels of ``tile``, all bands of them as ``data_type``.
+def read_pixels(dataset: Any, tile: ImageRegion, data_type: str) -> npt.NDArray[Any]:
+    """Return the pixels of ``tile``, as ``data_type``, in an array of (rows, columns, bands).
 
-    Raises RuntimeError where they cannot be read.
+    Its elements have the size of that type, and are numbers only where they have one or two bytes. Raises RuntimeError
+    where the pixels cannot be read.
     """
     (row, col), (width, height) = tile
     number = gdal.GetDataTypeByName(data_type)
-    pixels = dataset.ReadRaster(col, row, width, height, buf_type=number)
-    view = gdal.GetDriverByName("MEM").Create("", width, height, dataset.RasterCount, number)
-    view.WriteRaster(0, 0, width, height, pixels, buf_type=number)
-    _keep_place(dataset, view, row, col)
+    raw = dataset.ReadRaster(col, row, width, height, buf_type=number, **_spaces(dataset, width, number))
+    size_bytes = gdal.GetDataTypeSize(number) // 8
+    element = np.dtype(f"u{size_bytes}" if size_bytes <= 2 else f"V{size_bytes}")
+    return np.frombuffer(raw, element).reshape(height, width, dataset.RasterCount)
+
+
+def _spaces(dataset: Any, width: int, data_type: int) -> dict[str, int]:
+    """Return the distances, in bytes, of bands, pixels and lines that lie band by band in each pixel."""
+    band = gdal.GetDataTypeSize(data_type) // 8
+    pixel = band * dataset.RasterCount
+    return {"buf_pixel_space": pixel, "buf_line_space": pixel * width, "buf_band_space": band}
+
+
+def corner_of(dataset: Any, tile: ImageRegion) -> tuple[float, float] | None:
+    """Return where the first pixel of ``tile`` lies, by the image's geotransform; None where it has none."""
+    transform = dataset.GetGeoTransform(can_return_null=True)
+    row, col = tile.origin
+    return None if transform is None else tuple(gdal.ApplyGeoTransform(transform, col, row))
+
+
+def tile_view(dataset: Any, tile: ImageRegion, data_type: str, pixels: npt.NDArray[Any]) -> Any:
+    """Return a dataset of GDAL's MEM driver with the ``pixels`` of a ``tile``, as ``read_pixels`` gives them."""
+    number = gdal.GetDataTypeByName(data_type)
+    view = gdal.GetDriverByName("MEM").Create("", *tile.size, 0, number)
+    spaces = _spaces(dataset, tile.size.width, number)
+    layout = [f"PIXELOFFSET={spaces['buf_pixel_space']}", f"LINEOFFSET={spaces['buf_line_space']}"]
+    for band in range(dataset.RasterCount):
+        first = pixels.ctypes.data + band * spaces["buf_band_space"]
+        view.AddBand(number, [f"DATAPOINTER={first}", *layout])
+    # GDAL reads where they lie, and does not keep them alive.
+    view.pixels = pixels
+    _keep_place(dataset, view, tile)
     _keep_metadata(dataset, view)
     for band in range(1, dataset.RasterCount + 1):
         _keep_meaning(dataset.GetRasterBand(band), view.GetRasterBand(band))
     return view
 
 
-def _keep_place(dataset: Any, view: Any, row: int, col: int) -> None:
+def _keep_place(dataset: Any, view: Any, tile: ImageRegion) -> None:
     """Say of the tile where it is: by geotransform, control points and camera, as far as the image has them."""
-    transform = dataset.GetGeoTransform(can_return_null=True)
-    if transform is not None:
-        x, y = gdal.ApplyGeoTransform(transform, col, row)
+    row, col = tile.origin
+    corner, transform = corner_of(dataset, tile), dataset.GetGeoTransform()
+    if corner is not None:
+        x, y = corner
         view.SetGeoTransform((x, transform[1], transform[2], y, transform[4], transform[5]))
     if dataset.GetSpatialRef() is not None:
         view.SetSpatialRef(dataset.GetSpatialRef())

@@ -1,14 +1,16 @@
-"""Looks for bytes that break a parser: ``python tests/fuzz/fuzz.py requests|answers|codestreams [SECONDS]``.
+"""Looks for bytes that break a parser: ``python tests/fuzz/run.py requests|answers|codestreams [SECONDS]``.
 
 Needs atheris (``pip install atheris``; a wheel exists for Linux and macOS). What reaches new code is kept below
 .cache/fuzz, from where what is worth repeating goes to tests/fuzz/corpus; a crash is written there as well, and ends
 the run with a status other than 0.
 """
 
+import logging
 import sys
 from pathlib import Path
 
 import atheris
+import structlog
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -18,6 +20,7 @@ with atheris.instrument_imports(include=["aws.osml.model_runner", "json", "geojs
 
 
 def main() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     name, seconds = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "600"
     kept = ROOT / ".cache" / "fuzz" / name
     kept.mkdir(parents=True, exist_ok=True)
@@ -26,7 +29,6 @@ def main() -> None:
         "-timeout=5",
         "-rss_limit_mb=1024",
         f"-max_total_time={seconds}",
-        "-print_final_stats=1",
     ]
     words = ROOT / "tests" / "fuzz" / f"{name}.dict"
     options = [f"-artifact_prefix={kept.parent}/{name}-", *([f"-dict={words}"] if words.exists() else [])]
