@@ -126,8 +126,7 @@ def default_of(name: str, field: FieldInfo) -> str:
         return REQUIRED
     default = field.get_default(call_default_factory=True)
     if name == "post_processing":
-        algorithm = default[0].algorithm
-        return f"`{algorithm.algorithm_type}` with `iouThreshold` {algorithm.iou_threshold}"
+        return f"`{default[0].algorithm.algorithm_type}`"
     return "" if default in (None, "", []) else f"`{default}`"
 
 

@@ -1020,10 +1020,10 @@ class TestEnd:
         # A clock of its own: the claim's holder renews it all the time, and must not see it end.
         others_jobs = JobTable(worker.jobs.table_name, worker.jobs.client, lambda: clock() + 500)
 
-        def lose_the_claim(claim, encoded, ids):
+        def lose_the_claim(claim, merged):
             job = worker.jobs.get_image_request(request.image_id)
             assert others_jobs.claim_aggregation(job, "other", 120, 0)
-            return deliver(claim, encoded, ids)
+            return deliver(claim, merged)
 
         completion._deliver = lose_the_claim
         with pytest.raises(LeaseLostError):
