@@ -32,7 +32,11 @@ def submit_for(trial, model, write):
         trial.submit(trial.request(model, "one"))
 
 
-@pytest.mark.parametrize("writes", [_PLANNING, _REGION, _DELIVERY], ids=["planning", "region", "delivery"])
+@pytest.mark.parametrize(
+    "writes",
+    [pytest.param(_PLANNING, marks=pytest.mark.long), _REGION, _DELIVERY],
+    ids=["planning", "region", "delivery"],
+)
 def test_a_worker_dies_at_every_write_in_turn_and_every_job_ends(new_trial, writes):
     """Each worker takes over what those before it have left, and dies right after its own write."""
     trial = new_trial(**_QUICK)

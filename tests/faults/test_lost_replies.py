@@ -66,6 +66,8 @@ def test_a_busy_dynamodb_costs_no_count(trial):
     trial.submit(trial.request(model, "small"))
     throttled = ("A1", "A2", "A3", "A4", "A4-planned", "R1", "R2", "T1", "G1", "G2-position", "G2-done", "G3")
     rules = (
+        # every worker's first, so that some are refused however few there are
+        {**refusing("R3", "TransactionCanceledException", 1.0), "times": 1},
         refusing("R3", "TransactionCanceledException", 0.5),
         *(refusing(write, "ProvisionedThroughputExceededException", 0.2) for write in throttled),
     )

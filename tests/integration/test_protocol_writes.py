@@ -3,7 +3,10 @@
 import dataclasses
 import random
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import boto3
 import pytest
@@ -26,6 +29,7 @@ from aws.osml.model_runner.database import (
     TileKey,
     TileOutcome,
 )
+from aws.osml.model_runner.database.ddb_helper import DDBHelper
 from aws.osml.model_runner.exceptions import ConditionNotMetError, ConservationError, StartRegionException
 from aws.osml.model_runner.tile_worker.region_plan import region_id_of
 from simulation.dynamodb import TABLE_NAMES, DynamoDB, worker_tables
@@ -100,6 +104,19 @@ def claimed(tables: Tables, number: int = 0, owner: str = "w1") -> RegionClaim:
     claim = tables.regions.claim(region_item(number).image_id, region_item(number).region_id, owner, 60)
     assert isinstance(claim, RegionClaim)
     return claim
+
+
+@contextmanager
+def answers_lost(table: DDBHelper) -> Iterator[None]:
+    """Have the first answer to each call be lost, so that it is sent again, as boto3 does."""
+    conditional = table._conditional
+
+    def twice(operation, request):
+        conditional(operation, request)
+        return conditional(operation, request)
+
+    with patch.object(table, "_conditional", twice):
+        yield
 
 
 class TestAccept:
@@ -194,13 +211,24 @@ class TestPlan:
         planned(tables)
         claim = claimed(tables)
         again = tables.regions.start_region_request(region_item())
-        assert again.lease_owner == "w1"
+        assert again.lease_owner == claim.owner
+        assert claim.owner.startswith("w1#")
         tables.regions.end_region(tables.jobs, claim, RequestStatus.SUCCESS, [BOUNDS], [])
         with pytest.raises(StartRegionException):
             tables.regions.start_region_request(region_item())
 
 
 class TestRegion:
+    def test_r1_knows_its_own_claim_when_the_first_answer_was_lost(self, tables):
+        planned(tables)
+        item = tables.regions.start_region_request(region_item())
+        with answers_lost(tables.regions):
+            claim = tables.regions.claim(item.image_id, item.region_id, "w1", 60)
+        assert isinstance(claim, RegionClaim)
+        assert (claim.item.stalled_attempts, claim.fence) == (1, 1)
+        assert isinstance(tables.regions.claim(item.image_id, item.region_id, "w1", 60), RegionHeld)
+        assert tables.regions.release(claim)
+
     def test_r1_holds_off_others_until_the_lease_ends_and_then_fences_the_first_out(self, tables):
         planned(tables)
         first = claimed(tables)
@@ -321,6 +349,16 @@ class TestTile:
 
 
 class TestFinish:
+    def test_g1_knows_its_own_claim_when_the_first_answer_was_lost(self, tables):
+        planned(tables)
+        tables.regions.end_region(tables.jobs, claimed(tables), RequestStatus.SUCCESS, [BOUNDS], [])
+        counted = tables.jobs.get_image_request(request().image_id)
+        with answers_lost(tables.jobs):
+            held = tables.jobs.claim_aggregation(counted, "w1", 60, 0)
+        assert (held.agg_fence, held.agg_stalled) == (1, 1)
+        assert tables.jobs.claim_aggregation(counted, "w1", 60, 0) is None
+        assert tables.jobs.renew_aggregation(held.image_id, held.agg_fence, 60)
+
     def complete(self, tables: Tables) -> JobItem:
         planned(tables)
         tables.regions.end_region(tables.jobs, claimed(tables), RequestStatus.SUCCESS, [BOUNDS], [])

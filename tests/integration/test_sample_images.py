@@ -23,7 +23,8 @@ pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample images 
 
 @pytest.fixture(scope="module")
 def busy_site(emulator, tmp_path_factory):
-    site = Site(emulator, create_data_plane(emulator.client, "sample-tests"), tmp_path_factory.mktemp("worker"))
+    directory = tmp_path_factory.mktemp("sample-tests")
+    site = Site(emulator, create_data_plane(emulator.client, directory.name), directory)
     with site.worker(REGION_SIZE="(1024, 1024)"):
         yield site
 

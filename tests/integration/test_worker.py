@@ -33,7 +33,8 @@ def site(emulator, data_plane, tmp_path):
 @pytest.fixture(scope="module")
 def busy_site(emulator, tmp_path_factory):
     """A data plane whose one worker takes the jobs of every test here, one after the other."""
-    busy_site = Site(emulator, create_data_plane(emulator.client, "worker-tests"), tmp_path_factory.mktemp("worker"))
+    directory = tmp_path_factory.mktemp("worker-tests")
+    busy_site = Site(emulator, create_data_plane(emulator.client, directory.name), directory)
     with busy_site.worker():
         yield busy_site
 

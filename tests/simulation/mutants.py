@@ -8,13 +8,13 @@ import dataclasses
 import random
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 from unittest.mock import patch
 
 from aws.osml.model_runner import image_completion, job_sweeper, region_request_handler, region_work
 from aws.osml.model_runner.database import job_ledger, region_request_table
-from aws.osml.model_runner.database.ddb_helper import DDBHelper
+from aws.osml.model_runner.database.ddb_helper import DDBHelper, to_dynamodb
 from aws.osml.model_runner.database.feature_table import FeatureTable
 from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
 from aws.osml.model_runner.database.job_table import JobTable
@@ -23,6 +23,7 @@ from aws.osml.model_runner.exceptions import ConditionNotMetError
 from aws.osml.model_runner.image_completion import ImageCompletion
 from aws.osml.model_runner.job_sweeper import JobSweeper
 from aws.osml.model_runner.lease_keeper import LeaseKeeper
+from aws.osml.model_runner.region_request_handler import RegionRequestHandler
 from aws.osml.model_runner.region_work import RegionWork
 from aws.osml.model_runner.sink import kinesis_sink
 
@@ -35,14 +36,14 @@ Replacement = tuple[Any, str, Any]
 class Mutant:
     """What is replaced, and the world in which that shows.
 
-    ``is_harmless`` is one that costs work and breaks nothing. ``seeds`` is how many worlds may be tried.
+    ``is_harmless`` is one that costs work and breaks nothing. ``seeds`` is how many worlds are tried until it shows.
     """
 
     name: str
     replacements: Callable[[], list[Replacement]]
     profile: str = "hard"
     more: dict[str, Any] = dataclasses.field(default_factory=dict)
-    seeds: int = 40
+    seeds: int = 150
     is_harmless: bool = False
 
     @property
@@ -66,12 +67,51 @@ def _never(*_: Any, **__: Any) -> bool:
     return False
 
 
+def _named(values: dict[str, Any], expressions: str) -> dict[str, Any]:
+    """Return the values that are named; DynamoDB refuses others."""
+    named = set(re.findall(r":\w+", expressions))
+    return {name: value for name, value in values.items() if name in named}
+
+
 def _write(table: DDBHelper, write: dict[str, Any], condition: str = "") -> None:
     """Do one write of a transaction by itself, under another condition or none."""
     update = write["Update"]
-    named = set(re.findall(r":\w+", f"{update['UpdateExpression']} {condition}"))
-    values = {name: value for name, value in update["ExpressionAttributeValues"].items() if name in named}
+    values = _named(update["ExpressionAttributeValues"], f"{update['UpdateExpression']} {condition}")
     table.update(update["Key"], update["UpdateExpression"], values, condition or None)
+
+
+# A1 to F0 ---------------------------------------------------------------------------------------------------------
+
+
+def _accepted_again() -> list[Replacement]:
+    def put_new(table_name: str, item: dict[str, Any], _key: str) -> dict[str, Any]:
+        return {"Put": {"TableName": table_name, "Item": to_dynamodb(item)}}
+
+    return [(job_ledger, "_put_new", put_new)]
+
+
+class _Careless:
+    """A table whose writes have no condition."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._table, name)
+
+    def put(self, item: Any, *_condition: Any) -> Any:
+        return self._table.put(item)
+
+    def update(self, key: Any, expression: str, values: Any, _condition: str) -> Any:
+        return self._table.update(key, expression, _named(values, expression))
+
+    def _end(self, image_id: str, values: Any, _condition: str) -> Any:
+        return self._table._end(image_id, values, "attribute_exists(image_id)")
+
+
+def _without_condition(table: Any, method: str) -> list[Replacement]:
+    original = getattr(table, method)
+    return [(table, method, lambda self, *given, **named: original(_Careless(self), *given, **named))]
 
 
 # R3 ---------------------------------------------------------------------------------------------------------------
@@ -234,11 +274,21 @@ def _no_shuffle() -> list[Replacement]:
     return [(region_work.RegionWork, "_run_tiles", run_tiles)]
 
 
+def _kept_on_error() -> list[Replacement]:
+    return [(RegionRequestHandler, "_given_back_on_error", lambda self, _claim: nullcontext())]
+
+
 # Worlds in which workers sleep through the end of what they hold.
 _SLOW = {"stall": 0.3, "pause": 0.0, "kill": 0.0}
 _SLOW_AND_SENT_AGAIN = _SLOW | {"is_resubmitted": 1.0, "resubmission_s": (400.0, 500.0, 600.0, 700.0, 800.0, 900.0)}
 
 MUTANTS = [
+    Mutant("accepted again", _accepted_again, "sqs"),
+    Mutant("plan of an ended job", lambda: _without_condition(JobTable, "fix_plan"), "zombie", _SLOW),
+    Mutant("region begun anew", lambda: _without_condition(RegionRequestTable, "start_region_request")),
+    Mutant("end of a planned job", lambda: _without_condition(JobTable, "fail_unplanned"), "zombie", _SLOW),
+    Mutant("no deadline", list, "dead", {"job_deadline_s": 86_400.0}),
+    Mutant("kept on error", _kept_on_error, "outage"),
     Mutant("plain counters", _plain_counters),
     Mutant("row then counter", _row_then_counter),
     Mutant("random feature keys", _random_keys),
@@ -249,7 +299,7 @@ MUTANTS = [
     Mutant("no sweeper", lambda: [(JobSweeper, "sweep", _nothing)]),
     Mutant("no second send", lambda: [(JobSweeper, "_send_again", _nothing)], "sqs"),
     Mutant("no outbox", _no_outbox, more={"crash_after": 0.02, "error": 0.3}),
-    Mutant("closed before published", _closed_before_published, more={"crash_before": 0.02, "crash_after": 0.02}),
+    Mutant("closed before published", _closed_before_published, more={"crash_before": 0.02, "crash_after": 0.06}),
     Mutant("close of any generation", _close_of_any_generation, "zombie", _SLOW_AND_SENT_AGAIN),
     Mutant("outbox of any generation", _outbox_of_any_generation, "zombie", _SLOW_AND_SENT_AGAIN),
     Mutant("Kinesis refusals ignored", lambda: [(kinesis_sink, "refused", lambda *_: [])]),
@@ -272,6 +322,6 @@ MUTANTS = [
         {"crash_before": 0.03, "crash_after": 0.03},
     ),
     Mutant("no other order", _no_shuffle, "poison-tile"),
-    Mutant("no heartbeat", lambda: [(LeaseKeeper, "_renew", _nothing)], is_harmless=True),
-    Mutant("no resume", lambda: [(RegionWork, "committed", lambda *_: {})], is_harmless=True),
+    Mutant("no heartbeat", lambda: [(LeaseKeeper, "_renew", _nothing)], seeds=40, is_harmless=True),
+    Mutant("no resume", lambda: [(RegionWork, "committed", lambda *_: {})], seeds=40, is_harmless=True),
 ]

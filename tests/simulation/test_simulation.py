@@ -10,10 +10,10 @@ from simulation.world import Laboratory, run_world
 # So many worlds of each profile; `run.py --seeds 10000` runs more of them.
 WORLDS = {
     "calm": 10,
-    "hard": 60,
-    "zombie": 60,
-    "lossy": 50,
-    "sqs": 50,
+    "hard": 50,
+    "zombie": 50,
+    "lossy": 40,
+    "sqs": 40,
     "outage": 4,
     "poison-tile": 8,
     "poison-plan": 6,
@@ -57,7 +57,7 @@ def test_a_seed_is_always_the_same_world(profile):
 def test_faults_happen():
     tally = run.Tally()
     with Laboratory() as laboratory:
-        for seed in range(12):
+        for seed in range(40):
             tally.add(seed, laboratory.run(seed, PROFILES["hard"]))
     probabilities = {name for name in vars(PROFILES["hard"]) if isinstance(getattr(PROFILES["hard"], name), float)}
     expected = probabilities - {"until_s", "skew_s", "is_resubmitted", "job_deadline_s", "horizon_s"}

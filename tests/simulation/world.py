@@ -26,7 +26,7 @@ from .scheduler import START_S, Scheduler
 from .services import S3, SNS, SQS, Chance, Kinesis, Queue, SageMakerRuntime
 from .worker import Worker
 
-JOBS = 3
+MOST_JOBS = 3
 WORKERS = 4
 TERMINAL = ("SUCCESS", "PARTIAL", "FAILED")
 
@@ -82,7 +82,7 @@ class World:
         self.rng = self.scheduler.rng
         self.chance = Chance(self.scheduler, faults)
         self.config = worker_config(faults.job_deadline_s)
-        specs = random_jobs(self.rng, JOBS)
+        specs = random_jobs(self.rng, self.rng.randint(1, MOST_JOBS))
         self.jobs: dict[str, Job] = {job.url: job for job in specs}
         self.poisoned = specs[0] if faults.poison else None
         self.status_writes: list[StatusWrite] = []

@@ -170,7 +170,7 @@ def assert_covers(spans, axis, least_overlap):
         assert end < next_end
 
 
-@settings(max_examples=3000, deadline=None)
+@settings(max_examples=2500, deadline=None)
 @given(axis=axes())
 def test_default_strategy_covers_every_pixel_with_full_tiles(axis):
     plan = plan_of(VO, axis)
@@ -180,7 +180,7 @@ def test_default_strategy_covers_every_pixel_with_full_tiles(axis):
     assert len(tiles) == max(1, ceildiv(axis.length - axis.overlap, axis.tile - axis.overlap))
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(axis=axes())
 def test_default_strategy_builds_regions_of_whole_tiles(axis):
     plan = plan_of(VO, axis)
@@ -194,7 +194,7 @@ def test_default_strategy_builds_regions_of_whole_tiles(axis):
     assert sizes[-1] <= sizes[0]
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(axis=axes())
 def test_default_strategy_spreads_the_slack_evenly(axis):
     plan = plan_of(VO, axis)
@@ -221,7 +221,7 @@ def axes_without_remainder(draw):
     return Axis(draw(st.integers(0, 100_000)), tile + gaps * stride, region, tile, overlap)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(axis=axes_without_remainder())
 def test_default_strategy_equals_the_known_one_where_that_covers(axis):
     known = known_variable_overlap(axis)
@@ -250,7 +250,7 @@ def known_full_tiles(region, axis):
     return [crop for crop in crops if crop[1] - crop[0] == axis.tile]
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=600, deadline=None)
 @given(axis=axes())
 def test_fixed_stride_strategy_covers_every_pixel_at_the_overlap_asked_for(axis):
     plan = plan_of(VT, axis)
@@ -263,7 +263,7 @@ def test_fixed_stride_strategy_covers_every_pixel_at_the_overlap_asked_for(axis)
         assert all(end - next_start == axis.overlap for (_, end), (next_start, _) in pairwise(tiles))
 
 
-@settings(max_examples=700, deadline=None)
+@settings(max_examples=400, deadline=None)
 @given(axis=axes())
 def test_fixed_stride_strategy_equals_the_known_one_wherever_that_has_tiles(axis):
     assume(axis.overlap < min(axis.length, axis.region))

@@ -1,7 +1,6 @@
 """What every table has in common: keys, items, and calls whose answers are plain Python values."""
 
 import dataclasses
-import functools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,10 +56,9 @@ class DDBItem:
         return [name for name in attribute_names(type(self)) if getattr(self, name) is not None]
 
 
-@functools.cache
-def attribute_names(item_class: type[DDBItem]) -> tuple[str, ...]:
+def attribute_names(item_class: type[DDBItem]) -> list[str]:
     """Return the names of the attributes that rows of a class may have, in order."""
-    return tuple(field.name for field in dataclasses.fields(item_class) if field.name != "ddb_key")
+    return [name for name in item_class.__dataclass_fields__ if name != "ddb_key"]
 
 
 def to_dynamodb(value: Any) -> Any:
@@ -225,7 +223,7 @@ class DDBHelper:
     ) -> Item:
         """Update one item if ``condition`` holds and return it as it then stands; else raise ``ConditionNotMetError``.
 
-        Values that neither expression names are left out, since DynamoDB refuses them.
+        DynamoDB refuses values that neither expression names.
         """
         request: Item = {
             "TableName": self.table_name,
@@ -289,6 +287,10 @@ class DDBHelper:
             if "LastEvaluatedKey" not in answer:
                 return
             request = {**request, "ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+    def name_of_claim(self, owner: str) -> str:
+        """Return a name for one claim of a worker, so that a repeated call can tell its own write from another's."""
+        return f"{owner}#{self._rng.getrandbits(32):08x}"
 
     def _conditional(self, operation: Callable[..., Item], request: Item) -> Item:
         try:

@@ -383,17 +383,17 @@ class JobTable(DDBHelper):
 
         The counters that the caller saw are part of the condition, because a condition cannot add. ``wait_s`` is how
         long the next claim has to wait if this one dies. Return None when another worker holds the claim, or when
-        regions are missing.
+        regions are missing. A claim whose answer was lost is known again by its name when the call is repeated.
         """
         if not self.is_image_request_complete(item):
             return None
-        now_s = self._now()
+        now_s, holder = self._now(), self.name_of_claim(owner)
         expression = (
             "SET agg_owner = :owner, agg_lease_until = :until, agg_not_before = :not_before,"
             " agg_first_time = if_not_exists(agg_first_time, :now) ADD agg_fence :one, agg_stalled :one"
         )
         values = {
-            ":owner": owner,
+            ":owner": holder,
             ":until": now_s + lease_s,
             ":not_before": now_s + wait_s,
             ":now": now_s,
@@ -406,7 +406,13 @@ class JobTable(DDBHelper):
             "region_success = :a AND region_error = :b AND region_count = :c"
             f" AND agg_lease_until < :now AND agg_not_before <= :now AND {NOT_TERMINAL}"
         )
-        return self._try_update(item.image_id, expression, values, condition)
+        try:
+            row = self.update({"image_id": item.image_id}, expression, values, condition)
+        except ConditionNotMetError as err:
+            if err.old is None or err.old.get("agg_owner") != holder:
+                return None
+            row = err.old
+        return JobItem.from_row(row)
 
     def renew_aggregation(self, image_id: str, fence: int, lease_s: float) -> bool:
         """Extend our claim; False when it is no longer ours."""

@@ -109,7 +109,7 @@ class RegionRequestItem(DDBItem):
 
 @dataclasses.dataclass(frozen=True)
 class RegionClaim:
-    """The right to work on a region: ours as long as the row carries our name and number."""
+    """The right to work on a region: ours as long as the row carries the claim's name and number."""
 
     item: RegionRequestItem
     owner: str
@@ -244,9 +244,11 @@ class RegionRequestTable(DDBHelper):
     ) -> RegionClaim | RegionHeld | RegionEnded:
         """R1: take a region that is nobody's, under a new fencing number; a claim is an attempt until it progresses.
 
-        A region that is taken only to be sealed is not waited for: its endpoint will not be called any more.
+        A region that is taken only to be sealed is not waited for: its endpoint will not be called any more. A claim
+        whose answer was lost is known again by its own name when the call is repeated; it would else be taken for
+        that of a worker that crashed.
         """
-        now_s = self._now()
+        now_s, holder = self._now(), self.name_of_claim(owner)
         expression = (
             "SET region_status = :in_progress, lease_owner = :owner, lease_until = :until, last_updated_time = :now_ms,"
             " stall_first_time = if_not_exists(stall_first_time, :now)"
@@ -254,7 +256,7 @@ class RegionRequestTable(DDBHelper):
         )
         values = {
             ":in_progress": str(RequestStatus.IN_PROGRESS),
-            ":owner": owner,
+            ":owner": holder,
             ":until": now_s + lease_s,
             ":now": now_s,
             ":now_ms": int(now_s * 1000),
@@ -268,10 +270,12 @@ class RegionRequestTable(DDBHelper):
         except ConditionNotMetError as err:
             if err.old is None or err.old.get("region_status") in TERMINAL_VALUES.values():
                 return RegionEnded()
-            wait_s = max(err.old.get("lease_until", 0), err.old.get("not_before", 0)) - now_s
-            return RegionHeld(retry_after_s=max(1.0, wait_s))
+            if err.old.get("lease_owner") != holder:
+                wait_s = max(err.old.get("lease_until", 0), err.old.get("not_before", 0)) - now_s
+                return RegionHeld(retry_after_s=max(1.0, wait_s))
+            row = err.old
         item = RegionRequestItem.from_row(row)
-        return RegionClaim(item, owner, item.fence or 0)
+        return RegionClaim(item, holder, item.fence or 0)
 
     def renew(self, claim: RegionClaim, lease_s: float) -> bool:
         """R2: extend a claim; False when it is no longer ours."""
