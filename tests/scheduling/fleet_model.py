@@ -14,7 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aws.osml.model_runner.scheduler.decision import Decision, Lane, LaneCapacity, LaneLoad, Reason, WaitingImage, decide
+from aws.osml.model_runner.scheduler.decision import (
+    Decision,
+    Lane,
+    LaneCapacity,
+    LaneLoad,
+    Reason,
+    WaitingImage,
+    decide,
+)
 
 CALLS_PER_REGION = 4
 LOOK_S = 0.5
@@ -423,7 +431,10 @@ class FleetModel:
 
     def _outcome(self) -> Outcome:
         makespan_s = max((image.ended_at or self.now_s) for image in self.images)
-        waits = [(image.started_at if image.started_at is not None else self.now_s) - image.arrives_at for image in self.images]
+        waits = [
+            (image.started_at if image.started_at is not None else self.now_s) - image.arrives_at
+            for image in self.images
+        ]
         return Outcome(
             images=len(self.images),
             makespan_s=makespan_s,
@@ -457,5 +468,7 @@ def lower_bound_s(endpoints: Sequence[Endpoint], images: Sequence[Image]) -> flo
     for endpoint in endpoints:
         mine = [image for image in images if image.endpoint is endpoint]
         if mine:
-            bounds.append(min(image.arrives_at for image in mine) + sum(image.tiles for image in mine) / endpoint.tiles_per_s)
+            bounds.append(
+                min(image.arrives_at for image in mine) + sum(image.tiles for image in mine) / endpoint.tiles_per_s
+            )
     return max(bounds)

@@ -29,13 +29,17 @@ class Lane:
 
 @dataclass(frozen=True)
 class WaitingImage:
-    """An image that may start. ``load`` is in calls at once; ``priority`` is higher for what is more urgent."""
+    """An image that may start from ``ready_at`` on.
+
+    ``load`` is in calls at once; ``priority`` is higher for what is more urgent; times are in epoch seconds.
+    """
 
     key: str
     lane: Lane
     load: int
     request_time: float
     priority: int = 0
+    ready_at: float = 0.0
 
     @property
     def order(self) -> tuple[float, str]:
@@ -95,7 +99,7 @@ def decide(
     large it is. If it does not fit, later images of the lane that do may go before it for a while; then the lane is
     kept for it. A lane that starts nothing keeps no other from starting.
     """
-    lanes = _by_lane(waiting)
+    lanes = _by_lane(image for image in waiting if image.ready_at <= now_s)
     if not lanes:
         return Decision(None, Reason.NOTHING_WAITS)
 
