@@ -199,7 +199,7 @@ class TestPlan:
         ended = tables.jobs.fail_unplanned(request().image_id, "unreadable")
         assert ended is not None
         assert (ended.image_status, ended.message) == ("FAILED", "unreadable")
-        assert ended.status_outbox == {"status": "FAILED", "message": "unreadable"}
+        assert ended.status_outbox == {"status": "FAILED", "message": "unreadable", "is_dead_letter": True}
         assert tables.jobs.fail_unplanned(request().image_id, "again") is None
 
     def test_f0_leaves_a_planned_image_alone(self, tables):
@@ -504,7 +504,7 @@ class TestRedrive:
         assert tables.ledger.reopen(ended, request(), "again")
         tables.jobs.fail_unplanned(request().image_id, "still unreadable")
         tables.jobs.clear_outbox(ended.image_id, 0)
-        waiting = {"status": "FAILED", "message": "still unreadable"}
+        waiting = {"status": "FAILED", "message": "still unreadable", "is_dead_letter": True}
         assert tables.jobs.get_image_request(ended.image_id).status_outbox == waiting
         tables.jobs.clear_outbox(ended.image_id, 1)
         assert tables.jobs.get_image_request(ended.image_id).status_outbox is None
