@@ -27,6 +27,7 @@ TABLE_NAMES = {
     "REGION_REQUEST_TABLE": "regions",
     "FEATURE_TABLE": "features",
     "OUTSTANDING_JOBS_TABLE": "outstanding",
+    "ENDPOINT_TABLE": "endpoints",
 }
 # How long a read that is not consistent may still give what stood there before.
 _STALE_S = 1.0

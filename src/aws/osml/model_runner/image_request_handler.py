@@ -170,6 +170,10 @@ class ImageRequestHandler:
         with bind_job(job_id=request.job_id, image_id=request.image_id):
             with self.context.leases.keep(self._planning_lease(job)):
                 item = self.job_table.get_image_request(request.image_id)
+                if item.is_terminal:
+                    # It was cancelled while it waited.
+                    self.completion.close(item)
+                    return
                 try:
                     plan = self._plan_of(request, item)
                     stored = self.job_table.fix_plan(plan.applied_to(item))
