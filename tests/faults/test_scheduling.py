@@ -12,10 +12,13 @@ from aws.osml.model_runner.local.http_service import HttpRequest, HttpResponse, 
 from aws.osml.model_runner.local.model_server import ModelServer
 from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
 from faults.limited_model import LimitedModel
+from faults.numbered_scene import write_numbered_scene
 from faults.trial import LEASE_S
 from worker_process import eventually
 
-LIMIT = 8
+# Two regions fill an endpoint, and four workers together could make twice the calls.
+CALLS = 8
+LIMIT = 2 * CALLS
 
 
 @pytest.fixture
@@ -31,17 +34,17 @@ def _processors(request: HttpRequest) -> HttpResponse:
     return HttpResponse(200, body, "text/xml")
 
 
-def test_a_fleet_fills_its_endpoints_and_floods_none(new_trial, limited, is_long):
+def test_a_fleet_fills_its_endpoints_and_floods_none(new_trial, limited, is_long, tmp_path):
     """60 images for three endpoints, four workers of which one is killed; refused calls are under one in a hundred."""
     images, workers = (60, 4) if is_long else (12, 2)
     models = [limited(limit=LIMIT) for _ in range(3)]
     trial = new_trial(
-        WORKERS="4", TILE_WORKERS_PER_INSTANCE="4", DEFAULT_HTTP_ENDPOINT_CONCURRENCY=str(LIMIT), IMAGE_LOOK_AHEAD="100"
+        WORKERS=str(CALLS), TILE_WORKERS_PER_INSTANCE=str(CALLS), DEFAULT_HTTP_ENDPOINT_CONCURRENCY=str(LIMIT)
     )
     trial.models += models
+    scenes = [str(write_numbered_scene(tmp_path / f"{count}.tif", (count, 1))) for count in (1, 2)]
     for number in range(images):
-        name = "one" if number % 3 else "small"
-        trial.submit(trial.request(models[number % 3] if number % 2 else models[0], name))
+        trial.submit(trial.request(models[number % 3], scenes[number % 2]))
     fleet = [trial.fleet.start() for _ in range(workers)]
     for worker in fleet:
         worker.wait_until_ready()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import geojson
 import structlog
 from aws_embedded_metrics import MetricsLogger
+from botocore.exceptions import BotoCoreError, ClientError
 
 from .api.image_request import ImageRequest
 from .api.inference import VALID_MODEL_HOSTING_OPTIONS
@@ -57,6 +58,9 @@ if TYPE_CHECKING:
     from aws.osml.photogrammetry import SensorModel
 
 logger = structlog.get_logger(__name__)
+
+# What a service did not do for the plan, such as STS that throttles, it may do later.
+PLANNING_ERRORS = (ModelRunnerError, ClientError, BotoCoreError)
 
 
 class ImageRequestHandler:
@@ -179,7 +183,7 @@ class ImageRequestHandler:
                     stored = self.job_table.fix_plan(plan.applied_to(item))
                 except ConditionNotMetError:
                     return
-                except ModelRunnerError as err:
+                except PLANNING_ERRORS as err:
                     self._planning_failed(item, err)
                     return
                 logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
@@ -203,7 +207,7 @@ class ImageRequestHandler:
             item = self.job_table.get_image_request(request.image_id)
             try:
                 plan = self._plan_of(request, item)
-            except ModelRunnerError as err:
+            except PLANNING_ERRORS as err:
                 self.context.metrics.record("Scheduling", "Errors", 1, "Count", ModelName=request.model_name)
                 self._planning_failed(item, err)
                 return
@@ -369,9 +373,9 @@ class ImageRequestHandler:
         """Return the size that the job was planned with; a deployment in between may have changed the setting."""
         return ImageDimensions(*(item.region_size or self.config.region_size))
 
-    def _planning_failed(self, item: JobItem, err: ModelRunnerError) -> None:
-        """Leave what may work later to the sweeper; end what never will."""
-        if err.can_retry:
+    def _planning_failed(self, item: JobItem, err: ModelRunnerError | ClientError | BotoCoreError) -> None:
+        """Leave what may work later to the next try; end what never will."""
+        if not isinstance(err, ModelRunnerError) or err.can_retry:
             logger.warning("image.planning_put_off", reason=str(err))
             return
         self.fail_image_request(item, err)
