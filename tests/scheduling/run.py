@@ -24,7 +24,7 @@ RULES: dict[str, Rule] = {"ours": our_rule, "peer": peer_rule}
 REGIONS = {1: 400, 2: 280, 3: 130, 4: 100, 6: 60, 8: 20, 16: 7, 32: 3}
 # A full region has 100 tiles; those at the border of an image have fewer.
 TILES = (80, 100)
-CALLS = (24, 32, 48, 64, 96)
+CALLS = (32, 48, 64, 96, 128)
 CALL_S = (0.8, 1.2, 1.8, 2.5, 3.5)
 
 

@@ -109,7 +109,7 @@ class JobItem(DDBItem):
     kinesis_pos: int | None = None
     status_outbox: dict[str, Any] | None = None
     priority: int | None = None
-    message_body: Any = None
+    message_body: bytes | None = None
 
     def __post_init__(self) -> None:
         """Set the key under which the table holds the row."""

@@ -16,7 +16,7 @@ from aws.osml.model_runner.database.job_ledger import OpenJob
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns, Turn
 from aws.osml.model_runner.metrics import COUNT, MILLISECONDS, PERCENT, MetricsRecorder
 
-from .decision import Decision, Lane, LaneCapacity, LaneLoad, WaitingImage, decide
+from .decision import Decision, Lane, LaneCapacity, LaneLoad, Reason, WaitingImage, decide
 from .survey import Survey, SurveyRules, survey
 
 logger = structlog.get_logger(__name__)
@@ -151,22 +151,20 @@ class TurnScheduler:
         if decision.image is None:
             return None
         started = self._turns.start(turn, found.jobs[decision.image.key], self._lease_s)
-        self._log_start(decision.image, decision, found, capacities, is_ours=started is not None)
+        if started is None:
+            logger.info("image.not_scheduled", image_id=decision.image.key, reason="another worker was faster")
+            return None
+        self._log_start(decision.image, decision.reason, found, capacities)
         return started
 
     def _log_start(
-        self,
-        image: WaitingImage,
-        decision: Decision,
-        found: Survey,
-        capacities: Mapping[Lane, LaneCapacity],
-        is_ours: bool,
+        self, image: WaitingImage, reason: Reason, found: Survey, capacities: Mapping[Lane, LaneCapacity]
     ) -> None:
         load, capacity = found.loads.get(image.lane, LaneLoad()), capacities.get(image.lane, LaneCapacity())
         logger.info(
-            "image.scheduled" if is_ours else "image.not_scheduled",
+            "image.scheduled",
             tag="SCHEDULER EVENT",
-            reason=decision.reason.value if is_ours else "another worker was faster",
+            reason=reason.value,
             job_id=found.jobs[image.key].request.job_id,
             image_id=image.key,
             endpoint=image.lane.endpoint,
@@ -186,15 +184,16 @@ class TurnScheduler:
         if decision.image is not None:
             self._last_held_back = ()
             return
-        # The same decision twice a second says nothing new.
-        log = logger.debug if decision.full == self._last_held_back else logger.info
-        log(
-            "image.held_back",
-            tag="SCHEDULER EVENT",
-            reason=decision.reason.value,
-            endpoints=[lane.endpoint for lane in decision.full],
-            waiting=len(found.waiting),
+        endpoints, reason, waiting = (
+            [lane.endpoint for lane in decision.full],
+            decision.reason.value,
+            len(found.waiting),
         )
+        if decision.full != self._last_held_back:
+            logger.info("image.held_back", tag="SCHEDULER EVENT", reason=reason, endpoints=endpoints, waiting=waiting)
+        else:
+            # The same decision twice a second says nothing new.
+            logger.debug("image.held_back", tag="SCHEDULER EVENT", reason=reason, endpoints=endpoints, waiting=waiting)
         self._last_held_back = decision.full
 
     # Measurements ---------------------------------------------------------------------------------------------------
