@@ -13,12 +13,40 @@ from aws.osml.model_runner.local.model_server import ModelServer, create_model
 from aws.osml.model_runner.raster.settings import RasterSettings, configure_gdal
 
 stack_numbers = itertools.count()
+# They run again and again what other tests cover, and would take half as long again.
+_NOT_MEASURED = {"faults", "simulation"}
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--long", action="store_true", help="fault and security tests in their long form, about 20 minutes"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "long: runs only with --long")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what takes long, unless asked for, and leave the coverage of some folders unmeasured."""
+    is_long = config.getoption("--long")
+    for item in items:
+        if item.path.parent.name in _NOT_MEASURED:
+            item.add_marker("no_cover")
+        if item.get_closest_marker("long") and not is_long:
+            item.add_marker(pytest.mark.skip(reason="runs only with --long"))
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _gdal() -> None:
     """GDAL as a worker sets it up."""
     configure_gdal(RasterSettings(), os.environ)
+
+
+@pytest.fixture(scope="session")
+def is_long(pytestconfig: pytest.Config) -> bool:
+    """True when tests are to run in their long form."""
+    return bool(pytestconfig.getoption("--long"))
 
 
 @pytest.fixture(scope="session")

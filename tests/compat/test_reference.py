@@ -16,7 +16,6 @@ import pytest
 from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
 
-from aws.osml.model_runner import image_plan
 from aws.osml.model_runner.api import image_request_schema, image_url, json_document, region_of_interest, rules
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.app_config import ServiceConfig, documented_settings
@@ -127,8 +126,7 @@ def default_of(name: str, field: FieldInfo) -> str:
         return REQUIRED
     default = field.get_default(call_default_factory=True)
     if name == "post_processing":
-        algorithm = default[0].algorithm
-        return f"`{algorithm.algorithm_type}` with `iouThreshold` {algorithm.iou_threshold}"
+        return f"`{default[0].algorithm.algorithm_type}`"
     return "" if default in (None, "", []) else f"`{default}`"
 
 
@@ -177,8 +175,8 @@ LIMITS = [
     region_of_interest.MAX_VERTICES,
     region_of_interest.MAX_DEPTH,
     region_of_interest.MAX_REPAIRED_VERTICES,
-    image_plan.MAX_REGIONS,
-    image_plan.MAX_TILES_PER_REGION,
+    ServiceConfig.model_fields["max_regions"].default,
+    ServiceConfig.model_fields["max_tiles_per_region"].default,
 ]
 
 

@@ -22,21 +22,6 @@ _COLUMNS = ("jobs", "tiles", "model calls", "kills", "pauses", "duplicates", "lo
 _PROPERTY = "faults"
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="fault tests in their long form, about 15 minutes")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "long: runs only with --long")
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--long", default=False):
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="runs only with --long"))
-
-
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Print what happened to the jobs of all tests, as one table."""
     if not terminalreporter.config.getoption("--long", default=False):
@@ -60,12 +45,6 @@ def _print_table(terminal: Any, rows: dict[str, Counter[str]]) -> None:
         terminal.write_line(
             " ".join([f"{name:{width}}", *(f"{counts[column]:12}" for column in _COLUMNS), f"{ratio:12.2f}"])
         )
-
-
-@pytest.fixture(scope="session")
-def is_long(pytestconfig: pytest.Config) -> bool:
-    """True when tests are to run in their long form."""
-    return bool(pytestconfig.getoption("--long", default=False))
 
 
 @pytest.fixture(scope="session")

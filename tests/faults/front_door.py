@@ -5,9 +5,10 @@ import re
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 from urllib.parse import parse_qs
 
 import urllib3
@@ -19,13 +20,30 @@ _CREDENTIAL = re.compile(r"Credential=([^/,]+)/\d+/[^/]+/([^/]+)/")
 _DROPPED = frozenset({"connection", "transfer-encoding", "content-length", "host", "x-amz-security-token"})
 
 
+class Call(NamedTuple):
+    """A signed call: the role is empty where the worker signed as itself."""
+
+    role: str
+    service: str
+    method: str
+    path: str
+
+
 class FrontDoor:
     """``url`` is for AWS_ENDPOINT_URL. Credentials live ``life_s``, and are to be renewed after ``renew_s``.
 
-    ``issued`` counts by role; ``late`` lists the service and the role of each call with credentials that had expired.
+    ``issued`` counts by role, ``sessions`` holds what STS was asked for each; ``late`` lists the service and the role
+    of each call with credentials that had expired. ``calls`` are all others; what ``may`` says no to is refused.
     """
 
-    def __init__(self, upstream: str, sagemaker: str, life_s: float, renew_s: float) -> None:
+    def __init__(
+        self,
+        upstream: str,
+        sagemaker: str,
+        life_s: float = 3600.0,
+        renew_s: float = 3600.0,
+        may: Callable[[Call], bool] = lambda _: True,
+    ) -> None:
         self._upstreams = {"sagemaker": sagemaker}
         self._upstream = upstream
         self._life_s, self._renew_s = life_s, renew_s
@@ -33,6 +51,9 @@ class FrontDoor:
         self._keys: dict[str, tuple[str, float]] = {}
         self._lock = threading.Lock()
         self._http = urllib3.PoolManager(maxsize=64, retries=False)
+        self._may = may
+        self.calls: list[Call] = []
+        self.sessions: list[dict[str, str]] = []
         self.issued: Counter[str] = Counter()
         self.used: Counter[tuple[str, str]] = Counter()
         self.late: list[tuple[str, str]] = []
@@ -71,6 +92,10 @@ class FrontDoor:
         self._server.shutdown()
         self._server.server_close()
 
+    def admit(self, key: str, role: str) -> None:
+        """Know ``key`` as one of ``role``, without STS having issued it."""
+        self._keys[key] = (role, float("inf"))
+
     def answer(self, request: BaseHTTPRequestHandler) -> tuple[int, dict[str, str], bytes]:
         body = request.rfile.read(int(request.headers.get("Content-Length", 0)))
         found = _CREDENTIAL.search(request.headers.get("Authorization", ""))
@@ -83,11 +108,21 @@ class FrontDoor:
         if time.time() > expires:
             self.late.append((service, role))
             return 403, {"Content-Type": "text/xml"}, b"<Error><Code>ExpiredToken</Code></Error>"
+        call = Call(role, service, request.command, request.path)
+        self.calls.append(call)
+        if not self._may(call):
+            return (
+                403,
+                {"Content-Type": "text/xml"},
+                b"<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>",
+            )
         return self._forward(request, body, service, key)
 
     def _issue(self, body: bytes) -> bytes:
-        role = parse_qs(body.decode())["RoleArn"][0]
+        asked = {name: values[0] for name, values in parse_qs(body.decode()).items()}
+        role = asked["RoleArn"]
         with self._lock:
+            self.sessions.append(asked)
             self.issued[role] += 1
             key = f"ASIA{next(self._numbers):016d}"
             self._keys[key] = (role, time.time() + self._life_s)

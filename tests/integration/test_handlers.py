@@ -16,14 +16,13 @@ import structlog
 from osgeo import gdal
 from pydantic import Field
 
-from aws.osml.model_runner import image_plan
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_request_message import parse_image_request_message
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
-from aws.osml.model_runner.database import JobItem, RegionRequestItem, TileKey, TileOutcome
+from aws.osml.model_runner.database import JobItem, JobTable, RegionRequestItem, TileKey, TileOutcome
 from aws.osml.model_runner.exceptions import (
     AggregateFeaturesException,
     AggregateOutputFeaturesException,
@@ -268,8 +267,8 @@ class TestImage:
         assert worker.received_regions() == []
 
     @pytest.mark.parametrize("limit", ["MAX_REGIONS", "MAX_TILES_PER_REGION"])
-    def test_a_plan_of_too_many_parts_is_refused(self, worker, scene, monkeypatch, limit):
-        monkeypatch.setattr(image_plan, limit, 1)
+    def test_a_plan_of_too_many_parts_is_refused(self, new_worker, scene, limit):
+        worker = new_worker(**{limit: "1"})
         with pytest.raises(ProcessImageException, match="2 regions with up to 4 tiles each are too many"):
             worker.image_handler.process_image_request(worker.request(scene, "http://127.0.0.1:9/invocations"))
 
@@ -1022,12 +1021,13 @@ class TestEnd:
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         completion = worker.image_handler.completion
         deliver = completion._deliver
+        # A clock of its own: the claim's holder renews it all the time, and must not see it end.
+        others_jobs = JobTable(worker.jobs.table_name, worker.jobs.client, lambda: clock() + 500)
 
-        def lose_the_claim(claim, encoded, ids):
-            clock.ahead_s += 500
+        def lose_the_claim(claim, merged):
             job = worker.jobs.get_image_request(request.image_id)
-            assert worker.jobs.claim_aggregation(job, "other", 120, 0)
-            return deliver(claim, encoded, ids)
+            assert others_jobs.claim_aggregation(job, "other", 120, 0)
+            return deliver(claim, merged)
 
         completion._deliver = lose_the_claim
         with pytest.raises(LeaseLostError):

@@ -95,10 +95,12 @@ def test_nothing_runs_on_when_the_block_ends(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_nothing_runs_on_when_the_parent_is_killed(tmp_path, number):
+    # A shell that starts tests in the background has them ignore SIGINT, and so would this child.
     script = f"""
-import time
+import signal, time
 from pathlib import Path
 from aws.osml.model_runner.local.stack import LocalStack, ModelSettings
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with LocalStack(Path({str(tmp_path)!r}), {{"a": ModelSettings("centerpoint")}}):
     print("up", flush=True)
     time.sleep(60)

@@ -587,7 +587,7 @@ class TestSchedule:
         tables.ledger.finish_planning(second)
         assert not tables.ledger.renew_planning(second, "w2")
 
-    def test_s1_one_worker_has_the_turn_and_the_next_has_a_higher_number(self, tables):
+    def test_q1_one_worker_has_the_turn_and_the_next_has_a_higher_number(self, tables):
         with ThreadPoolExecutor(8) as pool:
             turns = list(pool.map(lambda n: tables.turns.claim(f"w{n}", 15), range(8)))
         (first,) = [turn for turn in turns if turn]

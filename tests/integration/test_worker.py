@@ -220,7 +220,7 @@ def test_a_model_that_answers_nothing_useful_fails_the_job(busy_site, image, mod
 
 
 def test_a_busy_model_is_waited_for_and_fails_no_tile(busy_site, image, model_server):
-    model = model_server("failure", outcomes={"200": 0.5, "503": 0.3, "429": 0.2}, seed=1)
+    model = model_server("failure", outcomes={"200": 0.7, "503": 0.2, "429": 0.1}, seed=1)
     request = busy_site.request(str(image), model.invocations_url)
     busy_site.submit(request)
     assert busy_site.wait_for_end(request["jobId"])[-1] == "SUCCESS"

@@ -159,6 +159,7 @@ class _Source:
     driver_name = "GTIFF"
     extension = "TIFF"
     sensor_model = None
+    settings = RasterSettings()
 
     def __init__(self, job: Job) -> None:
         self.job = job

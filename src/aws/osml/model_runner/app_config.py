@@ -10,6 +10,7 @@ from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, C
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, PydanticUndefined
 
+from .api.allowance import Allowance
 from .api.problems import expectation_of, shortened
 from .common.typing import ImageDimensions
 from .exceptions import ConfigurationError, Problem
@@ -82,6 +83,18 @@ def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(host.lower() for host in hosts)
 
 
+def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(pattern.isprintable() and " " not in pattern for pattern in patterns):
+        raise _refusal("names, in which * stands for any characters, separated by commas")
+    return patterns
+
+
+def _directories(directories: tuple[str, ...]) -> tuple[str, ...]:
+    if not all(directory.startswith("/") for directory in directories):
+        raise _refusal("absolute paths of directories, separated by commas")
+    return directories
+
+
 def _above(least: float, otherwise: float) -> AfterValidator:
     """Below ``least``, a number becomes ``otherwise``: known deployments rely on the worker starting all the same."""
 
@@ -99,10 +112,13 @@ TopicArn = Annotated[str, AfterValidator(_topic_arn)]
 Switch = Annotated[bool, BeforeValidator(_is_true)]
 Sources = Annotated[frozenset[Literal["s3", "file", "http"]], BeforeValidator(_words), AfterValidator(_at_least_one)]
 Hosts = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_hosts)]
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_patterns)]
+Directories = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_directories)]
 RegionSize = Annotated[ImageDimensions, BeforeValidator(_region_size)]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda text: text.upper() if text else text)
 ]
+ExternalId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_+=,.@:/-]+$", min_length=2, max_length=1_224)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Bytes = Annotated[int, Field(ge=_MIB, le=2**40)]
 Seconds = Annotated[float, Field(gt=0, le=30 * _DAY_S, allow_inf_nan=False)]
@@ -203,21 +219,120 @@ class ServiceConfig(BaseModel):
     tile_queue_bytes: Bytes = _setting(
         "TILE_QUEUE_BYTES",
         default=128 * _MIB,
-        description="The most bytes of encoded tiles that wait for a model call.",
+        description="The most bytes of encoded tiles that wait for a model call; never more than an eighth of the"
+        " memory that the container may use.",
     )
     gdal_cache_bytes: Bytes = _setting(
-        "GDAL_CACHE_BYTES", default=256 * _MIB, description="Size in bytes of GDAL's cache of decoded image blocks."
+        "GDAL_CACHE_BYTES",
+        default=256 * _MIB,
+        description="The most bytes of GDAL's cache of decoded image blocks, which grows to what the images need;"
+        " never more than an eighth of the memory that the container may use.",
     )
     image_sources: Sources = _setting(
         "IMAGE_SOURCES",
         default=frozenset({"s3"}),
         description="Where images may come from: any of `s3`, `file` and `http`, separated by commas.",
     )
+    image_buckets: Patterns = _setting(
+        "IMAGE_BUCKETS",
+        default=(),
+        description="The buckets from which images may be read, separated by commas; `*` stands for any characters."
+        " Unset: any bucket.",
+    )
+    image_directories: Directories = _setting(
+        "IMAGE_DIRECTORIES",
+        default=(),
+        description="The directories in and below which image files may lie, separated by commas, wherever links lead."
+        " Unset: any directory, where `IMAGE_SOURCES` allows files at all.",
+    )
+    output_buckets: Patterns = _setting(
+        "OUTPUT_BUCKETS",
+        default=(),
+        description="The buckets to which a request may send its features, separated by commas; `*` stands for any"
+        " characters. Unset: any bucket.",
+    )
+    output_bucket_owner: Annotated[str, Field(pattern=r"^[0-9]{12}$")] | None = _setting(
+        "OUTPUT_BUCKET_OWNER",
+        default=None,
+        description="The AWS account, twelve digits, that has to own every bucket that is written. Unset: any account.",
+    )
+    output_streams: Patterns = _setting(
+        "OUTPUT_STREAMS",
+        default=(),
+        description="The Kinesis streams to which a request may send its features, separated by commas; `*` stands for"
+        " any characters. Unset: any stream.",
+    )
+    assumable_roles: Patterns = _setting(
+        "ASSUMABLE_ROLES",
+        default=(),
+        description="The roles that a request may name, by ARN, separated by commas; `*` stands for any characters, as"
+        " in `arn:aws:iam::123456789012:role/osml/*`. Unset: any role.",
+    )
+    role_external_id: (
+        Annotated[str, Field(pattern=r"^[A-Za-z0-9_+=,.@:/-]+$", min_length=2, max_length=1_224)] | None
+    ) = _setting(
+        "ROLE_EXTERNAL_ID",
+        default=None,
+        description="The external id with which roles are assumed, for trust policies that ask for one.",
+    )
+    role_session_policies: Switch = _setting(
+        "ROLE_SESSION_POLICIES",
+        default=True,
+        description="`True` narrows each session of a role to the one bucket, stream or endpoint that its job needs;"
+        " any other text leaves it all that the role has.",
+    )
+    max_image_side_px: Annotated[int, Field(ge=1, le=2**31 - 1)] = _setting(
+        "MAX_IMAGE_SIDE", default=2**20, description="The most pixels that an image may have on a side."
+    )
+    max_image_pixels: Annotated[int, Field(ge=1, le=2**62)] = _setting(
+        "MAX_IMAGE_PIXELS", default=10**12, description="The most pixels that an image may have."
+    )
+    max_image_bands: Annotated[int, Field(ge=1, le=65_535)] = _setting(
+        "MAX_IMAGE_BANDS", default=64, description="The most bands that an image may have."
+    )
+    max_block_bytes: Bytes = _setting(
+        "MAX_BLOCK_BYTES",
+        default=256 * _MIB,
+        description="The most bytes of memory that one stored piece of an image may take to be decoded.",
+    )
+    max_tile_bytes: Bytes = _setting(
+        "MAX_TILE_BYTES",
+        default=256 * _MIB,
+        description="The most bytes of pixels, all bands of them, that one tile may have.",
+    )
+    max_regions: Count = _setting(
+        "MAX_REGIONS", default=10_000, description="The most regions into which an image may be divided."
+    )
+    max_tiles_per_region: Count = _setting(
+        "MAX_TILES_PER_REGION", default=20_000, description="The most tiles into which a region may be divided."
+    )
+    memory_limit_bytes: Annotated[int, Field(ge=256 * _MIB, le=2**50)] | None = _setting(
+        "MEMORY_LIMIT_BYTES",
+        default=None,
+        description="The most bytes of memory that the process may ask for; what asks for more fails, not the machine."
+        " Set it somewhat below the memory of the container. Unset: what the system gives.",
+    )
     http_endpoint_hosts: Hosts = _setting(
         "HTTP_ENDPOINT_HOSTS",
         default=(),
         description="The hosts that a request may name as an HTTP model, separated by commas."
         " Unset: any host that is not a link-local address.",
+    )
+    http_endpoint_timeout_s: Annotated[float, Field(gt=0, le=3_600, allow_inf_nan=False)] = _setting(
+        "HTTP_ENDPOINT_TIMEOUT_S",
+        default=70.0,
+        description="Seconds that an HTTP model may take for a tile, from the request to the last byte of the answer.",
+    )
+    max_answer_bytes: Annotated[int, Field(ge=1_024, le=50 * _MIB)] = _setting(
+        "MAX_ANSWER_BYTES",
+        default=50 * _MIB,
+        description="The most bytes of a model's answer for one tile; never above the default.",
+    )
+    max_parsed_answer_bytes: Bytes = _setting(
+        "MAX_PARSED_ANSWER_BYTES",
+        default=128 * _MIB,
+        description="The most bytes that the objects, lists and numbers of an answer may take in memory, as estimated"
+        " before it is read; the features made of them take several times as much.",
     )
     sm_max_body_bytes: Annotated[int, Field(ge=1, le=2**31)] = _setting(
         "SM_MAX_BODY",
@@ -370,6 +485,17 @@ class ServiceConfig(BaseModel):
         except ValidationError as err:
             problems = _environment_problems(err, present)
             raise ConfigurationError("the environment does not describe a worker", problems) from err
+
+    @property
+    def allowance(self) -> Allowance:
+        """What requests may reach."""
+        return Allowance(
+            image_sources=self.image_sources,
+            image_buckets=self.image_buckets,
+            output_buckets=self.output_buckets,
+            output_streams=self.output_streams,
+            roles=self.assumable_roles,
+        )
 
     @property
     def image_request_table(self) -> str:

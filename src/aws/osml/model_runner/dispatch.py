@@ -7,7 +7,6 @@ from contextlib import contextmanager
 import structlog
 
 from .api.image_request_message import job_id_of, parse_image_request_message
-from .api.image_url import parse_image_url
 from .api.region_request import parse_region_request_message
 from .common.typing import RequestStatus
 from .database.job_ledger import OpenJob
@@ -119,7 +118,7 @@ class ImageMessages:
     def _accept(self, message: QueueMessage) -> list[OpenJob]:
         requests = parse_image_request_message(message.body)
         for request in requests:
-            parse_image_url(request.image_url, self._handler.config.image_sources)
+            self._handler.config.allowance.check(request)
         accepted = [self._handler.accept(request, message.message_id, message.body) for request in requests]
         return [job for job in accepted if job is not None]
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import shapely
 
@@ -15,9 +15,12 @@ from .raster import ImageSource, TileEncoder, extents, source_metadata, world_to
 from .tile_worker.region_plan import RegionPlanner, interest_in_pixels, processing_bounds
 from .tile_worker.tiling_strategy import TilingStrategy
 
-# More regions or tiles than this are a mistake in the request, such as a tile of a few pixels on a huge image.
-MAX_REGIONS = 10_000
-MAX_TILES_PER_REGION = 20_000
+
+class PlanLimits(NamedTuple):
+    """More parts than these are a mistake in the request, such as a tile of a few pixels on a huge image."""
+
+    regions: int
+    tiles_per_region: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,29 +61,33 @@ class ImagePlan:
 
 
 def plan_image(
-    source: ImageSource, request: ImageRequest, strategy: TilingStrategy, region_size: ImageDimensions
+    source: ImageSource,
+    request: ImageRequest,
+    strategy: TilingStrategy,
+    region_size: ImageDimensions,
+    limits: PlanLimits,
 ) -> ImagePlan:
     """Return the plan of an open image. The same image and request give the same plan on every worker.
 
     Raises:
-        ImageError: the tile format cannot hold the image, the region of interest cannot be found in it, or the plan
-            would have too many parts.
+        ImageError: the tile format cannot hold the image, a tile would be too large, the region of interest cannot be
+            found in the image, or the plan would have too many parts.
     """
-    TileEncoder(source, request.tile_format, request.tile_compression).check()
+    TileEncoder(source, request.tile_format, request.tile_compression).check(request.tile_size)
     interest = _interest(source, request)
     bounds = processing_bounds(source.width, source.height, interest)
     planner = RegionPlanner(strategy, request.tile_size, request.tile_overlap, interest)
-    regions = planner.regions(bounds, region_size)
-    tile_counts = [len(planner.tiles(region)) for region in regions]
-    if len(regions) > MAX_REGIONS or max(tile_counts, default=0) > MAX_TILES_PER_REGION:
+    size = planner.size(bounds, region_size)
+    if size.regions > limits.regions or size.largest_region_tiles > limits.tiles_per_region:
         raise LoadImageException(
-            f"{len(regions)} regions with up to {max(tile_counts)} tiles each are too many:"
-            f" at most {MAX_REGIONS} and {MAX_TILES_PER_REGION}; ask for larger tiles"
+            f"{size.regions} regions with up to {size.largest_region_tiles} tiles each are too many:"
+            f" at most {limits.regions} and {limits.tiles_per_region}; ask for larger tiles, or for less overlap"
         )
+    regions = planner.regions(bounds, region_size)
     return ImagePlan(
         bounds=bounds,
         regions=regions,
-        tile_count=sum(tile_counts),
+        tile_count=size.tiles if interest is None else sum(len(planner.tiles(region)) for region in regions),
         region_size=region_size,
         width=source.width,
         height=source.height,

@@ -37,7 +37,7 @@ from .exceptions import (
 )
 from .features.properties import FeatureStamp
 from .image_completion import ImageCompletion
-from .image_plan import ImagePlan, plan_image
+from .image_plan import ImagePlan, PlanLimits, plan_image
 from .job_rules import image_status, is_redrivable
 from .lease_keeper import Lease
 from .observability import bind_job
@@ -240,8 +240,8 @@ class ImageRequestHandler:
             LoadImageException: it cannot be opened, or ``roi`` is not in it.
         """
         request = dataclasses.replace(job_item.image_request(), roi=roi)
-        with self.context.images.lend(str(job_item.image_url), job_item.image_read_role) as source:
-            plan = plan_image(source, request, self.tiling_strategy, self._region_size(job_item))
+        with self.context.lend_image(request) as source:
+            plan = plan_image(source, request, self.tiling_strategy, self._region_size(job_item), self._plan_limits)
             return source.extension, source.open_dataset(), source.sensor_model, plan.regions
 
     def fail_image_request(self, job_item: JobItem, err: Exception) -> None:
@@ -364,10 +364,14 @@ class ImageRequestHandler:
     def _plan_of(self, request: ImageRequest, item: JobItem) -> ImagePlan:
         self.validate_model_hosting(item)
         self.context.detector_factory(request).check()
-        with self.context.images.lend(request.image_url, request.image_read_role) as source:
+        with self.context.lend_image(request) as source:
             if item.image_etag and source.etag and item.image_etag != source.etag:
                 raise LoadImageException("the image was replaced after its job began")
-            return plan_image(source, request, self.tiling_strategy, self._region_size(item))
+            return plan_image(source, request, self.tiling_strategy, self._region_size(item), self._plan_limits)
+
+    @property
+    def _plan_limits(self) -> PlanLimits:
+        return PlanLimits(self.config.max_regions, self.config.max_tiles_per_region)
 
     def _region_size(self, item: JobItem) -> ImageDimensions:
         """Return the size that the job was planned with; a deployment in between may have changed the setting."""

@@ -1,6 +1,7 @@
 """The daemon: receive, dispatch, keep what is claimed, sweep, and stop in order."""
 
 import os
+import resource
 import signal
 import sys
 import threading
@@ -51,6 +52,12 @@ _SWEEP_JITTER = (0.7, 1.3)
 _STUCK = 70
 
 
+def _limit_memory(max_bytes: int | None) -> None:
+    """Have what asks for too much memory fail, rather than the kernel choose whom to kill."""
+    if max_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
+
+
 def _exit_stuck(lease: Lease) -> None:
     """End the process at once: a thread that hangs cannot be ended by itself, and others can do its work."""
     logger.critical("worker.stuck", lease=lease.name)
@@ -82,6 +89,7 @@ class ModelRunner:
 
     def run(self) -> int:
         """Work until stopped, and return the exit status: 0 when everything in hand was ended or given back in time."""
+        _limit_memory(self.config.memory_limit_bytes)
         configure_gdal(self.context.raster_settings, os.environ)
         self.context.leases.on_stall = _exit_stuck
         self._heed_signals()

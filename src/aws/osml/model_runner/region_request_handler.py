@@ -10,6 +10,7 @@ from aws_embedded_metrics import MetricsLogger
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .api.inference import ModelInvokeMode
+from .api.problems import shortened
 from .api.region_request import RegionRequest
 from .app_config import ServiceConfig
 from .common.endpoint_utils import EndpointUtils
@@ -27,8 +28,10 @@ from .database.region_request_table import (
 from .exceptions import (
     FeatureError,
     ImageError,
+    InvalidRegionRequestException,
     LeaseLostError,
     ModelBackPressureError,
+    Problem,
     RegionDeferredError,
     SelfThrottledRegionException,
     StatusError,
@@ -52,6 +55,20 @@ logger = structlog.get_logger(__name__)
 
 # What the row of a tile says that nobody did, because its region was given up.
 SEALED = "SEALED"
+
+# What a region's message may not change: what is read, what is called, as whom, and which pixels.
+_FIXED_FIELDS = (
+    "job_id",
+    "image_url",
+    "image_read_role",
+    "model_name",
+    "model_invoke_mode",
+    "model_invocation_role",
+    "model_endpoint_parameters",
+    "tile_size",
+    "tile_overlap",
+    "region_bounds",
+)
 
 _DEADLINE_REASON = "the time of the job is over"
 
@@ -108,6 +125,7 @@ class RegionRequestHandler:
             RegionDeferredError: the region is another worker's, has to wait, or was interrupted; ask again later.
             SelfThrottledRegionException: the endpoint works on as many regions as it may.
             LeaseLostError: another worker took the region over.
+            InvalidRegionRequestException: the request is not that of the region's and the image's rows.
         """
         request = region_request
         with bind_job(job_id=request.job_id, image_id=request.image_id, region_id=request.region_id):
@@ -118,7 +136,7 @@ class RegionRequestHandler:
                 return self.job_table.get_image_request(request.image_id)
             with self._given_back_on_error(claim), self._place_at_endpoint(request, claim) as keep_place:
                 work = RegionWork(request, self.tiling_strategy, self.context, raster_dataset, sensor_model)
-                return self._process(claim, work, keep_place)
+                return self._process(claim, work, request, keep_place)
 
     def fail_region_request(
         self, region_request_item: RegionRequestItem, metrics: MetricsLogger | None = None
@@ -141,10 +159,13 @@ class RegionRequestHandler:
                 work = RegionWork(request, self.tiling_strategy, self.context)
                 return self._seal(claim, work, job, item.message or "the region was given up")
 
-    def _process(self, claim: RegionClaim, work: RegionWork, keep_place: Callable[[], bool]) -> JobItem:
+    def _process(
+        self, claim: RegionClaim, work: RegionWork, request: RegionRequest, keep_place: Callable[[], bool]
+    ) -> JobItem:
         job = self.job_table.get_image_request(claim.item.image_id)
         if job.is_terminal:
             return job
+        _refuse_stranger(request, region_request_of(job, claim.item))
         attempts, now_s = claim.item.stalled_attempts or 0, self.context.now()
         if is_poison(attempts, claim.item.stall_first_time, now_s, self.config.max_region_attempts, POISON_REGION_S):
             return self._seal(claim, work, job, f"no progress in {attempts} attempts")
@@ -344,6 +365,17 @@ def _tiles_to_seal(work: RegionWork, job: JobItem) -> list[Tile]:
         return work.tiles(job)
     except ImageError:
         return work.tiles(dataclasses.replace(job, roi_wkt=None))
+
+
+def _refuse_stranger(request: RegionRequest, stored: RegionRequest) -> None:
+    """Refuse a message that names another image, model, role or place than the job that it claims to belong to."""
+    problems = [
+        Problem(name, shortened(getattr(request, name)), "what the rows of the region and its image hold")
+        for name in _FIXED_FIELDS
+        if (getattr(request, name) or None) != (getattr(stored, name) or None)
+    ]
+    if problems:
+        raise InvalidRegionRequestException("the region request is not that of its job", problems)
 
 
 def region_request_of(job: JobItem, region: RegionRequestItem) -> RegionRequest:

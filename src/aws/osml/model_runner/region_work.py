@@ -69,7 +69,7 @@ class RegionWork:
             self._source = ImageSource.from_dataset(dataset, sensor_model)
             yield self._source
             return
-        with self._context.images.lend(self._request.image_url, self._request.image_read_role) as source:
+        with self._context.lend_image(self._request) as source:
             if job.image_etag and source.etag and source.etag != job.image_etag:
                 raise LoadImageException("the image was replaced after its job began")
             self._source = source
@@ -79,7 +79,7 @@ class RegionWork:
         """Return the region's tiles; with a region of interest the image has to be open, or have been planned here."""
         interest = None
         if job.roi_wkt:
-            with self._context.images.lend(self._request.image_url, self._request.image_read_role) as source:
+            with self._context.lend_image(self._request) as source:
                 interest = interest_in_pixels(parse_roi(job.roi_wkt), partial(world_to_image, source.sensor_model))
         planner = RegionPlanner(
             self._strategy,
@@ -154,11 +154,13 @@ class RegionWork:
             image_format=source.driver_name,
             generation=generation,
             retry_budget=context.retry_budget_for(request.model_name),
+            call_limit=context.call_limit_for(request.model_name),
             sleep=context.pause,
             rng=context.rng,
             now=context.now,
             should_stop=lambda: run.is_stopped,
             note_progress=context.note_progress,
+            max_parsed_bytes=context.config.max_parsed_answer_bytes,
         )
 
 

@@ -9,25 +9,32 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from cachetools import LRUCache
 
 from .api.image_request import ImageRequest
+from .api.image_url import parse_image_url
 from .api.inference import ModelInvokeMode
 from .api.region_request import RegionRequest
 from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
+from .common.memory_limit import memory_limit_bytes
+from .common.role_session import RoleSession, calling_session, reading_session
 from .common.typing import ImageDimensions
 from .database.feature_table import FeatureTable, ReadAll, read_in_threads
 from .exceptions import UnsupportedModelException
+from .inference.call_limit import CallLimit
 from .inference.detector import Detector
 from .inference.endpoint_factory import FeatureDetectorFactory
+from .inference.http_detector import CallTimeouts
 from .inference.retry import RetryBudget
 from .lease_keeper import LeaseKeeper
 from .metrics import MetricsRecorder
-from .raster import RasterSettings, TileEncoder, open_elevation_model
+from .raster import ImageSource, RasterSettings, TileEncoder, open_elevation_model
 from .raster.open_images import OpenImages
 from .sink.sink import Sink
 from .sink.sink_factory import SinkFactory
@@ -63,15 +70,17 @@ class WorkerContext:
     image_due: threading.Event = field(default_factory=threading.Event)
     _detectors: LRUCache[object, Detector] = field(default_factory=lambda: LRUCache(_CACHED_ENDPOINTS))
     _budgets: dict[str, RetryBudget] = field(default_factory=lambda: defaultdict(RetryBudget))
+    _call_limits: dict[str, CallLimit] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
     def from_config(cls, config: ServiceConfig, clients: AwsClients | None = None) -> "WorkerContext":
         """Return a context at rest; ``start`` starts its threads and ``close`` ends them."""
         clients = clients or default_clients()
+        clients.set_role_terms(config.role_external_id, config.role_session_policies)
         cores = os.cpu_count() or 1
         # A handle for each cutter, and one for whoever plans or looks something up meanwhile.
-        settings = RasterSettings(cache_bytes=config.gdal_cache_bytes, max_handles=cores + 1)
+        settings = _raster_settings(config, max_handles=cores + 1)
         return cls(
             config=config,
             clients=clients,
@@ -81,13 +90,14 @@ class WorkerContext:
                 cutters=cores,
                 callers=config.workers,
                 storers=min(config.workers, 2 * cores),
-                max_encoded_bytes=config.tile_queue_bytes,
+                max_encoded_bytes=_share(config.tile_queue_bytes),
             ),
             leases=LeaseKeeper(config.region_lease_s / _BEATS_PER_LEASE, config.tile_stall_s),
             metrics=MetricsRecorder(),
             elevation_model=open_elevation_model(
                 config.elevation_data_location, config.elevation_data_extension, config.elevation_data_version
             ),
+            make_sinks=partial(SinkFactory.outputs_to_sinks, bucket_owner=config.output_bucket_owner),
             owner=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
         )
 
@@ -114,11 +124,17 @@ class WorkerContext:
             sleep=self.sleep,
         )
 
+    def lend_image(self, request: ImageRequest | RegionRequest) -> AbstractContextManager[ImageSource]:
+        """Lend the image of a request, read under its role, for the length of a ``with`` block; see ``OpenImages``."""
+        bucket = parse_image_url(request.image_url).bucket
+        role = reading_session(request.image_read_role, request.job_id, bucket) if bucket else None
+        return self.images.lend(request.image_url, role)
+
     def detector_for(self, request: RegionRequest) -> Detector:
         """Return the process's detector for a request's endpoint, role and parameters, with its open connections."""
         parameters = request.model_endpoint_parameters
         key = (
-            *(request.model_invoke_mode, request.model_name, request.model_invocation_role, request.tile_format),
+            *(request.model_invoke_mode, request.model_name, _calling_role(request), request.tile_format),
             json.dumps(parameters, sort_keys=True),
         )
         with self._lock:
@@ -131,17 +147,25 @@ class WorkerContext:
         with self._lock:
             return self._budgets[endpoint]
 
+    def call_limit_for(self, endpoint: str) -> CallLimit:
+        """Return the limit that all calls of this process to an endpoint share."""
+        with self._lock:
+            return self._call_limits.setdefault(endpoint, CallLimit(self.config.workers))
+
     def detector_factory(self, request: RegionRequest | ImageRequest) -> FeatureDetectorFactory:
         """Return what makes the detector of a request, within the limits that the environment sets."""
+        timeout_s = self.config.http_endpoint_timeout_s
         return FeatureDetectorFactory(
             request.model_name,
             ModelInvokeMode(request.model_invoke_mode),
             parameters=request.model_endpoint_parameters,
             tile_format=str(request.tile_format),
-            assumed_role=request.model_invocation_role or None,
+            assumed_role=_calling_role(request),
             allowed_hosts=self.config.http_endpoint_hosts,
             max_body_bytes=self.config.sm_max_body_bytes,
             max_connections=self.config.workers,
+            timeouts=CallTimeouts(read_s=timeout_s, total_s=timeout_s),
+            max_answer_bytes=self.config.max_answer_bytes,
         )
 
     def _new_detector(self, request: RegionRequest) -> Detector:
@@ -156,3 +180,25 @@ class WorkerContext:
         self.leases.close()
         self.pipeline.close()
         self.images.close()
+
+
+def _share(most_bytes: int) -> int:
+    """Return so many bytes, or an eighth of what the container may use where that is less."""
+    return min(most_bytes, memory_limit_bytes() // 8)
+
+
+def _raster_settings(config: ServiceConfig, max_handles: int) -> RasterSettings:
+    return RasterSettings(
+        cache_bytes=_share(config.gdal_cache_bytes),
+        max_handles=max_handles,
+        max_side_px=config.max_image_side_px,
+        max_pixels=config.max_image_pixels,
+        max_bands=config.max_image_bands,
+        max_block_bytes=config.max_block_bytes,
+        max_tile_bytes=config.max_tile_bytes,
+        directories=config.image_directories,
+    )
+
+
+def _calling_role(request: RegionRequest | ImageRequest) -> RoleSession | None:
+    return calling_session(request.model_invocation_role, request.job_id, request.model_name)

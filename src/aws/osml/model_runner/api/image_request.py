@@ -12,6 +12,8 @@ from shapely.geometry.base import BaseGeometry
 
 from aws.osml.model_runner.common.mr_post_processing import (
     FeatureDistillationAlgorithm,
+    FeatureDistillationDeserializer,
+    FeatureDistillationSeam,
     MRPostProcessing,
     MRPostprocessingStep,
     deserialize_post_processing_list,
@@ -19,7 +21,7 @@ from aws.osml.model_runner.common.mr_post_processing import (
 from aws.osml.model_runner.common.typing import ImageCompression, ImageDimensions, ImageFormats
 from aws.osml.model_runner.exceptions import FeatureError, InvalidImageRequestException
 
-from .image_request_schema import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, ImageRequestMessage
+from .image_request_schema import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, Algorithm, ImageRequestMessage
 from .inference import ModelInvokeMode
 from .json_document import value_problems
 from .problems import problems_of
@@ -53,7 +55,9 @@ class ImageRequest:
     model_invocation_role: str = ""
     feature_properties: list[dict[str, Any]] = field(default_factory=list)
     roi: BaseGeometry | None = None
-    post_processing: list[MRPostProcessing] = field(default_factory=lambda: [MRPostProcessing()])
+    post_processing: list[MRPostProcessing] = field(
+        default_factory=lambda: [MRPostProcessing(algorithm=FeatureDistillationSeam())]
+    )
     model_endpoint_parameters: dict[str, Any] | None = None
     result_name: str = ""
     request_sha256: str = ""
@@ -150,6 +154,18 @@ def validated(message: dict[str, Any]) -> ImageRequestMessage:
     if problems:
         raise InvalidImageRequestException("the image request is not valid", problems)
     return checked
+
+
+def distillation_from(message: dict[str, Any]) -> FeatureDistillationAlgorithm:
+    """Return the algorithm that a message's ``postProcessing[].algorithm`` describes.
+
+    Raises InvalidImageRequestException with every problem of it.
+    """
+    try:
+        checked = Algorithm.model_validate(message)
+    except ValidationError as err:
+        raise InvalidImageRequestException("the algorithm is not valid", problems_of(err, message, Algorithm)) from err
+    return FeatureDistillationDeserializer.deserialize(checked.options())
 
 
 def fingerprint(message: dict[str, Any]) -> str:

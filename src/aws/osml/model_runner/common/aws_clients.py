@@ -3,15 +3,15 @@
 import functools
 import os
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import boto3
 from botocore.config import Config
 from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
 from botocore.session import Session, get_session
+from cachetools import LRUCache
 
-ROLE_SESSION_NAME = "AWSOversightMLModelRunner"
+from .role_session import RoleSession
 
 # How long a call may hang and how botocore tries again, by service. SageMaker's runtime gets one send per call because
 # the model's own retry layer decides there: botocore never repeats 424, 429 ModelNotReady or 530, and its retry quota
@@ -19,6 +19,9 @@ ROLE_SESSION_NAME = "AWSOversightMLModelRunner"
 _RETRIES = {"sagemaker-runtime": 1, "dynamodb": 4, "sqs": 4}
 _READ_TIMEOUT_S = {"sagemaker-runtime": 70, "sqs": 30}
 _DEFAULT_SENDS = 5
+# Sessions of roles are per job; a worker has few jobs at a time, and those that it no longer works for are forgotten.
+_KEPT_SESSIONS = 64
+_CLIENTS_PER_SESSION = 4
 
 
 def client_config(service: str, max_connections: int) -> Config:
@@ -32,6 +35,9 @@ def client_config(service: str, max_connections: int) -> Config:
     )
 
 
+Role = str | RoleSession | None
+
+
 class AwsClients:
     """Makes boto3 clients on first use and hands out the same one ever after; any thread may ask.
 
@@ -42,19 +48,44 @@ class AwsClients:
     def __init__(self, region: str | None = None, max_connections: int = 256) -> None:
         self._region = region
         self._max_connections = max_connections
+        self._external_id: str | None = None
+        self._narrows_roles = True
         self._lock = threading.RLock()
-        self._sessions: dict[str | None, boto3.Session] = {}
-        self._clients: dict[tuple[str, str | None], Any] = {}
+        self._own_session: boto3.Session | None = None
+        self._sessions: LRUCache[RoleSession, boto3.Session] = LRUCache(_KEPT_SESSIONS)
+        self._own_clients: dict[str, Any] = {}
+        self._clients: LRUCache[tuple[str, RoleSession], Any] = LRUCache(_KEPT_SESSIONS * _CLIENTS_PER_SESSION)
         self._dynamodb: Any = None
 
-    def client(self, service: str, assumed_role: str | None = None) -> Any:
+    def client(self, service: str, assumed_role: Role = None) -> Any:
         """Return the process's client of ``service``, signing as ``assumed_role`` when one is given."""
-        key = (service, assumed_role or None)
+        role = _role_session(assumed_role)
         with self._lock:
-            if key not in self._clients:
-                config = client_config(service, self._max_connections)
-                self._clients[key] = self._session(key[1]).client(service, region_name=self._region, config=config)
-            return self._clients[key]
+            if role is None:
+                if service not in self._own_clients:
+                    self._own_clients[service] = self._new_client(service, None)
+                return self._own_clients[service]
+            if (service, role) not in self._clients:
+                self._clients[service, role] = self._new_client(service, role)
+            return self._clients[service, role]
+
+    def _new_client(self, service: str, role: RoleSession | None) -> Any:
+        config = client_config(service, self._max_connections)
+        return self._session(role).client(service, region_name=self._region, config=config)
+
+    def set_role_terms(self, external_id: str | None, narrows_roles: bool) -> None:
+        """Tell ``external_id`` whenever a role is assumed from now on, and whether its session's policy as well.
+
+        Without its policy a session may do all that its role may.
+        """
+        self._external_id = external_id
+        self._narrows_roles = narrows_roles
+
+    def anew(self) -> "AwsClients":
+        """Return clients with the same settings that know nothing yet, credentials least of all."""
+        made = AwsClients(self._region, self._max_connections)
+        made.set_role_terms(self._external_id, self._narrows_roles)
+        return made
 
     def dynamodb_resource(self) -> Any:
         """Return the DynamoDB resource, whose client turns Python values into DynamoDB's and back."""
@@ -64,35 +95,49 @@ class AwsClients:
                 self._dynamodb = self._session(None).resource("dynamodb", region_name=self._region, config=config)
             return self._dynamodb
 
-    def credentials(self, assumed_role: str | None = None) -> Any:
+    def credentials(self, assumed_role: Role = None) -> Any:
         """Return botocore credentials of ``assumed_role`` or of the worker itself; None when there are none.
 
         ``get_frozen_credentials()`` of what comes back gives a key, a secret and a token that are valid now.
         """
         with self._lock:
-            return self._session(assumed_role or None).get_credentials()
+            return self._session(_role_session(assumed_role)).get_credentials()
 
-    def _session(self, role: str | None) -> Any:
+    def _session(self, role: RoleSession | None) -> Any:
+        if role is None:
+            if self._own_session is None:
+                self._own_session = self._new_session(get_session())
+            return self._own_session
         if role not in self._sessions:
-            base = get_session()
-            if role is not None:
-                base = _session_as_role(base, role, lambda: self.client("sts"))
-            self._sessions[role] = boto3.Session(botocore_session=base, region_name=self._region)
+            self._sessions[role] = self._new_session(self._as_role(get_session(), role))
         return self._sessions[role]
 
+    def _new_session(self, session: Session) -> boto3.Session:
+        return boto3.Session(botocore_session=session, region_name=self._region)
 
-def _session_as_role(session: Session, role: str, sts: Callable[[], Any]) -> Session:
-    """Return ``session`` signing as ``role``; the role is assumed at the first call that needs it."""
-    fetcher = AssumeRoleCredentialFetcher(
-        client_creator=lambda _service, **_credentials: sts(),
-        source_credentials=session.get_credentials(),
-        role_arn=role,
-        extra_args={"RoleSessionName": ROLE_SESSION_NAME},
-    )
-    session._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]  # botocore has no public setter
-        method="assume-role", refresh_using=fetcher.fetch_credentials
-    )
-    return session
+    def _as_role(self, session: Session, role: RoleSession) -> Session:
+        """Return ``session`` signing as ``role``; the role is assumed at the first call that needs it."""
+        arguments = {"RoleSessionName": role.name}
+        if self._external_id:
+            arguments["ExternalId"] = self._external_id
+        if self._narrows_roles and role.policy:
+            arguments["Policy"] = role.policy
+        fetcher = AssumeRoleCredentialFetcher(
+            client_creator=lambda _service, **_credentials: self.client("sts"),
+            source_credentials=session.get_credentials(),
+            role_arn=role.role_arn,
+            extra_args=arguments,
+        )
+        session._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]  # no public setter
+            method="assume-role", refresh_using=fetcher.fetch_credentials
+        )
+        return session
+
+
+def _role_session(role: Role) -> RoleSession | None:
+    if isinstance(role, str):
+        return RoleSession(role) if role else None
+    return role
 
 
 @functools.lru_cache(maxsize=1)

@@ -4,7 +4,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.exceptions import InvalidAssumedRoleException
 
-from .aws_clients import ROLE_SESSION_NAME, default_clients
+from .aws_clients import default_clients
+from .role_session import DEFAULT_SESSION_NAME
 
 
 def get_credentials_for_assumed_role(assumed_role: str) -> dict[str, str]:
@@ -16,7 +17,7 @@ def get_credentials_for_assumed_role(assumed_role: str) -> dict[str, str]:
         InvalidAssumedRoleException: STS refused, or could not be reached.
     """
     try:
-        answer = default_clients().client("sts").assume_role(RoleArn=assumed_role, RoleSessionName=ROLE_SESSION_NAME)
+        answer = default_clients().client("sts").assume_role(RoleArn=assumed_role, RoleSessionName=DEFAULT_SESSION_NAME)
     except (ClientError, BotoCoreError) as err:
         raise InvalidAssumedRoleException(f"cannot assume {assumed_role}: {type(err).__name__}") from err
     keys = ("AccessKeyId", "SecretAccessKey", "SessionToken")

@@ -6,9 +6,10 @@ image, F0 and F1 fail one that cannot be planned, C1 cancels it, G1 to G4 finish
 
 import dataclasses
 import json
+import math
 import time
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from aws.osml.model_runner.api.image_request import ImageRequest
@@ -346,9 +347,14 @@ class JobTable(DDBHelper):
     def find(self, image_id: str) -> JobItem | None:
         """Return an image's row as it stands now, or None; a row that has expired counts as gone."""
         row = self.read({"image_id": image_id})
-        if row is None or row.get("expire_time", self._now()) < self._now():
+        if row is None or row.get("expire_time", math.inf) < self._now():
             return None
         return JobItem.from_row(row)
+
+    def images_of(self, job_id: str) -> Iterator[JobItem]:
+        """Yield the rows of a job's images. That reads the whole table, so it is for what a person asks."""
+        rows = self.scan(FilterExpression="job_id = :job", ExpressionAttributeValues={":job": job_id})
+        yield from (JobItem.from_row(row) for row in rows)
 
     def update_image_request(self, image_request_item: JobItem) -> JobItem:
         """Set every attribute of the row that has a value in ``image_request_item``, and return the whole row."""

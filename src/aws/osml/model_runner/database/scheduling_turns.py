@@ -51,7 +51,7 @@ class SchedulingTurns(DDBHelper):
         return Notice(row.get("lease_until", 0.0), row.get("next_look", 0.0), row.get("waiting", 0))
 
     def claim(self, owner: str, for_s: float) -> Turn | None:
-        """S1: take the turn under a new number; None while another worker has it."""
+        """Q1: take the turn under a new number; None while another worker has it."""
         now_s, holder = self._now(), self.name_of_claim(owner)
         values = {":owner": holder, ":until": now_s + for_s, ":now": now_s, ":one": 1}
         try:
@@ -68,7 +68,7 @@ class SchedulingTurns(DDBHelper):
         return Turn(owner, int(row["fence"]))
 
     def end(self, turn: Turn, next_look: float, waiting: int) -> None:
-        """S2: let the next worker have its turn, not before ``next_look`` unless it knows of something new."""
+        """Q2: let the next worker have its turn, not before ``next_look`` unless it knows of something new."""
         values = {":zero": 0, ":look": next_look, ":waiting": waiting, ":fence": turn.fence}
         try:
             self.update(

@@ -15,6 +15,10 @@ from .image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, geometry_problem, image_
 from .properties import FEATURE_CLASSES, FEATURE_TYPES, Feature, without_null_score
 
 MAX_ANSWER_BYTES = 50 * 1024 * 1024
+# A megabyte of ``[],`` becomes twenty of lists, so what an answer takes is estimated before it is read: bytes of an
+# empty object, of an entry in one, of an empty list, and of an element with its number, as CPython 3.11 has them.
+MAX_PARSED_BYTES = 128 * 1024 * 1024
+_PARSED_BYTES = {b"{": 232, b":": 104, b"[": 64, b",": 40}
 
 
 class FeatureProblem(StrEnum):
@@ -34,17 +38,21 @@ class ParsedAnswer(NamedTuple):
     dropped: Counter[str]
 
 
-def parse_answer(body: bytes) -> ParsedAnswer:
+def parse_answer(body: bytes, max_parsed_bytes: int = MAX_PARSED_BYTES) -> ParsedAnswer:
     """Return the features of an answer: a JSON object with a list ``features``, whatever its ``type``.
 
     An empty list is a tile without detections. An object without the list is not: error bodies look like that, and
     a tile that was never looked at must not count as done. The feature collections of RFC 7946 always have it.
 
     Raises BadModelAnswerError, whose text never holds the body, for anything else: no JSON (NaN and infinity are
-    none), nested too deeply to be read, or larger than ``MAX_ANSWER_BYTES``.
+    none), nested too deeply to be read, larger than ``MAX_ANSWER_BYTES``, or of so many parts that it would take more
+    than ``max_parsed_bytes``.
     """
     if len(body) > MAX_ANSWER_BYTES:
         raise BadModelAnswerError(f"the answer has {len(body)} bytes, {MAX_ANSWER_BYTES} are allowed")
+    parsed_bytes = sum(body.count(mark) * size for mark, size in _PARSED_BYTES.items())
+    if parsed_bytes > max_parsed_bytes:
+        raise BadModelAnswerError(f"the answer would take {parsed_bytes} bytes, {max_parsed_bytes} are allowed")
     try:
         answer = orjson.loads(body)
     except orjson.JSONDecodeError as err:

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aws.osml.model_runner.api.inference import ModelInvokeMode
+from aws.osml.model_runner.common.aws_clients import Role
 from aws.osml.model_runner.exceptions import Problem, UnsupportedModelException
 
+from .bounded_read import MAX_ANSWER_BYTES
 from .detector import Detector
 from .endpoint_address import parse_endpoint_address
 from .endpoint_builder import FeatureEndpointBuilder
 from .endpoint_name import check_endpoint_name
-from .http_detector import DEFAULT_CONNECTIONS, HTTPDetectorBuilder
+from .http_detector import DEFAULT_CONNECTIONS, DEFAULT_TIMEOUTS, CallTimeouts, HTTPDetectorBuilder
 from .sm_detector import MAX_BODY_BYTES, SMDetectorBuilder
 
 
@@ -27,10 +29,12 @@ class FeatureDetectorFactory:
         assumed_credentials: dict[str, str] | None = None,
         parameters: Mapping[str, Any] | None = None,
         tile_format: str | None = None,
-        assumed_role: str | None = None,
+        assumed_role: Role = None,
         allowed_hosts: Sequence[str] = (),
         max_body_bytes: int = MAX_BODY_BYTES,
         max_connections: int = DEFAULT_CONNECTIONS,
+        timeouts: CallTimeouts = DEFAULT_TIMEOUTS,
+        max_answer_bytes: int = MAX_ANSWER_BYTES,
     ) -> None:
         self.endpoint = endpoint
         self.endpoint_mode = endpoint_mode
@@ -41,6 +45,8 @@ class FeatureDetectorFactory:
         self.allowed_hosts = allowed_hosts
         self.max_body_bytes = max_body_bytes
         self.max_connections = max_connections
+        self.timeouts = timeouts
+        self.max_answer_bytes = max_answer_bytes
 
     def check(self) -> None:
         """Check the endpoint as it is written, before any tile is cut for it; nothing is looked up or called.
@@ -63,12 +69,21 @@ class FeatureDetectorFactory:
         return builder.build() if builder is not None else None
 
     def _builder(self) -> FeatureEndpointBuilder | None:
-        shared: dict[str, Any] = {"parameters": self.parameters, "tile_format": self.tile_format}
+        shared: dict[str, Any] = {
+            "parameters": self.parameters,
+            "tile_format": self.tile_format,
+            "max_answer_bytes": self.max_answer_bytes,
+        }
         match self.endpoint_mode:
             case ModelInvokeMode.SM_ENDPOINT:
                 options = {**shared, "assumed_role": self.assumed_role, "max_body_bytes": self.max_body_bytes}
                 return SMDetectorBuilder(self.endpoint, self.assumed_credentials, **options)
             case ModelInvokeMode.HTTP_ENDPOINT:
-                options = {**shared, "allowed_hosts": self.allowed_hosts, "max_connections": self.max_connections}
+                options = {
+                    **shared,
+                    "allowed_hosts": self.allowed_hosts,
+                    "max_connections": self.max_connections,
+                    "timeouts": self.timeouts,
+                }
                 return HTTPDetectorBuilder(self.endpoint, **options)
         return None

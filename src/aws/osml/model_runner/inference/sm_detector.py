@@ -21,7 +21,7 @@ from botocore.exceptions import (
 from urllib3 import exceptions as http_errors
 
 from aws.osml.model_runner.api.inference import ModelInvokeMode
-from aws.osml.model_runner.common.aws_clients import AwsClients, client_config, default_clients
+from aws.osml.model_runner.common.aws_clients import Role, client_config, default_clients
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
 
 from .bounded_read import MAX_ANSWER_BYTES, read_bounded
@@ -70,7 +70,7 @@ class SMDetector(Detector):
         client: Any = None,
         max_body_bytes: int = MAX_BODY_BYTES,
         tile_format: str | None = None,
-        assumed_role: str | None = None,
+        assumed_role: Role = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         total_s: float = TOTAL_S,
     ) -> None:
@@ -128,7 +128,7 @@ class SMDetector(Detector):
             if self._is_fixed_client or is_recent:
                 return
             self._refreshed_at_s = time.monotonic()
-            self._client = AwsClients().client(SERVICE, self.assumed_role)
+            self._client = default_clients().anew().client(SERVICE, self.assumed_role)
 
     def _check(self, tile: bytes) -> None:
         try:

@@ -69,6 +69,11 @@ class HandlePool:
         """Open a handle that the pool does not count, for a caller that keeps it."""
         return self._open_handle()
 
+    def narrow(self, limit: int) -> None:
+        """Have at most ``limit`` handles from now on, if that is fewer than before."""
+        with self._changed:
+            self._limit = min(self._limit, limit)
+
     def drop_idle(self) -> None:
         """Close the handles that nobody holds."""
         with self._changed:

@@ -7,11 +7,13 @@ from typing import Any, Protocol
 
 from osgeo import gdal
 
+from .block_cache import make_room
 from .exceptions import LoadImageException
 from .handle_pool import AwsKeys, HandlePool, ImageHandle
-from .opening import entity_tag, forget_remote, open_dataset
+from .opening import entity_tag, forget_remote, open_dataset, refuse_excess
 from .sensor_model import build_sensor_model
 from .settings import RasterSettings
+from .tiff_templates import TiffTemplates
 
 # The words that messages and tables use for a driver's files; other drivers go by their own name.
 _EXTENSIONS = {"GTIFF": "TIFF", "JP2OPENJPEG": "JP2"}
@@ -73,6 +75,7 @@ class ImageSource:
         self.place = place
         self.header = header
         self.settings = settings
+        self.tiff_templates = TiffTemplates()
         self._pool = pool
 
     @classmethod
@@ -183,10 +186,12 @@ def open_image(
     try:
         with pool.lend() as handle:
             check_limits(handle.dataset, location.url, settings)
-            header = _read_header(handle.dataset, entity_tag(path, handle.keys), settings)
+            pool.narrow(_handle_limit(handle.dataset, settings))
+            header = _read_header(handle.dataset, entity_tag(path, location.url, handle.keys), settings)
     except BaseException:
         pool.close()
         raise
+    make_room(header, settings)
     return ImageSource(location, header, settings, pool)
 
 
@@ -205,8 +210,7 @@ def check_limits(dataset: Any, url: str, settings: RasterSettings) -> None:
         ("number of bands", bands, settings.max_bands),
         ("block in bytes", _block_bytes(dataset), settings.max_block_bytes),
     ):
-        if value > limit:
-            raise LoadImageException(f"{url} is too large: its {name} is {value}, the limit is {limit}")
+        refuse_excess(url, name, value, limit)
 
 
 def _block_bytes(dataset: Any) -> int:
@@ -216,6 +220,18 @@ def _block_bytes(dataset: Any) -> int:
     is_interleaved = dataset.GetMetadataItem("INTERLEAVE", "IMAGE_STRUCTURE") == "PIXEL"
     bytes_per_pixel = gdal.GetDataTypeSize(band.DataType) // 8
     return int(block_width * block_height * bytes_per_pixel * (dataset.RasterCount if is_interleaved else 1))
+
+
+def _handle_limit(dataset: Any, settings: RasterSettings) -> int:
+    """Return how many handles may decode at once so that all of them together take no more than the cache does.
+
+    Each keeps a piece of its own beside the cache. A progressive JPEG is one piece, and its coefficients have two bytes
+    each; whether a JPEG is progressive does not show.
+    """
+    piece_bytes = _block_bytes(dataset)
+    if dataset.GetDriver().ShortName == "JPEG":
+        piece_bytes = 2 * dataset.RasterXSize * dataset.RasterYSize * dataset.RasterCount
+    return max(1, settings.cache_bytes // max(1, piece_bytes))
 
 
 def _read_header(dataset: Any, etag: str | None, settings: RasterSettings) -> ImageHeader:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aws.osml.model_runner.api.image_url import parse_image_url
+from aws.osml.model_runner.common.aws_clients import Role
 
 from .handle_pool import AwsKeys
 from .image_source import ImageSource, open_image
@@ -32,7 +33,7 @@ class OpenImages:
         self,
         settings: RasterSettings,
         allowed_sources: Collection[str],
-        credentials_for: Callable[[str | None], Any],
+        credentials_for: Callable[[Role], Any],
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings = settings
@@ -40,17 +41,17 @@ class OpenImages:
         self._credentials_for = credentials_for
         self._now = now
         self._lock = threading.Lock()
-        self._entries: dict[tuple[str, str], _Entry] = {}
+        self._entries: dict[tuple[str, Role], _Entry] = {}
 
     @contextmanager
-    def lend(self, url: str, role: str | None = None) -> Iterator[ImageSource]:
+    def lend(self, url: str, role: Role = None) -> Iterator[ImageSource]:
         """Lend the image at ``url``, read as ``role``, for as long as the caller is inside.
 
         Raises:
             InvalidImageURLException: the URL may not be read here.
             ImageError: the image cannot be opened.
         """
-        key = (url, role or "")
+        key = (url, role or None)
         with self._lock:
             entry = self._entries.setdefault(key, _Entry())
             entry.borrowers += 1
@@ -71,7 +72,7 @@ class OpenImages:
         for source in closable:
             source.close()
 
-    def _opened(self, entry: _Entry, url: str, role: str | None) -> ImageSource:
+    def _opened(self, entry: _Entry, url: str, role: Role) -> ImageSource:
         # One opens while the others wait, without keeping those from waiting who want another image.
         with entry.lock:
             if entry.source is not None and entry.borrowers == 1 and self._is_outdated(entry.source, role):
@@ -83,16 +84,16 @@ class OpenImages:
                 entry.source = open_image(location, self._settings, keys)
             return entry.source
 
-    def _is_outdated(self, source: ImageSource, role: str | None) -> bool:
+    def _is_outdated(self, source: ImageSource, role: Role) -> bool:
         """Return True when another file lies where an idle image was opened: the next job is to see that one."""
         path = source.place.gdal_path
         try:
-            tag = entity_tag(path, self._keys(role) if path.startswith("/vsis3/") else None)
+            tag = entity_tag(path, source.place.url, self._keys(role) if path.startswith("/vsis3/") else None)
         except OSError:
             return True
         return None not in (tag, source.etag) and tag != source.etag
 
-    def _keys(self, role: str | None) -> AwsKeys | None:
+    def _keys(self, role: Role) -> AwsKeys | None:
         credentials = self._credentials_for(role)
         if credentials is None:
             return None

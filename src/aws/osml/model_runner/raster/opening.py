@@ -2,9 +2,11 @@
 
 import os
 import posixpath
+import re
 import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import urllib3
@@ -12,6 +14,7 @@ from osgeo import gdal
 
 from .exceptions import ImageUnreachableError, LoadImageException
 from .handle_pool import AwsKeys
+from .jpeg2000 import Codestream, codestreams
 from .settings import RasterSettings
 
 _MISSING = frozenset({gdal.CPLE_AWSBucketNotFound, gdal.CPLE_AWSObjectNotFound})
@@ -19,7 +22,10 @@ _FORBIDDEN = frozenset({gdal.CPLE_AWSAccessDenied, gdal.CPLE_AWSInvalidCredentia
 # A failed request, and GDAL's number, which has no name, for all that S3 may answer besides the above: too many
 # requests, an error within, a token that expired.
 _UNREACHABLE = frozenset({gdal.CPLE_HttpResponse, gdal.CPLE_AWSSignatureDoesNotMatch + 1})
-_REMOTE_PREFIXES = ("/vsis3/", "/vsicurl/")
+_REFUSED = re.compile(r"response code[^\n]*: 40[13]\b|<Code>AccessDenied</Code>")
+_ABSENT = re.compile(r"response code[^\n]*: 404\b")
+_S3_PREFIX = "/vsis3/"
+_REMOTE_PREFIXES = (_S3_PREFIX, "/vsicurl/")
 
 
 @contextmanager
@@ -60,8 +66,9 @@ def open_dataset(path: str, url: str, keys: AwsKeys | None, settings: RasterSett
     Raises LoadImageException: missing, forbidden, no image of a supported format; ImageUnreachableError when its store
     did not answer. ``url`` is what messages call the image.
     """
-    _refuse_odd_path(path, url)
+    _refuse_odd_path(path, url, settings)
     with signing_with(keys):
+        _refuse_greedy_header(path, url, settings)
         try:
             return _opened(path, url, settings)
         except _AbsentFromListingError:
@@ -87,22 +94,39 @@ def _opened(path: str, url: str, settings: RasterSettings) -> Any:
     return dataset
 
 
-def entity_tag(path: str, keys: AwsKeys | None) -> str | None:
-    """Return what tells two versions of a file apart: the ETag of an object, else time of change and size."""
+def entity_tag(path: str, url: str, keys: AwsKeys | None) -> str | None:
+    """Return what tells two versions of a file apart: the ETag of an object, else time of change and size.
+
+    Of an object in S3 this always asks S3. Raises LoadImageException when these keys may not read it: GDAL keeps what
+    it fetched by URL, whoever signed for it, so an image that opens is no proof that its reader may have it.
+    """
     if not path.startswith(_REMOTE_PREFIXES):
         status = os.stat(path)
         return f"{status.st_mtime_ns}-{status.st_size}"
     with signing_with(keys):
+        gdal.ErrorReset()
         headers = gdal.GetFileMetadata(path, "HEADERS") or {}
-    return {name.lower(): value for name, value in headers.items()}.get("etag")
+        number, message = gdal.GetLastErrorNo(), gdal.GetLastErrorMsg()
+    tag = {name.lower(): value for name, value in headers.items()}.get("etag")
+    if tag is None and path.startswith(_S3_PREFIX):
+        raise _explained(path, url, number or gdal.CPLE_HttpResponse, message, ())
+    return tag
 
 
-def _refuse_odd_path(path: str, url: str) -> None:
-    """Refuse what is no S3 object, no HTTP resource and no regular file, before GDAL sees it."""
+def _refuse_odd_path(path: str, url: str, settings: RasterSettings) -> None:
+    """Refuse what is no S3 object, no HTTP resource and no regular file in its place, before GDAL sees it."""
     if path.startswith("/vsicurl/"):
         _refuse_redirect(path.removeprefix("/vsicurl/"), url)
-    elif not path.startswith("/vsis3/"):
+    elif not path.startswith(_S3_PREFIX):
         _refuse_no_file(path, url)
+        _refuse_stray_file(path, url, settings.directories)
+
+
+def _refuse_stray_file(path: str, url: str, directories: Sequence[str]) -> None:
+    """Refuse a file outside the directories from which images may be read, wherever links on the way lead."""
+    real = Path(path).resolve()
+    if directories and not any(real.is_relative_to(Path(directory).resolve()) for directory in directories):
+        raise LoadImageException(f"{url} is not in a directory that IMAGE_DIRECTORIES allows")
 
 
 def _refuse_no_file(path: str, url: str) -> None:
@@ -120,6 +144,40 @@ def _refuse_no_file(path: str, url: str) -> None:
         raise LoadImageException(f"{url} may not be read: permission denied")
 
 
+def _refuse_greedy_header(path: str, url: str, settings: RasterSettings) -> None:
+    """Refuse what would take too much memory to be opened at all; every other limit is checked on the open image."""
+    file = gdal.VSIFOpenL(path, "rb")
+    if file is None:
+        forget_remote(path)  # and let the opening that follows find out why
+        return
+
+    def read_at(offset: int, count: int) -> bytes:
+        gdal.VSIFSeekL(file, offset, os.SEEK_SET)
+        return bytes(gdal.VSIFReadL(1, count, file) or b"")
+
+    try:
+        gdal.VSIFSeekL(file, 0, os.SEEK_END)
+        file_bytes = gdal.VSIFTellL(file)
+        for codestream in codestreams(read_at, file_bytes):
+            _check_codestream(codestream, file_bytes, url, settings)
+    finally:
+        gdal.VSIFCloseL(file)
+
+
+def _check_codestream(codestream: Codestream, file_bytes: int, url: str, settings: RasterSettings) -> None:
+    for name, value, limit in (
+        ("number of bands", codestream.component_count, settings.max_bands),
+        ("memory in bytes to decode a piece", codestream.decoder_bytes(file_bytes), settings.max_block_bytes),
+    ):
+        refuse_excess(url, name, value, limit)
+
+
+def refuse_excess(url: str, name: str, value: int, limit: int) -> None:
+    """Raise LoadImageException, which names the limit, when ``value`` is above it."""
+    if value > limit:
+        raise LoadImageException(f"{url} is too large: its {name} is {value}, the limit is {limit}")
+
+
 def _refuse_redirect(http_url: str, url: str) -> None:
     """Refuse a location that sends readers elsewhere: GDAL would follow, to a host that nobody allowed."""
     if not http_url.startswith(("http://", "https://")):
@@ -134,14 +192,14 @@ def _refuse_redirect(http_url: str, url: str) -> None:
 
 def _explained(path: str, url: str, number: int, message: str, drivers: Sequence[str]) -> LoadImageException:
     """Return the error that says what a failed open means. The order matters: specific numbers before wording."""
-    if number in _FORBIDDEN or "response code: 403" in message or "response code: 401" in message:
+    if number in _FORBIDDEN or _REFUSED.search(message):
         return LoadImageException(f"{url} may not be read with the credentials of this job: {message}")
-    if number in _MISSING or "response code: 404" in message:
+    if number in _MISSING or _ABSENT.search(message):
         return LoadImageException(f"{url} does not exist: {message}")
     is_remote = path.startswith(_REMOTE_PREFIXES)
     if is_remote and "does not exist in the file system" in message:
         return _AbsentFromListingError(f"{url} does not exist")
-    if is_remote and number in _UNREACHABLE:
+    if is_remote and (number in _UNREACHABLE or "response code" in message):
         return ImageUnreachableError(f"{url} cannot be reached: {message}")
     if _looks_like_vrt(path):
         return LoadImageException(f"{url} is a GDAL VRT, which may name other files and is never read")

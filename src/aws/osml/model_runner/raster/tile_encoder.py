@@ -5,7 +5,7 @@ import functools
 import structlog
 from osgeo import gdal
 
-from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats, ImageRegion
+from aws.osml.model_runner.common.typing import ImageCompression, ImageDimensions, ImageFormats, ImageRegion
 from aws.osml.model_runner.exceptions import TileEncodingError
 
 from .georeference import ImageToWorld, image_to_world
@@ -13,10 +13,15 @@ from .handle_pool import ImageHandle
 from .image_source import ImageSource
 from .memory_file import memory_folder, read_memory_file
 from .nitf_tile import SarDocument, corner_options, header_options, keep_camera
+from .pictures import PICTURE_DRIVERS, encode_picture, is_plain
 from .sensor_model import UNREADABLE
+from .tiff_templates import Pixels
 from .tile_formats import TilePlan, plan_tile
+from .tile_view import corner_of, read_pixels, tile_view
 
 logger = structlog.get_logger(__name__)
+
+_PLAIN_TIFF = TilePlan("GTiff", ("COMPRESS=NONE",))
 
 
 class TileEncoder:
@@ -36,8 +41,14 @@ class TileEncoder:
         self._tile_format = ImageFormats(tile_format)
         self._compression = ImageCompression(compression) if compression else None
 
-    def check(self) -> None:
-        """Raise TileEncodingError when the format cannot hold the image; warn, once, where it is written otherwise."""
+    def check(self, tile_size: ImageDimensions | None = None) -> None:
+        """Raise TileEncodingError when the format cannot hold the image, or a tile of ``tile_size`` would be too large.
+
+        Warn, once, where tiles are written otherwise than asked for.
+        """
+        if tile_size is not None:
+            width, height = min(tile_size.width, self._source.width), min(tile_size.height, self._source.height)
+            self._refuse_large(f"a tile of {width} x {height} pixels", width * height)
         if self._plan.warning:
             logger.warning("tile.compression_replaced", reason=self._plan.warning)
 
@@ -67,18 +78,35 @@ class TileEncoder:
         is_inside = row >= 0 and col >= 0 and tile.right <= self._source.width and tile.bottom <= self._source.height
         if width <= 0 or height <= 0 or not is_inside:
             raise TileEncodingError(f"tile {tile.to_lists()} is not inside the image")
-        size = width * height * self._source.band_count * _bytes_per_pixel(self._source.data_type)
+        self._refuse_large(f"tile {tile.to_lists()}", width * height)
+
+    def _refuse_large(self, name: str, pixel_count: int) -> None:
+        size = pixel_count * self._source.band_count * _bytes_per_pixel(self._source.data_type)
         limit = self._source.settings.max_tile_bytes
         if size > limit:
-            raise TileEncodingError(
-                f"tile {tile.to_lists()} is too large: {size} bytes of pixels, the limit is {limit}"
-            )
+            raise TileEncodingError(f"{name} is too large: {size} bytes of pixels, the limit is {limit}")
 
     def _encoded(self, handle: ImageHandle, tile: ImageRegion) -> bytes:
-        (row, col), (width, height) = tile
         gdal.ErrorReset()
-        # The view has the tile's geotransform, control points and RPC; no pixel is read yet.
-        view = gdal.Translate("", handle.dataset, format="VRT", srcWin=[col, row, width, height])
+        pixels = read_pixels(handle.dataset, tile, self._source.data_type)
+        if self._plan == _PLAIN_TIFF:
+            return self._plain_tiff(handle, tile, pixels)
+        if self._plan.driver in PICTURE_DRIVERS and handle.companion("is plain", is_plain):
+            return encode_picture(pixels, self._plan.driver)
+        return self._by_gdal(handle, tile, pixels)
+
+    def _plain_tiff(self, handle: ImageHandle, tile: ImageRegion, pixels: Pixels) -> bytes:
+        templates, corner = self._source.tiff_templates, corner_of(handle.dataset, tile)
+        template = templates.find(tile.size)
+        if template is not None:
+            return template.filled(pixels, corner)
+        encoded = self._by_gdal(handle, tile, pixels)
+        if templates.wants(tile.size):
+            templates.learn(tile, pixels, corner, encoded)
+        return encoded
+
+    def _by_gdal(self, handle: ImageHandle, tile: ImageRegion, pixels: Pixels) -> bytes:
+        view = tile_view(handle.dataset, tile, self._source.data_type, pixels)
         options = list(self._plan.options)
         if self._tile_format == ImageFormats.NITF:
             options += self._nitf_options(handle, tile)

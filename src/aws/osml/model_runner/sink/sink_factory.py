@@ -7,7 +7,7 @@ from typing import Any
 import geojson
 import structlog
 
-from aws.osml.model_runner.api.sink import SinkMode, SinkType
+from aws.osml.model_runner.api.sink import OutputCompression, OutputFormat, SinkMode, SinkType
 from aws.osml.model_runner.exceptions import InvalidImageRequestException, Problem
 
 from .delivery import Delivery
@@ -24,13 +24,13 @@ class SinkFactory:
     """Makes sinks, and writes features to all that a request names."""
 
     @staticmethod
-    def outputs_to_sinks(destinations: list[dict[str, Any]]) -> list[Sink]:
-        """Return one sink per output, in order.
+    def outputs_to_sinks(destinations: list[dict[str, Any]], bucket_owner: str | None = None) -> list[Sink]:
+        """Return one sink per output, in order; ``bucket_owner`` is the account that buckets have to be of.
 
         Raises:
             InvalidImageRequestException: an output is of no known type, or lacks its bucket or stream.
         """
-        return [_sink_of(destination, index) for index, destination in enumerate(destinations)]
+        return [_sink_of(destination, index, bucket_owner) for index, destination in enumerate(destinations)]
 
     @staticmethod
     def sink_features(job_id: str, outputs: str, features: list[geojson.Feature]) -> bool:
@@ -64,14 +64,20 @@ def _parse_outputs(outputs: str) -> list[dict[str, Any]]:
     return parsed
 
 
-def _sink_of(destination: Mapping[str, Any], index: int) -> Sink:
+def _sink_of(destination: Mapping[str, Any], index: int, bucket_owner: str | None) -> Sink:
     field = f"outputs[{index}]"
     # Each kind has its own word for the role; either is understood.
     role = destination.get("role") or destination.get("assumedRole") or None
     match destination.get("type"):
         case SinkType.S3.value:
             bucket = _required(destination, "bucket", field)
-            return S3Sink(bucket, destination.get("prefix") or "", role, acl=destination.get("acl") or None)
+            return S3Sink(
+                *(bucket, destination.get("prefix") or "", role),
+                acl=destination.get("acl") or None,
+                result_format=OutputFormat(destination.get("format") or OutputFormat.GEOJSON),
+                expected_owner=bucket_owner,
+                compression=OutputCompression(destination.get("compression") or OutputCompression.NONE),
+            )
         case SinkType.KINESIS.value:
             stream = _required(destination, "stream", field)
             partition_key = destination.get("partitionKey") or PARTITION_BY_FEATURE

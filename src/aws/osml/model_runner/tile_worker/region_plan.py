@@ -1,6 +1,7 @@
 """Which regions an image has, and which tiles a region has, when a region of interest may leave some out. Pure."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import shapely
@@ -48,6 +49,14 @@ def processing_bounds(width: int, height: int, interest: shapely.Geometry | None
     return ImageRegion(ImageCoord(top, left), size)
 
 
+class PlanSize(NamedTuple):
+    """How many parts a plan has when no region of interest leaves any out."""
+
+    regions: int
+    largest_region_tiles: int
+    tiles: int
+
+
 class RegionPlanner:
     """Cuts an image into regions and regions into tiles, for one request. Every worker comes to the same plan."""
 
@@ -63,10 +72,29 @@ class RegionPlanner:
         self._overlap = overlap
         self._interest = interest
 
+    def size(self, bounds: ImageRegion, region_size: ImageDimensions) -> PlanSize:
+        """Return how large the plan of ``bounds`` would be, without making it.
+
+        Columns and rows are divided apart, so a strip of one pixel shows how either is.
+        """
+        (row, col), (width, height) = bounds
+        columns = self._strip_tiles(ImageRegion(ImageCoord(row, col), ImageDimensions(width, 1)), region_size)
+        rows = self._strip_tiles(ImageRegion(ImageCoord(row, col), ImageDimensions(1, height)), region_size)
+        return PlanSize(
+            regions=len(columns) * len(rows),
+            largest_region_tiles=max(columns, default=0) * max(rows, default=0),
+            tiles=sum(columns) * sum(rows),
+        )
+
+    def _strip_tiles(self, strip: ImageRegion, region_size: ImageDimensions) -> list[int]:
+        """Return the number of tiles in each region of a strip."""
+        regions = self._strategy.compute_regions(strip, region_size, self._tile_size, self._overlap)
+        return [len(self._strategy.compute_tiles(region, self._tile_size, self._overlap)) for region in regions]
+
     def regions(self, bounds: ImageRegion, region_size: ImageDimensions) -> list[ImageRegion]:
         """Return the regions of ``bounds`` that have at least one tile."""
         regions = self._strategy.compute_regions(bounds, region_size, self._tile_size, self._overlap)
-        return [region for region in regions if self.tiles(region)]
+        return regions if self._interest is None else [region for region in regions if self.tiles(region)]
 
     def tiles(self, region: ImageRegion) -> list[Tile]:
         """Return the tiles of a region that touch the region of interest; each keeps its place in the region's grid."""

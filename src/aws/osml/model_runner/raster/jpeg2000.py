@@ -1,0 +1,165 @@
+"""What it would take to decode a JPEG 2000 image, from the headers of its file alone.
+
+The decoder allocates for every tile that the header announces when it opens a file, and for every code-block of a tile
+when it decodes one, before it has seen a byte of either. A file of 300 bytes can ask for 5 GB that way, so the header
+is read here first. A codestream (ISO/IEC 15444-1, annex A) comes bare, in a box of a JP2 file, or as the pixels of an
+image segment in a NITF.
+
+Headers of single tiles may announce smaller code-blocks than the main header does. They lie anywhere in the file and
+are not read here; the memory limit of the process is what bounds them.
+"""
+
+import math
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+# Reads so many bytes from a place in the file; fewer, or none, where it ends before.
+ReadAt = Callable[[int, int], bytes]
+
+# OpenJPEG's own records, measured with version 2.5: of a tile, of a component in a tile, of a code-block, of a precinct
+# with its two tag trees.
+_TILE_BYTES = 10 * 1024
+_TILE_COMPONENT_BYTES = 1_100
+_CODE_BLOCK_BYTES = 450
+_PRECINCT_BYTES = 600
+
+_START = b"\xff\x4f\xff\x51"  # SOC, which SIZ has to follow
+_COD, _SOT, _SOD = 0xFF52, 0xFF90, 0xFF93
+_SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
+_MAX_BOXES = 1_000
+_MAX_MARKERS = 1_000
+_NITF_VERSIONS = (b"NITF02.10", b"NSIF01.00", b"NITF02.00", b"NITF01.10")
+_NITF_HEADER_BYTES = 403
+
+
+@dataclass(frozen=True)
+class Codestream:
+    """What the main header of a codestream announces. Sizes are in pixels; the last tiles may be smaller."""
+
+    width: int
+    height: int
+    tile_width: int
+    tile_height: int
+    component_count: int
+    code_block_px: int = 64 * 64
+    precincts_per_px: float = 0.0
+
+    @property
+    def tile_count(self) -> int:
+        """Tiles of the whole image; without a size there are none."""
+        if not (self.tile_width and self.tile_height):
+            return 0
+        return math.ceil(self.width / self.tile_width) * math.ceil(self.height / self.tile_height)
+
+    def decoder_bytes(self, file_bytes: int) -> int:
+        """Return about how much memory the decoder takes, pixels apart, for a file of ``file_bytes``.
+
+        That is the records of all tiles, and for one tile its code-blocks, its precincts and its share of the file.
+        """
+        tile_px = min(self.tile_width, self.width) * min(self.tile_height, self.height) * self.component_count
+        records = self.tile_count * (_TILE_BYTES + self.component_count * _TILE_COMPONENT_BYTES)
+        code_blocks, precincts = tile_px / self.code_block_px, tile_px * self.precincts_per_px
+        parts = int(code_blocks * _CODE_BLOCK_BYTES + precincts * _PRECINCT_BYTES)
+        return records + parts + file_bytes // max(1, self.tile_count)
+
+
+def codestreams(read_at: ReadAt, file_bytes: int) -> Iterator[Codestream]:
+    """Yield every codestream of a file that GDAL may open as an image; nothing where the file is of another kind.
+
+    What cannot be understood is passed over: the decoder refuses it as well.
+    """
+    for offset in _offsets(read_at, file_bytes):
+        codestream = _codestream(read_at, offset)
+        if codestream is not None:
+            yield codestream
+
+
+def _offsets(read_at: ReadAt, file_bytes: int) -> Iterator[int]:
+    head = read_at(0, 12)
+    if head.startswith(_START):
+        yield 0
+    elif head == _SIGNATURE:
+        yield from _boxes(read_at, file_bytes)
+    elif head.startswith(_NITF_VERSIONS):
+        yield from _nitf_segments(read_at)
+
+
+def _boxes(read_at: ReadAt, file_bytes: int) -> Iterator[int]:
+    """Yield where each codestream box of a JP2 file has its content (ISO/IEC 15444-1, annex I)."""
+    offset = 0
+    for _ in range(_MAX_BOXES):
+        head = read_at(offset, 16)
+        if len(head) < 8:
+            return
+        length, kind, head_bytes = *struct.unpack(">I4s", head[:8]), 8
+        if length == 1 and len(head) == 16:
+            length, head_bytes = struct.unpack(">Q", head[8:])[0], 16
+        if kind == b"jp2c":
+            yield offset + head_bytes
+        if length < head_bytes or offset + length >= file_bytes:  # 0: the box goes on to the end
+            return
+        offset += length
+
+
+def _nitf_segments(read_at: ReadAt) -> Iterator[int]:
+    """Yield where each image segment of a NITF has its pixels; see MIL-STD-2500C, table A-1. 2.0 may be longer."""
+    header = read_at(0, _NITF_HEADER_BYTES)
+    is_longer = header[:9] in (b"NITF02.00", b"NITF01.10") and header[280:286] == b"999998"
+    start = 394 if is_longer else 354
+    offset, count = _number(header[start : start + 6]), _number(header[start + 6 : start + 9])
+    lengths = read_at(start + 9, 16 * count)
+    for number in range(len(lengths) // 16):
+        entry = lengths[16 * number : 16 * number + 16]
+        offset += _number(entry[:6])
+        yield offset
+        offset += _number(entry[6:])
+
+
+def _number(digits: bytes) -> int:
+    return int(digits) if digits.isdigit() else 0
+
+
+def _codestream(read_at: ReadAt, offset: int) -> Codestream | None:
+    head = read_at(offset, 4 + 38)
+    if len(head) < 42 or not head.startswith(_START):
+        return None
+    length, _, right, bottom, left, top, tile_width, tile_height, _, _, count = struct.unpack(">HHIIIIIIIIH", head[4:])
+    code_block_px, precincts_per_px = _coding(read_at, offset + 4 + length)
+    return Codestream(
+        width=max(0, right - left),
+        height=max(0, bottom - top),
+        tile_width=tile_width,
+        tile_height=tile_height,
+        component_count=count,
+        code_block_px=code_block_px,
+        precincts_per_px=precincts_per_px,
+    )
+
+
+def _coding(read_at: ReadAt, offset: int) -> tuple[int, float]:
+    """Return pixels of a code-block and precincts per pixel, from the first COD segment of the main header."""
+    for _ in range(_MAX_MARKERS):
+        head = read_at(offset, 4)
+        marker, length = struct.unpack(">HH", head) if len(head) == 4 else (_SOD, 0)
+        if marker == _COD:
+            return _coding_style(read_at(offset + 4, max(0, length - 2)))
+        if marker in (_SOT, _SOD) or length < 2:
+            break
+        offset += 2 + length
+    return Codestream.code_block_px, Codestream.precincts_per_px
+
+
+def _coding_style(segment: bytes) -> tuple[int, float]:
+    """Read a COD segment: style, progression, layers, transform, levels, code-block width and height, style, wavelet.
+
+    After that come the precincts of each resolution, the coarsest first, if the style says that they are listed.
+    """
+    if len(segment) < 10:
+        return Codestream.code_block_px, Codestream.precincts_per_px
+    code_block_px = 1 << min(12, (segment[6] & 0xF) + (segment[7] & 0xF) + 4)
+    sizes = segment[10:] if segment[0] & 1 else b""
+    per_px = [
+        0.25 ** (len(sizes) - 1 - level) / (1 << ((size & 0xF) + (size >> 4))) for level, size in enumerate(sizes)
+    ]
+    return code_block_px, sum(per_px)

@@ -1,0 +1,41 @@
+"""Looks for bytes that break a parser: ``python tests/fuzz/run.py requests|answers|codestreams [SECONDS]``.
+
+Needs atheris (``pip install atheris``; a wheel exists for Linux and macOS). What reaches new code is kept below
+.cache/fuzz, from where what is worth repeating goes to tests/fuzz/corpus; a crash is written there as well, and ends
+the run with a status other than 0.
+"""
+
+import logging
+import sys
+from pathlib import Path
+
+import atheris
+import structlog
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+with atheris.instrument_imports(include=["aws.osml.model_runner", "json", "geojson"]):
+    from fuzz.targets import TARGETS
+
+
+def main() -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    name, seconds = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "600"
+    kept = ROOT / ".cache" / "fuzz" / name
+    kept.mkdir(parents=True, exist_ok=True)
+    limits = [
+        "-max_len=262200",
+        "-timeout=5",
+        "-rss_limit_mb=1024",
+        f"-max_total_time={seconds}",
+    ]
+    words = ROOT / "tests" / "fuzz" / f"{name}.dict"
+    options = [f"-artifact_prefix={kept.parent}/{name}-", *([f"-dict={words}"] if words.exists() else [])]
+    corpus = [str(kept), str(ROOT / "tests" / "fuzz" / "corpus" / name)]
+    atheris.Setup([sys.argv[0], *limits, *options, *corpus], TARGETS[name])
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,52 @@
+"""What a fuzzer has found worth keeping, and what strangers are known to send, against every target."""
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from fuzz.targets import TARGETS
+from unit.malformed_requests import GOOD, MALFORMED
+
+CORPUS = Path(__file__).parent / "corpus"
+KEPT = sorted(path for path in CORPUS.rglob("*") if path.is_file())
+MUTATIONS = 10_000
+
+
+def test_there_is_a_corpus_for_every_target() -> None:
+    assert {path.parent.name for path in KEPT} == set(TARGETS)
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.name}-{path.name[:12]}")
+def test_a_kept_input_breaks_no_parser(path: Path) -> None:
+    for check in TARGETS.values():
+        check(path.read_bytes())
+
+
+def test_ten_thousand_damaged_messages_break_nothing() -> None:
+    rng = random.Random(1)
+    bodies = [json.dumps(GOOD).encode(), *(body.encode("utf-8", "replace") for _, body, _ in MALFORMED)]
+    bodies = [body for body in bodies if 2 < len(body) < 5_000]
+    pieces = [
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b'"',
+        b"\\",
+        b"null",
+        b"NaN",
+        b"1e999",
+        b"-0",
+        b"\xff",
+        b"\x00",
+        b"\\ud800",
+        b"[" * 40,
+    ]
+    for _ in range(MUTATIONS):
+        body = bytearray(rng.choice(bodies))
+        for _ in range(rng.randint(1, 4)):
+            at = rng.randrange(len(body))
+            body[at : at + rng.randint(0, 6)] = rng.choice(pieces)
+        TARGETS["requests"](bytes(body))

