@@ -434,6 +434,18 @@ class ServiceConfig(BaseModel):
         default=True,
         description="`True` starts an image only when its endpoint has capacity left; any other text does not.",
     )
+    image_scheduler: Annotated[Literal["load", "fifo"], BeforeValidator(str.lower)] = _setting(
+        "IMAGE_SCHEDULER",
+        default="load",
+        description="Which image starts next: `load` takes the least loaded endpoint's first one, `fifo` the first of"
+        " all, whatever its endpoint has to do.",
+    )
+    image_look_ahead: Annotated[int, Field(ge=1, le=100_000)] = _setting(
+        "IMAGE_LOOK_AHEAD",
+        default=500,
+        description="How many image requests may wait in the table of open jobs; further ones stay on the queue."
+        " Each decision of the scheduler reads them all.",
+    )
     default_instance_concurrency: Annotated[int, _above(1, 2)] = _setting(
         "DEFAULT_INSTANCE_CONCURRENCY",
         default=2,

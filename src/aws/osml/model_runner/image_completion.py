@@ -69,6 +69,8 @@ class ImageCompletion:
         self._status_monitor = status_monitor
         self._strategy = strategy
         self._context = context
+        # What is done with the message of an image that could not even be planned.
+        self.set_aside: Callable[[JobItem], None] = lambda _job: None
 
     def finish(self, image_id: str) -> None:
         """Finish an image if every region was counted and nobody else is at it; else do nothing.
@@ -99,6 +101,8 @@ class ImageCompletion:
             except StatusError as err:
                 logger.warning("status.not_published", status=str(status), reason=str(err))
                 return
+            if job.status_outbox.get("is_dead_letter"):
+                self.set_aside(job)
             self._job_table.clear_outbox(job.image_id, job.generation or 0)
         self._ledger.close(job)
 

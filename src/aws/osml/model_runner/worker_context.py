@@ -66,6 +66,8 @@ class WorkerContext:
     make_encoder: Callable[..., TileEncoder] = TileEncoder
     elevation_model: Any = None
     stopping: threading.Event = field(default_factory=threading.Event)
+    # Set when an image may be started here: one came in, or a region ended.
+    image_due: threading.Event = field(default_factory=threading.Event)
     _detectors: LRUCache[object, Detector] = field(default_factory=lambda: LRUCache(_CACHED_ENDPOINTS))
     _budgets: dict[str, RetryBudget] = field(default_factory=lambda: defaultdict(RetryBudget))
     _call_limits: dict[str, CallLimit] = field(default_factory=dict)

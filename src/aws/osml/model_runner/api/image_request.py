@@ -37,7 +37,8 @@ class ImageRequest:
 
     ``image_id`` is ``<jobId>:<image URL>``. ``outputs`` keep the message's names (``batchSize``, ``assumedRole``).
     ``result_name`` is empty unless the message named several images; then it is the image's file name, unique within
-    the job. ``request_sha256`` is the same for the same message, however it is laid out.
+    the job. ``request_sha256`` is the same for the same message, however it is laid out. Of requests for one endpoint
+    that came at the same time, those with a higher ``priority`` start first.
     """
 
     job_id: str = ""
@@ -60,6 +61,7 @@ class ImageRequest:
     model_endpoint_parameters: dict[str, Any] | None = None
     result_name: str = ""
     request_sha256: str = ""
+    priority: int = 0
 
     @staticmethod
     def from_external_message(image_request: dict[str, Any]) -> "ImageRequest":
@@ -90,6 +92,7 @@ class ImageRequest:
         item |= {name: str(getattr(self, name)) for name in _ENUM_FIELDS}
         item |= {name: list(getattr(self, name)) for name in _SIZE_FIELDS}
         item |= {name: json.dumps(getattr(self, name)) for name in _JSON_FIELDS if getattr(self, name) is not None}
+        item["priority"] = self.priority
         item["outputs"] = [dict(output) for output in self.outputs]
         item["post_processing"] = [_step_item(step) for step in self.post_processing]
         if self.roi is not None:
@@ -225,6 +228,7 @@ def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: s
         model_endpoint_parameters=message.parameters,
         result_name=result_name,
         request_sha256=sha256,
+        priority=message.priority,
     )
 
 
@@ -244,6 +248,7 @@ def _read_item(item: Mapping[str, Any]) -> dict[str, Any]:
     values["outputs"] = [_whole_numbers(output) for output in item.get("outputs", ())]
     if "post_processing" in item:
         values["post_processing"] = deserialize_post_processing_list(item["post_processing"])
+    values["priority"] = int(item.get("priority", 0))
     if item.get("roi"):
         values["roi"] = shapely.from_wkt(item["roi"])
     return values

@@ -36,6 +36,7 @@ from .rules import (
 
 DEFAULT_TILE_SIZE = 1024
 DEFAULT_TILE_OVERLAP = 50
+HIGHEST_PRIORITY = 10
 MAX_IMAGES = 1_000
 
 
@@ -185,6 +186,8 @@ class ImageRequestMessage(_Message):
     roi: Annotated[BaseGeometry | None, BeforeValidator(_region)] = Field(None, alias="regionOfInterest")
     feature_properties: list[dict[str, Any]] = Field(default_factory=list, alias="featureProperties")
     post_processing: list[PostProcessingStep] = Field(default_factory=_default_post_processing, alias="postProcessing")
+
+    priority: Annotated[WholeNumber, Field(ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)] = 0
 
     @field_validator("image_urls")
     @classmethod
