@@ -17,7 +17,7 @@ from aws.osml.model_runner.database import job_ledger, region_request_table
 from aws.osml.model_runner.database.ddb_helper import DDBHelper, to_dynamodb
 from aws.osml.model_runner.database.feature_table import FeatureTable
 from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
-from aws.osml.model_runner.database.job_table import JobTable
+from aws.osml.model_runner.database.job_table import TERMINAL_VALUES, JobTable
 from aws.osml.model_runner.database.region_request_table import RegionRequestTable
 from aws.osml.model_runner.exceptions import ConditionNotMetError
 from aws.osml.model_runner.image_completion import ImageCompletion
@@ -106,7 +106,8 @@ class _Careless:
         return self._table.update(key, expression, _named(values, expression))
 
     def _end(self, image_id: str, values: Any, _condition: str) -> Any:
-        return self._table._end(image_id, values, "attribute_exists(image_id)")
+        named = {name: value for name, value in values.items() if name not in TERMINAL_VALUES}
+        return self._table._end(image_id, named, "attribute_exists(image_id)")
 
 
 def _without_condition(table: Any, method: str) -> list[Replacement]:
