@@ -2,14 +2,9 @@
 
 import dataclasses
 
-import structlog
-
 from .database.job_ledger import JobLedger
 from .database.job_table import JobTable
 from .exceptions import InvalidImageRequestException
-from .observability import bind_job
-
-logger = structlog.get_logger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +37,9 @@ class JobCanceller:
             raise InvalidImageRequestException(f"there is no open job {job_id}")
         cancelled, ended = [], {}
         for job in jobs:
-            with bind_job(job_id=job_id, image_id=job.image_id):
-                if self._job_table.cancel(job.image_id) is not None:
-                    logger.info("image.cancelled")
-                    cancelled.append(job.image_id)
-                    continue
+            if self._job_table.cancel(job.image_id) is not None:
+                cancelled.append(job.image_id)
+                continue
             known = self._job_table.find(job.image_id)
             ended[job.image_id] = str(known.image_status) if known is not None else "unknown, its row has expired"
         return CancelReport(tuple(cancelled), ended)

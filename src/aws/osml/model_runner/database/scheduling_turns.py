@@ -21,10 +21,11 @@ _PROGRESS = ("image_id", "image_status", "region_count", "region_success", "regi
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """The right to start images: ours as long as the row carries its number."""
+    """The right to start images: ours as long as the row carries its number; ``until`` is in epoch seconds."""
 
     owner: str
     fence: int
+    until: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +66,7 @@ class SchedulingTurns(DDBHelper):
             if err.old is None or err.old.get("lease_owner") != holder:
                 return None
             row = err.old
-        return Turn(owner, int(row["fence"]))
+        return Turn(owner, int(row["fence"]), row["lease_until"])
 
     def end(self, turn: Turn, next_look: float, waiting: int) -> None:
         """Q2: let the next worker have its turn, not before ``next_look`` unless it knows of something new."""
@@ -94,11 +95,13 @@ class SchedulingTurns(DDBHelper):
         ours = {
             "TableName": self.table_name,
             "Key": _KEY,
+            # What stands there already: a mere check would need a permission that older roles do not have.
+            "UpdateExpression": "SET lease_until = :until",
             "ConditionExpression": "fence = :fence",
-            "ExpressionAttributeValues": {":fence": turn.fence},
+            "ExpressionAttributeValues": to_dynamodb({":until": turn.until, ":fence": turn.fence}),
         }
         try:
-            self._transact({"Update": start}, {"ConditionCheck": ours})
+            self._transact({"Update": start}, {"Update": ours})
         except (ConditionNotMetError, TransactionConflictError):
             return None
         return attempted(job, now_s)

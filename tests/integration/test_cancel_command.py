@@ -1,0 +1,48 @@
+"""`model-runner cancel`, as a person types it."""
+
+import pytest
+
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.cli.main import main
+from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.database import JobTable, OutstandingJobsTable
+
+
+@pytest.fixture
+def ledger(emulator, data_plane, monkeypatch) -> OutstandingJobsTable:
+    variables = emulator.environment | data_plane.environment | {"WORKERS": "1"}
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    default_clients.cache_clear()
+    jobs = JobTable(variables["JOB_TABLE"])
+    yield OutstandingJobsTable(variables["OUTSTANDING_JOBS_TABLE"], jobs)
+    default_clients.cache_clear()
+
+
+def request(job_id: str) -> ImageRequest:
+    message = {
+        "jobId": job_id,
+        "imageUrls": [f"s3://images/{job_id}.tif"],
+        "imageProcessor": {"name": "ships"},
+        "outputs": [{"type": "S3", "bucket": "results"}],
+    }
+    return ImageRequest.from_external_message(message)
+
+
+def test_it_says_what_it_cancelled_and_what_had_ended(ledger, capsys):
+    first, second = request("a"), request("b")
+    for waiting in (first, second):
+        ledger.accept(waiting)
+    ledger._job_table.fail_unplanned(second.image_id, "unreadable")
+    assert main(["cancel", "a"]) == 0
+    assert main(["cancel", "b"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "cancelled:  a:s3://images/a.tif",
+        "left alone: b:s3://images/b.tif: its status is FAILED",
+    ]
+    assert ledger._job_table.get_image_request(first.image_id).message == "cancelled"
+
+
+def test_a_job_that_is_not_open_is_an_error(ledger, capsys):
+    assert main(["cancel", "unknown"]) == 1
+    assert "there is no open job unknown" in capsys.readouterr().err
