@@ -28,20 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-<<<<<<< HEAD
-    """Leave the coverage of some folders unmeasured, and what is long to those who ask for it."""
-    for item in items:
-        if item.path.parent.name in _NOT_MEASURED:
-            item.add_marker("no_cover")
-        if item.get_closest_marker("long") and not config.getoption("--long"):
-=======
     """Skip what takes long, unless asked for, and leave the coverage of some folders unmeasured."""
     is_long = config.getoption("--long")
     for item in items:
         if item.path.parent.name in _NOT_MEASURED:
             item.add_marker("no_cover")
         if item.get_closest_marker("long") and not is_long:
->>>>>>> main
             item.add_marker(pytest.mark.skip(reason="runs only with --long"))
 
 
