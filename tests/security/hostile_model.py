@@ -79,7 +79,7 @@ class HostileModel:
             self._server.server_close()
 
     def answer(self, request: socketserver.StreamRequestHandler) -> None:
-        kind = request.rfile.readline().split()[1].decode().lstrip("/")
+        kind = request.rfile.readline().split()[1].decode().lstrip("/").partition("?")[0]
         length = 0
         while (line := request.rfile.readline().strip()) != b"":
             if line.lower().startswith(b"content-length:"):

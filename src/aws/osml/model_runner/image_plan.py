@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import shapely
 
 from .api.image_request import ImageRequest
+from .api.image_url import public_url
 from .common.typing import ImageDimensions, ImageRegion
 from .database.job_table import JobItem
 from .exceptions import LoadImageException
@@ -95,7 +96,7 @@ def plan_image(
         etag=source.etag,
         extension=source.extension,
         image_format=source.driver_name,
-        source_metadata=source_metadata(source, request.image_url),
+        source_metadata=source_metadata(source, public_url(request.image_url)),
     )
 
 
