@@ -24,6 +24,7 @@ from worker_process import Site, eventually
 
 # A model that does not answer in time is waited for until its job's time is over; all others are done long before.
 DEADLINE_S = 20
+MEMORY_LIMIT_BYTES = 2 * 1024**3
 MAX_PEAK_KIB = 1024 * 1024
 PARTLY_GOOD = ("good", "far", "nothing", "nested", "long", "names")
 # 16,384 pixels wide and high; its four tiles have 64 MiB each.
@@ -94,6 +95,7 @@ def siege(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Itera
             "JOB_DEADLINE_S": str(DEADLINE_S),
             "REGION_SIZE": "(16384, 16384)",
             "MAX_REGIONS": "100",
+            "MEMORY_LIMIT_BYTES": str(MEMORY_LIMIT_BYTES),
         }
         with watching(outside) as opened, site.worker(**settings) as worker:
             yield Siege(site, worker, model, canary, opened, images)
@@ -108,6 +110,8 @@ def check_worker(siege: Siege) -> None:
     assert siege.canary.hits == []
     assert siege.opened_outside.names() == set()
     assert siege.worker.exit_code is None
+    limits = Path(f"/proc/{siege.worker.pid}/limits").read_text()
+    assert f"Max data size             {MEMORY_LIMIT_BYTES}" in limits
     text = Path(f"/proc/{siege.worker.pid}/status").read_text()
     assert int(text.partition("VmHWM:")[2].split()[0]) < MAX_PEAK_KIB
 
