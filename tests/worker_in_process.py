@@ -25,12 +25,15 @@ from aws.osml.model_runner.database import (
     RegionRequestItem,
     RegionRequestTable,
 )
+from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
+from aws.osml.model_runner.dispatch import ScheduledImages
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
 from aws.osml.model_runner.job_sweeper import JobSweeper
 from aws.osml.model_runner.lease_keeper import LeaseKeeper
 from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 from aws.osml.model_runner.raster import write_geotiff
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler
+from aws.osml.model_runner.scheduler import EndpointCapacityEstimator, EndpointLoadImageScheduler
 from aws.osml.model_runner.status.image_status_monitor import ImageStatusMonitor
 from aws.osml.model_runner.status.region_status_monitor import RegionStatusMonitor
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
@@ -94,7 +97,7 @@ class InProcessWorker:
             else JobTableLedger(self.jobs, clock)
         )
         self.endpoints = (
-            EndpointStatisticsTable(config.endpoint_statistics_table, dynamodb)
+            EndpointStatisticsTable(config.endpoint_statistics_table, dynamodb, clock)
             if config.endpoint_statistics_table
             else None
         )
@@ -102,8 +105,10 @@ class InProcessWorker:
         self.region_queue = RequestQueue(config.region_queue, 0, client=clients.client("sqs"))
         self.context = self._new_context(name)
         self.endpoint_utils = EndpointUtils(clients=clients)
+        self.capacities = EndpointCapacityEstimator(config, clients, self.context.metrics, clock, self.context.rng)
         self.region_handler = self._new_region_handler()
         self.image_handler = self._new_image_handler()
+        self.scheduler = self._new_scheduler()
         self.sweeper = JobSweeper(
             *(self.ledger, self.jobs, self.regions, self.region_queue, self.image_handler, self.region_handler, config),
             now=clock,
@@ -143,10 +148,39 @@ class InProcessWorker:
             self.config,
             self.region_handler,
             self.ledger,
+            self.capacities,
+        )
+
+    def _new_scheduler(self) -> EndpointLoadImageScheduler | None:
+        """Return what starts images, where there is a table of open jobs; they are not waited for here."""
+        if not isinstance(self.ledger, OutstandingJobsTable):
+            return None
+        context = self.context
+        turns = SchedulingTurns(self.ledger, self.jobs, self.clock)
+        return EndpointLoadImageScheduler(
+            self.capacities, turns, self.config, context.owner, context.metrics, self.clock, lambda _: None, context.rng
         )
 
     def close(self) -> None:
         self.context.close()
+
+    def start_waiting(self) -> int:
+        """Start every image that may start now, as the daemon does, and return how many did."""
+        started = 0
+        while self.scheduler is not None:
+            self.scheduler.due.set()
+            images = self.scheduler.receive()
+            if not images:
+                break
+            for image in images:
+                ScheduledImages(self.scheduler, self.image_handler).handle(image)
+                started += 1
+        return started
+
+    def look_after(self) -> None:
+        """Do what a fleet does beside its messages: sweep, and start what may start."""
+        self.sweeper.sweep()
+        self.start_waiting()
 
     def received_regions(self) -> list[tuple[QueueMessage, RegionRequest]]:
         """Take every region message that is on the queue."""

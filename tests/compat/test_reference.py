@@ -20,7 +20,7 @@ from aws.osml.model_runner.api import image_request_schema, image_url, json_docu
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.app_config import ServiceConfig, documented_settings
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats, RequestStatus
-from aws.osml.model_runner.database import job_ledger
+from aws.osml.model_runner.database import job_ledger, scheduling_turns
 from aws.osml.model_runner.database.ddb_helper import DDBItem
 from aws.osml.model_runner.database.endpoint_statistics_table import EndpointStatisticsItem
 from aws.osml.model_runner.database.feature_table import FeatureItem
@@ -126,8 +126,7 @@ def default_of(name: str, field: FieldInfo) -> str:
         return REQUIRED
     default = field.get_default(call_default_factory=True)
     if name == "post_processing":
-        algorithm = default[0].algorithm
-        return f"`{algorithm.algorithm_type}` with `iouThreshold` {algorithm.iou_threshold}"
+        return f"`{default[0].algorithm.algorithm_type}`"
     return "" if default in (None, "", []) else f"`{default}`"
 
 
@@ -234,7 +233,16 @@ def test_every_tile_format_is_documented(tile_format: ImageFormats, compression:
 
 # Tables ---------------------------------------------------------------------------------------------------------------
 
-DYNAMODB_TYPES = {"str": "S", "int": "N", "float": "N", "list": "L", "dict": "M", "set": "SS", "bool": "BOOL"}
+DYNAMODB_TYPES = {
+    "str": "S",
+    "int": "N",
+    "float": "N",
+    "list": "L",
+    "dict": "M",
+    "set": "SS",
+    "bool": "BOOL",
+    "bytes": "B",
+}
 TABLE_ROWS: dict[str, type[DDBItem]] = {
     "Images": JobItem,
     "Regions": RegionRequestItem,
@@ -259,8 +267,8 @@ def test_every_attribute_of_a_row_is_documented_with_its_type(heading: str, item
 
 
 def test_every_attribute_of_an_open_job_is_documented() -> None:
-    source = inspect.getsource(job_ledger._LedgerRows)
-    written = {name for text in re.findall(r"SET ([^\"]+)", source) for name in re.findall(r"(\w+) = :", text)}
+    source = inspect.getsource(job_ledger) + inspect.getsource(scheduling_turns)
+    written = set(re.findall(r"(\w+) = (?::\w|if_not_exists)", source)) | set(re.findall(r"ADD (\w+) :", source))
     new = job_ledger._new_job(ImageRequest(), 0.0)
     documented = first_column(rows(section(reference("tables.md"), "Open jobs")))
     assert sorted(documented) == sorted({*new, *written, "job_id"})
@@ -306,7 +314,7 @@ def recorded_metrics() -> dict[str, tuple[set[str], set[frozenset[str]], bool]]:
     """Return for each operation its metrics, its sets of dimensions, and whether the code spells all of them out."""
     found: dict[str, tuple[set[str], set[frozenset[str]], bool]] = {}
     for name, call, owner in calls():
-        if name not in ("record", "timed") or owner[-1] != "metrics":
+        if name not in ("record", "timed") or owner[-1].lstrip("_") != "metrics":
             continue
         operation = constant(call.args[0])
         assert operation, ast.unparse(call)

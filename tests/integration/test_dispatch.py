@@ -158,14 +158,14 @@ class TestDeadLetters:
     def test_a_message_is_set_aside_as_it_came_with_its_reason_in_the_log(self, queue_of, logs, is_named):
         aside = queue_of("IMAGE_DLQ")
         letters = DeadLetters(queue_of("IMAGE_QUEUE"), aside.queue_url if is_named else None)
-        letters.put(QueueMessage("h", '{"odd":  1}', 1), "it is odd")
+        letters.put('{"odd":  1}', "it is odd")
         assert bodies(aside) == ['{"odd":  1}']
         (event,) = [log for log in logs if log["event"] == "message.rejected"]
         assert (event["reason"], event["has_dead_letter_queue"]) == ("it is odd", True)
 
     def test_without_any_queue_the_log_is_all_that_is_left(self, queue_of, logs):
         queue = queue_of("IMAGE_DLQ")
-        DeadLetters(queue, None).put(QueueMessage("h", "{}", 1), "it is odd")
+        DeadLetters(queue, None).put("{}", "it is odd")
         (event,) = logs
         assert (event["reason"], event["has_dead_letter_queue"]) == ("it is odd", False)
         assert bodies(queue) == []

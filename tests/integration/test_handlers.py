@@ -830,27 +830,31 @@ class TestThrottle:
         request = worker.request(scene, MODEL)
         planned(worker, request)
         first, _ = region_requests(worker, request)
-        worker.endpoints.upsert_endpoint(MODEL, 2)
-        for _ in range(2):
-            worker.endpoints.increment_region_count(MODEL)
+        for place in ("one", "two"):
+            assert worker.endpoints.take_place(MODEL, place, 2, 60)
         with pytest.raises(SelfThrottledRegionException):
             worker.region_handler.process_region_request(first)
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (row.stalled_attempts, row.lease_until, row.backoffs) == (0, 0, 0), "it was no attempt"
-        worker.endpoints.decrement_region_count(MODEL)
+        worker.endpoints.leave_place(MODEL, "one")
+        with pytest.raises(RegionDeferredError):
+            worker.region_handler.process_region_request(first)
+        worker.clock.ahead_s += worker.config.throttling_retry_timeout + 1
         assert worker.region_handler.process_region_request(first).region_success == 1
         assert worker.endpoints.current_in_progress_regions(MODEL) == 1
 
-    def test_a_throttled_first_region_is_left_to_the_queue(self, new_worker, scene, gateway, model_server):
+    def test_the_place_of_a_worker_that_died_is_free_when_its_lease_is_over(
+        self, new_worker, scene, gateway, model_server
+    ):
         gateway.add_endpoint(MODEL, LocalEndpoint(model_server("centerpoint").invocations_url))
         worker = self.throttled(new_worker, most=1)
-        worker.endpoints.upsert_endpoint(MODEL, 1)
-        worker.endpoints.increment_region_count(MODEL)
         request = worker.request(scene, MODEL)
+        assert worker.endpoints.take_place(MODEL, "of a dead worker", 1, worker.config.region_lease_s)
         worker.image_handler.process_image_request(request)
-        assert worker.jobs.get_image_request(request.image_id).region_success == 0
-        worker.endpoints.decrement_region_count(MODEL)
+        assert worker.jobs.get_image_request(request.image_id).region_success == 0, "it is left to the queue"
+        worker.clock.ahead_s += worker.config.region_lease_s + 1
         assert worker.work_off().image_status == "SUCCESS"
+        assert worker.endpoints.current_in_progress_regions(MODEL) == 0
 
     def test_a_place_is_given_back_when_the_region_fails(self, new_worker, scene):
         worker = self.throttled(new_worker, most=5)
@@ -1020,10 +1024,10 @@ class TestEnd:
         # A clock of its own: the claim's holder renews it all the time, and must not see it end.
         others_jobs = JobTable(worker.jobs.table_name, worker.jobs.client, lambda: clock() + 500)
 
-        def lose_the_claim(claim, encoded, ids):
+        def lose_the_claim(claim, merged):
             job = worker.jobs.get_image_request(request.image_id)
             assert others_jobs.claim_aggregation(job, "other", 120, 0)
-            return deliver(claim, encoded, ids)
+            return deliver(claim, merged)
 
         completion._deliver = lose_the_claim
         with pytest.raises(LeaseLostError):

@@ -16,6 +16,7 @@ from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.typing import ImageRegion, RequestStatus, TileState
 from aws.osml.model_runner.database import (
     Acceptance,
+    EndpointStatisticsTable,
     FeatureTable,
     JobItem,
     JobTable,
@@ -30,6 +31,7 @@ from aws.osml.model_runner.database import (
     TileOutcome,
 )
 from aws.osml.model_runner.database.ddb_helper import DDBHelper
+from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
 from aws.osml.model_runner.exceptions import ConditionNotMetError, ConservationError, StartRegionException
 from aws.osml.model_runner.tile_worker.region_plan import region_id_of
 from simulation.dynamodb import TABLE_NAMES, DynamoDB, worker_tables
@@ -52,6 +54,8 @@ class Tables:
     regions: RegionRequestTable
     features: FeatureTable
     ledger: OutstandingJobsTable
+    turns: SchedulingTurns
+    endpoints: EndpointStatisticsTable
     clock: Clock
 
 
@@ -66,11 +70,14 @@ def tables(request) -> Tables:
         keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}
         dynamodb = boto3.resource("dynamodb", endpoint_url=request.getfixturevalue("emulator").url, **keys)
     jobs = JobTable(env["JOB_TABLE"], dynamodb, clock)
+    ledger = OutstandingJobsTable(env["OUTSTANDING_JOBS_TABLE"], jobs, dynamodb, clock)
     return Tables(
         jobs=jobs,
         regions=RegionRequestTable(env["REGION_REQUEST_TABLE"], dynamodb, clock, rng=random.Random(1)),
         features=FeatureTable(env["FEATURE_TABLE"], (512, 512), (0, 0), dynamodb, clock, rng=random.Random(1)),
-        ledger=OutstandingJobsTable(env["OUTSTANDING_JOBS_TABLE"], jobs, dynamodb, clock),
+        ledger=ledger,
+        turns=SchedulingTurns(ledger, jobs, clock),
+        endpoints=EndpointStatisticsTable(env["ENDPOINT_TABLE"], dynamodb, clock, rng=random.Random(1)),
         clock=clock,
     )
 
@@ -199,7 +206,7 @@ class TestPlan:
         ended = tables.jobs.fail_unplanned(request().image_id, "unreadable")
         assert ended is not None
         assert (ended.image_status, ended.message) == ("FAILED", "unreadable")
-        assert ended.status_outbox == {"status": "FAILED", "message": "unreadable"}
+        assert ended.status_outbox == {"status": "FAILED", "message": "unreadable", "is_dead_letter": True}
         assert tables.jobs.fail_unplanned(request().image_id, "again") is None
 
     def test_f0_leaves_a_planned_image_alone(self, tables):
@@ -504,7 +511,7 @@ class TestRedrive:
         assert tables.ledger.reopen(ended, request(), "again")
         tables.jobs.fail_unplanned(request().image_id, "still unreadable")
         tables.jobs.clear_outbox(ended.image_id, 0)
-        waiting = {"status": "FAILED", "message": "still unreadable"}
+        waiting = {"status": "FAILED", "message": "still unreadable", "is_dead_letter": True}
         assert tables.jobs.get_image_request(ended.image_id).status_outbox == waiting
         tables.jobs.clear_outbox(ended.image_id, 1)
         assert tables.jobs.get_image_request(ended.image_id).status_outbox is None
@@ -540,3 +547,143 @@ class TestSweep:
         tables.clock.now_s += 1
         assert tables.ledger.mark_swept(job)
         assert not tables.ledger.mark_swept(job)
+
+
+class TestSchedule:
+    def test_the_count_of_regions_is_noted_for_its_own_generation(self, tables):
+        tables.ledger.accept(request())
+        (job,) = tables.ledger.open_jobs()
+        assert job.region_count is None
+        tables.ledger.note_region_count(job, 7)
+        tables.ledger.note_region_count(dataclasses.replace(job, generation=3), 9)
+        (job,) = tables.ledger.open_jobs()
+        assert job.region_count == 7
+
+    def test_the_count_of_regions_of_a_job_that_is_closed_brings_nothing_back(self, tables):
+        tables.ledger.accept(request())
+        (job,) = tables.ledger.open_jobs()
+        tables.ledger.close(tables.jobs.get_image_request(request().image_id))
+        tables.ledger.note_region_count(job, 7)
+        assert list(tables.ledger.open_jobs()) == []
+
+    def test_a2_is_kept_while_its_worker_plans_and_given_back_as_no_attempt(self, tables):
+        tables.ledger.accept(request())
+        (job,) = tables.ledger.open_jobs()
+        started = tables.ledger.start_planning(job, "w1", 60)
+        assert started.num_attempts == 1
+        tables.clock.now_s += 50
+        assert tables.ledger.renew_planning(started, "w1")
+        assert not tables.ledger.renew_planning(started, "w2")
+        tables.clock.now_s += 50
+        (job,) = tables.ledger.open_jobs()
+        assert tables.ledger.start_planning(job, "w2", 60) is None
+        tables.ledger.release_planning(started, "w2")
+        tables.ledger.release_planning(started, "w1")
+        (job,) = tables.ledger.open_jobs()
+        assert (job.num_attempts, job.last_attempt) == (0, 0)
+        second = tables.ledger.start_planning(job, "w2", 60)
+        assert second.first_attempt == started.first_attempt
+        assert not tables.ledger.renew_planning(started, "w1")
+        tables.ledger.finish_planning(second)
+        assert not tables.ledger.renew_planning(second, "w2")
+
+    def test_q1_one_worker_has_the_turn_and_the_next_has_a_higher_number(self, tables):
+        with ThreadPoolExecutor(8) as pool:
+            turns = list(pool.map(lambda n: tables.turns.claim(f"w{n}", 15), range(8)))
+        (first,) = [turn for turn in turns if turn]
+        assert tables.turns.claim("late", 15) is None
+        tables.clock.now_s += 16
+        second = tables.turns.claim("late", 15)
+        assert second.fence == first.fence + 1
+        tables.turns.end(first, 1.0, 99)
+        assert tables.turns.notice().waiting == 0
+        tables.turns.end(second, tables.clock.now_s + 5, 3)
+        notice = tables.turns.notice()
+        assert (notice.taken_until, notice.next_look, notice.waiting) == (0, tables.clock.now_s + 5, 3)
+        assert list(tables.ledger.open_jobs()) == []
+
+    def test_an_image_starts_once_and_only_in_the_turn_that_is_in_force(self, tables):
+        tables.ledger.accept(request())
+        tables.ledger.accept(request("other", "s3://images/b.tif"))
+        job, other = tables.ledger.open_jobs()
+        old = tables.turns.claim("w1", 15)
+        tables.clock.now_s += 16
+        new = tables.turns.claim("w2", 15)
+        assert tables.turns.start(old, job, 60) is None, "it slept through its turn"
+        started = tables.turns.start(new, job, 60)
+        assert (started.num_attempts, started.image_id) == (1, job.image_id)
+        assert tables.turns.start(new, job, 60) is None
+        assert tables.ledger.renew_planning(started, "w2")
+        assert tables.turns.start(new, other, 60) is not None
+
+    def test_progress_is_what_the_images_rows_say(self, tables):
+        item = planned(tables, regions=2)
+        tables.regions.end_region(tables.jobs, claimed(tables), RequestStatus.SUCCESS, [BOUNDS], [])
+        jobs = list(tables.turns.open_jobs())
+        row = tables.turns.progress(jobs)[item.image_id]
+        assert (row.region_count, row.region_success, row.region_error, row.is_terminal) == (2, 1, 0, False)
+        assert tables.turns.progress([]) == {}
+
+
+class TestCancel:
+    def test_c1_ends_an_open_image_once_and_what_runs_loses_its_count(self, tables):
+        item = planned(tables)
+        claim = claimed(tables)
+        ended = tables.jobs.cancel(item.image_id)
+        assert (ended.image_status, ended.message) == ("FAILED", "cancelled")
+        assert ended.status_outbox == {"status": "FAILED", "message": "cancelled"}
+        assert tables.jobs.cancel(item.image_id) is None
+        assert not tables.regions.end_region(tables.jobs, claim, RequestStatus.SUCCESS, [BOUNDS], [])
+        assert tables.jobs.get_image_request(item.image_id).region_success == 0
+
+    def test_d2_begins_a_region_again_that_had_not_ended_when_its_image_was_cancelled(self, tables):
+        item = planned(tables)
+        old = claimed(tables)
+        ended = tables.jobs.cancel(item.image_id)
+        tables.jobs.clear_outbox(item.image_id)
+        tables.ledger.close(ended)
+        assert tables.ledger.reopen(ended, request(), "again")
+        assert tables.regions.reopen(item.image_id, old.item.region_id, 1)
+        assert not tables.regions.renew(old, 60)
+        new = tables.regions.claim(item.image_id, old.item.region_id, "w2", 60)
+        assert isinstance(new, RegionClaim)
+        assert tables.regions.end_region(tables.jobs, new, RequestStatus.SUCCESS, [BOUNDS], [])
+        assert tables.jobs.get_image_request(item.image_id).region_success == 1
+
+
+class TestPlaces:
+    def test_e1_gives_no_more_places_than_there_are_whoever_comes_at_once(self, tables):
+        with ThreadPoolExecutor(8) as pool:
+            taken = list(pool.map(lambda n: tables.endpoints.take_place("ships", f"p{n}", 3, 60), range(8)))
+        assert taken.count(True) == 3
+        assert tables.endpoints.current_in_progress_regions("ships") == 3
+        assert tables.endpoints.read({"endpoint": "ships"})["max_regions"] == 3
+
+    def test_e1_repeated_takes_no_second_place(self, tables):
+        assert tables.endpoints.take_place("ships", "mine", 1, 60)
+        assert tables.endpoints.take_place("ships", "mine", 1, 60)
+        assert not tables.endpoints.take_place("ships", "yours", 1, 60)
+
+    def test_e2_keeps_a_place_and_one_that_ran_out_is_free(self, tables):
+        tables.endpoints.take_place("ships", "kept", 2, 60)
+        tables.endpoints.take_place("ships", "dead", 2, 60)
+        tables.clock.now_s += 40
+        assert tables.endpoints.renew_place("ships", "kept", 60)
+        tables.clock.now_s += 40
+        assert tables.endpoints.take_place("ships", "next", 2, 60)
+        assert not tables.endpoints.take_place("ships", "one more", 2, 60)
+        assert not tables.endpoints.renew_place("ships", "dead", 60)
+
+    def test_e3_gives_a_place_back_once(self, tables):
+        for place in ("a", "b"):
+            tables.endpoints.take_place("ships", place, 2, 60)
+        tables.endpoints.leave_place("ships", "a")
+        tables.endpoints.leave_place("ships", "a")
+        assert tables.endpoints.current_in_progress_regions("ships") == 1
+        tables.endpoints.leave_place("never seen", "a")
+        assert tables.endpoints.read({"endpoint": "never seen"}) is None
+
+    def test_the_row_of_an_earlier_version_counts_anew(self, tables):
+        tables.endpoints.put({"endpoint": "ships", "regions_in_progress": 7, "max_regions": 2})
+        assert tables.endpoints.take_place("ships", "a", 2, 60)
+        assert tables.endpoints.current_in_progress_regions("ships") == 1

@@ -7,7 +7,15 @@ import pytest
 import structlog
 from osgeo import gdal
 
-from aws.osml.model_runner.raster.settings import RasterSettings, configure_gdal, gdal_options, log_gdal_message
+from aws.osml.model_runner.raster import open_image
+from aws.osml.model_runner.raster.settings import (
+    FIRST_CACHE_BYTES,
+    RasterSettings,
+    configure_gdal,
+    gdal_options,
+    log_gdal_message,
+)
+from raster_files import place
 
 
 @pytest.fixture
@@ -17,7 +25,7 @@ def restored_options():
     yield
     for name, value in before.items():
         gdal.SetConfigOption(name, value)
-    gdal.SetCacheMax(RasterSettings().cache_bytes)
+    gdal.SetCacheMax(FIRST_CACHE_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -54,6 +62,29 @@ def test_memory_is_what_the_settings_say():
     assert options["CPL_VSIL_CURL_CACHE_SIZE"] == "8000000"
     assert (options["VSI_CACHE"], options["VSI_CACHE_SIZE"]) == ("YES", "9000000")
     assert gdal_options(RasterSettings(), {})["VSI_CACHE"] == "NO"
+
+
+@pytest.mark.parametrize(
+    ("options", "needed"),
+    [
+        # What every tile of a row touches: 1024 rows and those of one strip more, of two regions.
+        (["TILED=NO", "BLOCKYSIZE=16"], 2 * (1024 + 16) * 20_000 * 3),
+        # Of smaller blocks, two rows of them as wide as a region.
+        (["TILED=YES", "BLOCKXSIZE=2048", "BLOCKYSIZE=2048"], 2 * 2 * 2048 * 10_240 * 3),
+        (["TILED=YES", "BLOCKXSIZE=256", "BLOCKYSIZE=256"], FIRST_CACHE_BYTES),
+    ],
+)
+def test_the_cache_grows_to_what_tiles_share_and_no_further(tmp_path, restored_options, options, needed):
+    path = tmp_path / "wide.tif"
+    sparse = ["SPARSE_OK=TRUE", "INTERLEAVE=PIXEL", *options]
+    gdal.GetDriverByName("GTiff").Create(str(path), 20_000, 5_000, 3, gdal.GDT_Byte, sparse).FlushCache()
+    configure_gdal(RasterSettings(), {})
+    assert gdal.GetCacheMax() == FIRST_CACHE_BYTES
+    open_image(place(path), RasterSettings()).close()
+    assert gdal.GetCacheMax() == needed
+    configure_gdal(RasterSettings(), {})
+    open_image(place(path), RasterSettings(cache_bytes=80 * 2**20)).close()
+    assert gdal.GetCacheMax() == min(needed, 80 * 2**20)
 
 
 def test_configuring_applies_options_cache_and_exceptions(restored_options):

@@ -291,6 +291,8 @@ class TestEndpointStatisticsTable:
             "endpoint": "ships",
             "regions_in_progress": 1,
             "max_regions": 9,
+            "leases": {},
+            "lease_version": 0,
         }
 
 

@@ -102,10 +102,13 @@ def status_of(worker: InProcessWorker, request: ImageRequest) -> str | None:
     return worker.jobs.get_image_request(request.image_id).image_status
 
 
-def test_an_image_whose_worker_died_after_accepting_it_is_planned_and_ends(worker, scene, model_server, statuses):
+def test_an_image_whose_worker_died_after_accepting_it_is_planned_and_ends(
+    worker, scene, model_server, statuses, clock
+):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     worker.image_handler.accept(request)
-    worker.sweeper.sweep()
+    clock.ahead_s += LEASE_S + 2
+    worker.look_after()
     assert len(worker.regions_of(request)) == 2
     worker.work_off()
     assert status_of(worker, request) == "SUCCESS"
@@ -117,10 +120,10 @@ def test_a_plan_that_is_being_made_is_left_to_its_worker_until_it_is_stale(worke
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     job = worker.image_handler.accept(request)
     assert worker.ledger.start_planning(job, "dead", LEASE_S)
-    worker.sweeper.sweep()
+    worker.look_after()
     assert worker.regions_of(request) == []
     clock.ahead_s += LEASE_S + 2
-    worker.sweeper.sweep()
+    worker.look_after()
     assert len(worker.regions_of(request)) == 2
 
 
@@ -137,7 +140,7 @@ def test_a_plan_whose_worker_died_between_its_messages_is_sent_whole(worker, sce
     second = worker.regions_of(request)[1]
     worker.regions.delete({"image_id": request.image_id, "region_id": second.region_id})
     clock.ahead_s += LEASE_S + 2
-    worker.sweeper.sweep()
+    worker.look_after()
     assert [item.region_id for item in worker.regions_of(request)][1] == second.region_id
     worker.work_off()
     assert status_of(worker, request) == "SUCCESS"
@@ -155,7 +158,7 @@ def test_a_plan_that_is_made_again_leaves_regions_that_have_ended_alone(worker, 
         key = {"endpoint_id": request.model_name, "job_id": request.job_id}
     worker.ledger._rows.update(key, "REMOVE planned_time", {})
     clock.ahead_s += LEASE_S + 2
-    worker.sweeper.sweep()
+    worker.look_after()
     assert [region.region_id for _, region in worker.received_regions()] == ["(0, 512)(512, 512)-job"]
     assert status_of(worker, request) == "SUCCESS", "its worker did the region that was left, and finished the image"
     assert model.stats()["requests"] == 8
@@ -303,7 +306,8 @@ def test_a_job_whose_row_has_expired_is_forgotten(new_worker, scene, clock):
     assert worker.jobs.find(request.image_id) is None
 
 
-def test_a_job_that_cannot_be_helped_now_keeps_no_other_waiting(worker, scene, model_server, clients, logs):
+def test_a_job_that_cannot_be_helped_now_keeps_no_other_waiting(new_worker, scene, model_server, clients, logs):
+    worker = new_worker(OUTSTANDING_JOBS_TABLE="")
     stuck = worker.request(scene, model_server("centerpoint").invocations_url, job_id="a-stuck")
     planned(worker, stuck)
     for number in (0, 1):
@@ -318,7 +322,8 @@ def test_a_job_that_cannot_be_helped_now_keeps_no_other_waiting(worker, scene, m
     assert event["error"] == "AggregateFeaturesException"
 
 
-def test_a_sweep_ends_between_two_jobs_when_the_worker_stops(worker, scene):
+def test_a_sweep_ends_between_two_jobs_when_the_worker_stops(new_worker, scene):
+    worker = new_worker(OUTSTANDING_JOBS_TABLE="")
     for name in ("a", "b", "c"):
         worker.image_handler.accept(worker.request(scene, "http://127.0.0.1:9/invocations", job_id=name))
     answers = iter([False, True])

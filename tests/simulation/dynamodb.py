@@ -27,6 +27,7 @@ TABLE_NAMES = {
     "REGION_REQUEST_TABLE": "regions",
     "FEATURE_TABLE": "features",
     "OUTSTANDING_JOBS_TABLE": "outstanding",
+    "ENDPOINT_TABLE": "endpoints",
 }
 # How long a read that is not consistent may still give what stood there before.
 _STALE_S = 1.0
@@ -358,13 +359,14 @@ class DynamoDB:
             raise _invalid(operation, "Transaction request cannot include multiple operations on one item")
         if len(planned) < len(TransactItems):
             raise cancelled([reason["Code"] for reason in reasons], reasons)
-        for table, key, new in planned:
-            self._store(table, key, new)
+        for (table, key, new), action in zip(planned, TransactItems, strict=True):
+            if "ConditionCheck" not in action:
+                self._store(table, key, new)
         if ClientRequestToken is not None:
             self._tokens[ClientRequestToken] = self._now()
         return {}
 
-    def _planned(self, operation: str, kind: str, request: Item) -> tuple[Table, Key, Item]:
+    def _planned(self, operation: str, kind: str, request: Item) -> tuple[Table, Key, Item | None]:
         returned = request.get("ReturnValuesOnConditionCheckFailure", "NONE")
         extra = (request.get("ConditionExpression"), request.get("ExpressionAttributeValues"), returned)
         match kind:
@@ -374,7 +376,19 @@ class DynamoDB:
                 return self._update(
                     operation, request["TableName"], request["Key"], request["UpdateExpression"], *extra
                 )
+            case "ConditionCheck":
+                return self._checked(operation, request["TableName"], request["Key"], *extra)
         raise _invalid(operation, f"the twin does not know {kind}")
+
+    def _checked(
+        self, operation: str, name: str, key_item: Item, condition_text: str | None, given: Item | None, returned: str
+    ) -> tuple[Table, Key, Item | None]:
+        table = self._table(name, operation)
+        key = table.key_of(key_item, operation)
+        values = self._values(operation, given, condition_text)
+        old = table.item(key)
+        self._check(operation, old, condition_text, values, returned)
+        return table, key, old
 
     def _put(
         self, operation: str, name: str, item: Item, condition_text: str | None, given: Item | None, returned: str
@@ -478,6 +492,7 @@ def worker_tables() -> list[Table]:
         Table("regions", "image_id", "region_id"),
         Table("features", "hash_key", "range_key"),
         Table("outstanding", "endpoint_id", "job_id"),
+        Table("endpoints", "endpoint"),
     ]
 
 

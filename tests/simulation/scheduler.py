@@ -158,6 +158,9 @@ class Event:
             self._scheduler.wake(ticket)
         self._waiting.clear()
 
+    def clear(self) -> None:
+        self._is_set = False
+
     def wait(self, timeout: float | None = None) -> bool:
         if self._is_set:
             return True
@@ -166,9 +169,10 @@ class Event:
         if timeout is not None:
             self._scheduler.wake(ticket, timeout)
         self._scheduler.park()
-        if not self._is_set:
-            self._waiting.remove(ticket)
-        return self._is_set
+        if ticket not in self._waiting:
+            return True
+        self._waiting.remove(ticket)
+        return False
 
 
 class Mutex:

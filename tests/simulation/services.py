@@ -321,6 +321,20 @@ class Kinesis:
         return {"FailedRecordCount": sum("ErrorCode" in answer for answer in answers), "Records": answers}
 
 
+class SageMaker:
+    """What SageMaker tells of its endpoints: each has two variants, and room for one image of a world or two."""
+
+    def describe_endpoint(self, *, EndpointName: str) -> Answer:
+        variants = [
+            {"VariantName": name, "CurrentInstanceCount": 1, "CurrentWeight": weight}
+            for name, weight in (("blue", 3.0), ("green", 1.0))
+        ]
+        return {"EndpointArn": f"arn:aws:sagemaker:::endpoint/{EndpointName}", "ProductionVariants": variants}
+
+    def list_tags(self, *, ResourceArn: str, MaxResults: int) -> Answer:
+        return {"Tags": [{"Key": "osml:instance-concurrency", "Value": "16"}]}
+
+
 class SageMakerRuntime:
     """An endpoint that refuses and stumbles, before a model: ``answer`` is what that says to a tile."""
 

@@ -159,6 +159,7 @@ class _Source:
     driver_name = "GTIFF"
     extension = "TIFF"
     sensor_model = None
+    settings = RasterSettings()
 
     def __init__(self, job: Job) -> None:
         self.job = job
@@ -296,6 +297,7 @@ class Worker:
             read_all=port.read_together,
             make_encoder=functools.partial(_Encoder, world, process),  # type: ignore[arg-type]
             stopping=Event(world.scheduler),  # type: ignore[arg-type]
+            image_due=Event(world.scheduler),  # type: ignore[arg-type]
         )
 
     def _make_sinks(self, outputs: list[dict[str, Any]]) -> list[Sink]:

@@ -23,7 +23,7 @@ from .dynamodb import TABLE_NAMES, DynamoDB, Item, Write, worker_tables
 from .faults import PROFILES, Faults
 from .jobs import REGION_PX, Job, Model, random_jobs
 from .scheduler import START_S, Scheduler
-from .services import S3, SNS, SQS, Chance, Kinesis, Queue, SageMakerRuntime
+from .services import S3, SNS, SQS, Chance, Kinesis, Queue, SageMaker, SageMakerRuntime
 from .worker import Worker
 
 MOST_JOBS = 3
@@ -122,6 +122,7 @@ class World:
             "sns": self.sns,
             "s3": self.s3,
             "kinesis": self.kinesis,
+            "sagemaker": SageMaker(),
             "sagemaker-runtime": self.runtime,
         }
 

@@ -14,6 +14,7 @@ from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.common.mr_post_processing import (
     FeatureDistillationNMS,
     FeatureDistillationNone,
+    FeatureDistillationSeam,
     FeatureDistillationSoftNMS,
     MRPostProcessing,
 )
@@ -72,7 +73,7 @@ def test_defaults_are_real():
         tile_overlap=(50, 50),
         tile_format=ImageFormats.NITF,
         tile_compression=ImageCompression.NONE,
-        post_processing=[MRPostProcessing(algorithm=FeatureDistillationNMS(iou_threshold=0.75))],
+        post_processing=[MRPostProcessing(algorithm=FeatureDistillationSeam())],
         request_sha256=request.request_sha256,
     )
     assert request.is_valid()
@@ -331,7 +332,7 @@ def test_an_item_without_a_field_gets_the_default():
     }
     request = ImageRequest.from_item(short)
     assert request.tile_size == (1024, 1024)
-    assert request.get_feature_distillation_option() == [FeatureDistillationNMS()]
+    assert request.get_feature_distillation_option() == [FeatureDistillationSeam()]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.sink.delivery import Delivery, encode_feature
-from aws.osml.model_runner.sink.kinesis_records import Record, batches, oversize_indexes, record_of, refused
+from aws.osml.model_runner.sink.kinesis_records import Record, batches, may_be_oversize, record_of, refused
 
 records = st.builds(Record, st.integers(0), st.binary(max_size=60), st.text(min_size=1, max_size=10))
 
@@ -33,19 +33,19 @@ def test_a_key_counts_by_its_bytes() -> None:
     partition_by=st.sampled_from(["JOB", "FEATURE"]),
     slack=st.integers(-400, 400),
 )
-def test_only_features_that_are_really_too_long_are_left_out(
+def test_feature_whose_record_is_too_long_is_never_passed_over(
     job_id: str, feature_id: str, properties: dict[str, object] | None, partition_by: str, slack: int
 ) -> None:
     feature = encode_feature({"type": "Feature", "properties": properties})
     delivery = Delivery(job_id, "", [feature], [feature_id])
-    record = record_of(delivery, 0, partition_by)
-    limit = record.size_bytes + slack
-    assert oversize_indexes(delivery, limit, partition_by) == ([0] if slack < 0 else [])
+    record = record_of(delivery, 0, feature, partition_by)
+    assert may_be_oversize(delivery, 0, feature, record.size_bytes + slack) or slack >= 0
+    assert not may_be_oversize(delivery, 0, feature, len(feature) + 192 + 12 * (len(job_id) + len(feature_id)))
 
 
 def test_a_record_names_its_feature_and_its_job_whatever_the_feature_says() -> None:
     feature = b'{"type":"Feature","properties":{"job_id":"other","feature_id":"other","a":1}}'
-    record = record_of(Delivery("job", "", [feature], ["f"]), 0, "FEATURE")
+    record = record_of(Delivery("job", "", [feature], ["f"]), 0, feature, "FEATURE")
     (made,) = orjson.loads(record.data)["features"]
     assert made["properties"] == {"job_id": "job", "feature_id": "f", "a": 1}
     assert record.partition_key == "f"
@@ -54,7 +54,7 @@ def test_a_record_names_its_feature_and_its_job_whatever_the_feature_says() -> N
 @pytest.mark.parametrize(("job_id", "key"), [("j" * 300, "j" * 256), ("", "-")])
 def test_partition_keys_fit(job_id: str, key: str) -> None:
     delivery = Delivery(job_id, "", [b"{}"], ["f"])
-    assert record_of(delivery, 0, "JOB").partition_key == key
+    assert record_of(delivery, 0, b"{}", "JOB").partition_key == key
 
 
 def test_refused_entries_are_found_by_their_place() -> None:

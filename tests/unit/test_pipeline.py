@@ -17,6 +17,7 @@ from aws.osml.model_runner.exceptions import (
     TableError,
     TileEncodingError,
 )
+from aws.osml.model_runner.inference.call_limit import CallLimit
 from aws.osml.model_runner.tile_worker.pipeline import BAD_RESPONSE, INTERNAL_ERROR, TILE_ENCODING, TilePipeline
 from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile, TileResult
 
@@ -44,6 +45,7 @@ class FakeSteps:
         self.encoded_bytes = encoded_bytes
         self.stored: dict[int, TileResult] = {}
         self.calls: Counter[str] = Counter()
+        self.limit: CallLimit | None = None
         self.detecting = Peak()
         self.encoded = Peak()
         self._lock = threading.Lock()
@@ -58,6 +60,13 @@ class FakeSteps:
         self._step("cut", tile)
         self.encoded.add(self.encoded_bytes)
         return b"x" * self.encoded_bytes
+
+    def begin_call(self) -> bool:
+        return self.limit is None or self.limit.try_enter()
+
+    def end_call(self) -> None:
+        if self.limit is not None:
+            self.limit.leave()
 
     def detect(self, tile: Tile, encoded: bytes) -> bytes:
         self.encoded.add(-len(encoded))
@@ -170,6 +179,45 @@ def test_never_more_calls_in_flight_than_there_are_callers_and_no_fewer():
     pipeline.close()
     assert len(run.outcomes) == 30
     assert steps.detecting.most == 3
+
+
+def test_never_more_calls_in_flight_than_the_endpoint_takes():
+    """The threads are more; a limit that falls while calls are under way lets no other in until it is met."""
+    limit = CallLimit(3)
+    steps = FakeSteps(detect=lambda tile: time.sleep(0.005) or (limit.note_refusal() if tile.index == 20 else None))
+    steps.limit = limit
+    pipeline = TilePipeline(cutters=2, callers=8, storers=2, max_encoded_bytes=1000)
+    pipeline.start()
+    try:
+        run_tiles(pipeline, new_run(), steps, 60)
+    finally:
+        pipeline.close()
+    assert steps.detecting.most == 3
+    assert (len(steps.stored), limit.calls, limit.in_flight) == (60, 2, 0)
+
+
+def test_tiles_of_another_endpoint_pass_those_that_have_to_wait(pipeline):
+    closed, free = FakeSteps(), FakeSteps()
+    closed.limit = CallLimit(1)
+    assert closed.limit.try_enter()
+    waiting, passing = new_run(), new_run()
+    waiting_ended = in_thread(run_tiles, pipeline, waiting, closed, 4)
+    run_tiles(pipeline, passing, free, 20)
+    assert len(free.stored) == 20
+    assert not closed.stored
+    closed.limit.leave()
+    waiting_ended()
+    assert len(closed.stored) == 4
+
+
+def test_a_run_that_is_stopped_does_not_wait_for_its_endpoint(pipeline):
+    steps, run = FakeSteps(), new_run()
+    steps.limit = CallLimit(1)
+    assert steps.limit.try_enter()
+    ended = in_thread(run_tiles, pipeline, run, steps, 4)
+    run.stop()
+    ended()
+    assert (steps.calls["detect"], run.outcomes, steps.limit.in_flight) == (0, {}, 1)
 
 
 def test_never_more_encoded_bytes_queued_than_allowed():

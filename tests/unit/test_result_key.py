@@ -5,7 +5,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.sink.exceptions import SinkPermanentError
-from aws.osml.model_runner.sink.feature_collection import collection_bytes, collection_parts, collection_size_bytes
 from aws.osml.model_runner.sink.result_key import result_key
 
 PREFIXES = ["", "results", "results/", "a/b.c/d", "a..b", ".hidden"]
@@ -54,15 +53,3 @@ def test_jobs_never_share_a_key_and_never_leave_the_prefix(prefix: str, job_ids:
         assert key.startswith(prefix)
         assert ".." not in key.removeprefix(prefix).removesuffix(".geojson").split("/")
         assert key.removeprefix(prefix).strip("/").count("/") == 0
-
-
-@given(
-    features=st.lists(st.binary(min_size=1, max_size=40), max_size=40),
-    part_bytes=st.integers(1, 200),
-)
-def test_parts_are_the_whole_collection(features: list[bytes], part_bytes: int) -> None:
-    parts = list(collection_parts(features, part_bytes))
-    whole = collection_bytes(features)
-    assert b"".join(parts) == whole
-    assert len(whole) == collection_size_bytes(features)
-    assert all(len(part) >= part_bytes for part in parts[:-1])

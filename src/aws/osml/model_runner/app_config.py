@@ -219,10 +219,14 @@ class ServiceConfig(BaseModel):
     tile_queue_bytes: Bytes = _setting(
         "TILE_QUEUE_BYTES",
         default=128 * _MIB,
-        description="The most bytes of encoded tiles that wait for a model call.",
+        description="The most bytes of encoded tiles that wait for a model call; never more than an eighth of the"
+        " memory that the container may use.",
     )
     gdal_cache_bytes: Bytes = _setting(
-        "GDAL_CACHE_BYTES", default=256 * _MIB, description="Size in bytes of GDAL's cache of decoded image blocks."
+        "GDAL_CACHE_BYTES",
+        default=256 * _MIB,
+        description="The most bytes of GDAL's cache of decoded image blocks, which grows to what the images need;"
+        " never more than an eighth of the memory that the container may use.",
     )
     image_sources: Sources = _setting(
         "IMAGE_SOURCES",
@@ -429,6 +433,18 @@ class ServiceConfig(BaseModel):
         "SCHEDULER_THROTTLING_ENABLED",
         default=True,
         description="`True` starts an image only when its endpoint has capacity left; any other text does not.",
+    )
+    image_scheduler: Annotated[Literal["load", "fifo"], BeforeValidator(str.lower)] = _setting(
+        "IMAGE_SCHEDULER",
+        default="load",
+        description="Which image starts next: `load` takes the least loaded endpoint's first one, `fifo` the first of"
+        " all, whatever its endpoint has to do.",
+    )
+    image_look_ahead: Annotated[int, Field(ge=1, le=100_000)] = _setting(
+        "IMAGE_LOOK_AHEAD",
+        default=500,
+        description="How many image requests may wait in the table of open jobs; further ones stay on the queue."
+        " Each decision of the scheduler reads them all.",
     )
     default_instance_concurrency: Annotated[int, _above(1, 2)] = _setting(
         "DEFAULT_INSTANCE_CONCURRENCY",

@@ -1,7 +1,7 @@
 """What becomes of a message: it is worked on while others do not see it, then deleted, given back or set aside."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -23,6 +23,7 @@ from .image_request_handler import ImageRequestHandler
 from .lease_keeper import Lease
 from .queue.request_queue import QueueMessage, RequestQueue
 from .region_request_handler import RegionRequestHandler
+from .scheduler.image_scheduler import ScheduledImage, TurnScheduler
 from .worker_context import WorkerContext
 
 logger = structlog.get_logger(__name__)
@@ -60,21 +61,37 @@ class DeadLetters:
         self._queue = queue
         self._url = url
 
-    def put(self, message: QueueMessage, reason: str) -> None:
+    def put(self, body: str, reason: str) -> None:
         """Set a message aside; where there is no dead-letter queue, the log is all that is left of it."""
         url = self._url or self._queue.dead_letter_queue_url()
         logger.error("message.rejected", reason=reason, has_dead_letter_queue=url is not None)
         if url is not None:
-            RequestQueue(url, client=self._queue.sqs_client).send_body(message.body)
+            RequestQueue(url, client=self._queue.sqs_client).send_body(body)
+
+    def put_image(self, job: JobItem) -> None:
+        """Set aside the message of an image that failed before it had a plan."""
+        if job.body is not None:
+            self.put(job.body, job.message or "")
 
 
 class ImageMessages:
-    """Image requests: accepted, their message deleted, then planned."""
+    """Image requests: accepted, and their message deleted.
 
-    def __init__(self, queue: RequestQueue, dead_letters: DeadLetters, handler: ImageRequestHandler) -> None:
+    Where images are scheduled, their headers are read then, and they wait to be started; else they are planned at once.
+    ``on_waiting`` hears of each that waits.
+    """
+
+    def __init__(
+        self,
+        queue: RequestQueue,
+        dead_letters: DeadLetters,
+        handler: ImageRequestHandler,
+        on_waiting: Callable[[], None] | None = None,
+    ) -> None:
         self._queue = queue
         self._dead_letters = dead_letters
         self._handler = handler
+        self._on_waiting = on_waiting
 
     def handle(self, message: QueueMessage) -> None:
         """Begin every image of a request. Once accepted, an image depends on its rows and not on the message."""
@@ -87,23 +104,47 @@ class ImageMessages:
             self._queue.finish_request(message.receipt_handle)
         for job in jobs:
             try:
-                self._handler.plan(job)
+                self._go_on(job)
             except ProcessImageException as err:
                 logger.warning("image.not_planned", reason=str(err))
+
+    def _go_on(self, job: OpenJob) -> None:
+        if self._on_waiting is None:
+            self._handler.plan(job)
+            return
+        self._handler.measure(job)
+        self._on_waiting()
 
     def _accept(self, message: QueueMessage) -> list[OpenJob]:
         requests = parse_image_request_message(message.body)
         for request in requests:
             self._handler.config.allowance.check(request)
-        accepted = [self._handler.accept(request, message.message_id) for request in requests]
+        accepted = [self._handler.accept(request, message.message_id, message.body) for request in requests]
         return [job for job in accepted if job is not None]
 
     def _reject(self, message: QueueMessage, err: InvalidRequestError) -> None:
-        self._dead_letters.put(message, str(err))
+        self._dead_letters.put(message.body, str(err))
         job_id = job_id_of(message.body) or "unknown"
         item = JobItem(image_id="", job_id=job_id, processing_duration=0)
         self._handler.tell(item, RequestStatus.FAILED, str(err))
         self._queue.finish_request(message.receipt_handle)
+
+
+class ScheduledImages:
+    """Images whose turn has come: planned, and their first region done."""
+
+    def __init__(self, scheduler: TurnScheduler, handler: ImageRequestHandler) -> None:
+        self._scheduler = scheduler
+        self._handler = handler
+
+    def handle(self, image: ScheduledImage) -> None:
+        """Plan an image that this worker has claimed."""
+        self._scheduler.note_begun(image)
+        try:
+            self._handler.plan_started(image.job)
+        except ProcessImageException as err:
+            logger.warning("image.not_planned", reason=str(err))
+        self._scheduler.due.set()
 
 
 class RegionMessages:
@@ -115,11 +156,13 @@ class RegionMessages:
         dead_letters: DeadLetters,
         regions: RegionRequestHandler,
         images: ImageRequestHandler,
+        on_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._queue = queue
         self._dead_letters = dead_letters
         self._regions = regions
         self._images = images
+        self._on_ended = on_ended
 
     def handle(self, message: QueueMessage) -> None:
         """Do a region, and finish its image when it was the last."""
@@ -127,6 +170,7 @@ class RegionMessages:
             retry_after_s = self._work(message)
         if retry_after_s is None:
             self._queue.finish_request(message.receipt_handle)
+            self._on_ended()
             return
         logger.info("region.given_back", retry_after_s=round(retry_after_s, 1))
         self._queue.reset_request(message.receipt_handle, math.ceil(retry_after_s))
@@ -138,7 +182,7 @@ class RegionMessages:
             job = self._regions.process_region_request(request)
             self._images.region_ended(request, job)
         except InvalidRequestError as err:
-            self._dead_letters.put(message, str(err))
+            self._dead_letters.put(message.body, str(err))
         except GetImageRequestItemException:
             logger.info("message.outlived_its_job")
         except RegionDeferredError as err:

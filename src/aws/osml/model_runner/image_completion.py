@@ -6,12 +6,10 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import orjson
 import structlog
 
-from .common.mr_post_processing import FeatureDistillationDeserializer
-from .common.typing import ImageDimensions, ImageRegion, RequestStatus, TileState
-from .database.feature_table import StoredTile
+from .aggregation import ImageFeatures, MergedFeatures, distillation_of, stamp_of
+from .common.typing import ImageDimensions, ImageRegion, RequestStatus
 from .database.job_ledger import JobLedger
 from .database.job_table import JobItem, JobTable
 from .exceptions import (
@@ -22,12 +20,9 @@ from .exceptions import (
     SinkPermanentError,
     StatusError,
 )
-from .features.encoding import encode_feature
-from .features.properties import INTERNAL_PREFIX, FeatureStamp, feature_id
 from .features.selection import FeatureSelector
 from .job_rules import POISON_IMAGE_S, aggregation_wait_s, image_status, is_poison
 from .lease_keeper import Lease
-from .sink.delivery import Delivery
 from .sink.sink import Sink
 from .status.image_status_monitor import ImageStatusMonitor
 from .tile_worker.tiling_strategy import TilingStrategy
@@ -36,8 +31,6 @@ from .worker_context import WorkerContext
 logger = structlog.get_logger(__name__)
 
 Feature = dict[str, Any]
-
-FEATURE_ID = f"{INTERNAL_PREFIX}FeatureId"
 
 _SINK_RETRY_S = 20.0
 
@@ -76,6 +69,8 @@ class ImageCompletion:
         self._status_monitor = status_monitor
         self._strategy = strategy
         self._context = context
+        # What is done with the message of an image that could not even be planned.
+        self.set_aside: Callable[[JobItem], None] = lambda _job: None
 
     def finish(self, image_id: str) -> None:
         """Finish an image if every region was counted and nobody else is at it; else do nothing.
@@ -106,6 +101,8 @@ class ImageCompletion:
             except StatusError as err:
                 logger.warning("status.not_published", status=str(status), reason=str(err))
                 return
+            if job.status_outbox.get("is_dead_letter"):
+                self.set_aside(job)
             self._job_table.clear_outbox(job.image_id, job.generation or 0)
         self._ledger.close(job)
 
@@ -122,19 +119,21 @@ class ImageCompletion:
         return ended
 
     def merged(self, job: JobItem, features: Sequence[Feature]) -> list[Feature]:
-        """Return the features without the duplicates that overlapping tiles made, stamped with the job's properties."""
-        kept = list(features)
-        if job.feature_distillation_option:
-            option = FeatureDistillationDeserializer.deserialize(json.loads(job.feature_distillation_option))
-            kept = self._strategy.cleanup_duplicate_features(
-                ImageRegion.of(job.processing_bounds or [[0, 0], [job.width or 0, job.height or 0]]),
-                ImageDimensions(*(job.region_size or self._context().config.region_size)),
-                job.tile_dimensions,
-                job.overlap_dimensions,
-                kept,
-                FeatureSelector(option),
-            )
-        return kept
+        """Return the features without the duplicates that overlapping tiles made.
+
+        This is for callers that hold features themselves; what the job delivers goes through ``MergedFeatures``.
+        """
+        options = distillation_of(job)
+        if options is None:
+            return list(features)
+        return self._strategy.cleanup_duplicate_features(
+            ImageRegion.of(job.processing_bounds or [[0, 0], [job.width or 0, job.height or 0]]),
+            ImageDimensions(*(job.region_size or self._context().config.region_size)),
+            job.tile_dimensions,
+            job.overlap_dimensions,
+            list(features),
+            FeatureSelector(options),
+        )
 
     # Aggregation ----------------------------------------------------------------------------------------------------
 
@@ -169,38 +168,19 @@ class ImageCompletion:
 
     def _aggregate(self, claim: _Claim) -> None:
         job, context = claim.job, self._context()
+        note = self._sign_of_life(claim)
+        table = context.feature_table(job.tile_dimensions, job.overlap_dimensions)
         with context.metrics.timed("FeatureAggregation"):
-            features = self._collected(job)
+            features = ImageFeatures.collect(job, table, note)
         with context.metrics.timed("FeatureSelection"):
-            features = self.merged(job, features)
-        encoded, ids = self._encoded(job, features)
-        logger.info("image.aggregated", features=len(encoded))
+            merged = MergedFeatures(features, distillation_of(job), stamp_of(job), note)
+        logger.info("image.aggregated", features=len(merged), stored=len(features))
         with context.metrics.timed("FeatureDissemination"):
-            errors, sinks = self._deliver(claim, encoded, ids)
+            errors, sinks = self._deliver(claim, merged)
         status = image_status(job.tile_success or 0, job.tile_error or 0, sinks, len(errors))
         self.end(job, status, "; ".join(["Completed image processing", *errors.values()]), errors)
 
-    def _collected(self, job: JobItem) -> list[Feature]:
-        """Return every feature of the image, each with its id, in order of region, tile and place in the answer."""
-        table = self._context().feature_table(job.tile_dimensions, job.overlap_dimensions)
-        tiles = [tile for tile in table.stored_tiles(job.image_id) if _is_good(tile)]
-        if len(tiles) != job.tile_success:
-            raise ConservationError(f"{len(tiles)} tiles are stored as good, {job.tile_success} were counted")
-        features = []
-        for tile in tiles:
-            for ordinal, text in enumerate(tile.features):
-                feature = orjson.loads(text)
-                key = tile.key
-                feature["properties"][FEATURE_ID] = feature_id(str(job.job_id), key.region_id, key.index, ordinal)
-                features.append(feature)
-        return features
-
-    def _encoded(self, job: JobItem, features: Sequence[Feature]) -> tuple[list[bytes], list[str]]:
-        stamp = FeatureStamp.from_request(str(job.job_id), json.loads(job.feature_properties or "[]"))
-        ids = [feature["properties"][FEATURE_ID] for feature in features]
-        return [encode_feature(stamp.finalized(feature)) for feature in features], ids
-
-    def _deliver(self, claim: _Claim, features: Sequence[bytes], ids: Sequence[str]) -> tuple[dict[str, str], int]:
+    def _deliver(self, claim: _Claim, merged: MergedFeatures) -> tuple[dict[str, str], int]:
         """Write every output that is not written yet; return what went wrong for good, and how many there are."""
         job, errors = claim.job, {}
         position = job.kinesis_pos or 0
@@ -208,9 +188,8 @@ class ImageCompletion:
         for name, sink in sinks:
             if name in (job.sinks_done or ()):
                 continue
-            delivery = Delivery(str(job.job_id), job.result_name or "", features, ids, position)
             try:
-                sink.deliver(delivery, self._progress(claim))
+                sink.deliver(merged.delivery(job, position), self._progress(claim))
             except SinkPermanentError as err:
                 errors[name] = str(err)
             except SinkError as err:
@@ -224,10 +203,19 @@ class ImageCompletion:
             logger.error("sink.failed", sink=name, reason=reason)
         return errors, len(sinks)
 
-    def _progress(self, claim: _Claim) -> Callable[[int], None]:
-        def note(position: int) -> None:
+    def _sign_of_life(self, claim: _Claim) -> Callable[[], None]:
+        def note() -> None:
             claim.progressed_at = self._context().now()
             self._context().note_progress()
+            claim.check(is_ours=True)
+
+        return note
+
+    def _progress(self, claim: _Claim) -> Callable[[int], None]:
+        note_life = self._sign_of_life(claim)
+
+        def note(position: int) -> None:
+            note_life()
             claim.check(self._job_table.record_sink_progress(claim.job.image_id, claim.fence, position))
 
         return note
@@ -248,10 +236,6 @@ class ImageCompletion:
         if status is not RequestStatus.SUCCESS:
             metrics.record("ImageProcessing", "Errors", 1, "Count", **dimensions)
         metrics.flush()
-
-
-def _is_good(tile: StoredTile) -> bool:
-    return tile.state is TileState.SUCCEEDED
 
 
 def _named(sinks: Sequence[Sink]) -> list[tuple[str, Sink]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import geojson
 import structlog
 from aws_embedded_metrics import MetricsLogger
+from botocore.exceptions import BotoCoreError, ClientError
 
 from .api.image_request import ImageRequest
 from .api.inference import VALID_MODEL_HOSTING_OPTIONS
@@ -38,10 +39,12 @@ from .features.properties import FeatureStamp
 from .image_completion import ImageCompletion
 from .image_plan import ImagePlan, PlanLimits, plan_image
 from .job_rules import image_status, is_redrivable
+from .lease_keeper import Lease
 from .observability import bind_job
 from .queue.request_queue import RequestQueue
 from .raster import world_to_image
 from .region_request_handler import RegionRequestHandler
+from .scheduler.endpoint_capacity import EndpointCapacityEstimator
 from .sink.sink_factory import SinkFactory
 from .status.image_status_monitor import ImageStatusMonitor
 from .tile_worker.region_plan import interest_in_pixels, processing_bounds, region_id_of
@@ -55,6 +58,9 @@ if TYPE_CHECKING:
     from aws.osml.photogrammetry import SensorModel
 
 logger = structlog.get_logger(__name__)
+
+# What a service did not do for the plan, such as STS that throttles, it may do later.
+PLANNING_ERRORS = (ModelRunnerError, ClientError, BotoCoreError)
 
 
 class ImageRequestHandler:
@@ -72,6 +78,7 @@ class ImageRequestHandler:
         config: ServiceConfig,
         region_request_handler: RegionRequestHandler,
         ledger: JobLedger | None = None,
+        endpoints: EndpointCapacityEstimator | None = None,
     ) -> None:
         self.job_table = job_table
         self.image_status_monitor = image_status_monitor
@@ -83,6 +90,7 @@ class ImageRequestHandler:
         self.config = config
         self.region_request_handler = region_request_handler
         self.ledger: JobLedger = ledger or JobTableLedger(job_table)
+        self.endpoints = endpoints
         self.completion = ImageCompletion(
             job_table, self.ledger, image_status_monitor, tiling_strategy, lambda: self.context
         )
@@ -105,18 +113,19 @@ class ImageRequestHandler:
         if job is not None:
             self.plan(job)
 
-    def accept(self, image_request: ImageRequest, message_id: str = "") -> OpenJob | None:
+    def accept(self, image_request: ImageRequest, message_id: str = "", body: str = "") -> OpenJob | None:
         """A1: begin an image, once. Return its open job, or None when it has been closed since.
 
-        A job that ended PARTIAL or FAILED begins again (D1) when its request was sent again, which ``message_id``
-        tells from a second delivery of the same message.
+        ``body`` is the message that it came with. A job that ended PARTIAL or FAILED begins again (D1) when its request
+        was sent again, which ``message_id`` tells from a second delivery of the same message.
 
         Raises:
             InvalidImageRequestException: its job id belongs to another request.
             RetryableJobException: it was sent again, and its last end is still being published.
         """
         with bind_job(job_id=image_request.job_id, image_id=image_request.image_id):
-            acceptance = self.ledger.accept(image_request, message_id)
+            image_request = self._with_variant(image_request)
+            acceptance = self.ledger.accept(image_request, message_id, body)
             logger.info("image.received", acceptance=acceptance.value)
             if acceptance is Acceptance.REUSED:
                 problem = Problem("jobId", image_request.job_id, "JOB_ID_REUSED: an id that no other request has")
@@ -133,7 +142,9 @@ class ImageRequestHandler:
 
         False when it is open, has succeeded, or was begun again by somebody else.
         """
-        if not is_redrivable(item.image_status) or not self.ledger.reopen(item, image_request, message_id):
+        # Regions that are sent again take the parameters from the image's row, and all have to go to one variant.
+        request = dataclasses.replace(image_request, model_endpoint_parameters=item.endpoint_parameters)
+        if not is_redrivable(item.image_status) or not self.ledger.reopen(item, request, message_id):
             return False
         logger.info("image.redriven", generation=(item.generation or 0) + 1, left=item.image_status)
         self.tell(
@@ -147,24 +158,61 @@ class ImageRequestHandler:
         Raises:
             ProcessImageException: it cannot be planned; its FAILED status is out.
         """
+        if job.planned_time is not None:
+            return
+        started = self.ledger.start_planning(job, self.context.owner, self.config.region_lease_s)
+        if started is not None:
+            self.plan_started(started)
+
+    def plan_started(self, job: OpenJob) -> None:
+        """A3 and A4: plan an image that this worker has the right to plan, and process its first region.
+
+        Raises:
+            ProcessImageException: it cannot be planned; its FAILED status is out.
+        """
         request = job.request
         with bind_job(job_id=request.job_id, image_id=request.image_id):
-            if job.planned_time is not None or not self.ledger.start_planning(
-                job, self.context.owner, self.config.region_lease_s
-            ):
-                return
+            with self.context.leases.keep(self._planning_lease(job)):
+                item = self.job_table.get_image_request(request.image_id)
+                if item.is_terminal:
+                    # It was cancelled while it waited.
+                    self.completion.close(item)
+                    return
+                try:
+                    plan = self._plan_of(request, item)
+                    stored = self.job_table.fix_plan(plan.applied_to(item))
+                except ConditionNotMetError:
+                    return
+                except PLANNING_ERRORS as err:
+                    self._planning_failed(item, err)
+                    return
+                logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
+                self.tell(stored, RequestStatus.IN_PROGRESS, "Processing regions")
+                waiting = self._share_out(plan.regions, request, stored.image_extension or "", stored.generation or 0)
+            if waiting:
+                self._process_first(waiting[0])
+
+    def measure(self, job: OpenJob) -> None:
+        """Read the header of an image that waits, so that its load is known; one that cannot be planned ends here.
+
+        What goes wrong now and may work later is left to the plan.
+
+        Raises:
+            ProcessImageException: it cannot be planned; its FAILED status is out.
+        """
+        request = job.request
+        if job.region_count is not None or job.planned_time is not None:
+            return
+        with bind_job(job_id=request.job_id, image_id=request.image_id):
             item = self.job_table.get_image_request(request.image_id)
             try:
                 plan = self._plan_of(request, item)
-                stored = self.job_table.fix_plan(plan.applied_to(item))
-            except ConditionNotMetError:
-                return
-            except ModelRunnerError as err:
+            except PLANNING_ERRORS as err:
+                self.context.metrics.record("Scheduling", "Errors", 1, "Count", ModelName=request.model_name)
                 self._planning_failed(item, err)
                 return
-            logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
-            self.tell(stored, RequestStatus.IN_PROGRESS, "Processing regions")
-            self._share_out(plan.regions, request, stored.image_extension or "", stored.generation or 0)
+            self.ledger.note_region_count(job, len(plan.regions))
+            logger.info("image.buffered", regions=len(plan.regions), priority=request.priority)
 
     def queue_region_request(
         self,
@@ -178,7 +226,9 @@ class ImageRequestHandler:
 
         The first one has its message like every other, so that nothing depends on this worker's life.
         """
-        self._share_out(all_regions, image_request, image_extension or "", 0, raster_dataset, sensor_model)
+        waiting = self._share_out(all_regions, image_request, image_extension or "", 0)
+        if waiting:
+            self._process_first(waiting[0], raster_dataset, sensor_model)
 
     def load_image_request(
         self, job_item: JobItem, roi: "BaseGeometry | None"
@@ -293,6 +343,24 @@ class ImageRequestHandler:
 
     # Planning -------------------------------------------------------------------------------------------------------
 
+    def _with_variant(self, request: ImageRequest) -> ImageRequest:
+        """Return a request with the variant of its endpoint to which all its tiles go, where it is drawn by weight."""
+        variant = self.endpoints.choose_variant(request) if self.endpoints is not None else None
+        if variant is None:
+            return request
+        parameters = (request.model_endpoint_parameters or {}) | {"TargetVariant": variant}
+        return dataclasses.replace(request, model_endpoint_parameters=parameters)
+
+    def _planning_lease(self, job: OpenJob) -> Lease:
+        owner, began = self.context.owner, self.context.now()
+        return Lease(
+            name=f"{job.image_id} plan",
+            renew=lambda: self.ledger.renew_planning(job, owner),
+            # Another one may plan it as well: the first plan counts, and so does each region's row.
+            on_lost=lambda: None,
+            last_progress=lambda: began,
+        )
+
     def _plan_of(self, request: ImageRequest, item: JobItem) -> ImagePlan:
         self.validate_model_hosting(item)
         self.context.detector_factory(request).check()
@@ -309,9 +377,9 @@ class ImageRequestHandler:
         """Return the size that the job was planned with; a deployment in between may have changed the setting."""
         return ImageDimensions(*(item.region_size or self.config.region_size))
 
-    def _planning_failed(self, item: JobItem, err: ModelRunnerError) -> None:
-        """Leave what may work later to the sweeper; end what never will."""
-        if err.can_retry:
+    def _planning_failed(self, item: JobItem, err: ModelRunnerError | ClientError | BotoCoreError) -> None:
+        """Leave what may work later to the next try; end what never will."""
+        if not isinstance(err, ModelRunnerError) or err.can_retry:
             logger.warning("image.planning_put_off", reason=str(err))
             return
         self.fail_image_request(item, err)
@@ -323,30 +391,34 @@ class ImageRequestHandler:
         request: ImageRequest,
         extension: str,
         generation: int,
-        dataset: "gdal.Dataset | None" = None,
-        sensor_model: "SensorModel | None" = None,
-    ) -> None:
+    ) -> list[RegionRequest]:
+        """A4: give each region its row and put it on the queue; return those that have not ended."""
         requests = [_region_request(request, region, extension) for region in regions]
         waiting = [region for region in requests if self._is_begun(region, generation)]
         self.region_request_queue.send_requests([region.to_message() for region in waiting])
         job = self.ledger.find(request)
         if job is not None:
             self.ledger.finish_planning(job)
-        if waiting:
-            self._process_first(waiting[0], dataset, sensor_model)
+        return waiting
 
     def _is_begun(self, region: RegionRequest, generation: int) -> bool:
         """Give a region its row, or begin it again in a later generation (D2); False when it has ended in this one."""
         item = RegionRequestItem.from_region_request(region)
         item.generation = generation
         try:
-            self.region_request_table.start_region_request(item)
+            stored = self.region_request_table.start_region_request(item)
         except StartRegionException:
             return self.region_request_table.reopen(region.image_id, region.region_id, generation)
+        if (stored.generation or 0) < generation:
+            # Its generation ended before it did, by being cancelled or given up.
+            self.region_request_table.reopen(region.image_id, region.region_id, generation)
         return True
 
     def _process_first(
-        self, region: RegionRequest, dataset: "gdal.Dataset | None", sensor_model: "SensorModel | None"
+        self,
+        region: RegionRequest,
+        dataset: "gdal.Dataset | None" = None,
+        sensor_model: "SensorModel | None" = None,
     ) -> None:
         try:
             job = self.region_request_handler.process_region_request(region, None, dataset, sensor_model)

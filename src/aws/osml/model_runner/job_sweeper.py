@@ -59,9 +59,12 @@ def _planning_step(job: OpenJob, now_s: float, config: ServiceConfig) -> NextSte
     if job.num_attempts and job.last_attempt + config.region_lease_s >= now_s:
         return NextStep.NOTHING
     is_late = now_s - job.request_time > config.job_deadline_s
-    if is_late or is_poison(job.num_attempts, job.request_time, now_s, _MAX_PLANNING_ATTEMPTS, POISON_IMAGE_S):
+    # Counted from the first try: an image may have waited for its endpoint before.
+    began_s = job.first_attempt if job.first_attempt is not None else job.request_time
+    if is_late or is_poison(job.num_attempts, began_s, now_s, _MAX_PLANNING_ATTEMPTS, POISON_IMAGE_S):
         return NextStep.GIVE_UP_PLANNING
-    return NextStep.PLAN
+    # Where images are scheduled, whoever has its turn starts it, again if need be.
+    return NextStep.NOTHING if config.outstanding_jobs_table else NextStep.PLAN
 
 
 class JobSweeper:
@@ -111,7 +114,7 @@ class JobSweeper:
             case NextStep.CLOSE:
                 self._images.completion.close(item)
             case NextStep.GIVE_UP_PLANNING:
-                self._images.fail_image_request(item, ModelRunnerError(f"planning failed {job.num_attempts} times"))
+                self._images.fail_image_request(item, ModelRunnerError(_given_up_because(job)))
             case NextStep.PLAN:
                 self._images.plan(job)
             case NextStep.FINISH:
@@ -139,3 +142,9 @@ class JobSweeper:
         region.message = f"the job's deadline of {self._config.job_deadline_s:g} s is over"
         ended = self._regions.fail_region_request(region)
         self._images.region_ended(region_request_of(job, region), ended)
+
+
+def _given_up_because(job: OpenJob) -> str:
+    if job.num_attempts == 0:
+        return "its endpoint had no room for it until the time of the job was over"
+    return f"planning failed {job.num_attempts} times"

@@ -6,7 +6,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from types import FrameType
+from typing import Any
 
 import structlog
 
@@ -14,18 +16,22 @@ from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
 from .common.endpoint_utils import EndpointUtils
 from .database.endpoint_statistics_table import EndpointStatisticsTable
-from .database.job_ledger import open_ledger
+from .database.job_ledger import OutstandingJobsTable, open_ledger
 from .database.job_table import JobTable
 from .database.region_request_table import RegionRequestTable
-from .dispatch import DeadLetters, ImageMessages, RegionMessages
+from .database.scheduling_turns import SchedulingTurns
+from .dispatch import DeadLetters, ImageMessages, RegionMessages, ScheduledImages
 from .health import HealthFile
 from .image_request_handler import ImageRequestHandler
 from .job_sweeper import JobSweeper
 from .lease_keeper import Lease
 from .queue.request_queue import RequestQueue
-from .queue_consumer import QueueConsumer
+from .queue_consumer import QueueConsumer, Source
 from .raster import configure_gdal
 from .region_request_handler import RegionRequestHandler
+from .scheduler.buffered_image_request_queue import BufferedImageRequestQueue
+from .scheduler.endpoint_capacity import EndpointCapacityEstimator
+from .scheduler.image_scheduler import EndpointLoadImageScheduler, FIFOImageScheduler, TurnScheduler
 from .status.image_status_monitor import ImageStatusMonitor
 from .status.region_status_monitor import RegionStatusMonitor
 from .tile_worker.tiling_strategy import TilingStrategy
@@ -34,8 +40,8 @@ from .worker_context import WorkerContext
 
 logger = structlog.get_logger(__name__)
 
-# How many images are planned, and their first regions run, at once.
-_IMAGE_SLOTS = 2
+# How many requests are accepted, and their images' headers read, at once.
+_INTAKE_SLOTS = 4
 
 # Without a table of open jobs a sweep scans every image there is, so it comes this many times less often.
 _SCAN_FACTOR = 10
@@ -116,7 +122,7 @@ class ModelRunner:
             config.region_request_table, dynamodb, now, context.sleep, context.rng, config.row_life_s
         )
         self.endpoint_statistics_table = (
-            EndpointStatisticsTable(config.endpoint_statistics_table, dynamodb)
+            EndpointStatisticsTable(config.endpoint_statistics_table, dynamodb, now, context.sleep, context.rng)
             if config.endpoint_statistics_table
             else None
         )
@@ -139,6 +145,9 @@ class ModelRunner:
             config,
             context,
         )
+        self.endpoint_capacities = EndpointCapacityEstimator(
+            config, context.clients, context.metrics, context.now, context.rng
+        )
         self.image_request_handler = ImageRequestHandler(
             self.job_table,
             self.image_status_monitor,
@@ -150,7 +159,10 @@ class ModelRunner:
             config,
             self.region_request_handler,
             self.ledger,
+            self.endpoint_capacities,
         )
+        self.image_dead_letters = DeadLetters(self.image_request_queue, config.image_dlq)
+        self.image_request_handler.completion.set_aside = self.image_dead_letters.put_image
         self.sweeper = JobSweeper(
             self.ledger,
             self.job_table,
@@ -165,25 +177,54 @@ class ModelRunner:
     def _queue(self, url: str, context: WorkerContext) -> RequestQueue:
         return RequestQueue(url, self.config.queue_wait_s, client=context.clients.client("sqs"), sleep=context.sleep)
 
-    def _consumers(self) -> list[QueueConsumer]:
-        config, stopping, on_poll = self.config, self.context.stopping, self._health.note_progress
-        images = ImageMessages(
-            self.image_request_queue,
-            DeadLetters(self.image_request_queue, config.image_dlq),
-            self.image_request_handler,
+    def _consumers(self) -> list[QueueConsumer[Any]]:
+        if not isinstance(self.ledger, OutstandingJobsTable):
+            return [
+                self._consumer("images", self.image_request_queue, self._image_messages().handle, self._slots),
+                self._region_consumer(),
+            ]
+        turns = SchedulingTurns(self.ledger, self.job_table, self.context.now)
+        scheduler = self._scheduler(turns)
+        wake = scheduler.due.set
+        buffered = BufferedImageRequestQueue(
+            self.image_request_queue, turns, self.config.image_look_ahead, self.context.now, self.context.pause
         )
+        starts = ScheduledImages(scheduler, self.image_request_handler)
+        return [
+            self._consumer("images", buffered, self._image_messages(wake).handle, _INTAKE_SLOTS),
+            self._consumer("starts", scheduler, starts.handle, self._slots),
+            self._region_consumer(wake),
+        ]
+
+    def _scheduler(self, turns: SchedulingTurns) -> TurnScheduler:
+        context = self.context
+        parts = (turns, self.config, context.owner, context.metrics, context.now, context.pause, context.rng)
+        if self.config.image_scheduler == "fifo":
+            return FIFOImageScheduler(*parts, context.image_due)
+        return EndpointLoadImageScheduler(self.endpoint_capacities, *parts, context.image_due)
+
+    def _image_messages(self, on_waiting: Callable[[], None] | None = None) -> ImageMessages:
+        return ImageMessages(self.image_request_queue, self.image_dead_letters, self.image_request_handler, on_waiting)
+
+    def _region_consumer(self, on_ended: Callable[[], None] = lambda: None) -> QueueConsumer[Any]:
         regions = RegionMessages(
             self.region_request_queue,
-            DeadLetters(self.region_request_queue, config.region_dlq),
+            DeadLetters(self.region_request_queue, self.config.region_dlq),
             self.region_request_handler,
             self.image_request_handler,
+            on_ended,
         )
-        return [
-            QueueConsumer("images", self.image_request_queue, images.handle, _IMAGE_SLOTS, stopping, on_poll),
-            QueueConsumer(
-                "regions", self.region_request_queue, regions.handle, config.regions_in_progress, stopping, on_poll
-            ),
-        ]
+        return self._consumer("regions", self.region_request_queue, regions.handle, self._slots)
+
+    def _consumer(
+        self, name: str, source: Source[Any], handle: Callable[[Any], None], slots: int
+    ) -> QueueConsumer[Any]:
+        return QueueConsumer(name, source, handle, slots, self.context.stopping, self._health.note_progress)
+
+    @property
+    def _slots(self) -> int:
+        """How many regions come from the queue at once; and how many images are started, whose first region runs."""
+        return self.config.regions_in_progress
 
     # Life -----------------------------------------------------------------------------------------------------------
 
@@ -200,7 +241,7 @@ class ModelRunner:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, on_signal)
 
-    def _drain(self, consumers: list[QueueConsumer]) -> int:
+    def _drain(self, consumers: list[QueueConsumer[Any]]) -> int:
         """Stop in order, each step with its share of the time that the container gives."""
         budget_s = self.config.shutdown_budget_s
         logger.info("worker.stopping", budget_s=budget_s)

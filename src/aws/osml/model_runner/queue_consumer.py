@@ -3,11 +3,11 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Generic, Protocol, TypeVar
 
 import structlog
 
 from .queue.exceptions import QueueError
-from .queue.request_queue import QueueMessage, RequestQueue
 
 logger = structlog.get_logger(__name__)
 
@@ -17,7 +17,36 @@ _FIRST_DELAY_S = 5
 _LONGEST_DELAY_S = 300
 
 
-class QueueConsumer:
+class Message(Protocol):
+    """What comes off a queue; ``receive_count`` is 1 the first time."""
+
+    @property
+    def receipt_handle(self) -> str:
+        """What the message is given back by."""
+        ...
+
+    @property
+    def receive_count(self) -> int:
+        """How often it came, this time included."""
+        ...
+
+
+M = TypeVar("M", bound=Message)
+
+
+class Source(Protocol[M]):
+    """A queue, or what behaves like one."""
+
+    def receive(self) -> list[M]:
+        """Return a message, or none after a while."""
+        ...
+
+    def reset_request(self, receipt_handle: str, visibility_timeout: int = 0) -> None:
+        """Give a message back, to come again in so many seconds."""
+        ...
+
+
+class QueueConsumer(Generic[M]):
     """One thread that waits for messages, and as many that work on them as there are slots.
 
     No message is taken before there is a slot for it: what a worker cannot begin is another worker's.
@@ -26,8 +55,8 @@ class QueueConsumer:
     def __init__(
         self,
         name: str,
-        queue: RequestQueue,
-        handle: Callable[[QueueMessage], None],
+        queue: Source[M],
+        handle: Callable[[M], None],
         slots: int,
         stopping: threading.Event,
         on_poll: Callable[[], None] = lambda: None,
@@ -65,7 +94,7 @@ class QueueConsumer:
             for message in messages:
                 self._give_back(message)
 
-    def _submit(self, message: QueueMessage) -> bool:
+    def _submit(self, message: M) -> bool:
         """Have a message worked on; False when this worker is to stop and begins nothing more."""
         if self._stopping.is_set():
             return False
@@ -78,7 +107,7 @@ class QueueConsumer:
         future.add_done_callback(self._running.discard)
         return True
 
-    def _work(self, message: QueueMessage) -> None:
+    def _work(self, message: M) -> None:
         try:
             self._handle(message)
         except Exception:  # One message's error must not end the daemon; the message comes again
@@ -88,14 +117,14 @@ class QueueConsumer:
         finally:
             self._slots.release()
 
-    def _give_back(self, message: QueueMessage, delay_s: int = 0) -> None:
+    def _give_back(self, message: M, delay_s: int = 0) -> None:
         try:
             self._queue.reset_request(message.receipt_handle, delay_s)
         except QueueError as err:
             # It comes again in any case, when its time hidden is over.
             logger.warning("message.not_given_back", queue=self._name, reason=str(err))
 
-    def _poll(self) -> list[QueueMessage]:
+    def _poll(self) -> list[M]:
         try:
             messages = self._queue.receive()
         except Exception as err:  # noqa: BLE001 - the daemon outlives whatever AWS does; it pauses and asks again

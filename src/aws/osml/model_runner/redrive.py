@@ -2,7 +2,6 @@
 
 import dataclasses
 import uuid
-from collections.abc import Iterator
 
 import structlog
 
@@ -37,7 +36,7 @@ class JobRedriver:
             InvalidImageRequestException: there is no such job.
         """
         begun, left = [], {}
-        for item in self._images_of(job_id):
+        for item in self._job_table.images_of(job_id):
             reason = self._redrive_image(item)
             if reason is None:
                 begun.append(item.image_id)
@@ -54,10 +53,6 @@ class JobRedriver:
         if not self._ledger.reopen(item, item.image_request(), f"redrive-{uuid.uuid4().hex}"):
             return "somebody else began it again, or its last status is not published yet"
         return None
-
-    def _images_of(self, job_id: str) -> Iterator[JobItem]:
-        rows = self._job_table.scan(FilterExpression="job_id = :job", ExpressionAttributeValues={":job": job_id})
-        yield from (JobItem.from_row(row) for row in rows)
 
 
 def redrive_dead_letters(dead_letters: RequestQueue, queue: RequestQueue) -> int:

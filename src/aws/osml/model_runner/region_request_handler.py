@@ -1,7 +1,7 @@
 """A region: claim it, run its tiles, end it and count it, once."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -134,9 +134,9 @@ class RegionRequestHandler:
             claim = self._claim(request.image_id, request.region_id)
             if claim is None:
                 return self.job_table.get_image_request(request.image_id)
-            with self._given_back_on_error(claim), self._place_at_endpoint(request):
+            with self._given_back_on_error(claim), self._place_at_endpoint(request, claim) as keep_place:
                 work = RegionWork(request, self.tiling_strategy, self.context, raster_dataset, sensor_model)
-                return self._process(claim, work, request)
+                return self._process(claim, work, request, keep_place)
 
     def fail_region_request(
         self, region_request_item: RegionRequestItem, metrics: MetricsLogger | None = None
@@ -159,7 +159,9 @@ class RegionRequestHandler:
                 work = RegionWork(request, self.tiling_strategy, self.context)
                 return self._seal(claim, work, job, item.message or "the region was given up")
 
-    def _process(self, claim: RegionClaim, work: RegionWork, request: RegionRequest) -> JobItem:
+    def _process(
+        self, claim: RegionClaim, work: RegionWork, request: RegionRequest, keep_place: Callable[[], bool]
+    ) -> JobItem:
         job = self.job_table.get_image_request(claim.item.image_id)
         if job.is_terminal:
             return job
@@ -171,13 +173,13 @@ class RegionRequestHandler:
         if run.is_late():
             return self._seal(claim, work, job, _DEADLINE_REASON)
         try:
-            with self.context.leases.keep(self._lease(claim, run)) as lease, work.opened(job):
+            with self.context.leases.keep(self._lease(claim, run, keep_place)) as lease, work.opened(job):
                 tiles = work.tiles(job)
                 outcomes = work.run(run, tiles, claim.item)
         except (ImageError, FeatureError) as err:
             return self._give_up_image(claim, work, job, err)
         if lease.lost.is_set():
-            raise LeaseLostError(f"{claim.item.region_id} was taken over")
+            raise LeaseLostError(f"{claim.item.region_id} was taken over, or its job was ended")
         if len(outcomes) == len(tiles):
             return self._end(claim, job, tiles, outcomes)
         if run.is_late():
@@ -209,13 +211,22 @@ class RegionRequestHandler:
             deadline=(job.start_time or 0) / 1000 + self.config.job_deadline_s,
         )
 
-    def _lease(self, claim: RegionClaim, run: RegionRun) -> Lease:
+    def _lease(self, claim: RegionClaim, run: RegionRun, keep_place: Callable[[], bool]) -> Lease:
+        def renew() -> bool:
+            # A job that was cancelled has no use for the region any more.
+            is_ours = self.region_request_table.renew(claim, self.config.region_lease_s)
+            return is_ours and keep_place() and self._is_open(claim.item.image_id)
+
         return Lease(
             name=claim.item.region_id,
-            renew=lambda: self.region_request_table.renew(claim, self.config.region_lease_s),
+            renew=renew,
             on_lost=run.stop,
             last_progress=lambda: run.last_progress,
         )
+
+    def _is_open(self, image_id: str) -> bool:
+        job = self.job_table.find(image_id)
+        return job is not None and not job.is_terminal
 
     @contextmanager
     def _given_back_on_error(self, claim: RegionClaim) -> Iterator[None]:
@@ -228,27 +239,34 @@ class RegionRequestHandler:
             not_before = self.context.now() + err.retry_after_s if err.retry_after_s else 0.0
             self.region_request_table.release(claim, not_before, err.is_backoff)
             raise
+        except SelfThrottledRegionException:
+            self.region_request_table.release(claim, self.context.now() + self.config.throttling_retry_timeout)
+            raise
         except BaseException:
             self.region_request_table.release(claim)
             raise
 
     @contextmanager
-    def _place_at_endpoint(self, request: RegionRequest) -> Iterator[None]:
-        """Hold one of the endpoint's places for a region, where workers throttle themselves."""
+    def _place_at_endpoint(self, request: RegionRequest, claim: RegionClaim) -> Iterator[Callable[[], bool]]:
+        """Hold one of the endpoint's places for a region, where workers throttle themselves; yield what keeps it.
+
+        Raises:
+            SelfThrottledRegionException: the endpoint works on as many regions as it may.
+        """
         table, most = self.endpoint_statistics_table, self._most_regions(request)
         if table is None or most is None:
-            yield
+            yield lambda: True
             return
-        endpoint = request.model_name
-        table.upsert_endpoint(endpoint, most)
-        if table.current_in_progress_regions(endpoint) >= most:
+        # A claim has a number of its own, so its place can be taken for no other's.
+        endpoint, lease_s = request.model_name, self.config.region_lease_s
+        place = f"{claim.item.image_id}#{claim.item.region_id}#{claim.fence}"
+        if not table.take_place(endpoint, place, most, lease_s):
             self.context.metrics.record("RegionProcessing", "Throttles", 1, "Count", ModelName=endpoint)
             raise SelfThrottledRegionException(f"{endpoint} works on {most} regions already")
-        table.increment_region_count(endpoint)
         try:
-            yield
+            yield lambda: table.renew_place(endpoint, place, lease_s)
         finally:
-            table.decrement_region_count(endpoint)
+            table.leave_place(endpoint, place)
 
     def _most_regions(self, request: RegionRequest) -> int | None:
         """Return how many regions an endpoint may work on; None where that is not limited, or nobody can tell."""

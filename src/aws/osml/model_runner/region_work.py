@@ -154,6 +154,7 @@ class RegionWork:
             image_format=source.driver_name,
             generation=generation,
             retry_budget=context.retry_budget_for(request.model_name),
+            call_limit=context.call_limit_for(request.model_name),
             sleep=context.pause,
             rng=context.rng,
             now=context.now,

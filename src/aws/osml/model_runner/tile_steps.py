@@ -12,11 +12,13 @@ import structlog
 from .api.region_request import RegionRequest
 from .common.typing import TileState
 from .database.feature_table import FeatureTable, TileKey, TileOutcome
+from .exceptions import ModelCallError, ModelErrorClass
 from .features.answer import MAX_PARSED_BYTES, parse_answer
 from .features.encoding import encode_features
 from .features.location_grid import LocationGrid
 from .features.refinement import refine_features
 from .inference.call_errors import ModelErrorCode
+from .inference.call_limit import CallLimit
 from .inference.detector import Detector
 from .inference.retry import RetryBudget, invoke_with_retries
 from .metrics import MetricsRecorder
@@ -43,6 +45,7 @@ class DetectionSteps:
     image_format: str
     generation: int
     retry_budget: RetryBudget
+    call_limit: CallLimit
     sleep: Callable[[float], object]
     rng: random.Random
     now: Callable[[], float]
@@ -58,8 +61,17 @@ class DetectionSteps:
         with self.metrics.timed("TileGeneration", InputFormat=self.image_format):
             return self.encoder.encode(tile.bounds)
 
+    def begin_call(self) -> bool:
+        """Return True when the endpoint takes one call more from this process."""
+        return self.call_limit.try_enter()
+
+    def end_call(self) -> None:
+        """Make room for the next call."""
+        self.call_limit.leave()
+
     def detect(self, tile: Tile, encoded: bytes) -> bytes:  # noqa: ARG002 - every step is told its tile
         """Return the model's answer; see ``inference.retry`` for what a failed call becomes."""
+        called_at = self.now()
         with self.metrics.timed("ModelInvocation", ModelName=self.request.model_name):
             answer = invoke_with_retries(
                 self.detector,
@@ -68,9 +80,16 @@ class DetectionSteps:
                 rng=self.rng,
                 should_stop=self.should_stop,
                 budget=self.retry_budget,
+                on_failure=self._note_failure,
             )
+        if not answer.retries:
+            self.call_limit.note_answer(self.now() - called_at)
         self.metrics.record("ModelInvocation", "Retries", answer.retries, "Count", ModelName=self.request.model_name)
         return answer.body
+
+    def _note_failure(self, error: ModelCallError) -> None:
+        if error.error_class in (ModelErrorClass.THROTTLE, ModelErrorClass.TRANSIENT):
+            self.call_limit.note_refusal(error.retry_after_s)
 
     def locate(self, tile: Tile, answer: bytes) -> TileResult:
         """Return the features of an answer, in full-image pixels and, with a grid, in degrees."""

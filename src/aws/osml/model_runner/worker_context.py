@@ -22,10 +22,12 @@ from .api.inference import ModelInvokeMode
 from .api.region_request import RegionRequest
 from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
+from .common.memory_limit import memory_limit_bytes
 from .common.role_session import RoleSession, calling_session, reading_session
 from .common.typing import ImageDimensions
 from .database.feature_table import FeatureTable, ReadAll, read_in_threads
 from .exceptions import UnsupportedModelException
+from .inference.call_limit import CallLimit
 from .inference.detector import Detector
 from .inference.endpoint_factory import FeatureDetectorFactory
 from .inference.http_detector import CallTimeouts
@@ -64,8 +66,11 @@ class WorkerContext:
     make_encoder: Callable[..., TileEncoder] = TileEncoder
     elevation_model: Any = None
     stopping: threading.Event = field(default_factory=threading.Event)
+    # Set when an image may be started here: one came in, or a region ended.
+    image_due: threading.Event = field(default_factory=threading.Event)
     _detectors: LRUCache[object, Detector] = field(default_factory=lambda: LRUCache(_CACHED_ENDPOINTS))
     _budgets: dict[str, RetryBudget] = field(default_factory=lambda: defaultdict(RetryBudget))
+    _call_limits: dict[str, CallLimit] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -85,7 +90,7 @@ class WorkerContext:
                 cutters=cores,
                 callers=config.workers,
                 storers=min(config.workers, 2 * cores),
-                max_encoded_bytes=config.tile_queue_bytes,
+                max_encoded_bytes=_share(config.tile_queue_bytes),
             ),
             leases=LeaseKeeper(config.region_lease_s / _BEATS_PER_LEASE, config.tile_stall_s),
             metrics=MetricsRecorder(),
@@ -142,6 +147,11 @@ class WorkerContext:
         with self._lock:
             return self._budgets[endpoint]
 
+    def call_limit_for(self, endpoint: str) -> CallLimit:
+        """Return the limit that all calls of this process to an endpoint share."""
+        with self._lock:
+            return self._call_limits.setdefault(endpoint, CallLimit(self.config.workers))
+
     def detector_factory(self, request: RegionRequest | ImageRequest) -> FeatureDetectorFactory:
         """Return what makes the detector of a request, within the limits that the environment sets."""
         timeout_s = self.config.http_endpoint_timeout_s
@@ -172,9 +182,14 @@ class WorkerContext:
         self.images.close()
 
 
+def _share(most_bytes: int) -> int:
+    """Return so many bytes, or an eighth of what the container may use where that is less."""
+    return min(most_bytes, memory_limit_bytes() // 8)
+
+
 def _raster_settings(config: ServiceConfig, max_handles: int) -> RasterSettings:
     return RasterSettings(
-        cache_bytes=config.gdal_cache_bytes,
+        cache_bytes=_share(config.gdal_cache_bytes),
         max_handles=max_handles,
         max_side_px=config.max_image_side_px,
         max_pixels=config.max_image_pixels,

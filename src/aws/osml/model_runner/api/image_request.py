@@ -12,6 +12,8 @@ from shapely.geometry.base import BaseGeometry
 
 from aws.osml.model_runner.common.mr_post_processing import (
     FeatureDistillationAlgorithm,
+    FeatureDistillationDeserializer,
+    FeatureDistillationSeam,
     MRPostProcessing,
     MRPostprocessingStep,
     deserialize_post_processing_list,
@@ -19,7 +21,7 @@ from aws.osml.model_runner.common.mr_post_processing import (
 from aws.osml.model_runner.common.typing import ImageCompression, ImageDimensions, ImageFormats
 from aws.osml.model_runner.exceptions import FeatureError, InvalidImageRequestException
 
-from .image_request_schema import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, ImageRequestMessage
+from .image_request_schema import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, Algorithm, ImageRequestMessage
 from .image_url import public_url
 from .inference import ModelInvokeMode
 from .json_document import value_problems
@@ -37,7 +39,8 @@ class ImageRequest:
     ``image_id`` is ``<jobId>:<image URL>``, with a hash in place of a web address's query. ``outputs`` keep the
     message's names (``batchSize``, ``assumedRole``). ``result_name`` is empty unless the message named several images;
     then it is the image's file name, unique within the job. ``request_sha256`` is the same for the same message,
-    however it is laid out.
+    however it is laid out. Of requests for one endpoint that came at the same time, those with a higher ``priority``
+    start first.
     """
 
     job_id: str = ""
@@ -54,10 +57,13 @@ class ImageRequest:
     model_invocation_role: str = ""
     feature_properties: list[dict[str, Any]] = field(default_factory=list)
     roi: BaseGeometry | None = None
-    post_processing: list[MRPostProcessing] = field(default_factory=lambda: [MRPostProcessing()])
+    post_processing: list[MRPostProcessing] = field(
+        default_factory=lambda: [MRPostProcessing(algorithm=FeatureDistillationSeam())]
+    )
     model_endpoint_parameters: dict[str, Any] | None = None
     result_name: str = ""
     request_sha256: str = ""
+    priority: int = 0
 
     @staticmethod
     def from_external_message(image_request: dict[str, Any]) -> "ImageRequest":
@@ -88,6 +94,7 @@ class ImageRequest:
         item |= {name: str(getattr(self, name)) for name in _ENUM_FIELDS}
         item |= {name: list(getattr(self, name)) for name in _SIZE_FIELDS}
         item |= {name: json.dumps(getattr(self, name)) for name in _JSON_FIELDS if getattr(self, name) is not None}
+        item["priority"] = self.priority
         item["outputs"] = [dict(output) for output in self.outputs]
         item["post_processing"] = [_step_item(step) for step in self.post_processing]
         if self.roi is not None:
@@ -151,6 +158,18 @@ def validated(message: dict[str, Any]) -> ImageRequestMessage:
     return checked
 
 
+def distillation_from(message: dict[str, Any]) -> FeatureDistillationAlgorithm:
+    """Return the algorithm that a message's ``postProcessing[].algorithm`` describes.
+
+    Raises InvalidImageRequestException with every problem of it.
+    """
+    try:
+        checked = Algorithm.model_validate(message)
+    except ValidationError as err:
+        raise InvalidImageRequestException("the algorithm is not valid", problems_of(err, message, Algorithm)) from err
+    return FeatureDistillationDeserializer.deserialize(checked.options())
+
+
 def fingerprint(message: dict[str, Any]) -> str:
     """Return the SHA-256 of a message, in hexadecimal, over its keys in order and without blanks."""
     canonical = json.dumps(message, sort_keys=True, separators=(",", ":"))
@@ -211,6 +230,7 @@ def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: s
         model_endpoint_parameters=message.parameters,
         result_name=result_name,
         request_sha256=sha256,
+        priority=message.priority,
     )
 
 
@@ -230,6 +250,7 @@ def _read_item(item: Mapping[str, Any]) -> dict[str, Any]:
     values["outputs"] = [_whole_numbers(output) for output in item.get("outputs", ())]
     if "post_processing" in item:
         values["post_processing"] = deserialize_post_processing_list(item["post_processing"])
+    values["priority"] = int(item.get("priority", 0))
     if item.get("roi"):
         values["roi"] = shapely.from_wkt(item["roi"])
     return values

@@ -11,7 +11,7 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic import ValidationInfo as Info
 from shapely.geometry.base import BaseGeometry
 
-from aws.osml.model_runner.common.mr_post_processing import DEFAULT_IOU_THRESHOLD, FeatureDistillationAlgorithmType
+from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationAlgorithmType
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 
@@ -36,6 +36,7 @@ from .rules import (
 
 DEFAULT_TILE_SIZE = 1024
 DEFAULT_TILE_OVERLAP = 50
+HIGHEST_PRIORITY = 10
 MAX_IMAGES = 1_000
 
 
@@ -75,11 +76,20 @@ class S3Output(_Message):
     prefix: Prefix = ""
     role: Role = ""
     acl: Literal["private", "bucket-owner-read", "bucket-owner-full-control"] | None = None
+    format: Literal["GEOJSON", "GEOJSONSEQ", "GEOPARQUET"] | None = None
+    compression: Literal["NONE", "GZIP"] | None = None
+
+    @field_validator("compression")
+    @classmethod
+    def _fits_format(cls, compression: str | None, info: Info) -> str | None:
+        if compression == "GZIP" and info.data.get("format") == "GEOPARQUET":
+            raise broken_rule("NONE: GEOPARQUET is compressed in itself")
+        return compression
 
     def destination(self) -> dict[str, Any]:
         """Return the output as sinks read it, with the message's names."""
         named = {"type": self.type, "bucket": self.bucket, "prefix": self.prefix}
-        return named | _present(role=self.role, acl=self.acl)
+        return named | _present(role=self.role, acl=self.acl, format=self.format, compression=self.compression)
 
 
 class KinesisOutput(_Message):
@@ -105,8 +115,16 @@ class Algorithm(_Message):
     """How duplicates are removed; options that an algorithm does not have are accepted and not used."""
 
     algorithm_type: AlgorithmType = Field(validation_alias=AliasChoices("algorithmType", "algorithm_type"))
-    iou_threshold: Annotated[RealNumber, Field(ge=0, le=1)] = Field(
-        DEFAULT_IOU_THRESHOLD, validation_alias=AliasChoices("iouThreshold", "iou_threshold")
+    iou_threshold: Annotated[RealNumber, Field(ge=0, le=1)] | None = Field(
+        None, validation_alias=AliasChoices("iouThreshold", "threshold", "iou_threshold")
+    )
+    metric: Literal["IOS", "IOU"] | None = None
+    is_class_agnostic: Annotated[bool, Field(strict=True)] | None = Field(
+        None, validation_alias=AliasChoices("classAgnostic", "is_class_agnostic")
+    )
+    merge: Literal["STRONGEST", "UNION"] | None = None
+    distance_px: Annotated[RealNumber, Field(ge=0, le=1_000)] | None = Field(
+        None, validation_alias=AliasChoices("distance", "distance_px")
     )
     skip_box_threshold: Annotated[RealNumber, Field(ge=0, le=1)] | None = Field(
         None, validation_alias=AliasChoices("skipBoxThreshold", "skip_box_threshold")
@@ -115,12 +133,7 @@ class Algorithm(_Message):
 
     def options(self) -> dict[str, Any]:
         """Return the algorithm in the snake_case form of ``common.mr_post_processing``."""
-        return {
-            "algorithm_type": self.algorithm_type.value,
-            "iou_threshold": self.iou_threshold,
-            "skip_box_threshold": self.skip_box_threshold,
-            "sigma": self.sigma,
-        }
+        return self.model_dump(mode="json", exclude=set(self.model_extra or ()))
 
 
 class PostProcessingStep(_Message):
@@ -131,7 +144,7 @@ class PostProcessingStep(_Message):
 
 
 def _default_post_processing() -> list[PostProcessingStep]:
-    algorithm = Algorithm.model_validate({"algorithmType": FeatureDistillationAlgorithmType.NMS})
+    algorithm = Algorithm.model_validate({"algorithmType": FeatureDistillationAlgorithmType.SEAM})
     return [PostProcessingStep(step="FEATURE_DISTILLATION", algorithm=algorithm)]
 
 
@@ -173,6 +186,8 @@ class ImageRequestMessage(_Message):
     roi: Annotated[BaseGeometry | None, BeforeValidator(_region)] = Field(None, alias="regionOfInterest")
     feature_properties: list[dict[str, Any]] = Field(default_factory=list, alias="featureProperties")
     post_processing: list[PostProcessingStep] = Field(default_factory=_default_post_processing, alias="postProcessing")
+
+    priority: Annotated[WholeNumber, Field(ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)] = 0
 
     @field_validator("image_urls")
     @classmethod

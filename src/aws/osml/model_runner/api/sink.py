@@ -17,4 +17,19 @@ class SinkType(StrEnum):
     KINESIS = "Kinesis"
 
 
+class OutputFormat(StrEnum):
+    """The file formats of results in S3."""
+
+    GEOJSON = "GEOJSON"
+    GEOJSONSEQ = "GEOJSONSEQ"
+    GEOPARQUET = "GEOPARQUET"
+
+
+class OutputCompression(StrEnum):
+    """How a result in S3 that is text may be compressed."""
+
+    NONE = "NONE"
+    GZIP = "GZIP"
+
+
 VALID_SYNC_TYPES = [item.value for item in SinkType]

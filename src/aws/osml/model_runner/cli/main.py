@@ -6,9 +6,25 @@ from collections.abc import Sequence
 
 from aws.osml.model_runner.exceptions import ConfigurationError, ModelRunnerError
 
-from . import demo_command, health_command, redrive_command, run_command, serve_command
+from . import (
+    cancel_command,
+    demo_command,
+    health_command,
+    merge_command,
+    redrive_command,
+    run_command,
+    serve_command,
+)
 
-COMMANDS = (serve_command, health_command, redrive_command, demo_command, run_command)
+COMMANDS = (
+    serve_command,
+    health_command,
+    redrive_command,
+    cancel_command,
+    merge_command,
+    demo_command,
+    run_command,
+)
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 EXIT_STATUS = {RequestStatus.SUCCESS: 0, RequestStatus.PARTIAL: 3}
 FAILED = 1
-MERGES = ("NMS", "SOFT_NMS", "NONE")
+MERGES = ("SEAM", "NMS", "SOFT_NMS", "NONE")
 
 
 def add_parser(commands: Any) -> None:
@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
     _add_tile_options(parser)
     parser.add_argument("--roi", help="region of interest: a WKT polygon in longitude and latitude")
     parser.add_argument("--merge", choices=MERGES, help="how what several tiles saw is merged")
-    parser.add_argument("--iou", type=float, help="overlap from which two detections are one")
+    parser.add_argument("--iou", type=float, help="overlap, a share in [0, 1], above which two detections are one")
     parser.add_argument("--region-size", type=int, help="largest width and height of a region in pixels")
     parser.add_argument("--workers", type=int, default=1, help="worker processes")
     parser.add_argument("--calls", type=int, default=4, help="model calls in flight per worker")
@@ -101,5 +101,5 @@ def _request_members(arguments: argparse.Namespace) -> dict[str, Any]:
     if arguments.roi:
         members["regionOfInterest"] = arguments.roi
     if arguments.merge or arguments.iou is not None:
-        members["postProcessing"] = merge_step(arguments.merge or "NMS", arguments.iou)
+        members["postProcessing"] = merge_step(arguments.merge or "SEAM", arguments.iou)
     return members

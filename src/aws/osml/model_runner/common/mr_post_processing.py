@@ -2,13 +2,14 @@
 
 import dataclasses
 from abc import ABC, ABCMeta, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from enum import Enum, EnumMeta, StrEnum
 from typing import Any, ClassVar
 
 from aws.osml.model_runner.exceptions import FeatureDistillationException
 
 DEFAULT_IOU_THRESHOLD = 0.75
+DEFAULT_SEAM_THRESHOLD = 0.5
 DEFAULT_SKIP_BOX_THRESHOLD = 0.0001
 DEFAULT_SIGMA = 0.1
 
@@ -24,6 +25,7 @@ class MRPostProcessingAlgorithmType(StrEnum):
 class FeatureDistillationAlgorithmType(MRPostProcessingAlgorithmType):
     """How features that report the same object become one."""
 
+    SEAM = "SEAM"
     NMS = "NMS"
     SOFT_NMS = "SOFT_NMS"
     NONE = "NONE"
@@ -64,6 +66,36 @@ class FeatureDistillationAlgorithm(MRPostProcessingAlgorithm):
 
     algorithm_type: FeatureDistillationAlgorithmType
     iou_threshold: float = DEFAULT_IOU_THRESHOLD
+
+
+class OverlapMetric(StrEnum):
+    """What the area that two features share is compared with: the smaller of them, or both together."""
+
+    IOS = "IOS"
+    IOU = "IOU"
+
+
+class SeamMerge(StrEnum):
+    """What becomes of the parts of one object: the strongest is delivered, or all of them joined."""
+
+    STRONGEST = "STRONGEST"
+    UNION = "UNION"
+
+
+@dataclasses.dataclass(frozen=True)
+class FeatureDistillationSeam(FeatureDistillationAlgorithm):
+    """Of features that different tiles report of one object the strongest stays; see ``features.seam_merge``.
+
+    Areas are one object where ``metric`` is above ``iou_threshold``, within a class unless ``is_class_agnostic``;
+    points and lines where they are no farther apart than ``distance_px``, by default a part of the tiles' overlap.
+    """
+
+    algorithm_type: FeatureDistillationAlgorithmType = FeatureDistillationAlgorithmType.SEAM
+    iou_threshold: float = DEFAULT_SEAM_THRESHOLD
+    metric: OverlapMetric = OverlapMetric.IOS
+    is_class_agnostic: bool = False
+    merge: SeamMerge = SeamMerge.STRONGEST
+    distance_px: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +146,7 @@ class FeatureDistillationDeserializer(PostProcessingDeserializer):
     """Reads the options of feature distillation."""
 
     algorithms: ClassVar[Mapping[FeatureDistillationAlgorithmType, type[FeatureDistillationAlgorithm]]] = {
+        FeatureDistillationAlgorithmType.SEAM: FeatureDistillationSeam,
         FeatureDistillationAlgorithmType.NMS: FeatureDistillationNMS,
         FeatureDistillationAlgorithmType.SOFT_NMS: FeatureDistillationSoftNMS,
         FeatureDistillationAlgorithmType.NONE: FeatureDistillationNone,
@@ -124,17 +157,35 @@ class FeatureDistillationDeserializer(PostProcessingDeserializer):
         """Return the algorithm that ``{"algorithm_type", "iou_threshold", …}`` describes.
 
         Options that the algorithm does not have are left out, and numbers may be text or Decimals, as tables hold them.
-        Raises FeatureDistillationException for an unknown algorithm or an option that is no number.
+        Raises FeatureDistillationException for an unknown algorithm or an option that cannot be read.
         """
         options = dict(post_processing_algorithm)
         chosen = FeatureDistillationAlgorithmType.of(options.pop("algorithm_type", ""))
         algorithm = FeatureDistillationDeserializer.algorithms[chosen]
         known = {field.name for field in dataclasses.fields(algorithm)}
         try:
-            numbers = {name: float(value) for name, value in options.items() if name in known and value is not None}
+            values = {
+                name: _OPTION_KINDS.get(name, float)(value)
+                for name, value in options.items()
+                if name in known and value is not None
+            }
         except (TypeError, ValueError, ArithmeticError) as err:
-            raise FeatureDistillationException(f"the options of {chosen} must be numbers: {err}") from err
-        return algorithm(algorithm_type=chosen, **numbers)
+            raise FeatureDistillationException(f"the options of {chosen} cannot be read: {err}") from err
+        return algorithm(algorithm_type=chosen, **values)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise TypeError(f"{value!r} is neither true nor false")
+    return value
+
+
+# What is read from an option's value; all others are numbers.
+_OPTION_KINDS: Mapping[str, Callable[[Any], Any]] = {
+    "metric": OverlapMetric,
+    "merge": SeamMerge,
+    "is_class_agnostic": _flag,
+}
 
 
 class MRPostProcessingDeserializer:

@@ -41,6 +41,8 @@ class OpenJob:
     swept_time: float | None
     request: ImageRequest
     generation: int = 0
+    first_attempt: float | None = None
+    region_count: int | None = None
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "OpenJob":
@@ -56,14 +58,16 @@ class OpenJob:
             swept_time=row.get("swept_time"),
             request=ImageRequest.from_item(row["request_payload"]),
             generation=row.get("generation", 0),
+            first_attempt=row.get("first_attempt"),
+            region_count=row.get("region_count"),
         )
 
 
 class JobLedger(Protocol):
     """The open jobs, and the three moments of a job's life that they record."""
 
-    def accept(self, request: ImageRequest, message_id: str = "") -> Acceptance:
-        """A1: begin an image, once."""
+    def accept(self, request: ImageRequest, message_id: str = "", body: str = "") -> Acceptance:
+        """A1: begin an image, once. ``body`` is the message that it came with."""
         ...
 
     def reopen(self, image: JobItem, request: ImageRequest, message_id: str) -> bool:
@@ -74,8 +78,23 @@ class JobLedger(Protocol):
         """Return the open job of a request, or None when it is closed or was never accepted."""
         ...
 
-    def start_planning(self, job: OpenJob, owner: str, stale_s: float) -> bool:
-        """A2: take the right to plan; a plan that was begun within ``stale_s`` is left to its worker."""
+    def note_region_count(self, job: OpenJob, region_count: int) -> None:
+        """Record how many regions a waiting image has, so that its load is known before it starts."""
+        ...
+
+    def start_planning(self, job: OpenJob, owner: str, stale_s: float) -> OpenJob | None:
+        """A2: take the right to plan; a plan that was begun within ``stale_s`` is left to its worker.
+
+        Return the job with the attempt counted, or None when the right is another worker's.
+        """
+        ...
+
+    def renew_planning(self, job: OpenJob, owner: str) -> bool:
+        """Keep the right to plan; False when it is no longer ours."""
+        ...
+
+    def release_planning(self, job: OpenJob, owner: str) -> None:
+        """Give the right to plan back: whoever lives to say so did not crash, so this was no attempt."""
         ...
 
     def finish_planning(self, job: OpenJob) -> None:
@@ -107,6 +126,39 @@ def ledger_key(image: ImageRequest | JobItem) -> str:
 # A worker that slept while its job ended and began again must not touch the next generation's row. Rows of earlier
 # versions carry no generation.
 _IS_ITS_GENERATION = "(generation = :generation OR attribute_not_exists(generation))"
+
+
+_IS_OUR_ATTEMPT = "lease_owner = :owner AND num_attempts = :attempt AND attribute_not_exists(planned_time)"
+
+
+def planning_update(job: OpenJob, owner: str, now_s: float, stale_s: float) -> tuple[str, dict[str, Any], str]:
+    """Return A2 as an expression, its values and its condition.
+
+    The count that was read is part of the condition, so one of several workers wins.
+    """
+    expression = (
+        "SET last_attempt = :now, num_attempts = :next, lease_owner = :owner,"
+        " first_attempt = if_not_exists(first_attempt, :now)"
+    )
+    values = {
+        ":now": now_s,
+        ":next": job.num_attempts + 1,
+        ":seen": job.num_attempts,
+        ":owner": owner,
+        ":zero": 0,
+        ":stale": now_s - stale_s,
+    }
+    condition = (
+        "num_attempts = :seen AND (num_attempts = :zero OR last_attempt < :stale)"
+        " AND attribute_not_exists(planned_time)"
+    )
+    return expression, values, condition
+
+
+def attempted(job: OpenJob, now_s: float) -> OpenJob:
+    """Return a job as A2 leaves it."""
+    first = job.first_attempt if job.first_attempt is not None else now_s
+    return dataclasses.replace(job, num_attempts=job.num_attempts + 1, last_attempt=now_s, first_attempt=first)
 
 
 def _new_job(request: ImageRequest, now_s: float, generation: int = 0) -> Item:
@@ -148,23 +200,25 @@ class _LedgerRows:
             return False
         return True
 
-    def start_planning(self, job: OpenJob, owner: str, stale_s: float) -> bool:
-        """A2: see ``JobLedger``. The count that was read is part of the condition, so one of several workers wins."""
+    def note_region_count(self, job: OpenJob, region_count: int) -> None:
+        """See ``JobLedger``."""
+        values = {":count": region_count, ":generation": job.generation}
+        self._try(job, "SET region_count = :count", values, f"attribute_exists(job_id) AND {_IS_ITS_GENERATION}")
+
+    def start_planning(self, job: OpenJob, owner: str, stale_s: float) -> OpenJob | None:
+        """A2: see ``JobLedger``."""
         now_s = self._now()
-        expression = "SET last_attempt = :now, num_attempts = :next, lease_owner = :owner"
-        values = {
-            ":now": now_s,
-            ":next": job.num_attempts + 1,
-            ":seen": job.num_attempts,
-            ":owner": owner,
-            ":zero": 0,
-            ":stale": now_s - stale_s,
-        }
-        condition = (
-            "num_attempts = :seen AND (num_attempts = :zero OR last_attempt < :stale)"
-            " AND attribute_not_exists(planned_time)"
-        )
-        return self._try(job, expression, values, condition)
+        return attempted(job, now_s) if self._try(job, *planning_update(job, owner, now_s, stale_s)) else None
+
+    def renew_planning(self, job: OpenJob, owner: str) -> bool:
+        """A2: see ``JobLedger``."""
+        values = {":now": self._now(), ":owner": owner, ":attempt": job.num_attempts}
+        return self._try(job, "SET last_attempt = :now", values, _IS_OUR_ATTEMPT)
+
+    def release_planning(self, job: OpenJob, owner: str) -> None:
+        """A2: see ``JobLedger``."""
+        values = {":zero": 0, ":before": job.num_attempts - 1, ":owner": owner, ":attempt": job.num_attempts}
+        self._try(job, "SET last_attempt = :zero, num_attempts = :before", values, _IS_OUR_ATTEMPT)
 
     def finish_planning(self, job: OpenJob) -> None:
         """Record that every region has its row and was sent."""
@@ -204,11 +258,11 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
     def _sweep_key(self) -> dict[str, str]:
         return {"endpoint_id": "_sweeper", "job_id": "_"}
 
-    def accept(self, request: ImageRequest, message_id: str = "") -> Acceptance:
+    def accept(self, request: ImageRequest, message_id: str = "", body: str = "") -> Acceptance:
         """A1: put the open job and the image's row, both or neither, if neither is there."""
         now_s = self._now()
         job = _new_job(request, now_s) | {"job_id": ledger_key(request)}
-        row = new_row(request, now_s, self._job_table.life_s, message_id)
+        row = new_row(request, now_s, self._job_table.life_s, message_id, body)
         try:
             self._transact(
                 _put_new(self.table_name, job, "job_id"), _put_new(self._job_table.table_name, row, "image_id")
@@ -221,6 +275,8 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
         """D1: put the open job again and move the image's row to its next generation, both or neither."""
         now_s, images = self._now(), self._job_table
         job = _new_job(request, now_s, (image.generation or 0) + 1) | {"job_id": ledger_key(request)}
+        if image.region_count is not None:
+            job["region_count"] = image.region_count
         try:
             self._transact(
                 _put_new(self.table_name, job, "job_id"),
@@ -263,11 +319,11 @@ class JobTableLedger(_LedgerRows):
     def _sweep_key(self) -> dict[str, str]:
         return {"image_id": "_sweeper"}
 
-    def accept(self, request: ImageRequest, message_id: str = "") -> Acceptance:
+    def accept(self, request: ImageRequest, message_id: str = "", body: str = "") -> Acceptance:
         """A1: put the image's row, with the open job's attributes on it, if it is not there."""
         now_s = self._now()
         try:
-            row = new_row(request, now_s, self._job_table.life_s, message_id)
+            row = new_row(request, now_s, self._job_table.life_s, message_id, body)
             self._job_table.put(_new_job(request, now_s) | row, "attribute_not_exists(image_id)")
         except ConditionNotMetError:
             return _acceptance_of_known(self._job_table, request)
@@ -279,7 +335,8 @@ class JobTableLedger(_LedgerRows):
         update = reopening_update(images.table_name, image, message_id, now_s, images.life_s)["Update"]
         expression = update["UpdateExpression"].replace(
             " REMOVE ",
-            ", request_time = :now, num_attempts = :zero, last_attempt = :zero REMOVE planned_time, swept_time, ",
+            ", request_time = :now, num_attempts = :zero, last_attempt = :zero"
+            " REMOVE planned_time, swept_time, first_attempt, ",
         )
         values = update["ExpressionAttributeValues"] | {":now": int(now_s)}
         try:

@@ -1,13 +1,15 @@
 """Images: one row each, from the request's acceptance to its terminal status.
 
 The conditional writes carry the letters of docs/explanation/what-happens-when-a-worker-dies.md: A1 and A3 begin an
-image, F0 and F1 fail one that cannot be planned, G1 to G4 finish it, D1 begins it again.
+image, F0 and F1 fail one that cannot be planned, C1 cancels it, G1 to G4 finish it, D1 begins it again.
 """
 
 import dataclasses
 import json
+import math
 import time
-from collections.abc import Callable, Mapping
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from aws.osml.model_runner.api.image_request import ImageRequest
@@ -33,6 +35,12 @@ from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
 
 # A tombstone outlives every copy of a message that SQS may still hold: 14 days of retention, and two to spare.
 ROW_LIFE_S = 16 * 24 * 3600
+
+# Why an image ended that somebody cancelled.
+CANCELLED = "cancelled"
+
+# Rows have 400 KB, and most of that is the request's own.
+_MAX_PACKED_BODY_BYTES = 64 * 1024
 
 TERMINAL_VALUES = {":success": "SUCCESS", ":partial": "PARTIAL", ":failed": "FAILED"}
 NOT_TERMINAL = "NOT image_status IN (:success, :partial, :failed)"
@@ -101,6 +109,8 @@ class JobItem(DDBItem):
     sink_errors: dict[str, str] | None = None
     kinesis_pos: int | None = None
     status_outbox: dict[str, Any] | None = None
+    priority: int | None = None
+    message_body: bytes | None = None
 
     def __post_init__(self) -> None:
         """Set the key under which the table holds the row."""
@@ -130,6 +140,7 @@ class JobItem(DDBItem):
             roi_wkt=image_request.roi.wkt if image_request.roi is not None else None,
             result_name=image_request.result_name or None,
             request_sha256=image_request.request_sha256 or None,
+            priority=image_request.priority or None,
         )
 
     @classmethod
@@ -160,6 +171,7 @@ class JobItem(DDBItem):
             model_endpoint_parameters=self.endpoint_parameters,
             result_name=self.result_name or "",
             request_sha256=self.request_sha256 or "",
+            priority=self.priority or 0,
         )
 
     @property
@@ -176,6 +188,11 @@ class JobItem(DDBItem):
     def endpoint_parameters(self) -> dict[str, Any] | None:
         """What the request passes to the endpoint with each tile."""
         return json.loads(self.model_endpoint_parameters) if self.model_endpoint_parameters else None
+
+    @property
+    def body(self) -> str | None:
+        """The message that the image came with, as it came; None where the row does not hold it."""
+        return zlib.decompress(bytes(self.message_body)).decode() if self.message_body else None
 
     @property
     def is_terminal(self) -> bool:
@@ -225,7 +242,9 @@ def _dimensions(text: str | None) -> ImageDimensions:
     return ImageDimensions(int(width), int(height))
 
 
-def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S, message_id: str = "") -> Item:
+def new_row(
+    image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S, message_id: str = "", body: str = ""
+) -> Item:
     """Return the row that A1 puts: every counter and lease at zero, since absent ones compare with nothing."""
     item = JobItem.from_image_request(image_request)
     item.image_status = "ACCEPTED"
@@ -236,7 +255,14 @@ def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_
     item.agg_lease_until = item.agg_not_before = 0.0
     item.processing_duration = item.generation = 0
     item.message_id = message_id or None
+    item.message_body = _packed(body)
     return item.to_put()
+
+
+def _packed(body: str) -> bytes | None:
+    """Return a message as its row keeps it, so that it can be set aside as it came; None when it is too long."""
+    packed = zlib.compress(body.encode())
+    return packed if body and len(packed) <= _MAX_PACKED_BODY_BYTES else None
 
 
 class JobTable(DDBHelper):
@@ -321,9 +347,14 @@ class JobTable(DDBHelper):
     def find(self, image_id: str) -> JobItem | None:
         """Return an image's row as it stands now, or None; a row that has expired counts as gone."""
         row = self.read({"image_id": image_id})
-        if row is None or row.get("expire_time", self._now()) < self._now():
+        if row is None or row.get("expire_time", math.inf) < self._now():
             return None
         return JobItem.from_row(row)
+
+    def images_of(self, job_id: str) -> Iterator[JobItem]:
+        """Yield the rows of a job's images. That reads the whole table, so it is for what a person asks."""
+        rows = self.scan(FilterExpression="job_id = :job", ExpressionAttributeValues={":job": job_id})
+        yield from (JobItem.from_row(row) for row in rows)
 
     def update_image_request(self, image_request_item: JobItem) -> JobItem:
         """Set every attribute of the row that has a value in ``image_request_item``, and return the whole row."""
@@ -366,7 +397,7 @@ class JobTable(DDBHelper):
 
     def fail_unplanned(self, image_id: str, message: str) -> JobItem | None:
         """F0: end an image that has no plan. Return its row, or None when it has a plan or has ended."""
-        values = self._terminal_values(RequestStatus.FAILED, message) | TERMINAL_VALUES
+        values = self._terminal_values(RequestStatus.FAILED, message, is_dead_letter=True) | TERMINAL_VALUES
         condition = f"{IS_OPEN} AND attribute_not_exists(region_count)"
         return self._end(image_id, values, condition)
 
@@ -375,8 +406,16 @@ class JobTable(DDBHelper):
 
         Regions that were shared out all the same lose their count (R3) and end with the image. None when it has ended.
         """
-        values = self._terminal_values(RequestStatus.FAILED, message) | TERMINAL_VALUES
+        values = self._terminal_values(RequestStatus.FAILED, message, is_dead_letter=True) | TERMINAL_VALUES
         return self._end(image_id, values, f"{IS_OPEN} AND attribute_exists(region_count)")
+
+    def cancel(self, image_id: str) -> JobItem | None:
+        """C1: end an image as FAILED because somebody asked for it. None when it has ended.
+
+        Its regions lose their count (R3), and whoever works on one stops at the next heartbeat.
+        """
+        values = self._terminal_values(RequestStatus.FAILED, CANCELLED) | TERMINAL_VALUES
+        return self._end(image_id, values, IS_OPEN)
 
     def claim_aggregation(self, item: JobItem, owner: str, lease_s: float, wait_s: float) -> JobItem | None:
         """G1: take the right to finish an image whose regions have all been counted, under a new fencing number.
@@ -465,8 +504,8 @@ class JobTable(DDBHelper):
         except ConditionNotMetError:
             return
 
-    def _terminal_values(self, status: RequestStatus, message: str) -> dict[str, Any]:
-        outbox = {"status": str(status), "message": message}
+    def _terminal_values(self, status: RequestStatus, message: str, is_dead_letter: bool = False) -> dict[str, Any]:
+        outbox = {"status": str(status), "message": message} | ({"is_dead_letter": True} if is_dead_letter else {})
         return {":status": str(status), ":message": message, ":outbox": outbox, ":zero": 0}
 
     def _end(self, image_id: str, values: dict[str, Any], condition: str, extra: str = "") -> JobItem | None:

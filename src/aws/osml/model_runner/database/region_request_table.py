@@ -333,21 +333,24 @@ class RegionRequestTable(DDBHelper):
         raise AssertionError("unreachable")
 
     def reopen(self, image_id: str, region_id: str, generation: int) -> bool:
-        """D2: begin a region again that ended in an earlier generation; False when this was done before."""
+        """D2: begin a region again whose earlier generation is over; False when this was done before.
+
+        It may not have ended itself: an image that is cancelled, or given up, ends before its regions.
+        """
         expression = (
             "SET region_status = :started, generation = :next, lease_until = :zero, not_before = :zero,"
             " stalled_attempts = :zero, backoffs = :zero, queued_time = :now"
             " REMOVE stall_first_time, end_time, message, succeeded_tiles, failed_tiles, tiles_truncated"
             " ADD fence :one"
         )
-        values = TERMINAL_VALUES | {
+        values = {
             ":started": str(RequestStatus.STARTED),
             ":next": generation,
             ":now": self._now(),
             ":zero": 0,
             ":one": 1,
         }
-        condition = "region_status IN (:success, :partial, :failed) AND generation < :next"
+        condition = "attribute_exists(region_id) AND generation < :next"
         try:
             self.update({"image_id": image_id, "region_id": region_id}, expression, values, condition)
         except ConditionNotMetError:

@@ -28,16 +28,21 @@ class BoxPairs:
         diagonals = np.asarray(shapely.linestrings(self._boxes.reshape(-1, 2, 2)))
         self._tree = shapely.STRtree(diagonals)
 
-    def overlapping(self, queries: Indices) -> tuple[Indices, Indices, Floats]:
-        """Return (i, j, IoU) of the pairs with i of the queries, j any other box, and IoU > 0; rising in i."""
+    def touching(self, queries: Indices) -> tuple[Indices, Indices]:
+        """Return (i, j) of the pairs with i of the queries and j any other box that meets i's; rising in i."""
         first, second = self._tree.query(self._tree.geometries[queries])
         first = queries[first]
         is_pair = (first != second) & (self._categories[first] == self._categories[second])
         first, second = first[is_pair], second[is_pair]
-        iou = intersection_over_union(self._boxes[first], self._boxes[second])
         order = np.argsort(first, kind="stable")
-        order = order[iou[order] > 0]
-        return first[order], second[order], iou[order]
+        return first[order], second[order]
+
+    def overlapping(self, queries: Indices) -> tuple[Indices, Indices, Floats]:
+        """Return (i, j, IoU) of the pairs with i of the queries, j any other box, and IoU > 0; rising in i."""
+        first, second = self.touching(queries)
+        iou = intersection_over_union(self._boxes[first], self._boxes[second])
+        is_overlap = iou > 0
+        return first[is_overlap], second[is_overlap], iou[is_overlap]
 
     def batches(self, pairs_at_once: int) -> Iterator[tuple[int, int]]:
         """Yield [start, end) of boxes to query together, so that together they meet no more candidates than this.
@@ -61,15 +66,22 @@ def with_area(boxes: Floats) -> Floats:
 
 def intersection_over_union(first: Floats, second: Floats) -> Floats:
     """Return the area that two boxes share over the area that they cover together, for n pairs of (n, 4)."""
-    shared = _area(np.hstack([np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])]))
-    iou: Floats = shared / (_area(first) + _area(second) - shared)
+    shared = area(intersections(first, second))
+    iou: Floats = shared / (area(first) + area(second) - shared)
     return iou
 
 
-def _area(boxes: Floats) -> Floats:
+def intersections(first: Floats, second: Floats) -> Floats:
+    """Return the box that two boxes share, for n pairs of (n, 4); turned inside out where they share nothing."""
+    shared: Floats = np.hstack([np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])])
+    return shared
+
+
+def area(boxes: Floats) -> Floats:
+    """Return the areas of (n, 4) boxes, 0 for one that is turned inside out."""
     width, height = (boxes[:, 2:] - boxes[:, :2]).clip(0).T
-    area: Floats = width * height
-    return area
+    product: Floats = width * height
+    return product
 
 
 def candidate_limits(boxes: Floats) -> Indices:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.interpolate import RectBivariateSpline
+from scipy.interpolate import NdBSpline, RectBivariateSpline
 
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import FeatureError
@@ -33,8 +33,8 @@ class LocationGrid:
 
     _low: FloatArray
     _high: FloatArray
-    _normals: tuple[RectBivariateSpline, RectBivariateSpline, RectBivariateSpline]
-    _elevation: RectBivariateSpline
+    _normals: NdBSpline
+    _elevation: NdBSpline
 
     @classmethod
     def from_sensor_model(
@@ -69,10 +69,10 @@ class LocationGrid:
     def _through(cls, nodes: "_Nodes") -> "LocationGrid":
         xs, ys = nodes.xs, nodes.ys
         normals = _normals(nodes.world)
-        x, y, z = (RectBivariateSpline(xs, ys, normals[..., axis], kx=3, ky=3) for axis in range(3))
         # Terrain is not smooth: a cubic would overshoot at its edges.
-        elevation = RectBivariateSpline(xs, ys, nodes.world[..., 2], kx=1, ky=1)
-        return cls(np.array([xs[0], ys[0]]), np.array([xs[-1], ys[-1]]), (x, y, z), elevation)
+        elevation = _spline_through(xs, ys, nodes.world[..., 2:], degree=1)
+        low, high = np.array([xs[0], ys[0]]), np.array([xs[-1], ys[-1]])
+        return cls(low, high, _spline_through(xs, ys, normals, degree=3), elevation)
 
     def locate(self, xy: FloatArray) -> FloatArray:
         """Return (n, 3) degrees of longitude in [-180, 180] and latitude, and metres of elevation, for (n, 2) pixels.
@@ -82,19 +82,18 @@ class LocationGrid:
         """
         x, y, z = self._normals_at(xy).T
         inside = np.clip(xy, self._low, self._high)
-        elevation = self._elevation.ev(inside[:, 0], inside[:, 1])
+        elevation = self._elevation(inside)
         return np.column_stack([np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y))), elevation])
 
     def _normals_at(self, xy: FloatArray) -> FloatArray:
         """Return the n-vectors, (n, 3) and not quite of unit length, for (n, 2) pixels."""
         inside = np.clip(xy, self._low, self._high)
-        normals = np.column_stack([spline.ev(inside[:, 0], inside[:, 1]) for spline in self._normals])
+        normals: FloatArray = self._normals(inside)
         beyond = xy - inside
         outer = np.flatnonzero(beyond.any(axis=1))
         if outer.size:
-            (x, y), (over_x, over_y) = inside[outer].T, beyond[outer].T
-            for axis, spline in enumerate(self._normals):
-                normals[outer, axis] += over_x * spline.ev(x, y, dx=1) + over_y * spline.ev(x, y, dy=1)
+            for axis, nu in enumerate([(1, 0), (0, 1)]):
+                normals[outer] += beyond[outer, axis, None] * self._normals(inside[outer], nu=nu)
         return normals
 
 
@@ -135,6 +134,15 @@ class _Nodes:
         along_x = np.linalg.norm(np.diff(normals, axis=0), axis=2).mean() / (self.xs[1] - self.xs[0])
         along_y = np.linalg.norm(np.diff(normals, axis=1), axis=2).mean() / (self.ys[1] - self.ys[0])
         return float(min(along_x, along_y))
+
+
+def _spline_through(xs: FloatArray, ys: FloatArray, values: FloatArray, degree: int) -> NdBSpline:
+    """Return the spline through ``values`` (x, y, channel), all channels of it in one, which is quick to evaluate."""
+    splines = [RectBivariateSpline(xs, ys, channel, kx=degree, ky=degree) for channel in np.moveaxis(values, -1, 0)]
+    x_knots, y_knots = splines[0].get_knots()
+    shape = len(x_knots) - degree - 1, len(y_knots) - degree - 1
+    coefficients = np.stack([spline.get_coeffs().reshape(shape) for spline in splines], axis=-1)
+    return NdBSpline((x_knots, y_knots), coefficients, degree)
 
 
 def _lattice(xs: FloatArray, ys: FloatArray) -> FloatArray:

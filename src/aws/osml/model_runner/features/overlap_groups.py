@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from .properties import Feature
 from .scored_boxes import Floats, Indices, canonical_order, score_boxes
@@ -38,6 +39,13 @@ def select_where_shared(
     kept = [features[index] for index in order[~is_shared].tolist()]
     shared = [features[index] for index in order[is_shared].tolist()]
     return kept + selector.select_features(shared) if shared else kept
+
+
+def shared_flags(boxes: Floats, frames: Floats) -> NDArray[np.bool_]:
+    """Return which of (n, 4) boxes more than one tile of a plan could have seen; ``frames``: the tiles as boxes."""
+    columns, rows = (np.unique(frames[:, sides], axis=0).tolist() for sides in ([0, 2], [1, 3]))
+    flags: NDArray[np.bool_] = tiles_that_see(boxes, columns, rows) > 1
+    return flags
 
 
 def tiles_that_see(

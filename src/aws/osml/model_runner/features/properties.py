@@ -1,12 +1,14 @@
 """The properties of a feature: what older models call them, what a job stamps on them, what never leaves the house."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from uuid import UUID, uuid5
+from uuid import UUID
 
 import orjson
 
+from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import InvalidFeaturePropertiesException
 
 Feature = dict[str, Any]
@@ -18,6 +20,8 @@ FEATURE_TYPES = "feature_types"
 
 # What the worker keeps on a feature between its stages may use any name with this prefix.
 INTERNAL_PREFIX = "_modelRunner"
+# The tile that saw a feature, [[row, col], [width, height]].
+TILE = f"{INTERNAL_PREFIX}Tile"
 INTERNAL_PROPERTIES = (
     INFERENCE_TIME,
     "bounds_imcoords",
@@ -27,8 +31,31 @@ INTERNAL_PROPERTIES = (
     IMAGE_ID,
     "adjusted_feature_types",
 )
+_INTERNAL_NAMES = frozenset(INTERNAL_PROPERTIES)
 
 _FEATURE_NAMESPACE = UUID("5f4e9bd2-93c1-5d0a-8a54-6f1f3a0f7c11")
+
+
+@dataclass(frozen=True)
+class FeatureOrigin:
+    """Where a feature comes from: its id, the tile that saw it, and those that it absorbed.
+
+    ``absorbed_ids`` are told where their places are part of this feature's.
+    """
+
+    feature_id: str
+    tile: ImageRegion
+    absorbed: int = 0
+    absorbed_ids: Sequence[str] = ()
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what ``inferenceMetadata`` tells of it."""
+        told: dict[str, Any] = {"featureId": self.feature_id, "tile": self.tile.to_lists()}
+        if self.absorbed:
+            told["absorbed"] = self.absorbed
+        if self.absorbed_ids:
+            told["absorbedIds"] = list(self.absorbed_ids)
+        return told
 
 
 @dataclass(frozen=True)
@@ -60,7 +87,7 @@ class FeatureStamp:
         _check_is_json(merged)
         return cls(job_id, merged)
 
-    def finalized(self, feature: Mapping[str, Any]) -> Feature:
+    def finalized(self, feature: Mapping[str, Any], origin: FeatureOrigin | None = None) -> Feature:
         """Return the feature as it is delivered; the one passed in stays as it is.
 
         ``inferenceMetadata`` comes first, so that a request may override it; internal properties go last, whoever
@@ -72,7 +99,8 @@ class FeatureStamp:
         if not isinstance(own, Mapping | None):
             raise InvalidFeaturePropertiesException("the properties of a feature are no object")
         properties = dict(own or {})
-        properties["inferenceMetadata"] = {"jobId": self.job_id, "inferenceDT": properties.get(INFERENCE_TIME)}
+        metadata = {"jobId": self.job_id, "inferenceDT": properties.get(INFERENCE_TIME)}
+        properties["inferenceMetadata"] = metadata | origin.metadata() if origin else metadata
         properties.update(self.properties)
         return {**feature, "properties": without_internal_properties(properties)}
 
@@ -92,12 +120,15 @@ def finalize_feature(
 
 def without_internal_properties(properties: Mapping[str, Any]) -> dict[str, Any]:
     """Return the properties that may be delivered."""
-    return {name: value for name, value in properties.items() if not is_internal(name)}
+    kept = dict(properties)
+    for name in [name for name in kept if name in _INTERNAL_NAMES or name.startswith(INTERNAL_PREFIX)]:
+        del kept[name]
+    return kept
 
 
 def is_internal(name: str) -> bool:
     """Tell whether a property is the worker's own business."""
-    return name in INTERNAL_PROPERTIES or name.startswith(INTERNAL_PREFIX)
+    return name in _INTERNAL_NAMES or name.startswith(INTERNAL_PREFIX)
 
 
 def _check_is_json(properties: Mapping[str, Any]) -> None:
@@ -128,8 +159,14 @@ def without_null_score(feature_class: dict[str, Any]) -> dict[str, Any]:
 
 def feature_id(job_id: str, region_id: str, tile_index: int, ordinal: int) -> str:
     """Return the identity of a feature within all jobs: the same whenever and wherever its tile is done again."""
-    name = orjson.dumps([job_id, region_id, tile_index, ordinal]).decode()
-    return str(uuid5(_FEATURE_NAMESPACE, name))
+    return _uuid5_text(orjson.dumps([job_id, region_id, tile_index, ordinal]))
+
+
+def _uuid5_text(name: bytes) -> str:
+    """Return ``str(uuid.uuid5(namespace, name))``, which is version 5 of RFC 9562, in a quarter of the time."""
+    digits = hashlib.sha1(_FEATURE_NAMESPACE.bytes + name, usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
 def feature_ids(job_id: str, region_id: str, tile_index: int, count: int) -> list[str]:

@@ -80,20 +80,32 @@ def _score(value: object) -> float:
     return float(value) if is_number else math.nan  # type: ignore[arg-type]
 
 
-def canonical_order(features: Sequence[Feature], scored: ScoredBoxes) -> Indices:
-    """Return the indices of features by falling score, then box, then category, then content.
+def strength_order(scored: ScoredBoxes) -> Indices:
+    """Return the indices of features by falling score, then box, then category, then as they stand in the list.
 
-    Features without a score come after those that have one. The order follows from what the features are, not from
-    where they stand in the list: two that change places are equal in every part.
+    Features without a score come after those that have one.
     """
-    minx, miny, maxx, maxy = np.nan_to_num(scored.boxes, nan=np.inf).T
-    falling = np.where(np.isnan(scored.scores), np.inf, -scored.scores)
-    keys = np.stack([scored.categories, maxy, maxx, miny, minx, falling])
-    order: Indices = np.lexsort(keys)
+    order: Indices = np.lexsort(_keys(scored))
+    return order
+
+
+def canonical_order(features: Sequence[Feature], scored: ScoredBoxes) -> Indices:
+    """Return the order of strength, but equals by their content.
+
+    So it follows from what the features are, not from where they stand in the list: two that change places are equal
+    in every part.
+    """
+    keys, order = _keys(scored), strength_order(scored)
     is_tie = (keys[:, order[1:]] == keys[:, order[:-1]]).all(axis=0)
     for start, end in _runs(is_tie):
         order[start:end] = sorted(order[start:end], key=lambda index: _content_key(features[index]))
     return order
+
+
+def _keys(scored: ScoredBoxes) -> Floats:
+    minx, miny, maxx, maxy = np.nan_to_num(scored.boxes, nan=np.inf).T
+    falling = np.where(np.isnan(scored.scores), np.inf, -scored.scores)
+    return np.stack([scored.categories, maxy, maxx, miny, minx, falling])
 
 
 def _runs(is_tie: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -1,6 +1,10 @@
 """Which features are kept where several may show the same object."""
 
 import copy
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -8,21 +12,135 @@ from aws.osml.model_runner.common.mr_post_processing import (
     FeatureDistillationAlgorithm,
     FeatureDistillationNMS,
     FeatureDistillationNone,
+    FeatureDistillationSeam,
     FeatureDistillationSoftNMS,
+    SeamMerge,
 )
+from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import FeatureDistillationException
 
-from .properties import Feature
-from .scored_boxes import Indices, ScoredBoxes, best_class, canonical_order, score_boxes
-from .suppression import Flags, hard_suppression, soft_suppression
+from .joining import join_features
+from .overlap_groups import shared_flags
+from .properties import TILE, Feature
+from .scored_boxes import Indices, ScoredBoxes, best_class, canonical_order, score_boxes, strength_order
+from .seam_merge import absorbers, are_cut, distance_px_of
+from .suppression import hard_suppression, soft_suppression
+from .tiled_features import TiledFeatures
+
+DROPPED = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """What becomes of each of n features.
+
+    ``standing``: (n,) the index of the feature that is delivered for it: its own, that of the one that absorbed it, or
+    ``DROPPED``. ``scores`` holds the new scores of those that have one; ``joined`` those that are delivered together
+    with what they absorbed, as one; lines are joined where they are no farther apart than ``distance_px``.
+    """
+
+    standing: Indices
+    scores: Mapping[int, float] = field(default_factory=dict)
+    joined: frozenset[int] = frozenset()
+    distance_px: float = 0.0
+
+    @property
+    def kept(self) -> Indices:
+        """The indices of the features that are delivered, rising."""
+        return np.flatnonzero(self.standing == np.arange(len(self.standing)))
+
+    @cached_property
+    def absorbed(self) -> Mapping[int, list[int]]:
+        """The indices of the features that each has absorbed, rising; those that absorbed none are not named."""
+        found = defaultdict(list)
+        for index in np.flatnonzero((self.standing != np.arange(len(self.standing))) & (self.standing >= 0)).tolist():
+            found[int(self.standing[index])].append(index)
+        return dict(found)
+
+    def finished(self, index: int, feature_at: Callable[[int], Feature]) -> Feature:
+        """Return a feature that is kept, with its new score, or its new place, where it has one."""
+        feature = feature_at(index)
+        if index in self.scores:
+            return with_score(feature, self.scores[index])
+        if index in self.joined:
+            return join_features([feature, *map(feature_at, self.absorbed[index])], self.distance_px)
+        return feature
+
+
+def select(features: TiledFeatures, options: FeatureDistillationAlgorithm | None) -> Selection:
+    """Return what becomes of the features of an image; see ``FeatureSelector`` for the rules.
+
+    ``NMS`` and ``SOFT_NMS`` have their say only on what more than one of the tiles could have seen. Equals count in
+    the order of the list.
+    """
+    if isinstance(options, FeatureDistillationSeam):
+        return _select_seams(features, options)
+    scored = features.scored
+    if isinstance(options, FeatureDistillationNMS | FeatureDistillationSoftNMS):
+        is_shared = shared_flags(scored.boxes, features.frames)
+        order = strength_order(scored)
+        return _select_boxes(scored, order[is_shared[order]], options)
+    return _select_boxes(scored, strength_order(scored), options)
+
+
+def _select_boxes(scored: ScoredBoxes, ranking: Indices, options: FeatureDistillationAlgorithm | None) -> Selection:
+    """Return the selection by boxes alone, among those of the ranking, which holds the strongest first."""
+    ranking = ranking[~np.isnan(scored.boxes[ranking, 0])]
+    match options:
+        case None | FeatureDistillationNone():
+            return Selection(np.arange(len(scored.scores)))
+        case FeatureDistillationNMS():
+            return _select_hard(scored, ranking, options)
+        case FeatureDistillationSoftNMS():
+            return _select_soft(scored, ranking, options)
+    raise FeatureDistillationException(f"{options}: expected the options of SEAM, NMS, SOFT_NMS or NONE")
+
+
+def _select_seams(features: TiledFeatures, options: FeatureDistillationSeam) -> Selection:
+    standing = absorbers(features, options)
+    if options.merge is not SeamMerge.UNION:
+        return Selection(standing)
+    # What no edge cuts is delivered as the model gave it, however many tiles saw it.
+    is_absorbed = standing != np.arange(len(standing))
+    is_cut = are_cut(features)
+    joined = np.unique(standing[is_absorbed & (is_cut | is_cut[standing])])
+    return Selection(standing, {}, frozenset(joined.tolist()), distance_px_of(features, options))
+
+
+def _select_hard(scored: ScoredBoxes, ranking: Indices, options: FeatureDistillationNMS) -> Selection:
+    standing = np.arange(len(scored.scores))
+    if options.skip_box_threshold is not None:
+        is_weak = scored.scores[ranking] <= options.skip_box_threshold
+        standing[ranking[is_weak]] = DROPPED
+        ranking = ranking[~is_weak]
+    ranked = scored.take(ranking)
+    standing[ranking] = ranking[hard_suppression(ranked.boxes, ranked.categories, options.iou_threshold)]
+    return Selection(standing)
+
+
+def _select_soft(scored: ScoredBoxes, ranking: Indices, options: FeatureDistillationSoftNMS) -> Selection:
+    if options.sigma <= 0:
+        raise FeatureDistillationException(f"sigma {options.sigma}: expected more than 0")
+    ranking = ranking[~np.isnan(scored.scores[ranking])]
+    ranked = scored.take(ranking)
+    is_kept, scores = soft_suppression(
+        ranked.boxes, ranked.categories, ranked.scores, options.sigma, options.skip_box_threshold
+    )
+    standing = np.arange(len(scored.scores))
+    standing[ranking[~is_kept]] = DROPPED
+    return Selection(standing, dict(zip(ranking[is_kept].tolist(), scores[is_kept].tolist(), strict=True)))
 
 
 class FeatureSelector:
-    """Keeps one feature of each object, judged by boxes and scores within a category.
+    """Keeps one feature of each object.
 
-    A feature's box is the bounds of its place in pixels, a tenth of a pixel wide or high where they have no width or
-    height; its category is the iri of its best class. The strongest comes first: by score, features without a score
-    after all others, equals in ``canonical_order``. Features without a place in pixels are always kept.
+    ``SEAM`` compares only features of different tiles, by their true shape; ``features.seam_merge`` tells the rule. A
+    feature's tile is the property ``_modelRunnerTile``, ``[[row, col], [width, height]]``; one without is kept.
+
+    The others judge by boxes and scores within a category. A feature's box is the bounds of its place in pixels, a
+    tenth of a pixel wide or high where they have no width or height; its category is the iri of its best class. The
+    strongest comes first: by score, features without a score after all others, equals in ``canonical_order``. Features
+    without a place in pixels are always kept.
 
     ``NMS`` removes what overlaps a stronger feature that is kept, IoU above ``iou_threshold``; and what scores no more
     than ``skip_box_threshold``, where that is set.
@@ -38,60 +156,36 @@ class FeatureSelector:
         """Return the features that are kept, in the order in which they came.
 
         Which are kept does not depend on that order. The features that came are not changed: ``SOFT_NMS`` returns
-        copies, in whose best class ``rawScore`` is the score that the model gave, and ``score`` the lowered one.
+        copies, in whose best class ``rawScore`` is the score that the model gave, and ``score`` the lowered one, and
+        ``SEAM`` copies with another place where it joins parts.
         Raises FeatureDistillationException for options that do not exist.
         """
-        match self.options:
-            case None | FeatureDistillationNone():
-                return feature_list
-            case FeatureDistillationNMS() as options:
-                return _select_hard(feature_list, options)
-            case FeatureDistillationSoftNMS() as options:
-                return _select_soft(feature_list, options)
-        raise FeatureDistillationException(f"{self.options}: expected the options of NMS, SOFT_NMS or NONE")
+        if self.options is None or isinstance(self.options, FeatureDistillationNone):
+            return feature_list
+        scored = score_boxes(feature_list)
+        order = canonical_order(feature_list, scored)
+        if isinstance(self.options, FeatureDistillationSeam):
+            return _selected_by_tiles(feature_list, order, self.options)
+        selection = _select_boxes(scored, order, self.options)
+        return [selection.finished(index, feature_list.__getitem__) for index in selection.kept.tolist()]
 
 
-def _select_hard(features: list[Feature], options: FeatureDistillationNMS) -> list[Feature]:
-    scored = score_boxes(features)
-    is_kept = _is_above(scored, options.skip_box_threshold)
-    ranking = _ranking(features, scored, ~np.isnan(scored.boxes[:, 0]) & is_kept)
-    ranked = scored.take(ranking)
-    is_kept[ranking] = hard_suppression(ranked.boxes, ranked.categories, options.iou_threshold)
-    return [features[index] for index in np.flatnonzero(is_kept).tolist()]
+def _selected_by_tiles(features: Sequence[Feature], order: Indices, options: FeatureDistillationSeam) -> list[Feature]:
+    tiles: dict[ImageRegion, list[int]] = defaultdict(list)
+    for index in order.tolist():
+        tile = (features[index].get("properties") or {}).get(TILE)
+        if tile is not None:
+            tiles[ImageRegion.of(tile)].append(index)
+    places = [index for indices in tiles.values() for index in indices]
+    groups = [(tile, [features[index] for index in indices]) for tile, indices in tiles.items()]
 
+    def feature_at(place: int) -> Feature:
+        return features[places[place]]
 
-def _is_above(scored: ScoredBoxes, skip_box_threshold: float | None) -> Flags:
-    """Return which features do not score at or below the threshold: those without a score, or all where it is None."""
-    threshold = -np.inf if skip_box_threshold is None else skip_box_threshold
-    is_above: Flags = ~(scored.scores <= threshold)
-    return is_above
-
-
-def _select_soft(features: list[Feature], options: FeatureDistillationSoftNMS) -> list[Feature]:
-    if options.sigma <= 0:
-        raise FeatureDistillationException(f"sigma {options.sigma}: expected more than 0")
-    scored = score_boxes(features)
-    ranking = _ranking(features, scored, ~np.isnan(scored.boxes[:, 0]) & ~np.isnan(scored.scores))
-    ranked = scored.take(ranking)
-    kept, scores = soft_suppression(
-        ranked.boxes, ranked.categories, ranked.scores, options.sigma, options.skip_box_threshold
-    )
-    is_kept = np.ones(len(features), dtype=np.bool_)
-    is_kept[ranking] = kept
-    return _rescored(features, is_kept, dict(zip(ranking.tolist(), scores.tolist(), strict=True)))
-
-
-def _ranking(features: list[Feature], scored: ScoredBoxes, is_judged: Flags) -> Indices:
-    order = canonical_order(features, scored)
-    ranking: Indices = order[is_judged[order]]
-    return ranking
-
-
-def _rescored(features: list[Feature], is_kept: Flags, scores: dict[int, float]) -> list[Feature]:
-    return [
-        with_score(features[index], scores[index]) if index in scores else features[index]
-        for index in np.flatnonzero(is_kept).tolist()
-    ]
+    selection = select(TiledFeatures.of(groups, feature_at), options)
+    found = {index: feature for index, feature in enumerate(features) if index not in set(places)}
+    found |= {places[place]: selection.finished(place, feature_at) for place in selection.kept.tolist()}
+    return [found[index] for index in sorted(found)]
 
 
 def with_score(feature: Feature, score: float) -> Feature:

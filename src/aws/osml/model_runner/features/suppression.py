@@ -5,6 +5,7 @@ No more than ``pairs_at_once`` candidate pairs are in memory together, unless a 
 """
 
 import heapq
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -17,25 +18,42 @@ from .scored_boxes import Floats, Indices
 Flags = NDArray[np.bool_]
 
 
+def suppress(
+    count: int, batches: Iterable[tuple[int, int]], removals: Callable[[Indices], tuple[Indices, Indices]]
+) -> Indices:
+    """Return for each of ``count`` items the first that removes it, or itself where none does.
+
+    Items are numbered from the strongest on. ``removals`` returns, for some of them, the pairs (stronger, weaker) of
+    what each would remove, rising in the stronger; ``batches`` are the [start, end) for which it is asked at a time.
+    One that is removed removes none.
+    """
+    standing = list(range(count))
+    for start, end in batches:
+        alive = [item for item in range(start, end) if standing[item] == item]
+        stronger, weaker = removals(np.array(alive, dtype=np.intp))
+        # Pairs rise in the stronger one, so its fate is settled before it decides on another's.
+        for i, j in zip(stronger.tolist(), weaker.tolist(), strict=True):
+            if standing[i] == i and standing[j] == j:
+                standing[j] = i
+    return np.array(standing, dtype=np.intp)
+
+
 def hard_suppression(
     boxes: Floats, categories: Indices, iou_threshold: float, pairs_at_once: int = PAIRS_AT_ONCE
-) -> Flags:
-    """Return which boxes stay when each that stays removes all weaker ones with IoU above the threshold.
+) -> Indices:
+    """Return for each box the one that removes it, or itself: each that stays removes the weaker ones that it overlaps.
 
-    ``boxes`` (n, 4) and ``categories`` (n,) are in falling order of strength; so is the result, (n,).
+    That is, those with IoU above the threshold. ``boxes`` (n, 4) and ``categories`` (n,) are in falling order of
+    strength; so is the result, (n,).
     """
-    is_alive = bytearray(b"\1" * len(boxes))
-    flags = np.frombuffer(is_alive, dtype=np.bool_)
     pairs = BoxPairs(boxes, categories)
-    for start, end in pairs.batches(pairs_at_once):
-        # What a stronger box has removed already removes nothing itself.
-        stronger, weaker, iou = pairs.overlapping(start + np.flatnonzero(flags[start:end]))
+
+    def removals(queries: Indices) -> tuple[Indices, Indices]:
+        stronger, weaker, iou = pairs.overlapping(queries)
         is_removal = (stronger < weaker) & (iou > iou_threshold)
-        # Pairs rise in the stronger box, so its fate is settled before it decides on another's.
-        for i, j in zip(stronger[is_removal].tolist(), weaker[is_removal].tolist(), strict=True):
-            if is_alive[i]:
-                is_alive[j] = 0
-    return flags.copy()
+        return stronger[is_removal], weaker[is_removal]
+
+    return suppress(len(boxes), pairs.batches(pairs_at_once), removals)
 
 
 def soft_suppression(

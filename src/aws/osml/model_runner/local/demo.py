@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 
 from aws.osml.model_runner.common.typing import RequestStatus
-from aws.osml.model_runner.local.image_request import ModelTarget, TileSettings, image_request, merge_step
+from aws.osml.model_runner.local.image_request import ModelTarget, TileSettings, image_request
 from aws.osml.model_runner.local.job import JobOutcome, JobRun
 from aws.osml.model_runner.local.picture import draw_picture
 from aws.osml.model_runner.local.progress import ProgressDisplay
@@ -21,7 +21,6 @@ from aws.osml.model_runner.raster import RasterSettings, configure_gdal, write_g
 
 JOB_ID = "harbour-demo"
 ENDPOINT = "bright-objects"
-MERGE_IOU = 0.5
 
 
 @dataclass(frozen=True)
@@ -47,13 +46,12 @@ def run_demo(output: Path, console: Console, size: int = 8000, workers: WorkerSe
     with tempfile.TemporaryDirectory(prefix="model-runner-demo-") as directory:
         with console.status("drawing a harbour") if console.is_terminal else tempfile.TemporaryFile():
             scene = generate_scene(size)
-            image = _write_scene(scene, Path(directory))
+            image = write_scene(scene, Path(directory))
         say("scene", f"{size} x {size} pixels with {len(scene.ships)} ships whose places are known")
         stack = LocalStack(_fresh_logs(output), {ENDPOINT: ModelSettings("bright-objects")}, workers)
         with stack, ProgressDisplay(console) as display:
             request = image_request(
-                *(JOB_ID, stack.upload_image(image), ModelTarget(ENDPOINT, "SM_ENDPOINT"), TileSettings()),
-                postProcessing=merge_step("NMS", MERGE_IOU),
+                JOB_ID, stack.upload_image(image), ModelTarget(ENDPOINT, "SM_ENDPOINT"), TileSettings()
             )
             outcome = JobRun(stack.client, stack.data_plane, request, stack.check_alive).run(display)
     result = DemoResult(outcome, score_features(outcome.features, scene.ships))
@@ -61,7 +59,8 @@ def run_demo(output: Path, console: Console, size: int = 8000, workers: WorkerSe
     return result
 
 
-def _write_scene(scene: Scene, directory: Path) -> Path:
+def write_scene(scene: Scene, directory: Path) -> Path:
+    """Write a scene's image into a directory, and return its path."""
     configure_gdal(RasterSettings(), os.environ)
     path = directory / "harbour.tif"
     write_geotiff(path, np.moveaxis(scene.pixels, 2, 0), GEOTRANSFORM, EPSG, "LZW")

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from osgeo import gdal
 
+from .block_cache import make_room
 from .exceptions import LoadImageException
 from .handle_pool import AwsKeys, HandlePool, ImageHandle
 from .opening import entity_tag, forget_remote, open_dataset, refuse_excess
@@ -190,6 +191,7 @@ def open_image(
     except BaseException:
         pool.close()
         raise
+    make_room(header, settings)
     return ImageSource(location, header, settings, pool)
 
 

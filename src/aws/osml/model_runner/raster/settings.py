@@ -13,6 +13,9 @@ logger = structlog.get_logger(__name__)
 
 MIB = 1024 * 1024
 
+# Enough for any image in blocks of usual size; see ``block_cache`` for others.
+FIRST_CACHE_BYTES = 64 * MIB
+
 # Besides the formats that may be read, a worker holds a tile's pixels in MEM and may find its elevation data in DTED or
 # SRTM files. All other drivers are taken away, for GDAL opens the overviews and masks of an image with any driver there
 # is: a file beside the image, or one that its metadata names, may be a VRT that leads anywhere.
@@ -23,10 +26,10 @@ _INTERNAL_DRIVERS = ("MEM", "DTED", "SRTMHGT")
 class RasterSettings:
     """What an image may be, and how much memory GDAL may use for all of them together.
 
-    ``cache_bytes`` holds decoded blocks of every open image; ``curl_cache_bytes`` holds what was fetched from S3 and
-    HTTP. ``vsi_cache_bytes`` is per open file and on top of both: 0 leaves it off, because local files are cached by
-    the system and remote ones by the fetch cache. The limits refuse an image before a pixel of it is read;
-    ``directories`` are the only ones from which local files may be read, all of them when it is empty.
+    ``cache_bytes`` is the most that decoded blocks of all open images may take; ``curl_cache_bytes`` holds what was
+    fetched from S3 and HTTP. ``vsi_cache_bytes`` is per open file and on top of both: 0 leaves it off, because local
+    files are cached by the system and remote ones by the fetch cache. The limits refuse an image before a pixel of it
+    is read; ``directories`` are the only ones from which local files may be read, all of them when it is empty.
     """
 
     cache_bytes: int = 256 * MIB
@@ -56,7 +59,7 @@ def gdal_options(settings: RasterSettings, environ: Mapping[str, str]) -> dict[s
         "GDAL_VRT_ENABLE_PYTHON": "NO",
         # The pipeline has a thread per core already.
         "GDAL_NUM_THREADS": "1",
-        "GDAL_CACHEMAX": str(settings.cache_bytes),
+        "GDAL_CACHEMAX": str(min(FIRST_CACHE_BYTES, settings.cache_bytes)),
         "VSI_CACHE": "YES" if settings.vsi_cache_bytes else "NO",
         "VSI_CACHE_SIZE": str(settings.vsi_cache_bytes),
         "CPL_VSIL_CURL_CHUNK_SIZE": str(settings.curl_chunk_bytes),
@@ -91,7 +94,8 @@ def configure_gdal(settings: RasterSettings, environ: Mapping[str, str]) -> None
     """
     for name, value in gdal_options(settings, environ).items():
         gdal.SetConfigOption(name, value)
-    gdal.SetCacheMax(settings.cache_bytes)  # the option alone is read only at the first use of the cache
+    # The option alone is read only at the first use of the cache.
+    gdal.SetCacheMax(min(FIRST_CACHE_BYTES, settings.cache_bytes))
     _keep_only_drivers(frozenset((*settings.allowed_drivers, *_INTERNAL_DRIVERS)))
     _log_messages_and_raise_errors()
 

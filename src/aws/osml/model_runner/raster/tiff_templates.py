@@ -5,7 +5,7 @@ place of their corner on the ground. Most of GDAL's time goes into passing the p
 
 Nothing of the format is written down here: a template is learned from a tile that GDAL wrote, and has to reproduce
 another such tile byte for byte before it is used. Where it does not, as with control points or an RPC of the tile's
-own, GDAL writes every tile.
+own, GDAL writes every tile. (GDAL puts the empty strips of a tile behind the others; a template leaves them in place.)
 """
 
 import struct

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 # Features that come without an id of their own get one from their place in the job's list.
 _NAMESPACE = uuid.UUID("6f1d4f0a-5c53-5a8e-9d5a-0b8e1f6a2c77")
@@ -19,7 +21,9 @@ class Delivery:
     ``features`` holds each one as a GeoJSON feature in UTF-8, ``feature_ids`` the stable id of each. ``result_name``
     tells the results of one job apart; it is empty where a job has one image. A sink that goes on where
     another left off starts at ``position``, an index into both. ``metadata`` is kept with the result where the
-    output has a place for it.
+    output has a place for it. ``centres``: (n, 2) the middle of each in pixels, where that is known.
+
+    Both sequences may be made as they are read, so they are read once, from the first on, wherever that will do.
     """
 
     job_id: str
@@ -28,6 +32,7 @@ class Delivery:
     feature_ids: Sequence[str]
     position: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
+    centres: NDArray[np.float64] | None = None
 
     @classmethod
     def from_features(cls, job_id: str, features: Sequence[Mapping[str, Any]]) -> "Delivery":

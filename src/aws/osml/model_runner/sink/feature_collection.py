@@ -1,30 +1,28 @@
-"""A feature collection as bytes, written piece by piece: it is never in memory twice."""
+"""GeoJSON as bytes, written piece by piece: a result is never in memory as a whole."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 HEAD = b'{"type":"FeatureCollection","features":['
 TAIL = b"]}"
 
 
-def collection_size_bytes(features: Sequence[bytes]) -> int:
-    """Return how long the feature collection of ``features`` is."""
-    return len(HEAD) + sum(map(len, features)) + max(0, len(features) - 1) + len(TAIL)
-
-
 def collection_bytes(features: Sequence[bytes]) -> bytes:
     """Return the feature collection in one piece."""
-    return b"".join((HEAD, b",".join(features), TAIL))
+    return b"".join(collection_pieces(features))
 
 
-def collection_parts(features: Sequence[bytes], part_bytes: int) -> Iterator[bytes]:
-    """Yield the feature collection in parts of at least ``part_bytes``, but for the last one."""
-    pending, size = [HEAD], len(HEAD)
+def collection_pieces(features: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield a feature collection in small pieces."""
+    yield HEAD
     for index, feature in enumerate(features):
         if index:
-            pending.append(b",")
-        pending.append(feature)
-        size += len(feature) + 1
-        if size > part_bytes:
-            yield b"".join(pending)
-            pending, size = [], 0
-    yield b"".join((*pending, TAIL))
+            yield b","
+        yield feature
+    yield TAIL
+
+
+def sequence_pieces(features: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield features one to a line, each with a line feed at its end."""
+    for feature in features:
+        yield feature
+        yield b"\n"

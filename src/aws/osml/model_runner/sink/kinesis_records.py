@@ -38,26 +38,22 @@ class Record(NamedTuple):
         return {"Data": self.data, "PartitionKey": self.partition_key}
 
 
-def record_of(delivery: Delivery, index: int, partition_by: str) -> Record:
-    """Return the record of one feature: a feature collection of one, which names its feature and its job.
+def record_of(delivery: Delivery, index: int, body: bytes, partition_by: str) -> Record:
+    """Return the record of one feature, given as JSON: a feature collection of one, which names it and its job.
 
     Kinesis delivers at least once; ``properties.feature_id`` is what consumers drop copies by.
     """
-    feature = orjson.loads(delivery.features[index])
+    feature = orjson.loads(body)
     feature_id = delivery.feature_ids[index]
     feature["properties"] = {**(feature.get("properties") or {}), "feature_id": feature_id, "job_id": delivery.job_id}
     key = delivery.job_id if partition_by == PARTITION_BY_JOB else feature_id
     return Record(index, collection_bytes([orjson.dumps(feature)]), key[:MAX_KEY_CHARACTERS] or "-")
 
 
-def oversize_indexes(delivery: Delivery, max_record_bytes: int, partition_by: str) -> list[int]:
-    """Return the features whose record is longer than the stream takes; only those that come near it are built."""
-    return [
-        index
-        for index, feature in enumerate(delivery.features)
-        if len(feature) + _overhead_bytes(delivery, index) > max_record_bytes
-        and record_of(delivery, index, partition_by).size_bytes > max_record_bytes
-    ]
+def may_be_oversize(delivery: Delivery, index: int, body: bytes, max_record_bytes: int) -> bool:
+    """Tell whether the record of a feature may be longer than the stream takes, without making it."""
+    ids_bytes = 2 * _ESCAPED_BYTES * (len(delivery.job_id) + len(delivery.feature_ids[index]))
+    return len(body) + _ENVELOPE_BYTES + ids_bytes > max_record_bytes
 
 
 def batches(
@@ -79,7 +75,3 @@ def batches(
 def refused(entries: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return the entries of a PutRecords call that its answer says were not taken."""
     return [entry for entry, answer in zip(entries, answers, strict=True) if answer.get("ErrorCode")]
-
-
-def _overhead_bytes(delivery: Delivery, index: int) -> int:
-    return _ENVELOPE_BYTES + 2 * _ESCAPED_BYTES * (len(delivery.job_id) + len(delivery.feature_ids[index]))

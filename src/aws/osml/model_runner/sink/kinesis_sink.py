@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import geojson
@@ -19,8 +19,9 @@ from .exceptions import InvalidKinesisStreamException, SinkError, SinkPermanentE
 from .kinesis_records import (
     MAX_BATCH_RECORDS,
     PARTITION_BY_FEATURE,
+    Record,
     batches,
-    oversize_indexes,
+    may_be_oversize,
     record_of,
     refused,
 )
@@ -121,20 +122,26 @@ class KinesisSink(Sink):
         if self._client is None:
             session = streaming_session(self.assumed_role, delivery.job_id, self.stream)
             self._client = default_clients().client("kinesis", session)
-        oversize = oversize_indexes(delivery, self._max_record_bytes(), self.partition_key)
-        left_out = frozenset(oversize)
-        records = (
-            record_of(delivery, index, self.partition_key)
-            for index in range(delivery.position, len(delivery.features))
-            if index not in left_out
-        )
+        max_record_bytes = self._max_record_bytes()
+        oversize: list[int] = []
         max_records = max(1, min(self.batch_size or MAX_BATCH_RECORDS, MAX_BATCH_RECORDS))
-        for batch in batches(records, max_records):
+        for batch in batches(self._records(delivery, max_record_bytes, oversize), max_records):
             self._flush_stream([record.to_entry() for record in batch])
             on_progress(batch[-1].position + 1)
         if oversize:
             raise SinkPermanentError(self._oversize_message(delivery, oversize))
         logger.info("sink.written", sink=str(self), stream=self.stream, features=len(delivery.features))
+
+    def _records(self, delivery: Delivery, max_record_bytes: int, oversize: list[int]) -> Iterator[Record]:
+        """Yield the records from the delivery's position on, and note the features that are too long for one."""
+        for index, feature in enumerate(delivery.features):
+            if index < delivery.position and not may_be_oversize(delivery, index, feature, max_record_bytes):
+                continue
+            record = record_of(delivery, index, feature, self.partition_key)
+            if record.size_bytes > max_record_bytes:
+                oversize.append(index)
+            elif index >= delivery.position:
+                yield record
 
     def validate_kinesis_stream(self) -> bool:
         """True when the stream exists and takes records; why not is logged."""

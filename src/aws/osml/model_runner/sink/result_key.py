@@ -5,7 +5,6 @@ from urllib.parse import quote
 
 from .exceptions import SinkPermanentError
 
-EXTENSION = ".geojson"
 MAX_KEY_BYTES = 1024
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -13,7 +12,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SAFE = "._:-"
 
 
-def result_key(prefix: str, job_id: str, result_name: str = "") -> str:
+def result_key(prefix: str, job_id: str, result_name: str = "", extension: str = ".geojson") -> str:
     """Return ``<prefix>/<job id>.geojson``, or ``<prefix>/<job id>/<result name>.geojson`` where a job has several.
 
     Anything in a name but letters, digits and ``. _ : -`` is percent-encoded, the slashes of a job id too, because
@@ -26,7 +25,7 @@ def result_key(prefix: str, job_id: str, result_name: str = "") -> str:
     check_prefix(prefix)
     name = f"{_encode(job_id)}/{_encode(result_name)}" if result_name else _encode(job_id)
     separator = "" if not prefix or prefix.endswith("/") else "/"
-    key = f"{prefix}{separator}{name}{EXTENSION}"
+    key = f"{prefix}{separator}{name}{extension}"
     if len(key.encode(errors="surrogatepass")) > MAX_KEY_BYTES:
         raise SinkPermanentError(f"S3: the result's key would be longer than {MAX_KEY_BYTES} bytes")
     return key

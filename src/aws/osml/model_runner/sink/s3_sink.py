@@ -2,7 +2,8 @@
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
@@ -10,20 +11,19 @@ import geojson
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-from aws.osml.model_runner.api.sink import SinkMode, SinkType
+from aws.osml.model_runner.api.sink import OutputCompression, OutputFormat, SinkMode, SinkType
 from aws.osml.model_runner.common.aws_clients import default_clients
 from aws.osml.model_runner.common.role_session import writing_session
 
 from .aws_errors import error_code, error_status
 from .delivery import Delivery
 from .exceptions import InvalidS3BucketException, SinkError, SinkPermanentError
-from .feature_collection import collection_bytes, collection_parts, collection_size_bytes
+from .result_format import ResultFormat, in_parts
 from .result_key import result_key
 from .sink import Sink
 
 logger = structlog.get_logger(__name__)
 
-CONTENT_TYPE = "application/geo+json"
 PART_BYTES = 16 * 1024 * 1024
 
 _BUCKET_ERRORS = frozenset(
@@ -58,9 +58,10 @@ _PASSING_ERRORS = frozenset(
 
 
 class S3Sink(Sink):
-    """Writes the feature collection of an image to ``<prefix>/<name>.geojson``.
+    """Writes the features of an image to ``<prefix>/<name>.geojson``, or what else its format's files end in.
 
-    A result below ``part_bytes`` is one put; a larger one goes up in parts and appears when the last is there.
+    A result below ``part_bytes`` is one put; a larger one goes up in parts, each as soon as it is made, and appears
+    when the last is there.
     ``acl`` is set on the object when given: buckets that enforce their owner refuse any. With ``expected_owner``, an
     account, S3 refuses to write to a bucket of anybody else's, whatever its name.
     """
@@ -74,12 +75,15 @@ class S3Sink(Sink):
         client: Any = None,
         part_bytes: int = PART_BYTES,
         expected_owner: str | None = None,
+        result_format: OutputFormat = OutputFormat.GEOJSON,
+        compression: OutputCompression = OutputCompression.NONE,
     ) -> None:
         self.bucket = bucket
         self.prefix = prefix
         self.assumed_role = assumed_role
         self.acl = acl
         self.part_bytes = part_bytes
+        self.format = ResultFormat.of(result_format, compression)
         self.expected_owner = expected_owner
         self._client = client
 
@@ -111,19 +115,23 @@ class S3Sink(Sink):
             return False
         return True
 
+    def key_of(self, delivery: Delivery) -> str:
+        """Return the key of a result; raises SinkPermanentError where there is none."""
+        return result_key(self.prefix, delivery.job_id, delivery.result_name, self.format.extension)
+
     def deliver(
         self,
         delivery: Delivery,
         on_progress: Callable[[int], None] = lambda _position: None,  # noqa: ARG002 - all or nothing
     ) -> None:
-        """Write the whole feature collection; a second delivery writes the same bytes over the first.
+        """Write the whole result; a second delivery writes the same bytes over the first.
 
         Raises:
             InvalidS3BucketException: the bucket is missing, or may not be written; the message names it.
             SinkPermanentError: there is no key for this result.
             SinkError: another try may help.
         """
-        key = result_key(self.prefix, delivery.job_id, delivery.result_name)
+        key = self.key_of(delivery)
         if self._client is None:
             session = writing_session(self.assumed_role, delivery.job_id, self.bucket, self.prefix)
             self._client = default_clients().client("s3", session)
@@ -147,20 +155,22 @@ class S3Sink(Sink):
         if self.expected_owner:
             place["ExpectedBucketOwner"] = self.expected_owner
         options = self._object_options(delivery)
-        if collection_size_bytes(delivery.features) < self.part_bytes:
-            body = collection_bytes(delivery.features)
-            self.s3_client.put_object(Body=body, ChecksumSHA256=sha256_base64(body), **place, **options)
+        parts = in_parts(self.format.pieces(delivery), self.part_bytes)
+        first = next(parts)
+        second = next(parts, None)
+        if second is None:
+            self.s3_client.put_object(Body=first, ChecksumSHA256=sha256_base64(first), **place, **options)
         else:
-            self._write_in_parts(place, options, collection_parts(delivery.features, self.part_bytes))
+            self._write_in_parts(place, options, chain((first, second), parts))
 
-    def _write_in_parts(self, place: Mapping[str, str], options: Mapping[str, Any], parts: Iterator[bytes]) -> None:
+    def _write_in_parts(self, place: Mapping[str, str], options: Mapping[str, Any], parts: Iterable[bytes]) -> None:
         upload = {
             **place,
             "UploadId": self.s3_client.create_multipart_upload(**place, **options)["UploadId"],
         }
         is_complete = False
         try:
-            done = [self._write_part(upload, number, body) for number, body in enumerate(parts, start=1)]
+            done = [self._write_part(upload, number, body) for number, body in enumerate(parts, start=1) if body]
             self.s3_client.complete_multipart_upload(MultipartUpload={"Parts": done}, **upload)
             is_complete = True
         finally:
@@ -184,7 +194,7 @@ class S3Sink(Sink):
     def _object_options(self, delivery: Delivery) -> dict[str, Any]:
         metadata = {"job-id": delivery.job_id, "feature-count": str(len(delivery.features)), **delivery.metadata}
         options: dict[str, Any] = {
-            "ContentType": CONTENT_TYPE,
+            "ContentType": self.format.content_type,
             "ChecksumAlgorithm": "SHA256",
             "Metadata": {name: quote(value, safe=" /:._-", errors="surrogatepass") for name, value in metadata.items()},
         }

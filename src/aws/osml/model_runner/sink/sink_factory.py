@@ -7,7 +7,7 @@ from typing import Any
 import geojson
 import structlog
 
-from aws.osml.model_runner.api.sink import SinkMode, SinkType
+from aws.osml.model_runner.api.sink import OutputCompression, OutputFormat, SinkMode, SinkType
 from aws.osml.model_runner.exceptions import InvalidImageRequestException, Problem
 
 from .delivery import Delivery
@@ -71,8 +71,13 @@ def _sink_of(destination: Mapping[str, Any], index: int, bucket_owner: str | Non
     match destination.get("type"):
         case SinkType.S3.value:
             bucket = _required(destination, "bucket", field)
-            prefix, acl = destination.get("prefix") or "", destination.get("acl") or None
-            return S3Sink(bucket, prefix, role, acl, expected_owner=bucket_owner)
+            return S3Sink(
+                *(bucket, destination.get("prefix") or "", role),
+                acl=destination.get("acl") or None,
+                result_format=OutputFormat(destination.get("format") or OutputFormat.GEOJSON),
+                expected_owner=bucket_owner,
+                compression=OutputCompression(destination.get("compression") or OutputCompression.NONE),
+            )
         case SinkType.KINESIS.value:
             stream = _required(destination, "stream", field)
             partition_key = destination.get("partitionKey") or PARTITION_BY_FEATURE

@@ -2,9 +2,13 @@
 
 import threading
 from collections import deque
+from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
+
+# How often items that were not ready are looked at again, when nothing else happens.
+_LOOK_AGAIN_S = 0.1
 
 
 class QueueClosedError(Exception):
@@ -24,7 +28,9 @@ class BoundedQueue(Generic[T]):
         self._items: deque[tuple[T, int]] = deque()
         self._bytes = 0
         self._is_closed = False
-        self._changed = threading.Condition()
+        lock = threading.Lock()
+        self._filled = threading.Condition(lock)
+        self._emptied = threading.Condition(lock)
 
     def put(self, item: T, size_bytes: int = 0) -> None:
         """Append ``item`` when there is room.
@@ -32,34 +38,60 @@ class BoundedQueue(Generic[T]):
         Raises:
             QueueClosedError: the queue is closed, or was closed while this waited.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._has_room(size_bytes))
+        with self._emptied:
+            self._emptied.wait_for(lambda: self._is_closed or self._has_room(size_bytes))
             if self._is_closed:
                 raise QueueClosedError
             self._items.append((item, size_bytes))
             self._bytes += size_bytes
-            self._changed.notify_all()
+            self._filled.notify()
 
-    def get(self) -> T:
-        """Remove and return the oldest item, when there is one.
+    def get(
+        self, is_ready: Callable[[T], bool] = lambda _: True, kind_of: Callable[[T], Hashable] = lambda _: None
+    ) -> T:
+        """Remove and return the oldest item that is ready, when there is one; of a closed queue, the oldest.
+
+        An item that is not ready lets items of another kind pass: ``is_ready`` is asked for the oldest of each kind.
 
         Raises:
             QueueClosedError: the queue is closed and empty.
         """
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or bool(self._items))
-            if not self._items:
-                raise QueueClosedError
-            item, size_bytes = self._items.popleft()
-            self._bytes -= size_bytes
-            self._changed.notify_all()
-            return item
+        with self._filled:
+            while True:
+                place = 0 if self._is_closed and self._items else self._first_ready(is_ready, kind_of)
+                if place is not None:
+                    return self._take(place)
+                if self._is_closed:
+                    raise QueueClosedError
+                self._filled.wait(_LOOK_AGAIN_S if self._items else None)
+
+    def wake(self) -> None:
+        """Have one thread that waits look again whether an item is ready."""
+        with self._filled:
+            self._filled.notify()
 
     def close(self) -> None:
         """Let nothing more in, and wake every thread that waits."""
-        with self._changed:
+        with self._filled:
             self._is_closed = True
-            self._changed.notify_all()
+            self._filled.notify_all()
+            self._emptied.notify_all()
+
+    def _first_ready(self, is_ready: Callable[[T], bool], kind_of: Callable[[T], Hashable]) -> int | None:
+        asked: set[Hashable] = set()
+        for place, (item, _) in enumerate(self._items):
+            kind = kind_of(item)
+            if kind not in asked and is_ready(item):
+                return place
+            asked.add(kind)
+        return None
+
+    def _take(self, place: int) -> T:
+        item, size_bytes = self._items[place]
+        del self._items[place]
+        self._bytes -= size_bytes
+        self._emptied.notify_all()
+        return item
 
     def _has_room(self, size_bytes: int) -> bool:
         if not self._items:

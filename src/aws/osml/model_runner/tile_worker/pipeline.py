@@ -7,7 +7,8 @@
 
 Pixels, model and tables are waited for at the same time, and several regions share the stages: the next region is
 cut while the slowest tile of this one is still with the model. Each queue is bounded, so a slow stage holds back the
-ones before it and memory does not grow with the image.
+ones before it and memory does not grow with the image. A tile whose endpoint takes no further call waits in its queue,
+and tiles for other endpoints pass it.
 """
 
 import threading
@@ -34,14 +35,23 @@ INTERNAL_ERROR = "INTERNAL_ERROR"
 class _TileOnItsWay:
     """A tile in the pipeline, with what the last stage made of it."""
 
-    __slots__ = ("payload", "result", "run", "steps", "tile")
+    __slots__ = ("is_calling", "payload", "result", "run", "steps", "tile")
 
     def __init__(self, run: RegionRun, steps: TileSteps, tile: Tile) -> None:
         self.run = run
         self.steps = steps
         self.tile = tile
         self.payload = b""
+        self.is_calling = False
         self.result: TileResult | None = None
+
+
+def _may_call(item: _TileOnItsWay) -> bool:
+    """Return True when a tile may leave the queue of those that wait for the model: to be called with, or dropped."""
+    if item.run.is_stopped:
+        return True
+    item.is_calling = item.steps.begin_call()
+    return item.is_calling
 
 
 _Step = Callable[[_TileOnItsWay], BoundedQueue[_TileOnItsWay] | None]
@@ -56,7 +66,7 @@ class TilePipeline:
         self._to_store: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * callers)
         self._threads = [
             *self._stage("cut", cutters, self._to_cut, self._cut),
-            *self._stage("detect", callers, self._to_detect, self._detect),
+            *self._stage("detect", callers, self._to_detect, self._detect, _may_call),
             *self._stage("store", storers, self._to_store, self._locate_and_store),
         ]
 
@@ -87,12 +97,17 @@ class TilePipeline:
                 thread.join(max(0.0, deadline_s - time.monotonic()))
 
     def _stage(
-        self, name: str, threads: int, inbox: BoundedQueue[_TileOnItsWay], step: _Step
+        self,
+        name: str,
+        threads: int,
+        inbox: BoundedQueue[_TileOnItsWay],
+        step: _Step,
+        is_ready: Callable[[_TileOnItsWay], bool] = lambda _: True,
     ) -> list[threading.Thread]:
         def work() -> None:
             while True:
                 try:
-                    item = inbox.get()
+                    item = inbox.get(is_ready, lambda waiting: id(waiting.steps))
                 except QueueClosedError:
                     return
                 with bound_contextvars(**item.run.log_fields):
@@ -136,6 +151,14 @@ class TilePipeline:
         return self._to_detect
 
     def _detect(self, item: _TileOnItsWay) -> BoundedQueue[_TileOnItsWay] | None:
+        try:
+            return self._detected(item)
+        finally:
+            if item.is_calling:
+                item.steps.end_call()
+                self._to_detect.wake()
+
+    def _detected(self, item: _TileOnItsWay) -> BoundedQueue[_TileOnItsWay] | None:
         if item.run.is_stopped:
             self._drop(item)
             return None

@@ -31,10 +31,21 @@ class TileResult:
 
 
 class TileSteps(Protocol):
-    """The four steps of a tile. The pipeline knows when each is done; a region's steps know how."""
+    """The four steps of a tile, and when the second may be taken.
+
+    The pipeline knows when each is done; a region's steps know how.
+    """
 
     def cut(self, tile: Tile) -> bytes:
         """Return the tile's pixels, encoded for the model."""
+        ...
+
+    def begin_call(self) -> bool:
+        """Return True when the model may be called now; then ``end_call`` follows, whatever the call comes to."""
+        ...
+
+    def end_call(self) -> None:
+        """Make room for the next call."""
         ...
 
     def detect(self, tile: Tile, encoded: bytes) -> bytes:

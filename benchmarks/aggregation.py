@@ -1,0 +1,182 @@
+"""From the feature table to a result in S3: read, merge, stamp, write. Ours and the peer's, in the same run.
+
+    .venv/bin/python benchmarks/aggregation.py [--features 85000] [--peer /tmp/peer-venv/bin/python]
+
+Starts an emulator, stores the features of a scene as a job's tiles store them, and has each side bring them together in
+a process of its own. Both read the same rows. Prints seconds, and the memory that a process took at most.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import orjson
+from scenes import OVERLAP, TILE, Detections, scene
+
+from aws.osml.model_runner.aggregation import ImageFeatures, MergedFeatures, distillation_of, stamp_of
+from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.common.typing import ImageRegion, TileState
+from aws.osml.model_runner.database import FeatureTable, JobItem, JobTable, TileKey, TileOutcome
+from aws.osml.model_runner.local.emulator import Emulator
+from aws.osml.model_runner.local.environment import clean_environment
+from aws.osml.model_runner.sink import SinkFactory
+
+SEED = 20_261_121
+JOB_ID, IMAGE_ID = "bench", "bench:s3://images/bench.tif"
+BUCKET = "bench-results"
+TABLES = {"FEATURE_TABLE": ("hash_key", "range_key"), "JOB_TABLE": ("image_id",), "PEER_JOB_TABLE": ("image_id",)}
+# As many detections as tiles report of so many objects of this kind.
+DETECTIONS_PER_OBJECT = 1.45
+WRITERS = 8
+
+
+def feature_of(box: list[float], score: float) -> bytes:
+    """Return a detection as a georeferenced tile stores it: a rectangle, in pixels and in degrees."""
+    left, top, right, bottom = (round(side, 6) for side in box)
+    ring = [[left, top], [left, bottom], [right, bottom], [right, top], [left, top]]
+    ground = [[round(10 + x * 1e-6, 6), round(50 - y * 1e-6, 6), 12.5] for x, y in ring]
+    properties = {
+        "imageGeometry": {"type": "Polygon", "coordinates": [ring]},
+        "imageBBox": [left, top, right, bottom],
+        "featureClasses": [{"iri": "ship", "score": round(score, 6)}],
+        "modelMetadata": {"modelName": "bench", "ontologyName": "ships"},
+        "image_id": IMAGE_ID,
+        "inferenceTime": "2026-11-21T08:00:00Z",
+        "center_longitude": ground[0][0],
+        "center_latitude": ground[0][1],
+    }
+    geometry = {"type": "Polygon", "coordinates": [ground]}
+    return orjson.dumps({"type": "Feature", "geometry": geometry, "properties": properties})
+
+
+def fill(emulator: Emulator, detections: Detections) -> int:
+    """Make the tables and store the scene in them; return how many bytes of JSON that is."""
+    for name, keys in TABLES.items():
+        emulator.client("dynamodb").create_table(
+            TableName=name,
+            KeySchema=[
+                {"AttributeName": key, "KeyType": kind} for key, kind in zip(keys, ("HASH", "RANGE"), strict=False)
+            ],
+            AttributeDefinitions=[{"AttributeName": key, "AttributeType": "S"} for key in keys],
+            BillingMode="PAY_PER_REQUEST",
+        )
+    emulator.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+    dynamodb = default_clients().dynamodb_resource()
+    table = FeatureTable("FEATURE_TABLE", TILE, OVERLAP, client=dynamodb)
+    order = np.argsort(detections.tiles, kind="stable")
+    parts = np.split(order, np.searchsorted(detections.tiles[order], np.arange(1, len(detections.frames))))
+
+    def store(number: int) -> int:
+        left, top, right, bottom = detections.frames[number].astype(int).tolist()
+        boxes, scores = detections.boxes[parts[number]].tolist(), detections.scores[parts[number]].tolist()
+        bodies = [feature_of(box, score) for box, score in zip(boxes, scores, strict=True)]
+        bounds = ImageRegion.of([[top, left], [right - left, bottom - top]])
+        table.commit_tile(TileKey(IMAGE_ID, "region", number), bounds, TileOutcome(TileState.SUCCEEDED, bodies))
+        return sum(map(len, bodies))
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        stored_bytes = sum(pool.map(store, range(len(parts))))
+    _put_jobs(dynamodb, len(parts), detections.side_px)
+    return stored_bytes
+
+
+def _put_jobs(dynamodb, tiles: int, side_px: int) -> None:
+    def row(prefix: str, option: dict) -> JobItem:
+        return JobItem(
+            IMAGE_ID,
+            job_id=JOB_ID,
+            tile_size=str(tuple(TILE)),
+            tile_overlap=str(tuple(OVERLAP)),
+            width=side_px,
+            height=side_px,
+            outputs=json.dumps([{"type": "S3", "bucket": BUCKET, "prefix": prefix}]),
+            feature_properties="[]",
+            feature_distillation_option=json.dumps(option),
+        )
+
+    ours = row("ours", {"algorithm_type": "SEAM"})
+    ours.tile_success = tiles
+    JobTable("JOB_TABLE", dynamodb).put(ours.to_put())
+    JobTable("PEER_JOB_TABLE", dynamodb).put(row("peer", {"algorithm_type": "NMS", "iou_threshold": 0.75}).to_put())
+
+
+def run_ours() -> None:
+    """Bring the features together, and print what it took."""
+    started = time.perf_counter()
+    cpu_started = time.process_time()
+    dynamodb = default_clients().dynamodb_resource()
+    job = JobTable("JOB_TABLE", dynamodb).get_image_request(IMAGE_ID)
+    table = FeatureTable("FEATURE_TABLE", job.tile_dimensions, job.overlap_dimensions, client=dynamodb)
+    features = ImageFeatures.collect(job, table)
+    read = time.perf_counter()
+    merged = MergedFeatures(features, distillation_of(job), stamp_of(job))
+    selected = time.perf_counter()
+    for sink in SinkFactory.outputs_to_sinks(json.loads(job.outputs or "[]")):
+        sink.deliver(merged.delivery(job))
+    ended, cpu_seconds = time.perf_counter(), time.process_time() - cpu_started
+    peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    steps = {"read": read - started, "merge": selected - read, "write": ended - selected}
+    print(
+        json.dumps(
+            {
+                "seconds": ended - started,
+                "cpu_seconds": cpu_seconds,
+                "peak_bytes": peak_bytes,
+                "stored": len(features),
+                "kept": len(merged),
+            }
+            | steps
+        )
+    )
+
+
+def measured(name: str, command: list[str], environment: dict[str, str], stored_bytes: int) -> tuple[float, float]:
+    """Run one side, print its row, and return its seconds, by the clock and of CPU."""
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr[-2000:]}")
+    found = json.loads(done.stdout.splitlines()[-1])
+    beyond = (found["peak_bytes"] - stored_bytes) / found["stored"]
+    steps = ", ".join(f"{step} {found[step]:.1f} s" for step in ("read", "merge", "write") if step in found)
+    print(
+        f"{name:6} {found['stored']:>10,} stored {found['kept']:>10,} kept"
+        f" {found['seconds']:8.1f} s ({found['cpu_seconds']:.1f} s CPU)"
+        f" {found['peak_bytes'] / 1e9:7.2f} GB at most, {beyond:6.0f} bytes per feature beside its JSON  {steps}",
+        flush=True,
+    )
+    return found["seconds"], found["cpu_seconds"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--features", type=int, default=85_000, help="about so many features are stored")
+    parser.add_argument("--peer", help="Python of an environment with osml-model-runner==2.3.0")
+    arguments = parser.parse_args()
+    detections = scene(SEED, int(arguments.features / DETECTIONS_PER_OBJECT), 84.0, (12.0, 60.0))
+    with tempfile.TemporaryDirectory() as directory, Emulator(Path(directory)) as emulator:
+        environment = clean_environment(os.environ) | dict(emulator.environment)
+        os.environ |= environment
+        stored_bytes = fill(emulator, detections)
+        print(
+            f"{len(detections.boxes):,} features in {len(detections.frames)} tiles, {stored_bytes / 1e6:.0f} MB of JSON"
+        )
+        ours = measured("ours", [sys.executable, __file__, "--ours"], environment, stored_bytes)
+        if arguments.peer:
+            script = str(Path(__file__).with_name("peer.py"))
+            sizes = [str(detections.side_px), str(TILE.width), str(OVERLAP.width)]
+            command = [arguments.peer, script, "aggregate", IMAGE_ID, *sizes]
+            tables = {"FEATURE_TABLE": "FEATURE_TABLE", "JOB_TABLE": "PEER_JOB_TABLE"}
+            peer = measured("peer", command, environment | tables, stored_bytes)
+            print(f"{peer[0] / ours[0]:.1f} times faster by the clock, {peer[1] / ours[1]:.1f} times less CPU")
+
+
+if __name__ == "__main__":
+    run_ours() if "--ours" in sys.argv else main()

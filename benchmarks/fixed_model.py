@@ -1,0 +1,87 @@
+"""A model that answers every tile alike after a fixed time: what is left of a job's time is the runner's.
+
+fixed_model.py LATENCY_S FEATURES TILE_PX [MOST_AT_ONCE]      prints its port; GET /stats tells what it was asked
+"""
+
+import json
+import random
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Counts:
+    """Calls so far, calls under way, the most at once, and refusals."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.calls = self.now = self.peak = self.refused = 0
+
+
+def answer_of(features: int, tile_px: int) -> bytes:
+    """Return a feature collection of boxes that do not overlap much, the same for every tile."""
+    rng = random.Random(1)
+    boxes = []
+    for _ in range(features):
+        x, y = rng.uniform(0, tile_px - 40), rng.uniform(0, tile_px - 40)
+        boxes.append([round(x, 2), round(y, 2), round(x + rng.uniform(8, 40), 2), round(y + rng.uniform(8, 40), 2)])
+    found = [
+        {
+            "type": "Feature",
+            "geometry": None,
+            "properties": {
+                "imageBBox": box,
+                "featureClasses": [{"iri": "ship", "score": round(rng.uniform(0.4, 1), 3)}],
+            },
+        }
+        for box in boxes
+    ]
+    return json.dumps({"type": "FeatureCollection", "features": found}).encode()
+
+
+def serve(latency_s: float, body: bytes, most: int | None) -> None:
+    counts = Counts()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            names = ("calls", "peak", "refused")
+            self.reply(200, json.dumps({name: getattr(counts, name) for name in names}).encode())
+
+        def do_POST(self) -> None:
+            left = int(self.headers["Content-Length"])
+            while left > 0:
+                left -= len(self.rfile.read(min(left, 1 << 20)))
+            with counts.lock:
+                is_refused = most is not None and counts.now >= most
+                counts.refused += is_refused
+                counts.calls += not is_refused
+                counts.now += 1
+                counts.peak = max(counts.peak, counts.now)
+            if not is_refused:
+                time.sleep(latency_s)
+            with counts.lock:
+                counts.now -= 1
+            self.reply(503, b"{}") if is_refused else self.reply(200, body)
+
+        def reply(self, status: int, content: bytes) -> None:
+            head = f"HTTP/1.1 {status} x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
+            self.wfile.write(head.encode() + content)
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 256
+
+    server = Server(("127.0.0.1", 0), Handler)
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    limit = int(sys.argv[4]) if len(sys.argv) > 4 else None
+    serve(float(sys.argv[1]), answer_of(int(sys.argv[2]), int(sys.argv[3])), limit)

@@ -1,0 +1,23 @@
+"""How much memory this process may use: what its container is given, or else what the machine has."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+# Of control groups, version 2 and version 1.
+_LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
+
+
+def memory_limit_bytes(limit_files: Iterable[Path] = _LIMIT_FILES) -> int:
+    """Return the smaller of the machine's memory and the control group's limit, where there is one."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limits = (_limit_in(path) for path in limit_files)
+    return min([machine, *(limit for limit in limits if limit is not None)])
+
+
+def _limit_in(path: Path) -> int | None:
+    try:
+        text = path.read_text().strip()
+    except OSError:
+        return None
+    return int(text) if text.isdecimal() else None  # "max": no limit

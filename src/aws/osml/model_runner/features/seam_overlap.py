@@ -1,0 +1,155 @@
+"""By how much the detections of two tiles agree: in area, in length, or in place.
+
+Two views of one object differ in what each tile has cut off. So a pair is compared twice. First as the tiles report
+it: what one tile cut lies within what the other saw whole. Then within the pixels that both tiles saw, where both must
+show the same; that tells the two halves of an object which neither tile saw whole. The second comparison asks for
+intersection over union, and only for pairs that it can be true of: where one reaches beyond the other's tile, the
+other has to touch that edge of its tile.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import shapely
+from numpy.typing import NDArray
+
+from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationSeam, OverlapMetric
+
+from .box_pairs import area, intersections
+from .geometry_arrays import ObjectArray
+from .scored_boxes import Floats, Indices
+
+Flags = NDArray[np.bool_]
+
+# How far from an edge of its tile a detection may end and still be taken for one that the edge cuts; and how far
+# beyond an edge a box may reach for the noise of the model alone.
+EDGE_PX = 4.0
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """Detections as their tiles show them; n of them, and ``take`` chooses some.
+
+    ``boxes`` and ``tiles``: (n, 4) minx, miny, maxx, maxy of the detection and of its tile. ``is_touching``: (n, 4) at
+    which of these sides an inner edge of the tile cuts the detection.
+    """
+
+    boxes: Floats
+    tiles: Floats
+    is_touching: Flags
+
+    def take(self, indices: Indices) -> "Views":
+        """Return these detections alone, in this order."""
+        return Views(self.boxes[indices], self.tiles[indices], self.is_touching[indices])
+
+
+def touching_edges(boxes: Floats, tiles: Floats, all_tiles: Floats) -> Flags:
+    """Return at which sides each box touches an inner edge of its tile: (n, 4), sides as in a box.
+
+    An edge is an inner one where the tiles reach beyond it, so that another tile may have seen what it cuts.
+    """
+    if not len(boxes):
+        return np.zeros((0, 4), dtype=np.bool_)
+    low, high = tiles[:, :2], tiles[:, 2:]
+    is_low = (low > all_tiles[:, :2].min(axis=0)) & (boxes[:, :2] <= low + EDGE_PX)
+    is_high = (high < all_tiles[:, 2:].max(axis=0)) & (boxes[:, 2:] >= high - EDGE_PX)
+    return np.hstack([is_low, is_high])
+
+
+def are_same_boxes(first: Views, second: Views, options: FeatureDistillationSeam) -> Flags:
+    """Tell of each pair of (n,) detections that are boxes whether they are one object."""
+    shared = intersections(first.boxes, second.boxes)
+    both = area(shared)
+    is_same = _agree(both, (area(first.boxes), area(second.boxes)), options.metric, options.iou_threshold)
+    seen_by_both = intersections(first.tiles, second.tiles)
+    parts = [area(intersections(view.boxes, seen_by_both)) for view in (first, second)]
+    both_in_view = area(intersections(shared, seen_by_both))
+    is_same_part = _agree(both_in_view, parts, OverlapMetric.IOU, options.iou_threshold)
+    flags: Flags = is_same | (is_same_part & are_cut_alike(first, second))
+    return flags
+
+
+def are_same_areas(
+    first: Views, second: Views, shapes: tuple[ObjectArray, ObjectArray], options: FeatureDistillationSeam
+) -> Flags:
+    """Tell of each pair of polygons whether they are one object; ``shapes`` are theirs, valid and with an area."""
+    shared = shapely.intersection(*shapes)
+    is_same = _agree(
+        shapely.area(shared), [shapely.area(shape) for shape in shapes], options.metric, options.iou_threshold
+    )
+    indices = np.flatnonzero(~is_same & are_cut_alike(first, second) & ~shapely.is_empty(shared))
+    both_saw = shapely.box(*intersections(first.tiles[indices], second.tiles[indices]).T)
+    both, *parts = (
+        shapely.area(shapely.intersection(shape[indices], both_saw)) for shape in (np.asarray(shared), *shapes)
+    )
+    is_same[indices] = _agree(both, parts, OverlapMetric.IOU, options.iou_threshold)
+    return is_same
+
+
+def are_same_lines(
+    first: Views,
+    second: Views,
+    shapes: tuple[ObjectArray, ObjectArray],
+    options: FeatureDistillationSeam,
+    distance_px: float,
+) -> Flags:
+    """Tell of each pair of lines whether they are one object: by the length of each that lies near the other."""
+    is_same = _agree_in_length(shapes, distance_px, options.metric, options.iou_threshold)
+    indices = np.flatnonzero(~is_same & are_cut_alike(first, second))
+    both_saw = shapely.box(*intersections(first.tiles[indices], second.tiles[indices]).T)
+    parts = [np.asarray(shapely.intersection(shape[indices], both_saw)) for shape in shapes]
+    is_same[indices] = _agree_in_length(parts, distance_px, OverlapMetric.IOU, options.iou_threshold)
+    return is_same
+
+
+def are_same_points(first: ObjectArray, second: ObjectArray, distance_px: float) -> Flags:
+    """Tell of each pair of points whether they are no farther apart than this."""
+    flags: Flags = shapely.distance(first, second) <= distance_px
+    return flags
+
+
+def are_cut_alike(first: Views, second: Views) -> Flags:
+    """Tell of each pair whether each touches every edge of its tile beyond which the other reaches."""
+    flags: Flags = ~(
+        _reaches_beyond(first.boxes, second.tiles) & ~second.is_touching
+        | _reaches_beyond(second.boxes, first.tiles) & ~first.is_touching
+    ).any(axis=1)
+    return flags
+
+
+def _reaches_beyond(boxes: Floats, tiles: Floats) -> Flags:
+    flags: Flags = np.hstack([boxes[:, :2] < tiles[:, :2] - EDGE_PX, boxes[:, 2:] > tiles[:, 2:] + EDGE_PX])
+    return flags
+
+
+def _agree(shared: Floats, parts: Sequence[Floats], metric: OverlapMetric, threshold: float) -> Flags:
+    """Compare the areas that pairs share with the smaller of the two or with what both cover."""
+    first, second = parts
+    whole = np.minimum(first, second) if metric is OverlapMetric.IOS else first + second - shared
+    flags: Flags = np.divide(shared, whole, out=np.zeros(len(whole)), where=whole > 0) > threshold
+    return flags
+
+
+def _agree_in_length(
+    lines: Sequence[ObjectArray], distance_px: float, metric: OverlapMetric, threshold: float
+) -> Flags:
+    """Compare lines by the share of each that lies within ``distance_px`` of the other.
+
+    IOS asks it of the shorter line alone, IOU of both.
+    """
+    first, second = lines
+    lengths = np.stack([shapely.length(first), shapely.length(second)])
+    near = np.stack([_length_near(first, second, distance_px), _length_near(second, first, distance_px)])
+    shares = np.divide(near, lengths, out=np.zeros_like(lengths), where=lengths > 0)
+    if metric is OverlapMetric.IOS:
+        share = np.where(lengths[0] <= lengths[1], shares[0], shares[1])
+    else:
+        share = shares.min(axis=0)
+    flags: Flags = share > threshold
+    return flags
+
+
+def _length_near(lines: ObjectArray, others: ObjectArray, distance_px: float) -> Floats:
+    near: Floats = shapely.length(shapely.intersection(lines, shapely.buffer(others, distance_px, quad_segs=4)))
+    return near

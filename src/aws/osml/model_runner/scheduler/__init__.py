@@ -1,0 +1,14 @@
+"""Which image starts next, and how much an endpoint can take."""
+
+from .buffered_image_request_queue import BufferedImageRequestQueue
+from .endpoint_capacity import EndpointCapacityEstimator
+from .image_scheduler import EndpointLoadImageScheduler, FIFOImageScheduler, ImageScheduler, ScheduledImage
+
+__all__ = [
+    "BufferedImageRequestQueue",
+    "EndpointCapacityEstimator",
+    "EndpointLoadImageScheduler",
+    "FIFOImageScheduler",
+    "ImageScheduler",
+    "ScheduledImage",
+]

@@ -1,0 +1,264 @@
+"""Starts images: takes the fleet's turn, looks at what waits and runs, decides, and claims what was decided."""
+
+import dataclasses
+import math
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import structlog
+
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.app_config import ServiceConfig
+from aws.osml.model_runner.database.job_ledger import OpenJob
+from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns, Turn
+from aws.osml.model_runner.metrics import COUNT, MILLISECONDS, PERCENT, MetricsRecorder
+
+from .decision import Decision, Lane, LaneCapacity, LaneLoad, Reason, WaitingImage, decide
+from .survey import Survey, SurveyRules, survey
+
+logger = structlog.get_logger(__name__)
+
+# A turn lasts some hundredths of a second; one whose worker died keeps the others waiting for this long.
+TURN_S = 15.0
+# How soon the fleet looks again when nothing could start.
+LOOK_EVERY_S = 0.5
+# How often a worker asks whether to look, while images wait and while none does.
+_POLL_S = 1.0
+_IDLE_POLL_S = 5.0
+_POLL_JITTER = (0.7, 1.3)
+_BUSY_PAUSE_S = (0.05, 0.15)
+_COUNTED_EVERY_S = 60.0
+
+
+class ScheduledImage(NamedTuple):
+    """An image that this worker is to plan; it comes as messages come off a queue."""
+
+    receipt_handle: str
+    job: OpenJob
+    receive_count: int
+
+
+class ImageScheduler(Protocol):
+    """Says which image this worker starts next."""
+
+    def receive(self) -> list[ScheduledImage]:
+        """Return an image to start, or nothing after a while."""
+        ...
+
+    def reset_request(self, receipt_handle: str, visibility_timeout: int = 0) -> None:
+        """Give an image back that was not begun; one that comes again later comes when its claim has run out."""
+        ...
+
+
+class Capacities(Protocol):
+    """Tells what endpoints take."""
+
+    def capacity(self, request: ImageRequest) -> LaneCapacity:
+        """Return what the lane of a request takes."""
+        ...
+
+
+class TurnScheduler:
+    """What both schedulers share: turns, and the claim of what was decided."""
+
+    def __init__(
+        self,
+        turns: SchedulingTurns,
+        config: ServiceConfig,
+        owner: str,
+        metrics: MetricsRecorder,
+        now: Callable[[], float] = time.time,
+        pause: Callable[[float], object] = time.sleep,
+        rng: random.Random | None = None,
+        due: threading.Event | None = None,
+    ) -> None:
+        self._turns = turns
+        self._owner = owner
+        self._metrics = metrics
+        self._now = now
+        self._pause = pause
+        self._rng = rng or random.Random()
+        # Set when something new is known here: an image came in, or a region ended.
+        self.due = due or threading.Event()
+        self._lease_s = config.region_lease_s
+        self._rules = SurveyRules(config.tile_workers_per_instance, config.region_lease_s)
+        self._held: dict[str, OpenJob] = {}
+        self._is_anything_waiting = True
+        self._counted_at: float | None = None
+        self._last_held_back: tuple[Lane, ...] = ()
+
+    def decision(self, found: Survey, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
+        """Return what starts, and the capacities that this was decided by."""
+        raise NotImplementedError
+
+    def receive(self) -> list[ScheduledImage]:
+        """Return an image to start, or nothing after a second or so."""
+        poll_s = _POLL_S if self._is_anything_waiting else _IDLE_POLL_S
+        is_new = self.due.wait(poll_s * self._rng.uniform(*_POLL_JITTER))
+        self.due.clear()
+        notice, now_s = self._turns.notice(), self._now()
+        self._is_anything_waiting = notice.waiting > 0
+        if notice.next_look > now_s and not is_new:
+            return []
+        turn = self._turns.claim(self._owner, TURN_S) if notice.taken_until < now_s else None
+        if turn is None:
+            if is_new:
+                self._pause(self._rng.uniform(*_BUSY_PAUSE_S))
+                self.due.set()
+            return []
+        job = self._use(turn)
+        if job is None:
+            return []
+        self.due.set()  # there may be more
+        self._held[job.image_id] = job
+        return [ScheduledImage(job.image_id, job, job.num_attempts)]
+
+    def reset_request(self, receipt_handle: str, visibility_timeout: int = 0) -> None:
+        """See ``ImageScheduler``."""
+        job = self._held.pop(receipt_handle, None)
+        if job is not None and visibility_timeout == 0:
+            self._turns.release(job, self._owner)
+
+    def note_begun(self, image: ScheduledImage) -> None:
+        """Forget an image whose planning has begun: from here on its worker answers for it."""
+        self._held.pop(image.receipt_handle, None)
+
+    # A turn ---------------------------------------------------------------------------------------------------------
+
+    def _use(self, turn: Turn) -> OpenJob | None:
+        """Decide and start; leave word for the other workers however that goes."""
+        began_s, job, waiting = self._now(), None, 0
+        try:
+            found = survey(self._turns.open_jobs(), self._turns.progress, began_s, self._rules)
+            waiting = len(found.waiting)
+            if waiting:
+                job = self._decide_and_start(turn, found)
+                self._metrics.record("Scheduling", "Invocations", 1, COUNT)
+                self._metrics.record("Scheduling", "Duration", 1000 * (self._now() - began_s), MILLISECONDS)
+            self._count(found)
+        finally:
+            next_look = 0.0 if job is not None else self._now() + LOOK_EVERY_S
+            self._turns.end(turn, next_look, max(0, waiting - (job is not None)))
+        return job
+
+    def _decide_and_start(self, turn: Turn, found: Survey) -> OpenJob | None:
+        decision, capacities = self.decision(found, self._now())
+        self._measure(found.loads, capacities)
+        self._note_held_back(decision, found)
+        if decision.image is None:
+            return None
+        started = self._turns.start(turn, found.jobs[decision.image.key], self._lease_s)
+        if started is None:
+            logger.info("image.not_scheduled", image_id=decision.image.key, reason="another worker was faster")
+            return None
+        self._log_start(decision.image, decision.reason, found, capacities)
+        return started
+
+    def _log_start(
+        self, image: WaitingImage, reason: Reason, found: Survey, capacities: Mapping[Lane, LaneCapacity]
+    ) -> None:
+        load, capacity = found.loads.get(image.lane, LaneLoad()), capacities.get(image.lane, LaneCapacity())
+        logger.info(
+            "image.scheduled",
+            tag="SCHEDULER EVENT",
+            reason=reason.value,
+            job_id=found.jobs[image.key].request.job_id,
+            image_id=image.key,
+            endpoint=image.lane.endpoint,
+            part=image.lane.part,
+            load=image.load,
+            running_load=load.calls,
+            running_images=load.images,
+            target=_logged(capacity.target),
+            waited_s=round(self._now() - image.request_time, 1),
+            waiting=len(found.waiting),
+        )
+
+    def _note_held_back(self, decision: Decision, found: Survey) -> None:
+        """Measure and log that endpoints were full; in the log once, until others are."""
+        for lane in decision.full:
+            self._metrics.record("Scheduling", "Throttles", 1, COUNT, ModelName=lane.endpoint)
+        if decision.image is not None:
+            self._last_held_back = ()
+            return
+        endpoints, reason, waiting = (
+            [lane.endpoint for lane in decision.full],
+            decision.reason.value,
+            len(found.waiting),
+        )
+        if decision.full != self._last_held_back:
+            logger.info("image.held_back", tag="SCHEDULER EVENT", reason=reason, endpoints=endpoints, waiting=waiting)
+        else:
+            # The same decision twice a second says nothing new.
+            logger.debug("image.held_back", tag="SCHEDULER EVENT", reason=reason, endpoints=endpoints, waiting=waiting)
+        self._last_held_back = decision.full
+
+    # Measurements ---------------------------------------------------------------------------------------------------
+
+    def _measure(self, loads: Mapping[Lane, LaneLoad], capacities: Mapping[Lane, LaneCapacity]) -> None:
+        for lane, capacity in capacities.items():
+            used = loads.get(lane, LaneLoad()).calls / capacity.calls if capacity.calls else 1.0
+            percent = 100.0 * min(1.0, used)
+            self._metrics.record("Scheduling", "Utilization", percent, PERCENT, ModelName=lane.endpoint)
+
+    def _count(self, found: Survey) -> None:
+        """Record how many requests there are, and how many of them wait, once a minute."""
+        now_s = self._now()
+        if self._counted_at is not None and now_s - self._counted_at < _COUNTED_EVERY_S:
+            return
+        self._counted_at = now_s
+        running = sum(load.images for load in found.loads.values())
+        ready = sum(image.ready_at <= now_s for image in found.waiting.values())
+        self._metrics.record("Scheduling", "ApproximateNumberOfRequestsBuffered", running + len(found.waiting), COUNT)
+        self._metrics.record("Scheduling", "ApproximateNumberOfRequestsVisible", ready, COUNT)
+        self._metrics.flush()
+
+
+class EndpointLoadImageScheduler(TurnScheduler):
+    """Starts what the least loaded endpoint has waiting, and fills no endpoint above its target."""
+
+    def __init__(
+        self,
+        capacities: Capacities,
+        turns: SchedulingTurns,
+        config: ServiceConfig,
+        owner: str,
+        metrics: MetricsRecorder,
+        now: Callable[[], float] = time.time,
+        pause: Callable[[float], object] = time.sleep,
+        rng: random.Random | None = None,
+        due: threading.Event | None = None,
+    ) -> None:
+        super().__init__(turns, config, owner, metrics, now, pause, rng, due)
+        self._capacities = capacities
+
+    def decision(self, found: Survey, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
+        """Return what ``decide`` says of lanes with their capacities."""
+        capacities: dict[Lane, LaneCapacity] = {}
+        for key, image in found.waiting.items():
+            if image.lane not in capacities:
+                capacities[image.lane] = self._capacities.capacity(found.jobs[key].request)
+        return decide(found.waiting.values(), found.loads, capacities, now_s), capacities
+
+
+_ONE_LANE = Lane("")
+
+
+class FIFOImageScheduler(TurnScheduler):
+    """Starts what came first, whatever its endpoint has to do."""
+
+    def decision(self, found: Survey, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
+        """Return what ``decide`` says where all images are in one lane that takes everything."""
+        waiting = [dataclasses.replace(image, lane=_ONE_LANE) for image in found.waiting.values()]
+        decision = decide(waiting, {}, {}, now_s)
+        if decision.image is not None:
+            decision = dataclasses.replace(decision, image=found.waiting[decision.image.key])
+        return decision, {}
+
+
+def _logged(target: float) -> float | None:
+    """Return a target as JSON has it, which knows no infinity."""
+    return target if math.isfinite(target) else None

@@ -1,0 +1,94 @@
+"""What waits and what runs, from the rows of the open jobs. Pure."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.database.job_ledger import OpenJob
+from aws.osml.model_runner.database.job_table import JobItem
+
+from .decision import Lane, LaneLoad, WaitingImage
+
+# What an image is taken for whose header nobody could read yet.
+REGIONS_OF_UNKNOWN = 20
+
+
+@dataclass
+class Survey:
+    """The open jobs, sorted: those that wait, by key, as the decision sees them, and what runs in each lane."""
+
+    waiting: dict[str, WaitingImage] = field(default_factory=dict)
+    loads: dict[Lane, LaneLoad] = field(default_factory=dict)
+    jobs: dict[str, OpenJob] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SurveyRules:
+    """How rows are read: calls at once per region, and for how long a worker may be silent that plans or measures."""
+
+    calls_per_region: int
+    lease_s: float
+
+
+def lane_of(request: ImageRequest) -> Lane:
+    """Return the lane of a request: its endpoint, and the inference component or variant that it names."""
+    parameters = request.model_endpoint_parameters or {}
+    part = parameters.get("InferenceComponentName") or parameters.get("TargetVariant") or ""
+    return Lane(request.model_name, str(part))
+
+
+def is_running(job: OpenJob, now_s: float, lease_s: float) -> bool:
+    """Return True for an image that is planned, or that a living worker plans."""
+    return job.planned_time is not None or bool(job.num_attempts and job.last_attempt + lease_s >= now_s)
+
+
+def survey(
+    jobs: Iterable[OpenJob],
+    progress_of: Callable[[list[OpenJob]], Mapping[str, JobItem]],
+    now_s: float,
+    rules: SurveyRules,
+) -> Survey:
+    """Return what waits and what runs. ``progress_of`` is asked for the rows of images that are planned.
+
+    An image that has ended counts no more, even before it is struck off.
+    """
+    found = Survey()
+    running: list[OpenJob] = []
+    for job in jobs:
+        if is_running(job, now_s, rules.lease_s):
+            running.append(job)
+        else:
+            found.waiting[job.image_id] = _waiting(job, rules)
+            found.jobs[job.image_id] = job
+    progress = progress_of([job for job in running if job.planned_time is not None])
+    for job in running:
+        regions = _regions_left(job, progress.get(job.image_id))
+        if regions:
+            lane = lane_of(job.request)
+            load = found.loads.get(lane, LaneLoad())
+            found.loads[lane] = LaneLoad(load.images + 1, load.calls + regions * rules.calls_per_region)
+    return found
+
+
+def _waiting(job: OpenJob, rules: SurveyRules) -> WaitingImage:
+    regions = REGIONS_OF_UNKNOWN if job.region_count is None else job.region_count
+    # Who accepted it may still be reading its header. A plan that did not succeed waits for its lease anyway.
+    ready_at = job.request_time + rules.lease_s if job.region_count is None else job.request_time
+    return WaitingImage(
+        key=job.image_id,
+        lane=lane_of(job.request),
+        load=max(1, regions) * rules.calls_per_region,
+        request_time=job.request_time,
+        priority=job.request.priority,
+        ready_at=ready_at,
+    )
+
+
+def _regions_left(job: OpenJob, item: JobItem | None) -> int:
+    """Return the regions of a running image that have not ended; one that is being planned has none ended."""
+    if item is not None and item.is_terminal:
+        return 0
+    planned = item.region_count if item is not None else None
+    total = next((count for count in (planned, job.region_count) if count is not None), REGIONS_OF_UNKNOWN)
+    done = (item.region_success or 0) + (item.region_error or 0) if item is not None else 0
+    return max(0, total - done)

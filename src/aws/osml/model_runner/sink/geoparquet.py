@@ -1,0 +1,198 @@
+"""Features as GeoParquet 1.1: columns of geometries with their boxes, in the order of a Hilbert curve, zstd.
+
+https://geoparquet.org/releases/v1.1.0/ tells the format. Readers that know of the ``bbox`` column, such as GDAL,
+geopandas and DuckDB, skip the row groups that a query does not touch; the order on the curve makes those small.
+"""
+
+import io
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import orjson
+import shapely
+from numpy.typing import NDArray
+
+from aws.osml.model_runner.features.image_geometry import feature_image_bounds
+from aws.osml.model_runner.features.scored_boxes import NO_BOX, best_class
+
+from .delivery import Delivery
+from .exceptions import SinkPermanentError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_PER_GROUP = 50_000
+_CURVE_BITS = 16
+
+
+def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
+    """Yield the file of a delivery, a row group at a time.
+
+    Columns: ``id`` as the model gave it and ``feature_id``; ``iri`` and ``score`` of the best class; ``properties`` as
+    JSON; ``geometry`` in degrees, null where the feature has none, and its ``bbox``.
+
+    Raises SinkPermanentError where pyarrow is not installed.
+    """
+    try:
+        import pyarrow as pa
+        from pyarrow import parquet
+    except ImportError as err:
+        raise SinkPermanentError("GEOPARQUET needs pyarrow: pip install 'osml-model-runner[parquet]'") from err
+    buffer = _Buffer()
+    extent = _Extent()
+    with parquet.ParquetWriter(
+        pa.PythonFile(buffer, mode="w"), _schema(pa), compression="zstd", write_statistics=True
+    ) as writer:
+        order = hilbert_order(centres(delivery))
+        for start in range(0, len(order), ROWS_PER_GROUP):
+            writer.write_table(_table(pa, delivery, order[start : start + ROWS_PER_GROUP].tolist(), extent))
+            yield buffer.take()
+        writer.add_key_value_metadata({"geo": orjson.dumps(_geo_metadata(extent)).decode()})
+    yield buffer.take()
+
+
+def centres(delivery: Delivery) -> NDArray[np.float64]:
+    """Return (n, 2) the middle of each feature in pixels; NaN for one without a place in pixels."""
+    if delivery.centres is not None:
+        return delivery.centres
+    boxes = [feature_image_bounds(orjson.loads(body)) or NO_BOX for body in delivery.features]
+    corners = np.array(boxes, dtype=np.float64).reshape(-1, 2, 2)
+    middles: NDArray[np.float64] = corners.mean(axis=1)
+    return middles
+
+
+def hilbert_order(points: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the indices of (n, 2) points along a Hilbert curve through all of them; NaN comes last.
+
+    The curve has 2^16 steps to a side (J. Skilling, Programming the Hilbert curve, AIP 707, 2004, in two dimensions).
+    Points of one step keep their order.
+    """
+    if not len(points):
+        return np.zeros(0, dtype=np.intp)
+    is_known = ~np.isnan(points[:, 0])
+    known = points[is_known]
+    distances = np.full(len(points), 4**_CURVE_BITS, dtype=np.int64)
+    if len(known):
+        low, size = known.min(axis=0), np.ptp(known, axis=0).max() or 1.0
+        steps = np.minimum((known - low) / size * 2**_CURVE_BITS, 2**_CURVE_BITS - 1).astype(np.int64)
+        distances[is_known] = _along_the_curve(*steps.T)
+    order: NDArray[np.intp] = np.argsort(distances, kind="stable")
+    return order
+
+
+def _along_the_curve(x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
+    x, y = x.copy(), y.copy()
+    distance = np.zeros_like(x)
+    for bit in range(_CURVE_BITS - 1, -1, -1):
+        side = 1 << bit
+        right, upper = (x & side) > 0, (y & side) > 0
+        distance += side * side * ((3 * right) ^ upper)
+        is_flipped, is_turned = right & ~upper, ~upper
+        x, y = (
+            np.where(is_flipped, side - 1 - (x & (side - 1)), x & (side - 1)),
+            np.where(is_flipped, side - 1 - (y & (side - 1)), y & (side - 1)),
+        )
+        x, y = np.where(is_turned, y, x), np.where(is_turned, x, y)
+    return distance
+
+
+class _Buffer(io.RawIOBase):
+    """A file that only grows, and whose content is taken away now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pieces: list[bytes] = []
+        self._position = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._pieces.append(bytes(data))
+        self._position += len(self._pieces[-1])
+        return len(self._pieces[-1])
+
+    def tell(self) -> int:
+        return self._position
+
+    def take(self) -> bytes:
+        """Return what was written since the last time."""
+        taken = b"".join(self._pieces)
+        self._pieces = []
+        return taken
+
+
+class _Extent:
+    """What the geometries of a file have in common: their types, and the box around all."""
+
+    def __init__(self) -> None:
+        self.types: set[str] = set()
+        self.box = np.array([np.inf, np.inf, -np.inf, -np.inf])
+
+    def add(self, shapes: NDArray[np.object_], boxes: NDArray[np.float64]) -> None:
+        found = {(str(shape.geom_type), bool(shape.has_z)) for shape in shapes if shape is not None}
+        self.types |= {f"{name} Z" if has_z else name for name, has_z in found}
+        if found:
+            self.box[:2] = np.minimum(self.box[:2], np.nanmin(boxes[:, :2], axis=0))
+            self.box[2:] = np.maximum(self.box[2:], np.nanmax(boxes[:, 2:], axis=0))
+
+
+def _schema(pa: Any) -> "pa.Schema":
+    sides = pa.struct([(name, pa.float64()) for name in _SIDES])
+    return pa.schema(
+        [
+            ("id", pa.string()),
+            ("feature_id", pa.string()),
+            ("iri", pa.string()),
+            ("score", pa.float64()),
+            ("properties", pa.string()),
+            ("geometry", pa.binary()),
+            ("bbox", sides),
+        ]
+    )
+
+
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def _table(pa: Any, delivery: Delivery, indices: Sequence[int], extent: _Extent) -> "pa.Table":
+    features = [orjson.loads(delivery.features[index]) for index in indices]
+    shapes = _shapes([feature.get("geometry") for feature in features])
+    boxes = shapely.bounds(shapes).reshape(-1, 4)
+    extent.add(shapes, boxes)
+    best = [best_class(feature) for feature in features]
+    columns = {
+        "id": [_text(feature.get("id")) for feature in features],
+        "feature_id": [delivery.feature_ids[index] for index in indices],
+        "iri": [found.iri if found else None for found in best],
+        "score": [found.score if found and found.score == found.score else None for found in best],
+        "properties": [orjson.dumps(feature.get("properties") or {}).decode() for feature in features],
+        "geometry": shapely.to_wkb(shapes, output_dimension=3, flavor="iso").tolist(),
+        "bbox": [
+            None if shape is None else dict(zip(_SIDES, box, strict=True))
+            for shape, box in zip(shapes, boxes.tolist(), strict=True)
+        ],
+    }
+    return pa.table(columns, schema=_schema(pa))
+
+
+def _shapes(geometries: Sequence[Any]) -> NDArray[np.object_]:
+    texts = [orjson.dumps(geometry) if geometry else None for geometry in geometries]
+    shapes: NDArray[np.object_] = np.asarray(shapely.from_geojson(np.array(texts, dtype=object)), dtype=object)
+    return shapes
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) or value is None else orjson.dumps(value).decode()
+
+
+def _geo_metadata(extent: _Extent) -> dict[str, Any]:
+    column: dict[str, Any] = {
+        "encoding": "WKB",
+        "geometry_types": sorted(extent.types),
+        "covering": {"bbox": {side: ["bbox", side] for side in _SIDES}},
+    }
+    if extent.types:
+        column["bbox"] = extent.box.tolist()
+    return {"version": "1.1.0", "primary_column": "geometry", "columns": {"geometry": column}}

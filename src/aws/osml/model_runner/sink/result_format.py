@@ -1,0 +1,65 @@
+"""The file formats of a result: what its key ends in, what it is called on the web, and its bytes."""
+
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from aws.osml.model_runner.api.sink import OutputCompression, OutputFormat
+
+from .delivery import Delivery
+from .feature_collection import collection_pieces, sequence_pieces
+from .geoparquet import parquet_pieces
+
+# The gzip container, with the header that holds no time and no name: the same text gives the same bytes.
+_GZIP_WINDOW_BITS = 31
+_GZIP_LEVEL = 6
+
+
+@dataclass(frozen=True)
+class ResultFormat:
+    """``pieces`` yields the bytes of a result, piece by piece: the same for the same delivery."""
+
+    extension: str
+    content_type: str
+    pieces: Callable[[Delivery], Iterator[bytes]]
+
+    @classmethod
+    def of(cls, name: OutputFormat, compression: OutputCompression = OutputCompression.NONE) -> "ResultFormat":
+        """Return the format that an output names; GeoParquet is never compressed once more."""
+        plain = _FORMATS[name]
+        if compression is OutputCompression.NONE or name is OutputFormat.GEOPARQUET:
+            return plain
+        return cls(f"{plain.extension}.gz", "application/gzip", lambda delivery: gzipped(plain.pieces(delivery)))
+
+
+_FORMATS = {
+    OutputFormat.GEOJSON: ResultFormat(
+        ".geojson", "application/geo+json", lambda delivery: collection_pieces(delivery.features)
+    ),
+    OutputFormat.GEOJSONSEQ: ResultFormat(
+        ".geojsonl", "application/x-ndjson", lambda delivery: sequence_pieces(delivery.features)
+    ),
+    OutputFormat.GEOPARQUET: ResultFormat(".parquet", "application/vnd.apache.parquet", parquet_pieces),
+}
+
+
+def gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield pieces compressed as one gzip member."""
+    compressor = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_WINDOW_BITS)
+    for piece in pieces:
+        if compressed := compressor.compress(piece):
+            yield compressed
+    yield compressor.flush()
+
+
+def in_parts(pieces: Iterable[bytes], part_bytes: int) -> Iterator[bytes]:
+    """Yield pieces put together to parts of at least ``part_bytes``, but for the last one, which may be empty."""
+    pending: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        pending.append(piece)
+        size += len(piece)
+        if size >= part_bytes:
+            yield b"".join(pending)
+            pending, size = [], 0
+    yield b"".join(pending)

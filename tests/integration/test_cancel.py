@@ -1,0 +1,141 @@
+"""A job that is cancelled ends once, its regions stop soon, what it held is free, and it may be begun again."""
+
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.cancel import JobCanceller
+from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
+from aws.osml.model_runner.exceptions import InvalidImageRequestException, LeaseLostError
+from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
+from worker_process import eventually
+
+
+@pytest.fixture
+def clients(emulator, monkeypatch) -> Iterator[AwsClients]:
+    for name, value in emulator.environment.items():
+        monkeypatch.setenv(name, value)
+    default_clients.cache_clear()
+    yield default_clients()
+    default_clients.cache_clear()
+
+
+@pytest.fixture
+def worker(data_plane, clients) -> Iterator[InProcessWorker]:
+    made = InProcessWorker(data_plane.environment, clients, Clock(), REGION_LEASE_S="60")
+    made.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def canceller(worker) -> JobCanceller:
+    return JobCanceller(worker.jobs, worker.ledger)
+
+
+@pytest.fixture
+def statuses(emulator, data_plane) -> StatusListener:
+    return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
+
+
+@pytest.fixture
+def scene(tmp_path) -> Path:
+    return write_scene(tmp_path / "scene.tif")
+
+
+def accepted(worker: InProcessWorker, scene: Path, model: str, **changes: Any) -> ImageRequest:
+    request = worker.request(scene, model, **changes)
+    worker.image_handler.measure(worker.image_handler.accept(request, "first", "{}"))
+    return request
+
+
+def test_a_waiting_job_never_starts(worker, canceller, scene, model_server, statuses):
+    model = model_server("centerpoint")
+    request = accepted(worker, scene, model.invocations_url)
+    assert canceller.cancel("job").cancelled == (request.image_id,)
+    worker.look_after()
+    row = worker.jobs.get_image_request(request.image_id)
+    assert (row.image_status, row.message) == ("FAILED", "cancelled")
+    assert statuses.heard().count("FAILED") == 1
+    assert worker.open_jobs() == []
+    assert worker.start_waiting() == 0
+    assert model.stats()["requests"] == 0
+
+
+def test_a_running_region_stops_at_the_next_heartbeat_and_the_rest_is_dropped(
+    worker, canceller, scene, model_server, statuses
+):
+    model = model_server("failure", outcomes={"200": 1}, latency_ms=(300, 300))
+    request = accepted(worker, scene, model.invocations_url, imageProcessorTileSize=64)
+    worker.image_handler._process_first = lambda *_: None
+    assert worker.start_waiting() == 1
+    (_, first), (_, second) = worker.received_regions()
+    ended: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            worker.region_handler.process_region_request(first)
+        except LeaseLostError as err:
+            ended.append(err)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    eventually(lambda: model.stats()["requests"] > 0)
+    canceller.cancel("job")
+    thread.join(10)
+    assert len(ended) == 1
+    calls = model.stats()["requests"]
+    assert calls < 64
+    job = worker.region_handler.process_region_request(second)
+    worker.image_handler.region_ended(second, job)
+    worker.look_after()
+    row = worker.jobs.get_image_request(request.image_id)
+    assert (row.image_status, row.region_success, row.region_error) == ("FAILED", 0, 0)
+    assert model.stats()["requests"] == calls, "no tile is begun of what was cancelled"
+    assert statuses.heard().count("FAILED") == 1
+    assert worker.open_jobs() == []
+
+
+def test_a_cancelled_job_holds_nothing_of_its_endpoint_even_before_it_is_struck_off(
+    worker, canceller, scene, model_server
+):
+    model = model_server("centerpoint")
+    accepted(worker, scene, model.invocations_url)
+    worker.image_handler._process_first = lambda *_: None
+    assert worker.start_waiting() == 1
+    other = worker.request(scene, model.invocations_url, job_id="other", imageProcessorTileSize=64)
+    worker.image_handler.measure(worker.image_handler.accept(other))
+    assert worker.start_waiting() == 0, "10 calls at once are less than 2 regions of each need"
+    canceller.cancel("job")
+    assert worker.start_waiting() == 1
+
+
+def test_a_cancelled_job_that_is_sent_again_is_done_whole(worker, canceller, scene, model_server):
+    model = model_server("centerpoint")
+    request = accepted(worker, scene, model.invocations_url)
+    worker.image_handler._process_first = lambda *_: None
+    worker.start_waiting()
+    canceller.cancel("job")
+    worker.look_after()
+    del worker.image_handler._process_first
+    for message, _ in worker.received_regions():
+        worker.region_queue.finish_request(message.receipt_handle)
+    assert worker.image_handler.accept(request, "second") is not None
+    assert worker.start_waiting() == 1
+    assert worker.work_off().image_status == "SUCCESS"
+    assert len(worker.result("job")) == 8
+    assert [region.generation for region in worker.regions_of(request)] == [1, 1]
+
+
+def test_what_is_not_open_is_an_error_and_what_has_just_ended_is_told(worker, canceller, scene, model_server):
+    with pytest.raises(InvalidImageRequestException, match="no open job unknown"):
+        canceller.cancel("unknown")
+    request = accepted(worker, scene, model_server("centerpoint").invocations_url)
+    worker.jobs.fail_unplanned(request.image_id, "unreadable")
+    report = canceller.cancel("job")
+    assert (report.cancelled, report.ended) == ((), {request.image_id: "FAILED"})

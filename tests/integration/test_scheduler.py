@@ -1,0 +1,309 @@
+"""Images that wait in the table of open jobs and are started in turns, on real tables, queues, images and models."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from botocore.exceptions import ClientError
+
+from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
+from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
+from aws.osml.model_runner.dispatch import DeadLetters, ImageMessages
+from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
+from aws.osml.model_runner.queue.request_queue import RequestQueue
+from aws.osml.model_runner.scheduler import BufferedImageRequestQueue, FIFOImageScheduler
+from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
+
+LEASE_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[Any]]:
+    with structlog.testing.capture_logs() as caught:
+        yield caught
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[SageMakerGateway]:
+    with SageMakerGateway({}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def clients(emulator, gateway) -> Iterator[AwsClients]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (emulator.environment | gateway.environment).items():
+            patch.setenv(name, value)
+        default_clients.cache_clear()
+        yield default_clients()
+        default_clients.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Path:
+    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def new_worker(data_plane, clients, clock) -> Iterator[Callable[..., InProcessWorker]]:
+    made: list[InProcessWorker] = []
+
+    def make(name: str = "worker", **settings: str) -> InProcessWorker:
+        worker = InProcessWorker(data_plane.environment, clients, clock, name, **settings)
+        worker.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
+        worker.image_handler._process_first = lambda *_: None
+        made.append(worker)
+        return worker
+
+    yield make
+    for worker in made:
+        worker.close()
+
+
+@pytest.fixture
+def worker(new_worker) -> InProcessWorker:
+    return new_worker()
+
+
+@pytest.fixture
+def messages(worker, data_plane) -> ImageMessages:
+    queue = RequestQueue(data_plane.image_queue, 0, client=worker.clients.client("sqs"))
+    letters = DeadLetters(queue, worker.config.image_dlq)
+    worker.image_handler.completion.set_aside = letters.put_image
+    return ImageMessages(queue, letters, worker.image_handler, lambda: None)
+
+
+@pytest.fixture
+def statuses(emulator, data_plane) -> StatusListener:
+    return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
+
+
+def message(worker: InProcessWorker, image: Path | str, model: str, job_id: str = "job", **changes: Any) -> str:
+    document = {
+        "jobId": job_id,
+        "imageUrls": [image if isinstance(image, str) else f"file://{image}"],
+        "imageProcessor": {"name": model, "type": "HTTP_ENDPOINT" if model.startswith("http") else "SM_ENDPOINT"},
+        "imageProcessorTileSize": 256,
+        "imageProcessorTileOverlap": 0,
+        "imageProcessorTileFormat": "PNG",
+        "outputs": json.loads(worker.outputs),
+    }
+    return json.dumps(document | changes, indent=1)
+
+
+def send(messages: ImageMessages, *bodies: str) -> None:
+    """Have messages come off the queue, and be handled."""
+    for body in bodies:
+        messages._queue.send_body(body)
+    received = []
+    while found := messages._queue.receive():
+        received += found
+    for one in received:
+        messages.handle(one)
+
+
+def dead_letters(worker: InProcessWorker, data_plane) -> list[str]:
+    queue = RequestQueue(data_plane.environment["IMAGE_DLQ"], 0, 10, client=worker.clients.client("sqs"))
+    return [found.body for found in queue.receive()]
+
+
+def running(worker: InProcessWorker) -> list[str]:
+    return sorted(job.request.job_id for job in worker.ledger.open_jobs() if job.planned_time is not None)
+
+
+def _raising(error: Exception) -> Callable[..., Any]:
+    def fail(*_: Any) -> Any:
+        raise error
+
+    return fail
+
+
+class TestBuffer:
+    def test_a_request_waits_with_its_regions_counted(self, worker, messages, scene, model_server):
+        send(messages, message(worker, scene, model_server("centerpoint").invocations_url, priority=3))
+        (job,) = worker.ledger.open_jobs()
+        assert (job.region_count, job.num_attempts, job.request.priority) == (2, 0, 3)
+        assert worker.received_regions() == []
+
+    def test_an_image_that_cannot_be_read_ends_with_its_message_set_aside_as_it_came(
+        self, worker, messages, tmp_path, data_plane, statuses
+    ):
+        body = message(worker, tmp_path / "gone.tif", "http://127.0.0.1:9/invocations")
+        send(messages, body)
+        assert dead_letters(worker, data_plane) == [body]
+        assert sorted(statuses.heard()) == ["FAILED", "STARTED"]
+        assert worker.open_jobs() == []
+
+    def test_a_bad_request_holds_up_no_other(self, worker, messages, scene, model_server, data_plane):
+        url = model_server("centerpoint").invocations_url
+        send(
+            messages, "no json", message(worker, scene, url), '{"jobId": "broken"}', message(worker, scene, url, "two")
+        )
+        assert len(worker.open_jobs()) == 2
+        assert len(dead_letters(worker, data_plane)) == 2
+
+    def test_a_header_that_cannot_be_read_now_is_read_when_the_image_starts(
+        self, worker, messages, scene, model_server, clients, data_plane, clock, monkeypatch
+    ):
+        bucket = data_plane.result_bucket
+        clients.client("s3").put_object(Bucket=bucket, Key="in/scene.tif", Body=scene.read_bytes())
+        busy = ClientError({"Error": {"Code": "Throttling"}}, "AssumeRole")
+        with monkeypatch.context() as patch:
+            patch.setattr(worker.context.images, "_credentials_for", _raising(busy))
+            send(messages, message(worker, f"s3://{bucket}/in/scene.tif", model_server("centerpoint").invocations_url))
+        assert dead_letters(worker, data_plane) == []
+        assert worker.start_waiting() == 0
+        clock.ahead_s += LEASE_S + 2
+        assert worker.start_waiting() == 1
+        assert worker.work_off().image_status == "SUCCESS"
+
+    def test_while_the_buffer_is_full_requests_stay_on_the_queue(self, worker, data_plane, scene, clock):
+        turns = SchedulingTurns(worker.ledger, worker.jobs, clock)
+        queue = RequestQueue(data_plane.image_queue, 0, client=worker.clients.client("sqs"))
+        pauses: list[float] = []
+        buffered = BufferedImageRequestQueue(queue, turns, 2, clock, pauses.append)
+        for name in ("a", "b", "c"):
+            queue.send_body(message(worker, scene, "ships", name))
+        taken = [buffered.receive(), buffered.receive(), buffered.receive()]
+        assert [len(found) for found in taken] == [1, 1, 0]
+        turn = turns.claim("w", 15)
+        turns.end(turn, 0.0, 1)
+        clock.ahead_s += 2
+        assert len(buffered.receive()) == 1
+        assert len(pauses) == 1
+
+
+class TestTurns:
+    def test_the_least_loaded_endpoint_is_next_and_none_is_filled_above_its_target(
+        self, new_worker, scene, model_server, logs
+    ):
+        worker = new_worker(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="8")
+        one, other = (model_server("centerpoint").invocations_url for _ in range(2))
+        for name, model in (("a1", one), ("a2", one), ("b1", other)):
+            request = worker.request(scene, model, name)
+            worker.image_handler.measure(worker.image_handler.accept(request))
+        assert worker.start_waiting() == 2
+        assert running(worker) == ["a1", "b1"]
+        events = [log for log in logs if log["event"] == "image.scheduled"]
+        assert [(log["job_id"], log["load"], log["target"], log["reason"]) for log in events] == [
+            ("a1", 8, 8, "its load fits"),
+            ("b1", 8, 8, "its load fits"),
+        ]
+        (held,) = [log for log in logs if log["event"] == "image.held_back" and log["log_level"] == "info"]
+        assert (held["endpoints"], held["reason"]) == ([one], "no endpoint has room for what waits")
+        worker.work_off()
+        assert worker.start_waiting() == 1
+
+    def test_what_is_measured(self, new_worker, scene, model_server, capsys):
+        worker = new_worker(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="16")
+        for name in ("a", "b", "c"):
+            request = worker.request(scene, model_server("centerpoint").invocations_url, name)
+            worker.image_handler.measure(worker.image_handler.accept(request))
+        worker.start_waiting()
+        worker.context.metrics.flush()
+        lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"Scheduling"' in line]
+        names = {name for line in lines for name in line if name not in ("Operation", "ModelName", "_aws")}
+        assert {
+            *("Invocations", "Duration", "Utilization"),
+            *("ApproximateNumberOfRequestsBuffered", "ApproximateNumberOfRequestsVisible"),
+        } <= names
+
+    def test_first_come_first_served_asks_nothing_of_endpoints(self, new_worker, scene, model_server, clock):
+        worker = new_worker(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="1")
+        context = worker.context
+        turns = SchedulingTurns(worker.ledger, worker.jobs, clock)
+        worker.scheduler = FIFOImageScheduler(turns, worker.config, context.owner, context.metrics, clock)
+        url = model_server("centerpoint").invocations_url
+        for name in ("a", "b", "c"):
+            worker.image_handler.measure(worker.image_handler.accept(worker.request(scene, url, name)))
+        assert worker.start_waiting() == 3
+
+    def test_a_worker_that_died_in_its_turn_or_in_its_plan_blocks_nothing_after_its_lease(
+        self, new_worker, scene, model_server, clock
+    ):
+        worker = new_worker(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="8")
+        url = model_server("centerpoint").invocations_url
+        worker.image_handler.measure(worker.image_handler.accept(worker.request(scene, url, "a")))
+        turns = SchedulingTurns(worker.ledger, worker.jobs, clock)
+        turn = turns.claim("dead", 15)
+        assert worker.start_waiting() == 0
+        clock.ahead_s += 16
+        (job,) = worker.ledger.open_jobs()
+        turn = turns.claim("dead", 15)
+        assert turns.start(turn, job, LEASE_S)
+        turns.end(turn, 0.0, 0)
+        worker.image_handler.measure(worker.image_handler.accept(worker.request(scene, url, "b")))
+        assert worker.start_waiting() == 0, "the room is taken by a plan that may still be made"
+        clock.ahead_s += LEASE_S + 1
+        assert worker.start_waiting() == 1
+        assert running(worker) == ["a"]
+
+    def test_an_image_that_is_not_begun_is_given_back_at_once_when_the_worker_stops(self, worker, scene, model_server):
+        url = model_server("centerpoint").invocations_url
+        worker.image_handler.measure(worker.image_handler.accept(worker.request(scene, url)))
+        worker.scheduler.due.set()
+        (image,) = worker.scheduler.receive()
+        worker.scheduler.reset_request(image.receipt_handle, 0)
+        (job,) = worker.ledger.open_jobs()
+        assert (job.num_attempts, job.last_attempt) == (0, 0)
+        assert worker.start_waiting() == 1
+
+
+class TestVariants:
+    def test_one_is_drawn_for_all_tiles_of_an_image(self, worker, scene, gateway, model_server):
+        model = model_server("centerpoint").invocations_url
+        gateway.add_endpoint("ships", LocalEndpoint(model, (Variant("blue", weight=1.0), Variant("off", weight=0.0))))
+        request = worker.request(scene, "ships")
+        worker.image_handler.measure(worker.image_handler.accept(request))
+        worker.start_waiting()
+        assert {region.model_endpoint_parameters["TargetVariant"] for _, region in worker.received_regions()} == {
+            "blue"
+        }
+        stored = worker.jobs.get_image_request(request.image_id)
+        assert stored.endpoint_parameters == {"TargetVariant": "blue"}
+
+
+def test_an_hour_in_the_buffer_changes_nothing_of_the_result(new_worker, scene, model_server, clock):
+    """All that a request says comes through the tables: region of interest, thresholds, parameters, properties."""
+    model = model_server("flood", count=40)
+    changes = {
+        "regionOfInterest": "POLYGON ((3.0005 48.7525, 3.005 48.7525, 3.005 48.754, 3.0005 48.754, 3.0005 48.7525))",
+        "postProcessing": [
+            {
+                "step": "FEATURE_DISTILLATION",
+                "algorithm": {
+                    "algorithmType": "SOFT_NMS", "iouThreshold": 0.123, "skipBoxThreshold": 0.31, "sigma": 0.237,
+                },
+            }
+        ],
+        "imageProcessorParameters": {"CustomAttributes": '{"minimum": 0.1}'},
+        "featureProperties": [{"mission": {"passes": 3, "ratio": 0.1, "tags": ["a", None]}}],
+        "imageProcessorTileOverlap": 64,
+    }  # fmt: skip
+    results = []
+    for name, waits_s in (("at-once", 0.0), ("later", 3600.0)):
+        worker = new_worker(name)
+        request = worker.request(scene, model.invocations_url, "job", **changes)
+        worker.image_handler.measure(worker.image_handler.accept(request, name))
+        clock.ahead_s += waits_s
+        assert worker.start_waiting() == 1
+        assert worker.work_off().image_status == "SUCCESS"
+        results.append(worker.result("job"))
+        worker.jobs.delete({"image_id": request.image_id})
+        for region in worker.regions_of(request):
+            worker.regions.delete({"image_id": request.image_id, "region_id": region.region_id})
+        for row in worker.features.scan():
+            worker.features.delete({key: row[key] for key in ("hash_key", "range_key")})
+    for feature in (feature for result in results for feature in result):
+        feature["properties"].pop("inferenceMetadata")
+    assert len(results[0]) > 10
+    assert results[0] == results[1]
+    assert results[0][0]["properties"]["mission"] == {"passes": 3, "ratio": 0.1, "tags": ["a", None]}

@@ -1,0 +1,195 @@
+"""How many calls at once endpoints take, and the draw of a variant, from what SageMaker says of them."""
+
+import random
+from collections import Counter
+from typing import Any
+
+import pytest
+import structlog
+from botocore.exceptions import ClientError
+
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.app_config import ServiceConfig
+from aws.osml.model_runner.metrics import MetricsRecorder
+from aws.osml.model_runner.scheduler.decision import LaneCapacity
+from aws.osml.model_runner.scheduler.endpoint_capacity import EndpointCapacityEstimator
+
+ENVIRONMENT = {
+    "AWS_DEFAULT_REGION": "us-west-2",
+    "JOB_TABLE": "jobs",
+    "REGION_REQUEST_TABLE": "regions",
+    "FEATURE_TABLE": "features",
+    "IMAGE_QUEUE": "https://sqs.test/1/image",
+    "REGION_QUEUE": "https://sqs.test/1/region",
+    "WORKERS": "4",
+}
+
+
+class ScriptedSageMaker:
+    """SageMaker's control calls, from a script: no endpoint of the local stack is serverless, or has components."""
+
+    def __init__(self) -> None:
+        self.endpoints: dict[str, list[dict[str, Any]]] = {}
+        self.tags: dict[str, str] = {}
+        self.copies: dict[str, int] = {}
+        self.calls = Counter[str]()
+        self.roles: list[str | None] = []
+
+    def client(self, service: str, assumed_role: str | None = None) -> "ScriptedSageMaker":
+        assert service == "sagemaker"
+        self.roles.append(assumed_role)
+        return self
+
+    def describe_endpoint(self, EndpointName: str) -> dict[str, Any]:
+        self.calls[EndpointName] += 1
+        if EndpointName not in self.endpoints:
+            raise ClientError({"Error": {"Code": "ValidationException"}}, "DescribeEndpoint")
+        return {"EndpointArn": f"arn:{EndpointName}", "ProductionVariants": self.endpoints[EndpointName]}
+
+    def list_tags(self, ResourceArn: str, MaxResults: int) -> dict[str, Any]:
+        return {"Tags": [{"Key": key, "Value": value} for key, value in self.tags.items()]}
+
+    def describe_inference_component(self, InferenceComponentName: str) -> dict[str, Any]:
+        self.calls[InferenceComponentName] += 1
+        return {"RuntimeConfig": {"CurrentCopyCount": self.copies[InferenceComponentName]}}
+
+
+class Clock:
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+@pytest.fixture(autouse=True)
+def _quiet():
+    with structlog.testing.capture_logs():
+        yield
+
+
+@pytest.fixture
+def sagemaker() -> ScriptedSageMaker:
+    return ScriptedSageMaker()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def estimator(sagemaker, clock):
+    def make(**settings: str) -> EndpointCapacityEstimator:
+        config = ServiceConfig.from_environment(ENVIRONMENT | settings)
+        return EndpointCapacityEstimator(config, sagemaker, MetricsRecorder(), clock, random.Random(1))
+
+    return make
+
+
+def request(name: str = "ships", mode: str = "SM_ENDPOINT", **parameters: str) -> ImageRequest:
+    message = {
+        "jobId": "job",
+        "imageUrls": ["s3://images/a.tif"],
+        "imageProcessor": {"name": name, "type": mode, "assumedRole": "arn:aws:iam::1:role/r"},
+        "imageProcessorParameters": parameters,
+        "outputs": [{"type": "S3", "bucket": "results"}],
+    }
+    return ImageRequest.from_external_message(message)
+
+
+def variant(name: str, instances: int = 1, weight: float = 1.0) -> dict[str, Any]:
+    return {"VariantName": name, "CurrentInstanceCount": instances, "CurrentWeight": weight}
+
+
+def serverless(name: str, most: int) -> dict[str, Any]:
+    return {"VariantName": name, "CurrentServerlessConfig": {"MaxConcurrency": most, "MemorySizeInMB": 2048}}
+
+
+def test_instances_take_the_default_each(estimator, sagemaker):
+    sagemaker.endpoints["ships"] = [variant("a", 3), variant("b", 2)]
+    assert estimator().capacity(request()) == LaneCapacity(10, 10)
+    assert estimator(DEFAULT_INSTANCE_CONCURRENCY="4").capacity(request()) == LaneCapacity(20, 20)
+    assert set(sagemaker.roles) == {"arn:aws:iam::1:role/r"}
+
+
+@pytest.mark.parametrize(("tag", "calls"), [("8", 24), ("many", 6), ("0", 6), ("-3", 6)])
+def test_a_tag_says_what_an_instance_takes(estimator, sagemaker, tag, calls):
+    sagemaker.endpoints["ships"] = [variant("a", 3)]
+    sagemaker.tags["osml:instance-concurrency"] = tag
+    assert estimator().capacity(request()).calls == calls
+
+
+def test_each_variant_has_its_own_and_an_unknown_one_has_none(estimator, sagemaker):
+    sagemaker.endpoints["ships"] = [variant("a", 3), serverless("b", 20)]
+    assert estimator().capacity(request(TargetVariant="a")).calls == 6
+    assert estimator().capacity(request(TargetVariant="b")).calls == 20
+    assert estimator().capacity(request(TargetVariant="c")).calls == 0
+    assert estimator().capacity(request()).calls == 26
+
+
+def test_copies_of_an_inference_component_count_like_instances(estimator, sagemaker):
+    sagemaker.endpoints["ships"] = [variant("a", 3)]
+    sagemaker.tags["osml:instance-concurrency"] = "5"
+    sagemaker.copies["detector"] = 4
+    assert estimator().capacity(request(InferenceComponentName="detector")).calls == 20
+
+
+def test_an_http_model_takes_the_default_and_nobody_is_asked(estimator, sagemaker):
+    asked = request("http://model/invocations", "HTTP_ENDPOINT")
+    assert estimator().capacity(asked).calls == 10
+    assert estimator(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="3").capacity(asked).calls == 3
+    assert not sagemaker.calls
+
+
+@pytest.mark.parametrize(("share", "target"), [("0.5", 5), ("0.25", 2), ("1.5", 15), ("0", 10)])
+def test_the_target_is_a_share_of_it(estimator, share, target):
+    asked = request("http://model/invocations", "HTTP_ENDPOINT")
+    assert estimator(CAPACITY_TARGET_PERCENTAGE=share).capacity(asked) == LaneCapacity(10, target)
+
+
+def test_without_throttling_there_is_no_target(estimator):
+    capacity = estimator(SCHEDULER_THROTTLING_ENABLED="False").capacity(request("http://m/i", "HTTP_ENDPOINT"))
+    assert capacity == LaneCapacity(10, float("inf"))
+
+
+def test_what_sagemaker_says_is_remembered_for_five_minutes(estimator, sagemaker, clock):
+    sagemaker.endpoints["ships"] = [variant("a", 3)]
+    known = estimator()
+    for _ in range(3):
+        known.capacity(request())
+    sagemaker.endpoints["ships"] = [variant("a", 9)]
+    clock.now_s = 299.0
+    assert (known.capacity(request()).calls, sagemaker.calls["ships"]) == (6, 1)
+    clock.now_s = 301.0
+    assert (known.capacity(request()).calls, sagemaker.calls["ships"]) == (18, 2)
+
+
+def test_an_endpoint_that_cannot_be_described_counts_as_one_instance_and_is_asked_again_soon(
+    estimator, sagemaker, clock
+):
+    known = estimator()
+    assert known.capacity(request()).calls == known.capacity(request()).calls == 2
+    assert sagemaker.calls["ships"] == 1
+    sagemaker.endpoints["ships"] = [variant("a", 9)]
+    clock.now_s = 31.0
+    assert known.capacity(request()).calls == 18
+
+
+def test_variants_are_drawn_by_weight(estimator, sagemaker):
+    sagemaker.endpoints["ships"] = [variant("a", weight=3.0), variant("b", weight=1.0), variant("off", weight=0.0)]
+    known = estimator()
+    drawn = Counter(known.choose_variant(request()) for _ in range(4000))
+    assert set(drawn) == {"a", "b"}
+    assert 0.71 < drawn["a"] / 4000 < 0.79
+
+
+def test_a_variant_is_drawn_only_where_there_is_a_choice_to_make(estimator, sagemaker):
+    known = estimator()
+    assert known.choose_variant(request()) is None, "it cannot be described"
+    sagemaker.endpoints["boats"] = [variant("a", weight=0.0)]
+    assert known.choose_variant(request("boats")) is None
+    sagemaker.endpoints["planes"] = [variant("a")]
+    assert known.choose_variant(request("planes")) == "a"
+    assert known.choose_variant(request("planes", TargetVariant="b")) is None
+    assert known.choose_variant(request("planes", InferenceComponentName="c")) is None
+    assert known.choose_variant(request("http://m/i", "HTTP_ENDPOINT")) is None

@@ -1,0 +1,282 @@
+import math
+
+import numpy as np
+import pytest
+import shapely
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationSeam as Seam
+from aws.osml.model_runner.common.mr_post_processing import OverlapMetric, SeamMerge
+from aws.osml.model_runner.features import seam_overlap
+from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
+from aws.osml.model_runner.features.seam_merge import absorbers, default_distance_px
+from aws.osml.model_runner.features.tiled_features import Kind, TiledFeatures
+from unit import plain_seam_merge as plain
+from unit.plain_seam_merge import Seen
+
+# Four tiles of 60 pixels that share 20, then one that shares nothing with them.
+TILES = [(0, 0, 60, 60), (40, 0, 100, 60), (0, 40, 60, 100), (40, 40, 100, 100), (100, 0, 160, 60)]
+LEFT, RIGHT, BELOW, CORNER, APART = TILES
+SEAM = Seam()
+RULES = [
+    SEAM,
+    Seam(metric=OverlapMetric.IOU),
+    Seam(iou_threshold=0.2, is_class_agnostic=True),
+    Seam(merge=SeamMerge.UNION),
+    Seam(merge=SeamMerge.UNION, distance_px=5.0),
+]
+
+
+def kind_of(shape):
+    if shape.geom_type in ("Point", "LineString"):
+        return Kind.POINT if shape.geom_type == "Point" else Kind.LINE
+    return Kind.BOX if shape.equals(shapely.box(*shape.bounds)) else Kind.AREA
+
+
+def merged(everything, options=SEAM, tiles=TILES, **arguments):
+    """Return the absorbers of what was seen."""
+    shapes = np.array([seen.shape for seen in everything], dtype=object)
+    boxes = np.array([seen.bounds for seen in everything], dtype=np.float64).reshape(-1, 4)
+    features = TiledFeatures(
+        ScoredBoxes(
+            boxes,
+            np.array([seen.score for seen in everything], dtype=np.float64),
+            np.array([seen.category for seen in everything], dtype=np.intp),
+        ),
+        np.array([kind_of(seen.shape) for seen in everything], dtype=np.int8),
+        np.array([tiles.index(seen.tile) for seen in everything], dtype=np.intp),
+        np.array(tiles, dtype=np.float64),
+        lambda indices: shapes[indices],
+    )
+    return absorbers(features, options, **arguments).tolist()
+
+
+def box(tile, *bounds, score=0.5, category=0):
+    return Seen(shapely.box(*bounds), tile, score, category)
+
+
+def line(tile, *coordinates, score=0.5):
+    return Seen(shapely.LineString(coordinates), tile, score)
+
+
+def point(tile, x, y, score=0.5):
+    return Seen(shapely.Point(x, y), tile, score)
+
+
+# --- what is one object ---
+
+
+def test_what_two_tiles_see_whole_is_one_and_the_better_score_stays():
+    assert merged([box(LEFT, 44, 10, 54, 20, score=0.8), box(RIGHT, 45, 10, 55, 20, score=0.9)]) == [1, 1]
+
+
+def test_what_a_tile_cuts_is_the_weaker_whatever_its_score():
+    assert merged([box(LEFT, 50, 10, 60, 20, score=0.9), box(RIGHT, 50, 10, 75, 20, score=0.1)]) == [1, 1]
+
+
+def test_halves_of_what_no_tile_saw_whole_are_one():
+    halves = [box(LEFT, 10, 10, 60, 20, score=0.8), box(RIGHT, 40, 10, 90, 20, score=0.9)]
+    assert merged(halves) == [1, 1]
+
+
+def test_neighbours_that_end_where_the_other_tile_ends_are_two():
+    # Each reaches beyond the other's tile, which saw no more than a thin part of it, and reports none.
+    assert merged([box(LEFT, 10, 10, 45, 30), box(RIGHT, 44, 10, 90, 30)]) == [0, 1]
+
+
+def test_long_thing_and_what_lies_beside_it_at_the_edge_are_two():
+    first = box(LEFT, 10, 10, 42, 30, score=0.9)
+    assert merged([first, box(RIGHT, 40, 10, 58, 30, score=0.8)]) == [0, 1]
+
+
+def test_detections_of_one_tile_are_never_compared():
+    twice = [box(LEFT, 44, 10, 54, 20), box(LEFT, 44, 10, 54, 20)]
+    assert merged(twice) == [0, 1]
+
+
+def test_classes_are_told_apart_unless_asked_not_to():
+    seen = [box(LEFT, 44, 10, 54, 20, score=0.9), box(RIGHT, 44, 10, 54, 20, category=1)]
+    assert merged(seen) == [0, 1]
+    assert merged(seen, Seam(is_class_agnostic=True)) == [0, 0]
+
+
+@pytest.mark.parametrize(("metric", "threshold", "is_same"), [("IOS", 0.5, 1), ("IOU", 0.5, 0), ("IOU", 0.2, 1)])
+def test_overlap_is_measured_over_the_smaller_or_over_both(metric, threshold, is_same):
+    seen = [box(LEFT, 45, 10, 55, 20, score=0.9), box(RIGHT, 45, 10, 55, 13)]
+    options = Seam(metric=OverlapMetric(metric), iou_threshold=threshold)
+    assert merged(seen, options) == [0, 0 if is_same else 1]
+
+
+def test_polygons_are_compared_by_their_area_not_by_their_bounds():
+    lower = shapely.Polygon([(44, 10), (56, 22), (44, 22)])
+    upper = shapely.Polygon([(46, 10), (57, 10), (57, 21)])
+    assert merged([Seen(lower, LEFT), Seen(upper, RIGHT)]) == [0, 1]
+    assert merged([Seen(lower, LEFT), Seen(lower, RIGHT)]) == [0, 0]
+
+
+def test_polygon_and_box_of_one_object_are_one():
+    assert merged([Seen(shapely.Point(50, 20).buffer(5), LEFT, 0.9), box(RIGHT, 45, 15, 55, 25)]) == [0, 0]
+
+
+def test_points_are_one_within_a_distance_that_the_overlap_gives():
+    assert default_distance_px(np.array(TILES, float)) == 20 / 16
+    assert merged([point(LEFT, 50, 10, 0.9), point(RIGHT, 51.2, 10)]) == [0, 0]
+    assert merged([point(LEFT, 50, 10, 0.9), point(RIGHT, 51.3, 10)]) == [0, 1]
+    assert merged([point(LEFT, 50, 10, 0.9), point(RIGHT, 51.3, 10)], Seam(distance_px=2)) == [0, 0]
+
+
+def test_tiles_that_share_nothing_leave_a_pixel_for_noise():
+    assert default_distance_px(np.array([LEFT, (60, 0, 120, 60)], float)) == 1
+    assert default_distance_px(np.array([LEFT], float)) == 1
+
+
+def test_lines_are_one_where_they_run_together():
+    road = line(LEFT, (5, 30), (60, 31), score=0.9)
+    assert merged([road, line(RIGHT, (40, 30.5), (95, 33))]) == [0, 0]
+    assert merged([road, line(RIGHT, (50, 5), (50, 58))]) == [0, 1]
+
+
+def test_kinds_that_cannot_be_compared_are_left_alone():
+    seen = [point(LEFT, 50, 10), box(RIGHT, 45, 5, 55, 15), line(LEFT, (45, 10), (55, 10))]
+    assert merged(seen, Seam(distance_px=20)) == [0, 1, 2]
+
+
+def test_thing_at_a_corner_is_seen_by_four_and_delivered_once():
+    seen = [box(tile, 45, 45, 55, 55, score=score) for tile, score in zip(TILES[:4], (0.3, 0.9, 0.5, 0.7), strict=True)]
+    assert merged(seen) == [1, 1, 1, 1]
+
+
+def test_parts_hang_together_through_others():
+    tiles = [(0, 0, 60, 60), (40, 0, 100, 60), (80, 0, 140, 60)]
+    field = [box(tile, max(5, tile[0]), 10, min(130, tile[2]), 50, score=0.5) for tile in tiles]
+    assert merged(field, Seam(merge=SeamMerge.UNION), tiles) == [0, 0, 0]
+    assert merged(field, Seam(), tiles) == [0, 0, 2]
+
+
+def test_score_none_is_weaker_than_any():
+    assert merged([box(LEFT, 45, 10, 54, 20, score=math.nan), box(RIGHT, 45, 10, 54, 20, score=0.01)]) == [1, 1]
+
+
+def test_nothing_comes_of_nothing():
+    assert merged([]) == []
+    assert merged([], Seam(merge=SeamMerge.UNION)) == []
+
+
+def test_what_has_no_place_stays():
+    features = TiledFeatures(
+        ScoredBoxes(np.full((2, 4), np.nan), np.array([0.5, 0.5]), np.zeros(2, np.intp)),
+        np.zeros(2, np.int8),
+        np.array([0, 1]),
+        np.array(TILES, float),
+        lambda indices: np.empty(len(indices), object),
+    )
+    assert absorbers(features, Seam()).tolist() == [0, 1]
+
+
+# --- equal to the plain version, whatever is seen ---
+
+QUARTERS = st.integers(0, 4 * 59)
+
+
+@st.composite
+def things(draw, tiles=TILES):
+    """What a tile might see: near its edges, half out of it, or a copy of what another saw there."""
+    tile = draw(st.sampled_from(tiles))
+    x, y = tile[0] + draw(QUARTERS) / 4, tile[1] + draw(QUARTERS) / 4
+    width, height = (draw(st.sampled_from([0.5, 3, 7.25, 12, 25, 60])) for _ in range(2))
+    form = draw(st.sampled_from(["box", "box", "box", "ellipse", "triangle", "line", "point"]))
+    shape = {
+        "box": lambda: shapely.box(x, y, min(x + width, tile[2] + 1), min(y + height, tile[3] + 1)),
+        "ellipse": lambda: shapely.affinity.scale(shapely.Point(x, y).buffer(0.5, quad_segs=3), width, height),
+        "triangle": lambda: shapely.Polygon([(x, y), (x + width, y), (x, y + height)]),
+        "line": lambda: shapely.LineString([(x, y), (x + width, y + height)]),
+        "point": lambda: shapely.Point(x, y),
+    }[form]()
+    score = draw(st.sampled_from([0.25, 0.5, 0.75, math.nan]))
+    return Seen(shape, tile, score, draw(st.integers(0, 1)))
+
+
+@st.composite
+def scenes(draw):
+    """Things, and copies of them as other tiles that saw them report them: shifted a little, cut or whole."""
+    seen = draw(st.lists(things(), max_size=8))
+    for original in list(seen):
+        for tile in draw(st.lists(st.sampled_from(TILES), max_size=2)):
+            shift = draw(st.sampled_from([0, 0.25, 1, 3]))
+            shape = shapely.affinity.translate(original.shape, shift, shift)
+            if draw(st.booleans()) and shape.geom_type == "Polygon":
+                shape = shapely.intersection(shape, shapely.box(*tile))
+            if (
+                not shape.is_empty
+                and (shape.area or shape.geom_type != "Polygon")
+                and plain.saw(tile, Seen(shape, tile))
+            ):
+                score = draw(st.sampled_from([0.25, 0.5, 0.9]))
+                seen.append(Seen(shape, tile, score, original.category))
+    return seen
+
+
+def is_plain(seen):
+    """Shapes of more than one part are for other tests."""
+    return all(one.shape.geom_type in ("Polygon", "LineString", "Point") for one in seen)
+
+
+@settings(max_examples=120, deadline=None)
+@given(seen=scenes().filter(is_plain), options=st.sampled_from(RULES), at_once=st.sampled_from([1, 7, 1000]))
+def test_arrays_come_to_what_the_plain_version_comes_to(seen, options, at_once):
+    distance_px = options.distance_px or 20 / 16
+    assert merged(seen, options, pairs_at_once=at_once) == plain.absorbers(seen, TILES, options, distance_px)
+
+
+def test_both_versions_mean_the_same_edge():
+    assert plain.EDGE_PX == seam_overlap.EDGE_PX
+
+
+@st.composite
+def ranked_scenes(draw):
+    """Scenes in which no two have the same score, so that the place in the list decides nothing."""
+    seen = draw(scenes().filter(is_plain))
+    ranks = draw(st.permutations(range(len(seen))))
+    return [Seen(one.shape, one.tile, (rank + 1) / 64, one.category) for one, rank in zip(seen, ranks, strict=True)]
+
+
+def groups(seen, options, **arguments):
+    standing = merged(seen, options, **arguments)
+    return {(seen[i].score, seen[j].score) for i, j in enumerate(standing)}
+
+
+@settings(max_examples=40, deadline=None)
+@given(seen=ranked_scenes(), options=st.sampled_from(RULES), random=st.randoms(use_true_random=False))
+def test_order_of_the_list_means_nothing(seen, options, random):
+    assert groups(random.sample(seen, len(seen)), options) == groups(seen, options)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seen=ranked_scenes(), options=st.sampled_from(RULES), x=st.integers(0, 2**16), y=st.integers(0, 2**16))
+def test_place_in_the_image_means_nothing(seen, options, x, y):
+    def moved_tile(tile):
+        return tile[0] + x, tile[1] + y, tile[2] + x, tile[3] + y
+
+    moved = [
+        Seen(shapely.affinity.translate(one.shape, x, y), moved_tile(one.tile), one.score, one.category) for one in seen
+    ]
+    assert groups(moved, options, tiles=[moved_tile(tile) for tile in TILES]) == groups(seen, options)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seen=scenes().filter(is_plain), options=st.sampled_from(RULES))
+def test_what_no_other_tile_could_have_seen_stays(seen, options):
+    standing = merged(seen, options)
+    for index, one in enumerate(seen):
+        if not any(plain.saw(tile, one) for tile in TILES if tile != one.tile):
+            assert standing[index] == index
+
+
+@settings(max_examples=50, deadline=None)
+@given(seen=scenes().filter(is_plain), options=st.sampled_from(RULES))
+def test_who_stands_for_others_stands(seen, options):
+    standing = merged(seen, options)
+    for index, strongest in enumerate(standing):
+        assert standing[strongest] == strongest
+        assert plain.strength(strongest, seen[strongest], TILES) <= plain.strength(index, seen[index], TILES)
