@@ -78,7 +78,10 @@ def check_answer(body: bytes) -> None:
     for text in encoded.bodies:
         feature = orjson.loads(text)
         assert feature["type"] == "Feature"
-        _check_numbers(feature["properties"]["imageGeometry"]["coordinates"])
+        properties = feature["properties"]
+        assert "imageGeometry" in properties or "imageBBox" in properties
+        _check_numbers(properties.get("imageGeometry", {}).get("coordinates", []))
+        _check_numbers(properties.get("imageBBox", []))
         if feature.get("geometry"):
             _check_numbers(feature["geometry"]["coordinates"])
 

@@ -265,6 +265,34 @@ class TestRegionMessages:
         assert is_deleted(queue, message)
         assert bodies(queue_of("REGION_DLQ")) == ['{"region_id": 7}']
 
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("image_url", "s3://images/other.tif"),
+            ("image_read_role", "arn:aws:iam::123456789012:role/other"),
+            ("model_name", "http://127.0.0.1:9/other"),
+            ("model_invocation_role", "arn:aws:iam::123456789012:role/other"),
+            ("model_endpoint_parameters", {"Accept": "other"}),
+            ("region_bounds", [[0, 0], [99, 99]]),
+            ("tile_size", [64, 64]),
+            ("job_id", "other"),
+        ],
+    )
+    def test_a_message_that_is_not_that_of_its_job_is_set_aside_and_the_true_one_done(
+        self, worker, region_messages, queue_of, scene, model_server, name, value
+    ):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        worker.image_handler._process_first = lambda *_: None
+        worker.image_handler.process_image_request(request)
+        queue = queue_of("REGION_QUEUE")
+        (true_message,) = queue.receive()
+        forged = sent(queue, json.dumps(json.loads(true_message.body) | {name: value}))
+        region_messages.handle(forged)
+        assert is_deleted(queue, forged) or is_hidden(queue, true_message)
+        assert bodies(queue_of("REGION_DLQ")) == [forged.body]
+        region_messages.handle(true_message)
+        assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
+
     def test_a_message_that_outlived_its_job_is_deleted(self, region_messages, queue_of, logs):
         queue = queue_of("REGION_QUEUE")
         message = sent(queue, json.dumps(REGION))

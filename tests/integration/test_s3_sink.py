@@ -64,6 +64,21 @@ def test_no_features_are_an_empty_collection(s3: Any) -> None:
     assert json.loads(stored(s3, "empty/job.geojson")[1]) == {"type": "FeatureCollection", "features": []}
 
 
+@pytest.mark.parametrize("count", [3, 200])
+def test_every_call_names_the_account_that_has_to_own_the_bucket(s3: Any, count: int) -> None:
+    sent: list[dict[str, str]] = []
+
+    def watch(params: dict[str, Any], **_: Any) -> None:
+        sent.append(dict(params["headers"]))
+
+    s3.meta.events.register("before-call.s3", watch)
+    sink = S3Sink(BUCKET, "owned", client=s3, part_bytes=10_000, expected_owner="000000000000")
+    sink.deliver(delivery(count))
+    s3.meta.events.unregister("before-call.s3", watch)
+    assert len(sent) == (1 if count == 3 else 5)
+    assert {headers.get("x-amz-expected-bucket-owner") for headers in sent} == {"000000000000"}
+
+
 def test_a_result_carries_its_checksum(s3: Any) -> None:
     sent: list[dict[str, str]] = []
 

@@ -20,14 +20,15 @@ def collection(*features: bytes) -> bytes:
 BODIES = {
     "good": collection(GOOD),
     # Features that are dropped, beside one that is kept.
-    "infinite": collection(GOOD, _FEATURE % b"1e999,0"),
     "far": collection(GOOD, _FEATURE % b"1e300,1e300"),
     "nothing": collection(GOOD, b"null", b"[]", b'"text"', b"{}", b'{"type":"Feature"}'),
     "nested": collection(GOOD, b'{"type":"Feature","properties":{"imageGeometry":' + b"[" * 900 + b"]" * 900 + b"}}"),
     "long": collection(GOOD, _FEATURE.replace(b"ship", b"s" * 400_000) % b"1,2"),
-    "names": collection(GOOD, _FEATURE.replace(b"ship", b"\\u0000\\u202e\\ud800") % b"1,2"),
+    "names": collection(GOOD, _FEATURE.replace(b"ship", b"\\u0000\\u202e") % b"1,2"),
     # Answers of which nothing can be kept.
     "nan": collection(_FEATURE % b"NaN,0"),
+    "infinite": collection(GOOD, _FEATURE % b"1e999,0"),
+    "surrogate": collection(GOOD, _FEATURE.replace(b"ship", b"\\ud800") % b"1,2"),
     "deep": b"[" * 100_000,
     "deep-object": b'{"features":' * 50_000,
     "no-json": b"<html>",
@@ -35,7 +36,9 @@ BODIES = {
     "no-list": b'{"features":{"0":1}}',
     "lists": b'{"features":[' + b"[]," * 8_000_000 + b"1]}",
 }
-NO_ANSWER = ("endless", "trickle", "redirect", "silent", "header-flood")
+# Those that never come, and those that come to no end.
+LATE = ("trickle", "silent", "header-flood")
+NO_ANSWER = ("endless", "redirect")
 LONG_BYTES = 60 * 1024 * 1024
 PAUSE_S = 0.2
 
@@ -76,7 +79,7 @@ class HostileModel:
             self._server.server_close()
 
     def answer(self, request: socketserver.StreamRequestHandler) -> None:
-        kind = request.rfile.readline().split()[1].decode().lstrip("/")
+        kind = request.rfile.readline().split()[1].decode().lstrip("/").partition("?")[0]
         length = 0
         while (line := request.rfile.readline().strip()) != b"":
             if line.lower().startswith(b"content-length:"):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from aws.osml.model_runner.api import ImageRequest, ModelInvokeMode, job_id_of, parse_image_request_message
 from aws.osml.model_runner.api.exceptions import InvalidImageRequestException
+from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.common.mr_post_processing import (
     FeatureDistillationNMS,
     FeatureDistillationNone,
@@ -203,7 +204,8 @@ def test_several_images_become_several_requests():
     urls += ["s3://images/e?.tif", "https://host/f.tif?v=1/2"]
     requests = parse_image_request_message(changed(imageUrls=urls, jobId="team/job 1"))
     assert [request.image_url for request in requests] == urls
-    assert [request.image_id for request in requests] == [f"team/job 1:{url}" for url in urls]
+    assert [request.image_id for request in requests] == [f"team/job 1:{public_url(url)}" for url in urls]
+    assert "v=1" not in requests[-1].image_id
     assert [request.result_name for request in requests] == [
         "scene.tif",
         "scene.tif-2",

@@ -188,3 +188,35 @@ def test_every_pixel_of_the_interest_is_in_a_tile(strategy, x, y, side):
     tiles = [tile.bounds for one in planner.regions(bounds, square(600)) for tile in planner.tiles(one)]
     cover = shapely.union_all([shapely.box(t.origin.col, t.origin.row, t.right, t.bottom) for t in tiles])
     assert shapely.difference(interest, cover).area == pytest.approx(0, abs=1e-6)
+
+
+@STRATEGIES
+@given(
+    width=st.integers(1, 1_000),
+    height=st.integers(1, 1_000),
+    tile_px=st.integers(64, 400),
+    overlap_px=st.integers(0, 30),
+    region_px=st.integers(16, 700),
+)
+def test_the_size_of_a_plan_is_known_before_it_is_made(strategy, width, height, tile_px, overlap_px, region_px):
+    planner = RegionPlanner(strategy, square(tile_px), ImageDimensions(overlap_px, overlap_px))
+    bounds = region(7, 5, width, height)
+    size = planner.size(bounds, square(region_px))
+    counts = [len(planner.tiles(part)) for part in planner.regions(bounds, square(region_px))]
+    assert size == (len(counts), max(counts), sum(counts))
+
+
+@STRATEGIES
+@given(
+    width=st.integers(1, 600), height=st.integers(1, 600), tile_px=st.integers(16, 99), overlap_px=st.integers(0, 15)
+)
+def test_no_plan_has_fewer_tiles_than_are_certain(strategy, width, height, tile_px, overlap_px):
+    planner = RegionPlanner(strategy, square(tile_px), square(overlap_px))
+    bounds = region(7, 5, width, height)
+    least = planner.least_tiles(bounds)
+    assert 1 <= least <= planner.size(bounds, square(200)).tiles
+
+
+def test_an_endless_plan_is_known_at_once():
+    planner = RegionPlanner(VO, square(16), square(15))
+    assert planner.least_tiles(region(0, 0, 2**20, 900_000)) == (2**20 - 15) * (900_000 - 15)

@@ -128,7 +128,7 @@ SECRETS = [
 def test_secrets_are_hidden(text: str, secret: str) -> None:
     safe = safe_text(text)
     assert secret not in safe
-    assert "[hidden]" in safe
+    assert "[redacted]" in safe
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import shapely
 
 from .api.image_request import ImageRequest
+from .api.image_url import public_url
 from .common.typing import ImageDimensions, ImageRegion
 from .database.job_table import JobItem
 from .exceptions import LoadImageException
@@ -77,6 +78,11 @@ def plan_image(
     interest = _interest(source, request)
     bounds = processing_bounds(source.width, source.height, interest)
     planner = RegionPlanner(strategy, request.tile_size, request.tile_overlap, interest)
+    least_tiles, most_tiles = planner.least_tiles(bounds), limits.regions * limits.tiles_per_region
+    if least_tiles > most_tiles:
+        raise LoadImageException(
+            f"{least_tiles} tiles are too many: at most {most_tiles}; ask for larger tiles, or for less overlap"
+        )
     size = planner.size(bounds, region_size)
     if size.regions > limits.regions or size.largest_region_tiles > limits.tiles_per_region:
         raise LoadImageException(
@@ -95,7 +101,7 @@ def plan_image(
         etag=source.etag,
         extension=source.extension,
         image_format=source.driver_name,
-        source_metadata=source_metadata(source, request.image_url),
+        source_metadata=source_metadata(source, public_url(request.image_url)),
     )
 
 

@@ -23,8 +23,15 @@ from .common.redaction import redact, redact_text
 P = ParamSpec("P")
 R = TypeVar("R")
 
-# At DEBUG these log requests and responses whole, bodies and signatures among them; at INFO, where each key came from.
-_TALKATIVE = ("boto3", "botocore", "s3transfer", "urllib3", "asyncio")
+# At DEBUG these log requests and responses whole, bodies and signatures among them; at INFO, where each key came from;
+# and urllib3 at WARNING the path and the query of what it tries again.
+_QUIETEST = {
+    "boto3": logging.WARNING,
+    "botocore": logging.WARNING,
+    "s3transfer": logging.WARNING,
+    "asyncio": logging.WARNING,
+    "urllib3": logging.ERROR,
+}
 _LONGEST_MESSAGE = 2_000
 _LONGEST_STACK = 16_000
 
@@ -44,8 +51,8 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for name in _TALKATIVE:
-        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    for name, quietest in _QUIETEST.items():
+        logging.getLogger(name).setLevel(max(quietest, root.level))
     structlog.configure(
         processors=[structlog.stdlib.filter_by_level, *_shared(), ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -22,6 +22,7 @@ from aws.osml.model_runner.common.typing import ImageCompression, ImageDimension
 from aws.osml.model_runner.exceptions import FeatureError, InvalidImageRequestException
 
 from .image_request_schema import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, Algorithm, ImageRequestMessage
+from .image_url import public_url
 from .inference import ModelInvokeMode
 from .json_document import value_problems
 from .problems import problems_of
@@ -35,10 +36,11 @@ _DEFAULT_OVERLAP = ImageDimensions(DEFAULT_TILE_OVERLAP, DEFAULT_TILE_OVERLAP)
 class ImageRequest:
     """One image to be processed: which, by what model, in tiles of what size and form, and where its features go.
 
-    ``image_id`` is ``<jobId>:<image URL>``. ``outputs`` keep the message's names (``batchSize``, ``assumedRole``).
-    ``result_name`` is empty unless the message named several images; then it is the image's file name, unique within
-    the job. ``request_sha256`` is the same for the same message, however it is laid out. Of requests for one endpoint
-    that came at the same time, those with a higher ``priority`` start first.
+    ``image_id`` is ``<jobId>:<image URL>``, with a hash in place of a web address's query. ``outputs`` keep the
+    message's names (``batchSize``, ``assumedRole``). ``result_name`` is empty unless the message named several images;
+    then it is the image's file name, unique within the job. ``request_sha256`` is the same for the same message,
+    however it is laid out. Of requests for one endpoint that came at the same time, those with a higher ``priority``
+    start first.
     """
 
     job_id: str = ""
@@ -211,7 +213,7 @@ def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: s
     steps = [{"step": step.step, "algorithm": step.algorithm.options()} for step in message.post_processing]
     return ImageRequest(
         job_id=message.job_id,
-        image_id=f"{message.job_id}:{url}",
+        image_id=f"{message.job_id}:{public_url(url)}",
         image_url=url,
         image_read_role=message.image_read_role,
         outputs=[output.destination() for output in message.outputs],

@@ -5,6 +5,7 @@ Everything else is refused before GDAL sees it: GDAL's own virtual paths (``/vsi
 inline documents (``<VRTDataset>``). Whether a form may be used at all is the worker's configuration.
 """
 
+import hashlib
 import ipaddress
 import re
 from collections.abc import Collection
@@ -59,6 +60,17 @@ def parse_image_url(url: str, allowed_sources: Collection[str] = ALL_SOURCES) ->
     if location.source not in allowed_sources:
         raise _refusal(url, f"an image from one of the sources that IMAGE_SOURCES allows: {_listed(allowed_sources)}")
     return location
+
+
+def public_url(url: str) -> str:
+    """Return an image's URL as ids, logs and features show it: a web address without its query, which may be a key.
+
+    A hash of the query follows as a fragment, which no image's own URL has, so that two images stay two.
+    """
+    address, mark, query = url.partition("?")
+    if not (mark and url.startswith(("http://", "https://"))):
+        return url
+    return f"{address}#{hashlib.sha256(query.encode()).hexdigest()[:16]}"
 
 
 def is_bucket_name(name: str) -> bool:

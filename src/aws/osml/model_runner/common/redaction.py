@@ -22,18 +22,26 @@ _SECRET_NAMES = frozenset(
         "xamzcredential",
     }
 )
-_NAME = (
-    r"(?:X-Amz-(?:Signature|Credential|Security-Token)|X-Goog-(?:Signature|Credential)|Signature|sig"
-    r"|(?:aws[_-]?)?(?:access[_-]?key[_-]?id|secret[_-]?access[_-]?key|session[_-]?token))"
-)
+_NAME = r"[\w-]*(?:secret|password|passwd|token|credential|signature|access[_-]?key(?:[_-]?id)?)[\w-]*"
 _RULES = (
     # A header's value may hold blanks (``AWS4-HMAC-SHA256 Credential=…, Signature=…``), so it ends with the line.
     (re.compile(r"(?i)\b(authorization[\"']?\s*[:=]\s*)[^\r\n]+"), rf"\1{REDACTED}"),
-    # Query strings, shell variables, JSON and Python text: a name, a separator, perhaps a quote, the secret.
+    # User name and password of a URL, and its query, in which nobody can tell what is a secret.
+    (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://)[^\s/?#@\"']+@"), rf"\1{REDACTED}@"),
+    (re.compile(r"(?i)(\b[a-z][a-z0-9+.-]*://[^\s?#\"'<>]*\?)[^\s\"'<>]+"), rf"\1{REDACTED}"),
+    # Shell variables, JSON and Python text: a name, a separator, perhaps a quote, the secret.
     (re.compile(rf"(?i)(?<![A-Za-z0-9])({_NAME}[\"']?\s*[:=]\s*[\"']?)[^\s\"'&,;}}<>]+"), rf"\1{REDACTED}"),
     (re.compile(rf"(?i)(<({_NAME})>)[^<]+"), rf"\1{REDACTED}"),
-    (re.compile(r"\b(?:AKIA|ASIA)[A-Z0-9]{12,}"), REDACTED),
-    (re.compile(r"(?i)(https?://)[^/\s:@]*:[^/\s@]+@"), rf"\1{REDACTED}@"),
+    (re.compile(r"(?i)(\b(?:Bearer|Basic)\s+)[A-Za-z0-9._~+/=-]{6,}"), rf"\1{REDACTED}"),
+    # The ids of AWS's keys and principals, and the shape of its secret keys.
+    (re.compile(r"\b(?:AKIA|ASIA|AROA|AIDA)[A-Z0-9]{12,}"), REDACTED),
+    (
+        re.compile(
+            r"(?<![A-Za-z0-9/+=_.:-])(?=[A-Za-z0-9/+]*[A-Z])(?=[A-Za-z0-9/+]*[a-z])(?=[A-Za-z0-9/+]*[0-9])"
+            r"[A-Za-z0-9/+]{40}(?![A-Za-z0-9/+=_.-])"
+        ),
+        REDACTED,
+    ),
 )
 # Nothing that we log is deeper; past it, a value is shown by its type only.
 _DEEPEST = 16

@@ -11,6 +11,8 @@ from typing import Any
 
 DEFAULT_SESSION_NAME = "AWSOversightMLModelRunner"
 _NAME_DIGITS = 16
+# STS takes policies of 2,048 characters, and one of a prefix may become six of JSON.
+_POLICY_PREFIX_CHARACTERS = 200
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ def writing_session(role_arn: str | None, job_id: str, bucket: str, prefix: str)
     return _session(
         role_arn,
         job_id,
-        _statement(actions, f"s3:::{bucket}/{_literal(prefix)}*"),
+        _statement(actions, f"s3:::{bucket}/{_literal(prefix[:_POLICY_PREFIX_CHARACTERS])}*"),
         _statement(["kms:GenerateDataKey", "kms:Decrypt"], "kms:*:*:key/*"),
     )
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.exceptions import ConditionNotMetError
 
 from .ddb_helper import DDBHelper, Item, to_dynamodb
@@ -119,7 +120,7 @@ class JobLedger(Protocol):
 
 def ledger_key(image: ImageRequest | JobItem) -> str:
     """Return the key of an image among its endpoint's jobs: the job id, and the URL where a job has several images."""
-    return f"{image.job_id}#{image.image_url}" if image.result_name else str(image.job_id)
+    return f"{image.job_id}#{public_url(str(image.image_url))}" if image.result_name else str(image.job_id)
 
 
 # A worker that slept while its job ended and began again must not touch the next generation's row. Rows of earlier

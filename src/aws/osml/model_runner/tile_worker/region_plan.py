@@ -11,7 +11,7 @@ from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, Ima
 from aws.osml.model_runner.exceptions import LoadImageException
 
 from .region_run import Tile
-from .tiling_strategy import TilingStrategy
+from .tiling_strategy import TilingStrategy, ceildiv
 
 # A straight edge on the map is bent in the image: edges longer than this part of the outline get vertices between.
 _EDGE_PART = 1 / 64
@@ -71,6 +71,14 @@ class RegionPlanner:
         self._tile_size = tile_size
         self._overlap = overlap
         self._interest = interest
+
+    def least_tiles(self, bounds: ImageRegion) -> int:
+        """Return how many tiles any plan of ``bounds`` has at least, when no region of interest leaves any out."""
+        counts = [
+            1 + max(0, ceildiv(length - tile_px, tile_px - overlap_px))
+            for length, tile_px, overlap_px in zip(bounds.size, self._tile_size, self._overlap, strict=True)
+        ]
+        return counts[0] * counts[1]
 
     def size(self, bounds: ImageRegion, region_size: ImageDimensions) -> PlanSize:
         """Return how large the plan of ``bounds`` would be, without making it.

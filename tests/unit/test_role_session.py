@@ -1,0 +1,80 @@
+"""Sessions of roles: named after their job, and narrowed to what it needs."""
+
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aws.osml.model_runner.common.role_session import (
+    RoleSession,
+    calling_session,
+    reading_session,
+    session_name,
+    streaming_session,
+    writing_session,
+)
+
+ROLE = "arn:aws-cn:iam::123456789012:role/team/reader"
+# What STS takes: https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
+NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
+MAX_POLICY_CHARACTERS = 2_048
+
+
+def statements(session: RoleSession | None) -> dict[str, list[str]]:
+    """Return the resources of each action that a session allows."""
+    assert session is not None
+    policy = json.loads(session.policy)
+    assert {statement["Effect"] for statement in policy["Statement"]} == {"Allow"}
+    return {action: statement["Resource"] for statement in policy["Statement"] for action in statement["Action"]}
+
+
+@given(st.text(max_size=128))
+def test_names_are_what_sts_takes_and_tell_jobs_apart(job_id: str) -> None:
+    assert NAME.fullmatch(session_name(job_id))
+    assert session_name(job_id) != session_name(job_id + "x")
+
+
+def test_without_a_role_there_is_no_session() -> None:
+    for role in ("", None):
+        assert reading_session(role, "job", "images") is None
+        assert writing_session(role, "job", "results", "p") is None
+
+
+def test_a_reader_reads_one_bucket() -> None:
+    allowed = statements(reading_session(ROLE, "job", "images"))
+    assert allowed["s3:GetObject"] == ["arn:aws-cn:s3:::images/*"]
+    assert allowed["s3:ListBucket"] == ["arn:aws-cn:s3:::images"]
+    assert not {"s3:PutObject", "s3:*", "*"} & allowed.keys()
+
+
+def test_a_caller_calls_one_endpoint() -> None:
+    allowed = statements(calling_session(ROLE, "job", "Ships-V2"))
+    assert set(allowed) == {"sagemaker:InvokeEndpoint"}
+    assert "arn:aws-cn:sagemaker:*:*:endpoint/ships-v2" in allowed["sagemaker:InvokeEndpoint"]
+
+
+def test_a_writer_writes_below_one_prefix() -> None:
+    assert statements(writing_session(ROLE, "job", "results", "a/b"))["s3:PutObject"] == [
+        "arn:aws-cn:s3:::results/a/b*"
+    ]
+
+
+def test_a_streamer_puts_records_on_one_stream() -> None:
+    allowed = statements(streaming_session(ROLE, "job", "found"))
+    assert allowed["kinesis:PutRecords"] == ["arn:aws-cn:kinesis:*:*:stream/found"]
+
+
+@pytest.mark.parametrize(("prefix", "resource"), [("a*", "a${*}*"), ("?", "${?}*"), ("$x", "${$}x*"), ("", "*")])
+def test_a_prefix_means_itself_in_a_policy(prefix: str, resource: str) -> None:
+    allowed = statements(writing_session(ROLE, "job", "results", prefix))
+    assert allowed["s3:PutObject"] == [f"arn:aws-cn:s3:::results/{resource}"]
+
+
+@pytest.mark.parametrize("character", ["*", "é", "a"])
+def test_the_longest_policy_is_what_sts_takes(character: str) -> None:
+    session = writing_session(ROLE, "j" * 128, "b" * 63, character * 512)
+    assert session is not None
+    assert len(session.policy) <= MAX_POLICY_CHARACTERS
+    assert session.policy.isascii()
