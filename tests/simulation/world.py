@@ -18,6 +18,7 @@ from aws.osml.model_runner import queue_consumer
 from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.database import feature_table
 from aws.osml.model_runner.exceptions import ModelRunnerError
+from aws.osml.model_runner.scheduler import image_scheduler
 
 from .dynamodb import TABLE_NAMES, DynamoDB, Item, Write, worker_tables
 from .faults import PROFILES, Faults
@@ -34,6 +35,7 @@ _JANITOR_S = 10.0
 # How long a world goes on, at most, when its work is done.
 _AFTERMATH_S = 600.0
 _PAGE_ITEMS = 5
+_SCHEDULER_POLL_S = 30.0
 # Two features or three: many a tile needs overflow rows.
 _CHUNK_BYTES = 700
 _PARTITIONS = 4
@@ -264,6 +266,9 @@ class Laboratory:
             (feature_table, "MAX_CHUNK_BYTES", _CHUNK_BYTES),
             (feature_table.FeatureTable, "hash_salt", _PARTITIONS),
             (queue_consumer, "ThreadPoolExecutor", lambda *_, **__: None),
+            # Most of what a world does would else be to ask whether an image waits.
+            (image_scheduler, "_POLL_S", _SCHEDULER_POLL_S),
+            (image_scheduler, "_IDLE_POLL_S", _SCHEDULER_POLL_S),
         ):
             self._patches.enter_context(patch.object(thing, name, value))
         return self

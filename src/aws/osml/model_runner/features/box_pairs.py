@@ -15,6 +15,8 @@ PAIRS_AT_ONCE = 1_000_000
 
 # Cells along each axis of the grid on which the number of candidates is foreseen.
 CELLS = 512
+# So few boxes are not worth counting.
+_FEW = 100
 
 
 class BoxPairs:
@@ -90,8 +92,8 @@ def candidate_limits(boxes: Floats) -> Indices:
     The boxes are counted on a grid whose lines are quantiles, so that one far box does not make the cells coarse.
     Boxes that overlap share a cell, so the sum over the cells of a box counts each of its overlaps at least once.
     """
-    if not len(boxes):
-        return np.zeros(0, dtype=np.intp)
+    if len(boxes) <= _FEW:
+        return np.full(len(boxes), len(boxes), dtype=np.intp)
     left, right = _cells(boxes[:, 0], boxes[:, 2])
     top, bottom = _cells(boxes[:, 1], boxes[:, 3])
     corners = np.zeros((CELLS + 2, CELLS + 2), dtype=np.intp)
