@@ -28,14 +28,14 @@ from .services import S3, SNS, SQS, Chance, Kinesis, Queue, SageMaker, SageMaker
 from .worker import Worker
 
 MOST_JOBS = 3
-WORKERS = 4
+WORKERS = 3
 TERMINAL = ("SUCCESS", "PARTIAL", "FAILED")
 
 _JANITOR_S = 10.0
 # How long a world goes on, at most, when its work is done.
 _AFTERMATH_S = 600.0
 _PAGE_ITEMS = 5
-_SCHEDULER_POLL_S = 30.0
+_SCHEDULER_POLL_S = 60.0
 # Two features or three: many a tile needs overflow rows.
 _CHUNK_BYTES = 700
 _PARTITIONS = 4

@@ -117,7 +117,7 @@ class ModelRunner:
 
     def _make_tables(self, context: WorkerContext) -> None:
         config, dynamodb, now = self.config, context.clients.dynamodb_resource(), context.now
-        self.job_table = JobTable(config.job_table, dynamodb, now, config.row_life_s)
+        self.job_table = JobTable(config.job_table, dynamodb, now, config.row_life_s, context.sleep, context.rng)
         self.region_request_table = RegionRequestTable(
             config.region_request_table, dynamodb, now, context.sleep, context.rng, config.row_life_s
         )

@@ -7,6 +7,7 @@ image, F0 and F1 fail one that cannot be planned, C1 cancels it, G1 to G4 finish
 import dataclasses
 import json
 import math
+import random
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -274,8 +275,10 @@ class JobTable(DDBHelper):
         client: Any = None,
         now: Callable[[], float] = time.time,
         life_s: float = ROW_LIFE_S,
+        sleep: Callable[[float], None] = time.sleep,
+        rng: random.Random | None = None,
     ) -> None:
-        super().__init__(table_name, client)
+        super().__init__(table_name, client, sleep, rng)
         self.life_s = life_s
         self._now = now
 
