@@ -100,9 +100,9 @@ def test_two_jobs_under_two_roles_at_once_never_sign_for_each_other(site: Site, 
 
 
 def check_sessions(door: FrontDoor) -> None:
-    """Assert that each session tells its job and its external id, and may do no more than that job needs."""
+    """Assert that each session tells its job or endpoint and its external id, and may do no more than that needs."""
     names = {session["RoleSessionName"] for session in door.sessions}
-    assert names == {session_name(job) for job in ("job-one", "job-two", "job-thief")}
+    assert names == {session_name(job) for job in ("job-one", "job-two", "job-thief", "flood")}
     for session in door.sessions:
         assert session["ExternalId"] == "a-shared-word"
         allowed = json.loads(session["Policy"])["Statement"]

@@ -48,6 +48,13 @@ def calling_session(role_arn: str | None, job_id: str, endpoint: str) -> RoleSes
     return _session(role_arn, job_id, _statement(["sagemaker:InvokeEndpoint"], *names))
 
 
+def describing_session(role_arn: str | None, name: str) -> RoleSession | None:
+    """Return a session that describes one endpoint or component, for whichever job asks; None without a role."""
+    actions = ["sagemaker:DescribeEndpoint", "sagemaker:ListTags", "sagemaker:DescribeInferenceComponent"]
+    resources = [f"sagemaker:*:*:{kind}/{name.lower()}" for kind in ("endpoint", "inference-component")]
+    return _session(role_arn, name, _statement(actions, *resources))
+
+
 def writing_session(role_arn: str | None, job_id: str, bucket: str, prefix: str) -> RoleSession | None:
     """Return a session that writes objects of ``bucket`` whose key starts with ``prefix``; None without a role."""
     actions = ["s3:PutObject", "s3:PutObjectAcl", "s3:AbortMultipartUpload"]
