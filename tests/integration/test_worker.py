@@ -60,7 +60,8 @@ def test_a_job_delivers_each_feature_once_to_every_output(busy_site, image, mode
         assert feature["properties"]["inferenceMetadata"]["jobId"] == job
         assert "image_id" not in feature["properties"]
     busy_site.check_books(job)
-    assert [busy_site.messages_in(queue) for queue in ("IMAGE_QUEUE", "IMAGE_DLQ", "REGION_DLQ")] == [0, 0, 0]
+    assert [busy_site.messages_in(queue) for queue in ("IMAGE_QUEUE", "REGION_DLQ")] == [0, 0]
+    assert not [body for body in busy_site.drain("IMAGE_DLQ") if job in body]
 
 
 def test_an_image_in_s3_and_one_region(site, image, model_server):
@@ -103,9 +104,11 @@ def test_the_same_request_three_times_is_one_job_and_another_under_its_id_is_ref
         busy_site.submit(request)
     busy_site.wait_for_end(request["jobId"])
     busy_site.submit(other)
-    eventually(lambda: busy_site.messages_in("IMAGE_DLQ") == 1)
     busy_site.wait_for_end(request["jobId"], count=2)
-    assert busy_site.drain("IMAGE_DLQ") == [json.dumps(other)]
+    # Other tests' jobs fail on this site too.
+    aside: list[str] = []
+    eventually(lambda: aside.extend(busy_site.drain("IMAGE_DLQ")) or json.dumps(other) in aside)
+    assert [body for body in aside if request["jobId"] in body] == [json.dumps(other)]
     failures = [event for event in _failures(busy_site) if event.attributes["job_id"] == request["jobId"]]
     assert ["JOB_ID_REUSED" in event.message for event in failures] == [True]
     assert len(busy_site.features(request["jobId"])) == 24

@@ -109,7 +109,8 @@ def test_instances_take_the_default_each(estimator, sagemaker):
     sagemaker.endpoints["ships"] = [variant("a", 3), variant("b", 2)]
     assert estimator().capacity(request()) == LaneCapacity(10, 10)
     assert estimator(DEFAULT_INSTANCE_CONCURRENCY="4").capacity(request()) == LaneCapacity(20, 20)
-    assert set(sagemaker.roles) == {"arn:aws:iam::1:role/r"}
+    assert {session.role_arn for session in sagemaker.roles} == {"arn:aws:iam::1:role/r"}
+    assert all("sagemaker:DescribeEndpoint" in session.policy for session in sagemaker.roles)
 
 
 @pytest.mark.parametrize(("tag", "calls"), [("8", 24), ("many", 6), ("0", 6), ("-3", 6)])
