@@ -15,6 +15,7 @@ from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.common.aws_clients import AwsClients
+from aws.osml.model_runner.common.role_session import describing_session
 from aws.osml.model_runner.metrics import COUNT, MetricsRecorder
 
 from .decision import Lane, LaneCapacity
@@ -130,7 +131,7 @@ class EndpointCapacityEstimator:
         return found
 
     def _described(self, name: str, role: str) -> Endpoint:
-        sagemaker = self._clients.client("sagemaker", role or None)
+        sagemaker = self._clients.client("sagemaker", describing_session(role))
         answer = sagemaker.describe_endpoint(EndpointName=name)
         variants = {variant["VariantName"]: _variant(variant) for variant in answer.get("ProductionVariants", ())}
         return Endpoint(variants, self._concurrency(sagemaker, answer.get("EndpointArn", "")))
@@ -152,7 +153,7 @@ class EndpointCapacityEstimator:
         return concurrency
 
     def _counted(self, component: str, role: str) -> int:
-        sagemaker = self._clients.client("sagemaker", role or None)
+        sagemaker = self._clients.client("sagemaker", describing_session(role))
         answer = sagemaker.describe_inference_component(InferenceComponentName=component)
         return int(answer.get("RuntimeConfig", {}).get("CurrentCopyCount", 0))
 
