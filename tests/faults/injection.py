@@ -37,7 +37,11 @@ Rule = Mapping[str, Any]
 
 # How each write of the protocol is known: by operation and by words of its expressions.
 _DYNAMODB: Mapping[str, Sequence[tuple[str, ...]]] = {
-    "TransactWriteItems": (("A1", "attribute_not_exists(job_id)"), ("R3", "ADD region_")),
+    "TransactWriteItems": (
+        ("A1", "attribute_not_exists(job_id)"),
+        ("A2", "num_attempts = :next"),
+        ("R3", "ADD region_"),
+    ),
     "PutItem": (("A4", "attribute_not_exists(region_id)"), ("T1", "range_key")),
     "BatchWriteItem": (("T1-overflow",),),
     "DeleteItem": (("G5",),),

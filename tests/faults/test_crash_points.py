@@ -34,7 +34,7 @@ def submit_for(trial, model, write):
 
 @pytest.mark.parametrize(
     "writes",
-    [pytest.param(_PLANNING, marks=pytest.mark.long), _REGION, _DELIVERY],
+    [pytest.param(_PLANNING, marks=pytest.mark.long), _REGION, pytest.param(_DELIVERY, marks=pytest.mark.long)],
     ids=["planning", "region", "delivery"],
 )
 def test_a_worker_dies_at_every_write_in_turn_and_every_job_ends(new_trial, writes):

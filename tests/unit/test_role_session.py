@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.role_session import (
-    DEFAULT_SESSION_NAME,
     RoleSession,
     calling_session,
     describing_session,
@@ -57,12 +56,11 @@ def test_a_caller_calls_one_endpoint() -> None:
     assert "arn:aws-cn:sagemaker:*:*:endpoint/ships-v2" in allowed["sagemaker:InvokeEndpoint"]
 
 
-def test_who_looks_at_endpoints_does_no_more_and_bears_no_jobs_name() -> None:
-    session = describing_session(ROLE)
-    assert session is not None
-    assert session.name == DEFAULT_SESSION_NAME
-    assert all(action.startswith(("sagemaker:Describe", "sagemaker:List")) for action in statements(session))
-    assert describing_session("") is None
+def test_who_describes_an_endpoint_does_no_more() -> None:
+    allowed = statements(describing_session(ROLE, "Ships-V2"))
+    assert all(action.startswith(("sagemaker:Describe", "sagemaker:List")) for action in allowed)
+    assert "arn:aws-cn:sagemaker:*:*:endpoint/ships-v2" in allowed["sagemaker:DescribeEndpoint"]
+    assert describing_session("", "ships") is None
 
 
 def test_a_writer_writes_below_one_prefix() -> None:

@@ -52,7 +52,7 @@ class EndpointUtils:
         return max_regions
 
     def _processors_behind(self, endpoint_name: str, role: str | None) -> int:
-        sagemaker = self.clients.client("sagemaker", describing_session(role))
+        sagemaker = self.clients.client("sagemaker", describing_session(role, endpoint_name))
         endpoint = sagemaker.describe_endpoint(EndpointName=endpoint_name)
         config = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
         instance_types = {

@@ -48,13 +48,16 @@ def calling_session(role_arn: str | None, job_id: str, endpoint: str) -> RoleSes
     return _session(role_arn, job_id, _statement(["sagemaker:InvokeEndpoint"], *names))
 
 
-def describing_session(role_arn: str | None) -> RoleSession | None:
-    """Return a session that looks at SageMaker endpoints; None without a role.
-
-    It bears no job's name: what is learned of an endpoint serves every job that calls it.
-    """
-    actions = [f"sagemaker:Describe{kind}" for kind in ("Endpoint", "EndpointConfig", "InferenceComponent")]
-    return _session(role_arn, None, _statement([*actions, "sagemaker:ListTags"], "sagemaker:*:*:*"))
+def describing_session(role_arn: str | None, name: str) -> RoleSession | None:
+    """Return a session that describes one endpoint or component, for whichever job asks; None without a role."""
+    actions = ["sagemaker:DescribeEndpoint", "sagemaker:ListTags", "sagemaker:DescribeInferenceComponent"]
+    resources = [f"sagemaker:*:*:{kind}/{name.lower()}" for kind in ("endpoint", "inference-component")]
+    return _session(
+        role_arn,
+        name,
+        _statement(actions, *resources),
+        _statement(["sagemaker:DescribeEndpointConfig"], "sagemaker:*:*:endpoint-config/*"),
+    )
 
 
 def writing_session(role_arn: str | None, job_id: str, bucket: str, prefix: str) -> RoleSession | None:
@@ -79,7 +82,7 @@ def streaming_session(role_arn: str | None, job_id: str, stream: str) -> RoleSes
     )
 
 
-def _session(role_arn: str | None, job_id: str | None, *statements: dict[str, Any]) -> RoleSession | None:
+def _session(role_arn: str | None, job_id: str, *statements: dict[str, Any]) -> RoleSession | None:
     if not role_arn:
         return None
     partition = role_arn.split(":")[1] if role_arn.count(":") > 1 else "aws"
@@ -90,8 +93,7 @@ def _session(role_arn: str | None, job_id: str | None, *statements: dict[str, An
             for statement in statements
         ],
     }
-    name = DEFAULT_SESSION_NAME if job_id is None else session_name(job_id)
-    return RoleSession(role_arn, name, json.dumps(policy, separators=(",", ":")))
+    return RoleSession(role_arn, session_name(job_id), json.dumps(policy, separators=(",", ":")))
 
 
 def _statement(actions: list[str], *resources: str) -> dict[str, Any]:

@@ -131,7 +131,7 @@ class EndpointCapacityEstimator:
         return found
 
     def _described(self, name: str, role: str) -> Endpoint:
-        sagemaker = self._clients.client("sagemaker", describing_session(role))
+        sagemaker = self._clients.client("sagemaker", describing_session(role, name))
         answer = sagemaker.describe_endpoint(EndpointName=name)
         variants = {variant["VariantName"]: _variant(variant) for variant in answer.get("ProductionVariants", ())}
         return Endpoint(variants, self._concurrency(sagemaker, answer.get("EndpointArn", "")))
@@ -153,7 +153,7 @@ class EndpointCapacityEstimator:
         return concurrency
 
     def _counted(self, component: str, role: str) -> int:
-        sagemaker = self._clients.client("sagemaker", describing_session(role))
+        sagemaker = self._clients.client("sagemaker", describing_session(role, component))
         answer = sagemaker.describe_inference_component(InferenceComponentName=component)
         return int(answer.get("RuntimeConfig", {}).get("CurrentCopyCount", 0))
 
