@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from aws.osml.model_runner.common.role_session import (
     RoleSession,
     calling_session,
+    describing_session,
     reading_session,
     session_name,
     streaming_session,
@@ -53,6 +54,13 @@ def test_a_caller_calls_one_endpoint() -> None:
     allowed = statements(calling_session(ROLE, "job", "Ships-V2"))
     assert set(allowed) == {"sagemaker:InvokeEndpoint"}
     assert "arn:aws-cn:sagemaker:*:*:endpoint/ships-v2" in allowed["sagemaker:InvokeEndpoint"]
+
+
+def test_who_describes_an_endpoint_does_no_more() -> None:
+    allowed = statements(describing_session(ROLE, "Ships-V2"))
+    assert all(action.startswith(("sagemaker:Describe", "sagemaker:List")) for action in allowed)
+    assert "arn:aws-cn:sagemaker:*:*:endpoint/ships-v2" in allowed["sagemaker:DescribeEndpoint"]
+    assert describing_session("", "ships") is None
 
 
 def test_a_writer_writes_below_one_prefix() -> None:

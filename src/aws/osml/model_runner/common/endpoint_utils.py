@@ -7,6 +7,7 @@ from typing import Any
 from cachetools import TTLCache
 
 from .aws_clients import AwsClients, default_clients
+from .role_session import describing_session
 
 _CACHE_S = 60
 _CACHED_ENDPOINTS = 10
@@ -51,7 +52,7 @@ class EndpointUtils:
         return max_regions
 
     def _processors_behind(self, endpoint_name: str, role: str | None) -> int:
-        sagemaker = self.clients.client("sagemaker", role)
+        sagemaker = self.clients.client("sagemaker", describing_session(role, endpoint_name))
         endpoint = sagemaker.describe_endpoint(EndpointName=endpoint_name)
         config = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
         instance_types = {

@@ -52,7 +52,12 @@ def describing_session(role_arn: str | None, name: str) -> RoleSession | None:
     """Return a session that describes one endpoint or component, for whichever job asks; None without a role."""
     actions = ["sagemaker:DescribeEndpoint", "sagemaker:ListTags", "sagemaker:DescribeInferenceComponent"]
     resources = [f"sagemaker:*:*:{kind}/{name.lower()}" for kind in ("endpoint", "inference-component")]
-    return _session(role_arn, name, _statement(actions, *resources))
+    return _session(
+        role_arn,
+        name,
+        _statement(actions, *resources),
+        _statement(["sagemaker:DescribeEndpointConfig"], "sagemaker:*:*:endpoint-config/*"),
+    )
 
 
 def writing_session(role_arn: str | None, job_id: str, bucket: str, prefix: str) -> RoleSession | None:
