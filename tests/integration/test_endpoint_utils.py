@@ -10,6 +10,7 @@ from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.common.endpoint_utils import EndpointUtils
+from aws.osml.model_runner.common.role_session import describing_session
 from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
 from aws_faults import Raw, answering
 
@@ -120,7 +121,7 @@ def test_an_endpoint_that_is_missing_has_no_capacity_and_is_asked_for_again(gate
 
 def test_an_endpoint_is_described_under_the_role_that_calls_it(gateway, clients, instance_types):
     keys: list[str] = []
-    client = clients.client("sagemaker", ROLE)
+    client = clients.client("sagemaker", describing_session(ROLE, "ships"))
     client.meta.events.register_first(
         "before-send.sagemaker.DescribeEndpoint", lambda request, **_: keys.append(request.headers["Authorization"])
     )
