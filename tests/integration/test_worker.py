@@ -243,7 +243,7 @@ def test_an_image_that_cannot_be_read_fails_with_the_reason(busy_site, model_ser
     busy_site.submit(request)
     assert busy_site.wait_for_end(request["jobId"]) == ["STARTED", "FAILED"]
     assert reason in busy_site.last_event(request["jobId"]).message
-    assert not busy_site.open_jobs()
+    eventually(lambda: not busy_site.open_jobs())
 
 
 def test_files_are_refused_unless_the_environment_allows_them(site, image, model_server):
