@@ -97,7 +97,11 @@ def _on_grid(geometry: BaseGeometry, wkt: str) -> Polygon | MultiPolygon:
     """Return a valid geometry with its numbers rounded, still valid; by way of bytes, which forget the grid."""
     # Numbers far smaller than the grid make GEOS divide by zero.
     rounded = shapely.transform(geometry, lambda places: np.round(places, _GRID_DECIMALS))
-    geometry = shapely.from_wkb(shapely.to_wkb(shapely.set_precision(rounded, GRID_DEGREES), output_dimension=3))
+    try:
+        precise = shapely.set_precision(shapely.make_valid(rounded), GRID_DEGREES)
+    except shapely.errors.GEOSException as err:
+        _refuse(wkt, "a region with an area, apart from rounding", err)
+    geometry = shapely.from_wkb(shapely.to_wkb(precise, output_dimension=3))
     if not isinstance(geometry, (Polygon, MultiPolygon)) or not geometry.area > 0:
         _refuse(wkt, "a region with an area")
     return geometry
