@@ -298,6 +298,7 @@ class Worker:
             make_encoder=functools.partial(_Encoder, world, process),  # type: ignore[arg-type]
             stopping=Event(world.scheduler),  # type: ignore[arg-type]
             image_due=Event(world.scheduler),  # type: ignore[arg-type]
+            claiming=Mutex(world.scheduler),
         )
 
     def _make_sinks(self, outputs: list[dict[str, Any]]) -> list[Sink]:

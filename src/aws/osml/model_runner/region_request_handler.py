@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -122,7 +123,8 @@ class RegionRequestHandler:
         image open; without them it is opened by its URL, or shared with another region that runs here.
 
         Raises:
-            RegionDeferredError: the region is another worker's, has to wait, or was interrupted; ask again later.
+            RegionDeferredError: the region is another worker's, has to wait, or was interrupted, or a region that
+                crashed workers is alone here; ask again later.
             SelfThrottledRegionException: the endpoint works on as many regions as it may.
             LeaseLostError: another worker took the region over.
             InvalidRegionRequestException: the request is not that of the region's and the image's rows.
@@ -131,12 +133,14 @@ class RegionRequestHandler:
         with bind_job(job_id=request.job_id, image_id=request.image_id, region_id=request.region_id):
             if region_request_item is not None:
                 self.region_request_table.start_region_request(region_request_item)
-            claim = self._claim(request.image_id, request.region_id)
-            if claim is None:
-                return self.job_table.get_image_request(request.image_id)
-            with self._given_back_on_error(claim), self._place_at_endpoint(request, claim) as keep_place:
-                work = RegionWork(request, self.tiling_strategy, self.context, raster_dataset, sensor_model)
-                return self._process(claim, work, request, keep_place)
+            with self.context.quarantine.entered(
+                partial(self._claim, request.image_id, request.region_id), self._is_suspect
+            ) as claim:
+                if claim is None:
+                    return self.job_table.get_image_request(request.image_id)
+                with self._given_back_on_error(claim), self._place_at_endpoint(request, claim) as keep_place:
+                    work = RegionWork(request, self.tiling_strategy, self.context, raster_dataset, sensor_model)
+                    return self._process(claim, work, request, keep_place)
 
     def fail_region_request(
         self, region_request_item: RegionRequestItem, metrics: MetricsLogger | None = None
@@ -197,6 +201,10 @@ class RegionRequestHandler:
             jitter_s = self.context.rng.uniform(0, 2)
             raise RegionDeferredError(f"{region_id} has to wait", claim.retry_after_s + jitter_s)
         return None if isinstance(claim, RegionEnded) else claim
+
+    def _is_suspect(self, claim: RegionClaim | None) -> bool:
+        """Return True for a region that has come half of the way to being given up."""
+        return claim is not None and (claim.item.stalled_attempts or 0) > max(1, self.config.max_region_attempts // 2)
 
     def _new_run(self, claim: RegionClaim, job: JobItem) -> RegionRun:
         item = claim.item

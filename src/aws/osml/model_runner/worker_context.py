@@ -34,6 +34,7 @@ from .inference.http_detector import CallTimeouts
 from .inference.retry import RetryBudget
 from .lease_keeper import LeaseKeeper
 from .metrics import MetricsRecorder
+from .quarantine import Quarantine
 from .raster import ImageSource, RasterSettings, TileEncoder, open_elevation_model
 from .raster.open_images import OpenImages
 from .sink.sink import Sink
@@ -68,10 +69,16 @@ class WorkerContext:
     stopping: threading.Event = field(default_factory=threading.Event)
     # Set when an image may be started here: one came in, or a region ended.
     image_due: threading.Event = field(default_factory=threading.Event)
+    # Held while a region is claimed.
+    claiming: AbstractContextManager[object] = field(default_factory=threading.Lock)
+    quarantine: Quarantine = field(init=False)
     _detectors: LRUCache[object, Detector] = field(default_factory=lambda: LRUCache(_CACHED_ENDPOINTS))
     _budgets: dict[str, RetryBudget] = field(default_factory=lambda: defaultdict(RetryBudget))
     _call_limits: dict[str, CallLimit] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.quarantine = Quarantine(self.pause, self.claiming)
 
     @classmethod
     def from_config(cls, config: ServiceConfig, clients: AwsClients | None = None) -> "WorkerContext":

@@ -1,0 +1,98 @@
+"""A region that crashed workers is alone in its process."""
+
+import threading
+from contextlib import ExitStack
+
+import pytest
+
+from aws.osml.model_runner.exceptions import RegionDeferredError
+from aws.osml.model_runner.quarantine import Quarantine
+
+
+@pytest.fixture
+def pauses() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def quarantine(pauses) -> Quarantine:
+    return Quarantine(pauses.append, threading.Lock())
+
+
+def test_regions_that_crashed_nobody_are_claimed_beside_each_other(quarantine, pauses):
+    with ExitStack() as inside:
+        names = [inside.enter_context(quarantine.entered(lambda name=name: name, lambda _: False)) for name in "abc"]
+        assert names == ["a", "b", "c"]
+    assert pauses == []
+
+
+def test_nothing_is_claimed_beside_a_suspect_and_everything_after_it(quarantine, pauses):
+    claimed = []
+    with quarantine.entered(lambda: "suspect", lambda name: name == "suspect"):
+        for _ in range(2):
+            with (
+                pytest.raises(RegionDeferredError) as caught,
+                quarantine.entered(lambda: claimed.append("other"), lambda _: False),
+            ):
+                pass
+            assert caught.value.retry_after_s > 0
+            assert not caught.value.is_backoff
+    assert claimed == []
+    assert len(pauses) == 2
+    with quarantine.entered(lambda: "other", lambda name: name == "suspect") as name:
+        assert name == "other"
+
+
+def test_a_suspect_whose_work_fails_is_a_suspect_no_more(quarantine):
+    with pytest.raises(LookupError), quarantine.entered(lambda: "suspect", lambda _: True):
+        raise LookupError
+    with quarantine.entered(lambda: "other", lambda _: False) as name:
+        assert name == "other"
+
+
+def test_a_region_that_began_before_the_suspect_goes_on_and_lifts_nothing(quarantine):
+    with ExitStack() as before:
+        before.enter_context(quarantine.entered(lambda: "other", lambda _: False))
+        with quarantine.entered(lambda: "suspect", lambda _: True):
+            before.close()
+            with pytest.raises(RegionDeferredError), quarantine.entered(lambda: "third", lambda _: False):
+                pass
+
+
+def test_a_claim_that_fails_leaves_no_suspect(quarantine):
+    def refuse():
+        raise LookupError
+
+    with pytest.raises(LookupError), quarantine.entered(refuse, lambda _: True):
+        pass
+    with quarantine.entered(lambda: "other", lambda _: False) as name:
+        assert name == "other"
+
+
+def test_two_threads_do_not_claim_at_once(quarantine):
+    """Or a region could be claimed while another is found to be a suspect."""
+    is_claiming, may_end, second = threading.Event(), threading.Event(), []
+
+    def slow_claim():
+        is_claiming.set()
+        may_end.wait(10)
+        return "suspect"
+
+    def first():
+        with quarantine.entered(slow_claim, lambda _: True):
+            is_over.wait(10)
+
+    def other():
+        with pytest.raises(RegionDeferredError), quarantine.entered(lambda: second.append("claimed"), lambda _: False):
+            pass
+
+    is_over = threading.Event()
+    threads = [threading.Thread(target=target) for target in (first, other)]
+    threads[0].start()
+    assert is_claiming.wait(10)
+    threads[1].start()
+    may_end.set()
+    threads[1].join(10)
+    is_over.set()
+    threads[0].join(10)
+    assert second == []
