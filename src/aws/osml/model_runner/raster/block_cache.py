@@ -4,14 +4,10 @@ The cache never gives memory back by itself, so a cache as large as the setting 
 that size, most of it with blocks that no tile asks for again.
 """
 
-from typing import TYPE_CHECKING
-
 from osgeo import gdal
 
+from .image_header import ImageHeader
 from .settings import RasterSettings
-
-if TYPE_CHECKING:
-    from .image_source import ImageHeader
 
 # Tiles are rarely taller, and regions rarely wider.
 _TILE_PX = 1024
@@ -20,7 +16,7 @@ _REGION_PX = 10240
 _REGIONS = 2
 
 
-def shared_bytes(header: "ImageHeader") -> int:
+def shared_bytes(header: ImageHeader) -> int:
     """Return the bytes of the blocks that a row of tiles decodes and the next tile, or the next row, asks for again.
 
     A block as wide as the image is shared by every tile beside it, so all of those that a tile touches have to stay. Of
@@ -34,7 +30,7 @@ def shared_bytes(header: "ImageHeader") -> int:
     return int(_REGIONS * min(rows, header.height) * columns * pixel_bytes)
 
 
-def make_room(header: "ImageHeader", settings: RasterSettings) -> None:
+def make_room(header: ImageHeader, settings: RasterSettings) -> None:
     """Let the cache grow to what an image needs, within the settings; it does not shrink, others may need it."""
     wanted = min(settings.cache_bytes, shared_bytes(header))
     if wanted > gdal.GetCacheMax():

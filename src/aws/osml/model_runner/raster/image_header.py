@@ -1,0 +1,102 @@
+"""What an image says about itself, and whether a worker may take it on."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from osgeo import gdal
+
+from .exceptions import LoadImageException
+from .opening import refuse_excess
+from .sensor_model import build_sensor_model
+from .settings import RasterSettings
+
+# The words that messages and tables use for a driver's files; other drivers go by their own name.
+_EXTENSIONS = {"GTIFF": "TIFF", "JP2OPENJPEG": "JP2"}
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """What an image says about itself, read once.
+
+    ``data_type`` is GDAL's name of the pixel type that holds every band; ``block_size`` is (width, height) in pixels of
+    the pieces that the file is stored in.
+    """
+
+    width: int
+    height: int
+    band_count: int
+    data_type: str
+    driver_name: str
+    block_size: tuple[int, int]
+    metadata: Mapping[str, str]
+    sensor_model: Any | None
+    etag: str | None
+
+    @property
+    def extension(self) -> str:
+        """The kind of file as messages name it: ``TIFF``, ``NITF``, ``PNG``, ``JPEG``, ``JP2``."""
+        return _EXTENSIONS.get(self.driver_name, self.driver_name)
+
+
+def check_limits(dataset: Any, url: str, settings: RasterSettings) -> None:
+    """Refuse, by its header alone, an image that is larger than a worker may take on.
+
+    Raises LoadImageException that names the limit.
+    """
+    width, height, bands = dataset.RasterXSize, dataset.RasterYSize, dataset.RasterCount
+    if bands == 0:
+        raise LoadImageException(f"{url} holds no image")
+    for name, value, limit in (
+        ("width in pixels", width, settings.max_side_px),
+        ("height in pixels", height, settings.max_side_px),
+        ("number of pixels", width * height, settings.max_pixels),
+        ("number of bands", bands, settings.max_bands),
+        ("block in bytes", _block_bytes(dataset), settings.max_block_bytes),
+    ):
+        refuse_excess(url, name, value, limit)
+
+
+def _block_bytes(dataset: Any) -> int:
+    """Return the memory that one stored piece takes when decoded; with pixel interleave it holds every band."""
+    band = dataset.GetRasterBand(1)
+    block_width, block_height = band.GetBlockSize()
+    is_interleaved = dataset.GetMetadataItem("INTERLEAVE", "IMAGE_STRUCTURE") == "PIXEL"
+    bytes_per_pixel = gdal.GetDataTypeSize(band.DataType) // 8
+    return int(block_width * block_height * bytes_per_pixel * (dataset.RasterCount if is_interleaved else 1))
+
+
+def handle_limit(dataset: Any, settings: RasterSettings) -> int:
+    """Return how many handles may decode at once so that all of them together take no more than the cache does.
+
+    Each keeps a piece of its own beside the cache. A progressive JPEG is one piece, and its coefficients have two bytes
+    each; whether a JPEG is progressive does not show.
+    """
+    piece_bytes = _block_bytes(dataset)
+    if dataset.GetDriver().ShortName == "JPEG":
+        piece_bytes = 2 * dataset.RasterXSize * dataset.RasterYSize * dataset.RasterCount
+    return max(1, settings.cache_bytes // max(1, piece_bytes))
+
+
+def read_header(dataset: Any, etag: str | None, settings: RasterSettings) -> ImageHeader:
+    """Return what a dataset says about itself; ``etag`` tells this version of its file from another."""
+    block_width, block_height = dataset.GetRasterBand(1).GetBlockSize()
+    return ImageHeader(
+        width=dataset.RasterXSize,
+        height=dataset.RasterYSize,
+        band_count=dataset.RasterCount,
+        data_type=_data_type(dataset),
+        driver_name=dataset.GetDriver().ShortName.upper(),
+        block_size=(block_width, block_height),
+        metadata=dict(dataset.GetMetadata() or {}),
+        sensor_model=build_sensor_model(dataset, settings),
+        etag=etag,
+    )
+
+
+def _data_type(dataset: Any) -> str:
+    """Return the name of the smallest type that holds every band."""
+    union = dataset.GetRasterBand(1).DataType
+    for number in range(2, dataset.RasterCount + 1):
+        union = gdal.DataTypeUnion(union, dataset.GetRasterBand(number).DataType)
+    return str(gdal.GetDataTypeName(union))
