@@ -38,7 +38,7 @@ class Chance:
     def strikes(self, kind: str) -> bool:
         """Return True when the fault of this name happens now."""
         probability: float = getattr(self.faults, kind)
-        if not probability or not self.is_active or self.rng.random() >= probability:
+        if not probability or self._scheduler.now >= self.until_s or self.rng.random() >= probability:
             return False
         self.injected[kind] = self.injected.get(kind, 0) + 1
         return True

@@ -54,6 +54,8 @@ def worker_config(job_deadline_s: float) -> ServiceConfig:
             "IMAGE_STATUS_TOPIC": f"{topic}:image",
             "REGION_STATUS_TOPIC": f"{topic}:region",
             "WORKERS": "3",
+            # Two sweeps of three only find that another worker is at it.
+            "SWEEP_INTERVAL_S": "45",
             "REGION_SIZE": f"({REGION_PX}, {REGION_PX})",
             "JOB_DEADLINE_S": str(job_deadline_s),
         }
