@@ -1,5 +1,6 @@
 """The sweeper leads on whatever a dead worker left undone: each of its steps, acted on for real."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -218,6 +219,24 @@ def test_a_region_that_was_just_sent_is_not_sent_once_more(worker, scene, model_
     clock.ahead_s += 30
     worker.sweeper.sweep()
     assert [region.region_id for _, region in worker.received_regions()] == ["(0, 512)(512, 512)-job"]
+
+
+def test_a_region_that_waits_in_a_long_queue_is_sent_less_and_less_often(new_worker, scene, model_server, clock, logs):
+    worker = new_worker()
+    request = worker.request(scene, model_server("centerpoint").invocations_url)
+    planned(worker, request)
+    do_region(worker, request, 0)
+    sent_after = []
+    for leases in range(1, 30):
+        logs.clear()
+        clock.ahead_s += LEASE_S
+        worker.sweeper.sweep()
+        if [entry for entry in logs if entry["event"] == "region.sent_again"]:
+            sent_after.append(leases)
+    gaps = [after - before for before, after in itertools.pairwise([0, *sent_after])]
+    assert gaps == sorted(gaps)
+    assert len(gaps) >= 3
+    assert gaps[-1] >= 2 * gaps[0]
 
 
 def test_an_image_whose_last_region_was_counted_by_a_worker_that_died_then_is_finished(worker, scene, model_server):

@@ -13,6 +13,7 @@ from aws.osml.model_runner.job_rules import (
     image_status,
     is_poison,
     region_status,
+    silence_s,
 )
 
 SUCCESS, PARTIAL, FAILED = RequestStatus.SUCCESS, RequestStatus.PARTIAL, RequestStatus.FAILED
@@ -90,3 +91,16 @@ def test_backoff_is_no_shorter_than_the_endpoint_asked_for(backoffs, at_least_s)
 @pytest.mark.parametrize(("stalled", "wait_s"), [(0, 0.0), (1, 10.0), (2, 20.0), (6, 320.0), (7, 600.0), (5000, 600.0)])
 def test_aggregation_wait(stalled, wait_s):
     assert aggregation_wait_s(stalled) == wait_s
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "silent_s"),
+    [(0.0, 180.0), (180.0, 180.0), (361.0, 361.0), (90_000.0, 1800.0), (-5.0, 180.0)],
+    ids=["just planned", "sent once more", "then as long again", "half an hour at most", "another clock"],
+)
+def test_silence(waited_s, silent_s):
+    assert silence_s(waited_s, lease_s=60.0) == silent_s
+
+
+def test_silence_is_never_shorter_than_leases_take_to_end():
+    assert silence_s(0.0, lease_s=1000.0) == 3000.0

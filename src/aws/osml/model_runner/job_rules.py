@@ -9,6 +9,10 @@ from .common.typing import RequestStatus
 POISON_REGION_S = 600.0
 POISON_IMAGE_S = 3600.0
 
+# A region that nobody has touched for this many leases may have lost its message, or its worker.
+SILENT_LEASES = 3
+_LONGEST_SILENCE_S = 1800.0
+
 _FIRST_BACKOFF_S = 5.0
 _LONGEST_BACKOFF_S = 300.0
 _LONGEST_AGGREGATION_WAIT_S = 600.0
@@ -42,6 +46,15 @@ def is_redrivable(status: str | None) -> bool:
 def is_poison(attempts: int, first_attempt_s: float | None, now_s: float, max_attempts: int, min_age_s: float) -> bool:
     """Return True when work crashed more than ``max_attempts`` workers in a row, over at least ``min_age_s``."""
     return attempts > max_attempts and first_attempt_s is not None and now_s - first_attempt_s >= min_age_s
+
+
+def silence_s(waited_s: float, lease_s: float) -> float:
+    """Return for how long nobody may touch a region before its message counts as lost, and is sent again.
+
+    ``waited_s`` lay between the plan and the last time it was sent. The wait doubles, since in a long queue most
+    regions that nobody touches merely wait, and each copy of their messages makes the queue longer.
+    """
+    return max(SILENT_LEASES * lease_s, min(_LONGEST_SILENCE_S, waited_s))
 
 
 def backoff_s(backoffs: int, rng: random.Random, at_least_s: float = 0.0) -> float:

@@ -14,15 +14,13 @@ from .database.job_table import JobItem, JobTable
 from .database.region_request_table import RegionRequestItem, RegionRequestTable
 from .exceptions import ModelRunnerError
 from .image_request_handler import ImageRequestHandler
-from .job_rules import POISON_IMAGE_S, is_poison
+from .job_rules import POISON_IMAGE_S, SILENT_LEASES, is_poison, silence_s
 from .observability import bind_job
 from .queue.request_queue import RequestQueue
 from .region_request_handler import RegionRequestHandler, region_request_of
 
 logger = structlog.get_logger(__name__)
 
-# A region that nobody has touched for this many leases has lost its message, or its worker.
-_SILENT_LEASES = 3
 _MAX_PLANNING_ATTEMPTS = 5
 
 
@@ -51,7 +49,7 @@ def next_step(job: OpenJob, item: JobItem | None, now_s: float, config: ServiceC
         return NextStep.FINISH
     if now_s - job.request_time > config.job_deadline_s:
         return NextStep.SEAL_REGIONS
-    is_silent = now_s - (job.swept_time or job.planned_time) >= _SILENT_LEASES * config.region_lease_s
+    is_silent = now_s - (job.swept_time or job.planned_time) >= SILENT_LEASES * config.region_lease_s
     return NextStep.LOOK_AT_REGIONS if is_silent else NextStep.NOTHING
 
 
@@ -121,16 +119,19 @@ class JobSweeper:
                 self._images.completion.finish(job.image_id)
             case NextStep.LOOK_AT_REGIONS | NextStep.SEAL_REGIONS:
                 if self._ledger.mark_swept(job):
-                    self._sweep_regions(item, is_late=step is NextStep.SEAL_REGIONS)
+                    self._sweep_regions(item, job.planned_time or 0.0, is_late=step is NextStep.SEAL_REGIONS)
 
-    def _sweep_regions(self, job: JobItem, is_late: bool) -> None:
-        now_s, silent_s = self._now(), _SILENT_LEASES * self._config.region_lease_s
+    def _sweep_regions(self, job: JobItem, planned_s: float, is_late: bool) -> None:
+        now_s = self._now()
         for region in self._region_table.regions_of(job.image_id):
             if region.is_terminal or (region.lease_until or 0) > now_s:
                 continue
             if is_late:
                 self._seal(job, region)
-            elif (region.not_before or 0) <= now_s and now_s - (region.queued_time or 0) > silent_s:
+                continue
+            sent_s = region.queued_time or 0.0
+            has_been_silent = now_s - sent_s > silence_s(sent_s - planned_s, self._config.region_lease_s)
+            if has_been_silent and (region.not_before or 0) <= now_s:
                 self._send_again(job, region)
 
     def _send_again(self, job: JobItem, region: RegionRequestItem) -> None:
