@@ -164,8 +164,10 @@ class Injector:
         return self._rng.random() < rule.get("chance", 1.0)
 
     def _send(self, name: str, request: Any) -> AWSResponse:
+        # A process that is stopped meanwhile reads the answer when it wakes, to what the server did long before.
+        sent = time.time()
         answer = self._session.send(request)
-        self._journal.note(write=name, status=answer.status_code, row=_row_of(request.body))
+        self._journal.note(write=name, status=answer.status_code, row=_row_of(request.body), sent=sent)
         return answer
 
     def _apply(self, rule: Rule, name: str, request: Any) -> AWSResponse | None:
