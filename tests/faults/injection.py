@@ -179,7 +179,8 @@ class Injector:
             case "die_before" | "die_after":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "stop_before" | "stop_after":
-                os.kill(os.getpid(), signal.SIGSTOP)
+                # To this very thread: a signal to the process may reach another one first, and this one goes on.
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
                 self._journal.note(fault="woke", on=name)
             case "refuse":
                 return refusal(request, rule["code"], rule["status"])

@@ -24,6 +24,7 @@ class Faults:
         throttle: of a world, its workers hold back regions for which the endpoint has no place.
         cancel: of a job, somebody cancels it.
         is_resubmitted: of a job, its message is sent again, after one of ``resubmission_s``.
+        again: of a job that ended PARTIAL or FAILED for the first time, its message is sent again at once.
         has_bad_tiles: a tenth of the tiles is refused by the model for good.
         poison: what kills every worker that touches it: "", "tile", "plan" or "aggregation", of the first job.
     """
@@ -50,8 +51,10 @@ class Faults:
     cancel: float = 0.05
     is_resubmitted: float = 0.4
     resubmission_s: tuple[float, ...] = (5.0, 100.0, 1000.0)
+    again: float = 0.1
     has_bad_tiles: bool = True
     poison: str = ""
+    max_region_attempts: int = 6
     job_deadline_s: float = 86_400.0
     horizon_s: float = 20_000.0
 
@@ -79,6 +82,7 @@ CALM = Faults(
     throttle=0.0,
     cancel=0.0,
     is_resubmitted=0.0,
+    again=0.0,
     has_bad_tiles=False,
 )
 # Fewer deaths, so that what is looked for is not hidden by them.

@@ -410,9 +410,8 @@ _NOT_ENDED = region_request_table.IS_OPEN
 _OUR_GENERATION = region_request_table.IS_OUR_GENERATION
 
 # Worlds in which workers sleep through the end of what they hold.
-_SLOW = {"stall": 0.3, "pause": 0.0, "kill": 0.0, "throttle": 0.0}
-_SLOW_AND_SENT_AGAIN = _SLOW | {"is_resubmitted": 1.0, "resubmission_s": (400.0, 500.0, 600.0, 700.0, 800.0, 900.0)}
-
+_SLOW = {"stall": 0.3, "pause": 0.0, "kill": 0.0, "throttle": 0.0, "max_region_attempts": 1000}
+_SLOW_AND_SENT_AGAIN = _SLOW | {"again": 1.0}
 # Worlds whose endpoint has a place or a few, and whose clocks agree, so that it is known when a place runs out.
 _FEW_PLACES = {"throttle": 1.0, "skew_s": 0.0}
 # Worlds whose jobs are cancelled, by somebody who may sleep over it.
@@ -494,7 +493,6 @@ MUTANTS = [
         "zombie",
         _SLOW_AND_SENT_AGAIN,
     ),
-    Mutant("suspect not alone", lambda: [(RegionRequestHandler, "_is_suspect", _never)], "poison-tile"),
     Mutant("turn of another taken", lambda: _without_condition(SchedulingTurns, "claim"), seeds=40, is_harmless=True),
     Mutant(
         "turn of another ended",

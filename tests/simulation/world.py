@@ -50,7 +50,7 @@ _PARTITIONS = 4
 
 
 @functools.cache
-def worker_config(job_deadline_s: float, is_throttled: bool) -> ServiceConfig:
+def worker_config(job_deadline_s: float, max_region_attempts: int, is_throttled: bool) -> ServiceConfig:
     url, topic = "https://sqs.us-west-2.amazonaws.com/123456789012", "arn:aws:sns:us-west-2:123456789012"
     return ServiceConfig.from_environment(
         {
@@ -66,6 +66,7 @@ def worker_config(job_deadline_s: float, is_throttled: bool) -> ServiceConfig:
             "SWEEP_INTERVAL_S": "45",
             "REGION_SIZE": f"({REGION_PX}, {REGION_PX})",
             "JOB_DEADLINE_S": str(job_deadline_s),
+            "MAX_REGION_ATTEMPTS": str(max_region_attempts),
             "SM_SELF_THROTTLING": str(is_throttled),
             # With two variants, a place for each processor of one.
             "THROTTLING_SCALE_FACTOR": "0.5",
@@ -97,7 +98,7 @@ class World:
         self.scheduler = Scheduler(seed)
         self.rng = self.scheduler.rng
         self.chance = Chance(self.scheduler, faults)
-        self.config = worker_config(faults.job_deadline_s, self.chance.strikes("throttle"))
+        self.config = worker_config(faults.job_deadline_s, faults.max_region_attempts, self.chance.strikes("throttle"))
         specs = random_jobs(self.rng, self.rng.randint(1, MOST_JOBS))
         self.jobs: dict[str, Job] = {job.url: job for job in specs}
         self.poisoned = specs[0] if faults.poison else None
@@ -260,6 +261,10 @@ class World:
             self.status_writes.append(end)
             if write.new.get("message") == CANCELLED:
                 self.cancelled.add((end.image_id, end.generation))
+            if end.status != "SUCCESS" and end.generation == 0 and self.chance.strikes("again"):
+                job = next(job for job in self.jobs.values() if job.image_id == end.image_id)
+                self._unsent += 1
+                self.scheduler.at(self.rng.uniform(0, 60), functools.partial(self._submit, job))
         has_ended = old.status in TERMINAL and old.generation == end.generation
         if has_ended and any((write.old or {}).get(name) != write.new.get(name) for name in _WORK):
             self.broken_rules.add("an image was worked on after it had ended")
