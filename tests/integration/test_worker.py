@@ -64,15 +64,16 @@ def test_a_job_delivers_each_feature_once_to_every_output(busy_site, image, mode
     assert not [body for body in busy_site.drain("IMAGE_DLQ") if job in body]
 
 
-def test_an_image_in_s3_and_one_region(site, image, model_server):
-    model = model_server("centerpoint")
-    site.client("s3").upload_file(str(image), site.data_plane.result_bucket, "in/scene.tif")
-    request = site.request(f"s3://{site.data_plane.result_bucket}/in/scene.tif", model.invocations_url)
-    with site.worker(REGION_SIZE="(4096, 4096)", IMAGE_SOURCES="s3"):
-        site.submit(request)
-        assert site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
-    assert len(site.features(request["jobId"])) == 24
-    site.check_books(request["jobId"])
+def test_an_image_in_s3_and_one_region(busy_site, tmp_path, model_server):
+    model, bucket = model_server("centerpoint"), busy_site.data_plane.result_bucket
+    image = tmp_path / "small.tif"
+    write_geotiff(image, np.zeros((1, 400, 500), np.uint8), (0.0, 1e-5, 0.0, 0.0, 0.0, -1e-5), epsg=4326)
+    busy_site.client("s3").upload_file(str(image), bucket, "in/small.tif")
+    request = busy_site.request(f"s3://{bucket}/in/small.tif", model.invocations_url)
+    busy_site.submit(request)
+    assert busy_site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
+    assert len(busy_site.features(request["jobId"])) == 3 * 2
+    busy_site.check_books(request["jobId"])
 
 
 def test_every_malformed_request_is_set_aside_and_told_and_the_next_good_one_runs(site, image, model_server):
