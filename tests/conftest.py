@@ -22,7 +22,7 @@ _COVERAGE = "COVERAGE_PROCESS_CONFIG"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--long", action="store_true", help="fault and security tests in their long form, about 20 minutes"
+        "--long", action="store_true", help="tests in their long form, and properties with all their examples"
     )
 
 
