@@ -55,7 +55,8 @@ def attribute_value(typed: Mapping[str, Any]) -> Any:
         case "S":
             return value
         case "L":
-            return [attribute_value(inner) for inner in value]
+            # Texts, features above all, without a call for each.
+            return [inner["S"] if "S" in inner else attribute_value(inner) for inner in value]
         case "M":
             return {name: attribute_value(inner) for name, inner in value.items()}
         case "B":

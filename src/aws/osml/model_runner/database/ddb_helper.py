@@ -195,7 +195,7 @@ class DDBHelper:
         if isinstance(data, Decimal):
             return int(data) if data == data.to_integral_value() else float(data)
         if isinstance(data, list):
-            return [DDBHelper.convert_decimal(inner) for inner in data]
+            return [inner if type(inner) is str else DDBHelper.convert_decimal(inner) for inner in data]
         if isinstance(data, dict):
             return {key: DDBHelper.convert_decimal(inner) for key, inner in data.items()}
         return data
