@@ -12,11 +12,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Counts:
-    """Calls so far, calls under way, the most at once, and refusals."""
+    """Calls so far, calls under way, the most at once, refusals, and when the first and the last call came.
+
+    The moments are of the monotonic clock, which all processes of a machine share.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.calls = self.now = self.peak = self.refused = 0
+        self.first_s = self.last_s = 0.0
 
 
 def answer_of(features: int, tile_px: int) -> bytes:
@@ -42,19 +46,23 @@ def answer_of(features: int, tile_px: int) -> bytes:
 
 def serve(latency_s: float, body: bytes, most: int | None) -> None:
     counts = Counts()
+    # Where all tiles go; nobody reads it.
+    sink = memoryview(bytearray(1 << 20))
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            names = ("calls", "peak", "refused")
+            names = ("calls", "peak", "refused", "first_s", "last_s")
             self.reply(200, json.dumps({name: getattr(counts, name) for name in names}).encode())
 
         def do_POST(self) -> None:
             left = int(self.headers["Content-Length"])
             while left > 0:
-                left -= len(self.rfile.read(min(left, 1 << 20)))
+                left -= self.rfile.readinto(sink[: min(left, len(sink))])
             with counts.lock:
+                counts.last_s = time.monotonic()
+                counts.first_s = counts.first_s or counts.last_s
                 is_refused = most is not None and counts.now >= most
                 counts.refused += is_refused
                 counts.calls += not is_refused

@@ -144,7 +144,7 @@ class ScheduledImages:
             self._handler.plan_started(image.job)
         except ProcessImageException as err:
             logger.warning("image.not_planned", reason=str(err))
-        self._scheduler.due.set()
+        self._scheduler.note_room()
 
 
 class RegionMessages:

@@ -185,15 +185,14 @@ class ModelRunner:
             ]
         turns = SchedulingTurns(self.ledger, self.job_table, self.context.now)
         scheduler = self._scheduler(turns)
-        wake = scheduler.due.set
         buffered = BufferedImageRequestQueue(
             self.image_request_queue, turns, self.config.image_look_ahead, self.context.now, self.context.pause
         )
         starts = ScheduledImages(scheduler, self.image_request_handler)
         return [
-            self._consumer("images", buffered, self._image_messages(wake).handle, _INTAKE_SLOTS),
+            self._consumer("images", buffered, self._image_messages(scheduler.due.set).handle, _INTAKE_SLOTS),
             self._consumer("starts", scheduler, starts.handle, self._slots),
-            self._region_consumer(wake),
+            self._region_consumer(scheduler.note_room),
         ]
 
     def _scheduler(self, turns: SchedulingTurns) -> TurnScheduler:

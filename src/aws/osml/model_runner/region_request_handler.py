@@ -340,16 +340,14 @@ class RegionRequestHandler:
         succeeded = [tile.bounds for tile in tiles if outcomes[tile.index] is TileState.SUCCEEDED]
         failed = [tile.bounds for tile in tiles if outcomes[tile.index] is not TileState.SUCCEEDED]
         status = region_status(len(succeeded), len(failed))
-        if self.region_request_table.end_region(self.job_table, claim, status, succeeded, failed, message):
+        ended = self.region_request_table.end_region(self.job_table, claim, status, succeeded, failed, message)
+        if ended is not None:
             logger.info("region.finished", status=str(status), tiles=len(tiles), failed_tiles=len(failed))
-            self._publish(claim)
+            self._publish(ended)
             self._record(claim, job, len(failed))
         return self.job_table.get_image_request(claim.item.image_id)
 
-    def _publish(self, claim: RegionClaim) -> None:
-        item = self.region_request_table.get_region_request(claim.item.region_id, claim.item.image_id)
-        if item is None:
-            return
+    def _publish(self, item: RegionRequestItem) -> None:
         try:
             status = self.region_status_monitor.get_status(item)
             self.region_status_monitor.process_event(item, status, "Completed region processing")
