@@ -8,7 +8,13 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import BinaryIO
+
+
+# Where all tiles go; nobody reads it.
+SINK = memoryview(bytearray(1 << 20))
 
 
 class Counts:
@@ -44,10 +50,23 @@ def answer_of(features: int, tile_px: int) -> bytes:
     return json.dumps({"type": "FeatureCollection", "features": found}).encode()
 
 
+def drain(body: BinaryIO, headers: Mapping[str, str]) -> None:
+    """Read a request's body, in whichever of the two ways it comes."""
+    if "Content-Length" in headers:
+        drop(body, int(headers["Content-Length"]))
+        return
+    while size := int(body.readline(), 16):
+        drop(body, size + 2)  # a line break follows
+    body.readline()
+
+
+def drop(body: BinaryIO, size: int) -> None:
+    while size > 0:
+        size -= body.readinto(SINK[: min(size, len(SINK))])
+
+
 def serve(latency_s: float, body: bytes, most: int | None) -> None:
     counts = Counts()
-    # Where all tiles go; nobody reads it.
-    sink = memoryview(bytearray(1 << 20))
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -57,9 +76,7 @@ def serve(latency_s: float, body: bytes, most: int | None) -> None:
             self.reply(200, json.dumps({name: getattr(counts, name) for name in names}).encode())
 
         def do_POST(self) -> None:
-            left = int(self.headers["Content-Length"])
-            while left > 0:
-                left -= self.rfile.readinto(sink[: min(left, len(sink))])
+            drain(self.rfile, self.headers)
             with counts.lock:
                 counts.last_s = time.monotonic()
                 counts.first_s = counts.first_s or counts.last_s

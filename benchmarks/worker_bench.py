@@ -59,7 +59,6 @@ class Figures:
 
     Times are seconds from the submission: to the first status, the model's first and last call, and the last end.
     ``cpu_s`` and ``rss_mb`` are the worker's own; ``servers_cpu_s`` is what emulator and model took of the same cores.
-    ``durations_ms`` are the means of what the worker itself measured, by operation.
     """
 
     started_s: float
@@ -73,7 +72,6 @@ class Figures:
     rss_mb: float
     peak_calls: int
     statuses: tuple[str, ...]
-    durations_ms: dict[str, float]
 
     @property
     def tiles_per_s(self) -> float:
@@ -198,8 +196,17 @@ class WorkerRun:
             rss_mb=peak.stop(),
             peak_calls=stats["peak"],
             statuses=tuple(sorted(set(ends.values()))),
-            durations_ms=_durations_ms(self.process.log_text()),
         )
+
+    def durations_ms(self) -> dict[str, float]:
+        """Return the mean of every ``Duration`` among the metrics that our worker has written, by operation."""
+        durations: dict[str, list[float]] = {}
+        for line in self.process.log_text().splitlines():
+            if line.startswith("{") and '"Operation"' in line:
+                entry = json.loads(line)
+                values = entry.get("Duration", [])
+                durations.setdefault(entry["Operation"], []).extend(values if isinstance(values, list) else [values])
+        return {operation: 1000 * statistics.mean(values) for operation, values in durations.items() if values}
 
     def _servers(self) -> list[psutil.Process]:
         """Return the emulator and the model: this process's children but the worker."""
@@ -267,17 +274,6 @@ def _cpu_s(processes: list[psutil.Process]) -> float:
     """Return the CPU seconds of processes and their children, living ones and those that have been waited for."""
     times = [(one, one.cpu_times()) for process in processes for one in _tree(process)]
     return sum(sum(spent[:4]) for _, spent in times)
-
-
-def _durations_ms(log: str) -> dict[str, float]:
-    """Return the mean of every ``Duration`` among the metrics that a worker wrote, by operation."""
-    durations: dict[str, list[float]] = {}
-    for line in log.splitlines():
-        if line.startswith("{") and '"Operation"' in line:
-            entry = json.loads(line)
-            values = entry.get("Duration", [])
-            durations.setdefault(entry["Operation"], []).extend(values if isinstance(values, list) else [values])
-    return {operation: 1000 * statistics.mean(values) for operation, values in durations.items() if values}
 
 
 def write_image(path: Path, side_px: int, compression: str, is_sparse: bool) -> None:
