@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import BinaryIO
 
-
 # Where all tiles go; nobody reads it.
 SINK = memoryview(bytearray(1 << 20))
 

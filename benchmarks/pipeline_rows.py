@@ -168,7 +168,9 @@ def _fetched_bytes(bench: Bench, job: Job) -> int:
 
 def _stored_bytes(path: str, corner: tuple[int, int], side_px: int) -> int:
     """Return the bytes of the blocks of a file that hold a square's pixels: no reader can do with less."""
-    band = gdal.OpenEx(path, allowed_drivers=["GTiff"]).GetRasterBand(1)
+    # A band does not keep its dataset alive.
+    dataset = gdal.OpenEx(path, allowed_drivers=["GTiff"])
+    band = dataset.GetRasterBand(1)
     rows, cols = (range(first // BLOCK_PX, -(-(first + side_px) // BLOCK_PX)) for first in corner)
     sizes = (band.GetMetadataItem(f"BLOCK_SIZE_{x}_{y}", "TIFF") for y in rows for x in cols)
     return sum(int(size) for size in sizes)
