@@ -144,27 +144,23 @@ def _without_condition(table: Any, method: str) -> list[Replacement]:
 
 
 def _plain_counters() -> list[Replacement]:
-    def end_region(
-        self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None
-    ) -> bool:
-        _write(self, self._end_write(claim, status, good, bad, message))
+    def end_region(self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None) -> Any:
+        _write(self, self._end_write(claim, self._end_of(claim, status, good, bad, message)))
         _write(job_table, region_request_table._count_write("", claim.item, status, len(good), len(bad)))
-        return True
+        return claim.item
 
     return [(RegionRequestTable, "end_region", end_region)]
 
 
 def _row_then_counter() -> list[Replacement]:
-    def end_region(
-        self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None
-    ) -> bool:
-        write = self._end_write(claim, status, good, bad, message)
+    def end_region(self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None) -> Any:
+        write = self._end_write(claim, self._end_of(claim, status, good, bad, message))
         try:
             _write(self, write, write["Update"]["ConditionExpression"])
         except ConditionNotMetError:
-            return False
+            return None
         _write(job_table, region_request_table._count_write("", claim.item, status, len(good), len(bad)))
-        return True
+        return claim.item
 
     return [(RegionRequestTable, "end_region", end_region)]
 

@@ -15,7 +15,7 @@ from .common.mr_post_processing import (
     SeamMerge,
 )
 from .common.typing import TileState
-from .database.feature_table import FeatureTable, StoredTile
+from .database.feature_table import FeatureTable, StoredTile, TileKey
 from .database.job_table import JobItem
 from .exceptions import ConservationError
 from .features.encoding import decode_feature, encode_feature
@@ -46,13 +46,22 @@ class ImageFeatures:
         self.columns = TiledFeatures.of(((tile.bounds, self._decoded(tile)) for tile in self._tiles), self.feature_at)
 
     @classmethod
-    def collect(cls, job: JobItem, table: FeatureTable, note: Callable[[], None] = ignore) -> "ImageFeatures":
-        """Read the features of a job's image.
+    def collect(
+        cls,
+        job: JobItem,
+        table: FeatureTable,
+        note: Callable[[], None] = ignore,
+        planned: Sequence[TileKey] = (),
+    ) -> "ImageFeatures":
+        """Read the features of a job's image; ``planned`` are its tiles, where they are known.
 
         Raises:
             ConservationError: fewer tiles, or more, are stored as good than were counted.
         """
-        features = cls(str(job.job_id), table.stored_tiles(job.image_id), note)
+        features = cls(str(job.job_id), table.stored_tiles(job.image_id, planned), note)
+        if planned and len(features._tiles) != job.tile_success:
+            # Another version may have planned other tiles.
+            features = cls(str(job.job_id), table.stored_tiles(job.image_id), note)
         if len(features._tiles) != job.tile_success:
             raise ConservationError(f"{len(features._tiles)} tiles are stored as good, {job.tile_success} were counted")
         return features

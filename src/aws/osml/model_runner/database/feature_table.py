@@ -32,7 +32,7 @@ from aws.osml.model_runner.exceptions import (
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
 from aws.osml.model_runner.features.properties import TILE
 
-from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item
+from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
 from .job_table import JobItem
 
 # An item holds 400 KB; half of it leaves room for names, keys and one feature more.
@@ -41,6 +41,8 @@ MAX_CHUNK_BYTES = 200_000
 MAX_FEATURE_BYTES = 380_000
 
 _READERS = 10
+# Rows that are read by key at once: with the most features in each, they take ten megabytes.
+_ROWS_PER_READ = 25
 
 
 # Reads partitions by their numbers, and returns what each holds, in order.
@@ -274,13 +276,18 @@ class FeatureTable(DDBHelper):
             and (row["tile_status"] == TileState.SUCCEEDED.name or row["generation"] >= generation)
         }
 
-    def stored_tiles(self, image_id: str) -> list[StoredTile]:
+    def stored_tiles(self, image_id: str, planned: Sequence[TileKey] = ()) -> list[StoredTile]:
         """Return every committed tile of an image, in order of region and tile.
+
+        ``planned`` are all the tiles that the image may have, where the caller knows: where they are few, they are
+        read by their keys, in fewer calls than there are partitions.
 
         Raises:
             ConservationError: a tile's overflow rows are gone.
         """
-        return self._tiles_in(image_id, self._rows_of(image_id))
+        is_few = 0 < len(planned) <= _ROWS_PER_READ * self.hash_salt
+        rows = self._rows_at(planned) if is_few else None
+        return self._tiles_in(image_id, self._rows_of(image_id) if rows is None else rows)
 
     def _tiles_in(self, image_id: str, rows: Iterable[Item]) -> list[StoredTile]:
         overflow: dict[tuple[str, int, str], dict[int, list[bytes]]] = defaultdict(dict)
@@ -305,6 +312,18 @@ class FeatureTable(DDBHelper):
                 )
             )
         return tiles
+
+    def _rows_at(self, keys: Sequence[TileKey]) -> list[Item] | None:
+        """Read tiles by their keys; None where one has overflow rows, whose keys nobody knows beforehand."""
+
+        def batch(number: int) -> list[Item]:
+            some = keys[number * _ROWS_PER_READ : (number + 1) * _ROWS_PER_READ]
+            rows = self.batch_get([self._tile_row_key(key) for key in some], attribute_names(FeatureItem))
+            return [_with_bytes(row) for row in rows if not self._is_expired(row)]
+
+        batches = -(-len(keys) // _ROWS_PER_READ)
+        found = [row for rows in self._read_all(batch, range(batches)) for row in rows]
+        return None if any(row["chunks"] > 1 for row in found) else found
 
     def _rows_of(self, image_id: str) -> list[Item]:
         """Read every partition of an image at once, and leave out what has expired and is only not yet deleted.
