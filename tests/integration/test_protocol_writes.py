@@ -321,6 +321,7 @@ class TestTile:
         tables.features.commit_tile(self.KEY, BOUNDS, TileOutcome(TileState.SUCCEEDED, features("second")))
         (tile,) = tables.features.stored_tiles(self.KEY.image_id)
         assert list(tile.features) == features("first")
+        assert tables.features.stored_tiles(self.KEY.image_id, [self.KEY]) == [tile]
 
     def test_a_tile_whose_rest_is_gone_is_not_read_in_part(self, tables):
         large = [b'"%s"' % (b"x" * 150_000)] * 3
@@ -353,6 +354,8 @@ class TestTile:
             tables.features.commit_tile(dataclasses.replace(self.KEY, index=index), BOUNDS, outcome)
         tiles = tables.features.stored_tiles(self.KEY.image_id)
         assert [tile.key.index for tile in tiles] == list(range(60))
+        planned = [dataclasses.replace(self.KEY, index=index) for index in range(80)]
+        assert tables.features.stored_tiles(self.KEY.image_id, planned) == tiles
 
 
 class TestFinish:

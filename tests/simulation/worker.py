@@ -132,7 +132,9 @@ class _Pipeline(TilePipeline):
         self._to_detect: Any = _Next(lambda item: self._advance(item, self._detect))
         self._to_store: Any = _Next(lambda item: self._advance(item, self._locate_and_store))
 
-    def run(self, run: RegionRun, steps: TileSteps, tiles: Iterable[Tile]) -> None:
+    def run(
+        self, run: RegionRun, steps: TileSteps, tiles: Iterable[Tile], on_cut: Callable[[], None] = lambda: None
+    ) -> None:
         waiting = list(tiles)
         waiting.reverse()
         callers = min(_CALLERS, len(waiting))
@@ -144,6 +146,8 @@ class _Pipeline(TilePipeline):
             nonlocal callers
             while waiting and run.enter():
                 self._advance(_TileOnItsWay(run, steps, waiting.pop()), self._cut)
+                if not waiting:
+                    on_cut()
             callers -= 1
             if callers == 0:
                 finished.set()

@@ -15,7 +15,7 @@ from .common.mr_post_processing import (
     SeamMerge,
 )
 from .common.typing import TileState
-from .database.feature_table import FeatureTable, StoredTile
+from .database.feature_table import FeatureTable, StoredTile, TileKey
 from .database.job_table import JobItem
 from .exceptions import ConservationError
 from .features.encoding import decode_feature, encode_feature
@@ -46,8 +46,16 @@ class ImageFeatures:
         self.columns = TiledFeatures.joined([columns for _, columns in good], self.feature_at)
 
     @classmethod
-    def collect(cls, job: JobItem, table: FeatureTable, note: Callable[[], None] = ignore) -> "ImageFeatures":
-        """Read the features of a job's image; ``note`` is called at each tile, from several threads.
+    def collect(
+        cls,
+        job: JobItem,
+        table: FeatureTable,
+        note: Callable[[], None] = ignore,
+        planned: Sequence[TileKey] = (),
+    ) -> "ImageFeatures":
+        """Read the features of a job's image; ``planned`` are its tiles, where they are known.
+
+        ``note`` is called at each tile, from several threads.
 
         Raises:
             ConservationError: fewer tiles, or more, are stored as good than were counted.
@@ -57,7 +65,10 @@ class ImageFeatures:
             note()
             return TileColumns.of(tile.bounds, map(decode_feature, tile.features))
 
-        features = cls(str(job.job_id), table.look_at_tiles(job.image_id, columns_of))
+        features = cls(str(job.job_id), table.look_at_tiles(job.image_id, columns_of, planned))
+        if planned and len(features._tiles) != job.tile_success:
+            # Another version may have planned other tiles.
+            features = cls(str(job.job_id), table.look_at_tiles(job.image_id, columns_of))
         if len(features._tiles) != job.tile_success:
             raise ConservationError(f"{len(features._tiles)} tiles are stored as good, {job.tile_success} were counted")
         return features

@@ -10,6 +10,7 @@ import structlog
 
 from .aggregation import ImageFeatures, MergedFeatures, distillation_of, stamp_of
 from .common.typing import ImageDimensions, ImageRegion, RequestStatus
+from .database.feature_table import TileKey
 from .database.job_ledger import JobLedger
 from .database.job_table import JobItem, JobTable
 from .exceptions import (
@@ -26,6 +27,7 @@ from .lease_keeper import Lease
 from .sink.delivery import Delivery
 from .sink.sink import Sink
 from .status.image_status_monitor import ImageStatusMonitor
+from .tile_worker.region_plan import RegionPlanner, region_id_of
 from .tile_worker.tiling_strategy import TilingStrategy
 from .worker_context import WorkerContext
 
@@ -34,6 +36,8 @@ logger = structlog.get_logger(__name__)
 Feature = dict[str, Any]
 
 _SINK_RETRY_S = 20.0
+# The tiles of a larger plan are found by reading what is there.
+_MOST_LISTED_TILES = 2_000
 
 
 @dataclasses.dataclass
@@ -170,7 +174,7 @@ class ImageCompletion:
         note = self._sign_of_life(claim)
         table = context.feature_table(job.tile_dimensions, job.overlap_dimensions)
         with context.metrics.timed("FeatureAggregation"):
-            features = ImageFeatures.collect(job, table, note)
+            features = ImageFeatures.collect(job, table, note, self._planned_tiles(job))
         with context.metrics.timed("FeatureSelection"):
             merged = MergedFeatures(features, distillation_of(job), stamp_of(job), note)
         logger.info("image.aggregated", features=len(merged), stored=len(features))
@@ -178,6 +182,21 @@ class ImageCompletion:
             errors, sinks = self._deliver(claim, merged)
         status = image_status(job.tile_success or 0, job.tile_error or 0, sinks, len(errors))
         self.end(job, status, "; ".join(["Completed image processing", *errors.values()]))
+
+    def _planned_tiles(self, job: JobItem) -> list[TileKey]:
+        """Return the tiles of a job's plan, and those that its region of interest has left out; none for a huge plan.
+
+        Which those are follows from the row: the image need not be open.
+        """
+        if (job.tile_count or 0) > _MOST_LISTED_TILES or not job.processing_bounds or not job.region_size:
+            return []
+        planner = RegionPlanner(self._strategy, job.tile_dimensions, job.overlap_dimensions)
+        regions = planner.regions(ImageRegion.of(job.processing_bounds), ImageDimensions(*job.region_size))
+        return [
+            TileKey(job.image_id, region_id_of(region, str(job.job_id)), tile.index)
+            for region in regions
+            for tile in planner.tiles(region)
+        ]
 
     def _deliver(self, claim: _Claim, merged: MergedFeatures) -> tuple[dict[str, str], int]:
         """Write every output that is not written yet; return what went wrong for good, and how many there are."""

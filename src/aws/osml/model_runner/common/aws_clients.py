@@ -20,6 +20,9 @@ from .role_session import RoleSession
 _RETRIES = {"sagemaker-runtime": 1, "dynamodb": 4, "sqs": 4}
 _READ_TIMEOUT_S = {"sagemaker-runtime": 70, "sqs": 30}
 _DEFAULT_SENDS = 5
+# Whose calls botocore does not check before it sends them: it walks through every feature of every tile for that, and
+# the tables' own code makes these calls.
+_UNCHECKED = frozenset({"dynamodb"})
 # Sessions of roles are per job; a worker has few jobs at a time, and those that it no longer works for are forgotten.
 _KEPT_SESSIONS = 64
 _CLIENTS_PER_SESSION = 4
@@ -32,6 +35,7 @@ def client_config(service: str, max_connections: int) -> Config:
         connect_timeout=5,
         read_timeout=_READ_TIMEOUT_S.get(service, 20),
         max_pool_connections=max_connections,
+        parameter_validation=service not in _UNCHECKED,
         tcp_keepalive=True,
     )
 
