@@ -474,7 +474,11 @@ class TestRedrive:
         item = tables.jobs.claim_aggregation(tables.jobs.get_image_request(request().image_id), "w1", 120, 0)
         tables.jobs.record_sink_done(item.image_id, item.agg_fence, "0:S3")
         errors = {"1:Kinesis": "no such stream"}
-        ended = tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.PARTIAL, "done", errors)
+        assert tables.jobs.record_sink_progress(item.image_id, item.agg_fence, 500)
+        assert tables.jobs.record_sink_failed(item.image_id, item.agg_fence, errors)
+        assert tables.jobs.get_image_request(item.image_id).kinesis_pos == 0, "the next output begins at its beginning"
+        assert not tables.jobs.record_sink_failed(item.image_id, item.agg_fence - 1, {})
+        ended = tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.PARTIAL, "done")
         assert ended.sink_errors == errors
         tables.jobs.clear_outbox(ended.image_id)
         tables.ledger.close(ended)

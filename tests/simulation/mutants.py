@@ -207,7 +207,7 @@ def _chunks_without_token() -> list[Replacement]:
 
 
 def _terminal_without_fence() -> list[Replacement]:
-    def end(self: Any, image_id: str, fence: int, status: Any, message: str, sink_errors: Any = None) -> Any:
+    def end(self: Any, image_id: str, fence: int, status: Any, message: str) -> Any:
         return self._end(image_id, self._terminal_values(status, message), "attribute_exists(image_id)")
 
     return [(JobTable, "end_aggregation", end)]

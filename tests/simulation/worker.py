@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -26,6 +27,15 @@ from .services import Chance
 _CALLERS = 3
 # Small enough that a result of a few features goes up in parts now and then.
 _PART_BYTES = 4000
+
+
+class InTurn(Executor):
+    """Does each thing when it is asked to."""
+
+    def submit(self, work: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*args, **kwargs))
+        return done
 
 
 class Surroundings(Protocol):
@@ -314,6 +324,7 @@ class Worker:
         for sink in sinks:
             if isinstance(sink, S3Sink):
                 sink._client, sink.part_bytes = self._clients.client("s3"), _PART_BYTES
+                sink.make_writer = InTurn
             elif isinstance(sink, KinesisSink):
                 sink._client, sink._sleep = self._clients.client("kinesis"), self._scheduler.sleep
                 sink._rng = self._scheduler.rng

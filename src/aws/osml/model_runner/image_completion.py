@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
@@ -24,6 +24,7 @@ from .exceptions import (
 from .features.selection import FeatureSelector
 from .job_rules import POISON_IMAGE_S, aggregation_wait_s, image_status, is_poison
 from .lease_keeper import Lease
+from .sink.delivery import Delivery
 from .sink.sink import Sink
 from .status.image_status_monitor import ImageStatusMonitor
 from .tile_worker.region_plan import RegionPlanner, region_id_of
@@ -110,11 +111,9 @@ class ImageCompletion:
             self._job_table.clear_outbox(job.image_id, job.generation or 0)
         self._ledger.close(job)
 
-    def end(
-        self, job: JobItem, status: RequestStatus, message: str, sink_errors: Mapping[str, str] | None = None
-    ) -> JobItem | None:
+    def end(self, job: JobItem, status: RequestStatus, message: str) -> JobItem | None:
         """G3 and what follows: write the terminal status and close. None when the claim is no longer ours."""
-        ended = self._job_table.end_aggregation(job.image_id, job.agg_fence or 0, status, message, sink_errors)
+        ended = self._job_table.end_aggregation(job.image_id, job.agg_fence or 0, status, message)
         if ended is None:
             return None
         logger.info("image.finished", status=str(status), reason=message, duration_s=ended.processing_duration)
@@ -182,7 +181,7 @@ class ImageCompletion:
         with context.metrics.timed("FeatureDissemination"):
             errors, sinks = self._deliver(claim, merged)
         status = image_status(job.tile_success or 0, job.tile_error or 0, sinks, len(errors))
-        self.end(job, status, "; ".join(["Completed image processing", *errors.values()]), errors)
+        self.end(job, status, "; ".join(["Completed image processing", *errors.values()]))
 
     def _planned_tiles(self, job: JobItem) -> list[TileKey]:
         """Return the tiles of a job's plan, and those that its region of interest has left out; none for a huge plan.
@@ -201,26 +200,35 @@ class ImageCompletion:
 
     def _deliver(self, claim: _Claim, merged: MergedFeatures) -> tuple[dict[str, str], int]:
         """Write every output that is not written yet; return what went wrong for good, and how many there are."""
-        job, errors = claim.job, {}
-        position = job.kinesis_pos or 0
+        job = claim.job
+        errors = dict(job.sink_errors or {})
         sinks = _named(self._context().make_sinks(json.loads(job.outputs or "[]")))
+        # The position is that of the first output that is neither complete nor given up.
+        position = job.kinesis_pos or 0
         for name, sink in sinks:
-            if name in (job.sinks_done or ()):
+            if name in (job.sinks_done or ()) or name in errors:
                 continue
-            try:
-                sink.deliver(merged.delivery(job, position), self._progress(claim))
-            except SinkPermanentError as err:
-                errors[name] = str(err)
-            except SinkError as err:
-                if not self._is_late(job):
-                    raise AggregateFeaturesException(f"{name}: {err}") from err
-                errors[name] = str(err)
-            else:
+            error = self._error_of(claim, name, sink, merged.delivery(job, position))
+            if error is None:
                 claim.check(self._job_table.record_sink_done(job.image_id, claim.fence, name))
+            else:
+                logger.error("sink.failed", sink=name, reason=error)
+                errors[name] = error
+                claim.check(self._job_table.record_sink_failed(job.image_id, claim.fence, errors))
             position = 0
-        for name, reason in errors.items():
-            logger.error("sink.failed", sink=name, reason=reason)
         return errors, len(sinks)
+
+    def _error_of(self, claim: _Claim, name: str, sink: Sink, delivery: Delivery) -> str | None:
+        """Write an output; return what went wrong for good, or None. Any other error is raised."""
+        try:
+            sink.deliver(delivery, self._progress(claim))
+        except SinkPermanentError as err:
+            return str(err)
+        except SinkError as err:
+            if not self._is_late(claim.job):
+                raise AggregateFeaturesException(f"{name}: {err}") from err
+            return str(err)
+        return None
 
     def _sign_of_life(self, claim: _Claim) -> Callable[[], None]:
         def note() -> None:

@@ -57,9 +57,15 @@ class DDBItem:
         return [name for name in attribute_names(type(self)) if getattr(self, name) is not None]
 
 
-@functools.cache
 def attribute_names(item_class: type[DDBItem]) -> tuple[str, ...]:
     """Return the names of the attributes that rows of a class may have, in order."""
+    # mypy takes the class for one of its items, which cannot be hashed.
+    key: Any = item_class
+    return _attribute_names(key)
+
+
+@functools.cache
+def _attribute_names(item_class: type[DDBItem]) -> tuple[str, ...]:
     return tuple(name for name in item_class.__dataclass_fields__ if name != "ddb_key")
 
 

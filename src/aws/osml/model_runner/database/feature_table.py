@@ -15,7 +15,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import geojson
 import orjson
@@ -45,11 +45,17 @@ _READERS = 10
 _ROWS_PER_READ = 25
 
 
-# Reads partitions by their numbers, and returns what each holds, in order.
-ReadAll = Callable[[Callable[[int], list[Item]], Iterable[int]], Iterable[list[Item]]]
+T = TypeVar("T")
 
 
-def read_in_threads(read: Callable[[int], list[Item]], numbers: Iterable[int]) -> list[list[Item]]:
+class ReadAll(Protocol):
+    """Reads partitions by their numbers, and returns what each holds, in order."""
+
+    def __call__(self, read: Callable[[int], T], numbers: Iterable[int], /) -> Iterable[T]:
+        """Return what ``read`` returns for each number."""
+
+
+def read_in_threads(read: Callable[[int], T], numbers: Iterable[int]) -> list[T]:
     """Read many partitions at once."""
     with ThreadPoolExecutor(_READERS, thread_name_prefix="read-features") as pool:
         return list(pool.map(read, numbers))
@@ -285,9 +291,39 @@ class FeatureTable(DDBHelper):
         Raises:
             ConservationError: a tile's overflow rows are gone.
         """
-        is_few = 0 < len(planned) <= _ROWS_PER_READ * self.hash_salt
-        rows = self._rows_at(planned) if is_few else None
-        return self._tiles_in(image_id, self._rows_of(image_id) if rows is None else rows)
+        return [tile for tile, _ in self.look_at_tiles(image_id, lambda _: None, planned)]
+
+    def look_at_tiles(
+        self, image_id: str, look: Callable[[StoredTile], T], planned: Sequence[TileKey] = ()
+    ) -> list[tuple[StoredTile, T]]:
+        """Return every committed tile of an image with what ``look`` finds in it, in order of region and tile.
+
+        ``look`` is called from the threads that read, so one tile is looked at while others are on their way.
+        ``planned`` as for ``stored_tiles``.
+
+        Raises:
+            ConservationError: a tile's overflow rows are gone.
+        """
+
+        def seen(rows: list[Item]) -> list[tuple[StoredTile, T]]:
+            # The rows of a tile are all in one partition.
+            return [(tile, look(tile)) for tile in self._tiles_in(image_id, rows)]
+
+        def partition(salt: int) -> list[tuple[StoredTile, T]]:
+            return seen(self._rows_of_partition(image_id, salt))
+
+        def batch(number: int) -> list[tuple[StoredTile, T]] | None:
+            rows = self._rows_at(planned[number * _ROWS_PER_READ : (number + 1) * _ROWS_PER_READ])
+            # Nobody knows the keys of overflow rows beforehand.
+            return None if any(row["chunks"] > 1 for row in rows) else seen(rows)
+
+        parts: list[list[tuple[StoredTile, T]] | None] = [None]
+        if 0 < len(planned) <= _ROWS_PER_READ * self.hash_salt:
+            parts = list(self._read_all(batch, range(-(-len(planned) // _ROWS_PER_READ))))
+        if None in parts:
+            parts = list(self._read_all(partition, range(1, self.hash_salt + 1)))
+        found = [pair for part in parts for pair in part or ()]
+        return sorted(found, key=lambda pair: (pair[0].key.region_id, pair[0].key.index))
 
     def _tiles_in(self, image_id: str, rows: Iterable[Item]) -> list[StoredTile]:
         overflow: dict[tuple[str, int, str], dict[int, list[bytes]]] = defaultdict(dict)
@@ -313,29 +349,24 @@ class FeatureTable(DDBHelper):
             )
         return tiles
 
-    def _rows_at(self, keys: Sequence[TileKey]) -> list[Item] | None:
-        """Read tiles by their keys; None where one has overflow rows, whose keys nobody knows beforehand."""
-
-        def batch(number: int) -> list[Item]:
-            some = keys[number * _ROWS_PER_READ : (number + 1) * _ROWS_PER_READ]
-            rows = self.batch_get([self._tile_row_key(key) for key in some], attribute_names(FeatureItem))
-            return [_with_bytes(row) for row in rows if not self._is_expired(row)]
-
-        batches = -(-len(keys) // _ROWS_PER_READ)
-        found = [row for rows in self._read_all(batch, range(batches)) for row in rows]
-        return None if any(row["chunks"] > 1 for row in found) else found
+    def _rows_at(self, keys: Sequence[TileKey]) -> list[Item]:
+        """Read tiles by their keys, without their overflow rows."""
+        rows = self.batch_get([self._tile_row_key(key) for key in keys], attribute_names(FeatureItem))
+        return [_with_bytes(row) for row in rows if not self._is_expired(row)]
 
     def _rows_of(self, image_id: str) -> list[Item]:
-        """Read every partition of an image at once, and leave out what has expired and is only not yet deleted.
+        """Read every partition of an image at once."""
+        salts = range(1, self.hash_salt + 1)
+        read = self._read_all(lambda salt: self._rows_of_partition(image_id, salt), salts)
+        return [row for rows in read for row in rows]
+
+    def _rows_of_partition(self, image_id: str, salt: int) -> list[Item]:
+        """Read one partition of an image, and leave out what has expired and is only not yet deleted.
 
         The features of a row are bytes: texts take up to four times as much where they are not plain ASCII.
         """
-
-        def partition(salt: int) -> list[Item]:
-            rows = self.query_partition("hash_key", f"{image_id}-{salt}")
-            return [_with_bytes(row) for row in rows if not self._is_expired(row)]
-
-        return [row for rows in self._read_all(partition, range(1, self.hash_salt + 1)) for row in rows]
+        rows = self.query_partition("hash_key", f"{image_id}-{salt}")
+        return [_with_bytes(row) for row in rows if not self._is_expired(row)]
 
     def _is_expired(self, row: Mapping[str, Any]) -> bool:
         return float(row.get("expire_time", math.inf)) < self._now()
