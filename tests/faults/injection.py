@@ -164,8 +164,10 @@ class Injector:
         return self._rng.random() < rule.get("chance", 1.0)
 
     def _send(self, name: str, request: Any) -> AWSResponse:
+        # A process that is stopped meanwhile reads the answer when it wakes, to what the server did long before.
+        sent = time.time()
         answer = self._session.send(request)
-        self._journal.note(write=name, status=answer.status_code, row=_row_of(request.body))
+        self._journal.note(write=name, status=answer.status_code, row=_row_of(request.body), sent=sent)
         return answer
 
     def _apply(self, rule: Rule, name: str, request: Any) -> AWSResponse | None:
@@ -177,7 +179,8 @@ class Injector:
             case "die_before" | "die_after":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "stop_before" | "stop_after":
-                os.kill(os.getpid(), signal.SIGSTOP)
+                # To this very thread: a signal to the process may reach another one first, and this one goes on.
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
                 self._journal.note(fault="woke", on=name)
             case "refuse":
                 return refusal(request, rule["code"], rule["status"])
