@@ -122,6 +122,10 @@ def test_rows_are_what_boto3_makes_of_them_page_by_page(clients, data_plane, emu
         second = resource.Table(table).query(**query, ExclusiveStartKey=first["LastEvaluatedKey"])
         assert "LastEvaluatedKey" not in second
         answers.append([(page["Count"], page["Items"]) for page in (first, second)])
+        keys = [{"hash_key": row["hash_key"], "range_key": row["range_key"]} for row in rows]
+        by_key = resource.meta.client.batch_get_item(RequestItems={table: {"Keys": keys}})
+        assert not by_key["UnprocessedKeys"]
+        assert sorted(by_key["Responses"][table], key=lambda row: row["range_key"]) == rows
     assert answers[0] == answers[1]
     assert [row for _, page in answers[0] for row in page] == rows
     assert repr(answers[0][0][1][0]["bytes"]) == repr(answers[1][0][1][0]["bytes"])

@@ -53,9 +53,9 @@ class ImageFeatures:
         note: Callable[[], None] = ignore,
         planned: Sequence[TileKey] = (),
     ) -> "ImageFeatures":
-        """Read the features of a job's image.
+        """Read the features of a job's image; ``planned`` are its tiles, where they are known.
 
-        ``note`` is called at each tile, from several threads. ``planned`` are the image's tiles, where they are known.
+        ``note`` is called at each tile, from several threads.
 
         Raises:
             ConservationError: fewer tiles, or more, are stored as good than were counted.

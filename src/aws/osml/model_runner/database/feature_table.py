@@ -296,34 +296,35 @@ class FeatureTable(DDBHelper):
     def look_at_tiles(
         self, image_id: str, look: Callable[[StoredTile], T], planned: Sequence[TileKey] = ()
     ) -> list[tuple[StoredTile, T]]:
-        """Return every committed tile of an image with what ``look`` finds in it, in order of region and tile.
+        """Return every tile that ``stored_tiles`` does, with what ``look`` finds in it.
 
-        ``look`` is called from the threads that read, so one tile is looked at while others are on their way.
-        ``planned`` as for ``stored_tiles``.
+        ``look`` is called from the threads that read, so one tile is looked at while others are on their way. A tile
+        may be looked at twice.
 
         Raises:
             ConservationError: a tile's overflow rows are gone.
         """
 
-        def seen(rows: list[Item]) -> list[tuple[StoredTile, T]]:
-            # The rows of a tile are all in one partition.
+        def look_at(rows: Iterable[Item]) -> list[tuple[StoredTile, T]]:
             return [(tile, look(tile)) for tile in self._tiles_in(image_id, rows)]
-
-        def partition(salt: int) -> list[tuple[StoredTile, T]]:
-            return seen(self._rows_of_partition(image_id, salt))
 
         def batch(number: int) -> list[tuple[StoredTile, T]] | None:
             rows = self._rows_at(planned[number * _ROWS_PER_READ : (number + 1) * _ROWS_PER_READ])
             # Nobody knows the keys of overflow rows beforehand.
-            return None if any(row["chunks"] > 1 for row in rows) else seen(rows)
+            return None if any(row["chunks"] > 1 for row in rows) else look_at(rows)
 
-        parts: list[list[tuple[StoredTile, T]] | None] = [None]
-        if 0 < len(planned) <= _ROWS_PER_READ * self.hash_salt:
-            parts = list(self._read_all(batch, range(-(-len(planned) // _ROWS_PER_READ))))
-        if None in parts:
-            parts = list(self._read_all(partition, range(1, self.hash_salt + 1)))
-        found = [pair for part in parts for pair in part or ()]
-        return sorted(found, key=lambda pair: (pair[0].key.region_id, pair[0].key.index))
+        def partition(salt: int) -> list[tuple[StoredTile, T]]:
+            # The rows of a tile are all in one partition.
+            return look_at(self._rows_of_partition(image_id, salt))
+
+        batches = -(-len(planned) // _ROWS_PER_READ)
+        found: list[list[tuple[StoredTile, T]] | None] = [None]
+        if 0 < batches <= self.hash_salt:
+            found = list(self._read_all(batch, range(batches)))
+        if None in found:
+            found = list(self._read_all(partition, range(1, self.hash_salt + 1)))
+        tiles = [pair for pairs in found for pair in pairs or ()]
+        return sorted(tiles, key=lambda pair: (pair[0].key.region_id, pair[0].key.index))
 
     def _tiles_in(self, image_id: str, rows: Iterable[Item]) -> list[StoredTile]:
         overflow: dict[tuple[str, int, str], dict[int, list[bytes]]] = defaultdict(dict)
@@ -350,7 +351,7 @@ class FeatureTable(DDBHelper):
         return tiles
 
     def _rows_at(self, keys: Sequence[TileKey]) -> list[Item]:
-        """Read tiles by their keys, without their overflow rows."""
+        """Read the rows of tiles by their keys."""
         rows = self.batch_get([self._tile_row_key(key) for key in keys], attribute_names(FeatureItem))
         return [_with_bytes(row) for row in rows if not self._is_expired(row)]
 

@@ -25,7 +25,8 @@ from .sink import Sink
 
 logger = structlog.get_logger(__name__)
 
-PART_BYTES = 16 * 1024 * 1024
+# Small, so that little is left to write when the last one is made; 10,000 of them are a result of 80 GB.
+PART_BYTES = 8 * 1024 * 1024
 
 _BUCKET_ERRORS = frozenset(
     {
