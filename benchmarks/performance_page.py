@@ -21,7 +21,7 @@ BEGIN, END = "<!-- figures: written by benchmarks/performance_page.py -->", "<!-
 
 WIDTH_PX, BAR_PX, GAP_PX, MARGIN_PX, LEGEND_PX = 1200, 64, 62, 36, 70
 COLORS = {"cut": "#2f6db5", "model": "#9aa5b1", "locate": "#e08a1e", "store": "#3f9a5f", "wait": "#dfe4ea"}
-# A part of a bar that is narrower than this has its figure in the legend's line alone.
+# A part of a bar that is narrower than this has its figure in the line above the bar alone.
 LABELLED_PX = 46
 
 
@@ -89,8 +89,7 @@ def _memory(row: Row) -> Iterator[Line]:
 
 def _growth(row: Row) -> Iterator[Line]:
     ratio = row["CPU per tile, ratio"]
-    what = "CPU per tile, 10,000 tiles over 100"
-    yield Line(what, "0.9 to 1.1", f"{ratio:.2f}", "", ratio <= 1.1)
+    yield Line("CPU per tile, 10,000 tiles over 100", "≤ 1.1", f"{ratio:.2f}", "", ratio <= 1.1)
 
 
 def _s3_input(row: Row) -> Iterator[Line]:
@@ -153,7 +152,9 @@ def draw(profiles: Row) -> Image.Image:
     px_per_ms = (WIDTH_PX - 2 * MARGIN_PX) / longest_ms
     for number, (label, steps) in enumerate(bars.items()):
         top = MARGIN_PX + number * (BAR_PX + GAP_PX)
-        pen.text((MARGIN_PX, top), f"{label}: {sum(steps.values()):.0f} ms", fill="#202830", font=font)
+        parts = ", ".join(f"{name} {steps[name]:.0f}" for name in COLORS)
+        title = f"{label}: {sum(steps.values()):.0f} ms ({parts})"
+        pen.text((MARGIN_PX, top), title, fill="#202830", font=font)
         _draw_bar(pen, font, top + 32, steps, px_per_ms)
     _draw_legend(pen, font, height - LEGEND_PX + 10)
     return picture

@@ -25,6 +25,7 @@ class Faults:
         cancel: of a job, somebody cancels it.
         is_resubmitted: of a job, its message is sent again, after one of ``resubmission_s``.
         again: of a job that ended PARTIAL or FAILED for the first time, its message is sent again at once.
+        unreadable: of a job, nobody can read its image.
         has_bad_tiles: a tenth of the tiles is refused by the model for good.
         poison: what kills every worker that touches it: "", "tile", "plan" or "aggregation", of the first job.
     """
@@ -52,6 +53,7 @@ class Faults:
     is_resubmitted: float = 0.4
     resubmission_s: tuple[float, ...] = (5.0, 100.0, 1000.0)
     again: float = 0.1
+    unreadable: float = 0.08
     has_bad_tiles: bool = True
     poison: str = ""
     max_region_attempts: int = 6

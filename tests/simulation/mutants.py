@@ -23,6 +23,7 @@ from aws.osml.model_runner.database.region_request_table import RegionRequestTab
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
 from aws.osml.model_runner.exceptions import ConditionNotMetError
 from aws.osml.model_runner.image_completion import ImageCompletion
+from aws.osml.model_runner.image_request_handler import ImageRequestHandler
 from aws.osml.model_runner.job_sweeper import JobSweeper
 from aws.osml.model_runner.lease_keeper import LeaseKeeper
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler
@@ -402,6 +403,19 @@ def _failures_of_any_generation() -> list[Replacement]:
     return [(FeatureTable, "committed_tiles", lambda self, *given: original(self, *given[:3]))]
 
 
+def _plan_of_any_generation() -> list[Replacement]:
+    original = ImageRequestHandler._share_out
+
+    def share_out(self: Any, regions: Any, request: Any, extension: str, generation: int) -> Any:
+        waiting = original(self, regions, request, extension, generation)
+        job = self.ledger.find(request)
+        if job is not None:
+            self.ledger.finish_planning(job)
+        return waiting
+
+    return [(ImageRequestHandler, "_share_out", share_out)]
+
+
 _NOT_ENDED = region_request_table.IS_OPEN
 _OUR_GENERATION = region_request_table.IS_OUR_GENERATION
 
@@ -422,12 +436,6 @@ MUTANTS = [
     ),
     Mutant("start whatever became of it", _start_whatever_became_of_it, "zombie", _CANCELLED),
     Mutant("plan kept after its end", lambda: _without_condition(_LedgerRows, "renew_planning"), "zombie", _CANCELLED),
-    Mutant(
-        "plan given back after its end",
-        lambda: _without_condition(_LedgerRows, "release_planning"),
-        "zombie",
-        _CANCELLED | {"spot": 0.2},
-    ),
     Mutant(
         "plan marked as sent after its end",
         lambda: _without_condition(_LedgerRows, "finish_planning"),
@@ -466,6 +474,13 @@ MUTANTS = [
         "zombie",
         _CANCELLED | _SLOW_AND_SENT_AGAIN,
     ),
+    Mutant("plan of any generation", _plan_of_any_generation, "zombie", _CANCELLED | _SLOW_AND_SENT_AGAIN),
+    Mutant(
+        "outbox of any generation",
+        _outbox_of_any_generation,
+        "zombie",
+        _SLOW_AND_SENT_AGAIN | {"unreadable": 1.0},
+    ),
     Mutant(
         "begun again twice", lambda: _without_condition(OutstandingJobsTable, "reopen"), "zombie", _SLOW_AND_SENT_AGAIN
     ),
@@ -477,18 +492,6 @@ MUTANTS = [
     ),
     Mutant("failures stay", _failures_stay, "sqs", {"is_resubmitted": 1.0}),
     Mutant("failures of any generation", _failures_of_any_generation, "sqs", {"is_resubmitted": 1.0}),
-    Mutant(
-        "output noted by whoever slept",
-        lambda: _without_condition(JobTable, "record_sink_progress"),
-        "zombie",
-        _SLOW_AND_SENT_AGAIN,
-    ),
-    Mutant(
-        "output done by whoever slept",
-        lambda: _without_condition(JobTable, "record_sink_done"),
-        "zombie",
-        _SLOW_AND_SENT_AGAIN,
-    ),
     Mutant("turn of another taken", lambda: _without_condition(SchedulingTurns, "claim"), seeds=40, is_harmless=True),
     Mutant(
         "turn of another ended",
@@ -531,7 +534,6 @@ MUTANTS = [
     Mutant("no outbox", _no_outbox, more={"crash_after": 0.02, "error": 0.3}),
     Mutant("closed before published", _closed_before_published, more={"crash_before": 0.02, "crash_after": 0.06}),
     Mutant("close of any generation", _close_of_any_generation, "zombie", _SLOW_AND_SENT_AGAIN),
-    Mutant("outbox of any generation", _outbox_of_any_generation, "zombie", _SLOW_AND_SENT_AGAIN),
     Mutant("Kinesis refusals ignored", lambda: [(kinesis_sink, "refused", lambda *_: [])]),
     Mutant("eventually consistent reads", _eventual_reads),
     Mutant("back-offs are attempts", _backoffs_are_attempts, "outage"),

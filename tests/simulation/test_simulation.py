@@ -65,7 +65,7 @@ def test_faults_happen():
         for seed in range(40):
             tally.add(seed, laboratory.run(seed, PROFILES["hard"]))
     probabilities = {name for name in vars(PROFILES["hard"]) if isinstance(getattr(PROFILES["hard"], name), float)}
-    expected = probabilities - {"until_s", "skew_s", "is_resubmitted", "job_deadline_s", "horizon_s"}
+    expected = probabilities - {"until_s", "skew_s", "is_resubmitted", "unreadable", "job_deadline_s", "horizon_s"}
     assert set(tally.faults) == expected
 
 

@@ -1,7 +1,6 @@
 """What every table has in common: keys, items, and calls whose answers are plain Python values."""
 
 import dataclasses
-import functools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,10 +56,9 @@ class DDBItem:
         return [name for name in attribute_names(type(self)) if getattr(self, name) is not None]
 
 
-@functools.cache
-def attribute_names(item_class: type[DDBItem]) -> tuple[str, ...]:
+def attribute_names(item_class: type[DDBItem]) -> list[str]:
     """Return the names of the attributes that rows of a class may have, in order."""
-    return tuple(name for name in item_class.__dataclass_fields__ if name != "ddb_key")
+    return [name for name in item_class.__dataclass_fields__ if name != "ddb_key"]
 
 
 def to_dynamodb(value: Any) -> Any:
