@@ -59,6 +59,7 @@ _DYNAMODB: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("G1-release", "SET agg_lease_until = :zero, agg_stalled"),
         ("G2-position", "kinesis_pos = :position"),
         ("G2-done", "ADD sinks_done"),
+        ("G2-failed", "SET sink_errors"),
         ("G4", "REMOVE status_outbox"),
         ("sweep", "SET lease_owner = :owner, lease_until = :until"),
         ("R2", "SET lease_until = :until"),
@@ -83,7 +84,7 @@ _READS = frozenset(
 # Every conditional write: whether the server took it is recorded.
 CONDITIONAL = frozenset(
     {"A1", "A2", "A3", "A4", "A4-planned", "F0", "R1", "R2", "R2-progress", "R2-release", "R3", "T1"}
-    | {"G1", "G1-renew", "G1-release", "G2-position", "G2-done", "G3", "G4"}
+    | {"G1", "G1-renew", "G1-release", "G2-position", "G2-done", "G2-failed", "G3", "G4"}
 )
 
 
@@ -164,8 +165,10 @@ class Injector:
         return self._rng.random() < rule.get("chance", 1.0)
 
     def _send(self, name: str, request: Any) -> AWSResponse:
+        # A process that is stopped meanwhile reads the answer when it wakes, to what the server did long before.
+        sent = time.time()
         answer = self._session.send(request)
-        self._journal.note(write=name, status=answer.status_code, row=_row_of(request.body))
+        self._journal.note(write=name, status=answer.status_code, row=_row_of(request.body), sent=sent)
         return answer
 
     def _apply(self, rule: Rule, name: str, request: Any) -> AWSResponse | None:
@@ -177,7 +180,8 @@ class Injector:
             case "die_before" | "die_after":
                 os.kill(os.getpid(), signal.SIGKILL)
             case "stop_before" | "stop_after":
-                os.kill(os.getpid(), signal.SIGSTOP)
+                # To this very thread: a signal to the process may reach another one first, and this one goes on.
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
                 self._journal.note(fault="woke", on=name)
             case "refuse":
                 return refusal(request, rule["code"], rule["status"])

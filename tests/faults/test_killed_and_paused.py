@@ -69,7 +69,7 @@ def test_a_worker_that_slept_through_its_lease_changes_nothing_when_it_wakes(new
         trial.wait_for_fault(2)
         time.sleep(1.0)
         held = trial.fleet.writes("T1", "R2", "R3", "R2-release", "G1", "G2-done", "G3", pid=sleeper.pid)
-        late = [write for write in held if write["time"] > slept_until]
+        late = [write for write in held if write["sent"] > slept_until]
         assert {write["status"] for write in late} <= {400}
         if write != "S3":
             assert late, "what it held back when it was stopped went out late"

@@ -6,12 +6,13 @@ tests run against this twin and against an emulator.
 """
 
 import dataclasses
+import functools
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
@@ -55,6 +56,10 @@ def frozen(value: Any) -> Any:
     kind = type(value)
     if kind is str or kind is Decimal or kind is bool or value is None or kind is bytes:
         return value
+    if kind is int:
+        return Decimal(value)
+    if kind is dict:
+        return {key: frozen(inner) for key, inner in value.items()}
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):
@@ -100,7 +105,7 @@ def _size_bytes(value: Any) -> int:
     return len(value) if isinstance(value, bytes) else 1
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(slots=True)
 class _Row:
     item: Item | None
     written: float
@@ -114,14 +119,16 @@ class Table:
         self.name = name
         self.keys = (hash_key,) if range_key is None else (hash_key, range_key)
         self.partitions: dict[Any, dict[Key, _Row]] = {}
+        self._key_names = frozenset(self.keys)
 
     def key_of(self, item: Mapping[str, Any], operation: str, is_whole_item: bool = False) -> Key:
         """Return the key of an item, or of a request's ``Key``, which names nothing else."""
-        if not is_whole_item and set(item) != set(self.keys):
+        if not is_whole_item and item.keys() != self._key_names:
             raise _invalid(operation, "The provided key element does not match the schema")
-        values = tuple(item.get(name) for name in self.keys)
-        if not all(isinstance(value, str) and value for value in values):
-            raise _invalid(operation, "One or more parameter values were invalid: missing, empty or mistyped key")
+        values = tuple([item.get(name) for name in self.keys])
+        for value in values:
+            if not value or not isinstance(value, str):
+                raise _invalid(operation, "One or more parameter values were invalid: missing, empty or mistyped key")
         return values
 
     def row(self, key: Key) -> _Row | None:
@@ -135,8 +142,7 @@ class Table:
         return [row.item for rows in self.partitions.values() for row in rows.values() if row.item is not None]
 
 
-@dataclasses.dataclass(frozen=True)
-class Write:
+class Write(NamedTuple):
     """One change of one item, as observers hear of it."""
 
     table: str
@@ -437,10 +443,7 @@ class DynamoDB:
 
     def _values(self, operation: str, given: Item | None, *texts: str | None, update_text: str | None = None) -> Item:
         """Return the values of placeholders; one that is missing, or that no expression names, is refused."""
-        named = _compiled(operation, update, update_text).placeholders if update_text else frozenset()
-        for text in texts:
-            if text:
-                named |= _compiled(operation, condition, text).placeholders
+        named = _placeholders(operation, update_text, texts)
         given = given or {}
         if named != given.keys():
             unused, missing = sorted(given.keys() - named), sorted(named - given.keys())
@@ -488,6 +491,12 @@ def cancelled(codes: list[str], reasons: list[Item] | None = None) -> ClientErro
     message = f"Transaction cancelled, please refer cancellation reasons for specific reasons [{', '.join(codes)}]"
     reasons = reasons or [{"Code": code} for code in codes]
     return aws_error("TransactionCanceledException", "TransactWriteItems", message, CancellationReasons=reasons)
+
+
+@functools.cache
+def _placeholders(operation: str, update_text: str | None, texts: tuple[str | None, ...]) -> frozenset[str]:
+    named: frozenset[str] = _compiled(operation, update, update_text).placeholders if update_text else frozenset()
+    return named.union(*(_compiled(operation, condition, text).placeholders for text in texts if text))
 
 
 def _compiled(operation: str, compiler: Callable[[str], Any], text: str) -> Any:

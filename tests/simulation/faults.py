@@ -21,7 +21,11 @@ class Faults:
         busy: of a model call, the endpoint refuses. stumble: it fails in a way that another call mends.
         kill, spot: of a worker, each 10 s: SIGKILL, or SIGTERM and SIGKILL 30 s later.
         skew_s: how far a worker's clock is off, at most.
+        throttle: of a world, its workers hold back regions for which the endpoint has no place.
+        cancel: of a job, somebody cancels it.
         is_resubmitted: of a job, its message is sent again, after one of ``resubmission_s``.
+        again: of a job that ended PARTIAL or FAILED for the first time, its message is sent again at once.
+        unreadable: of a job, nobody can read its image.
         has_bad_tiles: a tenth of the tiles is refused by the model for good.
         poison: what kills every worker that touches it: "", "tile", "plan" or "aggregation", of the first job.
     """
@@ -44,10 +48,15 @@ class Faults:
     kill: float = 0.01
     spot: float = 0.02
     skew_s: float = 30.0
+    throttle: float = 0.1
+    cancel: float = 0.05
     is_resubmitted: float = 0.4
     resubmission_s: tuple[float, ...] = (5.0, 100.0, 1000.0)
+    again: float = 0.1
+    unreadable: float = 0.08
     has_bad_tiles: bool = True
     poison: str = ""
+    max_region_attempts: int = 6
     job_deadline_s: float = 86_400.0
     horizon_s: float = 20_000.0
 
@@ -72,7 +81,10 @@ CALM = Faults(
     kill=0.0,
     spot=0.0,
     skew_s=0.0,
+    throttle=0.0,
+    cancel=0.0,
     is_resubmitted=0.0,
+    again=0.0,
     has_bad_tiles=False,
 )
 # Fewer deaths, so that what is looked for is not hidden by them.
@@ -95,7 +107,15 @@ PROFILES = {
     ),
     "sqs": dataclasses.replace(HARD, loss=0.3, duplicate=0.3, early=0.5),
     "outage": dataclasses.replace(
-        HARD, busy=1.0, until_s=3600.0, kill=0.002, spot=0.004, crash_before=0.0005, crash_after=0.001
+        HARD,
+        busy=1.0,
+        until_s=3600.0,
+        kill=0.002,
+        spot=0.004,
+        crash_before=0.0005,
+        crash_after=0.001,
+        # The time after the outage is asserted, and few places would make it longer.
+        throttle=0.0,
     ),
     "poison-tile": dataclasses.replace(HARD, poison="tile", **_FEW_DEATHS),
     "poison-plan": dataclasses.replace(HARD, poison="plan", **_FEW_DEATHS),

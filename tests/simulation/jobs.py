@@ -67,10 +67,10 @@ class Job:
         return json.dumps(request)
 
 
-def random_jobs(rng: random.Random, count: int) -> list[Job]:
-    """Return so many jobs, a few of them with an image that nobody can read."""
+def random_jobs(rng: random.Random, count: int, unreadable: float) -> list[Job]:
+    """Return so many jobs, ``unreadable`` of them with an image that nobody can read."""
     return [
-        Job(f"job-{number}", rng.randint(1, 6), rng.randint(1, 6), is_unreadable=rng.random() < 0.08)
+        Job(f"job-{number}", rng.randint(1, 6), rng.randint(1, 6), is_unreadable=rng.random() < unreadable)
         for number in range(count)
     ]
 

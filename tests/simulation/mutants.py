@@ -15,12 +15,15 @@ from unittest.mock import patch
 from aws.osml.model_runner import image_completion, job_sweeper, region_request_handler, region_work
 from aws.osml.model_runner.database import job_ledger, region_request_table
 from aws.osml.model_runner.database.ddb_helper import DDBHelper, to_dynamodb
+from aws.osml.model_runner.database.endpoint_statistics_table import EndpointStatisticsTable
 from aws.osml.model_runner.database.feature_table import FeatureTable
-from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
+from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable, _LedgerRows
 from aws.osml.model_runner.database.job_table import TERMINAL_VALUES, JobTable
 from aws.osml.model_runner.database.region_request_table import RegionRequestTable
+from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
 from aws.osml.model_runner.exceptions import ConditionNotMetError
 from aws.osml.model_runner.image_completion import ImageCompletion
+from aws.osml.model_runner.image_request_handler import ImageRequestHandler
 from aws.osml.model_runner.job_sweeper import JobSweeper
 from aws.osml.model_runner.lease_keeper import LeaseKeeper
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler
@@ -102,8 +105,31 @@ class _Careless:
     def put(self, item: Any, *_condition: Any) -> Any:
         return self._table.put(item)
 
-    def update(self, key: Any, expression: str, values: Any, _condition: str) -> Any:
+    def update(self, key: Any, expression: str, values: Any, _condition: str | None = None) -> Any:
         return self._table.update(key, expression, _named(values, expression))
+
+    def _try(self, job: Any, expression: str, values: Any, _condition: str) -> bool:
+        self.update(self._table._key(job), expression, values)
+        return True
+
+    def _try_update(self, image_id: str, expression: str, values: Any, _condition: str) -> Any:
+        return self._table._try_update(image_id, expression, _named(values, expression), "attribute_exists(image_id)")
+
+    def _while_ours(self, claim: Any, expression: str, values: Any) -> bool:
+        self.update(claim.key, expression, values)
+        return True
+
+    def _transact(self, *writes: Any) -> None:
+        """Do writes each without its condition."""
+        for write in writes:
+            ((kind, request),) = write.items()
+            request = {name: part for name, part in request.items() if name != "ConditionExpression"}
+            if kind == "Put":
+                self._table._api.put_item(**request)
+                continue
+            values = request["ExpressionAttributeValues"]
+            request["ExpressionAttributeValues"] = _named(values, request["UpdateExpression"])
+            self._table._api.update_item(**request)
 
     def _end(self, image_id: str, values: Any, _condition: str) -> Any:
         named = {name: value for name, value in values.items() if name not in TERMINAL_VALUES}
@@ -119,27 +145,23 @@ def _without_condition(table: Any, method: str) -> list[Replacement]:
 
 
 def _plain_counters() -> list[Replacement]:
-    def end_region(
-        self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None
-    ) -> bool:
-        _write(self, self._end_write(claim, status, good, bad, message))
+    def end_region(self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None) -> Any:
+        _write(self, self._end_write(claim, self._end_of(claim, status, good, bad, message)))
         _write(job_table, region_request_table._count_write("", claim.item, status, len(good), len(bad)))
-        return True
+        return claim.item
 
     return [(RegionRequestTable, "end_region", end_region)]
 
 
 def _row_then_counter() -> list[Replacement]:
-    def end_region(
-        self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None
-    ) -> bool:
-        write = self._end_write(claim, status, good, bad, message)
+    def end_region(self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None) -> Any:
+        write = self._end_write(claim, self._end_of(claim, status, good, bad, message))
         try:
             _write(self, write, write["Update"]["ConditionExpression"])
         except ConditionNotMetError:
-            return False
+            return None
         _write(job_table, region_request_table._count_write("", claim.item, status, len(good), len(bad)))
-        return True
+        return claim.item
 
     return [(RegionRequestTable, "end_region", end_region)]
 
@@ -186,7 +208,7 @@ def _chunks_without_token() -> list[Replacement]:
 
 
 def _terminal_without_fence() -> list[Replacement]:
-    def end(self: Any, image_id: str, fence: int, status: Any, message: str, sink_errors: Any = None) -> Any:
+    def end(self: Any, image_id: str, fence: int, status: Any, message: str) -> Any:
         return self._end(image_id, self._terminal_values(status, message), "attribute_exists(image_id)")
 
     return [(JobTable, "end_aggregation", end)]
@@ -279,11 +301,221 @@ def _kept_on_error() -> list[Replacement]:
     return [(RegionRequestHandler, "_given_back_on_error", lambda self, _claim: nullcontext())]
 
 
+# A2, the turns, and the places at endpoints -----------------------------------------------------------------------
+
+
+def _with_writes(thing: Any, method: str, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> list[Replacement]:
+    """Have a method's transaction changed, write by write."""
+    original = getattr(thing, method)
+
+    class Changed:
+        def __init__(self, table: Any) -> None:
+            self._table = table
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._table, name)
+
+        def _transact(self, *writes: dict[str, Any]) -> None:
+            self._table._transact(*({kind: changed(request)} for write in writes for kind, request in write.items()))
+
+    return [(thing, method, lambda self, *given, **named: original(Changed(self), *given, **named))]
+
+
+def _without(text: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what takes one part out of the conditions of a transaction."""
+
+    def changed(request: dict[str, Any]) -> dict[str, Any]:
+        condition = request.get("ConditionExpression", "")
+        if text not in condition:
+            return request
+        rest = " AND ".join(part for part in condition.replace(text, "").split(" AND ") if part.strip())
+        others = {name: part for name, part in request.items() if name != "ConditionExpression"}
+        if "ExpressionAttributeValues" in request:
+            values = _named(request["ExpressionAttributeValues"], f"{request.get('UpdateExpression', '')} {rest}")
+            others["ExpressionAttributeValues"] = values
+        return others | ({"ConditionExpression": rest} if rest else {})
+
+    return changed
+
+
+def _without_lease() -> list[Replacement]:
+    original = RegionRequestTable.claim
+
+    class Greedy(_Careless):
+        def update(self, key: Any, expression: str, values: Any, condition: str | None = None) -> Any:
+            still = str(condition).replace(" AND lease_until < :now", "")
+            return self._table.update(key, expression, _named(values, f"{expression} {still}"), still)
+
+    return [(RegionRequestTable, "claim", lambda self, *given, **named: original(Greedy(self), *given, **named))]
+
+
+def _start_whatever_became_of_it() -> list[Replacement]:
+    def changed(request: dict[str, Any]) -> dict[str, Any]:
+        if "num_attempts" not in request["UpdateExpression"]:
+            return request
+        values = _named(request["ExpressionAttributeValues"], request["UpdateExpression"])
+        rest = {name: part for name, part in request.items() if name != "ConditionExpression"}
+        return rest | {"ExpressionAttributeValues": values}
+
+    return _with_writes(SchedulingTurns, "start", changed)
+
+
+def _place_without_version() -> list[Replacement]:
+    original = EndpointStatisticsTable._write
+    return [(EndpointStatisticsTable, "_write", lambda self, *given: original(_Careless(self), *given))]
+
+
+def _place_beyond_the_most() -> list[Replacement]:
+    def take(self: Any, endpoint: str, place: str, most: int, lease_s: float) -> bool:
+        return bool(self._change(endpoint, lambda leases, now_s: leases | {place: now_s + lease_s}, most))
+
+    return [(EndpointStatisticsTable, "take_place", take)]
+
+
+def _place_taken_back() -> list[Replacement]:
+    def renew(self: Any, endpoint: str, place: str, lease_s: float) -> bool:
+        return bool(self._change(endpoint, lambda leases, now_s: leases | {place: now_s + lease_s}))
+
+    return [(EndpointStatisticsTable, "renew_place", renew)]
+
+
+def _place_for_ever() -> list[Replacement]:
+    original = EndpointStatisticsTable.take_place
+
+    def take(self: Any, endpoint: str, place: str, most: int, _lease_s: float) -> bool:
+        return original(self, endpoint, place, most, 1e9)
+
+    return [(EndpointStatisticsTable, "take_place", take)]
+
+
+# Generations ------------------------------------------------------------------------------------------------------
+
+
+def _failures_stay() -> list[Replacement]:
+    def put(self: Any, item: Any, condition: Any = None, values: Any = None) -> None:
+        DDBHelper.put(self, item, "attribute_not_exists(range_key)")
+
+    return [(FeatureTable, "put", put)]
+
+
+def _failures_of_any_generation() -> list[Replacement]:
+    original = FeatureTable.committed_tiles
+    return [(FeatureTable, "committed_tiles", lambda self, *given: original(self, *given[:3]))]
+
+
+def _plan_of_any_generation() -> list[Replacement]:
+    original = ImageRequestHandler._share_out
+
+    def share_out(self: Any, regions: Any, request: Any, extension: str, generation: int) -> Any:
+        waiting = original(self, regions, request, extension, generation)
+        job = self.ledger.find(request)
+        if job is not None:
+            self.ledger.finish_planning(job)
+        return waiting
+
+    return [(ImageRequestHandler, "_share_out", share_out)]
+
+
+_NOT_ENDED = region_request_table.IS_OPEN
+_OUR_GENERATION = region_request_table.IS_OUR_GENERATION
+
 # Worlds in which workers sleep through the end of what they hold.
-_SLOW = {"stall": 0.3, "pause": 0.0, "kill": 0.0}
-_SLOW_AND_SENT_AGAIN = _SLOW | {"is_resubmitted": 1.0, "resubmission_s": (400.0, 500.0, 600.0, 700.0, 800.0, 900.0)}
+_SLOW = {"stall": 0.3, "pause": 0.0, "kill": 0.0, "throttle": 0.0, "max_region_attempts": 1000}
+_SLOW_AND_SENT_AGAIN = _SLOW | {"again": 1.0}
+# Worlds whose endpoint has a place or a few, and whose clocks agree, so that it is known when a place runs out.
+_FEW_PLACES = {"throttle": 1.0, "skew_s": 0.0}
+# Worlds whose jobs are cancelled, by somebody who may sleep over it.
+_CANCELLED = _SLOW | {"cancel": 1.0}
 
 MUTANTS = [
+    Mutant(
+        "start after the turn",
+        lambda: _with_writes(SchedulingTurns, "start", _without("fence = :fence")),
+        "zombie",
+        _SLOW,
+    ),
+    Mutant("start whatever became of it", _start_whatever_became_of_it, "zombie", _CANCELLED),
+    Mutant("plan kept after its end", lambda: _without_condition(_LedgerRows, "renew_planning"), "zombie", _CANCELLED),
+    Mutant(
+        "plan marked as sent after its end",
+        lambda: _without_condition(_LedgerRows, "finish_planning"),
+        "zombie",
+        _CANCELLED,
+    ),
+    Mutant(
+        "regions noted after the end",
+        lambda: _without_condition(_LedgerRows, "note_region_count"),
+        "zombie",
+        _CANCELLED,
+    ),
+    Mutant("swept after the end", lambda: _without_condition(_LedgerRows, "mark_swept"), "zombie", _CANCELLED),
+    Mutant("places without version", _place_without_version, "hard", _FEW_PLACES),
+    Mutant("place beyond the most", _place_beyond_the_most, "hard", _FEW_PLACES),
+    Mutant("place taken back", _place_taken_back, "zombie", _SLOW | _FEW_PLACES),
+    Mutant("place for ever", _place_for_ever, "hard", _FEW_PLACES),
+    Mutant(
+        "place not given back",
+        lambda: [(EndpointStatisticsTable, "leave_place", _nothing)],
+        "hard",
+        _FEW_PLACES,
+        seeds=40,
+        is_harmless=True,
+    ),
+    Mutant("cancelled after its end", lambda: _without_condition(JobTable, "cancel"), "zombie", _CANCELLED),
+    Mutant(
+        "counted after its end",
+        lambda: _with_writes(RegionRequestTable, "end_region", _without(_NOT_ENDED)),
+        "zombie",
+        _CANCELLED,
+    ),
+    Mutant(
+        "region of another generation",
+        lambda: _with_writes(RegionRequestTable, "end_region", _without(_OUR_GENERATION)),
+        "zombie",
+        _CANCELLED | _SLOW_AND_SENT_AGAIN,
+    ),
+    Mutant("plan of any generation", _plan_of_any_generation, "zombie", _CANCELLED | _SLOW_AND_SENT_AGAIN),
+    Mutant(
+        "outbox of any generation",
+        _outbox_of_any_generation,
+        "zombie",
+        _SLOW_AND_SENT_AGAIN | {"unreadable": 1.0},
+    ),
+    Mutant(
+        "begun again twice", lambda: _without_condition(OutstandingJobsTable, "reopen"), "zombie", _SLOW_AND_SENT_AGAIN
+    ),
+    Mutant(
+        "region begun again twice",
+        lambda: _without_condition(RegionRequestTable, "reopen"),
+        "zombie",
+        _SLOW_AND_SENT_AGAIN,
+    ),
+    Mutant("failures stay", _failures_stay, "sqs", {"is_resubmitted": 1.0}),
+    Mutant("failures of any generation", _failures_of_any_generation, "sqs", {"is_resubmitted": 1.0}),
+    Mutant("turn of another taken", lambda: _without_condition(SchedulingTurns, "claim"), seeds=40, is_harmless=True),
+    Mutant(
+        "turn of another ended",
+        lambda: _without_condition(SchedulingTurns, "end"),
+        "zombie",
+        seeds=40,
+        is_harmless=True,
+    ),
+    Mutant(
+        "cancelled and gone on",
+        lambda: [(RegionRequestHandler, "_is_open", lambda *_: True)],
+        more={"cancel": 1.0},
+        seeds=40,
+        is_harmless=True,
+    ),
+    Mutant("region of another taken", _without_lease, seeds=40, is_harmless=True),
+    Mutant(
+        "region of another given back",
+        lambda: _without_condition(RegionRequestTable, "release"),
+        "zombie",
+        seeds=40,
+        is_harmless=True,
+    ),
+    Mutant("every worker sweeps", lambda: [(_LedgerRows, "claim_sweep", lambda *_: True)], seeds=40, is_harmless=True),
     Mutant("accepted again", _accepted_again, "sqs"),
     Mutant("plan of an ended job", lambda: _without_condition(JobTable, "fix_plan"), "zombie", _SLOW),
     Mutant("region begun anew", lambda: _without_condition(RegionRequestTable, "start_region_request")),
@@ -302,7 +534,6 @@ MUTANTS = [
     Mutant("no outbox", _no_outbox, more={"crash_after": 0.02, "error": 0.3}),
     Mutant("closed before published", _closed_before_published, more={"crash_before": 0.02, "crash_after": 0.06}),
     Mutant("close of any generation", _close_of_any_generation, "zombie", _SLOW_AND_SENT_AGAIN),
-    Mutant("outbox of any generation", _outbox_of_any_generation, "zombie", _SLOW_AND_SENT_AGAIN),
     Mutant("Kinesis refusals ignored", lambda: [(kinesis_sink, "refused", lambda *_: [])]),
     Mutant("eventually consistent reads", _eventual_reads),
     Mutant("back-offs are attempts", _backoffs_are_attempts, "outage"),

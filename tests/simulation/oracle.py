@@ -19,6 +19,13 @@ def violations(world: World) -> list[str]:
     for queue in (world.image_queue, world.region_queue):
         if queue.messages:
             found.append(f"{len(queue.messages)} messages are left on the queue {queue.name}")
+    if any(
+        "request_payload" not in row and row["job_id"] != "_" for row in world.dynamodb.tables["outstanding"].items()
+    ):
+        found.append("the row of a closed job came back")
+    found += sorted(world.broken_rules)
+    if problem := world.places.problem():
+        found.append(problem)
     found += [f"the alarm {alarm} was raised" for alarm in sorted(set(world.alarms))]
     return found + [f"unforeseen error {surprise}" for surprise in sorted(set(world.surprises))]
 
@@ -49,6 +56,9 @@ class _JobOracle:
             yield f"is stuck as {self.status}"
             return
         yield from self._status_problems()
+        if (self.job.image_id, int(self.image.get("generation", 0))) in self.world.cancelled:
+            # Nothing counts what was done before; that nothing was done after, the world has watched.
+            return
         is_poisoned = self.world.poisoned is self.job
         if self.job.is_unreadable or (is_poisoned and self.world.faults.poison == "plan"):
             if self.status != "FAILED":
@@ -110,6 +120,8 @@ class _JobOracle:
                 and column == self.job.columns[-1]
             )
             is_good = row["tile_status"] == "SUCCEEDED"
+            if not is_good and row["generation"] < self.image["generation"]:
+                yield f"the tile at {column} failed in an earlier generation, and was not done again"
             if not is_good and not is_bad and not is_poison and not self.world.is_dead:
                 yield f"the healthy tile at {column} failed with {row.get('error_code')}"
             if is_good and (is_bad or is_poison):

@@ -187,6 +187,7 @@ class Clients:
             "sqs": SqsClient(twins["sqs"], port),
             "sns": Client("sns", twins["sns"], port),
             "s3": Client("s3", twins["s3"], port),
+            "ec2": Client("ec2", twins["ec2"], port),
             "sagemaker": Client("sagemaker", twins["sagemaker"], port),
             "kinesis": Client("kinesis", twins["kinesis"], port),
             "sagemaker-runtime": RuntimeClient("sagemaker-runtime", twins["sagemaker-runtime"], port),

@@ -35,7 +35,7 @@ SHARES = {
     "poison-plan": 1,
     "poison-aggregation": 1,
 }
-_CHUNK = 25
+_CHUNK = 50
 
 
 @dataclasses.dataclass

@@ -83,8 +83,13 @@ class Scheduler:
 
     def sleep(self, seconds: float) -> None:
         """Let the running thread wait."""
-        self._push(self.now + max(0.0, seconds), self.ticket())
-        self.park()
+        # ``_push``, ``ticket`` and ``park`` in one: half of what a world does is to wait.
+        fiber = getcurrent()
+        if self._is_over or not fiber.process.is_alive:
+            raise GreenletExit
+        self._count += 1
+        heapq.heappush(self._heap, (self.now + max(0.0, seconds), self._count, _Ticket(fiber)))
+        self._hub.switch()
 
     def ticket(self) -> _Ticket:
         """Return what wakes the running thread; ``park`` after it was handed out."""

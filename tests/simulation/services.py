@@ -38,7 +38,7 @@ class Chance:
     def strikes(self, kind: str) -> bool:
         """Return True when the fault of this name happens now."""
         probability: float = getattr(self.faults, kind)
-        if not probability or not self.is_active or self.rng.random() >= probability:
+        if not probability or self._scheduler.now >= self.until_s or self.rng.random() >= probability:
             return False
         self.injected[kind] = self.injected.get(kind, 0) + 1
         return True
@@ -329,10 +329,24 @@ class SageMaker:
             {"VariantName": name, "CurrentInstanceCount": 1, "CurrentWeight": weight}
             for name, weight in (("blue", 3.0), ("green", 1.0))
         ]
-        return {"EndpointArn": f"arn:aws:sagemaker:::endpoint/{EndpointName}", "ProductionVariants": variants}
+        arn = f"arn:aws:sagemaker:::endpoint/{EndpointName}"
+        return {"EndpointArn": arn, "EndpointConfigName": "config", "ProductionVariants": variants}
+
+    def describe_endpoint_config(self, *, EndpointConfigName: str) -> Answer:
+        return {"ProductionVariants": [{"VariantName": name, "InstanceType": "ml.g4"} for name in ("blue", "green")]}
 
     def list_tags(self, *, ResourceArn: str, MaxResults: int) -> Answer:
         return {"Tags": [{"Key": "osml:instance-concurrency", "Value": "16"}]}
+
+
+class EC2:
+    """What EC2 tells of the machines behind the endpoint."""
+
+    def __init__(self, processors: int) -> None:
+        self._processors = processors
+
+    def describe_instance_types(self, *, InstanceTypes: list[str]) -> Answer:
+        return {"InstanceTypes": [{"VCpuInfo": {"DefaultVCpus": self._processors}} for _ in InstanceTypes]}
 
 
 class SageMakerRuntime:

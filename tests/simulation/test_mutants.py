@@ -8,9 +8,12 @@ from simulation.world import Laboratory
 
 
 def first_violations(mutant: Mutant) -> list[str]:
-    with Laboratory() as laboratory, mutant.applied():
+    """Return what is wrong in the first world that goes wrong without the guard, and does not with it."""
+    with Laboratory() as laboratory:
         for seed in range(mutant.seeds):
-            if found := violations(laboratory.run(seed, mutant.faults)):
+            with mutant.applied():
+                found = violations(laboratory.run(seed, mutant.faults))
+            if found and not violations(laboratory.run(seed, mutant.faults)):
                 return found
     return []
 

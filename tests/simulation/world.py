@@ -16,20 +16,28 @@ from structlog.contextvars import get_contextvars
 
 from aws.osml.model_runner import queue_consumer
 from aws.osml.model_runner.app_config import ServiceConfig
+from aws.osml.model_runner.cancel import JobCanceller
 from aws.osml.model_runner.database import feature_table
-from aws.osml.model_runner.exceptions import ModelRunnerError
+from aws.osml.model_runner.database.job_ledger import open_ledger
+from aws.osml.model_runner.database.job_table import CANCELLED, JobTable
+from aws.osml.model_runner.exceptions import InvalidImageRequestException, ModelRunnerError
 from aws.osml.model_runner.scheduler import image_scheduler
 
 from .dynamodb import TABLE_NAMES, DynamoDB, Item, Write, worker_tables
 from .faults import PROFILES, Faults
 from .jobs import REGION_PX, Job, Model, random_jobs
-from .scheduler import START_S, Scheduler
-from .services import S3, SNS, SQS, Chance, Kinesis, Queue, SageMaker, SageMakerRuntime
+from .places import Places
+from .ports import Clients, Port
+from .scheduler import START_S, Process, Scheduler
+from .services import EC2, S3, SNS, SQS, Chance, Kinesis, Queue, SageMaker, SageMakerRuntime
 from .worker import Worker
 
 MOST_JOBS = 3
 WORKERS = 3
 TERMINAL = ("SUCCESS", "PARTIAL", "FAILED")
+
+# What an image's row counts of its work.
+_WORK = ("region_count", "region_success", "region_error", "tile_success", "tile_error")
 
 _JANITOR_S = 10.0
 # How long a world goes on, at most, when its work is done.
@@ -42,7 +50,7 @@ _PARTITIONS = 4
 
 
 @functools.cache
-def worker_config(job_deadline_s: float) -> ServiceConfig:
+def worker_config(job_deadline_s: float, max_region_attempts: int, is_throttled: bool) -> ServiceConfig:
     url, topic = "https://sqs.us-west-2.amazonaws.com/123456789012", "arn:aws:sns:us-west-2:123456789012"
     return ServiceConfig.from_environment(
         {
@@ -54,8 +62,15 @@ def worker_config(job_deadline_s: float) -> ServiceConfig:
             "IMAGE_STATUS_TOPIC": f"{topic}:image",
             "REGION_STATUS_TOPIC": f"{topic}:region",
             "WORKERS": "3",
+            # Two sweeps of three only find that another worker is at it.
+            "SWEEP_INTERVAL_S": "45",
             "REGION_SIZE": f"({REGION_PX}, {REGION_PX})",
             "JOB_DEADLINE_S": str(job_deadline_s),
+            "MAX_REGION_ATTEMPTS": str(max_region_attempts),
+            "SM_SELF_THROTTLING": str(is_throttled),
+            # With two variants, a place for each processor of one.
+            "THROTTLING_SCALE_FACTOR": "0.5",
+            "THROTTLING_RETRY_TIMEOUT": "30",
         }
     )
 
@@ -83,20 +98,24 @@ class World:
         self.scheduler = Scheduler(seed)
         self.rng = self.scheduler.rng
         self.chance = Chance(self.scheduler, faults)
-        self.config = worker_config(faults.job_deadline_s)
-        specs = random_jobs(self.rng, self.rng.randint(1, MOST_JOBS))
+        self.config = worker_config(faults.job_deadline_s, faults.max_region_attempts, self.chance.strikes("throttle"))
+        specs = random_jobs(self.rng, self.rng.randint(1, MOST_JOBS), faults.unreadable)
         self.jobs: dict[str, Job] = {job.url: job for job in specs}
         self.poisoned = specs[0] if faults.poison else None
         self.status_writes: list[StatusWrite] = []
         self.surprises: list[str] = []
+        # What observers of its tables found wrong.
+        self.broken_rules: set[str] = set()
         self.alarms: list[str] = []
         # To which generation an image must come, because its request was sent again after it had not ended well.
         self.generations_due: dict[str, int] = {}
+        self.cancelled: set[tuple[str, int]] = set()
         self.deaths = Counter[str]()
         self._make_services()
         self._workers: list[Worker] = []
         self._names = itertools.count()
         self._unsent = 0
+        self._cancelling = 0
         self.finished_at: float | None = None
 
     def _make_services(self) -> None:
@@ -110,7 +129,9 @@ class World:
             stale_probability=0.3,
             unprocessed_probability=lambda: self.faults.unprocessed if chance.is_active else 0.0,
         )
-        self.dynamodb.observers.append(self._note_write)
+        processors = self.rng.randint(1, 3)
+        self.places = Places(scheduler, most=processors, skew_s=self.faults.skew_s)
+        self.dynamodb.observers += [self._note_image, self._note_start, self.places.note]
         self.image_dlq = Queue("image-dlq", scheduler, chance)
         self.region_dlq = Queue("region-dlq", scheduler, chance)
         self.image_queue = Queue("image", scheduler, chance, 120, 20, self.image_dlq)
@@ -125,6 +146,7 @@ class World:
             "s3": self.s3,
             "kinesis": self.kinesis,
             "sagemaker": SageMaker(),
+            "ec2": EC2(processors),
             "sagemaker-runtime": self.runtime,
         }
 
@@ -142,6 +164,8 @@ class World:
             times = [first_s]
             if self.rng.random() < self.faults.is_resubmitted:
                 times.append(first_s + self.rng.choice(self.faults.resubmission_s))
+            if self.chance.strikes("cancel"):
+                self.scheduler.at(first_s + self.rng.uniform(0, 400), functools.partial(self._cancel, job))
             for delay_s in times:
                 self._unsent += 1
                 self.scheduler.at(delay_s, functools.partial(self._submit, job))
@@ -174,12 +198,39 @@ class World:
             self.generations_due[job.image_id] = int(row.get("generation", 0)) + 1
         self.image_queue.put(job.message())
 
+    def _cancel(self, job: Job) -> None:
+        """Have somebody cancel a job, and try again for as long as services refuse it."""
+        person = Process(self.scheduler, "person")
+        database = Clients(self.twins, Port(self.scheduler, self.chance, person), self.chance).dynamodb_resource()
+        images = JobTable("images", database, person.now)
+        canceller = JobCanceller(images, open_ledger("outstanding", images, database, person.now))
+
+        def cancel() -> None:
+            while True:
+                try:
+                    canceller.cancel(job.job_id)
+                except InvalidImageRequestException:
+                    return
+                except (ClientError, BotoCoreError):
+                    self.scheduler.sleep(5.0)
+                else:
+                    return
+
+        def noted() -> None:
+            try:
+                cancel()
+            finally:
+                self._cancelling -= 1
+
+        self._cancelling += 1
+        person.spawn(noted)
+
     def _look_after_workers(self) -> None:
         """Do what a container service does: take workers away, and start others in their place."""
         if self.is_done:
             self.finished_at = self.finished_at or self.scheduler.now
             # Whoever still has something in hand slept through the end: what does he do when he wakes up?
-            is_quiet = all(worker.is_idle for worker in self._workers if worker.process.is_alive)
+            is_quiet = not self._cancelling and all(w.is_idle for w in self._workers if w.process.is_alive)
             if is_quiet or self.scheduler.now > self.finished_at + _AFTERMATH_S:
                 self.scheduler.stop()
                 return
@@ -202,12 +253,30 @@ class World:
             skew_s = self.rng.uniform(-self.faults.skew_s, self.faults.skew_s)
             self._workers.append(Worker(self, f"worker-{next(self._names)}", skew_s))
 
-    def _note_write(self, write: Write) -> None:
+    def _note_image(self, write: Write) -> None:
         if write.table != "images" or write.new is None:
             return
         old, end = _end_in(write.old or {}), _end_in(write.new)
         if end.status in TERMINAL and end != old:
             self.status_writes.append(end)
+            if write.new.get("message") == CANCELLED:
+                self.cancelled.add((end.image_id, end.generation))
+            if end.status != "SUCCESS" and end.generation == 0 and self.chance.strikes("again"):
+                job = next(job for job in self.jobs.values() if job.image_id == end.image_id)
+                self._unsent += 1
+                self.scheduler.at(self.rng.uniform(0, 60), functools.partial(self._submit, job))
+        has_ended = old.status in TERMINAL and old.generation == end.generation
+        if has_ended and any((write.old or {}).get(name) != write.new.get(name) for name in _WORK):
+            self.broken_rules.add("an image was worked on after it had ended")
+
+    def _note_start(self, write: Write) -> None:
+        """Look at whether who starts an image has the turn to decide what starts."""
+        if write.table != "outstanding" or write.new is None:
+            return
+        if write.new.get("num_attempts", 0) > (write.old or {}).get("num_attempts", 0):
+            turn = self.dynamodb.tables["outstanding"].item(("_scheduler", "_")) or {}
+            if str(turn.get("lease_owner")).rpartition("#")[0] != write.new.get("lease_owner"):
+                self.broken_rules.add("an image was started by a worker whose turn was over")
 
     # Logs -----------------------------------------------------------------------------------------------------------
 

@@ -397,7 +397,8 @@ class ImageRequestHandler:
         waiting = [region for region in requests if self._is_begun(region, generation)]
         self.region_request_queue.send_requests([region.to_message() for region in waiting])
         job = self.ledger.find(request)
-        if job is not None:
+        # Whoever slept while the job ended and began again has not shared out the plan of this generation.
+        if job is not None and job.generation == generation:
             self.ledger.finish_planning(job)
         return waiting
 

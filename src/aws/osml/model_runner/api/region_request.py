@@ -149,8 +149,11 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
 
 
 def _converted(name: str, value: Any) -> Any:
+    convert = _CONVERSIONS.get(name)
+    if convert is None:
+        return value
     with contextlib.suppress(TypeError, ValueError):
-        return _CONVERSIONS[name](value) if name in _CONVERSIONS else value
+        return convert(value)
     return value
 
 
