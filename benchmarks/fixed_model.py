@@ -8,15 +8,24 @@ import random
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import BinaryIO
+
+# Where all tiles go; nobody reads it.
+SINK = memoryview(bytearray(1 << 20))
 
 
 class Counts:
-    """Calls so far, calls under way, the most at once, and refusals."""
+    """Calls so far, calls under way, the most at once, refusals, and when the first and the last call came.
+
+    The moments are of the monotonic clock, which all processes of a machine share.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.calls = self.now = self.peak = self.refused = 0
+        self.first_s = self.last_s = 0.0
 
 
 def answer_of(features: int, tile_px: int) -> bytes:
@@ -40,6 +49,21 @@ def answer_of(features: int, tile_px: int) -> bytes:
     return json.dumps({"type": "FeatureCollection", "features": found}).encode()
 
 
+def drain(body: BinaryIO, headers: Mapping[str, str]) -> None:
+    """Read a request's body, in whichever of the two ways it comes."""
+    if "Content-Length" in headers:
+        drop(body, int(headers["Content-Length"]))
+        return
+    while size := int(body.readline(), 16):
+        drop(body, size + 2)  # a line break follows
+    body.readline()
+
+
+def drop(body: BinaryIO, size: int) -> None:
+    while size > 0:
+        size -= body.readinto(SINK[: min(size, len(SINK))])
+
+
 def serve(latency_s: float, body: bytes, most: int | None) -> None:
     counts = Counts()
 
@@ -47,14 +71,14 @@ def serve(latency_s: float, body: bytes, most: int | None) -> None:
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            names = ("calls", "peak", "refused")
+            names = ("calls", "peak", "refused", "first_s", "last_s")
             self.reply(200, json.dumps({name: getattr(counts, name) for name in names}).encode())
 
         def do_POST(self) -> None:
-            left = int(self.headers["Content-Length"])
-            while left > 0:
-                left -= len(self.rfile.read(min(left, 1 << 20)))
+            drain(self.rfile, self.headers)
             with counts.lock:
+                counts.last_s = time.monotonic()
+                counts.first_s = counts.first_s or counts.last_s
                 is_refused = most is not None and counts.now >= most
                 counts.refused += is_refused
                 counts.calls += not is_refused

@@ -11,20 +11,24 @@ from aws.osml.model_runner.local.data_plane import DataPlane, create_data_plane
 from aws.osml.model_runner.local.emulator import Emulator
 from aws.osml.model_runner.local.model_server import ModelServer, create_model
 from aws.osml.model_runner.raster.settings import RasterSettings, configure_gdal
+from examples import choose_form
 
 stack_numbers = itertools.count()
 # They run again and again what other tests cover, and would take half as long again.
-_NOT_MEASURED = {"faults", "simulation"}
+_NOT_MEASURED = {"faults", "fuzz", "scheduling", "security", "simulation"}
+# Tells a Python process that it is measured, and how.
+_COVERAGE = "COVERAGE_PROCESS_CONFIG"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--long", action="store_true", help="fault and security tests in their long form, about 20 minutes"
+        "--long", action="store_true", help="tests in their long form, and properties with all their examples"
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: runs only with --long")
+    choose_form(config.getoption("--long"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -35,6 +39,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("no_cover")
         if item.get_closest_marker("long") and not is_long:
             item.add_marker(pytest.mark.skip(reason="runs only with --long"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Let the processes that a test without coverage starts, and its fixtures, be without it too."""
+    is_measured = item.get_closest_marker("no_cover") is None
+    kept = None if is_measured else os.environ.pop(_COVERAGE, None)
+    try:
+        return (yield)
+    finally:
+        if kept is not None:
+            os.environ[_COVERAGE] = kept
 
 
 @pytest.fixture(scope="session", autouse=True)

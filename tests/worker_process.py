@@ -97,16 +97,31 @@ class Site:
 
     def statuses(self, job_id: str) -> list[str]:
         """Return what has been published about a job so far, in order."""
-        self._receive()
+        self.listen()
+        return self.told(job_id)
+
+    def told(self, job_id: str) -> list[str]:
+        """Return what has been heard about a job so far, in order."""
         return [str(event.status) for event in self.events if event.attributes.get("job_id") == job_id]
 
     def last_event(self, job_id: str) -> StatusEvent:
         return [event for event in self.events if event.attributes.get("job_id") == job_id][-1]
 
     def wait_for_end(self, job_id: str, count: int = 1) -> list[str]:
-        """Wait until ``count`` terminal statuses of a job are out, and return every status that was published."""
+        """Wait until ``count`` terminal statuses of a job are out, and return every status that was published.
+
+        A status may be published twice, as when a sweep comes between its publication and the note of that.
+        """
         terminal = {"SUCCESS", "PARTIAL", "FAILED"}
-        eventually(lambda: len([status for status in self.statuses(job_id) if status in terminal]) >= count)
+
+        def is_over() -> bool:
+            has_ended = sum(status in terminal for status in self.statuses(job_id)) >= count
+            if not has_ended:
+                # The queue waits for us: asking it all the time takes more of the machine than a small job.
+                self.listen(wait_s=1)
+            return has_ended
+
+        eventually(is_over)
         return self.statuses(job_id)
 
     def features(self, job_id: str) -> list[dict[str, Any]]:
@@ -142,8 +157,10 @@ class Site:
         pages = self.client("dynamodb").get_paginator("scan").paginate(TableName=name, ConsistentRead=True)
         return [row for page in pages for row in page["Items"]]
 
-    def open_jobs(self) -> list[dict[str, Any]]:
-        return [row for row in self.rows("OUTSTANDING_JOBS_TABLE") if "request_payload" in row]
+    def open_jobs(self, job_id: str | None = None) -> list[dict[str, Any]]:
+        """Return the rows of the images that have not ended, of one job or of all."""
+        rows = [row for row in self.rows("OUTSTANDING_JOBS_TABLE") if "request_payload" in row]
+        return [row for row in rows if job_id in (None, row["image_id"]["S"].partition(":")[0])]
 
     def drain(self, queue: str) -> list[str]:
         """Take every visible message off a queue and return the bodies."""
@@ -175,7 +192,7 @@ class Site:
         assert number["tile_success"] + number["tile_error"] == number["tile_count"] == len(tiles)
         assert number["tile_success"] == sum(row["tile_status"]["S"] == "SUCCEEDED" for row in tiles)
         assert "status_outbox" not in image
-        eventually(lambda: not self.open_jobs())
+        eventually(lambda: not self.open_jobs(job_id))
         terminal = {status for status in self.statuses(job_id) if status in {"SUCCESS", "PARTIAL", "FAILED"}}
         assert terminal == {image["image_status"]["S"]}
 
@@ -186,12 +203,14 @@ class Site:
         self.client("sns").subscribe(TopicArn=topic, Protocol="sqs", Endpoint=arn)
         return url
 
-    def _receive(self) -> None:
-        sqs = self.client("sqs")
-        while messages := sqs.receive_message(QueueUrl=self._watch_url, MaxNumberOfMessages=10).get("Messages", []):
-            for message in messages:
-                sqs.delete_message(QueueUrl=self._watch_url, ReceiptHandle=message["ReceiptHandle"])
-                self.events.append(parse_status(message["Body"]))
+    def listen(self, wait_s: int = 0) -> None:
+        """Take in what has been published; where that is nothing, wait so long for something."""
+        sqs, limits = self.client("sqs"), {"QueueUrl": self._watch_url, "MaxNumberOfMessages": 10}
+        while messages := sqs.receive_message(**limits, WaitTimeSeconds=wait_s).get("Messages", []):
+            wait_s = 0
+            self.events += [parse_status(message["Body"]) for message in messages]
+            handles = [{"Id": str(n), "ReceiptHandle": one["ReceiptHandle"]} for n, one in enumerate(messages)]
+            sqs.delete_message_batch(QueueUrl=self._watch_url, Entries=handles)
 
 
 def kill(process: ChildProcess) -> None:

@@ -1,6 +1,7 @@
 """The images are built elsewhere; here their files are held to what the tests of the set-up and the worker rely on."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,15 @@ def test_the_build_takes_the_steps_of_the_tested_set_up(worker_stages: list[list
     assert 'scripts/bootstrap "${EXTRA}" --venv /opt/model-runner --no-editable' in build
     assert {"g++", "libgdal-dev", "python3-dev", "python3-venv"} <= set(build.split())
     assert "COPY . ." in [" ".join(instruction) for instruction in worker_stages[0]]
+
+
+def test_a_worker_can_write_every_format_that_a_request_may_ask_for() -> None:
+    bootstrap = (ROOT / "scripts" / "bootstrap").read_text()
+    targets = re.findall(r'target="\$\{ROOT\}\[([^]]*)\]"', bootstrap)
+    assert len(targets) == 2
+    assert all("parquet" in target.split(",") for target in targets)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert any(requirement.startswith("pyarrow") for requirement in extras["parquet"])
 
 
 def test_the_last_stage_has_no_compiler(worker_stages: list[list[tuple[str, str]]]) -> None:

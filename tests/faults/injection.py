@@ -59,6 +59,7 @@ _DYNAMODB: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("G1-release", "SET agg_lease_until = :zero, agg_stalled"),
         ("G2-position", "kinesis_pos = :position"),
         ("G2-done", "ADD sinks_done"),
+        ("G2-failed", "SET sink_errors"),
         ("G4", "REMOVE status_outbox"),
         ("sweep", "SET lease_owner = :owner, lease_until = :until"),
         ("R2", "SET lease_until = :until"),
@@ -83,7 +84,7 @@ _READS = frozenset(
 # Every conditional write: whether the server took it is recorded.
 CONDITIONAL = frozenset(
     {"A1", "A2", "A3", "A4", "A4-planned", "F0", "R1", "R2", "R2-progress", "R2-release", "R3", "T1"}
-    | {"G1", "G1-renew", "G1-release", "G2-position", "G2-done", "G3", "G4"}
+    | {"G1", "G1-renew", "G1-release", "G2-position", "G2-done", "G2-failed", "G3", "G4"}
 )
 
 

@@ -1,9 +1,12 @@
-"""What becomes of a job when its worker, started as everybody starts it, is killed or told to stop."""
+"""What becomes of a job when its worker is killed, told to stop, or has another beside it."""
+
+import signal
 
 import numpy as np
 import pytest
 
 from aws.osml.model_runner.raster.pixels import write_geotiff
+from faults.nursery import Fleet
 from worker_process import Site, eventually, kill
 
 TILES = 64
@@ -22,6 +25,14 @@ def site(emulator, data_plane, tmp_path):
 
 
 @pytest.fixture
+def fleet(site, nursery, tmp_path):
+    """Workers of ``site``, forked instead of started."""
+    running = Fleet(nursery, lambda **more: site.environment(REGION_LEASE_S="1", **more), tmp_path)
+    yield running
+    running.kill_all()
+
+
+@pytest.fixture
 def slow_model(model_server):
     """A model that takes long enough for a worker to be caught in the middle."""
     return model_server("failure", outcomes={"200": 1}, latency_ms=(80, 120))
@@ -32,6 +43,7 @@ def small_tiles(site, image, model):
 
 
 def test_a_killed_workers_job_is_finished_by_another_from_where_it_stood(site, image, slow_model):
+    """With workers that are started as everybody starts them."""
     request = small_tiles(site, image, slow_model)
     with site.worker(REGION_LEASE_S="1") as first:
         site.submit(request)
@@ -47,27 +59,26 @@ def test_a_killed_workers_job_is_finished_by_another_from_where_it_stood(site, i
     site.check_books(request["jobId"])
 
 
-def test_a_worker_that_is_told_to_stop_hands_its_work_back_and_exits_with_0(site, image, slow_model):
+def test_a_worker_that_is_told_to_stop_hands_its_work_back_and_exits_with_0(site, fleet, image, slow_model):
     request = small_tiles(site, image, slow_model)
-    with site.worker(REGION_LEASE_S="1") as first:
-        site.submit(request)
-        eventually(lambda: slow_model.stats()["requests"] > TILES // 4)
-        first.ask_to_end()
-        assert eventually(lambda: first.exit_code is not None)
-        assert first.exit_code == 0
+    first = fleet.start()
+    site.submit(request)
+    eventually(lambda: slow_model.stats()["requests"] > TILES // 4)
+    first.send(signal.SIGTERM)
+    assert first.wait() == 0
     open_regions = [row for row in site.rows("REGION_REQUEST_TABLE") if "end_time" not in row]
     assert {row["stalled_attempts"]["N"] for row in open_regions} == {"0"}
     assert {row["lease_until"]["N"] for row in open_regions} == {"0"}
-    with site.worker(REGION_LEASE_S="1"):
+    with fleet.worker():
         assert site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
     # Every tile that the model had answered was committed before the exit.
     assert slow_model.stats()["requests"] <= TILES + 4
     site.check_books(request["jobId"])
 
 
-def test_two_workers_share_the_regions_and_every_tile_is_asked_once(site, image, slow_model):
+def test_two_workers_share_the_regions_and_every_tile_is_asked_once(site, fleet, image, slow_model):
     request = small_tiles(site, image, slow_model)
-    with site.worker(REGION_LEASE_S="1") as first, site.worker(REGION_LEASE_S="1") as second:
+    with fleet.worker() as first, fleet.worker() as second:
         site.submit(request)
         assert site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
         assert all("region.finished" in worker.log_text() for worker in (first, second))

@@ -68,14 +68,10 @@ class Trial:
 
     def wait(self, *job_ids: str, patience_s: float = 60.0) -> None:
         """Wait until the terminal status of each job, or of all, is out."""
-        waiting = set(job_ids or self.jobs)
         deadline = time.monotonic() + patience_s
-        while waiting:
-            for job_id in list(waiting):
-                if TERMINAL.intersection(self.site.statuses(job_id)):
-                    waiting.discard(job_id)
-            assert not waiting or time.monotonic() < deadline, f"no end of {sorted(waiting)} after {patience_s} s"
-            time.sleep(0.05)
+        while waiting := [job for job in job_ids or self.jobs if not TERMINAL.intersection(self.site.told(job))]:
+            assert time.monotonic() < deadline, f"no end of {sorted(waiting)} after {patience_s} s"
+            self.site.listen(wait_s=1)
 
     def check(self, **options: Any) -> Books:
         """Hold every job against the protocol, and count."""

@@ -3,11 +3,13 @@
 import datetime
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
+import boto3
 import pytest
 from botocore.awsrequest import AWSResponse
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ResponseStreamingError
 
 from aws.osml.model_runner.common.aws_clients import AwsClients, client_config, default_clients
 from aws.osml.model_runner.common.credentials_utils import get_credentials_for_assumed_role
@@ -87,6 +89,57 @@ def test_clients_reach_the_service_and_the_resource_converts_types(clients, data
     clients.dynamodb_resource().Table(table).put_item(Item={"endpoint": "ships", "max_regions": 1})
     answer = clients.dynamodb_resource().meta.client.get_item(TableName=table, Key={"endpoint": "ships"})
     assert answer["Item"] == {"endpoint": "ships", "max_regions": 1}
+
+
+def test_rows_are_what_boto3_makes_of_them_page_by_page(clients, data_plane, emulator):
+    table = data_plane.environment["FEATURE_TABLE"]
+    every_type = {
+        "text": 'a "quote", \\ and \u00e9',
+        "number": Decimal("-1.50"),
+        "large": 10**20,
+        "flag": False,
+        "nothing": None,
+        "bytes": b"\x00\xff",
+        "list": ["x", Decimal(1), [b"y"], {}],
+        "map": {"inner": {"deep": [True, None]}},
+        "texts": {"a", "b"},
+        "numbers": {Decimal(1), Decimal("2.5")},
+        "blobs": {b"a", b"\xfe"},
+    }
+    rows = [every_type | {"hash_key": "every-type", "range_key": f"{number:03d}"} for number in range(5)]
+    ours = clients.dynamodb_resource()
+    for row in rows:
+        ours.Table(table).put_item(Item=row)
+    boto3s = boto3.resource("dynamodb", endpoint_url=emulator.url)
+    query = {
+        "KeyConditionExpression": "hash_key = :key",
+        "ExpressionAttributeValues": {":key": "every-type"},
+        "Limit": 3,
+    }
+    answers = []
+    for resource in (ours, boto3s):
+        first = resource.Table(table).query(**query)
+        second = resource.Table(table).query(**query, ExclusiveStartKey=first["LastEvaluatedKey"])
+        assert "LastEvaluatedKey" not in second
+        answers.append([(page["Count"], page["Items"]) for page in (first, second)])
+        keys = [{"hash_key": row["hash_key"], "range_key": row["range_key"]} for row in rows]
+        by_key = resource.meta.client.batch_get_item(RequestItems={table: {"Keys": keys}})
+        assert not by_key["UnprocessedKeys"]
+        assert sorted(by_key["Responses"][table], key=lambda row: row["range_key"]) == rows
+    assert answers[0] == answers[1]
+    assert [row for _, page in answers[0] for row in page] == rows
+    assert repr(answers[0][0][1][0]["bytes"]) == repr(answers[1][0][1][0]["bytes"])
+    assert ours.Table(table).query(**query | {"Select": "COUNT", "Limit": 5})["Count"] == 5
+
+
+def test_what_is_no_page_of_rows_is_told_as_ever(clients, data_plane):
+    query = {"KeyConditionExpression": "hash_key = :key", "ExpressionAttributeValues": {":key": "a"}}
+    api = clients.dynamodb_resource().meta.client
+    with pytest.raises(api.exceptions.ResourceNotFoundException):
+        api.query(TableName="no-such-table", **query)
+    torn = answering(api, "Query", (200, {"Content-Type": "application/x-amz-json-1.0"}, b'{"Items": ['))
+    with torn, pytest.raises(ResponseStreamingError):
+        api.query(TableName=data_plane.environment["FEATURE_TABLE"], **query)
 
 
 def test_a_region_may_be_named(emulator, monkeypatch):

@@ -314,7 +314,7 @@ class TestRegionMessages:
     def test_a_region_that_cannot_be_done_now_is_given_back_for_a_while(
         self, worker, region_messages, queue_of, monkeypatch, error, seconds
     ):
-        def refuse(request: RegionRequest) -> None:
+        def refuse(request: RegionRequest, on_cut: object) -> None:
             raise error
 
         waits: list[int] = []
@@ -330,14 +330,16 @@ class TestRegionMessages:
     def test_errors_that_no_further_try_mends_delete_the_message(
         self, worker, region_messages, queue_of, monkeypatch, error
     ):
-        monkeypatch.setattr(worker.region_handler, "process_region_request", lambda _: (_ for _ in ()).throw(error))
+        monkeypatch.setattr(
+            worker.region_handler, "process_region_request", lambda _, on_cut: (_ for _ in ()).throw(error)
+        )
         queue = queue_of("REGION_QUEUE")
         message = sent(queue, json.dumps(REGION))
         region_messages.handle(message)
         assert is_deleted(queue, message)
 
     def test_an_unforeseen_error_leaves_the_message_to_come_again(self, worker, region_messages, queue_of, monkeypatch):
-        monkeypatch.setattr(worker.region_handler, "process_region_request", lambda _: 1 / 0)
+        monkeypatch.setattr(worker.region_handler, "process_region_request", lambda _, on_cut: 1 / 0)
         queue = queue_of("REGION_QUEUE")
         message = sent(queue, json.dumps(REGION))
         with pytest.raises(ZeroDivisionError):

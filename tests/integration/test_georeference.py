@@ -371,6 +371,15 @@ def test_extents_across_the_antimeridian_have_west_greater_than_east(tmp_path):
     assert span["east"] < -179.9
 
 
+@pytest.mark.parametrize(("west", "east"), [(10.0, 310.0), (-310.0, -10.0)])
+def test_extents_of_more_than_half_the_globe_on_one_side_of_greenwich(tmp_path, west, east):
+    source = opened(tmp_path, geo_transform=(west, 1.0, 0.0, 20.0, 0.0, -0.01), epsg=4326)
+
+    span = extents(source)
+
+    assert (span["west"], span["east"]) == pytest.approx((west, east))
+
+
 # Elevation
 
 

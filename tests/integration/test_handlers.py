@@ -44,7 +44,7 @@ from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMak
 from aws.osml.model_runner.raster import ImageUnreachableError, RasterSettings, image_to_world
 from aws.osml.model_runner.raster.sensor_model import build_sensor_model
 from aws.osml.model_runner.region_request_handler import SEALED, region_request_of
-from aws_faults import answering, query_error, xml_error
+from aws_faults import answering, json_error, query_error, xml_error
 from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
 
 
@@ -1043,6 +1043,30 @@ class TestEnd:
             worker.image_handler.completion.finish(request.image_id)
         assert len(calls) == 1, "six of eight features are there already"
         assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
+
+    def test_a_position_is_that_of_one_output_and_of_no_other(
+        self, worker, scene, model_server, data_plane, clients, clock
+    ):
+        stream = {"type": "Kinesis", "stream": data_plane.result_stream, "batchSize": 3}
+        outputs = [stream | {"stream": "no-such-stream"}, stream]
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
+        away = answering(clients.client("kinesis"), "PutRecords", None, json_error("Unavailable"))
+        with away, pytest.raises(AggregateFeaturesException):
+            worker.image_handler.completion.finish(request.image_id)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (list(row.sink_errors), row.sinks_done, row.kinesis_pos) == (["0:Kinesis"], None, 3)
+        clock.ahead_s += 30
+        with (
+            answering(clients.client("kinesis"), "DescribeStreamSummary", None) as streams,
+            answering(clients.client("kinesis"), "PutRecords", None) as batches,
+        ):
+            worker.image_handler.completion.finish(request.image_id)
+        assert (len(streams), len(batches)) == (1, 2), (
+            "the other five of eight features, and nothing of the first output"
+        )
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.sinks_done, list(row.sink_errors)) == ("PARTIAL", {"1:Kinesis"}, ["0:Kinesis"])
+        assert "no-such-stream" in row.message
 
     def test_end_image_request_needs_the_claim_that_is_in_force(self, worker, scene, model_server):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)

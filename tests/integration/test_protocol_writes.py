@@ -321,6 +321,7 @@ class TestTile:
         tables.features.commit_tile(self.KEY, BOUNDS, TileOutcome(TileState.SUCCEEDED, features("second")))
         (tile,) = tables.features.stored_tiles(self.KEY.image_id)
         assert list(tile.features) == features("first")
+        assert tables.features.stored_tiles(self.KEY.image_id, [self.KEY]) == [tile]
 
     def test_a_tile_whose_rest_is_gone_is_not_read_in_part(self, tables):
         large = [b'"%s"' % (b"x" * 150_000)] * 3
@@ -353,6 +354,8 @@ class TestTile:
             tables.features.commit_tile(dataclasses.replace(self.KEY, index=index), BOUNDS, outcome)
         tiles = tables.features.stored_tiles(self.KEY.image_id)
         assert [tile.key.index for tile in tiles] == list(range(60))
+        planned = [dataclasses.replace(self.KEY, index=index) for index in range(80)]
+        assert tables.features.stored_tiles(self.KEY.image_id, planned) == tiles
 
 
 class TestFinish:
@@ -471,7 +474,11 @@ class TestRedrive:
         item = tables.jobs.claim_aggregation(tables.jobs.get_image_request(request().image_id), "w1", 120, 0)
         tables.jobs.record_sink_done(item.image_id, item.agg_fence, "0:S3")
         errors = {"1:Kinesis": "no such stream"}
-        ended = tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.PARTIAL, "done", errors)
+        assert tables.jobs.record_sink_progress(item.image_id, item.agg_fence, 500)
+        assert tables.jobs.record_sink_failed(item.image_id, item.agg_fence, errors)
+        assert tables.jobs.get_image_request(item.image_id).kinesis_pos == 0, "the next output begins at its beginning"
+        assert not tables.jobs.record_sink_failed(item.image_id, item.agg_fence - 1, {})
+        ended = tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.PARTIAL, "done")
         assert ended.sink_errors == errors
         tables.jobs.clear_outbox(ended.image_id)
         tables.ledger.close(ended)

@@ -18,7 +18,18 @@ EXPECTED = {
     "umbra_mount_yasur.tiff": (25, (169.41, -19.56, 169.49, -19.49)),
 }
 
-pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample images are not here")
+# In the short form each image in two formats, and each format with two images or more.
+FORMATS = ("NITF", "GTIFF", "PNG", "JPEG")
+CASES = [
+    pytest.param(name, tile_format, marks=() if (place - turn) % 4 < 2 else pytest.mark.long)
+    for place, name in enumerate(sorted(EXPECTED))
+    for turn, tile_format in enumerate(FORMATS)
+]
+
+pytestmark = [
+    pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample images are not here"),
+    pytest.mark.no_cover,  # what runs here runs in other tests too
+]
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +40,7 @@ def busy_site(emulator, tmp_path_factory):
         yield site
 
 
-@pytest.mark.parametrize("tile_format", ["NITF", "GTIFF", "PNG", "JPEG"])
-@pytest.mark.parametrize("name", sorted(EXPECTED))
+@pytest.mark.parametrize(("name", "tile_format"), CASES)
 def test_a_sample_runs_in_every_format(busy_site, model_server, name, tile_format):
     tiles, footprint = EXPECTED[name]
     request = busy_site.request(

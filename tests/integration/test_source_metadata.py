@@ -40,6 +40,16 @@ def test_a_nitf_without_a_complete_date_tells_the_rest(tmp_path):
     assert (metadata["category"], metadata["sourceDT"]) == ("MS", None)
 
 
+def test_what_a_header_says_is_text_whatever_its_bytes(tmp_path):
+    """GDAL hands out as bytes what is no UTF-8."""
+    path = write_image(tmp_path / "image", pattern(1, 20, 30), "NITF")
+    magnification = b"1.0 "
+    assert path.read_bytes().count(magnification) == 1
+    path.write_bytes(path.read_bytes().replace(magnification, b"1.0\xb5"))
+
+    assert open_image(place(path), SETTINGS).header.metadata["NITF_IMAG"] == "1.0µ"
+
+
 @pytest.mark.parametrize("driver", ["GTiff", "PNG", "JPEG"])
 def test_other_formats_tell_nothing(tmp_path, driver):
     source = open_image(place(write_image(tmp_path / "image", pattern(1, 20, 30), driver)), SETTINGS)

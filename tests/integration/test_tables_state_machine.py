@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from typing import Any
 
 import boto3
 import pytest
@@ -25,7 +26,6 @@ from aws.osml.model_runner.database import (
 )
 from aws.osml.model_runner.job_rules import image_status, region_status
 from aws.osml.model_runner.local.data_plane import DataPlane
-from aws.osml.model_runner.local.emulator import Emulator
 from aws.osml.model_runner.tile_worker.region_plan import region_id_of
 
 REGIONS, TILES = 2, 2
@@ -41,14 +41,12 @@ sends = st.integers(1, 2)
 class Protocol(RuleBasedStateMachine):
     """Three workers on one image of two regions with two tiles each. Each worker acts on what it last claimed."""
 
-    emulator: Emulator
     data_plane: DataPlane
+    dynamodb: Any
 
     def __init__(self) -> None:
         super().__init__()
-        environment = self.data_plane.environment
-        keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}
-        dynamodb = boto3.resource("dynamodb", endpoint_url=self.emulator.url, **keys)
+        environment, dynamodb = self.data_plane.environment, self.dynamodb
         # Not far from the real time: the emulator deletes what has expired by its own clock.
         self.now_s = 4_000_000_000.0
         self.jobs = JobTable(environment["JOB_TABLE"], dynamodb, self.clock)
@@ -235,11 +233,13 @@ class Protocol(RuleBasedStateMachine):
 
 @pytest.mark.timeout(300)
 def test_any_order_of_writes_keeps_the_books(emulator, data_plane):
-    machine = type("ProtocolHere", (Protocol,), {"emulator": emulator, "data_plane": data_plane})
+    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}
+    dynamodb = boto3.resource("dynamodb", endpoint_url=emulator.url, **keys)
+    machine = type("ProtocolHere", (Protocol,), {"data_plane": data_plane, "dynamodb": dynamodb})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=20,
+            max_examples=settings.default.max_examples // 3,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

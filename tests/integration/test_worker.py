@@ -45,8 +45,9 @@ def test_a_job_delivers_each_feature_once_to_every_output(busy_site, image, mode
     job = request["jobId"]
     busy_site.submit(request)
     statuses = busy_site.wait_for_end(job)
-    assert (statuses[0], statuses[-1]) == ("STARTED", "SUCCESS")
-    assert set(statuses[1:-1]) == {"IN_PROGRESS"}
+    # One that is published twice is published twice in a row.
+    assert list(dict.fromkeys(statuses)) == ["STARTED", "IN_PROGRESS", "SUCCESS"]
+    assert statuses[-1] == "SUCCESS"
     features = busy_site.features(job)
     tiles = 6 * 4
     assert len(features) == 3 * tiles
@@ -64,15 +65,16 @@ def test_a_job_delivers_each_feature_once_to_every_output(busy_site, image, mode
     assert not [body for body in busy_site.drain("IMAGE_DLQ") if job in body]
 
 
-def test_an_image_in_s3_and_one_region(site, image, model_server):
-    model = model_server("centerpoint")
-    site.client("s3").upload_file(str(image), site.data_plane.result_bucket, "in/scene.tif")
-    request = site.request(f"s3://{site.data_plane.result_bucket}/in/scene.tif", model.invocations_url)
-    with site.worker(REGION_SIZE="(4096, 4096)", IMAGE_SOURCES="s3"):
-        site.submit(request)
-        assert site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
-    assert len(site.features(request["jobId"])) == 24
-    site.check_books(request["jobId"])
+def test_an_image_in_s3_and_one_region(busy_site, tmp_path, model_server):
+    model, bucket = model_server("centerpoint"), busy_site.data_plane.result_bucket
+    image = tmp_path / "small.tif"
+    write_geotiff(image, np.zeros((1, 400, 500), np.uint8), (0.0, 1e-5, 0.0, 0.0, 0.0, -1e-5), epsg=4326)
+    busy_site.client("s3").upload_file(str(image), bucket, "in/small.tif")
+    request = busy_site.request(f"s3://{bucket}/in/small.tif", model.invocations_url)
+    busy_site.submit(request)
+    assert busy_site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
+    assert len(busy_site.features(request["jobId"])) == 3 * 2
+    busy_site.check_books(request["jobId"])
 
 
 def test_every_malformed_request_is_set_aside_and_told_and_the_next_good_one_runs(site, image, model_server):
@@ -104,7 +106,7 @@ def test_the_same_request_three_times_is_one_job_and_another_under_its_id_is_ref
         busy_site.submit(request)
     busy_site.wait_for_end(request["jobId"])
     busy_site.submit(other)
-    busy_site.wait_for_end(request["jobId"], count=2)
+    eventually(lambda: "FAILED" in busy_site.statuses(request["jobId"]))
     # Other tests' jobs fail on this site too.
     aside: list[str] = []
     eventually(lambda: aside.extend(busy_site.drain("IMAGE_DLQ")) or json.dumps(other) in aside)
@@ -122,11 +124,11 @@ def test_several_images_are_one_job_each_under_one_id(busy_site, image, tmp_path
     second.write_bytes(image.read_bytes())
     request = busy_site.request(str(image), model.invocations_url, imageUrls=[str(image), str(second)])
     busy_site.submit(request)
-    busy_site.wait_for_end(request["jobId"], count=2)
+    eventually(lambda: len(_ended_images(busy_site, request["jobId"])) == 2)
     bucket, prefix = busy_site.data_plane.result_bucket, f"{request['jobId']}/{request['jobId']}/"
     keys = [item["Key"] for item in busy_site.client("s3").list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]]
     assert keys == [f"{prefix}scene.tif-2.geojson", f"{prefix}scene.tif.geojson"]
-    eventually(lambda: not busy_site.open_jobs())
+    eventually(lambda: not busy_site.open_jobs(request["jobId"]))
 
 
 def test_a_region_of_interest_limits_what_the_model_sees(busy_site, image, model_server):
@@ -168,24 +170,25 @@ def test_tiles_that_the_model_refuses_make_the_job_partial_and_no_other_fails(bu
 def test_a_partial_job_that_is_sent_again_asks_only_for_what_failed(busy_site, image, model_server):
     model = model_server("failure", outcomes={"200": 0.6, "400": 0.4}, seed=3)
     request = busy_site.request(str(image), model.invocations_url)
-    expected_calls, missing = 0, 24
-    for generation in range(1, 30):
+    expected_calls, missing, generations = 0, 24, 0
+    while missing:
+        generations += 1
+        assert generations < 30
         busy_site.submit(request)
         expected_calls += missing
-        ended = busy_site.wait_for_end(request["jobId"], count=generation)[-1]
+        eventually(lambda: model.stats()["requests"] >= expected_calls)  # noqa: B023 - asked before it changes
+        eventually(lambda: not busy_site.open_jobs(request["jobId"]))
+        ended = _ended_images(busy_site, request["jobId"])[0]
         missing = 24 - len(busy_site.features(request["jobId"]))
         assert model.stats()["requests"] == expected_calls
         assert ended == ("PARTIAL" if missing else "SUCCESS")
-        if not missing:
-            break
-    assert missing == 0
-    assert generation > 2
+    assert generations > 2
     ids = busy_site.stream_ids(request["jobId"])
     assert len(set(ids)) == 24
-    eventually(lambda: not busy_site.open_jobs())
     # One that has succeeded stays as it is.
+    told = busy_site.statuses(request["jobId"]).count("SUCCESS")
     busy_site.submit(request)
-    busy_site.wait_for_end(request["jobId"], count=generation + 1)
+    eventually(lambda: busy_site.statuses(request["jobId"]).count("SUCCESS") > told)
     assert model.stats()["requests"] == expected_calls
 
 
@@ -200,7 +203,7 @@ def test_redrive_begins_jobs_again_and_moves_dead_letters_back(site, image, mode
         eventually(lambda: not site.open_jobs())
         model.model = create_model("centerpoint")
         assert main(["redrive", request["jobId"]]) == 0
-        assert site.wait_for_end(request["jobId"], count=2)[-1] == "SUCCESS"
+        eventually(lambda: "SUCCESS" in site.statuses(request["jobId"]))
         assert len(site.features(request["jobId"])) == 24
         site.submit("{}")
         eventually(lambda: len(_failures(site)) == 2)
@@ -241,9 +244,9 @@ def test_a_busy_model_is_waited_for_and_fails_no_tile(busy_site, image, model_se
 def test_an_image_that_cannot_be_read_fails_with_the_reason(busy_site, model_server, url, reason):
     request = busy_site.request(url, model_server("centerpoint").invocations_url)
     busy_site.submit(request)
-    assert busy_site.wait_for_end(request["jobId"]) == ["STARTED", "FAILED"]
+    assert list(dict.fromkeys(busy_site.wait_for_end(request["jobId"]))) == ["STARTED", "FAILED"]
     assert reason in busy_site.last_event(request["jobId"]).message
-    eventually(lambda: not busy_site.open_jobs())
+    eventually(lambda: not busy_site.open_jobs(request["jobId"]))
 
 
 def test_files_are_refused_unless_the_environment_allows_them(site, image, model_server):
@@ -285,6 +288,12 @@ def _distillation(algorithm, **options):
 def _failures(site):
     site.statuses("")
     return [event for event in site.events if str(event.status) == "FAILED"]
+
+
+def _ended_images(site, job_id):
+    """Return the status of each image of a job that has ended."""
+    images = [row for row in site.rows("JOB_TABLE") if row["job_id"]["S"] == job_id]
+    return [row["image_status"]["S"] for row in images if row["image_status"]["S"] in {"SUCCESS", "PARTIAL", "FAILED"}]
 
 
 def _is_utf8(body):

@@ -145,27 +145,23 @@ def _without_condition(table: Any, method: str) -> list[Replacement]:
 
 
 def _plain_counters() -> list[Replacement]:
-    def end_region(
-        self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None
-    ) -> bool:
-        _write(self, self._end_write(claim, status, good, bad, message))
+    def end_region(self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None) -> Any:
+        _write(self, self._end_write(claim, self._end_of(claim, status, good, bad, message)))
         _write(job_table, region_request_table._count_write("", claim.item, status, len(good), len(bad)))
-        return True
+        return claim.item
 
     return [(RegionRequestTable, "end_region", end_region)]
 
 
 def _row_then_counter() -> list[Replacement]:
-    def end_region(
-        self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None
-    ) -> bool:
-        write = self._end_write(claim, status, good, bad, message)
+    def end_region(self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None) -> Any:
+        write = self._end_write(claim, self._end_of(claim, status, good, bad, message))
         try:
             _write(self, write, write["Update"]["ConditionExpression"])
         except ConditionNotMetError:
-            return False
+            return None
         _write(job_table, region_request_table._count_write("", claim.item, status, len(good), len(bad)))
-        return True
+        return claim.item
 
     return [(RegionRequestTable, "end_region", end_region)]
 
@@ -212,7 +208,7 @@ def _chunks_without_token() -> list[Replacement]:
 
 
 def _terminal_without_fence() -> list[Replacement]:
-    def end(self: Any, image_id: str, fence: int, status: Any, message: str, sink_errors: Any = None) -> Any:
+    def end(self: Any, image_id: str, fence: int, status: Any, message: str) -> Any:
         return self._end(image_id, self._terminal_values(status, message), "attribute_exists(image_id)")
 
     return [(JobTable, "end_aggregation", end)]

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
@@ -26,6 +27,15 @@ from .services import Chance
 _CALLERS = 3
 # Small enough that a result of a few features goes up in parts now and then.
 _PART_BYTES = 4000
+
+
+class InTurn(Executor):
+    """Does each thing when it is asked to."""
+
+    def submit(self, work: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(work(*args, **kwargs))
+        return done
 
 
 class Surroundings(Protocol):
@@ -122,7 +132,9 @@ class _Pipeline(TilePipeline):
         self._to_detect: Any = _Next(lambda item: self._advance(item, self._detect))
         self._to_store: Any = _Next(lambda item: self._advance(item, self._locate_and_store))
 
-    def run(self, run: RegionRun, steps: TileSteps, tiles: Iterable[Tile]) -> None:
+    def run(
+        self, run: RegionRun, steps: TileSteps, tiles: Iterable[Tile], on_cut: Callable[[], None] = lambda: None
+    ) -> None:
         waiting = list(tiles)
         waiting.reverse()
         callers = min(_CALLERS, len(waiting))
@@ -134,6 +146,8 @@ class _Pipeline(TilePipeline):
             nonlocal callers
             while waiting and run.enter():
                 self._advance(_TileOnItsWay(run, steps, waiting.pop()), self._cut)
+                if not waiting:
+                    on_cut()
             callers -= 1
             if callers == 0:
                 finished.set()
@@ -310,6 +324,7 @@ class Worker:
         for sink in sinks:
             if isinstance(sink, S3Sink):
                 sink._client, sink.part_bytes = self._clients.client("s3"), _PART_BYTES
+                sink.make_writer = InTurn
             elif isinstance(sink, KinesisSink):
                 sink._client, sink._sleep = self._clients.client("kinesis"), self._scheduler.sleep
                 sink._rng = self._scheduler.rng

@@ -3,13 +3,14 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationNMS, FeatureDistillationSoftNMS
 from aws.osml.model_runner.features.overlap_groups import tiles_that_see
 from aws.osml.model_runner.features.selection import FeatureSelector
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy, VariableTileTilingStrategy
+from examples import examples
 
 STRATEGIES = {"variable-overlap": VariableOverlapTilingStrategy(), "variable-tile": VariableTileTilingStrategy()}
 BOTH = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
@@ -104,7 +105,7 @@ def boxes_in(draw, bounds):
 
 
 @BOTH
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(data=st.data(), plan=plans())
 def test_what_several_tiles_see_is_offered_and_nothing_else(strategy, data, plan):
     boxes = data.draw(st.lists(boxes_in(plan.bounds), min_size=1, max_size=8))
@@ -121,7 +122,7 @@ def test_what_several_tiles_see_is_offered_and_nothing_else(strategy, data, plan
 
 
 @BOTH
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(data=st.data(), plan=plans())
 def test_object_in_two_tiles_is_offered_as_each_of_them_reports_it(strategy, data, plan):
     assume(min(plan.overlap) > 0)
@@ -209,7 +210,7 @@ def scenes(draw):
 
 
 @BOTH
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(scene=scenes(), selector=st.sampled_from(SELECTORS), random=st.randoms(use_true_random=False))
 def test_result_does_not_depend_on_the_order_of_features(strategy, scene, selector, random):
     plan, features = scene
@@ -218,7 +219,7 @@ def test_result_does_not_depend_on_the_order_of_features(strategy, scene, select
 
 
 @BOTH
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     scene=scenes(),
     selector=st.sampled_from(SELECTORS),
@@ -242,7 +243,7 @@ def best_score(item):
 
 
 @BOTH
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(scene=scenes(), selector=st.sampled_from(SELECTORS))
 def test_what_one_tile_saw_alone_is_delivered_as_it_was(strategy, scene, selector):
     plan, features = scene

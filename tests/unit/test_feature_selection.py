@@ -5,7 +5,7 @@ from decimal import Decimal
 import geojson
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.mr_post_processing import (
@@ -20,6 +20,7 @@ from aws.osml.model_runner.features.box_pairs import BoxPairs, candidate_limits
 from aws.osml.model_runner.features.scored_boxes import best_class, canonical_order, score_boxes
 from aws.osml.model_runner.features.selection import FeatureSelector, with_score
 from aws.osml.model_runner.features.suppression import hard_suppression, soft_suppression
+from examples import examples
 
 NMS, SoftNMS = FeatureDistillationNMS, FeatureDistillationSoftNMS
 ALGORITHMS = pytest.mark.parametrize("options", [NMS(iou_threshold=0.5), SoftNMS()], ids=["NMS", "SOFT_NMS"])
@@ -264,7 +265,7 @@ def scenes(draw):
     return boxes, rng.integers(0, 2, count), scores
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(scene=scenes(), threshold=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.75, 1.0]), at_once=st.integers(1, 200))
 def test_suppression_equals_the_textbook(scene, threshold, at_once):
     boxes, categories, _ = scene
@@ -272,7 +273,7 @@ def test_suppression_equals_the_textbook(scene, threshold, at_once):
     assert kept.tolist() == reference_hard(boxes.tolist(), categories, threshold)
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(
     scene=scenes(),
     sigma=st.sampled_from([0.01, 0.1, 0.5, 5.0]),
@@ -298,7 +299,7 @@ def test_overlap_too_small_to_lower_a_score_does_not_change_the_order():
     assert expected[2] < 0.3
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(scene=scenes(), at_once=st.integers(1, 200))
 @example(scene=(np.zeros((0, 4)), np.zeros(0, dtype=int), np.zeros(0)), at_once=1)
 def test_batches_cover_all_boxes_and_foresee_the_candidates_they_meet(scene, at_once):
@@ -335,7 +336,7 @@ def crowds(draw):
 
 
 @ALGORITHMS
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(features=crowds(), random=st.randoms(use_true_random=False))
 def test_selection_does_not_depend_on_the_order_of_features(options, features, random):
     shuffled = random.sample(features, len(features))
@@ -345,7 +346,7 @@ def test_selection_does_not_depend_on_the_order_of_features(options, features, r
     assert ids(kept) == [item["id"] for item in shuffled if item["id"] in by_id]
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(features=crowds(), random=st.randoms(use_true_random=False))
 def test_canonical_order_is_one_order(features, random):
     features = [*features, *({**item, "properties": {}} for item in features[:5])]

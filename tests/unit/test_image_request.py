@@ -5,7 +5,7 @@ from decimal import Decimal
 
 import pytest
 import structlog
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.api import ImageRequest, ModelInvokeMode, job_id_of, parse_image_request_message
@@ -19,6 +19,7 @@ from aws.osml.model_runner.common.mr_post_processing import (
     MRPostProcessing,
 )
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats
+from examples import examples
 from unit.malformed_requests import GOOD, MALFORMED, changed, without
 
 MINIMAL = {
@@ -402,7 +403,7 @@ messages = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(messages)
 def test_a_request_survives_the_table(message):
     for request in parse_image_request_message(json.dumps(message)):
@@ -431,7 +432,7 @@ def cut_and_changed(draw_body, position, replacement):
     return draw_body[:at] + replacement + draw_body[at + len(replacement) :]
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(
     st.one_of(
         st.text(),

@@ -5,12 +5,13 @@ import math
 import numpy as np
 import pyproj
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import FeatureError
 from aws.osml.model_runner.features import LocationGrid
+from examples import examples
 
 EARTH_RADIUS_M = 6_371_000.0
 
@@ -189,7 +190,7 @@ def test_elevation_is_linear_between_nodes_and_never_beyond_them():
     longitude=st.sampled_from([-180.0, 10.0, 179.99]),
     latitude=st.sampled_from([-89.99, 0.0, 60.0]),
 )
-@settings(max_examples=60)
+@examples(60)
 def test_far_beyond_the_grid_a_place_is_still_a_place(beyond, longitude, latitude):
     grid = LocationGrid.from_sensor_model(degrees_model(longitude, latitude), region(0, 0, 512, 512))
 

@@ -210,6 +210,17 @@ def test_tiles_of_another_endpoint_pass_those_that_have_to_wait(pipeline):
     assert len(closed.stored) == 4
 
 
+def test_another_region_may_come_when_no_tile_is_left_to_cut_and_before_the_slowest_has_ended(pipeline):
+    answer, is_cut = threading.Event(), threading.Event()
+    run, steps = new_run(), FakeSteps(detect=lambda tile: answer.wait(WAIT_S))
+    ended = in_thread(pipeline.run, run, steps, tiles(3), is_cut.set)
+    assert is_cut.wait(WAIT_S)
+    assert run.outcomes == {}
+    answer.set()
+    ended()
+    assert len(run.outcomes) == 3
+
+
 def test_a_run_that_is_stopped_does_not_wait_for_its_endpoint(pipeline):
     steps, run = FakeSteps(), new_run()
     steps.limit = CallLimit(1)

@@ -77,7 +77,7 @@ def test_every_message_is_worked_on_once(source, stopping):
     handled: list[str] = []
     all_done = threading.Event()
 
-    def handle(message: QueueMessage) -> None:
+    def handle(message: QueueMessage, _make_room: object) -> None:
         handled.append(message.body)
         if len(handled) == 20:
             all_done.set()
@@ -97,7 +97,7 @@ def test_no_more_is_taken_than_there_are_slots(source, stopping, monkeypatch):
     release, three_at_work = threading.Event(), threading.Barrier(4, timeout=WAIT_S)
     handled: list[str] = []
 
-    def handle(message: QueueMessage) -> None:
+    def handle(message: QueueMessage, _make_room: object) -> None:
         if not release.is_set():
             three_at_work.wait()
             release.wait(WAIT_S)
@@ -115,11 +115,37 @@ def test_no_more_is_taken_than_there_are_slots(source, stopping, monkeypatch):
     assert ended(consumer)
 
 
+def test_a_slot_that_is_given_up_early_is_taken_again_and_no_more_than_as_many_are(source, stopping, monkeypatch):
+    monkeypatch.setattr(queue_consumer, "_SLOT_POLL_S", 0.01)
+    source.send(10)
+    handled: list[str] = []
+    release, four_at_work = threading.Event(), threading.Barrier(5, timeout=WAIT_S)
+
+    def handle(message: QueueMessage, make_room: Callable[[], None]) -> None:
+        make_room()
+        make_room()
+        if not release.is_set():
+            four_at_work.wait()
+            release.wait(WAIT_S)
+        handled.append(message.body)
+
+    consumer = QueueConsumer("test", source, handle, 2, stopping)
+    consumer.start()
+    four_at_work.wait()
+    threading.Event().wait(0.05)
+    assert source.received == 4, "two that were given up, and two that were not"
+    release.set()
+    while len(handled) < 10:
+        threading.Event().wait(0.005)
+    stopping.set()
+    assert ended(consumer)
+
+
 def test_a_message_that_comes_while_stopping_is_given_back(source, stopping):
     source.on_receive = stopping.set
     source.send(2)
     handled: list[QueueMessage] = []
-    consumer = QueueConsumer("test", source, handled.append, 2, stopping)
+    consumer = QueueConsumer("test", source, lambda message, _: handled.append(message), 2, stopping)
     consumer.start()
     assert ended(consumer)
     assert handled == []
@@ -129,7 +155,7 @@ def test_a_message_that_comes_while_stopping_is_given_back(source, stopping):
 
 @pytest.mark.parametrize("reset_error", [None, QueueError("SQS is away")])
 def test_a_message_that_comes_after_the_pool_was_shut_down_is_given_back(source, stopping, reset_error):
-    consumer = QueueConsumer("test", source, lambda message: pytest.fail("begun"), 2, stopping)
+    consumer = QueueConsumer("test", source, lambda message, _: pytest.fail("begun"), 2, stopping)
 
     def shut_down() -> None:
         # The receiver has not seen yet that the worker stops.
@@ -151,7 +177,7 @@ def test_an_error_of_one_message_ends_nothing_and_frees_its_slot(source, stoppin
     handled: list[str] = []
     all_done = threading.Event()
 
-    def handle(message: QueueMessage) -> None:
+    def handle(message: QueueMessage, _make_room: object) -> None:
         handled.append(message.body)
         if len(handled) == 5:
             all_done.set()
@@ -176,7 +202,7 @@ def test_a_receive_that_fails_is_tried_again_after_a_pause(source, stopping, log
     source.waiting.put(QueueError("SQS receive_message failed"))
     source.waiting.put(ValueError("unforeseen"))
     source.send(1)
-    consumer = QueueConsumer("test", source, lambda message: done.set(), 1, stopping, lambda: polls.append(True))
+    consumer = QueueConsumer("test", source, lambda message, _: done.set(), 1, stopping, lambda: polls.append(True))
     consumer.start()
     assert done.wait(WAIT_S)
     stopping.set()
@@ -189,7 +215,7 @@ def test_a_receive_that_fails_is_tried_again_after_a_pause(source, stopping, log
 def test_a_poll_that_fails_is_no_sign_of_life(source, stopping):
     polls: list[bool] = []
     source.waiting.put(QueueError("SQS receive_message failed"))
-    consumer = QueueConsumer("test", source, lambda message: None, 1, stopping, lambda: polls.append(True))
+    consumer = QueueConsumer("test", source, lambda message, _: None, 1, stopping, lambda: polls.append(True))
     source.on_receive = stopping.set
     consumer.start()
     while not source.waiting.empty():
@@ -203,7 +229,7 @@ def test_join_tells_when_work_did_not_end_in_time(source, stopping):
     source.send(1)
     began, release = threading.Event(), threading.Event()
 
-    def handle(message: QueueMessage) -> None:
+    def handle(message: QueueMessage, _make_room: object) -> None:
         began.set()
         release.wait(WAIT_S)
 

@@ -12,12 +12,13 @@ import shapely
 import shapely.affinity
 from aws.osml.features import Geolocator, ImagedFeaturePropertyAccessor
 from aws.osml.photogrammetry import GDALAffineSensorModel, ImageCoordinate
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import FeatureError
 from aws.osml.model_runner.features import LocationGrid, check_features, parse_answer, refine_features
+from examples import examples
 
 TIME = "2026-11-20T22:42:58Z"
 TILE = ImageRegion.of(((400, 1000), (512, 512)))
@@ -320,7 +321,7 @@ def plainly_refined(said, tile, grid):
 
 
 @given(batches, origins)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_arrays_agree_with_the_plain_version(said, origin):
     tile = ImageRegion.of((origin, (512, 512)))
     grid = LocationGrid.from_sensor_model(degrees_model(), tile)
@@ -345,7 +346,7 @@ def test_arrays_agree_with_the_plain_version(said, origin):
 
 
 @given(batches, origins)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_moving_the_tile_moves_the_pixels_and_nothing_else(said, origin):
     row, col = origin
     here = refine(*said, tile=ImageRegion.of(((0, 0), (512, 512))), grid=None)
@@ -364,7 +365,7 @@ def test_moving_the_tile_moves_the_pixels_and_nothing_else(said, origin):
 
 
 @given(batches)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_features_do_not_depend_on_their_neighbours_or_change_what_was_said(said):
     before = copy.deepcopy(said)
 
@@ -376,7 +377,7 @@ def test_features_do_not_depend_on_their_neighbours_or_change_what_was_said(said
 
 
 @given(batches)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_a_refined_feature_survives_json_and_is_a_usable_feature_again(said):
     refined = refine(*said)
 
@@ -388,7 +389,7 @@ def test_a_refined_feature_survives_json_and_is_a_usable_feature_again(said):
 
 
 @given(batches)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_what_lies_in_the_tile_is_located_in_its_footprint(said):
     tile = ImageRegion.of(((1000, 2000), (512, 512)))
     utm = GDALAffineSensorModel([400_000, 0.5, 0.1, 5_000_000, 0.1, -0.5], pyproj.CRS.from_epsg(32759).to_wkt())

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.api import parse_roi
@@ -109,7 +109,6 @@ def test_a_small_scribble_is_repaired():
 degrees = st.floats(-80, 80, allow_nan=False)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(degrees, degrees), min_size=3, max_size=8))
 def test_a_region_survives_being_written_as_text(points):
     wkt = shapely.Polygon(points).wkt

@@ -2,7 +2,7 @@ import contextlib
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.api import (
@@ -16,6 +16,7 @@ from aws.osml.model_runner.api import (
 )
 from aws.osml.model_runner.api.exceptions import InvalidImageURLException, InvalidRegionRequestException
 from aws.osml.model_runner.common.typing import ImageCompression, ImageDimensions, ImageFormats, ImageRegion
+from examples import examples
 
 MESSAGE = {
     "image_id": "job-1:s3://images/scene.tif",
@@ -153,7 +154,7 @@ def test_a_body_that_is_no_request_is_refused(body):
     assert refusal.value.problems
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     st.dictionaries(st.sampled_from(sorted(MESSAGE)), st.none() | st.integers() | st.text() | st.lists(st.integers()))
 )
@@ -166,7 +167,7 @@ sides = st.integers(1, 2**31)
 names = st.text(min_size=1, max_size=20)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     st.builds(
         RegionRequest,

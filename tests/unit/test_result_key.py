@@ -1,11 +1,12 @@
 """The key of a result: below its prefix whatever the job is called, and each job's own."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.sink.exceptions import SinkPermanentError
 from aws.osml.model_runner.sink.result_key import result_key
+from examples import examples
 
 PREFIXES = ["", "results", "results/", "a/b.c/d", "a..b", ".hidden"]
 JOB_IDS = st.text(min_size=1, max_size=60) | st.text("ab/.%:-_ ~", max_size=8)
@@ -44,7 +45,7 @@ def test_a_key_that_s3_does_not_take_is_refused() -> None:
         result_key("p", "j" * 1020)
 
 
-@settings(max_examples=200)
+@examples(200)
 @given(prefix=st.sampled_from(PREFIXES), job_ids=st.lists(JOB_IDS, min_size=2, max_size=20, unique=True))
 def test_jobs_never_share_a_key_and_never_leave_the_prefix(prefix: str, job_ids: list[str]) -> None:
     keys = [result_key(prefix, job_id) for job_id in job_ids]

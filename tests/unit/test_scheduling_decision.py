@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.scheduler.decision import (
@@ -16,6 +16,7 @@ from aws.osml.model_runner.scheduler.decision import (
     WaitingImage,
     decide,
 )
+from examples import examples
 
 A, B, C = Lane("a"), Lane("b"), Lane("c")
 NOW = 10_000.0
@@ -193,7 +194,7 @@ def test_the_order_in_which_rows_come_changes_nothing(waiting, loads, capacities
     assert decide(shuffled, loads, capacities, NOW) == decide(waiting, loads, capacities, NOW)
 
 
-@settings(deadline=None, max_examples=25)
+@examples(25)
 @given(st.integers(1, 40), st.integers(-10, 10), st.integers(1, 2))
 def test_no_request_is_overtaken_for_ever(load, priority, per_minute):
     """A stream of small, most important images comes to the endpoint; whatever waits there starts all the same."""

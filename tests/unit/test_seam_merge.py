@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationSeam as Seam
@@ -12,6 +12,7 @@ from aws.osml.model_runner.features import seam_overlap
 from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
 from aws.osml.model_runner.features.seam_merge import absorbers, default_distance_px
 from aws.osml.model_runner.features.tiled_features import Kind, TiledFeatures
+from examples import examples
 from unit import plain_seam_merge as plain
 from unit.plain_seam_merge import Seen
 
@@ -222,7 +223,7 @@ def is_plain(seen):
     return all(one.shape.geom_type in ("Polygon", "LineString", "Point") for one in seen)
 
 
-@settings(max_examples=120, deadline=None)
+@examples(120)
 @given(seen=scenes().filter(is_plain), options=st.sampled_from(RULES), at_once=st.sampled_from([1, 7, 1000]))
 def test_arrays_come_to_what_the_plain_version_comes_to(seen, options, at_once):
     distance_px = options.distance_px or 20 / 16
@@ -246,13 +247,13 @@ def groups(seen, options, **arguments):
     return {(seen[i].score, seen[j].score) for i, j in enumerate(standing)}
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(seen=ranked_scenes(), options=st.sampled_from(RULES), random=st.randoms(use_true_random=False))
 def test_order_of_the_list_means_nothing(seen, options, random):
     assert groups(random.sample(seen, len(seen)), options) == groups(seen, options)
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(seen=ranked_scenes(), options=st.sampled_from(RULES), x=st.integers(0, 2**16), y=st.integers(0, 2**16))
 def test_place_in_the_image_means_nothing(seen, options, x, y):
     def moved_tile(tile):
@@ -264,7 +265,7 @@ def test_place_in_the_image_means_nothing(seen, options, x, y):
     assert groups(moved, options, tiles=[moved_tile(tile) for tile in TILES]) == groups(seen, options)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(seen=scenes().filter(is_plain), options=st.sampled_from(RULES))
 def test_what_no_other_tile_could_have_seen_stays(seen, options):
     standing = merged(seen, options)
@@ -273,7 +274,7 @@ def test_what_no_other_tile_could_have_seen_stays(seen, options):
             assert standing[index] == index
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(seen=scenes().filter(is_plain), options=st.sampled_from(RULES))
 def test_who_stands_for_others_stands(seen, options):
     standing = merged(seen, options)

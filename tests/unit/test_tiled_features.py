@@ -118,7 +118,7 @@ ALL = [one for _, features in SCENE for one in features]
 
 def kept(options):
     selection = select(TiledFeatures.of(SCENE, ALL.__getitem__), options)
-    return [selection.finished(index, ALL.__getitem__) for index in selection.kept.tolist()], selection
+    return [selection.finished(index, ALL[index], ALL.__getitem__) for index in selection.kept.tolist()], selection
 
 
 def test_every_algorithm_works_on_what_several_tiles_could_have_seen():

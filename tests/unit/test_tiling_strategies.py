@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.exceptions import ProcessRegionException
@@ -16,6 +16,7 @@ from aws.osml.model_runner.tile_worker import (
     ceildiv,
     generate_crops,
 )
+from examples import examples
 
 VO, VT = VariableOverlapTilingStrategy(), VariableTileTilingStrategy()
 STRATEGIES = pytest.mark.parametrize("strategy", [VO, VT], ids=["variable-overlap", "variable-tile"])
@@ -170,7 +171,7 @@ def assert_covers(spans, axis, least_overlap):
         assert end < next_end
 
 
-@settings(max_examples=2500, deadline=None)
+@examples(2500)
 @given(axis=axes())
 def test_default_strategy_covers_every_pixel_with_full_tiles(axis):
     plan = plan_of(VO, axis)
@@ -180,7 +181,7 @@ def test_default_strategy_covers_every_pixel_with_full_tiles(axis):
     assert len(tiles) == max(1, ceildiv(axis.length - axis.overlap, axis.tile - axis.overlap))
 
 
-@settings(max_examples=600, deadline=None)
+@examples(600)
 @given(axis=axes())
 def test_default_strategy_builds_regions_of_whole_tiles(axis):
     plan = plan_of(VO, axis)
@@ -194,7 +195,7 @@ def test_default_strategy_builds_regions_of_whole_tiles(axis):
     assert sizes[-1] <= sizes[0]
 
 
-@settings(max_examples=600, deadline=None)
+@examples(600)
 @given(axis=axes())
 def test_default_strategy_spreads_the_slack_evenly(axis):
     plan = plan_of(VO, axis)
@@ -221,7 +222,7 @@ def axes_without_remainder(draw):
     return Axis(draw(st.integers(0, 100_000)), tile + gaps * stride, region, tile, overlap)
 
 
-@settings(max_examples=600, deadline=None)
+@examples(600)
 @given(axis=axes_without_remainder())
 def test_default_strategy_equals_the_known_one_where_that_covers(axis):
     known = known_variable_overlap(axis)
@@ -250,7 +251,7 @@ def known_full_tiles(region, axis):
     return [crop for crop in crops if crop[1] - crop[0] == axis.tile]
 
 
-@settings(max_examples=600, deadline=None)
+@examples(600)
 @given(axis=axes())
 def test_fixed_stride_strategy_covers_every_pixel_at_the_overlap_asked_for(axis):
     plan = plan_of(VT, axis)
@@ -263,7 +264,7 @@ def test_fixed_stride_strategy_covers_every_pixel_at_the_overlap_asked_for(axis)
         assert all(end - next_start == axis.overlap for (_, end), (next_start, _) in pairwise(tiles))
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(axis=axes())
 def test_fixed_stride_strategy_equals_the_known_one_wherever_that_has_tiles(axis):
     assume(axis.overlap < min(axis.length, axis.region))
@@ -281,7 +282,7 @@ def known_crops(span, size, overlap):
 
 
 @STRATEGIES
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(across=axes(), down=axes())
 def test_plan_is_the_product_of_its_axes_in_reading_order(strategy, across, down):
     tile, overlap = (across.tile, down.tile), (across.overlap, down.overlap)
@@ -298,7 +299,7 @@ def as_length(span):
 
 
 @STRATEGIES
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(data=st.data())
 def test_every_pixel_of_a_picture_is_in_a_tile_and_none_outside(strategy, data):
     small = st.integers(1, 60)

@@ -15,13 +15,13 @@ from .common.mr_post_processing import (
     SeamMerge,
 )
 from .common.typing import TileState
-from .database.feature_table import FeatureTable, StoredTile
+from .database.feature_table import FeatureTable, StoredTile, TileKey
 from .database.job_table import JobItem
 from .exceptions import ConservationError
 from .features.encoding import decode_feature, encode_feature
 from .features.properties import Feature, FeatureOrigin, FeatureStamp, feature_id
 from .features.selection import Selection, select
-from .features.tiled_features import TiledFeatures
+from .features.tiled_features import TileColumns, TiledFeatures
 from .sink.delivery import Delivery
 
 # How many features go by between two signs of life.
@@ -38,21 +38,37 @@ class ImageFeatures:
     Each is kept as its JSON alone. ``columns`` tells as arrays what merging needs to know of it.
     """
 
-    def __init__(self, job_id: str, tiles: Sequence[StoredTile], note: Callable[[], None] = ignore) -> None:
+    def __init__(self, job_id: str, tiles: Sequence[tuple[StoredTile, TileColumns]]) -> None:
+        good = [(tile, columns) for tile, columns in tiles if tile.state is TileState.SUCCEEDED]
         self._job_id = job_id
-        self._tiles = [tile for tile in tiles if tile.state is TileState.SUCCEEDED]
+        self._tiles = [tile for tile, _ in good]
         self._starts = [0, *accumulate(len(tile.features) for tile in self._tiles)]
-        self._note = note
-        self.columns = TiledFeatures.of(((tile.bounds, self._decoded(tile)) for tile in self._tiles), self.feature_at)
+        self.columns = TiledFeatures.joined([columns for _, columns in good], self.feature_at)
 
     @classmethod
-    def collect(cls, job: JobItem, table: FeatureTable, note: Callable[[], None] = ignore) -> "ImageFeatures":
-        """Read the features of a job's image.
+    def collect(
+        cls,
+        job: JobItem,
+        table: FeatureTable,
+        note: Callable[[], None] = ignore,
+        planned: Sequence[TileKey] = (),
+    ) -> "ImageFeatures":
+        """Read the features of a job's image; ``planned`` are its tiles, where they are known.
+
+        ``note`` is called at each tile, from several threads.
 
         Raises:
             ConservationError: fewer tiles, or more, are stored as good than were counted.
         """
-        features = cls(str(job.job_id), table.stored_tiles(job.image_id), note)
+
+        def columns_of(tile: StoredTile) -> TileColumns:
+            note()
+            return TileColumns.of(tile.bounds, map(decode_feature, tile.features))
+
+        features = cls(str(job.job_id), table.look_at_tiles(job.image_id, columns_of, planned))
+        if planned and len(features._tiles) != job.tile_success:
+            # Another version may have planned other tiles.
+            features = cls(str(job.job_id), table.look_at_tiles(job.image_id, columns_of))
         if len(features._tiles) != job.tile_success:
             raise ConservationError(f"{len(features._tiles)} tiles are stored as good, {job.tile_success} were counted")
         return features
@@ -62,28 +78,21 @@ class ImageFeatures:
 
     def feature_at(self, index: int) -> Feature:
         """Return a feature as it is stored."""
-        tile, ordinal = self._place(index)
+        tile, ordinal = self.place_of(index)
         return decode_feature(tile.features[ordinal])
-
-    def origin_of(self, index: int, absorbed: Sequence[int] = (), are_told: bool = False) -> FeatureOrigin:
-        """Return where a feature comes from; ``are_told``: the ids of those that it absorbed are part of that."""
-        tile = self._tiles[self.columns.tiles.item(index)]
-        ids = [self.id_of(other) for other in absorbed] if are_told else []
-        return FeatureOrigin(self.id_of(index), tile.bounds, len(absorbed), ids)
 
     def id_of(self, index: int) -> str:
         """Return the id of a feature, which follows from job, region, tile and place in the answer."""
-        tile, ordinal = self._place(index)
+        return self.id_at(*self.place_of(index))
+
+    def id_at(self, tile: StoredTile, ordinal: int) -> str:
+        """Return the id of the feature at this place of a tile."""
         return feature_id(self._job_id, tile.key.region_id, tile.key.index, ordinal)
 
-    def _place(self, index: int) -> tuple[StoredTile, int]:
+    def place_of(self, index: int) -> tuple[StoredTile, int]:
+        """Return the tile that a feature comes from, and its place in the answer for it."""
         number = self.columns.tiles.item(index)
         return self._tiles[number], index - self._starts[number]
-
-    def _decoded(self, tile: StoredTile) -> Iterator[Feature]:
-        """Yield a tile's features one by one: each is let go before the next, so all are made in the same memory."""
-        self._note()
-        return map(decode_feature, tile.features)
 
 
 class MergedFeatures(Sequence[bytes]):
@@ -137,10 +146,13 @@ class MergedFeatures(Sequence[bytes]):
         return Delivery(str(job.job_id), job.result_name or "", self, self.ids, position, centres=self.centres)
 
     def _encoded(self, index: int) -> bytes:
-        feature = self._selection.finished(index, self._features.feature_at)
-        absorbed = self._selection.absorbed.get(index, ())
-        origin = self._features.origin_of(index, absorbed, self._are_ids_told)
-        return encode_feature(self._stamp.finalized(feature, origin))
+        features, selection = self._features, self._selection
+        tile, ordinal = features.place_of(index)
+        stored = decode_feature(tile.features[ordinal])
+        absorbed = selection.absorbed.get(index, ())
+        ids = [features.id_of(other) for other in absorbed] if self._are_ids_told else ()
+        origin = FeatureOrigin(features.id_at(tile, ordinal), tile.bounds, len(absorbed), ids)
+        return encode_feature(self._stamp.finalized(selection.finished(index, stored, features.feature_at), origin))
 
 
 class FeatureIds(Sequence[str]):

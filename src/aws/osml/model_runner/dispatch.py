@@ -144,7 +144,7 @@ class ScheduledImages:
             self._handler.plan_started(image.job)
         except ProcessImageException as err:
             logger.warning("image.not_planned", reason=str(err))
-        self._scheduler.due.set()
+        self._scheduler.note_room()
 
 
 class RegionMessages:
@@ -164,10 +164,10 @@ class RegionMessages:
         self._images = images
         self._on_ended = on_ended
 
-    def handle(self, message: QueueMessage) -> None:
-        """Do a region, and finish its image when it was the last."""
+    def handle(self, message: QueueMessage, on_cut: Callable[[], None] = lambda: None) -> None:
+        """Do a region, and finish its image when it was the last; ``on_cut`` is called when another one can be cut."""
         with kept_hidden(self._queue, message, self._regions.context):
-            retry_after_s = self._work(message)
+            retry_after_s = self._work(message, on_cut)
         if retry_after_s is None:
             self._queue.finish_request(message.receipt_handle)
             self._on_ended()
@@ -175,11 +175,11 @@ class RegionMessages:
         logger.info("region.given_back", retry_after_s=round(retry_after_s, 1))
         self._queue.reset_request(message.receipt_handle, math.ceil(retry_after_s))
 
-    def _work(self, message: QueueMessage) -> float | None:
+    def _work(self, message: QueueMessage, on_cut: Callable[[], None]) -> float | None:
         """Return None when the message is dealt with, else in how many seconds it should come again."""
         try:
             request = parse_region_request_message(message.body)
-            job = self._regions.process_region_request(request)
+            job = self._regions.process_region_request(request, on_cut=on_cut)
             self._images.region_ended(request, job)
         except InvalidRequestError as err:
             self._dead_letters.put(message.body, str(err))

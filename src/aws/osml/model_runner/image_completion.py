@@ -3,13 +3,14 @@
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import structlog
 
 from .aggregation import ImageFeatures, MergedFeatures, distillation_of, stamp_of
 from .common.typing import ImageDimensions, ImageRegion, RequestStatus
+from .database.feature_table import TileKey
 from .database.job_ledger import JobLedger
 from .database.job_table import JobItem, JobTable
 from .exceptions import (
@@ -23,8 +24,10 @@ from .exceptions import (
 from .features.selection import FeatureSelector
 from .job_rules import POISON_IMAGE_S, aggregation_wait_s, image_status, is_poison
 from .lease_keeper import Lease
+from .sink.delivery import Delivery
 from .sink.sink import Sink
 from .status.image_status_monitor import ImageStatusMonitor
+from .tile_worker.region_plan import RegionPlanner, region_id_of
 from .tile_worker.tiling_strategy import TilingStrategy
 from .worker_context import WorkerContext
 
@@ -33,6 +36,8 @@ logger = structlog.get_logger(__name__)
 Feature = dict[str, Any]
 
 _SINK_RETRY_S = 20.0
+# The tiles of a larger plan are found by reading what is there.
+_MOST_LISTED_TILES = 2_000
 
 
 @dataclasses.dataclass
@@ -106,11 +111,9 @@ class ImageCompletion:
             self._job_table.clear_outbox(job.image_id, job.generation or 0)
         self._ledger.close(job)
 
-    def end(
-        self, job: JobItem, status: RequestStatus, message: str, sink_errors: Mapping[str, str] | None = None
-    ) -> JobItem | None:
+    def end(self, job: JobItem, status: RequestStatus, message: str) -> JobItem | None:
         """G3 and what follows: write the terminal status and close. None when the claim is no longer ours."""
-        ended = self._job_table.end_aggregation(job.image_id, job.agg_fence or 0, status, message, sink_errors)
+        ended = self._job_table.end_aggregation(job.image_id, job.agg_fence or 0, status, message)
         if ended is None:
             return None
         logger.info("image.finished", status=str(status), reason=message, duration_s=ended.processing_duration)
@@ -171,37 +174,61 @@ class ImageCompletion:
         note = self._sign_of_life(claim)
         table = context.feature_table(job.tile_dimensions, job.overlap_dimensions)
         with context.metrics.timed("FeatureAggregation"):
-            features = ImageFeatures.collect(job, table, note)
+            features = ImageFeatures.collect(job, table, note, self._planned_tiles(job))
         with context.metrics.timed("FeatureSelection"):
             merged = MergedFeatures(features, distillation_of(job), stamp_of(job), note)
         logger.info("image.aggregated", features=len(merged), stored=len(features))
         with context.metrics.timed("FeatureDissemination"):
             errors, sinks = self._deliver(claim, merged)
         status = image_status(job.tile_success or 0, job.tile_error or 0, sinks, len(errors))
-        self.end(job, status, "; ".join(["Completed image processing", *errors.values()]), errors)
+        self.end(job, status, "; ".join(["Completed image processing", *errors.values()]))
+
+    def _planned_tiles(self, job: JobItem) -> list[TileKey]:
+        """Return the tiles of a job's plan, and those that its region of interest has left out; none for a huge plan.
+
+        Which those are follows from the row: the image need not be open.
+        """
+        if (job.tile_count or 0) > _MOST_LISTED_TILES or not job.processing_bounds or not job.region_size:
+            return []
+        planner = RegionPlanner(self._strategy, job.tile_dimensions, job.overlap_dimensions)
+        regions = planner.regions(ImageRegion.of(job.processing_bounds), ImageDimensions(*job.region_size))
+        return [
+            TileKey(job.image_id, region_id_of(region, str(job.job_id)), tile.index)
+            for region in regions
+            for tile in planner.tiles(region)
+        ]
 
     def _deliver(self, claim: _Claim, merged: MergedFeatures) -> tuple[dict[str, str], int]:
         """Write every output that is not written yet; return what went wrong for good, and how many there are."""
-        job, errors = claim.job, {}
-        position = job.kinesis_pos or 0
+        job = claim.job
+        errors = dict(job.sink_errors or {})
         sinks = _named(self._context().make_sinks(json.loads(job.outputs or "[]")))
+        # The position is that of the first output that is neither complete nor given up.
+        position = job.kinesis_pos or 0
         for name, sink in sinks:
-            if name in (job.sinks_done or ()):
+            if name in (job.sinks_done or ()) or name in errors:
                 continue
-            try:
-                sink.deliver(merged.delivery(job, position), self._progress(claim))
-            except SinkPermanentError as err:
-                errors[name] = str(err)
-            except SinkError as err:
-                if not self._is_late(job):
-                    raise AggregateFeaturesException(f"{name}: {err}") from err
-                errors[name] = str(err)
-            else:
+            error = self._error_of(claim, name, sink, merged.delivery(job, position))
+            if error is None:
                 claim.check(self._job_table.record_sink_done(job.image_id, claim.fence, name))
+            else:
+                logger.error("sink.failed", sink=name, reason=error)
+                errors[name] = error
+                claim.check(self._job_table.record_sink_failed(job.image_id, claim.fence, errors))
             position = 0
-        for name, reason in errors.items():
-            logger.error("sink.failed", sink=name, reason=reason)
         return errors, len(sinks)
+
+    def _error_of(self, claim: _Claim, name: str, sink: Sink, delivery: Delivery) -> str | None:
+        """Write an output; return what went wrong for good, or None. Any other error is raised."""
+        try:
+            sink.deliver(delivery, self._progress(claim))
+        except SinkPermanentError as err:
+            return str(err)
+        except SinkError as err:
+            if not self._is_late(claim.job):
+                raise AggregateFeaturesException(f"{name}: {err}") from err
+            return str(err)
+        return None
 
     def _sign_of_life(self, claim: _Claim) -> Callable[[], None]:
         def note() -> None:

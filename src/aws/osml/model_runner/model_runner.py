@@ -65,6 +65,11 @@ def _exit_stuck(lease: Lease) -> None:
     os._exit(_STUCK)
 
 
+def _to_the_end(handle: Callable[[Any], None]) -> Callable[[Any, Callable[[], None]], None]:
+    """Return a consumer's handler that keeps its slot until it is done."""
+    return lambda message, _make_room: handle(message)
+
+
 class ModelRunner:
     """One worker process. ``run`` works until ``stop`` is called, from a signal or another thread.
 
@@ -180,20 +185,22 @@ class ModelRunner:
     def _consumers(self) -> list[QueueConsumer[Any]]:
         if not isinstance(self.ledger, OutstandingJobsTable):
             return [
-                self._consumer("images", self.image_request_queue, self._image_messages().handle, self._slots),
+                self._consumer(
+                    "images", self.image_request_queue, _to_the_end(self._image_messages().handle), self._slots
+                ),
                 self._region_consumer(),
             ]
         turns = SchedulingTurns(self.ledger, self.job_table, self.context.now)
         scheduler = self._scheduler(turns)
-        wake = scheduler.due.set
         buffered = BufferedImageRequestQueue(
             self.image_request_queue, turns, self.config.image_look_ahead, self.context.now, self.context.pause
         )
+        messages = self._image_messages(scheduler.due.set)
         starts = ScheduledImages(scheduler, self.image_request_handler)
         return [
-            self._consumer("images", buffered, self._image_messages(wake).handle, _INTAKE_SLOTS),
-            self._consumer("starts", scheduler, starts.handle, self._slots),
-            self._region_consumer(wake),
+            self._consumer("images", buffered, _to_the_end(messages.handle), _INTAKE_SLOTS),
+            self._consumer("starts", scheduler, _to_the_end(starts.handle), self._slots),
+            self._region_consumer(scheduler.note_room),
         ]
 
     def _scheduler(self, turns: SchedulingTurns) -> TurnScheduler:
@@ -217,13 +224,13 @@ class ModelRunner:
         return self._consumer("regions", self.region_request_queue, regions.handle, self._slots)
 
     def _consumer(
-        self, name: str, source: Source[Any], handle: Callable[[Any], None], slots: int
+        self, name: str, source: Source[Any], handle: Callable[[Any, Callable[[], None]], None], slots: int
     ) -> QueueConsumer[Any]:
         return QueueConsumer(name, source, handle, slots, self.context.stopping, self._health.note_progress)
 
     @property
     def _slots(self) -> int:
-        """How many regions come from the queue at once; and how many images are started, whose first region runs."""
+        """How many regions of the queue are cut at once; and how many images are started, whose first region runs."""
         return self.config.regions_in_progress
 
     # Life -----------------------------------------------------------------------------------------------------------

@@ -47,16 +47,18 @@ class Source(Protocol[M]):
 
 
 class QueueConsumer(Generic[M]):
-    """One thread that waits for messages, and as many that work on them as there are slots.
+    """One thread that waits for messages, and others that work on them.
 
-    No message is taken before there is a slot for it: what a worker cannot begin is another worker's.
+    No message is taken before there is a slot for it: what a worker cannot begin is another worker's. ``handle`` is
+    called with a message and a function by which it gives its slot up early, when what is left of its work keeps this
+    process from nothing. As many messages as there are slots may have done so at a time; others keep theirs.
     """
 
     def __init__(
         self,
         name: str,
         queue: Source[M],
-        handle: Callable[[M], None],
+        handle: Callable[[M, Callable[[], None]], None],
         slots: int,
         stopping: threading.Event,
         on_poll: Callable[[], None] = lambda: None,
@@ -65,9 +67,10 @@ class QueueConsumer(Generic[M]):
         self._queue = queue
         self._handle = handle
         self._slots = threading.Semaphore(slots)
+        self._given_up = threading.Semaphore(slots)
         self._stopping = stopping
         self._on_poll = on_poll
-        self._pool = ThreadPoolExecutor(slots, thread_name_prefix=name)
+        self._pool = ThreadPoolExecutor(2 * slots, thread_name_prefix=name)
         self._running: set[Future[None]] = set()
         self._thread = threading.Thread(target=self._receive, name=f"{name}-receive", daemon=True)
 
@@ -108,14 +111,22 @@ class QueueConsumer(Generic[M]):
         return True
 
     def _work(self, message: M) -> None:
+        is_given_up = False
+
+        def make_room() -> None:
+            nonlocal is_given_up
+            if not is_given_up and self._given_up.acquire(blocking=False):
+                is_given_up = True
+                self._slots.release()
+
         try:
-            self._handle(message)
+            self._handle(message, make_room)
         except Exception:  # One message's error must not end the daemon; the message comes again
             logger.exception("message.failed", queue=self._name, receive_count=message.receive_count)
             # Later each time, since SQS sets aside what is received too often.
             self._give_back(message, min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** min(message.receive_count - 1, 10)))
         finally:
-            self._slots.release()
+            (self._given_up if is_given_up else self._slots).release()
 
     def _give_back(self, message: M, delay_s: int = 0) -> None:
         try:

@@ -116,11 +116,13 @@ class RegionRequestHandler:
         raster_dataset: "gdal.Dataset | None" = None,
         sensor_model: "SensorModel | None" = None,
         metrics: MetricsLogger | None = None,
+        on_cut: Callable[[], None] = lambda: None,
     ) -> JobItem:
         """Claim a region, do the tiles that have no outcome yet, end the region and return its image's row.
 
         A region that has ended is left as it is. ``raster_dataset`` and ``sensor_model`` serve a caller that has the
-        image open; without them it is opened by its URL, or shared with another region that runs here.
+        image open; without them it is opened by its URL, or shared with another region that runs here. ``on_cut`` is
+        called when no tile is left to cut, unless the endpoint counts regions: it would only refuse the next one.
 
         Raises:
             RegionDeferredError: the region is another worker's, has to wait, or was interrupted, or a region that
@@ -140,6 +142,8 @@ class RegionRequestHandler:
                     return self.job_table.get_image_request(request.image_id)
                 with self._given_back_on_error(claim), self._place_at_endpoint(request, claim) as keep_place:
                     work = RegionWork(request, self.tiling_strategy, self.context, raster_dataset, sensor_model)
+                    if not self._is_throttled(request):
+                        work.on_cut = on_cut
                     return self._process(claim, work, request, keep_place)
 
     def fail_region_request(
@@ -278,7 +282,7 @@ class RegionRequestHandler:
 
     def _most_regions(self, request: RegionRequest) -> int | None:
         """Return how many regions an endpoint may work on; None where that is not limited, or nobody can tell."""
-        if not self.config.self_throttling or request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
+        if not self._is_throttled(request):
             return None
         try:
             most = self.endpoint_utils.calculate_max_regions(request.model_name, request.model_invocation_role)
@@ -288,6 +292,9 @@ class RegionRequestHandler:
             # Missing, or not ours to describe: what becomes of the region is decided where its tiles are sent.
             logger.warning("endpoint.capacity_unknown", endpoint=request.model_name, error=type(err).__name__)
             return None
+
+    def _is_throttled(self, request: RegionRequest) -> bool:
+        return self.config.self_throttling and request.model_invoke_mode == ModelInvokeMode.SM_ENDPOINT
 
     # Ends -----------------------------------------------------------------------------------------------------------
 
@@ -340,16 +347,14 @@ class RegionRequestHandler:
         succeeded = [tile.bounds for tile in tiles if outcomes[tile.index] is TileState.SUCCEEDED]
         failed = [tile.bounds for tile in tiles if outcomes[tile.index] is not TileState.SUCCEEDED]
         status = region_status(len(succeeded), len(failed))
-        if self.region_request_table.end_region(self.job_table, claim, status, succeeded, failed, message):
+        ended = self.region_request_table.end_region(self.job_table, claim, status, succeeded, failed, message)
+        if ended is not None:
             logger.info("region.finished", status=str(status), tiles=len(tiles), failed_tiles=len(failed))
-            self._publish(claim)
+            self._publish(ended)
             self._record(claim, job, len(failed))
         return self.job_table.get_image_request(claim.item.image_id)
 
-    def _publish(self, claim: RegionClaim) -> None:
-        item = self.region_request_table.get_region_request(claim.item.region_id, claim.item.image_id)
-        if item is None:
-            return
+    def _publish(self, item: RegionRequestItem) -> None:
         try:
             status = self.region_status_monitor.get_status(item)
             self.region_status_monitor.process_event(item, status, "Completed region processing")

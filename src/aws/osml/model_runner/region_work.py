@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -38,7 +38,10 @@ _MAX_OUTAGE_TRIES = 5
 
 
 class RegionWork:
-    """What a worker does with a region that it has claimed. ``opened`` comes before ``run``."""
+    """What a worker does with a region that it has claimed. ``opened`` comes before ``run``.
+
+    ``on_cut`` is called when the last tile is on its way, so that another region can be cut meanwhile.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class RegionWork:
         self._context = context
         self._given = (dataset, sensor_model)
         self._source: ImageSource | None = None
+        self.on_cut: Callable[[], None] = lambda: None
         self.features = context.feature_table(
             ImageDimensions(*request.tile_size), ImageDimensions(*request.tile_overlap)
         )
@@ -133,7 +137,7 @@ class RegionWork:
             probe = dataclasses.replace(steps, retry_budget=RetryBudget(floor=0))
             pipeline.run(run, probe, tiles[:1])
             tiles = tiles[1:]
-        pipeline.run(run, steps, tiles)
+        pipeline.run(run, steps, tiles, self.on_cut)
 
     def _steps(self, run: RegionRun, generation: int) -> DetectionSteps:
         source, request, context = self._source, self._request, self._context

@@ -11,6 +11,7 @@ from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshabl
 from botocore.session import Session, get_session
 from cachetools import LRUCache
 
+from .dynamodb_pages import read_pages_fast
 from .role_session import RoleSession
 
 # How long a call may hang and how botocore tries again, by service. SageMaker's runtime gets one send per call because
@@ -19,6 +20,9 @@ from .role_session import RoleSession
 _RETRIES = {"sagemaker-runtime": 1, "dynamodb": 4, "sqs": 4}
 _READ_TIMEOUT_S = {"sagemaker-runtime": 70, "sqs": 30}
 _DEFAULT_SENDS = 5
+# Whose calls botocore does not check before it sends them: it walks through every feature of every tile for that, and
+# the tables' own code makes these calls.
+_UNCHECKED = frozenset({"dynamodb"})
 # Sessions of roles are per job; a worker has few jobs at a time, and those that it no longer works for are forgotten.
 _KEPT_SESSIONS = 64
 _CLIENTS_PER_SESSION = 4
@@ -31,6 +35,7 @@ def client_config(service: str, max_connections: int) -> Config:
         connect_timeout=5,
         read_timeout=_READ_TIMEOUT_S.get(service, 20),
         max_pool_connections=max_connections,
+        parameter_validation=service not in _UNCHECKED,
         tcp_keepalive=True,
     )
 
@@ -93,6 +98,7 @@ class AwsClients:
             if self._dynamodb is None:
                 config = client_config("dynamodb", self._max_connections)
                 self._dynamodb = self._session(None).resource("dynamodb", region_name=self._region, config=config)
+                read_pages_fast(self._dynamodb.meta.client)
             return self._dynamodb
 
     def credentials(self, assumed_role: Role = None) -> Any:

@@ -15,7 +15,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import geojson
 import orjson
@@ -32,7 +32,7 @@ from aws.osml.model_runner.exceptions import (
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
 from aws.osml.model_runner.features.properties import TILE
 
-from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item
+from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
 from .job_table import JobItem
 
 # An item holds 400 KB; half of it leaves room for names, keys and one feature more.
@@ -41,13 +41,21 @@ MAX_CHUNK_BYTES = 200_000
 MAX_FEATURE_BYTES = 380_000
 
 _READERS = 10
+# Rows that are read by key at once: with the most features in each, they take ten megabytes.
+_ROWS_PER_READ = 25
 
 
-# Reads partitions by their numbers, and returns what each holds, in order.
-ReadAll = Callable[[Callable[[int], list[Item]], Iterable[int]], Iterable[list[Item]]]
+T = TypeVar("T")
 
 
-def read_in_threads(read: Callable[[int], list[Item]], numbers: Iterable[int]) -> list[list[Item]]:
+class ReadAll(Protocol):
+    """Reads partitions by their numbers, and returns what each holds, in order."""
+
+    def __call__(self, read: Callable[[int], T], numbers: Iterable[int], /) -> Iterable[T]:
+        """Return what ``read`` returns for each number."""
+
+
+def read_in_threads(read: Callable[[int], T], numbers: Iterable[int]) -> list[T]:
     """Read many partitions at once."""
     with ThreadPoolExecutor(_READERS, thread_name_prefix="read-features") as pool:
         return list(pool.map(read, numbers))
@@ -274,13 +282,49 @@ class FeatureTable(DDBHelper):
             and (row["tile_status"] == TileState.SUCCEEDED.name or row["generation"] >= generation)
         }
 
-    def stored_tiles(self, image_id: str) -> list[StoredTile]:
+    def stored_tiles(self, image_id: str, planned: Sequence[TileKey] = ()) -> list[StoredTile]:
         """Return every committed tile of an image, in order of region and tile.
+
+        ``planned`` are all the tiles that the image may have, where the caller knows: where they are few, they are
+        read by their keys, in fewer calls than there are partitions.
 
         Raises:
             ConservationError: a tile's overflow rows are gone.
         """
-        return self._tiles_in(image_id, self._rows_of(image_id))
+        return [tile for tile, _ in self.look_at_tiles(image_id, lambda _: None, planned)]
+
+    def look_at_tiles(
+        self, image_id: str, look: Callable[[StoredTile], T], planned: Sequence[TileKey] = ()
+    ) -> list[tuple[StoredTile, T]]:
+        """Return every tile that ``stored_tiles`` does, with what ``look`` finds in it.
+
+        ``look`` is called from the threads that read, so one tile is looked at while others are on their way. A tile
+        may be looked at twice.
+
+        Raises:
+            ConservationError: a tile's overflow rows are gone.
+        """
+
+        def look_at(rows: Iterable[Item]) -> list[tuple[StoredTile, T]]:
+            return [(tile, look(tile)) for tile in self._tiles_in(image_id, rows)]
+
+        def batch(number: int) -> list[tuple[StoredTile, T]] | None:
+            rows = self._rows_at(planned[number * _ROWS_PER_READ : (number + 1) * _ROWS_PER_READ])
+            # Nobody knows the keys of overflow rows beforehand.
+            return None if any(row["chunks"] > 1 for row in rows) else look_at(rows)
+
+        def partition(salt: int) -> list[tuple[StoredTile, T]]:
+            # The rows of a tile are all in one partition.
+            return look_at(self._rows_of_partition(image_id, salt))
+
+        batches = -(-len(planned) // _ROWS_PER_READ)
+        found: list[list[tuple[StoredTile, T]] | None] = [None]
+        if 0 < batches <= self.hash_salt:
+            found = list(self._read_all(batch, range(batches)))
+        if None in found:
+            found = list(self._read_all(partition, range(1, self.hash_salt + 1)))
+        tiles = [pair for pairs in found for pair in pairs or ()]
+        return sorted(tiles, key=lambda pair: (pair[0].key.region_id, pair[0].key.index))
 
     def _tiles_in(self, image_id: str, rows: Iterable[Item]) -> list[StoredTile]:
         overflow: dict[tuple[str, int, str], dict[int, list[bytes]]] = defaultdict(dict)
@@ -306,17 +350,24 @@ class FeatureTable(DDBHelper):
             )
         return tiles
 
+    def _rows_at(self, keys: Sequence[TileKey]) -> list[Item]:
+        """Read the rows of tiles by their keys."""
+        rows = self.batch_get([self._tile_row_key(key) for key in keys], attribute_names(FeatureItem))
+        return [_with_bytes(row) for row in rows if not self._is_expired(row)]
+
     def _rows_of(self, image_id: str) -> list[Item]:
-        """Read every partition of an image at once, and leave out what has expired and is only not yet deleted.
+        """Read every partition of an image at once."""
+        salts = range(1, self.hash_salt + 1)
+        read = self._read_all(lambda salt: self._rows_of_partition(image_id, salt), salts)
+        return [row for rows in read for row in rows]
+
+    def _rows_of_partition(self, image_id: str, salt: int) -> list[Item]:
+        """Read one partition of an image, and leave out what has expired and is only not yet deleted.
 
         The features of a row are bytes: texts take up to four times as much where they are not plain ASCII.
         """
-
-        def partition(salt: int) -> list[Item]:
-            rows = self.query_partition("hash_key", f"{image_id}-{salt}")
-            return [_with_bytes(row) for row in rows if not self._is_expired(row)]
-
-        return [row for rows in self._read_all(partition, range(1, self.hash_salt + 1)) for row in rows]
+        rows = self.query_partition("hash_key", f"{image_id}-{salt}")
+        return [_with_bytes(row) for row in rows if not self._is_expired(row)]
 
     def _is_expired(self, row: Mapping[str, Any]) -> bool:
         return float(row.get("expire_time", math.inf)) < self._now()

@@ -481,23 +481,16 @@ class JobTable(DDBHelper):
         values = {":sink": {sink}, ":zero": 0, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
-    def end_aggregation(
-        self,
-        image_id: str,
-        fence: int,
-        status: RequestStatus,
-        message: str,
-        sink_errors: Mapping[str, str] | None = None,
-    ) -> JobItem | None:
-        """G3: write the terminal status and the message that tells it, in one item; None when the claim is not ours.
+    def record_sink_failed(self, image_id: str, fence: int, errors: Mapping[str, str]) -> bool:
+        """G2: note why sinks are given up, by sink, all that are so far, and begin the next at position 0."""
+        expression = "SET sink_errors = :errors, kinesis_pos = :zero, agg_stalled = :zero"
+        values = {":errors": dict(errors), ":zero": 0, ":fence": fence} | TERMINAL_VALUES
+        return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
-        ``sink_errors`` tells, by output, why it is not complete.
-        """
+    def end_aggregation(self, image_id: str, fence: int, status: RequestStatus, message: str) -> JobItem | None:
+        """G3: write the terminal status and the message that tells it, in one item; None when the claim is not ours."""
         values = self._terminal_values(status, message) | {":fence": fence} | TERMINAL_VALUES
-        extra = ""
-        if sink_errors:
-            extra, values[":sink_errors"] = ", sink_errors = :sink_errors", dict(sink_errors)
-        return self._end(image_id, values, IS_OUR_AGGREGATION, extra)
+        return self._end(image_id, values, IS_OUR_AGGREGATION)
 
     def clear_outbox(self, image_id: str, generation: int = 0) -> None:
         """G4: forget the status that has been published; a row that is gone or has begun again needs nothing."""
@@ -511,14 +504,14 @@ class JobTable(DDBHelper):
         outbox = {"status": str(status), "message": message} | ({"is_dead_letter": True} if is_dead_letter else {})
         return {":status": str(status), ":message": message, ":outbox": outbox, ":zero": 0}
 
-    def _end(self, image_id: str, values: dict[str, Any], condition: str, extra: str = "") -> JobItem | None:
+    def _end(self, image_id: str, values: dict[str, Any], condition: str) -> JobItem | None:
         """Write a terminal status. The duration needs the start time, which never changes, so it is read before."""
         now_ms = int(self._now() * 1000)
         item = self.find(image_id)
         duration_s = max(0, now_ms - (item.start_time or now_ms)) // 1000 if item else 0
         expression = (
             "SET image_status = :status, message = :message, status_outbox = :outbox, agg_lease_until = :zero,"
-            f" end_time = :end, processing_duration = :duration{extra}"
+            " end_time = :end, processing_duration = :duration"
         )
         return self._try_update(image_id, expression, values | {":end": now_ms, ":duration": duration_s}, condition)
 

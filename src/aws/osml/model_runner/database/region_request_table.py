@@ -306,30 +306,31 @@ class RegionRequestTable(DDBHelper):
         succeeded: Sequence[ImageRegion],
         failed: Sequence[ImageRegion],
         message: str | None = None,
-    ) -> bool:
-        """R3: end a region and count it and its tiles on the image's row, both or neither.
+    ) -> RegionRequestItem | None:
+        """R3: end a region and count it and its tiles on the image's row, both or neither; return it as it ended.
 
-        Return False when it had been ended before: by another worker, or by a first send of this very call whose
+        Return None when it had been ended before: by another worker, or by a first send of this very call whose
         answer was lost. Either way it is counted once.
 
         Raises:
             TransactionConflictError: the image's row was busy at each of several tries.
         """
+        end = self._end_of(claim, status, succeeded, failed, message)
         writes = (
-            self._end_write(claim, status, succeeded, failed, message),
+            self._end_write(claim, end),
             _count_write(job_table.table_name, claim.item, status, len(succeeded), len(failed)),
         )
         for attempt in range(_CONFLICT_TRIES):
             try:
                 self._transact(*writes)
             except ConditionNotMetError:
-                return False
+                return None
             except TransactionConflictError:
                 if attempt == _CONFLICT_TRIES - 1:
                     raise
                 self._sleep(self._rng.uniform(0, min(_CONFLICT_WAIT_S, 0.05 * 4**attempt)))
             else:
-                return True
+                return dataclasses.replace(claim.item, **end)
         raise AssertionError("unreachable")
 
     def reopen(self, image_id: str, region_id: str, generation: int) -> bool:
@@ -380,14 +381,15 @@ class RegionRequestTable(DDBHelper):
             return False
         return True
 
-    def _end_write(
+    def _end_of(
         self,
         claim: RegionClaim,
         status: RequestStatus,
         succeeded: Sequence[ImageRegion],
         failed: Sequence[ImageRegion],
         message: str | None,
-    ) -> Item:
+    ) -> dict[str, Any]:
+        """Return the attributes that a region has when it has ended."""
         now_ms = int(self._now() * 1000)
         end: dict[str, Any] = {
             "region_status": str(status),
@@ -406,6 +408,9 @@ class RegionRequestTable(DDBHelper):
             end["failed_tiles"] = [tile.to_lists() for tile in failed]
         else:
             end["tiles_truncated"] = True
+        return end
+
+    def _end_write(self, claim: RegionClaim, end: Mapping[str, Any]) -> Item:
         update = {
             "TableName": self.table_name,
             "Key": claim.key,

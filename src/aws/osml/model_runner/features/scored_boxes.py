@@ -18,6 +18,9 @@ Indices = NDArray[np.intp]
 NO_BOX = (math.nan, math.nan, math.nan, math.nan)
 
 
+_LISTS = (list, tuple)
+
+
 class BestClass(NamedTuple):
     """The class that a feature is taken for: its place in ``featureClasses``, its iri, its score (NaN: it has none)."""
 
@@ -64,18 +67,21 @@ def best_class(feature: Mapping[str, Any]) -> BestClass | None:
     A score is a finite number. What is no class at all is passed over; None where nothing is left.
     """
     properties = feature.get("properties")
-    classes = properties.get("featureClasses") if isinstance(properties, Mapping) else None
-    if not isinstance(classes, list | tuple):
+    classes = properties.get("featureClasses") if isinstance(properties, dict) else None
+    if not isinstance(classes, _LISTS):
         return None
-    found = [
-        BestClass(position, str(item.get("iri", "")), _score(item.get("score")))
-        for position, item in enumerate(classes)
-        if isinstance(item, Mapping)
-    ]
-    return max(found, key=lambda item: -math.inf if math.isnan(item.score) else item.score, default=None)
+    best = None
+    for position, item in enumerate(classes):
+        if isinstance(item, dict):
+            score = _score(item.get("score"))
+            if best is None or score > best.score or (math.isnan(best.score) and not math.isnan(score)):
+                best = BestClass(position, str(item.get("iri", "")), score)
+    return best
 
 
 def _score(value: object) -> float:
+    if type(value) is float:  # what most scores are
+        return value if math.isfinite(value) else math.nan
     is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     return float(value) if is_number else math.nan  # type: ignore[arg-type]
 

@@ -57,9 +57,8 @@ class Selection:
             found[int(self.standing[index])].append(index)
         return dict(found)
 
-    def finished(self, index: int, feature_at: Callable[[int], Feature]) -> Feature:
+    def finished(self, index: int, feature: Feature, feature_at: Callable[[int], Feature]) -> Feature:
         """Return a feature that is kept, with its new score, or its new place, where it has one."""
-        feature = feature_at(index)
         if index in self.scores:
             return with_score(feature, self.scores[index])
         if index in self.joined:
@@ -167,7 +166,10 @@ class FeatureSelector:
         if isinstance(self.options, FeatureDistillationSeam):
             return _selected_by_tiles(feature_list, order, self.options)
         selection = _select_boxes(scored, order, self.options)
-        return [selection.finished(index, feature_list.__getitem__) for index in selection.kept.tolist()]
+        return [
+            selection.finished(index, feature_list[index], feature_list.__getitem__)
+            for index in selection.kept.tolist()
+        ]
 
 
 def _selected_by_tiles(features: Sequence[Feature], order: Indices, options: FeatureDistillationSeam) -> list[Feature]:
@@ -184,7 +186,9 @@ def _selected_by_tiles(features: Sequence[Feature], order: Indices, options: Fea
 
     selection = select(TiledFeatures.of(groups, feature_at), options)
     found = {index: feature for index, feature in enumerate(features) if index not in set(places)}
-    found |= {places[place]: selection.finished(place, feature_at) for place in selection.kept.tolist()}
+    found |= {
+        places[place]: selection.finished(place, feature_at(place), feature_at) for place in selection.kept.tolist()
+    }
     return [found[index] for index in sorted(found)]
 
 

@@ -3,7 +3,7 @@
 import math
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
@@ -19,7 +19,7 @@ from .box_pairs import with_area
 from .geometry_arrays import ObjectArray
 from .image_geometry import COLLECTION, Box, Geometry, feature_image_bounds, find_image_geometry, geometry_paths
 from .properties import Feature
-from .scored_boxes import NO_BOX, Floats, Indices, ScoredBoxes, best_class
+from .scored_boxes import NO_BOX, BestClass, Floats, Indices, ScoredBoxes, best_class
 
 
 class Kind(IntEnum):
@@ -31,6 +31,7 @@ class Kind(IntEnum):
     POINT = 3
 
 
+_BOX = Kind.BOX  # what most features are; a member of an enumeration is looked up slowly
 _KINDS = {
     "Point": Kind.POINT,
     "MultiPoint": Kind.POINT,
@@ -61,10 +62,30 @@ class TiledFeatures:
         cls, tiles: Iterable[tuple[ImageRegion, Iterable[Feature]]], feature_at: Callable[[int], Feature]
     ) -> "TiledFeatures":
         """Return the arrays of the features of these tiles, in order; ``feature_at`` returns one of them again."""
-        columns = _Columns()
-        for bounds, features in tiles:
-            columns.add_tile(bounds, features)
-        return columns.to_features(lambda indices: shapes_of([feature_at(index) for index in indices.tolist()]))
+        return cls.joined([TileColumns.of(bounds, features) for bounds, features in tiles], feature_at)
+
+    @classmethod
+    def joined(cls, tiles: Sequence["TileColumns"], feature_at: Callable[[int], Feature]) -> "TiledFeatures":
+        """Return the arrays of the features of these tiles, in order; ``feature_at`` returns one of them again."""
+        numbers: dict[str, int] = {}
+        shared = [np.array([numbers.setdefault(iri, len(numbers)) for iri in tile.iris], np.int64) for tile in tiles]
+        scored = ScoredBoxes(
+            np.concatenate([np.zeros((0, 4)), *(tile.scored.boxes for tile in tiles)]),
+            np.concatenate([np.zeros(0), *(tile.scored.scores for tile in tiles)]),
+            np.concatenate(
+                [
+                    np.zeros(0, np.int64),
+                    *(names[tile.scored.categories] for names, tile in zip(shared, tiles, strict=True)),
+                ]
+            ),
+        )
+        return cls(
+            scored,
+            np.concatenate([np.zeros(0, np.int8), *(tile.kinds for tile in tiles)]),
+            np.repeat(np.arange(len(tiles)), [len(tile.kinds) for tile in tiles]),
+            np.array([tile.frame for tile in tiles], dtype=np.float64).reshape(-1, 4),
+            lambda indices: shapes_of([feature_at(index) for index in indices.tolist()]),
+        )
 
     def take(self, indices: Indices) -> "TiledFeatures":
         """Return these features alone, in this order, with all tiles."""
@@ -77,43 +98,37 @@ class TiledFeatures:
         )
 
 
-@dataclass
-class _Columns:
-    """Grows by a feature at a time, in the few bytes that a number takes."""
+@dataclass(frozen=True, eq=False)
+class TileColumns:
+    """The features of one tile, as ``TiledFeatures`` has them; ``iris`` names its categories, from 0 on."""
 
-    boxes: "array[float]" = field(default_factory=lambda: array("d"))
-    scores: "array[float]" = field(default_factory=lambda: array("d"))
-    categories: "array[int]" = field(default_factory=lambda: array("q"))
-    kinds: "array[int]" = field(default_factory=lambda: array("b"))
-    counts: list[int] = field(default_factory=list)
-    frames: list[Box] = field(default_factory=list)
-    numbers: dict[str, int] = field(default_factory=dict)
+    frame: Box
+    scored: ScoredBoxes
+    kinds: NDArray[np.int8]
+    iris: Sequence[str]
 
-    def add_tile(self, tile: ImageRegion, features: Iterable[Feature]) -> None:
-        before = len(self.kinds)
+    @classmethod
+    def of(cls, tile: ImageRegion, features: Iterable[Feature]) -> "TileColumns":
+        """Return what these features are; each is asked for once, and let go before the next."""
+        kinds, boxes, scores, iris = array("b"), array("d"), array("d"), []
         for feature in features:
             kind, box = place_of(feature)
-            self.kinds.append(kind)
-            self.boxes.extend(box)
-            found = best_class(feature)
-            self.scores.append(found.score if found else math.nan)
-            iri = found.iri if found else ""
-            self.categories.append(self.numbers.setdefault(iri, len(self.numbers)))
-        self.frames.append((tile.origin.col, tile.origin.row, tile.right, tile.bottom))
-        self.counts.append(len(self.kinds) - before)
-
-    def to_features(self, shapes: Callable[[Indices], ObjectArray]) -> TiledFeatures:
-        return TiledFeatures(
-            ScoredBoxes(
-                np.frombuffer(self.boxes, dtype=np.float64).reshape(-1, 4),
-                np.frombuffer(self.scores, dtype=np.float64),
-                np.frombuffer(self.categories, dtype=np.int64),
-            ),
-            np.frombuffer(self.kinds, dtype=np.int8),
-            np.repeat(np.arange(len(self.counts)), self.counts),
-            np.array(self.frames, dtype=np.float64).reshape(-1, 4),
-            shapes,
+            found = best_class(feature) or _NO_CLASS
+            kinds.append(kind)
+            boxes.extend(box)
+            scores.append(found.score)
+            iris.append(found.iri)
+        numbers = {iri: number for number, iri in enumerate(dict.fromkeys(iris))}
+        scored = ScoredBoxes(
+            np.frombuffer(boxes, np.float64).reshape(-1, 4),
+            np.frombuffer(scores, np.float64),
+            np.array([numbers[iri] for iri in iris], np.int64),
         )
+        frame = (tile.origin.col, tile.origin.row, tile.right, tile.bottom)
+        return cls(frame, scored, np.frombuffer(kinds, np.int8), list(numbers))
+
+
+_NO_CLASS = BestClass(-1, "", math.nan)
 
 
 def place_of(feature: Mapping[str, Any]) -> tuple[Kind, Box]:
@@ -133,22 +148,32 @@ def _usual_place(properties: Mapping[str, Any]) -> tuple[Kind, Box]:
     """Return the place of a feature that has a box, or a polygon of one ring; any error means that it has neither."""
     geometry = properties.get("imageGeometry")
     if geometry is None:
-        left, top, right, bottom = map(float, properties["imageBBox"])
-        return Kind.BOX, (min(left, right), min(top, bottom), max(left, right), max(top, bottom))
+        return _BOX, _box_between(*properties["imageBBox"])
     if geometry["type"] != "Polygon":
         raise ValueError(geometry["type"])
     (ring,) = geometry["coordinates"]
+    if is_rectangle(ring):
+        return _BOX, _box_between(*ring[0][:2], *ring[2][:2])
     xs, ys, *_ = zip(*ring, strict=True)
-    box = float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys))
-    return (Kind.BOX if is_rectangle(xs, ys) else Kind.AREA), box
+    return Kind.AREA, (float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys)))
 
 
-def is_rectangle(xs: Sequence[float], ys: Sequence[float]) -> bool:
+def _box_between(x0: float, y0: float, x1: float, y1: float) -> Box:
+    """Return the box of two opposite corners."""
+    left, right = (x0, x1) if x0 < x1 else (x1, x0)
+    top, bottom = (y0, y1) if y0 < y1 else (y1, y0)
+    return float(left), float(top), float(right), float(bottom)
+
+
+def is_rectangle(ring: Sequence[Sequence[float]]) -> bool:
     """Tell whether a closed ring is an upright rectangle, begun at any corner in either direction."""
-    if len(xs) != 5 or xs[0] != xs[4] or ys[0] != ys[4]:
+    if len(ring) != 5:
         return False
-    return (xs[0] == xs[1] and ys[1] == ys[2] and xs[2] == xs[3] and ys[3] == ys[0]) or (
-        ys[0] == ys[1] and xs[1] == xs[2] and ys[2] == ys[3] and xs[3] == xs[0]
+    a, b, c, d, last = ring
+    if a[0] != last[0] or a[1] != last[1]:
+        return False
+    return (a[0] == b[0] and b[1] == c[1] and c[0] == d[0] and d[1] == a[1]) or (
+        a[1] == b[1] and b[0] == c[0] and c[1] == d[1] and d[0] == a[0]
     )
 
 
@@ -160,8 +185,7 @@ def _kind_of(geometry: Geometry) -> Kind:
     if kind is not Kind.AREA:
         return kind
     paths = geometry_paths(geometry)
-    xs, ys = zip(*(position[:2] for position in paths[0]), strict=True)
-    return Kind.BOX if len(paths) == 1 and is_rectangle(xs, ys) else kind
+    return Kind.BOX if len(paths) == 1 and is_rectangle(paths[0]) else kind
 
 
 def shapes_of(features: Sequence[Mapping[str, Any]]) -> ObjectArray:

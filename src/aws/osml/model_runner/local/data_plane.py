@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -110,13 +111,17 @@ _TemplateLoader.add_multi_constructor("!", lambda *_: None)
 
 def _complete_time_to_live(cloudformation: Any, dynamodb: Any, name: str, template: str) -> None:
     """Switch on the time to live that the template asks for: the emulator's CloudFormation leaves it out."""
-    resources = yaml.load(template, Loader=_TemplateLoader)["Resources"]  # noqa: S506 - derived from SafeLoader
-    for logical_id, resource in resources.items():
-        specification = resource.get("Properties", {}).get("TimeToLiveSpecification")
-        if specification is None:
-            continue
+    for logical_id, specification in _times_to_live(template).items():
         found = cloudformation.describe_stack_resource(StackName=name, LogicalResourceId=logical_id)
         table = found["StackResourceDetail"]["PhysicalResourceId"]
         status = dynamodb.describe_time_to_live(TableName=table)["TimeToLiveDescription"]["TimeToLiveStatus"]
         if status == "DISABLED":
             dynamodb.update_time_to_live(TableName=table, TimeToLiveSpecification=specification)
+
+
+@lru_cache(maxsize=4)
+def _times_to_live(template: str) -> Mapping[str, Any]:
+    """Return the time to live of each table that has one, by logical id; parsing takes longer than the rest."""
+    resources = yaml.load(template, Loader=_TemplateLoader)["Resources"]  # noqa: S506 - derived from SafeLoader
+    found = {name: one.get("Properties", {}).get("TimeToLiveSpecification") for name, one in resources.items()}
+    return {name: specification for name, specification in found.items() if specification is not None}

@@ -3,7 +3,6 @@
 import threading
 from typing import Any
 
-from aws.osml.gdal import GDALDigitalElevationModelTileFactory
 from aws.osml.photogrammetry import (
     DigitalElevationModel,
     ElevationModel,
@@ -40,6 +39,8 @@ def open_elevation_model(location: str | None, extension: str = ".tif", version:
     """
     if not location:
         return None
+    from aws.osml.gdal import GDALDigitalElevationModelTileFactory  # half a second, see sensor_model.py
+
     tiles = SRTMTileSet(version=version, format_extension=extension)
     return SharedElevationModel(
         DigitalElevationModel(tiles, GDALDigitalElevationModelTileFactory(location.rstrip("/")))

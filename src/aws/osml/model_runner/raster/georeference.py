@@ -98,7 +98,8 @@ def extents(source: HasExtent) -> dict[str, float]:
         raise LoadImageException(f"the image's corners cannot be placed: {err}") from err
     longitudes, latitudes = places[:, 0], places[:, 1]
     west, east = float(longitudes.min()), float(longitudes.max())
-    if east - west > 180.0:
+    # A damaged sensor model places all corners beyond the globe on one side.
+    if east - west > 180.0 and west < 0.0 <= east:
         west, east = float(longitudes[longitudes >= 0].min()), float(longitudes[longitudes < 0].max())
     return {"north": float(latitudes.max()), "south": float(latitudes.min()), "east": east, "west": west}
 

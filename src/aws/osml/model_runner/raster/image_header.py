@@ -88,10 +88,15 @@ def read_header(dataset: Any, etag: str | None, settings: RasterSettings) -> Ima
         data_type=_data_type(dataset),
         driver_name=dataset.GetDriver().ShortName.upper(),
         block_size=(block_width, block_height),
-        metadata=dict(dataset.GetMetadata() or {}),
+        metadata={_text(name): _text(value) for name, value in (dataset.GetMetadata() or {}).items()},
         sensor_model=build_sensor_model(dataset, settings),
         etag=etag,
     )
+
+
+def _text(value: str | bytes) -> str:
+    """Return metadata as text; GDAL hands out as bytes what is no UTF-8, and a NITF's text is Latin-1."""
+    return value if isinstance(value, str) else value.decode("latin-1")
 
 
 def _data_type(dataset: Any) -> str:

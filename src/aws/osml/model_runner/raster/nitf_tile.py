@@ -7,8 +7,6 @@ import numpy as np
 import structlog
 from osgeo import gdal
 
-from aws.osml.gdal import GDALImageFormats
-from aws.osml.image_processing import GDALTileFactory
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.photogrammetry import GeodeticWorldCoordinate
 
@@ -38,6 +36,9 @@ class SarDocument:
         try:
             if not parsed_des(dataset, max_xml_bytes):
                 return cls(None, None)
+            from aws.osml.gdal import GDALImageFormats  # both: half a second, see sensor_model.py
+            from aws.osml.image_processing import GDALTileFactory
+
             factory = GDALTileFactory(dataset, tile_format=GDALImageFormats.NITF)
         except UNREADABLE as err:
             logger.warning("tile.sar_document_unreadable", reason=f"{type(err).__name__}: {err}")

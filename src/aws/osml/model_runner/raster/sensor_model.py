@@ -11,6 +11,9 @@ nothing of these    no sensor model: features keep their pixels and get no place
 GDAL answers the identity where a file has no geotransform, so the identity is none. A geotransform without a coordinate
 system is taken for longitude and latitude where all four corners are such and a pixel is smaller than a degree; else it
 is a local grid, and no georeference. Metadata that cannot be understood counts as absent, with a warning.
+
+The toolkit's builders come with the classes of every version of SICD and SIDD, which take half a second to import: as
+long as the rest of a worker. They are imported where a NITF or control points need them.
 """
 
 from typing import Any
@@ -23,7 +26,6 @@ from osgeo import gdal
 from pyproj import CRS, Transformer
 from pyproj.exceptions import ProjError
 
-from aws.osml.gdal import NITFDESAccessor, SensorModelFactory, SensorModelTypes
 from aws.osml.photogrammetry import (
     CompositeSensorModel,
     GDALAffineSensorModel,
@@ -58,7 +60,7 @@ def build_sensor_model(dataset: Any, settings: RasterSettings) -> Any | None:
     """Return the sensor model of a GDAL dataset, or None when it has no georeference that can be understood."""
     is_nitf = dataset.GetDriver().ShortName == "NITF"
     geo_transform = _geo_transform(dataset)
-    rough = _usable(dataset, _factory_model, dataset, geo_transform, _lonlat_points(dataset))
+    rough = _usable(dataset, _rough_model, dataset, geo_transform, _lonlat_points(dataset))
     if is_nitf:
         exact = _usable(dataset, _nitf_model, dataset, geo_transform, settings)
         return exact or _refined(rough, _usable(dataset, _rpc_model, dataset, 0.0))
@@ -76,6 +78,10 @@ def parsed_des(dataset: Any, max_bytes: int) -> list[str]:
     """
     segments = dataset.GetMetadata("xml:DES") or []
     _refuse_large(segments, max_bytes)
+    if not segments:
+        return []
+    from aws.osml.gdal import NITFDESAccessor
+
     accessor = NITFDESAccessor(segments)
     for segment in accessor.get_segments_by_name("XML_DATA_CONTENT"):
         ElementTree.fromstring(accessor.extract_desdata_xml(segment) or "<empty/>")
@@ -106,8 +112,12 @@ def _refined(rough: Any | None, exact: Any | None) -> Any | None:
     return CompositeSensorModel(approximate_sensor_model=rough, precision_sensor_model=exact)
 
 
-def _factory_model(dataset: Any, geo_transform: list[float] | None, points: list[Any]) -> Any | None:
-    """Let the toolkit choose between geotransform and control points."""
+def _rough_model(dataset: Any, geo_transform: list[float] | None, points: list[Any]) -> Any | None:
+    """Return the toolkit's model of control points, or of a geotransform; None without either."""
+    if not points:
+        return None if geo_transform is None else GDALAffineSensorModel(geo_transform, dataset.GetProjection())
+    from aws.osml.gdal import SensorModelFactory
+
     return SensorModelFactory(
         dataset.RasterXSize,
         dataset.RasterYSize,
@@ -122,6 +132,8 @@ def _nitf_model(dataset: Any, geo_transform: list[float] | None, settings: Raste
     tres, segments = _parsed_tres(dataset, settings.max_xml_bytes), parsed_des(dataset, settings.max_xml_bytes)
     if tres is None and not segments:
         return None
+    from aws.osml.gdal import SensorModelFactory, SensorModelTypes
+
     model = SensorModelFactory(
         dataset.RasterXSize,
         dataset.RasterYSize,

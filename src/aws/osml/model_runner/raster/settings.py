@@ -34,7 +34,7 @@ class RasterSettings:
 
     cache_bytes: int = 256 * MIB
     curl_cache_bytes: int = 64 * MIB
-    curl_chunk_bytes: int = 64 * 1024
+    curl_chunk_bytes: int = 16 * 1024
     vsi_cache_bytes: int = 0
     http_timeout_s: int = 30
     http_max_retries: int = 3

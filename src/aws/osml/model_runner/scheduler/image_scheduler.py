@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 import structlog
+from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.database.job_ledger import OpenJob
-from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns, Turn
+from aws.osml.model_runner.database.scheduling_turns import Notice, SchedulingTurns, Turn
 from aws.osml.model_runner.metrics import COUNT, MILLISECONDS, PERCENT, MetricsRecorder
 
 from .decision import Decision, Lane, LaneCapacity, LaneLoad, Reason, WaitingImage, decide
@@ -81,12 +82,13 @@ class TurnScheduler:
         self._now = now
         self._pause = pause
         self._rng = rng or random.Random()
-        # Set when something new is known here: an image came in, or a region ended.
+        # Set when something new is known here: an image came in, or one that waits may find room.
         self.due = due or threading.Event()
         self._lease_s = config.region_lease_s
         self._rules = SurveyRules(config.tile_workers_per_instance, config.region_lease_s)
         self._held: dict[str, OpenJob] = {}
         self._is_anything_waiting = True
+        self._noticed_at = -math.inf
         self._counted_at: float | None = None
         self._last_held_back: tuple[Lane, ...] = ()
 
@@ -99,8 +101,7 @@ class TurnScheduler:
         poll_s = _POLL_S if self._is_anything_waiting else _IDLE_POLL_S
         is_new = self.due.wait(poll_s * self._rng.uniform(*_POLL_JITTER))
         self.due.clear()
-        notice, now_s = self._turns.notice(), self._now()
-        self._is_anything_waiting = notice.waiting > 0
+        notice, now_s = self._notice(), self._now()
         if notice.next_look > now_s and not is_new:
             return []
         turn = self._turns.claim(self._owner, TURN_S) if notice.taken_until < now_s else None
@@ -116,6 +117,20 @@ class TurnScheduler:
         self._held[job.image_id] = job
         return [ScheduledImage(job.image_id, job, job.num_attempts)]
 
+    def note_room(self) -> None:
+        """Hear that a region has ended: an image that waits may start now.
+
+        A turn reads every open job, so none is taken for each of an image's many regions while no image waits.
+        """
+        try:
+            if not self._is_anything_waiting and self._now() - self._noticed_at > LOOK_EVERY_S:
+                self._notice()
+        except (ClientError, BotoCoreError):
+            # The scheduler's own thread will meet the error, and outlive it.
+            self._is_anything_waiting = True
+        if self._is_anything_waiting:
+            self.due.set()
+
     def reset_request(self, receipt_handle: str, visibility_timeout: int = 0) -> None:
         """See ``ImageScheduler``."""
         job = self._held.pop(receipt_handle, None)
@@ -125,6 +140,11 @@ class TurnScheduler:
     def note_begun(self, image: ScheduledImage) -> None:
         """Forget an image whose planning has begun: from here on its worker answers for it."""
         self._held.pop(image.receipt_handle, None)
+
+    def _notice(self) -> Notice:
+        notice, self._noticed_at = self._turns.notice(), self._now()
+        self._is_anything_waiting = notice.waiting > 0
+        return notice
 
     # A turn ---------------------------------------------------------------------------------------------------------
 
@@ -141,7 +161,9 @@ class TurnScheduler:
             self._count(found)
         finally:
             next_look = 0.0 if job is not None else self._now() + LOOK_EVERY_S
-            self._turns.end(turn, next_look, max(0, waiting - (job is not None)))
+            left = max(0, waiting - (job is not None))
+            self._is_anything_waiting = left > 0
+            self._turns.end(turn, next_look, left)
         return job
 
     def _decide_and_start(self, turn: Turn, found: Survey) -> OpenJob | None:

@@ -14,10 +14,10 @@ def collection_bytes(features: Sequence[bytes]) -> bytes:
 def collection_pieces(features: Iterable[bytes]) -> Iterator[bytes]:
     """Yield a feature collection in small pieces."""
     yield HEAD
-    for index, feature in enumerate(features):
-        if index:
-            yield b","
-        yield feature
+    rest = iter(features)
+    yield next(rest, b"")
+    for feature in rest:
+        yield b"," + feature
     yield TAIL
 
 

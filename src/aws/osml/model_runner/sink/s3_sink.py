@@ -2,7 +2,8 @@
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +25,8 @@ from .sink import Sink
 
 logger = structlog.get_logger(__name__)
 
-PART_BYTES = 16 * 1024 * 1024
+# Small, so that little is left to write when the last one is made; 10,000 of them are a result of 80 GB.
+PART_BYTES = 8 * 1024 * 1024
 
 _BUCKET_ERRORS = frozenset(
     {
@@ -57,11 +59,15 @@ _PASSING_ERRORS = frozenset(
 )
 
 
+def _one_thread() -> Executor:
+    return ThreadPoolExecutor(1, thread_name_prefix="write-part")
+
+
 class S3Sink(Sink):
     """Writes the features of an image to ``<prefix>/<name>.geojson``, or what else its format's files end in.
 
     A result below ``part_bytes`` is one put; a larger one goes up in parts, each as soon as it is made, and appears
-    when the last is there.
+    when the last is there. ``make_writer`` returns what writes a part while the next one is made.
     ``acl`` is set on the object when given: buckets that enforce their owner refuse any. With ``expected_owner``, an
     account, S3 refuses to write to a bucket of anybody else's, whatever its name.
     """
@@ -77,6 +83,7 @@ class S3Sink(Sink):
         expected_owner: str | None = None,
         result_format: OutputFormat = OutputFormat.GEOJSON,
         compression: OutputCompression = OutputCompression.NONE,
+        make_writer: Callable[[], Executor] = _one_thread,
     ) -> None:
         self.bucket = bucket
         self.prefix = prefix
@@ -85,6 +92,7 @@ class S3Sink(Sink):
         self.part_bytes = part_bytes
         self.format = ResultFormat.of(result_format, compression)
         self.expected_owner = expected_owner
+        self.make_writer = make_writer
         self._client = client
 
     @staticmethod
@@ -170,12 +178,23 @@ class S3Sink(Sink):
         }
         is_complete = False
         try:
-            done = [self._write_part(upload, number, body) for number, body in enumerate(parts, start=1) if body]
+            done = list(self._write_each(upload, parts))
             self.s3_client.complete_multipart_upload(MultipartUpload={"Parts": done}, **upload)
             is_complete = True
         finally:
             if not is_complete:
                 self._abort(upload)
+
+    def _write_each(self, upload: Mapping[str, str], parts: Iterable[bytes]) -> Iterator[dict[str, Any]]:
+        """Write parts one after the other, each while the next one is made, so that two are in memory."""
+        with self.make_writer() as writer:
+            pending = None
+            for number, body in enumerate(parts, start=1):
+                if pending is not None:
+                    yield pending.result()
+                pending = writer.submit(self._write_part, upload, number, body) if body else None
+            if pending is not None:
+                yield pending.result()
 
     def _write_part(self, upload: Mapping[str, str], number: int, body: bytes) -> dict[str, Any]:
         checksum = {"ChecksumSHA256": sha256_base64(body)}

@@ -75,8 +75,13 @@ class TilePipeline:
         for thread in self._threads:
             thread.start()
 
-    def run(self, run: RegionRun, steps: TileSteps, tiles: Iterable[Tile]) -> None:
-        """Put a region's ``tiles`` through the stages; return when each has ended, or the run was stopped."""
+    def run(
+        self, run: RegionRun, steps: TileSteps, tiles: Iterable[Tile], on_cut: Callable[[], None] = lambda: None
+    ) -> None:
+        """Put a region's ``tiles`` through the stages; return when each has ended, or the run was stopped.
+
+        ``on_cut`` is called when no tile is left to be put in, so that the cutters need another region's.
+        """
         for tile in tiles:
             if not run.enter():
                 break
@@ -85,6 +90,7 @@ class TilePipeline:
             except QueueClosedError:
                 run.leave(tile, None)
                 run.stop()
+        on_cut()
         run.wait()
 
     def close(self, timeout_s: float = 1.0) -> None:

@@ -1,0 +1,195 @@
+"""Puts the figures of ``pipeline.py --json`` into docs/explanation/performance.md, and draws its plot.
+
+.venv/bin/python benchmarks/performance_page.py results.json            a file that has every row
+"""
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image, ImageDraw, ImageFont
+from pipeline_rows import Row
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PAGE = DOCS / "explanation" / "performance.md"
+PLOT = DOCS / "images" / "tile-time.png"
+BEGIN, END = "<!-- figures: written by benchmarks/performance_page.py -->", "<!-- end of the figures -->"
+
+WIDTH_PX, BAR_PX, GAP_PX, MARGIN_PX, LEGEND_PX = 1200, 64, 62, 36, 70
+COLORS = {"cut": "#2f6db5", "model": "#9aa5b1", "locate": "#e08a1e", "store": "#3f9a5f", "wait": "#dfe4ea"}
+# A part of a bar that is narrower than this has its figure in the line above the bar alone.
+LABELLED_PX = 46
+
+
+class Line(NamedTuple):
+    """A line of the table."""
+
+    what: str
+    target: str
+    ours: str
+    peer: str
+    is_reached: bool
+
+
+Found = dict[str, Row]
+
+
+def lines(found: Found) -> Iterator[Line]:
+    """Yield what the rows that were measured come to, beside their targets."""
+    for name in found:
+        if name in _LINES:
+            yield from _LINES[name](found[name])
+
+
+def _throughput(row: Row) -> Iterator[Line]:
+    yield _beside(row, "tiles/s", "times the tiles/s", "Tiles/s, 50 ms, 20 features", 10)
+    yield _beside(row, "CPU ms/tile", "CPU per tile, peer's over ours", "CPU ms per tile, 20 features", 6, "less")
+    started_s = row["ours"]["started s"]
+    yield Line(
+        "Seconds from message to STARTED", "< 0.5", f"{started_s:.2f}", _of_peer(row, "started s"), started_s < 0.5
+    )
+
+
+def _many_features(row: Row) -> Iterator[Line]:
+    yield _beside(row, "CPU ms/tile", "CPU per tile, peer's over ours", "CPU ms per tile, 500 features", 10, "less")
+
+
+def _small_images(row: Row) -> Iterator[Line]:
+    ratio = "times the tiles/s"  # each has one tile
+    yield _beside(row, "images/min", ratio, "Images of one tile per minute, 20 in a row", 20)
+
+
+def _slow_endpoint(row: Row) -> Iterator[Line]:
+    for label, figures in row.items():
+        if label == "runs":
+            continue
+        what = f"Tiles/s, 300 ms, {label} at once; CPU {figures['busy %']:.0f} % busy"
+        ours = f"{figures['tiles/s']} of {figures['allowed tiles/s']} ({figures['share %']:.0f} %)"
+        yield Line(what, "≥ 90 % until CPU is full", ours, "", figures["share %"] >= 90)
+
+
+def _formats(row: Row) -> Iterator[Line]:
+    for label, figures in row.items():
+        if label == "runs":
+            continue
+        ours = f"{figures['tiles/s']} of {figures['GDAL alone']} ({figures['share %']:.0f} %)"
+        yield Line(f"Tiles/s, {label}, of GDAL alone", "≥ 80 %", ours, "", figures["share %"] >= 80)
+
+
+def _memory(row: Row) -> Iterator[Line]:
+    whole, part = row["12288 px"]["MB"], row["100000 px"]["MB"]
+    yield Line("Peak MB, 12288 px", "< 400", f"{whole:.0f}", "", whole < 400)
+    share = f"{part:.0f} ({row['ratio']:.2f} times)"
+    yield Line("Peak MB, 1000 tiles of 100000 px", "≤ 1.1 times", share, "", row["ratio"] <= 1.1)
+
+
+def _growth(row: Row) -> Iterator[Line]:
+    ratio = row["CPU per tile, ratio"]
+    yield Line("CPU per tile, 10,000 tiles over 100", "≤ 1.1", f"{ratio:.2f}", "", ratio <= 1.1)
+
+
+def _s3_input(row: Row) -> Iterator[Line]:
+    for label, figures in row.items():
+        if label == "runs":
+            continue
+        ratio = figures["ratio"]
+        ours = f"{ratio:.2f} ({figures['fetched MB']} of {figures['needed MB']} MB)"
+        yield Line(f"Bytes fetched from S3 over needed: {label}", "< 1.2", ours, "", ratio < 1.2)
+
+
+_LINES: dict[str, Callable[[Row], Iterator[Line]]] = {
+    "throughput": _throughput,
+    "many_features": _many_features,
+    "small_images": _small_images,
+    "slow_endpoint": _slow_endpoint,
+    "formats": _formats,
+    "memory": _memory,
+    "growth": _growth,
+    "s3_input": _s3_input,
+}
+
+
+def _beside(row: Row, figure: str, ratio: str, what: str, target: float, word: str = "as many") -> Line:
+    times = row.get(ratio)
+    ours = str(row["ours"][figure]) + (f" ({times} times {word})" if times is not None else "")
+    return Line(what, f"≥ {target:g} times {word}", ours, _of_peer(row, figure), times is not None and times >= target)
+
+
+def _of_peer(row: Row, figure: str) -> str:
+    return str(row["peer"][figure]) if "peer" in row else ""
+
+
+def table(found: Found) -> str:
+    """Return the table as Markdown."""
+    head = ["| | Target | This runner | 2.3.0 | Reached |", "|---|---|---|---|---|"]
+    return "\n".join([*head, *(_as_markdown(line) for line in lines(found))])
+
+
+def _as_markdown(line: Line) -> str:
+    reached = "yes" if line.is_reached else "no"
+    return f"| {line.what} | {line.target} | {line.ours} | {line.peer} | {reached} |"
+
+
+def figures(found: Found) -> str:
+    """Return what stands between the marks: where and how often it was measured, and the table."""
+    runs = min(row.get("runs", 1) for row in found.values())
+    times = "one run" if runs == 1 else f"medians of {runs} runs"
+    machine = f"{os.cpu_count()} cores ({platform.machine()}), {times} of each row."
+    return f"{machine}\n\n{table(found)}\n"
+
+
+def draw(profiles: Row) -> Image.Image:
+    """Return the plot: for each profile a bar from the first cut to the last write, its steps in their order."""
+    bars = {label: steps for label, steps in profiles.items() if label != "runs"}
+    height = MARGIN_PX + len(bars) * (BAR_PX + GAP_PX) + LEGEND_PX
+    picture = Image.new("RGB", (WIDTH_PX, height), "white")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(size=22)
+    longest_ms = max(sum(steps.values()) for steps in bars.values())
+    px_per_ms = (WIDTH_PX - 2 * MARGIN_PX) / longest_ms
+    for number, (label, steps) in enumerate(bars.items()):
+        top = MARGIN_PX + number * (BAR_PX + GAP_PX)
+        parts = ", ".join(f"{name} {steps[name]:.0f}" for name in COLORS)
+        title = f"{label}: {sum(steps.values()):.0f} ms ({parts})"
+        pen.text((MARGIN_PX, top), title, fill="#202830", font=font)
+        _draw_bar(pen, font, top + 32, steps, px_per_ms)
+    _draw_legend(pen, font, height - LEGEND_PX + 10)
+    return picture
+
+
+def _draw_bar(
+    pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont, top: int, steps: dict[str, float], px_per_ms: float
+) -> None:
+    left = float(MARGIN_PX)
+    for name, color in COLORS.items():
+        right = left + steps[name] * px_per_ms
+        pen.rectangle([left, top, right, top + BAR_PX], fill=color)
+        if right - left > LABELLED_PX:
+            middle = ((left + right) / 2, top + BAR_PX / 2)
+            pen.text(middle, f"{steps[name]:.0f}", fill="#202830", font=font, anchor="mm")
+        left = right
+
+
+def _draw_legend(pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont, top: int) -> None:
+    left = MARGIN_PX
+    for name, color in COLORS.items():
+        pen.rectangle([left, top, left + 26, top + 26], fill=color)
+        pen.text((left + 36, top), name, fill="#202830", font=font)
+        left += 150
+
+
+def main() -> None:
+    found: Found = json.loads(Path(sys.argv[1]).read_text())
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{figures(found)}\n{END}{after}")
+    if "profile" in found:
+        draw(found["profile"]).save(PLOT, optimize=True)
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
