@@ -212,11 +212,11 @@ class RegionRequestHandler:
 
     def _new_run(self, claim: RegionClaim, job: JobItem) -> RegionRun:
         item = claim.item
-        needs_note = (item.stalled_attempts or 0) > 1 or bool(item.backoffs)
         return RegionRun(
             now=self.context.now,
             log_fields={"job_id": item.job_id or "", "image_id": item.image_id, "region_id": item.region_id},
-            on_progress=(lambda: self.region_request_table.note_progress(claim)) if needs_note else lambda: None,
+            # On the first attempt too: the time without progress, after which a region is given up, begins after it.
+            on_progress=lambda: self.region_request_table.note_progress(claim),
             stopping=self.context.stopping,
             # What is left of the time to stop is for giving regions back.
             stop_grace_s=self.config.shutdown_budget_s / 2,
