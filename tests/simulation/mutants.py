@@ -247,13 +247,6 @@ def _close_of_any_generation() -> list[Replacement]:
     return [(OutstandingJobsTable, "close", close)]
 
 
-def _outbox_of_any_generation() -> list[Replacement]:
-    def clear(self: Any, image_id: str, generation: int = 0) -> None:
-        self.update({"image_id": image_id}, "REMOVE status_outbox", {}, "attribute_exists(image_id)")
-
-    return [(JobTable, "clear_outbox", clear)]
-
-
 # Reads, attempts and caps -----------------------------------------------------------------------------------------
 
 
@@ -475,12 +468,6 @@ MUTANTS = [
         _CANCELLED | _SLOW_AND_SENT_AGAIN,
     ),
     Mutant("plan of any generation", _plan_of_any_generation, "zombie", _CANCELLED | _SLOW_AND_SENT_AGAIN),
-    Mutant(
-        "outbox of any generation",
-        _outbox_of_any_generation,
-        "zombie",
-        _SLOW_AND_SENT_AGAIN | {"unreadable": 1.0},
-    ),
     Mutant(
         "begun again twice", lambda: _without_condition(OutstandingJobsTable, "reopen"), "zombie", _SLOW_AND_SENT_AGAIN
     ),
