@@ -64,6 +64,10 @@ class _JobOracle:
             if self.status != "FAILED":
                 yield f"cannot be planned, and ended as {self.status}"
             return
+        was_planned = self.image.get("region_count") is not None
+        if self.world.is_dead and not was_planned and "no room" in str(self.image.get("message")):
+            # What ran at the endpoint held it until the time of both was over.
+            return
         yield from self._count_problems()
         if is_poisoned and self.world.faults.poison == "aggregation":
             if self.status != "FAILED" or self.job.result_key in self.world.s3.objects:
