@@ -221,8 +221,8 @@ def _aggregation_without_count() -> list[Replacement]:
 def _no_outbox() -> list[Replacement]:
     original = JobTable._end
 
-    def end(self: Any, image_id: str, values: dict[str, Any], condition: str, extra: str = "") -> Any:
-        item = original(self, image_id, values | {":outbox": {}}, condition, extra)
+    def end(self: Any, image_id: str, values: dict[str, Any], condition: str) -> Any:
+        item = original(self, image_id, values | {":outbox": {}}, condition)
         if item is not None:
             item.status_outbox = values[":outbox"]
         return item
@@ -419,6 +419,7 @@ _SLOW_AND_SENT_AGAIN = _SLOW | {"again": 1.0}
 _FEW_PLACES = {"throttle": 1.0, "skew_s": 0.0}
 # Worlds whose jobs are cancelled, by somebody who may sleep over it.
 _CANCELLED = _SLOW | {"cancel": 1.0}
+_SLOWER_AND_CANCELLED = _CANCELLED | {"stall": 0.5}
 
 MUTANTS = [
     Mutant(
@@ -427,7 +428,7 @@ MUTANTS = [
         "zombie",
         _SLOW,
     ),
-    Mutant("start whatever became of it", _start_whatever_became_of_it, "zombie", _CANCELLED),
+    Mutant("start whatever became of it", _start_whatever_became_of_it, "zombie", _CANCELLED, 300),
     Mutant("plan kept after its end", lambda: _without_condition(_LedgerRows, "renew_planning"), "zombie", _CANCELLED),
     Mutant(
         "plan marked as sent after its end",
@@ -441,7 +442,12 @@ MUTANTS = [
         "zombie",
         _CANCELLED,
     ),
-    Mutant("swept after the end", lambda: _without_condition(_LedgerRows, "mark_swept"), "zombie", _CANCELLED),
+    Mutant(
+        "swept after the end",
+        lambda: _without_condition(_LedgerRows, "mark_swept"),
+        "zombie",
+        _SLOWER_AND_CANCELLED | {"loss": 0.5},
+    ),
     Mutant("places without version", _place_without_version, "hard", _FEW_PLACES),
     Mutant("place beyond the most", _place_beyond_the_most, "hard", _FEW_PLACES),
     Mutant("place taken back", _place_taken_back, "zombie", _SLOW | _FEW_PLACES),
@@ -451,7 +457,7 @@ MUTANTS = [
         lambda: [(EndpointStatisticsTable, "leave_place", _nothing)],
         "hard",
         _FEW_PLACES,
-        seeds=40,
+        seeds=12,
         is_harmless=True,
     ),
     Mutant("cancelled after its end", lambda: _without_condition(JobTable, "cancel"), "zombie", _CANCELLED),
@@ -460,6 +466,7 @@ MUTANTS = [
         lambda: _with_writes(RegionRequestTable, "end_region", _without(_NOT_ENDED)),
         "zombie",
         _CANCELLED,
+        300,
     ),
     Mutant(
         "region of another generation",
@@ -479,32 +486,32 @@ MUTANTS = [
     ),
     Mutant("failures stay", _failures_stay, "sqs", {"is_resubmitted": 1.0}),
     Mutant("failures of any generation", _failures_of_any_generation, "sqs", {"is_resubmitted": 1.0}),
-    Mutant("turn of another taken", lambda: _without_condition(SchedulingTurns, "claim"), seeds=40, is_harmless=True),
+    Mutant("turn of another taken", lambda: _without_condition(SchedulingTurns, "claim"), seeds=12, is_harmless=True),
     Mutant(
         "turn of another ended",
         lambda: _without_condition(SchedulingTurns, "end"),
         "zombie",
-        seeds=40,
+        seeds=12,
         is_harmless=True,
     ),
     Mutant(
         "cancelled and gone on",
         lambda: [(RegionRequestHandler, "_is_open", lambda *_: True)],
         more={"cancel": 1.0},
-        seeds=40,
+        seeds=12,
         is_harmless=True,
     ),
-    Mutant("region of another taken", _without_lease, seeds=40, is_harmless=True),
+    Mutant("region of another taken", _without_lease, seeds=12, is_harmless=True),
     Mutant(
         "region of another given back",
         lambda: _without_condition(RegionRequestTable, "release"),
         "zombie",
-        seeds=40,
+        seeds=12,
         is_harmless=True,
     ),
-    Mutant("every worker sweeps", lambda: [(_LedgerRows, "claim_sweep", lambda *_: True)], seeds=40, is_harmless=True),
+    Mutant("every worker sweeps", lambda: [(_LedgerRows, "claim_sweep", lambda *_: True)], seeds=12, is_harmless=True),
     Mutant("accepted again", _accepted_again, "sqs"),
-    Mutant("plan of an ended job", lambda: _without_condition(JobTable, "fix_plan"), "zombie", _SLOW),
+    Mutant("plan of an ended job", lambda: _without_condition(JobTable, "fix_plan"), "zombie", _SLOWER_AND_CANCELLED),
     Mutant("region begun anew", lambda: _without_condition(RegionRequestTable, "start_region_request")),
     Mutant("end of a planned job", lambda: _without_condition(JobTable, "fail_unplanned"), "zombie", _SLOW),
     Mutant("no deadline", list, "dead", {"job_deadline_s": 86_400.0}),
@@ -514,7 +521,7 @@ MUTANTS = [
     Mutant("random feature keys", _random_keys),
     Mutant("tile overwrite", _tile_overwrite, "zombie"),
     Mutant("chunks without token", _chunks_without_token, "zombie"),
-    Mutant("terminal write without fence", _terminal_without_fence, "zombie", _SLOW),
+    Mutant("terminal write without fence", _terminal_without_fence, "zombie", _SLOW, 300),
     Mutant("aggregation without count", _aggregation_without_count),
     Mutant("no sweeper", lambda: [(JobSweeper, "sweep", _nothing)]),
     Mutant("no second send", lambda: [(JobSweeper, "_send_again", _nothing)], "sqs"),
@@ -541,6 +548,6 @@ MUTANTS = [
         {"crash_before": 0.03, "crash_after": 0.03},
     ),
     Mutant("no other order", _no_shuffle, "poison-tile"),
-    Mutant("no heartbeat", lambda: [(LeaseKeeper, "_renew", _nothing)], seeds=40, is_harmless=True),
-    Mutant("no resume", lambda: [(RegionWork, "committed", lambda *_: {})], seeds=40, is_harmless=True),
+    Mutant("no heartbeat", lambda: [(LeaseKeeper, "_renew", _nothing)], seeds=12, is_harmless=True),
+    Mutant("no resume", lambda: [(RegionWork, "committed", lambda *_: {})], seeds=12, is_harmless=True),
 ]
