@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import coverage
 import pytest
 
 from aws.osml.model_runner.local.data_plane import DataPlane, create_data_plane
@@ -28,29 +29,38 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "long: runs only with --long")
+    config.addinivalue_line("markers", "unmeasured: runs without coverage, as some folders do")
     choose_form(config.getoption("--long"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what takes long, unless asked for, and leave the coverage of some folders unmeasured."""
+    """Skip what takes long, unless asked for."""
     is_long = config.getoption("--long")
     for item in items:
-        if item.path.parent.name in _NOT_MEASURED:
-            item.add_marker("no_cover")
         if item.get_closest_marker("long") and not is_long:
             item.add_marker(pytest.mark.skip(reason="runs only with --long"))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Let the processes that a test without coverage starts, and its fixtures, be without it too."""
-    is_measured = item.get_closest_marker("no_cover") is None
-    kept = None if is_measured else os.environ.pop(_COVERAGE, None)
+    """Measure nothing while an unmeasured test runs, with its fixtures and the processes that it starts.
+
+    pytest-cov has a marker for this, but in the processes of pytest-xdist it measures twice, and stops once.
+    """
+    stopped: list[coverage.Coverage] = []
+    told = None
+    if item.path.parent.name in _NOT_MEASURED or item.get_closest_marker("unmeasured"):
+        told = os.environ.pop(_COVERAGE, None)
+        while running := coverage.Coverage.current():
+            running.stop()
+            stopped.append(running)
     try:
         return (yield)
     finally:
-        if kept is not None:
-            os.environ[_COVERAGE] = kept
+        for measuring in reversed(stopped):
+            measuring.start()
+        if told is not None:
+            os.environ[_COVERAGE] = told
 
 
 @pytest.fixture(scope="session", autouse=True)

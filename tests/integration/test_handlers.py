@@ -515,7 +515,7 @@ class TestRegion:
         first, _ = region_requests(worker, request)
         run = worker.context.pipeline.run
 
-        def run_one(region_run, steps, tiles):
+        def run_one(region_run, steps, tiles, on_cut):
             run(region_run, steps, tiles[:1])
             clock.ahead_s += worker.config.job_deadline_s + 1
 
@@ -756,8 +756,8 @@ class TestRegion:
         first, _ = region_requests(worker, request)
         run = worker.context.pipeline.run
 
-        def lose_the_lease(region_run, steps, tiles):
-            run(region_run, steps, tiles)
+        def lose_the_lease(region_run, steps, tiles, on_cut):
+            run(region_run, steps, tiles, on_cut)
             worker.regions.update(
                 {"image_id": request.image_id, "region_id": first.region_id}, "ADD fence :one", {":one": 1}
             )

@@ -28,7 +28,7 @@ CASES = [
 
 pytestmark = [
     pytest.mark.skipif(not SAMPLES.is_dir(), reason="the sample images are not here"),
-    pytest.mark.no_cover,  # what runs here runs in other tests too
+    pytest.mark.unmeasured,  # what runs here runs in other tests too
 ]
 
 

@@ -148,7 +148,7 @@ class Protocol(RuleBasedStateMachine):
         good = [TILE for state in states.values() if state is TileState.SUCCEEDED]
         bad = [TILE] * (TILES - len(good))
         status = region_status(len(good), len(bad))
-        counted = [self.regions.end_region(self.jobs, claim, status, good, bad) for _ in range(sent)]
+        counted = [self.regions.end_region(self.jobs, claim, status, good, bad) is not None for _ in range(sent)]
         is_first = region not in self.ended and self.terminal is None
         is_first = is_first and (claim.item.generation or 0) == self.generation
         assert counted == [is_first, *[False] * (sent - 1)]

@@ -13,7 +13,7 @@ def first_violations(mutant: Mutant) -> list[str]:
     A mutant that replaces nothing is one of its world's settings.
     """
     with Laboratory() as laboratory:
-        for seed in range(mutant.seeds):
+        for seed in mutant.worlds:
             with mutant.applied():
                 found = violations(laboratory.run(seed, mutant.faults))
             if found and not (mutant.replacements() and violations(laboratory.run(seed, mutant.faults))):
