@@ -32,7 +32,6 @@ from .scheduler import START_S, Process, Scheduler
 from .services import EC2, S3, SNS, SQS, Chance, Kinesis, Queue, SageMaker, SageMakerRuntime
 from .worker import Worker
 
-MOST_JOBS = 3
 WORKERS = 3
 TERMINAL = ("SUCCESS", "PARTIAL", "FAILED")
 
@@ -99,7 +98,7 @@ class World:
         self.rng = self.scheduler.rng
         self.chance = Chance(self.scheduler, faults)
         self.config = worker_config(faults.job_deadline_s, faults.max_region_attempts, self.chance.strikes("throttle"))
-        specs = random_jobs(self.rng, self.rng.randint(1, MOST_JOBS), faults.unreadable)
+        specs = random_jobs(self.rng, faults.unreadable)
         self.jobs: dict[str, Job] = {job.url: job for job in specs}
         self.poisoned = specs[0] if faults.poison else None
         self.status_writes: list[StatusWrite] = []
