@@ -94,8 +94,10 @@ def fuzzed(rng, good, number):
         case 1:
             return "".join(rng.choices('{}[]":,abc0189 \n', k=rng.randrange(1, 200)))
         case 2:
-            wrong = rng.choice([None, -1, [], {}, "ftp://nowhere/a.tif", 10**30, True])
             field = rng.choice(["imageUrls", "outputs", "imageProcessor", "imageProcessorTileSize"])
+            # A size that is null is the default one.
+            nothing = -2 if field == "imageProcessorTileSize" else None
+            wrong = rng.choice([nothing, -1, [], {}, "ftp://nowhere/a.tif", 10**30, True])
             return json.dumps(json.loads(text) | {field: wrong})
         case _:
             document = json.loads(text)
