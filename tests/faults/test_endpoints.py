@@ -12,6 +12,7 @@ from faults.numbered_scene import TILE_PX
 from worker_process import eventually
 
 
+@pytest.mark.timeout(300)
 def test_an_endpoint_that_is_busy_for_a_while_fails_no_tile(trial, is_long):
     """T7, its short form; an hour of it is simulated."""
     model = trial.model(busy_until=time.time() + (60 if is_long else 3))
