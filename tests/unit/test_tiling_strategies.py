@@ -171,7 +171,7 @@ def assert_covers(spans, axis, least_overlap):
         assert end < next_end
 
 
-@examples(2500)
+@settings(max_examples=2500)
 @given(axis=axes())
 def test_default_strategy_covers_every_pixel_with_full_tiles(axis):
     plan = plan_of(VO, axis)
