@@ -91,6 +91,14 @@ def test_every_message_is_worked_on_once(source, stopping):
     assert source.given_back == []
 
 
+def end_after(consumer: QueueConsumer, handled: list[str], count: int, stopping: threading.Event) -> None:
+    """Wait until so many messages were handled, and stop."""
+    while len(handled) < count:
+        threading.Event().wait(0.005)
+    stopping.set()
+    assert ended(consumer)
+
+
 def test_no_more_is_taken_than_there_are_slots(source, stopping, monkeypatch):
     monkeypatch.setattr(queue_consumer, "_SLOT_POLL_S", 0.01)
     source.send(10)
@@ -109,10 +117,7 @@ def test_no_more_is_taken_than_there_are_slots(source, stopping, monkeypatch):
     threading.Event().wait(0.05)
     assert source.received == 3, "what cannot be begun is left to another worker"
     release.set()
-    while len(handled) < 10:
-        threading.Event().wait(0.005)
-    stopping.set()
-    assert ended(consumer)
+    end_after(consumer, handled, 10, stopping)
 
 
 def test_a_slot_that_is_given_up_early_is_taken_again_and_no_more_than_as_many_are(source, stopping, monkeypatch):
@@ -135,10 +140,7 @@ def test_a_slot_that_is_given_up_early_is_taken_again_and_no_more_than_as_many_a
     threading.Event().wait(0.05)
     assert source.received == 4, "two that were given up, and two that were not"
     release.set()
-    while len(handled) < 10:
-        threading.Event().wait(0.005)
-    stopping.set()
-    assert ended(consumer)
+    end_after(consumer, handled, 10, stopping)
 
 
 def test_a_message_that_comes_while_stopping_is_given_back(source, stopping):

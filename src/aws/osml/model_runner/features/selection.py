@@ -185,7 +185,8 @@ def _selected_by_tiles(features: Sequence[Feature], order: Indices, options: Fea
         return features[places[place]]
 
     selection = select(TiledFeatures.of(groups, feature_at), options)
-    found = {index: feature for index, feature in enumerate(features) if index not in set(places)}
+    chosen = set(places)
+    found = {index: feature for index, feature in enumerate(features) if index not in chosen}
     found |= {
         places[place]: selection.finished(place, feature_at(place), feature_at) for place in selection.kept.tolist()
     }
