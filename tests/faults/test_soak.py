@@ -34,10 +34,10 @@ def test_jobs_end_whatever_happens_and_workers_stay_as_they_are(new_trial, is_lo
     sizes = []
     paused = 0
     while True:
-        while len(trial.jobs) < jobs and len(trial.site.open_jobs()) < at_once:
+        while len(trial.jobs) < jobs and len(trial.running()) < at_once:
             trial.submit(trial.request(model, "one"))
             sizes.append([size_of(worker) for worker in steady])
-        if len(trial.jobs) == jobs and not trial.site.open_jobs() and not trial.site.messages_in("IMAGE_QUEUE"):
+        if not trial.running():
             break
         for place, worker in enumerate(mortal):
             if worker.exit_code is not None:
@@ -45,8 +45,8 @@ def test_jobs_end_whatever_happens_and_workers_stay_as_they_are(new_trial, is_lo
             elif rng.random() < 0.02:
                 pause(worker)
                 paused += 1
+        trial.site.listen()
         time.sleep(0.2)
-    trial.wait(patience_s=120.0)
     trial.tally["pauses"] += paused
     books = trial.check()
     assert trial.calls_per_tile(books) <= 2.0

@@ -66,10 +66,14 @@ class Trial:
         self.site.submit(request)
         return str(request["jobId"])
 
+    def running(self, *job_ids: str) -> list[str]:
+        """Return the jobs, of these or of all, whose terminal status has not been heard."""
+        return [job for job in job_ids or self.jobs if not TERMINAL.intersection(self.site.told(job))]
+
     def wait(self, *job_ids: str, patience_s: float = 60.0) -> None:
         """Wait until the terminal status of each job, or of all, is out."""
         deadline = time.monotonic() + patience_s
-        while waiting := [job for job in job_ids or self.jobs if not TERMINAL.intersection(self.site.told(job))]:
+        while waiting := self.running(*job_ids):
             assert time.monotonic() < deadline, f"no end of {sorted(waiting)} after {patience_s} s"
             self.site.listen(wait_s=1)
 
