@@ -8,6 +8,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from .common.memory import give_memory_back
 from .common.mr_post_processing import (
     FeatureDistillationAlgorithm,
     FeatureDistillationDeserializer,
@@ -65,6 +66,8 @@ class ImageFeatures:
             note()
             return TileColumns.of(tile.bounds, map(decode_feature, tile.features))
 
+        # The pixels of the image's tiles are gone by now, and its features take their place.
+        give_memory_back()
         features = cls(str(job.job_id), table.look_at_tiles(job.image_id, columns_of, planned))
         if planned and len(features._tiles) != job.tile_success:
             # Another version may have planned other tiles.

@@ -10,7 +10,7 @@ import structlog
 
 from .aggregation import ImageFeatures, MergedFeatures, distillation_of, stamp_of
 from .common.typing import ImageDimensions, ImageRegion, RequestStatus
-from .database.feature_table import TileKey
+from .database.feature_table import FeatureTable, TileKey
 from .database.job_ledger import JobLedger
 from .database.job_table import JobItem, JobTable
 from .exceptions import (
@@ -36,8 +36,6 @@ logger = structlog.get_logger(__name__)
 Feature = dict[str, Any]
 
 _SINK_RETRY_S = 20.0
-# The tiles of a larger plan are found by reading what is there.
-_MOST_LISTED_TILES = 2_000
 
 
 @dataclasses.dataclass
@@ -184,11 +182,11 @@ class ImageCompletion:
         self.end(job, status, "; ".join(["Completed image processing", *errors.values()]))
 
     def _planned_tiles(self, job: JobItem) -> list[TileKey]:
-        """Return the tiles of a job's plan, and those that its region of interest has left out; none for a huge plan.
+        """Return the tiles of a job's plan, and those that its region of interest has left out; none for a large plan.
 
         Which those are follows from the row: the image need not be open.
         """
-        if (job.tile_count or 0) > _MOST_LISTED_TILES or not job.processing_bounds or not job.region_size:
+        if (job.tile_count or 0) > FeatureTable.most_tiles_by_key or not job.processing_bounds or not job.region_size:
             return []
         planner = RegionPlanner(self._strategy, job.tile_dimensions, job.overlap_dimensions)
         regions = planner.regions(ImageRegion.of(job.processing_bounds), ImageDimensions(*job.region_size))

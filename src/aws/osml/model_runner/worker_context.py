@@ -22,7 +22,7 @@ from .api.inference import ModelInvokeMode
 from .api.region_request import RegionRequest
 from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
-from .common.memory_limit import memory_limit_bytes
+from .common.memory import memory_limit_bytes
 from .common.role_session import RoleSession, calling_session, reading_session
 from .common.typing import ImageDimensions
 from .database.feature_table import FeatureTable, ReadAll, read_in_threads
