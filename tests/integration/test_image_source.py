@@ -16,7 +16,9 @@ from aws.osml.model_runner.raster import (
     AwsKeys,
     ImageUnreachableError,
     RasterSettings,
+    TileEncoder,
     configure_gdal,
+    decode_tile,
     open_image,
     read_window,
 )
@@ -304,6 +306,14 @@ def aws_error(status, code, text):
     return status, body, {"Content-Type": "application/xml"}
 
 
+def part_of(content, ranges):
+    if not ranges:
+        return 200, content, {}
+    first, last = (int(number) for number in ranges.removeprefix("bytes=").split("-"))
+    part = content[first : last + 1]
+    return 206, part, {"Content-Range": f"bytes {first}-{first + len(part) - 1}/{len(content)}"}
+
+
 @pytest.fixture
 def recorder(tiff):
     """Serves the image under every path but some; /vsis3/recorded/ goes there and nowhere else."""
@@ -319,11 +329,7 @@ def recorder(tiff):
         }.items():
             if word in path:
                 return reply
-        if not ranges:
-            return 200, content, {}
-        first, last = (int(number) for number in ranges.removeprefix("bytes=").split("-"))
-        part = content[first : last + 1]
-        return 206, part, {"Content-Range": f"bytes {first}-{first + len(part) - 1}/{len(content)}"}
+        return part_of(content, ranges)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Recorder)
     server.calls, server.answer = [], answer
@@ -559,3 +565,70 @@ def test_an_object_that_was_replaced_is_read_anew(emulator, bucket, tiff, tmp_pa
 def test_a_missing_bucket_is_said_to_be_missing(emulator, bucket):
     with pytest.raises(LoadImageException, match="does not exist"):
         open_image(s3_place("x.tif", "no-such-bucket-here"), SETTINGS)
+
+
+# Fetching ahead
+
+
+@pytest.fixture
+def blocks(tmp_path):
+    """An image in 4 x 16 blocks of 64 pixels, 12 KB each."""
+    options = ("TILED=YES", "BLOCKXSIZE=64", "BLOCKYSIZE=64", "INTERLEAVE=PIXEL")
+    return write_image(tmp_path / "blocks.tif", pattern(3, 256, 1024), options=options)
+
+
+def tiles_of(rows, columns):
+    """Tiles of 128 pixels that overlap by 16."""
+    return [ImageRegion.of(((112 * row, 112 * col), (128, 128))) for row in range(rows) for col in range(columns)]
+
+
+def test_tiles_that_lie_side_by_side_are_fetched_at_once_and_no_block_twice(recorder, own_keys, blocks):
+    content = blocks.read_bytes()
+    recorder.answer = lambda _path, ranges: part_of(content, ranges)
+    fetched = []
+    tiles = tiles_of(2, 8)
+    source = open_image(s3_place("blocks.tif"), RasterSettings(max_handles=3, http_max_retries=0))
+    encoder = TileEncoder(source, "PNG", tiles=tiles)
+
+    def answer(_path, ranges):
+        found = part_of(content, ranges)
+        fetched.append(len(found[1]))
+        return found
+
+    recorder.answer = answer
+    encoder.encode(tiles[0])
+    first = len(fetched)
+    with ThreadPoolExecutor(4) as threads:
+        encoded = list(threads.map(encoder.encode, tiles))
+
+    assert len(fetched) < 2 * first + 2  # the second row, and no more
+    assert sum(fetched) <= len(content)
+    for (row, col), body in ((tile.origin, body) for tile, body in zip(tiles, encoded, strict=True)):
+        assert np.array_equal(decode_tile(body), pattern(3, 256, 1024)[:, row : row + 128, col : col + 128])
+
+
+def test_a_block_that_cannot_be_fetched_fails_its_own_tiles_alone(recorder, own_keys, blocks):
+    content = blocks.read_bytes()
+    dataset = gdal.Open(str(blocks))
+    broken = int(dataset.GetRasterBand(1).GetMetadataItem("BLOCK_OFFSET_8_0", "TIFF"))
+    recorder.answer = lambda _path, ranges: part_of(content, ranges)
+    tiles = tiles_of(1, 8)
+    source = open_image(s3_place("blocks.tif"), RasterSettings(max_handles=3, http_max_retries=0))
+    encoder = TileEncoder(source, "PNG", tiles=tiles)
+
+    def answer(_path, ranges):
+        first, last = (int(number) for number in ranges.removeprefix("bytes=").split("-"))
+        return aws_error(500, "InternalError", "no") if first <= broken <= last else part_of(content, ranges)
+
+    recorder.answer = answer
+    ends = []
+    for tile in tiles:
+        try:
+            encoder.encode(tile)
+            ends.append(True)
+        except TileEncodingError:
+            ends.append(False)
+
+    hit = [tile.origin.col < 9 * 64 and tile.right > 8 * 64 for tile in tiles]
+    assert ends == [not is_hit for is_hit in hit]
+    assert 0 < sum(hit) < len(tiles)

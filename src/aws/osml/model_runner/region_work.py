@@ -105,7 +105,7 @@ class RegionWork:
         todo = [tile for tile in tiles if tile.index not in done]
         logger.info("region.started", tiles=len(tiles), done_before=len(done), attempt=item.region_retry_count)
         if todo:
-            steps = self._steps(run, item.generation or 0)
+            steps = self._steps(run, todo, item.generation or 0)
             self._run_tiles(run, steps, todo, item)
             if not run.is_stopped:
                 self._settle_suspects(run, steps, len(tiles), item)
@@ -139,11 +139,12 @@ class RegionWork:
             tiles = tiles[1:]
         pipeline.run(run, steps, tiles, self.on_cut)
 
-    def _steps(self, run: RegionRun, generation: int) -> DetectionSteps:
+    def _steps(self, run: RegionRun, tiles: Sequence[Tile], generation: int) -> DetectionSteps:
         source, request, context = self._source, self._request, self._context
         if source is None:
             raise AssertionError("the image is not open")
-        encoder = context.make_encoder(source, request.tile_format, request.tile_compression)
+        places = [tile.bounds for tile in tiles]
+        encoder = context.make_encoder(source, request.tile_format, request.tile_compression, places)
         grid = None
         if source.sensor_model is not None:
             to_world = image_to_world(source.sensor_model, context.elevation_model)

@@ -1,9 +1,12 @@
 """Lends GDAL handles of one image to threads: a handle serves one thread at a time."""
 
 import threading
+from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
+
+from aws.osml.model_runner.common.typing import ImageRegion
 
 from .exceptions import LoadImageException
 
@@ -19,11 +22,15 @@ class AwsKeys(NamedTuple):
 
 
 class ImageHandle:
-    """One open GDAL dataset, the keys that it signs with, and what was made for it and must die with it."""
+    """One open GDAL dataset, the keys that it signs with, and what was made for it and must die with it.
+
+    ``fetched`` are the pixels that were fetched ahead last, of each of two regions.
+    """
 
     def __init__(self, dataset: Any, keys: AwsKeys | None = None) -> None:
         self.dataset = dataset
         self.keys = keys
+        self.fetched: deque[ImageRegion] = deque(maxlen=2)
         self._companions: dict[Hashable, Any] = {}
 
     def companion(self, key: Hashable, create: Callable[[Any], T]) -> T:

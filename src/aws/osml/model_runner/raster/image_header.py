@@ -66,16 +66,22 @@ def _block_bytes(dataset: Any) -> int:
     return int(block_width * block_height * bytes_per_pixel * (dataset.RasterCount if is_interleaved else 1))
 
 
-def handle_limit(dataset: Any, settings: RasterSettings) -> int:
-    """Return how many handles may decode at once so that all of them together take no more than the cache does.
+def handle_limit(dataset: Any, is_remote: bool, settings: RasterSettings) -> int:
+    """Return how many handles an image may have: as many as decode at once without taking more than the cache does.
 
     Each keeps a piece of its own beside the cache. A progressive JPEG is one piece, and its coefficients have two bytes
     each; whether a JPEG is progressive does not show.
+
+    A remote GeoTIFF has half as many as a local one: of this format GDAL fetches all blocks of a read at once, past the
+    cache of fetched bytes that handles share, so that what two tiles share comes once for each handle.
     """
-    piece_bytes = _block_bytes(dataset)
-    if dataset.GetDriver().ShortName == "JPEG":
+    driver, piece_bytes = dataset.GetDriver().ShortName, _block_bytes(dataset)
+    if driver == "JPEG":
         piece_bytes = 2 * dataset.RasterXSize * dataset.RasterYSize * dataset.RasterCount
-    return max(1, settings.cache_bytes // max(1, piece_bytes))
+    limit = settings.cache_bytes // max(1, piece_bytes)
+    if driver == "GTiff" and is_remote:
+        limit = min(limit, settings.max_handles // 2)
+    return max(1, limit)
 
 
 def read_header(dataset: Any, etag: str | None, settings: RasterSettings) -> ImageHeader:

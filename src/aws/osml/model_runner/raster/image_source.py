@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from .block_cache import make_room
 from .handle_pool import AwsKeys, HandlePool, ImageHandle
 from .image_header import ImageHeader, check_limits, handle_limit, read_header
-from .opening import entity_tag, forget_remote, open_dataset
+from .opening import entity_tag, forget_remote, is_remote, open_dataset
 from .settings import RasterSettings
 from .tiff_templates import TiffTemplates
 
@@ -89,6 +89,11 @@ class ImageSource:
         return self.header.extension
 
     @property
+    def is_remote_tiff(self) -> bool:
+        """True where GDAL fetches all blocks of a read at once, and keeps none for other handles."""
+        return self.driver_name == "GTIFF" and is_remote(self.place.gdal_path)
+
+    @property
     def block_size(self) -> tuple[int, int]:
         """(width, height) in pixels of the pieces that the file is stored in."""
         return self.header.block_size
@@ -156,7 +161,7 @@ def open_image(
     try:
         with pool.lend() as handle:
             check_limits(handle.dataset, location.url, settings)
-            pool.narrow(handle_limit(handle.dataset, settings))
+            pool.narrow(handle_limit(handle.dataset, is_remote(path), settings))
             header = read_header(handle.dataset, entity_tag(path, location.url, handle.keys), settings)
     except BaseException:
         pool.close()

@@ -51,12 +51,17 @@ def signing_with(keys: AwsKeys | None) -> Iterator[None]:
             gdal.SetThreadLocalConfigOption(name, None)
 
 
+def is_remote(path: str) -> bool:
+    """Tell whether GDAL fetches what lies at ``path`` over the network."""
+    return path.startswith(_REMOTE_PREFIXES)
+
+
 def forget_remote(path: str) -> None:
     """Drop what GDAL remembers of a remote object: its size, its absence, its bytes.
 
     What one job fetched must not be served to another that may not read it, and an object may have been uploaded since.
     """
-    if path.startswith(_REMOTE_PREFIXES):
+    if is_remote(path):
         gdal.VSICurlPartialClearCache(path)
 
 
@@ -100,7 +105,7 @@ def entity_tag(path: str, url: str, keys: AwsKeys | None) -> str | None:
     Of an object in S3 this always asks S3. Raises LoadImageException when these keys may not read it: GDAL keeps what
     it fetched by URL, whoever signed for it, so an image that opens is no proof that its reader may have it.
     """
-    if not path.startswith(_REMOTE_PREFIXES):
+    if not is_remote(path):
         status = os.stat(path)
         return f"{status.st_mtime_ns}-{status.st_size}"
     with signing_with(keys):
@@ -196,10 +201,10 @@ def _explained(path: str, url: str, number: int, message: str, drivers: Sequence
         return LoadImageException(f"{url} may not be read with the credentials of this job: {message}")
     if number in _MISSING or _ABSENT.search(message):
         return LoadImageException(f"{url} does not exist: {message}")
-    is_remote = path.startswith(_REMOTE_PREFIXES)
-    if is_remote and "does not exist in the file system" in message:
+    is_fetched = is_remote(path)
+    if is_fetched and "does not exist in the file system" in message:
         return _AbsentFromListingError(f"{url} does not exist")
-    if is_remote and (number in _UNREACHABLE or "response code" in message):
+    if is_fetched and (number in _UNREACHABLE or "response code" in message):
         return ImageUnreachableError(f"{url} cannot be reached: {message}")
     if _looks_like_vrt(path):
         return LoadImageException(f"{url} is a GDAL VRT, which may name other files and is never read")
@@ -208,7 +213,7 @@ def _explained(path: str, url: str, number: int, message: str, drivers: Sequence
 
 
 def _looks_like_vrt(path: str) -> bool:
-    if path.startswith(_REMOTE_PREFIXES):
+    if is_remote(path):
         return False
     try:
         with open(path, "rb") as file:

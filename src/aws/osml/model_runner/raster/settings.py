@@ -62,6 +62,9 @@ def gdal_options(settings: RasterSettings, environ: Mapping[str, str]) -> dict[s
         "GDAL_CACHEMAX": str(min(FIRST_CACHE_BYTES, settings.cache_bytes)),
         "VSI_CACHE": "YES" if settings.vsi_cache_bytes else "NO",
         "VSI_CACHE_SIZE": str(settings.vsi_cache_bytes),
+        # What one read may fetch at once, as stored: a strip of tiles, with the blocks that stick out of it. What is
+        # more is fetched block by block, one after the other.
+        "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": str(32 * MIB),
         "CPL_VSIL_CURL_CHUNK_SIZE": str(settings.curl_chunk_bytes),
         "CPL_VSIL_CURL_CACHE_SIZE": str(settings.curl_cache_bytes),
         "GDAL_HTTP_TIMEOUT": str(settings.http_timeout_s),

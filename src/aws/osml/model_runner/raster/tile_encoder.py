@@ -1,6 +1,9 @@
 """Cuts tiles out of an image and encodes them, in memory, as the file that a model is sent."""
 
 import functools
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import structlog
 from osgeo import gdal
@@ -14,8 +17,9 @@ from .image_source import ImageSource
 from .memory_file import memory_folder, read_memory_file
 from .nitf_tile import SarDocument, corner_options, header_options, keep_camera
 from .pictures import PICTURE_DRIVERS, encode_picture, is_plain
+from .read_ahead import ReadAhead
 from .sensor_model import UNREADABLE
-from .tiff_templates import Pixels
+from .tiff_templates import Corner
 from .tile_formats import TilePlan, plan_tile
 from .tile_view import corner_of, read_pixels, tile_view
 
@@ -28,7 +32,8 @@ class TileEncoder:
     """Encodes tiles of one image in one format; any number of threads may ask at once.
 
     NITF tiles carry the corners, the SICD or SIDD document and the RPC as they are true of the tile; GTIFF tiles carry
-    its georeference; PNG and JPEG tiles carry pixels only.
+    its georeference; PNG and JPEG tiles carry pixels only. ``tiles`` are those that will be asked for, in order: of a
+    remote image some of them are fetched at once.
     """
 
     def __init__(
@@ -36,8 +41,10 @@ class TileEncoder:
         source: ImageSource,
         tile_format: ImageFormats | str,
         compression: ImageCompression | str | None = None,
+        tiles: Iterable[ImageRegion] = (),
     ) -> None:
         self._source = source
+        self._tiles = tiles
         self._tile_format = ImageFormats(tile_format)
         self._compression = ImageCompression(compression) if compression else None
 
@@ -58,15 +65,22 @@ class TileEncoder:
         Raises TileEncodingError: outside, too large, not readable, or not to be held by the format.
         """
         self._refuse_unfit(tile)
-        with self._source.handle() as handle:
-            try:
-                return self._encoded(handle, tile)
-            except UNREADABLE as err:
-                raise TileEncodingError(f"tile at {tuple(tile.origin)} cannot be read or encoded: {err}") from err
+        try:
+            with self._source.handle() as handle:
+                finish = self._read(handle, tile)
+            return finish()
+        except UNREADABLE as err:
+            raise TileEncodingError(f"tile at {tuple(tile.origin)} cannot be read or encoded: {err}") from err
 
     @functools.cached_property
     def _plan(self) -> TilePlan:
         return plan_tile(self._tile_format, self._compression, self._source.band_count, self._source.data_type)
+
+    @functools.cached_property
+    def _ahead(self) -> ReadAhead:
+        source = self._source
+        tiles = self._tiles if source.is_remote_tiff else ()
+        return ReadAhead(tiles, source.band_count * _bytes_per_pixel(source.data_type), source.settings)
 
     @functools.cached_property
     def _locate(self) -> ImageToWorld | None:
@@ -86,39 +100,43 @@ class TileEncoder:
         if size > limit:
             raise TileEncodingError(f"{name} is too large: {size} bytes of pixels, the limit is {limit}")
 
-    def _encoded(self, handle: ImageHandle, tile: ImageRegion) -> bytes:
+    def _read(self, handle: ImageHandle, tile: ImageRegion) -> Callable[[], bytes]:
+        """Read the pixels of a tile; return what encodes them, which takes longer and needs the handle no more."""
+        self._ahead.fetch(handle, tile)
         gdal.ErrorReset()
+        plan, templates = self._plan, self._source.tiff_templates
         pixels = read_pixels(handle.dataset, tile, self._source.data_type)
-        if self._plan == _PLAIN_TIFF:
-            return self._plain_tiff(handle, tile, pixels)
-        if self._plan.driver in PICTURE_DRIVERS and handle.companion("is plain", is_plain):
-            return encode_picture(pixels, self._plan.driver)
-        return self._by_gdal(handle, tile, pixels)
-
-    def _plain_tiff(self, handle: ImageHandle, tile: ImageRegion, pixels: Pixels) -> bytes:
-        templates, corner = self._source.tiff_templates, corner_of(handle.dataset, tile)
-        template = templates.find(tile.size)
+        if plan.driver in PICTURE_DRIVERS and handle.companion("is plain", is_plain):
+            return partial(encode_picture, pixels, plan.driver)
+        corner = corner_of(handle.dataset, tile)
+        template = templates.find(tile.size) if plan == _PLAIN_TIFF else None
         if template is not None:
-            return template.filled(pixels, corner)
-        encoded = self._by_gdal(handle, tile, pixels)
-        if templates.wants(tile.size):
-            templates.learn(tile, pixels, corner, encoded)
-        return encoded
-
-    def _by_gdal(self, handle: ImageHandle, tile: ImageRegion, pixels: Pixels) -> bytes:
+            return partial(template.filled, pixels, corner)
         view = tile_view(handle.dataset, tile, self._source.data_type, pixels)
-        options = list(self._plan.options)
+        options = [*plan.options]
         if self._tile_format == ImageFormats.NITF:
             options += self._nitf_options(handle, tile)
             keep_camera(view)
+        if plan == _PLAIN_TIFF and templates.wants(tile.size):
+            return partial(self._learned, tile, view, options, corner)
+        return partial(self._by_gdal, view, options)
+
+    def _learned(self, tile: ImageRegion, view: Any, options: Sequence[str], corner: Corner | None) -> bytes:
+        """Return what GDAL makes of a tile, from which a template is learned."""
+        encoded = self._by_gdal(view, options)
+        self._source.tiff_templates.learn(tile, view.pixels, corner, encoded)
+        return encoded
+
+    def _by_gdal(self, view: Any, options: Sequence[str]) -> bytes:
+        """Return a tile's dataset as a file; raises RuntimeError where GDAL cannot write it."""
         with memory_folder() as folder:
             path = f"{folder}/tile"
-            copy = gdal.GetDriverByName(self._plan.driver).CreateCopy(path, view, strict=0, options=options)
+            copy = gdal.GetDriverByName(self._plan.driver).CreateCopy(path, view, strict=0, options=[*options])
             copy.FlushCache()
             del copy  # closing writes the last bytes
             encoded = read_memory_file(path)
         if not encoded:
-            raise TileEncodingError(f"tile at {tuple(tile.origin)}: the encoder wrote nothing")
+            raise RuntimeError("the encoder wrote nothing")
         return encoded
 
     def _nitf_options(self, handle: ImageHandle, tile: ImageRegion) -> list[str]:

@@ -1,0 +1,67 @@
+"""Fetches the blocks of several tiles of a remote image at once: one wait for the network instead of one for each.
+
+GDAL asks for all blocks of one read of a GeoTIFF at the same time, and keeps them in its cache.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
+
+from .handle_pool import ImageHandle
+from .settings import MIB, RasterSettings
+
+# Four tiles of 1024 pixels in three bands.
+_MAX_STRIP_BYTES = 12 * MIB
+
+
+def strips_of(tiles: Iterable[ImageRegion], max_pixels: int) -> Mapping[ImageRegion, ImageRegion]:
+    """Return for each tile the strip that it is fetched with: tiles that follow each other, side by side without gaps.
+
+    Strips of more than one tile have at most ``max_pixels``.
+    """
+    strips: list[list[ImageRegion]] = []
+    for tile in tiles:
+        last = strips[-1] if strips else None
+        if last is not None and _continues(last, tile) and _pixels(_around([*last, tile])) <= max_pixels:
+            last.append(tile)
+        else:
+            strips.append([tile])
+    return {tile: _around(strip) for strip in strips for tile in strip}
+
+
+def _continues(strip: list[ImageRegion], tile: ImageRegion) -> bool:
+    last = strip[-1]
+    is_beside = last.origin.row == tile.origin.row and last.size.height == tile.size.height
+    return is_beside and last.origin.col < tile.origin.col <= last.right
+
+
+def _around(strip: list[ImageRegion]) -> ImageRegion:
+    (row, col), (_, height) = strip[0]
+    return ImageRegion(ImageCoord(row, col), ImageDimensions(strip[-1].right - col, height))
+
+
+def _pixels(region: ImageRegion) -> int:
+    return region.size.width * region.size.height
+
+
+class ReadAhead:
+    """Fetches a tile's whole strip with the first of its tiles. One for each region; ``tiles`` in the order of work."""
+
+    def __init__(self, tiles: Iterable[ImageRegion], pixel_bytes: int, settings: RasterSettings) -> None:
+        max_bytes = min(_MAX_STRIP_BYTES, settings.cache_bytes // 4)
+        self._strips = strips_of(tiles, max_bytes // pixel_bytes)
+
+    def fetch(self, handle: ImageHandle, tile: ImageRegion) -> None:
+        """Have GDAL fetch the strip of ``tile``, unless this handle did so lately.
+
+        What cannot be read is left for the tiles to find: it may be none of theirs.
+        """
+        strip = self._strips.get(tile, tile)
+        if strip == tile or strip in handle.fetched:
+            return
+        handle.fetched.append(strip)
+        (row, col), (width, height) = strip
+        try:
+            handle.dataset.ReadRaster(col, row, width, height)
+        except RuntimeError:
+            return
