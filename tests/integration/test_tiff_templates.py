@@ -8,7 +8,6 @@ from osgeo import gdal
 
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
 from aws.osml.model_runner.raster import RasterSettings, TileEncoder, configure_gdal, open_image
-from aws.osml.model_runner.raster.tile_view import read_pixels
 from raster_files import UTM_31N, pattern, place, rpc_metadata, write_image
 
 SIZE = ImageDimensions(64, 48)
@@ -26,9 +25,8 @@ def source_of(tmp_path, pixels, **more):
 
 
 def written_by_gdal(source, tile):
-    encoder = TileEncoder(source, "GTIFF")
-    with source.handle() as handle:
-        return encoder._by_gdal(handle, tile, read_pixels(handle.dataset, tile, source.data_type))
+    """The first tile of an image just opened, for which there is no template yet."""
+    return TileEncoder(open_image(source.place, source.settings), "GTIFF").encode(tile)
 
 
 def said_by(encoded):

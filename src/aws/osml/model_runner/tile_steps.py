@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 import structlog
 
 from .api.region_request import RegionRequest
-from .common.typing import TileState
+from .common.typing import EncodedTile, TileState
 from .database.feature_table import FeatureTable, TileKey, TileOutcome
 from .exceptions import ModelCallError, ModelErrorClass
 from .features.answer import MAX_PARSED_BYTES, parse_answer
@@ -55,7 +55,7 @@ class DetectionSteps:
     suspects: list[tuple[Tile, TileResult]] = field(default_factory=list)
     _begun: dict[int, float] = field(default_factory=dict)
 
-    def cut(self, tile: Tile) -> bytes:
+    def cut(self, tile: Tile) -> EncodedTile:
         """Return the tile's pixels, encoded as the request asks."""
         self._begun[tile.index] = self.now()
         with self.metrics.timed("TileGeneration", InputFormat=self.image_format):
@@ -69,7 +69,7 @@ class DetectionSteps:
         """Make room for the next call."""
         self.call_limit.leave()
 
-    def detect(self, tile: Tile, encoded: bytes) -> bytes:  # noqa: ARG002 - every step is told its tile
+    def detect(self, tile: Tile, encoded: EncodedTile) -> bytes:  # noqa: ARG002 - every step is told its tile
         """Return the model's answer; see ``inference.retry`` for what a failed call becomes."""
         called_at = self.now()
         with self.metrics.timed("ModelInvocation", ModelName=self.request.model_name):

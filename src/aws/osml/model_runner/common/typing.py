@@ -52,6 +52,10 @@ class ImageRegion(NamedTuple):
 RegionLike = ImageRegion | tuple[tuple[int, int], tuple[int, int]] | list[list[int]]
 
 
+# The file that a model is sent: whatever holds bytes.
+EncodedTile = bytes | memoryview
+
+
 class ImageCompression(StrEnum):
     """How the pixels of a tile are compressed inside its format."""
 

@@ -6,6 +6,7 @@ from io import BufferedReader
 from typing import TYPE_CHECKING
 
 from aws.osml.model_runner.api.inference import ModelInvokeMode
+from aws.osml.model_runner.common.typing import EncodedTile
 
 if TYPE_CHECKING:
     from aws_embedded_metrics.logger.metrics_logger import MetricsLogger
@@ -35,7 +36,7 @@ class Detector(ABC):
         """
 
     @abstractmethod
-    def invoke(self, tile: bytes) -> bytes:
+    def invoke(self, tile: EncodedTile) -> bytes:
         """Call the model once and return its answer as it came.
 
         Raises:

@@ -12,6 +12,7 @@ from urllib3 import exceptions as http_errors
 from urllib3.util import Timeout
 
 from aws.osml.model_runner.api.inference import ModelInvokeMode
+from aws.osml.model_runner.common.typing import EncodedTile
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
 
 from .bounded_read import MAX_ANSWER_BYTES, read_bounded
@@ -88,7 +89,7 @@ class HTTPDetector(Detector):
         """Call the model once with a tile and return what it found, in pixels of that tile."""
         return detect(self, payload, metrics, self.name)
 
-    def invoke(self, tile: bytes) -> bytes:
+    def invoke(self, tile: EncodedTile) -> bytes:
         """POST a tile and return the body of the answer, which has to have status 200.
 
         Raises:
@@ -110,11 +111,11 @@ class HTTPDetector(Detector):
         """Close the idle connections; a later call opens new ones."""
         self.http_pool.clear()
 
-    def _post(self, tile: bytes) -> BaseHTTPResponse:
+    def _post(self, tile: EncodedTile) -> BaseHTTPResponse:
         return self.http_pool.request(
             "POST",
             self.endpoint,
-            body=tile,
+            body=tile,  # type: ignore[arg-type]  # anything that holds bytes is sent as it is
             headers=self._headers(),
             preload_content=False,
             decode_content=False,

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from aws.osml.model_runner.common.typing import EncodedTile
 from aws.osml.model_runner.exceptions import (
     ModelBackPressureError,
     ModelCallError,
@@ -84,7 +85,7 @@ class ModelAnswer:
 class Invokable(Protocol):
     """The part of a detector that a retried call needs."""
 
-    def invoke(self, tile: bytes) -> bytes:
+    def invoke(self, tile: EncodedTile) -> bytes:
         """Call the model once; raises ModelCallError."""
         ...
 
@@ -160,7 +161,7 @@ def jittered_delay_s(attempt: int, rng: random.Random, policy: RetryPolicy = DEF
 
 def invoke_with_retries(
     detector: Invokable,
-    tile: bytes,
+    tile: EncodedTile,
     *,
     sleep: Callable[[float], object],
     rng: random.Random,

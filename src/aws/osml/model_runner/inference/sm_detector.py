@@ -22,6 +22,7 @@ from urllib3 import exceptions as http_errors
 
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.common.aws_clients import Role, client_config, default_clients
+from aws.osml.model_runner.common.typing import EncodedTile
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
 
 from .bounded_read import MAX_ANSWER_BYTES, read_bounded
@@ -104,7 +105,7 @@ class SMDetector(Detector):
         """Call the model once with a tile and return what it found, in pixels of that tile."""
         return detect(self, payload, metrics, self.endpoint)
 
-    def invoke(self, tile: bytes) -> bytes:
+    def invoke(self, tile: EncodedTile) -> bytes:
         """Call InvokeEndpoint with a tile and return the body of the answer.
 
         Raises:
@@ -114,7 +115,8 @@ class SMDetector(Detector):
         self._count_request()
         deadline_s = time.monotonic() + self.total_s
         try:
-            answer = self.sm_client.invoke_endpoint(EndpointName=self.endpoint, Body=tile, **self._arguments())
+            # botocore takes nothing else for bytes.
+            answer = self.sm_client.invoke_endpoint(EndpointName=self.endpoint, Body=bytes(tile), **self._arguments())
             return self._body(answer["Body"], deadline_s)
         except ClientError as err:
             raise error_of_aws_answer(err.response) from err
@@ -130,7 +132,7 @@ class SMDetector(Detector):
             self._refreshed_at_s = time.monotonic()
             self._client = default_clients().anew().client(SERVICE, self.assumed_role)
 
-    def _check(self, tile: bytes) -> None:
+    def _check(self, tile: EncodedTile) -> None:
         try:
             check_endpoint_name(self.endpoint)
         except UnsupportedModelException as err:

@@ -11,7 +11,7 @@ own, GDAL writes every tile. (GDAL puts the empty strips of a tile behind the ot
 import struct
 import threading
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +23,17 @@ Pixels = npt.NDArray[Any]
 # Where a tile's first pixel lies, x and y, in the units of the image's coordinate system.
 Corner = tuple[float, float]
 
+# GDAL reads numbers only into places that are multiples of their size.
+_ALIGNMENT = 16
 # A size that was not learned from so many tiles is not learned any more.
 _MAX_LESSONS = 8
+
+
+class BlankTiff(NamedTuple):
+    """A file that lacks its pixels, and the part of it that they belong in; both writable."""
+
+    file: memoryview
+    pixels: memoryview
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,7 @@ class TiffTemplate:
 
     frame: bytes
     pixels_at: int
+    pixel_bytes: int
     corner_at: tuple[int, int] | None
 
     @classmethod
@@ -44,19 +54,33 @@ class TiffTemplate:
             return None
         frame = encoded[:pixels_at] + encoded[pixels_at + len(raw) :]
         if corner is None:
-            return cls(frame, pixels_at, None)
+            return cls(frame, pixels_at, len(raw), None)
         x, y = (struct.pack("<d", value) for value in corner)
         is_clear = frame.count(x) == frame.count(y) == 1 and x != y
-        return cls(frame, pixels_at, (frame.index(x), frame.index(y))) if is_clear else None
+        return cls(frame, pixels_at, len(raw), (frame.index(x), frame.index(y))) if is_clear else None
 
-    def filled(self, pixels: Pixels, corner: Corner | None) -> bytes:
-        """Return the file that holds ``pixels`` at ``corner``."""
+    def blank(self, corner: Corner | None) -> BlankTiff:
+        """Return the file of the tile at ``corner``, into which its pixels are read.
+
+        So they are never copied. That takes longer than anything else would, and all threads would wait for it.
+        """
         frame = bytearray(self.frame)
         if self.corner_at is not None and corner is not None:
             for position, value in zip(self.corner_at, corner, strict=True):
                 struct.pack_into("<d", frame, position, value)
-        view = memoryview(frame)
-        return b"".join((view[: self.pixels_at], pixels.data, view[self.pixels_at :]))
+        first, last = self.pixels_at, self.pixels_at + self.pixel_bytes
+        # Unlike a bytearray, this is not written once before it is filled.
+        memory = np.empty(len(frame) + self.pixel_bytes + _ALIGNMENT, np.uint8)
+        skipped = -(memory.ctypes.data + first) % _ALIGNMENT
+        file = memory.data[skipped : skipped + len(frame) + self.pixel_bytes]
+        file[:first], file[last:] = frame[:first], frame[first:]
+        return BlankTiff(file, file[first:last])
+
+
+def _filled(template: TiffTemplate, pixels: Pixels, corner: Corner | None) -> memoryview:
+    blank = template.blank(corner)
+    blank.pixels[:] = pixels.tobytes()
+    return blank.file
 
 
 def _is_uniform(pixels: Pixels) -> bool:
@@ -102,7 +126,7 @@ class TiffTemplates:
         if not is_elsewhere or _is_uniform(pixels):
             return
         lessons.count += 1
-        if example is not None and example.filled(pixels, corner) == encoded:
+        if example is not None and _filled(example, pixels, corner) == encoded:
             lessons.proven = example
         else:
             lessons.example, lessons.origin = TiffTemplate.of(encoded, pixels, corner), tile.origin

@@ -8,7 +8,13 @@ from typing import Any
 import structlog
 from osgeo import gdal
 
-from aws.osml.model_runner.common.typing import ImageCompression, ImageDimensions, ImageFormats, ImageRegion
+from aws.osml.model_runner.common.typing import (
+    EncodedTile,
+    ImageCompression,
+    ImageDimensions,
+    ImageFormats,
+    ImageRegion,
+)
 from aws.osml.model_runner.exceptions import TileEncodingError
 
 from .georeference import ImageToWorld, image_to_world
@@ -59,7 +65,7 @@ class TileEncoder:
         if self._plan.warning:
             logger.warning("tile.compression_replaced", reason=self._plan.warning)
 
-    def encode(self, tile: ImageRegion) -> bytes:
+    def encode(self, tile: ImageRegion) -> EncodedTile:
         """Return the encoded pixels of ``tile``, which must lie inside the image.
 
         Raises TileEncodingError: outside, too large, not readable, or not to be held by the format.
@@ -100,19 +106,21 @@ class TileEncoder:
         if size > limit:
             raise TileEncodingError(f"{name} is too large: {size} bytes of pixels, the limit is {limit}")
 
-    def _read(self, handle: ImageHandle, tile: ImageRegion) -> Callable[[], bytes]:
+    def _read(self, handle: ImageHandle, tile: ImageRegion) -> Callable[[], EncodedTile]:
         """Read the pixels of a tile; return what encodes them, which takes longer and needs the handle no more."""
         self._ahead.fetch(handle, tile)
         gdal.ErrorReset()
-        plan, templates = self._plan, self._source.tiff_templates
-        pixels = read_pixels(handle.dataset, tile, self._source.data_type)
-        if plan.driver in PICTURE_DRIVERS and handle.companion("is plain", is_plain):
-            return partial(encode_picture, pixels, plan.driver)
+        plan, templates, data_type = self._plan, self._source.tiff_templates, self._source.data_type
         corner = corner_of(handle.dataset, tile)
         template = templates.find(tile.size) if plan == _PLAIN_TIFF else None
         if template is not None:
-            return partial(template.filled, pixels, corner)
-        view = tile_view(handle.dataset, tile, self._source.data_type, pixels)
+            blank = template.blank(corner)
+            read_pixels(handle.dataset, tile, data_type, into=blank.pixels)
+            return lambda: blank.file
+        pixels = read_pixels(handle.dataset, tile, data_type)
+        if plan.driver in PICTURE_DRIVERS and handle.companion("is plain", is_plain):
+            return partial(encode_picture, pixels, plan.driver)
+        view = tile_view(handle.dataset, tile, data_type, pixels)
         options = [*plan.options]
         if self._tile_format == ImageFormats.NITF:
             options += self._nitf_options(handle, tile)

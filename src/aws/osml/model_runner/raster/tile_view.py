@@ -20,15 +20,16 @@ _STRUCTURE = "IMAGE_STRUCTURE"
 _KEPT_STRUCTURE = ("NBITS", "PIXELTYPE")
 
 
-def read_pixels(dataset: Any, tile: ImageRegion, data_type: str) -> npt.NDArray[Any]:
-    """Return the pixels of ``tile``, as ``data_type``, in an array of (rows, columns, bands).
+def read_pixels(dataset: Any, tile: ImageRegion, data_type: str, into: memoryview | None = None) -> npt.NDArray[Any]:
+    """Return the pixels of ``tile``, as ``data_type``, in an array of (rows, columns, bands); ``into`` a given memory.
 
     Its elements have the size of that type, and are numbers only where they have one or two bytes. Raises RuntimeError
     where the pixels cannot be read.
     """
     (row, col), (width, height) = tile
     number = gdal.GetDataTypeByName(data_type)
-    raw = dataset.ReadRaster(col, row, width, height, buf_type=number, **_spaces(dataset, width, number))
+    spaces = _spaces(dataset, width, number)
+    raw = dataset.ReadRaster(col, row, width, height, buf_type=number, buf_obj=into, **spaces)
     size_bytes = gdal.GetDataTypeSize(number) // 8
     element = np.dtype(f"u{size_bytes}" if size_bytes <= 2 else f"V{size_bytes}")
     return np.frombuffer(raw, element).reshape(height, width, dataset.RasterCount)

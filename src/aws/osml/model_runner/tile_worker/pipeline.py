@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 import structlog
 from structlog.contextvars import bound_contextvars
 
-from aws.osml.model_runner.common.typing import TileState
+from aws.osml.model_runner.common.typing import EncodedTile, TileState
 from aws.osml.model_runner.exceptions import BadModelAnswerError, ModelRunnerError, ModelTileError, TileEncodingError
 
 from .bounded_queue import BoundedQueue, QueueClosedError
@@ -35,13 +35,14 @@ INTERNAL_ERROR = "INTERNAL_ERROR"
 class _TileOnItsWay:
     """A tile in the pipeline, with what the last stage made of it."""
 
-    __slots__ = ("is_calling", "payload", "result", "run", "steps", "tile")
+    __slots__ = ("answer", "encoded", "is_calling", "result", "run", "steps", "tile")
 
     def __init__(self, run: RegionRun, steps: TileSteps, tile: Tile) -> None:
         self.run = run
         self.steps = steps
         self.tile = tile
-        self.payload = b""
+        self.encoded: EncodedTile = b""
+        self.answer = b""
         self.is_calling = False
         self.result: TileResult | None = None
 
@@ -126,7 +127,7 @@ class TilePipeline:
         try:
             next_queue = step(item)
             if next_queue is not None:
-                next_queue.put(item, len(item.payload))
+                next_queue.put(item, len(item.encoded))
         except QueueClosedError:
             self._drop(item)
         except Exception as err:  # noqa: BLE001 - the stage's thread serves every region and must live on
@@ -151,7 +152,7 @@ class TilePipeline:
             self._drop(item)
             return None
         try:
-            item.payload = item.steps.cut(item.tile)
+            item.encoded = item.steps.cut(item.tile)
         except TileEncodingError as err:
             return self._failed(item, TILE_ENCODING, err)
         return self._to_detect
@@ -169,13 +170,14 @@ class TilePipeline:
             self._drop(item)
             return None
         try:
-            item.payload = item.steps.detect(item.tile, item.payload)
+            item.answer = item.steps.detect(item.tile, item.encoded)
         except ModelTileError as err:
             return self._failed(item, err.code, err)
         except ModelRunnerError as err:
             # Back-pressure, or an endpoint that answers no tile of this job: the region goes back, no tile fails.
             self._drop(item, err)
             return None
+        item.encoded = b""
         return self._to_store
 
     def _locate_and_store(self, item: _TileOnItsWay) -> None:
@@ -185,7 +187,7 @@ class TilePipeline:
 
     def _locate(self, item: _TileOnItsWay) -> TileResult:
         try:
-            return item.steps.locate(item.tile, item.payload)
+            return item.steps.locate(item.tile, item.answer)
         except BadModelAnswerError as err:
             logger.warning("tile.failed", tile_index=item.tile.index, code=BAD_RESPONSE, reason=str(err))
             return TileResult(TileState.FAILED, error_code=BAD_RESPONSE)
@@ -196,6 +198,6 @@ class TilePipeline:
         return self._to_store
 
     def _as_failed(self, item: _TileOnItsWay, code: str) -> _TileOnItsWay:
-        item.payload = b""
+        item.encoded = item.answer = b""
         item.result = TileResult(TileState.FAILED, error_code=code)
         return item

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from aws.osml.model_runner.common.typing import ImageRegion, TileState
+from aws.osml.model_runner.common.typing import EncodedTile, ImageRegion, TileState
 
 # How often a run that waits looks whether its process is to stop.
 _STOP_POLL_S = 0.5
@@ -36,7 +36,7 @@ class TileSteps(Protocol):
     The pipeline knows when each is done; a region's steps know how.
     """
 
-    def cut(self, tile: Tile) -> bytes:
+    def cut(self, tile: Tile) -> EncodedTile:
         """Return the tile's pixels, encoded for the model."""
         ...
 
@@ -48,7 +48,7 @@ class TileSteps(Protocol):
         """Make room for the next call."""
         ...
 
-    def detect(self, tile: Tile, encoded: bytes) -> bytes:
+    def detect(self, tile: Tile, encoded: EncodedTile) -> bytes:
         """Return the model's answer."""
         ...
 
