@@ -30,8 +30,11 @@ def shared_bytes(header: ImageHeader) -> int:
     return int(_REGIONS * min(rows, header.height) * columns * pixel_bytes)
 
 
-def make_room(header: ImageHeader, settings: RasterSettings) -> None:
-    """Let the cache grow to what an image needs, within the settings; it does not shrink, others may need it."""
-    wanted = min(settings.cache_bytes, shared_bytes(header))
+def make_room(header: ImageHeader, settings: RasterSettings, is_fetched: bool) -> None:
+    """Let the cache grow to what an image needs, within the settings; it does not shrink, others may need it.
+
+    Of an image that ``is_fetched`` over the network, what a region shares with the one beside it is to stay as well.
+    """
+    wanted = min(settings.cache_bytes, shared_bytes(header) * (2 if is_fetched else 1))
     if wanted > gdal.GetCacheMax():
         gdal.SetCacheMax(wanted)

@@ -166,5 +166,5 @@ def open_image(
     except BaseException:
         pool.close()
         raise
-    make_room(header, settings)
+    make_room(header, settings, is_remote(path))
     return ImageSource(location, header, settings, pool)
