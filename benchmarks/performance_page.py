@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -40,9 +41,9 @@ Found = dict[str, Row]
 
 def lines(found: Found) -> Iterator[Line]:
     """Yield what the rows that were measured come to, beside their targets."""
-    for name in found:
-        if name in _LINES:
-            yield from _LINES[name](found[name])
+    for name, lines_of in _LINES.items():
+        if name in found:
+            yield from lines_of(found[name])
 
 
 def _throughput(row: Row) -> Iterator[Line]:
@@ -136,10 +137,12 @@ def _as_markdown(line: Line) -> str:
 
 def figures(found: Found) -> str:
     """Return what stands between the marks: where and how often it was measured, and the table."""
-    runs = min(row.get("runs", 1) for row in found.values())
-    times = "one run" if runs == 1 else f"medians of {runs} runs"
-    machine = f"{os.cpu_count()} cores ({platform.machine()}), {times} of each row."
-    return f"{machine}\n\n{table(found)}\n"
+    names = defaultdict(list)
+    for name, row in found.items():
+        names[row.get("runs", 1)].append(f"`{name}`")
+    rows = "; ".join(f"medians of {runs} runs of {', '.join(names[runs])}" for runs in sorted(names, reverse=True))
+    place = f"{os.cpu_count()} cores ({platform.machine()}); {rows}."
+    return f"{place.replace('medians of 1 runs', 'one run')}\n\n{table(found)}\n"
 
 
 def draw(profiles: Row) -> Image.Image:
