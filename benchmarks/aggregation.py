@@ -3,7 +3,8 @@
     .venv/bin/python benchmarks/aggregation.py [--features 85000] [--peer /tmp/peer-venv/bin/python]
 
 Starts an emulator, stores the features of a scene as a job's tiles store them, and has each side bring them together in
-a process of its own. Both read the same rows. Prints seconds, and the memory that a process took at most.
+a process of its own. Both read the same rows. Prints seconds, and the memory that a process took at most; and what the
+emulator needs to hand out the rows and to take the result, from and to somebody who does not look at them.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import orjson
+import urllib3
 from scenes import OVERLAP, TILE, Detections, scene
 
 from aws.osml.model_runner.aggregation import ImageFeatures, MergedFeatures, distillation_of, stamp_of
@@ -28,6 +30,7 @@ from aws.osml.model_runner.database import FeatureTable, JobItem, JobTable, Tile
 from aws.osml.model_runner.local.emulator import Emulator
 from aws.osml.model_runner.local.environment import clean_environment
 from aws.osml.model_runner.sink import SinkFactory
+from aws.osml.model_runner.sink.s3_sink import PART_BYTES
 
 SEED = 20_261_121
 JOB_ID, IMAGE_ID = "bench", "bench:s3://images/bench.tif"
@@ -138,6 +141,46 @@ def run_ours() -> None:
     )
 
 
+def emulator_alone(emulator: Emulator) -> None:
+    """Print how long the emulator takes for the same rows and the same result."""
+    http = urllib3.PoolManager(maxsize=WRITERS)
+    headers = {
+        "X-Amz-Target": "DynamoDB_20120810.Query",
+        "Content-Type": "application/x-amz-json-1.0",
+        # Nobody checks it, but it says which service is meant.
+        "Authorization": "AWS4-HMAC-SHA256 Credential=any/20261121/us-west-2/dynamodb/aws4_request",
+    }
+
+    def read(salt: int) -> int:
+        query = {
+            "TableName": "FEATURE_TABLE",
+            "KeyConditionExpression": "hash_key = :key",
+            "ExpressionAttributeValues": {":key": {"S": f"{IMAGE_ID}-{salt}"}},
+        }
+        size = 0
+        while True:
+            page = http.request("POST", emulator.url, body=json.dumps(query), headers=headers).data
+            size += len(page)
+            if b'"LastEvaluatedKey"' not in page:
+                return size
+            query["ExclusiveStartKey"] = orjson.loads(page)["LastEvaluatedKey"]
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(WRITERS) as pool:
+        read_bytes = sum(pool.map(read, range(1, FeatureTable.hash_salt + 1)))
+    read_s = time.perf_counter() - started
+    s3 = emulator.client("s3")
+    result = s3.get_object(Bucket=BUCKET, Key="ours/bench.geojson")["Body"].read()
+    started = time.perf_counter()
+    for first in range(0, len(result), PART_BYTES):
+        s3.put_object(Bucket=BUCKET, Key=f"part-{first}", Body=result[first : first + PART_BYTES])
+    write_s = time.perf_counter() - started
+    print(
+        f"emulator alone: {read_s:.1f} s for {read_bytes / 1e6:.0f} MB of rows,"
+        f" {write_s:.1f} s to take {len(result) / 1e6:.0f} MB"
+    )
+
+
 def measured(name: str, command: list[str], environment: dict[str, str], stored_bytes: int) -> tuple[float, float]:
     """Run one side, print its row, and return its seconds, by the clock and of CPU."""
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -169,6 +212,7 @@ def main() -> None:
             f"{len(detections.boxes):,} features in {len(detections.frames)} tiles, {stored_bytes / 1e6:.0f} MB of JSON"
         )
         ours = measured("ours", [sys.executable, __file__, "--ours"], environment, stored_bytes)
+        emulator_alone(emulator)
         if arguments.peer:
             script = str(Path(__file__).with_name("peer.py"))
             sizes = [str(detections.side_px), str(TILE.width), str(OVERLAP.width)]
