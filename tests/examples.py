@@ -1,9 +1,9 @@
-"""How many examples a property is tried with: all of them with ``--long``, and three in ten of them otherwise."""
+"""How many examples a property is tried with: all of them with ``--long``, and a quarter of them otherwise."""
 
 from hypothesis import settings
 
 _IN_A_LONG_RUN = 100
-_SHARES = {"short": 0.3, "long": 1.0}
+_SHARES = {"short": 0.25, "long": 1.0}
 
 
 def choose_form(is_long: bool) -> None:

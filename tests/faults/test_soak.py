@@ -27,7 +27,7 @@ def test_jobs_end_whatever_happens_and_workers_stay_as_they_are(new_trial, is_lo
     """Half of the workers are killed and paused all the time; the others live on and must not grow."""
     trial = new_trial()
     rng = random.Random(23)
-    jobs, pairs, at_once = (200, 3, 20) if is_long else (10, 1, 10)
+    jobs, pairs, at_once = (200, 3, 20) if is_long else (6, 1, 6)
     model = trial.model(latency_ms=20, first=dict.fromkeys(range(0, 16, 7), 500))
     steady = [trial.fleet.start(*_RULES) for _ in range(pairs)]
     mortal = [trial.fleet.start(*_MORTAL, *_RULES) for _ in range(pairs)]
