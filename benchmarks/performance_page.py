@@ -140,9 +140,12 @@ def figures(found: Found) -> str:
     names = defaultdict(list)
     for name, row in found.items():
         names[row.get("runs", 1)].append(f"`{name}`")
-    rows = "; ".join(f"medians of {runs} runs of {', '.join(names[runs])}" for runs in sorted(names, reverse=True))
-    place = f"{os.cpu_count()} cores ({platform.machine()}); {rows}."
-    return f"{place.replace('medians of 1 runs', 'one run')}\n\n{table(found)}\n"
+    rows = "; ".join(f"{_times(runs)} of {', '.join(names[runs])}" for runs in sorted(names, reverse=True))
+    return f"{os.cpu_count()} cores ({platform.machine()}); {rows}.\n\n{table(found)}\n"
+
+
+def _times(runs: int) -> str:
+    return "one run" if runs == 1 else f"medians of {runs} runs"
 
 
 def draw(profiles: Row) -> Image.Image:

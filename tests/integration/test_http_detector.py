@@ -137,8 +137,11 @@ def failure(detector: HTTPDetector) -> ModelCallError:
     return caught.value
 
 
-def test_a_tile_is_posted_with_its_length_and_media_type(server: ModelServer, make: Any) -> None:
-    assert make(endpoint=server.url + "?model=a", tile_format="PNG").invoke(b"tile-bytes") == BODY
+@pytest.mark.parametrize("tile", [b"tile-bytes", memoryview(b"_tile-bytes_")[1:-1]], ids=["bytes", "memory"])
+def test_a_tile_is_posted_with_its_length_and_media_type(
+    server: ModelServer, make: Any, tile: bytes | memoryview
+) -> None:
+    assert make(endpoint=server.url + "?model=a", tile_format="PNG").invoke(tile) == BODY
     path, headers, body = server.requests[0]
     assert (path, body) == ("/invocations?model=a", b"tile-bytes")
     assert headers["Content-Length"] == "10"

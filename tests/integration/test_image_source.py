@@ -583,12 +583,7 @@ def tiles_of(rows, columns):
 
 
 def test_tiles_that_lie_side_by_side_are_fetched_at_once_and_no_block_twice(recorder, own_keys, blocks):
-    content = blocks.read_bytes()
-    recorder.answer = lambda _path, ranges: part_of(content, ranges)
-    fetched = []
-    tiles = tiles_of(2, 8)
-    source = open_image(s3_place("blocks.tif"), RasterSettings(max_handles=3, http_max_retries=0))
-    encoder = TileEncoder(source, "PNG", tiles=tiles)
+    content, fetched, tiles = blocks.read_bytes(), [], tiles_of(2, 8)
 
     def answer(_path, ranges):
         found = part_of(content, ranges)
@@ -596,6 +591,9 @@ def test_tiles_that_lie_side_by_side_are_fetched_at_once_and_no_block_twice(reco
         return found
 
     recorder.answer = answer
+    source = open_image(s3_place("blocks.tif"), RasterSettings(max_handles=3, http_max_retries=0))
+    encoder = TileEncoder(source, "PNG", tiles=tiles)
+    fetched.clear()
     encoder.encode(tiles[0])
     first = len(fetched)
     with ThreadPoolExecutor(4) as threads:
@@ -603,7 +601,8 @@ def test_tiles_that_lie_side_by_side_are_fetched_at_once_and_no_block_twice(reco
 
     assert len(fetched) < 2 * first + 2  # the second row, and no more
     assert sum(fetched) <= len(content)
-    for (row, col), body in ((tile.origin, body) for tile, body in zip(tiles, encoded, strict=True)):
+    for tile, body in zip(tiles, encoded, strict=True):
+        row, col = tile.origin
         assert np.array_equal(decode_tile(body), pattern(3, 256, 1024)[:, row : row + 128, col : col + 128])
 
 

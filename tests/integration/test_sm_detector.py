@@ -114,9 +114,10 @@ def failure(detector: SMDetector, tile: bytes = b"tile") -> ModelCallError:
     return caught.value
 
 
-def test_a_tile_is_sent_as_it_is(runtime: Runtime, client: Any) -> None:
+@pytest.mark.parametrize("tile", [b"\x00tile\xff", memoryview(b"_\x00tile\xff_")[1:-1]], ids=["bytes", "memory"])
+def test_a_tile_is_sent_as_it_is(runtime: Runtime, client: Any, tile: bytes | memoryview) -> None:
     detector = SMDetector("ships", client=client, tile_format="GTIFF")
-    assert detector.invoke(b"\x00tile\xff") == BODY
+    assert detector.invoke(tile) == BODY
     path, headers, body = runtime.requests[0]
     assert (path, body) == ("/endpoints/ships/invocations", b"\x00tile\xff")
     assert headers["Content-Type"] == "image/tiff"

@@ -10,7 +10,7 @@ _LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/m
 
 
 def memory_limit_bytes(limit_files: Iterable[Path] = _LIMIT_FILES) -> int:
-    """Return the smaller of the machine's memory and its container's limit: the control group's, where there is one."""
+    """Return the smaller of the machine's memory and, in a container, its control group's limit."""
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limits = (_limit_in(path) for path in limit_files)
     return min([machine, *(limit for limit in limits if limit is not None)])

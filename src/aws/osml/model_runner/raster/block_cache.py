@@ -30,11 +30,11 @@ def shared_bytes(header: ImageHeader) -> int:
     return int(_REGIONS * min(rows, header.height) * columns * pixel_bytes)
 
 
-def make_room(header: ImageHeader, settings: RasterSettings, is_fetched: bool) -> None:
+def make_room(header: ImageHeader, settings: RasterSettings, is_remote: bool) -> None:
     """Let the cache grow to what an image needs, within the settings; it does not shrink, others may need it.
 
-    Of an image that ``is_fetched`` over the network, what a region shares with the one beside it is to stay as well.
+    Of a remote image, what a region shares with the one beside it is to stay as well: it would be fetched again.
     """
-    wanted = min(settings.cache_bytes, shared_bytes(header) * (2 if is_fetched else 1))
+    wanted = min(settings.cache_bytes, shared_bytes(header) * (2 if is_remote else 1))
     if wanted > gdal.GetCacheMax():
         gdal.SetCacheMax(wanted)

@@ -201,10 +201,9 @@ def _explained(path: str, url: str, number: int, message: str, drivers: Sequence
         return LoadImageException(f"{url} may not be read with the credentials of this job: {message}")
     if number in _MISSING or _ABSENT.search(message):
         return LoadImageException(f"{url} does not exist: {message}")
-    is_fetched = is_remote(path)
-    if is_fetched and "does not exist in the file system" in message:
+    if is_remote(path) and "does not exist in the file system" in message:
         return _AbsentFromListingError(f"{url} does not exist")
-    if is_fetched and (number in _UNREACHABLE or "response code" in message):
+    if is_remote(path) and (number in _UNREACHABLE or "response code" in message):
         return ImageUnreachableError(f"{url} cannot be reached: {message}")
     if _looks_like_vrt(path):
         return LoadImageException(f"{url} is a GDAL VRT, which may name other files and is never read")

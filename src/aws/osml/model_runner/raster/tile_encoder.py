@@ -1,7 +1,7 @@
 """Cuts tiles out of an image and encodes them, in memory, as the file that a model is sent."""
 
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -110,36 +110,41 @@ class TileEncoder:
         """Read the pixels of a tile; return what encodes them, which takes longer and needs the handle no more."""
         self._ahead.fetch(handle, tile)
         gdal.ErrorReset()
-        plan, templates, data_type = self._plan, self._source.tiff_templates, self._source.data_type
-        corner = corner_of(handle.dataset, tile)
-        template = templates.find(tile.size) if plan == _PLAIN_TIFF else None
+        if self._plan == _PLAIN_TIFF:
+            return self._read_plain_tiff(handle, tile)
+        pixels = read_pixels(handle.dataset, tile, self._source.data_type)
+        if self._plan.driver in PICTURE_DRIVERS and handle.companion("is plain", is_plain):
+            return partial(encode_picture, pixels, self._plan.driver)
+        view = tile_view(handle.dataset, tile, self._source.data_type, pixels)
+        options = list(self._plan.options)
+        if self._tile_format == ImageFormats.NITF:
+            options += self._nitf_options(handle, tile)
+            keep_camera(view)
+        return partial(self._by_gdal, view, options)
+
+    def _read_plain_tiff(self, handle: ImageHandle, tile: ImageRegion) -> Callable[[], EncodedTile]:
+        corner, data_type = corner_of(handle.dataset, tile), self._source.data_type
+        template = self._source.tiff_templates.find(tile.size)
         if template is not None:
             blank = template.blank(corner)
             read_pixels(handle.dataset, tile, data_type, into=blank.pixels)
             return lambda: blank.file
-        pixels = read_pixels(handle.dataset, tile, data_type)
-        if plan.driver in PICTURE_DRIVERS and handle.companion("is plain", is_plain):
-            return partial(encode_picture, pixels, plan.driver)
-        view = tile_view(handle.dataset, tile, data_type, pixels)
-        options = [*plan.options]
-        if self._tile_format == ImageFormats.NITF:
-            options += self._nitf_options(handle, tile)
-            keep_camera(view)
-        if plan == _PLAIN_TIFF and templates.wants(tile.size):
-            return partial(self._learned, tile, view, options, corner)
-        return partial(self._by_gdal, view, options)
+        view = tile_view(handle.dataset, tile, data_type, read_pixels(handle.dataset, tile, data_type))
+        return partial(self._learned, tile, view, corner)
 
-    def _learned(self, tile: ImageRegion, view: Any, options: Sequence[str], corner: Corner | None) -> bytes:
-        """Return what GDAL makes of a tile, from which a template is learned."""
-        encoded = self._by_gdal(view, options)
-        self._source.tiff_templates.learn(tile, view.pixels, corner, encoded)
+    def _learned(self, tile: ImageRegion, view: Any, corner: Corner | None) -> bytes:
+        """Return what GDAL makes of a tile, and learn a template from it where that may help."""
+        encoded = self._by_gdal(view, list(_PLAIN_TIFF.options))
+        templates = self._source.tiff_templates
+        if templates.wants(tile.size):
+            templates.learn(tile, view.pixels, corner, encoded)
         return encoded
 
-    def _by_gdal(self, view: Any, options: Sequence[str]) -> bytes:
+    def _by_gdal(self, view: Any, options: list[str]) -> bytes:
         """Return a tile's dataset as a file; raises RuntimeError where GDAL cannot write it."""
         with memory_folder() as folder:
             path = f"{folder}/tile"
-            copy = gdal.GetDriverByName(self._plan.driver).CreateCopy(path, view, strict=0, options=[*options])
+            copy = gdal.GetDriverByName(self._plan.driver).CreateCopy(path, view, strict=0, options=options)
             copy.FlushCache()
             del copy  # closing writes the last bytes
             encoded = read_memory_file(path)
