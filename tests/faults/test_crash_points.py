@@ -17,6 +17,8 @@ _QUICK = {"REGION_LEASE_S": "1", "AGGREGATION_LEASE_S": "1"}
 
 def die_at(trial, write, death):
     """Run a worker until it dies at a write; it has to come there."""
+    # Calls of the worker that died last; from here on, what is in flight is this worker's.
+    eventually(lambda: trial.models[0].stats()["in_flight"] == 0)
     worker = trial.fleet.start({"on": write, "do": death})
     if write == "R2-release":
         eventually(lambda: trial.models[0].stats()["in_flight"] > 0)

@@ -16,7 +16,7 @@ BUCKET = "s3-sink-results"
 FEATURES = [{"type": "Feature", "geometry": None, "properties": {"n": n, "name": "é"}, "id": str(n)} for n in range(3)]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def s3(emulator: Any) -> Any:
     client = emulator.client("s3")
     client.create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})

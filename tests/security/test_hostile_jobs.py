@@ -75,7 +75,9 @@ class Siege:
 @pytest.fixture(scope="module")
 def siege(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
     images, outside = tmp_path_factory.mktemp("images"), tmp_path_factory.mktemp("outside")
-    site = Site(emulator, create_data_plane(emulator.client, "siege"), tmp_path_factory.mktemp("siege"))
+    # A process that gets tests of this module back from another one comes here a second time.
+    directory = tmp_path_factory.mktemp("siege")
+    site = Site(emulator, create_data_plane(emulator.client, directory.name), directory)
     write_image(images / "sound.tif", pattern(1, 64, 64))
     write_image(outside / "secret.tif", pattern(1, 64, 64))
     (images / "link.tif").symlink_to(outside / "secret.tif")

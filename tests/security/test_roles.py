@@ -38,7 +38,7 @@ def may(call: Call) -> bool:
     return ROLES.get(call.role) == bucket_of(call).rpartition("-")[2]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Site:
     """Two buckets with an image each, under one key, and two for what is found in them."""
     tmp_path = tmp_path_factory.mktemp("roles")

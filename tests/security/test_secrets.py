@@ -38,7 +38,7 @@ def canary(name: str) -> str:
     return f"CaNaRy{name}0123456789"
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Site:
     return Site(emulator, create_data_plane(emulator.client, "secrets"), tmp_path_factory.mktemp("secrets"))
 
