@@ -1,6 +1,7 @@
 """Where pixels are on the Earth: each kind of georeference against GDAL's own answer, and the way back."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from aws.osml.photogrammetry import (
 from hypothesis import given
 from hypothesis import strategies as st
 from osgeo import gdal
+from pyproj import Transformer
 
 from aws.osml.model_runner.raster import (
     RasterSettings,
@@ -77,6 +79,21 @@ def test_affine_images_are_located_at_once_as_the_toolkit_does_one_by_one(tmp_pa
 
     np.testing.assert_allclose(places, by_toolkit(source.sensor_model, POINTS), rtol=0, atol=1e-12)
     np.testing.assert_allclose(world_to_image(source.sensor_model, places[:, :2]), POINTS, atol=1e-4)
+
+
+def test_many_threads_locate_with_one_transformer(tmp_path, monkeypatch):
+    locate = image_to_world(opened(tmp_path, geo_transform=UTM_31N, epsg=32631).sensor_model)
+    expected, transform, users = locate(POINTS), Transformer.transform, set()
+
+    def noted(self, *arguments):
+        users.add(threading.current_thread().name)
+        return transform(self, *arguments)
+
+    monkeypatch.setattr(Transformer, "transform", noted)
+    with ThreadPoolExecutor(4) as threads:
+        places = list(threads.map(lambda _: locate(POINTS), range(20)))
+    assert len(users) == 1
+    assert all((found == expected).all() for found in places)
 
 
 @given(

@@ -1,12 +1,16 @@
 """The memory that a worker may use is its container's, where that is less; what it has freed goes back when asked."""
 
+import multiprocessing
 import os
 import platform
+import resource
+from concurrent.futures import ProcessPoolExecutor
 
+import numpy as np
 import psutil
 import pytest
 
-from aws.osml.model_runner.common.memory import give_memory_back, memory_limit_bytes
+from aws.osml.model_runner.common.memory import give_memory_back, keep_freed_memory, memory_limit_bytes
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -24,7 +28,34 @@ def test_without_a_control_group_it_is_the_machines():
     assert memory_limit_bytes([]) == MACHINE
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no malloc_trim")
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+
+
+def faults_of_tiles() -> int:
+    """Fill and free six tiles' memory again and again, and return how often the system had to find pages for it."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(50):
+        tiles = [np.ones(3_200_000, np.uint8) for _ in range(6)]
+        del tiles
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def faults_with_kept_memory() -> int:
+    keep_freed_memory()
+    return faults_of_tiles()
+
+
+@needs_glibc
+def test_what_is_freed_is_kept_for_the_next_tile():
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, context) as fresh:
+        left_alone = fresh.submit(faults_of_tiles).result()
+    with ProcessPoolExecutor(1, context) as fresh:
+        kept = fresh.submit(faults_with_kept_memory).result()
+    assert left_alone > 10 * kept > 0, (left_alone, kept)
+
+
+@needs_glibc
 def test_freed_memory_goes_back_to_the_system():
     # Too small for a mapping of their own; the last one holds the heap's end.
     blocks = [bytearray(b"x") * 50_000 for _ in range(1_000)]

@@ -221,6 +221,21 @@ def test_another_region_may_come_when_no_tile_is_left_to_cut_and_before_the_slow
     assert len(run.outcomes) == 3
 
 
+def test_another_region_is_asked_for_before_the_cutters_have_nothing_left_and_not_before_half_are_on_their_way():
+    pipeline = TilePipeline(cutters=1, callers=4, storers=1, max_encoded_bytes=1000)
+    entered: list[int] = []
+    runs = [new_run() for _ in range(2)]
+    for run, count in zip(runs, (40, 6), strict=True):
+        enter, begun = run.enter, Peak()
+        run.enter = lambda enter=enter, begun=begun: begun.add(1) or enter()
+        asked = in_thread(pipeline.run, run, FakeSteps(), tiles(count), lambda begun=begun: entered.append(begun.now))
+        if run is runs[0]:
+            pipeline.start()
+        asked()
+    pipeline.close()
+    assert entered == [32, 40, 3, 6], "8 before the end of many, half of few, and at the end"
+
+
 def test_a_run_that_is_stopped_does_not_wait_for_its_endpoint(pipeline):
     steps, run = FakeSteps(), new_run()
     steps.limit = CallLimit(1)

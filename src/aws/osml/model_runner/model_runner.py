@@ -1,5 +1,6 @@
 """The daemon: receive, dispatch, keep what is claimed, sweep, and stop in order."""
 
+import gc
 import os
 import resource
 import signal
@@ -15,6 +16,7 @@ import structlog
 from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
 from .common.endpoint_utils import EndpointUtils
+from .common.memory import keep_freed_memory
 from .database.endpoint_statistics_table import EndpointStatisticsTable
 from .database.job_ledger import OutstandingJobsTable, open_ledger
 from .database.job_table import JobTable
@@ -95,6 +97,9 @@ class ModelRunner:
     def run(self) -> int:
         """Work until stopped, and return the exit status: 0 when everything in hand was ended or given back in time."""
         _limit_memory(self.config.memory_limit_bytes)
+        keep_freed_memory()
+        # What has been imported stays as long as the process: the collector need not look at it again and again.
+        gc.freeze()
         configure_gdal(self.context.raster_settings, os.environ)
         self.context.leases.on_stall = _exit_stuck
         self._heed_signals()
@@ -221,12 +226,19 @@ class ModelRunner:
             self.image_request_handler,
             on_ended,
         )
-        return self._consumer("regions", self.region_request_queue, regions.handle, self._slots)
+        # A region that is cut has a tile with the model at least, so more of them would keep no further call busy.
+        return self._consumer("regions", self.region_request_queue, regions.handle, self._slots, self.config.workers)
 
     def _consumer(
-        self, name: str, source: Source[Any], handle: Callable[[Any, Callable[[], None]], None], slots: int
+        self,
+        name: str,
+        source: Source[Any],
+        handle: Callable[[Any, Callable[[], None]], None],
+        slots: int,
+        most_given_up: int = 0,
     ) -> QueueConsumer[Any]:
-        return QueueConsumer(name, source, handle, slots, self.context.stopping, self._health.note_progress)
+        stopping, note_progress = self.context.stopping, self._health.note_progress
+        return QueueConsumer(name, source, handle, slots, stopping, note_progress, most_given_up)
 
     @property
     def _slots(self) -> int:

@@ -51,7 +51,7 @@ class QueueConsumer(Generic[M]):
 
     No message is taken before there is a slot for it: what a worker cannot begin is another worker's. ``handle`` is
     called with a message and a function by which it gives its slot up early, when what is left of its work keeps this
-    process from nothing. As many messages as there are slots may have done so at a time; others keep theirs.
+    process from nothing. ``most_given_up`` messages may have done so at a time; others keep theirs.
     """
 
     def __init__(
@@ -62,15 +62,16 @@ class QueueConsumer(Generic[M]):
         slots: int,
         stopping: threading.Event,
         on_poll: Callable[[], None] = lambda: None,
+        most_given_up: int = 0,
     ) -> None:
         self._name = name
         self._queue = queue
         self._handle = handle
         self._slots = threading.Semaphore(slots)
-        self._given_up = threading.Semaphore(slots)
+        self._given_up = threading.Semaphore(most_given_up)
         self._stopping = stopping
         self._on_poll = on_poll
-        self._pool = ThreadPoolExecutor(2 * slots, thread_name_prefix=name)
+        self._pool = ThreadPoolExecutor(slots + most_given_up, thread_name_prefix=name)
         self._running: set[Future[None]] = set()
         self._thread = threading.Thread(target=self._receive, name=f"{name}-receive", daemon=True)
 

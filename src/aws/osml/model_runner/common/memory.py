@@ -8,6 +8,9 @@ from pathlib import Path
 # Of control groups, version 2 and version 1.
 _LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
+# As malloc.h numbers them: M_MMAP_THRESHOLD (32 MiB are the most that glibc takes), M_TRIM_THRESHOLD, M_ARENA_MAX.
+_MALLOC_OPTIONS = ((-3, 32 * 1024 * 1024), (-1, 256 * 1024 * 1024), (-8, 2))
+
 
 def memory_limit_bytes(limit_files: Iterable[Path] = _LIMIT_FILES) -> int:
     """Return the smaller of the machine's memory and, in a container, its control group's limit."""
@@ -22,6 +25,18 @@ def _limit_in(path: Path) -> int | None:
     except OSError:
         return None
     return int(text) if text.isdecimal() else None  # "max": no limit
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep what is freed for what is allocated next, where that library can: glibc.
+
+    Left to itself it gives the pixels of a tile back to the system, which fills the same pages with zeros for the
+    next tile: a tenth of a tile's time. Few heaps, because what one thread has freed no thread of another heap finds.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        for option, value in _MALLOC_OPTIONS:
+            set_option(option, value)
 
 
 def give_memory_back() -> None:

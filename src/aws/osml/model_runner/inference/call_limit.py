@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 
-_FIRST_LIMIT = 4
+_FIRST_LIMIT = 8
 _DECREASE = 0.7
 _CAUTIOUS_STEP = 0.02
 _SLOW_FACTOR = 2.0

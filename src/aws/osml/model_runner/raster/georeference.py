@@ -4,7 +4,9 @@ Pixels are (n, 2) arrays of x (column) and y (row), counted from the outer corne
 (n, 3) arrays of longitude and latitude in degrees (WGS 84) and elevation in metres.
 """
 
+import functools
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -117,11 +119,17 @@ def _affine(model: Any) -> ImageToWorld:
         projected = np.column_stack((pixels, np.ones(len(pixels)))) @ model.transform.T
         if model.image_to_wgs84 is not None:
             # Lists, because pyproj takes an array of one element for a number.
-            lon, lat, _ = model.image_to_wgs84.transform(*projected.T.tolist())
+            lon, lat, _ = _projecting().submit(model.image_to_wgs84.transform, *projected.T.tolist()).result()
             projected = np.column_stack((lon, lat))
         return np.column_stack((projected[:, :2], np.zeros(len(pixels))))
 
     return locate
+
+
+@functools.cache
+def _projecting() -> ThreadPoolExecutor:
+    """Return the one thread that projects: a transformer of pyproj makes itself anew in each, which takes 20 ms."""
+    return ThreadPoolExecutor(max_workers=1, thread_name_prefix="project")
 
 
 def _projective(model: Any) -> ImageToWorld:

@@ -13,7 +13,7 @@ and tiles for other endpoints pass it.
 
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -62,6 +62,7 @@ class TilePipeline:
     """Runs tiles through cut, detect, and locate-and-store. One per process; ``close`` ends its threads."""
 
     def __init__(self, cutters: int, callers: int, storers: int, max_encoded_bytes: int) -> None:
+        self._cut_ahead = 2 * callers
         self._to_cut: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * cutters)
         self._to_detect: BoundedQueue[_TileOnItsWay] = BoundedQueue(2 * callers, max_encoded_bytes)
         self._to_store: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * callers)
@@ -77,13 +78,17 @@ class TilePipeline:
             thread.start()
 
     def run(
-        self, run: RegionRun, steps: TileSteps, tiles: Iterable[Tile], on_cut: Callable[[], None] = lambda: None
+        self, run: RegionRun, steps: TileSteps, tiles: Sequence[Tile], on_cut: Callable[[], None] = lambda: None
     ) -> None:
         """Put a region's ``tiles`` through the stages; return when each has ended, or the run was stopped.
 
-        ``on_cut`` is called when no tile is left to be put in, so that the cutters need another region's.
+        ``on_cut`` is called when the cutters will soon need another region's tiles, which take a while to come, but not
+        before half of this region's are on their way; and when none is left to be put in.
         """
-        for tile in tiles:
+        few_left = len(tiles) - min(self._cut_ahead, len(tiles) // 2)
+        for place, tile in enumerate(tiles):
+            if place == few_left:
+                on_cut()
             if not run.enter():
                 break
             try:
