@@ -21,8 +21,9 @@ POSITION_DECIMALS = 6
 # Boxes and centres were never rounded: 0.1 mm keeps what they tell and drops the noise of the last bits.
 BOX_DECIMALS = 9
 
-# The columns of a box that make its four corners (x, y).
+# The columns of a box that make its four corners (x, y), counterclockwise on the ground where north is up.
 _CORNERS = np.array([[0, 1], [0, 3], [2, 3], [2, 1]])
+_RING = [0, 1, 2, 3, 0]
 
 
 def refine_features(
@@ -46,17 +47,23 @@ def refine_features(
         return []
     offset = np.array([tile.origin.col, tile.origin.row], dtype=np.float64)
     refined = [_copied(feature, image_id, inference_time) for feature in features]
-    places = _moved_places(refined, offset)
+    shaped = [feature for feature in refined if not _is_box_alone(feature)]
     boxed = [feature for feature in refined if feature["properties"].get(IMAGE_BBOX) is not None]
-    boxes = _moved_boxes(boxed, offset)
-    if grid is not None:
-        corners = boxes[:, _CORNERS].reshape(-1, 2)
-        world = grid.locate(np.concatenate([places.positions, places.centroids(), corners]))
-        geometries, centres, ground_corners = np.split(world, np.cumsum([len(places.positions), len(refined)]))
-        _set_geometries(refined, places.with_positions(rounded(geometries, POSITION_DECIMALS)))
-        _set_centres(refined, centres[:, :2])
-        _set_ground_boxes(boxed, ground_corners[:, :2].reshape(-1, 4, 2))
+    if shaped:
+        places = _moved_places(shaped, offset)
+        if grid is not None:
+            _locate_shapes(shaped, places, grid)
+    if boxed:
+        boxes = _moved_boxes(boxed, offset)
+        if grid is not None:
+            _locate_boxes(boxed, boxes, grid)
     return refined
+
+
+def _is_box_alone(feature: Feature) -> bool:
+    """Tell whether nothing but its ``imageBBox`` says where a feature is: most models say no more, so it is fast."""
+    properties = feature["properties"]
+    return properties.get(IMAGE_GEOMETRY) is None and properties.get(IMAGE_BBOX) is not None
 
 
 def _copied(feature: Feature, image_id: str, inference_time: str) -> Feature:
@@ -75,13 +82,11 @@ def _place(feature: Feature) -> Geometry:
 
 
 def _moved_places(features: Sequence[Feature], offset: FloatArray) -> GeometryArrays:
-    """Write ``imageGeometry`` in pixels of the image, except where an ``imageBBox`` alone tells the place."""
+    """Write ``imageGeometry`` in pixels of the image."""
     found = GeometryArrays.of([_place(feature) for feature in features])
     places = found.with_places(rounded(found.positions + offset, POSITION_DECIMALS))
     for feature, geometry in zip(features, places.geometries, strict=True):
-        properties = feature["properties"]
-        if properties.get(IMAGE_GEOMETRY) is not None or properties.get(IMAGE_BBOX) is None:
-            properties[IMAGE_GEOMETRY] = geometry
+        feature["properties"][IMAGE_GEOMETRY] = geometry
     return places
 
 
@@ -92,6 +97,27 @@ def _moved_boxes(boxed: Sequence[Feature], offset: FloatArray) -> FloatArray:
     for feature, box in zip(boxed, boxes.tolist(), strict=True):
         feature["properties"][IMAGE_BBOX] = box
     return boxes
+
+
+def _locate_shapes(features: Sequence[Feature], places: GeometryArrays, grid: LocationGrid) -> None:
+    """Write where features are on the ground, from their places in pixels of the image."""
+    world = grid.locate(np.concatenate([places.positions, places.centroids()]))
+    geometries, centres = np.split(world, [len(places.positions)])
+    _set_geometries(features, places.with_positions(rounded(geometries, POSITION_DECIMALS)))
+    _set_centres(features, centres[:, :2])
+
+
+def _locate_boxes(features: Sequence[Feature], boxes: FloatArray, grid: LocationGrid) -> None:
+    """Write ``bbox`` from (n, 4) boxes in pixels of the image; of a feature that has no other place, all of it."""
+    corners = boxes[:, _CORNERS].reshape(-1, 2)
+    world = grid.locate(np.concatenate([corners, (boxes[:, :2] + boxes[:, 2:]) / 2]))
+    ground_corners, centres = world[: len(corners)].reshape(-1, 4, 3), world[len(corners) :]
+    alone = [place for place, feature in enumerate(features) if _is_box_alone(feature)]
+    rings = rounded(ground_corners[alone][:, _RING], POSITION_DECIMALS).tolist()
+    box_features = [features[place] for place in alone]
+    _set_geometries(box_features, [{"type": "Polygon", "coordinates": [ring]} for ring in rings])
+    _set_centres(box_features, centres[alone, :2])
+    _set_ground_boxes(features, ground_corners[..., :2])
 
 
 def _set_geometries(features: Sequence[Feature], geometries: Sequence[Geometry]) -> None:
