@@ -126,6 +126,13 @@ def test_rows_are_what_boto3_makes_of_them_page_by_page(clients, data_plane, emu
         by_key = resource.meta.client.batch_get_item(RequestItems={table: {"Keys": keys}})
         assert not by_key["UnprocessedKeys"]
         assert sorted(by_key["Responses"][table], key=lambda row: row["range_key"]) == rows
+        one = {"TableName": table, "Key": keys[0]}
+        assert resource.meta.client.get_item(**one)["Item"] == rows[0]
+        nobody = {"hash_key": "nobody", "range_key": ""}
+        assert "Item" not in resource.meta.client.get_item(TableName=table, Key=nobody)
+        update = {"UpdateExpression": "SET flag = :flag", "ExpressionAttributeValues": {":flag": False}}
+        assert resource.meta.client.update_item(**one, **update, ReturnValues="ALL_NEW")["Attributes"] == rows[0]
+        assert "Attributes" not in resource.meta.client.update_item(**one, **update)
     assert answers[0] == answers[1]
     assert [row for _, page in answers[0] for row in page] == rows
     assert repr(answers[0][0][1][0]["bytes"]) == repr(answers[1][0][1][0]["bytes"])

@@ -10,7 +10,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from functools import lru_cache
+from typing import TextIO
 
 from aws_embedded_metrics.config import get_config
 from aws_embedded_metrics.environment import Environment
@@ -105,12 +106,13 @@ class MetricsRecorder:
 
 def _scope(operation: str | None, dimensions: dict[str, str]) -> _Scope:
     named = ({"Operation": operation} if operation else _DEFAULT_DIMENSIONS) | dimensions
-    return tuple((name, _dimension_value(value)) for name, value in named.items())
+    return tuple((name, _dimension_value(str(value))) for name, value in named.items())
 
 
-def _dimension_value(value: Any) -> str:
+@lru_cache(maxsize=1024)
+def _dimension_value(value: str) -> str:
     """Return ``value`` as the format wants it: ASCII, at most 1,024 characters, not blank; and without credentials."""
-    text = redact_text(str(value)).encode("ascii", "replace").decode()[:_LONGEST_DIMENSION]
+    text = redact_text(value).encode("ascii", "replace").decode()[:_LONGEST_DIMENSION]
     return text if text.strip() else "Unknown"
 
 

@@ -11,7 +11,7 @@ from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshabl
 from botocore.session import Session, get_session
 from cachetools import LRUCache
 
-from .dynamodb_pages import read_pages_fast
+from .dynamodb_rows import read_rows_fast
 from .role_session import RoleSession
 
 # How long a call may hang and how botocore tries again, by service. SageMaker's runtime gets one send per call because
@@ -98,7 +98,7 @@ class AwsClients:
             if self._dynamodb is None:
                 config = client_config("dynamodb", self._max_connections)
                 self._dynamodb = self._session(None).resource("dynamodb", region_name=self._region, config=config)
-                read_pages_fast(self._dynamodb.meta.client)
+                read_rows_fast(self._dynamodb.meta.client)
             return self._dynamodb
 
     def credentials(self, assumed_role: Role = None) -> Any:

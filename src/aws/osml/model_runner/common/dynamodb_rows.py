@@ -1,21 +1,27 @@
-"""Pages of DynamoDB rows, read without botocore's and boto3's walks through each value."""
+"""Rows of DynamoDB, read without botocore's and boto3's walks through each value."""
 
 import base64
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from boto3.dynamodb.types import TypeDeserializer
+from boto3.dynamodb.types import DYNAMODB_CONTEXT, TypeDeserializer
 from botocore.exceptions import ResponseStreamingError
 
-# Where the rows are in the answers of operations that return many.
-_ROWS = {"Query": "Items", "Scan": "Items", "BatchGetItem": "Responses"}
+# Where the rows are in the answers: a list of them, a list for each table, or one.
+_ROWS = {
+    "Query": "Items",
+    "Scan": "Items",
+    "BatchGetItem": "Responses",
+    "GetItem": "Item",
+    "UpdateItem": "Attributes",
+}
 _READ = "RowsAsRead"
 _boto3 = TypeDeserializer()
 
 
-def read_pages_fast(client: Any) -> None:
-    """Let a DynamoDB resource's client read the rows of operations that return many by itself.
+def read_rows_fast(client: Any) -> None:
+    """Let a DynamoDB resource's client read the rows in answers by itself.
 
     botocore walks through each value of an answer by the service's model, and boto3 once more, and each feature of an
     image is a value. What callers get is the same. Signing, sending, trying again, errors and the rest of an answer
@@ -42,14 +48,18 @@ def _take_rows(
     found = answer.pop(member, None)
     if found is None:
         return
-    by_table = found if isinstance(found, dict) else {"": found}
-    rows = {table: [_row(typed) for typed in rows] for table, rows in by_table.items()}
-    customized_response_dict[_READ] = {member: rows if by_table is found else rows[""]}
+    customized_response_dict[_READ] = {member: _rows(found, is_by_table=operation_model.name == "BatchGetItem")}
     response_dict["body"] = orjson.dumps(answer)
 
 
 def _put_rows(parsed: dict[str, Any], **_: Any) -> None:
     parsed |= parsed.pop(_READ, {})
+
+
+def _rows(found: Any, is_by_table: bool) -> Any:
+    if is_by_table:
+        return {table: [_row(typed) for typed in rows] for table, rows in found.items()}
+    return [_row(typed) for typed in found] if isinstance(found, list) else _row(found)
 
 
 def _row(typed: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,6 +72,8 @@ def attribute_value(typed: Mapping[str, Any]) -> Any:
     match kind:
         case "S":
             return value
+        case "N":
+            return DYNAMODB_CONTEXT.create_decimal(value)
         case "L":
             # Texts, features above all, without a call for each.
             return [inner["S"] if "S" in inner else attribute_value(inner) for inner in value]
