@@ -91,7 +91,7 @@ def formats(bench: Bench) -> Row:
     """Tiles/s by format, and what all cores encode with GDAL when nothing else is done."""
     row: Row = {}
     for name, compression in (("PNG", "NONE"), ("JPEG", "NONE"), ("NITF", "NONE"), ("NITF", "J2K")):
-        job = Job(bench.image(6144), tile_format=name, compression=compression, latency_ms=5)
+        job = Job(bench.image(12288), tile_format=name, compression=compression, latency_ms=5)
         alone = _encoded_per_s(job)
         figures = bench.run(job)
         share = {"GDAL alone": round(alone, 1), "share %": round(100 * figures.tiles_per_s / alone)}
