@@ -8,8 +8,8 @@ from pathlib import Path
 # Of control groups, version 2 and version 1.
 _LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
-# As malloc.h numbers them: M_MMAP_THRESHOLD (32 MiB are the most that glibc takes), M_TRIM_THRESHOLD, M_ARENA_MAX.
-_MALLOC_OPTIONS = ((-3, 32 * 1024 * 1024), (-1, 256 * 1024 * 1024), (-8, 2))
+# As malloc.h numbers them: M_MMAP_THRESHOLD (32 MiB are the most that glibc takes) and M_TRIM_THRESHOLD.
+_MALLOC_OPTIONS = ((-3, 32 * 1024 * 1024), (-1, 256 * 1024 * 1024))
 
 
 def memory_limit_bytes(limit_files: Iterable[Path] = _LIMIT_FILES) -> int:
@@ -31,7 +31,7 @@ def keep_freed_memory() -> None:
     """Have the C library keep what is freed for what is allocated next, where that library can: glibc.
 
     Left to itself it gives the pixels of a tile back to the system, which fills the same pages with zeros for the
-    next tile: a tenth of a tile's time. Few heaps, because what one thread has freed no thread of another heap finds.
+    next tile. That took a fifth of the worker's CPU.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
