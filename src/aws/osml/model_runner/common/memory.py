@@ -9,7 +9,7 @@ from pathlib import Path
 _LIMIT_FILES = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 # As malloc.h numbers them: M_MMAP_THRESHOLD (32 MiB are the most that glibc takes) and M_TRIM_THRESHOLD.
-_MALLOC_OPTIONS = ((-3, 32 * 1024 * 1024), (-1, 256 * 1024 * 1024))
+_MALLOC_OPTIONS = ((-3, 32 * 1024 * 1024), (-1, 16 * 1024 * 1024))
 
 
 def memory_limit_bytes(limit_files: Iterable[Path] = _LIMIT_FILES) -> int:
