@@ -32,10 +32,10 @@ needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="anot
 
 
 def faults_of_tiles() -> int:
-    """Fill and free six tiles' memory again and again, and return how often the system had to find pages for it."""
+    """Fill and free four tiles' memory again and again, and return how often the system had to find pages for it."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(50):
-        tiles = [np.ones(3_200_000, np.uint8) for _ in range(6)]
+        tiles = [np.ones(3_200_000, np.uint8) for _ in range(4)]
         del tiles
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
