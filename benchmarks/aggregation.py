@@ -25,6 +25,7 @@ from scenes import OVERLAP, TILE, Detections, scene
 
 from aws.osml.model_runner.aggregation import ImageFeatures, MergedFeatures, distillation_of, stamp_of
 from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.common.memory import keep_freed_memory, spare_the_collector
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database import FeatureTable, JobItem, JobTable, TileKey, TileOutcome
 from aws.osml.model_runner.local.emulator import Emulator
@@ -112,7 +113,9 @@ def _put_jobs(dynamodb, tiles: int, side_px: int) -> None:
 
 
 def run_ours() -> None:
-    """Bring the features together, and print what it took."""
+    """Bring the features together, in a process that is set up as a worker's is, and print what it took."""
+    keep_freed_memory()
+    spare_the_collector()
     started = time.perf_counter()
     cpu_started = time.process_time()
     dynamodb = default_clients().dynamodb_resource()

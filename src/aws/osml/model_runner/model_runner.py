@@ -1,6 +1,5 @@
 """The daemon: receive, dispatch, keep what is claimed, sweep, and stop in order."""
 
-import gc
 import os
 import resource
 import signal
@@ -16,7 +15,7 @@ import structlog
 from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
 from .common.endpoint_utils import EndpointUtils
-from .common.memory import keep_freed_memory
+from .common.memory import keep_freed_memory, spare_the_collector
 from .database.endpoint_statistics_table import EndpointStatisticsTable
 from .database.job_ledger import OutstandingJobsTable, open_ledger
 from .database.job_table import JobTable
@@ -50,9 +49,6 @@ _SCAN_FACTOR = 10
 _SWEEP_JITTER = (0.7, 1.3)
 
 
-# Python's own figure is 700.
-_COLLECT_AFTER_OBJECTS = 20_000
-
 # What sysexits.h calls an internal software error; whoever runs the worker starts it anew.
 _STUCK = 70
 
@@ -61,15 +57,6 @@ def _limit_memory(max_bytes: int | None) -> None:
     """Have what asks for too much memory fail, rather than the kernel choose whom to kill."""
     if max_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
-
-
-def _spare_the_collector() -> None:
-    """Have Python look for cycles less often, and not in what has been imported and stays as long as the process.
-
-    The features of a tile are thousands of lists and dictionaries, none of them in a cycle.
-    """
-    gc.freeze()
-    gc.set_threshold(_COLLECT_AFTER_OBJECTS)
 
 
 def _exit_stuck(lease: Lease) -> None:
@@ -110,7 +97,7 @@ class ModelRunner:
         """Work until stopped, and return the exit status: 0 when everything in hand was ended or given back in time."""
         _limit_memory(self.config.memory_limit_bytes)
         keep_freed_memory()
-        _spare_the_collector()
+        spare_the_collector()
         configure_gdal(self.context.raster_settings, os.environ)
         self.context.leases.on_stall = _exit_stuck
         self._heed_signals()
