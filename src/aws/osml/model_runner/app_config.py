@@ -214,8 +214,8 @@ class ServiceConfig(BaseModel):
     regions_in_progress: Annotated[int, Field(ge=1, le=64)] = _setting(
         "REGIONS_IN_PROGRESS",
         default=2,
-        description="How many regions a worker cuts at once. It may hold more, whose tiles are cut and wait for the"
-        " model: `WORKERS` at most.",
+        description="How many regions a worker cuts at once. It may hold more, of which few tiles are left to"
+        " cut: `WORKERS` at most.",
     )
     tile_queue_bytes: Bytes = _setting(
         "TILE_QUEUE_BYTES",

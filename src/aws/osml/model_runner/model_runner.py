@@ -224,7 +224,7 @@ class ModelRunner:
             self.image_request_handler,
             on_ended,
         )
-        # A region that is cut has a tile with the model at least, so more of them would keep no further call busy.
+        # Each that is cut has a tile with the model, or in front of it: more of them would keep no further call busy.
         return self._consumer("regions", self.region_request_queue, regions.handle, self._slots, self.config.workers)
 
     def _consumer(

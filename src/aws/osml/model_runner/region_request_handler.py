@@ -122,7 +122,7 @@ class RegionRequestHandler:
 
         A region that has ended is left as it is. ``raster_dataset`` and ``sensor_model`` serve a caller that has the
         image open; without them it is opened by its URL, or shared with another region that runs here. ``on_cut`` is
-        called when no tile is left to cut, unless the endpoint counts regions: it would only refuse the next one.
+        called when few tiles are left to cut, unless the endpoint counts regions: it would only refuse the next one.
 
         Raises:
             RegionDeferredError: the region is another worker's, has to wait, or was interrupted, or a region that

@@ -40,7 +40,7 @@ _MAX_OUTAGE_TRIES = 5
 class RegionWork:
     """What a worker does with a region that it has claimed. ``opened`` comes before ``run``.
 
-    ``on_cut`` is called when the last tile is on its way, so that another region can be cut meanwhile.
+    ``on_cut`` is called when another region can be cut soon; see ``TilePipeline.run``.
     """
 
     def __init__(
