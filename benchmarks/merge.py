@@ -23,9 +23,10 @@ from aws.osml.model_runner.common.mr_post_processing import (
     FeatureDistillationSeam,
     SeamMerge,
 )
+from aws.osml.model_runner.features.feature_columns import Kind
 from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
 from aws.osml.model_runner.features.selection import select
-from aws.osml.model_runner.features.tiled_features import Kind, TiledFeatures
+from aws.osml.model_runner.features.tiled_features import TiledFeatures
 
 # count, distance of the grid's cells, sides of the objects in pixels
 SCENES = {

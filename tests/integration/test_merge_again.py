@@ -113,6 +113,17 @@ def test_job_is_merged_again_without_its_model(worker, tmp_path, model_server, c
     assert worker.jobs.find(job.image_id) == job
 
 
+def test_tiles_that_an_older_version_stored_give_the_same_result(worker, tmp_path, model_server, command):
+    job = ended_job(worker, tmp_path, model_server, "older")
+    rows = [row for row in worker.features.scan() if row["hash_key"].startswith(f"{job.image_id}-")]
+    assert any("feature_columns" in row for row in rows)
+    for row in rows:
+        key = {name: row[name] for name in ("hash_key", "range_key")}
+        worker.features.update(key, "REMOVE feature_columns, feature_iris", {})
+    assert command("older", "--output", tmp_path) == 0
+    assert (tmp_path / "older.geojson").read_bytes() == body_of(worker, "out/older.geojson")[1]
+
+
 def test_result_goes_to_a_bucket_but_never_over_the_jobs_own(worker, tmp_path, model_server, command, capsys):
     ended_job(worker, tmp_path, model_server, "beside")
     bucket = json.loads(worker.outputs)[0]["bucket"]

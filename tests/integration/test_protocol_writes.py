@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from typing import Any
 from unittest.mock import patch
 
 import boto3
@@ -33,6 +34,7 @@ from aws.osml.model_runner.database import (
 from aws.osml.model_runner.database.ddb_helper import DDBHelper
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
 from aws.osml.model_runner.exceptions import ConditionNotMetError, ConservationError, StartRegionException
+from aws.osml.model_runner.features.encoding import EncodedFeatures, encode_features
 from aws.osml.model_runner.tile_worker.region_plan import region_id_of
 from simulation.dynamodb import TABLE_NAMES, DynamoDB, worker_tables
 
@@ -302,6 +304,21 @@ class TestRegion:
         assert (image.region_success, image.tile_success) == (16, 16)
 
 
+def ship(number: int, iri: str, text: str = "") -> dict[str, Any]:
+    properties = {
+        "imageBBox": [number, 0.0, number + 0.1, 5.0],
+        "featureClasses": [{"iri": iri, "score": 0.5 + number / 100}],
+        "text": text,
+        "image_id": "i",
+        "inferenceTime": "t",
+    }
+    return {"type": "Feature", "geometry": None, "properties": properties}
+
+
+def succeeded(encoded: EncodedFeatures) -> TileOutcome:
+    return TileOutcome(TileState.SUCCEEDED, encoded.bodies, encoded.columns)
+
+
 class TestTile:
     KEY = TileKey("job:s3://images/a.tif", "(0, 0)(512, 512)-job", 7)
 
@@ -322,6 +339,24 @@ class TestTile:
         (tile,) = tables.features.stored_tiles(self.KEY.image_id)
         assert list(tile.features) == features("first")
         assert tables.features.stored_tiles(self.KEY.image_id, [self.KEY]) == [tile]
+
+    @pytest.mark.parametrize("text_bytes", [10, 30_000], ids=["one row", "several rows"])
+    def test_columns_come_back_with_the_features_that_they_are_of(self, tables, text_bytes):
+        encoded = encode_features(ship(number, f"class-{number % 7}", "x" * text_bytes) for number in range(40))
+        tables.features.commit_tile(self.KEY, BOUNDS, succeeded(encoded))
+        (tile,) = tables.features.stored_tiles(self.KEY.image_id)
+        assert tile.features == encoded.bodies
+        assert tile.columns.records.tobytes() == encoded.columns.records.tobytes()
+        assert list(tile.columns.iris) == [f"class-{number}" for number in range(7)]
+
+    def test_columns_that_a_row_has_no_room_for_are_left_out(self, tables):
+        encoded = encode_features([ship(1, "c" * 250_000), ship(2, "ship")])
+        tables.features.commit_tile(self.KEY, BOUNDS, succeeded(encoded))
+        (tile,) = tables.features.stored_tiles(self.KEY.image_id)
+        assert tile.features == encoded.bodies
+        assert tile.columns is None
+        rows = sorted(tables.features.scan(), key=lambda row: len(row["features"][0]))
+        assert ["feature_columns" in row for row in rows] == [True, False]
 
     def test_a_tile_whose_rest_is_gone_is_not_read_in_part(self, tables):
         large = [b'"%s"' % (b"x" * 150_000)] * 3

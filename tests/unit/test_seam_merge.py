@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationSeam as Seam
 from aws.osml.model_runner.common.mr_post_processing import OverlapMetric, SeamMerge
 from aws.osml.model_runner.features import seam_overlap
+from aws.osml.model_runner.features.feature_columns import Kind
 from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
 from aws.osml.model_runner.features.seam_merge import absorbers, default_distance_px
-from aws.osml.model_runner.features.tiled_features import Kind, TiledFeatures
+from aws.osml.model_runner.features.tiled_features import TiledFeatures
 from examples import examples
 from unit import plain_seam_merge as plain
 from unit.plain_seam_merge import Seen

@@ -10,9 +10,10 @@ from aws.osml.model_runner.common.mr_post_processing import (
     FeatureDistillationSoftNMS,
 )
 from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.model_runner.features.feature_columns import Kind, place_of
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
 from aws.osml.model_runner.features.selection import FeatureSelector, select
-from aws.osml.model_runner.features.tiled_features import Kind, TiledFeatures, place_of, shapes_of
+from aws.osml.model_runner.features.tiled_features import TiledFeatures, shapes_of
 
 RING = [[1.0, 2.0], [1.0, 6.0], [4.0, 6.0], [4.0, 2.0], [1.0, 2.0]]
 PLACES = {

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import Any, overload
 
@@ -15,14 +16,17 @@ from .common.mr_post_processing import (
     FeatureDistillationSeam,
     SeamMerge,
 )
-from .common.typing import TileState
+from .common.typing import ImageRegion, TileState
 from .database.feature_table import FeatureTable, StoredTile, TileKey
 from .database.job_table import JobItem
 from .exceptions import ConservationError
 from .features.encoding import decode_feature, encode_feature
+from .features.feature_columns import FeatureColumns
 from .features.properties import Feature, FeatureOrigin, FeatureStamp, feature_id
+from .features.scored_boxes import Indices
 from .features.selection import Selection, select
-from .features.tiled_features import TileColumns, TiledFeatures
+from .features.text_stamp import TextStamp
+from .features.tiled_features import TiledFeatures
 from .sink.delivery import Delivery
 
 # How many features go by between two signs of life.
@@ -39,12 +43,13 @@ class ImageFeatures:
     Each is kept as its JSON alone. ``columns`` tells as arrays what merging needs to know of it.
     """
 
-    def __init__(self, job_id: str, tiles: Sequence[tuple[StoredTile, TileColumns]]) -> None:
+    def __init__(self, job_id: str, tiles: Sequence[tuple[StoredTile, FeatureColumns]]) -> None:
         good = [(tile, columns) for tile, columns in tiles if tile.state is TileState.SUCCEEDED]
         self._job_id = job_id
         self._tiles = [tile for tile, _ in good]
         self._starts = [0, *accumulate(len(tile.features) for tile in self._tiles)]
-        self.columns = TiledFeatures.joined([columns for _, columns in good], self.feature_at)
+        self.columns = TiledFeatures.joined([(tile.bounds, columns) for tile, columns in good], self.feature_at)
+        self.own_ends = np.concatenate([np.zeros(0, np.uint32), *(columns.records["own_end"] for _, columns in good)])
 
     @classmethod
     def collect(
@@ -62,9 +67,10 @@ class ImageFeatures:
             ConservationError: fewer tiles, or more, are stored as good than were counted.
         """
 
-        def columns_of(tile: StoredTile) -> TileColumns:
+        def columns_of(tile: StoredTile) -> FeatureColumns:
             note()
-            return TileColumns.of(tile.bounds, map(decode_feature, tile.features))
+            # An older version has stored none.
+            return tile.columns or FeatureColumns.of(map(decode_feature, tile.features))
 
         # The pixels of the image's tiles are gone by now, and its features take their place.
         give_memory_back()
@@ -81,21 +87,22 @@ class ImageFeatures:
 
     def feature_at(self, index: int) -> Feature:
         """Return a feature as it is stored."""
-        tile, ordinal = self.place_of(index)
-        return decode_feature(tile.features[ordinal])
+        return decode_feature(self.body_at(index))
+
+    def body_at(self, index: int) -> bytes:
+        """Return the JSON of a feature as it is stored."""
+        number = self.columns.tiles.item(index)
+        return self._tiles[number].features[index - self._starts[number]]
+
+    def bounds_of(self, tile: int) -> ImageRegion:
+        """Return the pixels of a tile, by its number in ``columns.tiles``."""
+        return self._tiles[tile].bounds
 
     def id_of(self, index: int) -> str:
         """Return the id of a feature, which follows from job, region, tile and place in the answer."""
-        return self.id_at(*self.place_of(index))
-
-    def id_at(self, tile: StoredTile, ordinal: int) -> str:
-        """Return the id of the feature at this place of a tile."""
-        return feature_id(self._job_id, tile.key.region_id, tile.key.index, ordinal)
-
-    def place_of(self, index: int) -> tuple[StoredTile, int]:
-        """Return the tile that a feature comes from, and its place in the answer for it."""
         number = self.columns.tiles.item(index)
-        return self._tiles[number], index - self._starts[number]
+        key = self._tiles[number].key
+        return feature_id(self._job_id, key.region_id, key.index, index - self._starts[number])
 
 
 class MergedFeatures(Sequence[bytes]):
@@ -124,14 +131,14 @@ class MergedFeatures(Sequence[bytes]):
     def __getitem__(self, place: slice) -> Sequence[bytes]: ...
     def __getitem__(self, place: int | slice) -> bytes | Sequence[bytes]:
         if isinstance(place, slice):
-            return [self._encoded(index) for index in self._kept[place].tolist()]
-        return self._encoded(int(self._kept[place]))
+            return list(self._encoded(self._kept[place]))
+        (encoded,) = self._encoded(self._kept[[place]])
+        return encoded
 
     def __iter__(self) -> Iterator[bytes]:
-        for place, index in enumerate(self._kept.tolist()):
-            if place % _FEATURES_PER_NOTE == 0:
-                self._note()
-            yield self._encoded(index)
+        for start in range(0, len(self), _FEATURES_PER_NOTE):
+            self._note()
+            yield from self._encoded(self._kept[start : start + _FEATURES_PER_NOTE])
 
     @property
     def ids(self) -> "FeatureIds":
@@ -148,14 +155,28 @@ class MergedFeatures(Sequence[bytes]):
         """Return what a sink is asked to deliver, from this position on."""
         return Delivery(str(job.job_id), job.result_name or "", self, self.ids, position, centres=self.centres)
 
-    def _encoded(self, index: int) -> bytes:
+    def _encoded(self, indices: Indices) -> Iterator[bytes]:
+        """Yield features as they are delivered; most need no more than a stamp in their text."""
         features, selection = self._features, self._selection
-        tile, ordinal = features.place_of(index)
-        stored = decode_feature(tile.features[ordinal])
-        absorbed = selection.absorbed.get(index, ())
+
+        @lru_cache(maxsize=1)  # the features of a tile come one after the other
+        def stamp_of(tile: int) -> TextStamp:
+            return TextStamp(self._stamp, features.bounds_of(tile))
+
+        tiles, own_ends = features.columns.tiles[indices].tolist(), features.own_ends[indices].tolist()
+        for index, tile, own_end in zip(indices.tolist(), tiles, own_ends, strict=True):
+            absorbed, text = selection.absorbed.get(index, ()), None
+            if not selection.changes(index) and not (absorbed and self._are_ids_told):
+                text = stamp_of(tile).stamped(features.body_at(index), own_end, features.id_of(index), len(absorbed))
+            yield text or self._encoded_anew(index)
+
+    def _encoded_anew(self, index: int) -> bytes:
+        features, selection = self._features, self._selection
+        tile, absorbed = features.columns.tiles.item(index), selection.absorbed.get(index, ())
         ids = [features.id_of(other) for other in absorbed] if self._are_ids_told else ()
-        origin = FeatureOrigin(features.id_at(tile, ordinal), tile.bounds, len(absorbed), ids)
-        return encode_feature(self._stamp.finalized(selection.finished(index, stored, features.feature_at), origin))
+        origin = FeatureOrigin(features.id_of(index), features.bounds_of(tile), len(absorbed), ids)
+        finished = selection.finished(index, features.feature_at(index), features.feature_at)
+        return encode_feature(self._stamp.finalized(finished, origin))
 
 
 class FeatureIds(Sequence[str]):

@@ -102,7 +102,7 @@ class DetectionSteps:
         dropped = dict(parsed.dropped + encoded.dropped)
         if dropped:
             logger.warning("features.dropped", tile_index=tile.index, **dropped)
-        return TileResult(TileState.SUCCEEDED, tuple(encoded.bodies), dropped=dropped)
+        return TileResult(TileState.SUCCEEDED, tuple(encoded.bodies), encoded.columns, dropped=dropped)
 
     def store(self, tile: Tile, result: TileResult) -> TileState | None:
         """Commit a result; the first worker's outcome counts, whoever that is.
@@ -118,7 +118,7 @@ class DetectionSteps:
     def commit(self, tile: Tile, result: TileResult) -> TileState:
         """Commit a result for good, and return the state that counts."""
         key = TileKey(self.request.image_id, self.request.region_id, tile.index)
-        outcome = TileOutcome(result.state, result.features, result.error_code, result.dropped)
+        outcome = TileOutcome(result.state, result.features, result.columns, result.error_code, result.dropped)
         with self.metrics.timed("FeatureStorage"):
             state = self.features.commit_tile(key, tile.bounds, outcome, self.generation)
         self.note_progress()

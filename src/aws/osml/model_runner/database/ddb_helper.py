@@ -201,7 +201,7 @@ class DDBHelper:
             return whole if whole == data else float(data)
         convert = DDBHelper.convert_decimal
         if kind is list:
-            return [convert(inner) for inner in data]
+            return [inner if type(inner) is str else convert(inner) for inner in data]
         if kind is dict:
             return {key: convert(inner) for key, inner in data.items()}
         return data

@@ -29,6 +29,7 @@ from aws.osml.model_runner.exceptions import (
     ConservationError,
     DDBBatchWriteException,
 )
+from aws.osml.model_runner.features.feature_columns import FeatureColumns
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
 from aws.osml.model_runner.features.properties import TILE
 
@@ -63,12 +64,17 @@ def read_in_threads(read: Callable[[int], T], numbers: Iterable[int]) -> list[T]
 
 @dataclasses.dataclass
 class FeatureItem(DDBItem):
-    """A row of the feature table. ``features`` holds each feature as GeoJSON text."""
+    """A row of the feature table. ``features`` holds each feature as GeoJSON text.
+
+    ``feature_columns`` and ``feature_iris`` are their ``FeatureColumns``.
+    """
 
     hash_key: str
     range_key: str
     tile_id: str | None = None
     features: list[str] | None = None
+    feature_columns: str | None = None
+    feature_iris: list[str] | None = None
     expire_time: int | None = None
     # What the job protocol adds. Overflow rows have no ``tile_status``.
     region_id: str | None = None
@@ -98,22 +104,24 @@ class TileKey:
 
 @dataclasses.dataclass(frozen=True)
 class TileOutcome:
-    """How a tile ended: its features as GeoJSON text each, or the code of the error that it failed with."""
+    """How a tile ended: its features as GeoJSON text each, and in columns; or the code of the error of its failure."""
 
     state: TileState
     features: Sequence[bytes] = ()
+    columns: FeatureColumns | None = None
     error_code: str | None = None
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTile:
-    """A tile as it was committed."""
+    """A tile as it was committed; ``columns`` of its features, where they are stored."""
 
     key: TileKey
     bounds: ImageRegion
     state: TileState
     features: Sequence[bytes]
+    columns: FeatureColumns | None = dataclasses.field(default=None, compare=False)
 
 
 class FeatureTable(DDBHelper):
@@ -153,9 +161,10 @@ class FeatureTable(DDBHelper):
         """
         try:
             rows: list[DDBItem] = [
-                self._loose_row(key, chunk)
+                self._loose_row(key, _texts(bodies[part]))
                 for key, group in self.group_features_by_key(features).items()
-                for chunk in _chunks([_encode(feature) for feature in group])
+                for bodies in [list(map(orjson.dumps, group))]
+                for part in _parts(bodies)
             ]
             self.batch_write_items(rows)
         except (ValueError, DDBBatchWriteException, ClientError, BotoCoreError) as err:
@@ -237,7 +246,7 @@ class FeatureTable(DDBHelper):
         That is another's when another worker, or an earlier send of this call, was first. Only a failure of an
         earlier generation gives way: the job was sent again to have such tiles done again.
         """
-        chunks = list(_chunks([feature.decode() for feature in outcome.features])) or [[]]
+        chunks = [_feature_attributes(outcome, part) for part in _parts(outcome.features)] or [{"features": []}]
         token = f"{self._rng.getrandbits(64):016x}"
         overflow: list[DDBItem] = [
             self._overflow_row(key, token, number, chunk) for number, chunk in enumerate(chunks[1:], start=1)
@@ -249,7 +258,6 @@ class FeatureTable(DDBHelper):
             hash_key=row_key["hash_key"],
             range_key=row_key["range_key"],
             tile_id=self._grid_key(bounds.origin.col, bounds.origin.row, bounds.right - 1, bounds.bottom - 1),
-            features=chunks[0],
             expire_time=self._expire_time(),
             region_id=key.region_id,
             tile_index=key.index,
@@ -260,6 +268,7 @@ class FeatureTable(DDBHelper):
             error_code=outcome.error_code,
             dropped=dict(outcome.dropped) or None,
             generation=generation,
+            **chunks[0],
         )
         condition = "attribute_not_exists(range_key) OR (tile_status = :failed AND generation < :generation)"
         try:
@@ -328,25 +337,26 @@ class FeatureTable(DDBHelper):
         return sorted(tiles, key=lambda pair: (pair[0].key.region_id, pair[0].key.index))
 
     def _tiles_in(self, image_id: str, rows: Iterable[Item]) -> list[StoredTile]:
-        overflow: dict[tuple[str, int, str], dict[int, list[bytes]]] = defaultdict(dict)
+        overflow: dict[tuple[str, int, str], dict[int, Item]] = defaultdict(dict)
         tile_rows = []
         for row in rows:
             if "tile_status" in row:
                 tile_rows.append(row)
             elif "chunk" in row:
-                overflow[row["region_id"], row["tile_index"], row["tile_token"]][row["chunk"]] = row["features"]
+                overflow[row["region_id"], row["tile_index"], row["tile_token"]][row["chunk"]] = row
         tiles = []
         for row in sorted(tile_rows, key=lambda row: (row["region_id"], row["tile_index"])):
             rest = overflow[row["region_id"], row["tile_index"], row["tile_token"]]
             if len(rest) < row["chunks"] - 1:
                 raise ConservationError(f"the tile {row['range_key']} lacks some of its {row['chunks']} rows")
-            bodies = [*row.get("features", []), *(body for n in range(1, row["chunks"]) for body in rest[n])]
+            chunks = [row, *(rest[number] for number in range(1, row["chunks"]))]
             tiles.append(
                 StoredTile(
                     key=TileKey(image_id, row["region_id"], row["tile_index"]),
                     bounds=ImageRegion.of(row["tile_bounds"]),
                     state=TileState[row["tile_status"]],
-                    features=bodies,
+                    features=[body for chunk in chunks for body in chunk.get("features", [])],
+                    columns=_columns_of(chunks),
                 )
             )
         return tiles
@@ -378,26 +388,22 @@ class FeatureTable(DDBHelper):
         salt = zlib.crc32(f"{key.region_id}#{key.index}".encode()) % self.hash_salt + 1
         return {"hash_key": f"{key.image_id}-{salt}", "range_key": f"{key.region_id}#{key.index:06d}"}
 
-    def _overflow_row(self, key: TileKey, token: str, number: int, texts: list[str]) -> FeatureItem:
+    def _overflow_row(self, key: TileKey, token: str, number: int, chunk: Mapping[str, Any]) -> FeatureItem:
         tile = self._tile_row_key(key)
         return FeatureItem(
             hash_key=tile["hash_key"],
             range_key=f"{tile['range_key']}#{token}#{number:04d}",
-            features=texts,
             expire_time=self._expire_time(),
             region_id=key.region_id,
             tile_index=key.index,
             tile_token=token,
             chunk=number,
+            **chunk,
         )
 
 
 def _is_protocol_row(row: Mapping[str, Any]) -> bool:
     return "tile_token" in row
-
-
-def _encode(feature: Mapping[str, Any]) -> str:
-    return orjson.dumps(feature).decode()
 
 
 def _with_bytes(row: Item) -> Item:
@@ -414,16 +420,42 @@ def _decode(body: bytes, tile: ImageRegion | None = None) -> geojson.Feature:
     return feature
 
 
-def _chunks(texts: Sequence[str]) -> Iterator[list[str]]:
-    """Yield ``texts`` in groups whose UTF-8 stays within MAX_CHUNK_BYTES; a longer one stands alone."""
-    chunk: list[str] = []
-    size = 0
-    for text in texts:
-        text_bytes = len(text.encode())
-        if chunk and size + text_bytes > MAX_CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-        chunk.append(text)
-        size += text_bytes
-    if chunk:
-        yield chunk
+def _parts(bodies: Sequence[bytes]) -> Iterator[slice]:
+    """Yield where to cut features so that those of a part stay within MAX_CHUNK_BYTES; a longer one stands alone."""
+    start = size = 0
+    for end, body in enumerate(bodies):
+        if end > start and size + len(body) > MAX_CHUNK_BYTES:
+            yield slice(start, end)
+            start, size = end, 0
+        size += len(body)
+    if bodies:
+        yield slice(start, len(bodies))
+
+
+def _texts(bodies: Sequence[bytes]) -> list[str]:
+    return [body.decode() for body in bodies]
+
+
+def _feature_attributes(outcome: TileOutcome, part: slice) -> dict[str, Any]:
+    """Return what a row holds of some of a tile's features.
+
+    That is their columns too, unless a row has no room for them: features can do without, and iris be of any length.
+    """
+    bodies = outcome.features[part]
+    attributes: dict[str, Any] = {"features": _texts(bodies)}
+    if outcome.columns is None:
+        return attributes
+    columns = outcome.columns.part(part)
+    records = columns.as_text()
+    if sum(map(len, bodies)) + len(records) + sum(len(iri.encode()) for iri in columns.iris) <= MAX_FEATURE_BYTES:
+        attributes |= {"feature_columns": records, "feature_iris": list(columns.iris)}
+    return attributes
+
+
+def _columns_of(chunks: Sequence[Item]) -> FeatureColumns | None:
+    """Return the columns of a tile's features, from its rows; None where one of those does not hold them."""
+    if not all("feature_columns" in chunk for chunk in chunks):
+        return None
+    return FeatureColumns.joined(
+        [FeatureColumns.from_text(chunk["feature_columns"], chunk["feature_iris"]) for chunk in chunks]
+    )

@@ -9,7 +9,6 @@ from .properties import (
     FeatureStamp,
     convert_deprecated_feature_properties,
     feature_id,
-    feature_ids,
     finalize_feature,
 )
 from .refinement import refine_features
@@ -28,7 +27,6 @@ __all__ = [
     "encode_feature",
     "encode_features",
     "feature_id",
-    "feature_ids",
     "feature_image_bounds",
     "finalize_feature",
     "find_image_geometry",

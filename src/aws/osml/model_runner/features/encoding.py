@@ -6,6 +6,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from .feature_columns import FeatureColumns
+from .text_stamp import own_end
+
 # Guides for models have always asked for features below 300 KB; a DynamoDB item holds 400 KB.
 MAX_FEATURE_BYTES = 300_000
 
@@ -13,10 +16,10 @@ FEATURE_TOO_LARGE = "FEATURE_TOO_LARGE"
 
 
 class EncodedFeatures(NamedTuple):
-    """Features as JSON, those that fit, their positions in the list that was passed in, and why others were dropped."""
+    """Features as JSON, those that fit, and in columns; and why others were dropped."""
 
     bodies: list[bytes]
-    ordinals: list[int]
+    columns: FeatureColumns
     dropped: Counter[str]
 
 
@@ -39,12 +42,10 @@ def encode_features(
     features: Iterable[Mapping[str, Any]], max_feature_bytes: int = MAX_FEATURE_BYTES
 ) -> EncodedFeatures:
     """Return features as JSON; one that has outgrown the limit, since its places were added, is dropped and counted."""
-    encoded = EncodedFeatures([], [], Counter())
-    for ordinal, feature in enumerate(features):
-        body = encode_feature(feature)
-        if len(body) > max_feature_bytes:
-            encoded.dropped[FEATURE_TOO_LARGE] += 1
-            continue
-        encoded.bodies.append(body)
-        encoded.ordinals.append(ordinal)
-    return encoded
+    written = [(feature, encode_feature(feature)) for feature in features]
+    fitting = [(feature, body) for feature, body in written if len(body) <= max_feature_bytes]
+    columns = FeatureColumns.of((feature for feature, _ in fitting), [own_end(*pair) for pair in fitting])
+    too_large = len(written) - len(fitting)
+    return EncodedFeatures(
+        [body for _, body in fitting], columns, Counter({FEATURE_TOO_LARGE: too_large} if too_large else {})
+    )

@@ -11,12 +11,13 @@ from scipy.spatial import cKDTree
 from shapely.geometry import LineString, mapping
 from shapely.geometry.base import BaseGeometry
 
+from .feature_columns import Kind, place_of
 from .geometry_arrays import ObjectArray
 from .image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, find_image_geometry, geometry_paths
 from .properties import Feature
 from .refinement import BOX_DECIMALS, POSITION_DECIMALS, rounded, wrapped
 from .scored_boxes import Floats
-from .tiled_features import Kind, place_of, shapes_of
+from .tiled_features import shapes_of
 
 
 def join_features(parts: Sequence[Feature], distance_px: float) -> Feature:

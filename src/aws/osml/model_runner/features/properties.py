@@ -18,6 +18,7 @@ INFERENCE_TIME = "inferenceTime"
 IMAGE_ID = "image_id"
 FEATURE_CLASSES = "featureClasses"
 FEATURE_TYPES = "feature_types"
+INFERENCE_METADATA = "inferenceMetadata"
 
 # What the worker keeps on a feature between its stages may use any name with this prefix.
 INTERNAL_PREFIX = "_modelRunner"
@@ -102,7 +103,7 @@ class FeatureStamp:
         metadata = {"jobId": self.job_id, "inferenceDT": properties.get(INFERENCE_TIME)}
         if origin:
             metadata |= origin.metadata()
-        properties["inferenceMetadata"] = metadata
+        properties[INFERENCE_METADATA] = metadata
         properties |= self.properties
         for name in _internal_among(tuple(properties)):
             del properties[name]
@@ -169,16 +170,22 @@ def without_null_score(feature_class: dict[str, Any]) -> dict[str, Any]:
 
 def feature_id(job_id: str, region_id: str, tile_index: int, ordinal: int) -> str:
     """Return the identity of a feature within all jobs: the same whenever and wherever its tile is done again."""
-    return _uuid5_text(orjson.dumps([job_id, region_id, tile_index, ordinal]))
+    digest = _digest_of_tile(job_id, region_id, tile_index).copy()
+    digest.update(b"%d]" % ordinal)
+    return _uuid5_text(digest.hexdigest())
 
 
-def _uuid5_text(name: bytes) -> str:
-    """Return ``str(uuid.uuid5(namespace, name))``, which is version 5 of RFC 9562, in a quarter of the time."""
-    digits = hashlib.sha1(_FEATURE_NAMESPACE + name, usedforsecurity=False).hexdigest()
+@lru_cache(maxsize=64)
+def _digest_of_tile(job_id: str, region_id: str, tile_index: int) -> "hashlib._Hash":
+    """Return the SHA-1 of what the names of a tile's features begin with."""
+    begun = orjson.dumps([job_id, region_id, tile_index])[:-1] + b","
+    return hashlib.sha1(_FEATURE_NAMESPACE + begun, usedforsecurity=False)
+
+
+def _uuid5_text(digits: str) -> str:
+    """Return the UUID of version 5, RFC 9562, of a SHA-1 of namespace and name, in hexadecimal digits.
+
+    As ``str(uuid.uuid5(namespace, name))``, in a fraction of the time.
+    """
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
-
-
-def feature_ids(job_id: str, region_id: str, tile_index: int, count: int) -> list[str]:
-    """Return the identities of a tile's features, in order."""
-    return [feature_id(job_id, region_id, tile_index, ordinal) for ordinal in range(count)]

@@ -46,7 +46,7 @@ def refine_features(
     if not features:
         return []
     offset = np.array([tile.origin.col, tile.origin.row], dtype=np.float64)
-    refined = [_copied(feature, image_id, inference_time) for feature in features]
+    refined = [_copied(feature) for feature in features]
     shaped = [feature for feature in refined if not _is_box_alone(feature)]
     boxed = [feature for feature in refined if feature["properties"].get(IMAGE_BBOX) is not None]
     if shaped:
@@ -57,6 +57,8 @@ def refine_features(
         boxes = _moved_boxes(boxed, offset)
         if grid is not None:
             _locate_boxes(boxed, boxes, grid)
+    for feature in refined:
+        _set_origin(feature, image_id, inference_time)
     return refined
 
 
@@ -66,12 +68,17 @@ def _is_box_alone(feature: Feature) -> bool:
     return properties.get(IMAGE_GEOMETRY) is None and properties.get(IMAGE_BBOX) is not None
 
 
-def _copied(feature: Feature, image_id: str, inference_time: str) -> Feature:
+def _copied(feature: Feature) -> Feature:
     copy = {**feature, "properties": dict(feature["properties"])}
     convert_deprecated_feature_properties(copy)
-    copy["properties"][IMAGE_ID] = image_id
-    copy["properties"][INFERENCE_TIME] = inference_time
     return copy
+
+
+def _set_origin(feature: Feature, image_id: str, inference_time: str) -> None:
+    """Set which image a feature is of and since when, after all else: see ``text_stamp``."""
+    properties = feature["properties"] = feature.pop("properties")
+    properties[IMAGE_ID] = image_id
+    properties[INFERENCE_TIME] = inference_time
 
 
 def _place(feature: Feature) -> Geometry:

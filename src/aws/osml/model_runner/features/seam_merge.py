@@ -17,6 +17,7 @@ from scipy.sparse.csgraph import connected_components
 from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationSeam, SeamMerge
 
 from .box_pairs import PAIRS_AT_ONCE, BoxPairs, with_area
+from .feature_columns import Kind
 from .geometry_arrays import ObjectArray
 from .overlap_groups import shared_flags
 from .scored_boxes import Floats, Indices
@@ -31,7 +32,7 @@ from .seam_overlap import (
     touching_edges,
 )
 from .suppression import suppress
-from .tiled_features import Kind, TiledFeatures
+from .tiled_features import TiledFeatures
 
 # By default points, and lines, are one object within this part of the overlap of the tiles, and within a pixel anyway.
 DISTANCE_SHARE = 1 / 16

@@ -57,6 +57,10 @@ class Selection:
             found[int(self.standing[index])].append(index)
         return dict(found)
 
+    def changes(self, index: int) -> bool:
+        """Tell whether a feature that is kept has a new score, or a new place."""
+        return index in self.scores or index in self.joined
+
     def finished(self, index: int, feature: Feature, feature_at: Callable[[int], Feature]) -> Feature:
         """Return a feature that is kept, with its new score, or its new place, where it has one."""
         if index in self.scores:

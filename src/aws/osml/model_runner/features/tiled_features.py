@@ -1,10 +1,7 @@
 """The features of an image as arrays: what merging needs to know of each, and of the tile that it comes from."""
 
-import math
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
@@ -16,30 +13,11 @@ from shapely.geometry import shape
 from aws.osml.model_runner.common.typing import ImageRegion
 
 from .box_pairs import with_area
+from .feature_columns import FeatureColumns
 from .geometry_arrays import ObjectArray
-from .image_geometry import COLLECTION, Box, Geometry, feature_image_bounds, find_image_geometry, geometry_paths
+from .image_geometry import find_image_geometry
 from .properties import Feature
-from .scored_boxes import NO_BOX, BestClass, Floats, Indices, ScoredBoxes, best_class
-
-
-class Kind(IntEnum):
-    """By what features are compared. A box is an area that is all of its bounds."""
-
-    BOX = 0
-    AREA = 1
-    LINE = 2
-    POINT = 3
-
-
-_BOX = Kind.BOX  # what most features are; a member of an enumeration is looked up slowly
-_KINDS = {
-    "Point": Kind.POINT,
-    "MultiPoint": Kind.POINT,
-    "LineString": Kind.LINE,
-    "MultiLineString": Kind.LINE,
-    "Polygon": Kind.AREA,
-    "MultiPolygon": Kind.AREA,
-}
+from .scored_boxes import Floats, Indices, ScoredBoxes
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,28 +40,23 @@ class TiledFeatures:
         cls, tiles: Iterable[tuple[ImageRegion, Iterable[Feature]]], feature_at: Callable[[int], Feature]
     ) -> "TiledFeatures":
         """Return the arrays of the features of these tiles, in order; ``feature_at`` returns one of them again."""
-        return cls.joined([TileColumns.of(bounds, features) for bounds, features in tiles], feature_at)
+        return cls.joined([(bounds, FeatureColumns.of(features)) for bounds, features in tiles], feature_at)
 
     @classmethod
-    def joined(cls, tiles: Sequence["TileColumns"], feature_at: Callable[[int], Feature]) -> "TiledFeatures":
+    def joined(
+        cls, tiles: Sequence[tuple[ImageRegion, FeatureColumns]], feature_at: Callable[[int], Feature]
+    ) -> "TiledFeatures":
         """Return the arrays of the features of these tiles, in order; ``feature_at`` returns one of them again."""
-        numbers: dict[str, int] = {}
-        shared = [np.array([numbers.setdefault(iri, len(numbers)) for iri in tile.iris], np.int64) for tile in tiles]
-        scored = ScoredBoxes(
-            np.concatenate([np.zeros((0, 4)), *(tile.scored.boxes for tile in tiles)]),
-            np.concatenate([np.zeros(0), *(tile.scored.scores for tile in tiles)]),
-            np.concatenate(
-                [
-                    np.zeros(0, np.int64),
-                    *(names[tile.scored.categories] for names, tile in zip(shared, tiles, strict=True)),
-                ]
-            ),
-        )
+        records = FeatureColumns.joined([columns for _, columns in tiles]).records
+        # Each an array of its own: numbers that lie between others are slow to work on.
+        scored = ScoredBoxes(records["box"].copy(), records["score"].copy(), records["category"].astype(np.intp))
         return cls(
             scored,
-            np.concatenate([np.zeros(0, np.int8), *(tile.kinds for tile in tiles)]),
-            np.repeat(np.arange(len(tiles)), [len(tile.kinds) for tile in tiles]),
-            np.array([tile.frame for tile in tiles], dtype=np.float64).reshape(-1, 4),
+            records["kind"].copy(),
+            np.repeat(np.arange(len(tiles)), [len(columns) for _, columns in tiles]),
+            np.array(
+                [(tile.origin.col, tile.origin.row, tile.right, tile.bottom) for tile, _ in tiles], dtype=np.float64
+            ).reshape(-1, 4),
             lambda indices: shapes_of([feature_at(index) for index in indices.tolist()]),
         )
 
@@ -96,96 +69,6 @@ class TiledFeatures:
             self.frames,
             lambda chosen: self.shapes(indices[chosen]),
         )
-
-
-@dataclass(frozen=True, eq=False)
-class TileColumns:
-    """The features of one tile, as ``TiledFeatures`` has them; ``iris`` names its categories, from 0 on."""
-
-    frame: Box
-    scored: ScoredBoxes
-    kinds: NDArray[np.int8]
-    iris: Sequence[str]
-
-    @classmethod
-    def of(cls, tile: ImageRegion, features: Iterable[Feature]) -> "TileColumns":
-        """Return what these features are; each is asked for once, and let go before the next."""
-        kinds, boxes, scores, iris = array("b"), array("d"), array("d"), []
-        for feature in features:
-            kind, box = place_of(feature)
-            found = best_class(feature) or _NO_CLASS
-            kinds.append(kind)
-            boxes.extend(box)
-            scores.append(found.score)
-            iris.append(found.iri)
-        numbers = {iri: number for number, iri in enumerate(dict.fromkeys(iris))}
-        scored = ScoredBoxes(
-            np.frombuffer(boxes, np.float64).reshape(-1, 4),
-            np.frombuffer(scores, np.float64),
-            np.array([numbers[iri] for iri in iris], np.int64),
-        )
-        frame = (tile.origin.col, tile.origin.row, tile.right, tile.bottom)
-        return cls(frame, scored, np.frombuffer(kinds, np.int8), list(numbers))
-
-
-_NO_CLASS = BestClass(-1, "", math.nan)
-
-
-def place_of(feature: Mapping[str, Any]) -> tuple[Kind, Box]:
-    """Return by what a feature is compared, and its bounds in pixels; a box of NaN where it has no usable place."""
-    try:
-        return _usual_place(feature["properties"])
-    except (AttributeError, KeyError, TypeError, ValueError):
-        # Anything out of the ordinary takes the way on which everything is checked.
-        box = feature_image_bounds(feature)
-    if box is None:
-        return Kind.BOX, NO_BOX
-    geometry = find_image_geometry(feature["properties"])
-    return (_kind_of(geometry) if geometry else Kind.BOX), box
-
-
-def _usual_place(properties: Mapping[str, Any]) -> tuple[Kind, Box]:
-    """Return the place of a feature that has a box, or a polygon of one ring; any error means that it has neither."""
-    geometry = properties.get("imageGeometry")
-    if geometry is None:
-        return _BOX, _box_between(*properties["imageBBox"])
-    if geometry["type"] != "Polygon":
-        raise ValueError(geometry["type"])
-    (ring,) = geometry["coordinates"]
-    if is_rectangle(ring):
-        return _BOX, _box_between(*ring[0][:2], *ring[2][:2])
-    xs, ys, *_ = zip(*ring, strict=True)
-    return Kind.AREA, (float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys)))
-
-
-def _box_between(x0: float, y0: float, x1: float, y1: float) -> Box:
-    """Return the box of two opposite corners."""
-    left, right = (x0, x1) if x0 < x1 else (x1, x0)
-    top, bottom = (y0, y1) if y0 < y1 else (y1, y0)
-    return float(left), float(top), float(right), float(bottom)
-
-
-def is_rectangle(ring: Sequence[Sequence[float]]) -> bool:
-    """Tell whether a closed ring is an upright rectangle, begun at any corner in either direction."""
-    if len(ring) != 5:
-        return False
-    a, b, c, d, last = ring
-    if a[0] != last[0] or a[1] != last[1]:
-        return False
-    return (a[0] == b[0] and b[1] == c[1] and c[0] == d[0] and d[1] == a[1]) or (
-        a[1] == b[1] and b[0] == c[0] and c[1] == d[1] and d[0] == a[0]
-    )
-
-
-def _kind_of(geometry: Geometry) -> Kind:
-    """Return the kind of a geometry; of a collection, that of its members of the highest dimension."""
-    if geometry["type"] == COLLECTION:
-        return min((_kind_of(member) for member in geometry["geometries"]), default=Kind.POINT)
-    kind = _KINDS[geometry["type"]]
-    if kind is not Kind.AREA:
-        return kind
-    paths = geometry_paths(geometry)
-    return Kind.BOX if len(paths) == 1 and is_rectangle(paths[0]) else kind
 
 
 def shapes_of(features: Sequence[Mapping[str, Any]]) -> ObjectArray:

@@ -2,8 +2,9 @@
 
 import base64
 import hashlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any
 from urllib.parse import quote
@@ -27,6 +28,8 @@ logger = structlog.get_logger(__name__)
 
 # Small, so that little is left to write when the last one is made; 10,000 of them are a result of 80 GB.
 PART_BYTES = 8 * 1024 * 1024
+# One stream to S3 is slower than parts are made.
+PARTS_AT_ONCE = 3
 
 _BUCKET_ERRORS = frozenset(
     {
@@ -59,15 +62,15 @@ _PASSING_ERRORS = frozenset(
 )
 
 
-def _one_thread() -> Executor:
-    return ThreadPoolExecutor(1, thread_name_prefix="write-part")
+def _threads() -> Executor:
+    return ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="write-part")
 
 
 class S3Sink(Sink):
     """Writes the features of an image to ``<prefix>/<name>.geojson``, or what else its format's files end in.
 
     A result below ``part_bytes`` is one put; a larger one goes up in parts, each as soon as it is made, and appears
-    when the last is there. ``make_writer`` returns what writes a part while the next one is made.
+    when the last is there. ``make_writer`` returns what writes parts while the next ones are made.
     ``acl`` is set on the object when given: buckets that enforce their owner refuse any. With ``expected_owner``, an
     account, S3 refuses to write to a bucket of anybody else's, whatever its name.
     """
@@ -83,7 +86,7 @@ class S3Sink(Sink):
         expected_owner: str | None = None,
         result_format: OutputFormat = OutputFormat.GEOJSON,
         compression: OutputCompression = OutputCompression.NONE,
-        make_writer: Callable[[], Executor] = _one_thread,
+        make_writer: Callable[[], Executor] = _threads,
     ) -> None:
         self.bucket = bucket
         self.prefix = prefix
@@ -186,15 +189,16 @@ class S3Sink(Sink):
                 self._abort(upload)
 
     def _write_each(self, upload: Mapping[str, str], parts: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-        """Write parts one after the other, each while the next one is made, so that two are in memory."""
+        """Write parts while the next ones are made; a few are in memory at once."""
         with self.make_writer() as writer:
-            pending = None
+            pending: deque[Future[dict[str, Any]]] = deque()
             for number, body in enumerate(parts, start=1):
-                if pending is not None:
-                    yield pending.result()
-                pending = writer.submit(self._write_part, upload, number, body) if body else None
-            if pending is not None:
-                yield pending.result()
+                if len(pending) == PARTS_AT_ONCE:
+                    yield pending.popleft().result()
+                if body:
+                    pending.append(writer.submit(self._write_part, upload, number, body))
+            for part in pending:
+                yield part.result()
 
     def _write_part(self, upload: Mapping[str, str], number: int, body: bytes) -> dict[str, Any]:
         checksum = {"ChecksumSHA256": sha256_base64(body)}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from aws.osml.model_runner.common.typing import EncodedTile, ImageRegion, TileState
+from aws.osml.model_runner.features.feature_columns import FeatureColumns
 
 # How often a run that waits looks whether its process is to stop.
 _STOP_POLL_S = 0.5
@@ -22,10 +23,11 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class TileResult:
-    """What a tile came to: its features, each as GeoJSON text, or the code of the error that ended it."""
+    """What a tile came to: its features as GeoJSON text each, and in columns; or the code of its error."""
 
     state: TileState
     features: tuple[bytes, ...] = ()
+    columns: FeatureColumns | None = None
     error_code: str | None = None
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
 

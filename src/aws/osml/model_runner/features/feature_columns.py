@@ -1,0 +1,172 @@
+"""What merging and delivering need to know of each feature, in columns, so that its JSON need not be read."""
+
+import binascii
+import math
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .image_geometry import COLLECTION, Box, Geometry, feature_image_bounds, find_image_geometry, geometry_paths
+from .scored_boxes import NO_BOX, BestClass, best_class
+
+# One feature. It is stored in this form: a change of it needs another name for the attribute in the table.
+RECORD = np.dtype(
+    [
+        ("box", "<f8", 4),
+        ("score", "<f8"),
+        ("category", "<u4"),
+        ("kind", "i1"),
+        ("own_end", "<u4"),
+    ]
+)
+
+
+class Kind(IntEnum):
+    """By what features are compared. A box is an area that is all of its bounds."""
+
+    BOX = 0
+    AREA = 1
+    LINE = 2
+    POINT = 3
+
+
+_BOX = Kind.BOX  # what most features are; a member of an enumeration is looked up slowly
+_KINDS = {
+    "Point": Kind.POINT,
+    "MultiPoint": Kind.POINT,
+    "LineString": Kind.LINE,
+    "MultiLineString": Kind.LINE,
+    "Polygon": Kind.AREA,
+    "MultiPolygon": Kind.AREA,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureColumns:
+    """n features: one ``RECORD`` of each, and the ``iris`` that their categories count, from 0 on.
+
+    ``box``: minx, miny, maxx, maxy in pixels of the image, NaN for a feature without a place. ``score``: that of the
+    best class, NaN for none. ``kind``: of ``Kind``. ``own_end``: see ``text_stamp.own_end``.
+    """
+
+    records: NDArray[np.void]
+    iris: Sequence[str]
+
+    @classmethod
+    def of(cls, features: Iterable[Mapping[str, Any]], own_ends: Sequence[int] = ()) -> "FeatureColumns":
+        """Return what these features are; each is asked for once, and let go before the next."""
+        kinds, boxes, scores, iris = array("b"), array("d"), array("d"), []
+        for feature in features:
+            kind, box = place_of(feature)
+            found = best_class(feature) or _NO_CLASS
+            kinds.append(kind)
+            boxes.extend(box)
+            scores.append(found.score)
+            iris.append(found.iri)
+        numbers = {iri: number for number, iri in enumerate(dict.fromkeys(iris))}
+        records = np.zeros(len(iris), RECORD)
+        records["box"] = np.frombuffer(boxes, np.float64).reshape(-1, 4)
+        records["score"] = scores
+        records["category"] = [numbers[iri] for iri in iris]
+        records["kind"] = kinds
+        records["own_end"] = own_ends or 0
+        return cls(records, list(numbers))
+
+    @classmethod
+    def joined(cls, parts: Sequence["FeatureColumns"]) -> "FeatureColumns":
+        """Return the features of all parts, in order."""
+        if len(parts) == 1:
+            return parts[0]
+        numbers: dict[str, int] = {}
+        records = np.concatenate([np.zeros(0, RECORD), *(part.records for part in parts)])
+        shared = [
+            np.array([numbers.setdefault(iri, len(numbers)) for iri in part.iris], "<u4")[part.records["category"]]
+            for part in parts
+        ]
+        records["category"] = np.concatenate([np.zeros(0, "<u4"), *shared])
+        return cls(records, list(numbers))
+
+    @classmethod
+    def from_text(cls, records: str, iris: Sequence[str]) -> "FeatureColumns":
+        """Return the features that ``as_text`` wrote, with their iris."""
+        return cls(np.frombuffer(binascii.a2b_base64(records), RECORD), iris)
+
+    def as_text(self) -> str:
+        """Return the records as they are stored: in base64, since earlier releases fail where a row holds bytes."""
+        return binascii.b2a_base64(self.records.tobytes(), newline=False).decode()
+
+    def part(self, place: slice) -> "FeatureColumns":
+        """Return these features alone, and none but their iris."""
+        if place == slice(0, len(self)):
+            return self
+        records = self.records[place].copy()
+        used, records["category"] = np.unique(records["category"], return_inverse=True)
+        return FeatureColumns(records, [self.iris[number] for number in used.tolist()])
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+
+_NO_CLASS = BestClass(-1, "", math.nan)
+
+
+def place_of(feature: Mapping[str, Any]) -> tuple[Kind, Box]:
+    """Return by what a feature is compared, and its bounds in pixels; a box of NaN where it has no usable place."""
+    try:
+        return _usual_place(feature["properties"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        # Anything out of the ordinary takes the way on which everything is checked.
+        box = feature_image_bounds(feature)
+    if box is None:
+        return Kind.BOX, NO_BOX
+    geometry = find_image_geometry(feature["properties"])
+    return (_kind_of(geometry) if geometry else Kind.BOX), box
+
+
+def _usual_place(properties: Mapping[str, Any]) -> tuple[Kind, Box]:
+    """Return the place of a feature that has a box, or a polygon of one ring; any error means that it has neither."""
+    geometry = properties.get("imageGeometry")
+    if geometry is None:
+        return _BOX, _box_between(*properties["imageBBox"])
+    if geometry["type"] != "Polygon":
+        raise ValueError(geometry["type"])
+    (ring,) = geometry["coordinates"]
+    if is_rectangle(ring):
+        return _BOX, _box_between(*ring[0][:2], *ring[2][:2])
+    xs, ys, *_ = zip(*ring, strict=True)
+    return Kind.AREA, (float(min(xs)), float(min(ys)), float(max(xs)), float(max(ys)))
+
+
+def _box_between(x0: float, y0: float, x1: float, y1: float) -> Box:
+    """Return the box of two opposite corners."""
+    left, right = (x0, x1) if x0 < x1 else (x1, x0)
+    top, bottom = (y0, y1) if y0 < y1 else (y1, y0)
+    return float(left), float(top), float(right), float(bottom)
+
+
+def is_rectangle(ring: Sequence[Sequence[float]]) -> bool:
+    """Tell whether a closed ring is an upright rectangle, begun at any corner in either direction."""
+    if len(ring) != 5:
+        return False
+    a, b, c, d, last = ring
+    if a[0] != last[0] or a[1] != last[1]:
+        return False
+    return (a[0] == b[0] and b[1] == c[1] and c[0] == d[0] and d[1] == a[1]) or (
+        a[1] == b[1] and b[0] == c[0] and c[1] == d[1] and d[0] == a[0]
+    )
+
+
+def _kind_of(geometry: Geometry) -> Kind:
+    """Return the kind of a geometry; of a collection, that of its members of the highest dimension."""
+    if geometry["type"] == COLLECTION:
+        return min((_kind_of(member) for member in geometry["geometries"]), default=Kind.POINT)
+    kind = _KINDS[geometry["type"]]
+    if kind is not Kind.AREA:
+        return kind
+    paths = geometry_paths(geometry)
+    return Kind.BOX if len(paths) == 1 and is_rectangle(paths[0]) else kind

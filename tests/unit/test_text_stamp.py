@@ -1,0 +1,86 @@
+"""Stamping features in their text gives byte for byte what stamping them gives."""
+
+import orjson
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.model_runner.features import FeatureStamp, decode_feature, encode_feature, refine_features
+from aws.osml.model_runner.features.properties import FeatureOrigin
+from aws.osml.model_runner.features.text_stamp import TextStamp, own_end
+
+TILE = ImageRegion.of([[512, 0], [256, 128]])
+ID = "c37d9add-1a68-5718-84ee-1b9204459fc9"
+WORKERS = {"image_id": "job:s3://images/a.tif", "inferenceTime": "2026-11-20T22:42:58Z"}
+
+texts = st.text(alphabet='a"\\\\{}:,é\\n', max_size=6) | st.sampled_from(['"featureId":""', "inferenceMetadata", "}}"])
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2),
+    max_leaves=4,
+)
+names = texts | st.sampled_from(["a", "featureId", "detection_score", "_modelRunnerTile", "image_id", "inferenceTime"])
+objects = st.dictionaries(names, values, max_size=3)
+members = st.sampled_from([("type", "geometry", "properties"), ("type", "properties", "id"), ("properties",)])
+
+
+def stamped_both_ways(feature, stamp, absorbed=0):
+    """Return a feature as it is delivered: by its text, or None, and by its members."""
+    body = encode_feature(feature)
+    text = TextStamp(stamp, TILE).stamped(body, own_end(feature, body), ID, absorbed)
+    return text, encode_feature(stamp.finalized(decode_feature(body), FeatureOrigin(ID, TILE, absorbed)))
+
+
+places = st.sampled_from(["last", "first", "none"])
+
+
+@given(objects, places, members, st.lists(objects, max_size=2), texts)
+@example({"a": {"b": {**WORKERS}}}, "last", ("type", "properties"), [{"featureId": ""}], "j")
+@example({"a": 1}, "last", ("type", "properties"), [{"inferenceMetadata": {"featureId": ""}}], "j")
+@example({"a": 1}, "last", ("type", "properties"), [{"image_id": 1, "b": [2]}], '"featureId":""')
+@example({"a": 1, "inferenceMetadata": 1}, "last", ("type", "properties"), [], "j")
+@example({"a": 1}, "last", ("type", "properties", "id"), [], "j")
+@example({"a": 1, "b": 1, "c": 1}, "none", ("type", "properties"), [], "j")
+def test_both_ways_give_the_same_bytes(own, place, order, requested, job_id):
+    properties = {"last": own | WORKERS, "first": {**WORKERS, **own}, "none": own}[place]
+    members = {"type": "Feature", "geometry": None, "id": 7, "properties": properties}
+    feature = {name: members[name] for name in order}
+    later = {**feature, "properties": {**properties, "inferenceTime": "later"}}
+    stamp = FeatureStamp.from_request(job_id, requested)
+    by_text = TextStamp(stamp, TILE)
+    for one, absorbed in ((feature, 0), (feature, 2), (later, 2), (feature, 0)):
+        body = encode_feature(one)
+        expected = encode_feature(stamp.finalized(one, FeatureOrigin(ID, TILE, absorbed)))
+        assert by_text.stamped(body, own_end(one, body), ID, absorbed) in (None, expected)
+
+
+def test_what_a_tile_stores_is_stamped_in_its_text():
+    answer = [
+        {"type": "Feature", "properties": {"imageBBox": [1, 2, 3, 4]}, "id": "behind the properties"},
+        {"type": "Feature", "geometry": None, "properties": {"bounds_imcoords": [1, 2, 3, 4], "x": "y"}},
+    ]
+    usual, deprecated = refine_features(answer, TILE, *WORKERS.values(), None)
+    stamp = FeatureStamp.from_request("job", [{"modelMetadata": {"x": 1}}])
+    text, expected = stamped_both_ways(usual, stamp, absorbed=3)
+    assert text == expected
+    assert orjson.loads(text)["properties"] == {
+        "imageBBox": [1.0, 514.0, 3.0, 516.0],
+        "inferenceMetadata": {
+            "jobId": "job",
+            "inferenceDT": WORKERS["inferenceTime"],
+            "featureId": ID,
+            "tile": [[512, 0], [256, 128]],
+            "absorbed": 3,
+        },
+        "modelMetadata": {"x": 1},
+    }
+    # A property that is never delivered lies among its own.
+    assert stamped_both_ways(deprecated, stamp)[0] is None
+
+
+def test_what_the_job_sets_anew_is_not_stamped_in_the_text():
+    feature = {"type": "Feature", "geometry": None, "properties": {"a": 1, "b": 2, **WORKERS}}
+    text, expected = stamped_both_ways(feature, FeatureStamp.from_request("job", [{"a": 2}]))
+    assert text is None
+    assert list(orjson.loads(expected)["properties"].items())[:2] == [("a", 2), ("b", 2)]
+    assert stamped_both_ways(feature, FeatureStamp.from_request("job", [{"c": 2}]))[0] is not None
