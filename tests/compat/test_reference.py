@@ -27,6 +27,7 @@ from aws.osml.model_runner.database.feature_table import FeatureItem
 from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.database.region_request_table import RegionRequestItem
 from aws.osml.model_runner.exceptions import TileEncodingError
+from aws.osml.model_runner.features.feature_columns import RECORD
 from aws.osml.model_runner.image_request_handler import _progress_of
 from aws.osml.model_runner.local.model_server import MODELS
 from aws.osml.model_runner.raster.settings import RasterSettings
@@ -264,6 +265,17 @@ def test_every_attribute_of_a_row_is_documented_with_its_type(heading: str, item
     hints = typing.get_type_hints(item)
     names = [field.name for field in dataclasses.fields(item) if field.name != "ddb_key"]
     assert documented == {name: dynamodb_type(hints[name]) for name in names}
+
+
+def test_columns_of_features_are_documented_with_their_place_and_type() -> None:
+    documented = [(row["Bytes"], row["Type"]) for row in rows(section(reference("tables.md"), "Columns of features"))]
+    expected = []
+    for name in RECORD.names or ():
+        (kind, shape), offset = (RECORD[name].subdtype or (RECORD[name], ())), RECORD.fields[name][1]
+        last = offset + RECORD[name].itemsize - 1
+        span = f"{offset}–{last}" if last > offset else f"{offset}"
+        expected.append((span, " × ".join([*map(str, shape), kind.name])))
+    assert documented == expected
 
 
 def test_every_attribute_of_an_open_job_is_documented() -> None:
