@@ -207,6 +207,8 @@ def test_redrive_begins_jobs_again_and_moves_dead_letters_back(site, image, mode
         assert len(site.features(request["jobId"])) == 24
         site.submit("{}")
         eventually(lambda: len(_failures(site)) == 2)
+        # A refusal is told before its message is set aside.
+        eventually(lambda: site.messages_in("IMAGE_DLQ") == 1)
         assert main(["redrive", "--dead-letters"]) == 0
         eventually(lambda: len(_failures(site)) == 3)
     assert main(["redrive", request["jobId"], "no-such-job"]) == 1
