@@ -44,7 +44,8 @@ def test_region_messages_that_are_lost_are_sent_again_in_time(trial):
     """T6."""
     model = trial.model(latency_ms=50)
     trial.submit(trial.request(model, "small"))
-    planner = trial.fleet.start({"on": "R1", "do": "die_before"})
+    # The planner dies when all is sent, and nothing claimed: other threads of it would not wait for that.
+    planner = trial.fleet.start({"on": "R1", "do": "delay", "seconds": 60}, {"on": "A4-planned", "do": "die_after"})
     planner.wait()
     url = trial.site.data_plane.environment["REGION_QUEUE"]
     trial.site.client("sqs").purge_queue(QueueUrl=url)
