@@ -1,6 +1,6 @@
 """From the feature table to a result in S3: read, merge, stamp, write. Ours and the peer's, in the same run.
 
-    .venv/bin/python benchmarks/aggregation.py [--features 85000] [--peer /tmp/peer-venv/bin/python]
+    .venv/bin/python benchmarks/aggregation.py [--features 85000] [--runs 3] [--peer /tmp/peer-venv/bin/python]
 
 Starts an emulator, stores the features of a scene as a job's tiles store them, and has each side bring them together in
 a process of its own, several times in turns: who comes first gets memory that the machine has not touched yet. Both

@@ -13,7 +13,7 @@ TILE = ImageRegion.of([[512, 0], [256, 128]])
 ID = "c37d9add-1a68-5718-84ee-1b9204459fc9"
 WORKERS = {"image_id": "job:s3://images/a.tif", "inferenceTime": "2026-11-20T22:42:58Z"}
 
-texts = st.text(alphabet='a"\\\\{}:,é\\n', max_size=6) | st.sampled_from(['"featureId":""', "inferenceMetadata", "}}"])
+texts = st.text(alphabet='a"\\{}:,é\n', max_size=6) | st.sampled_from(['"featureId":""', "inferenceMetadata", "}}"])
 values = st.recursive(
     st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner, max_size=2) | st.dictionaries(texts, inner, max_size=2),

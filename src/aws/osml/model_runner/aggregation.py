@@ -165,10 +165,11 @@ class MergedFeatures(Sequence[bytes]):
 
         tiles, own_ends = features.columns.tiles[indices].tolist(), features.own_ends[indices].tolist()
         for index, tile, own_end in zip(indices.tolist(), tiles, own_ends, strict=True):
-            absorbed, text = selection.absorbed.get(index, ()), None
+            absorbed = len(selection.absorbed.get(index, ()))
+            encoded = None
             if not selection.changes(index) and not (absorbed and self._are_ids_told):
-                text = stamp_of(tile).stamped(features.body_at(index), own_end, features.id_of(index), len(absorbed))
-            yield text or self._encoded_anew(index)
+                encoded = stamp_of(tile).stamped(features.body_at(index), own_end, features.id_of(index), absorbed)
+            yield encoded or self._encoded_anew(index)
 
     def _encoded_anew(self, index: int) -> bytes:
         features, selection = self._features, self._selection

@@ -201,6 +201,7 @@ class DDBHelper:
             return whole if whole == data else float(data)
         convert = DDBHelper.convert_decimal
         if kind is list:
+            # Features above all: without a call for each.
             return [inner if type(inner) is str else convert(inner) for inner in data]
         if kind is dict:
             return {key: convert(inner) for key, inner in data.items()}

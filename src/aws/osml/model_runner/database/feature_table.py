@@ -18,7 +18,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 import geojson
-import orjson
 from aws_embedded_metrics import MetricsLogger
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -29,6 +28,7 @@ from aws.osml.model_runner.exceptions import (
     ConservationError,
     DDBBatchWriteException,
 )
+from aws.osml.model_runner.features.encoding import decode_feature, encode_feature
 from aws.osml.model_runner.features.feature_columns import FeatureColumns
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
 from aws.osml.model_runner.features.properties import TILE
@@ -160,12 +160,10 @@ class FeatureTable(DDBHelper):
             AddFeaturesException: a feature has no place in the image, or DynamoDB did not take the rows.
         """
         try:
-            rows: list[DDBItem] = [
-                self._loose_row(key, _texts(bodies[part]))
-                for key, group in self.group_features_by_key(features).items()
-                for bodies in [list(map(orjson.dumps, group))]
-                for part in _parts(bodies)
-            ]
+            rows: list[DDBItem] = []
+            for key, group in self.group_features_by_key(features).items():
+                bodies = [encode_feature(feature) for feature in group]
+                rows += [self._loose_row(key, _texts(bodies[part])) for part in _parts(bodies)]
             self.batch_write_items(rows)
         except (ValueError, DDBBatchWriteException, ClientError, BotoCoreError) as err:
             raise AddFeaturesException(f"cannot store {len(features)} features: {err}") from err
@@ -414,7 +412,7 @@ def _with_bytes(row: Item) -> Item:
 def _decode(body: bytes, tile: ImageRegion | None = None) -> geojson.Feature:
     # Filled after it is made, because geojson rounds the coordinates that it makes a feature from.
     feature = geojson.Feature()
-    feature.update(orjson.loads(body))
+    feature.update(decode_feature(body))
     if tile is not None:
         feature["properties"][TILE] = tile.to_lists()
     return feature

@@ -42,10 +42,12 @@ def encode_features(
     features: Iterable[Mapping[str, Any]], max_feature_bytes: int = MAX_FEATURE_BYTES
 ) -> EncodedFeatures:
     """Return features as JSON; one that has outgrown the limit, since its places were added, is dropped and counted."""
-    written = [(feature, encode_feature(feature)) for feature in features]
-    fitting = [(feature, body) for feature, body in written if len(body) <= max_feature_bytes]
+    fitting, dropped = [], Counter[str]()
+    for feature in features:
+        body = encode_feature(feature)
+        if len(body) > max_feature_bytes:
+            dropped[FEATURE_TOO_LARGE] += 1
+        else:
+            fitting.append((feature, body))
     columns = FeatureColumns.of((feature for feature, _ in fitting), [own_end(*pair) for pair in fitting])
-    too_large = len(written) - len(fitting)
-    return EncodedFeatures(
-        [body for _, body in fitting], columns, Counter({FEATURE_TOO_LARGE: too_large} if too_large else {})
-    )
+    return EncodedFeatures([body for _, body in fitting], columns, dropped)

@@ -105,7 +105,7 @@ class FeatureStamp:
             metadata |= origin.metadata()
         properties[INFERENCE_METADATA] = metadata
         properties |= self.properties
-        for name in _internal_among(tuple(properties)):
+        for name in internal_among(tuple(properties)):
             del properties[name]
         return {**feature, "properties": properties}
 
@@ -126,13 +126,13 @@ def finalize_feature(
 def without_internal_properties(properties: Mapping[str, Any]) -> dict[str, Any]:
     """Return the properties that may be delivered."""
     kept = dict(properties)
-    for name in _internal_among(tuple(kept)):
+    for name in internal_among(tuple(kept)):
         del kept[name]
     return kept
 
 
 @lru_cache(maxsize=256)
-def _internal_among(names: tuple[str, ...]) -> tuple[str, ...]:
+def internal_among(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return which of a feature's names are internal; the features of a model have the same names, or nearly."""
     return tuple(filter(is_internal, names))
 

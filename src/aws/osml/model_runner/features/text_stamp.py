@@ -5,14 +5,13 @@ there alone: these are taken off, and what the job stamps is put in their place.
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from aws.osml.model_runner.common.typing import ImageRegion
 
-from .properties import IMAGE_ID, INFERENCE_METADATA, INFERENCE_TIME, FeatureOrigin, FeatureStamp, is_internal
+from .properties import IMAGE_ID, INFERENCE_METADATA, INFERENCE_TIME, FeatureOrigin, FeatureStamp, internal_among
 
 # In this order, and after all others.
 _STORED_LAST = (IMAGE_ID, INFERENCE_TIME)
@@ -22,22 +21,17 @@ _ID_IN_TEXT = b'"featureId":""'
 def own_end(feature: Mapping[str, Any], body: bytes) -> int:
     """Return how many bytes of a feature's JSON are its own; 0 where it cannot be stamped in its text.
 
-    That takes a feature whose last member are its properties, the last of them those that the worker sets, and none
-    before them one that is never delivered, or that every job stamps.
+    That takes a feature whose last member are its properties, the last of them those that the worker sets, some before
+    them, and none of these one that is never delivered, or that every job stamps.
     """
-    properties = feature.get("properties")
-    if next(reversed(tuple(feature)), None) != "properties" or not properties or not _is_plain(tuple(properties)):
+    properties = feature.get("properties") or {}
+    names = tuple(properties)
+    is_plain = names[-2:] == _STORED_LAST == internal_among(names) and INFERENCE_METADATA not in properties
+    if not is_plain or len(names) == 2 or tuple(feature)[-1] != "properties":
         return 0
     last = orjson.dumps({name: properties[name] for name in _STORED_LAST})
     # ``{…}`` of it is ``,…`` in the feature, and both the properties and the feature end after it.
     return len(body) - len(last) - 1
-
-
-@lru_cache(maxsize=256)
-def _is_plain(names: tuple[str, ...]) -> bool:
-    """Tell whether a feature with these properties can be stamped in its text; those of a model have the same names."""
-    own = names[:-2]
-    return bool(own) and names[-2:] == _STORED_LAST and INFERENCE_METADATA not in own and not any(map(is_internal, own))
 
 
 class TextStamp:
