@@ -13,8 +13,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.common.aws_clients import default_clients
-from aws.osml.model_runner.database import DDBHelper, DDBItem, DDBKey
-from aws.osml.model_runner.database.ddb_helper import deserialize, error_code, to_dynamodb
+from aws.osml.model_runner.common.aws_errors import error_code
+from aws.osml.model_runner.database import DDBHelper, DDBItem, DDBKey, FeatureTable, TileKey
+from aws.osml.model_runner.database.ddb_helper import deserialize, to_dynamodb
 from aws.osml.model_runner.exceptions import (
     ConditionNotMetError,
     DDBBatchWriteException,
@@ -198,6 +199,68 @@ class TestOneItem:
         helper.put({"hash_key": "c", "range_key": "1"})
         assert helper.read({"hash_key": "c", "range_key": "1"}) is not None
         default_clients.cache_clear()
+
+
+READS = {
+    "Query": lambda helper: [item["score"] for item in helper.query_partition("hash_key", "a")],
+    "BatchGetItem": lambda helper: [
+        item["score"] for item in helper.batch_get([{"hash_key": "a", "range_key": "000001"}], ["score"])
+    ],
+}
+
+
+class Patient(DDBHelper):
+    patience_s = 300.0
+
+
+class TestBusyReads:
+    """Reads of many items are repeated while the table is busy, for as long as the table's class is patient."""
+
+    @pytest.fixture
+    def patient(self, data_plane, dynamodb, waits) -> Patient:
+        helper = Patient(
+            data_plane.environment["FEATURE_TABLE"], dynamodb, waits.append, random.Random(1), lambda: sum(waits)
+        )
+        helper.put_ddb_item(row(1, score=2.0))
+        return helper
+
+    @pytest.mark.parametrize("operation", READS)
+    @pytest.mark.parametrize(
+        "error",
+        [json_error("ProvisionedThroughputExceededException"), json_error("InternalServerError", 500)],
+        ids=["throttled", "broken"],
+    )
+    def test_a_busy_table_is_read_again(self, patient, api, waits, operation, error):
+        with answering(api, operation, error, error, error, None):
+            assert READS[operation](patient) == [2.0]
+        assert len(waits) == 3
+
+    @pytest.mark.parametrize("operation", READS)
+    def test_but_not_for_ever(self, patient, api, waits, operation):
+        busy = json_error("ProvisionedThroughputExceededException")
+        with answering(api, operation, busy), pytest.raises(ClientError):
+            READS[operation](patient)
+        assert 300 <= sum(waits) <= 308
+
+    @pytest.mark.parametrize("operation", READS)
+    def test_a_refusal_is_no_reason_to_wait(self, patient, api, waits, operation):
+        with answering(api, operation, json_error("AccessDeniedException")), pytest.raises(ClientError):
+            READS[operation](patient)
+        assert waits == []
+
+    def test_an_error_of_who_is_told_of_a_wait_ends_the_read(self, data_plane, dynamodb, api):
+        class StoppingError(Exception):
+            pass
+
+        def stop() -> None:
+            raise StoppingError
+
+        table = FeatureTable(data_plane.environment["FEATURE_TABLE"], (1, 1), (0, 0), dynamodb, on_wait=stop)
+        with (
+            answering(api, "BatchGetItem", json_error("ThrottlingException")),
+            pytest.raises(StoppingError),
+        ):
+            table.read_tiles([TileKey("image", "region", 0)])
 
 
 class TestManyItems:

@@ -394,6 +394,27 @@ class TestTile:
         planned = [dataclasses.replace(self.KEY, index=index) for index in range(80)]
         assert tables.features.stored_tiles(self.KEY.image_id, planned) == tiles
 
+    def test_tiles_are_read_by_key_in_the_order_that_is_wanted(self, tables):
+        large = [b'"%s"' % (b"x" * 150_000)] * 3
+        keys = [dataclasses.replace(self.KEY, index=index) for index in range(60)]
+        for key in keys[::2]:
+            tables.features.commit_tile(key, BOUNDS, TileOutcome(TileState.SUCCEEDED, large if key.index == 4 else []))
+        tables.features.commit_tile(keys[1], BOUNDS, TileOutcome(TileState.FAILED, error_code="MODEL_4XX"))
+        wanted = [*reversed(keys), dataclasses.replace(self.KEY, image_id="another")]
+        tiles = tables.features.read_tiles(wanted)
+        assert [tile.key.index for tile in tiles] == [*range(58, 0, -2), 1, 0]
+        assert {tile.key.index: list(tile.features) for tile in tiles if tile.features} == {4: large}
+        assert [tile.error_code for tile in tiles if tile.state is TileState.FAILED] == ["MODEL_4XX"]
+        assert tables.features.read_tiles([]) == []
+
+    def test_a_tile_whose_rest_is_gone_is_not_read_by_its_key(self, tables):
+        large = [b'"%s"' % (b"x" * 150_000)] * 3
+        tables.features.commit_tile(self.KEY, BOUNDS, TileOutcome(TileState.SUCCEEDED, large))
+        rest = next(row for row in tables.features.scan() if "chunk" in row)
+        tables.features.delete({name: rest[name] for name in ("hash_key", "range_key")})
+        with pytest.raises(ConservationError):
+            tables.features.read_tiles([self.KEY])
+
 
 class TestFinish:
     def test_g1_knows_its_own_claim_when_the_first_answer_was_lost(self, tables):

@@ -117,8 +117,13 @@ class WorkerContext:
         """Wait between two tries of a call, or until the process stops."""
         self.stopping.wait(seconds)
 
-    def feature_table(self, tile_size: ImageDimensions, overlap: ImageDimensions) -> FeatureTable:
-        """Return the table of features, for a request with such tiles; its rows outlive the longest job."""
+    def feature_table(
+        self, tile_size: ImageDimensions, overlap: ImageDimensions, on_wait: Callable[[], None] = lambda: None
+    ) -> FeatureTable:
+        """Return the table of features, for a request with such tiles; its rows outlive the longest job.
+
+        ``on_wait`` is called before each wait for a busy table.
+        """
         return FeatureTable(
             self.config.feature_table,
             tile_size,
@@ -129,6 +134,7 @@ class WorkerContext:
             rng=self.rng,
             read_all=self.read_all,
             sleep=self.sleep,
+            on_wait=on_wait,
         )
 
     def lend_image(self, request: ImageRequest | RegionRequest) -> AbstractContextManager[ImageSource]:

@@ -1,6 +1,7 @@
 """What every table has in common: keys, items, and calls whose answers are plain Python values."""
 
 import dataclasses
+import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +12,7 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.common.aws_errors import error_code, may_pass
 from aws.osml.model_runner.exceptions import (
     ConditionNotMetError,
     DDBBatchWriteException,
@@ -23,8 +25,7 @@ Item = dict[str, Any]
 _BATCH_ITEMS = 25  # the most that one BatchWriteItem takes
 _BATCH_GET_ITEMS = 100  # the most that one BatchGetItem takes
 _FIRST_DELAY_S = 0.125
-# What DynamoDB says when it is busy; any other refusal of a batch is there to stay.
-_BUSY = frozenset({"ProvisionedThroughputExceededException", "RequestLimitExceeded", "ThrottlingException"})
+_LONGEST_DELAY_S = 8.0
 
 
 @dataclasses.dataclass
@@ -84,7 +85,10 @@ class DDBHelper:
         table_name: the table's name.
         client: the DynamoDB service resource that the process shares.
         table: the table as boto3 sees it.
+        patience_s: how long a read of many items is repeated while the table is busy, beyond botocore's own retries.
     """
+
+    patience_s = 0.0
 
     def __init__(
         self,
@@ -92,11 +96,13 @@ class DDBHelper:
         client: Any = None,
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self.table_name = table_name
         self._given_client = client
         self._sleep = sleep
         self._rng = rng or random.Random()
+        self._now = now
 
     @property
     def client(self) -> Any:
@@ -142,11 +148,11 @@ class DDBHelper:
             try:
                 pending = self._api.batch_write_item(RequestItems=pending).get("UnprocessedItems", {})
             except (ClientError, BotoCoreError) as err:
-                if attempt == max_retries or not _may_pass(err):
+                if attempt == max_retries or not may_pass(err):
                     raise DDBBatchWriteException(f"{self.table_name}: {error_code(err)}") from err
             if not pending:
                 return
-            self._sleep(self._rng.uniform(0, min(max_delay, _FIRST_DELAY_S * 2 ** min(attempt, 10))))
+            self._sleep(self._delay_s(attempt, max_delay))
         raise DDBBatchWriteException(f"{self.table_name}: items still unprocessed after {max_retries} tries")
 
     def delete_ddb_item(self, ddb_item: DDBItem) -> Item:
@@ -280,20 +286,36 @@ class DDBHelper:
             pending: Item = {self.table_name: {"Keys": wanted, **projection}}
             attempt = 0
             while pending:
-                answer = self._api.batch_get_item(RequestItems=pending)
+                answer = self._read_patiently(self._api.batch_get_item, {"RequestItems": pending})
                 yield from self.convert_decimal(answer["Responses"].get(self.table_name, []))
                 pending = answer.get("UnprocessedKeys", {})
                 if pending:
-                    self._sleep(self._rng.uniform(0, min(8.0, _FIRST_DELAY_S * 2 ** min(attempt, 10))))
+                    self._sleep(self._delay_s(attempt))
                     attempt += 1
 
     def _pages(self, operation: Callable[..., Item], request: Item) -> Iterator[Item]:
         while True:
-            answer = operation(**request)
+            answer = self._read_patiently(operation, request)
             yield from self.convert_decimal(answer.get("Items", []))
             if "LastEvaluatedKey" not in answer:
                 return
             request = {**request, "ExclusiveStartKey": answer["LastEvaluatedKey"]}
+
+    def _read_patiently(self, operation: Callable[..., Item], request: Item) -> Item:
+        """Read; while the table is busy, read again after a jittered wait, for ``patience_s`` in all."""
+        give_up_at = self._now() + self.patience_s
+        for attempt in itertools.count():
+            try:
+                return operation(**request)
+            except (ClientError, BotoCoreError) as err:
+                if not may_pass(err) or self._now() >= give_up_at:
+                    raise
+            self._sleep(self._delay_s(attempt))
+        raise AssertionError("the loop above has no end")
+
+    def _delay_s(self, attempt: int, longest_s: float = _LONGEST_DELAY_S) -> float:
+        """Return how long to wait after a try that failed; ``attempt`` counts from 0."""
+        return self._rng.uniform(0, min(longest_s, _FIRST_DELAY_S * 2 ** min(attempt, 10)))
 
     def name_of_claim(self, owner: str) -> str:
         """Return a name for one claim of a worker, so that a repeated call can tell its own write from another's."""
@@ -331,18 +353,3 @@ def deserialize(raw: Mapping[str, Any]) -> Item:
     """Return an item in DynamoDB's wire form, ``{"n": {"N": "1"}}``, as plain Python values."""
     as_python = TypeDeserializer()
     return {name: DDBHelper.convert_decimal(as_python.deserialize(value)) for name, value in raw.items()}
-
-
-def _may_pass(err: ClientError | BotoCoreError) -> bool:
-    """Return True when the same call may succeed later: the network, the service's own errors, and its throttling."""
-    if not isinstance(err, ClientError):
-        return True
-    status = err.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-    return status >= 500 or error_code(err) in _BUSY
-
-
-def error_code(err: ClientError | BotoCoreError) -> str:
-    """Return the short name of an AWS error, fit for a log or a table."""
-    if isinstance(err, ClientError):
-        return str(err.response.get("Error", {}).get("Code", "Unknown"))
-    return type(err).__name__

@@ -49,8 +49,7 @@ class EndpointStatisticsTable(DDBHelper):
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        super().__init__(table_name, client, sleep, rng)
-        self._now = now
+        super().__init__(table_name, client, sleep, rng, now)
 
     def upsert_endpoint(self, endpoint: str, max_regions: int) -> None:
         """Begin to follow an endpoint, or renew the most regions that it may work on; those in progress stay."""

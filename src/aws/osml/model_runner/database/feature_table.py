@@ -122,11 +122,17 @@ class StoredTile:
     state: TileState
     features: Sequence[bytes]
     columns: FeatureColumns | None = dataclasses.field(default=None, compare=False)
+    error_code: str | None = None
 
 
 class FeatureTable(DDBHelper):
-    """The table of features. ``tile_size`` and ``overlap`` are the request's, (width, height) in pixels."""
+    """The table of features. ``tile_size`` and ``overlap`` are the request's, (width, height) in pixels.
 
+    ``on_wait`` is called before each wait for a busy table, from the thread that waits; an error that it raises ends
+    the call.
+    """
+
+    patience_s = 300.0
     hash_salt = 50
     # A plan of more tiles is found in fewer calls by reading the partitions.
     most_tiles_by_key = hash_salt * _ROWS_PER_READ
@@ -142,12 +148,16 @@ class FeatureTable(DDBHelper):
         rng: random.Random | None = None,
         read_all: ReadAll = read_in_threads,
         sleep: Callable[[float], None] = time.sleep,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
-        super().__init__(table_name, client, sleep, rng)
+        def wait(seconds: float) -> None:
+            on_wait()
+            sleep(seconds)
+
+        super().__init__(table_name, client, wait, rng, now)
         self._read_all = read_all
         self.tile_size = tile_size
         self.overlap = overlap
-        self._now = now
         self._life_s = life_s
 
     def add_features(self, features: list[geojson.Feature], metrics: MetricsLogger | None = None) -> None:
@@ -302,6 +312,17 @@ class FeatureTable(DDBHelper):
         """
         return [tile for tile, _ in self.look_at_tiles(image_id, lambda _: None, planned)]
 
+    def read_tiles(self, keys: Sequence[TileKey]) -> list[StoredTile]:
+        """Return the tiles of ``keys`` that have a row, in the order of the keys; read by key, from several threads.
+
+        Raises:
+            ConservationError: a part of a tile's features is missing.
+        """
+        batches = [keys[start : start + _ROWS_PER_READ] for start in range(0, len(keys), _ROWS_PER_READ)]
+        found = self._read_all(lambda number: self._tiles_at(batches[number]), range(len(batches)))
+        tiles = {tile.key: tile for part in found for tile in part}
+        return [tiles[key] for key in keys if key in tiles]
+
     def look_at_tiles(
         self, image_id: str, look: Callable[[StoredTile], T], planned: Sequence[TileKey] = ()
     ) -> list[tuple[StoredTile, T]]:
@@ -355,8 +376,26 @@ class FeatureTable(DDBHelper):
                     state=TileState[row["tile_status"]],
                     features=[body for chunk in chunks for body in chunk.get("features", [])],
                     columns=_columns_of(chunks),
+                    error_code=row.get("error_code"),
                 )
             )
+        return tiles
+
+    def _tiles_at(self, keys: Sequence[TileKey]) -> list[StoredTile]:
+        """Read tiles by their keys; those of their overflow rows follow from the token in the tile's row."""
+        tiles = []
+        for image_id in dict.fromkeys(key.image_id for key in keys):
+            rows = self._rows_at([key for key in dict.fromkeys(keys) if key.image_id == image_id])
+            overflow = [
+                {
+                    "hash_key": row["hash_key"],
+                    "range_key": _overflow_range_key(row["range_key"], row["tile_token"], chunk),
+                }
+                for row in rows
+                for chunk in range(1, row["chunks"])
+            ]
+            rest = self.batch_get(overflow, attribute_names(FeatureItem))
+            tiles += self._tiles_in(image_id, [*rows, *map(_with_bytes, rest)])
         return tiles
 
     def _rows_at(self, keys: Sequence[TileKey]) -> list[Item]:
@@ -390,7 +429,7 @@ class FeatureTable(DDBHelper):
         tile = self._tile_row_key(key)
         return FeatureItem(
             hash_key=tile["hash_key"],
-            range_key=f"{tile['range_key']}#{token}#{number:04d}",
+            range_key=_overflow_range_key(tile["range_key"], token, number),
             expire_time=self._expire_time(),
             region_id=key.region_id,
             tile_index=key.index,
@@ -398,6 +437,10 @@ class FeatureTable(DDBHelper):
             chunk=number,
             **chunk,
         )
+
+
+def _overflow_range_key(tile_range_key: str, token: str, number: int) -> str:
+    return f"{tile_range_key}#{token}#{number:04d}"
 
 
 def _is_protocol_row(row: Mapping[str, Any]) -> bool:

@@ -278,9 +278,8 @@ class JobTable(DDBHelper):
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        super().__init__(table_name, client, sleep, rng)
+        super().__init__(table_name, client, sleep, rng, now)
         self.life_s = life_s
-        self._now = now
 
     def start_image_request(self, image_request_item: JobItem) -> JobItem:
         """Write the first row of an image, with its start time and every counter at zero.

@@ -145,8 +145,7 @@ class RegionRequestTable(DDBHelper):
         rng: random.Random | None = None,
         life_s: float = ROW_LIFE_S,
     ) -> None:
-        super().__init__(table_name, client, sleep, rng)
-        self._now = now
+        super().__init__(table_name, client, sleep, rng, now)
         self._life_s = life_s
 
     def start_region_request(self, region_request_item: RegionRequestItem) -> RegionRequestItem:

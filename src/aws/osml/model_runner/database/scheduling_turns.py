@@ -41,10 +41,9 @@ class SchedulingTurns(DDBHelper):
     """The fleet's turns, in a row of the table of open jobs that is no job."""
 
     def __init__(self, ledger: OutstandingJobsTable, job_table: JobTable, now: Callable[[], float] = time.time) -> None:
-        super().__init__(ledger.table_name, ledger.client)
+        super().__init__(ledger.table_name, ledger.client, now=now)
         self._ledger = ledger
         self._job_table = job_table
-        self._now = now
 
     def notice(self) -> Notice:
         """Return what the last turn left."""

@@ -9,6 +9,7 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.common.aws_errors import error_code
 
 from .exceptions import QueueError
 
@@ -178,7 +179,7 @@ class RequestQueue:
         try:
             answer = self.sqs_client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)
         except (ClientError, BotoCoreError) as err:
-            raise QueueError(f"the dead-letter queue {target} cannot be found: {_code(err)}") from err
+            raise QueueError(f"the dead-letter queue {target} cannot be found: {error_code(err)}") from err
         return str(answer["QueueUrl"])
 
     def _send_batch(self, bodies: Sequence[str]) -> None:
@@ -207,9 +208,9 @@ class RequestQueue:
             self._call(operation, ReceiptHandle=receipt_handle, **arguments)
         except QueueError as err:
             cause = err.__cause__
-            if not isinstance(cause, ClientError) or _code(cause) not in _STALE_HANDLE_ERRORS:
+            if not isinstance(cause, ClientError) or error_code(cause) not in _STALE_HANDLE_ERRORS:
                 raise
-            logger.info("queue.stale_handle", operation=operation, code=_code(cause))
+            logger.info("queue.stale_handle", operation=operation, code=error_code(cause))
 
     def _call(self, operation: str, **arguments: Any) -> Any:
         if self.sqs_client is None:
@@ -217,7 +218,7 @@ class RequestQueue:
         try:
             return getattr(self.sqs_client, operation)(QueueUrl=self.queue_url, **arguments)
         except (ClientError, BotoCoreError) as err:
-            raise QueueError(f"SQS {operation} failed: {_code(err)}") from err
+            raise QueueError(f"SQS {operation} failed: {error_code(err)}") from err
 
 
 def parse_request(body: str) -> dict[str, Any] | None:
@@ -245,7 +246,3 @@ def batches_of_bodies(bodies: Sequence[str]) -> Iterator[list[str]]:
         size += body_bytes
     if batch:
         yield batch
-
-
-def _code(error: ClientError | BotoCoreError) -> str:
-    return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else type(error).__name__

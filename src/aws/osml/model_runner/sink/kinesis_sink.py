@@ -11,9 +11,9 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from aws.osml.model_runner.api.sink import SinkMode, SinkType
 from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.common.aws_errors import error_code
 from aws.osml.model_runner.common.role_session import streaming_session
 
-from .aws_errors import error_code
 from .delivery import Delivery
 from .exceptions import InvalidKinesisStreamException, SinkError, SinkPermanentError
 from .kinesis_records import (

@@ -15,9 +15,9 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from aws.osml.model_runner.api.sink import OutputCompression, OutputFormat, SinkMode, SinkType
 from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.common.aws_errors import error_code, error_status
 from aws.osml.model_runner.common.role_session import writing_session
 
-from .aws_errors import error_code, error_status
 from .delivery import Delivery
 from .exceptions import InvalidS3BucketException, SinkError, SinkPermanentError
 from .result_format import ResultFormat, in_parts

@@ -6,6 +6,7 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.common.aws_errors import error_code
 
 from .exceptions import SNSPublishException
 from .safe_text import printable, shortened
@@ -43,7 +44,7 @@ class SNSHelper:
                 TopicArn=self.topic_arn, Message=text, MessageAttributes=entries, **self._ordering(attributes)
             )
         except (ClientError, BotoCoreError) as err:
-            raise SNSPublishException(f"SNS did not take the message: {_code(err)}") from err
+            raise SNSPublishException(f"SNS did not take the message: {error_code(err)}") from err
         return str(answer["MessageId"])
 
     def _client(self) -> Any:
@@ -80,7 +81,3 @@ def _entry(value: Any) -> dict[str, Any]:
 def _size_bytes(name: str, entry: dict[str, Any]) -> int:
     value = entry["BinaryValue"] if "BinaryValue" in entry else entry["StringValue"].encode()
     return len(name.encode()) + len(entry["DataType"]) + len(value)
-
-
-def _code(error: ClientError | BotoCoreError) -> str:
-    return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else type(error).__name__

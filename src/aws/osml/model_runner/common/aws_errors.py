@@ -1,0 +1,51 @@
+"""Errors of AWS's services, read once for all callers: their name, their HTTP status, and whether to call again."""
+
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
+
+# There was no response: the connection failed, or the call was never sent.
+NO_ANSWER = 0
+
+# Codes of errors below 500 that pass by themselves: the service is busy, or the credentials are about to be renewed.
+_PASSING = frozenset(
+    {
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "ThrottlingException",
+        "Throttling",
+        "ThrottledException",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "TooManyRequestsException",
+        "SlowDown",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "PriorRequestNotComplete",
+        "TransactionConflictException",
+        "TransactionInProgressException",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "RequestExpired",
+    }
+)
+_FIRST_SERVER_ERROR = 500
+
+
+def error_code(error: ClientError | BotoCoreError) -> str:
+    """Return AWS's code of an error, or the name of botocore's class where there was no response."""
+    if isinstance(error, ClientError):
+        return str(error.response.get("Error", {}).get("Code", "Unknown"))
+    return type(error).__name__
+
+
+def error_status(error: ClientError | BotoCoreError) -> int:
+    """Return the HTTP status of an error; ``NO_ANSWER`` where there is none."""
+    if isinstance(error, ClientError):
+        return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", NO_ANSWER))
+    return NO_ANSWER
+
+
+def may_pass(error: ClientError | BotoCoreError) -> bool:
+    """Return True when the same call may succeed later: throttling, the service's own errors, and the network."""
+    if isinstance(error, ClientError):
+        return error_status(error) >= _FIRST_SERVER_ERROR or error_code(error) in _PASSING
+    return not isinstance(error, ParamValidationError)
