@@ -259,6 +259,69 @@ def test_points_that_newton_does_not_find_are_left_to_the_toolkit():
     np.testing.assert_allclose(camera.to_pixels(places[1:]), far[1:], atol=1e-3)
 
 
+def linear_camera():
+    """A camera without curvature: Newton's method finds a solution for any pixel, wherever that is."""
+    zeros = " 0.0" * 17
+    return rpc_metadata() | {
+        "LINE_NUM_COEFF": "0 0 -1" + zeros,
+        "LINE_DEN_COEFF": "1 0 0" + zeros,
+        "SAMP_NUM_COEFF": "0 1 0" + zeros,
+        "SAMP_DEN_COEFF": "1 0 0" + zeros,
+    }
+
+
+@pytest.mark.parametrize("off_the_earth", [(400.0, 1e7), (1e8, 300.0), (1e8, 1e8)])
+def test_a_solution_off_the_earth_is_no_solution(tmp_path, off_the_earth):
+    source = opened(tmp_path, rpc=linear_camera())
+    pixels = np.array([off_the_earth, (400.0, 300.0)])
+
+    assert np.isnan(RationalCamera.from_metadata(linear_camera()).to_world(pixels, 100.0)[:, 0]).tolist() == [
+        True,
+        False,
+    ]
+    for surface in (None, ConstantElevationModel(100.0)):
+        places = image_to_world(source.sensor_model, surface)(pixels)
+        assert np.isnan(places[:, 0]).tolist() == [True, False]
+
+
+def test_newton_leaves_far_solutions_to_the_toolkit(tmp_path):
+    source = opened(tmp_path, rpc=linear_camera())
+    twenty_scales_south = np.array([[400.5, 300.5 + 20 * 500.0]])
+
+    assert np.isnan(RationalCamera.from_metadata(linear_camera()).to_world(twenty_scales_south, 100.0)).all()
+    np.testing.assert_allclose(
+        image_to_world(source.sensor_model)(twenty_scales_south), [[10.0, 19.8, 100.0]], atol=2e-5
+    )
+
+
+class Cliff(ConstantElevationModel):
+    """Ten kilometres high east of a meridian, so that a strip of pixels sees no point of it."""
+
+    def set_elevation(self, world_coordinate):
+        world_coordinate.elevation = 10_000.0 if np.degrees(world_coordinate.longitude) > 10.0 else 0.0
+        return True
+
+
+def test_a_pixel_that_sees_no_point_of_the_surface_is_placed_at_the_height_of_the_camera(tmp_path):
+    source = opened(tmp_path, rpc=rpc_metadata())
+    pixels = np.array([[500.0, 300.0], [200.0, 300.0]])
+
+    places = image_to_world(source.sensor_model, Cliff(0.0))(pixels)
+
+    np.testing.assert_allclose(places[:, 2], [100.0, 0.0])
+    np.testing.assert_allclose(world_to_image(source.sensor_model, places), pixels, atol=1.0)
+
+
+def test_a_camera_that_cannot_be_fitted_is_not_encoded():
+    # Its denominator vanishes within a scale of its offset.
+    camera = RationalCamera.from_metadata(
+        rpc_metadata() | {"LINE_DEN_COEFF": "0 1 0" + " 0.0" * 17, "LAT_OFF": "20.00004", "LINE_OFF": "-300"}
+    )
+
+    with pytest.raises(ValueError, match="cannot be fitted"):
+        camera.encodable()
+
+
 @given(
     st.floats(-40_000, 90_000),
     st.floats(-40_000, 90_000),
@@ -395,6 +458,15 @@ def test_extents_of_more_than_half_the_globe_on_one_side_of_greenwich(tmp_path, 
     span = extents(source)
 
     assert (span["west"], span["east"]) == pytest.approx((west, east))
+
+
+def test_an_image_whose_corners_have_no_place_has_no_extents(tmp_path):
+    metadata = linear_camera() | {"LAT_OFF": "89.9999", "LAT_SCALE": "1"}
+    source = opened(tmp_path, rpc=metadata | {"LINE_OFF": "50.5"})
+
+    assert source.sensor_model is not None
+    with pytest.raises(LoadImageException, match="corners"):
+        extents(source)
 
 
 # Elevation

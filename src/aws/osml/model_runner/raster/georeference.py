@@ -23,7 +23,7 @@ from aws.osml.photogrammetry import (
 )
 
 from .rpc import RationalCamera
-from .sensor_model import UNREADABLE, default_height
+from .sensor_model import UNREADABLE, default_height, is_solution
 
 FloatArray = npt.NDArray[np.float64]
 ImageToWorld = Callable[[FloatArray], FloatArray]
@@ -53,6 +53,9 @@ def image_to_world(sensor_model: Any, elevation_model: Any | None = None) -> Ima
 
     Affine and projective models, and RPCs where there is no elevation model, are computed for all points at once; the
     others point by point by the toolkit, which takes milliseconds each: evaluate a grid and interpolate.
+
+    A solver's result is accepted only if it lies on the Earth and projects back to its pixel; else the row is NaN.
+    Where no point of the elevation model's surface projects to the pixel, the sensor model's own height counts.
     """
     model = _precise(sensor_model)
     if isinstance(model, GDALAffineSensorModel):
@@ -98,6 +101,8 @@ def extents(source: HasExtent) -> dict[str, float]:
         places = image_to_world(source.sensor_model)(corners)
     except UNREADABLE as err:
         raise LoadImageException(f"the image's corners cannot be placed: {err}") from err
+    if not np.isfinite(places).all():
+        raise LoadImageException("the image's corners cannot be placed: the sensor model finds no place for them")
     longitudes, latitudes = places[:, 0], places[:, 1]
     west, east = float(longitudes.min()), float(longitudes.max())
     # A damaged sensor model places all corners beyond the globe on one side.
@@ -156,11 +161,16 @@ def _rational(model: Any, each: ImageToWorld) -> ImageToWorld:
 
 
 def _point_by_point(sensor_model: Any, elevation_model: Any | None) -> ImageToWorld:
+    surfaces = [None] if elevation_model is None else [elevation_model, None]
+
     def locate(pixels: FloatArray) -> FloatArray:
-        places = np.empty((len(pixels), 3))
-        for index, (x, y) in enumerate(pixels):
-            place = sensor_model.image_to_world(ImageCoordinate([x, y]), elevation_model=elevation_model)
-            places[index] = np.degrees(place.longitude), np.degrees(place.latitude), place.elevation
+        places = np.full((len(pixels), 3), np.nan)
+        for row, pixel in zip(places, map(ImageCoordinate, pixels), strict=True):
+            for surface in surfaces:
+                place = sensor_model.image_to_world(pixel, elevation_model=surface)
+                if is_solution(sensor_model, pixel, place):
+                    row[:] = np.degrees(place.longitude), np.degrees(place.latitude), place.elevation
+                    break
         return places
 
     return locate

@@ -16,6 +16,11 @@ FloatArray = npt.NDArray[np.float64]
 
 _MAX_STEPS = 30
 _CONVERGED_PX = 1e-3
+# A camera is fitted to ground within one scale of its offset. Its polynomials have more roots far outside of that.
+_FARTHEST_SCALES = 10.0
+_FITTED_PX = 1e-2
+# The pole, and what rounding from radians adds.
+_POLE_DEG = 90.0 + 1e-9
 # A field of RPC00B has one digit for the exponent.
 _SMALLEST_TERM = 1e-9
 
@@ -125,7 +130,8 @@ class RationalCamera:
     def to_world(self, pixels: FloatArray, height_m: float) -> FloatArray:
         """Map (n, 2) x, y at one height to (n, 3) longitude, latitude, height by Newton's method.
 
-        Rows that do not converge to a thousandth of a pixel are NaN.
+        A row is NaN unless its solution projects back to within a thousandth of a pixel, lies on the Earth, and lies
+        within ten scales of the camera's offset.
         """
         target_line = self.line.normalized(pixels[:, 1])
         target_sample = self.sample.normalized(pixels[:, 0])
@@ -141,7 +147,8 @@ class RationalCamera:
                 (self.longitude.restored(lon), self.latitude.restored(lat), np.full(len(pixels), height_m))
             )
             is_converged = np.linalg.norm(self.to_pixels(world) - pixels, axis=1) < _CONVERGED_PX
-        world[~is_converged] = np.nan
+            is_near = np.maximum(np.abs(lon), np.abs(lat)) <= _FARTHEST_SCALES
+        world[~(is_converged & is_near & is_on_earth(world))] = np.nan
         return world
 
     def encodable(self) -> "RationalCamera":
@@ -150,7 +157,8 @@ class RationalCamera:
         Those fields are short: whole, non-negative lines and samples, degrees to four decimals, whole metres. Rounding
         them would move the image, by hundreds of metres for a tile that begins past the camera's offset, so the
         polynomials take up the difference: they are fitted anew, exactly, since the terms of degree three stay among
-        themselves under such a change of axes. Raises ValueError when even that leaves the fields.
+        themselves under such a change of axes. Raises ValueError when even that leaves the fields, or when the fitted
+        camera does not give the same pixels.
         """
         axes = replace(
             self,
@@ -179,8 +187,16 @@ class RationalCamera:
         for numerator, old, new in ((0, self.line, other.line), (2, self.sample, other.sample)):
             shifted = values[:, numerator] * old.scale + (old.offset - new.offset) * values[:, numerator + 1]
             values[:, numerator] = shifted / new.scale
-        fitted, *_ = np.linalg.lstsq(_terms(lon, lat, height), values, rcond=None)
-        return np.where(np.abs(fitted.T) < _SMALLEST_TERM, 0.0, fitted.T)
+        solution, *_ = np.linalg.lstsq(_terms(lon, lat, height), values, rcond=None)
+        polynomials = np.where(np.abs(solution.T) < _SMALLEST_TERM, 0.0, solution.T)
+        world = np.column_stack(
+            (other.longitude.restored(lon), other.latitude.restored(lat), other.height.restored(height))
+        )
+        with np.errstate(all="ignore"):
+            moved = replace(other, polynomials=polynomials).to_pixels(world) - self.to_pixels(world)
+        if not np.abs(moved).max() < _FITTED_PX:  # NaN is refused as well
+            raise ValueError("the camera cannot be fitted to the fields of RPC00B")
+        return polynomials
 
     def _ratios(self, lon: FloatArray, lat: FloatArray, height: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Return normalized line and sample of normalized ground coordinates."""
@@ -203,6 +219,15 @@ class RationalCamera:
             (missing_line * sample_lat - missing_sample * line_lat) / determinant,
             (missing_sample * line_lon - missing_line * sample_lon) / determinant,
         )
+
+
+def is_on_earth(world: FloatArray) -> npt.NDArray[np.bool_]:
+    """Return which rows of longitude and latitude in degrees are places on the Earth; NaN is not.
+
+    Longitudes may count from 0 to 360, or go on past the antimeridian.
+    """
+    is_place: npt.NDArray[np.bool_] = (np.abs(world[:, 0]) <= 360.0) & (np.abs(world[:, 1]) <= _POLE_DEG)
+    return is_place
 
 
 def _number(text: str) -> float:

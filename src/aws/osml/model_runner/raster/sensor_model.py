@@ -29,13 +29,14 @@ from pyproj.exceptions import ProjError
 from aws.osml.photogrammetry import (
     CompositeSensorModel,
     GDALAffineSensorModel,
+    GeodeticWorldCoordinate,
     ImageCoordinate,
     RPCPolynomial,
     RPCSensorModel,
     geocentric_to_geodetic,
 )
 
-from .rpc import RationalCamera
+from .rpc import RationalCamera, is_on_earth
 from .settings import RasterSettings
 
 logger = structlog.get_logger(__name__)
@@ -52,6 +53,8 @@ UNREADABLE = (
     ValueError,
 )
 
+# The toolkit's own limit for a solution that converged.
+_CLOSED_PX = 1.0
 _IDENTITY = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 _WGS84 = "EPSG:4326"
 
@@ -96,10 +99,9 @@ def _usable(dataset: Any, build: Any, *arguments: Any) -> Any | None:
             return None
         centre = ImageCoordinate([dataset.RasterXSize / 2, dataset.RasterYSize / 2])
         with np.errstate(all="ignore"):
-            place = model.image_to_world(centre)
-        if abs(place.latitude) <= 1.6 and abs(place.longitude) <= 6.3:  # radians; NaN is refused as well
-            return model
-        reason = "the image's centre is not on the Earth"
+            if is_solution(model, centre, model.image_to_world(centre)):
+                return model
+        reason = "the image's centre has no place on the Earth"
     except UNREADABLE as err:
         reason = f"{type(err).__name__}: {err}"
     logger.warning("image.georeference_unreadable", source=build.__name__.strip("_"), reason=reason)
@@ -217,6 +219,19 @@ def _lonlat_points(dataset: Any) -> list[Any]:
 
 def _are_lonlat(places: list[tuple[float, float]]) -> bool:
     return all(abs(x) <= 180.0 and abs(y) <= 90.0 for x, y in places)
+
+
+def is_solution(sensor_model: Any, pixel: ImageCoordinate, place: GeodeticWorldCoordinate) -> bool:
+    """Return whether ``place`` lies on the Earth and projects back to ``pixel``.
+
+    The toolkit's solvers return where they stopped, whether they converged or not.
+    """
+    degrees = np.degrees([[place.longitude, place.latitude]])
+    if not is_on_earth(degrees)[0]:
+        return False
+    projected = sensor_model.world_to_image(place)
+    residual_px = np.hypot(projected.x - pixel.x, projected.y - pixel.y)
+    return bool(residual_px <= _CLOSED_PX)
 
 
 def default_height(sensor_model: Any) -> float:
