@@ -6,12 +6,10 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
-from counting_proxy import CountingProxy
 from osgeo import gdal
 from pyproj import Transformer
-from worker_bench import BLOCK_PX, PIXEL_M, UTM_CORNER, UTM_ZONE, Bench, Figures, Job
+from worker_bench import BLOCK_PX, PIXEL_M, UTM_CORNER, UTM_ZONE, AwsProxy, Bench, Figures, Job
 
 from aws.osml.model_runner.api.image_url import parse_image_url
 from aws.osml.model_runner.common.typing import ImageRegion
@@ -157,14 +155,13 @@ def s3_input(bench: Bench) -> Row:
 
 def _fetched_bytes(bench: Bench, job: Job) -> int:
     """Have a worker read an image through a proxy in front of S3, and return the bytes that came back."""
-    address = urlsplit(bench.emulator.url)
-    with CountingProxy(str(address.hostname), int(address.port or 80)).serving() as proxy:
-        through_proxy = {"AWS_S3_ENDPOINT": proxy.address}
+    with AwsProxy(bench.emulator.url) as proxy:
+        through_proxy = {"AWS_S3_ENDPOINT": proxy.environment["AWS_S3_ENDPOINT"]}
         with bench.worker(Job(job.image, settings=through_proxy)) as worker:
             bucket = worker.plane.result_bucket
             bench.emulator.client("s3").upload_file(str(job.image), bucket, "image.tif")
             worker.measured(Job(f"s3://{bucket}/image.tif", latency_ms=job.latency_ms, roi=job.roi))
-        return proxy.fetched_bytes
+        return proxy.received_bytes["s3"]
 
 
 def _stored_bytes(path: str, corner: tuple[int, int], side_px: int) -> int:
