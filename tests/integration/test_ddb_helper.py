@@ -13,7 +13,7 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.common.aws_clients import default_clients
-from aws.osml.model_runner.common.aws_errors import error_code
+from aws.osml.model_runner.common.aws_errors import error_code, is_invalid_write
 from aws.osml.model_runner.database import DDBHelper, DDBItem, DDBKey, FeatureTable, TileKey
 from aws.osml.model_runner.database.ddb_helper import deserialize, to_dynamodb
 from aws.osml.model_runner.exceptions import (
@@ -367,6 +367,59 @@ class TestManyItems:
             (item,) = helper.batch_get([keys[2]], ["range_key", "score"])
         assert item["score"] == 2
         assert len(waits) == 1
+
+
+CONFLICT = json_error("TransactionConflictException")
+
+
+class TestConflict:
+    """A write by itself meets a transaction on its item."""
+
+    @pytest.mark.parametrize(
+        ("operation", "write"),
+        [
+            ("PutItem", lambda helper: helper.put(row(1).to_put(), "attribute_not_exists(range_key)")),
+            ("PutItem", lambda helper: helper.put_ddb_item(row(1))),
+            ("UpdateItem", lambda helper: helper.update(DDBHelper.get_keys(row(1)), "SET score = :s", {":s": 1})),
+            ("DeleteItem", lambda helper: helper.delete(DDBHelper.get_keys(row(1)))),
+            ("DeleteItem", lambda helper: helper.delete_ddb_item(row(1))),
+        ],
+    )
+    def test_it_is_sent_again_after_a_wait(self, helper, api, waits, operation, write):
+        with answering(api, operation, CONFLICT, CONFLICT, None) as calls:
+            write(helper)
+        assert len(calls) == 3
+        assert len(waits) == 2
+
+    def test_it_is_given_up_in_the_end(self, helper, api, waits):
+        with answering(api, "PutItem", CONFLICT) as calls, pytest.raises(ClientError, match="TransactionConflict"):
+            helper.put(row(1).to_put())
+        assert len(calls) == 8
+        assert sum(waits) < 8
+
+
+class TestInvalidWrite:
+    def test_a_key_that_is_too_long_is_told_from_what_may_pass(self, helper):
+        with pytest.raises(ClientError) as caught:
+            helper.put({"hash_key": "a", "range_key": "x" * 1025})
+        assert is_invalid_write(caught.value)
+
+    def test_so_is_one_within_a_transaction(self, helper, api):
+        body = {
+            "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
+            "Message": "Transaction cancelled",
+            "CancellationReasons": [{"Code": "ValidationError"}, {"Code": "None"}],
+        }
+        answer = (400, {"Content-Type": "application/x-amz-json-1.0"}, json.dumps(body).encode())
+        with answering(api, "TransactWriteItems", answer), pytest.raises(ClientError) as caught:
+            helper._transact({"Put": {"TableName": helper.table_name, "Item": row(1).to_put()}})
+        assert is_invalid_write(caught.value)
+
+    @pytest.mark.parametrize("code", ["ThrottlingException", "AccessDeniedException", "ResourceNotFoundException"])
+    def test_what_is_not_in_the_write_is_not_its_fault(self, helper, api, code):
+        with answering(api, "PutItem", json_error(code)), pytest.raises(ClientError) as caught:
+            helper.put(row(1).to_put())
+        assert not is_invalid_write(caught.value)
 
 
 class TestTransaction:

@@ -15,6 +15,7 @@ class Faults:
         pause: the process stands still for 20 to 200 s.
         stall: this one call takes that long, and the rest of the process goes on.
         conflict: a transaction meets another one on its item.
+        plain_conflict: a write by itself meets a transaction on its item.
         unprocessed: an item of a batch is handed back.
         duplicate, loss: of a message that is sent. early: of a message received, it is seen again within 2 s.
         refused_record: of a record for Kinesis.
@@ -38,6 +39,7 @@ class Faults:
     pause: float = 0.0015
     stall: float = 0.0015
     conflict: float = 0.05
+    plain_conflict: float = 0.01
     unprocessed: float = 0.05
     duplicate: float = 0.05
     loss: float = 0.02
@@ -71,6 +73,7 @@ CALM = Faults(
     pause=0.0,
     stall=0.0,
     conflict=0.0,
+    plain_conflict=0.0,
     unprocessed=0.0,
     duplicate=0.0,
     loss=0.0,

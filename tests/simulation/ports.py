@@ -143,13 +143,27 @@ class Client:
 
 
 class DynamoClient(Client):
-    """Adds what botocore adds to a transaction, and the meetings of transactions."""
+    """Adds what botocore adds to a transaction, and what happens where one meets another write on its item."""
 
     _numbers = itertools.count()
 
     def __init__(self, twin: DynamoDB, port: Port, chance: Chance) -> None:
         super().__init__("dynamodb", twin, port)
         self._chance = chance
+
+    def put_item(self, **request: Any) -> Any:
+        return self._write_one("put_item", request)
+
+    def update_item(self, **request: Any) -> Any:
+        return self._write_one("update_item", request)
+
+    def delete_item(self, **request: Any) -> Any:
+        return self._write_one("delete_item", request)
+
+    def _write_one(self, operation: str, request: dict[str, Any]) -> Any:
+        if self._chance.strikes("plain_conflict"):
+            raise aws_error("TransactionConflictException", operation)
+        return self._port.call(operation, getattr(self._twin, operation), request, self._sends)
 
     def transact_write_items(self, **request: Any) -> Any:
         if self._chance.strikes("conflict"):

@@ -201,8 +201,9 @@ class World:
         """Have somebody cancel a job, and try again for as long as services refuse it."""
         person = Process(self.scheduler, "person")
         database = Clients(self.twins, Port(self.scheduler, self.chance, person), self.chance).dynamodb_resource()
-        images = JobTable("images", database, person.now)
-        canceller = JobCanceller(images, open_ledger("outstanding", images, database, person.now))
+        chance = {"sleep": self.scheduler.sleep, "rng": self.rng}
+        images = JobTable("images", database, person.now, **chance)
+        canceller = JobCanceller(images, open_ledger("outstanding", images, database, person.now, **chance))
 
         def cancel() -> None:
             while True:

@@ -134,7 +134,9 @@ class ModelRunner:
             if config.endpoint_statistics_table
             else None
         )
-        self.ledger = open_ledger(config.outstanding_jobs_table, self.job_table, dynamodb, now)
+        self.ledger = open_ledger(
+            config.outstanding_jobs_table, self.job_table, dynamodb, now, context.sleep, context.rng
+        )
 
     def _make_handlers(self, context: WorkerContext) -> None:
         config = self.config

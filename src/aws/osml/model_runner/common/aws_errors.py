@@ -29,6 +29,9 @@ _PASSING = frozenset(
 )
 _FIRST_SERVER_ERROR = 500
 
+# DynamoDB refuses a write for these whenever it is sent: a key or an item that is too large, a value of a wrong type.
+_INVALID = frozenset({"ValidationException", "ValidationError", "ItemCollectionSizeLimitExceeded"})
+
 
 def error_code(error: ClientError | BotoCoreError) -> str:
     """Return AWS's code of an error, or the name of botocore's class where there was no response."""
@@ -49,3 +52,13 @@ def may_pass(error: ClientError | BotoCoreError) -> bool:
     if isinstance(error, ClientError):
         return error_status(error) >= _FIRST_SERVER_ERROR or error_code(error) in _PASSING
     return not isinstance(error, ParamValidationError)
+
+
+def is_invalid_write(err: ClientError) -> bool:
+    """Return True when DynamoDB refuses a write for what is in it: the same write fails whenever it is sent."""
+    return error_code(err) in _INVALID or not _INVALID.isdisjoint(cancellation_codes(err))
+
+
+def cancellation_codes(err: ClientError) -> set[str]:
+    """Return why a transaction was cancelled, a code for each write; empty for other errors."""
+    return {str(reason.get("Code")) for reason in err.response.get("CancellationReasons", [])}

@@ -12,7 +12,7 @@ from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.common.aws_clients import default_clients
-from aws.osml.model_runner.common.aws_errors import error_code, may_pass
+from aws.osml.model_runner.common.aws_errors import cancellation_codes, error_code, is_invalid_write, may_pass
 from aws.osml.model_runner.exceptions import (
     ConditionNotMetError,
     DDBBatchWriteException,
@@ -26,6 +26,10 @@ _BATCH_ITEMS = 25  # the most that one BatchWriteItem takes
 _BATCH_GET_ITEMS = 100  # the most that one BatchGetItem takes
 _FIRST_DELAY_S = 0.125
 _LONGEST_DELAY_S = 8.0
+# A write that meets a transaction on its item is refused; the transaction is over within milliseconds.
+_CONFLICT = "TransactionConflictException"
+_CONFLICT_TRIES = 8
+_LONGEST_CONFLICT_WAIT_S = 2.0
 
 
 @dataclasses.dataclass
@@ -128,8 +132,10 @@ class DDBHelper:
 
     def put_ddb_item(self, ddb_item: DDBItem, condition_expression: str | None = None) -> Item:
         """Write ``ddb_item`` whole, if ``condition_expression`` holds, and return DynamoDB's answer."""
-        extra = {"ConditionExpression": condition_expression} if condition_expression else {}
-        return dict(self._api.put_item(TableName=self.table_name, Item=ddb_item.to_put(), **extra))
+        request: Item = {"TableName": self.table_name, "Item": ddb_item.to_put()}
+        if condition_expression:
+            request["ConditionExpression"] = condition_expression
+        return dict(self._without_conflict(self._api.put_item, request))
 
     def batch_write_items(self, ddb_items: list[DDBItem], max_retries: int = 500, max_delay: float = 8) -> None:
         """Write many items, 25 to a call; what DynamoDB hands back unprocessed is sent again after a jittered wait.
@@ -157,7 +163,8 @@ class DDBHelper:
 
     def delete_ddb_item(self, ddb_item: DDBItem) -> Item:
         """Delete the item under ``ddb_item``'s key; deleting what is not there is no error."""
-        return dict(self._api.delete_item(TableName=self.table_name, Key=self.get_keys(ddb_item)))
+        request: Item = {"TableName": self.table_name, "Key": self.get_keys(ddb_item)}
+        return dict(self._without_conflict(self._api.delete_item, request))
 
     def update_ddb_item(
         self, ddb_item: DDBItem, update_exp: str | None = None, update_attr: dict[str, Any] | None = None
@@ -323,7 +330,7 @@ class DDBHelper:
 
     def _conditional(self, operation: Callable[..., Item], request: Item) -> Item:
         try:
-            return operation(**request)
+            return self._without_conflict(operation, request)
         except ClientError as err:
             if error_code(err) != "ConditionalCheckFailedException":
                 raise
@@ -331,10 +338,22 @@ class DDBHelper:
             old: Any = err.response.get("Item")
             raise ConditionNotMetError(deserialize(old) if old else None) from err
 
+    def _without_conflict(self, operation: Callable[..., Item], request: Item) -> Item:
+        """Send a write again while it meets transactions on its item; botocore does not."""
+        for attempt in range(_CONFLICT_TRIES - 1):
+            try:
+                return operation(**request)
+            except ClientError as err:
+                if error_code(err) != _CONFLICT:
+                    raise
+            self._sleep(self._rng.uniform(0, min(_LONGEST_CONFLICT_WAIT_S, 0.05 * 2**attempt)))
+        return operation(**request)
+
     def _transact(self, *writes: Item) -> None:
         """Do all of ``writes`` or none.
 
         Raises:
+            ClientError: one of the writes is invalid, or the call was refused.
             ConditionNotMetError: a condition did not hold; ``old`` is not told, since it may be any of several items.
             TransactionConflictError: another transaction touched one of the items at the same time.
         """
@@ -343,10 +362,12 @@ class DDBHelper:
         except ClientError as err:
             if error_code(err) != "TransactionCanceledException":
                 raise
-            codes = {reason.get("Code") for reason in err.response.get("CancellationReasons", [])}
+            codes = cancellation_codes(err)
             if "ConditionalCheckFailed" in codes:
                 raise ConditionNotMetError(None) from err
-            raise TransactionConflictError(f"transaction cancelled: {', '.join(sorted(map(str, codes)))}") from err
+            if is_invalid_write(err):
+                raise
+            raise TransactionConflictError(f"transaction cancelled: {', '.join(sorted(codes))}") from err
 
 
 def deserialize(raw: Mapping[str, Any]) -> Item:

@@ -7,6 +7,7 @@ finding the open ones means scanning them all.
 
 import dataclasses
 import enum
+import random
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
@@ -246,9 +247,15 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
     """The table of open jobs: partition ``endpoint_id`` (the model's name), sort key ``job_id``. It has no expiry."""
 
     def __init__(
-        self, table_name: str, job_table: JobTable, client: Any = None, now: Callable[[], float] = time.time
+        self,
+        table_name: str,
+        job_table: JobTable,
+        client: Any = None,
+        now: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        rng: random.Random | None = None,
     ) -> None:
-        DDBHelper.__init__(self, table_name, client)
+        DDBHelper.__init__(self, table_name, client, sleep, rng, now)
         _LedgerRows.__init__(self, self, now)
         self._job_table = job_table
 
@@ -366,11 +373,16 @@ class JobTableLedger(_LedgerRows):
 
 
 def open_ledger(
-    table_name: str | None, job_table: JobTable, client: Any = None, now: Callable[[], float] = time.time
+    table_name: str | None,
+    job_table: JobTable,
+    client: Any = None,
+    now: Callable[[], float] = time.time,
+    sleep: Callable[[float], None] = time.sleep,
+    rng: random.Random | None = None,
 ) -> JobLedger:
     """Return the ledger of a deployment: the table of open jobs where there is one, else the images' own rows."""
     if table_name:
-        return OutstandingJobsTable(table_name, job_table, client, now)
+        return OutstandingJobsTable(table_name, job_table, client, now, sleep, rng)
     return JobTableLedger(job_table, now)
 
 

@@ -41,7 +41,7 @@ class SchedulingTurns(DDBHelper):
     """The fleet's turns, in a row of the table of open jobs that is no job."""
 
     def __init__(self, ledger: OutstandingJobsTable, job_table: JobTable, now: Callable[[], float] = time.time) -> None:
-        super().__init__(ledger.table_name, ledger.client, now=now)
+        super().__init__(ledger.table_name, ledger.client, ledger._sleep, ledger._rng, now)
         self._ledger = ledger
         self._job_table = job_table
 
