@@ -289,3 +289,38 @@ def test_what_a_sink_is_called(stream: str, make: Any) -> None:
         stream,
         7,
     )
+
+
+def test_a_stream_that_can_be_written_has_no_problem(kinesis: Any, stream: str, make: Any) -> None:
+    assert make().check("job-1") == []
+    assert records_of(kinesis, stream) == []
+
+
+def test_a_stream_that_is_missing_is_a_problem(kinesis: Any) -> None:
+    (problem,) = KinesisSink("no-such-stream", client=kinesis).check("job-1")
+    assert str(problem) == 'stream="no-such-stream": a stream that exists (ResourceNotFoundException)'
+
+
+def test_a_stream_that_may_not_be_described_is_a_problem(kinesis: Any, make: Any) -> None:
+    """A delivery begins with the same call."""
+    with answering(kinesis, "DescribeStreamSummary", json_error("AccessDeniedException")):
+        (problem,) = make().check("job-1")
+    assert (problem.field, "AccessDeniedException" in problem.expectation) == ("stream", True)
+
+
+@pytest.mark.parametrize(("state", "problems"), [("CREATING", 0), ("UPDATING", 0), ("DELETING", 1)])
+def test_a_stream_is_a_problem_only_when_it_will_not_be_there(
+    kinesis: Any, make: Any, state: str, problems: int
+) -> None:
+    body = json.dumps({"StreamDescriptionSummary": {"StreamStatus": state}}).encode()
+    with answering(kinesis, "DescribeStreamSummary", (200, {"Content-Type": "application/x-amz-json-1.1"}, body)):
+        assert len(make().check("job-1")) == problems
+
+
+def test_a_stream_that_cannot_be_described_now_is_no_problem(emulator: Any, stream: str) -> None:
+    once = single_try_client(emulator, "kinesis")
+    refusal = answering(once, "DescribeStreamSummary", json_error("LimitExceededException"))
+    with refusal, pytest.raises(SinkError) as caught:
+        KinesisSink(stream, client=once).check("job-1")
+    assert caught.value.can_retry
+    once.close()

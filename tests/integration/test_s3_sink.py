@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from aws.osml.model_runner.api.sink import OutputFormat
 from aws.osml.model_runner.common.aws_clients import default_clients
 from aws.osml.model_runner.sink import Delivery, InvalidS3BucketException, S3Sink, SinkError, SinkPermanentError
 from aws_faults import answering, losing_first_reply, never_sending, single_try_client, xml_error
@@ -228,3 +229,55 @@ def own_clients(emulator: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 def test_without_a_client_the_processs_own_is_used(s3: Any, own_clients: None) -> None:
     assert S3Sink(BUCKET, "own").write("job", FEATURES)
     assert keys(s3, "own/") == ["own/job.geojson"]
+
+
+class TestCheck:
+    """What is known of a result before it exists."""
+
+    def test_a_bucket_that_can_be_written_has_no_problem_and_nothing_in_it_afterwards(self, s3: Any) -> None:
+        assert S3Sink(BUCKET, "checked", client=s3).check("job-1") == []
+        assert (keys(s3, "checked"), uploads(s3, "checked")) == ([], [])
+
+    def test_a_bucket_that_is_missing_is_named(self, s3: Any) -> None:
+        (problem,) = S3Sink("no-such-bucket-here", "p", client=s3).check("job-1")
+        assert str(problem) == 'bucket="no-such-bucket-here": a bucket that exists (NoSuchBucket)'
+
+    @pytest.mark.parametrize(
+        ("code", "status"), [("AccessDenied", 403), ("AllAccessDisabled", 403), ("PermanentRedirect", 301)]
+    )
+    def test_a_bucket_that_may_not_be_written_is_named(self, s3: Any, code: str, status: int) -> None:
+        with answering(s3, "CreateMultipartUpload", xml_error(code, status)):
+            (problem,) = S3Sink(BUCKET, "denied", client=s3).check("job-1")
+        assert problem.field == "bucket"
+        assert code in problem.expectation
+
+    @pytest.mark.parametrize(("code", "status"), [("SlowDown", 503), ("InternalError", 500), ("ExpiredToken", 400)])
+    def test_a_service_that_cannot_answer_now_refuses_nothing(self, s3_once: Any, code: str, status: int) -> None:
+        answer = answering(s3_once, "CreateMultipartUpload", xml_error(code, status))
+        with answer, pytest.raises(SinkError) as caught:
+            S3Sink(BUCKET, "away", client=s3_once).check("job-1")
+        assert caught.value.can_retry
+
+    def test_a_service_that_is_away_refuses_nothing(self, s3_once: Any) -> None:
+        with never_sending(s3_once, "CreateMultipartUpload"), pytest.raises(SinkError) as caught:
+            S3Sink(BUCKET, "away", client=s3_once).check("job-1")
+        assert caught.value.can_retry
+
+    def test_a_key_that_may_encrypt_and_not_decrypt_refuses_nothing(self, s3: Any) -> None:
+        """A result that is one put needs no more."""
+        body = b"<Error><Code>AccessDenied</Code><Message>not authorized to perform: kms:Decrypt</Message></Error>"
+        with answering(s3, "CreateMultipartUpload", (403, {}, body)), pytest.raises(SinkError):
+            S3Sink(BUCKET, "keys", client=s3).check("job-1")
+
+    def test_an_upload_that_may_not_be_aborted_refuses_nothing(self, s3: Any) -> None:
+        with answering(s3, "AbortMultipartUpload", xml_error("AccessDenied", 403)):
+            assert S3Sink(BUCKET, "stays", client=s3).check("job-1") == []
+        assert keys(s3, "stays") == []
+
+    def test_a_prefix_that_leaves_its_place_and_a_library_that_is_not_there_are_told_at_once(
+        self, s3: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
+        problems = S3Sink(BUCKET, "../up", client=s3, result_format=OutputFormat.GEOPARQUET).check("job-1")
+        assert [problem.field for problem in problems] == ["format", "prefix"]
+        assert "pip install 'osml-model-runner[parquet]'" in problems[0].expectation

@@ -59,6 +59,11 @@ def shortened(value: Any, name: str = "") -> str:
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
 
 
+def role_problem(field: str, role: str, code: str) -> Problem:
+    """Return the problem of a role that STS refuses; ``code`` is its reason."""
+    return Problem(field, shortened(role), f"a role that the worker may assume ({code})")
+
+
 def path_text(steps: Sequence[str | int]) -> str:
     """Return a path as it is read aloud: ``outputs[0].bucket``; the whole document is ``body``."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{_key_text(step)}" for step in steps)

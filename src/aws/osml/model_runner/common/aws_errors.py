@@ -28,6 +28,18 @@ _PASSING = frozenset(
     }
 )
 _FIRST_SERVER_ERROR = 500
+# Codes with which STS refuses a role for a reason that only its owner, or who named it, can mend. An error of the
+# caller's own credentials is not among them.
+_ROLE_REFUSALS = frozenset(
+    {
+        "AccessDenied",
+        "AccessDeniedException",
+        "MalformedPolicyDocument",
+        "PackedPolicyTooLarge",
+        "RegionDisabledException",
+        "ValidationError",
+    }
+)
 
 # DynamoDB refuses a write for these whenever it is sent: a key or an item that is too large, a value of a wrong type.
 _INVALID = frozenset({"ValidationException", "ValidationError", "ItemCollectionSizeLimitExceeded"})
@@ -62,3 +74,9 @@ def is_invalid_write(err: ClientError) -> bool:
 def cancellation_codes(err: ClientError) -> set[str]:
     """Return why a transaction was cancelled, a code for each write; empty for other errors."""
     return {str(reason.get("Code")) for reason in err.response.get("CancellationReasons", [])}
+
+
+def is_role_refusal(error: ClientError | BotoCoreError) -> bool:
+    """Return True when STS refused to assume a role, whatever call needed the role's credentials."""
+    is_assuming = isinstance(error, ClientError) and error.operation_name == "AssumeRole"
+    return is_assuming and error_code(error) in _ROLE_REFUSALS

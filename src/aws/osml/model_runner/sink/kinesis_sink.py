@@ -9,10 +9,12 @@ import geojson
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
+from aws.osml.model_runner.api.problems import role_problem, shortened
 from aws.osml.model_runner.api.sink import SinkMode, SinkType
 from aws.osml.model_runner.common.aws_clients import default_clients
-from aws.osml.model_runner.common.aws_errors import error_code
+from aws.osml.model_runner.common.aws_errors import error_code, is_role_refusal
 from aws.osml.model_runner.common.role_session import streaming_session
+from aws.osml.model_runner.exceptions import Problem
 
 from .delivery import Delivery
 from .exceptions import InvalidKinesisStreamException, SinkError, SinkPermanentError
@@ -37,6 +39,10 @@ BASE_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
 NAMED_IDS = 5
 
+_EXPECTED_STREAMS = {
+    "ResourceNotFoundException": "a stream that exists",
+    "AccessDeniedException": "a stream that the worker, or the role of the output, may describe and write",
+}
 _STREAM_ERRORS = frozenset(
     {
         "AccessDenied",
@@ -108,6 +114,24 @@ class KinesisSink(Sink):
             return False
         return True
 
+    def check(self, job_id: str, result_name: str = "") -> list[Problem]:  # noqa: ARG002 - a stream has one name
+        """See ``Sink``. The stream is described; no call tells whether it may be written and writes no record."""
+        try:
+            self._sign_for(job_id)
+            state = self._summary()["StreamStatus"]
+        except (ClientError, BotoCoreError) as err:
+            code = error_code(err)
+            if is_role_refusal(err):
+                return [role_problem("role", str(self.assumed_role), code)]
+            error = sink_error(self.stream, err)
+            if error.can_retry:
+                raise error from err
+            expected = _EXPECTED_STREAMS.get(code, "a stream that can be written")
+            return [Problem("stream", shortened(self.stream), f"{expected} ({code})")]
+        if state == "DELETING":
+            return [Problem("stream", shortened(self.stream), "a stream that exists (DELETING)")]
+        return []
+
     def deliver(self, delivery: Delivery, on_progress: Callable[[int], None] = lambda _position: None) -> None:
         """Write the features from ``delivery.position`` on; ``on_progress`` hears of each batch that is confirmed.
 
@@ -119,9 +143,7 @@ class KinesisSink(Sink):
             SinkPermanentError: features are too long for the stream; the message names them.
             SinkError: another try, from the last confirmed position, may help.
         """
-        if self._client is None:
-            session = streaming_session(self.assumed_role, delivery.job_id, self.stream)
-            self._client = default_clients().client("kinesis", session)
+        self._sign_for(delivery.job_id)
         max_record_bytes = self._max_record_bytes()
         oversize: list[int] = []
         max_records = max(1, min(self.batch_size or MAX_BATCH_RECORDS, MAX_BATCH_RECORDS))
@@ -178,13 +200,23 @@ class KinesisSink(Sink):
             raise sink_error(self.stream, err) from err
         return refused(entries, answer["Records"]) if answer.get("FailedRecordCount") else []
 
+    def _sign_for(self, job_id: str) -> None:
+        """Make the client that writes for a job, unless there is one."""
+        if self._client is None:
+            session = streaming_session(self.assumed_role, job_id, self.stream)
+            self._client = default_clients().client("kinesis", session)
+
+    def _summary(self) -> dict[str, Any]:
+        answer = self.kinesis_client.describe_stream_summary(StreamName=self.stream)
+        summary: dict[str, Any] = answer["StreamDescriptionSummary"]
+        return summary
+
     def _max_record_bytes(self) -> int:
         """Return how long a record of this stream may be, key included; the stream has to be writable."""
         try:
-            answer = self.kinesis_client.describe_stream_summary(StreamName=self.stream)
+            summary = self._summary()
         except (ClientError, BotoCoreError) as err:
             raise sink_error(self.stream, err) from err
-        summary = answer["StreamDescriptionSummary"]
         if summary["StreamStatus"] not in WRITABLE_STATES:
             raise SinkError(f"Kinesis: the stream {self.stream} is {summary['StreamStatus']}")
         limit_kib = summary.get("MaxRecordSizeInKiB")

@@ -1,5 +1,6 @@
 """The file formats of a result: what its key ends in, what it is called on the web, and its bytes."""
 
+import importlib.util
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -17,11 +18,16 @@ _GZIP_LEVEL = 6
 
 @dataclass(frozen=True)
 class ResultFormat:
-    """``pieces`` yields the bytes of a result, piece by piece: the same for the same delivery."""
+    """``pieces`` yields the bytes of a result, piece by piece: the same for the same delivery.
 
+    ``library`` is the package that writes the format, empty where none is needed.
+    """
+
+    name: OutputFormat
     extension: str
     content_type: str
     pieces: Callable[[Delivery], Iterator[bytes]]
+    library: str = ""
 
     @classmethod
     def of(cls, name: OutputFormat, compression: OutputCompression = OutputCompression.NONE) -> "ResultFormat":
@@ -29,17 +35,34 @@ class ResultFormat:
         plain = _FORMATS[name]
         if compression is OutputCompression.NONE or name is OutputFormat.GEOPARQUET:
             return plain
-        return cls(f"{plain.extension}.gz", "application/gzip", lambda delivery: gzipped(plain.pieces(delivery)))
+        return cls(name, f"{plain.extension}.gz", "application/gzip", lambda delivery: gzipped(plain.pieces(delivery)))
+
+    def missing_library(self) -> str:
+        """Return how to install the package that the format needs and does not find; empty where nothing is missing."""
+        if not self.library or importlib.util.find_spec(self.library) is not None:
+            return ""
+        return f"pip install 'osml-model-runner[parquet]' for {self.library}"
 
 
 _FORMATS = {
-    OutputFormat.GEOJSON: ResultFormat(
-        ".geojson", "application/geo+json", lambda delivery: collection_pieces(delivery.features)
-    ),
-    OutputFormat.GEOJSONSEQ: ResultFormat(
-        ".geojsonl", "application/x-ndjson", lambda delivery: sequence_pieces(delivery.features)
-    ),
-    OutputFormat.GEOPARQUET: ResultFormat(".parquet", "application/vnd.apache.parquet", parquet_pieces),
+    each.name: each
+    for each in (
+        ResultFormat(
+            OutputFormat.GEOJSON,
+            ".geojson",
+            "application/geo+json",
+            lambda delivery: collection_pieces(delivery.features),
+        ),
+        ResultFormat(
+            OutputFormat.GEOJSONSEQ,
+            ".geojsonl",
+            "application/x-ndjson",
+            lambda delivery: sequence_pieces(delivery.features),
+        ),
+        ResultFormat(
+            OutputFormat.GEOPARQUET, ".parquet", "application/vnd.apache.parquet", parquet_pieces, library="pyarrow"
+        ),
+    )
 }
 
 

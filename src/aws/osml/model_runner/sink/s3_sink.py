@@ -13,10 +13,12 @@ import geojson
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
+from aws.osml.model_runner.api.problems import role_problem, shortened
 from aws.osml.model_runner.api.sink import OutputCompression, OutputFormat, SinkMode, SinkType
 from aws.osml.model_runner.common.aws_clients import default_clients
-from aws.osml.model_runner.common.aws_errors import error_code, error_status
+from aws.osml.model_runner.common.aws_errors import error_code, error_status, is_role_refusal
 from aws.osml.model_runner.common.role_session import writing_session
+from aws.osml.model_runner.exceptions import Problem
 
 from .delivery import Delivery
 from .exceptions import InvalidS3BucketException, SinkError, SinkPermanentError
@@ -25,6 +27,11 @@ from .result_key import result_key
 from .sink import Sink
 
 logger = structlog.get_logger(__name__)
+
+_EXPECTED_BUCKETS = {
+    "NoSuchBucket": "a bucket that exists",
+    "AccessDenied": "a bucket that the worker, or the role of the output, may write",
+}
 
 # Small, so that little is left to write when the last one is made; 10,000 of them are a result of 80 GB.
 PART_BYTES = 8 * 1024 * 1024
@@ -130,6 +137,38 @@ class S3Sink(Sink):
         """Return the key of a result; raises SinkPermanentError where there is none."""
         return result_key(self.prefix, delivery.job_id, delivery.result_name, self.format.extension)
 
+    def check(self, job_id: str, result_name: str = "") -> list[Problem]:
+        """See ``Sink``. The bucket is checked by an upload in parts that is begun at the result's key and aborted.
+
+        Such an upload needs the permissions of the delivery and leaves nothing to be read. Where it may not be aborted,
+        it stays without parts until a lifecycle rule of the bucket removes it.
+        """
+        problems = []
+        if library := self.format.missing_library():
+            expected = f"a format whose library is installed: {library}"
+            problems.append(Problem("format", shortened(self.format.name), expected))
+        try:
+            key = result_key(self.prefix, job_id, result_name, self.format.extension)
+        except SinkPermanentError as err:
+            return [*problems, Problem("prefix", shortened(self.prefix), str(err))]
+        problem = self._bucket_problem(key, job_id)
+        return [*problems, problem] if problem else problems
+
+    def _bucket_problem(self, key: str, job_id: str) -> Problem | None:
+        try:
+            self._sign_for(job_id)
+            self._begin_and_abort(key, job_id)
+        except (ClientError, BotoCoreError) as err:
+            code = error_code(err)
+            if is_role_refusal(err):
+                return role_problem("role", str(self.assumed_role), code)
+            error = sink_error(self.bucket, err)
+            if error.can_retry or _is_about_decrypting(err):
+                raise SinkError(str(error)) from err
+            expected = _EXPECTED_BUCKETS.get(code, "a bucket that can be written")
+            return Problem("bucket", shortened(self.bucket), f"{expected} ({code})")
+        return None
+
     def deliver(
         self,
         delivery: Delivery,
@@ -143,9 +182,7 @@ class S3Sink(Sink):
             SinkError: another try may help.
         """
         key = self.key_of(delivery)
-        if self._client is None:
-            session = writing_session(self.assumed_role, delivery.job_id, self.bucket, self.prefix)
-            self._client = default_clients().client("s3", session)
+        self._sign_for(delivery.job_id)
         try:
             self._write(key, delivery)
         except (ClientError, BotoCoreError) as err:
@@ -161,11 +198,25 @@ class S3Sink(Sink):
             return False
         return True
 
+    def _sign_for(self, job_id: str) -> None:
+        """Make the client that writes for a job, unless there is one."""
+        if self._client is None:
+            session = writing_session(self.assumed_role, job_id, self.bucket, self.prefix)
+            self._client = default_clients().client("s3", session)
+
+    def _begin_and_abort(self, key: str, job_id: str) -> None:
+        place, options = self._place(key), self._object_options({"job-id": job_id})
+        upload_id = self.s3_client.create_multipart_upload(**place, **options)["UploadId"]
+        self._abort({**place, "UploadId": upload_id})
+
+    def _place(self, key: str) -> dict[str, str]:
+        owner = {"ExpectedBucketOwner": self.expected_owner} if self.expected_owner else {}
+        return {"Bucket": self.bucket, "Key": key, **owner}
+
     def _write(self, key: str, delivery: Delivery) -> None:
-        place = {"Bucket": self.bucket, "Key": key}
-        if self.expected_owner:
-            place["ExpectedBucketOwner"] = self.expected_owner
-        options = self._object_options(delivery)
+        place = self._place(key)
+        count = str(len(delivery.features))
+        options = self._object_options({"job-id": delivery.job_id, "feature-count": count, **delivery.metadata})
         parts = in_parts(self.format.pieces(delivery), self.part_bytes)
         first = next(parts)
         second = next(parts, None)
@@ -214,8 +265,7 @@ class S3Sink(Sink):
         except (ClientError, BotoCoreError) as err:
             logger.warning("sink.abort_failed", bucket=self.bucket, key=upload["Key"], reason=error_code(err))
 
-    def _object_options(self, delivery: Delivery) -> dict[str, Any]:
-        metadata = {"job-id": delivery.job_id, "feature-count": str(len(delivery.features)), **delivery.metadata}
+    def _object_options(self, metadata: Mapping[str, str]) -> dict[str, Any]:
         options: dict[str, Any] = {
             "ContentType": self.format.content_type,
             "ChecksumAlgorithm": "SHA256",
@@ -235,6 +285,11 @@ def sink_error(bucket: str, error: ClientError | BotoCoreError) -> SinkError:
     if 400 <= status < 500 and status not in (408, 409, 429) and code not in _PASSING_ERRORS:
         return SinkPermanentError(f"S3: the bucket {bucket} refused the result: {code}")
     return SinkError(f"S3: the bucket {bucket} did not take the result: {code}")
+
+
+def _is_about_decrypting(error: ClientError | BotoCoreError) -> bool:
+    """Return True for the one permission that an upload in parts needs and a small result does not."""
+    return "kms:Decrypt" in str(error)
 
 
 def sha256_base64(body: bytes) -> str:

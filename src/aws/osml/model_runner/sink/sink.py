@@ -8,6 +8,7 @@ import geojson
 import orjson
 
 from aws.osml.model_runner.api.sink import SinkMode
+from aws.osml.model_runner.exceptions import Problem
 
 from .delivery import Delivery
 from .exceptions import SinkError
@@ -32,6 +33,16 @@ class Sink(ABC):
     @abstractmethod
     def write(self, image_id: str, features: list[geojson.Feature]) -> bool:
         """Write all features of an image and tell whether that succeeded; ``image_id`` names the result."""
+
+    def check(self, job_id: str, result_name: str = "") -> list[Problem]:  # noqa: ARG002 - the names of a result
+        """Return every reason for which ``deliver`` can never write this result; nothing is written.
+
+        The fields of the problems are those of the output in a request. A sink that cannot be checked has no problems.
+
+        Raises:
+            SinkError: the service cannot answer now, so nothing is known.
+        """
+        return []
 
     def deliver(
         self,
