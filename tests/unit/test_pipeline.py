@@ -353,6 +353,84 @@ def test_a_table_that_takes_no_tile_stops_the_run(pipeline):
     assert len(again.outcomes) == 10
 
 
+@pytest.mark.parametrize("step", ["cut", "detect", "locate", "store"])
+def test_a_lack_of_memory_stops_the_run_and_fails_no_tile(pipeline, step):
+    error = MemoryError()
+    run, steps = new_run(), FakeSteps(**{step: only(20, error)})
+    run_tiles(pipeline, run, steps, 1000)
+    assert run.stopped_by is error
+    assert 20 not in run.outcomes
+    assert set(run.outcomes.values()) == {TileState.SUCCEEDED}
+    again = new_run()
+    run_tiles(pipeline, again, FakeSteps(), 10)
+    assert len(again.outcomes) == 10
+
+
+class Clock:
+    now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_a_tile_that_waits_for_its_endpoint_does_not_count_as_a_hang(pipeline):
+    clock, began = Clock(), threading.Event()
+    run, steps = RegionRun(clock), FakeSteps(detect=lambda tile: began.set())
+    steps.limit = CallLimit(1)
+    assert steps.limit.try_enter()
+    with run.waiting():
+        ended = in_thread(pipeline.run, run, steps, tiles(40))
+        deadline = time.monotonic() + WAIT_S
+        while (steps.calls["cut"] < 8 or run._life) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        clock.now_s += 7000.0
+        assert run.last_life == clock.now_s, "six tiles wait in the queue, and two for room in it"
+        steps.limit.leave()
+        assert began.wait(WAIT_S)
+        ended()
+    assert len(run.outcomes) == 40
+
+
+@pytest.mark.parametrize("step", ["cut", "detect", "store"])
+def test_a_step_that_hangs_shows_and_one_that_shows_life_does_not(pipeline, step):
+    clock, release = Clock(), threading.Event()
+    in_step = threading.Event()
+
+    def hang(tile: Tile) -> None:
+        if tile.index == 3:
+            in_step.set()
+            release.wait(WAIT_S)
+
+    run, steps = RegionRun(clock), FakeSteps(**{step: hang})
+    with run.waiting():
+        ended = in_thread(pipeline.run, run, steps, tiles(4))
+        assert in_step.wait(WAIT_S)
+        clock.now_s += 500.0
+        assert run.last_life == 1000.0
+        run.note_life(tiles(4)[3])
+        assert run.last_life == 1500.0
+        release.set()
+        ended()
+    assert len(run.outcomes) == 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_tile_whose_thread_ended_counts_as_a_hang():
+    clock = Clock()
+    pipeline = TilePipeline(cutters=1, callers=1, storers=1, max_encoded_bytes=1000)
+    pipeline.start()
+    run, steps = RegionRun(clock), FakeSteps(cut=only(0, SystemExit()))  # type: ignore[arg-type]
+    with run.waiting():
+        ended = in_thread(pipeline.run, run, steps, tiles(1))
+        pipeline._threads[0].join(WAIT_S)
+        assert not pipeline._threads[0].is_alive()
+        clock.now_s += 700.0
+        assert run.last_life == 1000.0
+        run.leave(tiles(1)[0], None)
+        ended()
+    pipeline.close()
+
+
 def test_stopping_ends_what_was_answered_and_begins_nothing(pipeline):
     stopping = threading.Event()
 

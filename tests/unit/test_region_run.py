@@ -53,19 +53,40 @@ def test_wait_returns_when_the_last_tile_is_out():
     assert not waiting.is_alive()
 
 
-def test_progress_is_when_a_tile_last_ended_with_an_outcome_or_without():
+def test_life_is_that_of_the_thread_that_gave_no_sign_for_longest():
     clock = Clock()
     run = RegionRun(clock)
-    assert run.last_progress == 100.0
-    clock.now_s = 107.0
-    run.enter()
-    assert run.last_progress == 100.0
-    run.leave(tile(0), TileState.FAILED)
-    assert run.last_progress == 107.0
-    clock.now_s = 110.0
-    run.enter()
-    run.leave(tile(1), None)
-    assert run.last_progress == 110.0
+    for seconds, index in ((5.0, 0), (7.0, 1)):
+        clock.now_s = 100.0 + seconds
+        run.begin_step(tile(index))
+    assert run.last_life == 100.0, "the region's own thread opens the image since then"
+    clock.now_s = 109.0
+    run.note_life()
+    assert run.last_life == 105.0
+    run.note_life(tile(0))
+    assert run.last_life == 107.0
+    run.end_step(tile(1))
+    assert run.last_life == 109.0
+
+
+def test_tiles_that_wait_in_a_queue_count_as_no_hang():
+    clock = Clock()
+    run = RegionRun(clock)
+    with run.waiting():
+        for _ in range(3):
+            run.enter()
+        run.begin_step(tile(0))
+        clock.now_s = 900.0
+        assert run.last_life == 100.0
+        run.leave(tile(0), TileState.SUCCEEDED)
+        clock.now_s = 5000.0
+        assert run.last_life == 5000.0, "no thread works on the other two"
+        run.note_life(tile(1))
+        assert run.last_life == 5000.0
+    clock.now_s = 5001.0
+    assert run.last_life == 5000.0, "the region's own thread goes on"
+    run.note_life(tile(7))
+    assert run.last_life == 5001.0, "a tile that is in no stage is worked on by the region's own thread"
 
 
 def test_progress_is_told_once_and_only_by_a_tile_that_ended():

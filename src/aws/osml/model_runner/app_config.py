@@ -387,8 +387,8 @@ class ServiceConfig(BaseModel):
     tile_stall_s: Seconds = _setting(
         "TILE_STALL_S",
         default=600.0,
-        description="Seconds without progress after which a worker takes its own work for stuck, lets it go and exits"
-        " with status 70, to be started anew.",
+        description="Seconds without a sign of life from a thread that works on a tile, a region or a result. Then the"
+        " worker lets its work go and exits with status 70, to be started anew. Waits for an endpoint do not count.",
     )
     sweep_interval_s: Seconds = _setting(
         "SWEEP_INTERVAL_S",

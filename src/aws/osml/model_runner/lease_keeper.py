@@ -26,7 +26,7 @@ class Lease:
         name: what is claimed, for the log.
         renew: extends the claim; False when it is no longer ours.
         on_lost: called once when it is no longer ours.
-        last_progress: when the work last moved, in the keeper's clock; a claim whose work stands still is let go.
+        last_progress: last sign of life of the work, in the keeper's clock; a claim whose work hangs is let go.
         lost: set when the claim is gone.
         renewing: held during a renewal, so that none is under way any more when the holder has left.
     """

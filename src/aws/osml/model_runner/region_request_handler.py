@@ -233,7 +233,7 @@ class RegionRequestHandler:
             name=claim.item.region_id,
             renew=renew,
             on_lost=run.stop,
-            last_progress=lambda: run.last_progress,
+            last_progress=lambda: run.last_life,
         )
 
     def _is_open(self, image_id: str) -> bool:
@@ -308,6 +308,9 @@ class RegionRequestHandler:
         if self.context.stopping.is_set():
             raise RegionDeferredError("the worker stops", 0.0) from reason
         at_least_s = reason.retry_after_s or 0.0 if isinstance(reason, ModelBackPressureError) else 0.0
+        if isinstance(reason, MemoryError):
+            wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng)
+            raise RegionDeferredError("the worker lacks memory for the region", wait_s, is_backoff=True) from reason
         if run.outcomes:
             raise RegionDeferredError("the region was interrupted", at_least_s) from reason
         wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng, at_least_s)

@@ -106,7 +106,8 @@ class RegionWork:
         logger.info("region.started", tiles=len(tiles), done_before=len(done), attempt=item.region_retry_count)
         if todo:
             steps = self._steps(run, todo, item.generation or 0)
-            self._run_tiles(run, steps, todo, item)
+            with run.waiting():
+                self._run_tiles(run, steps, todo, item)
             if not run.is_stopped:
                 self._settle_suspects(run, steps, len(tiles), item)
         return done | run.outcomes
@@ -165,6 +166,7 @@ class RegionWork:
             now=context.now,
             should_stop=lambda: run.is_stopped,
             note_progress=context.note_progress,
+            note_life=run.note_life,
             max_parsed_bytes=context.config.max_parsed_answer_bytes,
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
@@ -34,7 +35,11 @@ _LARGE_ANSWERS = threading.Lock()
 
 @dataclass(frozen=True)
 class DetectionSteps:
-    """The steps of every tile of one region. ``grid`` is None where the image is not georeferenced."""
+    """The steps of every tile of one region. ``grid`` is None where the image is not georeferenced.
+
+    ``note_progress`` is called for each tile that ended. ``note_life`` is called between the attempts of a step, which
+    may then last longer than ``TILE_STALL_S``.
+    """
 
     request: RegionRequest
     encoder: TileEncoder
@@ -51,6 +56,7 @@ class DetectionSteps:
     now: Callable[[], float]
     should_stop: Callable[[], bool]
     note_progress: Callable[[], None]
+    note_life: Callable[[Tile], None]
     max_parsed_bytes: int = MAX_PARSED_BYTES
     suspects: list[tuple[Tile, TileResult]] = field(default_factory=list)
     _begun: dict[int, float] = field(default_factory=dict)
@@ -69,7 +75,7 @@ class DetectionSteps:
         """Make room for the next call."""
         self.call_limit.leave()
 
-    def detect(self, tile: Tile, encoded: EncodedTile) -> bytes:  # noqa: ARG002 - every step is told its tile
+    def detect(self, tile: Tile, encoded: EncodedTile) -> bytes:
         """Return the model's answer; see ``inference.retry`` for what a failed call becomes."""
         called_at = self.now()
         with self.metrics.timed("ModelInvocation", ModelName=self.request.model_name):
@@ -80,14 +86,15 @@ class DetectionSteps:
                 rng=self.rng,
                 should_stop=self.should_stop,
                 budget=self.retry_budget,
-                on_failure=self._note_failure,
+                on_failure=partial(self._note_failure, tile),
             )
         if not answer.retries:
             self.call_limit.note_answer(self.now() - called_at)
         self.metrics.record("ModelInvocation", "Retries", answer.retries, "Count", ModelName=self.request.model_name)
         return answer.body
 
-    def _note_failure(self, error: ModelCallError) -> None:
+    def _note_failure(self, tile: Tile, error: ModelCallError) -> None:
+        self.note_life(tile)
         if error.error_class in (ModelErrorClass.THROTTLE, ModelErrorClass.TRANSIENT):
             self.call_limit.note_refusal(error.retry_after_s)
 

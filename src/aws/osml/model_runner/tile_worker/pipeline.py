@@ -128,13 +128,22 @@ class TilePipeline:
         return [threading.Thread(target=work, name=f"{name}-{n}", daemon=True) for n in range(threads)]
 
     def _advance(self, item: _TileOnItsWay, step: _Step) -> None:
-        """Take one tile one stage further; whatever happens, it is counted out in the end."""
+        """Take one tile one stage further; whatever happens, it is counted out in the end.
+
+        A step that ends its thread stays begun, so that the region is found to hang.
+        """
+        item.run.begin_step(item.tile)
         try:
             next_queue = step(item)
+            item.run.end_step(item.tile)
             if next_queue is not None:
                 next_queue.put(item, len(item.encoded))
         except QueueClosedError:
             self._drop(item)
+        except MemoryError as err:
+            # The process lacks memory, the tile is not at fault: its region is another worker's, or waits.
+            logger.error("tile.out_of_memory", tile_index=item.tile.index)
+            self._drop(item, err)
         except Exception as err:  # noqa: BLE001 - the stage's thread serves every region and must live on
             self._survive(item, err)
 

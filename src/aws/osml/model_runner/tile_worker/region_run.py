@@ -3,7 +3,8 @@
 import dataclasses
 import math
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 from aws.osml.model_runner.common.typing import EncodedTile, ImageRegion, TileState
@@ -66,9 +67,13 @@ class TileSteps(Protocol):
 class RegionRun:
     """Counts a region's tiles in and out, and remembers why it was stopped, if it was.
 
-    ``now`` is the clock that ``last_progress`` is read from; ``log_fields`` are bound to every event that its tiles
+    ``now`` is the clock that ``last_life`` is read from; ``log_fields`` are bound to every event that its tiles
     log; ``on_progress`` is called once, when the first tile has ended. ``stopping`` stops every run of the process;
     ``stop_grace_s`` is how long tiles in flight are waited for then. Past ``deadline`` no tile is begun either.
+
+    A thread that hangs is found by ``last_life``. It covers threads that work on the region: a stage's thread between
+    ``begin_step`` and ``end_step``, and the region's own thread outside of ``waiting``. A tile that waits in a queue
+    does not count, however long the endpoint takes. A step that lasts long and is not stuck calls ``note_life``.
     """
 
     def __init__(
@@ -91,12 +96,46 @@ class RegionRun:
         self._stopped_by: Exception | None = None
         self._is_stopped = False
         self._changed = threading.Condition()
-        self._last_progress = now()
+        # Last sign of life of each thread that works on the region, by tile index; None is the region's own thread.
+        self._life: dict[int | None, float] = {None: now()}
 
     @property
-    def last_progress(self) -> float:
-        """When a tile last ended, in seconds of the run's clock."""
-        return self._last_progress
+    def last_life(self) -> float:
+        """Last sign of life of the thread that gave none for longest; the present when no thread works."""
+        with self._changed:
+            return min(self._life.values(), default=self._now())
+
+    def begin_step(self, tile: Tile) -> None:
+        """Note that a stage's thread begins to work on ``tile``."""
+        with self._changed:
+            self._life[tile.index] = self._now()
+
+    def end_step(self, tile: Tile) -> None:
+        """Note that no stage's thread works on ``tile`` any more; ``leave`` does the same."""
+        with self._changed:
+            self._life.pop(tile.index, None)
+
+    def note_life(self, tile: Tile | None = None) -> None:
+        """Note that the step of ``tile`` is not stuck, from inside the step.
+
+        A step that makes one attempt after the other calls this after each, and may last as long as it needs to.
+        Without a tile, or with one that is in no stage, it is the region's own thread that is not stuck.
+        """
+        with self._changed:
+            key = tile.index if tile is not None and tile.index in self._life else None
+            if key in self._life:
+                self._life[key] = self._now()
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Do not count the region's own thread while it only waits for its tiles."""
+        with self._changed:
+            self._life.pop(None, None)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._life[None] = self._now()
 
     @property
     def is_stopped(self) -> bool:
@@ -126,7 +165,7 @@ class RegionRun:
             self._on_progress()
         with self._changed:
             self._in_flight -= 1
-            self._last_progress = self._now()
+            self._life.pop(tile.index, None)
             if state is not None:
                 self.outcomes[tile.index] = state
             self._changed.notify_all()
