@@ -12,6 +12,7 @@ from aws.osml.model_runner.features import seam_overlap
 from aws.osml.model_runner.features.feature_columns import Kind
 from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
 from aws.osml.model_runner.features.seam_merge import absorbers, default_distance_px
+from aws.osml.model_runner.features.tile_spans import TileSpans
 from aws.osml.model_runner.features.tiled_features import TiledFeatures
 from examples import examples
 from unit import plain_seam_merge as plain
@@ -122,15 +123,15 @@ def test_polygon_and_box_of_one_object_are_one():
 
 
 def test_points_are_one_within_a_distance_that_the_overlap_gives():
-    assert default_distance_px(np.array(TILES, float)) == 20 / 16
+    assert default_distance_px(TileSpans.of(np.array(TILES, float))) == 20 / 16
     assert merged([point(LEFT, 50, 10, 0.9), point(RIGHT, 51.2, 10)]) == [0, 0]
     assert merged([point(LEFT, 50, 10, 0.9), point(RIGHT, 51.3, 10)]) == [0, 1]
     assert merged([point(LEFT, 50, 10, 0.9), point(RIGHT, 51.3, 10)], Seam(distance_px=2)) == [0, 0]
 
 
 def test_tiles_that_share_nothing_leave_a_pixel_for_noise():
-    assert default_distance_px(np.array([LEFT, (60, 0, 120, 60)], float)) == 1
-    assert default_distance_px(np.array([LEFT], float)) == 1
+    assert default_distance_px(TileSpans.of(np.array([LEFT, (60, 0, 120, 60)], float))) == 1
+    assert default_distance_px(TileSpans.of(np.array([LEFT], float))) == 1
 
 
 def test_lines_are_one_where_they_run_together():

@@ -4,8 +4,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import shapely
+from numpy.typing import NDArray
 
 from .scored_boxes import Floats, Indices
+
+Flags = NDArray[np.bool_]
 
 # Added to a side of zero length, so that points and lines have an area to compare.
 MIN_SIDE_PX = 0.1
@@ -20,15 +23,22 @@ _FEW = 100
 
 
 class BoxPairs:
-    """Finds, for some of the boxes at a time, the boxes of the same category that overlap them."""
+    """Finds, for some of the boxes at a time, the boxes of the same category that overlap them.
 
-    def __init__(self, boxes: Floats, categories: Indices) -> None:
+    ``searched``: (n, 4) where each is looked for: the box itself, or a part of it.
+    """
+
+    def __init__(self, boxes: Floats, categories: Indices, searched: Floats | None = None) -> None:
         """Index ``boxes`` (n, 4) of minx, miny, maxx, maxy, none of them NaN, and ``categories`` (n,)."""
         self._boxes = with_area(boxes)
+        self.searched = self._boxes if searched is None else with_area(searched)
         self._categories = categories
         # A tree looks at nothing but envelopes, and a diagonal has the envelope of its box at half the price.
-        diagonals = np.asarray(shapely.linestrings(self._boxes.reshape(-1, 2, 2)))
+        diagonals = np.asarray(shapely.linestrings(self.searched.reshape(-1, 2, 2)))
         self._tree = shapely.STRtree(diagonals)
+
+    def __len__(self) -> int:
+        return len(self._boxes)
 
     def touching(self, queries: Indices) -> tuple[Indices, Indices]:
         """Return (i, j) of the pairs with i of the queries and j any other box that meets i's; rising in i."""
@@ -42,16 +52,27 @@ class BoxPairs:
     def overlapping(self, queries: Indices) -> tuple[Indices, Indices, Floats]:
         """Return (i, j, IoU) of the pairs with i of the queries, j any other box, and IoU > 0; rising in i."""
         first, second = self.touching(queries)
-        iou = intersection_over_union(self._boxes[first], self._boxes[second])
+        iou = self.overlap_of(first, second)
         is_overlap = iou > 0
         return first[is_overlap], second[is_overlap], iou[is_overlap]
+
+    def touching_new(self, queries: Indices, is_new: Flags) -> tuple[Indices, Indices]:
+        """Return (i, j), i < j, of the pairs that ``touching`` finds of new boxes, each once; the queries are new."""
+        first, second = self.touching(queries)
+        is_once = (first < second) | ~is_new[second]
+        first, second = first[is_once], second[is_once]
+        return np.minimum(first, second), np.maximum(first, second)
+
+    def overlap_of(self, first: Indices, second: Indices) -> Floats:
+        """Return the IoU of pairs."""
+        return intersection_over_union(self._boxes[first], self._boxes[second])
 
     def batches(self, pairs_at_once: int) -> Iterator[tuple[int, int]]:
         """Yield [start, end) of boxes to query together, so that together they meet no more candidates than this.
 
         A box that alone may meet more is a batch of its own.
         """
-        total = np.cumsum(candidate_limits(self._boxes))
+        total = np.cumsum(candidate_limits(self.searched))
         start, done = 0, 0
         while start < len(total):
             end = max(start + 1, int(np.searchsorted(total, done + pairs_at_once, side="right")))

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from .properties import Feature
 from .scored_boxes import Floats, Indices, canonical_order, score_boxes
+from .tile_spans import TileSpans
 
 
 class Selector(Protocol):
@@ -41,15 +42,14 @@ def select_where_shared(
     return kept + selector.select_features(shared) if shared else kept
 
 
-def shared_flags(boxes: Floats, frames: Floats) -> NDArray[np.bool_]:
-    """Return which of (n, 4) boxes more than one tile of a plan could have seen; ``frames``: the tiles as boxes."""
-    columns, rows = (np.unique(frames[:, sides], axis=0).tolist() for sides in ([0, 2], [1, 3]))
-    flags: NDArray[np.bool_] = tiles_that_see(boxes, columns, rows) > 1
+def shared_flags(boxes: Floats, spans: TileSpans) -> NDArray[np.bool_]:
+    """Return which of (n, 4) boxes more than one tile of a plan could have seen."""
+    flags: NDArray[np.bool_] = tiles_that_see(boxes, spans.columns, spans.rows) > 1
     return flags
 
 
 def tiles_that_see(
-    boxes: Floats, tile_columns: Sequence[tuple[int, int]], tile_rows: Sequence[tuple[int, int]]
+    boxes: Floats, tile_columns: Sequence[tuple[int, int]] | Floats, tile_rows: Sequence[tuple[int, int]] | Floats
 ) -> Indices:
     """Return for each of (n, 4) boxes how many tiles contain at least one of its pixels; 0 for a box of NaN.
 
@@ -60,7 +60,7 @@ def tiles_that_see(
     return seen
 
 
-def _spans_that_see(intervals: Floats, spans: Sequence[tuple[int, int]]) -> Indices:
+def _spans_that_see(intervals: Floats, spans: Sequence[tuple[int, int]] | Floats) -> Indices:
     starts, ends = np.sort(np.array(spans, dtype=np.float64).reshape(-1, 2), axis=0).T
     first = np.floor(intervals[:, 0])
     last = np.maximum(first, np.ceil(intervals[:, 1]) - 1)

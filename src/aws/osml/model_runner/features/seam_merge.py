@@ -8,6 +8,7 @@ for a detection of a tile that saw it too.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from .seam_overlap import (
     touching_edges,
 )
 from .suppression import suppress
+from .tile_spans import TileSpans
 from .tiled_features import TiledFeatures
 
 # By default points, and lines, are one object within this part of the overlap of the tiles, and within a pixel anyway.
@@ -45,41 +47,35 @@ def absorbers(features: TiledFeatures, options: FeatureDistillationSeam, pairs_a
     With ``SeamMerge.UNION`` that is the strongest of all parts that hang together, else the strongest that each was
     compared with.
     """
-    merge = _SeamMerge.of(features, options)
-    is_union = options.merge is SeamMerge.UNION
-    standing = merge.joined(pairs_at_once) if is_union else merge.suppressed(pairs_at_once)
-    found = np.arange(len(features.tiles))
-    found[merge.ranking] = merge.ranking[standing]
-    return found
+    return SeamComparison.of(features, options).absorbers(pairs_at_once)
 
 
 def are_cut(features: TiledFeatures) -> Flags:
     """Return which features touch an inner edge of their tile: (n,)."""
     boxes, tiles = features.scored.boxes, features.frames[features.tiles]
-    flags: Flags = touching_edges(boxes, tiles, features.frames).any(axis=1)
+    flags: Flags = touching_edges(boxes, tiles, features.spans.outermost).any(axis=1)
     return flags
 
 
 def distance_px_of(features: TiledFeatures, options: FeatureDistillationSeam) -> float:
     """Return how far apart points, and lines, of one object may be."""
-    return default_distance_px(features.frames) if options.distance_px is None else options.distance_px
+    return default_distance_px(features.spans) if options.distance_px is None else options.distance_px
 
 
-def default_distance_px(frames: Floats) -> float:
+def default_distance_px(spans: TileSpans) -> float:
     """Return how far apart points may be by default: a part of the least overlap of neighbouring tiles."""
-    spans = [np.unique(frames[:, sides], axis=0) for sides in ([0, 2], [1, 3])]
-    overlaps = np.concatenate([axis[:-1, 1] - axis[1:, 0] for axis in spans])
-    least = overlaps[overlaps > 0].min() if (overlaps > 0).any() else 0.0
-    return max(MIN_DISTANCE_PX, DISTANCE_SHARE * float(least))
+    return max(MIN_DISTANCE_PX, DISTANCE_SHARE * spans.least_overlap_px)
 
 
 @dataclass(frozen=True, eq=False)
-class _SeamMerge:
-    """The detections that several tiles may have seen, strongest first.
+class SeamComparison:
+    """The detections that several tiles may have seen, strongest first: a ``Comparison`` of them.
 
-    ``ranking`` holds their indices among all; every other array is in the order of the ranking.
+    ``ranking`` holds their indices among ``features``; every other array is in the order of the ranking. Each is looked
+    for no farther than ``TileSpans.within_reach``.
     """
 
+    features: TiledFeatures
     ranking: Indices
     views: Views
     tiles: Indices
@@ -90,10 +86,11 @@ class _SeamMerge:
     distance_px: float
 
     @classmethod
-    def of(cls, features: TiledFeatures, options: FeatureDistillationSeam) -> "_SeamMerge":
+    def of(cls, features: TiledFeatures, options: FeatureDistillationSeam) -> Self:
+        """Return the comparison of the features of some tiles."""
         distance_px = distance_px_of(features, options)
         reach = np.where(features.kinds < Kind.LINE, 0.0, distance_px / 2)[:, None] * [-1, -1, 1, 1]
-        shared = np.flatnonzero(_is_shared(features.scored.boxes + reach, features.frames))
+        shared = np.flatnonzero(_is_shared(features.scored.boxes + reach, features.spans))
         views = _views(features, shared)
         ranking = _ranking(views, features.scored.scores[shared])
         indices = shared[ranking]
@@ -102,47 +99,66 @@ class _SeamMerge:
             categories = np.zeros_like(categories)
         views = views.take(ranking)
         return cls(
+            features=features,
             ranking=indices,
             views=views,
             tiles=features.tiles[indices],
             kinds=features.kinds[indices],
-            pairs=BoxPairs(views.boxes + reach[indices], categories),
+            pairs=BoxPairs(
+                views.boxes, categories, features.spans.within_reach(views.boxes, views.tiles) + reach[indices]
+            ),
             shapes=lambda chosen: features.shapes(indices[chosen]),
             options=options,
             distance_px=distance_px,
         )
 
-    def suppressed(self, pairs_at_once: int) -> Indices:
-        """Return for each detection the first that removes it, or itself: one that is removed removes none."""
-        return suppress(len(self.ranking), self.pairs.batches(pairs_at_once), self._same_objects)
+    @property
+    def margin_px(self) -> float:
+        """By how much ``pairs`` looks beyond what a detection is."""
+        return self.distance_px / 2
 
-    def joined(self, pairs_at_once: int) -> Indices:
-        """Return for each detection the strongest of those that it hangs together with, directly or through others."""
-        count = len(self.ranking)
-        links = [np.zeros((2, 0), dtype=np.intp)]
-        for start, end in self.pairs.batches(pairs_at_once):
-            links.append(np.stack(self._same_objects(np.arange(start, end))))
-        ends = np.concatenate(links, axis=1)
-        graph = coo_array((np.ones(ends.shape[1], np.int8), tuple(ends)), shape=(count, count))
-        _, labels = connected_components(graph, directed=False)
-        _, strongest = np.unique(labels, return_index=True)
-        found: Indices = strongest[labels]
+    def absorbers(self, pairs_at_once: int = PAIRS_AT_ONCE, is_asked: Flags | None = None) -> Indices:
+        """Return for each of all detections the index of the one that stands for it; see the function of this name.
+
+        Only those of the ranking that are ``is_asked`` stand for others; with them goes whatever is linked to them.
+        """
+        is_union = self.options.merge is SeamMerge.UNION
+        standing = self._joined(pairs_at_once, is_asked) if is_union else self._suppressed(pairs_at_once, is_asked)
+        found = np.arange(len(self.features.tiles))
+        found[self.ranking] = self.ranking[standing]
         return found
 
-    def _same_objects(self, queries: Indices) -> tuple[Indices, Indices]:
-        """Return (stronger, weaker) of the pairs that are one object, with the stronger of the queries; rising in it.
+    def linked(self, first: Indices, second: Indices) -> Flags:
+        """Tell of each pair (stronger, weaker) of ``pairs``, by places in the ranking, whether it is one object.
 
         A pair counts only where the stronger one's tile saw the weaker one too, or for a union each the other.
         """
-        first, second = self.pairs.touching(queries)
         views = self.views
-        is_pair = (first < second) & (self.tiles[first] != self.tiles[second])
-        first, second = first[is_pair], second[is_pair]
-        is_seen = _see(views.tiles[first], views.boxes[second])
+        flags: Flags = self.tiles[first] != self.tiles[second]
+        flags[flags] = _see(views.tiles[first[flags]], views.boxes[second[flags]])
         if self.options.merge is SeamMerge.UNION:
-            is_seen &= _see(views.tiles[second], views.boxes[first])
-        first, second = first[is_seen], second[is_seen]
-        is_same = self._are_same(first, second)
+            flags[flags] = _see(views.tiles[second[flags]], views.boxes[first[flags]])
+        flags[flags] = self._are_same(first[flags], second[flags])
+        return flags
+
+    def _suppressed(self, pairs_at_once: int, is_asked: Flags | None) -> Indices:
+        """Return for each detection the first that removes it, or itself: one that is removed removes none."""
+        return suppress(len(self.ranking), self.pairs.batches(pairs_at_once), self._same_objects, is_asked)
+
+    def _joined(self, pairs_at_once: int, is_asked: Flags | None) -> Indices:
+        """Return for each detection the strongest of those that it hangs together with, directly or through others."""
+        labels = np.arange(len(self.ranking))
+        for start, end in self.pairs.batches(pairs_at_once):
+            queries = np.arange(start, end) if is_asked is None else start + np.flatnonzero(is_asked[start:end])
+            labels = connected(labels, *self._same_objects(queries))
+        return labels
+
+    def _same_objects(self, queries: Indices) -> tuple[Indices, Indices]:
+        """Return (stronger, weaker) of the pairs that are one object; the stronger is of the queries, and rises."""
+        first, second = self.pairs.touching(queries)
+        is_pair = first < second
+        first, second = first[is_pair], second[is_pair]
+        is_same = self.linked(first, second)
         return first[is_same], second[is_same]
 
     def _are_same(self, first: Indices, second: Indices) -> Flags:
@@ -180,16 +196,27 @@ class _SeamMerge:
         return shapes[: len(first)], shapes[len(first) :]
 
 
-def _is_shared(boxes: Floats, frames: Floats) -> Flags:
+def connected(labels: Indices, first: Indices, second: Indices) -> Indices:
+    """Return labels after these links: of all that hang together the least label, which is an index of one of them."""
+    count = len(labels)
+    ends = labels[first], labels[second]
+    graph = coo_array((np.ones(len(first), np.int8), ends), shape=(count, count))
+    _, groups = connected_components(graph, directed=False)
+    _, least = np.unique(groups, return_index=True)
+    found: Indices = least[groups][labels]
+    return found
+
+
+def _is_shared(boxes: Floats, spans: TileSpans) -> Flags:
     """Return which boxes more than one tile may have seen; noise at an edge counts for the neighbour."""
     grown = boxes + EDGE_PX * np.array([-1, -1, 1, 1])
-    return shared_flags(grown, frames)
+    return shared_flags(grown, spans)
 
 
 def _views(features: TiledFeatures, indices: Indices) -> Views:
     boxes, tiles = features.scored.boxes[indices], features.frames[features.tiles[indices]]
     is_box = (features.kinds[indices] == Kind.BOX)[:, None]
-    is_touching = touching_edges(boxes, tiles, features.frames)
+    is_touching = touching_edges(boxes, tiles, features.spans.outermost)
     return Views(np.where(is_box, with_area(boxes), boxes), tiles, is_touching)
 
 

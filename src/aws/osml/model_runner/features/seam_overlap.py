@@ -44,16 +44,15 @@ class Views:
         return Views(self.boxes[indices], self.tiles[indices], self.is_touching[indices])
 
 
-def touching_edges(boxes: Floats, tiles: Floats, all_tiles: Floats) -> Flags:
+def touching_edges(boxes: Floats, tiles: Floats, outermost: Floats) -> Flags:
     """Return at which sides each box touches an inner edge of its tile: (n, 4), sides as in a box.
 
-    An edge is an inner one where the tiles reach beyond it, so that another tile may have seen what it cuts.
+    An edge is an inner one where the tiles reach beyond it, so that another tile may have seen what it cuts;
+    ``outermost``: (4,) the box around all tiles.
     """
-    if not len(boxes):
-        return np.zeros((0, 4), dtype=np.bool_)
     low, high = tiles[:, :2], tiles[:, 2:]
-    is_low = (low > all_tiles[:, :2].min(axis=0)) & (boxes[:, :2] <= low + EDGE_PX)
-    is_high = (high < all_tiles[:, 2:].max(axis=0)) & (boxes[:, 2:] >= high - EDGE_PX)
+    is_low = (low > outermost[:2]) & (boxes[:, :2] <= low + EDGE_PX)
+    is_high = (high < outermost[2:]) & (boxes[:, 2:] >= high - EDGE_PX)
     return np.hstack([is_low, is_high])
 
 

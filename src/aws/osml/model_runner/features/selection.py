@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
@@ -19,12 +20,14 @@ from aws.osml.model_runner.common.mr_post_processing import (
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import FeatureDistillationException
 
+from .box_pairs import BoxPairs
 from .joining import join_features
 from .overlap_groups import shared_flags
 from .properties import TILE, Feature
-from .scored_boxes import Indices, ScoredBoxes, best_class, canonical_order, score_boxes, strength_order
-from .seam_merge import absorbers, are_cut, distance_px_of
-from .suppression import hard_suppression, soft_suppression
+from .scored_boxes import Floats, Indices, ScoredBoxes, best_class, canonical_order, score_boxes, strength_order
+from .seam_merge import SeamComparison, are_cut
+from .seam_overlap import Flags
+from .suppression import hard_suppression_of, soft_suppression
 from .tiled_features import TiledFeatures
 
 DROPPED = -1
@@ -70,68 +73,145 @@ class Selection:
         return feature
 
 
+class Comparison(Protocol):
+    """The features that may have an influence on one another: which those are, and what becomes of them."""
+
+    @property
+    def ranking(self) -> Indices:
+        """The indices of the features that are compared, strongest first."""
+
+    @property
+    def pairs(self) -> BoxPairs:
+        """Finds those that may be linked; it counts them by their places in the ranking."""
+
+    @property
+    def margin_px(self) -> float:
+        """By how much ``pairs`` looks beyond what a feature is."""
+
+    def linked(self, first: Indices, second: Indices) -> Flags:
+        """Tell of each pair (stronger, weaker) of ``pairs`` whether one has an influence on the other."""
+
+    def selection(self, is_asked: Flags | None = None) -> Selection:
+        """Return what becomes of all features; of the ranking, only of those that are asked for.
+
+        Where it is asked for one, it has to be for all that are linked to it, directly or through others.
+        """
+
+
+def compared(features: TiledFeatures, options: FeatureDistillationAlgorithm | None) -> Comparison | None:
+    """Return the comparison of the features of an image; None where each is delivered as it is."""
+    if isinstance(options, FeatureDistillationSeam):
+        return _SeamSelection.of(features, options)
+    if options is None or isinstance(options, FeatureDistillationNone):
+        return None
+    scored = features.scored
+    order = strength_order(scored)
+    order = order[shared_flags(scored.boxes, features.spans)[order]]
+    searched = features.spans.within_reach(scored.boxes, features.frames[features.tiles])
+    return _compared_boxes(scored, order, options, searched)
+
+
 def select(features: TiledFeatures, options: FeatureDistillationAlgorithm | None) -> Selection:
     """Return what becomes of the features of an image; see ``FeatureSelector`` for the rules.
 
     ``NMS`` and ``SOFT_NMS`` have their say only on what more than one of the tiles could have seen. Equals count in
     the order of the list.
     """
-    if isinstance(options, FeatureDistillationSeam):
-        return _select_seams(features, options)
-    scored = features.scored
-    if isinstance(options, FeatureDistillationNMS | FeatureDistillationSoftNMS):
-        is_shared = shared_flags(scored.boxes, features.frames)
-        order = strength_order(scored)
-        return _select_boxes(scored, order[is_shared[order]], options)
-    return _select_boxes(scored, strength_order(scored), options)
+    comparison = compared(features, options)
+    return comparison.selection() if comparison else Selection(np.arange(len(features.tiles)))
 
 
-def _select_boxes(scored: ScoredBoxes, ranking: Indices, options: FeatureDistillationAlgorithm | None) -> Selection:
-    """Return the selection by boxes alone, among those of the ranking, which holds the strongest first."""
+def _compared_boxes(
+    scored: ScoredBoxes, ranking: Indices, options: FeatureDistillationAlgorithm, searched: Floats
+) -> Comparison:
+    """Return the comparison by boxes alone, among those of the ranking, which holds the strongest first."""
     ranking = ranking[~np.isnan(scored.boxes[ranking, 0])]
     match options:
-        case None | FeatureDistillationNone():
-            return Selection(np.arange(len(scored.scores)))
         case FeatureDistillationNMS():
-            return _select_hard(scored, ranking, options)
+            return _HardComparison.of(scored, ranking, options, searched)
         case FeatureDistillationSoftNMS():
-            return _select_soft(scored, ranking, options)
+            return _SoftComparison.of(scored, ranking, options, searched)
     raise FeatureDistillationException(f"{options}: expected the options of SEAM, NMS, SOFT_NMS or NONE")
 
 
-def _select_seams(features: TiledFeatures, options: FeatureDistillationSeam) -> Selection:
-    standing = absorbers(features, options)
-    if options.merge is not SeamMerge.UNION:
+class _SeamSelection(SeamComparison):
+    def selection(self, is_asked: Flags | None = None) -> Selection:
+        standing = self.absorbers(is_asked=is_asked)
+        if self.options.merge is not SeamMerge.UNION:
+            return Selection(standing)
+        # What no edge cuts is delivered as the model gave it, however many tiles saw it.
+        is_absorbed = standing != np.arange(len(standing))
+        is_cut = are_cut(self.features)
+        joined = np.unique(standing[is_absorbed & (is_cut | is_cut[standing])])
+        return Selection(standing, {}, frozenset(joined.tolist()), self.distance_px)
+
+
+@dataclass(frozen=True, eq=False)
+class _HardComparison:
+    """``weak`` holds the indices of those that score too little, whatever they overlap."""
+
+    count: int
+    ranking: Indices
+    pairs: BoxPairs
+    weak: Indices
+    iou_threshold: float
+    margin_px: float = 0.0
+
+    @classmethod
+    def of(
+        cls, scored: ScoredBoxes, ranking: Indices, options: FeatureDistillationNMS, searched: Floats
+    ) -> "_HardComparison":
+        least = options.skip_box_threshold
+        is_weak = scored.scores[ranking] <= (-np.inf if least is None else least)
+        strong = ranking[~is_weak]
+        pairs = BoxPairs(scored.boxes[strong], scored.categories[strong], searched[strong])
+        return cls(len(scored.scores), strong, pairs, ranking[is_weak], options.iou_threshold)
+
+    def linked(self, first: Indices, second: Indices) -> Flags:
+        flags: Flags = self.pairs.overlap_of(first, second) > self.iou_threshold
+        return flags
+
+    def selection(self, is_asked: Flags | None = None) -> Selection:
+        standing = np.arange(self.count)
+        standing[self.weak] = DROPPED
+        found = hard_suppression_of(self.pairs, self.iou_threshold, is_asked=is_asked)
+        standing[self.ranking] = self.ranking[found]
         return Selection(standing)
-    # What no edge cuts is delivered as the model gave it, however many tiles saw it.
-    is_absorbed = standing != np.arange(len(standing))
-    is_cut = are_cut(features)
-    joined = np.unique(standing[is_absorbed & (is_cut | is_cut[standing])])
-    return Selection(standing, {}, frozenset(joined.tolist()), distance_px_of(features, options))
 
 
-def _select_hard(scored: ScoredBoxes, ranking: Indices, options: FeatureDistillationNMS) -> Selection:
-    standing = np.arange(len(scored.scores))
-    if options.skip_box_threshold is not None:
-        is_weak = scored.scores[ranking] <= options.skip_box_threshold
-        standing[ranking[is_weak]] = DROPPED
-        ranking = ranking[~is_weak]
-    ranked = scored.take(ranking)
-    standing[ranking] = ranking[hard_suppression(ranked.boxes, ranked.categories, options.iou_threshold)]
-    return Selection(standing)
+@dataclass(frozen=True, eq=False)
+class _SoftComparison:
+    scored: ScoredBoxes
+    ranking: Indices
+    pairs: BoxPairs
+    options: FeatureDistillationSoftNMS
+    margin_px: float = 0.0
 
+    @classmethod
+    def of(
+        cls, scored: ScoredBoxes, ranking: Indices, options: FeatureDistillationSoftNMS, searched: Floats
+    ) -> "_SoftComparison":
+        if options.sigma <= 0:
+            raise FeatureDistillationException(f"sigma {options.sigma}: expected more than 0")
+        ranking = ranking[~np.isnan(scored.scores[ranking])]
+        pairs = BoxPairs(scored.boxes[ranking], scored.categories[ranking], searched[ranking])
+        return cls(scored, ranking, pairs, options)
 
-def _select_soft(scored: ScoredBoxes, ranking: Indices, options: FeatureDistillationSoftNMS) -> Selection:
-    if options.sigma <= 0:
-        raise FeatureDistillationException(f"sigma {options.sigma}: expected more than 0")
-    ranking = ranking[~np.isnan(scored.scores[ranking])]
-    ranked = scored.take(ranking)
-    is_kept, scores = soft_suppression(
-        ranked.boxes, ranked.categories, ranked.scores, options.sigma, options.skip_box_threshold
-    )
-    standing = np.arange(len(scored.scores))
-    standing[ranking[~is_kept]] = DROPPED
-    return Selection(standing, dict(zip(ranking[is_kept].tolist(), scores[is_kept].tolist(), strict=True)))
+    def linked(self, first: Indices, second: Indices) -> Flags:
+        flags: Flags = self.pairs.overlap_of(first, second) > 0
+        return flags
+
+    def selection(self, is_asked: Flags | None = None) -> Selection:
+        chosen = np.arange(len(self.ranking)) if is_asked is None else np.flatnonzero(is_asked)
+        ranking = self.ranking[chosen]
+        ranked = self.scored.take(ranking)
+        is_kept, scores = soft_suppression(
+            *(ranked.boxes, ranked.categories, ranked.scores, self.options.sigma, self.options.skip_box_threshold),
+            searched=self.pairs.searched[chosen],
+        )
+        standing = np.arange(len(self.scored.scores))
+        standing[ranking[~is_kept]] = DROPPED
+        return Selection(standing, dict(zip(ranking[is_kept].tolist(), scores[is_kept].tolist(), strict=True)))
 
 
 class FeatureSelector:
@@ -169,7 +249,7 @@ class FeatureSelector:
         order = canonical_order(feature_list, scored)
         if isinstance(self.options, FeatureDistillationSeam):
             return _selected_by_tiles(feature_list, order, self.options)
-        selection = _select_boxes(scored, order, self.options)
+        selection = _compared_boxes(scored, order, self.options, scored.boxes).selection()
         return [
             selection.finished(index, feature_list[index], feature_list.__getitem__)
             for index in selection.kept.tolist()

@@ -19,17 +19,21 @@ Flags = NDArray[np.bool_]
 
 
 def suppress(
-    count: int, batches: Iterable[tuple[int, int]], removals: Callable[[Indices], tuple[Indices, Indices]]
+    count: int,
+    batches: Iterable[tuple[int, int]],
+    removals: Callable[[Indices], tuple[Indices, Indices]],
+    is_asked: Flags | None = None,
 ) -> Indices:
     """Return for each of ``count`` items the first that removes it, or itself where none does.
 
     Items are numbered from the strongest on. ``removals`` returns, for some of them, the pairs (stronger, weaker) of
     what each would remove, rising in the stronger; ``batches`` are the [start, end) for which it is asked at a time.
-    One that is removed removes none.
+    One that is removed removes none, nor does one that is not ``is_asked``.
     """
     standing = list(range(count))
+    asked = [True] * count if is_asked is None else is_asked.tolist()
     for start, end in batches:
-        alive = [item for item in range(start, end) if standing[item] == item]
+        alive = [item for item in range(start, end) if asked[item] and standing[item] == item]
         stronger, weaker = removals(np.array(alive, dtype=np.intp))
         # Pairs rise in the stronger one, so its fate is settled before it decides on another's.
         for i, j in zip(stronger.tolist(), weaker.tolist(), strict=True):
@@ -46,14 +50,20 @@ def hard_suppression(
     That is, those with IoU above the threshold. ``boxes`` (n, 4) and ``categories`` (n,) are in falling order of
     strength; so is the result, (n,).
     """
-    pairs = BoxPairs(boxes, categories)
+    return hard_suppression_of(BoxPairs(boxes, categories), iou_threshold, pairs_at_once)
+
+
+def hard_suppression_of(
+    pairs: BoxPairs, iou_threshold: float, pairs_at_once: int = PAIRS_AT_ONCE, is_asked: Flags | None = None
+) -> Indices:
+    """Return what ``hard_suppression`` does, for pairs that are found already; only ``is_asked`` remove others."""
 
     def removals(queries: Indices) -> tuple[Indices, Indices]:
         stronger, weaker, iou = pairs.overlapping(queries)
         is_removal = (stronger < weaker) & (iou > iou_threshold)
         return stronger[is_removal], weaker[is_removal]
 
-    return suppress(len(boxes), pairs.batches(pairs_at_once), removals)
+    return suppress(len(pairs), pairs.batches(pairs_at_once), removals, is_asked)
 
 
 def soft_suppression(
@@ -63,6 +73,7 @@ def soft_suppression(
     sigma: float,
     skip_box_threshold: float,
     pairs_at_once: int = PAIRS_AT_ONCE,
+    searched: Floats | None = None,
 ) -> tuple[Flags, Floats]:
     """Return which boxes stay, and their scores, when each lowers the weaker ones instead of removing them.
 
@@ -70,9 +81,10 @@ def soft_suppression(
     exp(-IoU² / sigma); among equals the first counts as stronger. A box stays if its score is above
     ``skip_box_threshold`` when its turn comes (Bodla et al., Soft-NMS, 2017, equation 4).
     ``boxes`` (n, 4), ``categories`` (n,) and ``scores`` (n,) are in falling order of score; so are the results, (n,).
+    ``searched``: see ``BoxPairs``.
     """
     run = _SoftRun(scores.tolist(), sigma, skip_box_threshold)
-    pairs = BoxPairs(boxes, categories)
+    pairs = BoxPairs(boxes, categories, searched)
     for start, end in pairs.batches(pairs_at_once):
         run.settle_above(scores[start])
         open_boxes = run.admit(start, end)

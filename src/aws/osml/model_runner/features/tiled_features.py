@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from .geometry_arrays import ObjectArray
 from .image_geometry import find_image_geometry
 from .properties import Feature
 from .scored_boxes import Floats, Indices, ScoredBoxes
+from .tile_spans import TileSpans
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,7 @@ class TiledFeatures:
     ``kinds``: (n,) of ``Kind``. ``tiles``: (n,) rows of ``frames``; ``frames``: (m, 4) minx, miny, maxx, maxy of the
     tiles in pixels of the image. ``shapes`` returns the shapes in pixels of the features with these indices: polygons
     that are valid and have an area, lines, points. It is asked for few, and never for those of boxes alone.
+    ``plan``: the spans of all tiles of the image, where these are not all; see ``spans``.
     """
 
     scored: ScoredBoxes
@@ -34,6 +37,12 @@ class TiledFeatures:
     tiles: Indices
     frames: Floats
     shapes: Callable[[Indices], ObjectArray]
+    plan: TileSpans | None = None
+
+    @cached_property
+    def spans(self) -> TileSpans:
+        """The spans of the plan, or those of ``frames`` where these are all tiles."""
+        return self.plan or TileSpans.of(self.frames)
 
     @classmethod
     def of(
@@ -68,6 +77,7 @@ class TiledFeatures:
             self.tiles[indices],
             self.frames,
             lambda chosen: self.shapes(indices[chosen]),
+            self.spans,
         )
 
 

@@ -1,0 +1,95 @@
+"""Selects the features of an image while its rows of tiles come in, without holding more than what is undecided.
+
+Features that may have an influence on one another are linked, and those that hang together through links are decided
+together, by the algorithm itself: they are closed when no row that is still to come can add to them. A feature reaches
+no farther than one tile's size beyond its own tile, see ``TileSpans.within_reach``, so most close within two rows of
+tiles; what hangs together over many rows stays open for as many. The result is what ``select`` finds for all features
+at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationAlgorithm
+
+from .box_pairs import PAIRS_AT_ONCE
+from .scored_boxes import Indices
+from .seam_merge import connected
+from .selection import Comparison, Selection, compared
+from .tiled_features import TiledFeatures
+
+# Noise of floating point, when a feature's end is compared with a row's beginning.
+_SLACK_PX = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Decided:
+    """What is decided of the features of one step, by their indices.
+
+    ``kept``: those that are delivered, in the order in which they are: by the row at which they closed, then in the
+    order of the list. ``open``: those that have to be given again at the next step, rising. ``selection`` holds for
+    all but these.
+    """
+
+    kept: Indices
+    open: Indices
+    selection: Selection
+
+
+class RowSelection:
+    """Selects features step by step; the order of ``Decided.kept`` does not depend on how rows make up steps."""
+
+    def __init__(self, options: FeatureDistillationAlgorithm | None, note: Callable[[], None] = lambda: None) -> None:
+        """``note`` is called now and then, while a step goes on."""
+        self._options = options
+        self._note = note
+        # Of the features that were left open: of all that hang together the least index, in their order.
+        self._open_labels = np.zeros(0, dtype=np.intp)
+
+    def step(self, features: TiledFeatures, rows: Indices, last_row: int) -> Decided:
+        """Return what can be decided when all rows of tiles up to ``last_row`` have been given.
+
+        ``features`` are those that the step before has left open, and then those of new rows; ``rows``: (n,) the row
+        of each. Rows are counted as ``features.spans.row_starts`` has them, and are given in this order.
+        """
+        count = len(rows)
+        comparison = compared(features, self._options)
+        if comparison is None:
+            return Decided(np.arange(count), np.zeros(0, np.intp), Selection(np.arange(count)))
+        labels = self._linked(comparison, count)
+        closing = _closing_rows(comparison, features, rows, labels)
+        is_closed = closing <= last_row
+        selection = comparison.selection(is_closed[comparison.ranking])
+        kept = selection.kept[is_closed[selection.kept]]
+        still_open = np.flatnonzero(~is_closed)
+        # What hangs together is open together, so every label is among those that stay.
+        self._open_labels = np.searchsorted(still_open, labels[still_open])
+        return Decided(kept[np.argsort(closing[kept], kind="stable")], still_open, selection)
+
+    def _linked(self, comparison: Comparison, count: int) -> Indices:
+        """Return for each feature the least index of those that it hangs together with."""
+        carried, ranking = len(self._open_labels), comparison.ranking
+        labels: Indices = np.concatenate([self._open_labels, np.arange(carried, count)])
+        is_new = ranking >= carried
+        for start, end in comparison.pairs.batches(PAIRS_AT_ONCE):
+            self._note()
+            queries = start + np.flatnonzero(is_new[start:end])
+            first, second = comparison.pairs.touching_new(queries, is_new)
+            is_news = labels[ranking[first]] != labels[ranking[second]]
+            first, second = first[is_news], second[is_news]
+            is_linked = comparison.linked(first, second)
+            labels = connected(labels, ranking[first[is_linked]], ranking[second[is_linked]])
+        return labels
+
+
+def _closing_rows(comparison: Comparison, features: TiledFeatures, rows: Indices, labels: Indices) -> Indices:
+    """Return for each feature the last row that may concern it, or any that it hangs together with."""
+    own, ranking = rows.astype(np.intp), comparison.ranking
+    bottoms, margin_px = comparison.pairs.searched[:, 3], comparison.margin_px + _SLACK_PX
+    own[ranking] = np.maximum(own[ranking], features.spans.last_rows_within(bottoms, margin_px))
+    latest = own.copy()
+    np.maximum.at(latest, labels, own)
+    found: Indices = latest[labels]
+    return found
