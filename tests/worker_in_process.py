@@ -25,6 +25,7 @@ from aws.osml.model_runner.database import (
     RegionRequestItem,
     RegionRequestTable,
 )
+from aws.osml.model_runner.database.endpoint_facts import SharedFacts
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
 from aws.osml.model_runner.dispatch import ScheduledImages
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
@@ -105,7 +106,10 @@ class InProcessWorker:
         self.region_queue = RequestQueue(config.region_queue, 0, client=clients.client("sqs"))
         self.context = self._new_context(name)
         self.endpoint_utils = EndpointUtils(clients=clients)
-        self.capacities = EndpointCapacityEstimator(config, clients, self.context.metrics, clock, self.context.rng)
+        facts = SharedFacts(config.outstanding_jobs_table, dynamodb, clock) if config.outstanding_jobs_table else None
+        self.capacities = EndpointCapacityEstimator(
+            config, clients, self.context.metrics, clock, self.context.rng, facts
+        )
         self.region_handler = self._new_region_handler()
         self.image_handler = self._new_image_handler()
         self.scheduler = self._new_scheduler()

@@ -403,16 +403,17 @@ class FleetModel:
     # What is counted ----------------------------------------------------------------------------------------------
 
     def _note_start(self, image: Image, decision: Decision) -> None:
-        """Count a start above the target: as an exception where nothing else ran, else as an overload."""
+        """Count a start above the target: an overload where the endpoint had no room at all, else an exception."""
         others = [
             other
             for other in self._buffer
             if other is not image and other.endpoint is image.endpoint and self._is_running(other)
         ]
-        left = sum(self._candidate(other).regions_left for other in others)
+        left = CALLS_PER_REGION * sum(self._candidate(other).regions_left for other in others)
         self.started_twice += image.planned_at is not None
-        if (left + len(image.regions)) * CALLS_PER_REGION > self.capacities[Lane(image.endpoint.name)].target:
-            if others:
+        target = self.capacities[Lane(image.endpoint.name)].target
+        if left + CALLS_PER_REGION * len(image.regions) > target:
+            if others and left >= target:
                 self.overloads += 1
             else:
                 self.exceptions += 1

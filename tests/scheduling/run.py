@@ -5,7 +5,7 @@
 
 Prints the time until the last image ended against the least possible (the work of the slowest endpoint over what it
 takes), the share of the endpoints' capacity that was used, how long images waited, and what must not happen: starts
-above an endpoint's target other than of a single image, seconds in which an endpoint idled before a waiting image.
+at an endpoint without room, seconds in which an endpoint idled before a waiting image.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def report(rule: str, outcome: Outcome) -> str:
             f" {100 * outcome.share_of_bound:.1f} % of the bound",
             f"  capacity used          {100 * outcome.utilisation:10.1f} %",
             f"  wait, mean and longest {outcome.mean_wait_s:10,.0f} s, {outcome.longest_wait_s:,.0f} s",
-            f"  overloads              {outcome.overloads:10,}   single images above the target {outcome.exceptions}",
+            f"  starts without room    {outcome.overloads:10,}   above the target, into room {outcome.exceptions}",
             f"  endpoint idle          {outcome.idle_s:10,.1f} s before a waiting image"
             f" ({outcome.blocked_s:,.1f} s with those outside the look-ahead)",
             f"  worker deaths          {outcome.deaths:10,}   decisions {outcome.decisions:,}",

@@ -15,7 +15,7 @@ def test_every_image_is_done_though_workers_die(ours):
     assert ours.deaths > 0
 
 
-def test_no_endpoint_is_filled_above_its_target_but_by_a_single_image(ours):
+def test_no_image_starts_at_an_endpoint_without_room(ours):
     assert ours.overloads == 0
     assert ours.exceptions > 0, "there are images larger than endpoints"
 

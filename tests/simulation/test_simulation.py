@@ -62,7 +62,7 @@ def test_a_seed_is_always_the_same_world(profile):
 def test_faults_happen():
     tally = run.Tally()
     with Laboratory() as laboratory:
-        for seed in range(40):
+        for seed in range(60):
             tally.add(seed, laboratory.run(seed, PROFILES["hard"]))
     probabilities = {name for name in vars(PROFILES["hard"]) if isinstance(getattr(PROFILES["hard"], name), float)}
     expected = probabilities - {"until_s", "skew_s", "is_resubmitted", "unreadable", "job_deadline_s", "horizon_s"}

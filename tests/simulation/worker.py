@@ -254,6 +254,7 @@ class Worker:
         sweep = self._runner.sweeper.sweep
         self._runner.sweeper.sweep = lambda should_stop: self._noted(sweep, should_stop)  # type: ignore[method-assign]
         self.process.spawn(self._runner._sweep)
+        self.process.spawn(self._runner._refresh_capacities)
 
     @property
     def is_stopping(self) -> bool:

@@ -14,7 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from greenlet import getcurrent
 from structlog.contextvars import get_contextvars
 
-from aws.osml.model_runner import queue_consumer
+from aws.osml.model_runner import model_runner, queue_consumer
 from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.cancel import JobCanceller
 from aws.osml.model_runner.database import feature_table
@@ -338,6 +338,7 @@ class Laboratory:
             # Most of what a world does would else be to ask whether an image waits.
             (image_scheduler, "_POLL_S", _SCHEDULER_POLL_S),
             (image_scheduler, "_IDLE_POLL_S", _SCHEDULER_POLL_S),
+            (model_runner, "_REFRESH_EVERY_S", _SCHEDULER_POLL_S),
         ):
             self._patches.enter_context(patch.object(thing, name, value))
         return self

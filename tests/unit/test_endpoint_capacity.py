@@ -1,5 +1,6 @@
 """How many calls at once endpoints take, and the draw of a variant, from what SageMaker says of them."""
 
+import dataclasses
 import random
 from collections import Counter
 from typing import Any
@@ -10,6 +11,7 @@ from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.app_config import ServiceConfig
+from aws.osml.model_runner.database.endpoint_facts import EndpointFacts, ProcessFacts
 from aws.osml.model_runner.metrics import MetricsRecorder
 from aws.osml.model_runner.scheduler.decision import LaneCapacity
 from aws.osml.model_runner.scheduler.endpoint_capacity import EndpointCapacityEstimator
@@ -29,6 +31,7 @@ class ScriptedSageMaker:
     """SageMaker's control calls, from a script: no endpoint of the local stack is serverless, or has components."""
 
     def __init__(self) -> None:
+        self.is_throttled = False
         self.endpoints: dict[str, list[dict[str, Any]]] = {}
         self.tags: dict[str, str] = {}
         self.copies: dict[str, int] = {}
@@ -42,6 +45,8 @@ class ScriptedSageMaker:
 
     def describe_endpoint(self, EndpointName: str) -> dict[str, Any]:
         self.calls[EndpointName] += 1
+        if self.is_throttled:
+            raise ClientError({"Error": {"Code": "ThrottlingException"}}, "DescribeEndpoint")
         if EndpointName not in self.endpoints:
             raise ClientError({"Error": {"Code": "ValidationException"}}, "DescribeEndpoint")
         return {"EndpointArn": f"arn:{EndpointName}", "ProductionVariants": self.endpoints[EndpointName]}
@@ -59,6 +64,9 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
 
 
 @pytest.fixture(autouse=True)
@@ -79,11 +87,20 @@ def clock() -> Clock:
 
 @pytest.fixture
 def estimator(sagemaker, clock):
-    def make(**settings: str) -> EndpointCapacityEstimator:
+    def make(facts: EndpointFacts | None = None, sleep: Any = None, **settings: str) -> EndpointCapacityEstimator:
         config = ServiceConfig.from_environment(ENVIRONMENT | settings)
-        return EndpointCapacityEstimator(config, sagemaker, MetricsRecorder(), clock, random.Random(1))
+        facts = facts or ProcessFacts(clock)
+        return EndpointCapacityEstimator(
+            config, sagemaker, MetricsRecorder(), clock, random.Random(1), facts, sleep or clock.sleep
+        )
 
     return make
+
+
+def described(known: EndpointCapacityEstimator, asked: ImageRequest) -> LaneCapacity:
+    """Return the capacity of a request's lane after it was accepted, as in a worker."""
+    known.choose_variant(asked)
+    return known.capacity(asked)
 
 
 def request(name: str = "ships", mode: str = "SM_ENDPOINT", **parameters: str) -> ImageRequest:
@@ -107,8 +124,8 @@ def serverless(name: str, most: int) -> dict[str, Any]:
 
 def test_instances_take_the_default_each(estimator, sagemaker):
     sagemaker.endpoints["ships"] = [variant("a", 3), variant("b", 2)]
-    assert estimator().capacity(request()) == LaneCapacity(10, 10)
-    assert estimator(DEFAULT_INSTANCE_CONCURRENCY="4").capacity(request()) == LaneCapacity(20, 20)
+    assert described(estimator(), request()) == LaneCapacity(10, 10)
+    assert described(estimator(DEFAULT_INSTANCE_CONCURRENCY="4"), request()) == LaneCapacity(20, 20)
     assert {session.role_arn for session in sagemaker.roles} == {"arn:aws:iam::1:role/r"}
     assert all("sagemaker:DescribeEndpoint" in session.policy for session in sagemaker.roles)
 
@@ -117,22 +134,22 @@ def test_instances_take_the_default_each(estimator, sagemaker):
 def test_a_tag_says_what_an_instance_takes(estimator, sagemaker, tag, calls):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
     sagemaker.tags["osml:instance-concurrency"] = tag
-    assert estimator().capacity(request()).calls == calls
+    assert described(estimator(), request()).calls == calls
 
 
 def test_each_variant_has_its_own_and_an_unknown_one_has_none(estimator, sagemaker):
     sagemaker.endpoints["ships"] = [variant("a", 3), serverless("b", 20)]
-    assert estimator().capacity(request(TargetVariant="a")).calls == 6
-    assert estimator().capacity(request(TargetVariant="b")).calls == 20
-    assert estimator().capacity(request(TargetVariant="c")).calls == 0
-    assert estimator().capacity(request()).calls == 26
+    assert described(estimator(), request(TargetVariant="a")).calls == 6
+    assert described(estimator(), request(TargetVariant="b")).calls == 20
+    assert described(estimator(), request(TargetVariant="c")).calls == 0
+    assert described(estimator(), request()).calls == 26
 
 
 def test_copies_of_an_inference_component_count_like_instances(estimator, sagemaker):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
     sagemaker.tags["osml:instance-concurrency"] = "5"
     sagemaker.copies["detector"] = 4
-    assert estimator().capacity(request(InferenceComponentName="detector")).calls == 20
+    assert described(estimator(), request(InferenceComponentName="detector")).calls == 20
 
 
 def test_an_http_model_takes_the_default_and_nobody_is_asked(estimator, sagemaker):
@@ -153,27 +170,109 @@ def test_without_throttling_there_is_no_target(estimator):
     assert capacity == LaneCapacity(10, float("inf"))
 
 
-def test_what_sagemaker_says_is_remembered_for_five_minutes(estimator, sagemaker, clock):
+def test_a_description_stays_in_force_until_a_newer_one_replaces_it(estimator, sagemaker, clock):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
     known = estimator()
-    for _ in range(3):
-        known.capacity(request())
+    assert [described(known, request()).calls for _ in range(3)] == [6, 6, 6]
     sagemaker.endpoints["ships"] = [variant("a", 9)]
-    clock.now_s = 299.0
+    clock.now_s = 239.0
+    known.capacity(request())
+    known.refresh()
     assert (known.capacity(request()).calls, sagemaker.calls["ships"]) == (6, 1)
     clock.now_s = 301.0
+    assert (known.capacity(request()).calls, sagemaker.calls["ships"]) == (6, 1), "no decision waits for SageMaker"
+    known.refresh()
     assert (known.capacity(request()).calls, sagemaker.calls["ships"]) == (18, 2)
 
 
-def test_an_endpoint_that_cannot_be_described_counts_as_one_instance_and_is_asked_again_soon(
-    estimator, sagemaker, clock
-):
+def test_a_control_plane_that_throttles_leaves_the_last_description_in_force(estimator, sagemaker, clock):
+    sagemaker.endpoints["ships"] = [variant("a", 20)]
     known = estimator()
-    assert known.capacity(request()).calls == known.capacity(request()).calls == 2
+    assert described(known, request()).calls == 40
+    sagemaker.is_throttled = True
+    for _ in range(100):
+        clock.now_s += 10.0
+        assert known.capacity(request()).calls == known.known_calls(request()) == 40
+        known.refresh()
+    assert 20 < sagemaker.calls["ships"] < 60, "it is called again each 15 to 30 s"
+    sagemaker.is_throttled, sagemaker.endpoints["ships"] = False, [variant("a", 30)]
+    clock.now_s += 31.0
+    known.capacity(request())
+    known.refresh()
+    assert known.capacity(request()).calls == 60
+
+
+def test_an_endpoint_that_was_never_described_counts_as_one_instance_and_is_looked_up_soon(estimator, sagemaker, clock):
+    known = estimator()
+    assert described(known, request()).calls == described(known, request()).calls == 2
+    assert known.known_calls(request()) is None
     assert sagemaker.calls["ships"] == 1
     sagemaker.endpoints["ships"] = [variant("a", 9)]
     clock.now_s = 31.0
-    assert known.capacity(request()).calls == 18
+    assert known.capacity(request()).calls == 2
+    known.refresh()
+    assert known.capacity(request()).calls == known.known_calls(request()) == 18
+
+
+def test_a_fleet_describes_an_endpoint_once(estimator, sagemaker, clock):
+    sagemaker.endpoints["ships"] = [variant("a", 3)]
+    shared = ProcessFacts(clock)
+    fleet = [estimator(shared) for _ in range(20)]
+    assert {worker.choose_variant(request()) for worker in fleet} == {"a"}
+    assert sagemaker.calls["ships"] == 1
+    clock.now_s = 301.0
+    assert {worker.capacity(request()).calls for worker in fleet} == {6}
+    for worker in fleet:
+        worker.refresh()
+    assert sagemaker.calls["ships"] == 2
+
+
+def test_a_first_request_waits_for_the_worker_that_describes_its_endpoint(estimator, sagemaker, clock):
+    sagemaker.endpoints["ships"] = [variant("a", 3)]
+    shared = ProcessFacts(clock)
+    first = estimator(shared)
+
+    def first_ends(seconds: float) -> None:
+        clock.now_s += seconds
+        if clock.now_s > 1.0:
+            subject = next(iter(first._due.values()))
+            first._look_up(subject)
+
+    first.capacity(request())
+    (subject,) = first._due.values()
+    assert shared.claim(subject.key, 60.0)
+    second = estimator(shared, first_ends)
+    assert second.choose_variant(request()) == "a"
+    assert (sagemaker.calls["ships"], clock.now_s) == (1, pytest.approx(1.2, abs=0.25))
+
+
+def test_a_first_request_goes_on_without_a_description_when_that_worker_dies(estimator, clock):
+    shared = ProcessFacts(clock)
+    known = estimator(shared)
+    known.capacity(request())
+    (subject,) = known._due.values()
+    assert shared.claim(subject.key, 60.0)
+    assert known.choose_variant(request()) is None
+    assert 10.0 <= clock.now_s < 11.0
+
+
+def test_a_request_that_names_its_variant_or_component_has_its_lane_described_too(estimator, sagemaker):
+    sagemaker.endpoints["ships"] = [variant("a", 3), variant("b", 5)]
+    sagemaker.copies["detector"] = 4
+    known = estimator()
+    assert described(known, request(TargetVariant="b")).calls == 10
+    assert described(known, request(InferenceComponentName="detector")).calls == 8
+
+
+def test_nothing_is_known_of_an_http_model(estimator):
+    assert estimator().known_calls(request("http://model/invocations", "HTTP_ENDPOINT")) is None
+
+
+def test_roles_do_not_share_what_they_see(estimator, sagemaker, clock):
+    sagemaker.endpoints["ships"] = [variant("a", 3)]
+    known = estimator()
+    described(known, request())
+    assert known.known_calls(dataclasses.replace(request(), model_invocation_role="arn:aws:iam::2:role/r")) is None
 
 
 def test_variants_are_drawn_by_weight(estimator, sagemaker):
@@ -189,7 +288,7 @@ def test_a_variant_is_drawn_only_where_there_is_a_choice_to_make(estimator, sage
     assert known.choose_variant(request()) is None, "it cannot be described"
     sagemaker.endpoints["boats"] = [variant("a", weight=0.0)]
     assert known.choose_variant(request("boats")) is None
-    sagemaker.endpoints["planes"] = [variant("a")]
+    sagemaker.endpoints["planes"], sagemaker.copies["c"] = [variant("a")], 1
     assert known.choose_variant(request("planes")) == "a"
     assert known.choose_variant(request("planes", TargetVariant="b")) is None
     assert known.choose_variant(request("planes", InferenceComponentName="c")) is None

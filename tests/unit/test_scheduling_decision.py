@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.scheduler.decision import (
-    OVERTAKING_S,
+    BACKFILL_S,
     PRIORITY_STEP_S,
     Lane,
     LaneCapacity,
@@ -37,8 +37,12 @@ TABLE = [
     ("of one second, by key", [image("y"), image("x")], {}, room(8), "x", Reason.FITS, ()),
     ("the rest of the room", [image("x")], {A: LaneLoad(1, 4)}, room(8), "x", Reason.FITS, ()),
     ("no room", [image("x", load=5)], {A: LaneLoad(1, 4)}, room(8), None, Reason.ALL_FULL, (A,)),
+    ("room for all but one call", [image("x", load=40)], {A: LaneLoad(1, 20)}, room(40), None, Reason.ALL_FULL, (A,)),
+    ("a straggler", [image("x", load=40)], {A: LaneLoad(1, 4)}, room(40), "x", Reason.STRAGGLERS, ()),
     ("too large, but alone", [image("x", load=99)], {}, room(8), "x", Reason.ALONE, ()),
-    ("too large, and not alone", [image("x", load=99)], {A: LaneLoad(1, 4)}, room(8), None, Reason.ALL_FULL, (A,)),
+    ("too large, and not alone", [image("x", load=99)], {A: LaneLoad(1, 4)}, room(8), "x", Reason.LARGE, ()),
+    ("too large, and no room", [image("x", load=99)], {A: LaneLoad(1, 8)}, room(8), None, Reason.ALL_FULL, (A,)),
+    ("too large for the room beside it", [image("x", load=99)], {A: LaneLoad(1, 7)}, room(8), "x", Reason.LARGE, ()),
     ("alone where nothing may run", [image("x")], {}, room(0), "x", Reason.ALONE, ()),
     (
         "the least loaded first",
@@ -61,7 +65,7 @@ TABLE = [
     (
         "the next lane where the first is full",
         [image("x", A, load=16), image("y", B, load=4)],
-        {A: LaneLoad(1, 4), B: LaneLoad(1, 8)},
+        {A: LaneLoad(1, 8), B: LaneLoad(1, 12)},
         room(16, 16),
         "y",
         Reason.FITS,
@@ -82,12 +86,12 @@ TABLE = [
         {A: LaneLoad(1, 8)},
         room(16),
         "z",
-        Reason.OVERTAKES,
+        Reason.BACKFILLS,
         (A,),
     ),
     (
         "but not what came too long after it",
-        [image("x", load=12), image("y", load=4, at=OVERTAKING_S + 1)],
+        [image("x", load=12), image("y", load=4, at=BACKFILL_S + 1)],
         {A: LaneLoad(1, 8)},
         room(16),
         None,
@@ -161,15 +165,27 @@ def ready(images: list[WaitingImage]) -> list[WaitingImage]:
 
 
 @given(IMAGES, LOADS, CAPACITIES)
-def test_no_lane_is_filled_above_its_target_unless_nothing_else_runs_there(waiting, loads, capacities):
+def test_no_lane_starts_above_its_target_and_below_it_only_by_an_image_that_would_else_leave_it_idle(
+    waiting, loads, capacities
+):
     decision = decide(waiting, loads, capacities, NOW)
     if decision.image is None:
         return
-    load = loads.get(decision.image.lane, LaneLoad())
-    fits = load.calls + decision.image.load <= capacities[decision.image.lane].target
-    assert fits or (load.images == 0 and decision.reason is Reason.ALONE)
+    load, target = loads.get(decision.image.lane, LaneLoad()), capacities[decision.image.lane].target
+    fits = load.calls + decision.image.load <= target
+    would_idle = load.calls < target and (decision.image.load > target or load.calls < target / 2)
+    assert fits or load.images == 0 or would_idle
     assert decision.image in waiting
     assert decision.image.ready_at <= NOW
+
+
+@given(IMAGES, LOADS, CAPACITIES)
+def test_no_lane_with_room_waits_for_a_large_image_to_fit_nor_idles_by_half(waiting, loads, capacities):
+    decision = decide(waiting, loads, capacities, NOW)
+    for lane in decision.full:
+        first = min((image for image in ready(waiting) if image.lane == lane), key=lambda image: image.order)
+        load, target = loads[lane], capacities[lane].target
+        assert load.calls >= target or (first.load <= target and load.calls >= target / 2)
 
 
 @given(IMAGES, LOADS, CAPACITIES)
@@ -214,7 +230,7 @@ def test_no_request_is_overtaken_for_ever(load, priority, per_minute):
         if decision.image is patient:
             break
         now_s += 60.0
-        assert now_s <= 20 * PRIORITY_STEP_S + OVERTAKING_S + 600, "twenty steps are the most that lie between two"
+        assert now_s <= 20 * PRIORITY_STEP_S + BACKFILL_S + 600, "twenty steps are the most that lie between two"
 
 
 def test_an_endpoint_without_a_known_capacity_is_ordered_by_its_load():

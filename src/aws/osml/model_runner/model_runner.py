@@ -16,6 +16,7 @@ from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
 from .common.endpoint_utils import EndpointUtils
 from .common.memory import keep_freed_memory, spare_the_collector
+from .database.endpoint_facts import EndpointFacts, ProcessFacts, SharedFacts
 from .database.endpoint_statistics_table import EndpointStatisticsTable
 from .database.job_ledger import OutstandingJobsTable, open_ledger
 from .database.job_table import JobTable
@@ -47,6 +48,8 @@ _INTAKE_SLOTS = 4
 # Without a table of open jobs a sweep scans every image there is, so it comes this many times less often.
 _SCAN_FACTOR = 10
 _SWEEP_JITTER = (0.7, 1.3)
+# How often a worker looks whether a description of an endpoint is due.
+_REFRESH_EVERY_S = 5.0
 
 
 # What sysexits.h calls an internal software error; whoever runs the worker starts it anew.
@@ -102,11 +105,15 @@ class ModelRunner:
         self.context.leases.on_stall = _exit_stuck
         self._heed_signals()
         consumers = self._consumers()
-        sweeper = threading.Thread(target=self._sweep, name="sweeper", daemon=True)
+        helpers = [
+            threading.Thread(target=work, name=name, daemon=True)
+            for name, work in (("sweeper", self._sweep), ("capacities", self._refresh_capacities))
+        ]
         self.context.start()
         for consumer in consumers:
             consumer.start()
-        sweeper.start()
+        for helper in helpers:
+            helper.start()
         self.running = True
         self._health.note_progress()
         logger.info("worker.started", owner=self.context.owner, workers=self.config.workers)
@@ -137,6 +144,11 @@ class ModelRunner:
         self.ledger = open_ledger(
             config.outstanding_jobs_table, self.job_table, dynamodb, now, context.sleep, context.rng
         )
+        self.endpoint_facts: EndpointFacts = (
+            SharedFacts(config.outstanding_jobs_table, dynamodb, now)
+            if config.outstanding_jobs_table
+            else ProcessFacts(now)
+        )
 
     def _make_handlers(self, context: WorkerContext) -> None:
         config = self.config
@@ -156,8 +168,9 @@ class ModelRunner:
             context,
         )
         self.endpoint_capacities = EndpointCapacityEstimator(
-            config, context.clients, context.metrics, context.now, context.rng
+            config, context.clients, context.metrics, context.now, context.rng, self.endpoint_facts, context.sleep
         )
+        context.endpoint_calls = self.endpoint_capacities.known_calls
         self.image_request_handler = ImageRequestHandler(
             self.job_table,
             self.image_status_monitor,
@@ -286,3 +299,12 @@ class ModelRunner:
                     self.sweeper.sweep(context.stopping.is_set)
             except Exception:  # The sweeper leads every stuck job on, so it must outlive any error
                 logger.exception("sweeper.failed")
+
+    def _refresh_capacities(self) -> None:
+        """Renew descriptions of endpoints apart from every decision that rests on them."""
+        context = self.context
+        while not context.stopping.wait(_REFRESH_EVERY_S * context.rng.uniform(*_SWEEP_JITTER)):
+            try:
+                self.endpoint_capacities.refresh()
+            except Exception:  # Scheduling goes on by older descriptions, and this thread must be there for newer ones
+                logger.exception("endpoint.capacities_not_refreshed")

@@ -62,6 +62,9 @@ class WorkerContext:
     sleep: Callable[[float], None] = time.sleep
     rng: random.Random = field(default_factory=random.Random)
     note_progress: Callable[[], None] = lambda: None
+    # Calls at once that the endpoint of a request takes, as the fleet last knew; None where it does not know. See
+    # ``EndpointCapacityEstimator.known_calls``.
+    endpoint_calls: Callable[[RegionRequest], int | None] = lambda _request: None
     make_sinks: Callable[[list[dict[str, Any]]], list[Sink]] = SinkFactory.outputs_to_sinks
     read_all: ReadAll = read_in_threads
     make_encoder: Callable[..., TileEncoder] = TileEncoder

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 # nothing waits for ever behind what is more important.
 PRIORITY_STEP_S = 600.0
 
-# Smaller images may go before one that does not fit if they came at most so long after it. So the room beside a large
-# image is used, and its lane is kept free for the next large one before that has waited for ever: those that may
-# overtake it are so many and no more.
-OVERTAKING_S = 300.0
+# Smaller images may start before one that does not fit if they came at most so long after it. So the room that is left
+# is used, and no image waits for ever: the number of images that may start before it is bounded.
+BACKFILL_S = 300.0
+
+# An image that fits an endpoint starts at the latest when less than this share of the target is in use. So a region
+# that straggles holds back at most so much of the endpoint.
+STRAGGLING_SHARE = 0.5
 
 
 @dataclass(frozen=True, order=True)
@@ -67,7 +70,9 @@ class Reason(enum.StrEnum):
     """Why an image starts, or why none does."""
 
     FITS = "its load fits"
-    OVERTAKES = "its load fits, and that of the one before it does not"
+    LARGE = "its load fits no endpoint of this size, and there is room"
+    STRAGGLERS = "its endpoint would idle behind the last regions of another image"
+    BACKFILLS = "its load fits, and that of the image before it does not"
     ALONE = "nothing else runs at its endpoint"
     NOTHING_WAITS = "nothing waits"
     ALL_FULL = "no endpoint has room for what waits"
@@ -94,10 +99,9 @@ def decide(
 ) -> Decision:
     """Return which of ``waiting`` starts now.
 
-    The least loaded lane comes first, by the share of its capacity that is in use; between equals, the one whose first
-    image comes first. A lane starts its first image if that fits below the target, or if nothing runs there, however
-    large it is. If it does not fit, later images of the lane that do may go before it for a while; then the lane is
-    kept for it. A lane that starts nothing keeps no other from starting.
+    The least loaded lane comes first, by the share of its capacity that is in use; between equals, the lane whose first
+    image comes first. ``_reason_to_start`` decides on a lane's first image. If that has to wait, later images of the
+    lane that fit may start before it for a while. A lane that starts nothing keeps no other lane from starting.
     """
     lanes = _by_lane(image for image in waiting if image.ready_at <= now_s)
     if not lanes:
@@ -109,16 +113,32 @@ def decide(
     full: list[Lane] = []
     for lane in sorted(lanes, key=place):
         images, load = lanes[lane], loads.get(lane, _IDLE)
-        room = capacities.get(lane, _UNLIMITED).target - load.calls
-        if images[0].load <= room:
-            return Decision(images[0], Reason.FITS, tuple(full))
-        if load.images == 0:
-            return Decision(images[0], Reason.ALONE, tuple(full))
+        target = capacities.get(lane, _UNLIMITED).target
+        reason = _reason_to_start(images[0], load, target)
+        if reason is not None:
+            return Decision(images[0], reason, tuple(full))
         full.append(lane)
-        image = _overtaker(images, room)
+        image = _backfill(images, target - load.calls)
         if image is not None:
-            return Decision(image, Reason.OVERTAKES, tuple(full))
+            return Decision(image, Reason.BACKFILLS, tuple(full))
     return Decision(None, Reason.ALL_FULL, tuple(full))
+
+
+def _reason_to_start(image: WaitingImage, load: LaneLoad, target: float) -> Reason | None:
+    """Return why the first image of a lane starts now, or None while it has to wait.
+
+    An image that is larger than the target can never fit, so any room starts it: its load is compared as if it were
+    one call. An image that fits waits for its room, but not for stragglers.
+    """
+    if load.calls + image.load <= target:
+        return Reason.FITS
+    if load.images == 0:
+        return Reason.ALONE
+    if load.calls < target < image.load:
+        return Reason.LARGE
+    if load.calls < STRAGGLING_SHARE * target:
+        return Reason.STRAGGLERS
+    return None
 
 
 def _by_lane(waiting: Iterable[WaitingImage]) -> dict[Lane, list[WaitingImage]]:
@@ -136,11 +156,11 @@ def _share(load: LaneLoad, capacity: LaneCapacity) -> float:
     return load.calls / max(1.0, calls)
 
 
-def _overtaker(images: Sequence[WaitingImage], room: float) -> WaitingImage | None:
-    """Return what goes before a first image that does not fit: the largest that does and came soon enough after it.
+def _backfill(images: Sequence[WaitingImage], room: float) -> WaitingImage | None:
+    """Return what starts before a first image that does not fit: the largest that does and came soon enough after it.
 
     The largest, because the smallest fill the gaps that nothing else fits into.
     """
-    latest = images[0].order[0] + OVERTAKING_S
+    latest = images[0].order[0] + BACKFILL_S
     fitting = [image for image in images if image.load <= room and image.order[0] <= latest]
     return max(fitting, key=lambda image: image.load, default=None)

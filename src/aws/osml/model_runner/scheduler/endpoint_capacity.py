@@ -1,5 +1,6 @@
 """How many calls at once an endpoint takes, and which of its variants an image goes to."""
 
+import hashlib
 import random
 import threading
 import time
@@ -9,16 +10,18 @@ from typing import Any
 
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
-from cachetools import TLRUCache
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.inference import ModelInvokeMode
+from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.common.aws_clients import AwsClients
+from aws.osml.model_runner.common.aws_errors import error_code
 from aws.osml.model_runner.common.role_session import describing_session
+from aws.osml.model_runner.database.endpoint_facts import EndpointFacts, Fact, ProcessFacts
 from aws.osml.model_runner.metrics import COUNT, MetricsRecorder
 
-from .decision import Lane, LaneCapacity
+from .decision import LaneCapacity
 from .survey import lane_of
 
 logger = structlog.get_logger(__name__)
@@ -26,10 +29,17 @@ logger = structlog.get_logger(__name__)
 # Says of an endpoint how many calls at once one of its instances, or one copy of a component, takes.
 CONCURRENCY_TAG = "osml:instance-concurrency"
 
-_CACHED_S = 300.0
-# One that could not be described may be so soon.
-_UNKNOWN_CACHED_S = 30.0
-_CACHED_ENDPOINTS = 100
+# When a description is looked up again, after a success and after an error; spread, so that those of many endpoints
+# do not come due together.
+_DUE_AFTER_S = (240.0, 300.0)
+_DUE_AFTER_ERROR_S = (15.0, 30.0)
+# How long the right to look up holds; a worker that dies in it delays the next try by so much.
+_LOOK_UP_S = 60.0
+# How old the descriptions that a process has read may be.
+_READ_EVERY_S = 10.0
+# How long a request waits for the first description of its endpoint, while another worker looks it up.
+_FIRST_LOOK_UP_S = 10.0
+_FIRST_LOOK_UP_POLL_S = (0.2, 0.4)
 
 
 @dataclass(frozen=True)
@@ -43,14 +53,32 @@ class Variant:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What SageMaker says of an endpoint; ``concurrency`` is in calls at once per instance."""
+    """A description of an endpoint; ``concurrency`` is in calls at once per instance."""
 
     variants: Mapping[str, Variant]
     concurrency: int
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """An endpoint or an inference component, described under a role; another role may see another account."""
+
+    kind: str
+    name: str
+    role: str
+
+    @property
+    def key(self) -> str:
+        digest = hashlib.sha256(self.role.encode()).hexdigest()[:16] if self.role else "-"
+        return f"{self.kind}#{self.name}#{digest}"
+
+
 class EndpointCapacityEstimator:
-    """Looks endpoints up, and remembers each for five minutes. Any thread may ask."""
+    """Knows endpoints by descriptions that the whole fleet shares. Any thread may call.
+
+    ``refresh`` looks due descriptions up, and ``choose_variant`` that of an endpoint that nobody has described. No
+    other method calls the control plane. A description that cannot be renewed stays in force.
+    """
 
     def __init__(
         self,
@@ -59,116 +87,202 @@ class EndpointCapacityEstimator:
         metrics: MetricsRecorder,
         now: Callable[[], float] = time.time,
         rng: random.Random | None = None,
+        facts: EndpointFacts | None = None,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._config = config
         self._clients = clients
         self._metrics = metrics
+        self._now = now
         self._rng = rng or random.Random()
-        self._known: TLRUCache[Any, Any] = TLRUCache(_CACHED_ENDPOINTS, _time_to_use, timer=now)
+        self._facts = facts or ProcessFacts(now)
+        self._sleep = sleep
+        self._read: dict[str, Fact] = {}
+        self._read_at: float | None = None
+        # What was needed here and is due.
+        self._due: dict[str, _Subject] = {}
         self._lock = threading.Lock()
 
     def capacity(self, request: ImageRequest) -> LaneCapacity:
-        """Return what the lane of a request takes; an endpoint that cannot be described is taken for one instance."""
+        """Return what the lane of a request takes; an endpoint that was never described counts as one instance."""
         config = self._config
-        calls = self._calls(request, lane_of(request))
+        if request.model_invoke_mode == ModelInvokeMode.SM_ENDPOINT:
+            known = self.known_calls(request)
+            calls = config.default_instance_concurrency if known is None else known
+        else:
+            calls = config.default_http_endpoint_concurrency
         target = int(calls * config.capacity_target_percentage)
         return LaneCapacity(calls, target if config.scheduler_throttling_enabled else float("inf"))
 
-    def choose_variant(self, request: ImageRequest) -> str | None:
-        """Draw a variant of a request's endpoint by weight; None where the request names one, or there is none."""
-        parameters = request.model_endpoint_parameters or {}
-        if request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT or not parameters.keys().isdisjoint(
-            ("TargetVariant", "InferenceComponentName")
-        ):
-            return None
-        endpoint = self._endpoint(request.model_name, request.model_invocation_role)
-        if endpoint is None or not endpoint.variants:
-            return None
-        names = sorted(endpoint.variants)
-        weights = [endpoint.variants[name].weight for name in names]
-        if not any(weights):
-            return None
-        return self._rng.choices(names, weights)[0]
+    def known_calls(self, request: ImageRequest | RegionRequest) -> int | None:
+        """Return how many calls at once the endpoint, variant or component of a request takes, as last described.
 
-    def _calls(self, request: ImageRequest, lane: Lane) -> int:
+        None where nothing is known: an HTTP endpoint, and a SageMaker endpoint whose first description is still to
+        come. 0 where no instance serves it at present. This reads a table each ten seconds at most, and never calls
+        the control plane, so it may be called for each region.
+        """
         if request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
-            return self._config.default_http_endpoint_concurrency
-        role, default = request.model_invocation_role, self._config.default_instance_concurrency
-        endpoint = self._endpoint(lane.endpoint, role)
-        if endpoint is None:
-            return default
-        component = (request.model_endpoint_parameters or {}).get("InferenceComponentName")
-        if component:
-            copies = self._copies(str(component), role)
-            return default if copies is None else copies * endpoint.concurrency
+            return None
+        lane = lane_of(request)
+        component = _component_of(request)
+        endpoint = self._endpoint(_subject("endpoint", lane.endpoint, request))
+        copies = self._copies(_subject("component", component, request)) if component else None
+        if endpoint is None or (component and copies is None):
+            return None
+        if copies is not None:
+            return copies * endpoint.concurrency
         variants = endpoint.variants
         if lane.part:
             variants = {name: variant for name, variant in variants.items() if name == lane.part}
         return sum(_calls_of(variant, endpoint.concurrency) for variant in variants.values())
 
-    def _endpoint(self, name: str, role: str) -> Endpoint | None:
-        found: Endpoint | None = self._cached(("endpoint", name, role), name, lambda: self._described(name, role))
-        return found
+    def choose_variant(self, request: ImageRequest) -> str | None:
+        """Draw a variant of a request's endpoint by weight; None where the request names one, or there is none.
 
-    def _copies(self, component: str, role: str) -> int | None:
-        key = ("component", component, role)
-        found: int | None = self._cached(key, component, lambda: self._counted(component, role))
-        return found
+        Afterwards the capacity of the request's lane is known, unless it cannot be described.
+        """
+        if request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
+            return None
+        fact = self._described(_subject("endpoint", request.model_name, request))
+        if component := _component_of(request):
+            self._described(_subject("component", component, request))
+        variants = {} if fact is None else self._endpoint_from(fact).variants
+        if not variants or lane_of(request).part:
+            return None
+        names = sorted(variants)
+        weights = [variants[name].weight for name in names]
+        return self._rng.choices(names, weights)[0] if any(weights) else None
 
-    def _cached(self, key: object, name: str, look_up: Callable[[], Any]) -> Any:
-        # Two threads that miss at once both ask; neither waits for the other's network.
+    def refresh(self) -> None:
+        """Look up what is due and was needed in this process, unless another worker does."""
         with self._lock:
-            if key in self._known:
-                return self._known[key]
+            due, self._due = self._due, {}
+        for subject in due.values():
+            if self._facts.claim(subject.key, _LOOK_UP_S):
+                self._look_up(subject)
+
+    # Facts ----------------------------------------------------------------------------------------------------------
+
+    def _endpoint(self, subject: _Subject) -> Endpoint | None:
+        value = self._fact(subject).value
+        return None if value is None else self._endpoint_from(value)
+
+    def _endpoint_from(self, value: Mapping[str, Any]) -> Endpoint:
+        variants = {
+            name: Variant(int(variant["instances"]), variant.get("max_concurrency"), float(variant["weight"]))
+            for name, variant in value["variants"].items()
+        }
+        return Endpoint(variants, int(value.get("concurrency", self._config.default_instance_concurrency)))
+
+    def _copies(self, subject: _Subject) -> int | None:
+        value = self._fact(subject).value
+        return None if value is None else int(value["copies"])
+
+    def _fact(self, subject: _Subject) -> Fact:
+        """Return what this process has read of a subject; one that is due is looked up by the next ``refresh``."""
+        now_s = self._now()
+        with self._lock:
+            is_old = self._read_at is None or not 0 <= now_s - self._read_at < _READ_EVERY_S
+            if is_old:
+                self._read_at = now_s
+        if is_old:
+            self._read_all()
+        with self._lock:
+            fact = self._read.get(subject.key, Fact())
+            if fact.due_at <= now_s:
+                self._due[subject.key] = subject
+            return fact
+
+    def _read_all(self) -> None:
         try:
-            found = look_up()
+            facts = self._facts.all()
         except (ClientError, BotoCoreError) as err:
-            logger.warning("endpoint.capacity_unknown", endpoint=name, error=type(err).__name__)
-            self._metrics.record("Scheduling", "Errors", 1, COUNT, ModelName=name)
-            found = None
+            logger.warning("endpoint.facts_not_read", error=error_code(err))
+            return
         with self._lock:
-            self._known[key] = found
-        return found
+            self._read = facts
 
-    def _described(self, name: str, role: str) -> Endpoint:
-        sagemaker = self._clients.client("sagemaker", describing_session(role, name))
-        answer = sagemaker.describe_endpoint(EndpointName=name)
-        variants = {variant["VariantName"]: _variant(variant) for variant in answer.get("ProductionVariants", ())}
-        return Endpoint(variants, self._concurrency(sagemaker, answer.get("EndpointArn", "")))
+    def _described(self, subject: _Subject) -> Mapping[str, Any] | None:
+        """Return the description of a subject, which is looked up now if nobody ever did; None if that fails."""
+        value = self._fact(subject).value
+        if value is not None:
+            return value
+        waited_s = 0.0
+        while True:
+            if self._facts.claim(subject.key, _LOOK_UP_S):
+                return self._look_up(subject)
+            fact = self._facts.get(subject.key)
+            self._remember(subject, fact)
+            if fact.value is not None or fact.error is not None or waited_s >= _FIRST_LOOK_UP_S:
+                return fact.value
+            pause_s = self._rng.uniform(*_FIRST_LOOK_UP_POLL_S)
+            self._sleep(pause_s)
+            waited_s += pause_s
 
-    def _concurrency(self, sagemaker: Any, arn: str) -> int:
-        default = self._config.default_instance_concurrency
+    def _look_up(self, subject: _Subject) -> Mapping[str, Any] | None:
+        """Look a subject up and store what is found; an error leaves the last value in force."""
+        try:
+            value = self._endpoint_facts(subject) if subject.kind == "endpoint" else self._component_facts(subject)
+        except (ClientError, BotoCoreError) as err:
+            logger.warning("endpoint.capacity_unknown", endpoint=subject.name, error=error_code(err))
+            self._metrics.record("Scheduling", "Errors", 1, COUNT, ModelName=subject.name)
+            self._facts.note_error(subject.key, error_code(err), self._now() + self._rng.uniform(*_DUE_AFTER_ERROR_S))
+        else:
+            self._facts.store(subject.key, value, self._now() + self._rng.uniform(*_DUE_AFTER_S))
+        fact = self._facts.get(subject.key)
+        self._remember(subject, fact)
+        return fact.value
+
+    def _remember(self, subject: _Subject, fact: Fact) -> None:
+        with self._lock:
+            self._read = {**self._read, subject.key: fact}
+
+    # The control plane ----------------------------------------------------------------------------------------------
+
+    def _endpoint_facts(self, subject: _Subject) -> dict[str, Any]:
+        sagemaker = self._clients.client("sagemaker", describing_session(subject.role, subject.name))
+        answer = sagemaker.describe_endpoint(EndpointName=subject.name)
+        variants = {variant["VariantName"]: _variant_facts(variant) for variant in answer.get("ProductionVariants", ())}
+        concurrency = self._tagged_concurrency(sagemaker, answer.get("EndpointArn", ""))
+        return {"variants": variants} | ({} if concurrency is None else {"concurrency": concurrency})
+
+    def _tagged_concurrency(self, sagemaker: Any, arn: str) -> int | None:
         # No resource has more than 50 tags, so one page holds them all.
         tags = sagemaker.list_tags(ResourceArn=arn, MaxResults=100)["Tags"]
         text = next((tag["Value"] for tag in tags if tag["Key"] == CONCURRENCY_TAG), None)
         if text is None:
-            return default
+            return None
         try:
             concurrency = int(text)
         except ValueError:
             concurrency = 0
         if concurrency < 1:
+            default = self._config.default_instance_concurrency
             logger.warning("endpoint.bad_tag", endpoint=arn, tag=CONCURRENCY_TAG, value=text, used=default)
-            return default
+            return None
         return concurrency
 
-    def _counted(self, component: str, role: str) -> int:
-        sagemaker = self._clients.client("sagemaker", describing_session(role, component))
-        answer = sagemaker.describe_inference_component(InferenceComponentName=component)
-        return int(answer.get("RuntimeConfig", {}).get("CurrentCopyCount", 0))
+    def _component_facts(self, subject: _Subject) -> dict[str, Any]:
+        sagemaker = self._clients.client("sagemaker", describing_session(subject.role, subject.name))
+        answer = sagemaker.describe_inference_component(InferenceComponentName=subject.name)
+        return {"copies": int(answer.get("RuntimeConfig", {}).get("CurrentCopyCount", 0))}
 
 
-def _time_to_use(_key: object, value: object, now_s: float) -> float:
-    return now_s + (_UNKNOWN_CACHED_S if value is None else _CACHED_S)
+def _component_of(request: ImageRequest | RegionRequest) -> str:
+    return str((request.model_endpoint_parameters or {}).get("InferenceComponentName") or "")
 
 
-def _variant(described: Mapping[str, Any]) -> Variant:
+def _subject(kind: str, name: str, request: ImageRequest | RegionRequest) -> _Subject:
+    return _Subject(kind, name, request.model_invocation_role or "")
+
+
+def _variant_facts(described: Mapping[str, Any]) -> dict[str, Any]:
     serverless = described.get("CurrentServerlessConfig") or {}
-    return Variant(
-        instances=int(described.get("CurrentInstanceCount", 0)),
-        max_concurrency=serverless.get("MaxConcurrency"),
-        weight=float(described.get("CurrentWeight", 1.0)),
-    )
+    facts = {
+        "instances": int(described.get("CurrentInstanceCount", 0)),
+        "weight": float(described.get("CurrentWeight", 1.0)),
+    }
+    return facts | ({"max_concurrency": int(serverless["MaxConcurrency"])} if "MaxConcurrency" in serverless else {})
 
 
 def _calls_of(variant: Variant, concurrency: int) -> int:

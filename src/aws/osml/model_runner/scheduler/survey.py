@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.database.job_ledger import OpenJob
 from aws.osml.model_runner.database.job_table import JobItem
 
@@ -30,7 +31,7 @@ class SurveyRules:
     lease_s: float
 
 
-def lane_of(request: ImageRequest) -> Lane:
+def lane_of(request: ImageRequest | RegionRequest) -> Lane:
     """Return the lane of a request: its endpoint, and the inference component or variant that it names."""
     parameters = request.model_endpoint_parameters or {}
     part = parameters.get("InferenceComponentName") or parameters.get("TargetVariant") or ""
