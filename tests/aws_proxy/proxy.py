@@ -66,7 +66,10 @@ class Call:
 
 @dataclass
 class Answer:
-    """One response. With ``cut_at``, the connection is reset after so many bytes of the body."""
+    """One response. With ``cut_at``, the connection is reset after so many bytes of the body.
+
+    ``RESET`` is a reset without any response.
+    """
 
     status: int
     headers: dict[str, str]
@@ -84,6 +87,7 @@ class Answer:
         return replace(self, headers=headers, body=json.dumps(document).encode())
 
 
+RESET = Answer(0, {}, cut_at=0)
 Forward = Callable[[Call], Answer]
 
 
@@ -245,7 +249,7 @@ class _Handler(BaseHTTPRequestHandler):
         if answer.cut_at is None:
             self.wfile.write(head + answer.body)
         else:
-            self.wfile.write(head + answer.body[: answer.cut_at])
+            self.wfile.write(head + answer.body[: answer.cut_at] if answer.status else b"")
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self.close_connection = True
 

@@ -1,4 +1,4 @@
-"""Steps that break S3: bodies that end in a reset, and a store that asks for fewer requests."""
+"""Steps that break S3: bodies that end in a reset, and a store that asks for fewer requests or is away."""
 
 import itertools
 import random
@@ -52,17 +52,26 @@ class CutBodies:
         return replace(answer, cut_at=len(answer.body) // 2)
 
 
-class SlowDown:
-    """Answers 503 SlowDown to calls for objects for ``seconds``, from the ``after``-th GET or HEAD on.
+SLOW_DOWN = xml_error("SlowDown", "Please reduce your request rate.", 503)
+
+
+class Outage:
+    """Gives ``answer`` to each GET and HEAD of an object for ``seconds``, once ``after`` of them have passed.
 
     Only keys that contain ``key`` are touched. ``refused`` counts.
     """
 
     def __init__(
-        self, seconds: float, after: int = 0, key: str = "", clock: Callable[[], float] = time.monotonic
+        self,
+        seconds: float,
+        answer: Answer = SLOW_DOWN,
+        after: int = 0,
+        key: str = "",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.refused = 0
         self._seconds = seconds
+        self._answer = answer
         self._left = after
         self._key = key
         self._clock = clock
@@ -71,9 +80,7 @@ class SlowDown:
 
     def __call__(self, call: Call, forward: Forward) -> Answer:
         is_meant = call.service == "s3" and call.method in ("GET", "HEAD") and self._key in call.path
-        if not is_meant or not self._is_refused():
-            return forward(call)
-        return xml_error("SlowDown", "Please reduce your request rate.", 503)
+        return self._answer if is_meant and self._is_refused() else forward(call)
 
     def _is_refused(self) -> bool:
         with self._lock:

@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,11 @@ import pytest
 
 from aws.osml.model_runner.local.data_plane import create_data_plane
 from aws.osml.model_runner.local.model_server import ModelServer
+from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway
+from aws_proxy.proxy import AwsProxy, Step
 from faults.numbered_scene import NumberedModel, write_numbered_scene
 from faults.nursery import Fleet, Nursery
+from faults.queueing_model import QueueingModel
 from faults.trial import SETTINGS, Trial
 from worker_process import Site
 
@@ -65,6 +68,25 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def new_model() -> Iterator[Callable[..., ModelServer]]:
     with ExitStack() as running:
         yield lambda **settings: running.enter_context(ModelServer(NumberedModel.model_validate(settings)))
+
+
+@pytest.fixture
+def new_queueing_model() -> Iterator[Callable[..., ModelServer]]:
+    with ExitStack() as running:
+        yield lambda **settings: running.enter_context(ModelServer(QueueingModel.model_validate(settings)))
+
+
+@pytest.fixture
+def new_proxy(emulator: Any) -> Iterator[Callable[..., AwsProxy]]:
+    """`new_proxy(*steps, endpoints={"name": server})`: a proxy before the emulator, and before those endpoints."""
+    with ExitStack() as running:
+
+        def start(*steps: Step, endpoints: Mapping[str, ModelServer] | None = None) -> AwsProxy:
+            named = {name: LocalEndpoint(model.invocations_url) for name, model in (endpoints or {}).items()}
+            gateway = running.enter_context(SageMakerGateway(named))
+            return running.enter_context(AwsProxy(emulator.url, gateway.url, steps))
+
+        yield start
 
 
 @pytest.fixture

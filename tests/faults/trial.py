@@ -60,6 +60,11 @@ class Trial:
             },
         )
 
+    def sagemaker_request(self, endpoint: str, image: str = "small", **changes: Any) -> dict[str, Any]:
+        """Return a request for a job whose model is an endpoint of the gateway."""
+        processor = {"name": endpoint, "type": "SM_ENDPOINT"}
+        return self.request(endpoint, image, imageProcessor=processor, **changes)
+
     def submit(self, request: Mapping[str, Any], ends: str | None = "SUCCESS") -> str:
         """Submit a job that has to end as ``ends`` (None: however), and return its id."""
         self.jobs[request["jobId"]] = ends

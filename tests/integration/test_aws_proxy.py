@@ -5,14 +5,14 @@ import json
 
 import pytest
 import urllib3
-from botocore.exceptions import ClientError
+from botocore.exceptions import ClientError, ConnectionClosedError
 
 from aws.osml.model_runner.local.clients import local_client
 from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway
 from aws_proxy.limits import ServiceLimits
 from aws_proxy.meter import UnitMeter
-from aws_proxy.proxy import AwsProxy
-from aws_proxy.storage import CutBodies, SlowDown, one_in
+from aws_proxy.proxy import RESET, AwsProxy
+from aws_proxy.storage import CutBodies, Outage, one_in
 from aws_proxy.throttling import (
     THROTTLING,
     Chance,
@@ -268,7 +268,7 @@ def test_a_body_is_cut_by_a_reset(proxy, bucket):
 
 def test_a_store_asks_for_fewer_requests_for_a_while(proxy, bucket):
     now = [0.0]
-    slow = SlowDown(5, after=1, clock=lambda: now[0])
+    slow = Outage(5, after=1, clock=lambda: now[0])
     proxy.steps.append(slow)
     s3 = local_client("s3", proxy.url, max_attempts=1)
     s3.head_object(Bucket=bucket, Key="in/scene.tif")
@@ -276,6 +276,10 @@ def test_a_store_asks_for_fewer_requests_for_a_while(proxy, bucket):
     now[0] = 5.0
     assert len(s3.get_object(Bucket=bucket, Key="in/scene.tif")["Body"].read()) == 10_000
     assert slow.refused == 1
+    proxy.steps[:] = [Outage(5, RESET)]
+    with pytest.raises(ConnectionClosedError):
+        s3.get_object(Bucket=bucket, Key="in/scene.tif")
+    proxy.steps.clear()
     assert proxy.received_bytes["s3"] > 10_000
     # A body whose checksum trails it comes in chunks.
     s3.put_object(Bucket=bucket, Key="out", Body=b"x" * 100_000, ChecksumAlgorithm="SHA256")
