@@ -134,9 +134,9 @@ class TestBuffer:
         assert worker.received_regions() == []
 
     def test_an_image_that_cannot_be_read_ends_with_its_message_set_aside_as_it_came(
-        self, worker, messages, tmp_path, data_plane, statuses
+        self, worker, messages, tmp_path, data_plane, statuses, model_server
     ):
-        body = message(worker, tmp_path / "gone.tif", "http://127.0.0.1:9/invocations")
+        body = message(worker, tmp_path / "gone.tif", model_server("centerpoint").invocations_url)
         send(messages, body)
         assert dead_letters(worker, data_plane) == [body]
         assert sorted(statuses.heard()) == ["FAILED", "STARTED"]

@@ -261,13 +261,18 @@ def test_files_are_refused_unless_the_environment_allows_them(site, image, model
     assert site.drain("IMAGE_DLQ") == [json.dumps(request)]
 
 
-def test_an_output_that_cannot_be_written_makes_the_job_partial_and_says_which(busy_site, image, model_server):
-    request = busy_site.request(str(image), model_server("centerpoint").invocations_url)
+def test_a_request_with_a_missing_output_is_refused_before_any_model_call(site, image, model_server):
+    model = model_server("centerpoint")
+    request = site.request(str(image), model.invocations_url)
     request["outputs"][0]["bucket"] = "nobody-has-this-bucket"
-    busy_site.submit(request)
-    assert busy_site.wait_for_end(request["jobId"])[-1] == "PARTIAL"
-    assert "nobody-has-this-bucket" in busy_site.last_event(request["jobId"]).message
-    assert len(busy_site.stream_ids(request["jobId"])) == 24
+    with site.worker():
+        site.submit(request)
+        assert site.wait_for_end(request["jobId"]) == ["FAILED"]
+        eventually(lambda: site.messages_in("IMAGE_DLQ") == 1)
+    assert 'outputs[0].bucket="nobody-has-this-bucket"' in site.last_event(request["jobId"]).message
+    assert site.drain("IMAGE_DLQ") == [json.dumps(request)]
+    assert model.stats()["requests"] == 0
+    assert site.rows("JOB_TABLE") == []
 
 
 def test_the_environments_problems_are_told_all_at_once(site):

@@ -11,6 +11,7 @@ from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.inference.sm_detector import SMDetector
 from aws.osml.model_runner.lease_keeper import Lease, LeaseKeeper
 from aws.osml.model_runner.model_runner import ModelRunner
+from aws.osml.model_runner.preflight import Preflight
 from aws.osml.model_runner.queue_consumer import QueueConsumer
 from aws.osml.model_runner.raster import RasterSettings
 from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadImageException
@@ -246,6 +247,12 @@ class Worker:
         self._clients = Clients(world.twins, port, world.chance)
         self._pipeline = _Pipeline(world.scheduler, self.process)
         self._runner = ModelRunner(config=world.config, context=self._context(name, port))
+        self._runner.image_request_handler.preflight = Preflight(
+            lambda: self._runner.context,
+            self._runner.endpoint_capacities.description,
+            self.process.now,
+            lambda looks, _within_s: [look() for look in looks],
+        )
         for monitor in (self._runner.image_status_monitor, self._runner.region_status_monitor):
             monitor.sns_helper.sns_client = self._clients.client("sns")
         self._pools = [self._as_fibers(consumer) for consumer in self._runner._consumers()]
@@ -319,17 +326,21 @@ class Worker:
     def _make_sinks(self, outputs: list[dict[str, Any]]) -> list[Sink]:
         """Make the sinks that production makes, with this process's clients."""
         job = next(job for job in self._world.jobs.values() if job.job_id == outputs[0]["prefix"])
-        if self._world.is_poison("aggregation", job):
-            self.process.die()
         sinks = SinkFactory.outputs_to_sinks(outputs)
         for sink in sinks:
             if isinstance(sink, S3Sink):
                 sink._client, sink.part_bytes = self._clients.client("s3"), _PART_BYTES
                 sink.make_writer = InTurn
+                sink.deliver = functools.partial(self._deliver, job, sink.deliver)  # type: ignore[method-assign]
             elif isinstance(sink, KinesisSink):
                 sink._client, sink._sleep = self._clients.client("kinesis"), self._scheduler.sleep
                 sink._rng = self._scheduler.rng
         return sinks
+
+    def _deliver(self, job: Job, deliver: Callable[..., None], *given: Any) -> None:
+        if self._world.is_poison("aggregation", job):
+            self.process.die()
+        deliver(*given)
 
 
 _RASTER = RasterSettings()

@@ -17,6 +17,7 @@ from .exceptions import (
     LeaseLostError,
     ProcessImageException,
     RegionDeferredError,
+    RequestDeferredError,
     SelfThrottledRegionException,
 )
 from .image_request_handler import ImageRequestHandler
@@ -101,6 +102,10 @@ class ImageMessages:
             except InvalidRequestError as err:
                 self._reject(message, err)
                 return
+            except RequestDeferredError as err:
+                logger.info("request.deferred", reason=str(err), retry_after_s=err.retry_after_s)
+                self._queue.reset_request(message.receipt_handle, math.ceil(err.retry_after_s))
+                return
             self._queue.finish_request(message.receipt_handle)
         for job in jobs:
             try:
@@ -119,6 +124,8 @@ class ImageMessages:
         requests = parse_image_request_message(message.body)
         for request in requests:
             self._handler.config.allowance.check(request)
+        for request in requests:
+            self._handler.check(request, message.receive_count)
         accepted = [self._handler.accept(request, message.message_id, message.body) for request in requests]
         return [job for job in accepted if job is not None]
 

@@ -45,6 +45,7 @@
     │   ├── AggregateFeaturesException   (again)
     │   └── AggregateOutputFeaturesException (again)
     └── RetryableJobException            (again) the work goes back to its queue
+        ├── RequestDeferredError         (again) what an image request needs is not there yet
         ├── RegionDeferredError          (again) the region is another worker's, or has to wait
         ├── SelfThrottledRegionException (again)
         └── LeaseLostError               (again) another worker holds what we held
@@ -335,6 +336,14 @@ class RetryableJobException(ModelRunnerError):
     """The work goes back to its queue and is done later, here or elsewhere."""
 
     can_retry = True
+
+
+class RequestDeferredError(RetryableJobException):
+    """What an image request needs is not there yet: look again in ``retry_after_s``."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class RegionDeferredError(RetryableJobException):

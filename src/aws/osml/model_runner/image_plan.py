@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,17 +12,26 @@ from .api.image_request import ImageRequest
 from .api.image_url import public_url
 from .common.typing import ImageDimensions, ImageRegion
 from .database.job_table import JobItem
-from .exceptions import LoadImageException
+from .exceptions import InvalidImageRequestException, LoadImageException, Problem, TileEncodingError
 from .raster import ImageSource, TileEncoder, extents, source_metadata, world_to_image
+from .raster.tile_formats import formats_that_hold
 from .tile_worker.region_plan import RegionPlanner, interest_in_pixels, processing_bounds
 from .tile_worker.tiling_strategy import TilingStrategy
 
+# Left for a tile's header where a size is proposed; those of plain formats take a few bytes per row of pixels.
+_HEADER_BYTES = 128 * 1024
+_SIDE_STEP_PX = 16
+
 
 class PlanLimits(NamedTuple):
-    """More parts than these are a mistake in the request, such as a tile of a few pixels on a huge image."""
+    """More parts than these are a mistake in the request, such as a tile of a few pixels on a huge image.
+
+    ``body_bytes`` is the longest tile that the endpoint takes; None where that is not known.
+    """
 
     regions: int
     tiles_per_region: int
+    body_bytes: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +83,10 @@ def plan_image(
     Raises:
         ImageError: the tile format cannot hold the image, a tile would be too large, the region of interest cannot be
             found in the image, or the plan would have too many parts.
+        InvalidImageRequestException: no tile of the asked size fits into a call of the endpoint.
     """
-    TileEncoder(source, request.tile_format, request.tile_compression).check(request.tile_size)
+    encoder = TileEncoder(source, request.tile_format, request.tile_compression)
+    encoder.check(request.tile_size)
     interest = _interest(source, request)
     bounds = processing_bounds(source.width, source.height, interest)
     planner = RegionPlanner(strategy, request.tile_size, request.tile_overlap, interest)
@@ -90,6 +102,9 @@ def plan_image(
             f" at most {limits.regions} and {limits.tiles_per_region}; ask for larger tiles, or for less overlap"
         )
     regions = planner.regions(bounds, region_size)
+    if limits.body_bytes is not None and regions:
+        largest = max((tile.bounds for tile in planner.tiles(regions[0])), key=lambda bounds: math.prod(bounds.size))
+        _refuse_unsendable(encoder, source, largest, limits.body_bytes)
     return ImagePlan(
         bounds=bounds,
         regions=regions,
@@ -111,3 +126,29 @@ def _interest(source: ImageSource, request: ImageRequest) -> shapely.Geometry | 
     if source.sensor_model is None:
         raise LoadImageException("regionOfInterest needs an image that is georeferenced, and this one is not")
     return interest_in_pixels(request.roi, partial(world_to_image, source.sensor_model))
+
+
+def _refuse_unsendable(encoder: TileEncoder, source: ImageSource, tile: ImageRegion, limit: int) -> None:
+    """Raise InvalidImageRequestException when every full tile would be longer than a call of the endpoint may be."""
+    try:
+        size = encoder.largest_payload(tile, limit)
+    except TileEncodingError:
+        # Tiles that cannot be read fail one by one.
+        return
+    if size <= limit:
+        return
+    pixels = f"{source.band_count} band(s) of {source.data_type}"
+    changes = [f"imageProcessorTileSize {side}"] if (side := _side_that_fits(encoder.pixel_bytes, limit)) else []
+    if compressed := formats_that_hold(source.band_count, source.data_type, must_compress=True):
+        changes.append(f"a format that compresses ({compressed})")
+    expected = (
+        f"a tile of at most {limit} bytes, which the endpoint takes; {tile.size.width} x {tile.size.height} pixels with"
+        f" {pixels} have {size}: use {', or '.join(changes) or 'an image with fewer bands'}"
+    )
+    problem = Problem("imageProcessorTileSize", str(max(tile.size)), expected)
+    raise InvalidImageRequestException("no tile fits into a call of the endpoint", [problem])
+
+
+def _side_that_fits(pixel_bytes: int, limit: int) -> int:
+    """Return the side of the largest square tile that fits beside its header, a multiple of 16; 0 where none does."""
+    return math.isqrt(max(0, limit - _HEADER_BYTES) // pixel_bytes) // _SIDE_STEP_PX * _SIDE_STEP_PX

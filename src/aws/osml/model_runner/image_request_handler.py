@@ -30,6 +30,7 @@ from .exceptions import (
     ModelRunnerError,
     Problem,
     ProcessImageException,
+    RequestDeferredError,
     RetryableJobException,
     StartRegionException,
     StatusError,
@@ -41,6 +42,7 @@ from .image_plan import ImagePlan, PlanLimits, plan_image
 from .job_rules import image_status, is_redrivable
 from .lease_keeper import Lease
 from .observability import bind_job
+from .preflight import Preflight
 from .queue.request_queue import RequestQueue
 from .raster import world_to_image
 from .region_request_handler import RegionRequestHandler
@@ -91,6 +93,9 @@ class ImageRequestHandler:
         self.region_request_handler = region_request_handler
         self.ledger: JobLedger = ledger or JobTableLedger(job_table)
         self.endpoints = endpoints
+        self.preflight = Preflight(
+            lambda: self.context, endpoints.description if endpoints is not None else lambda _request: None
+        )
         self.completion = ImageCompletion(
             job_table, self.ledger, image_status_monitor, tiling_strategy, lambda: self.context
         )
@@ -106,12 +111,29 @@ class ImageRequestHandler:
         A request that was accepted before changes nothing; its status is published again.
 
         Raises:
-            InvalidImageRequestException: its job id belongs to another request.
+            InvalidImageRequestException: its job id belongs to another request, or it cannot be carried out.
             ProcessImageException: the image failed before it had a plan; its FAILED status is out.
         """
+        self.check(image_request)
         job = self.accept(image_request)
         if job is not None:
             self.plan(job)
+
+    def check(self, image_request: ImageRequest, tries: int | None = None) -> None:
+        """Refuse a new request that cannot be carried out as things stand, see ``Preflight``; ``tries`` likewise.
+
+        One that was accepted before has a job of its own, which is not refused any more.
+
+        Raises:
+            InvalidImageRequestException: with every problem of its outputs, roles and endpoint.
+            RequestDeferredError: its endpoint is not there yet.
+        """
+        with bind_job(job_id=image_request.job_id, image_id=image_request.image_id):
+            try:
+                self.preflight.check(image_request, tries)
+            except (InvalidImageRequestException, RequestDeferredError):
+                if self.job_table.find(image_request.image_id) is None:
+                    raise
 
     def accept(self, image_request: ImageRequest, message_id: str = "", body: str = "") -> OpenJob | None:
         """A1: begin an image, once. Return its open job, or None when it has been closed since.
@@ -240,8 +262,9 @@ class ImageRequestHandler:
             LoadImageException: it cannot be opened, or ``roi`` is not in it.
         """
         request = dataclasses.replace(job_item.image_request(), roi=roi)
+        limits = PlanLimits(self.config.max_regions, self.config.max_tiles_per_region)
         with self.context.lend_image(request) as source:
-            plan = plan_image(source, request, self.tiling_strategy, self._region_size(job_item), self._plan_limits)
+            plan = plan_image(source, request, self.tiling_strategy, self._region_size(job_item), limits)
             return source.extension, source.open_dataset(), source.sensor_model, plan.regions
 
     def fail_image_request(self, job_item: JobItem, err: Exception) -> None:
@@ -363,15 +386,13 @@ class ImageRequestHandler:
 
     def _plan_of(self, request: ImageRequest, item: JobItem) -> ImagePlan:
         self.validate_model_hosting(item)
-        self.context.detector_factory(request).check()
+        self.preflight.check(request)
+        config, body_bytes = self.config, self.preflight.max_body_bytes(request)
+        limits = PlanLimits(config.max_regions, config.max_tiles_per_region, body_bytes)
         with self.context.lend_image(request) as source:
             if item.image_etag and source.etag and item.image_etag != source.etag:
                 raise LoadImageException("the image was replaced after its job began")
-            return plan_image(source, request, self.tiling_strategy, self._region_size(item), self._plan_limits)
-
-    @property
-    def _plan_limits(self) -> PlanLimits:
-        return PlanLimits(self.config.max_regions, self.config.max_tiles_per_region)
+            return plan_image(source, request, self.tiling_strategy, self._region_size(item), limits)
 
     def _region_size(self, item: JobItem) -> ImageDimensions:
         """Return the size that the job was planned with; a deployment in between may have changed the setting."""

@@ -31,6 +31,8 @@ from .tile_view import corner_of, read_pixels, tile_view
 
 logger = structlog.get_logger(__name__)
 
+# What a tile has beside its pixels is seldom more.
+_MOST_HEADER_BYTES = 256 * 1024
 _PLAIN_TIFF = TilePlan("GTiff", ("COMPRESS=NONE",))
 
 
@@ -64,6 +66,23 @@ class TileEncoder:
             self._refuse_large(f"a tile of {width} x {height} pixels", width * height)
         if self._plan.warning:
             logger.warning("tile.compression_replaced", reason=self._plan.warning)
+
+    def largest_payload(self, tile: ImageRegion, limit: int) -> int:
+        """Return how many bytes ``tile`` has when it is encoded, where that follows from its size; 0 where it does not.
+
+        Only a tile of nearly ``limit`` bytes of pixels is read and encoded for that, because its header decides.
+
+        Raises TileEncodingError: not readable.
+        """
+        if self._plan.compresses:
+            return 0
+        size = tile.size.width * tile.size.height * self.pixel_bytes
+        return len(self.encode(tile)) if limit - _MOST_HEADER_BYTES < size <= limit else size
+
+    @property
+    def pixel_bytes(self) -> int:
+        """The bytes of a pixel, all bands of it."""
+        return self._source.band_count * _bytes_per_pixel(self._source.data_type)
 
     def encode(self, tile: ImageRegion) -> EncodedTile:
         """Return the encoded pixels of ``tile``, which must lie inside the image.
@@ -101,7 +120,7 @@ class TileEncoder:
         self._refuse_large(f"tile {tile.to_lists()}", width * height)
 
     def _refuse_large(self, name: str, pixel_count: int) -> None:
-        size = pixel_count * self._source.band_count * _bytes_per_pixel(self._source.data_type)
+        size = pixel_count * self.pixel_bytes
         limit = self._source.settings.max_tile_bytes
         if size > limit:
             raise TileEncodingError(f"{name} is too large: {size} bytes of pixels, the limit is {limit}")

@@ -33,6 +33,11 @@ class TilePlan:
     options: tuple[str, ...] = ()
     warning: str | None = None
 
+    @property
+    def compresses(self) -> bool:
+        """True where the bytes of a tile depend on its pixels, and not on their number alone."""
+        return self.options not in (("IC=NC",), ("COMPRESS=NONE",))
+
 
 def plan_tile(
     tile_format: ImageFormats, compression: ImageCompression | None, band_count: int, data_type: str
@@ -46,7 +51,7 @@ def plan_tile(
     if plan is None:
         raise TileEncodingError(
             f"tiles of format {tile_format} with compression {asked} cannot hold {band_count} band(s) of {data_type}; "
-            f"use {_alternatives(band_count, data_type)}"
+            f"use {formats_that_hold(band_count, data_type)}"
         )
     return plan
 
@@ -91,13 +96,15 @@ _PLANNERS = {
 }
 
 
-def _alternatives(band_count: int, data_type: str) -> str:
-    """Return the pairs of format and compression that can hold such pixels without a warning."""
+def formats_that_hold(band_count: int, data_type: str, must_compress: bool = False) -> str:
+    """Return the pairs of format and compression that can hold such pixels without a warning, for a message."""
     return " or ".join(
         f"{tile_format}/{compression}" if tile_format in (ImageFormats.NITF, ImageFormats.GTIFF) else str(tile_format)
         for tile_format, planner in _PLANNERS.items()
         for compression in _DISTINCT[tile_format]
-        if (plan := planner(compression, band_count, data_type)) is not None and plan.warning is None
+        if (plan := planner(compression, band_count, data_type)) is not None
+        and plan.warning is None
+        and (plan.compresses or not must_compress)
     )
 
 

@@ -136,6 +136,23 @@ class EndpointCapacityEstimator:
             variants = {name: variant for name, variant in variants.items() if name == lane.part}
         return sum(_calls_of(variant, endpoint.concurrency) for variant in variants.values())
 
+    def description(self, request: ImageRequest) -> dict[str, Any] | None:
+        """Return the state and the variants of a request's endpoint in DescribeEndpoint's form.
+
+        None where the last look-up failed, or is long past its time. Like ``known_calls``, this reads a table at most.
+        """
+        fact = self._fact(_subject("endpoint", request.model_name, request))
+        if fact.value is None or fact.error is not None or fact.due_at < self._now() - _LOOK_UP_S:
+            return None
+        variants = fact.value["variants"]
+        return {
+            "EndpointStatus": fact.value.get("state", "InService"),
+            "ProductionVariants": [
+                {"VariantName": name, "CurrentServerlessConfig": variants[name].get("max_concurrency")}
+                for name in variants
+            ],
+        }
+
     def choose_variant(self, request: ImageRequest) -> str | None:
         """Draw a variant of a request's endpoint by weight; None where the request names one, or there is none.
 
@@ -244,7 +261,8 @@ class EndpointCapacityEstimator:
         answer = sagemaker.describe_endpoint(EndpointName=subject.name)
         variants = {variant["VariantName"]: _variant_facts(variant) for variant in answer.get("ProductionVariants", ())}
         concurrency = self._tagged_concurrency(sagemaker, answer.get("EndpointArn", ""))
-        return {"variants": variants} | ({} if concurrency is None else {"concurrency": concurrency})
+        facts = {"variants": variants, "state": answer.get("EndpointStatus", "InService")}
+        return facts | ({} if concurrency is None else {"concurrency": concurrency})
 
     def _tagged_concurrency(self, sagemaker: Any, arn: str) -> int | None:
         # No resource has more than 50 tags, so one page holds them all.

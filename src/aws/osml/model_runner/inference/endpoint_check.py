@@ -1,0 +1,136 @@
+"""Checks of an endpoint that call no model: whether it is there, and how long a tile may be that is sent to it."""
+
+import dataclasses
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from aws.osml.model_runner.api.problems import role_problem, shortened
+from aws.osml.model_runner.common.aws_errors import error_code, is_role_refusal
+from aws.osml.model_runner.exceptions import ModelCallError, Problem
+
+from .endpoint_address import EndpointAddress, checked_addresses
+
+# https://docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html: the payload of a serverless endpoint
+SERVERLESS_BODY_BYTES = 4 * 1024 * 1024
+
+# States in which an endpoint will not take calls unless somebody acts. In all others it does, or is about to; after a
+# failed roll-back (UpdateRollbackFailed), too, with instances of both versions.
+_DOWN = frozenset({"OutOfService", "Failed", "Deleting"})
+_MISSING = frozenset({"ValidationException", "ValidationError", "ResourceNotFound", "ResourceNotFoundException"})
+
+_NAME = "imageProcessor.name"
+_ROLE = "imageProcessor.assumedRole"
+_VARIANT = "imageProcessorParameters.TargetVariant"
+_COMPONENT = "imageProcessorParameters.InferenceComponentName"
+
+_CONNECT_S = 2.0
+_MAX_ADDRESSES = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """The result of a check; ``is_known`` is False where it could not be made.
+
+    ``problems`` keep every call, or delivery, from succeeding. ``absent`` is set where nothing listens at present; that
+    may pass. ``max_body_bytes`` is the longest tile that an endpoint takes, where its description limits it.
+    """
+
+    problems: tuple[Problem, ...] = ()
+    absent: Problem | None = None
+    max_body_bytes: int | None = None
+    is_known: bool = True
+
+    @property
+    def is_good(self) -> bool:
+        """True when nothing stands in the way, as far as it is known."""
+        return not self.problems and self.absent is None
+
+
+UNKNOWN = Finding(is_known=False)
+
+
+def check_sagemaker(client: Any, name: str, role: str, parameters: Mapping[str, Any]) -> Finding:
+    """Describe an endpoint, and the inference component that ``parameters`` name, and return what is wrong with them.
+
+    ``client`` is one of SageMaker's control plane, signed as ``role`` where that is not empty.
+
+    Raises:
+        ClientError, BotoCoreError: the endpoint cannot be described now, or may not be; nothing is known.
+    """
+    field, value, kind = _NAME, name, "an endpoint"
+    component = parameters.get("InferenceComponentName")
+    try:
+        finding = endpoint_finding(client.describe_endpoint(EndpointName=name), name, parameters)
+        if component and not finding.problems:
+            field, value, kind = _COMPONENT, str(component), "an inference component"
+            answer = client.describe_inference_component(InferenceComponentName=value)
+            finding = dataclasses.replace(finding, problems=tuple(_component_problems(answer, name, value)))
+    except ClientError as err:
+        code = error_code(err)
+        if is_role_refusal(err):
+            return Finding((role_problem(_ROLE, role, code),))
+        if code not in _MISSING:
+            raise
+        return Finding((Problem(field, shortened(value), f"{kind} that exists ({code})"),))
+    return finding
+
+
+def endpoint_finding(description: Mapping[str, Any], name: str, parameters: Mapping[str, Any]) -> Finding:
+    """Return what DescribeEndpoint's response means for calls with ``parameters``. Pure."""
+    state = description.get("EndpointStatus", "InService")
+    if state in _DOWN:
+        return Finding((Problem(_NAME, shortened(name), f"an endpoint in service (it is {state})"),))
+    variants = {variant["VariantName"]: variant for variant in description.get("ProductionVariants", ())}
+    target = parameters.get("TargetVariant")
+    if target is not None and variants and str(target) not in variants:
+        expected = f"a variant of the endpoint: one of {', '.join(sorted(variants))}"
+        return Finding((Problem(_VARIANT, shortened(target), expected),))
+    called = [variants[str(target)]] if str(target) in variants else variants.values()
+    is_serverless = any(variant.get("CurrentServerlessConfig") for variant in called)
+    return Finding(max_body_bytes=SERVERLESS_BODY_BYTES if is_serverless else None)
+
+
+def _component_problems(description: Mapping[str, Any], endpoint: str, name: str) -> list[Problem]:
+    state, host = description.get("InferenceComponentStatus", "InService"), description.get("EndpointName", endpoint)
+    if state in _DOWN:
+        return [Problem(_COMPONENT, shortened(name), f"a component in service (it is {state})")]
+    if host != endpoint:
+        return [Problem(_COMPONENT, shortened(name), f"a component of the endpoint (it is one of {host})")]
+    return []
+
+
+def check_http(
+    address: EndpointAddress,
+    url: str,
+    resolve: Callable[[str, int], Sequence[str]] = checked_addresses,
+    connect: Callable[..., socket.socket] = socket.create_connection,
+) -> Finding:
+    """Look up the host of an HTTP endpoint and open a connection to it; nothing is sent.
+
+    Raises:
+        OSError: the name cannot be looked up now, or nobody answers; nothing is known.
+    """
+    value = shortened(url.partition("?")[0])
+    try:
+        places = resolve(address.host, address.port)[:_MAX_ADDRESSES]
+    except ModelCallError as err:
+        return Finding((Problem(_NAME, value, str(err)),))
+    except socket.gaierror as err:
+        if err.errno not in (socket.EAI_NONAME, socket.EAI_NODATA):
+            raise
+        return Finding((Problem(_NAME, value, "a host whose name can be resolved"),))
+    refused: list[OSError] = []
+    for place in places:
+        try:
+            connect((place, address.port), timeout=_CONNECT_S).close()
+        except OSError as err:
+            refused.append(err)
+        else:
+            return Finding()
+    other = next((err for err in refused if not isinstance(err, ConnectionRefusedError)), None)
+    if other is not None:
+        raise other
+    return Finding(absent=Problem(_NAME, value, "an address at which a model is served (connection refused)"))

@@ -1,0 +1,352 @@
+"""Requests that could never be carried out are refused before their first tile; no other is."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+
+from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
+from aws.osml.model_runner.dispatch import DeadLetters, ImageMessages
+from aws.osml.model_runner.exceptions import (
+    InvalidImageRequestException,
+    ProcessImageException,
+    RequestDeferredError,
+)
+from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
+from aws.osml.model_runner.preflight import Preflight, at_once
+from aws.osml.model_runner.queue.request_queue import RequestQueue
+from aws_faults import answering, json_error, never_sending, query_error, xml_error
+from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
+
+ROLE = "arn:aws:iam::000000000000:role/team/writer"
+
+
+@pytest.fixture(autouse=True)
+def logs() -> Iterator[list[Any]]:
+    with structlog.testing.capture_logs() as caught:
+        yield caught
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[SageMakerGateway]:
+    with SageMakerGateway({}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def clients(emulator, gateway) -> Iterator[AwsClients]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (emulator.environment | gateway.environment | {"AWS_EMF_ENVIRONMENT": "local"}).items():
+            patch.setenv(name, value)
+        default_clients.cache_clear()
+        yield default_clients()
+        default_clients.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory) -> Path:
+    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif")
+
+
+@pytest.fixture
+def endpoint(gateway, model_server) -> str:
+    gateway.add_endpoint("ships", LocalEndpoint(model_server("centerpoint").invocations_url, (Variant("blue"),)))
+    return "ships"
+
+
+@pytest.fixture
+def worker(data_plane, clients) -> Iterator[InProcessWorker]:
+    worker = InProcessWorker(data_plane.environment, clients, Clock())
+    worker.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
+    worker.image_handler._process_first = lambda *_: None
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def messages(worker, data_plane) -> ImageMessages:
+    queue = RequestQueue(data_plane.image_queue, 0, client=worker.clients.client("sqs"))
+    return ImageMessages(queue, DeadLetters(queue, worker.config.image_dlq), worker.image_handler)
+
+
+@pytest.fixture
+def statuses(emulator, data_plane) -> StatusListener:
+    return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
+
+
+def body_of(worker: InProcessWorker, scene: Path, model: str, **changes: Any) -> str:
+    document = {
+        "jobId": "job",
+        "imageUrls": [f"file://{scene}"],
+        "imageProcessor": {"name": model, "type": "HTTP_ENDPOINT" if model.startswith("http") else "SM_ENDPOINT"},
+        "imageProcessorTileSize": 256,
+        "imageProcessorTileOverlap": 0,
+        "imageProcessorTileFormat": "PNG",
+        "outputs": json.loads(worker.outputs),
+    }
+    return json.dumps(document | changes, indent=1)
+
+
+def handle(messages: ImageMessages, body: str) -> None:
+    messages._queue.send_body(body)
+    (received,) = messages._queue.receive()
+    messages.handle(received)
+
+
+def dead_letters(worker: InProcessWorker) -> list[str]:
+    queue = RequestQueue(worker.config.image_dlq, 0, 10, client=worker.clients.client("sqs"))
+    return [found.body for found in queue.receive()]
+
+
+def refusal(worker: InProcessWorker, scene: Path, model: str, **changes: Any) -> list[str]:
+    """Return the problems for which a request is refused."""
+    with pytest.raises(InvalidImageRequestException) as caught:
+        worker.image_handler.check(worker.request(scene, model, **changes))
+    return [str(problem) for problem in caught.value.problems]
+
+
+class TestRefusal:
+    def test_everything_that_is_missing_is_told_at_once_and_the_message_is_set_aside_as_it_came(
+        self, worker, messages, scene, statuses, clients
+    ):
+        outputs = [
+            {"type": "S3", "bucket": "no-such-bucket-at-all", "prefix": "p"},
+            {"type": "Kinesis", "stream": "no-such-stream"},
+            {"type": "S3", "bucket": "another-bucket", "prefix": "p", "role": ROLE},
+        ]
+        body = body_of(worker, scene, "no-such-endpoint", outputs=outputs)
+        with answering(clients.client("sts"), "AssumeRole", query_error("AccessDenied", 403)):
+            handle(messages, body)
+        assert dead_letters(worker) == [body]
+        ((status, attributes),) = statuses.events()
+        assert (attributes["status"], attributes["job_id"]) == ("FAILED", "job")
+        assert "outputs[0].bucket, outputs[1].stream, outputs[2].role" in status
+        assert worker.open_jobs() == []
+        assert worker.jobs.find(worker.request(scene, "no-such-endpoint").image_id) is None
+        with answering(clients.client("sts"), "AssumeRole", query_error("AccessDenied", 403)):
+            problems = refusal(worker, scene, "no-such-endpoint", outputs=outputs)
+        assert problems == [
+            'imageProcessor.name="no-such-endpoint": an endpoint that exists (ValidationException)',
+            'outputs[0].bucket="no-such-bucket-at-all": a bucket that exists (NoSuchBucket)',
+            'outputs[1].stream="no-such-stream": a stream that exists (ResourceNotFoundException)',
+            f'outputs[2].role="{ROLE}": a role that the worker may assume (AccessDenied)',
+        ]
+
+    def test_one_missing_output_of_two_refuses_the_request(self, worker, scene, endpoint, data_plane):
+        outputs = [*json.loads(worker.outputs), {"type": "Kinesis", "stream": "no-such-stream"}]
+        (problem,) = refusal(worker, scene, endpoint, outputs=outputs)
+        assert problem.startswith("outputs[1].stream")
+
+    def test_a_variant_that_the_endpoint_does_not_have(self, worker, scene, endpoint):
+        (problem,) = refusal(worker, scene, endpoint, imageProcessorParameters={"TargetVariant": "green"})
+        assert problem == 'imageProcessorParameters.TargetVariant="green": a variant of the endpoint: one of blue'
+
+    def test_roles_that_cannot_be_assumed(self, worker, scene, endpoint, clients):
+        processor = {"name": endpoint, "type": "SM_ENDPOINT", "assumedRole": ROLE}
+        with answering(clients.client("sts"), "AssumeRole", query_error("AccessDenied", 403)):
+            found = refusal(worker, "s3://images/a.tif", endpoint, imageReadRole=ROLE, imageProcessor=processor)
+        assert [problem.partition("=")[0] for problem in found] == ["imageProcessor.assumedRole", "imageReadRole"]
+
+    def test_what_was_mended_is_not_refused_again(self, worker, scene, endpoint, clients):
+        outputs = [{"type": "S3", "bucket": "made-a-moment-later", "prefix": "p"}]
+        assert len(refusal(worker, scene, endpoint, outputs=outputs)) == 1
+        where = {"LocationConstraint": "us-west-2"}
+        clients.client("s3").create_bucket(Bucket="made-a-moment-later", CreateBucketConfiguration=where)
+        worker.image_handler.check(worker.request(scene, endpoint, outputs=outputs))
+
+    def test_a_job_that_was_accepted_is_not_refused_when_its_message_comes_again(
+        self, worker, messages, scene, endpoint, clients, statuses
+    ):
+        bucket = "gone-a-moment-later"
+        clients.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+        body = body_of(worker, scene, endpoint, outputs=[{"type": "S3", "bucket": bucket, "prefix": "p"}])
+        handle(messages, body)
+        clients.client("s3").delete_bucket(Bucket=bucket)
+        worker.image_handler.preflight = Preflight(lambda: worker.context)
+        handle(messages, body)
+        assert dead_letters(worker) == []
+        assert "FAILED" not in statuses.heard()
+
+    def test_what_went_missing_while_an_image_waited_ends_it_before_its_first_tile(
+        self, worker, scene, endpoint, clients
+    ):
+        bucket = "gone-while-it-waited"
+        clients.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+        request = worker.request(scene, endpoint, outputs=[{"type": "S3", "bucket": bucket, "prefix": "p"}])
+        worker.image_handler.check(request)
+        job = worker.image_handler.accept(request)
+        clients.client("s3").delete_bucket(Bucket=bucket)
+        worker.image_handler.preflight = Preflight(lambda: worker.context)
+        with pytest.raises(ProcessImageException, match=bucket):
+            worker.image_handler.plan(job)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.region_count) == ("FAILED", None)
+        assert worker.received_regions() == []
+
+
+class TestNoRefusal:
+    """A check that cannot be made now refuses nothing."""
+
+    @pytest.mark.parametrize("error", [xml_error("SlowDown", 503), xml_error("ExpiredToken", 400), None])
+    def test_a_bucket_that_does_not_answer(self, worker, scene, endpoint, clients, error, monkeypatch):
+        s3 = clients.client("s3")
+        monkeypatch.setattr(s3._endpoint, "_should_retry_exceptions", None, raising=False)
+        fault = answering(s3, "CreateMultipartUpload", error) if error else never_sending(s3, "CreateMultipartUpload")
+        with fault:
+            worker.image_handler.check(worker.request(scene, endpoint))
+
+    @pytest.mark.parametrize("code", ["ThrottlingException", "AccessDeniedException", "InternalFailure"])
+    def test_an_endpoint_that_may_not_be_described(self, worker, scene, endpoint, clients, code):
+        with answering(clients.client("sagemaker"), "DescribeEndpoint", json_error(code)):
+            worker.image_handler.check(worker.request(scene, endpoint))
+
+    def test_credentials_of_the_worker_that_are_wrong(self, worker, scene, endpoint, clients):
+        with answering(clients.client("sts"), "AssumeRole", query_error("InvalidClientTokenId", 403)):
+            worker.image_handler.check(worker.request("s3://images/a.tif", endpoint, imageReadRole=ROLE))
+
+    def test_a_check_that_takes_too_long(self, worker, scene, endpoint, monkeypatch, logs):
+        monkeypatch.setattr("aws.osml.model_runner.preflight._WITHIN_S", 0.05)
+        for_ever = threading.Event()
+        worker.context.make_sinks = lambda outputs: [_Slow(for_ever) for _ in outputs]
+        worker.image_handler.check(worker.request(scene, endpoint))
+        for_ever.set()
+        assert [entry["check"] for entry in logs if entry["event"] == "preflight.unknown"] == ["output"]
+
+    def test_a_model_that_is_being_replaced_is_waited_for(self, worker, messages, scene, logs):
+        """Its port refuses connections until the new one listens; the request comes again meanwhile."""
+        with socket.socket() as port:
+            port.bind(("127.0.0.1", 0))
+            url = f"http://127.0.0.1:{port.getsockname()[1]}/invocations"
+            handle(messages, body_of(worker, scene, url))
+            assert [entry["event"] for entry in logs].count("request.deferred") == 1
+            assert (dead_letters(worker), worker.open_jobs()) == ([], [])
+            request = worker.request(scene, url)
+            with pytest.raises(RequestDeferredError):
+                worker.image_handler.check(request, tries=3)
+            with pytest.raises(InvalidImageRequestException, match="connection refused"):
+                worker.image_handler.check(request, tries=4)
+            port.listen()
+            worker.image_handler.check(request, tries=4)
+
+
+class _Slow:
+    def __init__(self, for_ever: threading.Event) -> None:
+        self._for_ever = for_ever
+
+    def check(self, *_: str) -> list[Any]:
+        self._for_ever.wait(30)
+        return []
+
+
+class TestCost:
+    def test_a_thousand_jobs_to_one_bucket_check_it_once(self, worker, scene, endpoint, clients):
+        with ExitStack() as stack:
+            calls = {
+                name: stack.enter_context(answering(clients.client(service), name, None))
+                for service, name in (
+                    ("s3", "CreateMultipartUpload"),
+                    ("s3", "AbortMultipartUpload"),
+                    ("sagemaker", "DescribeEndpoint"),
+                )
+            }
+            for number in range(1000):
+                worker.image_handler.check(worker.request(scene, endpoint, job_id=f"job-{number}"))
+        assert {name: len(made) for name, made in calls.items()} == dict.fromkeys(calls, 1)
+
+    def test_an_endpoint_that_the_fleet_has_described_is_not_described_again(
+        self, worker, scene, endpoint, clients, data_plane
+    ):
+        worker.image_handler.process_image_request(worker.request(scene, endpoint))
+        other = InProcessWorker(data_plane.environment, clients, worker.clock, "other")
+        other.outputs = worker.outputs
+        with answering(clients.client("sagemaker"), "DescribeEndpoint", None) as calls:
+            other.image_handler.check(other.request(scene, endpoint, job_id="second"))
+            assert calls == []
+            parameters = {"TargetVariant": "green"}
+            assert len(refusal(other, scene, endpoint, imageProcessorParameters=parameters, job_id="third")) == 1
+        assert len(calls) == 1, "nothing is refused for what was seen minutes ago"
+        other.close()
+
+    def test_findings_are_remembered_for_a_while_and_unknown_ones_for_less(self, worker, scene, endpoint, clients):
+        now = [0.0]
+        worker.image_handler.preflight = Preflight(lambda: worker.context, now=lambda: now[0])
+        request = worker.request(scene, endpoint)
+        described = answering(clients.client("sagemaker"), "DescribeEndpoint", json_error("AccessDeniedException"))
+        with described as endpoints, answering(clients.client("s3"), "CreateMultipartUpload", None) as buckets:
+            for at_s in (0, 29, 31, 299, 301):
+                now[0] = at_s
+                worker.image_handler.check(request)
+        assert (len(endpoints), len(buckets)) == (3, 2)
+
+
+def test_one_check_that_hangs_keeps_no_other_from_its_result() -> None:
+    for_ever = threading.Event()
+    assert at_once([lambda: for_ever.wait(30), lambda: True], 0.2) == [None, True]
+    for_ever.set()
+
+
+class TestPayload:
+    """Tiles that no call can carry are found in the plan."""
+
+    @pytest.fixture
+    def wide(self, tmp_path) -> Path:
+        """Eight bands of sixteen bits."""
+        import numpy as np
+
+        from aws.osml.model_runner.raster import write_geotiff
+
+        write_geotiff(tmp_path / "wide.tif", np.zeros((8, 1100, 1100), np.uint16))
+        return tmp_path / "wide.tif"
+
+    def plan(self, worker: InProcessWorker, image: Path, endpoint: str, **changes: Any) -> str:
+        """Plan an image and return why it failed."""
+        settings = {"imageProcessorTileSize": 1024, "imageProcessorTileFormat": "GTIFF"} | changes
+        request = worker.request(image, endpoint, **settings)
+        try:
+            worker.image_handler.process_image_request(request)
+        except ProcessImageException as err:
+            return str(err)
+        return ""
+
+    def test_a_tile_that_can_never_fit_names_the_smallest_changes(self, worker, wide, endpoint):
+        reason = self.plan(worker, wide, endpoint)
+        assert reason == (
+            "no tile fits into a call of the endpoint; imageProcessorTileSize=1024: a tile of at most 6291456 bytes,"
+            " which the endpoint takes; 1024 x 1024 pixels with 8 band(s) of UInt16 have 16777216: use"
+            " imageProcessorTileSize 608, or a format that compresses (NITF/J2K or GTIFF/LZW)"
+        )
+        assert self.plan(worker, wide, endpoint, imageProcessorTileSize=608, job_id="fits") == ""
+
+    def test_a_compressed_tile_is_not_judged_beforehand(self, worker, wide, endpoint):
+        assert self.plan(worker, wide, endpoint, imageProcessorTileCompression="LZW") == ""
+
+    def test_http_endpoints_have_no_limit(self, worker, wide, model_server):
+        assert self.plan(worker, wide, model_server("centerpoint").invocations_url) == ""
+
+    def test_the_header_decides_where_the_pixels_just_fit(self, worker, wide, endpoint, clients, data_plane):
+        pixels = 256 * 256 * 16
+        for limit, is_refused in ((pixels, True), (pixels + 10_000, False)):
+            tight = InProcessWorker(data_plane.environment, clients, Clock(), SM_MAX_BODY=str(limit))
+            tight.outputs = worker.outputs
+            tight.image_handler._process_first = lambda *_: None
+            settings = {"imageProcessorTileSize": 256, "job_id": f"job-{limit}"}
+            assert bool(self.plan(tight, wide, endpoint, **settings)) is is_refused
+            tight.close()
+
+    def test_a_serverless_endpoint_takes_less(self, worker, endpoint, clients):
+        description = {
+            "EndpointStatus": "InService",
+            "ProductionVariants": [{"VariantName": "v", "CurrentServerlessConfig": {"MaxConcurrency": 5}}],
+        }
+        answer = (200, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(description).encode())
+        with answering(clients.client("sagemaker"), "DescribeEndpoint", answer):
+            assert (
+                worker.image_handler.preflight.max_body_bytes(worker.request("s3://images/a.tif", endpoint))
+                == 4 * 2**20
+            )
