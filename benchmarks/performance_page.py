@@ -1,6 +1,6 @@
-"""Puts the figures of ``pipeline.py --json`` into docs/explanation/performance.md, and draws its plot.
+"""Puts the figures of ``pipeline.py`` and ``costs.py`` into docs/explanation/performance.md, and draws its plot.
 
-.venv/bin/python benchmarks/performance_page.py results.json            a file that has every row
+.venv/bin/python benchmarks/performance_page.py results.json        every row of pipeline.py, or costs alone, or both
 """
 
 import json
@@ -19,6 +19,7 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "explanation" / "performance.md"
 PLOT = DOCS / "images" / "tile-time.png"
 BEGIN, END = "<!-- figures: written by benchmarks/performance_page.py -->", "<!-- end of the figures -->"
+BEGIN_COSTS, END_COSTS = "<!-- costs: written by benchmarks/performance_page.py -->", "<!-- end of the costs -->"
 
 WIDTH_PX, BAR_PX, GAP_PX, MARGIN_PX, LEGEND_PX = 1200, 64, 62, 36, 70
 COLORS = {"cut": "#2f6db5", "model": "#9aa5b1", "locate": "#e08a1e", "store": "#3f9a5f", "wait": "#dfe4ea"}
@@ -27,13 +28,13 @@ LABELLED_PX = 46
 
 
 class Line(NamedTuple):
-    """A line of the table."""
+    """A line of the table; ``is_reached`` is None where there is no target."""
 
     what: str
     target: str
     ours: str
     peer: str
-    is_reached: bool
+    is_reached: bool | None
 
 
 Found = dict[str, Row]
@@ -57,6 +58,14 @@ def _throughput(row: Row) -> Iterator[Line]:
 
 def _many_features(row: Row) -> Iterator[Line]:
     yield _beside(row, "CPU ms/tile", "CPU per tile, peer's over ours", "CPU ms per tile, 500 features", 10, "less")
+
+
+def _secured(row: Row) -> Iterator[Line]:
+    for label, figures in row.items():
+        if label == "runs":
+            continue
+        yield Line(f"Tiles/s, SageMaker by TLS, {label}", "", str(figures["tiles/s"]), "", None)
+        yield Line(f"CPU ms per tile, SageMaker by TLS, {label}", "", str(figures["CPU ms/tile"]), "", None)
 
 
 def _small_images(row: Row) -> Iterator[Line]:
@@ -105,6 +114,7 @@ def _s3_input(row: Row) -> Iterator[Line]:
 _LINES: dict[str, Callable[[Row], Iterator[Line]]] = {
     "throughput": _throughput,
     "many_features": _many_features,
+    "secured": _secured,
     "small_images": _small_images,
     "slow_endpoint": _slow_endpoint,
     "formats": _formats,
@@ -131,7 +141,7 @@ def table(found: Found) -> str:
 
 
 def _as_markdown(line: Line) -> str:
-    reached = "yes" if line.is_reached else "no"
+    reached = {True: "yes", False: "no", None: ""}[line.is_reached]
     return f"| {line.what} | {line.target} | {line.ours} | {line.peer} | {reached} |"
 
 
@@ -146,6 +156,43 @@ def figures(found: Found) -> str:
 
 def _times(runs: int) -> str:
     return "one run" if runs == 1 else f"medians of {runs} runs"
+
+
+def costs_table(costs: Row) -> str:
+    """Return the costs of tiles as Markdown: a column for each label and number of features."""
+    prices = costs["prices"]
+    columns = [
+        (label, features) for features in ("20 features", "500 features") for label in costs if label != "prices"
+    ]
+    rows = [costs[label][features] for label, features in columns]
+    head = ["", *(f"{features}, {label}" for label, features in columns)]
+    body = [[title, *(_cell(row.get(name)) for row in rows)] for name, title in _COST_LINES.items()]
+    lines = [head, ["---"] * len(head), *body]
+    return f"Prices of {prices}.\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:,.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+_COST_LINES = {
+    "write units, FEATURE_TABLE": "Write units per tile, features",
+    "write units, REGION_REQUEST_TABLE": "Write units per tile, regions",
+    "write units, JOB_TABLE": "Write units per tile, images",
+    "write units, OUTSTANDING_JOBS_TABLE": "Write units per tile, open jobs",
+    "read units": "Read units per tile",
+    "S3 GET, HEAD": "S3 GET and HEAD per tile",
+    "S3 PUT, POST, LIST": "S3 PUT, POST and LIST per tile",
+    "SQS calls": "SQS calls per tile",
+    "SNS calls": "SNS calls per tile",
+    "$ per 1,000 tiles": "Dollars per 1,000 tiles",
+    "most tiles/s, one partition key of an image": "Most tiles/s: one of the 50 partition keys of an image",
+    "most tiles/s, an image, on 50 partitions": "Most tiles/s: an image whose keys lie on 50 partitions",
+    "most tiles/s, a new on-demand table": "Most tiles/s: a new on-demand table, 4,000 units/s",
+    "most tiles/s, a table at the default quota": "Most tiles/s: the default quota of a table, 40,000 units/s",
+    "most tiles/s, rows of an image's regions, one partition": "Most tiles/s: the rows of an image's regions",
+    "most tiles/s, the row of an image": "Most tiles/s: the row of an image",
+}
 
 
 def draw(profiles: Row) -> Image.Image:
@@ -189,12 +236,19 @@ def _draw_legend(pen: ImageDraw.ImageDraw, font: ImageFont.ImageFont, top: int) 
 
 def main() -> None:
     found: Found = json.loads(Path(sys.argv[1]).read_text())
-    before, _, rest = PAGE.read_text().partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{figures(found)}\n{END}{after}")
+    if costs := found.pop("costs", None):
+        _write(BEGIN_COSTS, END_COSTS, costs_table(costs))
+    if found:
+        _write(BEGIN, END, figures(found))
+        print(table(found))
     if "profile" in found:
         draw(found["profile"]).save(PLOT, optimize=True)
-    print(table(found))
+
+
+def _write(begin: str, end: str, text: str) -> None:
+    before, _, rest = PAGE.read_text().partition(begin)
+    _, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{begin}\n\n{text.rstrip()}\n\n{end}{after}")
 
 
 if __name__ == "__main__":

@@ -69,6 +69,14 @@ def many_features(bench: Bench) -> Row:
     return beside_peer(bench, Job(bench.image(12288), features=500))
 
 
+def secured(bench: Bench) -> Row:
+    """The same with an endpoint of SageMaker, signed and by TLS as everything else: 20 and 500 features."""
+    row: Row = {}
+    for features in (20, 500):
+        row[f"{features} features"] = summary(bench.run(Job(bench.image(12288), features=features, is_secured=True)))
+    return row
+
+
 def slow_endpoint(bench: Bench) -> Row:
     """Four images, 300 ms, and 16 or 64 calls at once: the tiles/s, and their share of what the endpoint allows."""
     row: Row = {}
@@ -203,6 +211,7 @@ ROWS: dict[str, Callable[[Bench], Row]] = {
     for function in (
         throughput,
         many_features,
+        secured,
         slow_endpoint,
         small_images,
         formats,

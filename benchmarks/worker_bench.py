@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.request import urlopen
@@ -17,6 +17,7 @@ from urllib.request import urlopen
 import numpy as np
 import psutil
 from osgeo import gdal, osr
+from secured import ENDPOINT, secured
 
 from aws.osml.model_runner.local.child_process import ChildProcess
 from aws.osml.model_runner.local.data_plane import DataPlane, create_data_plane
@@ -25,9 +26,11 @@ from aws.osml.model_runner.local.environment import clean_environment
 from aws.osml.model_runner.local.job import StatusEvent, parse_status
 
 HERE = Path(__file__).resolve().parent
-# The proxy that counts calls is a tool of the tests.
+# The proxy that counts calls and units is a tool of the tests.
 sys.path.insert(0, str(HERE.parent / "tests"))
+from aws_proxy.meter import UnitMeter  # noqa: E402, F401 - for costs.py
 from aws_proxy.proxy import AwsProxy  # noqa: E402, F401 - for the rows
+from aws_proxy.units import item_bytes  # noqa: E402, F401 - for costs.py
 
 OURS = [sys.executable, "-m", "aws.osml.model_runner", "serve"]
 # Until a worker has started and polls its queues; not measured.
@@ -41,7 +44,10 @@ BLOCK_PX = 512
 
 @dataclass(frozen=True)
 class Job:
-    """One request and its surroundings, in the words of the request; sizes in pixels."""
+    """One request and its surroundings, in the words of the request; sizes in pixels.
+
+    ``is_secured`` puts a SageMaker endpoint before the model, and TLS before it and all of AWS.
+    """
 
     image: str | Path
     tile: int = 1024
@@ -54,6 +60,7 @@ class Job:
     workers: int = 8
     images: int = 1
     roi: str | None = None
+    is_secured: bool = False
     settings: dict[str, str] = field(default_factory=dict)
 
 
@@ -120,7 +127,11 @@ class Bench:
         command = [str(self.peer), str(HERE / "peer_worker.py")] if is_peer else OURS
         log = self.directory / f"worker-{uuid.uuid4().hex[:6]}.log"
         environment = self._environment(job, plane)
-        with _model(job) as model_url, ChildProcess.start("worker", command, environment, log) as process:
+        with ExitStack() as running:
+            model_url = running.enter_context(_model(job))
+            if job.is_secured:
+                environment |= running.enter_context(secured(self.directory, self.emulator.url, model_url))
+            process = running.enter_context(ChildProcess.start("worker", command, environment, log))
             time.sleep(_START_S)
             process.check_alive()
             yield WorkerRun(self.emulator, plane, model_url, process)
@@ -213,7 +224,7 @@ class WorkerRun:
         return {operation: 1000 * statistics.mean(values) for operation, values in durations.items() if values}
 
     def _servers(self) -> list[psutil.Process]:
-        """Return the emulator and the model: this process's children but the worker."""
+        """Return the emulator, the model and what is before them: this process's children but the worker."""
         return [child for child in psutil.Process().children() if child.pid != self.process.pid]
 
     def _submit(self, job: Job) -> None:
@@ -223,7 +234,7 @@ class WorkerRun:
             "jobName": job_id,
             "imageUrls": [str(job.image)],
             "outputs": [{"type": "S3", "bucket": self.plane.result_bucket, "prefix": job_id}],
-            "imageProcessor": {"name": f"{self.model_url}/invocations", "type": "HTTP_ENDPOINT"},
+            "imageProcessor": self._processor(job),
             "imageProcessorTileSize": job.tile,
             "imageProcessorTileOverlap": job.overlap,
             "imageProcessorTileFormat": job.tile_format,
@@ -233,6 +244,11 @@ class WorkerRun:
             request["regionOfInterest"] = job.roi
         sqs = self.emulator.client("sqs")
         sqs.send_message(QueueUrl=self.plane.image_queue, MessageBody=json.dumps(request))
+
+    def _processor(self, job: Job) -> dict[str, str]:
+        if job.is_secured:
+            return {"name": ENDPOINT, "type": "SM_ENDPOINT"}
+        return {"name": f"{self.model_url}/invocations", "type": "HTTP_ENDPOINT"}
 
     def _subscribed_queue(self) -> str:
         sqs, sns = self.emulator.client("sqs"), self.emulator.client("sns")
