@@ -1,0 +1,18 @@
+"""A feature table that admits a part of the calls."""
+
+from aws_proxy.meter import UnitMeter
+from aws_proxy.throttling import Chance, ThrottledReads
+
+
+def test_an_image_is_put_together_while_reads_are_throttled(new_trial, new_proxy):
+    proxy = new_proxy()
+    trial = new_trial(**proxy.environment)
+    throttle = ThrottledReads(Chance(0.2, seed=1), trial.site.data_plane.environment["FEATURE_TABLE"])
+    proxy.steps += [throttle, UnitMeter()]
+    trial.submit(trial.request(trial.model(), "small"))
+    with trial.fleet.worker():
+        trial.wait(patience_s=120.0)
+        trial.check()
+    assert throttle.refused.total() > 0
+    taken = [write for write in trial.fleet.writes("G1") if write["status"] == 200]
+    assert len(taken) == 1, "one aggregation did it"
