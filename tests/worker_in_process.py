@@ -35,6 +35,7 @@ from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 from aws.osml.model_runner.raster import write_geotiff
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler
 from aws.osml.model_runner.scheduler import EndpointCapacityEstimator, EndpointLoadImageScheduler
+from aws.osml.model_runner.scheduler.image_scheduler import LOOK_EVERY_S
 from aws.osml.model_runner.status.image_status_monitor import ImageStatusMonitor
 from aws.osml.model_runner.status.region_status_monitor import RegionStatusMonitor
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
@@ -173,6 +174,7 @@ class InProcessWorker:
         started = 0
         while self.scheduler is not None:
             self.scheduler.due.set()
+            self.clock.ahead_s += LOOK_EVERY_S
             images = self.scheduler.receive()
             if not images:
                 break

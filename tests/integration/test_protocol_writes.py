@@ -660,9 +660,9 @@ class TestSchedule:
         tables.clock.now_s += 16
         second = tables.turns.claim("late", 15)
         assert second.fence == first.fence + 1
-        tables.turns.end(first, 1.0, 99)
+        tables.turns.end(first, 1.0, 99, 2.0)
         assert tables.turns.notice().waiting == 0
-        tables.turns.end(second, tables.clock.now_s + 5, 3)
+        tables.turns.end(second, tables.clock.now_s + 5, 3, tables.clock.now_s)
         notice = tables.turns.notice()
         assert (notice.taken_until, notice.next_look, notice.waiting) == (0, tables.clock.now_s + 5, 3)
         assert list(tables.ledger.open_jobs()) == []

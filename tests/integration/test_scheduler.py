@@ -175,7 +175,7 @@ class TestBuffer:
         taken = [buffered.receive(), buffered.receive(), buffered.receive()]
         assert [len(found) for found in taken] == [1, 1, 0]
         turn = turns.claim("w", 15)
-        turns.end(turn, 0.0, 1)
+        turns.end(turn, 0.0, 1, 0.0)
         clock.ahead_s += 2
         assert len(buffered.receive()) == 1
         assert len(pauses) == 1
@@ -239,7 +239,7 @@ class TestTurns:
         (job,) = worker.ledger.open_jobs()
         turn = turns.claim("dead", 15)
         assert turns.start(turn, job, LEASE_S)
-        turns.end(turn, 0.0, 0)
+        turns.end(turn, 0.0, 0, 0.0)
         worker.image_handler.measure(worker.image_handler.accept(worker.request(scene, url, "b")))
         assert worker.start_waiting() == 0, "the room is taken by a plan that may still be made"
         clock.ahead_s += LEASE_S + 1

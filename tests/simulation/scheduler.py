@@ -201,7 +201,9 @@ class Semaphore:
         self._count = count
         self._waiting: list[_Ticket] = []
 
-    def acquire(self, timeout: float | None = None) -> bool:
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        if self._count == 0 and not blocking:
+            return False
         while self._count == 0:
             self._waiting.append(self._scheduler.ticket())
             self._scheduler.park()

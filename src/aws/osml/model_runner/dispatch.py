@@ -146,11 +146,12 @@ class ScheduledImages:
 
     def handle(self, image: ScheduledImage) -> None:
         """Plan an image that this worker has claimed."""
-        self._scheduler.note_begun(image)
         try:
             self._handler.plan_started(image.job)
         except ProcessImageException as err:
             logger.warning("image.not_planned", reason=str(err))
+        finally:
+            self._scheduler.note_ended(image)
         self._scheduler.note_room()
 
 

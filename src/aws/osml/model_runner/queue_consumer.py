@@ -91,12 +91,16 @@ class QueueConsumer(Generic[M]):
         while not self._stopping.is_set():
             if not self._slots.acquire(timeout=_SLOT_POLL_S):
                 continue
-            messages = self._poll()
-            if messages and self._submit(messages[0]):
-                continue
-            self._slots.release()
-            for message in messages:
-                self._give_back(message)
+            # A source that returns several knows how many slots are free; one too many is given back.
+            has_slot = True
+            for message in self._poll():
+                has_slot = has_slot or self._slots.acquire(blocking=False)
+                if has_slot and self._submit(message):
+                    has_slot = False
+                else:
+                    self._give_back(message)
+            if has_slot:
+                self._slots.release()
 
     def _submit(self, message: M) -> bool:
         """Have a message worked on; False when this worker is to stop and begins nothing more."""

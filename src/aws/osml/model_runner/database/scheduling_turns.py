@@ -30,11 +30,15 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class Notice:
-    """What the last turn left for all workers: until when it is taken, when to look next, and how many images wait."""
+    """What the last turn left for all workers: until when it is taken, when to look next, and how many images wait.
+
+    ``looked_at`` is when the last turn began to read the open jobs: it has seen what happened before.
+    """
 
     taken_until: float = 0.0
     next_look: float = 0.0
     waiting: int = 0
+    looked_at: float = 0.0
 
 
 class SchedulingTurns(DDBHelper):
@@ -48,7 +52,8 @@ class SchedulingTurns(DDBHelper):
     def notice(self) -> Notice:
         """Return what the last turn left."""
         row = self.read(_KEY) or {}
-        return Notice(row.get("lease_until", 0.0), row.get("next_look", 0.0), row.get("waiting", 0))
+        names = ("lease_until", "next_look", "waiting", "look_time")
+        return Notice(*(row.get(name, 0) for name in names))
 
     def claim(self, owner: str, for_s: float) -> Turn | None:
         """Q1: take the turn under a new number; None while another worker has it."""
@@ -67,13 +72,12 @@ class SchedulingTurns(DDBHelper):
             row = err.old
         return Turn(owner, int(row["fence"]), row["lease_until"])
 
-    def end(self, turn: Turn, next_look: float, waiting: int) -> None:
-        """Q2: let the next worker have its turn, not before ``next_look`` unless it knows of something new."""
-        values = {":zero": 0, ":look": next_look, ":waiting": waiting, ":fence": turn.fence}
+    def end(self, turn: Turn, next_look: float, waiting: int, looked_at: float) -> None:
+        """Q2: let the next worker have its turn, not before ``next_look``; the jobs were read from ``looked_at`` on."""
+        values = {":zero": 0, ":look": next_look, ":waiting": waiting, ":seen": looked_at, ":fence": turn.fence}
+        expression = "SET lease_until = :zero, next_look = :look, waiting = :waiting, look_time = :seen"
         try:
-            self.update(
-                _KEY, "SET lease_until = :zero, next_look = :look, waiting = :waiting", values, "fence = :fence"
-            )
+            self.update(_KEY, expression, values, "fence = :fence")
         except ConditionNotMetError:
             return
 

@@ -12,15 +12,15 @@ from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
 from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 
 # How old what a worker knows of the buffer may be.
-_KNOWN_FOR_S = 1.0
-_FULL_PAUSE_S = 1.0
+_KNOWN_FOR_S = 2.0
+_FULL_PAUSE_S = 2.0
 
 
 class BufferedImageRequestQueue:
     """Receives image requests, unless ``look_ahead`` of them wait already.
 
     Workers learn from the last scheduling turn how many wait, so several of them may overshoot by what each takes in
-    one second.
+    two seconds.
     """
 
     def __init__(

@@ -22,15 +22,21 @@ from .survey import Survey, SurveyRules, survey
 
 logger = structlog.get_logger(__name__)
 
-# A turn lasts some hundredths of a second; one whose worker died keeps the others waiting for this long.
+# A turn lasts some tenths of a second; one whose worker died keeps the others waiting for this long.
 TURN_S = 15.0
-# How soon the fleet looks again when nothing could start.
+# No image is started in a turn that is older than this, so that its start does not meet the next turn.
+_STARTING_S = 5.0
+# A turn reads all open jobs. It starts several images, so that a fleet starts more of them than it takes turns.
+_STARTS_PER_TURN = 8
+# How soon the fleet looks again when nothing could start: after news, and without any.
 LOOK_EVERY_S = 0.5
-# How often a worker asks whether to look, while images wait and while none does.
-_POLL_S = 1.0
+QUIET_LOOK_S = 3.0
+# How often a worker reads whether to look, while images wait and while none does.
+_POLL_S = 2.0
 _IDLE_POLL_S = 5.0
 _POLL_JITTER = (0.7, 1.3)
-_BUSY_PAUSE_S = (0.05, 0.15)
+# How long a worker with news waits beyond the time of the next look, and while another worker has the turn.
+_BUSY_PAUSE_S = (0.05, 0.25)
 _COUNTED_EVERY_S = 60.0
 
 
@@ -46,7 +52,7 @@ class ImageScheduler(Protocol):
     """Says which image this worker starts next."""
 
     def receive(self) -> list[ScheduledImage]:
-        """Return an image to start, or nothing after a while."""
+        """Return images to start, or nothing after a while."""
         ...
 
     def reset_request(self, receipt_handle: str, visibility_timeout: int = 0) -> None:
@@ -85,8 +91,13 @@ class TurnScheduler:
         # Set when something new is known here: an image came in, or one that waits may find room.
         self.due = due or threading.Event()
         self._lease_s = config.region_lease_s
+        self._slots = config.regions_in_progress
         self._rules = SurveyRules(config.tile_workers_per_instance, config.region_lease_s)
+        # Images started here whose planning and first region have not ended.
         self._held: dict[str, OpenJob] = {}
+        # When something became known here that no turn has seen yet, and how long to wait before looking for it.
+        self._news_at: float | None = None
+        self._pause_s = 0.0
         self._is_anything_waiting = True
         self._noticed_at = -math.inf
         self._counted_at: float | None = None
@@ -97,25 +108,41 @@ class TurnScheduler:
         raise NotImplementedError
 
     def receive(self) -> list[ScheduledImage]:
-        """Return an image to start, or nothing after a second or so."""
-        poll_s = _POLL_S if self._is_anything_waiting else _IDLE_POLL_S
-        is_new = self.due.wait(poll_s * self._rng.uniform(*_POLL_JITTER))
-        self.due.clear()
+        """Return images to start, at most as many as there are free slots; or nothing after a second or so.
+
+        News makes a worker look as soon as the fleet looks again, and not at once: whoever looks then sees the news of
+        all workers.
+        """
+        self._wait_for_news()
         notice, now_s = self._notice(), self._now()
-        if notice.next_look > now_s and not is_new:
+        if self._news_at is not None and notice.looked_at >= self._news_at:
+            self._news_at = None
+        look_at = notice.next_look
+        if look_at and self._news_at is None:
+            look_at += QUIET_LOOK_S - LOOK_EVERY_S
+        if look_at > now_s:
+            self._pause_s = look_at - now_s + self._rng.uniform(*_BUSY_PAUSE_S)
             return []
         turn = self._turns.claim(self._owner, TURN_S) if notice.taken_until < now_s else None
         if turn is None:
-            if is_new:
-                self._pause(self._rng.uniform(*_BUSY_PAUSE_S))
-                self.due.set()
+            self._pause_s = self._rng.uniform(*_BUSY_PAUSE_S)
             return []
-        job = self._use(turn)
-        if job is None:
-            return []
-        self.due.set()  # there may be more
-        self._held[job.image_id] = job
-        return [ScheduledImage(job.image_id, job, job.num_attempts)]
+        self._news_at = None
+        jobs = self._use(turn)
+        self._held |= {job.image_id: job for job in jobs}
+        return [ScheduledImage(job.image_id, job, job.num_attempts) for job in jobs]
+
+    def _wait_for_news(self) -> None:
+        """Wait until something becomes known here, or until it is time to read what the last turn left."""
+        if self._news_at is not None:
+            self._pause(self._pause_s)
+            is_new = self.due.is_set()
+        else:
+            poll_s = _POLL_S if self._is_anything_waiting else _IDLE_POLL_S
+            is_new = self.due.wait(poll_s * self._rng.uniform(*_POLL_JITTER))
+        self.due.clear()
+        if is_new:
+            self._news_at = self._now()
 
     def note_room(self) -> None:
         """Hear that a region has ended: an image that waits may start now.
@@ -137,8 +164,8 @@ class TurnScheduler:
         if job is not None and visibility_timeout == 0:
             self._turns.release(job, self._owner)
 
-    def note_begun(self, image: ScheduledImage) -> None:
-        """Forget an image whose planning has begun: from here on its worker answers for it."""
+    def note_ended(self, image: ScheduledImage) -> None:
+        """Note that an image needs its slot no longer."""
         self._held.pop(image.receipt_handle, None)
 
     def _notice(self) -> Notice:
@@ -148,36 +175,45 @@ class TurnScheduler:
 
     # A turn ---------------------------------------------------------------------------------------------------------
 
-    def _use(self, turn: Turn) -> OpenJob | None:
+    def _use(self, turn: Turn) -> list[OpenJob]:
         """Decide and start; leave word for the other workers however that goes."""
-        began_s, job, waiting = self._now(), None, 0
+        began_s, jobs = self._now(), list[OpenJob]()
+        waiting, is_more = 0, False
         try:
             found = survey(self._turns.open_jobs(), self._turns.progress, began_s, self._rules)
             waiting = len(found.waiting)
+            self._count(found)
             if waiting:
-                job = self._decide_and_start(turn, found)
+                is_more = self._start_images(turn, found, jobs)
                 self._metrics.record("Scheduling", "Invocations", 1, COUNT)
                 self._metrics.record("Scheduling", "Duration", 1000 * (self._now() - began_s), MILLISECONDS)
-            self._count(found)
         finally:
-            next_look = 0.0 if job is not None else self._now() + LOOK_EVERY_S
-            left = max(0, waiting - (job is not None))
+            left = max(0, waiting - len(jobs))
             self._is_anything_waiting = left > 0
-            self._turns.end(turn, next_look, left)
-        return job
+            if is_more:
+                self.due.set()
+            self._turns.end(turn, 0.0 if is_more else self._now() + LOOK_EVERY_S, left, began_s)
+        return jobs
 
-    def _decide_and_start(self, turn: Turn, found: Survey) -> OpenJob | None:
-        decision, capacities = self.decision(found, self._now())
-        self._measure(found.loads, capacities)
-        self._note_held_back(decision, found)
-        if decision.image is None:
-            return None
-        started = self._turns.start(turn, found.jobs[decision.image.key], self._lease_s)
-        if started is None:
-            logger.info("image.not_scheduled", image_id=decision.image.key, reason="another worker was faster")
-            return None
-        self._log_start(decision.image, decision.reason, found, capacities)
-        return started
+    def _start_images(self, turn: Turn, found: Survey, jobs: list[OpenJob]) -> bool:
+        """Start images into ``jobs``; True when more may start than this worker has slots for, or time."""
+        most = min(_STARTS_PER_TURN, max(1, self._slots - len(self._held)))
+        while len(jobs) < most and self._now() < turn.until - TURN_S + _STARTING_S:
+            decision, capacities = self.decision(found, self._now())
+            if not jobs:
+                self._measure(found.loads, capacities)
+                self._note_held_back(decision, found)
+            if decision.image is None:
+                return False
+            started = self._turns.start(turn, found.jobs[decision.image.key], self._lease_s)
+            if started is None:
+                reason = "another worker was faster"
+                logger.info("image.not_scheduled", image_id=decision.image.key, reason=reason)
+                return False
+            self._log_start(decision.image, decision.reason, found, capacities)
+            jobs.append(started)
+            found.note_start(decision.image)
+        return True
 
     def _log_start(
         self, image: WaitingImage, reason: Reason, found: Survey, capacities: Mapping[Lane, LaneCapacity]

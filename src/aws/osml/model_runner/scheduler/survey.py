@@ -22,6 +22,12 @@ class Survey:
     loads: dict[Lane, LaneLoad] = field(default_factory=dict)
     jobs: dict[str, OpenJob] = field(default_factory=dict)
 
+    def note_start(self, image: WaitingImage) -> None:
+        """Count an image that waited as one that runs."""
+        del self.waiting[image.key]
+        load = self.loads.get(image.lane, LaneLoad())
+        self.loads[image.lane] = LaneLoad(load.images + 1, load.calls + image.load)
+
 
 @dataclass(frozen=True)
 class SurveyRules:
