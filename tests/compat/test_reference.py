@@ -22,7 +22,7 @@ from aws.osml.model_runner.app_config import ServiceConfig, documented_settings
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats, RequestStatus
 from aws.osml.model_runner.database import job_ledger, scheduling_turns
 from aws.osml.model_runner.database.ddb_helper import DDBItem
-from aws.osml.model_runner.database.endpoint_statistics_table import EndpointStatisticsItem
+from aws.osml.model_runner.database.endpoint_statistics_table import EndpointSlotItem, EndpointStatisticsItem
 from aws.osml.model_runner.database.feature_table import FeatureItem
 from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.database.region_request_table import RegionRequestItem
@@ -249,6 +249,7 @@ TABLE_ROWS: dict[str, type[DDBItem]] = {
     "Regions": RegionRequestItem,
     "Features": FeatureItem,
     "Endpoint statistics": EndpointStatisticsItem,
+    "Slots of endpoints": EndpointSlotItem,
 }
 
 

@@ -306,7 +306,7 @@ class TestRegionMessages:
         [
             (RegionDeferredError("held", 41.2), (42, 42)),
             (RegionDeferredError("interrupted", 0.0), (0, 0)),
-            (SelfThrottledRegionException("full"), (10, 10)),
+            (SelfThrottledRegionException("full"), (5, 10)),
             (LeaseLostError("taken over"), (30, 60)),
         ],
         ids=["deferred", "interrupted", "throttled", "lost"],

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import threading
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -171,6 +172,25 @@ class TestImage:
         heard = statuses.heard()
         assert sorted(set(heard)) == ["IN_PROGRESS", "STARTED", "SUCCESS"]
         assert heard.count("SUCCESS") == heard.count("STARTED") == 1
+
+    def test_rows_of_regions_are_written_side_by_side(self, new_worker, scene):
+        worker = new_worker()
+        worker.image_handler._process_first = lambda *_: None
+        request = worker.request(scene, MODEL)
+        # Holds the first row's write back until the second one is under way.
+        both = threading.Barrier(2)
+        client = worker.clients.dynamodb_resource().meta.client
+
+        def meet(request: Any, **_: Any) -> None:
+            if b"region_retry_count" in request.body:
+                both.wait(20.0)
+
+        client.meta.events.register_first("before-send.dynamodb.PutItem", meet, unique_id="meet")
+        try:
+            worker.image_handler.process_image_request(request)
+        finally:
+            client.meta.events.unregister("before-send.dynamodb.PutItem", unique_id="meet")
+        assert len(worker.regions_of(request)) == len(worker.received_regions()) == 2
 
     def test_every_region_has_a_message_the_first_one_too(self, worker, scene, model_server):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
@@ -837,33 +857,53 @@ class TestThrottle:
         request = worker.request(scene, MODEL)
         planned(worker, request)
         first, _ = region_requests(worker, request)
-        for place in ("one", "two"):
-            assert worker.endpoints.take_place(MODEL, place, 2, 60)
+        slots = [worker.endpoints.take_slot(MODEL, name, 2, 60) for name in ("one", "two")]
+        assert None not in slots
         with pytest.raises(SelfThrottledRegionException):
             worker.region_handler.process_region_request(first)
         row = worker.regions.get_region_request(first.region_id, request.image_id)
-        assert (row.stalled_attempts, row.lease_until, row.backoffs) == (0, 0, 0), "it was no attempt"
-        worker.endpoints.leave_place(MODEL, "one")
-        with pytest.raises(RegionDeferredError):
-            worker.region_handler.process_region_request(first)
-        worker.clock.ahead_s += worker.config.throttling_retry_timeout + 1
+        assert (row.fence, row.stalled_attempts, row.backoffs) == (0, 0, 0), "it was not even claimed"
+        worker.endpoints.leave_slot(slots[0])
         assert worker.region_handler.process_region_request(first).region_success == 1
-        assert worker.endpoints.current_in_progress_regions(MODEL) == 1
+        assert [row["endpoint"] for row in worker.endpoints.scan() if "#" in row["endpoint"]] == [
+            f"{MODEL}#{slots[1].number}"
+        ]
 
-    def test_the_place_of_a_worker_that_died_is_free_when_its_lease_is_over(
+    def test_an_endpoint_that_was_full_a_moment_ago_costs_no_call(self, new_worker, scene, gateway, model_server):
+        gateway.add_endpoint(MODEL, LocalEndpoint(model_server("centerpoint").invocations_url))
+        worker = self.throttled(new_worker, most=1)
+        request = worker.request(scene, MODEL)
+        planned(worker, request)
+        first, second = region_requests(worker, request)
+        assert worker.endpoints.take_slot(MODEL, "other", 1, 60)
+        with pytest.raises(SelfThrottledRegionException):
+            worker.region_handler.process_region_request(first)
+        calls: list[str] = []
+        client = worker.clients.dynamodb_resource().meta.client
+        client.meta.events.register_first(
+            "before-send.dynamodb", lambda request, **_: calls.append(request.url), unique_id="counted"
+        )
+        try:
+            with pytest.raises(SelfThrottledRegionException):
+                worker.region_handler.process_region_request(second)
+        finally:
+            client.meta.events.unregister("before-send.dynamodb", unique_id="counted")
+        assert calls == []
+
+    def test_the_slot_of_a_worker_that_died_is_free_when_its_lease_is_over(
         self, new_worker, scene, gateway, model_server
     ):
         gateway.add_endpoint(MODEL, LocalEndpoint(model_server("centerpoint").invocations_url))
         worker = self.throttled(new_worker, most=1)
         request = worker.request(scene, MODEL)
-        assert worker.endpoints.take_place(MODEL, "of a dead worker", 1, worker.config.region_lease_s)
+        assert worker.endpoints.take_slot(MODEL, "dead", 1, worker.config.region_lease_s)
         worker.image_handler.process_image_request(request)
         assert worker.jobs.get_image_request(request.image_id).region_success == 0, "it is left to the queue"
         worker.clock.ahead_s += worker.config.region_lease_s + 1
         assert worker.work_off().image_status == "SUCCESS"
-        assert worker.endpoints.current_in_progress_regions(MODEL) == 0
+        assert [row["endpoint"] for row in worker.endpoints.scan()] == [MODEL], "no slot is left"
 
-    def test_a_place_is_given_back_when_the_region_fails(self, new_worker, scene):
+    def test_a_slot_is_given_back_when_the_region_fails(self, new_worker, scene):
         worker = self.throttled(new_worker, most=5)
         lost_later(worker)
         request = worker.request(scene, MODEL + "-missing")
@@ -871,7 +911,7 @@ class TestThrottle:
         planned(worker, request)
         with pytest.raises(RegionDeferredError):
             worker.region_handler.process_region_request(region_requests(worker, request)[0])
-        assert worker.endpoints.current_in_progress_regions(MODEL + "-missing") == 0
+        assert [row["endpoint"] for row in worker.endpoints.scan()] == [MODEL + "-missing"]
 
     def test_an_endpoint_without_machines_to_count_gets_one_region_at_a_time(
         self, new_worker, scene, gateway, model_server

@@ -32,6 +32,7 @@ from aws.osml.model_runner.database import (
     TileOutcome,
 )
 from aws.osml.model_runner.database.ddb_helper import DDBHelper
+from aws.osml.model_runner.database.endpoint_statistics_table import Slot
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
 from aws.osml.model_runner.exceptions import ConditionNotMetError, ConservationError, StartRegionException
 from aws.osml.model_runner.features.encoding import EncodedFeatures, encode_features
@@ -716,39 +717,68 @@ class TestCancel:
         assert tables.jobs.get_image_request(item.image_id).region_success == 1
 
 
-class TestPlaces:
-    def test_e1_gives_no_more_places_than_there_are_whoever_comes_at_once(self, tables):
+class TestSlots:
+    def test_e1_gives_no_more_slots_than_there_are_whoever_comes_at_once(self, tables):
         with ThreadPoolExecutor(8) as pool:
-            taken = list(pool.map(lambda n: tables.endpoints.take_place("ships", f"p{n}", 3, 60), range(8)))
-        assert taken.count(True) == 3
-        assert tables.endpoints.current_in_progress_regions("ships") == 3
-        assert tables.endpoints.read({"endpoint": "ships"})["max_regions"] == 3
+            taken = list(pool.map(lambda n: tables.endpoints.take_slot("ships", f"w{n}", 3, 60), range(8)))
+        slots = [slot for slot in taken if slot is not None]
+        assert len({slot.number for slot in slots}) == len(slots) <= 3
+        # Who came while all were taken for a moment believes so for a while.
+        tables.clock.now_s += 6
+        while slot := tables.endpoints.take_slot("ships", "late", 3, 60):
+            slots.append(slot)
+        assert sorted(slot.number for slot in slots) == [0, 1, 2]
+        assert {row["endpoint"] for row in tables.endpoints.scan()} == {"ships#0", "ships#1", "ships#2"}
+        assert tables.endpoints.is_full("ships")
+        assert not tables.endpoints.is_full("boats")
 
-    def test_e1_repeated_takes_no_second_place(self, tables):
-        assert tables.endpoints.take_place("ships", "mine", 1, 60)
-        assert tables.endpoints.take_place("ships", "mine", 1, 60)
-        assert not tables.endpoints.take_place("ships", "yours", 1, 60)
+    def test_e1_whose_answer_was_lost_knows_its_slot_again(self, tables):
+        slot = Slot("ships", 0, "mine#1")
+        assert tables.endpoints._is_taken(slot, 60)
+        assert tables.endpoints._is_taken(slot, 60)
+        assert not tables.endpoints._is_taken(Slot("ships", 0, "mine#2"), 60)
 
-    def test_e2_keeps_a_place_and_one_that_ran_out_is_free(self, tables):
-        tables.endpoints.take_place("ships", "kept", 2, 60)
-        tables.endpoints.take_place("ships", "dead", 2, 60)
+    def test_e2_keeps_a_slot_and_one_that_ran_out_is_free(self, tables):
+        kept, dead = (tables.endpoints.take_slot("ships", name, 2, 60) for name in ("kept", "dead"))
         tables.clock.now_s += 40
-        assert tables.endpoints.renew_place("ships", "kept", 60)
+        assert tables.endpoints.renew_slot(kept, 60)
         tables.clock.now_s += 40
-        assert tables.endpoints.take_place("ships", "next", 2, 60)
-        assert not tables.endpoints.take_place("ships", "one more", 2, 60)
-        assert not tables.endpoints.renew_place("ships", "dead", 60)
+        assert tables.endpoints.take_slot("ships", "next", 2, 60).number == dead.number
+        assert tables.endpoints.take_slot("ships", "one more", 2, 60) is None
+        assert not tables.endpoints.renew_slot(dead, 60)
 
-    def test_e3_gives_a_place_back_once(self, tables):
-        for place in ("a", "b"):
-            tables.endpoints.take_place("ships", place, 2, 60)
-        tables.endpoints.leave_place("ships", "a")
-        tables.endpoints.leave_place("ships", "a")
-        assert tables.endpoints.current_in_progress_regions("ships") == 1
-        tables.endpoints.leave_place("never seen", "a")
-        assert tables.endpoints.read({"endpoint": "never seen"}) is None
+    def test_e3_gives_a_slot_back_once_and_only_its_own(self, tables):
+        slot = tables.endpoints.take_slot("ships", "a", 1, 60)
+        tables.endpoints.leave_slot(slot)
+        tables.endpoints.leave_slot(slot)
+        assert list(tables.endpoints.scan()) == []
+        other = tables.endpoints.take_slot("ships", "b", 1, 60)
+        tables.endpoints.leave_slot(slot)
+        assert tables.endpoints.renew_slot(other, 60)
 
-    def test_the_row_of_an_earlier_version_counts_anew(self, tables):
-        tables.endpoints.put({"endpoint": "ships", "regions_in_progress": 7, "max_regions": 2})
-        assert tables.endpoints.take_place("ships", "a", 2, 60)
-        assert tables.endpoints.current_in_progress_regions("ships") == 1
+    def test_a_full_endpoint_costs_no_call_for_a_while(self, tables):
+        slot = tables.endpoints.take_slot("ships", "a", 1, 60)
+        assert tables.endpoints.take_slot("ships", "b", 1, 60) is None
+        assert tables.endpoints.is_full("ships")
+        tables.clock.now_s += 6
+        assert not tables.endpoints.is_full("ships")
+        assert tables.endpoints.take_slot("ships", "b", 1, 60) is None
+        tables.endpoints.leave_slot(slot)
+        assert not tables.endpoints.is_full("ships")
+
+    def test_the_most_regions_are_looked_up_once_and_stay_in_force_when_that_fails(self, tables):
+        found: list[int | None] = [40, None, 60]
+        calls: list[float] = []
+
+        def look_up() -> int | None:
+            calls.append(tables.clock.now_s)
+            return found[len(calls) - 1]
+
+        assert [tables.endpoints.most_regions("ships", look_up) for _ in range(3)] == [40, 40, 40]
+        assert len(calls) == 1
+        tables.clock.now_s += 301
+        assert [tables.endpoints.most_regions("ships", look_up) for _ in range(3)] == [40, 40, 40]
+        assert len(calls) == 2
+        tables.clock.now_s += 31
+        assert tables.endpoints.most_regions("ships", look_up) == 60
+        assert tables.endpoints.most_regions("boats", lambda: None) is None

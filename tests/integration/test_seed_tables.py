@@ -291,8 +291,6 @@ class TestEndpointStatisticsTable:
             "endpoint": "ships",
             "regions_in_progress": 1,
             "max_regions": 9,
-            "leases": {},
-            "lease_version": 0,
         }
 
 

@@ -318,5 +318,3 @@ def waiting(seconds: float, region_ends_per_s: float, property_bytes: int = 0, w
         return fleet.run(seconds, region_ends_per_s, is_supplied=False)
     finally:
         fleet.close()
-
-

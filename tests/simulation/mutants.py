@@ -300,7 +300,7 @@ def _kept_on_error() -> list[Replacement]:
     return [(RegionRequestHandler, "_given_back_on_error", lambda self, _claim: nullcontext())]
 
 
-# A2, the turns, and the places at endpoints -----------------------------------------------------------------------
+# A2, the turns, and the slots at endpoints -----------------------------------------------------------------------
 
 
 def _with_writes(thing: Any, method: str, changed: Callable[[dict[str, Any]], dict[str, Any]]) -> list[Replacement]:
@@ -359,32 +359,29 @@ def _start_whatever_became_of_it() -> list[Replacement]:
     return _with_writes(SchedulingTurns, "start", changed)
 
 
-def _place_without_version() -> list[Replacement]:
-    original = EndpointStatisticsTable._write
-    return [(EndpointStatisticsTable, "_write", lambda self, *given: original(_Careless(self), *given))]
+def _slot_beyond_the_most() -> list[Replacement]:
+    original = EndpointStatisticsTable.take_slot
+
+    def take(self: Any, endpoint: str, owner: str, most: int, lease_s: float) -> Any:
+        return original(self, endpoint, owner, most + 1, lease_s)
+
+    return [(EndpointStatisticsTable, "take_slot", take)]
 
 
-def _place_beyond_the_most() -> list[Replacement]:
-    def take(self: Any, endpoint: str, place: str, most: int, lease_s: float) -> bool:
-        return bool(self._change(endpoint, lambda leases, now_s: leases | {place: now_s + lease_s}, most))
+def _slot_for_ever() -> list[Replacement]:
+    original = EndpointStatisticsTable.take_slot
 
-    return [(EndpointStatisticsTable, "take_place", take)]
+    def take(self: Any, endpoint: str, owner: str, most: int, _lease_s: float) -> Any:
+        return original(self, endpoint, owner, most, 1e9)
 
-
-def _place_taken_back() -> list[Replacement]:
-    def renew(self: Any, endpoint: str, place: str, lease_s: float) -> bool:
-        return bool(self._change(endpoint, lambda leases, now_s: leases | {place: now_s + lease_s}))
-
-    return [(EndpointStatisticsTable, "renew_place", renew)]
+    return [(EndpointStatisticsTable, "take_slot", take)]
 
 
-def _place_for_ever() -> list[Replacement]:
-    original = EndpointStatisticsTable.take_place
+def _slot_of_whoever_deleted() -> list[Replacement]:
+    def leave(self: Any, slot: Any) -> None:
+        self.delete(slot.key)
 
-    def take(self: Any, endpoint: str, place: str, most: int, _lease_s: float) -> bool:
-        return original(self, endpoint, place, most, 1e9)
-
-    return [(EndpointStatisticsTable, "take_place", take)]
+    return [(EndpointStatisticsTable, "leave_slot", leave)]
 
 
 # Generations ------------------------------------------------------------------------------------------------------
@@ -422,7 +419,7 @@ _OUR_GENERATION = region_request_table.IS_OUR_GENERATION
 _SLOW = {"stall": 0.3, "pause": 0.0, "kill": 0.0, "throttle": 0.0, "max_region_attempts": 1000}
 _SLOW_AND_SENT_AGAIN = _SLOW | {"again": 1.0}
 # Worlds whose endpoint has a place or a few, and whose clocks agree, so that it is known when a place runs out.
-_FEW_PLACES = {"throttle": 1.0, "skew_s": 0.0}
+_FEW_SLOTS = {"throttle": 1.0, "skew_s": 0.0}
 # Worlds whose jobs are cancelled, by somebody who may sleep over it.
 _CANCELLED = _SLOW | {"cancel": 1.0}
 _SLOWER_AND_CANCELLED = _CANCELLED | {"stall": 0.5}
@@ -481,15 +478,26 @@ MUTANTS = [
         "zombie",
         _SLOWER_AND_CANCELLED | {"loss": 0.5},
     ),
-    Mutant("places without version", _place_without_version, "hard", _FEW_PLACES),
-    Mutant("place beyond the most", _place_beyond_the_most, "hard", _FEW_PLACES),
-    Mutant("place taken back", _place_taken_back, "zombie", _SLOW | _FEW_PLACES),
-    Mutant("place for ever", _place_for_ever, "hard", _FEW_PLACES),
     Mutant(
-        "place not given back",
-        lambda: [(EndpointStatisticsTable, "leave_place", _nothing)],
+        "slot taken whoever has it",
+        lambda: _without_condition(EndpointStatisticsTable, "_is_taken"),
         "hard",
-        _FEW_PLACES,
+        _FEW_SLOTS,
+    ),
+    Mutant("slot beyond the most", _slot_beyond_the_most, "hard", _FEW_SLOTS),
+    Mutant(
+        "slot taken back",
+        lambda: _without_condition(EndpointStatisticsTable, "renew_slot"),
+        "zombie",
+        _SLOW | _FEW_SLOTS,
+    ),
+    Mutant("slot of another deleted", _slot_of_whoever_deleted, "zombie", _SLOW | _FEW_SLOTS),
+    Mutant("slot for ever", _slot_for_ever, "hard", _FEW_SLOTS),
+    Mutant(
+        "slot not given back",
+        lambda: [(EndpointStatisticsTable, "leave_slot", _nothing)],
+        "hard",
+        _FEW_SLOTS,
         seeds=6,
         is_harmless=True,
     ),

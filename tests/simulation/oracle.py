@@ -25,7 +25,7 @@ def violations(world: World) -> list[str]:
     ):
         found.append("the row of a closed job came back")
     found += sorted(world.broken_rules)
-    if problem := world.places.problem():
+    if problem := world.slots.problem():
         found.append(problem)
     found += [f"the alarm {alarm} was raised" for alarm in sorted(set(world.alarms))]
     return found + [f"unforeseen error {surprise}" for surprise in sorted(set(world.surprises))]

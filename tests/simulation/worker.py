@@ -317,6 +317,7 @@ class Worker:
             rng=world.scheduler.rng,
             make_sinks=self._make_sinks,
             read_all=port.read_together,
+            make_writers=lambda _count: InTurn(),
             make_encoder=functools.partial(_Encoder, world, process),  # type: ignore[arg-type]
             stopping=Event(world.scheduler),  # type: ignore[arg-type]
             image_due=Event(world.scheduler),  # type: ignore[arg-type]

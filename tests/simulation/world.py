@@ -26,10 +26,10 @@ from aws.osml.model_runner.scheduler import image_scheduler
 from .dynamodb import TABLE_NAMES, DynamoDB, Item, Write, worker_tables
 from .faults import PROFILES, Faults
 from .jobs import REGION_PX, Job, Model, random_jobs
-from .places import Places
 from .ports import Clients, Port
 from .scheduler import START_S, Process, Scheduler
 from .services import EC2, S3, SNS, SQS, Chance, Kinesis, Queue, SageMaker, SageMakerRuntime
+from .slots import Slots
 from .worker import Worker
 
 WORKERS = 3
@@ -67,7 +67,7 @@ def worker_config(job_deadline_s: float, max_region_attempts: int, is_throttled:
             "JOB_DEADLINE_S": str(job_deadline_s),
             "MAX_REGION_ATTEMPTS": str(max_region_attempts),
             "SM_SELF_THROTTLING": str(is_throttled),
-            # With two variants, a place for each processor of one.
+            # With two variants, a slot for each processor of one.
             "THROTTLING_SCALE_FACTOR": "0.5",
             "THROTTLING_RETRY_TIMEOUT": "30",
         }
@@ -129,8 +129,8 @@ class World:
             unprocessed_probability=lambda: self.faults.unprocessed if chance.is_active else 0.0,
         )
         processors = self.rng.randint(1, 3)
-        self.places = Places(scheduler, most=processors, skew_s=self.faults.skew_s)
-        self.dynamodb.observers += [self._note_image, self._note_start, self.places.note]
+        self.slots = Slots(scheduler, most=processors, skew_s=self.faults.skew_s)
+        self.dynamodb.observers += [self._note_image, self._note_start, self.slots.note]
         self.image_dlq = Queue("image-dlq", scheduler, chance)
         self.region_dlq = Queue("region-dlq", scheduler, chance)
         self.image_queue = Queue("image", scheduler, chance, 120, 20, self.image_dlq)

@@ -428,7 +428,8 @@ class ServiceConfig(BaseModel):
     throttling_retry_timeout: Annotated[int, Field(ge=0, le=43_200)] = _setting(
         "THROTTLING_RETRY_TIMEOUT",
         default=10,
-        description="Seconds after which a region that self-throttling held back is offered again.",
+        description="Seconds after which a region that self-throttling held back is offered again;"
+        " twice as long each further time, three times at most.",
     )
     scheduler_throttling_enabled: Switch = _setting(
         "SCHEDULER_THROTTLING_ENABLED",

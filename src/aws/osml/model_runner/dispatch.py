@@ -29,6 +29,11 @@ from .worker_context import WorkerContext
 
 logger = structlog.get_logger(__name__)
 
+# How often the wait for a slot at an endpoint doubles.
+_SLOT_DOUBLINGS = 3
+# SQS hides a message no longer.
+_LONGEST_HIDDEN_S = 43_200.0
+
 
 @contextmanager
 def kept_hidden(queue: RequestQueue, message: QueueMessage, context: WorkerContext) -> Iterator[None]:
@@ -175,13 +180,22 @@ class RegionMessages:
     def handle(self, message: QueueMessage, on_cut: Callable[[], None] = lambda: None) -> None:
         """Do a region, and finish its image when it was the last; ``on_cut`` is called when another one can be cut."""
         with kept_hidden(self._queue, message, self._regions.context):
-            retry_after_s = self._work(message, on_cut)
+            try:
+                retry_after_s = self._work(message, on_cut)
+            except SelfThrottledRegionException:
+                retry_after_s = self._wait_for_slot_s(message)
         if retry_after_s is None:
             self._queue.finish_request(message.receipt_handle)
             self._on_ended()
             return
         logger.info("region.given_back", retry_after_s=round(retry_after_s, 1))
         self._queue.reset_request(message.receipt_handle, math.ceil(retry_after_s))
+
+    def _wait_for_slot_s(self, message: QueueMessage) -> float:
+        """Return how long a region without a slot waits: twice as long each time, so that many cost few calls."""
+        factor = 2.0 ** min(message.receive_count - 1, _SLOT_DOUBLINGS)
+        longest_s = min(self._regions.config.throttling_retry_timeout * factor, _LONGEST_HIDDEN_S)
+        return longest_s * self._regions.context.rng.uniform(0.5, 1.0)
 
     def _work(self, message: QueueMessage, on_cut: Callable[[], None]) -> float | None:
         """Return None when the message is dealt with, else in how many seconds it should come again."""
@@ -195,8 +209,6 @@ class RegionMessages:
             logger.info("message.outlived_its_job")
         except RegionDeferredError as err:
             return err.retry_after_s
-        except SelfThrottledRegionException:
-            return self._regions.config.throttling_retry_timeout
         except LeaseLostError:
             return self._regions.context.rng.uniform(30, 60)
         return None

@@ -61,6 +61,9 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
+# How many rows of regions are written at once.
+_REGION_WRITERS = 16
+
 # What a service did not do for the plan, such as STS that throttles, it may do later.
 PLANNING_ERRORS = (ModelRunnerError, ClientError, BotoCoreError)
 
@@ -415,7 +418,10 @@ class ImageRequestHandler:
     ) -> list[RegionRequest]:
         """A4: give each region its row and put it on the queue; return those that have not ended."""
         requests = [_region_request(request, region, extension) for region in regions]
-        waiting = [region for region in requests if self._is_begun(region, generation)]
+        # Each write takes some milliseconds, and a large image has thousands of regions.
+        with self.context.make_writers(_REGION_WRITERS) as writers:
+            is_begun = writers.map(lambda region: self._is_begun(region, generation), requests)
+            waiting = [region for region, is_waiting in zip(requests, is_begun, strict=True) if is_waiting]
         self.region_request_queue.send_requests([region.to_message() for region in waiting])
         job = self.ledger.find(request)
         # Whoever slept while the job ended and began again has not shared out the plan of this generation.

@@ -135,16 +135,19 @@ class RegionRequestHandler:
         with bind_job(job_id=request.job_id, image_id=request.image_id, region_id=request.region_id):
             if region_request_item is not None:
                 self.region_request_table.start_region_request(region_request_item)
-            with self.context.quarantine.entered(
-                partial(self._claim, request.image_id, request.region_id), self._is_suspect
-            ) as claim:
+            with (
+                self._slot_at_endpoint(request) as keep_slot,
+                self.context.quarantine.entered(
+                    partial(self._claim, request.image_id, request.region_id), self._is_suspect
+                ) as claim,
+            ):
                 if claim is None:
                     return self.job_table.get_image_request(request.image_id)
-                with self._given_back_on_error(claim), self._place_at_endpoint(request, claim) as keep_place:
+                with self._given_back_on_error(claim):
                     work = RegionWork(request, self.tiling_strategy, self.context, raster_dataset, sensor_model)
                     if not self._is_throttled(request):
                         work.on_cut = on_cut
-                    return self._process(claim, work, request, keep_place)
+                    return self._process(claim, work, request, keep_slot)
 
     def fail_region_request(
         self, region_request_item: RegionRequestItem, metrics: MetricsLogger | None = None
@@ -168,7 +171,7 @@ class RegionRequestHandler:
                 return self._seal(claim, work, job, item.message or "the region was given up")
 
     def _process(
-        self, claim: RegionClaim, work: RegionWork, request: RegionRequest, keep_place: Callable[[], bool]
+        self, claim: RegionClaim, work: RegionWork, request: RegionRequest, keep_slot: Callable[[], bool]
     ) -> JobItem:
         job = self.job_table.get_image_request(claim.item.image_id)
         if job.is_terminal:
@@ -181,7 +184,7 @@ class RegionRequestHandler:
         if run.is_late():
             return self._seal(claim, work, job, _DEADLINE_REASON)
         try:
-            with self.context.leases.keep(self._lease(claim, run, keep_place)) as lease, work.opened(job):
+            with self.context.leases.keep(self._lease(claim, run, keep_slot)) as lease, work.opened(job):
                 tiles = work.tiles(job)
                 outcomes = work.run(run, tiles, claim.item)
         except (ImageError, FeatureError) as err:
@@ -223,11 +226,11 @@ class RegionRequestHandler:
             deadline=(job.start_time or 0) / 1000 + self.config.job_deadline_s,
         )
 
-    def _lease(self, claim: RegionClaim, run: RegionRun, keep_place: Callable[[], bool]) -> Lease:
+    def _lease(self, claim: RegionClaim, run: RegionRun, keep_slot: Callable[[], bool]) -> Lease:
         def renew() -> bool:
             # A job that was cancelled has no use for the region any more.
             is_ours = self.region_request_table.renew(claim, self.config.region_lease_s)
-            return is_ours and keep_place() and self._is_open(claim.item.image_id)
+            return is_ours and keep_slot() and self._is_open(claim.item.image_id)
 
         return Lease(
             name=claim.item.region_id,
@@ -251,43 +254,41 @@ class RegionRequestHandler:
             not_before = self.context.now() + err.retry_after_s if err.retry_after_s else 0.0
             self.region_request_table.release(claim, not_before, err.is_backoff)
             raise
-        except SelfThrottledRegionException:
-            self.region_request_table.release(claim, self.context.now() + self.config.throttling_retry_timeout)
-            raise
         except BaseException:
             self.region_request_table.release(claim)
             raise
 
     @contextmanager
-    def _place_at_endpoint(self, request: RegionRequest, claim: RegionClaim) -> Iterator[Callable[[], bool]]:
-        """Hold one of the endpoint's places for a region, where workers throttle themselves; yield what keeps it.
+    def _slot_at_endpoint(self, request: RegionRequest) -> Iterator[Callable[[], bool]]:
+        """Hold one of the endpoint's slots for a region, where workers throttle themselves; yield what keeps it.
 
         Raises:
             SelfThrottledRegionException: the endpoint works on as many regions as it may.
         """
-        table, most = self.endpoint_statistics_table, self._most_regions(request)
-        if table is None or most is None:
+        table, endpoint, lease_s = self.endpoint_statistics_table, request.model_name, self.config.region_lease_s
+        if table is None or not self._is_throttled(request):
             yield lambda: True
             return
-        # A claim has a number of its own, so its place can be taken for no other's.
-        endpoint, lease_s = request.model_name, self.config.region_lease_s
-        place = f"{claim.item.image_id}#{claim.item.region_id}#{claim.fence}"
-        if not table.take_place(endpoint, place, most, lease_s):
-            self.context.metrics.record("RegionProcessing", "Throttles", 1, "Count", ModelName=endpoint)
-            raise SelfThrottledRegionException(f"{endpoint} works on {most} regions already")
-        try:
-            yield lambda: table.renew_place(endpoint, place, lease_s)
-        finally:
-            table.leave_place(endpoint, place)
-
-    def _most_regions(self, request: RegionRequest) -> int | None:
-        """Return how many regions an endpoint may work on; None where that is not limited, or nobody can tell."""
-        if not self._is_throttled(request):
-            return None
-        try:
-            most = self.endpoint_utils.calculate_max_regions(request.model_name, request.model_invocation_role)
+        slot = None
+        if not table.is_full(endpoint):
+            most = table.most_regions(endpoint, partial(self._look_up_most_regions, request))
+            if most is None:
+                yield lambda: True
+                return
             # A serverless endpoint has no machines to count, and must not wait for ever.
-            return max(1, most)
+            slot = table.take_slot(endpoint, self.context.owner, max(1, most), lease_s)
+        if slot is None:
+            self.context.metrics.record("RegionProcessing", "Throttles", 1, "Count", ModelName=endpoint)
+            raise SelfThrottledRegionException(f"{endpoint} works on as many regions as it may")
+        try:
+            yield lambda: table.renew_slot(slot, lease_s)
+        finally:
+            table.leave_slot(slot)
+
+    def _look_up_most_regions(self, request: RegionRequest) -> int | None:
+        """Return how many regions the machines of an endpoint may work on; None when they cannot be described."""
+        try:
+            return self.endpoint_utils.calculate_max_regions(request.model_name, request.model_invocation_role)
         except (ClientError, BotoCoreError) as err:
             # Missing, or not ours to describe: what becomes of the region is decided where its tiles are sent.
             logger.warning("endpoint.capacity_unknown", endpoint=request.model_name, error=type(err).__name__)

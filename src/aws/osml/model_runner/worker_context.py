@@ -9,6 +9,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
@@ -69,6 +70,8 @@ class WorkerContext:
     read_all: ReadAll = read_in_threads
     make_encoder: Callable[..., TileEncoder] = TileEncoder
     elevation_model: Any = None
+    # Makes the threads, as many as are given, in which the rows of an image's regions are written.
+    make_writers: Callable[[int], Executor] = ThreadPoolExecutor
     stopping: threading.Event = field(default_factory=threading.Event)
     # Set when an image may be started here: one came in, or a region ended.
     image_due: threading.Event = field(default_factory=threading.Event)

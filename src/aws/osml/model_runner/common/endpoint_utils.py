@@ -10,7 +10,7 @@ from .aws_clients import AwsClients, default_clients
 from .role_session import describing_session
 
 _CACHE_S = 60
-_CACHED_ENDPOINTS = 10
+_CACHED_ENDPOINTS = 100
 
 
 class EndpointUtils:

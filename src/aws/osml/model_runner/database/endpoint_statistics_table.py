@@ -1,41 +1,71 @@
 """How many regions each endpoint works on, for workers that throttle themselves.
 
-A region's place at its endpoint is a lease in the endpoint's row. The lease of a worker that died runs out, and the
-place is free again. All places of an endpoint lie in one item and change under its version, so they are counted
-exactly, whoever comes at the same time.
+An endpoint has as many slots as it may work on regions, and each slot is a row with a lease. So regions of one endpoint
+do not write the same row, and the lease of a worker that died runs out.
 """
 
 import dataclasses
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
-from aws.osml.model_runner.exceptions import ConditionNotMetError, TransactionConflictError
+from aws.osml.model_runner.exceptions import ConditionNotMetError
 
 from .ddb_helper import DDBHelper, DDBItem, DDBKey
 
+# How many slots a region tries before it waits. Of an endpoint with more slots some may be free then.
 _TRIES = 12
-_LONGEST_WAIT_S = 0.5
+# How long a process believes that a slot is taken, or all are: a region may end at any time.
+_BELIEVED_S = 5.0
+# When the most regions of an endpoint are looked up again, after a success and after an error.
+_DUE_AFTER_S = (240.0, 300.0)
+_DUE_AFTER_ERROR_S = (15.0, 30.0)
+_LOOK_UP_S = 60.0
 
 
 @dataclasses.dataclass
 class EndpointStatisticsItem(DDBItem):
-    """One endpoint's row: the regions in progress, and the most that there may be.
+    """One endpoint's row: the most regions that there may be, and when that is looked up again, in epoch seconds.
 
-    ``leases`` holds until when, in epoch seconds, each region in progress keeps its place; ``lease_version`` counts
-    their changes.
+    ``regions_in_progress`` is for callers that count regions themselves; workers take slots.
     """
 
     endpoint: str
     regions_in_progress: int = 0
     max_regions: int = 0
-    leases: dict[str, float] = dataclasses.field(default_factory=dict)
-    lease_version: int = 0
+    due_time: float | None = None
 
     def __post_init__(self) -> None:
         """Set the key under which the table holds the row."""
         self.ddb_key = DDBKey("endpoint", self.endpoint)
+
+
+@dataclasses.dataclass
+class EndpointSlotItem(DDBItem):
+    """One slot's row; ``endpoint`` is the endpoint's name, ``#``, and the number of the slot."""
+
+    endpoint: str
+    slot_owner: str
+    lease_until: float
+
+    def __post_init__(self) -> None:
+        """Set the key under which the table holds the row."""
+        self.ddb_key = DDBKey("endpoint", self.endpoint)
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """A slot that a region holds, under a name that no other region has."""
+
+    endpoint: str
+    number: int
+    owner: str
+
+    @property
+    def key(self) -> dict[str, str]:
+        """The row's key."""
+        return {"endpoint": f"{self.endpoint}#{self.number}"}
 
 
 class EndpointStatisticsTable(DDBHelper):
@@ -50,6 +80,9 @@ class EndpointStatisticsTable(DDBHelper):
         rng: random.Random | None = None,
     ) -> None:
         super().__init__(table_name, client, sleep, rng, now)
+        # Until when this process believes that a slot is taken, by endpoint and number, and that all slots are.
+        self._taken_until: dict[tuple[str, int], float] = {}
+        self._full_until: dict[str, float] = {}
 
     def upsert_endpoint(self, endpoint: str, max_regions: int) -> None:
         """Begin to follow an endpoint, or renew the most regions that it may work on; those in progress stay."""
@@ -60,7 +93,7 @@ class EndpointStatisticsTable(DDBHelper):
         )
 
     def increment_region_count(self, endpoint: str) -> None:
-        """Count one region more in progress; the worker itself takes places, which set the count."""
+        """Count one region more in progress; the worker itself takes slots."""
         self.update({"endpoint": endpoint}, "ADD regions_in_progress :one", {":one": 1})
 
     def decrement_region_count(self, endpoint: str) -> None:
@@ -80,68 +113,78 @@ class EndpointStatisticsTable(DDBHelper):
         row = self.read({"endpoint": endpoint})
         return int(row["regions_in_progress"]) if row else 0
 
-    # Places ---------------------------------------------------------------------------------------------------------
+    # Slots ----------------------------------------------------------------------------------------------------------
 
-    def take_place(self, endpoint: str, place: str, most: int, lease_s: float) -> bool:
-        """E1: take a place under a name of its own; False when ``most`` regions have one.
+    def most_regions(self, endpoint: str, look_up: Callable[[], int | None]) -> int | None:
+        """Return the most regions that an endpoint may work on; one worker of the fleet calls ``look_up`` when due.
 
-        Raises:
-            TransactionConflictError: others changed the row at each of several tries.
+        ``look_up`` returns None when it fails: then the last value stays in force, and None is returned without one.
         """
+        row = self.read({"endpoint": endpoint}) or {}
+        known, now_s = row.get("max_regions") if "due_time" in row else None, self._now()
+        if known is not None and (row["due_time"] > now_s or not self._claim_look_up(endpoint, now_s)):
+            return int(known)
+        found = look_up()
+        most = known if found is None else found
+        if most is None:
+            return None
+        due_s = self._now() + self._rng.uniform(*(_DUE_AFTER_ERROR_S if found is None else _DUE_AFTER_S))
+        self.update({"endpoint": endpoint}, "SET max_regions = :most, due_time = :due", {":most": most, ":due": due_s})
+        return int(most)
 
-        def taken(leases: dict[str, float], now_s: float) -> dict[str, float] | None:
-            if place not in leases and len(leases) >= most:
-                return None
-            return leases | {place: now_s + lease_s}
-
-        return self._change(endpoint, taken, most)
-
-    def renew_place(self, endpoint: str, place: str, lease_s: float) -> bool:
-        """E2: keep a place; False when it had run out and may be another region's."""
-
-        def renewed(leases: dict[str, float], now_s: float) -> dict[str, float] | None:
-            return leases | {place: now_s + lease_s} if place in leases else None
-
-        return self._change(endpoint, renewed)
-
-    def leave_place(self, endpoint: str, place: str) -> None:
-        """E3: give a place back; one that has run out needs nothing."""
-
-        def left(leases: dict[str, float], _now_s: float) -> dict[str, float] | None:
-            return {name: until for name, until in leases.items() if name != place} if place in leases else None
-
-        self._change(endpoint, left)
-
-    def _change(
-        self,
-        endpoint: str,
-        change: Callable[[dict[str, float], float], dict[str, float] | None],
-        most: int | None = None,
-    ) -> bool:
-        """Change the leases that have not run out; False when ``change`` returns None, and nothing is written then."""
-        for attempt in range(_TRIES):
-            row: Mapping[str, Any] = self.read({"endpoint": endpoint}) or {}
-            now_s = self._now()
-            leases = change({name: until for name, until in row.get("leases", {}).items() if until > now_s}, now_s)
-            if leases is None:
-                return False
-            if self._write(endpoint, leases, row, most):
-                return True
-            self._sleep(self._rng.uniform(0, min(_LONGEST_WAIT_S, 0.02 * 2**attempt)))
-        raise TransactionConflictError(f"the places of {endpoint} changed at each of {_TRIES} tries")
-
-    def _write(self, endpoint: str, leases: dict[str, float], row: Mapping[str, Any], most: int | None) -> bool:
-        expression = "SET leases = :leases, lease_version = :next, regions_in_progress = :count"
-        version = row.get("lease_version")
-        values: dict[str, Any] = {":leases": leases, ":next": (version or 0) + 1, ":count": len(leases)}
-        if most is not None:
-            expression, values[":most"] = f"{expression}, max_regions = :most", most
-        if version is None:
-            condition = "attribute_not_exists(lease_version)"
-        else:
-            condition, values[":seen"] = "lease_version = :seen", version
+    def _claim_look_up(self, endpoint: str, now_s: float) -> bool:
+        values = {":until": now_s + _LOOK_UP_S, ":now": now_s}
         try:
-            self.update({"endpoint": endpoint}, expression, values, condition)
+            self.update({"endpoint": endpoint}, "SET due_time = :until", values, "due_time <= :now")
         except ConditionNotMetError:
             return False
         return True
+
+    def is_full(self, endpoint: str) -> bool:
+        """Return True when this process found no free slot of an endpoint a moment ago. This calls nothing."""
+        return self._full_until.get(endpoint, 0.0) > self._now()
+
+    def take_slot(self, endpoint: str, owner: str, most: int, lease_s: float) -> Slot | None:
+        """E1: take one of ``most`` slots, or return None when no free one is found."""
+        now_s = self._now()
+        open_slots = [number for number in range(most) if self._taken_until.get((endpoint, number), 0.0) <= now_s]
+        for number in self._rng.sample(open_slots, min(_TRIES, len(open_slots))):
+            slot = Slot(endpoint, number, self.name_of_claim(owner))
+            if self._is_taken(slot, lease_s):
+                return slot
+            self._taken_until[endpoint, number] = now_s + _BELIEVED_S
+        self._full_until[endpoint] = now_s + _BELIEVED_S
+        return None
+
+    def _is_taken(self, slot: Slot, lease_s: float) -> bool:
+        """Take a slot that nobody holds; a first send of this very call, whose answer was lost, took it for us."""
+        now_s = self._now()
+        values = {":owner": slot.owner, ":until": now_s + lease_s, ":now": now_s}
+        try:
+            self.update(
+                slot.key,
+                "SET slot_owner = :owner, lease_until = :until",
+                values,
+                "attribute_not_exists(lease_until) OR lease_until < :now",
+            )
+        except ConditionNotMetError as err:
+            return err.old is not None and err.old.get("slot_owner") == slot.owner
+        return True
+
+    def renew_slot(self, slot: Slot, lease_s: float) -> bool:
+        """E2: keep a slot; False when its lease had run out and another region took it."""
+        values: dict[str, Any] = {":until": self._now() + lease_s, ":owner": slot.owner}
+        try:
+            self.update(slot.key, "SET lease_until = :until", values, "slot_owner = :owner")
+        except ConditionNotMetError:
+            return False
+        return True
+
+    def leave_slot(self, slot: Slot) -> None:
+        """E3: give a slot back; nothing changes when another region has it."""
+        self._full_until.pop(slot.endpoint, None)
+        self._taken_until.pop((slot.endpoint, slot.number), None)
+        try:
+            self.delete(slot.key, "slot_owner = :owner", {":owner": slot.owner})
+        except ConditionNotMetError:
+            return
