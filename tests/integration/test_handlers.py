@@ -173,8 +173,8 @@ class TestImage:
         assert sorted(set(heard)) == ["IN_PROGRESS", "STARTED", "SUCCESS"]
         assert heard.count("SUCCESS") == heard.count("STARTED") == 1
 
-    def test_rows_of_regions_are_written_side_by_side(self, new_worker, scene):
-        worker = new_worker()
+    def test_rows_of_regions_are_written_side_by_side(self, worker, scene, gateway):
+        gateway.add_endpoint(MODEL, LocalEndpoint("http://127.0.0.1:1/invocations"))
         worker.image_handler._process_first = lambda *_: None
         request = worker.request(scene, MODEL)
         # Holds the first row's write back until the second one is under way.
