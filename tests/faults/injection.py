@@ -38,6 +38,8 @@ Rule = Mapping[str, Any]
 # How each write of the protocol is known: by operation and by words of its expressions.
 _DYNAMODB: Mapping[str, Sequence[tuple[str, ...]]] = {
     "TransactWriteItems": (
+        ("D1", "image_status = :left", "region_success = :zero"),
+        ("D3", "image_status = :left"),
         ("A1", "attribute_not_exists(job_id)"),
         ("A2", "num_attempts = :next"),
         ("R3", "ADD region_"),
@@ -84,7 +86,7 @@ _READS = frozenset(
 # Every conditional write: whether the server took it is recorded.
 CONDITIONAL = frozenset(
     {"A1", "A2", "A3", "A4", "A4-planned", "F0", "R1", "R2", "R2-progress", "R2-release", "R3", "T1"}
-    | {"G1", "G1-renew", "G1-release", "G2-position", "G2-done", "G2-failed", "G3", "G4"}
+    | {"D1", "D3", "G1", "G1-renew", "G1-release", "G2-position", "G2-done", "G2-failed", "G3", "G4"}
 )
 
 

@@ -33,6 +33,7 @@ from aws.osml.model_runner.database import (
 )
 from aws.osml.model_runner.database.ddb_helper import DDBHelper
 from aws.osml.model_runner.database.endpoint_statistics_table import Slot
+from aws.osml.model_runner.database.job_table import Redirection
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
 from aws.osml.model_runner.exceptions import ConditionNotMetError, ConservationError, StartRegionException
 from aws.osml.model_runner.features.encoding import EncodedFeatures, encode_features
@@ -544,6 +545,72 @@ class TestRedrive:
         assert tables.ledger.reopen(ended, request(), "again")
         row = tables.jobs.get_image_request(ended.image_id)
         assert (row.sinks_done, row.sink_errors) == ({"0:S3"}, None)
+
+    def undelivered(self, tables: Tables) -> JobItem:
+        """Return an image whose tiles have all succeeded, of two outputs the second one has failed."""
+        planned(tables)
+        tables.regions.end_region(tables.jobs, claimed(tables), RequestStatus.SUCCESS, [BOUNDS], [])
+        item = tables.jobs.claim_aggregation(tables.jobs.get_image_request(request().image_id), "w1", 120, 0)
+        tables.jobs.record_sink_done(item.image_id, item.agg_fence, "0:S3")
+        tables.jobs.record_sink_failed(item.image_id, item.agg_fence, {"1:Kinesis": "no such stream"})
+        ended = tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.PARTIAL, "done")
+        tables.jobs.clear_outbox(ended.image_id)
+        tables.ledger.close(ended)
+        return tables.jobs.get_image_request(ended.image_id)
+
+    def test_d3_leaves_nothing_to_do_but_the_end(self, tables):
+        item = self.undelivered(tables)
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(lambda n: tables.ledger.reopen(item, request(), f"m{n}"), range(8))) == 1
+        row = tables.jobs.get_image_request(item.image_id)
+        assert (row.image_status, row.generation, row.agg_fence) == ("IN_PROGRESS", 1, item.agg_fence + 1)
+        counts = ("region_count", "region_success", "region_error", "tile_success", "tile_error")
+        assert [getattr(row, name) for name in counts] == [getattr(item, name) for name in counts]
+        assert JobTable.is_image_request_complete(row)
+        (job,) = tables.ledger.open_jobs()
+        assert (job.planned_time is not None, job.region_count, job.generation) == (True, 1, 1)
+        assert tables.ledger.start_planning(job, "w2", 60) is None
+        assert tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.FAILED, "late") is None
+        assert tables.jobs.claim_aggregation(row, "w2", 120, 0) is not None
+
+    def test_d3_on_images_own_rows(self, tables):
+        ledger = JobTableLedger(tables.jobs, tables.clock)
+        item = self.undelivered(tables)
+        assert ledger.reopen(item, request(), "again")
+        assert not ledger.reopen(item, request(), "again")
+        (job,) = ledger.open_jobs()
+        assert job.planned_time is not None
+        assert JobTable.is_image_request_complete(tables.jobs.get_image_request(item.image_id))
+
+    def test_d3_with_other_outputs(self, tables):
+        item = self.undelivered(tables)
+        other = Redirection('[{"type": "S3"}]', frozenset())
+        assert tables.ledger.reopen(item, request(), "again", other)
+        row = tables.jobs.get_image_request(item.image_id)
+        assert (row.outputs, row.sinks_done) == (other.outputs, None)
+
+    def test_tiles_that_may_expire_under_way_are_done_again(self, tables):
+        item = self.undelivered(tables)
+        tables.clock.now_s += 49 * 3600
+        assert tables.ledger.reopen(item, request(), "again")
+        row = tables.jobs.get_image_request(item.image_id)
+        assert (row.region_success, row.tile_success, row.sinks_done) == (0, 0, None)
+
+    def test_a_tile_that_would_expire_under_way_gives_way_in_the_next_generation_only(self, tables):
+        image_id, region_id = request().image_id, region_id_of(BOUNDS, "job")
+        keys = [TileKey(image_id, region_id, index) for index in range(2)]
+        good, bad = TileOutcome(TileState.SUCCEEDED), TileOutcome(TileState.FAILED)
+        tables.features.commit_tile(keys[0], BOUNDS, good)
+        tables.clock.now_s += 47 * 3600
+        assert tables.features.committed_tiles(image_id, region_id, [0], 1) == {0: TileState.SUCCEEDED}
+        assert tables.features.commit_tile(keys[0], BOUNDS, bad, 1) is TileState.SUCCEEDED, "it outlives one more job"
+        tables.clock.now_s += 2 * 3600
+        assert tables.features.committed_tiles(image_id, region_id, [0], 1) == {}
+        assert tables.features.committed_tiles(image_id, region_id, [0], 0) == {0: TileState.SUCCEEDED}
+        assert tables.features.commit_tile(keys[0], BOUNDS, bad, 0) is TileState.SUCCEEDED, (
+            "another may have counted it"
+        )
+        assert tables.features.commit_tile(keys[0], BOUNDS, bad, 1) is TileState.FAILED
 
     def test_who_still_works_on_the_generation_before_changes_nothing(self, tables):
         item, old_claim = self.ended_partial(tables)

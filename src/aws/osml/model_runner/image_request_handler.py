@@ -163,12 +163,17 @@ class ImageRequestHandler:
             return self.ledger.find(image_request)
 
     def redrive(self, item: JobItem, image_request: ImageRequest, message_id: str) -> bool:
-        """D1: begin an image again that ended PARTIAL or FAILED: what failed is done again, what succeeded stays.
+        """D1, D3: begin an image again that ended PARTIAL or FAILED: what failed is done again, what succeeded stays.
 
         False when it is open, has succeeded, or was begun again by somebody else.
         """
-        # Regions that are sent again take the parameters from the image's row, and all have to go to one variant.
-        request = dataclasses.replace(image_request, model_endpoint_parameters=item.endpoint_parameters)
+        # Regions that are sent again take the parameters from the image's row, and all have to go to one variant. Its
+        # outputs may have been replaced since.
+        request = dataclasses.replace(
+            image_request,
+            model_endpoint_parameters=item.endpoint_parameters,
+            outputs=json.loads(item.outputs or "[]"),
+        )
         if not is_redrivable(item.image_status) or not self.ledger.reopen(item, request, message_id):
             return False
         logger.info("image.redriven", generation=(item.generation or 0) + 1, left=item.image_status)

@@ -9,6 +9,9 @@ from .common.typing import RequestStatus
 POISON_REGION_S = 600.0
 POISON_IMAGE_S = 3600.0
 
+# Rows of tiles outlive the longest job by this. A tile stored more recently will be there for one more whole job.
+TILE_MARGIN_S = 48 * 3600
+
 # A region that nobody has touched for this many leases may have lost its message, or its worker.
 SILENT_LEASES = 3
 _LONGEST_SILENCE_S = 1800.0
@@ -41,6 +44,19 @@ def image_status(succeeded_tiles: int, failed_tiles: int, sinks: int, failed_sin
 def is_redrivable(status: str | None) -> bool:
     """Return True when a job of this status may be begun again: it has ended, and not wholly well."""
     return status in (RequestStatus.PARTIAL, RequestStatus.FAILED)
+
+
+def needs_outputs_only(
+    regions_ended: int, region_count: int | None, failed_tiles: int, tiles_age_s: float | None, outputs_only: bool
+) -> bool:
+    """Return True when an image that is begun again only has to be delivered: no region is done again.
+
+    Every region has ended, and no tile has failed or, with ``outputs_only``, failed tiles stay failed.
+    ``tiles_age_s`` is the age of the oldest tile at most; None where it is not known, and then tiles may be gone.
+    """
+    has_ended = region_count is not None and regions_ended == region_count
+    is_stored = tiles_age_s is not None and tiles_age_s < TILE_MARGIN_S
+    return has_ended and is_stored and (failed_tiles == 0 or outputs_only)
 
 
 def is_poison(attempts: int, first_attempt_s: float | None, now_s: float, max_attempts: int, min_age_s: float) -> bool:

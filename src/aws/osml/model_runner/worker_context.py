@@ -33,6 +33,7 @@ from .inference.detector import Detector
 from .inference.endpoint_factory import FeatureDetectorFactory
 from .inference.http_detector import CallTimeouts
 from .inference.retry import RetryBudget
+from .job_rules import TILE_MARGIN_S
 from .lease_keeper import LeaseKeeper
 from .metrics import MetricsRecorder
 from .quarantine import Quarantine
@@ -43,7 +44,6 @@ from .sink.sink_factory import SinkFactory
 from .tile_worker.pipeline import TilePipeline
 
 _BEATS_PER_LEASE = 3
-_FEATURE_MARGIN_S = 48 * 3600
 _CACHED_ENDPOINTS = 32
 
 
@@ -136,7 +136,7 @@ class WorkerContext:
             overlap,
             client=self.clients.dynamodb_resource(),
             now=self.now,
-            life_s=self.config.job_deadline_s + _FEATURE_MARGIN_S,
+            life_s=self.config.job_deadline_s + TILE_MARGIN_S,
             rng=self.rng,
             read_all=self.read_all,
             sleep=self.sleep,

@@ -15,10 +15,21 @@ def add_parser(commands: Any) -> None:
         help="begin a job again that ended PARTIAL or FAILED, or put dead letters back on their queues",
         description=(
             "Begins jobs again in the deployment that the environment names: what failed is done again, what succeeded"
-            " stays. Running workers find them within a sweep."
+            " stays. A job of which only outputs failed is delivered again without a model call, for two days after its"
+            " plan. Running workers find them within a sweep."
         ),
     )
     parser.add_argument("job", nargs="*", metavar="JOB", help="id of a job that ended PARTIAL or FAILED")
+    parser.add_argument(
+        "--output",
+        action="append",
+        default=[],
+        metavar="PLACE",
+        help="s3://BUCKET/PREFIX that takes the place of the outputs that failed; may be repeated",
+    )
+    parser.add_argument(
+        "--outputs-only", action="store_true", help="deliver what there is: tiles that failed are not done again"
+    )
     parser.add_argument(
         "--dead-letters", action="store_true", help="move the messages of IMAGE_DLQ and REGION_DLQ back to their queues"
     )
@@ -31,14 +42,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     if not arguments.job and not arguments.dead_letters:
         raise ConfigurationError("name a job, or --dead-letters")
+    if not arguments.job and (arguments.output or arguments.outputs_only):
+        raise ConfigurationError("--output and --outputs-only need a job")
     config = ServiceConfig.from_environment(os.environ)
-    are_begun = [_redrive_job(config, job_id) for job_id in arguments.job]
+    are_begun = [_redrive_job(config, job_id, arguments) for job_id in arguments.job]
     if arguments.dead_letters:
         _redrive_dead_letters(config)
     return 0 if all(are_begun) else 1
 
 
-def _redrive_job(config: Any, job_id: str) -> bool:
+def _redrive_job(config: Any, job_id: str, arguments: argparse.Namespace) -> bool:
     from aws.osml.model_runner.common.aws_clients import default_clients
     from aws.osml.model_runner.database.job_ledger import open_ledger
     from aws.osml.model_runner.database.job_table import JobTable
@@ -46,9 +59,10 @@ def _redrive_job(config: Any, job_id: str) -> bool:
 
     dynamodb = default_clients().dynamodb_resource()
     jobs = JobTable(config.job_table, dynamodb, life_s=config.row_life_s)
-    report = JobRedriver(jobs, open_ledger(config.outstanding_jobs_table, jobs, dynamodb)).redrive(job_id)
-    for image_id in report.begun:
-        sys.stdout.write(f"begun again: {image_id}\n")
+    ledger = open_ledger(config.outstanding_jobs_table, jobs, dynamodb)
+    report = JobRedriver(jobs, ledger, config.allowance.check).redrive(job_id, arguments.output, arguments.outputs_only)
+    for image_id, work in report.begun.items():
+        sys.stdout.write(f"begun again: {image_id}: {work}\n")
     for image_id, reason in report.left.items():
         sys.stdout.write(f"left alone:  {image_id}: {reason}\n")
     return not report.left

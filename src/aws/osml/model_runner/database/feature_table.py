@@ -32,6 +32,7 @@ from aws.osml.model_runner.features.encoding import decode_feature, encode_featu
 from aws.osml.model_runner.features.feature_columns import FeatureColumns
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
 from aws.osml.model_runner.features.properties import TILE
+from aws.osml.model_runner.job_rules import TILE_MARGIN_S
 
 from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
 from .job_table import JobItem
@@ -251,8 +252,9 @@ class FeatureTable(DDBHelper):
     def commit_tile(self, key: TileKey, bounds: ImageRegion, outcome: TileOutcome, generation: int = 0) -> TileState:
         """T1: commit a tile's features and its outcome in one write, and return the outcome that counts.
 
-        That is another's when another worker, or an earlier send of this call, was first. Only a failure of an
-        earlier generation gives way: the job was sent again to have such tiles done again.
+        That is another's when another worker, or an earlier send of this call, was first. Only the tile of an earlier
+        generation gives way, if it failed or will not be stored for one more whole job: the job was sent again to have
+        such tiles done again.
         """
         chunks = [_feature_attributes(outcome, part) for part in _parts(outcome.features)] or [{"features": []}]
         token = f"{self._rng.getrandbits(64):016x}"
@@ -278,9 +280,13 @@ class FeatureTable(DDBHelper):
             generation=generation,
             **chunks[0],
         )
-        condition = "attribute_not_exists(range_key) OR (tile_status = :failed AND generation < :generation)"
+        condition = (
+            "attribute_not_exists(range_key)"
+            " OR (generation < :generation AND (tile_status = :failed OR expire_time < :needed))"
+        )
+        values = {":failed": TileState.FAILED.name, ":generation": generation, ":needed": self._needed_until()}
         try:
-            self.put(row.to_put(), condition, {":failed": TileState.FAILED.name, ":generation": generation})
+            self.put(row.to_put(), condition, values)
         except ConditionNotMetError as err:
             return TileState[(err.old or {})["tile_status"]]
         return outcome.state
@@ -290,15 +296,15 @@ class FeatureTable(DDBHelper):
     ) -> dict[int, TileState]:
         """Return the outcomes of those tiles of a region that are committed, by the tiles' indexes.
 
-        Failures of earlier generations are left out: those tiles are to be done again.
+        Tiles of earlier generations are left out if they failed, or will not be stored for one more whole job: they are
+        to be done again.
         """
         keys = [self._tile_row_key(TileKey(image_id, region_id, index)) for index in indexes]
         rows = self.batch_get(keys, ["tile_index", "tile_status", "expire_time", "generation"])
         return {
             row["tile_index"]: TileState[row["tile_status"]]
             for row in rows
-            if not self._is_expired(row)
-            and (row["tile_status"] == TileState.SUCCEEDED.name or row["generation"] >= generation)
+            if not self._is_expired(row) and (row["generation"] >= generation or self._stays(row))
         }
 
     def stored_tiles(self, image_id: str, planned: Sequence[TileKey] = ()) -> list[StoredTile]:
@@ -419,6 +425,15 @@ class FeatureTable(DDBHelper):
 
     def _is_expired(self, row: Mapping[str, Any]) -> bool:
         return float(row.get("expire_time", math.inf)) < self._now()
+
+    def _stays(self, row: Mapping[str, Any]) -> bool:
+        """Return True for a tile of an earlier generation that need not be done again."""
+        is_good = row["tile_status"] == TileState.SUCCEEDED.name
+        return is_good and float(row.get("expire_time", math.inf)) >= self._needed_until()
+
+    def _needed_until(self) -> float:
+        """Return until when a job that begins now may need its tiles."""
+        return self._now() + self._life_s - TILE_MARGIN_S
 
     def _tile_row_key(self, key: TileKey) -> dict[str, str]:
         """Return the tile's key: spread over the partitions by a hash that every worker and every run agrees on."""

@@ -17,7 +17,7 @@ from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.exceptions import ConditionNotMetError
 
 from .ddb_helper import DDBHelper, Item, to_dynamodb
-from .job_table import NOT_TERMINAL, TERMINAL_VALUES, JobItem, JobTable, new_row, reopening_update
+from .job_table import NOT_TERMINAL, TERMINAL_VALUES, JobItem, JobTable, Redirection, new_row, reopening_update
 
 
 class Acceptance(enum.Enum):
@@ -71,8 +71,18 @@ class JobLedger(Protocol):
         """A1: begin an image, once. ``body`` is the message that it came with."""
         ...
 
-    def reopen(self, image: JobItem, request: ImageRequest, message_id: str) -> bool:
-        """D1: begin the next generation of an image that ended PARTIAL or FAILED; False when that was done before."""
+    def reopen(
+        self,
+        image: JobItem,
+        request: ImageRequest,
+        message_id: str,
+        redirection: Redirection | None = None,
+        outputs_only: bool = False,
+    ) -> bool:
+        """D1, D3: begin the next generation of an image that ended PARTIAL or FAILED; False when that was done before.
+
+        ``redirection`` replaces its outputs. With ``outputs_only`` its failed tiles stay failed.
+        """
         ...
 
     def find(self, request: ImageRequest) -> OpenJob | None:
@@ -278,17 +288,24 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
             return _acceptance_of_known(self._job_table, request)
         return Acceptance.ACCEPTED
 
-    def reopen(self, image: JobItem, request: ImageRequest, message_id: str) -> bool:
-        """D1: put the open job again and move the image's row to its next generation, both or neither."""
+    def reopen(
+        self,
+        image: JobItem,
+        request: ImageRequest,
+        message_id: str,
+        redirection: Redirection | None = None,
+        outputs_only: bool = False,
+    ) -> bool:
+        """D1, D3: put the open job again and move the image's row to its next generation, both or neither."""
         now_s, images = self._now(), self._job_table
         job = _new_job(request, now_s, (image.generation or 0) + 1) | {"job_id": ledger_key(request)}
         if image.region_count is not None:
             job["region_count"] = image.region_count
+        if image.needs_outputs_only(now_s, outputs_only):
+            job["planned_time"] = now_s
+        update = reopening_update(images.table_name, image, message_id, now_s, images.life_s, redirection, outputs_only)
         try:
-            self._transact(
-                _put_new(self.table_name, job, "job_id"),
-                reopening_update(images.table_name, image, message_id, now_s, images.life_s),
-            )
+            self._transact(_put_new(self.table_name, job, "job_id"), update)
         except ConditionNotMetError:
             return False
         return True
@@ -336,16 +353,27 @@ class JobTableLedger(_LedgerRows):
             return _acceptance_of_known(self._job_table, request)
         return Acceptance.ACCEPTED
 
-    def reopen(self, image: JobItem, request: ImageRequest, message_id: str) -> bool:  # noqa: ARG002 - the row has it
-        """D1: move the image's row to its next generation, with the attributes of an open job on it."""
+    def reopen(
+        self,
+        image: JobItem,
+        request: ImageRequest,
+        message_id: str,
+        redirection: Redirection | None = None,
+        outputs_only: bool = False,
+    ) -> bool:
+        """D1, D3: move the image's row to its next generation, with the attributes of an open job on it."""
         now_s, images = self._now(), self._job_table
-        update = reopening_update(images.table_name, image, message_id, now_s, images.life_s)["Update"]
-        expression = update["UpdateExpression"].replace(
-            " REMOVE ",
-            ", request_time = :now, num_attempts = :zero, last_attempt = :zero"
-            " REMOVE planned_time, swept_time, first_attempt, ",
-        )
-        values = update["ExpressionAttributeValues"] | {":now": int(now_s)}
+        update = reopening_update(
+            images.table_name, image, message_id, now_s, images.life_s, redirection, outputs_only
+        )["Update"]
+        changed = ", request_time = :now, num_attempts = :zero, last_attempt = :zero, request_payload = :payload"
+        removed = "swept_time, first_attempt, "
+        values = update["ExpressionAttributeValues"] | {":now": int(now_s), ":payload": request.to_item()}
+        if image.needs_outputs_only(now_s, outputs_only):
+            changed += ", planned_time = :now"
+        else:
+            removed += "planned_time, "
+        expression = update["UpdateExpression"].replace(" REMOVE ", f"{changed} REMOVE {removed}")
         try:
             images.update(update["Key"], expression, values, update["ConditionExpression"])
         except ConditionNotMetError:

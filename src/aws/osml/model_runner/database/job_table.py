@@ -1,7 +1,7 @@
 """Images: one row each, from the request's acceptance to its terminal status.
 
 The conditional writes carry the letters of docs/explanation/what-happens-when-a-worker-dies.md: A1 and A3 begin an
-image, F0 and F1 fail one that cannot be planned, C1 cancels it, G1 to G4 finish it, D1 begins it again.
+image, F0 and F1 fail one that cannot be planned, C1 cancels it, G1 to G4 finish it, D1 and D3 begin it again.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ import random
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.inference import ModelInvokeMode
@@ -31,6 +31,7 @@ from aws.osml.model_runner.exceptions import (
     IsImageCompleteException,
     StartImageException,
 )
+from aws.osml.model_runner.job_rules import needs_outputs_only
 
 from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
 
@@ -112,6 +113,8 @@ class JobItem(DDBItem):
     status_outbox: dict[str, Any] | None = None
     priority: int | None = None
     message_body: bytes | None = None
+    # When the plan was fixed, in epoch seconds: no tile's row is older.
+    tiles_since: float | None = None
 
     def __post_init__(self) -> None:
         """Set the key under which the table holds the row."""
@@ -195,27 +198,48 @@ class JobItem(DDBItem):
         """The message that the image came with, as it came; None where the row does not hold it."""
         return zlib.decompress(bytes(self.message_body)).decode() if self.message_body else None
 
+    def needs_outputs_only(self, now_s: float, outputs_only: bool = False) -> bool:
+        """Return True when D3 begins this image again, and False when D1 does; see ``job_rules``."""
+        regions_ended = (self.region_success or 0) + (self.region_error or 0)
+        age_s = None if self.tiles_since is None else now_s - self.tiles_since
+        return needs_outputs_only(regions_ended, self.region_count, self.tile_error or 0, age_s, outputs_only)
+
     @property
     def is_terminal(self) -> bool:
         """True when the image has ended, however it did."""
         return self.image_status in TERMINAL_STATUSES
 
 
-def reopening_update(table_name: str, item: JobItem, message_id: str, now_s: float, life_s: float) -> Item:
-    """Return D1 for an image's row: the next generation of a job that ended PARTIAL or FAILED, as if just accepted.
+class Redirection(NamedTuple):
+    """The outputs that an image has from its next generation on, as JSON, and the names of those that are complete."""
 
-    The state that it leaves is part of the condition, so it happens once. The fencing number moves on, because a
-    worker may still believe that it finishes the generation before. Outputs that are complete stay so only where no
-    tile is done again, since other tiles make other features.
+    outputs: str
+    done: frozenset[str]
+
+
+def reopening_update(
+    table_name: str,
+    item: JobItem,
+    message_id: str,
+    now_s: float,
+    life_s: float,
+    redirection: Redirection | None = None,
+    outputs_only: bool = False,
+) -> Item:
+    """Return D1 or D3 for an image's row: the next generation of a job that ended PARTIAL or FAILED.
+
+    After D1 it is as if just accepted. After D3 its regions stay counted, so that it only has to be finished. The state
+    that either leaves is part of the condition, so it happens once. The fencing number moves on, because a worker may
+    still believe that it finishes the generation before. Outputs that are complete stay so only where no tile is done
+    again, since other tiles make other features.
     """
-    expression = (
-        "SET image_status = :open, generation = :next, message_id = :message_id, start_time = :now_ms,"
-        " expire_time = :expire, region_success = :zero, region_error = :zero, tile_success = :zero,"
-        " tile_error = :zero, agg_lease_until = :zero, agg_not_before = :zero, agg_stalled = :zero, kinesis_pos = :zero"
-        " REMOVE end_time, message, sink_errors, agg_first_time"
-    )
-    if item.tile_error or item.region_count is None:
-        expression += ", sinks_done"
+    keeps_tiles = item.needs_outputs_only(now_s, outputs_only)
+    changes = [
+        *("image_status = :open", "generation = :next", "message_id = :message_id", "start_time = :now_ms"),
+        *("expire_time = :expire", "agg_lease_until = :zero", "agg_not_before = :zero", "agg_stalled = :zero"),
+        "kinesis_pos = :zero",
+    ]
+    removed = ["end_time", "message", "sink_errors", "agg_first_time"]
     values = {
         ":open": "ACCEPTED" if item.region_count is None else str(RequestStatus.IN_PROGRESS),
         ":next": (item.generation or 0) + 1,
@@ -227,10 +251,21 @@ def reopening_update(table_name: str, item: JobItem, message_id: str, now_s: flo
         ":zero": 0,
         ":one": 1,
     }
+    if not keeps_tiles:
+        changes += [f"{name} = :zero" for name in ("region_success", "region_error", "tile_success", "tile_error")]
+        removed.append("sinks_done")
+    if redirection is not None:
+        changes.append("outputs = :outputs")
+        values[":outputs"] = redirection.outputs
+        if keeps_tiles and redirection.done:
+            changes.append("sinks_done = :done")
+            values[":done"] = set(redirection.done)
+        elif keeps_tiles:
+            removed.append("sinks_done")
     update = {
         "TableName": table_name,
         "Key": {"image_id": item.image_id},
-        "UpdateExpression": expression + " ADD agg_fence :one",
+        "UpdateExpression": f"SET {', '.join(changes)} REMOVE {', '.join(removed)} ADD agg_fence :one",
         "ConditionExpression": "image_status = :left AND generation = :seen AND attribute_not_exists(status_outbox)",
         "ExpressionAttributeValues": values,
     }
@@ -385,7 +420,7 @@ class JobTable(DDBHelper):
                 *("image_etag", "image_extension", "image_format", "feature_properties"),
             )
             if getattr(item, name) is not None
-        } | {"image_status": str(RequestStatus.IN_PROGRESS)}
+        } | {"image_status": str(RequestStatus.IN_PROGRESS), "tiles_since": self._now()}
         expression = "SET " + ", ".join(f"{name} = :{name}" for name in plan)
         values = {f":{name}": value for name, value in plan.items()} | TERMINAL_VALUES
         condition = f"{IS_OPEN} AND attribute_not_exists(region_count)"
