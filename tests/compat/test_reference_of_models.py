@@ -25,7 +25,6 @@ from aws.osml.model_runner.inference.call_errors import ModelErrorCode
 from aws.osml.model_runner.inference.content_types import CONTENT_TYPES
 from aws.osml.model_runner.inference.retry import DEFAULT_POLICY
 from aws.osml.model_runner.region_request_handler import SEALED
-from aws.osml.model_runner.sink.delivery import Delivery
 from aws.osml.model_runner.sink.kinesis_records import PARTITION_BY_JOB, record_of
 from aws.osml.model_runner.tile_worker import pipeline
 from markdown_pages import coded, fences, first_column, own_part, rows, section
@@ -114,7 +113,7 @@ def test_every_member_and_property_of_a_feature_is_documented() -> None:
 
 def test_what_a_record_adds_to_a_feature_is_documented() -> None:
     body = b'{"type": "Feature", "properties": {}}'
-    record = record_of(Delivery("j", "", [body], ["id-1"]), 0, body, PARTITION_BY_JOB)
+    record = record_of("j", 0, "id-1", body, PARTITION_BY_JOB)
     (feature,) = json.loads(record.data)["features"]
     assert set(first_column(rows(section(reference("features.md"), "On Kinesis")))) == feature["properties"].keys()
 

@@ -59,7 +59,7 @@ _DYNAMODB: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("G1", "SET agg_owner"),
         ("G1-renew", "SET agg_lease_until = :until"),
         ("G1-release", "SET agg_lease_until = :zero, agg_stalled"),
-        ("G2-position", "kinesis_pos = :position"),
+        ("G2-position", "sink_positions = :positions"),
         ("G2-done", "ADD sinks_done"),
         ("G2-failed", "SET sink_errors"),
         ("G4", "REMOVE status_outbox"),

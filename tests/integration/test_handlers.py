@@ -1076,10 +1076,10 @@ class TestEnd:
         # A clock of its own: the claim's holder renews it all the time, and must not see it end.
         others_jobs = JobTable(worker.jobs.table_name, worker.jobs.client, lambda: clock() + 500)
 
-        def lose_the_claim(claim, merged):
+        def lose_the_claim(*arguments):
             job = worker.jobs.get_image_request(request.image_id)
             assert others_jobs.claim_aggregation(job, "other", 120, 0)
-            return deliver(claim, merged)
+            return deliver(*arguments)
 
         completion._deliver = lose_the_claim
         with pytest.raises(LeaseLostError):
@@ -1090,7 +1090,7 @@ class TestEnd:
     def test_progress_of_a_stream_is_kept_and_goes_on(self, worker, scene, model_server, data_plane, clients, clock):
         outputs = [{"type": "Kinesis", "stream": data_plane.result_stream, "batchSize": 3}]
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
-        worker.jobs.update({"image_id": request.image_id}, "SET kinesis_pos = :p", {":p": 6})
+        worker.jobs.update({"image_id": request.image_id}, "SET sink_positions = :p", {":p": {"0:Kinesis": 6}})
         with answering(clients.client("kinesis"), "PutRecords", None) as calls:
             worker.image_handler.completion.finish(request.image_id)
         assert len(calls) == 1, "six of eight features are there already"
@@ -1107,7 +1107,7 @@ class TestEnd:
         with away, pytest.raises(AggregateFeaturesException):
             worker.image_handler.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
-        assert (list(row.sink_errors), row.sinks_done, row.kinesis_pos) == (["0:Kinesis"], None, 3)
+        assert (list(row.sink_errors), row.sinks_done, row.sink_positions) == (["0:Kinesis"], None, {"1:Kinesis": 3})
         clock.ahead_s += 30
         with (
             answering(clients.client("kinesis"), "DescribeStreamSummary", None) as streams,

@@ -50,7 +50,7 @@ def delivery(count: int = 5, position: int = 0, pad: dict[int, int] | None = Non
         for n in range(count)
     ]
     ids = [f"feature-{n}" for n in range(count)]
-    return Delivery("job-1", "", [json.dumps(feature).encode() for feature in features], ids, position)
+    return Delivery.of("job-1", "", [json.dumps(feature).encode() for feature in features], ids, position=position)
 
 
 def records_of(kinesis: Any, stream: str) -> list[dict[str, Any]]:

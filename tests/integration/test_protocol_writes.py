@@ -460,11 +460,11 @@ class TestFinish:
 
     def test_g2_to_g5_end_the_job_once_and_close_it_last(self, tables):
         item = tables.jobs.claim_aggregation(self.complete(tables), "w1", 120, 0)
-        assert tables.jobs.record_sink_progress(item.image_id, item.agg_fence, 500)
-        assert tables.jobs.get_image_request(item.image_id).kinesis_pos == 500
+        assert tables.jobs.record_sink_progress(item.image_id, item.agg_fence, {"1:Kinesis": 500})
+        assert tables.jobs.get_image_request(item.image_id).sink_positions == {"1:Kinesis": 500}
         assert tables.jobs.record_sink_done(item.image_id, item.agg_fence, "0:S3")
         row = tables.jobs.get_image_request(item.image_id)
-        assert (row.sinks_done, row.kinesis_pos, row.agg_stalled) == ({"0:S3"}, 0, 0)
+        assert (row.sinks_done, row.agg_backoffs, row.agg_stalled) == ({"0:S3"}, 0, 0)
         tables.clock.now_s += 5
         ended = tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.SUCCESS, "done")
         assert (ended.image_status, ended.processing_duration) == ("SUCCESS", 5)
@@ -478,8 +478,9 @@ class TestFinish:
 
     def test_release_forgets_the_attempt(self, tables):
         item = tables.jobs.claim_aggregation(self.complete(tables), "w1", 120, 500)
-        assert tables.jobs.release_aggregation(item.image_id, item.agg_fence)
-        assert tables.jobs.claim_aggregation(item, "w2", 120, 0).agg_stalled == 1
+        assert tables.jobs.release_aggregation(item.image_id, item.agg_fence, backoffs=3)
+        second = tables.jobs.claim_aggregation(item, "w2", 120, 0)
+        assert (second.agg_stalled, second.agg_backoffs) == (1, 3)
 
     def test_no_write_brings_back_a_row_that_is_gone(self, tables):
         item = self.complete(tables)
@@ -534,9 +535,8 @@ class TestRedrive:
         item = tables.jobs.claim_aggregation(tables.jobs.get_image_request(request().image_id), "w1", 120, 0)
         tables.jobs.record_sink_done(item.image_id, item.agg_fence, "0:S3")
         errors = {"1:Kinesis": "no such stream"}
-        assert tables.jobs.record_sink_progress(item.image_id, item.agg_fence, 500)
+        assert tables.jobs.record_sink_progress(item.image_id, item.agg_fence, {"1:Kinesis": 500})
         assert tables.jobs.record_sink_failed(item.image_id, item.agg_fence, errors)
-        assert tables.jobs.get_image_request(item.image_id).kinesis_pos == 0, "the next output begins at its beginning"
         assert not tables.jobs.record_sink_failed(item.image_id, item.agg_fence - 1, {})
         ended = tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.PARTIAL, "done")
         assert ended.sink_errors == errors

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 from aws.osml.model_runner.app_config import ServiceConfig
+from aws.osml.model_runner.common.channel import Threads
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.inference.sm_detector import SMDetector
 from aws.osml.model_runner.lease_keeper import Lease, LeaseKeeper
@@ -318,6 +319,7 @@ class Worker:
             make_sinks=self._make_sinks,
             read_all=port.read_together,
             make_writers=lambda _count: InTurn(),
+            threads=Threads(process.spawn, lambda count: Semaphore(world.scheduler, count)),
             make_encoder=functools.partial(_Encoder, world, process),  # type: ignore[arg-type]
             stopping=Event(world.scheduler),  # type: ignore[arg-type]
             image_due=Event(world.scheduler),  # type: ignore[arg-type]

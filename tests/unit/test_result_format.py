@@ -40,7 +40,7 @@ def features(count):
 
 def delivery(count, **options):
     bodies = [json.dumps(one).encode() for one in features(count)]
-    return Delivery("job", "", bodies, [f"id-{n}" for n in range(count)], **options)
+    return Delivery.of("job", "", bodies, [f"id-{n}" for n in range(count)], **options)
 
 
 def written(name, given_delivery, compression=OutputCompression.NONE):

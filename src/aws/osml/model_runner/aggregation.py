@@ -1,203 +1,259 @@
-"""The features of an image brought together: bytes and arrays in, what is delivered out, one feature at a time."""
+"""The features of an image brought together: tiles are read row by row, and features come out as they are decided.
+
+Memory holds the rows at hand and what is undecided of those before, however many features an image has.
+"""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import accumulate
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from .common.channel import Threads, read_ahead
 from .common.memory import give_memory_back
+from .common.memory_budget import MemoryShare
 from .common.mr_post_processing import (
     FeatureDistillationAlgorithm,
     FeatureDistillationDeserializer,
     FeatureDistillationSeam,
     SeamMerge,
 )
-from .common.typing import ImageRegion, TileState
-from .database.feature_table import FeatureTable, StoredTile, TileKey
+from .common.typing import ImageRegion
+from .database.feature_table import StoredTile
 from .database.job_table import JobItem
 from .exceptions import ConservationError
 from .features.encoding import decode_feature, encode_feature
 from .features.feature_columns import FeatureColumns
 from .features.properties import Feature, FeatureOrigin, FeatureStamp, feature_id
-from .features.scored_boxes import Indices
-from .features.selection import Selection, select
+from .features.row_selection import Decided, RowSelection
+from .features.scored_boxes import Indices, ScoredBoxes
 from .features.text_stamp import TextStamp
-from .features.tiled_features import TiledFeatures
-from .sink.delivery import Delivery
+from .features.tile_spans import TileSpans, frames_of
+from .features.tiled_features import TiledFeatures, shapes_of
+from .sink.delivery import FeatureBatch
+from .tile_reader import ImageTiles, Metrics, ReadTiles, TileReader, TileStep, Unmeasured, ignore, size_of
 
-# How many features go by between two signs of life.
-_FEATURES_PER_NOTE = 2_000
+# A batch for the outputs: at most so many features, and about so many bytes.
+_BATCH_FEATURES = 2_000
+_BATCH_BYTES = 4 * 1024 * 1024
+# What an output holds of features that it has not written: parts of a file on their way, a row group, records.
+_OUTPUT_BYTES = 64 * 1024 * 1024
+# All of them together count for no more than this part of what there is.
+_OUTPUTS_PART = 4
 
 
-def ignore() -> None:
-    """Take no notice."""
+@dataclass(frozen=True, eq=False)
+class _AtHand:
+    """n features that are at hand: those of some tiles.
 
-
-class ImageFeatures:
-    """The features of one image as they are stored, in order of region, tile and place in the model's answer.
-
-    Each is kept as its JSON alone. ``columns`` tells as arrays what merging needs to know of it.
+    ``numbers``: (n,) the place of each one's tile in ``tiles``; ``ordinals``: (n,) its place in the model's answer.
     """
 
-    def __init__(self, job_id: str, tiles: Sequence[tuple[StoredTile, FeatureColumns]]) -> None:
-        good = [(tile, columns) for tile, columns in tiles if tile.state is TileState.SUCCEEDED]
-        self._job_id = job_id
-        self._tiles = [tile for tile, _ in good]
-        self._starts = [0, *accumulate(len(tile.features) for tile in self._tiles)]
-        self.columns = TiledFeatures.joined([(tile.bounds, columns) for tile, columns in good], self.feature_at)
-        self.own_ends = np.concatenate([np.zeros(0, np.uint32), *(columns.records["own_end"] for _, columns in good)])
+    tiles: Sequence[tuple[int, StoredTile]]
+    numbers: Indices
+    ordinals: Indices
+    columns: FeatureColumns
+    bodies: Sequence[bytes]
 
     @classmethod
-    def collect(
-        cls,
-        job: JobItem,
-        table: FeatureTable,
-        note: Callable[[], None] = ignore,
-        planned: Sequence[TileKey] = (),
-    ) -> "ImageFeatures":
-        """Read the features of a job's image; ``planned`` are its tiles, where they are known.
+    def of(cls, tiles: Sequence[tuple[int, StoredTile]]) -> "_AtHand":
+        """Return the features of these tiles, in order."""
+        counts = [len(tile.features) for _, tile in tiles]
+        return cls(
+            # The tile itself is let go, with the features that are not carried on.
+            [(row, tile.without_features()) for row, tile in tiles],
+            np.repeat(np.arange(len(tiles)), counts),
+            np.concatenate([np.zeros(0, np.intp), *(np.arange(count) for count in counts)]),
+            FeatureColumns.joined([_columns_of(tile) for _, tile in tiles]),
+            [body for _, tile in tiles for body in tile.features],
+        )
 
-        ``note`` is called at each tile, from several threads.
+    def followed_by(self, other: "_AtHand") -> "_AtHand":
+        """Return these features and then the others."""
+        if not len(self):
+            return other
+        return _AtHand(
+            [*self.tiles, *other.tiles],
+            np.concatenate([self.numbers, other.numbers + len(self.tiles)]),
+            np.concatenate([self.ordinals, other.ordinals]),
+            FeatureColumns.joined([self.columns, other.columns]),
+            [*self.bodies, *other.bodies],
+        )
 
-        Raises:
-            ConservationError: fewer tiles, or more, are stored as good than were counted.
-        """
-
-        def columns_of(tile: StoredTile) -> FeatureColumns:
-            note()
-            # An older version has stored none.
-            return tile.columns or FeatureColumns.of(map(decode_feature, tile.features))
-
-        # The pixels of the image's tiles are gone by now, and its features take their place.
-        give_memory_back()
-        features = cls(str(job.job_id), table.look_at_tiles(job.image_id, columns_of, planned))
-        if planned and len(features._tiles) != job.tile_success:
-            # Another version may have planned other tiles.
-            features = cls(str(job.job_id), table.look_at_tiles(job.image_id, columns_of))
-        if len(features._tiles) != job.tile_success:
-            raise ConservationError(f"{len(features._tiles)} tiles are stored as good, {job.tile_success} were counted")
-        return features
+    def take(self, indices: Indices) -> "_AtHand":
+        """Return these features alone, with none but their tiles."""
+        used, numbers = np.unique(self.numbers[indices], return_inverse=True)
+        return _AtHand(
+            [self.tiles[number] for number in used.tolist()],
+            numbers,
+            self.ordinals[indices],
+            self.columns.take(indices),
+            [self.bodies[index] for index in indices.tolist()],
+        )
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return len(self.bodies)
+
+    @property
+    def rows(self) -> Indices:
+        """(n,) the number of each feature's row of tiles."""
+        rows: Indices = np.array([row for row, _ in self.tiles], dtype=np.intp)[self.numbers]
+        return rows
+
+    @property
+    def size_bytes(self) -> int:
+        """How much memory they take."""
+        return size_of(self.bodies)
+
+    def tiled(self, spans: TileSpans) -> TiledFeatures:
+        """Return the arrays by which they are merged."""
+        records = self.columns.records
+        return TiledFeatures(
+            # Each an array of its own: numbers that lie between others are slow to work on.
+            ScoredBoxes(records["box"].copy(), records["score"].copy(), records["category"].astype(np.intp)),
+            records["kind"].copy(),
+            self.numbers,
+            frames_of(tile.bounds for _, tile in self.tiles),
+            lambda indices: shapes_of([self.feature_at(index) for index in indices.tolist()]),
+            spans,
+        )
 
     def feature_at(self, index: int) -> Feature:
         """Return a feature as it is stored."""
-        return decode_feature(self.body_at(index))
+        return decode_feature(self.bodies[index])
 
-    def body_at(self, index: int) -> bytes:
-        """Return the JSON of a feature as it is stored."""
-        number = self.columns.tiles.item(index)
-        return self._tiles[number].features[index - self._starts[number]]
+    def bounds_of(self, index: int) -> ImageRegion:
+        """Return the pixels of a feature's tile."""
+        return self.tiles[self.numbers.item(index)][1].bounds
 
-    def bounds_of(self, tile: int) -> ImageRegion:
-        """Return the pixels of a tile, by its number in ``columns.tiles``."""
-        return self._tiles[tile].bounds
-
-    def id_of(self, index: int) -> str:
+    def id_of(self, job_id: str, index: int) -> str:
         """Return the id of a feature, which follows from job, region, tile and place in the answer."""
-        number = self.columns.tiles.item(index)
-        key = self._tiles[number].key
-        return feature_id(self._job_id, key.region_id, key.index, index - self._starts[number])
+        key = self.tiles[self.numbers.item(index)][1].key
+        return feature_id(job_id, key.region_id, key.index, self.ordinals.item(index))
 
 
-class MergedFeatures(Sequence[bytes]):
-    """What is delivered of an image's features: each is made when it is asked for, and made the same every time."""
+def _columns_of(tile: StoredTile) -> FeatureColumns:
+    return tile.columns or FeatureColumns.of(map(decode_feature, tile.features))
 
-    def __init__(
-        self,
-        features: ImageFeatures,
-        options: FeatureDistillationAlgorithm | None,
-        stamp: FeatureStamp,
-        note: Callable[[], None] = ignore,
-    ) -> None:
-        self._features = features
-        self._selection: Selection = select(features.columns, options)
-        self._stamp = stamp
-        self._note = note
-        self._are_ids_told = isinstance(options, FeatureDistillationSeam) and options.merge is SeamMerge.UNION
-        self._kept = self._selection.kept
 
-    def __len__(self) -> int:
-        return len(self._kept)
+@dataclass(eq=False)
+class MergedImage:
+    """The features of an image, merged and stamped as they are delivered: a stream that is read once.
 
-    @overload
-    def __getitem__(self, place: int) -> bytes: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[bytes]: ...
-    def __getitem__(self, place: int | slice) -> bytes | Sequence[bytes]:
-        if isinstance(place, slice):
-            return list(self._encoded(self._kept[place]))
-        (encoded,) = self._encoded(self._kept[[place]])
-        return encoded
+    They come row by row of tiles: each with the row at which it is decided, then by row, region, tile and place in the
+    model's answer. That order, and every byte, is the same whenever and wherever an image is merged.
 
-    def __iter__(self) -> Iterator[bytes]:
-        for start in range(0, len(self), _FEATURES_PER_NOTE):
-            self._note()
-            yield from self._encoded(self._kept[start : start + _FEATURES_PER_NOTE])
+    ``read`` returns the tiles of some keys. ``outputs``: how many outputs hold a part of the features meanwhile.
+    ``stored`` and ``kept`` count what was read, and what is delivered of it, so far.
+    """
 
-    @property
-    def ids(self) -> "FeatureIds":
-        """The ids of the features, in their order."""
-        return FeatureIds(self._features, self._kept)
+    job: JobItem
+    tiles: ImageTiles
+    options: FeatureDistillationAlgorithm | None
+    read: ReadTiles
+    memory: MemoryShare
+    threads: Threads
+    note: Callable[[], None] = ignore
+    metrics: Metrics = field(default_factory=Unmeasured)
+    outputs: int = 1
+    stored: int = 0
+    kept: int = 0
+    _good_tiles: int = 0
+    _read_bytes: int = 0
+    _stamp: FeatureStamp = field(init=False)
 
-    @property
-    def centres(self) -> NDArray[np.float64]:
-        """(n, 2) the middle of each feature in pixels; NaN for one without a place."""
-        middles: NDArray[np.float64] = self._features.columns.scored.boxes[self._kept].reshape(-1, 2, 2).mean(axis=1)
-        return middles
+    def __post_init__(self) -> None:
+        """Make the stamp, once for all features."""
+        self._stamp = stamp_of(self.job)
 
-    def delivery(self, job: JobItem, position: int = 0) -> Delivery:
-        """Return what a sink is asked to deliver, from this position on."""
-        return Delivery(str(job.job_id), job.result_name or "", self, self.ids, position, centres=self.centres)
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        """Yield the features that are delivered.
 
-    def _encoded(self, indices: Indices) -> Iterator[bytes]:
+        Raises:
+            ConservationError: fewer tiles, or more, are stored as good than were counted; known at the end.
+            AggregationTooLargeError: what has to be held together takes more memory than there is.
+            AggregationDeferredError: other aggregations hold the memory.
+        """
+        # The pixels of the image's tiles are gone by now, and its features take their place.
+        give_memory_back()
+        reader = TileReader(self.read, self.memory, self.note, self.metrics)
+        with closing(read_ahead(reader.steps(self.tiles), self.threads)) as steps:
+            yield from self._merged(steps)
+        if self._good_tiles != self.job.tile_success:
+            raise ConservationError(
+                f"{self._good_tiles} tiles are stored as good, {self.job.tile_success} were counted"
+            )
+
+    def _merged(self, steps: Iterable[TileStep]) -> Iterator[FeatureBatch]:
+        selection = RowSelection(self.options, self.note)
+        at_hand = _AtHand.of([])
+        for step in steps:
+            self.memory.work(step.size_bytes)
+            self.note()
+            self.stored += sum(len(tile.features) for _, tile in step.tiles)
+            self._good_tiles += len(step.tiles)
+            self._read_bytes += step.size_bytes
+            at_hand = at_hand.followed_by(_AtHand.of(step.tiles))
+            last_row = step.last_row
+            del step
+            with self.metrics.timed("FeatureSelection"):
+                decided = selection.step(at_hand.tiled(self.tiles.spans), at_hand.rows, last_row)
+            yield from self._batches(at_hand, decided)
+            at_hand = at_hand.take(decided.open)
+            in_outputs = self.outputs * min(self._read_bytes, _OUTPUT_BYTES)
+            self.memory.keep(at_hand.size_bytes + min(in_outputs, self.memory.limit_bytes // _OUTPUTS_PART))
+
+    def _batches(self, at_hand: _AtHand, decided: Decided) -> Iterator[FeatureBatch]:
+        self.kept += len(decided.kept)
+        middles = at_hand.columns.records["box"].reshape(-1, 2, 2).mean(axis=1)
+        for part in _parts([len(at_hand.bodies[index]) for index in decided.kept.tolist()]):
+            self.note()
+            indices = decided.kept[part]
+            ids = [at_hand.id_of(str(self.job.job_id), index) for index in indices.tolist()]
+            yield FeatureBatch(list(self._encoded(at_hand, decided, indices, ids)), ids, middles[indices])
+
+    def _encoded(self, at_hand: _AtHand, decided: Decided, indices: Indices, ids: Sequence[str]) -> Iterator[bytes]:
         """Yield features as they are delivered; most need no more than a stamp in their text."""
-        features, selection = self._features, self._selection
+        selection = decided.selection
 
         @lru_cache(maxsize=1)  # the features of a tile come one after the other
-        def stamp_of(tile: int) -> TextStamp:
-            return TextStamp(self._stamp, features.bounds_of(tile))
+        def stamp_of_tile(number: int) -> TextStamp:
+            return TextStamp(self._stamp, at_hand.tiles[number][1].bounds)
 
-        tiles, own_ends = features.columns.tiles[indices].tolist(), features.own_ends[indices].tolist()
-        for index, tile, own_end in zip(indices.tolist(), tiles, own_ends, strict=True):
+        numbers = at_hand.numbers[indices].tolist()
+        own_ends = at_hand.columns.records["own_end"][indices].tolist()
+        for index, own_id, number, own_end in zip(indices.tolist(), ids, numbers, own_ends, strict=True):
             absorbed = len(selection.absorbed.get(index, ()))
             encoded = None
             if not selection.changes(index) and not (absorbed and self._are_ids_told):
-                encoded = stamp_of(tile).stamped(features.body_at(index), own_end, features.id_of(index), absorbed)
-            yield encoded or self._encoded_anew(index)
+                encoded = stamp_of_tile(number).stamped(at_hand.bodies[index], own_end, own_id, absorbed)
+            yield encoded or self._encoded_anew(at_hand, decided, index)
 
-    def _encoded_anew(self, index: int) -> bytes:
-        features, selection = self._features, self._selection
-        tile, absorbed = features.columns.tiles.item(index), selection.absorbed.get(index, ())
-        ids = [features.id_of(other) for other in absorbed] if self._are_ids_told else ()
-        origin = FeatureOrigin(features.id_of(index), features.bounds_of(tile), len(absorbed), ids)
-        finished = selection.finished(index, features.feature_at(index), features.feature_at)
+    def _encoded_anew(self, at_hand: _AtHand, decided: Decided, index: int) -> bytes:
+        job_id, absorbed = str(self.job.job_id), decided.selection.absorbed.get(index, ())
+        ids = [at_hand.id_of(job_id, other) for other in absorbed] if self._are_ids_told else ()
+        origin = FeatureOrigin(at_hand.id_of(job_id, index), at_hand.bounds_of(index), len(absorbed), ids)
+        finished = decided.selection.finished(index, at_hand.feature_at(index), at_hand.feature_at)
         return encode_feature(self._stamp.finalized(finished, origin))
 
+    @property
+    def _are_ids_told(self) -> bool:
+        return isinstance(self.options, FeatureDistillationSeam) and self.options.merge is SeamMerge.UNION
 
-class FeatureIds(Sequence[str]):
-    """The ids of some features of an image, each made when it is asked for."""
 
-    def __init__(self, features: ImageFeatures, indices: NDArray[np.intp]) -> None:
-        self._features = features
-        self._indices = indices
-
-    def __len__(self) -> int:
-        return len(self._indices)
-
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-    @overload
-    def __getitem__(self, place: slice) -> Sequence[str]: ...
-    def __getitem__(self, place: int | slice) -> str | Sequence[str]:
-        if isinstance(place, slice):
-            return [self._features.id_of(index) for index in self._indices[place].tolist()]
-        return self._features.id_of(int(self._indices[place]))
+def _parts(sizes: Sequence[int]) -> Iterator[slice]:
+    """Yield where to cut features of these sizes into batches."""
+    start = in_batch = 0
+    for end, size in enumerate(sizes):
+        if end > start and (end - start == _BATCH_FEATURES or in_batch + size > _BATCH_BYTES):
+            yield slice(start, end)
+            start, in_batch = end, 0
+        in_batch += size
+    if start < len(sizes):
+        yield slice(start, len(sizes))
 
 
 def distillation_of(job: JobItem) -> FeatureDistillationAlgorithm | None:

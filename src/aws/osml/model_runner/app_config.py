@@ -223,6 +223,13 @@ class ServiceConfig(BaseModel):
         description="The most bytes of encoded tiles that wait for a model call; never more than an eighth of the"
         " memory that the container may use.",
     )
+    aggregation_memory_bytes: Bytes = _setting(
+        "AGGREGATION_MEMORY_BYTES",
+        default=4096 * _MIB,
+        description="The most bytes of features that a process holds while it merges and delivers images, all of them"
+        " together; never more than half of the memory that the container may use. An image whose features cannot be"
+        " decided row by row within it fails.",
+    )
     gdal_cache_bytes: Bytes = _setting(
         "GDAL_CACHE_BYTES",
         default=256 * _MIB,

@@ -43,11 +43,13 @@
     │   ├── ProcessImageException
     │   ├── ProcessRegionException
     │   ├── AggregateFeaturesException   (again)
+    │   ├── AggregationTooLargeError             AGGREGATION_MEMORY_BYTES is too little for the image
     │   └── AggregateOutputFeaturesException (again)
     └── RetryableJobException            (again) the work goes back to its queue
         ├── RequestDeferredError         (again) what an image request needs is not there yet
         ├── RegionDeferredError          (again) the region is another worker's, or has to wait
         ├── SelfThrottledRegionException (again)
+        ├── AggregationDeferredError     (again) there is no memory for the image now, or the process stops
         └── LeaseLostError               (again) another worker holds what we held
 
 "(again)": ``can_retry`` is true, so the same call may succeed later without anyone's help.
@@ -326,6 +328,10 @@ class AggregateFeaturesException(JobError):
     can_retry = True
 
 
+class AggregationTooLargeError(JobError):
+    """Features of an image that can only be decided together take more memory than there is for aggregations."""
+
+
 class AggregateOutputFeaturesException(JobError):
     """No output took the features."""
 
@@ -357,6 +363,10 @@ class RegionDeferredError(RetryableJobException):
 
 class SelfThrottledRegionException(RetryableJobException):
     """The endpoint already works on as many regions as it may."""
+
+
+class AggregationDeferredError(RetryableJobException):
+    """An image is finished later: the process stops, or other images hold the memory that it needs."""
 
 
 class LeaseLostError(RetryableJobException):

@@ -3,31 +3,35 @@
 import dataclasses
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
 
-from .aggregation import ImageFeatures, MergedFeatures, distillation_of, stamp_of
+from .aggregation import MergedImage, distillation_of
+from .common.channel import spread
 from .common.typing import ImageDimensions, ImageRegion, RequestStatus
-from .database.feature_table import FeatureTable, TileKey
 from .database.job_ledger import JobLedger
 from .database.job_table import JobItem, JobTable
 from .exceptions import (
     AggregateFeaturesException,
+    AggregationDeferredError,
+    AggregationTooLargeError,
     ConservationError,
     LeaseLostError,
+    RetryableJobException,
     SinkError,
     SinkPermanentError,
     StatusError,
 )
 from .features.selection import FeatureSelector
-from .job_rules import POISON_IMAGE_S, aggregation_wait_s, image_status, is_poison
+from .job_rules import POISON_IMAGE_S, aggregation_wait_s, delivery_wait_s, image_status, is_poison
 from .lease_keeper import Lease
-from .sink.delivery import Delivery
+from .sink.delivery import Delivery, FeatureBatch
 from .sink.sink import Sink
 from .status.image_status_monitor import ImageStatusMonitor
-from .tile_worker.region_plan import RegionPlanner, region_id_of
+from .tile_reader import ImageTiles
 from .tile_worker.tiling_strategy import TilingStrategy
 from .worker_context import WorkerContext
 
@@ -35,7 +39,10 @@ logger = structlog.get_logger(__name__)
 
 Feature = dict[str, Any]
 
-_SINK_RETRY_S = 20.0
+# How long an image waits that finds no memory here, in seconds.
+_DEFERRAL_S = (5.0, 15.0)
+# How far the walk over the tiles may be ahead of each output.
+_BATCHES_ON_THEIR_WAY = 4
 
 
 @dataclasses.dataclass
@@ -154,8 +161,14 @@ class ImageCompletion:
             raise
         except LeaseLostError:
             raise
+        except AggregationDeferredError as err:
+            wait_s = 0.0 if context.stopping.is_set() else context.rng.uniform(*_DEFERRAL_S)
+            logger.info("image.deferred", reason=str(err), wait_s=wait_s)
+            self._job_table.release_aggregation(job.image_id, claim.fence, wait_s, job.agg_backoffs or 0)
         except BaseException:
-            self._job_table.release_aggregation(job.image_id, claim.fence, _SINK_RETRY_S)
+            backoffs = job.agg_backoffs or 0
+            wait_s = delivery_wait_s(backoffs, context.rng)
+            self._job_table.release_aggregation(job.image_id, claim.fence, wait_s, backoffs + 1)
             raise
 
     def _lease(self, claim: _Claim) -> Lease:
@@ -168,80 +181,84 @@ class ImageCompletion:
         )
 
     def _aggregate(self, claim: _Claim) -> None:
-        job, context = claim.job, self._context()
-        note = self._sign_of_life(claim)
-        table = context.feature_table(job.tile_dimensions, job.overlap_dimensions)
-        with context.metrics.timed("FeatureAggregation"):
-            features = ImageFeatures.collect(job, table, note, self._planned_tiles(job))
-        with context.metrics.timed("FeatureSelection"):
-            merged = MergedFeatures(features, distillation_of(job), stamp_of(job), note)
-        logger.info("image.aggregated", features=len(merged), stored=len(features))
-        with context.metrics.timed("FeatureDissemination"):
-            errors, sinks = self._deliver(claim, merged)
-        status = image_status(job.tile_success or 0, job.tile_error or 0, sinks, len(errors))
-        self.end(job, status, "; ".join(["Completed image processing", *errors.values()]))
-
-    def _planned_tiles(self, job: JobItem) -> list[TileKey]:
-        """Return the tiles of a job's plan, and those that its region of interest has left out; none for a large plan.
-
-        Which those are follows from the row: the image need not be open.
-        """
-        if (job.tile_count or 0) > FeatureTable.most_tiles_by_key or not job.processing_bounds or not job.region_size:
-            return []
-        planner = RegionPlanner(self._strategy, job.tile_dimensions, job.overlap_dimensions)
-        regions = planner.regions(ImageRegion.of(job.processing_bounds), ImageDimensions(*job.region_size))
-        return [
-            TileKey(job.image_id, region_id_of(region, str(job.job_id)), tile.index)
-            for region in regions
-            for tile in planner.tiles(region)
-        ]
-
-    def _deliver(self, claim: _Claim, merged: MergedFeatures) -> tuple[dict[str, str], int]:
-        """Write every output that is not written yet; return what went wrong for good, and how many there are."""
         job = claim.job
         errors = dict(job.sink_errors or {})
         sinks = _named(self._context().make_sinks(json.loads(job.outputs or "[]")))
-        # The position is that of the first output that is neither complete nor given up.
-        position = job.kinesis_pos or 0
-        for name, sink in sinks:
-            if name in (job.sinks_done or ()) or name in errors:
-                continue
-            error = self._error_of(claim, name, sink, merged.delivery(job, position))
-            if error is None:
-                claim.check(self._job_table.record_sink_done(job.image_id, claim.fence, name))
-            else:
-                logger.error("sink.failed", sink=name, reason=error)
-                errors[name] = error
-                claim.check(self._job_table.record_sink_failed(job.image_id, claim.fence, errors))
-            position = 0
-        return errors, len(sinks)
+        pending = {name: sink for name, sink in sinks if name not in (job.sinks_done or ()) and name not in errors}
+        if pending or not sinks:
+            errors |= self._deliver(claim, pending, errors)
+        status = image_status(job.tile_success or 0, job.tile_error or 0, len(sinks), len(errors))
+        self.end(job, status, "; ".join(["Completed image processing", *dict.fromkeys(errors.values())]))
 
-    def _error_of(self, claim: _Claim, name: str, sink: Sink, delivery: Delivery) -> str | None:
-        """Write an output; return what went wrong for good, or None. Any other error is raised."""
-        try:
-            sink.deliver(delivery, self._progress(claim))
-        except SinkPermanentError as err:
-            return str(err)
-        except SinkError as err:
-            if not self._is_late(claim.job):
-                raise AggregateFeaturesException(f"{name}: {err}") from err
-            return str(err)
-        return None
+    def _deliver(self, claim: _Claim, pending: Mapping[str, Sink], errors_before: Mapping[str, str]) -> dict[str, str]:
+        """Write outputs, all from one walk over the tiles; return what went wrong for good, by output."""
+        job, context = claim.job, self._context()
+        note = self._sign_of_life(claim)
+        table = context.feature_table(job.tile_dimensions, job.overlap_dimensions, note)
+        positions = dict(job.sink_positions or {})
+        writers = [partial(self._write, claim, name, sink, positions) for name, sink in pending.items()]
+        with context.aggregation_memory.share(note) as memory, context.metrics.timed("FeatureDissemination"):
+            image = MergedImage(
+                *(job, ImageTiles.of(job, self._strategy, table), distillation_of(job), table.read_tiles, memory),
+                *(context.threads, note, context.metrics),
+                outputs=len(pending),
+            )
+            try:
+                failures = spread(image, writers, context.threads, _BATCHES_ON_THEIR_WAY)
+            except AggregationTooLargeError as err:
+                # No worker is larger: each output fails with the name of the setting.
+                failures = [SinkPermanentError(str(err)) for _ in pending]
+        logger.info("image.aggregated", features=image.kept, stored=image.stored)
+        return self._settled(claim, dict(zip(pending, failures, strict=True)), errors_before)
+
+    def _write(
+        self, claim: _Claim, name: str, sink: Sink, positions: dict[str, int], batches: Iterable[FeatureBatch]
+    ) -> None:
+        """Write an output, in a thread of its own where there are several, and note that it is complete."""
+        job, note = claim.job, self._sign_of_life(claim)
+
+        def on_progress(position: int) -> None:
+            note()
+            positions[name] = position
+            # Outputs note their positions at once; one may fall behind by a batch, which is sent again then.
+            claim.check(self._job_table.record_sink_progress(job.image_id, claim.fence, dict(positions)))
+
+        delivery = Delivery(str(job.job_id), job.result_name or "", batches, positions.get(name, 0), note=note)
+        sink.deliver(delivery, on_progress)
+        claim.check(self._job_table.record_sink_done(job.image_id, claim.fence, name))
+
+    def _settled(
+        self, claim: _Claim, failures: Mapping[str, BaseException | None], errors_before: Mapping[str, str]
+    ) -> dict[str, str]:
+        """Note which outputs have failed for good, and return why; any other failure is raised."""
+        errors: dict[str, str] = {}
+        passing: list[BaseException] = []
+        for name, failure in failures.items():
+            if isinstance(failure, SinkPermanentError) or (isinstance(failure, SinkError) and self._is_late(claim.job)):
+                logger.error("sink.failed", sink=name, reason=str(failure))
+                errors[name] = str(failure)
+            elif isinstance(failure, SinkError):
+                passing.append(AggregateFeaturesException(f"{name}: {failure}"))
+            elif failure is not None:
+                passing.append(failure)
+        if errors:
+            all_errors = {**errors_before, **errors}
+            claim.check(self._job_table.record_sink_failed(claim.job.image_id, claim.fence, all_errors))
+        # A claim that is lost, or a process that stops, says more than an output that is away.
+        passing.sort(key=lambda failure: not isinstance(failure, RetryableJobException))
+        for failure in passing:
+            raise failure
+        return errors
 
     def _sign_of_life(self, claim: _Claim) -> Callable[[], None]:
+        """Return what each part of the work calls now and then; it raises where the work has to stop."""
+
         def note() -> None:
             claim.progressed_at = self._context().now()
             self._context().note_progress()
             claim.check(is_ours=True)
-
-        return note
-
-    def _progress(self, claim: _Claim) -> Callable[[int], None]:
-        note_life = self._sign_of_life(claim)
-
-        def note(position: int) -> None:
-            note_life()
-            claim.check(self._job_table.record_sink_progress(claim.job.image_id, claim.fence, position))
+            if self._context().stopping.is_set():
+                raise AggregationDeferredError("the process stops")
 
         return note
 

@@ -19,6 +19,7 @@ _LONGEST_SILENCE_S = 1800.0
 _FIRST_BACKOFF_S = 5.0
 _LONGEST_BACKOFF_S = 300.0
 _LONGEST_AGGREGATION_WAIT_S = 600.0
+_FIRST_DELIVERY_WAIT_S = 20.0
 
 
 def region_status(succeeded_tiles: int, failed_tiles: int) -> RequestStatus:
@@ -77,6 +78,11 @@ def backoff_s(backoffs: int, rng: random.Random, at_least_s: float = 0.0) -> flo
     """Return how long a region waits that was refused ``backoffs`` times in a row before: doubling, with jitter."""
     longest = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(backoffs, 10))
     return max(at_least_s, longest * rng.uniform(0.5, 1.0))
+
+
+def delivery_wait_s(backoffs: int, rng: random.Random) -> float:
+    """Return how long an image waits whose outputs did not take it ``backoffs`` times in a row before."""
+    return min(_LONGEST_AGGREGATION_WAIT_S, _FIRST_DELIVERY_WAIT_S * 2.0 ** min(backoffs, 10)) * rng.uniform(0.75, 1.25)
 
 
 def aggregation_wait_s(stalled: int) -> float:

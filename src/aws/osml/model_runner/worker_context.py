@@ -23,7 +23,9 @@ from .api.inference import ModelInvokeMode
 from .api.region_request import RegionRequest
 from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
+from .common.channel import Threads
 from .common.memory import memory_limit_bytes
+from .common.memory_budget import MemoryBudget
 from .common.role_session import RoleSession, calling_session, reading_session
 from .common.typing import ImageDimensions
 from .database.feature_table import FeatureTable, ReadAll, read_in_threads
@@ -69,6 +71,7 @@ class WorkerContext:
     make_sinks: Callable[[list[dict[str, Any]]], list[Sink]] = SinkFactory.outputs_to_sinks
     read_all: ReadAll = read_in_threads
     make_encoder: Callable[..., TileEncoder] = TileEncoder
+    threads: Threads = field(default_factory=Threads.of_process)
     elevation_model: Any = None
     # Makes the threads, as many as are given, in which the rows of an image's regions are written.
     make_writers: Callable[[int], Executor] = ThreadPoolExecutor
@@ -78,6 +81,7 @@ class WorkerContext:
     # Held while a region is claimed.
     claiming: AbstractContextManager[object] = field(default_factory=threading.Lock)
     quarantine: Quarantine = field(init=False)
+    aggregation_memory: MemoryBudget = field(init=False)
     _detectors: LRUCache[object, Detector] = field(default_factory=lambda: LRUCache(_CACHED_ENDPOINTS))
     _budgets: dict[str, RetryBudget] = field(default_factory=lambda: defaultdict(RetryBudget))
     _call_limits: dict[str, CallLimit] = field(default_factory=dict)
@@ -85,6 +89,7 @@ class WorkerContext:
 
     def __post_init__(self) -> None:
         self.quarantine = Quarantine(self.pause, self.claiming)
+        self.aggregation_memory = aggregation_memory(self.config, self.now, self.pause)
 
     @classmethod
     def from_config(cls, config: ServiceConfig, clients: AwsClients | None = None) -> "WorkerContext":
@@ -201,9 +206,19 @@ class WorkerContext:
         self.images.close()
 
 
-def _share(most_bytes: int) -> int:
-    """Return so many bytes, or an eighth of what the container may use where that is less."""
-    return min(most_bytes, memory_limit_bytes() // 8)
+def _share(most_bytes: int, part: int = 8) -> int:
+    """Return so many bytes, or an eighth, or another part, of what the container may use where that is less."""
+    return min(most_bytes, memory_limit_bytes() // part)
+
+
+def aggregation_memory(
+    config: ServiceConfig, now: Callable[[], float], pause: Callable[[float], object]
+) -> MemoryBudget:
+    """Return the memory that all aggregations of a process share."""
+    most_bytes = _share(config.aggregation_memory_bytes, part=2)
+    if config.memory_limit_bytes:
+        most_bytes = min(most_bytes, config.memory_limit_bytes // 2)
+    return MemoryBudget(most_bytes, now, pause)
 
 
 def _raster_settings(config: ServiceConfig, max_handles: int) -> RasterSettings:

@@ -4,16 +4,21 @@ import argparse
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aws.osml.model_runner.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from aws.osml.model_runner.aggregation import MergedImage
     from aws.osml.model_runner.app_config import ServiceConfig
     from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationAlgorithm
-    from aws.osml.model_runner.merge_again import JobMerger, MergedImage
-    from aws.osml.model_runner.sink.s3_sink import S3Sink
+    from aws.osml.model_runner.database.job_table import JobItem
+    from aws.osml.model_runner.merge_again import JobMerger
+    from aws.osml.model_runner.sink.delivery import Delivery, FeatureBatch
 
 ALGORITHMS = ("SEAM", "NMS", "SOFT_NMS", "NONE")
 FORMATS = ("GEOJSON", "GEOJSONSEQ", "GEOPARQUET")
@@ -57,9 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("--gzip: GEOPARQUET is compressed in itself")
     options = _options(arguments)
     merger = _merger(ServiceConfig.from_environment(os.environ))
-    for image in merger.merge(arguments.job, options):
-        place = _write(image, arguments)
-        sys.stdout.write(f"{len(image.features)} of {image.stored} features: {place}\n")
+    for job in merger.images_of(arguments.job):
+        with merger.merged(job, options) as image:
+            place = _write(image, arguments)
+        sys.stdout.write(f"{image.kept} of {image.stored} features: {place}\n")
     return 0
 
 
@@ -84,13 +90,20 @@ def _merger(config: "ServiceConfig") -> "JobMerger":
     from aws.osml.model_runner.database.feature_table import FeatureTable
     from aws.osml.model_runner.database.job_table import JobItem, JobTable
     from aws.osml.model_runner.merge_again import JobMerger
+    from aws.osml.model_runner.tile_worker.variable_overlap_tiling_strategy import VariableOverlapTilingStrategy
+    from aws.osml.model_runner.worker_context import aggregation_memory
 
     dynamodb = default_clients().dynamodb_resource()
 
     def features_of(job: JobItem) -> FeatureTable:
         return FeatureTable(config.feature_table, job.tile_dimensions, job.overlap_dimensions, client=dynamodb)
 
-    return JobMerger(JobTable(config.job_table, dynamodb, life_s=config.row_life_s), features_of)
+    return JobMerger(
+        JobTable(config.job_table, dynamodb, life_s=config.row_life_s),
+        features_of,
+        VariableOverlapTilingStrategy(),
+        aggregation_memory(config, time.monotonic, time.sleep),
+    )
 
 
 def _write(image: "MergedImage", arguments: argparse.Namespace) -> str:
@@ -102,29 +115,47 @@ def _write(image: "MergedImage", arguments: argparse.Namespace) -> str:
 
     kind = OutputFormat(arguments.format), OutputCompression.GZIP if arguments.gzip else OutputCompression.NONE
     result_format = ResultFormat.of(*kind)
-    delivery = image.features.delivery(image.job)
+    job_id, result_name = str(image.job.job_id), image.job.result_name or ""
     if arguments.output.startswith("s3://"):
         bucket, _, prefix = arguments.output.removeprefix("s3://").partition("/")
         sink = S3Sink(bucket, prefix, result_format=kind[0], compression=kind[1])
-        _check_is_free(image, sink)
-        sink.deliver(delivery)
-        return f"s3://{bucket}/{sink.key_of(delivery)}"
-    path = Path(arguments.output) / result_key("", delivery.job_id, delivery.result_name, result_format.extension)
+        key = result_key(prefix, job_id, result_name, result_format.extension)
+        _check_is_free(image.job, bucket, key)
+        _deliver(image, sink.deliver)
+        return f"s3://{bucket}/{key}"
+    path = Path(arguments.output) / result_key("", job_id, result_name, result_format.extension)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(f"{path.name}.unfinished")
-    with unfinished.open("wb") as file:
-        file.writelines(result_format.pieces(delivery))
-    unfinished.replace(path)
+    try:
+        with unfinished.open("wb") as file:
+            _deliver(image, lambda delivery: file.writelines(result_format.pieces(delivery)))
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
     return str(path)
 
 
-def _check_is_free(image: "MergedImage", sink: "S3Sink") -> None:
+def _deliver(image: "MergedImage", write: "Callable[[Delivery], None]") -> None:
+    """Write a result; what goes wrong with the features is not taken for an error of the output."""
+    from aws.osml.model_runner.common.channel import Threads, spread
+    from aws.osml.model_runner.sink.delivery import Delivery
+
+    def deliver(batches: "Iterable[FeatureBatch]") -> None:
+        write(Delivery(str(image.job.job_id), image.job.result_name or "", batches))
+
+    for error in spread(image, [deliver], Threads.of_process(), capacity=1):
+        if error is not None:
+            raise error
+
+
+def _check_is_free(job: "JobItem", bucket: str, key: str) -> None:
     """Raise ConfigurationError where the job itself has delivered its result."""
+    from aws.osml.model_runner.sink.result_key import result_key
     from aws.osml.model_runner.sink.s3_sink import S3Sink
     from aws.osml.model_runner.sink.sink_factory import SinkFactory
 
-    delivery = image.features.delivery(image.job)
-    key = sink.key_of(delivery)
-    for own in SinkFactory.outputs_to_sinks(json.loads(image.job.outputs or "[]")):
-        if isinstance(own, S3Sink) and (own.bucket, own.key_of(delivery)) == (sink.bucket, key):
-            raise ConfigurationError(f"--output s3://{sink.bucket}/{key}: the job has delivered its result there")
+    for own in SinkFactory.outputs_to_sinks(json.loads(job.outputs or "[]")):
+        if isinstance(own, S3Sink) and own.bucket == bucket:
+            own_key = result_key(own.prefix, str(job.job_id), job.result_name or "", own.format.extension)
+            if own_key == key:
+                raise ConfigurationError(f"--output s3://{bucket}/{key}: the job has delivered its result there")

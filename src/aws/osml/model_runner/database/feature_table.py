@@ -125,6 +125,10 @@ class StoredTile:
     columns: FeatureColumns | None = dataclasses.field(default=None, compare=False)
     error_code: str | None = None
 
+    def without_features(self) -> "StoredTile":
+        """Return what else there is of the tile."""
+        return dataclasses.replace(self, features=(), columns=None)
+
 
 class FeatureTable(DDBHelper):
     """The table of features. ``tile_size`` and ``overlap`` are the request's, (width, height) in pixels.
@@ -328,6 +332,20 @@ class FeatureTable(DDBHelper):
         found = self._read_all(lambda number: self._tiles_at(batches[number]), range(len(batches)))
         tiles = {tile.key: tile for part in found for tile in part}
         return [tiles[key] for key in keys if key in tiles]
+
+    def tile_places(self, image_id: str) -> list[tuple[TileKey, ImageRegion]]:
+        """Return the keys and the pixels of an image's stored tiles, in no order: all partitions are read for them."""
+        names = ", ".join(("region_id", "tile_index", "tile_bounds", "expire_time"))
+
+        def places(salt: int) -> list[tuple[TileKey, ImageRegion]]:
+            rows = self.query_partition("hash_key", f"{image_id}-{salt}", ProjectionExpression=names)
+            return [
+                (TileKey(image_id, row["region_id"], row["tile_index"]), ImageRegion.of(row["tile_bounds"]))
+                for row in rows
+                if "tile_bounds" in row and not self._is_expired(row)
+            ]
+
+        return [place for found in self._read_all(places, range(1, self.hash_salt + 1)) for place in found]
 
     def look_at_tiles(
         self, image_id: str, look: Callable[[StoredTile], T], planned: Sequence[TileKey] = ()

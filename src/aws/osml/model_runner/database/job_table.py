@@ -109,7 +109,8 @@ class JobItem(DDBItem):
     agg_first_time: float | None = None
     sinks_done: set[str] | None = None
     sink_errors: dict[str, str] | None = None
-    kinesis_pos: int | None = None
+    sink_positions: dict[str, int] | None = None
+    agg_backoffs: int | None = None
     status_outbox: dict[str, Any] | None = None
     priority: int | None = None
     message_body: bytes | None = None
@@ -237,9 +238,9 @@ def reopening_update(
     changes = [
         *("image_status = :open", "generation = :next", "message_id = :message_id", "start_time = :now_ms"),
         *("expire_time = :expire", "agg_lease_until = :zero", "agg_not_before = :zero", "agg_stalled = :zero"),
-        "kinesis_pos = :zero",
+        "agg_backoffs = :zero",
     ]
-    removed = ["end_time", "message", "sink_errors", "agg_first_time"]
+    removed = ["end_time", "message", "sink_errors", "sink_positions", "agg_first_time"]
     values = {
         ":open": "ACCEPTED" if item.region_count is None else str(RequestStatus.IN_PROGRESS),
         ":next": (item.generation or 0) + 1,
@@ -287,7 +288,7 @@ def new_row(
     item.start_time = int(now_s * 1000)
     item.expire_time = int(now_s + life_s)
     item.region_success = item.region_error = item.tile_success = item.tile_error = 0
-    item.agg_fence = item.agg_stalled = item.kinesis_pos = 0
+    item.agg_fence = item.agg_stalled = item.agg_backoffs = 0
     item.agg_lease_until = item.agg_not_before = 0.0
     item.processing_duration = item.generation = 0
     item.message_id = message_id or None
@@ -495,29 +496,38 @@ class JobTable(DDBHelper):
         values = {":until": self._now() + lease_s, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, "SET agg_lease_until = :until", values, IS_OUR_AGGREGATION) is not None
 
-    def release_aggregation(self, image_id: str, fence: int, wait_s: float = 0.0) -> bool:
-        """Give the claim back: whoever lives to say so did not crash, so this try does not count as one."""
+    def release_aggregation(self, image_id: str, fence: int, wait_s: float = 0.0, backoffs: int = 0) -> bool:
+        """Give the claim back: whoever lives to say so did not crash, so this try does not count as one.
+
+        ``backoffs``: how often in a row it was given back because an output did not take the features.
+        """
         expression = (
-            "SET agg_lease_until = :zero, agg_stalled = :zero, agg_not_before = :not_before REMOVE agg_first_time"
+            "SET agg_lease_until = :zero, agg_stalled = :zero, agg_backoffs = :backoffs, agg_not_before = :not_before"
+            " REMOVE agg_first_time"
         )
-        values = {":zero": 0, ":not_before": self._now() + wait_s if wait_s else 0, ":fence": fence} | TERMINAL_VALUES
+        values = {
+            ":zero": 0,
+            ":backoffs": backoffs,
+            ":not_before": self._now() + wait_s if wait_s else 0,
+            ":fence": fence,
+        } | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
-    def record_sink_progress(self, image_id: str, fence: int, position: int) -> bool:
-        """G2: note how many features the sink at work has confirmed; False when the claim is no longer ours."""
-        expression = "SET kinesis_pos = :position, agg_stalled = :zero"
-        values = {":position": position, ":zero": 0, ":fence": fence} | TERMINAL_VALUES
+    def record_sink_progress(self, image_id: str, fence: int, positions: Mapping[str, int]) -> bool:
+        """G2: note how many features each sink has confirmed; False when the claim is no longer ours."""
+        expression = "SET sink_positions = :positions, agg_stalled = :zero, agg_backoffs = :zero"
+        values = {":positions": dict(positions), ":zero": 0, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
     def record_sink_done(self, image_id: str, fence: int, sink: str) -> bool:
-        """G2: note that a sink is complete, and begin the next at position 0."""
-        expression = "SET kinesis_pos = :zero, agg_stalled = :zero ADD sinks_done :sink"
+        """G2: note that a sink is complete."""
+        expression = "SET agg_stalled = :zero, agg_backoffs = :zero ADD sinks_done :sink"
         values = {":sink": {sink}, ":zero": 0, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
     def record_sink_failed(self, image_id: str, fence: int, errors: Mapping[str, str]) -> bool:
-        """G2: note why sinks are given up, by sink, all that are so far, and begin the next at position 0."""
-        expression = "SET sink_errors = :errors, kinesis_pos = :zero, agg_stalled = :zero"
+        """G2: note why sinks are given up, by sink, all that are so far."""
+        expression = "SET sink_errors = :errors, agg_stalled = :zero"
         values = {":errors": dict(errors), ":zero": 0, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 

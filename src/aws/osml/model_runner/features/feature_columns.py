@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .image_geometry import COLLECTION, Box, Geometry, feature_image_bounds, find_image_geometry, geometry_paths
-from .scored_boxes import NO_BOX, BestClass, best_class
+from .scored_boxes import NO_BOX, BestClass, Indices, best_class
 
 # One feature. It is stored in this form: a change of it needs another name for the attribute in the table.
 RECORD = np.dtype(
@@ -102,9 +102,14 @@ class FeatureColumns:
 
     def part(self, place: slice) -> "FeatureColumns":
         """Return these features alone, and none but their iris."""
-        if place == slice(0, len(self)):
-            return self
-        records = self.records[place].copy()
+        return self if place == slice(0, len(self)) else self._with(self.records[place].copy())
+
+    def take(self, indices: Indices) -> "FeatureColumns":
+        """Return these features alone, in this order, and none but their iris."""
+        return self._with(self.records[indices])
+
+    def _with(self, records: NDArray[np.void]) -> "FeatureColumns":
+        """Return these records, which the caller does not keep, with none but their iris."""
         used, records["category"] = np.unique(records["category"], return_inverse=True)
         return FeatureColumns(records, [self.iris[number] for number in used.tolist()])
 

@@ -1,11 +1,20 @@
 """The columns and rows of the tiles of a plan: everything that merging has to know of tiles that it has not read."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
+from aws.osml.model_runner.common.typing import ImageRegion
+
 from .scored_boxes import Floats, Indices
+
+
+def frames_of(tiles: Iterable[ImageRegion]) -> Floats:
+    """Return (m, 4) minx, miny, maxx, maxy of tiles in pixels of the image."""
+    corners = [(tile.origin.col, tile.origin.row, tile.right, tile.bottom) for tile in tiles]
+    return np.array(corners, dtype=np.float64).reshape(-1, 4)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from .geometry_arrays import ObjectArray
 from .image_geometry import find_image_geometry
 from .properties import Feature
 from .scored_boxes import Floats, Indices, ScoredBoxes
-from .tile_spans import TileSpans
+from .tile_spans import TileSpans, frames_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +63,7 @@ class TiledFeatures:
             scored,
             records["kind"].copy(),
             np.repeat(np.arange(len(tiles)), [len(columns) for _, columns in tiles]),
-            np.array(
-                [(tile.origin.col, tile.origin.row, tile.right, tile.bottom) for tile, _ in tiles], dtype=np.float64
-            ).reshape(-1, 4),
+            frames_of(tile for tile, _ in tiles),
             lambda indices: shapes_of([feature_at(index) for index in indices.tolist()]),
         )
 

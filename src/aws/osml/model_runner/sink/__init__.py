@@ -1,6 +1,6 @@
 """Where features go: a file per image in S3, a record per feature in Kinesis."""
 
-from .delivery import Delivery
+from .delivery import Delivery, FeatureBatch
 from .exceptions import InvalidKinesisStreamException, InvalidS3BucketException, SinkError, SinkPermanentError
 from .kinesis_sink import KinesisSink
 from .s3_sink import S3Sink
@@ -9,6 +9,7 @@ from .sink_factory import SinkFactory
 
 __all__ = [
     "Delivery",
+    "FeatureBatch",
     "InvalidKinesisStreamException",
     "InvalidS3BucketException",
     "KinesisSink",

@@ -1,8 +1,8 @@
 """What a sink is asked to deliver: the features of one image, already encoded."""
 
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -15,30 +15,66 @@ _NAMESPACE = uuid.UUID("6f1d4f0a-5c53-5a8e-9d5a-0b8e1f6a2c77")
 
 
 @dataclass(frozen=True)
+class FeatureBatch:
+    """Consecutive features of a delivery: each as a GeoJSON feature in UTF-8, and its stable id.
+
+    ``centres``: (n, 2) the middle of each in pixels, NaN for one without a place; None where that is not known.
+    """
+
+    bodies: Sequence[bytes]
+    ids: Sequence[str]
+    centres: NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.bodies)
+
+
+@dataclass(frozen=True)
 class Delivery:
-    """The features of one image in their final order.
+    """The features of one image in their final order, as a stream: ``batches`` is read once.
 
-    ``features`` holds each one as a GeoJSON feature in UTF-8, ``feature_ids`` the stable id of each. ``result_name``
-    tells the results of one job apart; it is empty where a job has one image. A sink that goes on where
-    another left off starts at ``position``, an index into both. ``metadata`` is kept with the result where the
-    output has a place for it. ``centres``: (n, 2) the middle of each in pixels, where that is known.
+    ``result_name`` tells the results of one job apart; it is empty where a job has one image. A sink that goes on where
+    another left off starts at ``position``, which counts features. ``metadata`` is kept with the result where the
+    output has a place for it. ``note`` is called while an output is written, and raises where it has to stop.
 
-    Both sequences may be made as they are read, so they are read once, from the first on, wherever that will do.
+    The end of ``batches`` is the permission to complete the result: where the features turn out to be incomplete, the
+    iteration raises instead, and the result must not appear.
     """
 
     job_id: str
     result_name: str
-    features: Sequence[bytes]
-    feature_ids: Sequence[str]
+    batches: Iterable[FeatureBatch]
     position: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict)
-    centres: NDArray[np.float64] | None = None
+    note: Callable[[], None] = lambda: None
+
+    @classmethod
+    def of(
+        cls, job_id: str, result_name: str, bodies: Sequence[bytes], ids: Sequence[str], **options: Any
+    ) -> "Delivery":
+        """Return the delivery of features that are all there."""
+        return cls(job_id, result_name, [FeatureBatch(bodies, ids)], **options)
 
     @classmethod
     def from_features(cls, job_id: str, features: Sequence[Mapping[str, Any]]) -> "Delivery":
         """Encode features; each keeps the ``feature_id`` in its properties, or gets one from the job and its index."""
         ids = [_feature_id(job_id, index, feature) for index, feature in enumerate(features)]
-        return cls(job_id, "", [encode_feature(feature) for feature in features], ids)
+        return cls.of(job_id, "", [encode_feature(feature) for feature in features], ids)
+
+    def bodies(self) -> Iterator[bytes]:
+        """Yield each feature."""
+        for batch in self.batches:
+            yield from batch.bodies
+
+    def counting(self, count: Callable[[int], None]) -> "Delivery":
+        """Return this delivery; ``count`` is called with the number of features of each batch that is read."""
+
+        def counted() -> Iterator[FeatureBatch]:
+            for batch in self.batches:
+                count(len(batch))
+                yield batch
+
+        return replace(self, batches=counted())
 
 
 def encode_feature(feature: Mapping[str, Any]) -> bytes:

@@ -1,11 +1,12 @@
-"""Features as GeoParquet 1.1: columns of geometries with their boxes, in the order of a Hilbert curve, zstd.
+"""Features as GeoParquet 1.1: columns of geometries with their boxes, zstd.
 
-https://geoparquet.org/releases/v1.1.0/ tells the format. Readers that know of the ``bbox`` column, such as GDAL,
-geopandas and DuckDB, skip the row groups that a query does not touch; the order on the curve makes those small.
+https://geoparquet.org/releases/v1.1.0/ tells the format. Row groups are made as features come, row by row of tiles, and
+each is in the order of a Hilbert curve. Readers that know of the ``bbox`` column, such as GDAL, geopandas and DuckDB,
+skip the row groups and pages that a query does not touch.
 """
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,18 +17,21 @@ from numpy.typing import NDArray
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
 from aws.osml.model_runner.features.scored_boxes import NO_BOX, best_class
 
-from .delivery import Delivery
+from .delivery import Delivery, FeatureBatch
 from .exceptions import SinkPermanentError
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_PER_GROUP = 50_000
+BYTES_PER_GROUP = 64 * 1024 * 1024
+# Features that are decoded at once: they take several times the memory of their JSON meanwhile.
+_ROWS_AT_ONCE = 2_000
 _CURVE_BITS = 16
 
 
 def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
-    """Yield the file of a delivery, a row group at a time.
+    """Yield the file of a delivery, a row group at a time; no more of it is in memory.
 
     Columns: ``id`` as the model gave it and ``feature_id``; ``iri`` and ``score`` of the best class; ``properties`` as
     JSON; ``geometry`` in degrees, null where the feature has none, and its ``bbox``.
@@ -44,19 +48,50 @@ def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
     with parquet.ParquetWriter(
         pa.PythonFile(buffer, mode="w"), _schema(pa), compression="zstd", write_statistics=True
     ) as writer:
-        order = hilbert_order(centres(delivery))
-        for start in range(0, len(order), ROWS_PER_GROUP):
-            writer.write_table(_table(pa, delivery, order[start : start + ROWS_PER_GROUP].tolist(), extent))
+        for group in row_groups(delivery.batches):
+            tables = []
+            for part in _ordered_parts(group):
+                delivery.note()
+                tables.append(_table(pa, part, extent))
+            writer.write_table(pa.concat_tables(tables), row_group_size=ROWS_PER_GROUP)
             yield buffer.take()
         writer.add_key_value_metadata({"geo": orjson.dumps(_geo_metadata(extent)).decode()})
     yield buffer.take()
 
 
-def centres(delivery: Delivery) -> NDArray[np.float64]:
+def row_groups(batches: Iterable[FeatureBatch]) -> Iterator[FeatureBatch]:
+    """Yield features in groups of at most ROWS_PER_GROUP and, but for a single feature, BYTES_PER_GROUP."""
+    bodies: list[bytes] = []
+    ids: list[str] = []
+    points: list[NDArray[np.float64]] = []
+    size = 0
+    for batch in batches:
+        batch_points = centres(batch)
+        for index, (body, feature_id) in enumerate(zip(batch.bodies, batch.ids, strict=True)):
+            if bodies and (len(bodies) == ROWS_PER_GROUP or size + len(body) > BYTES_PER_GROUP):
+                yield FeatureBatch(bodies, ids, np.array(points))
+                bodies, ids, points, size = [], [], [], 0
+            bodies.append(body)
+            ids.append(feature_id)
+            points.append(batch_points[index])
+            size += len(body)
+    if bodies:
+        yield FeatureBatch(bodies, ids, np.array(points))
+
+
+def _ordered_parts(group: FeatureBatch) -> Iterator[FeatureBatch]:
+    """Yield a row group in the order of the curve, a part at a time."""
+    order = hilbert_order(centres(group)).tolist()
+    for start in range(0, len(order), _ROWS_AT_ONCE):
+        indices = order[start : start + _ROWS_AT_ONCE]
+        yield FeatureBatch([group.bodies[index] for index in indices], [group.ids[index] for index in indices])
+
+
+def centres(batch: FeatureBatch) -> NDArray[np.float64]:
     """Return (n, 2) the middle of each feature in pixels; NaN for one without a place in pixels."""
-    if delivery.centres is not None:
-        return delivery.centres
-    boxes = [feature_image_bounds(orjson.loads(body)) or NO_BOX for body in delivery.features]
+    if batch.centres is not None:
+        return batch.centres
+    boxes = [feature_image_bounds(orjson.loads(body)) or NO_BOX for body in batch.bodies]
     corners = np.array(boxes, dtype=np.float64).reshape(-1, 2, 2)
     middles: NDArray[np.float64] = corners.mean(axis=1)
     return middles
@@ -156,15 +191,15 @@ def _schema(pa: Any) -> "pa.Schema":
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
-def _table(pa: Any, delivery: Delivery, indices: Sequence[int], extent: _Extent) -> "pa.Table":
-    features = [orjson.loads(delivery.features[index]) for index in indices]
+def _table(pa: Any, batch: FeatureBatch, extent: _Extent) -> "pa.Table":
+    features = [orjson.loads(body) for body in batch.bodies]
     shapes = _shapes([feature.get("geometry") for feature in features])
     boxes = shapely.bounds(shapes).reshape(-1, 4)
     extent.add(shapes, boxes)
     best = [best_class(feature) for feature in features]
     columns = {
         "id": [_text(feature.get("id")) for feature in features],
-        "feature_id": [delivery.feature_ids[index] for index in indices],
+        "feature_id": batch.ids,
         "iri": [found.iri if found else None for found in best],
         "score": [found.score if found and found.score == found.score else None for found in best],
         "properties": [orjson.dumps(feature.get("properties") or {}).decode() for feature in features],

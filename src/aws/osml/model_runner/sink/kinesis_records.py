@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from .delivery import Delivery
 from .feature_collection import collection_bytes
 
 MAX_BATCH_RECORDS = 500
@@ -38,21 +37,20 @@ class Record(NamedTuple):
         return {"Data": self.data, "PartitionKey": self.partition_key}
 
 
-def record_of(delivery: Delivery, index: int, body: bytes, partition_by: str) -> Record:
+def record_of(job_id: str, index: int, feature_id: str, body: bytes, partition_by: str) -> Record:
     """Return the record of one feature, given as JSON: a feature collection of one, which names it and its job.
 
     Kinesis delivers at least once; ``properties.feature_id`` is what consumers drop copies by.
     """
     feature = orjson.loads(body)
-    feature_id = delivery.feature_ids[index]
-    feature["properties"] = {**(feature.get("properties") or {}), "feature_id": feature_id, "job_id": delivery.job_id}
-    key = delivery.job_id if partition_by == PARTITION_BY_JOB else feature_id
+    feature["properties"] = {**(feature.get("properties") or {}), "feature_id": feature_id, "job_id": job_id}
+    key = job_id if partition_by == PARTITION_BY_JOB else feature_id
     return Record(index, collection_bytes([orjson.dumps(feature)]), key[:MAX_KEY_CHARACTERS] or "-")
 
 
-def may_be_oversize(delivery: Delivery, index: int, body: bytes, max_record_bytes: int) -> bool:
+def may_be_oversize(job_id: str, feature_id: str, body: bytes, max_record_bytes: int) -> bool:
     """Tell whether the record of a feature may be longer than the stream takes, without making it."""
-    ids_bytes = 2 * _ESCAPED_BYTES * (len(delivery.job_id) + len(delivery.feature_ids[index]))
+    ids_bytes = 2 * _ESCAPED_BYTES * (len(job_id) + len(feature_id))
     return len(body) + _ENVELOPE_BYTES + ids_bytes > max_record_bytes
 
 

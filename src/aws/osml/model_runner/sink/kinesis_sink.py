@@ -16,7 +16,7 @@ from aws.osml.model_runner.common.aws_errors import error_code, is_role_refusal
 from aws.osml.model_runner.common.role_session import streaming_session
 from aws.osml.model_runner.exceptions import Problem
 
-from .delivery import Delivery
+from .delivery import Delivery, FeatureBatch
 from .exceptions import InvalidKinesisStreamException, SinkError, SinkPermanentError
 from .kinesis_records import (
     MAX_BATCH_RECORDS,
@@ -145,24 +145,28 @@ class KinesisSink(Sink):
         """
         self._sign_for(delivery.job_id)
         max_record_bytes = self._max_record_bytes()
-        oversize: list[int] = []
+        oversize: list[str] = []
+        counts: list[int] = []
+        delivery = delivery.counting(counts.append)
         max_records = max(1, min(self.batch_size or MAX_BATCH_RECORDS, MAX_BATCH_RECORDS))
         for batch in batches(self._records(delivery, max_record_bytes, oversize), max_records):
             self._flush_stream([record.to_entry() for record in batch])
             on_progress(batch[-1].position + 1)
         if oversize:
-            raise SinkPermanentError(self._oversize_message(delivery, oversize))
-        logger.info("sink.written", sink=str(self), stream=self.stream, features=len(delivery.features))
+            raise SinkPermanentError(self._oversize_message(oversize))
+        logger.info("sink.written", sink=str(self), stream=self.stream, features=sum(counts))
 
-    def _records(self, delivery: Delivery, max_record_bytes: int, oversize: list[int]) -> Iterator[Record]:
-        """Yield the records from the delivery's position on, and note the features that are too long for one."""
-        for index, feature in enumerate(delivery.features):
-            if index < delivery.position and not may_be_oversize(delivery, index, feature, max_record_bytes):
+    def _records(self, delivery: Delivery, max_record_bytes: int, oversize: list[str]) -> Iterator[Record]:
+        """Yield the records from the delivery's position on, and note the ids of features that are too long for one."""
+        features = ((body, feature_id) for batch in delivery.batches for body, feature_id in _pairs(batch))
+        for index, (body, feature_id) in enumerate(features):
+            is_behind = index < delivery.position
+            if is_behind and not may_be_oversize(delivery.job_id, feature_id, body, max_record_bytes):
                 continue
-            record = record_of(delivery, index, feature, self.partition_key)
+            record = record_of(delivery.job_id, index, feature_id, body, self.partition_key)
             if record.size_bytes > max_record_bytes:
-                oversize.append(index)
-            elif index >= delivery.position:
+                oversize.append(feature_id)
+            elif not is_behind:
                 yield record
 
     def validate_kinesis_stream(self) -> bool:
@@ -222,10 +226,14 @@ class KinesisSink(Sink):
         limit_kib = summary.get("MaxRecordSizeInKiB")
         return int(limit_kib) * 1024 if limit_kib else DEFAULT_RECORD_BYTES
 
-    def _oversize_message(self, delivery: Delivery, indexes: list[int]) -> str:
-        named = ", ".join(delivery.feature_ids[index] for index in indexes[:NAMED_IDS])
-        more = f" and {len(indexes) - NAMED_IDS} more" if len(indexes) > NAMED_IDS else ""
+    def _oversize_message(self, ids: list[str]) -> str:
+        named = ", ".join(ids[:NAMED_IDS])
+        more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
         return f"Kinesis: features too long for the stream {self.stream}: {named}{more}"
+
+
+def _pairs(batch: FeatureBatch) -> Iterator[tuple[bytes, str]]:
+    return zip(batch.bodies, batch.ids, strict=True)
 
 
 def sink_error(stream: str, error: ClientError | BotoCoreError) -> SinkError:

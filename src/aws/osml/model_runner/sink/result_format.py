@@ -51,13 +51,13 @@ _FORMATS = {
             OutputFormat.GEOJSON,
             ".geojson",
             "application/geo+json",
-            lambda delivery: collection_pieces(delivery.features),
+            lambda delivery: collection_pieces(delivery.bodies()),
         ),
         ResultFormat(
             OutputFormat.GEOJSONSEQ,
             ".geojsonl",
             "application/x-ndjson",
-            lambda delivery: sequence_pieces(delivery.features),
+            lambda delivery: sequence_pieces(delivery.bodies()),
         ),
         ResultFormat(
             OutputFormat.GEOPARQUET, ".parquet", "application/vnd.apache.parquet", parquet_pieces, library="pyarrow"

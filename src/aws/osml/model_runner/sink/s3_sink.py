@@ -3,7 +3,7 @@
 import base64
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any
@@ -183,11 +183,12 @@ class S3Sink(Sink):
         """
         key = self.key_of(delivery)
         self._sign_for(delivery.job_id)
+        counts: list[int] = []
         try:
-            self._write(key, delivery)
+            self._write(key, delivery.counting(counts.append), counts)
         except (ClientError, BotoCoreError) as err:
             raise sink_error(self.bucket, err) from err
-        logger.info("sink.written", sink=str(self), bucket=self.bucket, key=key, features=len(delivery.features))
+        logger.info("sink.written", sink=str(self), bucket=self.bucket, key=key, features=sum(counts))
 
     def validate_s3_bucket(self) -> bool:
         """True when the bucket exists and may be reached; why not is logged."""
@@ -213,17 +214,26 @@ class S3Sink(Sink):
         owner = {"ExpectedBucketOwner": self.expected_owner} if self.expected_owner else {}
         return {"Bucket": self.bucket, "Key": key, **owner}
 
-    def _write(self, key: str, delivery: Delivery) -> None:
+    def _write(self, key: str, delivery: Delivery, counts: Sequence[int]) -> None:
+        """Write the object; ``counts`` adds up to the number of features that have been read of the delivery."""
         place = self._place(key)
-        count = str(len(delivery.features))
-        options = self._object_options({"job-id": delivery.job_id, "feature-count": count, **delivery.metadata})
+        metadata = {"job-id": delivery.job_id, **delivery.metadata}
         parts = in_parts(self.format.pieces(delivery), self.part_bytes)
         first = next(parts)
         second = next(parts, None)
         if second is None:
+            # An upload in parts begins with its metadata, before its features are counted.
+            options = self._object_options({**metadata, "feature-count": str(sum(counts))})
             self.s3_client.put_object(Body=first, ChecksumSHA256=sha256_base64(first), **place, **options)
         else:
-            self._write_in_parts(place, options, chain((first, second), parts))
+            options = self._object_options(metadata)
+            self._write_in_parts(place, options, self._noted(delivery, chain((first, second), parts)))
+
+    @staticmethod
+    def _noted(delivery: Delivery, parts: Iterable[bytes]) -> Iterator[bytes]:
+        for part in parts:
+            delivery.note()
+            yield part
 
     def _write_in_parts(self, place: Mapping[str, str], options: Mapping[str, Any], parts: Iterable[bytes]) -> None:
         upload = {

@@ -52,12 +52,13 @@ class Sink(ABC):
         """Write what is left of a delivery; done again, it ends in the same state.
 
         A sink that can go on in the middle tells ``on_progress`` up to which index features are confirmed; one that
-        writes all or nothing tells it nothing. A sink that only knows ``write`` is given all features at once.
+        writes all or nothing tells it nothing. A sink that only knows ``write`` is given a list of all features, which
+        takes as much memory as they are: no setting limits it.
 
         Raises:
             SinkError: nothing, or not everything, was written; another try may help.
             SinkPermanentError: no further try can help.
         """
-        features: list[Any] = [orjson.loads(feature) for feature in delivery.features]
+        features: list[Any] = [orjson.loads(feature) for feature in delivery.bodies()]
         if not self.write(delivery.job_id, features):
             raise SinkError(f"the sink {self} did not take the features")

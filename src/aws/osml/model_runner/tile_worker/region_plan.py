@@ -1,6 +1,7 @@
 """Which regions an image has, and which tiles a region has, when a region of interest may leave some out. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
 from aws.osml.model_runner.exceptions import LoadImageException
+from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
 
 from .region_run import Tile
 from .tiling_strategy import TilingStrategy, ceildiv
@@ -108,6 +110,34 @@ class RegionPlanner:
         """Return the tiles of a region that touch the region of interest; each keeps its place in the region's grid."""
         tiles = self._strategy.compute_tiles(region, self._tile_size, self._overlap)
         return [Tile(index, bounds) for index, bounds in enumerate(tiles) if self._is_wanted(bounds)]
+
+    def rows(self, bounds: ImageRegion, region_size: ImageDimensions) -> Iterator[list[tuple[ImageRegion, Tile]]]:
+        """Yield the tiles of all regions, each with its region, row by row of tiles.
+
+        Tiles of a row begin at the same row of pixels; they are in order of region and tile.
+        """
+        waiting: dict[int, list[tuple[ImageRegion, Tile]]] = {}
+        for first_row, regions in groupby(self.regions(bounds, region_size), key=lambda region: region.origin.row):
+            # No tile of this region, or of one that follows, begins above it.
+            for row in sorted(row for row in waiting if row < first_row):
+                yield waiting.pop(row)
+            for region in regions:
+                for tile in self.tiles(region):
+                    waiting.setdefault(tile.bounds.origin.row, []).append((region, tile))
+        for row in sorted(waiting):
+            yield waiting[row]
+
+    def spans(self, bounds: ImageRegion, region_size: ImageDimensions) -> TileSpans:
+        """Return the columns and rows of all tiles, when no region of interest leaves any out."""
+        regions = self._strategy.compute_regions(bounds, region_size, self._tile_size, self._overlap)
+        # Columns and rows are divided apart: the first row of regions has all columns, the first column all rows.
+        tiles = (
+            tile
+            for region in regions
+            if region.origin.row == regions[0].origin.row or region.origin.col == regions[0].origin.col
+            for tile in self._strategy.compute_tiles(region, self._tile_size, self._overlap)
+        )
+        return TileSpans.of(frames_of(tiles))
 
     def _is_wanted(self, tile: ImageRegion) -> bool:
         if self._interest is None:

@@ -1,0 +1,118 @@
+"""One amount of memory that all aggregations of a process share."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from aws.osml.model_runner.exceptions import AggregationDeferredError, AggregationTooLargeError
+
+# How long an aggregation waits for memory that others hold before it is deferred.
+_WAIT_S = 120.0
+_POLL_S = 0.2
+
+
+class MemoryBudget:
+    """``total_bytes`` for everything that aggregations hold of features; ``setting`` is its name in messages."""
+
+    def __init__(
+        self,
+        total_bytes: int,
+        now: Callable[[], float],
+        pause: Callable[[float], object],
+        setting: str = "AGGREGATION_MEMORY_BYTES",
+    ) -> None:
+        self.total_bytes = total_bytes
+        self.setting = setting
+        self.now = now
+        self.pause = pause
+        self.lock = threading.Lock()
+        # The oldest first; it never gives way to a younger one, so one aggregation always goes on.
+        self.shares: list[MemoryShare] = []
+
+    @contextmanager
+    def share(self, note: Callable[[], None]) -> Iterator["MemoryShare"]:
+        """Lend memory to an aggregation; ``note`` is called while it waits, and raises where it has to stop."""
+        share = MemoryShare(self, note)
+        with self.lock:
+            self.shares.append(share)
+        try:
+            yield share
+        finally:
+            with self.lock:
+                self.shares.remove(share)
+
+
+class MemoryShare:
+    """What one aggregation holds, in bytes: of features that it reads, works on, and keeps for later.
+
+    One thread may read while another works.
+    """
+
+    def __init__(self, budget: MemoryBudget, note: Callable[[], None]) -> None:
+        self._budget = budget
+        self._note = note
+        self._reading = self._working = self._kept = 0
+        self._is_waiting = False
+
+    @property
+    def held_bytes(self) -> int:
+        """How much it holds."""
+        return self._reading + self._working + self._kept
+
+    @property
+    def limit_bytes(self) -> int:
+        """How much it may hold when it is alone."""
+        return self._budget.total_bytes
+
+    def read(self, size: int) -> None:
+        """Hold more for what is being read; wait for others, or for the thread that works, where there is no room.
+
+        Raises:
+            AggregationTooLargeError: this aggregation alone needs more than there is.
+            AggregationDeferredError: others hold the memory, and do not end soon.
+        """
+        budget = self._budget
+        gives_up_at: float | None = None
+        while not self._try_to_read(size):
+            self._note()
+            if self._has_to_give_way(gives_up_at):
+                raise AggregationDeferredError(f"other aggregations hold the memory of {budget.setting}")
+            gives_up_at = gives_up_at or budget.now() + _WAIT_S
+            budget.pause(_POLL_S)
+
+    def read_less(self, size: int) -> None:
+        """Hold less for what is being read: less came than was expected."""
+        self._reading -= size
+
+    def work(self, size: int) -> None:
+        """Pass on what was read to the thread that works."""
+        self._working += size
+        self._reading -= size
+
+    def keep(self, size: int) -> None:
+        """End the work on what was passed on; so much is kept for later, all in all."""
+        self._kept = size
+        self._working = 0
+
+    def _try_to_read(self, size: int) -> bool:
+        budget = self._budget
+        with budget.lock:
+            if self._reading + self._kept + size > budget.total_bytes:
+                raise AggregationTooLargeError(
+                    f"{budget.setting} of {budget.total_bytes:,} bytes is too little: what cannot be decided apart"
+                    f" takes {self._reading + self._kept + size:,}"
+                )
+            is_room = sum(share.held_bytes for share in budget.shares) + size <= budget.total_bytes
+            if is_room:
+                self._reading += size
+            self._is_waiting = not is_room
+            return is_room
+
+    def _has_to_give_way(self, gives_up_at: float | None) -> bool:
+        """Return True when an older aggregation needs what this one holds, or the wait for others was too long."""
+        with self._budget.lock:
+            others = [share for share in self._budget.shares if share is not self and share.held_bytes]
+            older = self._budget.shares[: self._budget.shares.index(self)]
+        is_in_the_way = self.held_bytes > 0 and any(share._is_waiting for share in older)
+        is_late = bool(older) and gives_up_at is not None and self._budget.now() >= gives_up_at
+        return bool(others) and (is_in_the_way or is_late)
