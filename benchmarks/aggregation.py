@@ -16,25 +16,33 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
 import urllib3
-from scenes import OVERLAP, TILE, Detections, scene
+from scenes import OVERLAP, REGION, TILE, Detections, scene
 
-from aws.osml.model_runner.aggregation import ImageFeatures, MergedFeatures, distillation_of, stamp_of
+from aws.osml.model_runner.aggregation import MergedImage, distillation_of
 from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.common.channel import Threads, spread
 from aws.osml.model_runner.common.memory import keep_freed_memory, spare_the_collector
-from aws.osml.model_runner.common.typing import ImageRegion, TileState
+from aws.osml.model_runner.common.memory_budget import MemoryBudget
+from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion, TileState
 from aws.osml.model_runner.database import FeatureTable, JobItem, JobTable, TileKey, TileOutcome
 from aws.osml.model_runner.features.encoding import encode_features
 from aws.osml.model_runner.local.emulator import Emulator
 from aws.osml.model_runner.local.environment import clean_environment
-from aws.osml.model_runner.sink import SinkFactory
+from aws.osml.model_runner.sink import Delivery, SinkFactory
 from aws.osml.model_runner.sink.s3_sink import PART_BYTES
+from aws.osml.model_runner.tile_reader import ImageTiles, ignore
+from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
+from aws.osml.model_runner.tile_worker.region_plan import region_id_of
 
 SEED = 20_261_121
 JOB_ID, IMAGE_ID = "bench", "bench:s3://images/bench.tif"
@@ -43,6 +51,18 @@ TABLES = {"FEATURE_TABLE": ("hash_key", "range_key"), "JOB_TABLE": ("image_id",)
 # As many detections as tiles report of so many objects of this kind.
 DETECTIONS_PER_OBJECT = 1.45
 WRITERS = 8
+MEMORY_BYTES = 1 << 30
+
+
+def tile_keys(side_px: int) -> list[TileKey]:
+    """Return the keys of the tiles of ``scenes.tile_frames``."""
+    strategy = VariableOverlapTilingStrategy()
+    bounds = ImageRegion(ImageCoord(0, 0), ImageDimensions(side_px, side_px))
+    return [
+        TileKey(IMAGE_ID, region_id_of(region, JOB_ID), index)
+        for region in strategy.compute_regions(bounds, REGION, TILE, OVERLAP)
+        for index in range(len(strategy.compute_tiles(region, TILE, OVERLAP)))
+    ]
 
 
 def feature_of(box: list[float], score: float) -> dict[str, Any]:
@@ -77,6 +97,7 @@ def fill(emulator: Emulator, detections: Detections) -> int:
     emulator.client("s3").create_bucket(Bucket=BUCKET, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
     dynamodb = default_clients().dynamodb_resource()
     table = FeatureTable("FEATURE_TABLE", TILE, OVERLAP, client=dynamodb)
+    keys = tile_keys(detections.side_px)
     order = np.argsort(detections.tiles, kind="stable")
     parts = np.split(order, np.searchsorted(detections.tiles[order], np.arange(1, len(detections.frames))))
 
@@ -86,7 +107,7 @@ def fill(emulator: Emulator, detections: Detections) -> int:
         encoded = encode_features(feature_of(box, score) for box, score in zip(boxes, scores, strict=True))
         bounds = ImageRegion.of([[top, left], [right - left, bottom - top]])
         outcome = TileOutcome(TileState.SUCCEEDED, encoded.bodies, encoded.columns)
-        table.commit_tile(TileKey(IMAGE_ID, "region", number), bounds, outcome)
+        table.commit_tile(keys[number], bounds, outcome)
         return sum(map(len, encoded.bodies))
 
     with ThreadPoolExecutor(WRITERS) as pool:
@@ -107,6 +128,8 @@ def _put_jobs(dynamodb, tiles: int, side_px: int) -> None:
             outputs=json.dumps([{"type": "S3", "bucket": BUCKET, "prefix": prefix}]),
             feature_properties="[]",
             feature_distillation_option=json.dumps(option),
+            region_size=list(REGION),
+            processing_bounds=[[0, 0], [side_px, side_px]],
         )
 
     ours = row("ours", {"algorithm_type": "SEAM"})
@@ -124,27 +147,46 @@ def run_ours() -> None:
     dynamodb = default_clients().dynamodb_resource()
     job = JobTable("JOB_TABLE", dynamodb).get_image_request(IMAGE_ID)
     table = FeatureTable("FEATURE_TABLE", job.tile_dimensions, job.overlap_dimensions, client=dynamodb)
-    features = ImageFeatures.collect(job, table)
-    read = time.perf_counter()
-    merged = MergedFeatures(features, distillation_of(job), stamp_of(job))
-    selected = time.perf_counter()
-    for sink in SinkFactory.outputs_to_sinks(json.loads(job.outputs or "[]")):
-        sink.deliver(merged.delivery(job))
+    threads, steps = Threads.of_process(), Steps()
+    with MemoryBudget(MEMORY_BYTES, time.monotonic, time.sleep).share(ignore) as memory:
+        tiles = ImageTiles.of(job, VariableOverlapTilingStrategy(), table)
+        image = MergedImage(job, tiles, distillation_of(job), table.read_tiles, memory, threads, metrics=steps)
+        writers = [
+            lambda batches, sink=sink: sink.deliver(Delivery(str(job.job_id), "", batches))
+            for sink in SinkFactory.outputs_to_sinks(json.loads(job.outputs or "[]"))
+        ]
+        for error in spread(image, writers, threads, capacity=4):
+            if error is not None:
+                raise error
     ended, cpu_seconds = time.perf_counter(), time.process_time() - cpu_started
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    steps = {"read": read - started, "merge": selected - read, "write": ended - selected}
     print(
         json.dumps(
             {
                 "seconds": ended - started,
                 "cpu_seconds": cpu_seconds,
                 "peak_bytes": peak_bytes,
-                "stored": len(features),
-                "kept": len(merged),
+                "stored": image.stored,
+                "kept": image.kept,
+                "read": steps.seconds["FeatureAggregation"],
+                "merge": steps.seconds["FeatureSelection"],
             }
-            | steps
         )
     )
+
+
+class Steps:
+    """How long each step of an aggregation took, in seconds; reading goes on beside the others."""
+
+    def __init__(self) -> None:
+        self.seconds: Counter[str] = Counter()
+
+    @contextmanager
+    def timed(self, operation: str) -> Iterator[None]:
+        """Add the time of the block to that of the operation."""
+        started = time.perf_counter()
+        yield
+        self.seconds[operation] += time.perf_counter() - started
 
 
 def emulator_alone(emulator: Emulator) -> None:
@@ -194,7 +236,7 @@ def measured(name: str, command: list[str], environment: dict[str, str], stored_
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
     found = json.loads(done.stdout.splitlines()[-1])
     beyond = (found["peak_bytes"] - stored_bytes) / found["stored"]
-    steps = ", ".join(f"{step} {found[step]:.1f} s" for step in ("read", "merge", "write") if step in found)
+    steps = ", ".join(f"{step} {found[step]:.1f} s" for step in ("read", "merge") if step in found)
     print(
         f"{name:6} {found['stored']:>10,} stored {found['kept']:>10,} kept"
         f" {found['seconds']:8.1f} s ({found['cpu_seconds']:.1f} s CPU)"

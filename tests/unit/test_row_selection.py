@@ -86,11 +86,11 @@ def scenes(draw):
     return tuple(list(column) for column in zip(*found, strict=True)) if found else ([], [], [], [])
 
 
-def in_steps(scene, options, last_rows):
+def in_steps(scene, options, last_rows, **arguments):
     """Return what is delivered, in order: each with its score, what it absorbed, and whether it is joined."""
     tiles = np.array(scene[0], np.intp)
     rows = tiles // COLUMNS
-    selection, carried, delivered, most = RowSelection(options), [], [], 0
+    selection, carried, delivered, most = RowSelection(options, **arguments), [], [], 0
     first = 0
     for last in last_rows:
         at_hand = [*carried, *np.flatnonzero((rows >= first) & (rows <= last)).tolist()]
@@ -158,6 +158,7 @@ def test_row_by_row_comes_to_what_all_at_once_comes_to(scene, options, ends):
     assert in_steps(scene, options, [*sorted(ends), ROWS - 1])[0] == expected
     assert in_steps(scene, options, range(ROWS))[0] == expected
     assert in_steps(scene, options, [ROWS - 1])[0] == expected
+    assert in_steps(scene, options, range(ROWS), most_links=1)[0] == expected
 
 
 def column_of(boxes):

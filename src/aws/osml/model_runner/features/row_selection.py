@@ -17,9 +17,11 @@ from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationA
 from .box_pairs import PAIRS_AT_ONCE
 from .scored_boxes import Indices
 from .seam_merge import connected
-from .selection import Comparison, Selection, compared
+from .selection import Comparison, Links, Selection, compared
 from .tiled_features import TiledFeatures
 
+# So many links are kept, instead of being found again when the features are decided.
+_MOST_LINKS = 1_000_000
 # Noise of floating point, when a feature's end is compared with a row's beginning.
 _SLACK_PX = 1.0
 
@@ -41,12 +43,20 @@ class Decided:
 class RowSelection:
     """Selects features step by step; the order of ``Decided.kept`` does not depend on how rows make up steps."""
 
-    def __init__(self, options: FeatureDistillationAlgorithm | None, note: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self,
+        options: FeatureDistillationAlgorithm | None,
+        note: Callable[[], None] = lambda: None,
+        most_links: int = _MOST_LINKS,
+    ) -> None:
         """``note`` is called now and then, while a step goes on."""
         self._options = options
+        self._most_links = most_links
         self._note = note
-        # Of the features that were left open: of all that hang together the least index, in their order.
+        # Of the features that were left open, in their order: of all that hang together the least index; and the links
+        # between them, (2, k) indices of the stronger and the weaker, or None where they are too many.
         self._open_labels = np.zeros(0, dtype=np.intp)
+        self._open_links: Links | None = np.zeros((2, 0), dtype=np.intp)
 
     def step(self, features: TiledFeatures, rows: Indices, last_row: int) -> Decided:
         """Return what can be decided when all rows of tiles up to ``last_row`` have been given.
@@ -58,18 +68,22 @@ class RowSelection:
         comparison = compared(features, self._options)
         if comparison is None:
             return Decided(np.arange(count), np.zeros(0, np.intp), Selection(np.arange(count)))
-        labels = self._linked(comparison, count)
+        labels, links = self._linked(comparison, count)
         closing = _closing_rows(comparison, features, rows, labels)
         is_closed = closing <= last_row
-        selection = comparison.selection(is_closed[comparison.ranking])
+        ranking = comparison.ranking
+        closed_links = None if links is None else _places_in(ranking, count)[links[:, is_closed[links[0]]]]
+        selection = comparison.selection(is_closed[ranking], closed_links)
         kept = selection.kept[is_closed[selection.kept]]
         still_open = np.flatnonzero(~is_closed)
         # What hangs together is open together, so every label is among those that stay.
         self._open_labels = np.searchsorted(still_open, labels[still_open])
+        self._open_links = None if links is None else np.searchsorted(still_open, links[:, ~is_closed[links[0]]])
         return Decided(kept[np.argsort(closing[kept], kind="stable")], still_open, selection)
 
-    def _linked(self, comparison: Comparison, count: int) -> Indices:
-        """Return for each feature the least index of those that it hangs together with."""
+    def _linked(self, comparison: Comparison, count: int) -> tuple[Indices, Links | None]:
+        """Return for each feature the least index of those that it hangs together with, and all links of these."""
+        links = self._open_links
         carried, ranking = len(self._open_labels), comparison.ranking
         labels: Indices = np.concatenate([self._open_labels, np.arange(carried, count)])
         is_new = ranking >= carried
@@ -77,11 +91,23 @@ class RowSelection:
             self._note()
             queries = start + np.flatnonzero(is_new[start:end])
             first, second = comparison.pairs.touching_new(queries, is_new)
-            is_news = labels[ranking[first]] != labels[ranking[second]]
-            first, second = first[is_news], second[is_news]
+            if links is None:
+                is_news = labels[ranking[first]] != labels[ranking[second]]
+                first, second = first[is_news], second[is_news]
             is_linked = comparison.linked(first, second)
-            labels = connected(labels, ranking[first[is_linked]], ranking[second[is_linked]])
-        return labels
+            found = ranking[np.stack([first[is_linked], second[is_linked]])]
+            labels = connected(labels, *found)
+            if links is not None:
+                is_few = links.shape[1] + found.shape[1] <= self._most_links
+                links = np.concatenate([links, found], axis=1) if is_few else None
+        return labels, links
+
+
+def _places_in(ranking: Indices, count: int) -> Indices:
+    """Return for each of all features its place in the ranking; -1 for those that are not in it."""
+    places = np.full(count, -1, dtype=np.intp)
+    places[ranking] = np.arange(len(ranking))
+    return places
 
 
 def _closing_rows(comparison: Comparison, features: TiledFeatures, rows: Indices, labels: Indices) -> Indices:

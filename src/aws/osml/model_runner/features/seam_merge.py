@@ -32,9 +32,11 @@ from .seam_overlap import (
     are_same_points,
     touching_edges,
 )
-from .suppression import suppress
+from .suppression import suppress, suppress_linked
 from .tile_spans import TileSpans
 from .tiled_features import TiledFeatures
+
+Links = NDArray[np.intp]
 
 # By default points, and lines, are one object within this part of the overlap of the tiles, and within a pixel anyway.
 DISTANCE_SHARE = 1 / 16
@@ -117,13 +119,19 @@ class SeamComparison:
         """By how much ``pairs`` looks beyond what a detection is."""
         return self.distance_px / 2
 
-    def absorbers(self, pairs_at_once: int = PAIRS_AT_ONCE, is_asked: Flags | None = None) -> Indices:
+    def absorbers(
+        self, pairs_at_once: int = PAIRS_AT_ONCE, is_asked: Flags | None = None, links: Links | None = None
+    ) -> Indices:
         """Return for each of all detections the index of the one that stands for it; see the function of this name.
 
         Only those of the ranking that are ``is_asked`` stand for others; with them goes whatever is linked to them.
+        ``links``: (2, k) stronger and weaker of all pairs of them that are one object, where the caller knows.
         """
-        is_union = self.options.merge is SeamMerge.UNION
-        standing = self._joined(pairs_at_once, is_asked) if is_union else self._suppressed(pairs_at_once, is_asked)
+        count, is_union = len(self.ranking), self.options.merge is SeamMerge.UNION
+        if links is not None:
+            standing = connected(np.arange(count), *links) if is_union else suppress_linked(count, links)
+        else:
+            standing = self._joined(pairs_at_once, is_asked) if is_union else self._suppressed(pairs_at_once, is_asked)
         found = np.arange(len(self.features.tiles))
         found[self.ranking] = self.ranking[standing]
         return found

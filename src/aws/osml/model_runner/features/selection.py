@@ -25,10 +25,12 @@ from .joining import join_features
 from .overlap_groups import shared_flags
 from .properties import TILE, Feature
 from .scored_boxes import Floats, Indices, ScoredBoxes, best_class, canonical_order, score_boxes, strength_order
-from .seam_merge import SeamComparison, are_cut
+from .seam_merge import Links, SeamComparison, are_cut
 from .seam_overlap import Flags
-from .suppression import hard_suppression_of, soft_suppression
+from .suppression import hard_suppression_of, soft_suppression, suppress_linked
 from .tiled_features import TiledFeatures
+
+__all__ = ["Comparison", "FeatureSelector", "Links", "Selection", "compared", "select", "with_score"]
 
 DROPPED = -1
 
@@ -91,10 +93,11 @@ class Comparison(Protocol):
     def linked(self, first: Indices, second: Indices) -> Flags:
         """Tell of each pair (stronger, weaker) of ``pairs`` whether one has an influence on the other."""
 
-    def selection(self, is_asked: Flags | None = None) -> Selection:
+    def selection(self, is_asked: Flags | None = None, links: Links | None = None) -> Selection:
         """Return what becomes of all features; of the ranking, only of those that are asked for.
 
-        Where it is asked for one, it has to be for all that are linked to it, directly or through others.
+        Where it is asked for one, it has to be for all that are linked to it, directly or through others. ``links``:
+        (2, k) stronger and weaker of all pairs of them that are linked, where the caller knows.
         """
 
 
@@ -135,8 +138,8 @@ def _compared_boxes(
 
 
 class _SeamSelection(SeamComparison):
-    def selection(self, is_asked: Flags | None = None) -> Selection:
-        standing = self.absorbers(is_asked=is_asked)
+    def selection(self, is_asked: Flags | None = None, links: Links | None = None) -> Selection:
+        standing = self.absorbers(is_asked=is_asked, links=links)
         if self.options.merge is not SeamMerge.UNION:
             return Selection(standing)
         # What no edge cuts is delivered as the model gave it, however many tiles saw it.
@@ -171,10 +174,13 @@ class _HardComparison:
         flags: Flags = self.pairs.overlap_of(first, second) > self.iou_threshold
         return flags
 
-    def selection(self, is_asked: Flags | None = None) -> Selection:
+    def selection(self, is_asked: Flags | None = None, links: Links | None = None) -> Selection:
         standing = np.arange(self.count)
         standing[self.weak] = DROPPED
-        found = hard_suppression_of(self.pairs, self.iou_threshold, is_asked=is_asked)
+        if links is None:
+            found = hard_suppression_of(self.pairs, self.iou_threshold, is_asked=is_asked)
+        else:
+            found = suppress_linked(len(self.pairs), links)
         standing[self.ranking] = self.ranking[found]
         return Selection(standing)
 
@@ -201,7 +207,11 @@ class _SoftComparison:
         flags: Flags = self.pairs.overlap_of(first, second) > 0
         return flags
 
-    def selection(self, is_asked: Flags | None = None) -> Selection:
+    def selection(
+        self,
+        is_asked: Flags | None = None,
+        links: Links | None = None,  # noqa: ARG002 - by how much they overlap counts, not only which do
+    ) -> Selection:
         chosen = np.arange(len(self.ranking)) if is_asked is None else np.flatnonzero(is_asked)
         ranking = self.ranking[chosen]
         ranked = self.scored.take(ranking)

@@ -42,6 +42,12 @@ def suppress(
     return np.array(standing, dtype=np.intp)
 
 
+def suppress_linked(count: int, links: NDArray[np.intp]) -> Indices:
+    """Return what ``suppress`` does where all pairs are known: (2, k), of the stronger and the weaker."""
+    stronger, weaker = links[:, np.argsort(links[0], kind="stable")]
+    return suppress(count, [(0, count)], lambda _: (stronger, weaker))
+
+
 def hard_suppression(
     boxes: Floats, categories: Indices, iou_threshold: float, pairs_at_once: int = PAIRS_AT_ONCE
 ) -> Indices:
