@@ -8,7 +8,7 @@ from typing import Any
 import boto3
 from botocore.awsrequest import AWSResponse
 from botocore.config import Config
-from botocore.exceptions import ConnectTimeoutError, ReadTimeoutError
+from botocore.exceptions import ClientError, ConnectTimeoutError, ReadTimeoutError
 from botocore.httpsession import URLLib3Session
 
 
@@ -24,6 +24,12 @@ def single_try_client(emulator: Any, service: str) -> Any:
         endpoint_url=emulator.url,
         config=Config(retries={"total_max_attempts": 1}, proxies={}, s3={"addressing_style": "path"}),
     )
+
+
+def client_error(code: str, operation: str = "PutItem", status: int = 400) -> ClientError:
+    """Return what boto3 raises when a service refuses a call."""
+    response = {"Error": {"Code": code, "Message": "m"}, "ResponseMetadata": {"HTTPStatusCode": status}}
+    return ClientError(response, operation)  # type: ignore[arg-type]
 
 
 class Raw:

@@ -59,6 +59,7 @@ _DYNAMODB: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("G1", "SET agg_owner"),
         ("G1-renew", "SET agg_lease_until = :until"),
         ("G1-release", "SET agg_lease_until = :zero, agg_stalled"),
+        ("G1-failed", "SET agg_lease_until = :zero, agg_not_before = :not_before, agg_error"),
         ("G2-position", "sink_positions = :positions"),
         ("G2-done", "ADD sinks_done"),
         ("G2-failed", "SET sink_errors"),
@@ -86,7 +87,7 @@ _READS = frozenset(
 # Every conditional write: whether the server took it is recorded.
 CONDITIONAL = frozenset(
     {"A1", "A2", "A3", "A4", "A4-planned", "F0", "R1", "R2", "R2-progress", "R2-release", "R3", "T1"}
-    | {"D1", "D3", "G1", "G1-renew", "G1-release", "G2-position", "G2-done", "G2-failed", "G3", "G4"}
+    | {"D1", "D3", "G1", "G1-renew", "G1-release", "G1-failed", "G2-position", "G2-done", "G2-failed", "G3", "G4"}
 )
 
 

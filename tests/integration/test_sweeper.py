@@ -10,12 +10,18 @@ import pytest
 import structlog
 
 from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.cancel import JobCanceller
 from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database import JobItem, TileKey, TileOutcome
-from aws.osml.model_runner.exceptions import ProcessImageException, RetryableJobException
-from aws.osml.model_runner.region_request_handler import region_request_of
-from aws_faults import answering, query_error, xml_error
+from aws.osml.model_runner.exceptions import (
+    FeatureDistillationException,
+    ProcessImageException,
+    RetryableJobException,
+)
+from aws.osml.model_runner.image_completion import ImageCompletion
+from aws.osml.model_runner.region_request_handler import RegionRequestHandler, region_request_of
+from aws_faults import answering, client_error, query_error, xml_error
 from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
 
 LEASE_S = 60.0
@@ -339,6 +345,193 @@ def test_a_job_that_cannot_be_helped_now_keeps_no_other_waiting(new_worker, scen
     assert len(worker.regions_of(other)) == 2
     (event,) = [log for log in logs if log["event"] == "job.not_advanced"]
     assert event["error"] == "AggregateFeaturesException"
+
+
+def finish_failing_with(monkeypatch: pytest.MonkeyPatch, image_id: str, error: Exception) -> list[str]:
+    """Have each try to finish an image fail, for as long as the test runs; return the tries."""
+    aggregate, tries = ImageCompletion._aggregate, []
+
+    def failing(self: ImageCompletion, claim: Any) -> None:
+        if claim.job.image_id == image_id:
+            tries.append(image_id)
+            raise error
+        aggregate(self, claim)
+
+    monkeypatch.setattr(ImageCompletion, "_aggregate", failing)
+    return tries
+
+
+def with_all_regions_done(worker: InProcessWorker, scene: Path, model: str, job_id: str) -> ImageRequest:
+    request = worker.request(scene, model, job_id=job_id)
+    planned(worker, request)
+    for number in (0, 1):
+        do_region(worker, request, number)
+    return request
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("too many features"),
+        RuntimeError("a defect"),
+        FeatureDistillationException("no such union"),
+        client_error("ValidationException"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_an_image_that_cannot_be_finished_ends_failed_and_holds_no_other_up(
+    new_worker, scene, model_server, clock, statuses, monkeypatch, error
+):
+    worker = new_worker(OUTSTANDING_JOBS_TABLE="")
+    bad = with_all_regions_done(worker, scene, model_server("centerpoint").invocations_url, "a-bad")
+    tries = finish_failing_with(monkeypatch, bad.image_id, error)
+    worker.sweeper.sweep()
+    other = worker.request(scene, "http://127.0.0.1:9/invocations", job_id="b-other")
+    worker.image_handler._process_first = lambda *_: None
+    worker.image_handler.accept(other)
+    clock.ahead_s += 700
+    worker.sweeper.sweep()
+    assert len(worker.regions_of(other)) == 2
+    row = worker.jobs.get_image_request(bad.image_id)
+    assert (row.image_status, row.agg_stalled, len(tries)) == ("IN_PROGRESS", 2, 2)
+    assert row.agg_first_time is not None
+    for _ in range(8):
+        clock.ahead_s += 700
+        worker.sweeper.sweep()
+    row = worker.jobs.get_image_request(bad.image_id)
+    assert row.image_status == "FAILED"
+    assert f"the image could not be finished in 6 tries: {type(error).__name__}: {error}" == row.message
+    assert len(tries) == 6
+    assert statuses.heard().count("FAILED") == 1
+    assert worker.open_jobs() == [other.image_id]
+
+
+def test_what_passes_by_itself_counts_only_past_the_deadline(
+    new_worker, scene, model_server, clock, monkeypatch, statuses
+):
+    worker = new_worker()
+    request = with_all_regions_done(worker, scene, model_server("centerpoint").invocations_url, "job")
+    finish_failing_with(monkeypatch, request.image_id, client_error("ProvisionedThroughputExceededException"))
+    for _ in range(20):
+        clock.ahead_s += 700
+        worker.sweeper.sweep()
+    row = worker.jobs.get_image_request(request.image_id)
+    assert (row.image_status, row.agg_stalled, row.agg_first_time) == ("IN_PROGRESS", 0, None)
+    clock.ahead_s += DEADLINE_S
+    for _ in range(8):
+        clock.ahead_s += 700
+        worker.sweeper.sweep()
+    row = worker.jobs.get_image_request(request.image_id)
+    assert row.image_status == "FAILED"
+    assert "ProvisionedThroughputExceededException" in row.message
+    assert worker.open_jobs() == []
+
+
+def test_a_worker_that_is_told_to_stop_gives_the_image_back_at_once(new_worker, scene, model_server, monkeypatch):
+    worker = new_worker()
+    request = with_all_regions_done(worker, scene, model_server("centerpoint").invocations_url, "job")
+    finish_failing_with(monkeypatch, request.image_id, RuntimeError("interrupted"))
+    worker.context.stopping.set()
+    with pytest.raises(RuntimeError, match="interrupted"):
+        worker.image_handler.completion.finish(request.image_id)
+    row = worker.jobs.get_image_request(request.image_id)
+    assert (row.agg_stalled, row.agg_not_before, row.agg_lease_until, row.agg_error) == (0, 0, 0, None)
+
+
+UNREADABLE = {
+    "an attribute is gone": ("REMOVE num_attempts", {}),
+    "an attribute is of another type": ("SET num_attempts = :x", {":x": "many"}),
+}
+
+
+def spoil(worker: InProcessWorker, request: ImageRequest, expression: str, values: dict[str, Any]) -> None:
+    """Change an open job's row into one that this version cannot read."""
+    key = {"image_id": request.image_id}
+    if worker.config.outstanding_jobs_table:
+        key = {"endpoint_id": request.model_name, "job_id": request.job_id}
+    worker.ledger._rows.update(key, expression, values)
+
+
+@pytest.mark.parametrize("change", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_row_that_cannot_be_read_holds_nothing_up_and_ends_at_its_deadline(
+    worker, scene, model_server, clock, statuses, logs, change
+):
+    bad = worker.request(scene, "http://127.0.0.1:9/invocations", job_id="a-bad")
+    worker.image_handler.accept(bad)
+    spoil(worker, bad, *change)
+    good = worker.request(scene, model_server("centerpoint").invocations_url, job_id="b-good")
+    worker.image_handler.accept(good)
+    clock.ahead_s += LEASE_S + 2
+    worker.look_after()
+    worker.work_off()
+    assert status_of(worker, good) == "SUCCESS"
+    assert status_of(worker, bad) == "ACCEPTED"
+    (event,) = [entry for entry in logs if entry["event"] == "job.unreadable" and entry["log_level"] == "error"]
+    assert event["job_key"] == "a-bad"
+    assert worker.open_jobs() == []
+    assert [job.image_id for job in worker.ledger.open_rows()] == [bad.image_id]
+    clock.ahead_s += worker.jobs.life_s - 2 * LEASE_S
+    worker.look_after()
+    row = worker.jobs.get_image_request(bad.image_id)
+    assert row.image_status == "FAILED"
+    assert "cannot read the job" in row.message
+    assert statuses.heard().count("FAILED") == 1
+    assert list(worker.ledger.open_rows()) == []
+
+
+def test_a_row_that_cannot_be_read_is_cancelled_by_its_keys(worker, scene, statuses):
+    request = worker.request(scene, "http://127.0.0.1:9/invocations")
+    worker.image_handler.accept(request)
+    spoil(worker, request, *UNREADABLE["an attribute is gone"])
+    report = JobCanceller(worker.jobs, worker.ledger).cancel("job")
+    assert report.cancelled == (request.image_id,)
+    worker.sweeper.sweep()
+    assert statuses.heard().count("FAILED") == 1
+    assert list(worker.ledger.open_rows()) == []
+
+
+def test_a_status_is_published_as_far_as_the_row_allows(new_worker, scene, statuses):
+    worker = new_worker()
+    request = worker.request(scene, "http://127.0.0.1:9/invocations")
+    worker.image_handler.accept(request)
+    worker.jobs.cancel(request.image_id)
+    expression = "SET status_outbox = :nothing REMOVE job_id, processing_duration"
+    worker.jobs.update({"image_id": request.image_id}, expression, {":nothing": {"x": 1}})
+    worker.sweeper.sweep()
+    (attributes,) = [attributes for _, attributes in statuses.events() if attributes["image_status"] == "FAILED"]
+    assert attributes["job_id"] == "job"
+    assert worker.open_jobs() == []
+
+
+def test_past_its_deadline_a_region_that_cannot_be_sealed_keeps_no_other_from_it(
+    new_worker, scene, clock, monkeypatch, statuses
+):
+    worker = new_worker()
+    request = worker.request(scene, "http://127.0.0.1:9/invocations")
+    planned(worker, request)
+    lose_messages(worker)
+    broken = worker.regions_of(request)[0]
+    seal = RegionRequestHandler.fail_region_request
+
+    def failing(self: RegionRequestHandler, region: Any, metrics: Any = None) -> JobItem:
+        if region.region_id == broken.region_id:
+            raise ValueError("no such tile")
+        return seal(self, region, metrics)
+
+    monkeypatch.setattr(RegionRequestHandler, "fail_region_request", failing)
+    clock.ahead_s += DEADLINE_S + 2
+    worker.sweeper.sweep()
+    row = worker.jobs.get_image_request(request.image_id)
+    assert (row.image_status, row.region_error) == ("IN_PROGRESS", 1)
+    clock.ahead_s += 3600
+    worker.sweeper.sweep()
+    row = worker.jobs.get_image_request(request.image_id)
+    assert (row.image_status, row.message) == (
+        "FAILED",
+        "the job could not be ended at its deadline: ValueError: no such tile",
+    )
+    assert statuses.heard().count("FAILED") == 1
+    assert worker.open_jobs() == []
 
 
 def test_a_sweep_ends_between_two_jobs_when_the_worker_stops(new_worker, scene):

@@ -4,6 +4,10 @@ import dataclasses
 import math
 
 
+class InjectedError(RuntimeError):
+    """A defect of the code, or of what it is given: it comes again however often the same is tried."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Faults:
     """Probabilities, each for one send of one call unless it says otherwise; all of them end after ``until_s``.
@@ -27,8 +31,11 @@ class Faults:
         is_resubmitted: of a job, its message is sent again, after one of ``resubmission_s``.
         again: of a job that ended PARTIAL or FAILED for the first time, its message is sent again at once.
         unreadable: of a job, nobody can read its image.
+        spoilt_row: of a job, one of its rows is spoilt after a while: nobody can read its open job, or a counter of its
+            image is gone.
         has_bad_tiles: a tenth of the tiles is refused by the model for good.
-        poison: what kills every worker that touches it: "", "tile", "plan" or "aggregation", of the first job.
+        poison: what kills every worker that touches it: "", "tile", "plan" or "aggregation", of the first job; or
+            "finish", which fails each time that somebody tries, and kills nobody.
     """
 
     until_s: float = 3000.0
@@ -56,6 +63,7 @@ class Faults:
     resubmission_s: tuple[float, ...] = (5.0, 100.0, 1000.0)
     again: float = 0.1
     unreadable: float = 0.08
+    spoilt_row: float = 0.0
     has_bad_tiles: bool = True
     poison: str = ""
     max_region_attempts: int = 6
@@ -123,6 +131,8 @@ PROFILES = {
     "poison-tile": dataclasses.replace(HARD, poison="tile", **_FEW_DEATHS),
     "poison-plan": dataclasses.replace(HARD, poison="plan", **_FEW_DEATHS),
     "poison-aggregation": dataclasses.replace(HARD, poison="aggregation", **_FEW_DEATHS),
+    "poison-finish": dataclasses.replace(HARD, poison="finish", **_FEW_DEATHS),
+    "spoilt": dataclasses.replace(HARD, spoilt_row=0.5, job_deadline_s=6000.0, horizon_s=30_000.0),
     "dead": dataclasses.replace(
         CALM, busy=1.0, error=0.01, lost_reply=0.01, kill=0.002, job_deadline_s=6000.0, horizon_s=30_000.0
     ),

@@ -21,7 +21,7 @@ from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable, _Led
 from aws.osml.model_runner.database.job_table import TERMINAL_VALUES, JobTable
 from aws.osml.model_runner.database.region_request_table import RegionRequestTable
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
-from aws.osml.model_runner.exceptions import ConditionNotMetError
+from aws.osml.model_runner.exceptions import ConditionNotMetError, TableError
 from aws.osml.model_runner.image_completion import ImageCompletion
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
 from aws.osml.model_runner.job_sweeper import JobSweeper
@@ -300,6 +300,33 @@ def _kept_on_error() -> list[Replacement]:
     return [(RegionRequestHandler, "_given_back_on_error", lambda self, _claim: nullcontext())]
 
 
+def _sweep_ends_at_an_error() -> list[Replacement]:
+    def sweep(self: Any, should_stop: Callable[[], bool] = lambda: False) -> None:
+        for job in self._ledger.open_rows():
+            if should_stop():
+                return
+            self._lead_on(job)
+
+    return [(JobSweeper, "sweep", sweep)]
+
+
+def _walk_ends_at_a_row() -> list[Replacement]:
+    def strictly(row: Any) -> Any:
+        try:
+            return job_ledger.OpenJob.from_row(row)
+        except TypeError as err:
+            raise TableError(str(err)) from err
+
+    return [(job_ledger, "_open_row", strictly)]
+
+
+def _failed_finish_is_released() -> list[Replacement]:
+    def fail(self: Any, image_id: str, fence: int, wait_s: float, _error: str) -> bool:
+        return bool(self.release_aggregation(image_id, fence, wait_s))
+
+    return [(JobTable, "fail_aggregation", fail)]
+
+
 # A2, the turns, and the slots at endpoints -----------------------------------------------------------------------
 
 
@@ -434,7 +461,7 @@ _SHOWN_IN = {
     "swept after the end": 32,
     "cancelled after its end": 30,
     "counted after its end": 2,
-    "plan of any generation": 38,
+    "plan of any generation": 26,
     "begun again twice": 8,
     "region begun again twice": 4,
     "accepted again": 1,
@@ -447,7 +474,7 @@ _SHOWN_IN = {
     "terminal write without fence": 10,
     "closed before published": 5,
     "eventually consistent reads": 2,
-    "no time gate": 53,
+    "no time gate": 1,
     "no other order": 3,
 }
 
@@ -582,6 +609,10 @@ MUTANTS = [
         "poison-aggregation",
         {"horizon_s": 9000.0},
     ),
+    Mutant("failed finish does not count", _failed_finish_is_released, "poison-finish", {"horizon_s": 9000.0}),
+    Mutant("error of one job ends the sweep", _sweep_ends_at_an_error, "spoilt", {"loss": 0.8}),
+    Mutant("row that cannot be read ends every walk", _walk_ends_at_a_row, "spoilt"),
+    Mutant("hopeless job is led on for ever", lambda: [(JobSweeper, "_is_hopeless", _never)], "spoilt"),
     Mutant(
         "no time gate",
         lambda: [(region_request_handler, "POISON_REGION_S", 0.0)],

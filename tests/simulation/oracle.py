@@ -35,6 +35,14 @@ def _open_jobs(world: World) -> list[Item]:
     return [row for row in world.dynamodb.tables["outstanding"].items() if "request_payload" in row]
 
 
+# How the end of a job begins that nobody could lead on.
+_GIVEN_UP = ("this version cannot read the job", "the job could not be ended at its deadline")
+# What makes it impossible to finish a job, and a word of the reason that it ends with.
+_UNFINISHED = {"aggregation": "aggregation crashed", "finish": "InjectedError"}
+# The longest that a job takes in a world whose endpoint answers.
+_LONGEST_S = 5400.0
+
+
 class _JobOracle:
     def __init__(self, world: World, job: Job) -> None:
         self.world = world
@@ -49,6 +57,11 @@ class _JobOracle:
     def status(self) -> str:
         return str(self.image.get("image_status"))
 
+    @property
+    def _duration_s(self) -> float:
+        """How long the last generation took."""
+        return float(self.image["end_time"] - self.image["start_time"]) / 1000
+
     def problems(self) -> Iterator[str]:
         if not self.image:
             yield "was never accepted"
@@ -57,25 +70,45 @@ class _JobOracle:
             yield f"is stuck as {self.status}"
             return
         yield from self._status_problems()
-        if (self.job.image_id, int(self.image.get("generation", 0))) in self.world.cancelled:
-            # Nothing counts what was done before; that nothing was done after, the world has watched.
+        if self._is_cut_short():
             return
+        if self.world.spoilt and not self._is_spoilt and self._duration_s > _LONGEST_S:
+            yield f"took {self._duration_s:.0f} s beside a job whose row was spoilt"
         is_poisoned = self.world.poisoned is self.job
         if self.job.is_unreadable or (is_poisoned and self.world.faults.poison == "plan"):
             if self.status != "FAILED":
                 yield f"cannot be planned, and ended as {self.status}"
             return
-        was_planned = self.image.get("region_count") is not None
-        if self.world.is_dead and not was_planned and "no room" in str(self.image.get("message")):
-            # What ran at the endpoint held it until the time of both was over.
-            return
         yield from self._count_problems()
-        if is_poisoned and self.world.faults.poison == "aggregation":
-            if self.status != "FAILED" or self.job.result_key in self.world.s3.objects:
-                yield f"cannot be aggregated, and ended as {self.status}"
+        if is_poisoned and self.world.faults.poison in _UNFINISHED:
+            yield from self._unfinished_problems()
             return
         yield from self._tile_problems()
         yield from self._output_problems()
+
+    @property
+    def _is_spoilt(self) -> bool:
+        return self.job.image_id in self.world.spoilt
+
+    def _is_cut_short(self) -> bool:
+        """Return True when a job ended before its work did, so that nothing counts what was done before.
+
+        That nothing was done after, the world has watched.
+        """
+        message = str(self.image.get("message"))
+        if (self.job.image_id, int(self.image.get("generation", 0))) in self.world.cancelled:
+            return True
+        if self._is_spoilt and message.startswith(_GIVEN_UP):
+            return True
+        # What ran at the endpoint held it until the time of both was over.
+        was_planned = self.image.get("region_count") is not None
+        return bool(self.world.is_dead or self.world.spoilt) and not was_planned and "no room" in message
+
+    def _unfinished_problems(self) -> Iterator[str]:
+        if self.status != "FAILED" or self.job.result_key in self.world.s3.objects:
+            yield f"cannot be aggregated, and ended as {self.status}"
+        if _UNFINISHED[self.world.faults.poison] not in str(self.image.get("message")):
+            yield f"cannot be aggregated, and was told to have ended for another reason: {self.image['message']}"
 
     def _status_problems(self) -> Iterator[str]:
         writes = [write for write in self.world.status_writes if write.image_id == self.job.image_id]
@@ -103,7 +136,7 @@ class _JobOracle:
         ended = [row for row in self.regions if row["region_status"] in TERMINAL]
         if not len(self.regions) == len(ended) == image.get("region_count") == job.regions:
             yield f"{len(ended)} of {len(self.regions)} regions ended, {image.get('region_count')} were planned"
-        if image["region_success"] + image["region_error"] != job.regions:
+        if not self._is_spoilt and image["region_success"] + image["region_error"] != job.regions:
             yield f"{image['region_success']} and {image['region_error']} regions were counted of {job.regions}"
         columns = Counter(int(row["tile_bounds"][0][1]) for row in self.tiles)
         if columns != Counter(job.columns):

@@ -26,14 +26,16 @@ from simulation.world import Laboratory, World, run_world
 
 # Of how many worlds in a hundred each profile gets; the long ones get fewer.
 SHARES = {
-    "hard": 25,
-    "zombie": 24,
+    "hard": 24,
+    "zombie": 23,
     "lossy": 22,
     "sqs": 24,
     "outage": 1,
     "poison-tile": 2,
     "poison-plan": 1,
     "poison-aggregation": 1,
+    "poison-finish": 1,
+    "spoilt": 1,
 }
 _CHUNK = 50
 

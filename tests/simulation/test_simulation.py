@@ -18,6 +18,8 @@ WORLDS = {
     "poison-tile": 8,
     "poison-plan": 6,
     "poison-aggregation": 6,
+    "poison-finish": 6,
+    "spoilt": 10,
     "dead": 3,
 }
 
@@ -65,7 +67,15 @@ def test_faults_happen():
         for seed in range(60):
             tally.add(seed, laboratory.run(seed, PROFILES["hard"]))
     probabilities = {name for name in vars(PROFILES["hard"]) if isinstance(getattr(PROFILES["hard"], name), float)}
-    expected = probabilities - {"until_s", "skew_s", "is_resubmitted", "unreadable", "job_deadline_s", "horizon_s"}
+    expected = probabilities - {
+        "until_s",
+        "skew_s",
+        "is_resubmitted",
+        "unreadable",
+        "spoilt_row",
+        "job_deadline_s",
+        "horizon_s",
+    }
     assert set(tally.faults) == expected
 
 

@@ -21,6 +21,7 @@ from aws.osml.model_runner.tile_worker.pipeline import TilePipeline, _TileOnItsW
 from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile, TileSteps
 from aws.osml.model_runner.worker_context import WorkerContext
 
+from .faults import InjectedError
 from .jobs import Job
 from .ports import Clients, Port
 from .scheduler import Event, Mutex, Process, Scheduler, Semaphore
@@ -343,6 +344,8 @@ class Worker:
     def _deliver(self, job: Job, deliver: Callable[..., None], *given: Any) -> None:
         if self._world.is_poison("aggregation", job):
             self.process.die()
+        if self._world.is_poison("finish", job):
+            raise InjectedError("these features cannot be written")
         deliver(*given)
 
 

@@ -20,12 +20,12 @@ from aws.osml.model_runner.cancel import JobCanceller
 from aws.osml.model_runner.database import feature_table
 from aws.osml.model_runner.database.job_ledger import open_ledger
 from aws.osml.model_runner.database.job_table import CANCELLED, JobTable
-from aws.osml.model_runner.exceptions import InvalidImageRequestException, ModelRunnerError
+from aws.osml.model_runner.exceptions import InvalidImageRequestException, ModelRunnerError, TableError
 from aws.osml.model_runner.scheduler import image_scheduler
 
 from .dynamodb import TABLE_NAMES, DynamoDB, Item, Write, worker_tables
-from .faults import PROFILES, Faults
-from .jobs import REGION_PX, Job, Model, random_jobs
+from .faults import PROFILES, Faults, InjectedError
+from .jobs import ENDPOINT, REGION_PX, Job, Model, random_jobs
 from .ports import Clients, Port
 from .scheduler import START_S, Process, Scheduler
 from .services import EC2, S3, SNS, SQS, Chance, Kinesis, Queue, SageMaker, SageMakerRuntime
@@ -109,6 +109,8 @@ class World:
         # To which generation an image must come, because its request was sent again after it had not ended well.
         self.generations_due: dict[str, int] = {}
         self.cancelled: set[tuple[str, int]] = set()
+        # The jobs of which a row was spoilt.
+        self.spoilt: set[str] = set()
         self.deaths = Counter[str]()
         self._make_services()
         self._workers: list[Worker] = []
@@ -165,6 +167,8 @@ class World:
                 times.append(first_s + self.rng.choice(self.faults.resubmission_s))
             if self.chance.strikes("cancel"):
                 self.scheduler.at(first_s + self.rng.uniform(0, 400), functools.partial(self._cancel, job))
+            if self.chance.strikes("spoilt_row"):
+                self.scheduler.at(first_s + self.rng.uniform(0, 300), functools.partial(self._spoil, job))
             for delay_s in times:
                 self._unsent += 1
                 self.scheduler.at(delay_s, functools.partial(self._submit, job))
@@ -208,13 +212,13 @@ class World:
         def cancel() -> None:
             while True:
                 try:
-                    canceller.cancel(job.job_id)
+                    if not canceller.cancel(job.job_id).failed:
+                        return
                 except InvalidImageRequestException:
                     return
-                except (ClientError, BotoCoreError):
-                    self.scheduler.sleep(5.0)
-                else:
-                    return
+                except (ClientError, BotoCoreError, TableError):
+                    pass
+                self.scheduler.sleep(5.0)
 
         def noted() -> None:
             try:
@@ -224,6 +228,23 @@ class World:
 
         self._cancelling += 1
         person.spawn(noted)
+
+    def _spoil(self, job: Job) -> None:
+        """Have a row of an open job hold what this version cannot read, as a newer one may write it."""
+        open_job = {"endpoint_id": ENDPOINT, "job_id": job.job_id}
+        if self.dynamodb.tables["outstanding"].item((ENDPOINT, job.job_id)) is None:
+            return
+        self.spoilt.add(job.image_id)
+        if self.rng.random() < 0.5:
+            self.dynamodb.update_item(
+                TableName="outstanding",
+                Key=open_job,
+                UpdateExpression="SET last_attempt = :never",
+                ExpressionAttributeValues={":never": "never"},
+            )
+            return
+        key = {"image_id": job.image_id}
+        self.dynamodb.update_item(TableName="images", Key=key, UpdateExpression="REMOVE region_error")
 
     def _look_after_workers(self) -> None:
         """Do what a container service does: take workers away, and start others in their place."""
@@ -283,7 +304,7 @@ class World:
     def note_exception(self) -> None:
         """Remember an error that production code logged with its stack: only those of services and rules may happen."""
         error = sys.exc_info()[1]
-        is_foreseen = isinstance(error, ModelRunnerError | ClientError | BotoCoreError)
+        is_foreseen = isinstance(error, ModelRunnerError | ClientError | BotoCoreError | InjectedError)
         if not is_foreseen or "ValidationException" in str(error):
             self.surprises.append(f"{type(error).__name__}: {error}")
 

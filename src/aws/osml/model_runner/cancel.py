@@ -9,10 +9,11 @@ from .exceptions import InvalidImageRequestException
 
 @dataclasses.dataclass(frozen=True)
 class CancelReport:
-    """What became of the open images of a job: those cancelled, and those that had just ended, with how."""
+    """What became of the open images of a job: cancelled, had just ended (how), or could not be cancelled (why)."""
 
     cancelled: tuple[str, ...]
     ended: dict[str, str]
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 class JobCanceller:
@@ -32,14 +33,17 @@ class JobCanceller:
         Raises:
             InvalidImageRequestException: no image of such a job is open.
         """
-        jobs = [job for job in self._ledger.open_jobs() if job.request.job_id == job_id]
-        if not jobs:
+        images = [job.image_id for job in self._ledger.open_rows() if job.job_id == job_id]
+        if not images:
             raise InvalidImageRequestException(f"there is no open job {job_id}")
-        cancelled, ended = [], {}
-        for job in jobs:
-            if self._job_table.cancel(job.image_id) is not None:
-                cancelled.append(job.image_id)
-                continue
-            known = self._job_table.find(job.image_id)
-            ended[job.image_id] = str(known.image_status) if known is not None else "unknown, its row has expired"
-        return CancelReport(tuple(cancelled), ended)
+        cancelled, ended, failed = [], {}, {}
+        for image_id in images:
+            try:
+                if self._job_table.cancel(image_id) is not None:
+                    cancelled.append(image_id)
+                    continue
+                known = self._job_table.find(image_id)
+                ended[image_id] = str(known.image_status) if known is not None else "unknown, its row has expired"
+            except Exception as err:  # noqa: BLE001 - the other images of the job are to be cancelled all the same
+                failed[image_id] = f"{type(err).__name__}: {err}"
+        return CancelReport(tuple(cancelled), ended, failed)

@@ -228,7 +228,9 @@ class GetImageRequestItemException(TableError):
 
 
 class IsImageCompleteException(TableError):
-    """Whether an image is complete could not be told."""
+    """Whether an image is complete could not be told: its row has no counters."""
+
+    can_retry = False
 
 
 class StartRegionException(TableError):

@@ -26,11 +26,12 @@ from .exceptions import (
     StatusError,
 )
 from .features.selection import FeatureSelector
-from .job_rules import POISON_IMAGE_S, aggregation_wait_s, delivery_wait_s, image_status, is_poison
+from .job_rules import POISON_IMAGE_S, aggregation_wait_s, delivery_wait_s, image_status, is_passing, is_poison
 from .lease_keeper import Lease
 from .sink.delivery import Delivery, FeatureBatch
 from .sink.sink import Sink
 from .status.image_status_monitor import ImageStatusMonitor
+from .status.safe_text import safe_text
 from .tile_reader import ImageTiles
 from .tile_worker.tiling_strategy import TilingStrategy
 from .worker_context import WorkerContext
@@ -102,19 +103,29 @@ class ImageCompletion:
         if claimed is not None:
             self._finish_claimed(claimed)
 
-    def close(self, job: JobItem) -> None:
-        """G4, G5: publish the status that waits in the row, forget it there, and strike the job off, in this order."""
+    def close(self, job: JobItem) -> bool:
+        """G4, G5: publish the status that waits in the row, forget it there, and strike the job off, in this order.
+
+        Return False when the status could not be published; the sweeper tries again.
+        """
         if job.status_outbox:
-            status, message = RequestStatus(job.status_outbox["status"]), job.status_outbox["message"]
+            # A row that lacks what a message needs will not have it later: it is told as far as the row allows.
+            told = dataclasses.replace(
+                job,
+                job_id=job.job_id or job.image_id.partition(":")[0],
+                processing_duration=job.processing_duration or 0,
+            )
+            status = RequestStatus(job.status_outbox.get("status") or str(job.image_status))
             try:
-                self._status_monitor.process_event(job, status, message)
+                self._status_monitor.process_event(told, status, job.status_outbox.get("message") or job.message or "")
             except StatusError as err:
                 logger.warning("status.not_published", status=str(status), reason=str(err))
-                return
+                return False
             if job.status_outbox.get("is_dead_letter"):
                 self.set_aside(job)
             self._job_table.clear_outbox(job.image_id, job.generation or 0)
         self._ledger.close(job)
+        return True
 
     def end(self, job: JobItem, status: RequestStatus, message: str) -> JobItem | None:
         """G3 and what follows: write the terminal status and close. None when the claim is no longer ours."""
@@ -147,29 +158,52 @@ class ImageCompletion:
 
     def _finish_claimed(self, job: JobItem) -> None:
         context = self._context()
-        max_attempts = context.config.max_aggregation_attempts
-        if is_poison(job.agg_stalled or 0, job.agg_first_time, context.now(), max_attempts, POISON_IMAGE_S):
-            self.end(job, RequestStatus.FAILED, f"aggregation crashed {job.agg_stalled} workers")
+        if self._is_given_up(job):
+            self.end(job, RequestStatus.FAILED, _given_up_because(job))
             return
         claim = _Claim(job, progressed_at=context.now())
         try:
             with context.leases.keep(self._lease(claim)):
                 self._aggregate(claim)
-        except ConservationError:
-            # Left claimed on purpose: tries that end like this count, so that the job is given up in the end.
-            logger.critical("image.not_conserved")
-            raise
         except LeaseLostError:
             raise
         except AggregationDeferredError as err:
             wait_s = 0.0 if context.stopping.is_set() else context.rng.uniform(*_DEFERRAL_S)
             logger.info("image.deferred", reason=str(err), wait_s=wait_s)
             self._job_table.release_aggregation(job.image_id, claim.fence, wait_s, job.agg_backoffs or 0)
-        except BaseException:
-            backoffs = job.agg_backoffs or 0
-            wait_s = delivery_wait_s(backoffs, context.rng)
-            self._job_table.release_aggregation(job.image_id, claim.fence, wait_s, backoffs + 1)
+        except BaseException as err:
+            self._give_back(claim, err)
             raise
+
+    def _is_given_up(self, job: JobItem) -> bool:
+        """Return True when an image was tried too often: for an hour at least, unless its time is over anyway."""
+        stalled, config = job.agg_stalled or 0, self._context().config
+        if self._is_late(job):
+            return stalled > config.max_aggregation_attempts
+        now_s = self._context().now()
+        return is_poison(stalled, job.agg_first_time, now_s, config.max_aggregation_attempts, POISON_IMAGE_S)
+
+    def _give_back(self, claim: _Claim, err: BaseException) -> None:
+        """Give a claim back after a try that failed. The try counts, unless its error says nothing about the image."""
+        job, is_stopping = claim.job, self._context().stopping.is_set()
+        error = f"{type(err).__name__}: {err}"
+        is_counted = self._is_counted(job, err)
+        logger.warning("image.not_finished", error=type(err).__name__, reason=str(err), is_counted=is_counted)
+        if isinstance(err, ConservationError):
+            logger.critical("image.not_conserved")
+        if is_counted:
+            wait_s = aggregation_wait_s(job.agg_stalled or 1)
+            self._job_table.fail_aggregation(job.image_id, claim.fence, wait_s, safe_text(error))
+            return
+        backoffs = job.agg_backoffs or 0
+        wait_s = 0.0 if is_stopping else delivery_wait_s(backoffs, self._context().rng)
+        self._job_table.release_aggregation(job.image_id, claim.fence, wait_s, backoffs + 1)
+
+    def _is_counted(self, job: JobItem, err: BaseException) -> bool:
+        """Return False for the end of the worker, and for what passes by itself while the job has time for it."""
+        if not isinstance(err, Exception) or self._context().stopping.is_set():
+            return False
+        return not isinstance(err, RetryableJobException) and (self._is_late(job) or not is_passing(err))
 
     def _lease(self, claim: _Claim) -> Lease:
         image_id = claim.job.image_id
@@ -278,6 +312,13 @@ class ImageCompletion:
         if status is not RequestStatus.SUCCESS:
             metrics.record("ImageProcessing", "Errors", 1, "Count", **dimensions)
         metrics.flush()
+
+
+def _given_up_because(job: JobItem) -> str:
+    if job.agg_error:
+        # This claim is no try any more.
+        return f"the image could not be finished in {(job.agg_stalled or 0) - 1} tries: {job.agg_error}"
+    return f"aggregation crashed {job.agg_stalled} workers"
 
 
 def _named(sinks: Sequence[Sink]) -> list[tuple[str, Sink]]:

@@ -2,7 +2,11 @@
 
 import random
 
+from botocore.exceptions import BotoCoreError, ClientError
+
+from .common.aws_errors import may_pass
 from .common.typing import RequestStatus
+from .exceptions import ModelRunnerError
 
 # A region, a plan or an aggregation that crashed its workers too often is given up only after a time as well: in an
 # outage, or a roll-out that kills every worker, many tries fail within minutes and none of them is the job's fault.
@@ -40,6 +44,13 @@ def image_status(succeeded_tiles: int, failed_tiles: int, sinks: int, failed_sin
     has_no_tile = failed_tiles > 0 and succeeded_tiles == 0
     has_no_output = failed_sinks == sinks
     return RequestStatus.FAILED if has_no_tile or has_no_output else RequestStatus.PARTIAL
+
+
+def is_passing(error: BaseException) -> bool:
+    """Return True when the same step may succeed later without anyone's help, by what it failed with."""
+    if isinstance(error, ClientError | BotoCoreError):
+        return may_pass(error)
+    return isinstance(error, ModelRunnerError) and error.can_retry
 
 
 def is_redrivable(status: str | None) -> bool:

@@ -1,6 +1,5 @@
 """Looks after open jobs, so that none waits for a person: what a dead worker left undone is begun again or ended."""
 
-import dataclasses
 import enum
 import time
 from collections.abc import Callable
@@ -9,15 +8,17 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .app_config import ServiceConfig
-from .database.job_ledger import JobLedger, OpenJob
+from .database.job_ledger import JobLedger, OpenJob, UnreadableJob
 from .database.job_table import JobItem, JobTable
 from .database.region_request_table import RegionRequestItem, RegionRequestTable
-from .exceptions import ModelRunnerError
+from .exceptions import ConservationError, IsImageCompleteException, ModelRunnerError
 from .image_request_handler import ImageRequestHandler
-from .job_rules import POISON_IMAGE_S, SILENT_LEASES, is_poison, silence_s
+from .job_rules import POISON_IMAGE_S, SILENT_LEASES, is_passing, is_poison, silence_s
+from .metrics import COUNT, MetricsRecorder
 from .observability import bind_job
 from .queue.request_queue import RequestQueue
 from .region_request_handler import RegionRequestHandler, region_request_of
+from .status.safe_text import safe_text
 
 logger = structlog.get_logger(__name__)
 
@@ -89,15 +90,77 @@ class JobSweeper:
         self._now = now
 
     def sweep(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Walk the open jobs; one that cannot be helped now does not keep the others waiting."""
-        for job in self._ledger.open_jobs():
+        """Walk the open jobs. One job's error is that job's: it keeps no other waiting."""
+        for job in self._ledger.open_rows():
             if should_stop():
-                return
-            with bind_job(job_id=job.request.job_id, image_id=job.image_id):
+                break
+            with bind_job(job_id=job.job_id, image_id=job.image_id):
                 try:
-                    self._advance(job)
-                except (ModelRunnerError, ClientError, BotoCoreError) as err:
-                    logger.warning("job.not_advanced", error=type(err).__name__, reason=str(err))
+                    self._lead_on(job)
+                except Exception as err:  # noqa: BLE001 - MemoryError included; the next sweep tries again
+                    self._note_error(err)
+        self._metrics.flush()
+
+    @property
+    def _metrics(self) -> MetricsRecorder:
+        return self._images.context.metrics
+
+    def _note_error(self, err: Exception) -> None:
+        self._metrics.record("JobSweep", "Errors", 1, COUNT)
+        if isinstance(err, ModelRunnerError | ClientError | BotoCoreError):
+            logger.warning("job.not_advanced", error=type(err).__name__, reason=str(err))
+        else:
+            logger.exception("job.not_advanced", error=type(err).__name__, reason=str(err))
+
+    def _lead_on(self, job: OpenJob | UnreadableJob) -> None:
+        if isinstance(job, UnreadableJob):
+            self._lead_on_unreadable(job)
+            return
+        try:
+            self._advance(job)
+        except Exception as err:
+            if is_passing(err) or not self._is_hopeless(job):
+                raise
+            self._fail(job, f"the job could not be ended at its deadline: {type(err).__name__}: {err}")
+
+    def _lead_on_unreadable(self, job: UnreadableJob) -> None:
+        """Report a job that this version cannot read, and end it by its keys when its time is over."""
+        logger.error("job.unreadable", endpoint_id=job.endpoint_id, job_key=job.job_key, reason=job.reason)
+        self._metrics.record("JobSweep", "Errors", 1, COUNT)
+        item = self._job_table.find(job.image_id) if job.image_id else None
+        if item is not None and not item.is_terminal and _is_counted(item):
+            self._images.completion.finish(job.image_id)
+        elif item is not None and item.is_terminal:
+            self._close(job, item)
+        elif self._is_late(job, item):
+            self._fail(job, f"this version cannot read the job, and its time is over: {job.reason}")
+
+    def _fail(self, job: OpenJob | UnreadableJob, reason: str) -> None:
+        """F2, and what follows, by the keys of the job's row alone; the row goes too where its image has none."""
+        ended = self._job_table.fail_hopeless(job.image_id, safe_text(reason)) if job.image_id else None
+        item = ended or (self._job_table.find(job.image_id) if job.image_id else None)
+        if ended is not None:
+            logger.error("image.failed", reason=reason)
+        if item is None:
+            self._ledger.strike_off(job)
+        elif item.is_terminal:
+            self._close(job, item)
+
+    def _close(self, job: OpenJob | UnreadableJob, item: JobItem) -> None:
+        if self._images.completion.close(item):
+            # Its row may lie under other keys than those that follow from the image's row.
+            self._ledger.strike_off(job)
+
+    def _is_late(self, job: UnreadableJob, item: JobItem | None) -> bool:
+        accepted_s = job.request_time or (item.start_time or 0) / 1000 if item is not None else job.request_time
+        return self._now() - accepted_s > self._config.job_deadline_s
+
+    def _is_hopeless(self, job: OpenJob) -> bool:
+        """Return True when a job is long past its deadline, and no end of it is under way that counts its tries."""
+        if self._now() - job.request_time <= self._config.job_deadline_s + POISON_IMAGE_S:
+            return False
+        item = self._job_table.find(job.image_id)
+        return item is not None and not item.is_terminal and not _is_counted(item)
 
     def _advance(self, job: OpenJob) -> None:
         item = self._job_table.find(job.image_id)
@@ -106,11 +169,11 @@ class JobSweeper:
             return
         logger.info("job.swept", step=step.value)
         if item is None:
-            self._ledger.close(dataclasses.replace(JobItem.from_image_request(job.request), generation=job.generation))
+            self._ledger.strike_off(job)
             return
         match step:
             case NextStep.CLOSE:
-                self._images.completion.close(item)
+                self._close(job, item)
             case NextStep.GIVE_UP_PLANNING:
                 self._images.fail_image_request(item, ModelRunnerError(_given_up_because(job)))
             case NextStep.PLAN:
@@ -122,17 +185,37 @@ class JobSweeper:
                     self._sweep_regions(item, job.planned_time or 0.0, is_late=step is NextStep.SEAL_REGIONS)
 
     def _sweep_regions(self, job: JobItem, planned_s: float, is_late: bool) -> None:
-        now_s = self._now()
+        """Walk a job's regions. One region's error keeps no other waiting; the gravest is raised in the end.
+
+        Raises:
+            ConservationError: the job is late and every region has ended, but the image's counters say otherwise.
+        """
+        gravest: Exception | None = None
+        is_any_open = False
         for region in self._region_table.regions_of(job.image_id):
-            if region.is_terminal or (region.lease_until or 0) > now_s:
-                continue
-            if is_late:
-                self._seal(job, region)
-                continue
-            sent_s = region.queued_time or 0.0
-            has_been_silent = now_s - sent_s > silence_s(sent_s - planned_s, self._config.region_lease_s)
-            if has_been_silent and (region.not_before or 0) <= now_s:
-                self._send_again(job, region)
+            is_any_open = is_any_open or not region.is_terminal
+            try:
+                self._sweep_region(job, region, planned_s, is_late)
+            except Exception as err:  # noqa: BLE001 - whatever it is, others can be led on
+                error, reason = type(err).__name__, str(err)
+                logger.warning("region.not_advanced", region_id=region.region_id, error=error, reason=reason)
+                gravest = err if gravest is None or is_passing(gravest) else gravest
+        if gravest is not None:
+            raise gravest
+        if is_late and not is_any_open:
+            raise ConservationError("every region has ended, and the image has not counted them all")
+
+    def _sweep_region(self, job: JobItem, region: RegionRequestItem, planned_s: float, is_late: bool) -> None:
+        now_s = self._now()
+        if region.is_terminal or (region.lease_until or 0) > now_s:
+            return
+        if is_late:
+            self._seal(job, region)
+            return
+        sent_s = region.queued_time or 0.0
+        has_been_silent = now_s - sent_s > silence_s(sent_s - planned_s, self._config.region_lease_s)
+        if has_been_silent and (region.not_before or 0) <= now_s:
+            self._send_again(job, region)
 
     def _send_again(self, job: JobItem, region: RegionRequestItem) -> None:
         if self._region_table.note_queued(job.image_id, region.region_id):
@@ -143,6 +226,14 @@ class JobSweeper:
         region.message = f"the job's deadline of {self._config.job_deadline_s:g} s is over"
         ended = self._regions.fail_region_request(region)
         self._images.region_ended(region_request_of(job, region), ended)
+
+
+def _is_counted(item: JobItem) -> bool:
+    """Return True when every region was counted, so that the image only has to be finished."""
+    try:
+        return JobTable.is_image_request_complete(item)
+    except IsImageCompleteException:
+        return False
 
 
 def _given_up_because(job: OpenJob) -> str:

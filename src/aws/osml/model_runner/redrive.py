@@ -63,9 +63,15 @@ class JobRedriver:
         """
         begun, left = {}, {}
         for item in self._job_table.images_of(job_id):
-            reason = self._refusal(item, outputs_only)
-            if reason is None and not self._reopen(item, places, outputs_only):
-                reason = "somebody else began it again, or its last status is not published yet"
+            try:
+                reason = self._refusal(item, outputs_only)
+                if reason is None and not self._reopen(item, places, outputs_only):
+                    reason = "somebody else began it again, or its last status is not published yet"
+            except InvalidImageRequestException:
+                # What is wrong with a place is wrong for every image.
+                raise
+            except Exception as err:  # noqa: BLE001 - the other images of the job are begun again all the same
+                reason = f"{type(err).__name__}: {err}"
             if reason is None:
                 begun[item.image_id] = self._work(item, outputs_only)
             else:

@@ -21,7 +21,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Return 0 when every image of the jobs was cancelled, 1 when some had ended before."""
+    """Return 0 when every image of the jobs was cancelled, 1 when some had ended before or could not be cancelled."""
     from aws.osml.model_runner.app_config import ServiceConfig
     from aws.osml.model_runner.cancel import JobCanceller
     from aws.osml.model_runner.common.aws_clients import default_clients
@@ -32,10 +32,24 @@ def run(arguments: argparse.Namespace) -> int:
     dynamodb = default_clients().dynamodb_resource()
     jobs = JobTable(config.job_table, dynamodb, life_s=config.row_life_s)
     canceller = JobCanceller(jobs, open_ledger(config.outstanding_jobs_table, jobs, dynamodb))
-    reports = [canceller.cancel(job_id) for job_id in arguments.job]
-    for report in reports:
-        for image_id in report.cancelled:
-            sys.stdout.write(f"cancelled:  {image_id}\n")
-        for image_id, status in report.ended.items():
-            sys.stdout.write(f"left alone: {image_id}: its status is {status}\n")
-    return 0 if not any(report.ended for report in reports) else 1
+    # The whole list first: one job that fails keeps no other from being cancelled.
+    are_cancelled = [_cancel(canceller, job_id) for job_id in arguments.job]
+    return 0 if all(are_cancelled) else 1
+
+
+def _cancel(canceller: Any, job_id: str) -> bool:
+    """Cancel a job and print what became of its images; return True when every one was cancelled."""
+    from aws.osml.model_runner.exceptions import InvalidImageRequestException
+
+    try:
+        report = canceller.cancel(job_id)
+    except InvalidImageRequestException as err:
+        sys.stderr.write(f"model-runner: {err}\n")
+        return False
+    for image_id in report.cancelled:
+        sys.stdout.write(f"cancelled:  {image_id}\n")
+    for image_id, status in report.ended.items():
+        sys.stdout.write(f"left alone: {image_id}: its status is {status}\n")
+    for image_id, reason in report.failed.items():
+        sys.stderr.write(f"model-runner: {image_id} was not cancelled: {reason}\n")
+    return not report.ended and not report.failed

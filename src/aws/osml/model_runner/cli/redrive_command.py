@@ -55,12 +55,18 @@ def _redrive_job(config: Any, job_id: str, arguments: argparse.Namespace) -> boo
     from aws.osml.model_runner.common.aws_clients import default_clients
     from aws.osml.model_runner.database.job_ledger import open_ledger
     from aws.osml.model_runner.database.job_table import JobTable
+    from aws.osml.model_runner.exceptions import InvalidImageRequestException
     from aws.osml.model_runner.redrive import JobRedriver
 
     dynamodb = default_clients().dynamodb_resource()
     jobs = JobTable(config.job_table, dynamodb, life_s=config.row_life_s)
     ledger = open_ledger(config.outstanding_jobs_table, jobs, dynamodb)
-    report = JobRedriver(jobs, ledger, config.allowance.check).redrive(job_id, arguments.output, arguments.outputs_only)
+    redriver = JobRedriver(jobs, ledger, config.allowance.check)
+    try:
+        report = redriver.redrive(job_id, arguments.output, arguments.outputs_only)
+    except InvalidImageRequestException as err:
+        sys.stderr.write(f"model-runner: {err}\n")
+        return False
     for image_id, work in report.begun.items():
         sys.stdout.write(f"begun again: {image_id}: {work}\n")
     for image_id, reason in report.left.items():

@@ -12,12 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
+import structlog
+
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.exceptions import ConditionNotMetError
 
 from .ddb_helper import DDBHelper, Item, to_dynamodb
 from .job_table import NOT_TERMINAL, TERMINAL_VALUES, JobItem, JobTable, Redirection, new_row, reopening_update
+
+logger = structlog.get_logger(__name__)
 
 
 class Acceptance(enum.Enum):
@@ -45,9 +49,20 @@ class OpenJob:
     first_attempt: float | None = None
     region_count: int | None = None
 
+    @property
+    def job_id(self) -> str:
+        """The id of the job that the image belongs to."""
+        return self.request.job_id
+
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "OpenJob":
-        """Return the job that a row of either table describes."""
+        """Return the job that a row of either table describes.
+
+        Raises:
+            KeyError, TypeError: an attribute is missing, or of another type.
+            InvalidImageRequestException: the request cannot be read.
+        """
+        _check_numbers(row)
         return cls(
             endpoint_id=row.get("endpoint_id", ""),
             job_key=row["job_id"],
@@ -62,6 +77,68 @@ class OpenJob:
             first_attempt=row.get("first_attempt"),
             region_count=row.get("region_count"),
         )
+
+
+_NUMBERS = ("request_time", "num_attempts", "last_attempt")
+_NUMBERS_OF_LATER = ("planned_time", "swept_time", "first_attempt", "region_count", "generation")
+
+
+def _check_numbers(row: Mapping[str, Any]) -> None:
+    names = [*_NUMBERS, *(name for name in _NUMBERS_OF_LATER if row.get(name) is not None)]
+    wrong = [name for name in names if _number(row[name]) is None]
+    if wrong:
+        raise TypeError(f"no numbers: {', '.join(wrong)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class UnreadableJob:
+    """An open job whose row this version cannot read: its keys, its times as far as they are numbers, and why.
+
+    A newer version may have written it, so it is left to that until its time is over.
+    """
+
+    endpoint_id: str
+    job_key: str
+    image_id: str
+    job_id: str
+    request_time: float
+    first_attempt: float | None
+    generation: int
+    reason: str
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], error: Exception) -> "UnreadableJob":
+        """Return what a row of either table holds, whatever that is."""
+        return cls(
+            endpoint_id=str(row.get("endpoint_id", "")),
+            job_key=str(row.get("job_id", "")),
+            image_id=str(row.get("image_id", "")),
+            job_id=str(row.get("job_id", "")).partition("#")[0],
+            request_time=_number(row.get("request_time")) or 0.0,
+            first_attempt=_number(row.get("first_attempt")),
+            generation=int(_number(row.get("generation")) or 0),
+            reason=f"{type(error).__name__}: {error}",
+        )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _open_row(row: Mapping[str, Any]) -> OpenJob | UnreadableJob:
+    """Return the job of a row. A row that cannot be read is its own job's trouble, and never ends a walk over all."""
+    try:
+        return OpenJob.from_row(row)
+    except Exception as err:  # noqa: BLE001 - there is no telling what another version writes
+        return UnreadableJob.from_row(row, err)
+
+
+def _readable(row: Mapping[str, Any]) -> OpenJob | None:
+    job = _open_row(row)
+    if isinstance(job, UnreadableJob):
+        logger.debug("job.unreadable", endpoint_id=job.endpoint_id, job_key=job.job_key, reason=job.reason)
+        return None
+    return job
 
 
 class JobLedger(Protocol):
@@ -86,7 +163,7 @@ class JobLedger(Protocol):
         ...
 
     def find(self, request: ImageRequest) -> OpenJob | None:
-        """Return the open job of a request, or None when it is closed or was never accepted."""
+        """Return the open job of a request, or None when it is closed, unreadable here, or was never accepted."""
         ...
 
     def note_region_count(self, job: OpenJob, region_count: int) -> None:
@@ -117,11 +194,19 @@ class JobLedger(Protocol):
         ...
 
     def open_jobs(self) -> Iterator[OpenJob]:
-        """Yield every open job."""
+        """Yield every open job that this version can read."""
+        ...
+
+    def open_rows(self) -> Iterator[OpenJob | UnreadableJob]:
+        """Yield every open job, those that this version cannot read included."""
         ...
 
     def close(self, image: JobItem) -> None:
         """G5: strike an image's job off, after its terminal status was published."""
+        ...
+
+    def strike_off(self, job: OpenJob | UnreadableJob) -> None:
+        """G5 by the keys of the job's row, whatever else the row or the image's row holds."""
         ...
 
     def claim_sweep(self, owner: str, for_s: float) -> bool:
@@ -191,11 +276,19 @@ class _LedgerRows:
         self._rows = rows
         self._now = now
 
-    def _key(self, job: OpenJob) -> dict[str, str]:
+    def _key(self, job: OpenJob | UnreadableJob) -> dict[str, str]:
         raise NotImplementedError
 
     def _sweep_key(self) -> dict[str, str]:
         raise NotImplementedError
+
+    def open_rows(self) -> Iterator[OpenJob | UnreadableJob]:
+        """See ``JobLedger``."""
+        raise NotImplementedError
+
+    def open_jobs(self) -> Iterator[OpenJob]:
+        """See ``JobLedger``."""
+        return (job for job in self.open_rows() if isinstance(job, OpenJob))
 
     def claim_sweep(self, owner: str, for_s: float) -> bool:
         """See ``JobLedger``. The lease lies in a row of its own, which is no job."""
@@ -269,7 +362,7 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
         _LedgerRows.__init__(self, self, now)
         self._job_table = job_table
 
-    def _key(self, job: OpenJob) -> dict[str, str]:
+    def _key(self, job: OpenJob | UnreadableJob) -> dict[str, str]:
         return {"endpoint_id": job.endpoint_id, "job_id": job.job_key}
 
     def _sweep_key(self) -> dict[str, str]:
@@ -313,19 +406,24 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
     def find(self, request: ImageRequest) -> OpenJob | None:
         """See ``JobLedger``."""
         row = self.read({"endpoint_id": request.model_name, "job_id": ledger_key(request)})
-        return OpenJob.from_row(row) if row and "request_payload" in row else None
+        return _readable(row) if row and "request_payload" in row else None
 
-    def open_jobs(self) -> Iterator[OpenJob]:
-        """Yield every open job; the row that holds the sweepers' lease is none."""
+    def open_rows(self) -> Iterator[OpenJob | UnreadableJob]:
+        """See ``JobLedger``; the row that holds the sweepers' lease is no job."""
         for row in self.scan(FilterExpression="attribute_exists(request_payload) AND attribute_exists(image_id)"):
-            yield OpenJob.from_row(row)
+            yield _open_row(row)
 
     def close(self, image: JobItem) -> None:
         """G5: delete the row; deleting it twice does no harm, and the next generation's stays."""
-        key = {"endpoint_id": image.model_name, "job_id": ledger_key(image)}
+        self._delete({"endpoint_id": image.model_name, "job_id": ledger_key(image)}, image.generation or 0)
+
+    def strike_off(self, job: OpenJob | UnreadableJob) -> None:
+        """G5: see ``JobLedger``."""
+        self._delete(self._key(job), job.generation)
+
+    def _delete(self, key: Mapping[str, Any], generation: int) -> None:
         try:
-            condition = f"attribute_exists(job_id) AND {_IS_ITS_GENERATION}"
-            self.delete(key, condition, {":generation": image.generation or 0})
+            self.delete(key, f"attribute_exists(job_id) AND {_IS_ITS_GENERATION}", {":generation": generation})
         except ConditionNotMetError:
             return
 
@@ -337,7 +435,7 @@ class JobTableLedger(_LedgerRows):
         super().__init__(job_table, now)
         self._job_table = job_table
 
-    def _key(self, job: OpenJob) -> dict[str, str]:
+    def _key(self, job: OpenJob | UnreadableJob) -> dict[str, str]:
         return {"image_id": job.image_id}
 
     def _sweep_key(self) -> dict[str, str]:
@@ -384,9 +482,9 @@ class JobTableLedger(_LedgerRows):
         """See ``JobLedger``; a row that is closed still lies there, so its status decides."""
         row = self._job_table.read({"image_id": request.image_id})
         is_open = row is not None and "request_payload" in row and (row.get("status_outbox") or not _is_ended(row))
-        return OpenJob.from_row(row) if row is not None and is_open else None
+        return _readable(row) if row is not None and is_open else None
 
-    def open_jobs(self) -> Iterator[OpenJob]:
+    def open_rows(self) -> Iterator[OpenJob | UnreadableJob]:
         """Yield every image that has not ended, or whose end has not been published."""
         for row in self._job_table.scan(
             FilterExpression=(
@@ -394,10 +492,13 @@ class JobTableLedger(_LedgerRows):
             ),
             ExpressionAttributeValues=TERMINAL_VALUES,
         ):
-            yield OpenJob.from_row(row)
+            yield _open_row(row)
 
     def close(self, image: JobItem) -> None:
         """G5: nothing is left to do, because a terminal row without an outbox is closed."""
+
+    def strike_off(self, job: OpenJob | UnreadableJob) -> None:
+        """G5: nothing is left to do either."""
 
 
 def open_ledger(

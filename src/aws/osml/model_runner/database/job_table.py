@@ -1,7 +1,8 @@
 """Images: one row each, from the request's acceptance to its terminal status.
 
 The conditional writes carry the letters of docs/explanation/what-happens-when-a-worker-dies.md: A1 and A3 begin an
-image, F0 and F1 fail one that cannot be planned, C1 cancels it, G1 to G4 finish it, D1 and D3 begin it again.
+image, F0 and F1 fail one that cannot be planned, F2 one that cannot be led on, C1 cancels it, G1 to G4 finish it, D1
+and D3 begin it again.
 """
 
 import dataclasses
@@ -50,6 +51,8 @@ NOT_TERMINAL = "NOT image_status IN (:success, :partial, :failed)"
 IS_OPEN = f"attribute_exists(image_id) AND {NOT_TERMINAL}"
 # Only the aggregation that was claimed last may go on: a worker that slept through its lease has an older number.
 IS_OUR_AGGREGATION = f"agg_fence = :fence AND {NOT_TERMINAL}"
+# Tries before a step that got on are forgotten.
+_IS_PROGRESS = "agg_stalled = :zero REMOVE agg_first_time, agg_error"
 
 
 @dataclasses.dataclass
@@ -107,6 +110,7 @@ class JobItem(DDBItem):
     agg_not_before: float | None = None
     agg_stalled: int | None = None
     agg_first_time: float | None = None
+    agg_error: str | None = None
     sinks_done: set[str] | None = None
     sink_errors: dict[str, str] | None = None
     sink_positions: dict[str, int] | None = None
@@ -240,7 +244,7 @@ def reopening_update(
         *("expire_time = :expire", "agg_lease_until = :zero", "agg_not_before = :zero", "agg_stalled = :zero"),
         "agg_backoffs = :zero",
     ]
-    removed = ["end_time", "message", "sink_errors", "sink_positions", "agg_first_time"]
+    removed = ["end_time", "message", "sink_errors", "sink_positions", "agg_first_time", "agg_error"]
     values = {
         ":open": "ACCEPTED" if item.region_count is None else str(RequestStatus.IN_PROGRESS),
         ":next": (item.generation or 0) + 1,
@@ -447,6 +451,14 @@ class JobTable(DDBHelper):
         values = self._terminal_values(RequestStatus.FAILED, message, is_dead_letter=True) | TERMINAL_VALUES
         return self._end(image_id, values, f"{IS_OPEN} AND attribute_exists(region_count)")
 
+    def fail_hopeless(self, image_id: str, message: str) -> JobItem | None:
+        """F2: end an image that nobody can lead on, past its deadline. None when it has ended.
+
+        Like C1, it needs nothing but the key: regions that are still at work lose their count (R3).
+        """
+        values = self._terminal_values(RequestStatus.FAILED, message) | TERMINAL_VALUES
+        return self._end(image_id, values, IS_OPEN)
+
     def cancel(self, image_id: str) -> JobItem | None:
         """C1: end an image as FAILED because somebody asked for it. None when it has ended.
 
@@ -497,13 +509,13 @@ class JobTable(DDBHelper):
         return self._try_update(image_id, "SET agg_lease_until = :until", values, IS_OUR_AGGREGATION) is not None
 
     def release_aggregation(self, image_id: str, fence: int, wait_s: float = 0.0, backoffs: int = 0) -> bool:
-        """Give the claim back: whoever lives to say so did not crash, so this try does not count as one.
+        """Give the claim back after a try that says nothing about the image, so it does not count.
 
         ``backoffs``: how often in a row it was given back because an output did not take the features.
         """
         expression = (
             "SET agg_lease_until = :zero, agg_stalled = :zero, agg_backoffs = :backoffs, agg_not_before = :not_before"
-            " REMOVE agg_first_time"
+            " REMOVE agg_first_time, agg_error"
         )
         values = {
             ":zero": 0,
@@ -513,21 +525,30 @@ class JobTable(DDBHelper):
         } | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
+    def fail_aggregation(self, image_id: str, fence: int, wait_s: float, error: str) -> bool:
+        """Give the claim back after a try that failed. It stays counted, as that of a worker that crashed does.
+
+        ``error`` says why: the status tells it if the image is given up.
+        """
+        expression = "SET agg_lease_until = :zero, agg_not_before = :not_before, agg_error = :error"
+        values = {":zero": 0, ":not_before": self._now() + wait_s, ":error": error, ":fence": fence} | TERMINAL_VALUES
+        return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
+
     def record_sink_progress(self, image_id: str, fence: int, positions: Mapping[str, int]) -> bool:
         """G2: note how many features each sink has confirmed; False when the claim is no longer ours."""
-        expression = "SET sink_positions = :positions, agg_stalled = :zero, agg_backoffs = :zero"
+        expression = f"SET sink_positions = :positions, agg_backoffs = :zero, {_IS_PROGRESS}"
         values = {":positions": dict(positions), ":zero": 0, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
     def record_sink_done(self, image_id: str, fence: int, sink: str) -> bool:
         """G2: note that a sink is complete."""
-        expression = "SET agg_stalled = :zero, agg_backoffs = :zero ADD sinks_done :sink"
+        expression = f"SET agg_backoffs = :zero, {_IS_PROGRESS} ADD sinks_done :sink"
         values = {":sink": {sink}, ":zero": 0, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
     def record_sink_failed(self, image_id: str, fence: int, errors: Mapping[str, str]) -> bool:
         """G2: note why sinks are given up, by sink, all that are so far."""
-        expression = "SET sink_errors = :errors, agg_stalled = :zero"
+        expression = f"SET sink_errors = :errors, {_IS_PROGRESS}"
         values = {":errors": dict(errors), ":zero": 0, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
