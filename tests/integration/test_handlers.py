@@ -62,6 +62,17 @@ class CrashingOnOne(Centerpoint):
         return ModelReply(b"", 500) if self.victims[0] == zlib.crc32(tile) else super().reply(tile, attempt)
 
 
+class SlowOnOne(CrashingOnOne):
+    """A model that takes too long for one tile, and with ``is_hung`` for each."""
+
+    is_hung: bool = False
+
+    def reply(self, tile: bytes, attempt: int) -> ModelReply:
+        reply = super().reply(tile, attempt)
+        is_slow = self.is_hung or reply.status == 500
+        return dataclasses.replace(super(CrashingOnOne, self).reply(tile, attempt), delay_s=1.0 if is_slow else 0.0)
+
+
 TILES = 8
 TILES_PER_REGION = 4
 MODEL = "ships"
@@ -78,6 +89,13 @@ def logs() -> Iterator[list[Any]]:
 def gateway() -> Iterator[SageMakerGateway]:
     with SageMakerGateway({}) as running:
         yield running
+
+
+@pytest.fixture
+def impatient_gateway(gateway, monkeypatch) -> None:
+    """Give a model so little time that tests can wait for its end."""
+    monkeypatch.setitem(gateway._models.connection_pool_kw, "timeout", 0.15)
+    gateway._models.clear()
 
 
 @pytest.fixture(scope="module")
@@ -677,12 +695,58 @@ class TestRegion:
         rows = [row for row in worker.features.scan() if row.get("tile_status") == "FAILED"]
         assert [row["error_code"] for row in rows] == ["MODEL_5XX"]
 
+    def test_a_region_whose_tiles_time_out_waits_and_fails_none(
+        self, worker, scene, model_server, gateway, clock, impatient_gateway
+    ):
+        model = model_server("centerpoint")
+        model.model = SlowOnOne(is_hung=True)
+        gateway.add_endpoint(MODEL, LocalEndpoint(model.invocations_url))
+        request = worker.request(scene, MODEL)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        for _ in range(3):
+            with pytest.raises(RegionDeferredError) as caught:
+                worker.region_handler.process_region_request(first)
+            assert caught.value.is_backoff
+            clock.ahead_s += caught.value.retry_after_s + 1
+        assert worker.features.committed_tiles(request.image_id, first.region_id, range(4)) == {}
+        assert worker.context.call_limit_for(MODEL).calls == 1
+        model.model = SlowOnOne(victims=[0])
+        worker.context.call_limit_for(MODEL)._rests_until = 0.0
+        job = worker.region_handler.process_region_request(first)
+        assert (job.region_success, job.tile_success) == (1, 4)
+
+    def test_a_tile_that_is_too_slow_for_its_model_fails_alone_and_late(
+        self, worker, scene, model_server, gateway, clock, impatient_gateway
+    ):
+        """Only when the endpoint responds to a tile that it could do before, and to this one not, three times."""
+        model = model_server("centerpoint")
+        model.model = SlowOnOne()
+        gateway.add_endpoint(MODEL, LocalEndpoint(model.invocations_url))
+        request = worker.request(scene, MODEL)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        waits = []
+        job = None
+        while job is None:
+            try:
+                job = worker.region_handler.process_region_request(first)
+            except RegionDeferredError as err:
+                waits.append(err.is_backoff)
+                clock.ahead_s += err.retry_after_s + 1
+                worker.context.call_limit_for(MODEL)._rests_until = 0.0
+                assert len(waits) < 8
+        assert waits[-2:] == [True, True], "it was back-pressure at first"
+        assert (job.region_error, job.tile_success, job.tile_error) == (1, 3, 1)
+        rows = [row for row in worker.features.scan() if row.get("tile_status") == "FAILED"]
+        assert [row["error_code"] for row in rows] == ["TIMEOUT"]
+
     def test_an_endpoint_that_recovers_finishes_the_region(self, worker, scene, model_server, clock):
         model = model_server("failure", outcomes={"200": 1, "503": 1}, failures_first=6)
         request = worker.request(scene, model.invocations_url)
         planned(worker, request)
         first, _ = region_requests(worker, request)
-        for _ in range(20):
+        for _ in range(40):
             try:
                 job = worker.region_handler.process_region_request(first)
                 break

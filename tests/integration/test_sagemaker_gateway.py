@@ -1,6 +1,7 @@
 """The gateway as boto3 sees it: an endpoint's answers, its errors, and its description."""
 
 import socket
+import threading
 
 import pytest
 from botocore.exceptions import ClientError
@@ -9,7 +10,11 @@ from aws.osml.model_runner.local.clients import local_client
 from aws.osml.model_runner.local.http_service import HttpResponse, HttpService
 from aws.osml.model_runner.local.sagemaker_gateway import (
     MAX_BODY_BYTES,
+    MAX_SERVERLESS_BODY_BYTES,
+    NO_RESPONSE,
+    TIMED_OUT,
     LocalEndpoint,
+    Refusal,
     SageMakerGateway,
     Variant,
 )
@@ -100,13 +105,73 @@ def test_model_that_does_not_listen_is_unavailable(gateway, runtime):
     assert response["ResponseMetadata"]["HTTPStatusCode"] == 503
 
 
-def test_model_that_takes_too_long_becomes_a_model_error(gateway, runtime, model_server):
+def test_model_that_takes_too_long_becomes_a_model_error_without_a_status(model_server):
     server = model_server("failure", outcomes={"200": 1}, latency_ms=(1000, 1000))
-    gateway.add_endpoint("slow", LocalEndpoint(server.invocations_url))
-    gateway._models.connection_pool_kw["timeout"] = 0.1
-    response = error_of(runtime.invoke_endpoint, EndpointName="slow", Body=b"tile")
+    endpoints = {"slow": LocalEndpoint(server.invocations_url)}
+    with SageMakerGateway(endpoints, model_timeout_s=0.1) as gateway:
+        runtime = local_client("sagemaker-runtime", gateway.url, max_attempts=1)
+        response = error_of(runtime.invoke_endpoint, EndpointName="slow", Body=b"tile")
+        runtime.close()
     assert response["Error"]["Code"] == "ModelError"
-    assert "timed out" in response["OriginalMessage"]
+    assert response["ResponseMetadata"]["HTTPStatusCode"] == 424
+    assert response["OriginalStatusCode"] == 0
+    assert response["OriginalMessage"] == TIMED_OUT
+    assert response["Error"]["Message"].startswith("Received server error (0) from primary with message")
+
+
+def test_model_that_breaks_off_becomes_a_model_error_without_a_status(gateway, runtime):
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
+        gateway.add_endpoint("dies", LocalEndpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/invocations"))
+        response = error_of(runtime.invoke_endpoint, EndpointName="dies", Body=b"tile")
+    assert (response["OriginalStatusCode"], response["OriginalMessage"]) == (0, NO_RESPONSE)
+
+
+@pytest.mark.parametrize(
+    ("refusal", "code", "status"),
+    [
+        (Refusal.THROTTLING, "ThrottlingException", 400),
+        (Refusal.NOT_READY, "ModelNotReadyException", 429),
+        (Refusal.UNAVAILABLE, "ServiceUnavailable", 503),
+        (Refusal.NO_RESPONSE, "ModelError", 424),
+    ],
+)
+def test_busy_endpoint_refuses_as_sagemaker_does(gateway, runtime, model_server, refusal, code, status):
+    server = model_server("failure", outcomes={"200": 1})
+    gateway.add_endpoint("busy", LocalEndpoint(server.invocations_url, refusal=refusal))
+    response = error_of(runtime.invoke_endpoint, EndpointName="busy", Body=b"tile")
+    assert (response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]) == (code, status)
+    assert response.get("OriginalStatusCode", 0) == 0
+    assert server.stats()["requests"] == 0
+    gateway.add_endpoint("busy", LocalEndpoint(server.invocations_url))
+    assert runtime.invoke_endpoint(EndpointName="busy", Body=b"tile")["Body"].read()
+
+
+def test_serverless_endpoint_takes_smaller_bodies_and_so_many_calls_at_once(gateway, control, runtime):
+    began, release = threading.Event(), threading.Event()
+
+    def hold(request):
+        began.set()
+        release.wait(5)
+        return HttpResponse()
+
+    with HttpService(hold) as model:
+        variants = (Variant(max_concurrency=1),)
+        gateway.add_endpoint("small", LocalEndpoint(f"{model.url}/invocations", variants))
+        arguments = {"EndpointName": "small", "Body": bytes(MAX_SERVERLESS_BODY_BYTES)}
+        first = threading.Thread(target=runtime.invoke_endpoint, kwargs=arguments)
+        first.start()
+        assert began.wait(5)
+        response = error_of(runtime.invoke_endpoint, EndpointName="small", Body=b"tile")
+        assert response["Error"]["Code"] == "ThrottlingException"
+        release.set()
+        first.join()
+        response = error_of(runtime.invoke_endpoint, EndpointName="small", Body=bytes(MAX_SERVERLESS_BODY_BYTES + 1))
+        assert response["ResponseMetadata"]["HTTPStatusCode"] == 413
+    [variant] = control.describe_endpoint(EndpointName="small")["ProductionVariants"]
+    assert variant["CurrentServerlessConfig"]["MaxConcurrency"] == 1
 
 
 def test_unknown_endpoint_is_a_validation_error(runtime, control):

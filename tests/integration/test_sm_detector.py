@@ -146,6 +146,8 @@ def test_parameters_reach_the_endpoint(runtime: Runtime, client: Any) -> None:
         (aws_error("ModelError", 424, OriginalStatusCode=503, OriginalMessage="busy"), C.THROTTLE, "THROTTLED"),
         (aws_error("ModelError", 424, OriginalStatusCode=500), C.SUSPICIOUS, "MODEL_5XX"),
         (aws_error("ModelError", 424, OriginalStatusCode=507), C.SUSPICIOUS, "MODEL_5XX"),
+        (aws_error("ModelError", 424, OriginalStatusCode=0, OriginalMessage="timed out"), C.TRANSIENT, "TIMEOUT"),
+        (aws_error("ModelError", 424), C.TRANSIENT, "TIMEOUT"),
         (aws_error("ModelError", 424, OriginalStatusCode=422), C.PERMANENT, "MODEL_4XX"),
         (aws_error("ValidationError", 400, "Endpoint ships of account 1 not found."), C.JOB, "ENDPOINT_NOT_FOUND"),
         (aws_error("ValidationError", 400, "Bad Accept"), C.PERMANENT, "BAD_REQUEST"),

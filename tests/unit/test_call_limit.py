@@ -1,9 +1,11 @@
 """How many calls an endpoint gets: more while it keeps up, fewer when it refuses, none while it wants to rest."""
 
+import random
 from itertools import pairwise
 
 import pytest
 
+from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass
 from aws.osml.model_runner.inference.call_limit import CallLimit
 
 
@@ -13,6 +15,14 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now_s
+
+
+def refusal(retry_after_s: float | None = None) -> ModelCallError:
+    return ModelCallError("busy", ModelErrorClass.THROTTLE, "THROTTLED", retry_after_s)
+
+
+TIMED_OUT = ModelCallError("too late", ModelErrorClass.TRANSIENT, "TIMEOUT")
+CRASHED = ModelCallError("crashed", ModelErrorClass.SUSPICIOUS, "MODEL_5XX")
 
 
 @pytest.fixture
@@ -40,16 +50,26 @@ def round_of(limit: CallLimit, clock: Clock, latency_s: float = 0.3) -> int:
 
 def test_it_doubles_with_every_round_up_to_the_most(clock):
     limit = CallLimit(50, clock)
-    assert [round_of(limit, clock) for _ in range(5)] == [8, 16, 32, 50, 50]
+    assert [round_of(limit, clock) for _ in range(6)] == [1, 8, 16, 32, 50, 50]
     assert limit.in_flight == 0
 
 
-def test_fewer_than_the_first_limit_may_be_the_most(clock):
-    assert fill(CallLimit(2, clock)) == 2
+@pytest.mark.parametrize(("latency_s", "calls"), [(0.02, 8), (1.0, 8), (2.0, 4), (7.0, 1), (40.0, 1)])
+def test_after_the_first_response_it_is_what_one_server_does_in_eight_seconds(clock, latency_s, calls):
+    limit = CallLimit(50, clock)
+    round_of(limit, clock, latency_s)
+    assert limit.calls == calls
+
+
+def test_the_most_may_be_one(clock):
+    limit = CallLimit(1, clock)
+    assert [round_of(limit, clock) for _ in range(3)] == [1, 1, 1]
 
 
 def test_a_limit_that_is_not_used_does_not_grow(clock):
     limit = CallLimit(50, clock)
+    round_of(limit, clock)
+    clock.now_s += 10
     for _ in range(100):
         assert limit.try_enter()
         limit.note_answer(0.3)
@@ -59,10 +79,10 @@ def test_a_limit_that_is_not_used_does_not_grow(clock):
 
 def test_a_refusal_lowers_it_and_it_grows_back_by_one_a_round_to_below_what_was_refused(clock):
     limit = CallLimit(64, clock)
-    for _ in range(4):
+    for _ in range(5):
         round_of(limit, clock)
     before = limit.calls
-    limit.note_refusal()
+    limit.note_failure(refusal(), 0.0)
     assert limit.calls == int(before * 0.7)
     clock.now_s += 10
     after = [round_of(limit, clock) for _ in range(30)]
@@ -73,30 +93,30 @@ def test_a_refusal_lowers_it_and_it_grows_back_by_one_a_round_to_below_what_was_
 
 def test_the_refusals_of_one_round_count_once(clock):
     limit = CallLimit(64, clock)
-    for _ in range(4):
+    for _ in range(5):
         round_of(limit, clock)
     before = limit.calls
     for _ in range(30):
-        limit.note_refusal()
+        limit.note_failure(refusal(), 0.0)
         clock.now_s += 0.005
     assert limit.calls == int(before * 0.7)
     clock.now_s += 1
-    limit.note_refusal()
+    limit.note_failure(refusal(), 0.0)
     assert limit.calls == int(before * 0.49)
 
 
 def test_one_call_is_always_allowed(clock):
     limit = CallLimit(64, clock)
     for _ in range(50):
-        limit.note_refusal()
+        limit.note_failure(refusal(), 0.0)
         clock.now_s += 1
     assert fill(limit) == 1
 
 
 def test_an_endpoint_that_wants_to_rest_is_called_by_nobody_until_then(clock):
     limit = CallLimit(8, clock)
-    limit.note_refusal(retry_after_s=30.0)
-    limit.note_refusal(retry_after_s=5.0)
+    limit.note_failure(refusal(30.0), 0.0)
+    limit.note_failure(refusal(5.0), 0.0)
     assert fill(limit) == 0
     clock.now_s += 29
     assert fill(limit) == 0
@@ -124,7 +144,7 @@ def test_it_settles_about_what_the_endpoint_takes(clock, capacity):
                 limit.note_answer(0.1)
                 answered += 1
             else:
-                limit.note_refusal()
+                limit.note_failure(refusal(), 0.0)
                 refused += 1
             limit.leave()
     assert answered >= 0.8 * 400 * capacity
@@ -134,8 +154,110 @@ def test_it_settles_about_what_the_endpoint_takes(clock, capacity):
 def test_an_endpoint_that_was_given_more_machines_gets_more_calls(clock):
     limit = CallLimit(64, clock)
     round_of(limit, clock)
-    limit.note_refusal()
+    limit.note_failure(refusal(), 0.0)
     clock.now_s += 10
     for _ in range(300):
         round_of(limit, clock, 0.1)
     assert limit.calls == 64
+
+
+@pytest.mark.parametrize("failure", [TIMED_OUT, CRASHED])
+def test_time_outs_lower_it_and_crashes_do_when_other_calls_are_under_way(clock, failure):
+    limit = CallLimit(64, clock)
+    for _ in range(3):
+        round_of(limit, clock)
+    assert fill(limit) == 32
+    clock.now_s += 60
+    for _ in range(32):
+        limit.note_failure(failure, 60.0)
+        limit.leave()
+    assert limit.calls == 22, "they began before the limit fell, so they count once"
+
+
+def test_a_crash_of_the_only_call_and_a_wrong_tile_say_nothing_about_load(clock):
+    limit = CallLimit(64, clock)
+    round_of(limit, clock)
+    assert limit.try_enter()
+    limit.note_failure(CRASHED, 0.3)
+    limit.leave()
+    assert fill(limit) == 8
+    limit.note_failure(ModelCallError("bad", ModelErrorClass.PERMANENT, "MODEL_4XX"), 0.3)
+    assert limit.calls == 8
+
+
+def test_below_one_call_it_pauses_after_each_and_recovers_with_responses(clock):
+    limit = CallLimit(64, clock, random.Random(1))
+    pauses = []
+    for _ in range(4):
+        while not limit.try_enter():
+            clock.now_s += 1
+        clock.now_s += 60
+        limit.note_failure(TIMED_OUT, 60.0)
+        limit.leave()
+        began = clock.now_s
+        while not limit.try_enter():
+            clock.now_s += 1
+        pauses.append(clock.now_s - began)
+        limit.note_answer(1.0)
+        limit.leave()
+    assert 0 < pauses[0] < pauses[-1] <= 300
+    for _ in range(20):
+        while not limit.try_enter():
+            clock.now_s += 1
+        clock.now_s += 1
+        limit.note_answer(1.0)
+        limit.leave()
+    began = clock.now_s
+    assert limit.try_enter(), "it needs no pause any more"
+
+
+def test_it_stays_below_the_ceiling_of_an_endpoint_that_others_call_too(clock):
+    limit = CallLimit(64, clock)
+    limit.set_ceiling(5)
+    assert [round_of(limit, clock) for _ in range(3)] == [1, 5, 5]
+    limit.set_ceiling(0)
+    assert round_of(limit, clock) == 1
+    limit.set_ceiling(None)
+    for _ in range(100):
+        round_of(limit, clock)
+    assert limit.calls == 64
+
+
+def test_a_call_that_has_to_be_alone_is(clock):
+    limit = CallLimit(64, clock)
+    round_of(limit, clock)
+    assert limit.try_enter()
+    assert not limit.try_enter(is_alone=True)
+    assert not limit.try_enter(), "none begins before it"
+    limit.leave()
+    assert limit.try_enter(is_alone=True)
+    clock.now_s += 60
+    assert not limit.try_enter()
+    limit.leave()
+    assert fill(limit) == 8
+
+
+def test_a_call_that_no_longer_wants_to_be_alone_keeps_nobody_waiting(clock):
+    limit = CallLimit(64, clock)
+    assert limit.try_enter()
+    assert not limit.try_enter(is_alone=True)
+    limit.leave()
+    clock.now_s += 2
+    assert limit.try_enter()
+
+
+def test_it_is_full_while_waiting_tiles_keep_it_busy_for_long(clock):
+    limit = CallLimit(16, clock)
+    with limit.expecting(40) as begun:
+        assert limit.is_full, "no latency is known: two rounds of the most calls are enough"
+        round_of(limit, clock, latency_s=0.3)
+        assert not limit.is_full, "they are done in a few seconds"
+        for _ in range(20):
+            round_of(limit, clock, latency_s=12.0)
+        calls = limit.calls
+        for _ in range(40 - 2 * calls):
+            begun()
+        assert not limit.is_full
+    with limit.expecting(12 * calls):
+        assert limit.is_full
+    assert not limit.is_full

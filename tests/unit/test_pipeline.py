@@ -13,6 +13,8 @@ from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.exceptions import (
     BadModelAnswerError,
     ModelBackPressureError,
+    ModelCallError,
+    ModelErrorClass,
     ModelTileError,
     TableError,
     TileEncodingError,
@@ -22,6 +24,7 @@ from aws.osml.model_runner.tile_worker.pipeline import BAD_RESPONSE, INTERNAL_ER
 from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile, TileResult
 
 WAIT_S = 5.0
+REFUSED = ModelCallError("busy", ModelErrorClass.THROTTLE, "THROTTLED")
 
 
 class Peak:
@@ -184,7 +187,13 @@ def test_never_more_calls_in_flight_than_there_are_callers_and_no_fewer():
 def test_never_more_calls_in_flight_than_the_endpoint_takes():
     """The threads are more; a limit that falls while calls are under way lets no other in until it is met."""
     limit = CallLimit(3)
-    steps = FakeSteps(detect=lambda tile: time.sleep(0.005) or (limit.note_refusal() if tile.index == 20 else None))
+    for _ in range(3):
+        assert limit.try_enter()
+        limit.note_answer(0.005)
+        limit.leave()
+    steps = FakeSteps(
+        detect=lambda tile: time.sleep(0.005) or (limit.note_failure(REFUSED, 0.0) if tile.index == 20 else None)
+    )
     steps.limit = limit
     pipeline = TilePipeline(cutters=2, callers=8, storers=2, max_encoded_bytes=1000)
     pipeline.start()

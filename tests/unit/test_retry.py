@@ -20,6 +20,7 @@ from aws.osml.model_runner.inference.call_errors import (
 )
 from aws.osml.model_runner.inference.exceptions import ModelJobError
 from aws.osml.model_runner.inference.retry import (
+    ALONE_POLICY,
     DEFAULT_POLICY,
     Action,
     ModelAnswer,
@@ -205,13 +206,44 @@ def test_how_often_each_class_is_tried_and_what_it_ends_as(
     error_class: ModelErrorClass, calls: int, raised: type[Exception]
 ) -> None:
     model = ScriptedModel(*[error(error_class)] * 10)
-    heard: list[ModelCallError] = []
     with pytest.raises(raised) as caught:
-        call(model, on_failure=heard.append)
-    assert 10 - len(model.script) == calls == len(heard)
+        call(model)
+    assert 10 - len(model.script) == calls
     assert isinstance(caught.value.__cause__, ModelCallError)
     if raised is not ModelBackPressureError:
         assert caught.value.code == "CODE"
+
+
+TIMED_OUT = ModelCallError("too late", C.TRANSIENT, ModelErrorCode.TIMEOUT)
+
+
+def test_a_tile_that_times_out_in_company_never_fails() -> None:
+    model = ScriptedModel(*[TIMED_OUT] * 10)
+    with pytest.raises(ModelBackPressureError):
+        call(model, RetryBudget(floor=100))
+    assert len(model.script) == 6
+
+
+def test_a_tile_that_times_out_alone_fails_after_three_time_outs() -> None:
+    model = ScriptedModel(TIMED_OUT, TIMED_OUT, TIMED_OUT, b"never")
+    with pytest.raises(ModelTileError) as caught:
+        call(model, policy=ALONE_POLICY)
+    assert (caught.value.code, model.script) == ("TIMEOUT", [b"never"])
+
+
+def test_other_failures_fail_no_tile_that_is_alone() -> None:
+    for failure in (error(C.THROTTLE), error(C.TRANSIENT)):
+        model = ScriptedModel(TIMED_OUT, TIMED_OUT, failure, b"never")
+        with pytest.raises(ModelBackPressureError):
+            call(model, policy=ALONE_POLICY)
+        assert model.script == [b"never"]
+
+
+def test_time_outs_are_retried_within_the_budget() -> None:
+    model = ScriptedModel(*[TIMED_OUT] * 10)
+    with pytest.raises(ModelBackPressureError):
+        call(model, RetryBudget(floor=1))
+    assert len(model.script) == 8, "one retry was left"
 
 
 def test_back_pressure_carries_the_rest_that_the_endpoint_asked_for() -> None:
@@ -265,7 +297,7 @@ def test_the_budget_grows_with_calls_up_to_its_ceiling() -> None:
         (429, C.THROTTLE, "THROTTLED"),
         (502, C.THROTTLE, "THROTTLED"),
         (503, C.THROTTLE, "THROTTLED"),
-        (504, C.THROTTLE, "THROTTLED"),
+        (504, C.TRANSIENT, "TIMEOUT"),
         (500, C.SUSPICIOUS, "MODEL_5XX"),
         (507, C.SUSPICIOUS, "MODEL_5XX"),
         (408, C.TRANSIENT, "TIMEOUT"),
@@ -295,8 +327,12 @@ def test_classes_of_a_models_own_statuses(status: int, error_class: ModelErrorCl
         ("ModelError", 424, "", {"OriginalStatusCode": 503}, C.THROTTLE, ModelErrorCode.THROTTLED),
         ("ModelError", 424, "", {"OriginalStatusCode": 500}, C.SUSPICIOUS, ModelErrorCode.MODEL_5XX),
         ("ModelError", 424, "", {"OriginalStatusCode": 422}, C.PERMANENT, ModelErrorCode.MODEL_4XX),
-        ("ModelError", 424, "", {}, C.SUSPICIOUS, ModelErrorCode.MODEL_5XX),
-        ("ModelError", 424, "", {"OriginalStatusCode": 0}, C.SUSPICIOUS, ModelErrorCode.MODEL_5XX),
+        ("ModelError", 424, "", {"OriginalStatusCode": 504}, C.TRANSIENT, ModelErrorCode.TIMEOUT),
+        ("ModelError", 424, "", {"OriginalStatusCode": 302}, C.PERMANENT, ModelErrorCode.BAD_RESPONSE),
+        ("ModelError", 424, "", {}, C.TRANSIENT, ModelErrorCode.TIMEOUT),
+        ("ModelError", 424, "", {"OriginalStatusCode": 0}, C.TRANSIENT, ModelErrorCode.TIMEOUT),
+        ("ModelError", 424, "", {"OriginalStatusCode": -1}, C.TRANSIENT, ModelErrorCode.TIMEOUT),
+        ("ModelError", 424, "", {"OriginalStatusCode": None}, C.TRANSIENT, ModelErrorCode.TIMEOUT),
         ("ValidationError", 400, "Endpoint x not found.", {}, C.JOB, ModelErrorCode.ENDPOINT_NOT_FOUND),
         ("ValidationError", 400, "ContentType is odd", {}, C.PERMANENT, ModelErrorCode.BAD_REQUEST),
         ("AccessDeniedException", 403, "", {}, C.JOB, ModelErrorCode.ACCESS_DENIED),

@@ -35,6 +35,12 @@ logger = structlog.get_logger(__name__)
 # A model that crashes on more than this share of a region's tiles is taken to be down, so many times in a row.
 _OUTAGE_SHARE = 0.5
 _MAX_OUTAGE_TRIES = 5
+# After so many back-offs in a row without a tile that ended, the next tile is called alone; and after so many it may
+# fail even where no other tile shows that the endpoint responds. That takes more than half an hour.
+_BACKOFFS_BEFORE_ALONE = 2
+_BACKOFFS_BEFORE_BLAME = 10
+# A response within a third of the time that SageMaker gives a model did not wait in a long queue.
+_QUICK_S = 20.0
 
 
 class RegionWork:
@@ -105,9 +111,10 @@ class RegionWork:
         todo = [tile for tile in tiles if tile.index not in done]
         logger.info("region.started", tiles=len(tiles), done_before=len(done), attempt=item.region_retry_count)
         if todo:
-            steps = self._steps(run, todo, item.generation or 0)
-            with run.waiting():
-                self._run_tiles(run, steps, todo, item)
+            known = [tile for tile in tiles if done.get(tile.index) is TileState.SUCCEEDED][:1]
+            steps = self._steps(run, [*known, *todo], item.generation or 0)
+            with run.waiting(), steps.call_limit.expecting(len(todo)) as note_begun:
+                self._run_tiles(run, dataclasses.replace(steps, note_begun=note_begun), todo, known, item)
             if not run.is_stopped:
                 self._settle_suspects(run, steps, len(tiles), item)
         return done | run.outcomes
@@ -125,20 +132,45 @@ class RegionWork:
         for tile, result in steps.suspects:
             run.outcomes[tile.index] = steps.commit(tile, result)
 
-    def _run_tiles(self, run: RegionRun, steps: DetectionSteps, tiles: list[Tile], item: RegionRequestItem) -> None:
-        pipeline = self._context.pipeline
+    def _run_tiles(
+        self, run: RegionRun, steps: DetectionSteps, tiles: list[Tile], known: list[Tile], item: RegionRequestItem
+    ) -> None:
+        """Run ``tiles``; ``known`` holds a tile that the model could do before, if there is one."""
+        pipeline, backoffs = self._context.pipeline, item.backoffs or 0
         if (item.stalled_attempts or 0) > 1:
             # Somebody died here. One tile at a time, so that the one tile that kills its worker does not take its
             # neighbours with it.
             for tile in _in_order_of_attempt(tiles, item.fence or 0):
                 pipeline.run(run, steps, [tile])
             return
-        if item.backoffs:
-            # The endpoint refused before: one call, without retries, finds out whether it still does.
+        if backoffs:
+            # The endpoint refused before: one call, without retries, finds out whether it still does. Each time with
+            # another tile, since the tile itself may be too much for the model.
+            first = backoffs % len(tiles)
+            tiles = tiles[first:] + tiles[:first]
             probe = dataclasses.replace(steps, retry_budget=RetryBudget(floor=0))
-            pipeline.run(run, probe, tiles[:1])
+            if backoffs < _BACKOFFS_BEFORE_ALONE:
+                pipeline.run(run, probe, tiles[:1])
+            else:
+                self._run_alone(run, probe, tiles[0], known, is_last_resort=backoffs >= _BACKOFFS_BEFORE_BLAME)
             tiles = tiles[1:]
         pipeline.run(run, steps, tiles, self.on_cut)
+
+    def _run_alone(
+        self, run: RegionRun, probe: DetectionSteps, tile: Tile, known: list[Tile], *, is_last_resort: bool
+    ) -> None:
+        """Run the tile at which the region does not get on, as the only call of this process at its endpoint.
+
+        Such a tile fails when it times out several times, but only where that is not the endpoint's fault: the endpoint
+        has to respond quickly to a tile that it could do before. Else the region waits on, up to ``is_last_resort``.
+        """
+        pipeline, is_quick = self._context.pipeline, False
+        if known:
+            pipeline.run(run, dataclasses.replace(probe, is_control=True), known)
+            is_quick = probe.call_limit.answer_s <= _QUICK_S
+        if is_quick or is_last_resort:
+            probe = dataclasses.replace(probe, is_alone=True, retry_budget=RetryBudget())
+        pipeline.run(run, probe, [tile])
 
     def _steps(self, run: RegionRun, tiles: Sequence[Tile], generation: int) -> DetectionSteps:
         source, request, context = self._source, self._request, self._context

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from functools import partial
 
 import structlog
 
 from .api.region_request import RegionRequest
 from .common.typing import EncodedTile, TileState
 from .database.feature_table import FeatureTable, TileKey, TileOutcome
-from .exceptions import ModelCallError, ModelErrorClass
+from .exceptions import ModelCallError
 from .features.answer import MAX_PARSED_BYTES, parse_answer
 from .features.encoding import encode_features
 from .features.location_grid import LocationGrid
@@ -21,7 +20,7 @@ from .features.refinement import refine_features
 from .inference.call_errors import ModelErrorCode
 from .inference.call_limit import CallLimit
 from .inference.detector import Detector
-from .inference.retry import RetryBudget, invoke_with_retries
+from .inference.retry import ALONE_POLICY, DEFAULT_POLICY, RetryBudget, invoke_with_retries
 from .metrics import MetricsRecorder
 from .raster import TileEncoder
 from .tile_worker.region_run import Tile, TileResult
@@ -38,7 +37,9 @@ class DetectionSteps:
     """The steps of every tile of one region. ``grid`` is None where the image is not georeferenced.
 
     ``note_progress`` is called for each tile that ended. ``note_life`` is called between the attempts of a step, which
-    may then last longer than ``TILE_STALL_S``.
+    may then last longer than ``TILE_STALL_S``. ``note_begun`` is called when the call of a tile begins. With
+    ``is_alone`` a tile is the only call of this process at its endpoint, and fails when it times out several times.
+    With ``is_control`` a result is not stored: the call only finds out whether the endpoint responds.
     """
 
     request: RegionRequest
@@ -57,6 +58,9 @@ class DetectionSteps:
     should_stop: Callable[[], bool]
     note_progress: Callable[[], None]
     note_life: Callable[[Tile], None]
+    note_begun: Callable[[], None] = lambda: None
+    is_alone: bool = False
+    is_control: bool = False
     max_parsed_bytes: int = MAX_PARSED_BYTES
     suspects: list[tuple[Tile, TileResult]] = field(default_factory=list)
     _begun: dict[int, float] = field(default_factory=dict)
@@ -69,7 +73,10 @@ class DetectionSteps:
 
     def begin_call(self) -> bool:
         """Return True when the endpoint takes one call more from this process."""
-        return self.call_limit.try_enter()
+        is_begun = self.call_limit.try_enter(self.is_alone)
+        if is_begun:
+            self.note_begun()
+        return is_begun
 
     def end_call(self) -> None:
         """Make room for the next call."""
@@ -77,26 +84,18 @@ class DetectionSteps:
 
     def detect(self, tile: Tile, encoded: EncodedTile) -> bytes:
         """Return the model's answer; see ``inference.retry`` for what a failed call becomes."""
-        called_at = self.now()
         with self.metrics.timed("ModelInvocation", ModelName=self.request.model_name):
             answer = invoke_with_retries(
-                self.detector,
+                _WatchedDetector(self, tile),
                 encoded,
                 sleep=self.sleep,
                 rng=self.rng,
+                policy=ALONE_POLICY if self.is_alone else DEFAULT_POLICY,
                 should_stop=self.should_stop,
                 budget=self.retry_budget,
-                on_failure=partial(self._note_failure, tile),
             )
-        if not answer.retries:
-            self.call_limit.note_answer(self.now() - called_at)
         self.metrics.record("ModelInvocation", "Retries", answer.retries, "Count", ModelName=self.request.model_name)
         return answer.body
-
-    def _note_failure(self, tile: Tile, error: ModelCallError) -> None:
-        self.note_life(tile)
-        if error.error_class in (ModelErrorClass.THROTTLE, ModelErrorClass.TRANSIENT):
-            self.call_limit.note_refusal(error.retry_after_s)
 
     def locate(self, tile: Tile, answer: bytes) -> TileResult:
         """Return the features of an answer, in full-image pixels and, with a grid, in degrees."""
@@ -116,6 +115,8 @@ class DetectionSteps:
 
         A tile that crashed the model is held back: whether it is the tile's fault shows when the others are done.
         """
+        if self.is_control:
+            return None
         if result.error_code == ModelErrorCode.MODEL_5XX:
             self.suspects.append((tile, result))
             self.note_progress()
@@ -140,3 +141,28 @@ class DetectionSteps:
         self.metrics.record("TileProcessing", "Invocations", 1, "Count", ModelName=model_name)
         if state is TileState.FAILED:
             self.metrics.record("TileProcessing", "Errors", 1, "Count", ModelName=model_name)
+
+
+class _WatchedDetector:
+    """A detector whose calls for one tile are noted: by the endpoint's limit, and as signs of life."""
+
+    def __init__(self, steps: DetectionSteps, tile: Tile) -> None:
+        self._steps = steps
+        self._tile = tile
+
+    def invoke(self, tile: EncodedTile) -> bytes:
+        """See ``Detector.invoke``."""
+        steps, began_at = self._steps, self._steps.now()
+        try:
+            body = steps.detector.invoke(tile)
+        except ModelCallError as err:
+            steps.call_limit.note_failure(err, steps.now() - began_at)
+            raise
+        finally:
+            steps.note_life(self._tile)
+        steps.call_limit.note_answer(steps.now() - began_at)
+        return body
+
+    def refresh_credentials(self) -> None:
+        """See ``Detector.refresh_credentials``."""
+        self._steps.detector.refresh_credentials()

@@ -4,9 +4,10 @@
 Signal                                                            Class        Code
 ================================================================  ===========  =====================
 429, 503, throttling errors, ModelNotReadyException               THROTTLE     THROTTLED
-ModelError or HTTP endpoint with 429, 502, 503, 504               THROTTLE     THROTTLED
+ModelError or HTTP endpoint with 429, 502, 503                    THROTTLE     THROTTLED
 ModelError or HTTP endpoint with any other 5xx                    SUSPICIOUS   MODEL_5XX
-ModelError or HTTP endpoint with 408 or 425                       TRANSIENT    TIMEOUT
+ModelError or HTTP endpoint with 408, 425 or 504                  TRANSIENT    TIMEOUT
+ModelError without the status of a response: none, or 0           TRANSIENT    TIMEOUT
 ModelError or HTTP endpoint with any other status                 PERMANENT    MODEL_4XX
 HTTP endpoint with a redirect, or a success other than 200        PERMANENT    BAD_RESPONSE
 SageMaker's own 500, 530 and other 5xx                            TRANSIENT    SERVICE_5XX
@@ -23,6 +24,9 @@ an answer that is too long                                        PERMANENT    B
 
 An HTTP endpoint is the model itself, so its 500 is read like the 500 that SageMaker passes on from a container: the
 tile may have crashed the model. SageMaker's own 500 says nothing about the tile.
+
+SageMaker sends a ModelError with original status 0 when the container did not respond within 60 s, or at all. In most
+cases the call waited in the queue of a container that was sent too many calls, so this is congestion and not a crash.
 """
 
 import re
@@ -52,8 +56,8 @@ class ModelErrorCode(StrEnum):
     CREDENTIALS = "CREDENTIALS"
 
 
-_BUSY_STATUSES = frozenset({429, 502, 503, 504})
-_EARLY_STATUSES = frozenset({408, 425})
+_BUSY_STATUSES = frozenset({429, 502, 503})
+_LATE_STATUSES = frozenset({408, 425, 504})
 
 _BUSY_ERRORS = frozenset(
     {
@@ -93,7 +97,7 @@ def error_of_model_status(status: int, retry_after_s: float | None = None) -> Mo
     message = f"the model answered with status {status}"
     if status in _BUSY_STATUSES:
         return ModelCallError(message, ModelErrorClass.THROTTLE, ModelErrorCode.THROTTLED, retry_after_s)
-    if status in _EARLY_STATUSES:
+    if status in _LATE_STATUSES:
         return ModelCallError(message, ModelErrorClass.TRANSIENT, ModelErrorCode.TIMEOUT, retry_after_s)
     if status >= 500:
         return ModelCallError(message, ModelErrorClass.SUSPICIOUS, ModelErrorCode.MODEL_5XX, retry_after_s)
@@ -108,7 +112,7 @@ def error_of_aws_answer(answer: Mapping[str, Any]) -> ModelCallError:
     text = str(answer.get("Error", {}).get("Message", ""))
     status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if name == "ModelError":
-        return error_of_model_status(_original_status(answer))
+        return _error_of_container(answer.get("OriginalStatusCode"))
     if name in _VALIDATION_ERRORS and _NOT_FOUND.search(text):
         return _aws_error(name, status, ModelErrorClass.JOB, ModelErrorCode.ENDPOINT_NOT_FOUND)
     if name in _CREDENTIAL_ERRORS:
@@ -136,10 +140,12 @@ def retry_after_seconds(header: str | None, now_s: float) -> float | None:
         return None
 
 
-def _original_status(answer: Mapping[str, Any]) -> int:
-    """Return the status that the container gave; one that is missing or no error counts as a crash."""
-    status = answer.get("OriginalStatusCode")
-    return status if isinstance(status, int) and status >= 400 else 500
+def _error_of_container(status: object) -> ModelCallError:
+    """Return what a ModelError means, by the status that SageMaker had from the container."""
+    if isinstance(status, int) and 300 <= status <= 599:
+        return error_of_model_status(status)
+    message = "the container sent no response in time"
+    return ModelCallError(message, ModelErrorClass.TRANSIENT, ModelErrorCode.TIMEOUT)
 
 
 def _aws_error(name: str, status: int, error_class: ModelErrorClass, code: ModelErrorCode) -> ModelCallError:

@@ -6,7 +6,7 @@ What is decided after a failed try, by the class of the error:
 Class        Tries                 What happens
 ===========  ====================  ===========================================================================
 THROTTLE     4, within the budget  wait and call again; then give the region back: a busy endpoint fails no tile
-TRANSIENT    4, within the budget  the same
+TRANSIENT    4, within the budget  the same; a tile that is called alone fails after 3 time-outs with ``TIMEOUT``
 SUSPICIOUS   3                     wait and call again; then the tile fails with ``MODEL_5XX``
 PERMANENT    1                     the tile fails with the error's code
 JOB          1                     the job cannot go on: give back now, fail later if nobody mends it
@@ -33,6 +33,7 @@ from aws.osml.model_runner.exceptions import (
     ModelTileError,
 )
 
+from .call_errors import ModelErrorCode
 from .exceptions import ModelJobError
 
 
@@ -61,9 +62,13 @@ class Decision:
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """The numbers of the table above."""
+    """The numbers of the table above.
+
+    ``max_timeouts`` is None where a time-out may come from the queue of an endpoint that is sent too many calls.
+    """
 
     max_tries: int = 4
+    max_timeouts: int | None = None
     max_suspicious_tries: int = 3
     base_delay_s: float = 0.5
     max_delay_s: float = 20.0
@@ -72,6 +77,8 @@ class RetryPolicy:
 
 
 DEFAULT_POLICY = RetryPolicy()
+# For a tile that is the only call of its process at an endpoint that responds to other tiles.
+ALONE_POLICY = RetryPolicy(max_timeouts=3)
 
 
 @dataclass(frozen=True)
@@ -131,10 +138,12 @@ def decide(
     *,
     has_refreshed: bool = False,
     has_budget: bool = True,
+    timeouts: int = 0,
 ) -> Decision:
     """Return what follows the failure of try number ``attempt``.
 
     That counts from 1, leaves refreshes out, and counts tries that crashed the model apart from all others.
+    ``timeouts`` of the tries so far ended by a time-out, this one included.
     """
     match error.error_class:
         case ModelErrorClass.PERMANENT:
@@ -145,12 +154,60 @@ def decide(
             return Decision(Action.AGAIN, 0.0, error.code, should_refresh=True)
         case ModelErrorClass.SUSPICIOUS if attempt >= policy.max_suspicious_tries:
             return Decision(Action.FAIL_TILE, 0.0, error.code)
+        case ModelErrorClass.TRANSIENT if policy.max_timeouts is not None and timeouts >= policy.max_timeouts:
+            return Decision(Action.FAIL_TILE, 0.0, error.code)
     rest_s = min(error.retry_after_s or 0.0, policy.max_rest_s)
-    is_exhausted = attempt >= policy.max_tries or not has_budget or rest_s > policy.max_retry_after_s
+    # A tile that is alone is only called again to see whether it times out each time.
+    is_probe = policy.max_timeouts is not None and timeouts == 0
+    is_exhausted = attempt >= policy.max_tries or not has_budget or rest_s > policy.max_retry_after_s or is_probe
     if is_exhausted and error.error_class is not ModelErrorClass.SUSPICIOUS:
         return Decision(Action.GIVE_BACK, rest_s, error.code)
     delay_s = max(min(rest_s, policy.max_retry_after_s), jittered_delay_s(attempt, rng, policy))
     return Decision(Action.AGAIN, delay_s, error.code)
+
+
+class Tries:
+    """Counts the tries of one tile's call, and decides what follows each that failed.
+
+    ``budget`` is shared by all calls of an endpoint.
+    """
+
+    def __init__(self, budget: RetryBudget, rng: random.Random, policy: RetryPolicy = DEFAULT_POLICY) -> None:
+        self.retries = 0
+        self._budget = budget
+        self._rng = rng
+        self._policy = policy
+        # Apart, because a tile must not fail for one crash of its model after two refusals.
+        self._crashed = self._refused = self._timeouts = 0
+        self._has_refreshed = False
+        budget.earn()
+
+    def failed(self, error: ModelCallError) -> Decision:
+        """Count a try that failed, and the retry where one follows."""
+        is_crash = error.error_class is ModelErrorClass.SUSPICIOUS
+        self._timeouts += error.code == ModelErrorCode.TIMEOUT
+        attempt = (self._crashed if is_crash else self._refused) + 1
+        decision = decide(
+            error,
+            attempt,
+            self._rng,
+            self._policy,
+            has_refreshed=self._has_refreshed,
+            has_budget=self._budget.has_retry,
+            timeouts=self._timeouts if error.code == ModelErrorCode.TIMEOUT else 0,
+        )
+        if decision.action is not Action.AGAIN:
+            return decision
+        self.retries += 1
+        if decision.should_refresh:
+            self._has_refreshed = True
+            return decision
+        if is_crash:
+            self._crashed = attempt
+        else:
+            self._refused = attempt
+        self._budget.spend()
+        return decision
 
 
 def jittered_delay_s(attempt: int, rng: random.Random, policy: RetryPolicy = DEFAULT_POLICY) -> float:
@@ -168,39 +225,27 @@ def invoke_with_retries(
     policy: RetryPolicy = DEFAULT_POLICY,
     should_stop: Callable[[], bool] = lambda: False,
     budget: RetryBudget | None = None,
-    on_failure: Callable[[ModelCallError], None] = lambda _error: None,
 ) -> ModelAnswer:
     """Call the model until it answers or the table says otherwise.
 
     ``sleep`` may be a stop event's ``wait``, so that stopping need not wait. ``budget`` is shared by all calls of an
-    endpoint. ``on_failure`` hears of every failed try: a concurrency limit wants to know of each refusal.
+    endpoint.
 
     Raises:
         ModelTileError: this tile fails, with a code.
         ModelBackPressureError: the endpoint refuses for now, or the process is to stop.
         ModelJobError: no tile of the job can be answered.
     """
-    budget = budget or RetryBudget()
-    budget.earn()
-    # Apart, because a tile must not fail for one crash of its model after two refusals.
-    attempts = {"crashed": 0, "refused": 0}
-    retries, has_refreshed = 0, False
+    tries = Tries(budget or RetryBudget(), rng, policy)
     while True:
         try:
-            return ModelAnswer(detector.invoke(tile), retries)
+            return ModelAnswer(detector.invoke(tile), tries.retries)
         except ModelCallError as err:
-            on_failure(err)
-            kind = "crashed" if err.error_class is ModelErrorClass.SUSPICIOUS else "refused"
-            attempt = attempts[kind] + 1
-            decision = decide(err, attempt, rng, policy, has_refreshed=has_refreshed, has_budget=budget.has_retry)
+            decision = tries.failed(err)
             _raise_unless_again(decision, err)
-        retries += 1
         if decision.should_refresh:
-            has_refreshed = True
             detector.refresh_credentials()
             continue
-        attempts[kind] = attempt
-        budget.spend()
         _wait(decision.delay_s, sleep, should_stop)
 
 
