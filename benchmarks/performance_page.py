@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import platform
 import sys
 from collections import defaultdict
@@ -14,6 +13,8 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 from pipeline_rows import Row
+
+from aws.osml.model_runner.common.cores import usable_cores
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "explanation" / "performance.md"
@@ -151,7 +152,7 @@ def figures(found: Found) -> str:
     for name, row in found.items():
         names[row.get("runs", 1)].append(f"`{name}`")
     rows = "; ".join(f"{_times(runs)} of {', '.join(names[runs])}" for runs in sorted(names, reverse=True))
-    return f"{os.cpu_count()} cores ({platform.machine()}); {rows}.\n\n{table(found)}\n"
+    return f"{usable_cores()} cores ({platform.machine()}); {rows}.\n\n{table(found)}\n"
 
 
 def _times(runs: int) -> str:

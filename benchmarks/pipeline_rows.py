@@ -1,6 +1,5 @@
 """The rows of the benchmark: what is measured, and what it is held against. Each returns its figures by label."""
 
-import os
 import threading
 import time
 import uuid
@@ -12,13 +11,14 @@ from pyproj import Transformer
 from worker_bench import BLOCK_PX, PIXEL_M, UTM_CORNER, UTM_ZONE, AwsProxy, Bench, Figures, Job
 
 from aws.osml.model_runner.api.image_url import parse_image_url
+from aws.osml.model_runner.common.cores import usable_cores
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.raster import RasterSettings, open_image
 from aws.osml.model_runner.raster.tile_view import read_pixels, tile_view
 
 Row = dict[str, Any]
 
-_CORES = os.cpu_count() or 1
+_CORES = usable_cores()
 # The worker's own names of what happens to a tile, in order. What is left of ``TileProcessing`` is waiting.
 STEPS = {
     "cut": "TileGeneration",

@@ -19,6 +19,7 @@ import psutil
 from osgeo import gdal, osr
 from secured import ENDPOINT, secured
 
+from aws.osml.model_runner.common.cores import usable_cores
 from aws.osml.model_runner.local.child_process import ChildProcess
 from aws.osml.model_runner.local.data_plane import DataPlane, create_data_plane
 from aws.osml.model_runner.local.emulator import Emulator
@@ -97,7 +98,7 @@ class Figures:
     @property
     def busy_share(self) -> float:
         """How much of all cores worker, emulator and model took together, 0 to 1."""
-        return (self.cpu_s + self.servers_cpu_s) / (self.wall_s * (os.cpu_count() or 1))
+        return (self.cpu_s + self.servers_cpu_s) / (self.wall_s * usable_cores())
 
 
 class Bench:

@@ -42,11 +42,12 @@ from aws.osml.model_runner.local.http_service import HttpResponse, HttpService
 from aws.osml.model_runner.local.models.centerpoint import Centerpoint
 from aws.osml.model_runner.local.models.example_model import ModelReply
 from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway
-from aws.osml.model_runner.raster import ImageUnreachableError, RasterSettings, image_to_world
+from aws.osml.model_runner.raster import ImageUnreachableError, RasterSettings, configure_gdal, image_to_world
 from aws.osml.model_runner.raster.sensor_model import build_sensor_model
 from aws.osml.model_runner.redrive import JobRedriver
 from aws.osml.model_runner.region_request_handler import SEALED, region_request_of
 from aws_faults import answering, json_error, query_error, xml_error
+from range_server import Fault, RangeServer
 from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
 
 
@@ -112,6 +113,14 @@ def clients(emulator, gateway) -> Iterator[AwsClients]:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory) -> Path:
     return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif")
+
+
+@pytest.fixture
+def stored_scene(scene) -> Iterator[tuple[RangeServer, str]]:
+    """The scene behind HTTP, and its URL. GDAL repeats no request by itself."""
+    configure_gdal(RasterSettings(http_max_retries=0), {})
+    with RangeServer({"/scene.tif": scene.read_bytes()}) as store:
+        yield store, f"{store.url}/scene.tif"
 
 
 @pytest.fixture
@@ -542,6 +551,44 @@ class TestRegion:
         assert [len(tile.features) for tile in tiles] == [1] * TILES_PER_REGION
         dropped = [log for log in logs if log["event"] == "features.dropped"]
         assert sorted(log["tile_index"] for log in dropped) == [0, 1, 2, 3]
+
+    def test_a_region_waits_for_a_store_that_does_not_answer(self, stored_scene, new_worker, model_server, clock):
+        store, url = stored_scene
+        worker = new_worker(IMAGE_SOURCES="http")
+        request = worker.request(url, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        for backoffs in (1, 2):
+            with store.failing(lambda _request: Fault(status=503)), pytest.raises(RegionDeferredError) as caught:
+                worker.region_handler.process_region_request(first)
+            assert caught.value.is_backoff
+            row = worker.regions.get_region_request(first.region_id, request.image_id)
+            assert (row.backoffs, row.not_before > clock()) == (backoffs, True)
+            clock.ahead_s += 60.0
+        job = worker.region_handler.process_region_request(first)
+        assert (job.tile_success, job.tile_error) == (TILES_PER_REGION, 0)
+
+    def test_a_tile_fails_when_its_store_has_broken_off_for_long(self, stored_scene, new_worker, model_server, clock):
+        store, url = stored_scene
+        worker = new_worker(IMAGE_SOURCES="http")
+        request = worker.request(url, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+
+        def cut(request):
+            return Fault(sent=100) if request.method == "GET" and request.stop > 64 * 1024 else None
+
+        waits = 0
+        with store.failing(cut):
+            while True:
+                try:
+                    job = worker.region_handler.process_region_request(first)
+                    break
+                except RegionDeferredError:
+                    waits += 1
+                    clock.ahead_s += 600.0
+        assert waits == 10
+        assert (job.tile_success, job.tile_error) == (0, TILES_PER_REGION)
 
     def test_past_its_jobs_deadline_a_region_is_sealed(self, worker, scene, model_server, clock):
         model = model_server("centerpoint")

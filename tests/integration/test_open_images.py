@@ -34,7 +34,7 @@ class Opener:
         self.delay_s = 0.0
         self._open = module.open_image
 
-    def __call__(self, location, settings, credentials=None):
+    def __call__(self, location, settings, credentials=None, sleep=None):
         time.sleep(self.delay_s)
         if self.faults:
             raise self.faults.pop()

@@ -12,6 +12,8 @@ import structlog
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.exceptions import (
     BadModelAnswerError,
+    InvalidAssumedRoleException,
+    LoadImageException,
     ModelBackPressureError,
     ModelCallError,
     ModelErrorClass,
@@ -20,6 +22,7 @@ from aws.osml.model_runner.exceptions import (
     TileEncodingError,
 )
 from aws.osml.model_runner.inference.call_limit import CallLimit
+from aws.osml.model_runner.raster.exceptions import ImageUnreachableError
 from aws.osml.model_runner.tile_worker.pipeline import BAD_RESPONSE, INTERNAL_ERROR, TILE_ENCODING, TilePipeline
 from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile, TileResult
 
@@ -299,6 +302,19 @@ def test_back_pressure_stops_the_run_and_fails_no_tile(pipeline):
     assert set(run.outcomes.values()) == {TileState.SUCCEEDED}
     assert set(steps.stored) == set(run.outcomes), "what the model has answered is stored"
     assert not run.enter()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [ImageUnreachableError("S3 is away"), LoadImageException("forbidden"), InvalidAssumedRoleException("no STS")],
+)
+def test_an_image_that_cannot_be_read_stops_the_run_and_fails_no_tile(pipeline, error):
+    run, steps = new_run(), FakeSteps(cut=only(20, error))
+    run_tiles(pipeline, run, steps, 1000)
+    assert run.stopped_by is error
+    assert 20 not in run.outcomes
+    assert set(run.outcomes.values()) == {TileState.SUCCEEDED}
+    assert set(steps.stored) == set(run.outcomes)
 
 
 @pytest.mark.parametrize(

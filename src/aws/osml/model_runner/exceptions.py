@@ -11,7 +11,8 @@
     │   └── UnsupportedModelException
     ├── ImageError                               the image cannot be read as asked
     │   ├── LoadImageException
-    │   │   └── ImageUnreachableError    (again) the image's store does not answer; see ``raster``
+    │   │   ├── ImageUnreachableError    (again) the image's store does not answer, or breaks off; see ``raster``
+    │   │   └── NotAnImageError              what was fetched is not an image; see ``raster``
     │   ├── InvalidS3ObjectException
     │   └── TileEncodingError
     ├── ModelError                               what the endpoint did to one tile

@@ -308,6 +308,8 @@ class RegionRequestHandler:
                 return self._seal(claim, work, job, f"{reason.code}: {reason}")
         if self.context.stopping.is_set():
             raise RegionDeferredError("the worker stops", 0.0) from reason
+        if isinstance(reason, ImageError):
+            return self._give_up_image(claim, work, job, reason)
         at_least_s = reason.retry_after_s or 0.0 if isinstance(reason, ModelBackPressureError) else 0.0
         if isinstance(reason, MemoryError):
             wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng)

@@ -42,6 +42,10 @@ _BACKOFFS_BEFORE_BLAME = 10
 # A response within a third of the time that SageMaker gives a model did not wait in a long queue.
 _QUICK_S = 20.0
 
+# A tile fails when the store of its image answers and breaks off at this tile, after this many attempts of its region
+# in a row in which no tile ended. They take about 20 minutes.
+_MAX_BREAKS = 10
+
 
 class RegionWork:
     """What a worker does with a region that it has claimed. ``opened`` comes before ``run``.
@@ -137,6 +141,8 @@ class RegionWork:
     ) -> None:
         """Run ``tiles``; ``known`` holds a tile that the model could do before, if there is one."""
         pipeline, backoffs = self._context.pipeline, item.backoffs or 0
+        if backoffs >= _MAX_BREAKS:
+            steps = dataclasses.replace(steps, waits_for_image=False)
         if (item.stalled_attempts or 0) > 1:
             # Somebody died here. One tile at a time, so that the one tile that kills its worker does not take its
             # neighbours with it.

@@ -12,7 +12,7 @@ import structlog
 from .api.region_request import RegionRequest
 from .common.typing import EncodedTile, TileState
 from .database.feature_table import FeatureTable, TileKey, TileOutcome
-from .exceptions import ModelCallError
+from .exceptions import ModelCallError, TileEncodingError
 from .features.answer import MAX_PARSED_BYTES, parse_answer
 from .features.encoding import encode_features
 from .features.location_grid import LocationGrid
@@ -22,7 +22,7 @@ from .inference.call_limit import CallLimit
 from .inference.detector import Detector
 from .inference.retry import ALONE_POLICY, DEFAULT_POLICY, RetryBudget, invoke_with_retries
 from .metrics import MetricsRecorder
-from .raster import TileEncoder
+from .raster import ImageBreaksOffError, TileEncoder
 from .tile_worker.region_run import Tile, TileResult
 
 logger = structlog.get_logger(__name__)
@@ -40,6 +40,7 @@ class DetectionSteps:
     may then last longer than ``TILE_STALL_S``. ``note_begun`` is called when the call of a tile begins. With
     ``is_alone`` a tile is the only call of this process at its endpoint, and fails when it times out several times.
     With ``is_control`` a result is not stored: the call only finds out whether the endpoint responds.
+    With ``waits_for_image`` no tile fails because the store of its image breaks off.
     """
 
     request: RegionRequest
@@ -62,14 +63,20 @@ class DetectionSteps:
     is_alone: bool = False
     is_control: bool = False
     max_parsed_bytes: int = MAX_PARSED_BYTES
+    waits_for_image: bool = True
     suspects: list[tuple[Tile, TileResult]] = field(default_factory=list)
     _begun: dict[int, float] = field(default_factory=dict)
 
     def cut(self, tile: Tile) -> EncodedTile:
         """Return the tile's pixels, encoded as the request asks."""
         self._begun[tile.index] = self.now()
-        with self.metrics.timed("TileGeneration", InputFormat=self.image_format):
-            return self.encoder.encode(tile.bounds)
+        try:
+            with self.metrics.timed("TileGeneration", InputFormat=self.image_format):
+                return self.encoder.encode(tile.bounds)
+        except ImageBreaksOffError as err:
+            if self.waits_for_image:
+                raise
+            raise TileEncodingError(str(err)) from err
 
     def begin_call(self) -> bool:
         """Return True when the endpoint takes one call more from this process."""

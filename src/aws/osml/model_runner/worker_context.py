@@ -24,6 +24,7 @@ from .api.region_request import RegionRequest
 from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
 from .common.channel import Threads
+from .common.cores import usable_cores
 from .common.memory import memory_limit_bytes
 from .common.memory_budget import MemoryBudget
 from .common.role_session import RoleSession, calling_session, reading_session
@@ -90,13 +91,14 @@ class WorkerContext:
     def __post_init__(self) -> None:
         self.quarantine = Quarantine(self.pause, self.claiming)
         self.aggregation_memory = aggregation_memory(self.config, self.now, self.pause)
+        self.images.sleep = self.pause
 
     @classmethod
     def from_config(cls, config: ServiceConfig, clients: AwsClients | None = None) -> "WorkerContext":
         """Return a context at rest; ``start`` starts its threads and ``close`` ends them."""
         clients = clients or default_clients()
         clients.set_role_terms(config.role_external_id, config.role_session_policies)
-        cores = os.cpu_count() or 1
+        cores = usable_cores()
         # A handle for each cutter, and one for whoever plans or looks something up meanwhile.
         settings = _raster_settings(config, max_handles=cores + 1)
         return cls(
@@ -113,7 +115,10 @@ class WorkerContext:
             leases=LeaseKeeper(config.region_lease_s / _BEATS_PER_LEASE, config.tile_stall_s),
             metrics=MetricsRecorder(),
             elevation_model=open_elevation_model(
-                config.elevation_data_location, config.elevation_data_extension, config.elevation_data_version
+                config.elevation_data_location,
+                config.elevation_data_extension,
+                config.elevation_data_version,
+                settings,
             ),
             make_sinks=partial(SinkFactory.outputs_to_sinks, bucket_owner=config.output_bucket_owner),
             owner=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",

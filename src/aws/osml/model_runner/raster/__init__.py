@@ -1,7 +1,7 @@
 """The one room that imports GDAL: open an image under credentials, cut and encode tiles, place pixels on the Earth."""
 
 from .elevation import open_elevation_model
-from .exceptions import ImageUnreachableError
+from .exceptions import ImageBreaksOffError, ImageUnreachableError
 from .georeference import extents, image_to_world, world_to_image
 from .handle_pool import AwsKeys
 from .image_source import ImageSource, open_image
@@ -12,6 +12,7 @@ from .tile_encoder import TileEncoder
 
 __all__ = [
     "AwsKeys",
+    "ImageBreaksOffError",
     "ImageSource",
     "ImageUnreachableError",
     "RasterSettings",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 from aws.osml.model_runner.common.typing import ImageRegion
 
 from .exceptions import LoadImageException
+from .transfers import watched_transfers
 
 T = TypeVar("T")
 
@@ -34,9 +35,15 @@ class ImageHandle:
         self._companions: dict[Hashable, Any] = {}
 
     def companion(self, key: Hashable, create: Callable[[Any], T]) -> T:
-        """Return what ``create(dataset)`` made for this handle the first time that ``key`` was asked for."""
+        """Return what ``create(dataset)`` made for this handle the first time that ``key`` was asked for.
+
+        Raises IncompleteReadError when a transfer broke off meanwhile.
+        """
         if key not in self._companions:
-            self._companions[key] = create(self.dataset)
+            with watched_transfers() as transfers:
+                created = create(self.dataset)
+                transfers.check(is_header=True)
+            self._companions[key] = created
         companion: T = self._companions[key]
         return companion
 

@@ -32,6 +32,7 @@ class ImageHeader:
     metadata: Mapping[str, str]
     sensor_model: Any | None
     etag: str | None
+    geo_transform: tuple[float, ...] | None = None
 
     @property
     def extension(self) -> str:
@@ -94,10 +95,25 @@ def read_header(dataset: Any, etag: str | None, settings: RasterSettings) -> Ima
         data_type=_data_type(dataset),
         driver_name=dataset.GetDriver().ShortName.upper(),
         block_size=(block_width, block_height),
-        metadata={_text(name): _text(value) for name, value in (dataset.GetMetadata() or {}).items()},
+        metadata=_metadata(dataset),
         sensor_model=build_sensor_model(dataset, settings),
         etag=etag,
+        geo_transform=dataset.GetGeoTransform(can_return_null=True),
     )
+
+
+def is_same(dataset: Any, header: ImageHeader) -> bool:
+    """Return whether another dataset of an image says of itself what ``header`` says."""
+    size = dataset.RasterXSize, dataset.RasterYSize, dataset.RasterCount
+    return (
+        size == (header.width, header.height, header.band_count)
+        and dataset.GetGeoTransform(can_return_null=True) == header.geo_transform
+        and _metadata(dataset) == header.metadata
+    )
+
+
+def _metadata(dataset: Any) -> dict[str, str]:
+    return {_text(name): _text(value) for name, value in (dataset.GetMetadata() or {}).items()}
 
 
 def _text(value: str | bytes) -> str:

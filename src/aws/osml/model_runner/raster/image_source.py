@@ -1,16 +1,23 @@
 """An image that is open for tiles to be cut from, by several threads, for as long as its job runs."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .block_cache import make_room
+from .exceptions import LoadImageException
 from .handle_pool import AwsKeys, HandlePool, ImageHandle
-from .image_header import ImageHeader, check_limits, handle_limit, read_header
-from .opening import entity_tag, forget_remote, is_remote, open_dataset
+from .image_header import ImageHeader, check_limits, handle_limit, is_same, read_header
+from .opening import check_store, entity_tag, forget_remote, is_remote, open_dataset
+from .patient_reads import PatientReads
+from .sensor_model import UNREADABLE
 from .settings import RasterSettings
 from .tiff_templates import TiffTemplates
+from .transfers import IncompleteReadError, TransferWatch, watched_transfers
+
+T = TypeVar("T")
 
 
 class ImagePlace(Protocol):
@@ -41,12 +48,20 @@ class _DatasetPlace:
 class ImageSource:
     """An opened image: its header as attributes, and GDAL handles on loan. Made by ``open_image``."""
 
-    def __init__(self, place: ImagePlace, header: ImageHeader, settings: RasterSettings, pool: HandlePool) -> None:
+    def __init__(
+        self,
+        place: ImagePlace,
+        header: ImageHeader,
+        settings: RasterSettings,
+        pool: HandlePool,
+        reads: PatientReads | None = None,
+    ) -> None:
         self.place = place
         self.header = header
         self.settings = settings
         self.tiff_templates = TiffTemplates()
         self._pool = pool
+        self._reads = reads or PatientReads(place.gdal_path, place.url, settings, check_store=lambda: None)
 
     @classmethod
     def from_dataset(
@@ -108,6 +123,20 @@ class ImageSource:
         """What tells this version of the file from another; None where an HTTP server does not say."""
         return self.header.etag
 
+    def read(self, take: Callable[[ImageHandle], T]) -> T:
+        """Return what ``take`` reads with a handle; where a transfer broke off, it is called again with a new one.
+
+        Raises ImageUnreachableError when the store is at fault, else what ``take`` raises; see ``patient_reads``.
+        """
+
+        def attempt(transfers: TransferWatch) -> T:
+            with self._pool.lend() as handle:
+                taken = take(handle)
+                transfers.check()
+            return taken
+
+        return self._reads.read(attempt)
+
     @contextmanager
     def dataset(self) -> Iterator[Any]:
         """Lend this thread a GDAL dataset for the length of a ``with`` block; see ``handle``."""
@@ -123,7 +152,7 @@ class ImageSource:
 
     def open_dataset(self) -> Any:
         """Return a GDAL dataset of the image that belongs to the caller and to nobody else."""
-        return self._pool.open().dataset
+        return self._reads.read(lambda _transfers: self._pool.open().dataset)
 
     def refresh_credentials(self) -> None:
         """Open anew, with the credentials of that time, whatever is lent from now on."""
@@ -137,17 +166,20 @@ class ImageSource:
 
 
 def open_image(
-    location: ImagePlace, settings: RasterSettings, credentials: Callable[[], AwsKeys | None] | None = None
+    location: ImagePlace,
+    settings: RasterSettings,
+    credentials: Callable[[], AwsKeys | None] | None = None,
+    sleep: Callable[[float], object] = time.sleep,
 ) -> ImageSource:
     """Open an image and read its header; the caller closes it.
 
     ``credentials`` returns (access key, secret key, token or None) that are valid now, for this image alone; it is
     asked each time that a handle is lent, so it should answer from memory. No callable, or one that returns None,
-    leaves signing to GDAL's own chain: the environment, a container's or an instance's role. Raises LoadImageException
-    with a sentence fit for users.
+    leaves signing to GDAL's own chain: the environment, a container's or an instance's role. ``sleep`` waits between
+    two attempts at a store that broke off. Raises LoadImageException with a sentence fit for users.
     """
-    path = location.gdal_path
-    forget_remote(path)
+    path, url = location.gdal_path, location.url
+    headers: list[ImageHeader] = []
 
     def current_keys() -> AwsKeys | None:
         keys = None if credentials is None else credentials()
@@ -155,16 +187,35 @@ def open_image(
 
     def open_handle() -> ImageHandle:
         keys = current_keys()
-        return ImageHandle(open_dataset(path, location.url, keys, settings), keys)
+        with watched_transfers() as transfers:
+            dataset = open_dataset(path, url, keys, settings)
+            transfers.check(is_header=True)
+        if headers and not is_same(dataset, headers[0]):
+            raise IncompleteReadError(f"{url} was opened with another header than before")
+        return ImageHandle(dataset, keys)
 
-    pool = HandlePool(open_handle, lambda handle: handle.keys == current_keys(), settings.max_handles)
+    def open_once(transfers: TransferWatch) -> ImageSource:
+        forget_remote(path)
+        pool = HandlePool(open_handle, lambda handle: handle.keys == current_keys(), settings.max_handles)
+        try:
+            with pool.lend() as handle:
+                check_limits(handle.dataset, url, settings)
+                pool.narrow(handle_limit(handle.dataset, is_remote(path), settings))
+                header = read_header(handle.dataset, entity_tag(path, url, handle.keys), settings)
+                transfers.check(is_header=True)
+        except BaseException:
+            pool.close()
+            raise
+        headers.append(header)
+        return ImageSource(location, header, settings, pool, reads)
+
+    def check_version() -> None:
+        check_store(path, url, current_keys(), headers[0].etag if headers else None)
+
+    reads = PatientReads(path, url, settings, check_version, sleep)
     try:
-        with pool.lend() as handle:
-            check_limits(handle.dataset, location.url, settings)
-            pool.narrow(handle_limit(handle.dataset, is_remote(path), settings))
-            header = read_header(handle.dataset, entity_tag(path, location.url, handle.keys), settings)
-    except BaseException:
-        pool.close()
-        raise
-    make_room(header, settings, is_remote(path))
-    return ImageSource(location, header, settings, pool)
+        source = reads.read(open_once)
+    except UNREADABLE as err:
+        raise LoadImageException(f"{url} cannot be read: {err}") from err
+    make_room(source.header, settings, is_remote(path))
+    return source

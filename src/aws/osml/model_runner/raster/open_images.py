@@ -7,9 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from botocore.exceptions import BotoCoreError, ClientError
+
 from aws.osml.model_runner.api.image_url import parse_image_url
 from aws.osml.model_runner.common.aws_clients import Role
 
+from .exceptions import ImageUnreachableError
 from .handle_pool import AwsKeys
 from .image_source import ImageSource, open_image
 from .opening import entity_tag
@@ -40,6 +43,8 @@ class OpenImages:
         self._allowed_sources = allowed_sources
         self._credentials_for = credentials_for
         self._now = now
+        # Waits between two attempts at a store that broke off.
+        self.sleep: Callable[[float], object] = time.sleep
         self._lock = threading.Lock()
         self._entries: dict[tuple[str, Role], _Entry] = {}
 
@@ -81,7 +86,7 @@ class OpenImages:
             if entry.source is None:
                 location = parse_image_url(url, self._allowed_sources)
                 keys = (lambda: self._keys(role)) if location.source == "s3" else None
-                entry.source = open_image(location, self._settings, keys)
+                entry.source = open_image(location, self._settings, keys, lambda seconds: self.sleep(seconds))
             return entry.source
 
     def _is_outdated(self, source: ImageSource, role: Role) -> bool:
@@ -97,7 +102,10 @@ class OpenImages:
         credentials = self._credentials_for(role)
         if credentials is None:
             return None
-        keys = credentials.get_frozen_credentials()
+        try:
+            keys = credentials.get_frozen_credentials()
+        except (ClientError, BotoCoreError) as err:
+            raise ImageUnreachableError(f"there are no credentials to read with: {err}") from err
         return AwsKeys(keys.access_key, keys.secret_key, keys.token)
 
     def _take_surplus(self, keep: int = _IDLE_IMAGES) -> list[ImageSource]:

@@ -12,10 +12,11 @@ from typing import Any
 import urllib3
 from osgeo import gdal
 
-from .exceptions import ImageUnreachableError, LoadImageException
+from .exceptions import ImageUnreachableError, LoadImageException, NotAnImageError
 from .handle_pool import AwsKeys
 from .jpeg2000 import Codestream, codestreams
 from .settings import RasterSettings
+from .transfers import watched_transfers
 
 _MISSING = frozenset({gdal.CPLE_AWSBucketNotFound, gdal.CPLE_AWSObjectNotFound})
 _FORBIDDEN = frozenset({gdal.CPLE_AWSAccessDenied, gdal.CPLE_AWSInvalidCredentials, gdal.CPLE_AWSSignatureDoesNotMatch})
@@ -95,7 +96,7 @@ def _opened(path: str, url: str, settings: RasterSettings) -> Any:
         number = gdal.GetLastErrorNo()
         raise _explained(path, url, number, str(err), drivers) from err
     if dataset is None:
-        raise LoadImageException(f"{url} is not an image of a supported format")
+        raise NotAnImageError(f"{url} is not an image of a supported format")
     return dataset
 
 
@@ -116,6 +117,19 @@ def entity_tag(path: str, url: str, keys: AwsKeys | None) -> str | None:
     if tag is None and path.startswith(_S3_PREFIX):
         raise _explained(path, url, number or gdal.CPLE_HttpResponse, message, ())
     return tag
+
+
+def check_store(path: str, url: str, keys: AwsKeys | None, etag: str | None) -> None:
+    """Raise ImageUnreachableError unless the store of a remote file answers, LoadImageException unless with ``etag``.
+
+    ``etag`` is None where it is not known.
+    """
+    with watched_transfers() as transfers:
+        tag = entity_tag(path, url, keys)
+    if tag is None and transfers.fault:
+        raise ImageUnreachableError(f"{url} cannot be reached: {transfers.fault}")
+    if None not in (tag, etag) and tag != etag:
+        raise LoadImageException(f"{url} was replaced while it was read")
 
 
 def _refuse_odd_path(path: str, url: str, settings: RasterSettings) -> None:
@@ -208,7 +222,7 @@ def _explained(path: str, url: str, number: int, message: str, drivers: Sequence
     if _looks_like_vrt(path):
         return LoadImageException(f"{url} is a GDAL VRT, which may name other files and is never read")
     supported = ", ".join(drivers)
-    return LoadImageException(f"{url} is not a readable image of a supported format ({supported}): {message}")
+    return NotAnImageError(f"{url} is not a readable image of a supported format ({supported}): {message}")
 
 
 def _looks_like_vrt(path: str) -> bool:

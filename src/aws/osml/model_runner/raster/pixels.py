@@ -22,11 +22,10 @@ _BLOCK_PX = 512
 def read_window(source: ImageSource, window: ImageRegion) -> npt.NDArray[Any]:
     """Return the pixels of ``window`` as (bands, rows, columns); raises TileEncodingError when they cannot be read."""
     (row, col), (width, height) = window
-    with source.dataset() as dataset:
-        try:
-            return _all_bands(dataset, col, row, width, height)
-        except RuntimeError as err:
-            raise TileEncodingError(f"window at {tuple(window.origin)} cannot be read: {err}") from err
+    try:
+        return source.read(lambda handle: _all_bands(handle.dataset, col, row, width, height))
+    except RuntimeError as err:
+        raise TileEncodingError(f"window at {tuple(window.origin)} cannot be read: {err}") from err
 
 
 def decode_tile(encoded: bytes) -> npt.NDArray[Any]:

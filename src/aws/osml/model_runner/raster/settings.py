@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 import structlog
 from osgeo import gdal
 
+from .transfers import note_message
+
 logger = structlog.get_logger(__name__)
 
 MIB = 1024 * 1024
@@ -30,6 +32,9 @@ class RasterSettings:
     fetched from S3 and HTTP. ``vsi_cache_bytes`` is per open file and on top of both: 0 leaves it off, because local
     files are cached by the system and remote ones by the fetch cache. The limits refuse an image before a pixel of it
     is read; ``directories`` are the only ones from which local files may be read, all of them when it is empty.
+
+    GDAL repeats a request that failed ``http_max_retries`` times; ``http_timeout_s`` bounds a whole body, and
+    ``http_stall_s`` the time without any byte. A read that failed all the same is made again, see ``patient_reads``.
     """
 
     cache_bytes: int = 256 * MIB
@@ -37,8 +42,12 @@ class RasterSettings:
     curl_chunk_bytes: int = 16 * 1024
     vsi_cache_bytes: int = 0
     http_timeout_s: int = 30
-    http_max_retries: int = 3
-    http_retry_delay_s: float = 1.0
+    http_stall_s: int = 15
+    http_max_retries: int = 2
+    http_retry_delay_s: float = 0.5
+    read_tries: int = 4
+    read_retry_delay_s: float = 0.5
+    read_patience_s: float = 30.0
     allowed_drivers: tuple[str, ...] = ("GTiff", "NITF", "PNG", "JPEG", "JP2OpenJPEG")
     max_handles: int = 4
     max_side_px: int = 2**20
@@ -69,6 +78,8 @@ def gdal_options(settings: RasterSettings, environ: Mapping[str, str]) -> dict[s
         "CPL_VSIL_CURL_CACHE_SIZE": str(settings.curl_cache_bytes),
         "GDAL_HTTP_TIMEOUT": str(settings.http_timeout_s),
         "GDAL_HTTP_CONNECTTIMEOUT": str(min(10, settings.http_timeout_s)),
+        "GDAL_HTTP_LOW_SPEED_TIME": str(settings.http_stall_s),
+        "GDAL_HTTP_LOW_SPEED_LIMIT": "1",
         "GDAL_HTTP_MAX_RETRY": str(settings.http_max_retries),
         "GDAL_HTTP_RETRY_DELAY": str(settings.http_retry_delay_s),
         "CPL_DEBUG": "OFF",
@@ -120,6 +131,8 @@ def _log_messages_and_raise_errors() -> None:
 
 def log_gdal_message(error_class: int, number: int, message: str) -> None:
     """Turn one GDAL message into a log event; query strings are cut because presigned URLs carry secrets there."""
+    if note_message(error_class, message):
+        return
     text = re.sub(r"\?\S*", "?[cut]", message)
     if error_class >= gdal.CE_Failure:
         logger.warning("gdal.error", number=number, message=text)

@@ -1,6 +1,7 @@
 """Cuts tiles out of an image and encodes them, in memory, as the file that a model is sent."""
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
@@ -87,12 +88,13 @@ class TileEncoder:
     def encode(self, tile: ImageRegion) -> EncodedTile:
         """Return the encoded pixels of ``tile``, which must lie inside the image.
 
-        Raises TileEncodingError: outside, too large, not readable, or not to be held by the format.
+        Raises TileEncodingError: outside, too large, damaged, or not to be held by the format; another ImageError where
+        the image as a whole cannot be read, for now or for good.
         """
         self._refuse_unfit(tile)
         try:
-            with self._source.handle() as handle:
-                finish = self._read(handle, tile)
+            attempts = itertools.count()
+            finish = self._source.read(lambda handle: self._read(handle, tile, is_again=next(attempts) > 0))
             return finish()
         except UNREADABLE as err:
             raise TileEncodingError(f"tile at {tuple(tile.origin)} cannot be read or encoded: {err}") from err
@@ -125,9 +127,10 @@ class TileEncoder:
         if size > limit:
             raise TileEncodingError(f"{name} is too large: {size} bytes of pixels, the limit is {limit}")
 
-    def _read(self, handle: ImageHandle, tile: ImageRegion) -> Callable[[], EncodedTile]:
+    def _read(self, handle: ImageHandle, tile: ImageRegion, is_again: bool) -> Callable[[], EncodedTile]:
         """Read the pixels of a tile; return what encodes them, which takes longer and needs the handle no more."""
-        self._ahead.fetch(handle, tile)
+        if not is_again:  # what broke off may not be the tile's own
+            self._ahead.fetch(handle, tile)
         gdal.ErrorReset()
         if self._plan == _PLAIN_TIFF:
             return self._read_plain_tiff(handle, tile)

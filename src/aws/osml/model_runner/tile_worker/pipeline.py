@@ -19,7 +19,12 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from aws.osml.model_runner.common.typing import EncodedTile, TileState
-from aws.osml.model_runner.exceptions import BadModelAnswerError, ModelRunnerError, ModelTileError, TileEncodingError
+from aws.osml.model_runner.exceptions import (
+    BadModelAnswerError,
+    ModelRunnerError,
+    ModelTileError,
+    TileEncodingError,
+)
 
 from .bounded_queue import BoundedQueue, QueueClosedError
 from .region_run import RegionRun, Tile, TileResult, TileSteps
@@ -169,6 +174,10 @@ class TilePipeline:
             item.encoded = item.steps.cut(item.tile)
         except TileEncodingError as err:
             return self._failed(item, TILE_ENCODING, err)
+        except ModelRunnerError as err:
+            # The image cannot be read, for now or for good: the region goes back, no tile fails.
+            self._drop(item, err)
+            return None
         return self._to_detect
 
     def _detect(self, item: _TileOnItsWay) -> BoundedQueue[_TileOnItsWay] | None:

@@ -1,0 +1,87 @@
+"""Reads a remote image again where the network broke off, and finds out whether its store or the file is at fault.
+
+===================================================  ===========================================================
+a read fails, or lacks bytes, and                    then
+===================================================  ===========================================================
+the file is local                                    it is damaged: raise the error at once
+the store said why: missing, forbidden, too large    raise that error at once
+a transfer broke off or was refused                  read again on a new handle, ``read_tries`` times in all
+so each time, or for more than ``read_patience_s``   ImageBreaksOffError if the store answers, else
+                                                     ImageUnreachableError
+every transfer was whole, twice                      the file is damaged: raise the error, if the store answers
+===================================================  ===========================================================
+"""
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import structlog
+
+from aws.osml.model_runner.exceptions import ImageError
+
+from .exceptions import ImageBreaksOffError, ImageUnreachableError, LoadImageException, NotAnImageError
+from .opening import forget_remote, is_remote
+from .sensor_model import UNREADABLE
+from .settings import RasterSettings
+from .transfers import TransferWatch, watched_transfers
+
+T = TypeVar("T")
+
+logger = structlog.get_logger(__name__)
+
+# Whole transfers and an error, so often: a piece that another thread's broken transfer left in the cache is gone then.
+_CLEAN_FAILURES = 2
+
+
+@dataclass(frozen=True)
+class PatientReads:
+    """How a file is read: ``check_store`` raises ImageError when its store does not answer, or has another version."""
+
+    path: str
+    url: str
+    settings: RasterSettings
+    check_store: Callable[[], object]
+    sleep: Callable[[float], object] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    rng: random.Random = field(default_factory=random.Random)
+
+    def read(self, attempt: Callable[[TransferWatch], T]) -> T:
+        """Return what ``attempt`` returns. It opens a new handle when it is called again, and calls ``check``.
+
+        Raises the last error of ``attempt`` where the file is at fault, ImageUnreachableError where its store is.
+        """
+        began_s, clean_failures = self.clock(), 0
+        for number in range(1, self.settings.read_tries + 1):
+            with watched_transfers() as transfers:
+                try:
+                    return attempt(transfers)
+                except (*UNREADABLE, ImageError) as err:
+                    failure = err
+            if not is_remote(self.path) or _is_definite(failure):
+                raise failure
+            # A piece that was cut lies in the cache, and would be served to the next handle as well.
+            forget_remote(self.path)
+            fault = transfers.fault or (str(failure) if isinstance(failure, ImageUnreachableError) else "")
+            if not fault:
+                clean_failures += 1
+                if clean_failures == _CLEAN_FAILURES:
+                    self.check_store()
+                    raise failure
+                continue
+            logger.warning("image.read_broken", image=self.url, attempt=number, fault=fault, reason=str(failure))
+            if self.clock() - began_s > self.settings.read_patience_s:
+                break
+            if number < self.settings.read_tries:
+                self.sleep(self.rng.uniform(0.5, 1.0) * self.settings.read_retry_delay_s * 2 ** (number - 1))
+        if isinstance(failure, ImageUnreachableError):
+            raise failure
+        self.check_store()
+        raise ImageBreaksOffError(f"{self.url} breaks off while it is read: {failure}") from failure
+
+
+def _is_definite(failure: Exception) -> bool:
+    """Return whether the store, or a limit, said what is wrong, so that another attempt fails alike."""
+    return isinstance(failure, LoadImageException) and not isinstance(failure, (ImageUnreachableError, NotAnImageError))

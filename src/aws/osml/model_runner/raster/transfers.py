@@ -1,0 +1,113 @@
+"""Whether bytes from a remote store arrived whole, from the messages that libcurl logs through GDAL.
+
+GDAL takes a body that was cut for a whole one: it caches the short piece for every handle of the URL, a JPEG decoder
+fills the rest with grey, and a TIFF loses the tags that were not read. A read that succeeds is therefore no proof, and
+a read that fails may be the fault of the network or of the file. libcurl knows which, and its messages arrive in the
+thread that reads.
+"""
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from osgeo import gdal
+
+# Of libcurl's texts, those of a transfer that did not reach its end.
+_BROKEN = re.compile(
+    r"failure:|timed out|too slow|closed with|empty reply|not closed cleanly|couldn't connect|could not resolve"
+    r"|ssl_read|ssl_connect|recv error|framing layer|chunked-encoding",
+    re.IGNORECASE,
+)
+_STATUS = re.compile(r"HTTP/[\d.]+ (\d{3})")
+_CONTENT_RANGE = re.compile(r"content-range: *bytes (\d+)-(\d+)", re.IGNORECASE)
+_CONTENT_LENGTH = re.compile(r"content-length: *(\d+)", re.IGNORECASE)
+_REFUSED = frozenset({408, 429})
+
+_TEXT, _HEADER = "CURL_INFO_TEXT: ", "CURL_INFO_HEADER_IN: "
+_OPTIONS = {"CPL_DEBUG": "CURL_INFO_TEXT CURL_INFO_HEADER_IN", "CPL_CURL_VERBOSE": "YES"}
+
+# GDAL only warns of a JPEG that ends too early, wherever it lies.
+_SHORT_JPEG = "Premature end of JPEG file"
+
+_local = threading.local()
+
+
+class IncompleteReadError(RuntimeError):
+    """A read of which GDAL says that it succeeded lacks bytes."""
+
+
+class TransferWatch:
+    """What went wrong on the network while it was watched.
+
+    ``fault`` is the last fault, or empty. GDAL may have repeated the request, so a fault alone does not fail a read.
+    """
+
+    def __init__(self) -> None:
+        self.fault = ""
+        self._is_cut = False
+        self._is_short = False
+        self._range_bytes: int | None = None
+
+    def check(self, is_header: bool = False) -> None:
+        """Raise IncompleteReadError when bytes are missing, even if the read succeeded.
+
+        ``is_header``: what GDAL could not read of a header, after all its requests, it leaves out without an error.
+        """
+        if self._is_cut or (is_header and self.fault):
+            raise IncompleteReadError(f"a transfer broke off: {self.fault}")
+        if self._is_short:
+            raise IncompleteReadError(f"the file lacks bytes: {_SHORT_JPEG}")
+
+    def note(self, error_class: int, message: str) -> None:
+        """Take in one of GDAL's messages."""
+        if error_class != gdal.CE_Debug:
+            self._is_short = self._is_short or _SHORT_JPEG in message
+        elif message.startswith(_TEXT) and _BROKEN.search(message):
+            self._cut(message.removeprefix(_TEXT).strip())
+        elif message.startswith(_HEADER):
+            self._note_header(message.removeprefix(_HEADER))
+
+    def _note_header(self, line: str) -> None:
+        if found := _STATUS.match(line):
+            self._range_bytes = None
+            status = int(found[1])
+            if status >= 500 or status in _REFUSED:
+                self.fault = f"status {status}"
+        elif found := _CONTENT_RANGE.match(line):
+            self._range_bytes = int(found[2]) - int(found[1]) + 1
+        elif (found := _CONTENT_LENGTH.match(line)) and self._range_bytes not in (None, int(found[1])):
+            self._cut(f"a body of {found[1]} bytes for a range of {self._range_bytes}")
+
+    def _cut(self, fault: str) -> None:
+        self.fault = fault
+        self._is_cut = True
+
+
+@contextmanager
+def watched_transfers() -> Iterator[TransferWatch]:
+    """Watch what this thread transfers while the caller is inside; ``note_message`` has to be GDAL's error handler."""
+    before, watch = getattr(_local, "watch", None), TransferWatch()
+    _local.watch = watch
+    for name, value in _OPTIONS.items():
+        gdal.SetThreadLocalConfigOption(name, value)
+    try:
+        yield watch
+    finally:
+        _local.watch = before
+        if before is not None:
+            before.fault = watch.fault or before.fault
+        else:
+            for name in _OPTIONS:
+                gdal.SetThreadLocalConfigOption(name, None)
+
+
+def note_message(error_class: int, message: str) -> bool:
+    """Hand one of GDAL's messages to this thread's watch; True when it is for the watch alone, and is not logged.
+
+    libcurl's messages carry headers, and so signatures.
+    """
+    watch = getattr(_local, "watch", None)
+    if watch is not None:
+        watch.note(error_class, message)
+    return bool(error_class == gdal.CE_Debug and message.startswith("CURL_"))
