@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import time
 
 import pytest
@@ -107,3 +108,29 @@ def test_a_topic_that_is_away_for_the_whole_job_changes_nothing_but_the_news(tri
 
 def ended_images(trial):
     return [row for row in trial.site.rows("JOB_TABLE") if "end_time" in row]
+
+
+@pytest.mark.parametrize("death", ["die_before", "die_after"])
+def test_a_worker_dies_when_it_begins_to_deliver_a_job_again(new_trial, outage, death):
+    """D3: the bucket refuses until the job has ended, then its request is sent again."""
+    trial = new_trial(REGION_LEASE_S="1", AGGREGATION_LEASE_S="1")
+    model = trial.model()
+    request = trial.request(model, "one")
+    job_id = trial.submit(request, ends="PARTIAL")
+    denied = {"on": "S3", "do": "refuse", "code": "AccessDenied", "status": 403, "while": str(outage)}
+    with trial.fleet.worker(denied):
+        trial.wait()
+        eventually(lambda: not trial.site.open_jobs())
+    outage.unlink()
+    calls = model.stats()["requests"]
+    trial.site.submit(request)
+    assert trial.fleet.start({"on": "D3", "do": death}).wait() == -signal.SIGKILL
+    with trial.fleet.worker():
+        assert "SUCCESS" in trial.site.wait_for_end(job_id, count=2)
+        eventually(lambda: not trial.site.open_jobs())
+    (image,) = ended_images(trial)
+    assert (image["image_status"]["S"], image["generation"]["N"]) == ("SUCCESS", "1")
+    assert sorted(image["sinks_done"]["SS"]) == ["0:S3", "1:Kinesis"]
+    assert model.stats()["requests"] == calls
+    ids = trial.site.stream_ids(job_id)
+    assert len(trial.site.features(job_id)) == len(ids) == len(set(ids)), "the stream's records were not put again"

@@ -30,6 +30,8 @@ class Faults:
         cancel: of a job, somebody cancels it.
         is_resubmitted: of a job, its message is sent again, after one of ``resubmission_s``.
         again: of a job that ended PARTIAL or FAILED for the first time, its message is sent again at once.
+        denied: of a job, its bucket refuses the result from the first delivery on until the job has ended; then its
+            message is sent again.
         unreadable: of a job, nobody can read its image.
         spoilt_row: of a job, one of its rows is spoilt after a while: nobody can read its open job, or a counter of its
             image is gone.
@@ -62,6 +64,7 @@ class Faults:
     is_resubmitted: float = 0.4
     resubmission_s: tuple[float, ...] = (5.0, 100.0, 1000.0)
     again: float = 0.1
+    denied: float = 0.08
     unreadable: float = 0.08
     spoilt_row: float = 0.0
     has_bad_tiles: bool = True
@@ -96,6 +99,7 @@ CALM = Faults(
     cancel=0.0,
     is_resubmitted=0.0,
     again=0.0,
+    denied=0.0,
     has_bad_tiles=False,
 )
 # Fewer deaths, so that what is looked for is not hidden by them.

@@ -18,7 +18,7 @@ from aws.osml.model_runner.database.ddb_helper import DDBHelper, to_dynamodb
 from aws.osml.model_runner.database.endpoint_statistics_table import EndpointStatisticsTable
 from aws.osml.model_runner.database.feature_table import FeatureTable
 from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable, _LedgerRows
-from aws.osml.model_runner.database.job_table import TERMINAL_VALUES, JobTable
+from aws.osml.model_runner.database.job_table import TERMINAL_VALUES, JobItem, JobTable
 from aws.osml.model_runner.database.region_request_table import RegionRequestTable
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
 from aws.osml.model_runner.exceptions import ConditionNotMetError, TableError
@@ -421,6 +421,29 @@ def _failures_stay() -> list[Replacement]:
     return [(FeatureTable, "put", put)]
 
 
+def _begun_again_under_the_old_number() -> list[Replacement]:
+    original = job_ledger.reopening_update
+
+    def update(*given: Any, **named: Any) -> dict[str, Any]:
+        made = original(*given, **named)["Update"]
+        expression = made["UpdateExpression"].replace(" ADD agg_fence :one", "")
+        return {
+            "Update": made
+            | {
+                "UpdateExpression": expression,
+                "ExpressionAttributeValues": _named(
+                    made["ExpressionAttributeValues"], f"{expression} {made['ConditionExpression']}"
+                ),
+            }
+        }
+
+    return [(job_ledger, "reopening_update", update)]
+
+
+def _delivered_whatever_is_missing() -> list[Replacement]:
+    return [(JobItem, "needs_outputs_only", lambda self, *_: self.region_count is not None)]
+
+
 def _failures_of_any_generation() -> list[Replacement]:
     original = FeatureTable.committed_tiles
     return [(FeatureTable, "committed_tiles", lambda self, *given: original(self, *given[:3]))]
@@ -462,6 +485,7 @@ _SHOWN_IN = {
     "cancelled after its end": 30,
     "counted after its end": 2,
     "plan of any generation": 26,
+    "begun again under the old number": 71,
     "begun again twice": 8,
     "region begun again twice": 4,
     "accepted again": 1,
@@ -546,6 +570,14 @@ MUTANTS = [
     Mutant(
         "begun again twice", lambda: _without_condition(OutstandingJobsTable, "reopen"), "zombie", _SLOW_AND_SENT_AGAIN
     ),
+    Mutant(
+        "begun again under the old number",
+        _begun_again_under_the_old_number,
+        "lossy",
+        {"denied": 1.0, "lost_reply": 0.4},
+        400,
+    ),
+    Mutant("delivered whatever is missing", _delivered_whatever_is_missing, "zombie", _SLOW_AND_SENT_AGAIN),
     Mutant(
         "region begun again twice",
         lambda: _without_condition(RegionRequestTable, "reopen"),

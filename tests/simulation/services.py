@@ -245,15 +245,19 @@ class S3:
         self.objects: dict[str, bytes] = {}
         self.bodies: dict[str, set[bytes]] = {}
         self.puts = 0
+        # Keys that nobody may write.
+        self.denied: set[str] = set()
         self._uploads: dict[str, dict[int, bytes]] = {}
         self._upload_numbers = itertools.count()
 
     def put_object(self, *, Bucket: str, Key: str, Body: bytes, ChecksumSHA256: str, **_: Any) -> Answer:
         _check_sha256(Body, ChecksumSHA256, "PutObject")
+        self._check_allowed(Key, "PutObject")
         self._write(Key, Body)
         return {}
 
     def create_multipart_upload(self, *, Bucket: str, Key: str, **_: Any) -> Answer:
+        self._check_allowed(Key, "CreateMultipartUpload")
         upload_id = f"{Key}?{next(self._upload_numbers)}"
         self._uploads[upload_id] = {}
         return {"UploadId": upload_id}
@@ -283,6 +287,10 @@ class S3:
         self._parts(UploadId, "AbortMultipartUpload")
         del self._uploads[UploadId]
         return {}
+
+    def _check_allowed(self, key: str, operation: str) -> None:
+        if key in self.denied:
+            raise aws_error("AccessDenied", operation, status=403)
 
     def _parts(self, upload_id: str, operation: str) -> dict[int, bytes]:
         if upload_id not in self._uploads:

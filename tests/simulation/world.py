@@ -277,18 +277,31 @@ class World:
     def _note_image(self, write: Write) -> None:
         if write.table != "images" or write.new is None:
             return
+        self._deny(write.old or {}, write.new)
         old, end = _end_in(write.old or {}), _end_in(write.new)
         if end.status in TERMINAL and end != old:
             self.status_writes.append(end)
             if write.new.get("message") == CANCELLED:
                 self.cancelled.add((end.image_id, end.generation))
-            if end.status != "SUCCESS" and end.generation == 0 and self.chance.strikes("again"):
-                job = next(job for job in self.jobs.values() if job.image_id == end.image_id)
+            job = self._job_of(write.new)
+            was_denied = job.result_key in self.s3.denied
+            self.s3.denied.discard(job.result_key)
+            may_come_again = end.status != "SUCCESS" and end.generation == 0
+            if may_come_again and (self.chance.strikes("again") or was_denied):
                 self._unsent += 1
                 self.scheduler.at(self.rng.uniform(0, 60), functools.partial(self._submit, job))
         has_ended = old.status in TERMINAL and old.generation == end.generation
         if has_ended and any((write.old or {}).get(name) != write.new.get(name) for name in _WORK):
             self.broken_rules.add("an image was worked on after it had ended")
+
+    def _deny(self, old: Item, new: Item) -> None:
+        """Have a bucket refuse a result when somebody is about to write it for the first time."""
+        is_first = not old.get("agg_fence") and new.get("agg_fence") and not new.get("generation")
+        if is_first and self.chance.strikes("denied"):
+            self.s3.denied.add(self._job_of(new).result_key)
+
+    def _job_of(self, row: Item) -> Job:
+        return next(job for job in self.jobs.values() if job.image_id == row["image_id"])
 
     def _note_start(self, write: Write) -> None:
         """Look at whether who starts an image has the turn to decide what starts."""
