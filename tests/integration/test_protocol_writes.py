@@ -1,6 +1,7 @@
 """Every write of the job protocol, what it changes, when it refuses: on an emulator and on the simulation's twin."""
 
 import dataclasses
+import json
 import random
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from unittest.mock import patch
 
 import boto3
 import pytest
+import shapely
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.region_request import RegionRequest
@@ -145,9 +147,41 @@ class TestAccept:
         )
         assert tables.ledger.accept(asked) is Acceptance.ACCEPTED
         (job,) = tables.ledger.open_jobs()
-        assert job.request == asked
         row = tables.jobs.get_image_request(asked.image_id)
+        assert tables.jobs.request_of(row) == asked
+        assert (job.request.job_id, job.request.model_name) == (asked.job_id, asked.model_name)
+        assert json.loads(row.feature_properties) == asked.feature_properties
+        assert row.roi_wkt == asked.roi.wkt
         assert (row.image_status, row.region_success, row.region_error, row.tile_success) == ("ACCEPTED", 0, 0, 0)
+
+    def test_what_is_large_lies_in_neither_row_that_is_read_often(self, tables):
+        """Turns read every open job, and R3 pays for each byte of an image's row."""
+        asked = request(
+            featureProperties=[{"note": "x" * 50_000}],
+            regionOfInterest=shapely.Point(0, 0).buffer(10, quad_segs=64).wkt,
+            imageProcessorParameters={"TargetVariant": "blue", "CustomAttributes": "a" * 1000},
+        )
+        for ledger in (tables.ledger, JobTableLedger(tables.jobs, tables.clock)):
+            assert ledger.accept(asked, "m", "b" * 5000) is Acceptance.ACCEPTED
+            (job,) = ledger.open_jobs()
+            assert job.request.model_endpoint_parameters == {"TargetVariant": "blue"}
+            hot = tables.jobs.read({"image_id": asked.image_id})
+            assert len(json.dumps(hot)) < 4000
+            whole = tables.jobs.get_image_request(asked.image_id)
+            assert (whole.body, json.loads(whole.feature_properties)) == ("b" * 5000, asked.feature_properties)
+            tables.jobs.delete({"image_id": asked.image_id})
+        assert len(json.dumps(tables.ledger.read({"endpoint_id": "ships", "job_id": "job"}))) < 600
+
+    def test_a_request_lives_as_long_as_its_image_that_begins_again(self, tables):
+        tables.ledger.accept(request())
+        key = {"image_id": f"_request#{request().image_id}"}
+        first = tables.jobs.read(key)["expire_time"]
+        ended = tables.jobs.fail_unplanned(request().image_id, "unreadable")
+        tables.jobs.clear_outbox(ended.image_id)
+        tables.ledger.close(ended)
+        tables.clock.now_s += 1000
+        assert tables.ledger.reopen(ended, request(), "again")
+        assert tables.jobs.read(key)["expire_time"] == first + 1000
 
     def test_a_second_delivery_changes_nothing_and_another_request_is_told_apart(self, tables):
         tables.ledger.accept(request())
@@ -166,7 +200,7 @@ class TestAccept:
         assert ledger.accept(request()) is Acceptance.ACCEPTED
         assert ledger.accept(request()) is Acceptance.KNOWN
         (job,) = ledger.open_jobs()
-        assert job.request == request()
+        assert tables.jobs.request_of(tables.jobs.get_image_request(job.image_id)) == request()
         assert ledger.start_planning(job, "w1", 60)
         assert not ledger.start_planning(job, "w2", 60)
         ended = tables.jobs.fail_unplanned(job.image_id, "unreadable")
@@ -514,7 +548,7 @@ class TestRedrive:
         assert (row.region_success, row.region_error, row.tile_success, row.tile_error) == (0, 0, 0, 0)
         assert (row.sinks_done, row.end_time, row.message) == (None, None, None)
         (job,) = tables.ledger.open_jobs()
-        assert job.request == request()
+        assert tables.jobs.request_of(row) == request()
         assert tables.ledger.start_planning(job, "w2", 60)
 
     def test_d1_on_images_own_rows(self, tables):

@@ -26,6 +26,7 @@ WORKING_COLUMNS = {
     "endpoint_parameters",
     "feature_properties",
     "request_payload",
+    "full_request",
     "message_body",
     "outputs",
     "hash_key",

@@ -122,7 +122,8 @@ class ImageCompletion:
                 logger.warning("status.not_published", status=str(status), reason=str(err))
                 return False
             if job.status_outbox.get("is_dead_letter"):
-                self.set_aside(job)
+                # The message lies in the row of the request.
+                self.set_aside(self._job_table.find_whole(job.image_id) or job)
             self._job_table.clear_outbox(job.image_id, job.generation or 0)
         self._ledger.close(job)
         return True

@@ -68,6 +68,7 @@ class ImagePlan:
             image_extension=self.extension,
             image_format=self.image_format,
             feature_properties=json.dumps(properties),
+            source_properties=json.dumps([self.source_metadata]) if self.source_metadata else None,
         )
 
 

@@ -200,13 +200,15 @@ class ImageRequestHandler:
         Raises:
             ProcessImageException: it cannot be planned; its FAILED status is out.
         """
-        request = job.request
-        with bind_job(job_id=request.job_id, image_id=request.image_id):
+        with bind_job(job_id=job.request.job_id, image_id=job.image_id):
             with self.context.leases.keep(self._planning_lease(job)):
-                item = self.job_table.get_image_request(request.image_id)
+                item = self.job_table.get_image_request(job.image_id)
                 if item.is_terminal:
                     # It was cancelled while it waited.
                     self.completion.close(item)
+                    return
+                request = self._stored_request(item)
+                if request is None:
                     return
                 try:
                     plan = self._plan_of(request, item)
@@ -230,11 +232,13 @@ class ImageRequestHandler:
         Raises:
             ProcessImageException: it cannot be planned; its FAILED status is out.
         """
-        request = job.request
         if job.region_count is not None or job.planned_time is not None:
             return
-        with bind_job(job_id=request.job_id, image_id=request.image_id):
-            item = self.job_table.get_image_request(request.image_id)
+        with bind_job(job_id=job.request.job_id, image_id=job.image_id):
+            item = self.job_table.get_image_request(job.image_id)
+            request = self._stored_request(item)
+            if request is None:
+                return
             try:
                 plan = self._plan_of(request, item)
             except PLANNING_ERRORS as err:
@@ -381,6 +385,14 @@ class ImageRequestHandler:
             return request
         parameters = (request.model_endpoint_parameters or {}) | {"TargetVariant": variant}
         return dataclasses.replace(request, model_endpoint_parameters=parameters)
+
+    def _stored_request(self, item: JobItem) -> ImageRequest | None:
+        """Return the request of an image; None when this version cannot read it, because another one may."""
+        try:
+            return self.job_table.request_of(item)
+        except InvalidImageRequestException as err:
+            logger.warning("image.planning_put_off", reason=str(err))
+            return None
 
     def _planning_lease(self, job: OpenJob) -> Lease:
         owner, began = self.context.owner, self.context.now()

@@ -7,6 +7,7 @@ finding the open ones means scanning them all.
 
 import dataclasses
 import enum
+import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +20,16 @@ from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.exceptions import ConditionNotMetError
 
 from .ddb_helper import DDBHelper, Item, to_dynamodb
-from .job_table import NOT_TERMINAL, TERMINAL_VALUES, JobItem, JobTable, Redirection, new_row, reopening_update
+from .job_table import (
+    NOT_TERMINAL,
+    TERMINAL_VALUES,
+    JobItem,
+    JobTable,
+    Redirection,
+    new_row,
+    reopening_update,
+    request_row,
+)
 
 logger = structlog.get_logger(__name__)
 
@@ -34,7 +44,10 @@ class Acceptance(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class OpenJob:
-    """One image that was accepted and is not closed. Times are epoch seconds; None means it has not happened."""
+    """One image that was accepted and is not closed. Times are epoch seconds; None means it has not happened.
+
+    ``request`` holds what a decision needs of the request: the job, the model and what of it is called, the priority.
+    """
 
     endpoint_id: str
     job_key: str
@@ -265,8 +278,21 @@ def _new_job(request: ImageRequest, now_s: float, generation: int = 0) -> Item:
         "request_time": int(now_s),
         "last_attempt": 0,
         "num_attempts": 0,
-        "request_payload": request.to_item(),
+        "request_payload": _outline(request),
     }
+
+
+# What of an endpoint is called, and so has a capacity of its own.
+_TARGETS = ("TargetVariant", "InferenceComponentName")
+_OUTLINED = ("job_id", "image_id", "model_name", "model_invoke_mode", "model_invocation_role", "priority")
+
+
+def _outline(request: ImageRequest) -> Item:
+    """Return what a decision needs of a request: every turn of the scheduler reads it of every open job."""
+    item = request.to_item()
+    target = {name: value for name, value in (request.model_endpoint_parameters or {}).items() if name in _TARGETS}
+    parameters = {"model_endpoint_parameters": json.dumps(target)} if target else {}
+    return {name: item[name] for name in _OUTLINED} | parameters
 
 
 class _LedgerRows:
@@ -372,10 +398,10 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
         """A1: put the open job and the image's row, both or neither, if neither is there."""
         now_s = self._now()
         job = _new_job(request, now_s) | {"job_id": ledger_key(request)}
-        row = new_row(request, now_s, self._job_table.life_s, message_id, body)
         try:
             self._transact(
-                _put_new(self.table_name, job, "job_id"), _put_new(self._job_table.table_name, row, "image_id")
+                _put_new(self.table_name, job, "job_id"),
+                *_image_puts(self._job_table, request, now_s, message_id, body),
             )
         except ConditionNotMetError:
             return _acceptance_of_known(self._job_table, request)
@@ -397,6 +423,7 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
         if image.needs_outputs_only(now_s, outputs_only):
             job["planned_time"] = now_s
         update = reopening_update(images.table_name, image, message_id, now_s, images.life_s, redirection, outputs_only)
+        images.keep_request(image.image_id)
         try:
             self._transact(_put_new(self.table_name, job, "job_id"), update)
         except ConditionNotMetError:
@@ -445,8 +472,8 @@ class JobTableLedger(_LedgerRows):
         """A1: put the image's row, with the open job's attributes on it, if it is not there."""
         now_s = self._now()
         try:
-            row = new_row(request, now_s, self._job_table.life_s, message_id, body)
-            self._job_table.put(_new_job(request, now_s) | row, "attribute_not_exists(image_id)")
+            job = _new_job(request, now_s)
+            self._rows._transact(*_image_puts(self._job_table, request, now_s, message_id, body, job))
         except ConditionNotMetError:
             return _acceptance_of_known(self._job_table, request)
         return Acceptance.ACCEPTED
@@ -466,12 +493,13 @@ class JobTableLedger(_LedgerRows):
         )["Update"]
         changed = ", request_time = :now, num_attempts = :zero, last_attempt = :zero, request_payload = :payload"
         removed = "swept_time, first_attempt, "
-        values = update["ExpressionAttributeValues"] | {":now": int(now_s), ":payload": request.to_item()}
+        values = update["ExpressionAttributeValues"] | {":now": int(now_s), ":payload": _outline(request)}
         if image.needs_outputs_only(now_s, outputs_only):
             changed += ", planned_time = :now"
         else:
             removed += "planned_time, "
         expression = update["UpdateExpression"].replace(" REMOVE ", f"{changed} REMOVE {removed}")
+        images.keep_request(image.image_id)
         try:
             images.update(update["Key"], expression, values, update["ConditionExpression"])
         except ConditionNotMetError:
@@ -522,6 +550,17 @@ def _is_ended(row: Mapping[str, Any]) -> bool:
 def _put_new(table_name: str, item: Item, key: str) -> Item:
     put = {"TableName": table_name, "Item": to_dynamodb(item), "ConditionExpression": f"attribute_not_exists({key})"}
     return {"Put": put}
+
+
+def _image_puts(
+    job_table: JobTable, request: ImageRequest, now_s: float, message_id: str, body: str, job: Item | None = None
+) -> tuple[Item, Item]:
+    """Return what A1 puts into the table of images, if the image is not there: its row and its request's."""
+    image = (job or {}) | new_row(request, now_s, job_table.life_s, message_id)
+    whole = to_dynamodb(request_row(request, now_s, job_table.life_s, body))
+    return _put_new(job_table.table_name, image, "image_id"), {
+        "Put": {"TableName": job_table.table_name, "Item": whole}
+    }
 
 
 def _acceptance_of_known(job_table: JobTable, request: ImageRequest) -> Acceptance:

@@ -1,4 +1,7 @@
-"""Images: one row each, from the request's acceptance to its terminal status.
+"""Images: one row each, from the request's acceptance to its terminal status, and one row for the request.
+
+R3 and every heartbeat pay for the size of an image's row, so what may be large lies in the request's row. That is
+written once, by A1, and read when the image is planned, located, merged or set aside.
 
 The conditional writes carry the letters of docs/explanation/what-happens-when-a-worker-dies.md: A1 and A3 begin an
 image, F0 and F1 fail one that cannot be planned, F2 one that cannot be led on, C1 cancels it, G1 to G4 finish it, D1
@@ -41,6 +44,9 @@ ROW_LIFE_S = 16 * 24 * 3600
 
 # Why an image ended that somebody cancelled.
 CANCELLED = "cancelled"
+
+# Partition key of a request's row: this and the image id. No job id starts so, because the colon after it comes first.
+_REQUEST_PREFIX = "_request#"
 
 # Rows have 400 KB, and most of that is the request's own.
 _MAX_PACKED_BODY_BYTES = 64 * 1024
@@ -91,6 +97,7 @@ class JobItem(DDBItem):
     request_sha256: str | None = None
     message_id: str | None = None
     generation: int | None = None
+    source_properties: str | None = None
     image_etag: str | None = None
     image_extension: str | None = None
     image_format: str | None = None
@@ -283,11 +290,9 @@ def _dimensions(text: str | None) -> ImageDimensions:
     return ImageDimensions(int(width), int(height))
 
 
-def new_row(
-    image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S, message_id: str = "", body: str = ""
-) -> Item:
+def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S, message_id: str = "") -> Item:
     """Return the row that A1 puts: every counter and lease at zero, since absent ones compare with nothing."""
-    item = JobItem.from_image_request(image_request)
+    item = dataclasses.replace(JobItem.from_image_request(image_request), feature_properties=None, roi_wkt=None)
     item.image_status = "ACCEPTED"
     item.start_time = int(now_s * 1000)
     item.expire_time = int(now_s + life_s)
@@ -296,8 +301,18 @@ def new_row(
     item.agg_lease_until = item.agg_not_before = 0.0
     item.processing_duration = item.generation = 0
     item.message_id = message_id or None
-    item.message_body = _packed(body)
     return item.to_put()
+
+
+def request_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S, body: str = "") -> Item:
+    """Return the request's row, which A1 puts beside the image's; ``body`` is the message that it came with."""
+    packed = _packed(body)
+    row = {"full_request": image_request.to_item(), "expire_time": int(now_s + life_s)}
+    return _request_key(image_request.image_id) | row | ({} if packed is None else {"message_body": packed})
+
+
+def _request_key(image_id: str) -> dict[str, Any]:
+    return {"image_id": f"{_REQUEST_PREFIX}{image_id}"}
 
 
 def _packed(body: str) -> bytes | None:
@@ -381,13 +396,59 @@ class JobTable(DDBHelper):
         Raises:
             GetImageRequestItemException: there is no such image, or its row has expired.
         """
-        item = self.find(image_id)
+        item = self.find_whole(image_id)
         if item is None:
             raise GetImageRequestItemException(f"no image {image_id}")
         return item
 
+    def find_whole(self, image_id: str) -> JobItem | None:
+        """Return an image's row with the attributes of its request's row, or None."""
+        item = self.find(image_id)
+        return None if item is None else self._with_request(item)
+
+    def request_of(self, item: JobItem) -> ImageRequest:
+        """Return the request of an image, with the outputs of its row, which may have been replaced.
+
+        Raises:
+            InvalidImageRequestException: this version cannot read the request.
+        """
+        row = self.read(_request_key(item.image_id)) or {}
+        if "full_request" not in row:
+            return item.image_request()
+        request = ImageRequest.from_item(row["full_request"])
+        return dataclasses.replace(request, outputs=json.loads(item.outputs)) if item.outputs else request
+
+    def keep_request(self, image_id: str) -> None:
+        """Let the row of a request live as long as an image that begins again now."""
+        expire = {":expire": int(self._now() + self.life_s)}
+        try:
+            self.update(_request_key(image_id), "SET expire_time = :expire", expire, "attribute_exists(image_id)")
+        except ConditionNotMetError:
+            return
+
+    def _with_request(self, item: JobItem) -> JobItem:
+        """Add the attributes of the request's row to an image's row as it was read.
+
+        A row that ``start_image_request`` wrote holds everything itself.
+        """
+        row = self.read(_request_key(item.image_id)) or {}
+        if "full_request" not in row:
+            return item
+        request = row["full_request"]
+        properties = json.loads(request.get("feature_properties") or "[]")
+        properties += json.loads(item.source_properties or "[]")
+        return dataclasses.replace(
+            item,
+            feature_properties=json.dumps(properties),
+            roi_wkt=request.get("roi"),
+            message_body=row.get("message_body"),
+        )
+
     def find(self, image_id: str) -> JobItem | None:
-        """Return an image's row as it stands now, or None; a row that has expired counts as gone."""
+        """Return an image's row as it stands now, or None; a row that has expired counts as gone.
+
+        The attributes of the request's row are missing: properties, region of interest, message.
+        """
         row = self.read({"image_id": image_id})
         if row is None or row.get("expire_time", math.inf) < self._now():
             return None
@@ -396,7 +457,7 @@ class JobTable(DDBHelper):
     def images_of(self, job_id: str) -> Iterator[JobItem]:
         """Yield the rows of a job's images. That reads the whole table, so it is for what a person asks."""
         rows = self.scan(FilterExpression="job_id = :job", ExpressionAttributeValues={":job": job_id})
-        yield from (JobItem.from_row(row) for row in rows)
+        yield from (self._with_request(JobItem.from_row(row)) for row in rows)
 
     def update_image_request(self, image_request_item: JobItem) -> JobItem:
         """Set every attribute of the row that has a value in ``image_request_item``, and return the whole row."""
@@ -422,7 +483,7 @@ class JobTable(DDBHelper):
             name: getattr(item, name)
             for name in (
                 *("region_count", "tile_count", "width", "height", "extents", "region_size", "processing_bounds"),
-                *("image_etag", "image_extension", "image_format", "feature_properties"),
+                *("image_etag", "image_extension", "image_format", "source_properties"),
             )
             if getattr(item, name) is not None
         } | {"image_status": str(RequestStatus.IN_PROGRESS), "tiles_since": self._now()}
@@ -501,7 +562,7 @@ class JobTable(DDBHelper):
             if err.old is None or err.old.get("agg_owner") != holder:
                 return None
             row = err.old
-        return JobItem.from_row(row)
+        return self._with_request(JobItem.from_row(row))
 
     def renew_aggregation(self, image_id: str, fence: int, lease_s: float) -> bool:
         """Extend our claim; False when it is no longer ours."""
