@@ -305,7 +305,7 @@ def _refusals(site):
 
 def _ended_images(site, job_id):
     """Return the status of each image of a job that has ended."""
-    images = [row for row in site.rows("JOB_TABLE") if row["job_id"]["S"] == job_id]
+    images = [row for row in site.rows("JOB_TABLE") if row.get("job_id", {}).get("S") == job_id]
     return [row["image_status"]["S"] for row in images if row["image_status"]["S"] in {"SUCCESS", "PARTIAL", "FAILED"}]
 
 
