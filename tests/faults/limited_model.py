@@ -1,9 +1,8 @@
-"""Models that take few calls at once: one refuses the others, one lets them wait."""
+"""A model that refuses above its limit, and remembers how many regions it saw in progress at once."""
 
 import threading
 import time
 from collections import Counter
-from typing import Any
 
 from pydantic import PrivateAttr
 
@@ -59,22 +58,4 @@ class LimitedModel(NumberedModel):
             self._in_flight -= 1
             self._regions[region] -= 1
             self._regions += Counter()
-        return super().reply(tile, attempt)
-
-
-class QueuedModel(NumberedModel):
-    """A ``NumberedModel`` that does ``servers`` calls at once, each of ``call_ms``, and lets the others wait."""
-
-    servers: int = 1
-    call_ms: float = 50.0
-    _served: threading.Semaphore = PrivateAttr()
-
-    def model_post_init(self, context: Any, /) -> None:
-        super().model_post_init(context)
-        self._served = threading.Semaphore(self.servers)
-
-    def reply(self, tile: bytes, attempt: int) -> ModelReply:
-        """Answer a tile when its turn has come, after its time."""
-        with self._served:
-            time.sleep(self.call_ms / 1000)
         return super().reply(tile, attempt)

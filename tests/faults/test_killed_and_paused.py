@@ -7,9 +7,7 @@ import time
 import pytest
 
 from aws.osml.model_runner.app_config import ServiceConfig
-from aws.osml.model_runner.local.model_server import ModelServer
 from faults.books import ALL_QUEUES
-from faults.limited_model import QueuedModel
 from faults.numbered_scene import TILE_PX
 from faults.trial import LEASE_S
 from worker_process import eventually
@@ -170,16 +168,3 @@ def test_a_worker_that_is_stuck_in_a_tile_ends_itself_and_another_goes_on(new_tr
     trial.fleet.start()
     trial.wait()
     trial.check()
-
-
-def test_a_worker_whose_tiles_wait_for_a_slow_endpoint_is_not_stuck(new_trial):
-    """Each call is short, and the tiles of the later regions wait for many times ``TILE_STALL_S``."""
-    trial = new_trial(TILE_STALL_S="2", WORKERS="8")
-    with ModelServer(QueuedModel(call_ms=120)) as model:
-        trial.models.append(model)
-        trial.submit(trial.request(model, "small"))
-        trial.fleet.start()
-        trial.wait()
-        books = trial.check()
-        assert trial.fleet.deaths() == 0
-        assert trial.calls_per_tile(books) == 1

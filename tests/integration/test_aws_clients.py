@@ -166,6 +166,16 @@ def test_how_often_and_how_long_by_service(service, sends, read_timeout_s):
     assert (config.connect_timeout, config.read_timeout, config.max_pool_connections) == (5, read_timeout_s, 7)
 
 
+def test_calls_that_come_again_soon_are_sent_once_and_hang_for_seconds(clients, data_plane):
+    for client in (clients.hurried_sqs(), clients.dynamodb_resource(is_hurried=True).meta.client):
+        config = client.meta.config
+        assert config.retries["total_max_attempts"] == 1
+        assert config.connect_timeout + config.read_timeout < 10
+    assert clients.hurried_sqs() is clients.hurried_sqs()
+    assert clients.dynamodb_resource(is_hurried=True) is not clients.dynamodb_resource()
+    assert clients.hurried_sqs().list_queues()
+
+
 def test_the_workers_own_credentials(clients):
     keys = clients.credentials().get_frozen_credentials()
     assert (keys.access_key, keys.secret_key) == ("local", "local")

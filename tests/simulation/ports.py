@@ -127,10 +127,10 @@ class Port:
 class Client:
     """A boto3 client of one service, in one process."""
 
-    def __init__(self, service: str, twin: Any, port: Port) -> None:
+    def __init__(self, service: str, twin: Any, port: Port, is_hurried: bool = False) -> None:
         self._twin = twin
         self._port = port
-        self._sends = _SENDS.get(service, _DEFAULT_SENDS)
+        self._sends = 1 if is_hurried else _SENDS.get(service, _DEFAULT_SENDS)
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
         effect, call, sends = getattr(self._twin, operation), self._port.call, self._sends
@@ -147,8 +147,8 @@ class DynamoClient(Client):
 
     _numbers = itertools.count()
 
-    def __init__(self, twin: DynamoDB, port: Port, chance: Chance) -> None:
-        super().__init__("dynamodb", twin, port)
+    def __init__(self, twin: DynamoDB, port: Port, chance: Chance, is_hurried: bool = False) -> None:
+        super().__init__("dynamodb", twin, port, is_hurried)
         self._chance = chance
 
     def put_item(self, **request: Any) -> Any:
@@ -175,8 +175,8 @@ class DynamoClient(Client):
 class SqsClient(Client):
     """Adds the long poll."""
 
-    def __init__(self, twin: SQS, port: Port) -> None:
-        super().__init__("sqs", twin, port)
+    def __init__(self, twin: SQS, port: Port, is_hurried: bool = False) -> None:
+        super().__init__("sqs", twin, port, is_hurried)
 
     def receive_message(self, **request: Any) -> Any:
         if not self._twin.queues[request["QueueUrl"]].wait(_PATIENCE * request["WaitTimeSeconds"]):
@@ -206,12 +206,18 @@ class Clients:
             "kinesis": Client("kinesis", twins["kinesis"], port),
             "sagemaker-runtime": RuntimeClient("sagemaker-runtime", twins["sagemaker-runtime"], port),
         }
+        self._hurried_dynamodb = DynamoClient(twins["dynamodb"], port, chance, is_hurried=True)
+        self._hurried_sqs = SqsClient(twins["sqs"], port, is_hurried=True)
 
     def client(self, service: str, assumed_role: str | None = None) -> Any:
         return self._clients[service]
 
-    def dynamodb_resource(self) -> Any:
-        return SimpleNamespace(meta=SimpleNamespace(client=self._clients["dynamodb"]))
+    def dynamodb_resource(self, is_hurried: bool = False) -> Any:
+        client = self._hurried_dynamodb if is_hurried else self._clients["dynamodb"]
+        return SimpleNamespace(meta=SimpleNamespace(client=client))
+
+    def hurried_sqs(self) -> Any:
+        return self._hurried_sqs
 
     def credentials(self, assumed_role: str | None = None) -> Any:
         return None

@@ -10,7 +10,7 @@ from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.common.channel import Threads
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.inference.sm_detector import SMDetector
-from aws.osml.model_runner.lease_keeper import Lease, LeaseKeeper
+from aws.osml.model_runner.lease_keeper import Lease, LeaseKeeper, LeaseKind
 from aws.osml.model_runner.model_runner import ModelRunner
 from aws.osml.model_runner.preflight import Preflight
 from aws.osml.model_runner.queue_consumer import QueueConsumer
@@ -99,7 +99,9 @@ class _InOrder(dict[Any, None]):
 
 class _Leases(LeaseKeeper):
     def __init__(self, scheduler: Scheduler, process: Process, interval_s: float, stall_s: float) -> None:
-        super().__init__(interval_s, stall_s, process.now, on_stall=lambda _lease: process.die())
+        super().__init__(
+            interval_s, stall_s, process.now, on_stall=lambda _lease: process.die(), make_pool=lambda _kind: InTurn()
+        )
         self._scheduler = scheduler
         self._process = process
         self._stopped: Any = Event(scheduler)
@@ -112,7 +114,8 @@ class _Leases(LeaseKeeper):
             yield lease
 
     def start(self) -> None:
-        self._process.spawn(self._beat)
+        for kind in LeaseKind:
+            self._process.spawn(functools.partial(self._beat, kind))
 
 
 class _Next:

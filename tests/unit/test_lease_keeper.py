@@ -2,11 +2,12 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from aws.osml.model_runner.lease_keeper import Lease, LeaseKeeper
+from aws.osml.model_runner.lease_keeper import Lease, LeaseKeeper, LeaseKind
 from aws.osml.model_runner.queue.exceptions import QueueError
 
 WAIT_S = 5.0
@@ -53,14 +54,18 @@ def keeper(clock) -> Iterator[LeaseKeeper]:
     made.start()
     yield made
     made.close()
-    made._thread.join(WAIT_S)
-    assert not made._thread.is_alive()
+    for thread in made._threads:
+        thread.join(WAIT_S)
+        assert not thread.is_alive()
 
 
 def lease_of(
-    renew: Callable[[], bool], on_lost: Callable[[], None] = lambda: None, progress_s: float = 1000.0
+    renew: Callable[[], bool],
+    on_lost: Callable[[], None] = lambda: None,
+    progress_s: float = 1000.0,
+    kind: LeaseKind = LeaseKind.TABLE,
 ) -> Lease:
-    return Lease("region", renew, on_lost, last_progress=lambda: progress_s)
+    return Lease("region", renew, on_lost, last_progress=lambda: progress_s, kind=kind)
 
 
 def test_a_lease_is_renewed_again_and_again_until_its_holder_leaves(keeper):
@@ -156,6 +161,7 @@ def test_work_that_stands_still_loses_its_lease_without_a_renewal(keeper, clock)
     [
         ClientError({"Error": {"Code": "ProvisionedThroughputExceededException"}}, "UpdateItem"),
         EndpointConnectionError(endpoint_url="http://127.0.0.1:1"),
+        KeyError("a defect"),
         QueueError("SQS change_message_visibility failed"),
     ],
     ids=lambda error: type(error).__name__,
@@ -174,8 +180,39 @@ def test_after_the_end_nothing_is_renewed(clock):
     with keeper.keep(lease_of(renew)) as lease:
         assert renew.reach(2)
         keeper.close()
-        keeper._thread.join(WAIT_S)
+        for thread in keeper._threads:
+            thread.join(WAIT_S)
         count = renew.count
         assert not renew.script[1:]
         assert not lease.lost.is_set()
     assert renew.count == count
+
+
+def test_messages_that_cannot_be_renewed_hold_up_no_lease_in_a_table(keeper):
+    release = threading.Event()
+
+    def hang() -> bool:
+        return release.wait(WAIT_S)
+
+    renew = Renewals(True)
+    with ExitStack() as kept:
+        for _ in range(20):
+            kept.enter_context(keeper.keep(lease_of(hang, kind=LeaseKind.MESSAGE)))
+        with keeper.keep(lease_of(renew)) as lease:
+            assert renew.reach(5)
+            assert not lease.lost.is_set()
+        release.set()
+
+
+def test_a_renewal_that_hangs_holds_up_no_other_and_is_not_begun_twice(keeper):
+    release, begun = threading.Event(), []
+
+    def hang() -> bool:
+        begun.append(1)
+        return release.wait(WAIT_S)
+
+    renew = Renewals(True)
+    with keeper.keep(lease_of(hang)), keeper.keep(lease_of(renew)):
+        assert renew.reach(8)
+        assert begun == [1]
+        release.set()

@@ -161,7 +161,7 @@ def test_a_message_that_comes_after_the_pool_was_shut_down_is_given_back(source,
 
     def shut_down() -> None:
         # The receiver has not seen yet that the worker stops.
-        consumer.join(0)
+        consumer._pool.shutdown(wait=False)
 
     source.on_receive = shut_down
     source.reset_error = reset_error
@@ -240,5 +240,44 @@ def test_join_tells_when_work_did_not_end_in_time(source, stopping):
     assert began.wait(WAIT_S)
     stopping.set()
     assert not consumer.join(0.02)
+    release.set()
+    assert ended(consumer)
+
+
+def test_a_message_that_a_receive_brings_after_all_work_has_ended_is_given_back_before_the_join_returns(
+    source, stopping
+):
+    polling, release = threading.Event(), threading.Event()
+
+    def arrive_late() -> list[QueueMessage]:
+        polling.set()
+        release.wait(WAIT_S)
+        return [QueueMessage("late", "body", 1)]
+
+    source.receive = arrive_late
+    consumer = QueueConsumer("test", source, lambda message, _: pytest.fail("begun"), 2, stopping)
+    consumer.start()
+    assert polling.wait(WAIT_S)
+    stopping.set()
+    threading.Timer(0.1, release.set).start()
+    assert consumer.join(WAIT_S)
+    assert source.given_back == ["late"]
+
+
+def test_a_receive_is_not_waited_for_longer_than_the_time_to_stop(source, stopping):
+    polling, release = threading.Event(), threading.Event()
+
+    def hang() -> list[QueueMessage]:
+        polling.set()
+        release.wait(WAIT_S)
+        return []
+
+    source.receive = hang
+    consumer = QueueConsumer("test", source, lambda message, _: None, 2, stopping)
+    consumer.start()
+    assert polling.wait(WAIT_S)
+    stopping.set()
+    assert consumer.join(0.05)
+    assert consumer._thread.is_alive()
     release.set()
     assert ended(consumer)

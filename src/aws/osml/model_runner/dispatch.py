@@ -21,7 +21,7 @@ from .exceptions import (
     SelfThrottledRegionException,
 )
 from .image_request_handler import ImageRequestHandler
-from .lease_keeper import Lease
+from .lease_keeper import Lease, LeaseKind
 from .queue.request_queue import QueueMessage, RequestQueue
 from .region_request_handler import RegionRequestHandler
 from .scheduler.image_scheduler import ScheduledImage, TurnScheduler
@@ -45,14 +45,15 @@ def kept_hidden(queue: RequestQueue, message: QueueMessage, context: WorkerConte
     visibility_s = queue.visibility_timeout_s()
     # Long enough for the next heartbeat, however short the queue's own time is.
     hidden_s = max(visibility_s, math.ceil(context.config.region_lease_s))
+    hurried = queue.through(context.clients.hurried_sqs())
 
     def renew() -> bool:
-        queue.reset_request(message.receipt_handle, hidden_s)
+        hurried.reset_request(message.receipt_handle, hidden_s)
         return True
 
     if hidden_s > visibility_s:
-        renew()
-    lease = Lease("message", renew, on_lost=lambda: None, last_progress=context.now)
+        queue.reset_request(message.receipt_handle, hidden_s)
+    lease = Lease("message", renew, on_lost=lambda: None, last_progress=context.now, kind=LeaseKind.MESSAGE)
     with context.leases.keep(lease):
         yield
 

@@ -207,10 +207,10 @@ class ImageCompletion:
         return not isinstance(err, RetryableJobException) and (self._is_late(job) or not is_passing(err))
 
     def _lease(self, claim: _Claim) -> Lease:
-        image_id = claim.job.image_id
+        image_id, jobs = claim.job.image_id, self._context().hurried(self._job_table)
         return Lease(
             name=f"{image_id} aggregation",
-            renew=lambda: self._job_table.renew_aggregation(image_id, claim.fence, self._lease_s),
+            renew=lambda: jobs.renew_aggregation(image_id, claim.fence, self._lease_s),
             on_lost=claim.lost.set,
             last_progress=lambda: claim.progressed_at,
         )

@@ -2,13 +2,18 @@
 
 A lease only saves work: should it end under a living worker, another one does the same tiles, and the conditional
 writes count them once.
+
+Leases in tables and hidden messages are renewed by different threads, and each by a few at a time. So neither one call
+that hangs nor trouble of SQS ends the leases in the tables, on which the work depends.
 """
 
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
@@ -16,6 +21,17 @@ from botocore.exceptions import BotoCoreError, ClientError
 from .exceptions import ModelRunnerError
 
 logger = structlog.get_logger(__name__)
+
+
+# How many renewals of one kind are under way at once.
+_RENEWERS = 4
+
+
+class LeaseKind(Enum):
+    """Where a claim is kept; each kind is renewed by its own threads."""
+
+    TABLE = "tables"
+    MESSAGE = "messages"
 
 
 @dataclass(eq=False)
@@ -26,6 +42,7 @@ class Lease:
         name: what is claimed, for the log.
         renew: extends the claim; False when it is no longer ours.
         on_lost: called once when it is no longer ours.
+        kind: where the claim is kept.
         last_progress: last sign of life of the work, in the keeper's clock; a claim whose work hangs is let go.
         lost: set when the claim is gone.
         renewing: held during a renewal, so that none is under way any more when the holder has left.
@@ -35,14 +52,16 @@ class Lease:
     renew: Callable[[], bool]
     on_lost: Callable[[], None]
     last_progress: Callable[[], float]
+    kind: LeaseKind = LeaseKind.TABLE
     lost: threading.Event = field(default_factory=threading.Event)
     renewing: threading.Lock = field(default_factory=threading.Lock)
 
 
 class LeaseKeeper:
-    """Renews every lease each ``interval_s`` from one thread, until its holder leaves or its work stalls.
+    """Renews every lease each ``interval_s``, until its holder leaves or its work stalls.
 
-    ``on_stall`` hears of work that has stood still for ``stall_s``, after its lease was let go.
+    ``on_stall`` hears of work that has stood still for ``stall_s``, after its lease was let go. ``make_pool`` makes the
+    threads that renew the leases of one kind.
     """
 
     def __init__(
@@ -51,19 +70,25 @@ class LeaseKeeper:
         stall_s: float,
         now: Callable[[], float] = time.time,
         on_stall: Callable[[Lease], None] = lambda _lease: None,
+        make_pool: Callable[[LeaseKind], Executor] = lambda kind: ThreadPoolExecutor(_RENEWERS, f"leases-{kind.value}"),
     ) -> None:
         self.on_stall = on_stall
         self._interval_s = interval_s
         self._stall_s = stall_s
         self._now = now
+        self._make_pool = make_pool
         self._leases: set[Lease] = set()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="leases", daemon=True)
+        self._threads = [
+            threading.Thread(target=self._beat, args=(kind,), name=f"leases-{kind.value}", daemon=True)
+            for kind in LeaseKind
+        ]
 
     def start(self) -> None:
-        """Start the thread that renews."""
-        self._thread.start()
+        """Start the threads that renew."""
+        for thread in self._threads:
+            thread.start()
 
     def close(self) -> None:
         """Stop renewing; what is still claimed runs out by itself."""
@@ -80,14 +105,22 @@ class LeaseKeeper:
             with lease.renewing, self._lock:
                 self._leases.discard(lease)
 
-    def _beat(self) -> None:
+    def _beat(self, kind: LeaseKind) -> None:
+        pool, under_way = self._make_pool(kind), dict[Lease, Future[None]]()
         while not self._stopped.wait(self._interval_s):
             with self._lock:
-                leases = list(self._leases)
+                leases = [lease for lease in self._leases if lease.kind is kind]
+            # A renewal that hangs holds up no other.
+            under_way = {lease: renewal for lease, renewal in under_way.items() if not renewal.done()}
             for lease in leases:
-                with lease.renewing:
-                    if self._is_kept(lease):
-                        self._renew(lease)
+                if lease not in under_way:
+                    under_way[lease] = pool.submit(self._renew_if_kept, lease)
+        pool.shutdown(wait=False, cancel_futures=True)
+
+    def _renew_if_kept(self, lease: Lease) -> None:
+        with lease.renewing:
+            if self._is_kept(lease):
+                self._renew(lease)
 
     def _is_kept(self, lease: Lease) -> bool:
         with self._lock:
@@ -104,6 +137,9 @@ class LeaseKeeper:
         except (ModelRunnerError, ClientError, BotoCoreError) as err:
             # The next beat tries again; two beats may fail before the lease ends.
             logger.warning("lease.not_renewed", lease=lease.name, error=type(err).__name__)
+            return
+        except Exception:  # A defect that ends no lease but its own
+            logger.exception("lease.not_renewed", lease=lease.name)
             return
         if not is_ours:
             logger.warning("lease.lost", lease=lease.name)

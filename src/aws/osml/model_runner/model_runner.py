@@ -123,6 +123,8 @@ class ModelRunner:
     def stop(self) -> None:
         """Receive no more, begin no further tile, and give back what cannot be ended; ``run`` returns then."""
         self.context.stopping.set()
+        # The scheduler waits for this, and has to see that the process stops.
+        self.context.image_due.set()
 
     def monitor_work_queues(self) -> None:
         """Work until stopped; the name under which earlier versions had it."""

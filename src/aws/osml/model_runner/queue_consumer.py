@@ -1,6 +1,7 @@
 """Takes messages off one queue and has them worked on, so many at once."""
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, Protocol, TypeVar
@@ -82,10 +83,15 @@ class QueueConsumer(Generic[M]):
     def join(self, timeout_s: float) -> bool:
         """Begin nothing more and wait for what is being worked on; True when that ended in time.
 
-        A message that a receive still brings is given back.
+        A message that a receive under way still brings is given back. So the receive is waited for as well: else the
+        message would be hidden until its time is over.
         """
+        deadline_s = time.monotonic() + timeout_s
         self._pool.shutdown(wait=False)
-        return not wait(list(self._running), timeout_s).not_done
+        is_drained = not wait(list(self._running), timeout_s).not_done
+        if self._thread.is_alive():
+            self._thread.join(max(0.0, deadline_s - time.monotonic()))
+        return is_drained
 
     def _receive(self) -> None:
         while not self._stopping.is_set():

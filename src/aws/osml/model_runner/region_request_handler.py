@@ -227,10 +227,12 @@ class RegionRequestHandler:
         )
 
     def _lease(self, claim: RegionClaim, run: RegionRun, keep_slot: Callable[[], bool]) -> Lease:
+        regions, jobs = self.context.hurried(self.region_request_table), self.context.hurried(self.job_table)
+
         def renew() -> bool:
             # A job that was cancelled has no use for the region any more.
-            is_ours = self.region_request_table.renew(claim, self.config.region_lease_s)
-            return is_ours and keep_slot() and self._is_open(claim.item.image_id)
+            is_ours = regions.renew(claim, self.config.region_lease_s)
+            return is_ours and keep_slot() and self._is_open(jobs, claim.item.image_id)
 
         return Lease(
             name=claim.item.region_id,
@@ -239,8 +241,9 @@ class RegionRequestHandler:
             last_progress=lambda: run.last_life,
         )
 
-    def _is_open(self, image_id: str) -> bool:
-        job = self.job_table.find(image_id)
+    @staticmethod
+    def _is_open(jobs: JobTable, image_id: str) -> bool:
+        job = jobs.find(image_id)
         return job is not None and not job.is_terminal
 
     @contextmanager
@@ -281,7 +284,8 @@ class RegionRequestHandler:
             self.context.metrics.record("RegionProcessing", "Throttles", 1, "Count", ModelName=endpoint)
             raise SelfThrottledRegionException(f"{endpoint} works on as many regions as it may")
         try:
-            yield lambda: table.renew_slot(slot, lease_s)
+            hurried = self.context.hurried(table)
+            yield lambda: hurried.renew_slot(slot, lease_s)
         finally:
             table.leave_slot(slot)
 

@@ -13,7 +13,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from cachetools import LRUCache
 
@@ -29,6 +29,7 @@ from .common.memory import memory_limit_bytes
 from .common.memory_budget import MemoryBudget
 from .common.role_session import RoleSession, calling_session, reading_session
 from .common.typing import ImageDimensions
+from .database.ddb_helper import DDBHelper
 from .database.feature_table import FeatureTable, ReadAll, read_in_threads
 from .exceptions import UnsupportedModelException
 from .inference.call_limit import CallLimit
@@ -45,6 +46,8 @@ from .raster.open_images import OpenImages
 from .sink.sink import Sink
 from .sink.sink_factory import SinkFactory
 from .tile_worker.pipeline import TilePipeline
+
+T = TypeVar("T", bound=DDBHelper)
 
 _BEATS_PER_LEASE = 3
 _CACHED_ENDPOINTS = 32
@@ -125,7 +128,7 @@ class WorkerContext:
         )
 
     def start(self) -> None:
-        """Start the threads that cut, call and store tiles, and the one that renews leases."""
+        """Start the threads that cut, call and store tiles, and those that renew leases."""
         self.pipeline.start()
         self.leases.start()
 
@@ -152,6 +155,10 @@ class WorkerContext:
             sleep=self.sleep,
             on_wait=on_wait,
         )
+
+    def hurried(self, table: T) -> T:
+        """Return ``table`` for renewals: its calls are sent once and fail within seconds, since they come again."""
+        return table.through(self.clients.dynamodb_resource(is_hurried=True))
 
     def lend_image(self, request: ImageRequest | RegionRequest) -> AbstractContextManager[ImageSource]:
         """Lend the image of a request, read under its role, for the length of a ``with`` block; see ``OpenImages``."""

@@ -28,12 +28,18 @@ _KEPT_SESSIONS = 64
 _CLIENTS_PER_SESSION = 4
 
 
-def client_config(service: str, max_connections: int) -> Config:
+# Of calls that are made again soon in any case: one send, which does not hang for long.
+_HURRIED_CONNECT_S = 2
+_HURRIED_READ_S = 5
+
+
+def client_config(service: str, max_connections: int, is_hurried: bool = False) -> Config:
     """Return botocore's settings for ``service``, which may hold ``max_connections`` open at once."""
+    sends = 1 if is_hurried else _RETRIES.get(service, _DEFAULT_SENDS)
     return Config(
-        retries={"mode": "standard", "total_max_attempts": _RETRIES.get(service, _DEFAULT_SENDS)},
-        connect_timeout=5,
-        read_timeout=_READ_TIMEOUT_S.get(service, 20),
+        retries={"mode": "standard", "total_max_attempts": sends},
+        connect_timeout=_HURRIED_CONNECT_S if is_hurried else 5,
+        read_timeout=_HURRIED_READ_S if is_hurried else _READ_TIMEOUT_S.get(service, 20),
         max_pool_connections=max_connections,
         parameter_validation=service not in _UNCHECKED,
         tcp_keepalive=True,
@@ -60,7 +66,8 @@ class AwsClients:
         self._sessions: LRUCache[RoleSession, boto3.Session] = LRUCache(_KEPT_SESSIONS)
         self._own_clients: dict[str, Any] = {}
         self._clients: LRUCache[tuple[str, RoleSession], Any] = LRUCache(_KEPT_SESSIONS * _CLIENTS_PER_SESSION)
-        self._dynamodb: Any = None
+        self._dynamodb: dict[bool, Any] = {}
+        self._hurried_sqs: Any = None
 
     def client(self, service: str, assumed_role: Role = None) -> Any:
         """Return the process's client of ``service``, signing as ``assumed_role`` when one is given."""
@@ -92,14 +99,26 @@ class AwsClients:
         made.set_role_terms(self._external_id, self._narrows_roles)
         return made
 
-    def dynamodb_resource(self) -> Any:
-        """Return the DynamoDB resource, whose client turns Python values into DynamoDB's and back."""
+    def dynamodb_resource(self, is_hurried: bool = False) -> Any:
+        """Return the DynamoDB resource, whose client turns Python values into DynamoDB's and back.
+
+        With ``is_hurried`` it is one for renewals: its calls are sent once and fail within seconds.
+        """
         with self._lock:
-            if self._dynamodb is None:
-                config = client_config("dynamodb", self._max_connections)
-                self._dynamodb = self._session(None).resource("dynamodb", region_name=self._region, config=config)
-                read_rows_fast(self._dynamodb.meta.client)
-            return self._dynamodb
+            if is_hurried not in self._dynamodb:
+                config = client_config("dynamodb", self._max_connections, is_hurried)
+                made = self._session(None).resource("dynamodb", region_name=self._region, config=config)
+                read_rows_fast(made.meta.client)
+                self._dynamodb[is_hurried] = made
+            return self._dynamodb[is_hurried]
+
+    def hurried_sqs(self) -> Any:
+        """Return a client of SQS for renewals: its calls are sent once and fail within seconds."""
+        with self._lock:
+            if self._hurried_sqs is None:
+                config = client_config("sqs", self._max_connections, is_hurried=True)
+                self._hurried_sqs = self._session(None).client("sqs", region_name=self._region, config=config)
+            return self._hurried_sqs
 
     def credentials(self, assumed_role: Role = None) -> Any:
         """Return botocore credentials of ``assumed_role`` or of the worker itself; None when there are none.

@@ -1,12 +1,13 @@
 """What every table has in common: keys, items, and calls whose answers are plain Python values."""
 
+import copy
 import dataclasses
 import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Any, Self
 
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import BotoCoreError, ClientError
@@ -107,6 +108,12 @@ class DDBHelper:
         self._sleep = sleep
         self._rng = rng or random.Random()
         self._now = now
+
+    def through(self, client: Any) -> Self:
+        """Return this table, called through another service resource."""
+        other = copy.copy(self)
+        other._given_client = client
+        return other
 
     @property
     def client(self) -> Any:

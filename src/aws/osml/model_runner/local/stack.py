@@ -101,6 +101,8 @@ class LocalStack:
             "IMAGE_SOURCES": "s3,file,http",
             "WORKERS": str(self.workers.calls_in_flight),
             "WORKERS_PER_CPU": "1",
+            # A worker that stops waits for its receive.
+            "QUEUE_WAIT_S": "1",
             "PYTHONUNBUFFERED": "1",
             "AWS_EMF_ENVIRONMENT": "local",
         }

@@ -1,5 +1,6 @@
 """One SQS queue: receive, finish, give back, send."""
 
+import copy
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +66,12 @@ class RequestQueue:
         self.num_messages = num_messages
         self._sleep = sleep
         self._visibility_timeout_s: int | None = None
+
+    def through(self, client: Any) -> "RequestQueue":
+        """Return this queue, called through another client."""
+        other = copy.copy(self)
+        other.sqs_client = client
+        return other
 
     def __iter__(self) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
         """Yield ``(receipt_handle, request)`` for ever, and ``(None, None)`` after each receive that brought none.
