@@ -1062,6 +1062,11 @@ def feature(name: str, x: float, y: float, score: float) -> dict[str, Any]:
     }
 
 
+def s3_body(clients: Any, bucket: str, key: str) -> bytes:
+    body: bytes = clients.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+    return body
+
+
 DISTILLATION = [
     {"step": "FEATURE_DISTILLATION", "algorithm": {"algorithmType": "NMS", "iouThreshold": 0.5}},
 ]
@@ -1168,6 +1173,99 @@ class TestEnd:
             worker.image_handler.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.agg_stalled) == ("IN_PROGRESS", 1)
+
+    def test_a_large_result_whose_features_are_lost_is_aborted(
+        self, worker, scene, model_server, clients, data_plane, monkeypatch
+    ):
+        outputs = [{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}]
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
+        worker.jobs.update({"image_id": request.image_id}, "SET tile_success = :n", {":n": TILES + 1})
+        make_sinks = worker.context.make_sinks
+
+        def in_small_parts(outputs):
+            sinks = make_sinks(outputs)
+            for sink in sinks:
+                sink.part_bytes = 500
+            return sinks
+
+        monkeypatch.setattr(worker.context, "make_sinks", in_small_parts)
+        with answering(clients.client("s3"), "UploadPart", None) as parts, pytest.raises(ConservationError):
+            worker.image_handler.completion.finish(request.image_id)
+        s3 = clients.client("s3")
+        assert len(parts) > 1
+        assert s3.list_multipart_uploads(Bucket=data_plane.result_bucket).get("Uploads", []) == []
+        assert "Contents" not in s3.list_objects_v2(Bucket=data_plane.result_bucket, Prefix="out/job.geojson")
+
+    def test_all_outputs_are_written_from_one_walk_over_the_tiles(
+        self, worker, scene, model_server, clients, data_plane
+    ):
+        s3 = {"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}
+        outputs = [s3, s3 | {"format": "GEOJSONSEQ"}, {"type": "Kinesis", "stream": data_plane.result_stream}]
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
+        dynamodb = worker.clients.dynamodb_resource().meta.client
+        with answering(dynamodb, "BatchGetItem", None) as reads:
+            worker.image_handler.completion.finish(request.image_id)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.sinks_done) == ("SUCCESS", {"0:S3", "1:S3", "2:Kinesis"})
+        assert len(reads) == 1, "eight tiles are one read"
+        lines = s3_body(clients, data_plane.result_bucket, "out/job.geojsonl").splitlines()
+        assert [json.loads(line) for line in lines] == worker.result("job")
+
+    def test_a_worker_that_stops_releases_its_claim_at_once_and_no_try_is_counted(self, worker, scene, model_server):
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
+        worker.context.stopping.set()
+        worker.image_handler.completion.finish(request.image_id)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.agg_stalled, row.agg_lease_until) == ("IN_PROGRESS", 0, 0)
+        worker.context.stopping.clear()
+        worker.image_handler.completion.finish(request.image_id)
+        assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
+
+    def test_an_output_that_stays_away_is_tried_later_each_time(self, worker, scene, model_server, clients, clock):
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
+        waits = []
+        with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)):
+            for _ in range(7):
+                with pytest.raises(AggregateFeaturesException):
+                    worker.image_handler.completion.finish(request.image_id)
+                waits.append(worker.jobs.get_image_request(request.image_id).agg_not_before - clock())
+                clock.ahead_s += 800
+        assert waits == pytest.approx([20, 40, 80, 160, 320, 600, 600], rel=0.4)
+        worker.image_handler.completion.finish(request.image_id)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.agg_backoffs) == ("SUCCESS", 0)
+
+    def test_a_region_has_ended_though_its_image_cannot_be_delivered_yet(self, worker, scene, model_server, clients):
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
+        job = worker.jobs.get_image_request(request.image_id)
+        with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)) as puts:
+            worker.image_handler.region_ended(region_requests(worker, request)[0], job)
+        assert puts
+        assert worker.jobs.get_image_request(request.image_id).image_status == "IN_PROGRESS"
+
+    def test_an_image_that_no_worker_can_hold_fails_with_the_name_of_the_setting(self, worker, scene, model_server):
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
+        worker.context.aggregation_memory.total_bytes = 100
+        worker.image_handler.completion.finish(request.image_id)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert row.image_status == "FAILED"
+        assert "AGGREGATION_MEMORY_BYTES of 100 bytes is too little" in row.message
+        assert "0:S3" in row.sink_errors
+
+    def test_an_image_waits_for_memory_and_then_goes_back(self, worker, scene, model_server, clock):
+        request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
+        memory = worker.context.aggregation_memory
+        memory.now = clock
+        memory.pause = lambda seconds: setattr(clock, "ahead_s", clock.ahead_s + 100 * seconds)
+        with memory.share(lambda: None) as other:
+            other.read(memory.total_bytes)
+            worker.image_handler.completion.finish(request.image_id)
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.agg_stalled) == ("IN_PROGRESS", 0)
+        assert 5 <= row.agg_not_before - clock() + 1 <= 16
+        clock.ahead_s += 20
+        worker.image_handler.completion.finish(request.image_id)
+        assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
 
     def test_an_aggregation_that_kills_its_workers_is_given_up(self, worker, scene, model_server, clock, statuses):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)

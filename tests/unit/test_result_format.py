@@ -63,6 +63,21 @@ def test_compressed_text_is_the_text(name):
     assert ResultFormat.of(name, GZIP).extension == f"{ResultFormat.of(name).extension}.gz"
 
 
+def test_a_table_gives_signs_of_life_as_its_rows_are_made(monkeypatch):
+    monkeypatch.setattr(geoparquet, "ROWS_PER_GROUP", 40)
+    monkeypatch.setattr(geoparquet, "_ROWS_AT_ONCE", 15)
+    signs = []
+    written(OutputFormat.GEOPARQUET, delivery(100, note=lambda: signs.append(1)))
+    assert len(signs) == 3 + 3 + 2
+
+
+def test_row_groups_are_bounded_by_bytes_too(monkeypatch):
+    monkeypatch.setattr(geoparquet, "BYTES_PER_GROUP", 4_000)
+    file = pq.ParquetFile(io.BytesIO(written(OutputFormat.GEOPARQUET, delivery(100))))
+    assert file.metadata.num_row_groups > 5
+    assert file.metadata.num_rows == 100
+
+
 @pytest.mark.parametrize("name", OutputFormat)
 def test_no_features_are_a_file_too(name):
     body = written(name, delivery(0))

@@ -141,7 +141,7 @@ class ImageCompletion:
     def merged(self, job: JobItem, features: Sequence[Feature]) -> list[Feature]:
         """Return the features without the duplicates that overlapping tiles made.
 
-        This is for callers that hold features themselves; what the job delivers goes through ``MergedFeatures``.
+        This is for callers that hold features themselves; what the job delivers goes through ``MergedImage``.
         """
         options = distillation_of(job)
         if options is None:

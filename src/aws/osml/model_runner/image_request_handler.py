@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from .database.job_ledger import Acceptance, JobLedger, JobTableLedger, OpenJob
 from .database.job_table import JobItem, JobTable
 from .database.region_request_table import RegionRequestItem, RegionRequestTable
 from .exceptions import (
+    AggregateFeaturesException,
     AggregateOutputFeaturesException,
     ConditionNotMetError,
     InvalidImageRequestException,
@@ -474,9 +476,13 @@ class ImageRequestHandler:
         self.region_ended(region, job)
 
     def region_ended(self, region: RegionRequest, job: JobItem) -> None:
-        """Tell how far an image is, or finish it when the region was its last."""
+        """Tell how far an image is, or finish it when the region was its last.
+
+        Where its outputs do not take it now, the sweeper finishes it later: the region itself has ended.
+        """
         if JobTable.is_image_request_complete(job):
-            self.complete_image_request(region, job.image_format or "")
+            with suppress(AggregateFeaturesException):
+                self.complete_image_request(region, job.image_format or "")
         elif not job.is_terminal:
             self.tell(job, RequestStatus.IN_PROGRESS, "Processing regions")
 
