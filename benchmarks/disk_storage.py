@@ -1,6 +1,9 @@
-"""Stands in for S3 and Kinesis where an emulator's memory would not do: objects lie on disk, records are counted.
+"""Stands in for AWS where an emulator's memory would not do: objects and one table lie on disk, records are counted.
 
-It knows what the product calls: put, get, uploads in parts, and PutRecords. Nothing is checked.
+It knows what the product calls: put, get, uploads in parts, PutRecords, and writing and reading rows by key. No
+condition is checked. What concerns other tables goes on to the emulator.
+
+    disk_storage.py DIRECTORY TABLE EMULATOR_URL
 """
 
 import hashlib
@@ -9,10 +12,16 @@ import re
 import shutil
 import sys
 import threading
+import zlib
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import orjson
+import urllib3
+
+_MOST_ANSWER_BYTES = 15_000_000
 _COPY_BYTES = 1 << 20
 _PART = re.compile(rb"<PartNumber>(\d+)</PartNumber>")
 
@@ -20,15 +29,23 @@ _PART = re.compile(rb"<PartNumber>(\d+)</PartNumber>")
 class Storage:
     """Objects below a directory, and how many records came."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, table: str = "", emulator: str = "") -> None:
         self.directory = directory
         self.records = 0
+        self.table = table
+        self.emulator = emulator
+        self.pool = urllib3.PoolManager(maxsize=16)
         self.uploads = 0
         self.lock = threading.Lock()
 
     def path(self, key: str) -> Path:
         """Return the file of an object, ``/bucket/key``; keys become digests, since some end where others go on."""
         return self.directory / hashlib.sha256(unquote(key).encode()).hexdigest()
+
+    def row(self, key: dict[str, dict[str, str]]) -> Path:
+        """Return the file of a row of the table."""
+        name = "#".join(key[name]["S"] for name in ("hash_key", "range_key"))
+        return self.directory / f"{hashlib.sha256(name.encode()).hexdigest()}.row"
 
     def part(self, upload: str, number: int) -> Path:
         """Return the file of a part."""
@@ -85,8 +102,10 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         url, query = self._url()
         body = self._body()
-        operation = (self.headers.get("X-Amz-Target") or "").partition(".")[2]
-        if operation == "PutRecords":
+        service, _, operation = (self.headers.get("X-Amz-Target") or "").partition(".")
+        if service.startswith("DynamoDB"):
+            self._do_rows(operation, body)
+        elif operation == "PutRecords":
             self._take_records(body)
         elif operation == "DescribeStreamSummary":
             self._answer(200, b'{"StreamDescriptionSummary":{"StreamStatus":"ACTIVE"}}')
@@ -97,6 +116,41 @@ class _Handler(BaseHTTPRequestHandler):
             numbers = [int(number) for number in _PART.findall(body)]
             self.storage.complete(url, query["uploadId"][0], numbers)
             self._answer(200, b"<R><ETag>whole</ETag></R>")
+
+    def _do_rows(self, operation: str, body: bytes) -> None:
+        request, storage = orjson.loads(body), self.storage
+        if operation == "PutItem" and request["TableName"] == storage.table:
+            self._put_row(request["Item"])
+            answer: Any = {}
+        elif operation == "BatchWriteItem" and storage.table in request["RequestItems"]:
+            for write in request["RequestItems"][storage.table]:
+                self._put_row(write["PutRequest"]["Item"])
+            answer = {"UnprocessedItems": {}}
+        elif operation == "BatchGetItem" and storage.table in request["RequestItems"]:
+            self._get_rows(request["RequestItems"][storage.table]["Keys"])
+            return
+        else:
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "host"}
+            found = storage.pool.request("POST", storage.emulator, body=body, headers=headers)
+            self._answer(found.status, found.data)
+            return
+        self._answer(200, orjson.dumps(answer))
+
+    def _put_row(self, item: dict[str, Any]) -> None:
+        path = self.storage.row(item)
+        path.write_bytes(zlib.compress(orjson.dumps(item), 1))
+
+    def _get_rows(self, keys: list[Any]) -> None:
+        """Return rows up to 16 MB, as DynamoDB does, and the keys of the others."""
+        rows: list[bytes] = []
+        rest = list(keys)
+        while rest and sum(map(len, rows)) < _MOST_ANSWER_BYTES:
+            path = self.storage.row(rest.pop(0))
+            if path.exists():
+                rows.append(zlib.decompress(path.read_bytes()))
+        table = orjson.dumps(self.storage.table)
+        left = orjson.dumps({self.storage.table: {"Keys": rest}} if rest else {})
+        self._answer(200, b'{"Responses":{%b:[%b]},"UnprocessedKeys":%b}' % (table, b",".join(rows), left))
 
     def _take_records(self, body: bytes) -> None:
         count = body.count(b'"PartitionKey":')
@@ -133,8 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def main() -> None:
-    """Serve a directory, ``sys.argv[1]``, until the process ends; print the port first."""
-    handler = type("Handler", (_Handler,), {"storage": Storage(Path(sys.argv[1]))})
+    """Serve until the process ends; print the port first."""
+    handler = type("Handler", (_Handler,), {"storage": Storage(Path(sys.argv[1]), *sys.argv[2:])})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     print(server.server_address[1], flush=True)
     server.serve_forever()

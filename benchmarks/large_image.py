@@ -2,9 +2,10 @@
 
     .venv/bin/python benchmarks/large_image.py [--features 1000000] [--memory-gb 2] [--outputs GEOJSON,KINESIS]
 
-Starts an emulator for the tables and ``disk_storage.py`` for S3 and Kinesis, commits the tiles of a made-up image as
-workers do, and has one process finish the image through the product's own classes, with RLIMIT_DATA at the memory that
-is named. Prints seconds, CPU and the most memory that the process took, and how many features each output holds.
+Starts an emulator, and ``disk_storage.py`` for S3, Kinesis and the table of features. Commits the tiles of a made-up
+image as workers do, and has one process finish the image through the product's own classes, with RLIMIT_DATA at the
+memory that is named. Prints seconds, CPU, the most memory that the process took, and how many features each output
+holds.
 """
 
 import argparse
@@ -24,7 +25,6 @@ from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
-from aggregation import feature_of
 from scenes import OVERLAP, REGION, TILE, Floats
 
 from aws.osml.model_runner.app_config import ServiceConfig
@@ -52,7 +52,7 @@ OUTPUTS: dict[str, dict[str, Any]] = {
     name: {"type": "S3", "bucket": BUCKET, "prefix": name.lower(), "format": name}
     for name in ("GEOJSON", "GEOJSONSEQ", "GEOPARQUET")
 } | {"KINESIS": {"type": "Kinesis", "stream": STREAM}}
-STORERS = 2
+STORERS = 4
 
 
 def objects_near(left: float, top: float, right: float, bottom: float) -> Floats:
@@ -75,16 +75,35 @@ def _uniform(column: np.ndarray, row: np.ndarray, salt: int) -> Floats:
     return (mixed >> np.uint64(11)).astype(np.float64) / 2**53
 
 
-def features_of(tile: ImageRegion) -> list[dict[str, Any]]:
-    """Return what a tile reports: each object that shows in it, cut where the tile ends."""
+def features_of(tile: ImageRegion) -> Iterator[dict[str, Any]]:
+    """Yield what a tile reports: each object that shows in it, cut where the tile ends."""
     left, top, right, bottom = frames_of([tile])[0].tolist()
     found = objects_near(left, top, right, bottom)
-    boxes = np.clip(found[:, :4], [left, top, left, top], [right, bottom, right, bottom])
+    boxes = np.clip(found[:, :4], [left, top, left, top], [right, bottom, right, bottom]).round(2)
     is_visible = ((boxes[:, 2:] - boxes[:, :2]) >= LEAST_VISIBLE_PX).all(axis=1)
-    return [
-        feature_of(box, score)
-        for box, score in zip(boxes[is_visible].tolist(), found[is_visible, 4].tolist(), strict=True)
-    ]
+    scores = found[is_visible, 4].round(6).tolist()
+    pixels = boxes[is_visible]
+    degrees = (np.array([10, 50, 10, 50]) + pixels * [1e-6, -1e-6, 1e-6, -1e-6]).round(8)
+    for (x0, y0, x1, y1), (west, north, east, south), score in zip(
+        pixels.tolist(), degrees.tolist(), scores, strict=True
+    ):
+        ring = [[x0, y0], [x0, y1], [x1, y1], [x1, y0], [x0, y0]]
+        ground = [[west, north], [west, south], [east, south], [east, north], [west, north]]
+        properties = {
+            "imageGeometry": {"type": "Polygon", "coordinates": [ring]},
+            "imageBBox": [x0, y0, x1, y1],
+            "featureClasses": [{"iri": "ship", "score": score}],
+            "modelMetadata": {"modelName": "bench", "ontologyName": "ships"},
+            "center_longitude": west,
+            "center_latitude": north,
+            "image_id": IMAGE_ID,
+            "inferenceTime": "2026-11-28T08:00:00Z",
+        }
+        yield {
+            "type": "Feature",
+            "geometry": {"type": "Polygon", "coordinates": [ground]},
+            "properties": properties,
+        }
 
 
 def planner() -> RegionPlanner:
@@ -166,9 +185,9 @@ def finish() -> None:
 
 
 @contextmanager
-def disk_storage(directory: Path) -> Iterator[str]:
-    """Run the stand-in for S3 and Kinesis and lend its URL."""
-    command = [sys.executable, str(Path(__file__).with_name("disk_storage.py")), str(directory)]
+def disk_storage(directory: Path, table: str, emulator: str) -> Iterator[str]:
+    """Run the stand-in for AWS and lend its URL."""
+    command = [sys.executable, str(Path(__file__).with_name("disk_storage.py")), str(directory), table, emulator]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
@@ -220,13 +239,13 @@ def main() -> None:
         objects = Path(name) / "objects"
         objects.mkdir()
         plane = create_data_plane(emulator.client)
-        with disk_storage(objects) as url:
-            own = {"AWS_ENDPOINT_URL_S3": url, "AWS_ENDPOINT_URL_KINESIS": url}
+        with disk_storage(objects, plane.environment["FEATURE_TABLE"], emulator.url) as url:
+            own = {f"AWS_ENDPOINT_URL_{service}": url for service in ("S3", "KINESIS", "DYNAMODB")}
             limits = {"MEMORY_LIMIT_BYTES": str(int(arguments.memory_gb * 2**30)), "WORKERS": "4"}
             os.environ |= clean_environment(os.environ) | emulator.environment | dict(plane.environment) | own | limits
             started = time.perf_counter()
             regions = planner().regions(bounds_of(side_px), REGION)
-            with Pool(STORERS) as pool:
+            with Pool(STORERS, spare_the_collector) as pool:
                 stored = np.array(pool.map(store, regions, chunksize=1)).sum(axis=0).tolist()
             put_job(side_px, stored[0], outputs)
             print(f"{stored[1]:,} features in {stored[0]:,} tiles, stored in {time.perf_counter() - started:.0f} s")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
 from aws.osml.model_runner.exceptions import LoadImageException
+from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy, VariableTileTilingStrategy
 from aws.osml.model_runner.tile_worker.region_plan import (
     RegionPlanner,
@@ -188,6 +189,33 @@ def test_every_pixel_of_the_interest_is_in_a_tile(strategy, x, y, side):
     tiles = [tile.bounds for one in planner.regions(bounds, square(600)) for tile in planner.tiles(one)]
     cover = shapely.union_all([shapely.box(t.origin.col, t.origin.row, t.right, t.bottom) for t in tiles])
     assert shapely.difference(interest, cover).area == pytest.approx(0, abs=1e-6)
+
+
+@STRATEGIES
+@given(
+    x=st.integers(0, 50),
+    y=st.integers(0, 50),
+    width=st.integers(1, 900),
+    height=st.integers(1, 900),
+    tile_px=st.integers(20, 200),
+    overlap_px=st.integers(0, 19),
+    region_px=st.integers(10, 500),
+)
+def test_rows_hold_every_tile_once_and_the_spans_are_those_of_all_tiles(
+    strategy, x, y, width, height, tile_px, overlap_px, region_px
+):
+    planner = RegionPlanner(strategy, square(tile_px), square(overlap_px))
+    bounds = region(y, x, width, height)
+    in_order = [(one, tile) for one in planner.regions(bounds, square(region_px)) for tile in planner.tiles(one)]
+    rows = list(planner.rows(bounds, square(region_px)))
+    starts = [{tile.bounds.origin.row for _, tile in row} for row in rows]
+    assert all(len(start) == 1 for start in starts)
+    assert [tile for row in rows for tile in row] == sorted(in_order, key=lambda pair: pair[1].bounds.origin.row)
+    expected = TileSpans.of(frames_of(tile.bounds for _, tile in in_order))
+    spans = planner.spans(bounds, square(region_px))
+    assert spans.columns.tolist() == expected.columns.tolist()
+    assert spans.rows.tolist() == expected.rows.tolist()
+    assert [start for one in starts for start in one] == spans.row_starts.tolist()
 
 
 @STRATEGIES
