@@ -23,6 +23,7 @@ from worker_process import Site
 _numbers = itertools.count()
 _COLUMNS = ("jobs", "tiles", "model calls", "kills", "pauses", "duplicates", "lost replies", "refusals", "violations")
 _PROPERTY = "faults"
+_NONE: Mapping[str, Any] = {}
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -81,8 +82,10 @@ def new_proxy(emulator: Any) -> Iterator[Callable[..., AwsProxy]]:
     """`new_proxy(*steps, endpoints={"name": server})`: a proxy before the emulator, and before those endpoints."""
     with ExitStack() as running:
 
-        def start(*steps: Step, endpoints: Mapping[str, ModelServer] | None = None) -> AwsProxy:
-            named = {name: LocalEndpoint(model.invocations_url) for name, model in (endpoints or {}).items()}
+        def start(
+            *steps: Step, endpoints: Mapping[str, ModelServer] = _NONE, tags: Mapping[str, str] = _NONE
+        ) -> AwsProxy:
+            named = {name: LocalEndpoint(model.invocations_url, tags=tags) for name, model in endpoints.items()}
             gateway = running.enter_context(SageMakerGateway(named))
             return running.enter_context(AwsProxy(emulator.url, gateway.url, steps))
 

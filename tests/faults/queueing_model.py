@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import deque
 
 from pydantic import PrivateAttr
 
@@ -14,13 +15,15 @@ class QueueingModel(NumberedModel):
 
     servers: int = 1
     call_ms: float = 100.0
-    _servers: threading.Semaphore = PrivateAttr()
+    _free: int = PrivateAttr()
+    # In the order of arrival: a semaphore would let newcomers overtake, and some callers wait without end.
+    _queue: deque[threading.Event] = PrivateAttr(default_factory=deque)
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
     _waiting: int = PrivateAttr(default=0)
     _most_waiting: int = PrivateAttr(default=0)
 
     def model_post_init(self, _: object) -> None:
-        self._servers = threading.Semaphore(self.servers)
+        self._free = self.servers
 
     def forget(self) -> None:
         """Begin to count ``most_at_once`` anew."""
@@ -34,11 +37,21 @@ class QueueingModel(NumberedModel):
 
     def reply(self, tile: bytes, attempt: int) -> ModelReply:
         """Answer a tile when one of the servers has had its time for it."""
+        served = threading.Event()
         with self._lock:
             self._waiting += 1
             self._most_waiting = max(self._most_waiting, self._waiting)
-        with self._servers:
-            time.sleep(self.call_ms / 1000)
+            self._queue.append(served)
+            self._serve()
+        served.wait()
+        time.sleep(self.call_ms / 1000)
         with self._lock:
             self._waiting -= 1
+            self._free += 1
+            self._serve()
         return super().reply(tile, attempt)
+
+    def _serve(self) -> None:
+        if self._free and self._queue:
+            self._free -= 1
+            self._queue.popleft().set()

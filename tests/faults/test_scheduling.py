@@ -11,6 +11,7 @@ import pytest
 from aws.osml.model_runner.local.http_service import HttpRequest, HttpResponse, HttpService
 from aws.osml.model_runner.local.model_server import ModelServer
 from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
+from aws_proxy.throttling import Chance, ThrottledCalls
 from faults.limited_model import LimitedModel
 from faults.numbered_scene import write_numbered_scene
 from faults.trial import LEASE_S
@@ -115,3 +116,30 @@ def test_an_endpoint_never_has_more_regions_than_it_may_and_a_killed_workers_slo
     assert model.model.most_regions == 2
     (row,) = trial.site.rows("ENDPOINT_TABLE")
     assert (row["endpoint"]["S"], row["max_regions"]["N"]) == ("numbered", "2"), "no slot is left"
+
+
+def test_an_endpoint_keeps_its_limit_while_the_control_plane_refuses(new_trial, new_proxy, limited):
+    """A worker that joins then knows what the fleet found out before."""
+    model = limited(call_ms=300, tiles_across=16)
+    proxy = new_proxy(endpoints={"numbered": model})
+    with HttpService(_processors) as ec2:
+        trial = new_trial(
+            **proxy.environment,
+            AWS_ENDPOINT_URL_EC2=ec2.url,
+            SM_SELF_THROTTLING="true",
+            THROTTLING_SCALE_FACTOR="1",
+            THROTTLING_RETRY_TIMEOUT="1",
+            REGIONS_IN_PROGRESS="3",
+            WORKERS="6",
+        )
+        trial.models.append(model)
+        trial.submit(trial.sagemaker_request("numbered", "full"))
+        with trial.fleet.worker():
+            eventually(lambda: model.model.regions_now == 2)
+            operations = ("DescribeEndpoint", "DescribeEndpointConfig", "ListTags")
+            # A code that botocore does not try again, for the sake of time.
+            proxy.steps.append(ThrottledCalls(Chance(0.0), *operations, code="AccessDeniedException"))
+            with trial.fleet.worker():
+                trial.wait()
+                trial.check()
+    assert model.model.most_regions == 2
