@@ -329,14 +329,8 @@ class TestPayload:
             assert bool(self.plan(tight, wide, endpoint, **settings)) is is_refused
             tight.close()
 
-    def test_a_serverless_endpoint_takes_less(self, worker, endpoint, clients):
-        description = {
-            "EndpointStatus": "InService",
-            "ProductionVariants": [{"VariantName": "v", "CurrentServerlessConfig": {"MaxConcurrency": 5}}],
-        }
-        answer = (200, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(description).encode())
-        with answering(clients.client("sagemaker"), "DescribeEndpoint", answer):
-            assert (
-                worker.image_handler.preflight.max_body_bytes(worker.request("s3://images/a.tif", endpoint))
-                == 4 * 2**20
-            )
+    def test_a_serverless_endpoint_takes_less(self, worker, wide, gateway, model_server):
+        url = model_server("centerpoint").invocations_url
+        gateway.add_endpoint("cheap", LocalEndpoint(url, (Variant("v", max_concurrency=5),)))
+        assert self.plan(worker, wide, "cheap", imageProcessorTileSize=480) == ""
+        assert "at most 4194304 bytes" in self.plan(worker, wide, "cheap", imageProcessorTileSize=608, job_id="large")

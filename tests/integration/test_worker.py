@@ -1,6 +1,7 @@
 """Jobs through a real worker process: from the message on the queue to features in S3 and Kinesis."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -217,6 +218,36 @@ def test_redrive_begins_jobs_again_and_moves_dead_letters_back(site, image, mode
     assert "IMAGE_DLQ: 1 messages moved back" in said.out
     assert "its status is SUCCESS" in said.out
     assert "there is no job no-such-job" in said.err
+
+
+def test_a_job_whose_bucket_went_missing_is_delivered_elsewhere_by_the_command(
+    site, image, model_server, monkeypatch, capsys, tmp_path
+):
+    model = model_server("failure", outcomes={"200": 1}, latency_ms=(200, 300))
+    s3, bucket = site.client("s3"), "went-missing-under-way"
+    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+    scene = shutil.copy(image, tmp_path / "scene.tif")
+    request = site.request(str(scene), model.invocations_url)
+    request["outputs"][0]["bucket"] = bucket
+    job_id = request["jobId"]
+    for name, value in site.environment().items():
+        monkeypatch.setenv(name, value)
+    with site.worker():
+        site.submit(request)
+        eventually(lambda: model.stats()["requests"])
+        s3.delete_bucket(Bucket=bucket)
+        assert site.wait_for_end(job_id)[-1] == "PARTIAL"
+        eventually(lambda: not site.open_jobs())
+        scene.unlink()
+        assert main(["redrive", job_id, "--output", "my-bucket/p"]) == 1
+        assert main(["redrive", job_id, "--output", f"s3://{site.data_plane.result_bucket}/{job_id}/"]) == 0
+        eventually(lambda: "SUCCESS" in site.statuses(job_id))
+    said = capsys.readouterr()
+    assert "--output=my-bucket/p: s3://BUCKET/PREFIX" in said.err
+    assert "outputs are written, no tile is done again" in said.out
+    assert len(site.features(job_id)) == 24
+    assert len(site.stream_ids(job_id)) == 24
+    assert model.stats()["requests"] == 24
 
 
 def test_a_model_that_answers_nothing_useful_fails_the_job(busy_site, image, model_server):

@@ -61,11 +61,11 @@ class JobRedriver:
         Raises:
             InvalidImageRequestException: there is no such job, or a place is not one, or not allowed.
         """
-        begun, left = {}, {}
+        begun, left, targets = {}, {}, [s3_place(place) for place in places]
         for item in self._job_table.images_of(job_id):
             try:
                 reason = self._refusal(item, outputs_only)
-                if reason is None and not self._reopen(item, places, outputs_only):
+                if reason is None and not self._reopen(item, targets, outputs_only):
                     reason = "somebody else began it again, or its last status is not published yet"
             except InvalidImageRequestException:
                 # What is wrong with a place is wrong for every image.
@@ -77,13 +77,17 @@ class JobRedriver:
             else:
                 left[item.image_id] = reason
         if not begun and not left:
-            raise InvalidImageRequestException(f"there is no job {job_id}")
+            advice = (
+                "a request that was refused has none: once its reason is mended, redrive --dead-letters sends it again"
+            )
+            raise InvalidImageRequestException(f"there is no job {job_id}; {advice}")
         return RedriveReport(begun, left)
 
     def _refusal(self, item: JobItem, outputs_only: bool) -> str | None:
         """Return why an image is not begun again, where that shows in its row."""
         if not is_redrivable(item.image_status):
-            return f"its status is {item.image_status}"
+            advice = "; model-runner merge writes its features elsewhere" if item.image_status == "SUCCESS" else ""
+            return f"its status is {item.image_status}{advice}"
         if outputs_only and not item.needs_outputs_only(self._now(), outputs_only):
             hours = TILE_MARGIN_S / 3600
             return f"not all of its regions have ended, or its features are more than {hours:g} hours old"
@@ -96,10 +100,10 @@ class JobRedriver:
             return "the image is planned again"
         return "tiles that failed, or whose features are no longer kept, are done again"
 
-    def _reopen(self, item: JobItem, places: Sequence[str], outputs_only: bool) -> bool:
+    def _reopen(self, item: JobItem, targets: Sequence[tuple[str, str]], outputs_only: bool) -> bool:
         request, redirection = item.image_request(), None
-        if places:
-            outputs, done = redirected(request.outputs, item.sinks_done or (), [s3_place(place) for place in places])
+        if targets:
+            outputs, done = redirected(request.outputs, item.sinks_done or (), targets)
             request = dataclasses.replace(request, outputs=outputs)
             self._allow(request)
             redirection = Redirection(json.dumps(outputs), done)
