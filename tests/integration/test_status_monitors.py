@@ -185,6 +185,46 @@ def test_publishing_returns_the_messages_id(topic: Topic, emulator: Any) -> None
     assert topic.heard() == [("hello", {"a": "b"})]
 
 
+def ids_of(topic: Topic, *events: tuple[Any, R]) -> list[str]:
+    """Publish each event in its turn and return the ids that subscribers see."""
+    found = []
+    for item, status in events:
+        monitor = RegionStatusMonitor(topic.arn) if hasattr(item, "region_id") else ImageStatusMonitor(topic.arn)
+        monitor.process_event(item, status, "m")
+        ((_, attributes),) = topic.heard()
+        found.append(attributes["status_id"])
+    return found
+
+
+def with_values(item: Any, **values: Any) -> Any:
+    for name, value in values.items():
+        setattr(item, name, value)
+    return item
+
+
+def test_an_id_names_an_event_and_not_a_status(topic: Topic) -> None:
+    events = [
+        (with_values(image(), tile_success=1, tile_error=0), R.IN_PROGRESS),
+        (with_values(image(), tile_success=98, tile_error=1), R.IN_PROGRESS),
+        (image(), R.PARTIAL),
+        (with_values(image(), generation=1), R.PARTIAL),
+        (with_values(image(), generation=1, tile_success=1, tile_error=0), R.IN_PROGRESS),
+        (region(), R.PARTIAL),
+        (with_values(region(), generation=1), R.PARTIAL),
+        (with_values(image(), image_id="", message_id="first"), R.FAILED),
+        (with_values(image(), image_id="", message_id="second"), R.FAILED),
+    ]
+    assert len(set(ids_of(topic, *events))) == len(events)
+
+
+def test_an_event_that_is_published_again_keeps_its_id(topic: Topic) -> None:
+    first = with_values(image(), tile_success=98, tile_error=1, generation=Decimal(1), processing_duration=10)
+    again = with_values(image(), tile_success=98, tile_error=1, generation=1, processing_duration=90)
+    for status in (R.PARTIAL, R.IN_PROGRESS):
+        one, other = ids_of(topic, (first, status), (again, status))
+        assert one == other
+
+
 def test_a_fifo_topic_gets_jobs_in_order(emulator: Any) -> None:
     sent: list[dict[str, Any]] = []
     client = emulator.client("sns")

@@ -285,6 +285,19 @@ def test_a_request_that_is_sent_again_before_its_end_is_published_has_to_wait(wo
     assert statuses.heard() == ["FAILED", "STARTED"]
 
 
+def test_each_beginning_and_each_end_of_a_job_is_an_event_of_its_own(worker, tmp_path, statuses):
+    request = worker.request(tmp_path / "gone.tif", "ships")
+    for message_id in ("first", "second"):
+        job = worker.image_handler.accept(request, message_id)
+        with pytest.raises(ProcessImageException):
+            worker.image_handler.plan(job)
+    # A second delivery of the same message: the same end is told again.
+    worker.image_handler.accept(request, "second")
+    events = [(attributes["status"], attributes["status_id"]) for _, attributes in statuses.events()]
+    assert sorted(status for status, _ in events) == ["FAILED"] * 3 + ["STARTED"] * 2
+    assert len(set(events)) == 4
+
+
 @pytest.mark.parametrize(("good_tiles", "status"), [(1, "PARTIAL"), (0, "FAILED")])
 def test_past_its_deadline_a_job_is_sealed_and_ends(new_worker, scene, clock, statuses, good_tiles, status):
     worker = new_worker()

@@ -170,3 +170,12 @@ def test_attributes_that_do_not_fit_are_left_out_longest_first() -> None:
         "c": {"DataType": "Binary", "BinaryValue": b"bytes"},
         "e": {"DataType": "String", "StringValue": "7"},
     }
+
+
+@given(st.lists(st.tuples(st.text(max_size=4), st.text("|#:01", max_size=3), st.integers(0, 2)), unique=True))
+def test_two_events_never_share_an_id(events: list[tuple[str, str, int]]) -> None:
+    ids = {
+        StatusMessage(RequestStatus.PARTIAL, job, image_id=image).event_id(generation)
+        for job, image, generation in events
+    }
+    assert len(ids) == len(events)

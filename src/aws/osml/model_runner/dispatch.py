@@ -138,7 +138,7 @@ class ImageMessages:
     def _reject(self, message: QueueMessage, err: InvalidRequestError) -> None:
         self._dead_letters.put(message.body, str(err))
         job_id = job_id_of(message.body) or "unknown"
-        item = JobItem(image_id="", job_id=job_id, processing_duration=0)
+        item = JobItem(image_id="", job_id=job_id, message_id=message.message_id, processing_duration=0)
         self._handler.tell(item, RequestStatus.FAILED, str(err))
         self._queue.finish_request(message.receipt_handle)
 

@@ -179,9 +179,8 @@ class ImageRequestHandler:
         if not is_redrivable(item.image_status) or not self.ledger.reopen(item, request, message_id):
             return False
         logger.info("image.redriven", generation=(item.generation or 0) + 1, left=item.image_status)
-        self.tell(
-            dataclasses.replace(item, processing_duration=0), RequestStatus.STARTED, "Started image request again"
-        )
+        begun = dataclasses.replace(item, generation=(item.generation or 0) + 1, processing_duration=0)
+        self.tell(begun, RequestStatus.STARTED, "Started image request again")
         return True
 
     def plan(self, job: OpenJob) -> None:

@@ -1,7 +1,7 @@
 """What the monitors of images and regions share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from aws.osml.model_runner.common.typing import RequestStatus
@@ -40,9 +40,12 @@ class BaseStatusMonitor(ABC):
     def get_status(self, request_item: StatusItem) -> RequestStatus:
         """Return the status that the counters of a row amount to."""
 
-    def _publish(self, message: StatusMessage, reason: str, extra: Mapping[str, str] | None) -> None:
+    def _publish(
+        self, message: StatusMessage, reason: str, extra: Mapping[str, str] | None, marks: Sequence[object]
+    ) -> None:
+        """Publish a status. ``marks`` tell the events of one status apart; see ``StatusMessage.event_id``."""
         text = f"StatusMonitor update: {status_name(message.status)} {message.job_id}: {safe_text(reason)}"
-        attributes = {**(extra or {}), **message.asdict_str_values(), "status_id": message.status_id}
+        attributes = {**(extra or {}), **message.asdict_str_values(), "status_id": message.event_id(*marks)}
         try:
             self.sns_helper.publish_message(text, attributes)
         except SNSPublishException as err:

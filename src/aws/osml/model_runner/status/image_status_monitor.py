@@ -39,7 +39,7 @@ class ImageStatusMonitor(BaseStatusMonitor):
             image_id=image_request_item.image_id,
             processing_duration=int(image_request_item.processing_duration),
         )
-        self._publish(event, message, extra)
+        self._publish(event, message, extra, _marks(image_request_item, status))
         # Saved searches of log lines look for this name.
         logger.info(
             "ImageStatusMonitorUpdate",
@@ -65,3 +65,17 @@ class ImageStatusMonitor(BaseStatusMonitor):
         if bad == 0:
             return RequestStatus.SUCCESS
         return RequestStatus.FAILED if good == 0 else RequestStatus.PARTIAL
+
+
+def _marks(request: StatusItem, status: RequestStatus) -> list[object]:
+    """Return what tells an image's events of one status apart.
+
+    That is its generation, and how far it has got while it is at work. Where no image belongs to a request, since it
+    was refused, it is the request's message.
+    """
+    marks: list[object] = [count_of(request, "generation") or 0]
+    if status == RequestStatus.IN_PROGRESS:
+        marks.append(sum(count_of(request, name) or 0 for name in ("tile_success", "tile_error")))
+    if not request.image_id:
+        marks.append(getattr(request, "message_id", None))
+    return marks

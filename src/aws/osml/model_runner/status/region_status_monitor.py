@@ -41,7 +41,7 @@ class RegionStatusMonitor(BaseStatusMonitor):
             processing_duration=int(region_request_item.processing_duration),
             failed_tiles=getattr(region_request_item, "failed_tiles", None),
         )
-        self._publish(event, message, extra)
+        self._publish(event, message, extra, [count_of(region_request_item, "generation") or 0])
         # Saved searches of log lines look for this name.
         logger.debug(
             "RegionStatusMonitorUpdate",

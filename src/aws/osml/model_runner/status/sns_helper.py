@@ -53,7 +53,7 @@ class SNSHelper:
         return self.sns_client
 
     def _ordering(self, attributes: dict[str, Any]) -> dict[str, str]:
-        """Return what a FIFO topic asks for: messages of a job in order, each status once."""
+        """Return what a FIFO topic asks for: messages of a job in order, each event once."""
         if self.topic_arn is None or not self.topic_arn.endswith(FIFO_SUFFIX):
             return {}
         ordering = {"MessageGroupId": str(attributes.get("job_id") or "-")[:128]}

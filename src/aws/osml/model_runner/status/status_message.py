@@ -33,9 +33,17 @@ class StatusMessage:
 
     @property
     def status_id(self) -> str:
-        """The same in every copy of an event, so that subscribers can drop copies."""
-        parts = [self.job_id, self.image_id, self.region_id, status_name(self.status)]
-        return hashlib.sha256("|".join(part for part in parts if part).encode(errors="surrogatepass")).hexdigest()
+        """The id of the only event of this status that an image or region has."""
+        return self.event_id()
+
+    def event_id(self, *marks: object) -> str:
+        """Return an id that is the same in every copy of an event, so that subscribers can drop copies.
+
+        ``marks`` tell the events of one status apart, such as a job's generations and how far it has got.
+        """
+        parts = [self.job_id, self.image_id, self.region_id, status_name(self.status), *map(str, marks)]
+        # As JSON, where no separator can be part of a name.
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def asdict(self) -> dict[str, Any]:
         """Return every field as it is."""
