@@ -6,7 +6,7 @@ import threading
 import pytest
 import structlog
 
-from aws.osml.model_runner.common.redaction import REDACTED, is_secret_name, redact, redact_text
+from aws.osml.model_runner.common.redaction import REDACTED, is_secret_name, redact, redact_text, redacted_beginning
 from aws.osml.model_runner.observability import bind_job, carrying_context, configure_logging
 
 
@@ -184,6 +184,14 @@ LEAKS = [
     "<Credentials><SecretAccessKey>canary</SecretAccessKey><SessionToken>canary</SessionToken></Credentials>",
     "https://user:canary@host/path",
     "https://host/path?key=canary",
+    "api_key=canary",
+    "x-api-key: canary",
+    '"apiKey": "canary"',
+    "se=2026&sp=r&sig=canary",
+    "https://hooks.example.com/token/canary0123456789/predict",
+    "https://hooks.example.com/services/canaryABCDEFGHIJKLMNOPQRSTUVWXYZ012345",
+    "https://host/eyJhbGciOiJIUzI1NiJ9canary.eyJzdWIi.canary/predict",
+    "git clone with ghp_canary0123456789abcdefghijk",
 ]
 
 
@@ -194,6 +202,25 @@ def test_credentials_are_taken_out_of_text(text):
     assert REDACTED in cleaned
 
 
+@pytest.mark.parametrize("filler", ["", "x" * 300, "token=" + "y" * 400 + " "])
+@pytest.mark.parametrize("secret", ["https://user:{}@host", "eyJhbGciOiJIUzI1NiJ9.{}"])
+def test_a_text_that_is_cut_shows_no_part_of_a_secret(secret, filler):
+    text = f"{filler} " + secret.format("canary" * 1_000)
+    shown = redacted_beginning(text, 80)[:80]
+    assert "canary" not in shown
+
+
+@pytest.mark.parametrize("cut_at", range(40))
+def test_a_key_that_is_cut_is_not_shown(cut_at):
+    before = "token=" + "y" * (80 + 512 - 7 - cut_at) + " "
+    assert "wJ" not in redacted_beginning(f"{before}wJalrXUtnFEMI/K7MDENG/bPxRfiCY1234567890 {before}", 80)
+
+
+def test_a_text_is_cut_no_shorter_than_it_is_shown():
+    assert redacted_beginning("x" * 30_000, 80).startswith("x" * 80)
+    assert redacted_beginning("short", 80) == "short"
+
+
 @pytest.mark.parametrize("key", ["AKIAIOSFODNN7EXAMPLE", "ASIAIOSFODNN7EXAMPLE"])
 def test_access_key_ids_are_taken_out(key):
     assert key not in redact_text(f"The key {key} is unknown")
@@ -201,7 +228,17 @@ def test_access_key_ids_are_taken_out(key):
 
 @pytest.mark.parametrize(
     "text",
-    ["s3://images/scene.tif", "https://host/a#b", "is it there?", "sigma=0.1", "tile (0, 344)(512, 512)-job-1", "a: b"],
+    [
+        "s3://images/scene.tif",
+        "https://host/a#b",
+        "is it there?",
+        "sigma=0.1",
+        "tile (0, 344)(512, 512)-job-1",
+        "a: b",
+        "s3://bucket/secrets/scene-20261121-0001.tif",
+        "design=3",
+        "s3://b/0123456789abcdef0123456789abcdef/Tile1/x.tif",
+    ],
 )
 def test_other_text_is_left_alone(text):
     assert redact_text(text) == text

@@ -20,7 +20,7 @@ from aws_embedded_metrics.logger.metrics_context import MetricsContext
 from aws_embedded_metrics.logger.metrics_logger import MetricsLogger
 from aws_embedded_metrics.serializers.log_serializer import LogSerializer
 
-from .common.redaction import redact_text
+from .common.redaction import redacted_beginning
 
 NAMESPACE = "OSML/ModelRunner"
 SERVICE_NAME = "OSML"
@@ -112,7 +112,7 @@ def _scope(operation: str | None, dimensions: dict[str, str]) -> _Scope:
 @lru_cache(maxsize=1024)
 def _dimension_value(value: str) -> str:
     """Return ``value`` as the format wants it: ASCII, at most 1,024 characters, not blank; and without credentials."""
-    text = redact_text(value).encode("ascii", "replace").decode()[:_LONGEST_DIMENSION]
+    text = redacted_beginning(value, _LONGEST_DIMENSION).encode("ascii", "replace").decode()[:_LONGEST_DIMENSION]
     return text if text.strip() else "Unknown"
 
 

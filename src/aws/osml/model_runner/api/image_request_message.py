@@ -16,6 +16,7 @@ from .rules import MAX_JOB_ID_LENGTH
 logger = structlog.get_logger(__name__)
 
 _JOB_ID = re.compile(r'"jobId"\s*:\s*"((?:[^"\\]|\\.){1,512})"')
+_MOST_KEYS = 20
 _INVALID = "the image request is not valid"
 
 
@@ -34,9 +35,9 @@ def parse_image_request_message(body: str | bytes) -> list[ImageRequest]:
         raise InvalidImageRequestException(_INVALID, _each_field_once([*problems, *err.problems])) from err
     if problems:
         raise InvalidImageRequestException(_INVALID, problems)
-    unknown = [shortened(key).strip('"') for key in unknown_keys(message)]
-    if unknown:
-        logger.warning("image_request.unknown_keys", job_id=message.job_id, keys=unknown[:20], count=len(unknown))
+    if unknown := list(unknown_keys(message)):
+        shown = [shortened(key).strip('"') for key in unknown[:_MOST_KEYS]]
+        logger.warning("image_request.unknown_keys", job_id=message.job_id, keys=shown, count=len(unknown))
     return requests_of(message, fingerprint(document))
 
 

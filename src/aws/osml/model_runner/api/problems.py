@@ -7,7 +7,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from aws.osml.model_runner.common.redaction import is_secret_name, redact_text
+from aws.osml.model_runner.common.redaction import is_secret_name, redacted_beginning
 from aws.osml.model_runner.exceptions import Problem
 
 ABSENT = "absent"
@@ -55,7 +55,8 @@ def shortened(value: Any, name: str = "") -> str:
         return f"a list of {len(value)} items"
     if is_secret_name(name):
         return '"[redacted]"'
-    text = json.dumps(redact_text(value) if isinstance(value, str) else value, default=repr)
+    shown = redacted_beginning(value, _LONGEST_VALUE) if isinstance(value, str) else value
+    text = json.dumps(shown, default=repr)
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
 
 
@@ -92,6 +93,7 @@ def expectation_of(details: ErrorDetails) -> str:
 
 def _key_text(key: str) -> str:
     """Return a stranger's key fit for a log line: printable, and not endless."""
+    key = redacted_beginning(key, _LONGEST_KEY)
     shown = key if key.isprintable() else json.dumps(key)[1:-1]
     return shown if len(shown) <= _LONGEST_KEY else shown[: _LONGEST_KEY - 1] + "…"
 

@@ -23,8 +23,8 @@ _FORBIDDEN = frozenset({gdal.CPLE_AWSAccessDenied, gdal.CPLE_AWSInvalidCredentia
 # A failed request, and GDAL's number, which has no name, for all that S3 may answer besides the above: too many
 # requests, an error within, a token that expired.
 _UNREACHABLE = frozenset({gdal.CPLE_HttpResponse, gdal.CPLE_AWSSignatureDoesNotMatch + 1})
-_REFUSED = re.compile(r"response code[^\n]*: 40[13]\b|<Code>AccessDenied</Code>")
-_ABSENT = re.compile(r"response code[^\n]*: 404\b")
+_REFUSED = re.compile(r"response code[^\n]{0,256}?: 40[13]\b|<Code>AccessDenied</Code>")
+_ABSENT = re.compile(r"response code[^\n]{0,256}?: 404\b")
 _S3_PREFIX = "/vsis3/"
 _REMOTE_PREFIXES = (_S3_PREFIX, "/vsicurl/")
 

@@ -6,7 +6,7 @@ on topics and in tables that many may read.
 
 import re
 
-from aws.osml.model_runner.common.redaction import redact_text
+from aws.osml.model_runner.common.redaction import redacted_beginning
 
 MAX_CHARACTERS = 512
 ELLIPSIS = "…"
@@ -16,9 +16,7 @@ _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\u
 
 def safe_text(text: str, max_characters: int = MAX_CHARACTERS) -> str:
     """Return ``text`` with secrets hidden and control characters escaped, cut to ``max_characters``."""
-    # Secrets first, in a text that is cut generously: what is cut in the middle of a secret is no longer recognised.
-    text = text[: 8 * max_characters]
-    return shortened(printable(redact_text(text)), max_characters)
+    return shortened(printable(redacted_beginning(text, max_characters)), max_characters)
 
 
 def printable(text: str) -> str:

@@ -1,0 +1,165 @@
+"""Runs every regular expression of the package, or what shows text of strangers, over texts that make one back up.
+
+``python linear_patterns.py patterns|functions LENGTH short|long`` prints the name and the unit of each text before it
+runs, and at last how many names there were. SIGVTALRM ends the process when one text takes more processor time than its
+budget: quadratic work at these lengths takes several times as long, linear work a hundredth.
+"""
+
+import ast
+import importlib
+import itertools
+import pkgutil
+import re
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import aws.osml.model_runner as package
+from aws.osml.model_runner.api.image_request_message import job_id_of, parse_image_request_message
+from aws.osml.model_runner.api.json_document import load_object
+from aws.osml.model_runner.api.problems import path_text, shortened
+from aws.osml.model_runner.common.redaction import is_secret_name, redact, redact_text
+from aws.osml.model_runner.exceptions import InvalidImageRequestException
+from aws.osml.model_runner.status.safe_text import safe_text
+
+# Of processor time for 32 KiB, so a machine under load changes nothing.
+_BUDGET_S, _BUDGET_BYTES = 0.5, 32 * 1024
+_METHODS = ("search", "match", "fullmatch", "findall", "finditer", "sub", "split")
+# One of each kind of character that patterns tell apart, and those that they name.
+_ALPHABET = "aZ0-_.:/ \n\"'\\<>=?@(,+"
+_SHORT_ALPHABET = "a-_./: "
+_WORD = re.compile(r"[A-Za-z0-9:/<&\"_ -]{3,40}")
+
+Try = Callable[[str], object]
+
+
+def modules() -> Iterator[ModuleType]:
+    """Yield every module of the package that can be imported here."""
+    for found in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not found.name.endswith("__main__"):
+            yield importlib.import_module(found.name)
+
+
+def patterns_of(module: ModuleType) -> Iterator[tuple[str, re.Pattern[Any], list[str]]]:
+    """Yield the patterns of a module with their names and the methods by which the module uses them."""
+    source = Path(str(module.__file__)).read_text()
+    for name, value in vars(module).items():
+        used = re.findall(rf"\b{re.escape(name)}\.({'|'.join(_METHODS)})\(", source)
+        for number, pattern in enumerate(_patterns_in(value)):
+            yield f"{module.__name__}.{name}[{number}]", pattern, sorted(set(used)) or ["search"]
+    for call in ast.walk(ast.parse(source)):
+        if isinstance(call, ast.Call) and (method := _method_of_re(call)) and isinstance(call.args[0], ast.Constant):
+            yield f"{module.__name__}:{call.lineno}", re.compile(call.args[0].value), [method]
+
+
+def _patterns_in(value: object) -> Iterator[re.Pattern[Any]]:
+    if isinstance(value, re.Pattern):
+        yield value
+    elif isinstance(value, list | tuple | set | frozenset):
+        for item in value:
+            yield from _patterns_in(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _patterns_in(item)
+
+
+def _method_of_re(call: ast.Call) -> str | None:
+    function = call.func
+    is_of_re = (
+        isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id == "re"
+    )
+    return function.attr if is_of_re and function.attr in _METHODS else None
+
+
+def _by(pattern: re.Pattern[Any], method: str) -> Try:
+    if method == "sub":
+        return lambda text: pattern.sub("", text)
+    if method == "finditer":
+        return lambda text: sum(1 for _ in pattern.finditer(text))
+    return getattr(pattern, method)
+
+
+def _tries_of_patterns() -> Iterator[tuple[str, Try, list[str]]]:
+    for module in modules():
+        for name, pattern, methods in patterns_of(module):
+            if isinstance(pattern.pattern, str):
+                for method in methods:
+                    yield f"{name}.{method}", _by(pattern, method), _words_of(pattern)
+
+
+def _words_of(pattern: re.Pattern[Any]) -> list[str]:
+    """Return units out of what a pattern itself names, each alone and beside what may repeat around it."""
+    words = sorted(set(_WORD.findall(pattern.pattern)))
+    return [unit for word in words for unit in (word, f"{word} ", f"-{word}", f"{word}a", f"/{word}/")]
+
+
+def _refused(body: str) -> object:
+    try:
+        return parse_image_request_message(body)
+    except InvalidImageRequestException as err:
+        return err.problems
+
+
+def _tries_of_functions() -> Iterator[tuple[str, Try, list[str]]]:
+    words = [
+        "://",
+        "a://",
+        "secret",
+        "-token",
+        "_key",
+        "api_key=",
+        "<token",
+        "authorization:",
+        "Bearer ",
+        "eyJ",
+        "-eyJ",
+    ]
+    words += ["AKIA", "/token/", "://a?", "://a:a@", "sig=", "aB3", "/aB3", "password:\n", "key "]
+    named: dict[str, Try] = {
+        "redact_text": redact_text,
+        "redact": lambda text: redact({"event": [text], "key": {"name": text}}),
+        "is_secret_name": is_secret_name,
+        "safe_text": safe_text,
+        "shortened": shortened,
+        "shortened by name": lambda text: shortened("", text),
+        "path_text": lambda text: path_text([text]),
+        "load_object": load_object,
+        "job_id_of": job_id_of,
+        "job_id_of an object": lambda text: job_id_of(f'{{"jobId": {_quoted(text)}}}'),
+        "parse jobId": lambda text: _refused(f'{{"jobId": {_quoted(text)}}}'),
+        "parse key": lambda text: _refused(f'{{{_quoted(text)}: 1, "tileSize": {_quoted(text)}}}'),
+        "parse outputs": lambda text: _refused(f'{{"outputs": [{{"type": "S3", "bucket": {_quoted(text)}}}]}}'),
+        "parse urls": lambda text: _refused(f'{{"imageUrls": [{_quoted(text)}, "s3://a/b"]}}'),
+        "parse region": lambda text: _refused(f'{{"regionOfInterest": {_quoted(text)}}}'),
+        "parse region after": lambda text: _refused(f'{{"regionOfInterest": {_quoted("POLYGON ((" + text)}}}'),
+    }
+    for name, attempt in named.items():
+        yield name, attempt, words
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def main(what: str, length: int, form: str = "short") -> None:
+    """Try every text with every pattern or function; the long form joins more characters to pairs."""
+    of_pairs = _ALPHABET if form == "long" else _SHORT_ALPHABET
+    units = [*_ALPHABET, *("".join(pair) for pair in itertools.permutations(of_pairs, 2))]
+    signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
+    names = set()
+    for name, attempt, words in {"patterns": _tries_of_patterns, "functions": _tries_of_functions}[what]():
+        names.add(name)
+        for unit in [*units, *words]:
+            print(f"{name} {unit!r}", flush=True)
+            text = (unit * (length // len(unit) + 1))[:length]
+            signal.setitimer(signal.ITIMER_VIRTUAL, _BUDGET_S * length / _BUDGET_BYTES)
+            attempt(f"a{text}\x00")
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    print(len(names))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])

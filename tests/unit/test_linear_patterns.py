@@ -1,0 +1,22 @@
+"""No regular expression of the package does more than linear work, whatever text a stranger sends.
+
+``re`` holds the GIL, so a pattern that backs up stops every thread of a worker. ``linear_patterns.py`` runs all of them
+in a process of its own, which ends once one text has used more processor time than linear work ever takes.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_SCRIPT = Path(__file__).with_name("linear_patterns.py")
+
+
+@pytest.mark.parametrize(("what", "at_least"), [("patterns", 40), ("functions", 16)])
+def test_patterns_and_what_shows_text_of_strangers_are_linear(what, at_least, is_long):
+    length, form = (256 * 1024, "long") if is_long else (32 * 1024, "short")
+    command = [sys.executable, str(_SCRIPT), what, str(length), form]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, f"ended by {ended.returncode} at {ended.stdout[-200:]} {ended.stderr[-2000:]}"
+    assert int(ended.stdout.split()[-1]) >= at_least
