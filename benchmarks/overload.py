@@ -224,13 +224,18 @@ class Worker:
 
     def poll(self) -> None:
         """Take regions while there are slots, and look again soon."""
-        while self.fleet.queue and len(self.attempts) < SLOTS and not self.limit.is_full:
+        while self.fleet.queue and len(self.attempts) < SLOTS and not self.limit.is_full and self.has_room():
             region = self.fleet.queue.popleft()
             self.attempts.append(Attempt(self, region))
         self.set_ceiling()
         self.go()
         if self.fleet.tiles_left:
             self.fleet.clock.after(1.0, self.poll)
+
+    def has_room(self) -> bool:
+        """Return False when others use an endpoint of known capacity fully."""
+        capacity = self.fleet.capacity
+        return capacity is None or bool(self.attempts) or self.fleet.holders() < capacity
 
     def set_ceiling(self) -> None:
         """Divide the endpoint's capacity, where it is known, by the workers that call it."""

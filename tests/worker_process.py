@@ -181,7 +181,7 @@ class Site:
     def check_books(self, job_id: str) -> None:
         """Assert what has to hold after every job, whatever happened on the way."""
         (image,) = [row for row in self.rows("JOB_TABLE") if row.get("job_id", {}).get("S") == job_id]
-        regions = [row for row in self.rows("REGION_REQUEST_TABLE") if row["job_id"]["S"] == job_id]
+        regions = [row for row in self.rows("REGION_REQUEST_TABLE") if row.get("job_id", {}).get("S") == job_id]
         tiles = [
             row
             for row in self.rows("FEATURE_TABLE")

@@ -17,6 +17,7 @@ import structlog
 from osgeo import gdal
 from pydantic import Field
 
+from aws.osml.model_runner import region_request_handler
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_request_message import parse_image_request_message
 from aws.osml.model_runner.api.inference import ModelInvokeMode
@@ -46,6 +47,7 @@ from aws.osml.model_runner.raster import ImageUnreachableError, RasterSettings, 
 from aws.osml.model_runner.raster.sensor_model import build_sensor_model
 from aws.osml.model_runner.redrive import JobRedriver
 from aws.osml.model_runner.region_request_handler import SEALED, region_request_of
+from aws.osml.model_runner.scheduler.survey import lane_of
 from aws_faults import answering, json_error, query_error, xml_error
 from range_server import Fault, RangeServer
 from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
@@ -757,9 +759,9 @@ class TestRegion:
             assert caught.value.is_backoff
             clock.ahead_s += caught.value.retry_after_s + 1
         assert worker.features.committed_tiles(request.image_id, first.region_id, range(4)) == {}
-        assert worker.context.call_limit_for(MODEL).calls == 1
+        assert worker.context.call_limit_for(lane_of(first)).calls == 1
         model.model = SlowOnOne(victims=[0])
-        worker.context.call_limit_for(MODEL)._rests_until = 0.0
+        worker.context.call_limit_for(lane_of(first))._rests_until = 0.0
         job = worker.region_handler.process_region_request(first)
         assert (job.region_success, job.tile_success) == (1, 4)
 
@@ -781,12 +783,45 @@ class TestRegion:
             except RegionDeferredError as err:
                 waits.append(err.is_backoff)
                 clock.ahead_s += err.retry_after_s + 1
-                worker.context.call_limit_for(MODEL)._rests_until = 0.0
+                worker.context.call_limit_for(lane_of(first))._rests_until = 0.0
                 assert len(waits) < 8
         assert waits[-2:] == [True, True], "it was back-pressure at first"
         assert (job.region_error, job.tile_success, job.tile_error) == (1, 3, 1)
         rows = [row for row in worker.features.scan() if row.get("tile_status") == "FAILED"]
         assert [row["error_code"] for row in rows] == ["TIMEOUT"]
+
+    def test_a_region_is_left_to_others_while_tiles_of_its_endpoint_wait_here(
+        self, worker, scene, model_server, monkeypatch
+    ):
+        monkeypatch.setattr(region_request_handler, "_ROOM_PAUSE_S", 0.0)
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        with worker.context.call_limit_for(lane_of(first)).expecting(1000):
+            with pytest.raises(RegionDeferredError) as caught:
+                worker.region_handler.process_region_request(first)
+            assert caught.value.retry_after_s >= 20
+            row = worker.regions.get_region_request(first.region_id, request.image_id)
+            assert (row.fence, row.region_retry_count, row.not_before) == (0, 0, 0)
+        assert worker.region_handler.process_region_request(first).region_success == 1
+
+    def test_workers_share_an_endpoint_whose_capacity_is_known(self, new_worker, scene, model_server):
+        """Where other workers use an endpoint fully, a further one claims nothing; else it takes its share."""
+        worker, request_url = new_worker("worker"), model_server("centerpoint").invocations_url
+        request = worker.request(scene, request_url)
+        planned(worker, request)
+        first, second = region_requests(worker, request)
+        for name in ("a", "b"):
+            worker.context._endpoint_callers().note(request_url, name, 60)
+        worker.context.endpoint_calls = lambda _request: 2
+        with pytest.raises(RegionDeferredError):
+            worker.region_handler.process_region_request(first)
+        worker.context.endpoint_calls = lambda _request: 9
+        assert worker.region_handler.process_region_request(first).region_success == 1
+        assert worker.context.call_limit_for(lane_of(first))._ceiling == 3
+        worker.context.endpoint_calls = lambda _request: None
+        assert worker.region_handler.process_region_request(second).region_success == 2
+        assert worker.context.call_limit_for(lane_of(first))._ceiling == worker.config.workers
 
     def test_an_endpoint_that_recovers_finishes_the_region(self, worker, scene, model_server, clock):
         model = model_server("failure", outcomes={"200": 1, "503": 1}, failures_first=6)

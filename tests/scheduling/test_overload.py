@@ -30,3 +30,9 @@ def test_a_fleet_that_is_too_large_for_an_endpoint_calls_it_seldom():
     outcome = overload.play(overload.Scenario(100, 4, 5, 1000, is_known=False))
     assert outcome.failed_tiles == 0
     assert outcome.calls_per_tile <= 2
+
+
+def test_no_more_workers_call_an_endpoint_of_known_capacity_than_it_takes_calls():
+    outcome = overload.play(overload.Scenario(100, 4, 5, 1000))
+    assert outcome.failed_tiles == 0
+    assert outcome.calls_per_tile == 1

@@ -137,6 +137,22 @@ def test_a_tag_says_what_an_instance_takes(estimator, sagemaker, tag, calls):
     assert described(estimator(), request()).calls == calls
 
 
+def test_a_call_limit_rests_on_what_the_endpoint_says_and_on_no_default(estimator, sagemaker):
+    sagemaker.endpoints["ships"] = [variant("a", 3)]
+    made = estimator()
+    described(made, request())
+    assert (made.known_calls(request()), made.certain_calls(request())) == (6, None)
+    sagemaker.tags["osml:instance-concurrency"] = "8"
+    tagged = estimator()
+    described(tagged, request())
+    assert tagged.certain_calls(request()) == 24
+    sagemaker.tags.clear()
+    sagemaker.endpoints["ships"] = [serverless("b", 20)]
+    made = estimator()
+    described(made, request())
+    assert made.certain_calls(request()) == 20
+
+
 def test_each_variant_has_its_own_and_an_unknown_one_has_none(estimator, sagemaker):
     sagemaker.endpoints["ships"] = [variant("a", 3), serverless("b", 20)]
     assert described(estimator(), request(TargetVariant="a")).calls == 6

@@ -172,7 +172,7 @@ class ModelRunner:
         self.endpoint_capacities = EndpointCapacityEstimator(
             config, context.clients, context.metrics, context.now, context.rng, self.endpoint_facts, context.sleep
         )
-        context.endpoint_calls = self.endpoint_capacities.known_calls
+        context.endpoint_calls = self.endpoint_capacities.certain_calls
         self.image_request_handler = ImageRequestHandler(
             self.job_table,
             self.image_status_monitor,

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -42,6 +42,8 @@ from .job_rules import POISON_REGION_S, backoff_s, is_poison, region_status
 from .lease_keeper import Lease
 from .observability import bind_job
 from .region_work import RegionWork
+from .scheduler.decision import Lane
+from .scheduler.survey import lane_of
 from .status.region_status_monitor import RegionStatusMonitor
 from .tile_worker.region_run import RegionRun, Tile
 from .tile_worker.tiling_strategy import TilingStrategy
@@ -77,6 +79,11 @@ _DEADLINE_REASON = "the time of the job is over"
 # there when the image was planned, and somebody may be mending them.
 _MISSING_ENDPOINT_S = 900.0
 _MAX_OPEN_TRIES = 5
+
+# How long a region waits here for room at its endpoint, before it is left to another worker for a while.
+_ROOM_LOOKS = 20
+_ROOM_PAUSE_S = 0.25
+_NO_ROOM_S = (20.0, 40.0)
 
 
 class RegionRequestHandler:
@@ -135,6 +142,7 @@ class RegionRequestHandler:
         with bind_job(job_id=request.job_id, image_id=request.image_id, region_id=request.region_id):
             if region_request_item is not None:
                 self.region_request_table.start_region_request(region_request_item)
+            self._wait_for_room(request)
             with (
                 self._slot_at_endpoint(request) as keep_slot,
                 self.context.quarantine.entered(
@@ -143,11 +151,16 @@ class RegionRequestHandler:
             ):
                 if claim is None:
                     return self.job_table.get_image_request(request.image_id)
-                with self._given_back_on_error(claim):
+                with self._given_back_on_error(claim), self._share_of_endpoint(request) as refresh_share:
                     work = RegionWork(request, self.tiling_strategy, self.context, raster_dataset, sensor_model)
                     if not self._is_throttled(request):
                         work.on_cut = on_cut
-                    return self._process(claim, work, request, keep_slot)
+
+                    def keep() -> bool:
+                        refresh_share()
+                        return keep_slot()
+
+                    return self._process(claim, work, request, keep)
 
     def fail_region_request(
         self, region_request_item: RegionRequestItem, metrics: MetricsLogger | None = None
@@ -198,6 +211,31 @@ class RegionRequestHandler:
         return self._give_back(claim, work, job, run)
 
     # Claim ----------------------------------------------------------------------------------------------------------
+
+    def _wait_for_room(self, request: RegionRequest) -> None:
+        """Wait a little until this process can use a region of the request's endpoint.
+
+        A fast endpoint has room soon, and its next region should be here then. For a slow one the region goes to a
+        worker with less to do: claimed here it would only wait in a queue.
+
+        Raises:
+            RegionDeferredError: the tiles that wait here keep the endpoint busy, or other workers do.
+        """
+        context, lane = self.context, lane_of(request)
+        limit = context.call_limit_for(lane)
+        for _ in range(_ROOM_LOOKS):
+            if not limit.is_full or context.stopping.is_set():
+                break
+            context.pause(_ROOM_PAUSE_S)
+        if limit.is_full:
+            raise RegionDeferredError("tiles of its endpoint wait here", context.rng.uniform(*_NO_ROOM_S))
+        if not context.shares.has_room(_name_of(lane), context.endpoint_calls(request)):
+            raise RegionDeferredError("other workers use its endpoint fully", context.rng.uniform(*_NO_ROOM_S))
+
+    def _share_of_endpoint(self, request: RegionRequest) -> AbstractContextManager[Callable[[], None]]:
+        context, lane = self.context, lane_of(request)
+        capacity = partial(context.endpoint_calls, request)
+        return context.shares.holding(_name_of(lane), capacity, context.call_limit_for(lane))
 
     def _claim(self, image_id: str, region_id: str, is_to_seal: bool = False) -> RegionClaim | None:
         """Return our claim, or None when the region has ended."""
@@ -380,6 +418,10 @@ class RegionRequestHandler:
         if failed_tiles:
             metrics.record("RegionProcessing", "Errors", 1, "Count", ModelName=model, InputFormat=image_format)
         metrics.flush()
+
+
+def _name_of(lane: Lane) -> str:
+    return f"{lane.endpoint}#{lane.part}" if lane.part else lane.endpoint
 
 
 def _tiles_to_seal(work: RegionWork, job: JobItem) -> list[Tile]:

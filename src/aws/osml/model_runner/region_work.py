@@ -19,6 +19,7 @@ from .features.location_grid import LocationGrid
 from .inference.retry import RetryBudget
 from .job_rules import backoff_s
 from .raster import ImageSource, image_to_world, world_to_image
+from .scheduler.survey import lane_of
 from .tile_steps import DetectionSteps
 from .tile_worker.region_plan import RegionPlanner, interest_in_pixels
 from .tile_worker.region_run import RegionRun, Tile
@@ -198,7 +199,7 @@ class RegionWork:
             image_format=source.driver_name,
             generation=generation,
             retry_budget=context.retry_budget_for(request.model_name),
-            call_limit=context.call_limit_for(request.model_name),
+            call_limit=context.call_limit_for(lane_of(request)),
             sleep=context.pause,
             rng=context.rng,
             now=context.now,

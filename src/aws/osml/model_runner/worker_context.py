@@ -22,6 +22,7 @@ from .api.image_url import parse_image_url
 from .api.inference import ModelInvokeMode
 from .api.region_request import RegionRequest
 from .app_config import ServiceConfig
+from .call_shares import CallShares
 from .common.aws_clients import AwsClients, default_clients
 from .common.channel import Threads
 from .common.cores import usable_cores
@@ -30,6 +31,7 @@ from .common.memory_budget import MemoryBudget
 from .common.role_session import RoleSession, calling_session, reading_session
 from .common.typing import ImageDimensions
 from .database.ddb_helper import DDBHelper
+from .database.endpoint_callers import EndpointCallers
 from .database.feature_table import FeatureTable, ReadAll, read_in_threads
 from .exceptions import UnsupportedModelException
 from .inference.call_limit import CallLimit
@@ -43,6 +45,7 @@ from .metrics import MetricsRecorder
 from .quarantine import Quarantine
 from .raster import ImageSource, RasterSettings, TileEncoder, open_elevation_model
 from .raster.open_images import OpenImages
+from .scheduler.decision import Lane
 from .sink.sink import Sink
 from .sink.sink_factory import SinkFactory
 from .tile_worker.pipeline import TilePipeline
@@ -70,7 +73,7 @@ class WorkerContext:
     rng: random.Random = field(default_factory=random.Random)
     note_progress: Callable[[], None] = lambda: None
     # Calls at once that the endpoint of a request takes, as the fleet last knew; None where it does not know. See
-    # ``EndpointCapacityEstimator.known_calls``.
+    # ``EndpointCapacityEstimator.certain_calls``.
     endpoint_calls: Callable[[RegionRequest], int | None] = lambda _request: None
     make_sinks: Callable[[list[dict[str, Any]]], list[Sink]] = SinkFactory.outputs_to_sinks
     read_all: ReadAll = read_in_threads
@@ -85,14 +88,16 @@ class WorkerContext:
     # Held while a region is claimed.
     claiming: AbstractContextManager[object] = field(default_factory=threading.Lock)
     quarantine: Quarantine = field(init=False)
+    shares: CallShares = field(init=False)
     aggregation_memory: MemoryBudget = field(init=False)
     _detectors: LRUCache[object, Detector] = field(default_factory=lambda: LRUCache(_CACHED_ENDPOINTS))
     _budgets: dict[str, RetryBudget] = field(default_factory=lambda: defaultdict(RetryBudget))
-    _call_limits: dict[str, CallLimit] = field(default_factory=dict)
+    _call_limits: dict[Lane, CallLimit] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.quarantine = Quarantine(self.pause, self.claiming)
+        self.shares = CallShares(self._endpoint_callers, self.owner, self.now)
         self.aggregation_memory = aggregation_memory(self.config, self.now, self.pause)
         self.images.sleep = self.pause
 
@@ -183,10 +188,14 @@ class WorkerContext:
         with self._lock:
             return self._budgets[endpoint]
 
-    def call_limit_for(self, endpoint: str) -> CallLimit:
-        """Return the limit that all calls of this process to an endpoint share."""
+    def call_limit_for(self, lane: Lane) -> CallLimit:
+        """Return the limit that all calls of this process to an endpoint, or to one of its parts, share."""
         with self._lock:
-            return self._call_limits.setdefault(endpoint, CallLimit(self.config.workers))
+            return self._call_limits.setdefault(lane, CallLimit(self.config.workers, rng=self.rng))
+
+    def _endpoint_callers(self) -> EndpointCallers:
+        client = self.clients.dynamodb_resource(is_hurried=True)
+        return EndpointCallers(self.config.region_request_table, client, self.now, self.sleep, self.rng)
 
     def detector_factory(self, request: RegionRequest | ImageRequest) -> FeatureDetectorFactory:
         """Return what makes the detector of a request, within the limits that the environment sets."""

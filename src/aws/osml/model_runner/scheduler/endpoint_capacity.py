@@ -136,6 +136,19 @@ class EndpointCapacityEstimator:
             variants = {name: variant for name, variant in variants.items() if name == lane.part}
         return sum(_calls_of(variant, endpoint.concurrency) for variant in variants.values())
 
+    def certain_calls(self, request: ImageRequest | RegionRequest) -> int | None:
+        """Return ``known_calls`` where the endpoint itself says it, by its tag or because it is serverless; else None.
+
+        ``DEFAULT_INSTANCE_CONCURRENCY`` is a guess. The scheduler may rest on it, a limit of calls must not.
+        """
+        if request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
+            return None
+        value = self._fact(_subject("endpoint", request.model_name, request)).value
+        if value is None:
+            return None
+        is_serverless = all("max_concurrency" in variant for variant in value["variants"].values())
+        return self.known_calls(request) if "concurrency" in value or is_serverless else None
+
     def description(self, request: ImageRequest) -> dict[str, Any] | None:
         """Return the state and the variants of a request's endpoint in DescribeEndpoint's form.
 

@@ -1,0 +1,44 @@
+"""Which workers call an endpoint: a row for each in the table of regions, so that they can share its capacity."""
+
+import random
+import time
+from collections.abc import Callable
+from typing import Any
+
+from .ddb_helper import DDBHelper
+
+# The rows of an endpoint's callers form a partition of their own; no image id begins like this.
+_PREFIX = "_callers#"
+# Rows of workers that are gone are deleted after this time.
+_LIFE_S = 3600
+
+
+class EndpointCallers(DDBHelper):
+    """The workers that hold regions of an endpoint, in rows of the table of regions that are no regions."""
+
+    def __init__(
+        self,
+        table_name: str,
+        client: Any = None,
+        now: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
+        rng: random.Random | None = None,
+    ) -> None:
+        super().__init__(table_name, client, sleep, rng, now)
+
+    def note(self, endpoint: str, owner: str, for_s: float) -> None:
+        """C1: count a worker among the callers of an endpoint for the next ``for_s``; 0 counts it out."""
+        now_s = self._now()
+        row = {
+            "image_id": _PREFIX + endpoint,
+            "region_id": owner,
+            "lease_until": now_s + for_s,
+            "expire_time": int(now_s + _LIFE_S),
+        }
+        self.put(row)
+
+    def others(self, endpoint: str, owner: str) -> int:
+        """Return how many other workers call an endpoint now."""
+        now_s = self._now()
+        rows = self.query_partition("image_id", _PREFIX + endpoint)
+        return sum(row["region_id"] != owner and row["lease_until"] > now_s for row in rows)
