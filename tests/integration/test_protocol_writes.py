@@ -157,7 +157,7 @@ class TestAccept:
     def test_what_is_large_lies_in_neither_row_that_is_read_often(self, tables):
         """Turns read every open job, and R3 pays for each byte of an image's row."""
         asked = request(
-            featureProperties=[{"note": "x" * 50_000}],
+            featureProperties=[{"note": "x" * 15_000}],
             regionOfInterest=shapely.Point(0, 0).buffer(10, quad_segs=64).wkt,
             imageProcessorParameters={"TargetVariant": "blue", "CustomAttributes": "a" * 1000},
         )

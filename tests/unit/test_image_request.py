@@ -4,6 +4,7 @@ import string
 from decimal import Decimal
 
 import pytest
+import shapely
 import structlog
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from aws.osml.model_runner.api import ImageRequest, ModelInvokeMode, job_id_of, parse_image_request_message
 from aws.osml.model_runner.api.exceptions import InvalidImageRequestException
 from aws.osml.model_runner.api.image_url import public_url
+from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.mr_post_processing import (
     FeatureDistillationNMS,
     FeatureDistillationNone,
@@ -19,6 +21,7 @@ from aws.osml.model_runner.common.mr_post_processing import (
     MRPostProcessing,
 )
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats
+from aws.osml.model_runner.database.job_table import JobItem, request_row
 from examples import examples
 from unit.malformed_requests import GOOD, MALFORMED, changed, without
 
@@ -54,6 +57,44 @@ def test_a_malformed_request_is_refused_with_every_wrong_field(body, fields):
         assert problem.value.isprintable()
         assert problem.expectation
         assert "Model" not in problem.expectation.split("'")[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("featureProperties", [{"note": "x" * 17_000}]),
+        ("featureProperties", [{"note": "\N{SATELLITE}" * 5_000}]),
+        ("imageProcessorParameters", {"CustomAttributes": "x" * 66_000}),
+        ("imageProcessorParameters", {"numbers": [1e15] * 5_000}),
+        ("outputs", [{"type": "S3", "bucket": "results", "prefix": "p" * 500}] * 200),
+    ],
+)
+def test_a_field_that_no_row_or_message_could_hold_is_refused_by_name(field, value):
+    problems = problems_in(changed(**{field: value}))
+    assert list(problems) == [field]
+    assert "bytes as it is stored (it has " in problems[field].expectation
+
+
+def test_the_largest_request_fits_rows_and_region_messages():
+    satellite = "\N{SATELLITE}"
+    fields = {
+        "jobId": "\N{GREEK SMALL LETTER OMEGA}" * 128,
+        "imageUrls": ["s3://images/" + "\N{GREEK SMALL LETTER OMEGA}" * 500],
+        "imageProcessorParameters": {"CustomAttributes": satellite * 16_000},
+        "featureProperties": [{"note": satellite * 4_000}],
+        "outputs": [{"type": "S3", "bucket": "results", "prefix": satellite * 120}] * 100,
+        "regionOfInterest": shapely.Point(0, 0).buffer(10, quad_segs=250).wkt,
+    }
+    (request,) = parse_image_request_message(json.dumps(GOOD | fields, ensure_ascii=False))
+    body = changed(imageProcessorParameters={"CustomAttributes": satellite * 16_000})
+    assert row_bytes(request_row(request, 0, body=body)) < 400 * 1024
+    assert row_bytes(JobItem.from_image_request(request).to_put()) < 300 * 1024
+    region = RegionRequest(request.get_shared_values(), region_id=f"(99999, 99999)(9999, 9999)-{request.job_id}")
+    assert len(json.dumps(region.to_message())) < 256 * 1024
+
+
+def row_bytes(row):
+    return len(json.dumps(row, ensure_ascii=False, default=lambda value: "=" * len(value)).encode())
 
 
 def test_there_are_enough_kinds_of_malformed_requests():

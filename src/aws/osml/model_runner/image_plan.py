@@ -10,6 +10,7 @@ import shapely
 
 from .api.image_request import ImageRequest
 from .api.image_url import public_url
+from .api.request_utils import json_text
 from .common.typing import ImageDimensions, ImageRegion
 from .database.job_table import JobItem
 from .exceptions import InvalidImageRequestException, LoadImageException, Problem, TileEncodingError
@@ -63,12 +64,12 @@ class ImagePlan:
             processing_bounds=self.bounds.to_lists(),
             width=self.width,
             height=self.height,
-            extents=json.dumps(self.extents) if self.extents else None,
+            extents=json_text(self.extents) if self.extents else None,
             image_etag=self.etag,
             image_extension=self.extension,
             image_format=self.image_format,
-            feature_properties=json.dumps(properties),
-            source_properties=json.dumps([self.source_metadata]) if self.source_metadata else None,
+            feature_properties=json_text(properties),
+            source_properties=json_text([self.source_metadata]) if self.source_metadata else None,
         )
 
 

@@ -26,7 +26,7 @@ from .image_url import public_url
 from .inference import ModelInvokeMode
 from .json_document import value_problems
 from .problems import problems_of
-from .request_utils import outputs_are_valid, shared_properties_are_valid, shared_values
+from .request_utils import json_text, outputs_are_valid, shared_properties_are_valid, shared_values
 
 _DEFAULT_SIZE = ImageDimensions(DEFAULT_TILE_SIZE, DEFAULT_TILE_SIZE)
 _DEFAULT_OVERLAP = ImageDimensions(DEFAULT_TILE_OVERLAP, DEFAULT_TILE_OVERLAP)
@@ -93,7 +93,7 @@ class ImageRequest:
         item = {name: getattr(self, name) for name in _TEXT_FIELDS}
         item |= {name: str(getattr(self, name)) for name in _ENUM_FIELDS}
         item |= {name: list(getattr(self, name)) for name in _SIZE_FIELDS}
-        item |= {name: json.dumps(getattr(self, name)) for name in _JSON_FIELDS if getattr(self, name) is not None}
+        item |= {name: json_text(getattr(self, name)) for name in _JSON_FIELDS if getattr(self, name) is not None}
         item["priority"] = self.priority
         item["outputs"] = [dict(output) for output in self.outputs]
         item["post_processing"] = [_step_item(step) for step in self.post_processing]

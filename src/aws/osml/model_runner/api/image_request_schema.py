@@ -17,6 +17,7 @@ from aws.osml.model_runner.exceptions import InvalidImageRequestException
 
 from .inference import ModelInvokeMode
 from .region_of_interest import parse_roi
+from .request_utils import json_text
 from .rules import (
     MAX_TILE_SIZE,
     MIN_TILE_SIZE,
@@ -38,6 +39,13 @@ DEFAULT_TILE_SIZE = 1024
 DEFAULT_TILE_OVERLAP = 50
 HIGHEST_PRIORITY = 10
 MAX_IMAGES = 1_000
+# An item of DynamoDB holds 400 KiB, and a message of SQS 256 KiB, where escapes make text three times as long. The row
+# of a request holds all of these and up to 64 KiB of its message; a region's message holds the parameters.
+MAX_PARAMETERS_BYTES = 64 * 1024
+MAX_OUTPUTS_BYTES = 64 * 1024
+MAX_REGION_OF_INTEREST_BYTES = 128 * 1024
+# Written on every feature of the job.
+MAX_FEATURE_PROPERTIES_BYTES = 16 * 1024
 
 
 class _Message(BaseModel):
@@ -148,6 +156,12 @@ def _default_post_processing() -> list[PostProcessingStep]:
     return [PostProcessingStep(step="FEATURE_DISTILLATION", algorithm=algorithm)]
 
 
+def _check_size(text: str, limit: int) -> None:
+    size = len(text.encode(errors="surrogatepass"))  # broken characters are a problem of their own
+    if size > limit:
+        raise broken_rule(f"at most {limit} bytes as it is stored (it has {size})")
+
+
 def _region(value: Any) -> BaseGeometry | None:
     if value == "":
         return None
@@ -217,6 +231,30 @@ class ImageRequestMessage(_Message):
         if not (bucket and prefix):
             raise broken_rule("at least one S3 or Kinesis output, or both outputBucket and outputPrefix")
         return [S3Output(type="S3", bucket=bucket, prefix=prefix)]
+
+    @field_validator("parameters", "feature_properties")
+    @classmethod
+    def _fits_rows(cls, value: Any, info: Info) -> Any:
+        is_parameters = info.field_name == "parameters"
+        try:
+            text = json_text(value)
+        except RecursionError:
+            return value  # too many levels are a problem of their own
+        _check_size(text, MAX_PARAMETERS_BYTES if is_parameters else MAX_FEATURE_PROPERTIES_BYTES)
+        return value
+
+    @field_validator("outputs")
+    @classmethod
+    def _outputs_fit_rows(cls, outputs: list[Output]) -> list[Output]:
+        _check_size(json_text([output.destination() for output in outputs]), MAX_OUTPUTS_BYTES)
+        return outputs
+
+    @field_validator("roi")
+    @classmethod
+    def _roi_fits_rows(cls, roi: BaseGeometry | None) -> BaseGeometry | None:
+        if roi is not None:
+            _check_size(roi.wkt, MAX_REGION_OF_INTEREST_BYTES)
+        return roi
 
     @field_validator("post_processing", mode="before")
     @classmethod

@@ -1,5 +1,6 @@
 """What image requests and region requests have in common."""
 
+import json
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -44,6 +45,11 @@ class SharedProperties(Protocol):
     tile_overlap: Any
     tile_format: Any
     tile_compression: Any
+
+
+def json_text(value: Any) -> str:
+    """Return ``value`` as rows hold it: JSON without blanks, characters as they are and not as ASCII escapes."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
 def shared_values(request: SharedProperties) -> dict[str, Any]:

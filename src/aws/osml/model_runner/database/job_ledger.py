@@ -7,7 +7,6 @@ finding the open ones means scanning them all.
 
 import dataclasses
 import enum
-import json
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,6 +16,7 @@ import structlog
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_url import public_url
+from aws.osml.model_runner.api.request_utils import json_text
 from aws.osml.model_runner.exceptions import ConditionNotMetError
 
 from .ddb_helper import DDBHelper, Item, to_dynamodb
@@ -291,7 +291,7 @@ def _outline(request: ImageRequest) -> Item:
     """Return what a decision needs of a request: every turn of the scheduler reads it of every open job."""
     item = request.to_item()
     target = {name: value for name, value in (request.model_endpoint_parameters or {}).items() if name in _TARGETS}
-    parameters = {"model_endpoint_parameters": json.dumps(target)} if target else {}
+    parameters = {"model_endpoint_parameters": json_text(target)} if target else {}
     return {name: item[name] for name in _OUTLINED} | parameters
 
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.region_of_interest import parse_roi
+from aws.osml.model_runner.api.request_utils import json_text
 from aws.osml.model_runner.common.mr_post_processing import deserialize_post_processing_list
 from aws.osml.model_runner.common.typing import (
     TERMINAL_STATUSES,
@@ -145,14 +146,14 @@ class JobItem(DDBItem):
             model_invoke_mode=str(image_request.model_invoke_mode),
             model_name=image_request.model_name,
             model_invocation_role=image_request.model_invocation_role,
-            model_endpoint_parameters=json.dumps(parameters) if parameters else None,
+            model_endpoint_parameters=json_text(parameters) if parameters else None,
             tile_size=str(tuple(image_request.tile_size)),
             tile_overlap=str(tuple(image_request.tile_overlap)),
             tile_format=str(image_request.tile_format),
             tile_compression=str(image_request.tile_compression),
-            outputs=json.dumps(image_request.outputs),
-            feature_properties=json.dumps(image_request.feature_properties),
-            feature_distillation_option=json.dumps(option[0].to_dict()) if option else None,
+            outputs=json_text(image_request.outputs),
+            feature_properties=json_text(image_request.feature_properties),
+            feature_distillation_option=json_text(option[0].to_dict()) if option else None,
             roi_wkt=image_request.roi.wkt if image_request.roi is not None else None,
             result_name=image_request.result_name or None,
             request_sha256=image_request.request_sha256 or None,
@@ -439,7 +440,7 @@ class JobTable(DDBHelper):
         properties += json.loads(item.source_properties or "[]")
         return dataclasses.replace(
             item,
-            feature_properties=json.dumps(properties),
+            feature_properties=json_text(properties),
             roi_wkt=request.get("roi"),
             message_body=row.get("message_body"),
         )
