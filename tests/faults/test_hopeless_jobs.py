@@ -53,7 +53,7 @@ def test_a_job_that_can_never_be_finished_ends_and_the_jobs_behind_it_go_on(new_
 
 def test_a_row_that_this_version_cannot_read_stops_neither_sweeper_nor_scheduler(new_trial):
     """As after a deployment that was rolled back: a job with an algorithm of a newer version."""
-    trial = new_trial(JOB_DEADLINE_S="25")
+    trial = new_trial(JOB_DEADLINE_S="25", JOB_WAIT_LIMIT_S="25")
     model = trial.model(latency_ms=300)
     soft = [{"step": "FEATURE_DISTILLATION", "algorithm": {"algorithmType": "SOFT_NMS"}}]
     first = trial.request(model, "one", jobId=f"b-{uuid.uuid4().hex[:8]}", postProcessing=soft)

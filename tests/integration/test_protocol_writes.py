@@ -747,9 +747,9 @@ class TestSchedule:
         tables.ledger.release_planning(started, "w2")
         tables.ledger.release_planning(started, "w1")
         (job,) = tables.ledger.open_jobs()
-        assert (job.num_attempts, job.last_attempt) == (0, 0)
+        assert (job.num_attempts, job.last_attempt, job.first_attempt) == (0, 0, None)
         second = tables.ledger.start_planning(job, "w2", 60)
-        assert second.first_attempt == started.first_attempt
+        assert second.first_attempt == started.first_attempt + 100
         assert not tables.ledger.renew_planning(started, "w1")
         tables.ledger.finish_planning(second)
         assert not tables.ledger.renew_planning(second, "w2")

@@ -321,6 +321,61 @@ def test_past_its_deadline_a_job_is_sealed_and_ends(new_worker, scene, clock, st
     assert worker.open_jobs() == []
 
 
+DAY_S = 86_400.0
+
+
+def test_an_image_that_waits_for_days_has_its_whole_time_once_it_starts(new_worker, scene, model_server, clock):
+    worker = new_worker()
+    request = worker.request(scene, model_server("centerpoint").invocations_url)
+    worker.image_handler.accept(request)
+    clock.ahead_s += 6 * DAY_S
+    worker.sweeper.sweep()
+    assert status_of(worker, request) == "ACCEPTED"
+    worker.image_handler._process_first = lambda *_: None
+    worker.start_waiting()
+    clock.ahead_s += DEADLINE_S - 60
+    worker.sweeper.sweep()
+    assert status_of(worker, request) == "IN_PROGRESS"
+    worker.work_off()
+    row = worker.jobs.get_image_request(request.image_id)
+    assert (row.image_status, row.tile_success) == ("SUCCESS", 8)
+    assert worker.open_jobs() == []
+
+
+def test_an_image_that_waits_too_long_fails_and_says_what_to_do(new_worker, scene, clock, statuses):
+    worker = new_worker(JOB_WAIT_LIMIT_S=str(2 * DAY_S))
+    request = worker.request(scene, "http://127.0.0.1:9/invocations")
+    worker.image_handler.accept(request)
+    clock.ahead_s += 2 * DAY_S + 2
+    worker.sweeper.sweep()
+    row = worker.jobs.get_image_request(request.image_id)
+    assert row.image_status == "FAILED"
+    assert row.message.startswith("its endpoint had no room for it within 172800 s (JOB_WAIT_LIMIT_S): send the job")
+    assert statuses.heard().count("FAILED") == 1
+
+
+def test_a_job_that_is_begun_again_may_wait_again_before_its_deadline_counts(
+    worker, scene, model_server, clock, monkeypatch
+):
+    request = worker.request(scene, model_server("centerpoint").invocations_url)
+    planned(worker, request)
+    lose_messages(worker)
+    clock.ahead_s += DEADLINE_S + 2
+    worker.sweeper.sweep()
+    row = worker.jobs.get_image_request(request.image_id)
+    assert row.image_status == "FAILED"
+    assert row.message.endswith("(JOB_DEADLINE_S) is over: send the job again to have the missing tiles done")
+    monkeypatch.setattr(worker.image_handler, "_process_first", lambda *_: None)
+    worker.image_handler.accept(request, "again")
+    clock.ahead_s += 2 * DAY_S
+    worker.look_after()
+    clock.ahead_s += DEADLINE_S - 60
+    worker.work_off()
+    row = worker.jobs.get_image_request(request.image_id)
+    assert (row.image_status, row.generation) == ("SUCCESS", 1)
+    assert all(region.expire_time > clock() + DEADLINE_S for region in worker.regions_of(request))
+
+
 def test_past_the_deadline_an_image_that_is_gone_is_sealed_all_the_same(new_worker, tmp_path, clock):
     image = write_scene(tmp_path / "image.tif")
     planner, worker = new_worker("planner"), new_worker("worker")

@@ -65,6 +65,7 @@ def worker_config(job_deadline_s: float, max_region_attempts: int, is_throttled:
             "SWEEP_INTERVAL_S": "45",
             "REGION_SIZE": f"({REGION_PX}, {REGION_PX})",
             "JOB_DEADLINE_S": str(job_deadline_s),
+            "JOB_WAIT_LIMIT_S": str(job_deadline_s),
             "MAX_REGION_ATTEMPTS": str(max_region_attempts),
             "SM_SELF_THROTTLING": str(is_throttled),
             # With two variants, a slot for each processor of one.

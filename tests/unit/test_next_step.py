@@ -12,6 +12,7 @@ from aws.osml.model_runner.job_sweeper import NextStep, next_step
 
 LEASE_S = 60.0
 DEADLINE_S = 86_400.0
+WAIT_LIMIT_S = 7 * DEADLINE_S
 START_S = 1_700_000_000.0
 
 CONFIG = ServiceConfig.from_environment(
@@ -26,6 +27,7 @@ CONFIG = ServiceConfig.from_environment(
         "WORKERS_PER_CPU": "1",
         "REGION_LEASE_S": str(LEASE_S),
         "JOB_DEADLINE_S": str(DEADLINE_S),
+        "JOB_WAIT_LIMIT_S": str(WAIT_LIMIT_S),
     }
 )
 
@@ -52,6 +54,8 @@ def item(**changes: Any) -> JobItem:
 
 UNPLANNED = {"image_status": "ACCEPTED", "region_count": None}
 PLANNED = {"planned_time": START_S}
+WAITING = {"num_attempts": 0, "last_attempt": 0}
+AFTER_A_WAIT = {"first_attempt": START_S + 6 * DEADLINE_S}
 
 
 @pytest.mark.parametrize(
@@ -73,6 +77,13 @@ PLANNED = {"planned_time": START_S}
         ({"num_attempts": 6}, UNPLANNED, 3600, NextStep.GIVE_UP_PLANNING),
         ({"num_attempts": 6, "last_attempt": START_S + 3600}, UNPLANNED, 3650, NextStep.NOTHING),
         ({"num_attempts": 6}, {}, 3600, NextStep.GIVE_UP_PLANNING),
+        # Until its first plan, an image may wait for its endpoint; only then its deadline counts.
+        (WAITING, UNPLANNED, WAIT_LIMIT_S, NextStep.PLAN),
+        (WAITING, UNPLANNED, WAIT_LIMIT_S + 1, NextStep.GIVE_UP_PLANNING),
+        (AFTER_A_WAIT, UNPLANNED, 6 * DEADLINE_S + DEADLINE_S, NextStep.PLAN),
+        (AFTER_A_WAIT, UNPLANNED, 6 * DEADLINE_S + DEADLINE_S + 1, NextStep.GIVE_UP_PLANNING),
+        (AFTER_A_WAIT | {"planned_time": START_S + 6 * DEADLINE_S}, {}, 7 * DEADLINE_S, NextStep.LOOK_AT_REGIONS),
+        (AFTER_A_WAIT | {"planned_time": START_S + 6 * DEADLINE_S}, {}, 7 * DEADLINE_S + 1, NextStep.SEAL_REGIONS),
         ({"num_attempts": 1}, UNPLANNED, DEADLINE_S, NextStep.PLAN),
         ({"num_attempts": 1}, UNPLANNED, DEADLINE_S + 1, NextStep.GIVE_UP_PLANNING),
         # Regions at work.

@@ -19,7 +19,7 @@ logger = structlog.get_logger(__name__)
 
 _MIB = 1024 * 1024
 _DAY_S = 86_400
-# Rows outlive the job's deadline by this, so that none expires under a worker that is late.
+# Rows outlive a job's limits by this, so that none expires under a worker that is late.
 _ROW_MARGIN_S = 2 * _DAY_S
 _REGION_SIZE = re.compile(r"\s*\(\s*([0-9]{1,7})\s*,\s*([0-9]{1,7})\s*\)\s*")
 
@@ -364,12 +364,19 @@ class ServiceConfig(BaseModel):
     job_deadline_s: Seconds = _setting(
         "JOB_DEADLINE_S",
         default=float(_DAY_S),
-        description="Seconds after which a job is ended with what it has; tiles that are missing count as failed.",
+        description="Seconds, from the first try to plan a job on, after which it is ended with what it has; tiles that"
+        " are missing count as failed.",
+    )
+    job_wait_limit_s: Seconds = _setting(
+        "JOB_WAIT_LIMIT_S",
+        default=7.0 * _DAY_S,
+        description="Seconds for which an image may wait until its endpoint has room for it; then its job fails.",
     )
     ddb_ttl_in_days: Annotated[int, Field(ge=1, le=3_650)] = _setting(
         "DDB_TTL_IN_DAYS",
         default=16,
-        description="Days after which rows of images and regions expire. Never less than the deadline and two days.",
+        description="Days after which rows of images and regions expire. Never less than `JOB_WAIT_LIMIT_S`,"
+        " `JOB_DEADLINE_S` and two days together.",
     )
     max_region_attempts: Count = _setting(
         "MAX_REGION_ATTEMPTS",
@@ -514,7 +521,8 @@ class ServiceConfig(BaseModel):
     @property
     def row_life_s(self) -> float:
         """Seconds for which rows of images and regions are kept: what is configured, or as long as a job may need."""
-        return max(self.ddb_ttl_in_days * _DAY_S, self.job_deadline_s + _ROW_MARGIN_S)
+        longest_s = self.job_wait_limit_s + self.job_deadline_s
+        return max(self.ddb_ttl_in_days * _DAY_S, longest_s + _ROW_MARGIN_S)
 
 
 def documented_settings() -> list[Setting]:

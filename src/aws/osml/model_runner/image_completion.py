@@ -26,7 +26,15 @@ from .exceptions import (
     StatusError,
 )
 from .features.selection import FeatureSelector
-from .job_rules import POISON_IMAGE_S, aggregation_wait_s, delivery_wait_s, image_status, is_passing, is_poison
+from .job_rules import (
+    POISON_IMAGE_S,
+    aggregation_wait_s,
+    delivery_wait_s,
+    image_status,
+    is_passing,
+    is_poison,
+    late_reason,
+)
 from .lease_keeper import Lease
 from .sink.delivery import Delivery, FeatureBatch
 from .sink.sink import Sink
@@ -130,6 +138,8 @@ class ImageCompletion:
 
     def end(self, job: JobItem, status: RequestStatus, message: str) -> JobItem | None:
         """G3 and what follows: write the terminal status and close. None when the claim is no longer ours."""
+        if job.tile_error and self._is_late(job):
+            message = f"{message}; {late_reason(self._context().config.job_deadline_s)}"
         ended = self._job_table.end_aggregation(job.image_id, job.agg_fence or 0, status, message)
         if ended is None:
             return None
@@ -302,8 +312,7 @@ class ImageCompletion:
         return self._context().config.aggregation_lease_s
 
     def _is_late(self, job: JobItem) -> bool:
-        age_s = self._context().now() - (job.start_time or 0) / 1000
-        return age_s > self._context().config.job_deadline_s
+        return self._context().now() - job.running_since > self._context().config.job_deadline_s
 
     def _record(self, job: JobItem, status: RequestStatus) -> None:
         metrics = self._context().metrics

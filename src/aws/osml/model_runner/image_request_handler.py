@@ -213,7 +213,8 @@ class ImageRequestHandler:
                     return
                 try:
                     plan = self._plan_of(request, item)
-                    stored = self.job_table.fix_plan(plan.applied_to(item))
+                    planned = dataclasses.replace(plan.applied_to(item), first_attempt=job.first_attempt)
+                    stored = self.job_table.fix_plan(planned)
                 except ConditionNotMetError:
                     return
                 except PLANNING_ERRORS as err:

@@ -26,6 +26,23 @@ _LONGEST_AGGREGATION_WAIT_S = 600.0
 _FIRST_DELIVERY_WAIT_S = 20.0
 
 
+def is_late(
+    accepted_s: float, first_attempt_s: float | None, now_s: float, wait_limit_s: float, deadline_s: float
+) -> bool:
+    """Return True when the time of a job is over: that to wait until its first plan, or from then on that to run."""
+    if first_attempt_s is None:
+        return now_s - accepted_s > wait_limit_s
+    return now_s - first_attempt_s > deadline_s
+
+
+def late_reason(deadline_s: float) -> str:
+    """Return why work ends that its job has no time for any more."""
+    return (
+        f"the job's deadline of {deadline_s:g} s after its first plan (JOB_DEADLINE_S) is over:"
+        " send the job again to have the missing tiles done"
+    )
+
+
 def region_status(succeeded_tiles: int, failed_tiles: int) -> RequestStatus:
     """Return how a region ended; one without tiles has nothing that could fail."""
     if failed_tiles == 0:

@@ -1,5 +1,6 @@
 """Looks after open jobs, so that none waits for a person: what a dead worker left undone is begun again or ended."""
 
+import dataclasses
 import enum
 import time
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from .database.job_table import JobItem, JobTable
 from .database.region_request_table import RegionRequestItem, RegionRequestTable
 from .exceptions import ConservationError, IsImageCompleteException, ModelRunnerError
 from .image_request_handler import ImageRequestHandler
-from .job_rules import POISON_IMAGE_S, SILENT_LEASES, is_passing, is_poison, silence_s
+from .job_rules import POISON_IMAGE_S, SILENT_LEASES, is_late, is_passing, is_poison, late_reason, silence_s
 from .metrics import COUNT, MetricsRecorder
 from .observability import bind_job
 from .queue.request_queue import RequestQueue
@@ -48,7 +49,7 @@ def next_step(job: OpenJob, item: JobItem | None, now_s: float, config: ServiceC
         return _planning_step(job, now_s, config)
     if JobTable.is_image_request_complete(item):
         return NextStep.FINISH
-    if now_s - job.request_time > config.job_deadline_s:
+    if _is_late(job, now_s, config):
         return NextStep.SEAL_REGIONS
     is_silent = now_s - (job.swept_time or job.planned_time) >= SILENT_LEASES * config.region_lease_s
     return NextStep.LOOK_AT_REGIONS if is_silent else NextStep.NOTHING
@@ -57,13 +58,24 @@ def next_step(job: OpenJob, item: JobItem | None, now_s: float, config: ServiceC
 def _planning_step(job: OpenJob, now_s: float, config: ServiceConfig) -> NextStep:
     if job.num_attempts and job.last_attempt + config.region_lease_s >= now_s:
         return NextStep.NOTHING
-    is_late = now_s - job.request_time > config.job_deadline_s
-    # Counted from the first try: an image may have waited for its endpoint before.
-    began_s = job.first_attempt if job.first_attempt is not None else job.request_time
-    if is_late or is_poison(job.num_attempts, began_s, now_s, _MAX_PLANNING_ATTEMPTS, POISON_IMAGE_S):
+    began_s = _running_since(job)
+    is_broken = is_poison(job.num_attempts, began_s, now_s, _MAX_PLANNING_ATTEMPTS, POISON_IMAGE_S)
+    if is_broken or _is_late(job, now_s, config):
         return NextStep.GIVE_UP_PLANNING
     # Where images are scheduled, whoever has its turn starts it, again if need be.
     return NextStep.NOTHING if config.outstanding_jobs_table else NextStep.PLAN
+
+
+def _running_since(job: OpenJob | UnreadableJob) -> float | None:
+    """Return when the first plan of a job was begun; None while it waits."""
+    is_begun = isinstance(job, OpenJob) and (job.num_attempts or job.planned_time is not None)
+    # Rows of earlier versions know only when they were accepted.
+    return job.request_time if job.first_attempt is None and is_begun else job.first_attempt
+
+
+def _is_late(job: OpenJob | UnreadableJob, now_s: float, config: ServiceConfig) -> bool:
+    limits = config.job_wait_limit_s, config.job_deadline_s
+    return is_late(job.request_time, _running_since(job), now_s, *limits)
 
 
 class JobSweeper:
@@ -152,12 +164,14 @@ class JobSweeper:
             self._ledger.strike_off(job)
 
     def _is_late(self, job: UnreadableJob, item: JobItem | None) -> bool:
-        accepted_s = job.request_time or (item.start_time or 0) / 1000 if item is not None else job.request_time
-        return self._now() - accepted_s > self._config.job_deadline_s
+        if item is not None:
+            accepted_s, first_attempt = job.request_time or (item.start_time or 0) / 1000, item.first_attempt
+            job = dataclasses.replace(job, request_time=accepted_s, first_attempt=job.first_attempt or first_attempt)
+        return _is_late(job, self._now(), self._config)
 
     def _is_hopeless(self, job: OpenJob) -> bool:
         """Return True when a job is long past its deadline, and no end of it is under way that counts its tries."""
-        if self._now() - job.request_time <= self._config.job_deadline_s + POISON_IMAGE_S:
+        if not _is_late(job, self._now() - POISON_IMAGE_S, self._config):
             return False
         item = self._job_table.find(job.image_id)
         return item is not None and not item.is_terminal and not _is_counted(item)
@@ -175,7 +189,7 @@ class JobSweeper:
             case NextStep.CLOSE:
                 self._close(job, item)
             case NextStep.GIVE_UP_PLANNING:
-                self._images.fail_image_request(item, ModelRunnerError(_given_up_because(job)))
+                self._images.fail_image_request(item, ModelRunnerError(_given_up_because(job, self._config)))
             case NextStep.PLAN:
                 self._images.plan(job)
             case NextStep.FINISH:
@@ -223,7 +237,7 @@ class JobSweeper:
             self._region_queue.send_request(region_request_of(job, region).to_message())
 
     def _seal(self, job: JobItem, region: RegionRequestItem) -> None:
-        region.message = f"the job's deadline of {self._config.job_deadline_s:g} s is over"
+        region.message = late_reason(self._config.job_deadline_s)
         ended = self._regions.fail_region_request(region)
         self._images.region_ended(region_request_of(job, region), ended)
 
@@ -236,7 +250,15 @@ def _is_counted(item: JobItem) -> bool:
         return False
 
 
-def _given_up_because(job: OpenJob) -> str:
-    if job.num_attempts == 0:
-        return "its endpoint had no room for it until the time of the job was over"
-    return f"planning failed {job.num_attempts} times"
+def _given_up_because(job: OpenJob, config: ServiceConfig) -> str:
+    if _running_since(job) is None:
+        return (
+            f"its endpoint had no room for it within {config.job_wait_limit_s:g} s (JOB_WAIT_LIMIT_S):"
+            " send the job again when the endpoint has less to do, or give the endpoint more instances"
+        )
+    if job.num_attempts > _MAX_PLANNING_ATTEMPTS:
+        return f"planning failed {job.num_attempts} times"
+    return (
+        f"it could not be planned within {config.job_deadline_s:g} s of the first try (JOB_DEADLINE_S):"
+        " look for image.planning_put_off in the log, and send the job again"
+    )

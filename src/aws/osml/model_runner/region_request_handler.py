@@ -38,7 +38,7 @@ from .exceptions import (
     StatusError,
 )
 from .inference.exceptions import ModelJobError
-from .job_rules import POISON_REGION_S, backoff_s, is_poison, region_status
+from .job_rules import POISON_REGION_S, backoff_s, is_poison, late_reason, region_status
 from .lease_keeper import Lease
 from .observability import bind_job
 from .region_work import RegionWork
@@ -72,8 +72,6 @@ _FIXED_FIELDS = (
     "tile_overlap",
     "region_bounds",
 )
-
-_DEADLINE_REASON = "the time of the job is over"
 
 # An endpoint that is missing or denied, and an image that will not open, are waited for this long or often: both were
 # there when the image was planned, and somebody may be mending them.
@@ -195,7 +193,7 @@ class RegionRequestHandler:
             return self._seal(claim, work, job, f"no progress in {attempts} attempts")
         run = self._new_run(claim, job)
         if run.is_late():
-            return self._seal(claim, work, job, _DEADLINE_REASON)
+            return self._seal(claim, work, job, late_reason(self.config.job_deadline_s))
         try:
             with self.context.leases.keep(self._lease(claim, run, keep_slot)) as lease, work.opened(job):
                 tiles = work.tiles(job)
@@ -207,7 +205,7 @@ class RegionRequestHandler:
         if len(outcomes) == len(tiles):
             return self._end(claim, job, tiles, outcomes)
         if run.is_late():
-            return self._seal(claim, work, job, _DEADLINE_REASON)
+            return self._seal(claim, work, job, late_reason(self.config.job_deadline_s))
         return self._give_back(claim, work, job, run)
 
     # Claim ----------------------------------------------------------------------------------------------------------
@@ -261,7 +259,7 @@ class RegionRequestHandler:
             stopping=self.context.stopping,
             # What is left of the time to stop is for giving regions back.
             stop_grace_s=self.config.shutdown_budget_s / 2,
-            deadline=(job.start_time or 0) / 1000 + self.config.job_deadline_s,
+            deadline=job.running_since + self.config.job_deadline_s,
         )
 
     def _lease(self, claim: RegionClaim, run: RegionRun, keep_slot: Callable[[], bool]) -> Lease:

@@ -348,7 +348,11 @@ class _LedgerRows:
     def release_planning(self, job: OpenJob, owner: str) -> None:
         """A2: see ``JobLedger``."""
         values = {":zero": 0, ":before": job.num_attempts - 1, ":owner": owner, ":attempt": job.num_attempts}
-        self._try(job, "SET last_attempt = :zero, num_attempts = :before", values, _IS_OUR_ATTEMPT)
+        # An image that was never begun waits on, and its deadline does not count yet.
+        expression = "SET last_attempt = :zero, num_attempts = :before"
+        if job.num_attempts == 1:
+            expression += " REMOVE first_attempt"
+        self._try(job, expression, values, _IS_OUR_ATTEMPT)
 
     def finish_planning(self, job: OpenJob) -> None:
         """Record that every region has its row and was sent."""
@@ -492,7 +496,7 @@ class JobTableLedger(_LedgerRows):
             images.table_name, image, message_id, now_s, images.life_s, redirection, outputs_only
         )["Update"]
         changed = ", request_time = :now, num_attempts = :zero, last_attempt = :zero, request_payload = :payload"
-        removed = "swept_time, first_attempt, "
+        removed = "swept_time, "
         values = update["ExpressionAttributeValues"] | {":now": int(now_s), ":payload": _outline(request)}
         if image.needs_outputs_only(now_s, outputs_only):
             changed += ", planned_time = :now"

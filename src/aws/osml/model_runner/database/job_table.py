@@ -64,7 +64,9 @@ _IS_PROGRESS = "agg_stalled = :zero REMOVE agg_first_time, agg_error"
 
 @dataclasses.dataclass
 class JobItem(DDBItem):
-    """One image's row. Times are epoch milliseconds, but ``expire_time``, leases and waits, which are epoch seconds.
+    """One image's row. Times are epoch milliseconds.
+
+    In epoch seconds are ``expire_time``, ``first_attempt``, leases and waits.
 
     Sizes and outputs are kept as text, as existing readers of the table expect: ``tile_size`` is ``"(512, 512)"``,
     ``outputs``, ``feature_properties`` and ``feature_distillation_option`` are JSON.
@@ -125,6 +127,7 @@ class JobItem(DDBItem):
     agg_backoffs: int | None = None
     status_outbox: dict[str, Any] | None = None
     priority: int | None = None
+    first_attempt: float | None = None
     message_body: bytes | None = None
     # When the plan was fixed, in epoch seconds: no tile's row is older.
     tiles_since: float | None = None
@@ -218,6 +221,12 @@ class JobItem(DDBItem):
         return needs_outputs_only(regions_ended, self.region_count, self.tile_error or 0, age_s, outputs_only)
 
     @property
+    def running_since(self) -> float:
+        """When its first plan was begun, in epoch seconds, from which its deadline counts."""
+        # Rows of earlier versions know only when they were accepted.
+        return self.first_attempt if self.first_attempt is not None else (self.start_time or 0) / 1000
+
+    @property
     def is_terminal(self) -> bool:
         """True when the image has ended, however it did."""
         return self.image_status in TERMINAL_STATUSES
@@ -252,7 +261,7 @@ def reopening_update(
         *("expire_time = :expire", "agg_lease_until = :zero", "agg_not_before = :zero", "agg_stalled = :zero"),
         "agg_backoffs = :zero",
     ]
-    removed = ["end_time", "message", "sink_errors", "sink_positions", "agg_first_time", "agg_error"]
+    removed = ["end_time", "message", "sink_errors", "sink_positions", "agg_first_time", "agg_error", "first_attempt"]
     values = {
         ":open": "ACCEPTED" if item.region_count is None else str(RequestStatus.IN_PROGRESS),
         ":next": (item.generation or 0) + 1,
@@ -477,6 +486,8 @@ class JobTable(DDBHelper):
     def fix_plan(self, item: JobItem) -> JobItem:
         """A3: store the plan, once. Whoever comes second gets the plan that was stored first.
 
+        ``item.first_attempt`` is stored once in each generation.
+
         Raises:
             ConditionNotMetError: the image has ended, or its row is gone.
         """
@@ -485,6 +496,7 @@ class JobTable(DDBHelper):
             for name in (
                 *("region_count", "tile_count", "width", "height", "extents", "region_size", "processing_bounds"),
                 *("image_etag", "image_extension", "image_format", "source_properties"),
+                "first_attempt",
             )
             if getattr(item, name) is not None
         } | {"image_status": str(RequestStatus.IN_PROGRESS), "tiles_since": self._now()}
@@ -497,7 +509,20 @@ class JobTable(DDBHelper):
             stored = JobItem.from_row(err.old) if err.old else None
             if stored is None or stored.is_terminal:
                 raise
+            return stored if stored.first_attempt is not None else self._begin_again(item)
+
+    def _begin_again(self, item: JobItem) -> JobItem:
+        """A3 in a later generation, whose plan is there already: note when it began."""
+        values = {":first": item.first_attempt, ":generation": item.generation or 0} | TERMINAL_VALUES
+        condition = f"{IS_OPEN} AND attribute_not_exists(first_attempt) AND generation = :generation"
+        try:
+            row = self.update({"image_id": item.image_id}, "SET first_attempt = :first", values, condition)
+        except ConditionNotMetError as err:
+            stored = JobItem.from_row(err.old) if err.old else None
+            if stored is None or stored.is_terminal or stored.generation != item.generation:
+                raise
             return stored
+        return JobItem.from_row(row)
 
     def fail_unplanned(self, image_id: str, message: str) -> JobItem | None:
         """F0: end an image that has no plan. Return its row, or None when it has a plan or has ended."""

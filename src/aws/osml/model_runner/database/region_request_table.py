@@ -339,7 +339,7 @@ class RegionRequestTable(DDBHelper):
         """
         expression = (
             "SET region_status = :started, generation = :next, lease_until = :zero, not_before = :zero,"
-            " stalled_attempts = :zero, backoffs = :zero, queued_time = :now"
+            " stalled_attempts = :zero, backoffs = :zero, queued_time = :now, expire_time = :expire"
             " REMOVE stall_first_time, end_time, message, succeeded_tiles, failed_tiles, tiles_truncated"
             " ADD fence :one"
         )
@@ -347,6 +347,7 @@ class RegionRequestTable(DDBHelper):
             ":started": str(RequestStatus.STARTED),
             ":next": generation,
             ":now": self._now(),
+            ":expire": int(self._now() + self._life_s),
             ":zero": 0,
             ":one": 1,
         }
