@@ -4,8 +4,9 @@
 
 Starts an emulator, stores the features of a scene as a job's tiles store them, and has each side bring them together in
 a process of its own, several times in turns: who comes first gets memory that the machine has not touched yet. Both
-read the same rows. Prints seconds, and the memory that a process took at most; what the emulator needs to hand out the
-rows and to take the result, from and to somebody who does not look at them; and the medians.
+read the same features, each in rows of its own form. Prints seconds, and the memory that a process took at most; what
+the emulator needs to hand out the rows and to take the result, from and to somebody who does not look at them; and the
+medians.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import geojson
 import numpy as np
 import orjson
 import urllib3
@@ -47,7 +49,14 @@ from aws.osml.model_runner.tile_worker.region_plan import region_id_of
 SEED = 20_261_121
 JOB_ID, IMAGE_ID = "bench", "bench:s3://images/bench.tif"
 BUCKET = "bench-results"
-TABLES = {"FEATURE_TABLE": ("hash_key", "range_key"), "JOB_TABLE": ("image_id",), "PEER_JOB_TABLE": ("image_id",)}
+INFERENCE_TIME = "2026-11-21T08:00:00Z"
+# The peer cannot read our rows: it gets the same features in rows of its own form.
+TABLES = {
+    "FEATURE_TABLE": ("hash_key", "range_key"),
+    "JOB_TABLE": ("image_id",),
+    "PEER_FEATURE_TABLE": ("hash_key", "range_key"),
+    "PEER_JOB_TABLE": ("image_id",),
+}
 # As many detections as tiles report of so many objects of this kind.
 DETECTIONS_PER_OBJECT = 1.45
 WRITERS = 8
@@ -77,13 +86,11 @@ def feature_of(box: list[float], score: float) -> dict[str, Any]:
         "modelMetadata": {"modelName": "bench", "ontologyName": "ships"},
         "center_longitude": ground[0][0],
         "center_latitude": ground[0][1],
-        "image_id": IMAGE_ID,
-        "inferenceTime": "2026-11-21T08:00:00Z",
     }
     return {"type": "Feature", "geometry": {"type": "Polygon", "coordinates": [ground]}, "properties": properties}
 
 
-def fill(emulator: Emulator, detections: Detections) -> int:
+def fill(emulator: Emulator, detections: Detections, has_peer: bool) -> int:
     """Make the tables and store the scene in them; return how many bytes of JSON that is."""
     for name, keys in TABLES.items():
         emulator.client("dynamodb").create_table(
@@ -106,12 +113,23 @@ def fill(emulator: Emulator, detections: Detections) -> int:
         boxes, scores = detections.boxes[parts[number]].tolist(), detections.scores[parts[number]].tolist()
         encoded = encode_features(feature_of(box, score) for box, score in zip(boxes, scores, strict=True))
         bounds = ImageRegion.of([[top, left], [right - left, bottom - top]])
-        outcome = TileOutcome(TileState.SUCCEEDED, encoded.bodies, encoded.columns)
+        outcome = TileOutcome(TileState.SUCCEEDED, encoded.bodies, encoded.columns, inference_time=INFERENCE_TIME)
         table.commit_tile(keys[number], bounds, outcome)
         return sum(map(len, encoded.bodies))
 
+    peer_table = FeatureTable("PEER_FEATURE_TABLE", TILE, OVERLAP, client=dynamodb)
+
+    def store_for_peer(number: int) -> None:
+        boxes, scores = detections.boxes[parts[number]].tolist(), detections.scores[parts[number]].tolist()
+        features = [geojson.Feature(**feature_of(box, score)) for box, score in zip(boxes, scores, strict=True)]
+        for feature in features:
+            feature["properties"] |= {"image_id": IMAGE_ID, "inferenceTime": INFERENCE_TIME}
+        peer_table.add_features(features)
+
     with ThreadPoolExecutor(WRITERS) as pool:
         stored_bytes = sum(pool.map(store, range(len(parts))))
+        if has_peer:
+            list(pool.map(store_for_peer, range(len(parts))))
     _put_jobs(dynamodb, len(parts), detections.side_px)
     return stored_bytes
 
@@ -256,7 +274,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory, Emulator(Path(directory)) as emulator:
         environment = clean_environment(os.environ) | dict(emulator.environment)
         os.environ |= environment
-        stored_bytes = fill(emulator, detections)
+        stored_bytes = fill(emulator, detections, bool(arguments.peer))
         print(
             f"{len(detections.boxes):,} features in {len(detections.frames)} tiles, {stored_bytes / 1e6:.0f} MB of JSON"
         )
@@ -267,7 +285,7 @@ def main() -> None:
                 script = str(Path(__file__).with_name("peer.py"))
                 sizes = [str(detections.side_px), str(TILE.width), str(OVERLAP.width)]
                 command = [arguments.peer, script, "aggregate", IMAGE_ID, *sizes]
-                tables = {"FEATURE_TABLE": "FEATURE_TABLE", "JOB_TABLE": "PEER_JOB_TABLE"}
+                tables = {"FEATURE_TABLE": "PEER_FEATURE_TABLE", "JOB_TABLE": "PEER_JOB_TABLE"}
                 peer.append(measured("peer", command, environment | tables, stored_bytes))
         emulator_alone(emulator)
         print_medians(ours, peer)

@@ -15,9 +15,9 @@ from aws.osml.model_runner.api.region_request import RegionRequest, parse_region
 from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.common.aws_clients import AwsClients
 from aws.osml.model_runner.common.endpoint_utils import EndpointUtils
+from aws.osml.model_runner.common.typing import ImageDimensions
 from aws.osml.model_runner.database import (
     EndpointStatisticsTable,
-    FeatureTable,
     JobItem,
     JobTable,
     JobTableLedger,
@@ -103,9 +103,9 @@ class InProcessWorker:
             if config.endpoint_statistics_table
             else None
         )
-        self.features = FeatureTable(config.feature_table, (256, 256), (0, 0), dynamodb, clock)
         self.region_queue = RequestQueue(config.region_queue, 0, client=clients.client("sqs"))
         self.context = self._new_context(name)
+        self.features = self.context.feature_table(ImageDimensions(256, 256), ImageDimensions(0, 0))
         self.endpoint_utils = EndpointUtils(clients=clients)
         facts = SharedFacts(config.outstanding_jobs_table, dynamodb, clock) if config.outstanding_jobs_table else None
         self.capacities = EndpointCapacityEstimator(

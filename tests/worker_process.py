@@ -157,6 +157,12 @@ class Site:
         pages = self.client("dynamodb").get_paginator("scan").paginate(TableName=name, ConsistentRead=True)
         return [row for page in pages for row in page["Items"]]
 
+    def work_object(self, key: str) -> bytes:
+        """Return an object of the work bucket."""
+        bucket = self.data_plane.environment["WORK_BUCKET"]
+        body: bytes = self.client("s3").get_object(Bucket=bucket, Key=key)["Body"].read()
+        return body
+
     def open_jobs(self, job_id: str | None = None) -> list[dict[str, Any]]:
         """Return the rows of the images that have not ended, of one job or of all."""
         rows = [row for row in self.rows("OUTSTANDING_JOBS_TABLE") if "request_payload" in row]

@@ -9,6 +9,7 @@ from typing import Any
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError
 
+from aws.osml.model_runner.features.tile_blob import unpack_tile
 from worker_process import Site, eventually
 
 Row = dict[str, Any]
@@ -35,7 +36,7 @@ class Books:
         regions, tiles = defaultdict(list), defaultdict(list)
         for row in _rows(site, "REGION_REQUEST_TABLE"):
             regions[by_image.get(row["image_id"], row["image_id"])].append(row)
-        for row in _whole_tiles(_rows(site, "FEATURE_TABLE")):
+        for row in _whole_tiles(site, _rows(site, "FEATURE_TABLE")):
             image_id = row["hash_key"].rpartition("-")[0]
             tiles[by_image.get(image_id, image_id)].append(row)
         return cls(images, regions, tiles, _records(site), site)
@@ -131,13 +132,22 @@ def _rows(site: Site, table: str) -> list[Row]:
     return [{name: as_python(value) for name, value in row.items()} for row in site.rows(table)]
 
 
-def _whole_tiles(rows: list[Row]) -> list[Row]:
-    """Return the rows of tiles, each with the features of the overflow rows that carry its token."""
-    rest: dict[str, list[str]] = defaultdict(list)
+def _whole_tiles(site: Site, rows: list[Row]) -> list[Row]:
+    """Return the rows of tiles, each with its features: from its blob, its overflow rows, or the work bucket."""
+    rest = {
+        (row["hash_key"], row["tile_token"], int(row["chunk"])): bytes(row["feature_blob"])
+        for row in rows
+        if "chunk" in row
+    }
+    tiles = []
     for row in rows:
-        if "chunk" in row:
-            rest[row["tile_token"]] += row["features"]
-    return [row | {"features": row["features"] + rest[row["tile_token"]]} for row in rows if "tile_status" in row]
+        if "tile_status" not in row:
+            continue
+        blob = site.work_object(row["blob_key"]) if "blob_key" in row else bytes(row.get("feature_blob", b""))
+        for number in range(1, int(row["chunks"])):
+            blob += rest[row["hash_key"], row["tile_token"], number]
+        tiles.append(row | {"features": list(unpack_tile(blob)[0]) if blob else []})
+    return tiles
 
 
 def _records(site: Site) -> dict[str, list[Row]]:

@@ -33,6 +33,8 @@ from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.exceptions import ReadTimeoutError
 from botocore.httpsession import URLLib3Session
 
+from aws.osml.model_runner.database.feature_table import BLOB_PREFIX
+
 Rule = Mapping[str, Any]
 
 # How each write of the protocol is known: by operation and by words of its expressions.
@@ -70,6 +72,8 @@ _DYNAMODB: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("queued", "SET queued_time"),
     ),
 }
+# Where the work bucket's objects lie: their PutObject is a part of T1.
+_BLOB_PATH = f"/{BLOB_PREFIX}"
 _OTHERS = {
     "SendMessageBatch": "A4-send",
     "SendMessage": "send",
@@ -91,8 +95,10 @@ CONDITIONAL = frozenset(
 )
 
 
-def name_of_call(operation: str, body: str) -> str:
+def name_of_call(operation: str, body: str, url: str = "") -> str:
     """Return the name under which rules know a call: the protocol's letters where it has some."""
+    if operation == "PutObject" and _BLOB_PATH in url:
+        return "T1-blob"
     if operation == "Publish":
         is_end = re.search(r"\b(SUCCESS|PARTIAL|FAILED)\b", body) and "image_status" in body
         return "G4-publish" if is_end else "publish"
@@ -142,7 +148,7 @@ class Injector:
 
     def _on_send(self, request: Any, event_name: str, **_: Any) -> AWSResponse | None:
         operation = event_name.rsplit(".", 1)[-1]
-        name = name_of_call(operation, _text(request.body))
+        name = name_of_call(operation, _text(request.body), request.url)
         rule = self._rule_for(name)
         if rule is not None:
             return self._apply(rule, name, request)

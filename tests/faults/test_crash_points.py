@@ -8,8 +8,10 @@ from faults.books import ALL_QUEUES
 from worker_process import eventually
 
 _PLANNING = ("F0", "A1", "A2", "A3", "A4", "A4-send", "A4-planned")
-_REGION = ("R1", "R2", "T1", "R2-progress", "R2-release", "R3")
+_REGION = ("R1", "R2", "T1-blob", "T1", "R2-progress", "R2-release", "R3")
 _DELIVERY = ("G1", "S3", "G2-done", "Kinesis", "G2-position", "G3", "G4-publish", "G4", "G5")
+# The features of some tiles lie in the work bucket.
+_LARGE = dict.fromkeys(range(0, 16, 3), 40_000)
 _DEATHS = ("die_before", "die_after")
 _KILLED = -signal.SIGKILL
 _QUICK = {"REGION_LEASE_S": "1", "AGGREGATION_LEASE_S": "1"}
@@ -49,7 +51,7 @@ def submit_for(trial, model, write):
 def test_a_worker_dies_at_every_write_in_turn_and_every_job_ends(new_trial, writes):
     """Each worker takes over what those before it have left, and dies right after its own write."""
     trial = new_trial(**_QUICK)
-    model = trial.model(latency_ms=100)
+    model = trial.model(latency_ms=100, bytes_per_feature=_LARGE)
     for write in writes:
         submit_for(trial, model, write)
         if write == "R2-progress":
@@ -65,7 +67,7 @@ def test_a_worker_dies_at_every_write_in_turn_and_every_job_ends(new_trial, writ
 @pytest.mark.parametrize("write", _PLANNING + _REGION + _DELIVERY)
 def test_a_worker_dies_at_one_write_and_another_ends_the_job(new_trial, write, death):
     trial = new_trial(**_QUICK)
-    model = trial.model(latency_ms=100)
+    model = trial.model(latency_ms=100, bytes_per_feature=_LARGE)
     submit_for(trial, model, write)
     if write == "R2-progress":
         # Progress is noted where somebody died before.

@@ -83,8 +83,9 @@ def refusing(write, code, chance):
     return {"on": write, "do": "refuse", "code": code, "status": 400, "chance": chance}
 
 
-def test_entries_that_a_batch_leaves_out_are_sent_again(trial):
-    """T15: overflow rows of tiles with more features than an item holds."""
+def test_entries_that_a_batch_leaves_out_are_sent_again(new_trial):
+    """T15: overflow rows of tiles with more features than an item holds, where there is no work bucket."""
+    trial = new_trial(WORK_BUCKET="")
     model = trial.model(bytes_per_feature={3: 150_000, 5: 150_000}, features_per_tile={3: 5, 5: 5})
     trial.submit(trial.request(model, "one"))
     with trial.fleet.worker({"on": "T1-overflow", "do": "partly", "share": 0.5}):

@@ -72,7 +72,7 @@ def check_answer(body: bytes) -> None:
         parsed = parse_answer(body)
     except BadModelAnswerError:
         return
-    features = refine_features(parsed.features, TILE, "job:image", "2026-01-01T00:00:00Z", GRID)
+    features = refine_features(parsed.features, TILE, GRID)
     encoded = encode_features(features)
     assert len(encoded.bodies) + sum(encoded.dropped.values()) == len(features)
     for text in encoded.bodies:

@@ -5,13 +5,15 @@ import re
 
 import pytest
 
+from aws.osml.model_runner.app_config import documented_settings
+from aws.osml.model_runner.job_rules import TILE_MARGIN_S
 from aws.osml.model_runner.local.data_plane import create_data_plane, template_text
 from aws.osml.model_runner.local.exceptions import LocalStackError
 
 VARIABLES = {
     "IMAGE_QUEUE", "IMAGE_DLQ", "REGION_QUEUE", "REGION_DLQ", "IMAGE_STATUS_TOPIC", "REGION_STATUS_TOPIC", "JOB_TABLE",
-    "REGION_REQUEST_TABLE", "FEATURE_TABLE", "OUTSTANDING_JOBS_TABLE", "ENDPOINT_TABLE", "RESULT_BUCKET",
-    "RESULT_STREAM",
+    "REGION_REQUEST_TABLE", "FEATURE_TABLE", "OUTSTANDING_JOBS_TABLE", "ENDPOINT_TABLE", "WORK_BUCKET",
+    "RESULT_BUCKET", "RESULT_STREAM",
 }  # fmt: skip
 
 
@@ -24,7 +26,7 @@ def test_every_variable_of_a_worker_is_filled(data_plane):
     assert all(data_plane.environment.values())
 
 
-@pytest.mark.parametrize(("queue", "visibility_s", "receives"), [("IMAGE", 120, 20), ("REGION", 90, 50)])
+@pytest.mark.parametrize(("queue", "visibility_s", "receives"), [("IMAGE", 120, 20), ("REGION", 90, 1000)])
 def test_queue_hides_messages_and_gives_up_on_them_as_designed(emulator, data_plane, queue, visibility_s, receives):
     attributes = queue_attributes(emulator, data_plane.environment[f"{queue}_QUEUE"])
     dead_letters = queue_attributes(emulator, data_plane.environment[f"{queue}_DLQ"])
@@ -65,6 +67,27 @@ def test_bucket_is_closed_to_the_public_and_encrypted(emulator, data_plane):
     encryption = s3.get_bucket_encryption(Bucket=data_plane.result_bucket)["ServerSideEncryptionConfiguration"]
     assert set(block.values()) == {True}
     assert encryption["Rules"][0]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+
+
+def test_work_bucket_is_closed_to_the_public(emulator, data_plane):
+    bucket = data_plane.environment["WORK_BUCKET"]
+    block = emulator.client("s3").get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
+    assert set(block.values()) == {True}
+
+
+def test_objects_of_the_work_bucket_live_as_long_as_the_rows_that_name_them():
+    settings = {setting.field: setting.default for setting in documented_settings()}
+    longest_life_days = (float(settings["job_deadline_s"]) + TILE_MARGIN_S) / 86_400
+    (retention_days,) = re.findall(
+        r"^  WorkRetentionDays:(?:\n    .*)*?\n    Default: (\d+)$", template_text(), re.MULTILINE
+    )
+    assert "ExpirationInDays: !Ref WorkRetentionDays" in template_text()
+    assert int(retention_days) > longest_life_days + 1
+
+
+def test_without_parameters_there_is_no_stream(emulator, data_plane):
+    other = create_data_plane(emulator.client, f"{data_plane.name}-bare", {})
+    assert set(other.environment) == VARIABLES - {"RESULT_STREAM"}
 
 
 def test_stream_takes_records_and_topic_reaches_a_queue(emulator, data_plane):

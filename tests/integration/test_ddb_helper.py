@@ -20,6 +20,7 @@ from aws.osml.model_runner.exceptions import (
     ConditionNotMetError,
     DDBBatchWriteException,
     DDBUpdateException,
+    TableBusyError,
     TransactionConflictError,
 )
 from aws_faults import Raw, answering, json_error, never_sending
@@ -238,7 +239,7 @@ class TestBusyReads:
     @pytest.mark.parametrize("operation", READS)
     def test_but_not_for_ever(self, patient, api, waits, operation):
         busy = json_error("ProvisionedThroughputExceededException")
-        with answering(api, operation, busy), pytest.raises(ClientError):
+        with answering(api, operation, busy), pytest.raises(TableBusyError, match="Throughput"):
             READS[operation](patient)
         assert 300 <= sum(waits) <= 308
 
@@ -392,7 +393,7 @@ class TestConflict:
         assert len(waits) == 2
 
     def test_it_is_given_up_in_the_end(self, helper, api, waits):
-        with answering(api, "PutItem", CONFLICT) as calls, pytest.raises(ClientError, match="TransactionConflict"):
+        with answering(api, "PutItem", CONFLICT) as calls, pytest.raises(TransactionConflictError):
             helper.put(row(1).to_put())
         assert len(calls) == 8
         assert sum(waits) < 8
@@ -415,7 +416,7 @@ class TestInvalidWrite:
             helper._transact({"Put": {"TableName": helper.table_name, "Item": row(1).to_put()}})
         assert is_invalid_write(caught.value)
 
-    @pytest.mark.parametrize("code", ["ThrottlingException", "AccessDeniedException", "ResourceNotFoundException"])
+    @pytest.mark.parametrize("code", ["AccessDeniedException", "ResourceNotFoundException"])
     def test_what_is_not_in_the_write_is_not_its_fault(self, helper, api, code):
         with answering(api, "PutItem", json_error(code)), pytest.raises(ClientError) as caught:
             helper.put(row(1).to_put())

@@ -7,13 +7,18 @@ import shutil
 import threading
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
+import botocore.endpoint
 import numpy as np
 import pytest
 import shapely
 import structlog
+from botocore.awsrequest import AWSResponse
 from osgeo import gdal
 from pydantic import Field
 
@@ -24,7 +29,8 @@ from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
-from aws.osml.model_runner.database import JobItem, JobTable, RegionRequestItem, TileKey, TileOutcome
+from aws.osml.model_runner.database import JobItem, JobTable, RegionRequestItem, TileKey, TileOutcome, feature_table
+from aws.osml.model_runner.dispatch import DeadLetters, RegionMessages
 from aws.osml.model_runner.exceptions import (
     AggregateFeaturesException,
     AggregateOutputFeaturesException,
@@ -48,7 +54,8 @@ from aws.osml.model_runner.raster.sensor_model import build_sensor_model
 from aws.osml.model_runner.redrive import JobRedriver
 from aws.osml.model_runner.region_request_handler import SEALED, region_request_of
 from aws.osml.model_runner.scheduler.survey import lane_of
-from aws_faults import answering, json_error, query_error, xml_error
+from aws.osml.model_runner.tile_worker.region_run import RegionRun
+from aws_faults import Raw, answering, json_error, query_error, xml_error
 from range_server import Fault, RangeServer
 from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
 
@@ -173,6 +180,30 @@ def lost_later(worker: InProcessWorker) -> None:
 def region_requests(worker: InProcessWorker, request: ImageRequest) -> list[RegionRequest]:
     job = worker.jobs.get_image_request(request.image_id)
     return [region_request_of(job, item) for item in worker.regions_of(request)]
+
+
+@contextmanager
+def throttling(worker: InProcessWorker, table: str, operation: str, times: int, refused: list[str]) -> Iterator[None]:
+    """Answer the first ``times`` sends of an operation on a table as DynamoDB does when it is busy."""
+    client = worker.clients.dynamodb_resource().meta.client
+    name, lock = getattr(worker.config, table.lower()), threading.Lock()
+    status, headers, body = json_error("ProvisionedThroughputExceededException")
+
+    def refuse(request: Any, **_: Any) -> AWSResponse | None:
+        with lock:
+            if f'"{name}"'.encode() not in request.body or len(refused) >= times:
+                return None
+            refused.append(operation)
+        return AWSResponse(request.url, status, headers, Raw(body))
+
+    event = f"before-send.dynamodb.{operation}"
+    client.meta.events.register_first(event, refuse)
+    try:
+        # botocore's own waits between its sends.
+        with patch.object(botocore.endpoint, "time", SimpleNamespace(sleep=lambda _: None)):
+            yield
+    finally:
+        client.meta.events.unregister(event, refuse)
 
 
 def _center(feature: dict[str, Any]) -> tuple[int, int]:
@@ -679,6 +710,52 @@ class TestRegion:
         assert model.stats()["requests"] == 2, "only what is missing is sent to the model"
         assert (job.region_success, job.tile_success) == (1, 4)
         assert not dead.regions.renew(claim, 60)
+
+    @pytest.mark.parametrize("inline_bytes", [8192, 0], ids=["in rows", "in the bucket"])
+    def test_a_throttled_feature_table_throws_no_answer_away(
+        self, worker, scene, model_server, monkeypatch, inline_bytes
+    ):
+        monkeypatch.setattr(feature_table, "MAX_INLINE_BYTES", inline_bytes)
+        model, refused = model_server("centerpoint"), []
+        monkeypatch.setattr(worker.context, "sleep", lambda _: None)
+        with throttling(worker, "FEATURE_TABLE", "PutItem", 30, refused):
+            worker.image_handler.process_image_request(worker.request(scene, model.invocations_url))
+            job = worker.work_off()
+        assert len(refused) == 30
+        assert job.image_status == "SUCCESS"
+        assert model.stats()["requests"] == TILES
+
+    def test_a_region_whose_feature_table_stays_busy_is_released_and_waits(
+        self, worker, scene, model_server, monkeypatch
+    ):
+        """The process stops, and does not wait for the table beyond its grace."""
+        monkeypatch.setattr(worker.context, "sleep", lambda _: None)
+        monkeypatch.setattr(RegionRun, "may_store", property(lambda run: False))
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        with throttling(worker, "FEATURE_TABLE", "PutItem", 1000, []), pytest.raises(RegionDeferredError) as caught:
+            worker.region_handler.process_region_request(first)
+        assert caught.value.is_backoff
+        assert caught.value.retry_after_s > 1
+        item = worker.regions.get_region_request(first.region_id, first.image_id)
+        assert (item.backoffs, item.stalled_attempts) == (1, 0)
+        assert item.not_before > worker.clock()
+
+    @pytest.mark.parametrize("operation", ["UpdateItem", "TransactWriteItems"], ids=["R1", "R3"])
+    def test_a_region_whose_own_table_is_busy_waits(self, worker, scene, model_server, monkeypatch, operation):
+        monkeypatch.setattr(worker.regions, "_sleep", lambda _: None)
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        planned(worker, request)
+        first, _ = region_requests(worker, request)
+        messages = RegionMessages(
+            worker.region_queue, DeadLetters(worker.region_queue, None), worker.region_handler, worker.image_handler
+        )
+        ((message, _),) = list(worker.received_regions())[:1]
+        with throttling(worker, "REGION_REQUEST_TABLE", operation, 1000, []):
+            retry_after_s = messages._work(message, lambda: None)
+        assert retry_after_s > 1
+        assert worker.regions.get_region_request(first.region_id, first.image_id).region_status != "SUCCESS"
 
     def test_failed_tiles_make_a_region_partial_or_failed(self, worker, scene, model_server):
         mixed = model_server("failure", outcomes={"200": 1, "400": 1}, seed=5)

@@ -12,6 +12,7 @@ from aws.osml.model_runner.cli import main
 from aws.osml.model_runner.cli.merge_command import ALGORITHMS, FORMATS
 from aws.osml.model_runner.common.aws_clients import default_clients
 from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationAlgorithmType
+from aws.osml.model_runner.database import feature_table
 from worker_in_process import Clock, InProcessWorker, write_scene
 
 OVERLAP_PX = 64
@@ -113,15 +114,15 @@ def test_job_is_merged_again_without_its_model(worker, tmp_path, model_server, c
     assert worker.jobs.find(job.image_id) == job
 
 
-def test_tiles_that_an_older_version_stored_give_the_same_result(worker, tmp_path, model_server, command):
-    job = ended_job(worker, tmp_path, model_server, "older")
+def test_tiles_whose_features_are_in_the_work_bucket_are_merged_again(
+    worker, tmp_path, model_server, command, monkeypatch
+):
+    monkeypatch.setattr(feature_table, "MAX_INLINE_BYTES", 0)
+    job = ended_job(worker, tmp_path, model_server, "large")
     rows = [row for row in worker.features.scan() if row["hash_key"].startswith(f"{job.image_id}-")]
-    assert any("feature_columns" in row for row in rows)
-    for row in rows:
-        key = {name: row[name] for name in ("hash_key", "range_key")}
-        worker.features.update(key, "REMOVE feature_columns, feature_iris", {})
-    assert command("older", "--output", tmp_path) == 0
-    assert (tmp_path / "older.geojson").read_bytes() == body_of(worker, "out/older.geojson")[1]
+    assert any("blob_key" in row for row in rows)
+    assert command("large", "--output", tmp_path) == 0
+    assert (tmp_path / "large.geojson").read_bytes() == body_of(worker, "out/large.geojson")[1]
 
 
 def test_result_goes_to_a_bucket_but_never_over_the_jobs_own(worker, tmp_path, model_server, command, capsys):

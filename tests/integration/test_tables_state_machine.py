@@ -122,7 +122,8 @@ class Protocol(RuleBasedStateMachine):
         if claim is None:
             return
         mine = TileState.SUCCEEDED if is_good else TileState.FAILED
-        outcome = TileOutcome(mine, [b'"%d"' % worker] if is_good else [])
+        feature = b'{"type":"Feature","id":%d,"properties":{}}' % worker
+        outcome = TileOutcome(mine, [feature] if is_good else [])
         key = TileKey(self.request.image_id, self.names[region], tile)
         generation = claim.item.generation or 0
         for _ in range(sent):

@@ -4,6 +4,9 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 
+from aws.osml.model_runner.exceptions import FeatureBlobError
+from aws.osml.model_runner.features.tile_blob import unpack_tile
+
 from .dynamodb import Item
 from .jobs import Job
 from .world import TERMINAL, World
@@ -188,16 +191,26 @@ class _JobOracle:
         for row in self.tiles:
             if row["tile_status"] != "SUCCEEDED":
                 continue
-            texts = list(row.get("features", []))
-            for number in range(1, int(row["chunks"])):
-                key = (row["hash_key"], f"{row['range_key']}#{row['tile_token']}#{number:04d}")
-                texts += self.overflow.get(key, {}).get("features", [])
+            try:
+                texts, _ = unpack_tile(self._blob(row)) if row["feature_count"] else ((), None)
+            except FeatureBlobError as err:
+                problems.append(f"the tile {row['range_key']}: {err}")
+                continue
             mine = [json.loads(text)["properties"]["token"] for text in texts]
             calls = {int(token.split("|")[2]) for token in mine}
             if len(calls) > 1 or any(self.world.model.answers[call] != len(mine) for call in calls):
                 problems.append(f"the tile {row['range_key']} mixes or lacks what calls {sorted(calls)} found")
             tokens += mine
         return tokens, problems
+
+    def _blob(self, row: Item) -> bytes:
+        if "blob_key" in row:
+            return self.world.s3.objects.get(row["blob_key"], b"")
+        blob: bytes = row["feature_blob"]
+        for number in range(1, int(row["chunks"])):
+            key = (row["hash_key"], f"{row['range_key']}#{row['tile_token']}#{number:04d}")
+            blob += self.overflow.get(key, {}).get("feature_blob", b"")
+        return blob
 
     def _record_problems(self, expected: list[str]) -> Iterator[str]:
         ids: dict[str, set[str]] = defaultdict(set)

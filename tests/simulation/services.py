@@ -239,7 +239,7 @@ class SNS:
 
 
 class S3:
-    """One bucket, and every body that was ever written under a key."""
+    """All buckets as one, and every body that was ever written under a key."""
 
     def __init__(self) -> None:
         self.objects: dict[str, bytes] = {}
@@ -250,11 +250,17 @@ class S3:
         self._uploads: dict[str, dict[int, bytes]] = {}
         self._upload_numbers = itertools.count()
 
-    def put_object(self, *, Bucket: str, Key: str, Body: bytes, ChecksumSHA256: str, **_: Any) -> Answer:
-        _check_sha256(Body, ChecksumSHA256, "PutObject")
+    def put_object(self, *, Bucket: str, Key: str, Body: bytes, ChecksumSHA256: str | None = None, **_: Any) -> Answer:
+        if ChecksumSHA256 is not None:
+            _check_sha256(Body, ChecksumSHA256, "PutObject")
         self._check_allowed(Key, "PutObject")
         self._write(Key, Body)
         return {}
+
+    def get_object(self, *, Bucket: str, Key: str) -> Answer:
+        if Key not in self.objects:
+            raise aws_error("NoSuchKey", "GetObject", status=404)
+        return {"Body": io.BytesIO(self.objects[Key])}
 
     def create_multipart_upload(self, *, Bucket: str, Key: str, **_: Any) -> Answer:
         self._check_allowed(Key, "CreateMultipartUpload")

@@ -43,13 +43,15 @@ _JANITOR_S = 10.0
 _AFTERMATH_S = 600.0
 _PAGE_ITEMS = 5
 _SCHEDULER_POLL_S = 60.0
-# Two features or three: many a tile needs overflow rows.
-_CHUNK_BYTES = 700
+# One feature lies in the row of its tile. Two need overflow rows, or the work bucket.
+_INLINE_BYTES, _CHUNK_BYTES = 230, 100
 _PARTITIONS = 4
 
 
 @functools.cache
-def worker_config(job_deadline_s: float, max_region_attempts: int, is_throttled: bool) -> ServiceConfig:
+def worker_config(
+    job_deadline_s: float, max_region_attempts: int, is_throttled: bool, has_work_bucket: bool
+) -> ServiceConfig:
     url, topic = "https://sqs.us-west-2.amazonaws.com/123456789012", "arn:aws:sns:us-west-2:123456789012"
     return ServiceConfig.from_environment(
         {
@@ -71,6 +73,7 @@ def worker_config(job_deadline_s: float, max_region_attempts: int, is_throttled:
             # With two variants, a slot for each processor of one.
             "THROTTLING_SCALE_FACTOR": "0.5",
             "THROTTLING_RETRY_TIMEOUT": "30",
+            **({"WORK_BUCKET": "work"} if has_work_bucket else {}),
         }
     )
 
@@ -98,7 +101,8 @@ class World:
         self.scheduler = Scheduler(seed)
         self.rng = self.scheduler.rng
         self.chance = Chance(self.scheduler, faults)
-        self.config = worker_config(faults.job_deadline_s, faults.max_region_attempts, self.chance.strikes("throttle"))
+        is_throttled, has_work_bucket = self.chance.strikes("throttle"), bool(seed % 2)
+        self.config = worker_config(faults.job_deadline_s, faults.max_region_attempts, is_throttled, has_work_bucket)
         specs = random_jobs(self.rng, faults.unreadable)
         self.jobs: dict[str, Job] = {job.url: job for job in specs}
         self.poisoned = specs[0] if faults.poison else None
@@ -367,6 +371,7 @@ class Laboratory:
             if name.startswith("aws.osml.model_runner") and hasattr(module, "logger"):
                 self._patches.enter_context(patch.object(module, "logger", self._logger))
         for thing, name, value in (
+            (feature_table, "MAX_INLINE_BYTES", _INLINE_BYTES),
             (feature_table, "MAX_CHUNK_BYTES", _CHUNK_BYTES),
             (feature_table.FeatureTable, "hash_salt", _PARTITIONS),
             (queue_consumer, "ThreadPoolExecutor", lambda *_, **__: None),

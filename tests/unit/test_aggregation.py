@@ -73,8 +73,6 @@ def feature(box, score, iri, ordinal):
             "imageBBox": list(box),
             "featureClasses": [{"iri": iri, "score": score}],
             "name": ordinal,
-            "image_id": "job:image",
-            "inferenceTime": "2026-11-28T00:00:00Z",
         },
     }
 
@@ -116,8 +114,8 @@ def images(draw):
                 score = draw(st.sampled_from([0.3, 0.5, 0.9]))
                 seen.append(feature(cut if draw(st.booleans()) else box, score, iri, len(seen)))
         encoded = encode_features(seen)
-        columns = encoded.columns if draw(st.booleans()) else None
-        tiles[key] = StoredTile(key, bounds, TileState.SUCCEEDED, encoded.bodies, columns)
+        when = f"2026-11-28T00:00:{key.index % 60:02}Z"
+        tiles[key] = StoredTile(key, bounds, TileState.SUCCEEDED, encoded.bodies, encoded.columns, inference_time=when)
     good = sum(tile.state is TileState.SUCCEEDED for tile in tiles.values())
     return dataclasses.replace(job, tile_success=good), strategy, tiles
 
@@ -158,7 +156,8 @@ def all_at_once(job, strategy, stored):
     for index in selection.kept.tolist():
         absorbed = selection.absorbed.get(index, [])
         told = [ids[other] for other in absorbed] if is_union else []
-        origin = FeatureOrigin(ids[index], origins[index][0].bounds, len(absorbed), told)
+        tile, _ = origins[index]
+        origin = FeatureOrigin(ids[index], tile.bounds, len(absorbed), told, tile.inference_time)
         finished = selection.finished(index, features[index], features.__getitem__)
         found[ids[index]] = encode_feature(stamp.finalized(finished, origin))
     return found

@@ -63,7 +63,7 @@ def polygon(*rings):
 
 
 def refine(*features, tile=TILE, grid=GRID):
-    return refine_features(list(features), tile, "image-1", TIME, grid)
+    return refine_features(list(features), tile, grid)
 
 
 def moved(coordinates, x, y):
@@ -133,8 +133,6 @@ def test_a_detection_in_a_known_tile_has_the_known_numbers():
             "imageBBox": [10.0, 398.0, 20.0, 410.0],
             "featureClasses": classes,
             "extra": 1,
-            "image_id": "image-1",
-            "inferenceTime": TIME,
             "center_longitude": 10.00015,
             "center_latitude": 19.99596,
         },
@@ -200,11 +198,10 @@ def test_feature_types_become_classes_where_there_are_none(properties, classes):
     assert refined["properties"].get("featureClasses") == classes
 
 
-def test_what_the_model_said_about_image_and_time_is_overwritten():
+def test_what_the_model_said_about_image_and_time_is_left_out():
     (refined,) = refine(feature(imageBBox=[1, 2, 3, 4], image_id="other", inferenceTime="never"))
 
-    assert refined["properties"]["image_id"] == "image-1"
-    assert refined["properties"]["inferenceTime"] == TIME
+    assert refined["properties"].keys().isdisjoint({"image_id", "inferenceTime"})
 
 
 @pytest.mark.parametrize("geometry", [None, {"type": "Point", "coordinates": [1.25, 2]}])

@@ -166,6 +166,26 @@ def test_a_process_that_stops_waits_a_while_for_the_tiles_in_flight(monkeypatch)
     assert not waiting.is_alive()
 
 
+def test_results_are_needed_until_the_region_is_lost():
+    run = RegionRun(Clock())
+    run.stop(ValueError("the endpoint refuses"))
+    assert run.may_store, "what the model answered before is stored"
+    run.lose()
+    assert not run.may_store
+
+
+def test_results_are_needed_until_the_process_waits_no_longer(monkeypatch):
+    monkeypatch.setattr(region_run, "_STOP_POLL_S", 0.005)
+    stopping = threading.Event()
+    late, in_time = (RegionRun(Clock(), stopping=stopping, stop_grace_s=0.02) for _ in range(2))
+    late.enter()
+    stopping.set()
+    assert late.may_store
+    for run in (late, in_time):
+        run.wait()
+    assert (late.may_store, in_time.may_store) == (False, True)
+
+
 def test_log_fields_are_the_runs_own():
     fields = {"job_id": "j"}
     run = RegionRun(Clock(), fields)

@@ -11,7 +11,7 @@ from aws.osml.model_runner.features.text_stamp import TextStamp, own_end
 
 TILE = ImageRegion.of([[512, 0], [256, 128]])
 ID = "c37d9add-1a68-5718-84ee-1b9204459fc9"
-WORKERS = {"image_id": "job:s3://images/a.tif", "inferenceTime": "2026-11-20T22:42:58Z"}
+TIME = "2026-11-20T22:42:58Z"
 
 texts = st.text(alphabet='a"\\{}:,é\n', max_size=6) | st.sampled_from(['"featureId":""', "inferenceMetadata", "}}"])
 values = st.recursive(
@@ -27,31 +27,27 @@ members = st.sampled_from([("type", "geometry", "properties"), ("type", "propert
 def stamped_both_ways(feature, stamp, absorbed=0):
     """Return a feature as it is delivered: by its text, or None, and by its members."""
     body = encode_feature(feature)
-    text = TextStamp(stamp, TILE).stamped(body, own_end(feature, body), ID, absorbed)
-    return text, encode_feature(stamp.finalized(decode_feature(body), FeatureOrigin(ID, TILE, absorbed)))
+    text = TextStamp(stamp, TILE, TIME).stamped(body, own_end(feature, body), ID, absorbed)
+    origin = FeatureOrigin(ID, TILE, absorbed, inference_time=TIME)
+    return text, encode_feature(stamp.finalized(decode_feature(body), origin))
 
 
-places = st.sampled_from(["last", "first", "none"])
-
-
-@given(objects, places, members, st.lists(objects, max_size=2), texts)
-@example({"a": {"b": {**WORKERS}}}, "last", ("type", "properties"), [{"featureId": ""}], "j")
-@example({"a": 1}, "last", ("type", "properties"), [{"inferenceMetadata": {"featureId": ""}}], "j")
-@example({"a": 1}, "last", ("type", "properties"), [{"image_id": 1, "b": [2]}], '"featureId":""')
-@example({"a": 1, "inferenceMetadata": 1}, "last", ("type", "properties"), [], "j")
-@example({"a": 1}, "last", ("type", "properties", "id"), [], "j")
-@example({"a": 1, "b": 1, "c": 1}, "none", ("type", "properties"), [], "j")
-def test_both_ways_give_the_same_bytes(own, place, order, requested, job_id):
-    properties = {"last": own | WORKERS, "first": {**WORKERS, **own}, "none": own}[place]
-    members = {"type": "Feature", "geometry": None, "id": 7, "properties": properties}
+@given(objects, members, st.lists(objects, max_size=2), texts, st.none() | st.just(TIME))
+@example({"a": {"b": {"image_id": "i"}}}, ("type", "properties"), [{"featureId": ""}], "j", TIME)
+@example({"a": 1}, ("type", "properties"), [{"inferenceMetadata": {"featureId": ""}}], "j", TIME)
+@example({"a": 1}, ("type", "properties"), [{"image_id": 1, "b": [2]}], '"featureId":""', TIME)
+@example({"a": 1, "inferenceMetadata": 1}, ("type", "properties"), [], "j", TIME)
+@example({"a": 1}, ("type", "properties", "id"), [], "j", TIME)
+@example({"a": 1, "b": 1, "inferenceTime": "never"}, ("type", "properties"), [], "j", None)
+def test_both_ways_give_the_same_bytes(own, order, requested, job_id, time):
+    members = {"type": "Feature", "geometry": None, "id": 7, "properties": own}
     feature = {name: members[name] for name in order}
-    later = {**feature, "properties": {**properties, "inferenceTime": "later"}}
     stamp = FeatureStamp.from_request(job_id, requested)
-    by_text = TextStamp(stamp, TILE)
-    for one, absorbed in ((feature, 0), (feature, 2), (later, 2), (feature, 0)):
-        body = encode_feature(one)
-        expected = encode_feature(stamp.finalized(one, FeatureOrigin(ID, TILE, absorbed)))
-        assert by_text.stamped(body, own_end(one, body), ID, absorbed) in (None, expected)
+    by_text = TextStamp(stamp, TILE, time)
+    body = encode_feature(feature)
+    for absorbed in (0, 2, 0):
+        expected = encode_feature(stamp.finalized(feature, FeatureOrigin(ID, TILE, absorbed, inference_time=time)))
+        assert by_text.stamped(body, own_end(feature, body), ID, absorbed) in (None, expected)
 
 
 def test_what_a_tile_stores_is_stamped_in_its_text():
@@ -59,7 +55,7 @@ def test_what_a_tile_stores_is_stamped_in_its_text():
         {"type": "Feature", "properties": {"imageBBox": [1, 2, 3, 4]}, "id": "behind the properties"},
         {"type": "Feature", "geometry": None, "properties": {"bounds_imcoords": [1, 2, 3, 4], "x": "y"}},
     ]
-    usual, deprecated = refine_features(answer, TILE, *WORKERS.values(), None)
+    usual, deprecated = refine_features(answer, TILE, None)
     stamp = FeatureStamp.from_request("job", [{"modelMetadata": {"x": 1}}])
     text, expected = stamped_both_ways(usual, stamp, absorbed=3)
     assert text == expected
@@ -67,7 +63,7 @@ def test_what_a_tile_stores_is_stamped_in_its_text():
         "imageBBox": [1.0, 514.0, 3.0, 516.0],
         "inferenceMetadata": {
             "jobId": "job",
-            "inferenceDT": WORKERS["inferenceTime"],
+            "inferenceDT": TIME,
             "featureId": ID,
             "tile": [[512, 0], [256, 128]],
             "absorbed": 3,
@@ -79,7 +75,7 @@ def test_what_a_tile_stores_is_stamped_in_its_text():
 
 
 def test_what_the_job_sets_anew_is_not_stamped_in_the_text():
-    feature = {"type": "Feature", "geometry": None, "properties": {"a": 1, "b": 2, **WORKERS}}
+    feature = {"type": "Feature", "geometry": None, "properties": {"a": 1, "b": 2}}
     text, expected = stamped_both_ways(feature, FeatureStamp.from_request("job", [{"a": 2}]))
     assert text is None
     assert list(orjson.loads(expected)["properties"].items())[:2] == [("a", 2), ("b", 2)]

@@ -21,7 +21,6 @@ from .common.mr_post_processing import (
     FeatureDistillationSeam,
     SeamMerge,
 )
-from .common.typing import ImageRegion
 from .database.feature_table import StoredTile
 from .database.job_table import JobItem
 from .exceptions import ConservationError
@@ -67,7 +66,7 @@ class _AtHand:
             [(row, tile.without_features()) for row, tile in tiles],
             np.repeat(np.arange(len(tiles)), counts),
             np.concatenate([np.zeros(0, np.intp), *(np.arange(count) for count in counts)]),
-            FeatureColumns.joined([_columns_of(tile) for _, tile in tiles]),
+            FeatureColumns.joined([tile.columns for _, tile in tiles]),
             [body for _, tile in tiles for body in tile.features],
         )
 
@@ -125,18 +124,14 @@ class _AtHand:
         """Return a feature as it is stored."""
         return decode_feature(self.bodies[index])
 
-    def bounds_of(self, index: int) -> ImageRegion:
-        """Return the pixels of a feature's tile."""
-        return self.tiles[self.numbers.item(index)][1].bounds
+    def tile_of(self, index: int) -> StoredTile:
+        """Return a feature's tile, without its features."""
+        return self.tiles[self.numbers.item(index)][1]
 
     def id_of(self, job_id: str, index: int) -> str:
         """Return the id of a feature, which follows from job, region, tile and place in the answer."""
-        key = self.tiles[self.numbers.item(index)][1].key
+        key = self.tile_of(index).key
         return feature_id(job_id, key.region_id, key.index, self.ordinals.item(index))
-
-
-def _columns_of(tile: StoredTile) -> FeatureColumns:
-    return tile.columns or FeatureColumns.of(map(decode_feature, tile.features))
 
 
 @dataclass(eq=False)
@@ -221,7 +216,8 @@ class MergedImage:
 
         @lru_cache(maxsize=1)  # the features of a tile come one after the other
         def stamp_of_tile(number: int) -> TextStamp:
-            return TextStamp(self._stamp, at_hand.tiles[number][1].bounds)
+            tile = at_hand.tiles[number][1]
+            return TextStamp(self._stamp, tile.bounds, tile.inference_time)
 
         numbers = at_hand.numbers[indices].tolist()
         own_ends = at_hand.columns.records["own_end"][indices].tolist()
@@ -235,7 +231,8 @@ class MergedImage:
     def _encoded_anew(self, at_hand: _AtHand, decided: Decided, index: int) -> bytes:
         job_id, absorbed = str(self.job.job_id), decided.selection.absorbed.get(index, ())
         ids = [at_hand.id_of(job_id, other) for other in absorbed] if self._are_ids_told else ()
-        origin = FeatureOrigin(at_hand.id_of(job_id, index), at_hand.bounds_of(index), len(absorbed), ids)
+        tile = at_hand.tile_of(index)
+        origin = FeatureOrigin(at_hand.id_of(job_id, index), tile.bounds, len(absorbed), ids, tile.inference_time)
         finished = decided.selection.finished(index, at_hand.feature_at(index), at_hand.feature_at)
         return encode_feature(self._stamp.finalized(finished, origin))
 

@@ -158,6 +158,13 @@ class ServiceConfig(BaseModel):
         description="DynamoDB table with the features of each tile until its image is finished."
         " Keys `hash_key` and `range_key`.",
     )
+    work_bucket: str | None = _setting(
+        "WORK_BUCKET",
+        default=None,
+        description="S3 bucket for the features of tiles whose row has no room for them. Its objects have to live for"
+        " the deadline and three days. Without it such features lie in further rows of `FEATURE_TABLE`, at some ten"
+        " times the cost.",
+    )
     outstanding_jobs_table: str | None = _setting(
         "OUTSTANDING_JOBS_TABLE",
         "OUTSTANDING_IMAGE_REQUEST_TABLE",

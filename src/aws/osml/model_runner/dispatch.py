@@ -19,6 +19,7 @@ from .exceptions import (
     RegionDeferredError,
     RequestDeferredError,
     SelfThrottledRegionException,
+    TableBusyError,
 )
 from .image_request_handler import ImageRequestHandler
 from .lease_keeper import Lease, LeaseKind
@@ -33,6 +34,8 @@ logger = structlog.get_logger(__name__)
 _SLOT_DOUBLINGS = 3
 # SQS hides a message no longer.
 _LONGEST_HIDDEN_S = 43_200.0
+# A region whose tables are busy is tried again after so many seconds, chosen at random.
+_TABLE_BUSY_S = (10.0, 30.0)
 
 
 @contextmanager
@@ -210,6 +213,9 @@ class RegionMessages:
             logger.info("message.outlived_its_job")
         except RegionDeferredError as err:
             return err.retry_after_s
+        except TableBusyError as err:
+            logger.warning("table.busy", reason=str(err))
+            return self._regions.context.rng.uniform(*_TABLE_BUSY_S)
         except LeaseLostError:
             return self._regions.context.rng.uniform(30, 60)
         return None

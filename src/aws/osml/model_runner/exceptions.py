@@ -22,6 +22,8 @@
     │   ├── ModelBackPressureError       (again) the endpoint refuses for now: give the region back
     │   └── ModelTileError                       this tile fails, the image goes on
     ├── FeatureError
+    │   ├── FeaturesTooLargeError                a tile's features are more than can be stored: the tile fails
+    │   ├── FeatureBlobError                     stored features cannot be read back
     │   ├── FeatureDistillationException
     │   └── InvalidFeaturePropertiesException
     ├── TableError                       (again) DynamoDB did not do what was asked
@@ -29,7 +31,8 @@
     │   ├── StartImageException, EndImageException, GetImageRequestItemException, IsImageCompleteException
     │   ├── StartRegionException, UpdateRegionException, CompleteRegionException, GetRegionRequestItemException
     │   ├── ConditionNotMetError                 a conditional write did not happen; carries the item that stands there
-    │   ├── TransactionConflictError     (again) two transactions touched one item at once
+    │   ├── TableBusyError               (again) DynamoDB or the work bucket throttles or does not respond
+    │   │   └── TransactionConflictError (again) two transactions touched one item at once
     │   └── ConservationError                    rows and counters disagree: stop and alarm
     ├── SinkError                        (again) an output was not written
     │   ├── SinkPermanentError                   trying again cannot help
@@ -190,6 +193,14 @@ class FeatureError(ModelRunnerError):
     """Features cannot be turned into what was asked."""
 
 
+class FeaturesTooLargeError(FeatureError):
+    """The features of a tile are more than can be stored."""
+
+
+class FeatureBlobError(FeatureError):
+    """The stored features of a tile cannot be read: their blob is damaged."""
+
+
 class FeatureDistillationException(FeatureError):
     """Duplicates cannot be removed with these options."""
 
@@ -263,7 +274,11 @@ class ConditionNotMetError(TableError):
         self.old = old
 
 
-class TransactionConflictError(TableError):
+class TableBusyError(TableError):
+    """DynamoDB, or the work bucket, throttles or does not respond: the same call may succeed later."""
+
+
+class TransactionConflictError(TableBusyError):
     """A transaction was cancelled for another reason than its conditions, mostly because two met on one item."""
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,7 @@ from .exceptions import (
     RegionDeferredError,
     SelfThrottledRegionException,
     StatusError,
+    TableBusyError,
 )
 from .inference.exceptions import ModelJobError
 from .job_rules import POISON_REGION_S, backoff_s, is_poison, late_reason, region_status
@@ -273,7 +274,7 @@ class RegionRequestHandler:
         return Lease(
             name=claim.item.region_id,
             renew=renew,
-            on_lost=run.stop,
+            on_lost=run.lose,
             last_progress=lambda: run.last_life,
         )
 
@@ -289,6 +290,11 @@ class RegionRequestHandler:
             yield
         except LeaseLostError:
             raise
+        except TableBusyError as err:
+            wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng)
+            with suppress(TableBusyError):  # the lease ends by itself
+                self.region_request_table.release(claim, self.context.now() + wait_s, is_backoff=True)
+            raise RegionDeferredError(f"a table is busy: {err}", wait_s, is_backoff=True) from err
         except RegionDeferredError as err:
             not_before = self.context.now() + err.retry_after_s if err.retry_after_s else 0.0
             self.region_request_table.release(claim, not_before, err.is_backoff)
@@ -351,9 +357,10 @@ class RegionRequestHandler:
         if isinstance(reason, ImageError):
             return self._give_up_image(claim, work, job, reason)
         at_least_s = reason.retry_after_s or 0.0 if isinstance(reason, ModelBackPressureError) else 0.0
-        if isinstance(reason, MemoryError):
+        if isinstance(reason, MemoryError | TableBusyError):
             wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng)
-            raise RegionDeferredError("the worker lacks memory for the region", wait_s, is_backoff=True) from reason
+            lack = "memory for the region" if isinstance(reason, MemoryError) else f"a table that responds: {reason}"
+            raise RegionDeferredError(f"the worker lacks {lack}", wait_s, is_backoff=True) from reason
         if run.outcomes:
             raise RegionDeferredError("the region was interrupted", at_least_s) from reason
         wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng, at_least_s)

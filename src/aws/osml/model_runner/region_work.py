@@ -68,8 +68,9 @@ class RegionWork:
         self._given = (dataset, sensor_model)
         self._source: ImageSource | None = None
         self.on_cut: Callable[[], None] = lambda: None
+        self._run: RegionRun | None = None
         self.features = context.feature_table(
-            ImageDimensions(*request.tile_size), ImageDimensions(*request.tile_overlap)
+            ImageDimensions(*request.tile_size), ImageDimensions(*request.tile_overlap), self._note_life
         )
 
     @contextmanager
@@ -111,6 +112,7 @@ class RegionWork:
 
     def run(self, run: RegionRun, tiles: Sequence[Tile], item: RegionRequestItem) -> dict[int, TileState]:
         """Do every tile without an outcome, and return all outcomes; fewer than tiles when ``run`` was stopped."""
+        self._run = run
         is_first_attempt = (item.region_retry_count or 0) <= 1
         done = {} if is_first_attempt else self.committed(tiles, item)
         todo = [tile for tile in tiles if tile.index not in done]
@@ -123,6 +125,12 @@ class RegionWork:
             if not run.is_stopped:
                 self._settle_suspects(run, steps, len(tiles), item)
         return done | run.outcomes
+
+    def _note_life(self) -> None:
+        """Note that the region's own thread waits for a busy table, and does not hang."""
+        self._context.note_progress()
+        if self._run is not None:
+            self._run.note_life()
 
     def _settle_suspects(self, run: RegionRun, steps: DetectionSteps, tile_count: int, item: RegionRequestItem) -> None:
         """Fail the tiles that crashed the model, unless they are so many that it is the model's fault.
@@ -206,6 +214,7 @@ class RegionWork:
             should_stop=lambda: run.is_stopped,
             note_progress=context.note_progress,
             note_life=run.note_life,
+            may_store=lambda: run.may_store,
             max_parsed_bytes=context.config.max_parsed_answer_bytes,
         )
 

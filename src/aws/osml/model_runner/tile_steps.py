@@ -6,13 +6,14 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 import structlog
 
 from .api.region_request import RegionRequest
 from .common.typing import EncodedTile, TileState
 from .database.feature_table import FeatureTable, TileKey, TileOutcome
-from .exceptions import ModelCallError, TileEncodingError
+from .exceptions import FeaturesTooLargeError, ModelCallError, TileEncodingError
 from .features.answer import MAX_PARSED_BYTES, parse_answer
 from .features.encoding import encode_features
 from .features.location_grid import LocationGrid
@@ -27,6 +28,9 @@ from .tile_worker.region_run import Tile, TileResult
 
 logger = structlog.get_logger(__name__)
 
+# What the row of a tile says whose features are more than can be stored.
+FEATURES_TOO_LARGE = "FEATURES_TOO_LARGE"
+
 # An answer of this size takes some hundred megabytes while it is taken apart, so one is, at a time.
 _LARGE_ANSWER_BYTES = 4 * 1024 * 1024
 _LARGE_ANSWERS = threading.Lock()
@@ -37,10 +41,11 @@ class DetectionSteps:
     """The steps of every tile of one region. ``grid`` is None where the image is not georeferenced.
 
     ``note_progress`` is called for each tile that ended. ``note_life`` is called between the attempts of a step, which
-    may then last longer than ``TILE_STALL_S``. ``note_begun`` is called when the call of a tile begins. With
-    ``is_alone`` a tile is the only call of this process at its endpoint, and fails when it times out several times.
-    With ``is_control`` a result is not stored: the call only finds out whether the endpoint responds.
-    With ``waits_for_image`` no tile fails because the store of its image breaks off.
+    may then last longer than ``TILE_STALL_S``. ``may_store`` returns whether results of the region's tiles are needed.
+    ``note_begun`` is called when the call of a tile begins. With ``is_alone`` a tile is the only call of this process
+    at its endpoint, and fails when it times out several times. With ``is_control`` a result is not stored: the call
+    only finds out whether the endpoint responds. With ``waits_for_image`` no tile fails because the store of its image
+    breaks off.
     """
 
     request: RegionRequest
@@ -59,6 +64,7 @@ class DetectionSteps:
     should_stop: Callable[[], bool]
     note_progress: Callable[[], None]
     note_life: Callable[[Tile], None]
+    may_store: Callable[[], bool]
     note_begun: Callable[[], None] = lambda: None
     is_alone: bool = False
     is_control: bool = False
@@ -110,12 +116,13 @@ class DetectionSteps:
         with turn, self.metrics.timed("FeatureRefinement"):
             parsed = parse_answer(answer, self.max_parsed_bytes)
             inference_time = datetime.fromtimestamp(self.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            features = refine_features(parsed.features, tile.bounds, self.request.image_id, inference_time, self.grid)
-            encoded = encode_features(features)
+            encoded = encode_features(refine_features(parsed.features, tile.bounds, self.grid))
         dropped = dict(parsed.dropped + encoded.dropped)
         if dropped:
             logger.warning("features.dropped", tile_index=tile.index, **dropped)
-        return TileResult(TileState.SUCCEEDED, tuple(encoded.bodies), encoded.columns, dropped=dropped)
+        return TileResult(
+            TileState.SUCCEEDED, tuple(encoded.bodies), encoded.columns, dropped=dropped, inference_time=inference_time
+        )
 
     def store(self, tile: Tile, result: TileResult) -> TileState | None:
         """Commit a result; the first worker's outcome counts, whoever that is.
@@ -133,12 +140,26 @@ class DetectionSteps:
     def commit(self, tile: Tile, result: TileResult) -> TileState:
         """Commit a result for good, and return the state that counts."""
         key = TileKey(self.request.image_id, self.request.region_id, tile.index)
-        outcome = TileOutcome(result.state, result.features, result.columns, result.error_code, result.dropped)
-        with self.metrics.timed("FeatureStorage"):
-            state = self.features.commit_tile(key, tile.bounds, outcome, self.generation)
+        outcome = TileOutcome(
+            result.state, result.features, result.columns, result.error_code, result.dropped, result.inference_time
+        )
+        try:
+            with self.metrics.timed("FeatureStorage"):
+                state = self.features.commit_tile(
+                    key, tile.bounds, outcome, self.generation, partial(self._keep_storing, tile)
+                )
+        except FeaturesTooLargeError as err:
+            logger.warning("tile.failed", tile_index=tile.index, code=FEATURES_TOO_LARGE, reason=str(err))
+            return self.commit(tile, TileResult(TileState.FAILED, error_code=FEATURES_TOO_LARGE))
         self.note_progress()
         self._record(tile, state)
         return state
+
+    def _keep_storing(self, tile: Tile) -> bool:
+        """Return True when a result that a busy table did not take is to be written again."""
+        self.note_life(tile)
+        self.note_progress()
+        return self.may_store()
 
     def _record(self, tile: Tile, state: TileState) -> None:
         """Record a tile from its first step to its last, waiting included."""

@@ -30,6 +30,7 @@ from .common.memory import memory_limit_bytes
 from .common.memory_budget import MemoryBudget
 from .common.role_session import RoleSession, calling_session, reading_session
 from .common.typing import ImageDimensions
+from .database.blob_store import BlobStore, WorkBucket
 from .database.ddb_helper import DDBHelper
 from .database.endpoint_callers import EndpointCallers
 from .database.feature_table import FeatureTable, ReadAll, read_in_threads
@@ -159,7 +160,12 @@ class WorkerContext:
             read_all=self.read_all,
             sleep=self.sleep,
             on_wait=on_wait,
+            blobs=self._blob_store(),
         )
+
+    def _blob_store(self) -> BlobStore | None:
+        bucket = self.config.work_bucket
+        return WorkBucket(bucket, self.clients.client("s3")) if bucket else None
 
     def hurried(self, table: T) -> T:
         """Return ``table`` for renewals: its calls are sent once and fail within seconds, since they come again."""

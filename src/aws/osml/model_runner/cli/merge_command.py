@@ -87,16 +87,20 @@ def _options(arguments: argparse.Namespace) -> "FeatureDistillationAlgorithm":
 
 def _merger(config: "ServiceConfig") -> "JobMerger":
     from aws.osml.model_runner.common.aws_clients import default_clients
+    from aws.osml.model_runner.database.blob_store import WorkBucket
     from aws.osml.model_runner.database.feature_table import FeatureTable
     from aws.osml.model_runner.database.job_table import JobItem, JobTable
     from aws.osml.model_runner.merge_again import JobMerger
     from aws.osml.model_runner.tile_worker.variable_overlap_tiling_strategy import VariableOverlapTilingStrategy
     from aws.osml.model_runner.worker_context import aggregation_memory
 
-    dynamodb = default_clients().dynamodb_resource()
+    clients = default_clients()
+    dynamodb = clients.dynamodb_resource()
+    blobs = WorkBucket(config.work_bucket, clients.client("s3")) if config.work_bucket else None
 
     def features_of(job: JobItem) -> FeatureTable:
-        return FeatureTable(config.feature_table, job.tile_dimensions, job.overlap_dimensions, client=dynamodb)
+        sizes = job.tile_dimensions, job.overlap_dimensions
+        return FeatureTable(config.feature_table, *sizes, client=dynamodb, blobs=blobs)
 
     return JobMerger(
         JobTable(config.job_table, dynamodb, life_s=config.row_life_s),

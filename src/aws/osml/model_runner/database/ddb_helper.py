@@ -6,8 +6,9 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import BotoCoreError, ClientError
@@ -18,10 +19,12 @@ from aws.osml.model_runner.exceptions import (
     ConditionNotMetError,
     DDBBatchWriteException,
     DDBUpdateException,
+    TableBusyError,
     TransactionConflictError,
 )
 
 Item = dict[str, Any]
+T = TypeVar("T")
 
 _BATCH_ITEMS = 25  # the most that one BatchWriteItem takes
 _BATCH_GET_ITEMS = 100  # the most that one BatchGetItem takes
@@ -91,6 +94,9 @@ class DDBHelper:
         client: the DynamoDB service resource that the process shares.
         table: the table as boto3 sees it.
         patience_s: how long a read of many items is repeated while the table is busy, beyond botocore's own retries.
+
+    Every method raises ``TableBusyError`` where DynamoDB throttles or does not respond, and botocore's errors where it
+    refuses the call for good.
     """
 
     patience_s = 0.0
@@ -134,8 +140,7 @@ class DDBHelper:
 
     def get_ddb_item(self, ddb_item: DDBItem) -> Item:
         """Return the item under ``ddb_item``'s key as it stands now (a consistent read), or an empty dict."""
-        answer = self._api.get_item(TableName=self.table_name, Key=self.get_keys(ddb_item), ConsistentRead=True)
-        return dict(self.convert_decimal(answer.get("Item", {})))
+        return dict(self.read(self.get_keys(ddb_item)) or {})
 
     def put_ddb_item(self, ddb_item: DDBItem, condition_expression: str | None = None) -> Item:
         """Write ``ddb_item`` whole, if ``condition_expression`` holds, and return DynamoDB's answer."""
@@ -144,27 +149,43 @@ class DDBHelper:
             request["ConditionExpression"] = condition_expression
         return dict(self._without_conflict(self._api.put_item, request))
 
-    def batch_write_items(self, ddb_items: list[DDBItem], max_retries: int = 500, max_delay: float = 8) -> None:
+    def batch_write_items(
+        self,
+        ddb_items: list[DDBItem],
+        max_retries: int = 500,
+        max_delay: float = 8,
+        keep_trying: Callable[[], bool] = lambda: True,
+    ) -> None:
         """Write many items, 25 to a call; what DynamoDB hands back unprocessed is sent again after a jittered wait.
+
+        ``keep_trying`` is called before each wait; False ends the tries.
 
         Raises:
             DDBBatchWriteException: DynamoDB refuses the items, or some were still unprocessed after ``max_retries``
                 further tries.
+            TableBusyError: ``keep_trying`` ended the tries.
         """
         puts = [{"PutRequest": {"Item": item.to_put()}} for item in ddb_items]
         for start in range(0, len(puts), _BATCH_ITEMS):
-            self._write_batch(puts[start : start + _BATCH_ITEMS], max_retries, max_delay)
+            self._write_batch(puts[start : start + _BATCH_ITEMS], max_retries, max_delay, keep_trying)
 
-    def _write_batch(self, requests: list[Item], max_retries: int, max_delay: float) -> None:
+    def _write_batch(
+        self, requests: list[Item], max_retries: int, max_delay: float, keep_trying: Callable[[], bool]
+    ) -> None:
         pending: dict[str, Any] = {self.table_name: requests}
         for attempt in range(max_retries + 1):
             try:
-                pending = self._api.batch_write_item(RequestItems=pending).get("UnprocessedItems", {})
+                answer = self._call(self._api.batch_write_item, {"RequestItems": pending})
+                pending = answer.get("UnprocessedItems", {})
+            except TableBusyError as err:
+                if attempt == max_retries:
+                    raise DDBBatchWriteException(str(err)) from err
             except (ClientError, BotoCoreError) as err:
-                if attempt == max_retries or not may_pass(err):
-                    raise DDBBatchWriteException(f"{self.table_name}: {error_code(err)}") from err
+                raise DDBBatchWriteException(f"{self.table_name}: {error_code(err)}") from err
             if not pending:
                 return
+            if not keep_trying():
+                raise TableBusyError(f"{self.table_name}: items were not processed")
             self._sleep(self._delay_s(attempt, max_delay))
         raise DDBBatchWriteException(f"{self.table_name}: items still unprocessed after {max_retries} tries")
 
@@ -231,7 +252,8 @@ class DDBHelper:
 
     def read(self, key: Mapping[str, str]) -> Item | None:
         """Return the item under ``key`` as it stands now, or None."""
-        answer = self._api.get_item(TableName=self.table_name, Key=dict(key), ConsistentRead=True)
+        request = {"TableName": self.table_name, "Key": dict(key), "ConsistentRead": True}
+        answer = self._call(self._api.get_item, request)
         return self.convert_decimal(answer["Item"]) if "Item" in answer else None
 
     def put(
@@ -316,16 +338,35 @@ class DDBHelper:
             request = {**request, "ExclusiveStartKey": answer["LastEvaluatedKey"]}
 
     def _read_patiently(self, operation: Callable[..., Item], request: Item) -> Item:
-        """Read; while the table is busy, read again after a jittered wait, for ``patience_s`` in all."""
-        give_up_at = self._now() + self.patience_s
+        return self.patiently(lambda: self._call(operation, request))
+
+    def patiently(self, call: Callable[[], T], keep_trying: Callable[[], bool] | None = None) -> T:
+        """Return what ``call`` does; while it raises TableBusyError, repeat it after a jittered wait.
+
+        ``keep_trying`` is called before each wait and returns whether to go on; without it, that is ``patience_s``.
+        """
+        give_up_at, waited_s = self._now() + self.patience_s, 0.0
         for attempt in itertools.count():
             try:
-                return operation(**request)
-            except (ClientError, BotoCoreError) as err:
-                if not may_pass(err) or self._now() >= give_up_at:
+                return call()
+            except TableBusyError:
+                is_patient = self._now() < give_up_at and waited_s < self.patience_s
+                if not (keep_trying() if keep_trying else is_patient):
                     raise
-            self._sleep(self._delay_s(attempt))
+            delay_s = self._delay_s(attempt)
+            self._sleep(delay_s)
+            waited_s += delay_s
         raise AssertionError("the loop above has no end")
+
+    def _call(self, operation: Callable[..., Item], request: Item) -> Item:
+        try:
+            return operation(**request)
+        except (ClientError, BotoCoreError) as err:
+            if error_code(err) == _CONFLICT:
+                raise TransactionConflictError(f"{self.table_name}: {_CONFLICT}") from err
+            if may_pass(err):
+                raise TableBusyError(f"{self.table_name}: {error_code(err)}") from err
+            raise
 
     def _delay_s(self, attempt: int, longest_s: float = _LONGEST_DELAY_S) -> float:
         """Return how long to wait after a try that failed; ``attempt`` counts from 0."""
@@ -348,13 +389,10 @@ class DDBHelper:
     def _without_conflict(self, operation: Callable[..., Item], request: Item) -> Item:
         """Send a write again while it meets transactions on its item; botocore does not."""
         for attempt in range(_CONFLICT_TRIES - 1):
-            try:
-                return operation(**request)
-            except ClientError as err:
-                if error_code(err) != _CONFLICT:
-                    raise
+            with suppress(TransactionConflictError):
+                return self._call(operation, request)
             self._sleep(self._rng.uniform(0, min(_LONGEST_CONFLICT_WAIT_S, 0.05 * 2**attempt)))
-        return operation(**request)
+        return self._call(operation, request)
 
     def _transact(self, *writes: Item) -> None:
         """Do all of ``writes`` or none.
@@ -365,7 +403,7 @@ class DDBHelper:
             TransactionConflictError: another transaction touched one of the items at the same time.
         """
         try:
-            self._api.transact_write_items(TransactItems=list(writes))
+            self._call(self._api.transact_write_items, {"TransactItems": list(writes)})
         except ClientError as err:
             if error_code(err) != "TransactionCanceledException":
                 raise

@@ -1,15 +1,17 @@
-"""Features: one row per tile, which holds the tile's features and its outcome together.
+"""Features: one row per tile, which holds the tile's outcome and holds or names its features.
 
 The row's key follows from image, region and tile, and the first writer wins (T1): so the row is the checkpoint, the
-unit of resume, and the guard against a tile that two workers did. A tile with more features than an item holds keeps
-the rest in overflow rows, which are written first and carry the token of the tile row that they belong to; overflow
-rows of a writer that lost are never read.
+unit of resume, and the guard against a tile that two workers did. The features of a tile are one blob. A small blob
+lies in the row. A larger one is an object of the work bucket, or lies in overflow rows where there is no bucket. Both
+are written before the row, and their keys hold the writer's token, which the row names: blobs of a writer that lost
+are never read, and expire.
 """
 
 import dataclasses
 import hashlib
 import math
 import random
+import sys
 import time
 import zlib
 from collections import defaultdict
@@ -26,22 +28,27 @@ from aws.osml.model_runner.exceptions import (
     AddFeaturesException,
     ConditionNotMetError,
     ConservationError,
-    DDBBatchWriteException,
+    FeatureBlobError,
+    TableError,
 )
 from aws.osml.model_runner.features.encoding import decode_feature, encode_feature
 from aws.osml.model_runner.features.feature_columns import FeatureColumns
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
-from aws.osml.model_runner.features.properties import TILE
+from aws.osml.model_runner.features.properties import IMAGE_ID, INFERENCE_TIME, TILE
+from aws.osml.model_runner.features.tile_blob import pack_tile, unpack_tile
 from aws.osml.model_runner.job_rules import TILE_MARGIN_S
 
+from .blob_store import BlobStore
 from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
 from .job_table import JobItem
 
-# An item holds 400 KB; half of it leaves room for names, keys and one feature more.
+# A blob of this size costs as much to write to the table as to the bucket: nine write units, or one PUT and one unit.
+MAX_INLINE_BYTES = 8 * 1024
+# An item holds 400 KB; half of it leaves room for names and keys, and 25 of them in one call.
 MAX_CHUNK_BYTES = 200_000
-# The largest feature that can be stored: what one item holds, less its keys and names.
-MAX_FEATURE_BYTES = 380_000
 
+# Prefix of the work bucket's keys of blobs.
+BLOB_PREFIX = "tiles/"
 _READERS = 10
 # Rows that are read by key at once: with the most features in each, they take ten megabytes.
 _ROWS_PER_READ = 25
@@ -65,24 +72,27 @@ def read_in_threads(read: Callable[[int], T], numbers: Iterable[int]) -> list[T]
 
 @dataclasses.dataclass
 class FeatureItem(DDBItem):
-    """A row of the feature table. ``features`` holds each feature as GeoJSON text.
+    """A row of the feature table: a tile's, an overflow row of it, or some features that were stored by themselves.
 
-    ``feature_columns`` and ``feature_iris`` are their ``FeatureColumns``.
+    A tile's row holds its ``feature_blob``, or the first part of it, or the ``blob_key`` of it in the work bucket.
+    ``features`` are features that were stored by themselves, each as GeoJSON text.
     """
 
     hash_key: str
     range_key: str
     tile_id: str | None = None
     features: list[str] | None = None
-    feature_columns: str | None = None
-    feature_iris: list[str] | None = None
     expire_time: int | None = None
-    # What the job protocol adds. Overflow rows have no ``tile_status``.
+    # The job protocol's. Overflow rows have ``chunk`` and no ``tile_status``.
     region_id: str | None = None
     tile_index: int | None = None
     tile_bounds: list[list[int]] | None = None
     tile_status: str | None = None
     tile_token: str | None = None
+    inference_time: str | None = None
+    feature_count: int | None = None
+    feature_blob: bytes | None = None
+    blob_key: str | None = None
     chunks: int | None = None
     chunk: int | None = None
     error_code: str | None = None
@@ -105,36 +115,44 @@ class TileKey:
 
 @dataclasses.dataclass(frozen=True)
 class TileOutcome:
-    """How a tile ended: its features as GeoJSON text each, and in columns; or the code of the error of its failure."""
+    """How a tile ended: its features as GeoJSON text each, and in columns; or the code of the error of its failure.
+
+    The columns are made from the features where they are None. ``inference_time`` is ISO 8601 in UTC.
+    """
 
     state: TileState
     features: Sequence[bytes] = ()
     columns: FeatureColumns | None = None
     error_code: str | None = None
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    inference_time: str | None = None
+
+
+_NO_COLUMNS = FeatureColumns.of(())
 
 
 @dataclasses.dataclass(frozen=True)
 class StoredTile:
-    """A tile as it was committed; ``columns`` of its features, where they are stored."""
+    """A tile as it was committed."""
 
     key: TileKey
     bounds: ImageRegion
     state: TileState
     features: Sequence[bytes]
-    columns: FeatureColumns | None = dataclasses.field(default=None, compare=False)
+    columns: FeatureColumns = dataclasses.field(default=_NO_COLUMNS, compare=False)
     error_code: str | None = None
+    inference_time: str | None = None
 
     def without_features(self) -> "StoredTile":
         """Return what else there is of the tile."""
-        return dataclasses.replace(self, features=(), columns=None)
+        return dataclasses.replace(self, features=(), columns=_NO_COLUMNS)
 
 
 class FeatureTable(DDBHelper):
     """The table of features. ``tile_size`` and ``overlap`` are the request's, (width, height) in pixels.
 
     ``on_wait`` is called before each wait for a busy table, from the thread that waits; an error that it raises ends
-    the call.
+    the call. ``blobs`` takes the blobs that a row has no room for; without it they lie in overflow rows.
     """
 
     patience_s = 300.0
@@ -154,6 +172,7 @@ class FeatureTable(DDBHelper):
         read_all: ReadAll = read_in_threads,
         sleep: Callable[[float], None] = time.sleep,
         on_wait: Callable[[], None] = lambda: None,
+        blobs: BlobStore | None = None,
     ) -> None:
         def wait(seconds: float) -> None:
             on_wait()
@@ -164,6 +183,7 @@ class FeatureTable(DDBHelper):
         self.tile_size = tile_size
         self.overlap = overlap
         self._life_s = life_s
+        self._blobs = blobs
 
     def add_features(self, features: list[geojson.Feature], metrics: MetricsLogger | None = None) -> None:
         """Store features by themselves, in groups that could have been seen by the same tiles.
@@ -178,9 +198,9 @@ class FeatureTable(DDBHelper):
             rows: list[DDBItem] = []
             for key, group in self.group_features_by_key(features).items():
                 bodies = [encode_feature(feature) for feature in group]
-                rows += [self._loose_row(key, _texts(bodies[part])) for part in _parts(bodies)]
+                rows += [self._loose_row(key, [body.decode() for body in part]) for part in _parts(bodies)]
             self.batch_write_items(rows)
-        except (ValueError, DDBBatchWriteException, ClientError, BotoCoreError) as err:
+        except (ValueError, TableError, ClientError, BotoCoreError) as err:
             raise AddFeaturesException(f"cannot store {len(features)} features: {err}") from err
         if metrics is not None:
             metrics.put_metric("Invocations", 1, "Count")
@@ -191,10 +211,10 @@ class FeatureTable(DDBHelper):
         Those that were stored with their tile name it in the property ``_modelRunnerTile``.
         """
         rows = self._rows_of(image_id)
-        loose = sorted(body for row in rows if not _is_protocol_row(row) for body in row.get("features", []))
+        loose = sorted(text.encode() for row in rows if not _is_protocol_row(row) for text in row.get("features", []))
         found = [_decode(body) for body in loose]
         for tile in self._tiles_in(image_id, rows):
-            found += [_decode(body, tile.bounds) for body in tile.features]
+            found += [_decode(body, tile) for body in tile.features]
         if metrics is not None:
             metrics.put_metric("Invocations", 1, "Count")
         return found
@@ -253,47 +273,76 @@ class FeatureTable(DDBHelper):
 
     # The protocol's writes ------------------------------------------------------------------------------------------
 
-    def commit_tile(self, key: TileKey, bounds: ImageRegion, outcome: TileOutcome, generation: int = 0) -> TileState:
+    def commit_tile(
+        self,
+        key: TileKey,
+        bounds: ImageRegion,
+        outcome: TileOutcome,
+        generation: int = 0,
+        keep_trying: Callable[[], bool] | None = None,
+    ) -> TileState:
         """T1: commit a tile's features and its outcome in one write, and return the outcome that counts.
 
         That is another's when another worker, or an earlier send of this call, was first. Only the tile of an earlier
         generation gives way, if it failed or will not be stored for one more whole job: the job was sent again to have
         such tiles done again.
+
+        While the table or the work bucket is busy, writes are repeated under one token. ``keep_trying`` is called
+        before each wait and returns whether to go on; without it, that is ``patience_s``.
+
+        Raises:
+            FeaturesTooLargeError: the features are more than can be stored; nothing was written.
+            TableBusyError: the table or the work bucket stays busy.
         """
-        chunks = [_feature_attributes(outcome, part) for part in _parts(outcome.features)] or [{"features": []}]
         token = f"{self._rng.getrandbits(64):016x}"
-        overflow: list[DDBItem] = [
-            self._overflow_row(key, token, number, chunk) for number, chunk in enumerate(chunks[1:], start=1)
-        ]
-        if overflow:
-            self.batch_write_items(overflow)
-        row_key = self._tile_row_key(key)
+        tile = self._tile_row_key(key)
         row = FeatureItem(
-            hash_key=row_key["hash_key"],
-            range_key=row_key["range_key"],
-            tile_id=self._grid_key(bounds.origin.col, bounds.origin.row, bounds.right - 1, bounds.bottom - 1),
+            hash_key=tile["hash_key"],
+            range_key=tile["range_key"],
             expire_time=self._expire_time(),
             region_id=key.region_id,
             tile_index=key.index,
             tile_bounds=bounds.to_lists(),
             tile_status=outcome.state.name,
             tile_token=token,
-            chunks=len(chunks),
+            inference_time=outcome.inference_time,
+            feature_count=len(outcome.features),
+            chunks=1,
             error_code=outcome.error_code,
             dropped=dict(outcome.dropped) or None,
             generation=generation,
-            **chunks[0],
         )
+        if outcome.features:
+            self._store_blob(row, _packed(outcome), keep_trying)
         condition = (
             "attribute_not_exists(range_key)"
             " OR (generation < :generation AND (tile_status = :failed OR expire_time < :needed))"
         )
         values = {":failed": TileState.FAILED.name, ":generation": generation, ":needed": self._needed_until()}
         try:
-            self.put(row.to_put(), condition, values)
+            self.patiently(lambda: self.put(row.to_put(), condition, values), keep_trying)
         except ConditionNotMetError as err:
             return TileState[(err.old or {})["tile_status"]]
         return outcome.state
+
+    def _store_blob(self, row: FeatureItem, blob: bytes, keep_trying: Callable[[], bool] | None) -> None:
+        """Put a tile's blob into its row where it fits, or else where the row names it, before the row is written."""
+        blobs = self._blobs
+        if len(blob) <= MAX_INLINE_BYTES:
+            row.feature_blob = blob
+        elif blobs is not None:
+            blob_key = row.blob_key = _blob_key(row)
+            self.patiently(lambda: blobs.put(blob_key, blob), keep_trying)
+        else:
+            row.feature_blob, *rest = (
+                blob[start : start + MAX_CHUNK_BYTES] for start in range(0, len(blob), MAX_CHUNK_BYTES)
+            )
+            row.chunks = 1 + len(rest)
+            overflow: list[DDBItem] = [_overflow_row(row, number, part) for number, part in enumerate(rest, start=1)]
+            if keep_trying is None:
+                self.batch_write_items(overflow)
+            else:
+                self.batch_write_items(overflow, max_retries=sys.maxsize, keep_trying=keep_trying)
 
     def committed_tiles(
         self, image_id: str, region_id: str, indexes: Sequence[int], generation: int = 0
@@ -318,7 +367,7 @@ class FeatureTable(DDBHelper):
         read by their keys, in fewer calls than there are partitions.
 
         Raises:
-            ConservationError: a tile's overflow rows are gone.
+            ConservationError: a part of a tile's features is missing.
         """
         return [tile for tile, _ in self.look_at_tiles(image_id, lambda _: None, planned)]
 
@@ -356,7 +405,7 @@ class FeatureTable(DDBHelper):
         may be looked at twice.
 
         Raises:
-            ConservationError: a tile's overflow rows are gone.
+            ConservationError: a part of a tile's features is missing.
         """
 
         def look_at(rows: Iterable[Item]) -> list[tuple[StoredTile, T]]:
@@ -380,52 +429,66 @@ class FeatureTable(DDBHelper):
         return sorted(tiles, key=lambda pair: (pair[0].key.region_id, pair[0].key.index))
 
     def _tiles_in(self, image_id: str, rows: Iterable[Item]) -> list[StoredTile]:
-        overflow: dict[tuple[str, int, str], dict[int, Item]] = defaultdict(dict)
+        """Return the tiles whose rows, and whose overflow rows, are among ``rows``, in order of region and tile."""
+        parts: dict[tuple[str, str], bytes] = {}
         tile_rows = []
         for row in rows:
             if "tile_status" in row:
                 tile_rows.append(row)
             elif "chunk" in row:
-                overflow[row["region_id"], row["tile_index"], row["tile_token"]][row["chunk"]] = row
-        tiles = []
-        for row in sorted(tile_rows, key=lambda row: (row["region_id"], row["tile_index"])):
-            rest = overflow[row["region_id"], row["tile_index"], row["tile_token"]]
-            if len(rest) < row["chunks"] - 1:
-                raise ConservationError(f"the tile {row['range_key']} lacks some of its {row['chunks']} rows")
-            chunks = [row, *(rest[number] for number in range(1, row["chunks"]))]
-            tiles.append(
-                StoredTile(
-                    key=TileKey(image_id, row["region_id"], row["tile_index"]),
-                    bounds=ImageRegion.of(row["tile_bounds"]),
-                    state=TileState[row["tile_status"]],
-                    features=[body for chunk in chunks for body in chunk.get("features", [])],
-                    columns=_columns_of(chunks),
-                    error_code=row.get("error_code"),
+                parts[row["hash_key"], row["range_key"]] = bytes(row["feature_blob"])
+        tile_rows.sort(key=lambda row: (row["region_id"], row["tile_index"]))
+        return [self._tile_of(image_id, row, parts) for row in tile_rows]
+
+    def _tile_of(self, image_id: str, row: Item, parts: Mapping[tuple[str, str], bytes]) -> StoredTile:
+        try:
+            if "feature_count" not in row:
+                raise FeatureBlobError("another version has stored it")
+            features, columns = unpack_tile(self._blob_of(row, parts)) if row["feature_count"] else _NO_FEATURES
+            if len(features) != row["feature_count"]:
+                raise FeatureBlobError(f"{len(features)} features instead of {row['feature_count']}")
+        except FeatureBlobError as err:
+            raise ConservationError(f"the tile {row['range_key']}: {err}") from err
+        return StoredTile(
+            key=TileKey(image_id, row["region_id"], row["tile_index"]),
+            bounds=ImageRegion.of(row["tile_bounds"]),
+            state=TileState[row["tile_status"]],
+            features=features,
+            columns=columns,
+            error_code=row.get("error_code"),
+            inference_time=row.get("inference_time"),
+        )
+
+    def _blob_of(self, row: Item, parts: Mapping[tuple[str, str], bytes]) -> bytes:
+        blob_key = row.get("blob_key")
+        if blob_key is None:
+            try:
+                return bytes(row["feature_blob"]) + b"".join(
+                    parts[key["hash_key"], key["range_key"]] for key in _rest_of(row)
                 )
-            )
-        return tiles
+            except KeyError as err:
+                raise FeatureBlobError(f"some of its {row['chunks']} rows are missing") from err
+        blobs = self._blobs
+        if blobs is None:
+            raise FeatureBlobError(f"its features are {blob_key} of a work bucket, and WORK_BUCKET is not set")
+        blob = self.patiently(lambda: blobs.get(blob_key))
+        if blob is None:
+            raise FeatureBlobError(f"its features, {blob_key}, are not in the work bucket")
+        return blob
 
     def _tiles_at(self, keys: Sequence[TileKey]) -> list[StoredTile]:
         """Read tiles by their keys; those of their overflow rows follow from the token in the tile's row."""
         tiles = []
         for image_id in dict.fromkeys(key.image_id for key in keys):
             rows = self._rows_at([key for key in dict.fromkeys(keys) if key.image_id == image_id])
-            overflow = [
-                {
-                    "hash_key": row["hash_key"],
-                    "range_key": _overflow_range_key(row["range_key"], row["tile_token"], chunk),
-                }
-                for row in rows
-                for chunk in range(1, row["chunks"])
-            ]
-            rest = self.batch_get(overflow, attribute_names(FeatureItem))
-            tiles += self._tiles_in(image_id, [*rows, *map(_with_bytes, rest)])
+            rest = self.batch_get([key for row in rows for key in _rest_of(row)], attribute_names(FeatureItem))
+            tiles += self._tiles_in(image_id, [*rows, *rest])
         return tiles
 
     def _rows_at(self, keys: Sequence[TileKey]) -> list[Item]:
         """Read the rows of tiles by their keys."""
         rows = self.batch_get([self._tile_row_key(key) for key in keys], attribute_names(FeatureItem))
-        return [_with_bytes(row) for row in rows if not self._is_expired(row)]
+        return [row for row in rows if not self._is_expired(row)]
 
     def _rows_of(self, image_id: str) -> list[Item]:
         """Read every partition of an image at once."""
@@ -434,12 +497,9 @@ class FeatureTable(DDBHelper):
         return [row for rows in read for row in rows]
 
     def _rows_of_partition(self, image_id: str, salt: int) -> list[Item]:
-        """Read one partition of an image, and leave out what has expired and is only not yet deleted.
-
-        The features of a row are bytes: texts take up to four times as much where they are not plain ASCII.
-        """
+        """Read one partition of an image, and leave out what has expired and is only not yet deleted."""
         rows = self.query_partition("hash_key", f"{image_id}-{salt}")
-        return [_with_bytes(row) for row in rows if not self._is_expired(row)]
+        return [row for row in rows if not self._is_expired(row)]
 
     def _is_expired(self, row: Mapping[str, Any]) -> bool:
         return float(row.get("expire_time", math.inf)) < self._now()
@@ -458,18 +518,39 @@ class FeatureTable(DDBHelper):
         salt = zlib.crc32(f"{key.region_id}#{key.index}".encode()) % self.hash_salt + 1
         return {"hash_key": f"{key.image_id}-{salt}", "range_key": f"{key.region_id}#{key.index:06d}"}
 
-    def _overflow_row(self, key: TileKey, token: str, number: int, chunk: Mapping[str, Any]) -> FeatureItem:
-        tile = self._tile_row_key(key)
-        return FeatureItem(
-            hash_key=tile["hash_key"],
-            range_key=_overflow_range_key(tile["range_key"], token, number),
-            expire_time=self._expire_time(),
-            region_id=key.region_id,
-            tile_index=key.index,
-            tile_token=token,
-            chunk=number,
-            **chunk,
-        )
+
+_NO_FEATURES: tuple[Sequence[bytes], FeatureColumns] = ((), _NO_COLUMNS)
+
+
+def _packed(outcome: TileOutcome) -> bytes:
+    return pack_tile(outcome.features, outcome.columns or FeatureColumns.of(map(decode_feature, outcome.features)))
+
+
+def _blob_key(row: FeatureItem) -> str:
+    """Return where a tile's blob lies in the work bucket: keys begin differently, since S3 scales by how keys begin."""
+    digest = hashlib.sha256(f"{row.hash_key} {row.range_key}".encode()).hexdigest()
+    return f"{BLOB_PREFIX}{digest[:32]}-{row.tile_token}"
+
+
+def _rest_of(row: Item) -> list[dict[str, str]]:
+    """Return the keys of a tile's overflow rows, in order."""
+    return [
+        {"hash_key": row["hash_key"], "range_key": _overflow_range_key(row["range_key"], row["tile_token"], number)}
+        for number in range(1, row["chunks"])
+    ]
+
+
+def _overflow_row(tile: FeatureItem, number: int, part: bytes) -> FeatureItem:
+    return FeatureItem(
+        hash_key=tile.hash_key,
+        range_key=_overflow_range_key(tile.range_key, str(tile.tile_token), number),
+        expire_time=tile.expire_time,
+        region_id=tile.region_id,
+        tile_index=tile.tile_index,
+        tile_token=tile.tile_token,
+        chunk=number,
+        feature_blob=part,
+    )
 
 
 def _overflow_range_key(tile_range_key: str, token: str, number: int) -> str:
@@ -480,56 +561,23 @@ def _is_protocol_row(row: Mapping[str, Any]) -> bool:
     return "tile_token" in row
 
 
-def _with_bytes(row: Item) -> Item:
-    """Return a row whose features are UTF-8."""
-    return row | {"features": [text.encode() for text in row["features"]]} if "features" in row else row
-
-
-def _decode(body: bytes, tile: ImageRegion | None = None) -> geojson.Feature:
+def _decode(body: bytes, tile: StoredTile | None = None) -> geojson.Feature:
     # Filled after it is made, because geojson rounds the coordinates that it makes a feature from.
     feature = geojson.Feature()
     feature.update(decode_feature(body))
     if tile is not None:
-        feature["properties"][TILE] = tile.to_lists()
+        whole_tile = {IMAGE_ID: tile.key.image_id, INFERENCE_TIME: tile.inference_time, TILE: tile.bounds.to_lists()}
+        feature["properties"] |= whole_tile
     return feature
 
 
-def _parts(bodies: Sequence[bytes]) -> Iterator[slice]:
-    """Yield where to cut features so that those of a part stay within MAX_CHUNK_BYTES; a longer one stands alone."""
+def _parts(bodies: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    """Yield features in parts that stay within MAX_CHUNK_BYTES; a longer one stands alone."""
     start = size = 0
     for end, body in enumerate(bodies):
         if end > start and size + len(body) > MAX_CHUNK_BYTES:
-            yield slice(start, end)
+            yield bodies[start:end]
             start, size = end, 0
         size += len(body)
     if bodies:
-        yield slice(start, len(bodies))
-
-
-def _texts(bodies: Sequence[bytes]) -> list[str]:
-    return [body.decode() for body in bodies]
-
-
-def _feature_attributes(outcome: TileOutcome, part: slice) -> dict[str, Any]:
-    """Return what a row holds of some of a tile's features.
-
-    That is their columns too, unless a row has no room for them: features can do without, and iris be of any length.
-    """
-    bodies = outcome.features[part]
-    attributes: dict[str, Any] = {"features": _texts(bodies)}
-    if outcome.columns is None:
-        return attributes
-    columns = outcome.columns.part(part)
-    records = columns.as_text()
-    if sum(map(len, bodies)) + len(records) + sum(len(iri.encode()) for iri in columns.iris) <= MAX_FEATURE_BYTES:
-        attributes |= {"feature_columns": records, "feature_iris": list(columns.iris)}
-    return attributes
-
-
-def _columns_of(chunks: Sequence[Item]) -> FeatureColumns | None:
-    """Return the columns of a tile's features, from its rows; None where one of those does not hold them."""
-    if not all("feature_columns" in chunk for chunk in chunks):
-        return None
-    return FeatureColumns.joined(
-        [FeatureColumns.from_text(chunk["feature_columns"], chunk["feature_iris"]) for chunk in chunks]
-    )
+        yield bodies[start:]

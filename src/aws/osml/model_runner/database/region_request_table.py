@@ -17,7 +17,7 @@ from aws.osml.model_runner.exceptions import (
     CompleteRegionException,
     ConditionNotMetError,
     StartRegionException,
-    TransactionConflictError,
+    TableBusyError,
     UpdateRegionException,
 )
 
@@ -312,7 +312,7 @@ class RegionRequestTable(DDBHelper):
         answer was lost. Either way it is counted once.
 
         Raises:
-            TransactionConflictError: the image's row was busy at each of several tries.
+            TableBusyError: a table, or the image's row, was busy at each of several tries.
         """
         end = self._end_of(claim, status, succeeded, failed, message)
         writes = (
@@ -324,7 +324,7 @@ class RegionRequestTable(DDBHelper):
                 self._transact(*writes)
             except ConditionNotMetError:
                 return None
-            except TransactionConflictError:
+            except TableBusyError:
                 if attempt == _CONFLICT_TRIES - 1:
                     raise
                 self._sleep(self._rng.uniform(0, min(_CONFLICT_WAIT_S, 0.05 * 4**attempt)))

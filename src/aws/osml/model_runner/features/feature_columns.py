@@ -1,6 +1,5 @@
 """What merging and delivering need to know of each feature, in columns, so that its JSON need not be read."""
 
-import binascii
 import math
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 from .image_geometry import COLLECTION, Box, Geometry, feature_image_bounds, find_image_geometry, geometry_paths
 from .scored_boxes import NO_BOX, BestClass, Indices, best_class
 
-# One feature. It is stored in this form: a change of it needs another name for the attribute in the table.
+# One feature. ``tile_blob`` stores it column by column.
 RECORD = np.dtype(
     [
         ("box", "<f8", 4),
@@ -91,25 +90,9 @@ class FeatureColumns:
         records["category"] = np.concatenate([np.zeros(0, "<u4"), *shared])
         return cls(records, list(numbers))
 
-    @classmethod
-    def from_text(cls, records: str, iris: Sequence[str]) -> "FeatureColumns":
-        """Return the features that ``as_text`` wrote, with their iris."""
-        return cls(np.frombuffer(binascii.a2b_base64(records), RECORD), iris)
-
-    def as_text(self) -> str:
-        """Return the records as they are stored: in base64, since earlier releases fail where a row holds bytes."""
-        return binascii.b2a_base64(self.records.tobytes(), newline=False).decode()
-
-    def part(self, place: slice) -> "FeatureColumns":
-        """Return these features alone, and none but their iris."""
-        return self if place == slice(0, len(self)) else self._with(self.records[place].copy())
-
     def take(self, indices: Indices) -> "FeatureColumns":
         """Return these features alone, in this order, and none but their iris."""
-        return self._with(self.records[indices])
-
-    def _with(self, records: NDArray[np.void]) -> "FeatureColumns":
-        """Return these records, which the caller does not keep, with none but their iris."""
+        records = self.records[indices]
         used, records["category"] = np.unique(records["category"], return_inverse=True)
         return FeatureColumns(records, [self.iris[number] for number in used.tolist()])
 

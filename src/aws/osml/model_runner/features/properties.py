@@ -39,7 +39,7 @@ _FEATURE_NAMESPACE = UUID("5f4e9bd2-93c1-5d0a-8a54-6f1f3a0f7c11").bytes
 
 
 class FeatureOrigin(NamedTuple):
-    """Where a feature comes from: its id, the tile that saw it, and those that it absorbed.
+    """Where a feature comes from: its id, the tile that saw it and when, and the features that it absorbed.
 
     ``absorbed_ids`` are told where their places are part of this feature's.
     """
@@ -48,6 +48,7 @@ class FeatureOrigin(NamedTuple):
     tile: ImageRegion
     absorbed: int = 0
     absorbed_ids: Sequence[str] = ()
+    inference_time: str | None = None
 
     def metadata(self) -> dict[str, Any]:
         """Return what ``inferenceMetadata`` tells of it."""
@@ -100,7 +101,8 @@ class FeatureStamp:
         if type(own) is not dict and not isinstance(own, Mapping | None):
             raise InvalidFeaturePropertiesException("the properties of a feature are no object")
         properties = dict(own or {})
-        metadata = {"jobId": self.job_id, "inferenceDT": properties.get(INFERENCE_TIME)}
+        inference_time = origin.inference_time if origin else properties.get(INFERENCE_TIME)
+        metadata = {"jobId": self.job_id, "inferenceDT": inference_time}
         if origin:
             metadata |= origin.metadata()
         properties[INFERENCE_METADATA] = metadata

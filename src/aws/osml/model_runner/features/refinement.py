@@ -29,8 +29,6 @@ _RING = [0, 1, 2, 3, 0]
 def refine_features(
     features: Sequence[Feature],
     tile: ImageRegion,
-    image_id: str,
-    inference_time: str,
     grid: LocationGrid | None,
 ) -> list[Feature]:
     """Return the features of one tile, as ``check_features`` lets them pass, as features of the image.
@@ -39,7 +37,7 @@ def refine_features(
     stays relative to the tile. With a grid, ``geometry`` is the place on the ground, of the same type, its positions
     [longitude, latitude, elevation]; ``bbox`` is set where there is an ``imageBBox``; and ``center_longitude`` and
     ``center_latitude`` are those of the centroid in pixels. Without one, ``geometry`` stays what the model said.
-    ``inference_time`` is ISO 8601 in UTC. The features passed in are not changed.
+    Properties come last in each feature. The features passed in are not changed.
 
     Raises FeatureError where a feature has no place in pixels.
     """
@@ -58,7 +56,7 @@ def refine_features(
         if grid is not None:
             _locate_boxes(boxed, boxes, grid)
     for feature in refined:
-        _set_origin(feature, image_id, inference_time)
+        _put_properties_last(feature)
     return refined
 
 
@@ -74,11 +72,11 @@ def _copied(feature: Feature) -> Feature:
     return copy
 
 
-def _set_origin(feature: Feature, image_id: str, inference_time: str) -> None:
-    """Set which image a feature is of and since when, after all else: see ``text_stamp``."""
+def _put_properties_last(feature: Feature) -> None:
+    """Move the properties to the end, without those that are set for the whole tile: see ``text_stamp``."""
     properties = feature["properties"] = feature.pop("properties")
-    properties[IMAGE_ID] = image_id
-    properties[INFERENCE_TIME] = inference_time
+    properties.pop(IMAGE_ID, None)
+    properties.pop(INFERENCE_TIME, None)
 
 
 def _place(feature: Feature) -> Geometry:

@@ -1,4 +1,4 @@
-"""Queues, tables, topics, bucket and stream on the emulator, made from the template that AWS gets."""
+"""Queues, tables, topics, buckets and stream on the emulator, made from the template that AWS gets."""
 
 import time
 from collections.abc import Callable, Mapping

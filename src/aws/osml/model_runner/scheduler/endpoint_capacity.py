@@ -19,6 +19,7 @@ from aws.osml.model_runner.common.aws_clients import AwsClients
 from aws.osml.model_runner.common.aws_errors import error_code
 from aws.osml.model_runner.common.role_session import describing_session
 from aws.osml.model_runner.database.endpoint_facts import EndpointFacts, Fact, ProcessFacts
+from aws.osml.model_runner.exceptions import TableError
 from aws.osml.model_runner.metrics import COUNT, MetricsRecorder
 
 from .decision import LaneCapacity
@@ -226,8 +227,8 @@ class EndpointCapacityEstimator:
     def _read_all(self) -> None:
         try:
             facts = self._facts.all()
-        except (ClientError, BotoCoreError) as err:
-            logger.warning("endpoint.facts_not_read", error=error_code(err))
+        except (TableError, ClientError, BotoCoreError) as err:
+            logger.warning("endpoint.facts_not_read", error=str(err))
             return
         with self._lock:
             self._read = facts

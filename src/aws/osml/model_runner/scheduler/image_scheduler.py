@@ -15,6 +15,7 @@ from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.database.job_ledger import OpenJob
 from aws.osml.model_runner.database.scheduling_turns import Notice, SchedulingTurns, Turn
+from aws.osml.model_runner.exceptions import TableError
 from aws.osml.model_runner.metrics import COUNT, MILLISECONDS, PERCENT, MetricsRecorder
 
 from .decision import Decision, Lane, LaneCapacity, LaneLoad, Reason, WaitingImage, decide
@@ -152,7 +153,7 @@ class TurnScheduler:
         try:
             if not self._is_anything_waiting and self._now() - self._noticed_at > LOOK_EVERY_S:
                 self._notice()
-        except (ClientError, BotoCoreError):
+        except (TableError, ClientError, BotoCoreError):
             # The scheduler's own thread will meet the error, and outlive it.
             self._is_anything_waiting = True
         if self._is_anything_waiting:

@@ -23,6 +23,7 @@ from aws.osml.model_runner.exceptions import (
     BadModelAnswerError,
     ModelRunnerError,
     ModelTileError,
+    TableBusyError,
     TileEncodingError,
 )
 
@@ -206,7 +207,13 @@ class TilePipeline:
     def _locate_and_store(self, item: _TileOnItsWay) -> None:
         if item.result is None:
             item.result = self._locate(item)
-        item.run.leave(item.tile, item.steps.store(item.tile, item.result))
+        try:
+            state = item.steps.store(item.tile, item.result)
+        except TableBusyError as err:
+            logger.warning("tile.not_stored", tile_index=item.tile.index, reason=str(err))
+            self._drop(item, err)
+            return
+        item.run.leave(item.tile, state)
 
     def _locate(self, item: _TileOnItsWay) -> TileResult:
         try:

@@ -24,13 +24,17 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class TileResult:
-    """What a tile came to: its features as GeoJSON text each, and in columns; or the code of its error."""
+    """Features of a tile as GeoJSON text each, and in columns; or the code of its error.
+
+    ``inference_time`` is ISO 8601 in UTC.
+    """
 
     state: TileState
     features: tuple[bytes, ...] = ()
     columns: FeatureColumns | None = None
     error_code: str | None = None
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
+    inference_time: str | None = None
 
 
 class TileSteps(Protocol):
@@ -95,6 +99,7 @@ class RegionRun:
         self._in_flight = 0
         self._stopped_by: Exception | None = None
         self._is_stopped = False
+        self._is_given_up = False
         self._changed = threading.Condition()
         # Last sign of life of each thread that works on the region, by tile index; None is the region's own thread.
         self._life: dict[int | None, float] = {None: now()}
@@ -177,10 +182,22 @@ class RegionRun:
             self._stopped_by = self._stopped_by or error
             self._changed.notify_all()
 
+    def lose(self) -> None:
+        """Stop because the region is not ours any more: what its tiles came to is not needed."""
+        self._is_given_up = True
+        self.stop()
+
+    @property
+    def may_store(self) -> bool:
+        """True while results of the region's tiles are needed: the region is ours, and its thread waits for them."""
+        return not self._is_given_up
+
     def wait(self) -> None:
         """Return when every tile that was counted in is counted out, or the process stops and cannot wait longer."""
         with self._changed:
             while not self._changed.wait_for(lambda: self._in_flight == 0, timeout=_STOP_POLL_S):
                 if self._stopping.is_set():
-                    self._changed.wait_for(lambda: self._in_flight == 0, timeout=self._stop_grace_s)
+                    self._is_given_up = not self._changed.wait_for(
+                        lambda: self._in_flight == 0, timeout=self._stop_grace_s
+                    )
                     return

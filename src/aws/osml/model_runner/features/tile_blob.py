@@ -1,0 +1,131 @@
+"""The features of one tile as one compressed blob: their JSON, and their columns.
+
+A blob is a zstd frame with a checksum. Its content: the number of features and the length of the IRIs, two uint32; the
+IRIs of the categories, a JSON list; then column by column the length of each feature's JSON, the four sides of its
+box, its score, its category, its kind, and whether its JSON can be stamped (see ``text_stamp``); then the JSON of all
+features. All numbers are little-endian. The bytes of a column are transposed, the first byte of each number first,
+because bytes of the same weight compress better together.
+"""
+
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, overload
+
+import numpy as np
+import orjson
+import zstandard
+from numpy.typing import NDArray
+
+from aws.osml.model_runner.exceptions import FeatureBlobError, FeaturesTooLargeError
+
+from .feature_columns import RECORD, FeatureColumns
+from .text_stamp import CLOSING
+
+# The most that the features of one tile may be before compression: a reader holds several tiles at once.
+MAX_CONTENT_BYTES = 128 * 1024 * 1024
+
+_HEAD = struct.Struct("<II")
+# Up to this size, effort saves write units of a table. Larger blobs become objects, whose size costs nothing to write.
+_EFFORT_BYTES = 64 * 1024
+_HIGH_LEVEL, _FAST_LEVEL = 6, 1
+_LENGTH = np.dtype("<u4")
+
+
+class FeatureTexts(Sequence[bytes]):
+    """The JSON of each feature of a tile, cut out of one text when it is read."""
+
+    def __init__(self, text: bytes, lengths: NDArray[np.uint32]) -> None:
+        self._text = text
+        self._ends = np.cumsum(lengths, dtype=np.uint32)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, place: int) -> bytes: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, place: int | slice) -> bytes | Sequence[bytes]:
+        if isinstance(place, slice):
+            return [self[index] for index in range(*place.indices(len(self)))]
+        index = range(len(self))[place]
+        start = self._ends.item(index - 1) if index else 0
+        return self._text[start : self._ends.item(index)]
+
+    def __iter__(self) -> Iterator[bytes]:
+        start = 0
+        for end in self._ends.tolist():
+            yield self._text[start:end]
+            start = end
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # compared by content
+
+    def __repr__(self) -> str:
+        return f"FeatureTexts({len(self)} features, {len(self._text)} bytes)"
+
+
+def pack_tile(bodies: Sequence[bytes], columns: FeatureColumns) -> bytes:
+    """Return the blob of a tile's features.
+
+    Raises:
+        FeaturesTooLargeError: they are more than ``MAX_CONTENT_BYTES``.
+    """
+    iris = orjson.dumps(list(columns.iris))
+    size = _HEAD.size + len(iris) + len(bodies) * (_LENGTH.itemsize + RECORD.itemsize) + sum(map(len, bodies))
+    if size > MAX_CONTENT_BYTES:
+        reason = f"the features of a tile are {size} bytes; at most {MAX_CONTENT_BYTES} can be stored"
+        raise FeaturesTooLargeError(reason)
+    records = columns.records
+    numbers: list[NDArray[Any]] = [np.fromiter(map(len, bodies), _LENGTH, len(bodies)), *records["box"].T]
+    numbers += [records["score"], records["category"], records["kind"], records["own_end"] > 0]
+    content = b"".join(chain((_HEAD.pack(len(bodies), len(iris)), iris), map(_transposed, numbers), bodies))
+    level = _HIGH_LEVEL if size <= _EFFORT_BYTES else _FAST_LEVEL
+    # Made for each blob: a compressor may not be shared by threads.
+    return zstandard.ZstdCompressor(level=level, write_checksum=True).compress(content)
+
+
+def unpack_tile(blob: bytes) -> tuple[FeatureTexts, FeatureColumns]:
+    """Return the features that ``pack_tile`` was given.
+
+    Raises:
+        FeatureBlobError: ``blob`` is damaged.
+    """
+    try:
+        size = zstandard.frame_content_size(blob)
+        if not 0 <= size <= MAX_CONTENT_BYTES:
+            raise FeatureBlobError(f"the features of a tile are {size} bytes")
+        content = zstandard.ZstdDecompressor().decompress(blob)
+        return _read(content)
+    except (zstandard.ZstdError, struct.error, ValueError) as err:
+        raise FeatureBlobError(f"the features of a tile cannot be read: {err}") from err
+
+
+def _read(content: bytes) -> tuple[FeatureTexts, FeatureColumns]:
+    count, iris_bytes = _HEAD.unpack_from(content)
+    start = _HEAD.size + iris_bytes
+    iris = orjson.loads(content[_HEAD.size : start])
+
+    def column(dtype: np.dtype[Any]) -> NDArray[Any]:
+        nonlocal start
+        planes = np.frombuffer(content, np.uint8, count * dtype.itemsize, start).reshape(dtype.itemsize, count)
+        start += planes.size
+        return np.ascontiguousarray(planes.T).view(dtype).reshape(count)
+
+    lengths = column(_LENGTH)
+    records = np.zeros(count, RECORD)
+    for side in range(4):
+        records["box"][:, side] = column(np.dtype("<f8"))
+    for name in ("score", "category", "kind"):
+        records[name] = column(RECORD[name])
+    records["own_end"] = np.where(column(np.dtype("?")), lengths - len(CLOSING), 0)
+    return FeatureTexts(content[start:], lengths), FeatureColumns(records, iris)
+
+
+def _transposed(numbers: NDArray[Any]) -> bytes:
+    """Return the bytes of numbers, all first bytes before all second bytes."""
+    whole = np.ascontiguousarray(numbers)
+    return whole.view(np.uint8).reshape(len(whole), whole.itemsize).T.tobytes()
