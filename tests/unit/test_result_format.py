@@ -3,6 +3,8 @@
 import gzip
 import io
 import json
+import subprocess
+import sys
 
 import geopandas
 import numpy as np
@@ -69,6 +71,26 @@ def test_a_table_gives_signs_of_life_as_its_rows_are_made(monkeypatch):
     signs = []
     written(OutputFormat.GEOPARQUET, delivery(100, note=lambda: signs.append(1)))
     assert len(signs) == 3 + 3 + 2
+
+
+WRITE_A_TABLE = """
+import re
+from pathlib import Path
+from aws.osml.model_runner.sink.delivery import Delivery
+from aws.osml.model_runner.sink.geoparquet import parquet_pieces
+
+def data_kb():
+    return int(re.search(r"VmData:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+
+before = data_kb()
+b"".join(parquet_pieces(Delivery.of("job", "", [b'{"type":"Feature","geometry":null}'], ["id"])))
+print(data_kb() - before)
+"""
+
+
+def test_a_table_reserves_no_memory_that_counts_against_the_limit_of_the_process():
+    done = subprocess.run([sys.executable, "-c", WRITE_A_TABLE], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 300_000
 
 
 def test_row_groups_are_bounded_by_bytes_too(monkeypatch):

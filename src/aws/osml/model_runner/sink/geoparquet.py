@@ -6,6 +6,7 @@ skip the row groups and pages that a query does not touch.
 """
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
 
     Raises SinkPermanentError where pyarrow is not installed.
     """
+    # Arrow's own pool reserves a gigabyte at its first use, all of which counts where MEMORY_LIMIT_BYTES is set.
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         import pyarrow as pa
         from pyarrow import parquet
