@@ -1,16 +1,22 @@
 """A fleet's turns in virtual time: production's scheduler, capacities and tables, a model of what each call takes.
 
+    python tests/scheduling/fleet_turns.py               # the table of docs/explanation/scheduling.md; some minutes
+
 Each call to DynamoDB takes some milliseconds, a scan more with the bytes that it reads, and each call to SageMaker's
 control plane a tenth of a second. Read units are counted as DynamoDB counts them.
 """
 
 import math
 import random
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import structlog
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.app_config import ServiceConfig
@@ -20,7 +26,11 @@ from aws.osml.model_runner.database.job_table import JobTable
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
 from aws.osml.model_runner.scheduler.endpoint_capacity import EndpointCapacityEstimator
 from aws.osml.model_runner.scheduler.image_scheduler import EndpointLoadImageScheduler, ScheduledImage
-from simulation.dynamodb import TABLE_NAMES, DynamoDB, _size_bytes, worker_tables
+
+if __package__ in (None, ""):
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from simulation.dynamodb import TABLE_NAMES, DynamoDB, size_bytes, worker_tables
 from simulation.scheduler import Event, Process, Scheduler
 
 CALL_S = 0.005
@@ -86,6 +96,8 @@ class MeteredTables:
         self._database = database
         self.read_units = Counter[str]()
         self.calls = Counter[str]()
+        # Sizes of rows, by identity; the rows are kept so that no other takes the identity.
+        self._sizes: dict[int, tuple[dict[str, Any], int]] = {}
 
     def resource(self) -> SimpleNamespace:
         return SimpleNamespace(meta=SimpleNamespace(client=self))
@@ -105,11 +117,11 @@ class MeteredTables:
         kind = "poll" if request.get("Key", {}).get("endpoint_id") == "_scheduler" else operation
         self.calls[kind] += 1
         if operation == "get_item":
-            self.read_units[kind] += max(1, math.ceil(_bytes(answer.get("Item", {})) / READ_UNIT_BYTES))
+            self.read_units[kind] += max(1, math.ceil(size_bytes(answer.get("Item", {})) / READ_UNIT_BYTES))
         elif operation == "batch_get_item":
             names = [key["image_id"] for wanted in request["RequestItems"].values() for key in wanted["Keys"]]
             rows = [self._database.tables["images"].item((name,)) or {} for name in names]
-            self.read_units[kind] += sum(max(1, math.ceil(_bytes(row) / READ_UNIT_BYTES)) for row in rows)
+            self.read_units[kind] += sum(max(1, math.ceil(self._size(row) / READ_UNIT_BYTES)) for row in rows)
         elif operation in ("scan", "query"):
             self._count_pages(operation, request)
 
@@ -120,13 +132,15 @@ class MeteredTables:
         if operation == "query":
             partition = request["ExpressionAttributeValues"][":hash_value"]
             rows = [row for row in rows if row[table.keys[0]] == partition]
-        size = sum(_bytes(row) for row in rows)
+        size = sum(self._size(row) for row in rows)
         self.read_units[operation] += max(1, math.ceil(size / READ_UNIT_BYTES))
         self._scheduler.sleep(size / 1e6 * SCAN_S_PER_MB + size // PAGE_BYTES * CALL_S)
 
-
-def _bytes(row: dict[str, Any]) -> int:
-    return _size_bytes(row) if row else 0
+    def _size(self, row: dict[str, Any]) -> int:
+        known = self._sizes.get(id(row))
+        if known is None:
+            known = self._sizes[id(row)] = (row, size_bytes(row))
+        return known[1]
 
 
 @dataclass
@@ -310,11 +324,36 @@ def starts(seconds: float, workers: int = 100, endpoints: int = 20) -> Tally:
         fleet.close()
 
 
-def waiting(seconds: float, region_ends_per_s: float, property_bytes: int = 0, workers: int = 100) -> Tally:
-    """Return what a fleet reads while 500 images wait for full endpoints, and 20 run."""
+def waiting(
+    seconds: float, region_ends_per_s: float, property_bytes: int = 0, workers: int = 100, images: int = 500
+) -> Tally:
+    """Return what a fleet reads while images wait for full endpoints, and 20 run."""
     fleet = FleetTurns(workers, instances=20, property_bytes=property_bytes)
     try:
-        fleet.fill(500, 20)
+        fleet.fill(images, 20)
         return fleet.run(seconds, region_ends_per_s, is_supplied=False)
     finally:
         fleet.close()
+
+
+def main() -> None:
+    """Print how fast images start, and what it costs that they wait."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
+    cold = starts(60.0)
+    print("100 workers, 20 endpoints that nobody has described, 0.1 s for each call of the control plane, 60 s:")
+    print(f"  images started per second       {cold.per_s(cold.started):6.1f}")
+    print(f"  control-plane calls per second  {cold.per_s(cold.control_calls):6.1f}, {cold.most_control_calls} at most")
+    print("500 images wait for full endpoints, 20 run, 60 s:")
+    print("  property bytes  region ends/s  scans/s  reads of the row/s  read units/s  dollars a day")
+    for property_bytes in (0, 50_000):
+        for region_ends_per_s in (0, 5, 40):
+            tally = waiting(60.0, region_ends_per_s, property_bytes)
+            rates = (tally.per_s(tally.scans), tally.per_s(tally.polls), tally.per_s(tally.read_units))
+            print(
+                f"  {property_bytes:14,}  {region_ends_per_s:13}  {rates[0]:7.1f}  {rates[1]:18.0f}"
+                f"  {rates[2]:12.0f}  {tally.dollars_a_day:13.2f}"
+            )
+
+
+if __name__ == "__main__":
+    main()

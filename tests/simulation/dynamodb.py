@@ -93,15 +93,16 @@ def _wire_item(item: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _wire(value) for name, value in item.items()}
 
 
-def _size_bytes(value: Any) -> int:
+def size_bytes(value: Any) -> int:
+    """Return about how many bytes DynamoDB counts for a value, or for an item."""
     if isinstance(value, str):
         return len(value) if value.isascii() else len(value.encode())
     if isinstance(value, Decimal):
         return 1 + (len(value.as_tuple().digits) + 1) // 2
     if isinstance(value, dict):
-        return 3 + sum(len(name) + 1 + _size_bytes(inner) for name, inner in value.items())
+        return 3 + sum(len(name) + 1 + size_bytes(inner) for name, inner in value.items())
     if isinstance(value, list | frozenset):
-        return 3 + sum(1 + _size_bytes(inner) for inner in value)
+        return 3 + sum(1 + size_bytes(inner) for inner in value)
     return len(value) if isinstance(value, bytes) else 1
 
 
@@ -420,7 +421,7 @@ class DynamoDB:
         return table, key, new
 
     def _check_size(self, operation: str, item: Item) -> None:
-        if self._max_item_bytes is not None and _size_bytes(item) > self._max_item_bytes:
+        if self._max_item_bytes is not None and size_bytes(item) > self._max_item_bytes:
             raise _invalid(operation, "Item size has exceeded the maximum allowed size")
 
     def _check(self, operation: str, old: Item | None, text: str | None, values: Item, returned: str) -> None:
