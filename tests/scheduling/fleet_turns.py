@@ -345,7 +345,7 @@ def main() -> None:
     print(f"  control-plane calls per second  {cold.per_s(cold.control_calls):6.1f}, {cold.most_control_calls} at most")
     print("500 images wait for full endpoints, 20 run, 60 s:")
     print("  property bytes  region ends/s  scans/s  reads of the row/s  read units/s  dollars a day")
-    for property_bytes in (0, 50_000):
+    for property_bytes in (0, 16_000):
         for region_ends_per_s in (0, 5, 40):
             tally = waiting(60.0, region_ends_per_s, property_bytes)
             rates = (tally.per_s(tally.scans), tally.per_s(tally.polls), tally.per_s(tally.read_units))
