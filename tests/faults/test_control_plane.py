@@ -26,4 +26,4 @@ def test_workers_that_join_look_nothing_up_that_the_fleet_knows(new_trial, new_p
     trial.wait(patience_s=100.0)
     trial.check()
     trial.fleet.end(*fleet)
-    assert proxy.count("sagemaker", *CONTROL_PLANE) - known <= workers
+    assert proxy.count("sagemaker", *CONTROL_PLANE) - known <= ENDPOINTS
