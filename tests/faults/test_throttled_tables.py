@@ -1,7 +1,24 @@
 """A feature table that admits a part of the calls."""
 
 from aws_proxy.meter import UnitMeter
-from aws_proxy.throttling import Chance, ThrottledReads
+from aws_proxy.throttling import Chance, ThrottledReads, ThrottledWrites
+
+
+def test_answers_are_kept_while_the_feature_table_is_throttled(new_trial, new_proxy, is_long):
+    """As when the rest of a fleet takes what the table admits."""
+    proxy = new_proxy()
+    trial = new_trial(**proxy.environment)
+    throttle = ThrottledWrites(
+        Chance(0.1 if is_long else 0.2, seed=1), trial.site.data_plane.environment["FEATURE_TABLE"]
+    )
+    proxy.steps += [throttle, UnitMeter()]
+    model = trial.model()
+    trial.submit(trial.request(model, "small"))
+    with trial.fleet.worker():
+        trial.wait(patience_s=180.0)
+        books = trial.check()
+    assert throttle.refused.total() > 64
+    assert trial.calls_per_tile(books) <= 1.05
 
 
 def test_an_image_is_put_together_while_reads_are_throttled(new_trial, new_proxy):
