@@ -289,7 +289,7 @@ def test_every_attribute_of_an_open_job_is_documented() -> None:
     written = set(re.findall(r"(\w+) = (?::\w|if_not_exists)", source)) | set(re.findall(r"ADD (\w+) :", source))
     new = job_ledger._new_job(ImageRequest(), 0.0)
     documented = first_column(rows(section(reference("tables.md"), "Open jobs")))
-    assert sorted(documented) == sorted({*new, *written, "job_id"})
+    assert sorted(documented) == sorted({*new, *written, "job_id", "expire_time"})
 
 
 # Status ---------------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from aws.osml.model_runner.exceptions import (
     SelfThrottledRegionException,
 )
 from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
+from aws_faults import answering, json_error
 from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
 
 
@@ -205,6 +206,35 @@ class TestImageMessages:
         ((text, attributes),) = statuses.events()
         assert (attributes["image_status"], attributes["job_id"]) == ("FAILED", job_id)
         assert reason in text
+
+    def test_what_no_table_takes_is_set_aside_and_the_other_images_go_on(
+        self, worker, image_messages, queue_of, statuses, scene, model_server, clients
+    ):
+        queue, names = queue_of("IMAGE_QUEUE"), ["/none/odd.tif", str(scene)]
+        body = message_of(worker, scene, model_server("centerpoint").invocations_url, imageUrls=names)
+        message = sent(queue, body)
+        dynamodb = clients.dynamodb_resource().meta.client
+        with answering(dynamodb, "TransactWriteItems", json_error("ValidationException"), None):
+            image_messages.handle(message)
+        assert is_deleted(queue, message)
+        assert bodies(queue_of("IMAGE_DLQ")) == [body]
+        told = {attributes.get("image_id"): text for text, attributes in statuses.events()}
+        assert sorted(map(str, told)) == ["None", f"job:{scene}"]
+        assert 'imageUrls="/none/odd.tif": what the tables can hold' in told[None]
+        assert worker.open_jobs() == [f"job:{scene}"]
+
+    def test_the_longest_ids_that_a_request_may_have_are_stored(self, worker, image_messages, queue_of, statuses):
+        urls = [f"s3://images/{number}{'é' * 511}" for number in (1, 2)]
+        body = message_of(worker, "", "ships", jobId="\U0001f6a2" * 128, imageUrls=urls)
+        body = body.replace("HTTP_ENDPOINT", "SM_ENDPOINT")
+        queue = queue_of("IMAGE_QUEUE")
+        message = sent(queue, body)
+        image_messages._handler.check = lambda *_: None
+        image_messages._go_on = lambda _job: None
+        image_messages.handle(message)
+        assert is_deleted(queue, message)
+        assert bodies(queue_of("IMAGE_DLQ")) == []
+        assert len(worker.open_jobs()) == 2
 
     def test_an_image_that_cannot_be_planned_hides_no_other_of_its_request(
         self, worker, image_messages, queue_of, scene, model_server, logs

@@ -225,6 +225,48 @@ class TestAccept:
         assert ledger.find(request()) is None
 
 
+class TestExpired:
+    """DynamoDB deletes rows some days after they have expired: until then they are there, and count as gone."""
+
+    def expire(self, tables: Tables) -> None:
+        tables.clock.now_s += tables.jobs.life_s + 10
+
+    @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "left open"])
+    def test_a_job_id_can_be_used_again(self, tables, is_closed):
+        tables.ledger.accept(request())
+        if is_closed:
+            tables.ledger.close(tables.jobs.fail_unplanned(request().image_id, "unreadable"))
+        self.expire(tables)
+        other = request(imageProcessorTileSize=256)
+        assert tables.ledger.find(request()) is None
+        assert tables.ledger.accept(other) is Acceptance.ACCEPTED
+        assert tables.ledger.accept(other) is Acceptance.KNOWN
+        (job,) = tables.ledger.open_jobs()
+        row = tables.jobs.get_image_request(job.image_id)
+        assert (row.image_status, row.request_sha256) == ("ACCEPTED", other.request_sha256)
+        assert tables.ledger.find(other) == job
+
+    def test_so_it_can_without_a_table_of_open_jobs(self, tables):
+        ledger = JobTableLedger(tables.jobs, tables.clock)
+        ledger.accept(request())
+        self.expire(tables)
+        assert list(ledger.open_jobs()) == []
+        assert ledger.find(request()) is None
+        assert ledger.accept(request(imageProcessorTileSize=256)) is Acceptance.ACCEPTED
+
+    def test_regions_and_tiles_of_the_job_before_do_not_count(self, tables):
+        planned(tables)
+        claim = claimed(tables)
+        key = TileKey(claim.item.image_id, claim.item.region_id, 0)
+        assert tables.features.commit_tile(key, BOUNDS, TileOutcome(TileState.SUCCEEDED)) is TileState.SUCCEEDED
+        tables.regions.end_region(tables.jobs, claim, RequestStatus.SUCCESS, [BOUNDS], [])
+        self.expire(tables)
+        planned(tables)
+        assert claimed(tables).fence == 1
+        assert tables.features.committed_tiles(key.image_id, key.region_id, [0]) == {}
+        assert tables.features.commit_tile(key, BOUNDS, TileOutcome(TileState.FAILED)) is TileState.FAILED
+
+
 class TestPlan:
     def test_a2_is_taken_once_until_it_is_stale_and_never_after_planning(self, tables):
         tables.ledger.accept(request())

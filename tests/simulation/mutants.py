@@ -93,7 +93,7 @@ def _write(table: DDBHelper, write: dict[str, Any], condition: str = "") -> None
 
 
 def _accepted_again() -> list[Replacement]:
-    def put_new(table_name: str, item: dict[str, Any], _key: str) -> dict[str, Any]:
+    def put_new(table_name: str, item: dict[str, Any], _key: str, _now_s: float) -> dict[str, Any]:
         return {"Put": {"TableName": table_name, "Item": to_dynamodb(item)}}
 
     return [(job_ledger, "_put_new", put_new)]
@@ -131,6 +131,7 @@ class _Careless:
             ((kind, request),) = write.items()
             request = {name: part for name, part in request.items() if name != "ConditionExpression"}
             if kind == "Put":
+                request.pop("ExpressionAttributeValues", None)
                 self._table._api.put_item(**request)
                 continue
             values = request["ExpressionAttributeValues"]

@@ -170,10 +170,10 @@ def test_lists_are_separated_by_commas():
 
 def test_rows_outlive_the_deadline():
     assert configured().row_life_s == 16 * 86_400
-    # A job may wait for a week, run for a day, and be two days late.
-    assert configured(DDB_TTL_IN_DAYS="1").row_life_s == 10 * 86_400
+    # A job may wait for a week and run for a day; its tiles stay for another one, and for two more.
+    assert configured(DDB_TTL_IN_DAYS="1").row_life_s == 11 * 86_400
     assert configured(DDB_TTL_IN_DAYS="12").row_life_s == 12 * 86_400
-    assert configured(DDB_TTL_IN_DAYS="1", JOB_WAIT_LIMIT_S="3600", JOB_DEADLINE_S="3600").row_life_s == 180_000
+    assert configured(DDB_TTL_IN_DAYS="1", JOB_WAIT_LIMIT_S="3600", JOB_DEADLINE_S="3600").row_life_s == 183_600
 
 
 def test_a_configuration_does_not_change():

@@ -383,7 +383,7 @@ class ServiceConfig(BaseModel):
         "DDB_TTL_IN_DAYS",
         default=16,
         description="Days after which rows of images and regions expire. Never less than `JOB_WAIT_LIMIT_S`,"
-        " `JOB_DEADLINE_S` and two days together.",
+        " twice `JOB_DEADLINE_S` and two days together.",
     )
     max_region_attempts: Count = _setting(
         "MAX_REGION_ATTEMPTS",
@@ -528,7 +528,9 @@ class ServiceConfig(BaseModel):
     @property
     def row_life_s(self) -> float:
         """Seconds for which rows of images and regions are kept: what is configured, or as long as a job may need."""
-        longest_s = self.job_wait_limit_s + self.job_deadline_s
+        # The last tile is stored when the deadline is over, and its row outlives one more: an image's row, which keeps
+        # its job's id from being used anew, outlives that too.
+        longest_s = self.job_wait_limit_s + 2 * self.job_deadline_s
         return max(self.ddb_ttl_in_days * _DAY_S, longest_s + _ROW_MARGIN_S)
 
 

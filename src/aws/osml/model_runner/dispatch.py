@@ -5,16 +5,21 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
+from botocore.exceptions import ClientError
 
 from .api.image_request_message import job_id_of, parse_image_request_message
+from .api.problems import shortened
 from .api.region_request import parse_region_request_message
+from .common.aws_errors import is_invalid_write
 from .common.typing import RequestStatus
 from .database.job_ledger import OpenJob
 from .database.job_table import JobItem
 from .exceptions import (
     GetImageRequestItemException,
+    InvalidImageRequestException,
     InvalidRequestError,
     LeaseLostError,
+    Problem,
     ProcessImageException,
     RegionDeferredError,
     RequestDeferredError,
@@ -121,6 +126,8 @@ class ImageMessages:
                 self._go_on(job)
             except ProcessImageException as err:
                 logger.warning("image.not_planned", reason=str(err))
+            except Exception:  # The other images of the request go on; the sweeper and the scheduler lead this one on
+                logger.exception("image.not_begun", image_id=job.image_id)
 
     def _go_on(self, job: OpenJob) -> None:
         if self._on_waiting is None:
@@ -135,7 +142,17 @@ class ImageMessages:
             self._handler.config.allowance.check(request)
         for request in requests:
             self._handler.check(request, message.receive_count)
-        accepted = [self._handler.accept(request, message.message_id, message.body) for request in requests]
+        accepted, problems = [], []
+        for request in requests:
+            try:
+                accepted.append(self._handler.accept(request, message.message_id, message.body))
+            except ClientError as err:
+                # The same write fails each time that the message comes.
+                if not is_invalid_write(err):
+                    raise
+                problems.append(Problem("imageUrls", shortened(request.image_url), f"what the tables can hold: {err}"))
+        if problems:
+            raise InvalidImageRequestException("the request cannot be stored", problems)
         return [job for job in accepted if job is not None]
 
     def _reject(self, message: QueueMessage, err: InvalidRequestError) -> None:

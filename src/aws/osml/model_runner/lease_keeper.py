@@ -114,7 +114,10 @@ class LeaseKeeper:
             under_way = {lease: renewal for lease, renewal in under_way.items() if not renewal.done()}
             for lease in leases:
                 if lease not in under_way:
-                    under_way[lease] = pool.submit(self._renew_if_kept, lease)
+                    try:
+                        under_way[lease] = pool.submit(self._renew_if_kept, lease)
+                    except RuntimeError:  # No memory for another thread; the next beat tries again
+                        logger.exception("lease.not_renewed", lease=lease.name)
         pool.shutdown(wait=False, cancel_futures=True)
 
     def _renew_if_kept(self, lease: Lease) -> None:

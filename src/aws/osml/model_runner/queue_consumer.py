@@ -8,8 +8,6 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from .queue.exceptions import QueueError
-
 logger = structlog.get_logger(__name__)
 
 _ERROR_PAUSE_S = 2.0
@@ -115,7 +113,8 @@ class QueueConsumer(Generic[M]):
         try:
             future = self._pool.submit(self._work, message)
         except RuntimeError:
-            # The pool was shut down since: this worker stops.
+            # The pool was shut down since, and this worker stops; or it finds no memory for another thread.
+            self._stopping.wait(_ERROR_PAUSE_S)
             return False
         self._running.add(future)
         future.add_done_callback(self._running.discard)
@@ -142,16 +141,16 @@ class QueueConsumer(Generic[M]):
     def _give_back(self, message: M, delay_s: int = 0) -> None:
         try:
             self._queue.reset_request(message.receipt_handle, delay_s)
-        except QueueError as err:
+        except Exception as err:  # noqa: BLE001 - the thread that receives must not end by it
             # It comes again in any case, when its time hidden is over.
-            logger.warning("message.not_given_back", queue=self._name, reason=str(err))
+            logger.warning("message.not_given_back", queue=self._name, reason=f"{type(err).__name__}: {err}")
 
     def _poll(self) -> list[M]:
         try:
             messages = self._queue.receive()
+            self._on_poll()
         except Exception as err:  # noqa: BLE001 - the daemon outlives whatever AWS does; it pauses and asks again
             logger.error("queue.not_received", queue=self._name, error=type(err).__name__, reason=str(err))
             self._stopping.wait(_ERROR_PAUSE_S)
             return []
-        self._on_poll()
         return messages

@@ -17,6 +17,7 @@ from .database.job_ledger import JobLedger
 from .database.job_table import JobItem, JobTable, Redirection
 from .exceptions import InvalidImageRequestException, Problem
 from .job_rules import TILE_MARGIN_S, is_redrivable
+from .queue.exceptions import QueueError
 from .queue.request_queue import RequestQueue
 
 logger = structlog.get_logger(__name__)
@@ -145,11 +146,20 @@ def redrive_dead_letters(dead_letters: RequestQueue, queue: RequestQueue) -> int
 
     Each is sent before it is deleted, so that none is lost; one that was sent twice does no harm. What comes in
     meanwhile stays, since a message that a worker refuses again is back at once.
+
+    Raises:
+        QueueError: some could not be moved, and are still there; the others were moved all the same.
     """
     waiting, moved = dead_letters.message_count(), 0
-    while moved < waiting and (messages := dead_letters.receive()):
+    failures: list[Exception] = []
+    while moved + len(failures) < waiting and (messages := dead_letters.receive()):
         for message in messages:
-            queue.send_body(message.body)
-            dead_letters.finish_request(message.receipt_handle)
-            moved += 1
+            try:
+                queue.send_body(message.body)
+                dead_letters.finish_request(message.receipt_handle)
+                moved += 1
+            except Exception as err:  # noqa: BLE001 - raised when the others are moved
+                failures.append(err)
+    if failures:
+        raise QueueError(f"{moved} messages were moved and {len(failures)} were not: {failures[0]}") from failures[0]
     return moved

@@ -24,6 +24,7 @@ from aws.osml.model_runner.exceptions import FeatureError, InvalidImageRequestEx
 from .image_request_schema import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, Algorithm, ImageRequestMessage
 from .image_url import public_url
 from .inference import ModelInvokeMode
+from .job_keys import image_id_of
 from .json_document import value_problems
 from .problems import problems_of
 from .request_utils import json_text, outputs_are_valid, shared_properties_are_valid, shared_values
@@ -213,7 +214,7 @@ def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: s
     steps = [{"step": step.step, "algorithm": step.algorithm.options()} for step in message.post_processing]
     return ImageRequest(
         job_id=message.job_id,
-        image_id=f"{message.job_id}:{public_url(url)}",
+        image_id=image_id_of(message.job_id, public_url(url)),
         image_url=url,
         image_read_role=message.image_read_role,
         outputs=[output.destination() for output in message.outputs],

@@ -62,11 +62,20 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("--gzip: GEOPARQUET is compressed in itself")
     options = _options(arguments)
     merger = _merger(ServiceConfig.from_environment(os.environ))
-    for job in merger.images_of(arguments.job):
+    are_merged = [_merge(merger, job, options, arguments) for job in merger.images_of(arguments.job)]
+    return 0 if all(are_merged) else 1
+
+
+def _merge(merger: "JobMerger", job: Any, options: Any, arguments: argparse.Namespace) -> bool:
+    """Merge an image and print where it was written. One that fails keeps no other image of the job from it."""
+    try:
         with merger.merged(job, options) as image:
             place = _write(image, arguments)
-        sys.stdout.write(f"{image.kept} of {image.stored} features: {place}\n")
-    return 0
+    except Exception as err:  # noqa: BLE001 - it is printed, and the command fails
+        sys.stderr.write(f"model-runner: {err or type(err).__name__}\n")
+        return False
+    sys.stdout.write(f"{image.kept} of {image.stored} features: {place}\n")
+    return True
 
 
 def _options(arguments: argparse.Namespace) -> "FeatureDistillationAlgorithm":

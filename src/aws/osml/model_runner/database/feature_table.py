@@ -315,10 +315,15 @@ class FeatureTable(DDBHelper):
         if outcome.features:
             self._store_blob(row, _packed(outcome), keep_trying)
         condition = (
-            "attribute_not_exists(range_key)"
+            "attribute_not_exists(range_key) OR expire_time < :now"
             " OR (generation < :generation AND (tile_status = :failed OR expire_time < :needed))"
         )
-        values = {":failed": TileState.FAILED.name, ":generation": generation, ":needed": self._needed_until()}
+        values = {
+            ":failed": TileState.FAILED.name,
+            ":generation": generation,
+            ":needed": self._needed_until(),
+            ":now": self._now(),
+        }
         try:
             self.patiently(lambda: self.put(row.to_put(), condition, values), keep_trying)
         except ConditionNotMetError as err:

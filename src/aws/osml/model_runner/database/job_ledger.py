@@ -16,6 +16,7 @@ import structlog
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_url import public_url
+from aws.osml.model_runner.api.job_keys import job_id_of_key, open_job_key
 from aws.osml.model_runner.api.request_utils import json_text
 from aws.osml.model_runner.exceptions import ConditionNotMetError
 
@@ -126,7 +127,7 @@ class UnreadableJob:
             endpoint_id=str(row.get("endpoint_id", "")),
             job_key=str(row.get("job_id", "")),
             image_id=str(row.get("image_id", "")),
-            job_id=str(row.get("job_id", "")).partition("#")[0],
+            job_id=job_id_of_key(str(row.get("job_id", ""))),
             request_time=_number(row.get("request_time")) or 0.0,
             first_attempt=_number(row.get("first_attempt")),
             generation=int(_number(row.get("generation")) or 0),
@@ -228,8 +229,8 @@ class JobLedger(Protocol):
 
 
 def ledger_key(image: ImageRequest | JobItem) -> str:
-    """Return the key of an image among its endpoint's jobs: the job id, and the URL where a job has several images."""
-    return f"{image.job_id}#{public_url(str(image.image_url))}" if image.result_name else str(image.job_id)
+    """Return the key of an image among its endpoint's jobs."""
+    return open_job_key(str(image.job_id), public_url(str(image.image_url)) if image.result_name else None)
 
 
 # A worker that slept while its job ended and began again must not touch the next generation's row. Rows of earlier
@@ -401,10 +402,10 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
     def accept(self, request: ImageRequest, message_id: str = "", body: str = "") -> Acceptance:
         """A1: put the open job and the image's row, both or neither, if neither is there."""
         now_s = self._now()
-        job = _new_job(request, now_s) | {"job_id": ledger_key(request)}
+        job = self._new_row(request, now_s)
         try:
             self._transact(
-                _put_new(self.table_name, job, "job_id"),
+                _put_new(self.table_name, job, "job_id", now_s),
                 *_image_puts(self._job_table, request, now_s, message_id, body),
             )
         except ConditionNotMetError:
@@ -421,7 +422,7 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
     ) -> bool:
         """D1, D3: put the open job again and move the image's row to its next generation, both or neither."""
         now_s, images = self._now(), self._job_table
-        job = _new_job(request, now_s, (image.generation or 0) + 1) | {"job_id": ledger_key(request)}
+        job = self._new_row(request, now_s, (image.generation or 0) + 1)
         if image.region_count is not None:
             job["region_count"] = image.region_count
         if image.needs_outputs_only(now_s, outputs_only):
@@ -429,7 +430,7 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
         update = reopening_update(images.table_name, image, message_id, now_s, images.life_s, redirection, outputs_only)
         images.keep_request(image.image_id)
         try:
-            self._transact(_put_new(self.table_name, job, "job_id"), update)
+            self._transact(_put_new(self.table_name, job, "job_id", now_s), update)
         except ConditionNotMetError:
             return False
         return True
@@ -437,7 +438,14 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
     def find(self, request: ImageRequest) -> OpenJob | None:
         """See ``JobLedger``."""
         row = self.read({"endpoint_id": request.model_name, "job_id": ledger_key(request)})
-        return _readable(row) if row and "request_payload" in row else None
+        if row is None or "request_payload" not in row or self._job_table.is_expired(row):
+            return None
+        return _readable(row)
+
+    def _new_row(self, request: ImageRequest, now_s: float, generation: int = 0) -> Item:
+        # The table has no expiry; but a job whose image has expired is none any more.
+        expiry = {"expire_time": int(now_s + self._job_table.life_s)}
+        return _new_job(request, now_s, generation) | {"job_id": ledger_key(request)} | expiry
 
     def open_rows(self) -> Iterator[OpenJob | UnreadableJob]:
         """See ``JobLedger``; the row that holds the sweepers' lease is no job."""
@@ -513,8 +521,9 @@ class JobTableLedger(_LedgerRows):
     def find(self, request: ImageRequest) -> OpenJob | None:
         """See ``JobLedger``; a row that is closed still lies there, so its status decides."""
         row = self._job_table.read({"image_id": request.image_id})
-        is_open = row is not None and "request_payload" in row and (row.get("status_outbox") or not _is_ended(row))
-        return _readable(row) if row is not None and is_open else None
+        if row is None or "request_payload" not in row or self._job_table.is_expired(row):
+            return None
+        return _readable(row) if row.get("status_outbox") or not _is_ended(row) else None
 
     def open_rows(self) -> Iterator[OpenJob | UnreadableJob]:
         """Yield every image that has not ended, or whose end has not been published."""
@@ -524,7 +533,8 @@ class JobTableLedger(_LedgerRows):
             ),
             ExpressionAttributeValues=TERMINAL_VALUES,
         ):
-            yield _open_row(row)
+            if not self._job_table.is_expired(row):
+                yield _open_row(row)
 
     def close(self, image: JobItem) -> None:
         """G5: nothing is left to do, because a terminal row without an outbox is closed."""
@@ -551,8 +561,14 @@ def _is_ended(row: Mapping[str, Any]) -> bool:
     return row.get("image_status") in TERMINAL_VALUES.values()
 
 
-def _put_new(table_name: str, item: Item, key: str) -> Item:
-    put = {"TableName": table_name, "Item": to_dynamodb(item), "ConditionExpression": f"attribute_not_exists({key})"}
+def _put_new(table_name: str, item: Item, key: str, now_s: float) -> Item:
+    """Return the put of a row that is not there, or that has expired: DynamoDB deletes such rows some days later."""
+    put = {
+        "TableName": table_name,
+        "Item": to_dynamodb(item),
+        "ConditionExpression": f"attribute_not_exists({key}) OR expire_time < :now",
+        "ExpressionAttributeValues": to_dynamodb({":now": now_s}),
+    }
     return {"Put": put}
 
 
@@ -562,7 +578,7 @@ def _image_puts(
     """Return what A1 puts into the table of images, if the image is not there: its row and its request's."""
     image = (job or {}) | new_row(request, now_s, job_table.life_s, message_id)
     whole = to_dynamodb(request_row(request, now_s, job_table.life_s, body))
-    return _put_new(job_table.table_name, image, "image_id"), {
+    return _put_new(job_table.table_name, image, "image_id", now_s), {
         "Put": {"TableName": job_table.table_name, "Item": whole}
     }
 

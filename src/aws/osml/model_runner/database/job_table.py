@@ -460,9 +460,13 @@ class JobTable(DDBHelper):
         The attributes of the request's row are missing: properties, region of interest, message.
         """
         row = self.read({"image_id": image_id})
-        if row is None or row.get("expire_time", math.inf) < self._now():
+        if row is None or self.is_expired(row):
             return None
         return JobItem.from_row(row)
+
+    def is_expired(self, row: Mapping[str, Any]) -> bool:
+        """Return True for a row that DynamoDB may delete any time, and that counts as gone."""
+        return bool(row.get("expire_time", math.inf) < self._now())
 
     def images_of(self, job_id: str) -> Iterator[JobItem]:
         """Yield the rows of a job's images. That reads the whole table, so it is for what a person asks."""

@@ -158,7 +158,8 @@ class RegionRequestTable(DDBHelper):
         """
         row = self._new_row(region_request_item)
         try:
-            self.put(row, "attribute_not_exists(region_id)")
+            condition = "attribute_not_exists(region_id) OR expire_time < :now"
+            self.put(row, condition, {":now": self._now()})
         except ConditionNotMetError as err:
             stored = RegionRequestItem.from_row(err.old or row)
             if stored.is_terminal:

@@ -91,9 +91,11 @@ class LocalStack:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for child in reversed(self._children):
-            child.ask_to_end()  # all at once, so that their times to end do not add up
-        self._running.close()
+        try:
+            for child in reversed(self._children):
+                child.ask_to_end()  # all at once, so that their times to end do not add up
+        finally:
+            self._running.close()
 
     def worker_environment(self) -> dict[str, str]:
         """Return the environment of a worker of this stack."""

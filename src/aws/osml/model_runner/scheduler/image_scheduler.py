@@ -16,6 +16,7 @@ from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.database.job_ledger import OpenJob
 from aws.osml.model_runner.database.scheduling_turns import Notice, SchedulingTurns, Turn
 from aws.osml.model_runner.exceptions import TableError
+from aws.osml.model_runner.job_rules import is_passing
 from aws.osml.model_runner.metrics import COUNT, MILLISECONDS, PERCENT, MetricsRecorder
 
 from .decision import Decision, Lane, LaneCapacity, LaneLoad, Reason, WaitingImage, decide
@@ -103,6 +104,7 @@ class TurnScheduler:
         self._noticed_at = -math.inf
         self._counted_at: float | None = None
         self._last_held_back: tuple[Lane, ...] = ()
+        self._left_out: frozenset[str] = frozenset()
 
     def decision(self, found: Survey, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
         """Return what starts, and the capacities that this was decided by."""
@@ -188,6 +190,7 @@ class TurnScheduler:
                 is_more = self._start_images(turn, found, jobs)
                 self._metrics.record("Scheduling", "Invocations", 1, COUNT)
                 self._metrics.record("Scheduling", "Duration", 1000 * (self._now() - began_s), MILLISECONDS)
+            self._note_left_out(found)
         finally:
             left = max(0, waiting - len(jobs))
             self._is_anything_waiting = left > 0
@@ -206,7 +209,14 @@ class TurnScheduler:
                 self._note_held_back(decision, found)
             if decision.image is None:
                 return False
-            started = self._turns.start(turn, found.jobs[decision.image.key], self._lease_s)
+            try:
+                started = self._turns.start(turn, found.jobs[decision.image.key], self._lease_s)
+            except Exception as err:
+                if is_passing(err):
+                    raise
+                # It would be the first again in each turn: it is left out, and the others start.
+                found.leave_out(decision.image.key, f"{type(err).__name__}: {err}")
+                continue
             if started is None:
                 reason = "another worker was faster"
                 logger.info("image.not_scheduled", image_id=decision.image.key, reason=reason)
@@ -262,6 +272,13 @@ class TurnScheduler:
             used = loads.get(lane, LaneLoad()).calls / capacity.calls if capacity.calls else 1.0
             percent = 100.0 * min(1.0, used)
             self._metrics.record("Scheduling", "Utilization", percent, PERCENT, ModelName=lane.endpoint)
+
+    def _note_left_out(self, found: Survey) -> None:
+        """Report images that no decision can be made of; each once, until others are."""
+        for image_id in found.left_out.keys() - self._left_out:
+            logger.warning("image.left_out", image_id=image_id, reason=found.left_out[image_id])
+            self._metrics.record("Scheduling", "Errors", 1, COUNT)
+        self._left_out = frozenset(found.left_out)
 
     def _count(self, found: Survey) -> None:
         """Record how many requests there are, and how many of them wait, once a minute."""

@@ -21,6 +21,13 @@ class Survey:
     waiting: dict[str, WaitingImage] = field(default_factory=dict)
     loads: dict[Lane, LaneLoad] = field(default_factory=dict)
     jobs: dict[str, OpenJob] = field(default_factory=dict)
+    # Jobs that nobody can make anything of, by image, and why.
+    left_out: dict[str, str] = field(default_factory=dict)
+
+    def leave_out(self, key: str, reason: str) -> None:
+        """Have an image that waits start in no turn that rests on this."""
+        del self.waiting[key]
+        self.left_out[key] = reason
 
     def note_start(self, image: WaitingImage) -> None:
         """Count an image that waited as one that runs."""
@@ -57,21 +64,27 @@ def survey(
 ) -> Survey:
     """Return what waits and what runs. ``progress_of`` is asked for the rows of images that are planned.
 
-    An image that has ended counts no more, even before it is struck off.
+    An image that has ended counts no more, even before it is struck off. A job that cannot be sorted is left out.
     """
     found = Survey()
     running: list[OpenJob] = []
     for job in jobs:
-        if is_running(job, now_s, rules.lease_s):
-            running.append(job)
-        else:
-            found.waiting[job.image_id] = _waiting(job, rules)
-            found.jobs[job.image_id] = job
+        try:
+            if is_running(job, now_s, rules.lease_s):
+                running.append(job)
+            else:
+                found.waiting[job.image_id] = _waiting(job, rules)
+                found.jobs[job.image_id] = job
+        except Exception as err:  # noqa: BLE001 - one job's row keeps no other image from starting
+            found.left_out[job.image_id] = f"{type(err).__name__}: {err}"
     progress = progress_of([job for job in running if job.planned_time is not None])
     for job in running:
-        regions = _regions_left(job, progress.get(job.image_id))
+        try:
+            lane, regions = lane_of(job.request), _regions_left(job, progress.get(job.image_id))
+        except Exception as err:  # noqa: BLE001 - the same
+            found.left_out[job.image_id] = f"{type(err).__name__}: {err}"
+            continue
         if regions:
-            lane = lane_of(job.request)
             load = found.loads.get(lane, LaneLoad())
             found.loads[lane] = LaneLoad(load.images + 1, load.calls + regions * rules.calls_per_region)
     return found
