@@ -289,7 +289,7 @@ def _backoffs_are_attempts() -> list[Replacement]:
 
 
 def _no_shuffle() -> list[Replacement]:
-    def run_tiles(self: Any, run: Any, steps: Any, tiles: Any, item: Any) -> None:
+    def run_tiles(self: Any, run: Any, steps: Any, tiles: Any, _known: Any, item: Any) -> None:
         # The tile that kills is the last of the plan; without the shuffle it is always the first to be begun here.
         for tile in reversed(tiles):
             self._context.pipeline.run(run, steps, [tile])

@@ -40,6 +40,8 @@ _MAX_OUTAGE_TRIES = 5
 # fail even where no other tile shows that the endpoint responds. That takes more than half an hour.
 _BACKOFFS_BEFORE_ALONE = 2
 _BACKOFFS_BEFORE_BLAME = 10
+# So many tiles are done one at a time in a region that killed a worker, before others are done at once again.
+_TILES_ALONE = 4
 # A response within a third of the time that SageMaker gives a model did not wait in a long queue.
 _QUICK_S = 20.0
 
@@ -153,10 +155,10 @@ class RegionWork:
         if backoffs >= _MAX_BREAKS:
             steps = dataclasses.replace(steps, waits_for_image=False)
         if (item.stalled_attempts or 0) > 1:
-            # Somebody died here. One tile at a time, so that the one tile that kills its worker does not take its
+            # A worker died here. First one tile at a time, so that a tile that kills its worker does not take its
             # neighbours with it.
-            for tile in _in_order_of_attempt(tiles, item.fence or 0):
-                pipeline.run(run, steps, [tile])
+            for batch in careful_batches(_in_order_of_attempt(tiles, item.fence or 0)):
+                pipeline.run(run, steps, batch)
             return
         if backoffs:
             # The endpoint refused before: one call, without retries, finds out whether it still does. Each time with
@@ -217,6 +219,21 @@ class RegionWork:
             may_store=lambda: run.may_store,
             max_parsed_bytes=context.config.max_parsed_answer_bytes,
         )
+
+
+def careful_batches(tiles: Sequence[Tile]) -> Iterator[Sequence[Tile]]:
+    """Yield tiles in order, some alone and then in batches that double, each at most a quarter of what is left.
+
+    In most cases a worker died for another reason than the region's tiles. If a tile did kill it, the next crash loses
+    the outcomes of one batch, so that a few attempts still find the tile.
+    """
+    begun = 0
+    size = 1
+    while begun < len(tiles):
+        if begun >= _TILES_ALONE:
+            size = min(2 * size, max(1, (len(tiles) - begun) // 4))
+        yield tiles[begun : begun + size]
+        begun += size
 
 
 def _in_order_of_attempt(tiles: Sequence[Tile], attempt: int) -> list[Tile]:
