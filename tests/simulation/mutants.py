@@ -485,6 +485,7 @@ _SHOWN_IN = {
     "swept after the end": 32,
     "cancelled after its end": 30,
     "counted after its end": 2,
+    "error of one job ends the sweep": 112,
     "plan of any generation": 26,
     "begun again under the old number": 71,
     "begun again twice": 8,
