@@ -479,9 +479,9 @@ _SLOWER_AND_CANCELLED = _CANCELLED | {"stall": 0.5}
 # the worlds, and what has moved is found again, only later.
 _SHOWN_IN = {
     "start whatever became of it": 29,
-    "plan kept after its end": 6,
+    "plan kept after its end": 27,
     "plan marked as sent after its end": 25,
-    "regions noted after the end": 8,
+    "regions noted after the end": 12,
     "swept after the end": 32,
     "cancelled after its end": 30,
     "counted after its end": 2,

@@ -1,15 +1,14 @@
 """The features of one tile as one compressed blob: their JSON, and their columns.
 
 A blob is a zstd frame with a checksum. Its content: the number of features and the length of the IRIs, two uint32; the
-IRIs of the categories, a JSON list; then column by column the length of each feature's JSON, the four sides of its
-box, its score, its category, its kind, and whether its JSON can be stamped (see ``text_stamp``); then the JSON of all
-features. All numbers are little-endian. The bytes of a column are transposed, the first byte of each number first,
-because bytes of the same weight compress better together.
+IRIs of the categories, a JSON list; the length of each feature's JSON, uint32; a ``RECORD`` of each feature; then the
+JSON of all features. All numbers are little-endian. Lengths and records are transposed, the first byte of each one
+first, because bytes of the same weight compress better together. For the same reason ``own_end`` is counted from the
+end of the JSON.
 """
 
 import struct
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from typing import Any, overload
 
 import numpy as np
@@ -20,7 +19,6 @@ from numpy.typing import NDArray
 from aws.osml.model_runner.exceptions import FeatureBlobError, FeaturesTooLargeError
 
 from .feature_columns import RECORD, FeatureColumns
-from .text_stamp import CLOSING
 
 # The most that the features of one tile may be before compression: a reader holds several tiles at once.
 MAX_CONTENT_BYTES = 128 * 1024 * 1024
@@ -79,10 +77,10 @@ def pack_tile(bodies: Sequence[bytes], columns: FeatureColumns) -> bytes:
     if size > MAX_CONTENT_BYTES:
         reason = f"the features of a tile are {size} bytes; at most {MAX_CONTENT_BYTES} can be stored"
         raise FeaturesTooLargeError(reason)
-    records = columns.records
-    numbers: list[NDArray[Any]] = [np.fromiter(map(len, bodies), _LENGTH, len(bodies)), *records["box"].T]
-    numbers += [records["score"], records["category"], records["kind"], records["own_end"] > 0]
-    content = b"".join(chain((_HEAD.pack(len(bodies), len(iris)), iris), map(_transposed, numbers), bodies))
+    lengths = np.fromiter(map(len, bodies), _LENGTH, len(bodies))
+    records = columns.records.copy()
+    records["own_end"] = lengths - records["own_end"]
+    content = b"".join((_HEAD.pack(len(bodies), len(iris)), iris, _transposed(lengths), _transposed(records), *bodies))
     level = _HIGH_LEVEL if size <= _EFFORT_BYTES else _FAST_LEVEL
     # Made for each blob: a compressor may not be shared by threads.
     return zstandard.ZstdCompressor(level=level, write_checksum=True).compress(content)
@@ -109,23 +107,20 @@ def _read(content: bytes) -> tuple[FeatureTexts, FeatureColumns]:
     start = _HEAD.size + iris_bytes
     iris = orjson.loads(content[_HEAD.size : start])
 
-    def column(dtype: np.dtype[Any]) -> NDArray[Any]:
-        nonlocal start
-        planes = np.frombuffer(content, np.uint8, count * dtype.itemsize, start).reshape(dtype.itemsize, count)
-        start += planes.size
-        return np.ascontiguousarray(planes.T).view(dtype).reshape(count)
-
-    lengths = column(_LENGTH)
-    records = np.zeros(count, RECORD)
-    for side in range(4):
-        records["box"][:, side] = column(np.dtype("<f8"))
-    for name in ("score", "category", "kind"):
-        records[name] = column(RECORD[name])
-    records["own_end"] = np.where(column(np.dtype("?")), lengths - len(CLOSING), 0)
+    lengths = _restored(content, start, count, _LENGTH)
+    start += lengths.nbytes
+    records = _restored(content, start, count, RECORD)
+    start += records.nbytes
+    records["own_end"] = lengths - records["own_end"]
     return FeatureTexts(content[start:], lengths), FeatureColumns(records, iris)
 
 
-def _transposed(numbers: NDArray[Any]) -> bytes:
-    """Return the bytes of numbers, all first bytes before all second bytes."""
-    whole = np.ascontiguousarray(numbers)
-    return whole.view(np.uint8).reshape(len(whole), whole.itemsize).T.tobytes()
+def _transposed(values: NDArray[Any]) -> bytes:
+    """Return the bytes of numbers or records, all first bytes before all second bytes."""
+    return values.view(np.uint8).reshape(len(values), values.itemsize).T.tobytes()
+
+
+def _restored(content: bytes, start: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return what ``_transposed`` was given."""
+    planes = np.frombuffer(content, np.uint8, count * dtype.itemsize, start).reshape(dtype.itemsize, count)
+    return planes.T.copy().view(dtype).reshape(count)
