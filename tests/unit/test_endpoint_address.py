@@ -56,6 +56,7 @@ HOSTILE_URLS = [
     "http://[::ffff:a9fe:a9fe]/",
     "http://[::a9fe:a9fe]/",
     "http://[64:ff9b::a9fe:a9fe]/",
+    "http://[::ffff:0:a9fe:a9fe]/",
     "http://[2002:a9fe:a9fe::1]/",
     "http://[fd00:ec2::254]/",
     "http://[fd00:ec2::23]/",
@@ -120,7 +121,10 @@ def test_a_list_of_hosts_limits_where_calls_go(url: str, entries: list[str], is_
             parse_endpoint_address(url, entries)
 
 
-@given(suffix=st.integers(0, 0xFFFF), wrap=st.sampled_from(["plain", "mapped", "compat", "nat64", "6to4", "number"]))
+@given(
+    suffix=st.integers(0, 0xFFFF),
+    wrap=st.sampled_from(["plain", "mapped", "compat", "siit", "nat64", "6to4", "number"]),
+)
 def test_link_local_is_refused_in_every_wrapping(suffix: int, wrap: str) -> None:
     number = (169 << 24) | (254 << 16) | suffix
     v4 = ipaddress.IPv4Address(number)
@@ -128,6 +132,7 @@ def test_link_local_is_refused_in_every_wrapping(suffix: int, wrap: str) -> None
         "plain": str(v4),
         "mapped": f"[::ffff:{v4}]",
         "compat": f"[::{number >> 16:x}:{number & 0xFFFF:x}]",
+        "siit": f"[::ffff:0:{number >> 16:x}:{number & 0xFFFF:x}]",
         "nat64": f"[64:ff9b::{number >> 16:x}:{number & 0xFFFF:x}]",
         "6to4": f"[2002:{number >> 16:x}:{number & 0xFFFF:x}::]",
         "number": str(number),

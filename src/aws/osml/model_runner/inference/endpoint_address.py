@@ -36,8 +36,9 @@ MAX_URL_CHARACTERS = 2048
 
 # Instance metadata and pod identity over IPv6 are unique local addresses, not link-local ones.
 _METADATA_NETWORK = ipaddress.IPv6Network("fd00:ec2::/32")
-# IPv6 addresses in whose last 32 bits an IPv4 address travels: NAT64 (RFC 6052, RFC 8215) and the deprecated ::a.b.c.d.
-_CARRIER_NETWORKS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::/96")))
+# IPv6 addresses in whose last 32 bits an IPv4 address travels: NAT64 (RFC 6052, RFC 8215), the
+# IPv4-translated ones of SIIT (RFC 2765) and the deprecated ::a.b.c.d.
+_CARRIER_NETWORKS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
 _ILLEGAL = re.compile(r"[\x00-\x20\x7f\\]")
 
 

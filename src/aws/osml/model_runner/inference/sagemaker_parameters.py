@@ -30,33 +30,55 @@ INVOKE_PARAMETERS = frozenset(
 CUSTOM_ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
 _HEADER_OF_PARAMETER = {"CustomAttributes": CUSTOM_ATTRIBUTES_HEADER, "ContentType": "Content-Type"}
 
-# What decides where a call goes, whose it is and how its bytes are framed is ours alone (RFC 9110, section 7.6.1, and
-# the headers by which proxies and the instance metadata service trust a caller).
+# What decides where a call goes, what it does, whose it is and how its bytes are framed is ours alone (RFC 9110,
+# section 7.6.1, the headers by which proxies and the instance metadata service trust a caller, and those by which
+# a proxy replaces a method or a path).
 _OWN_HEADERS = frozenset(
     {
         "accept-encoding",
         "authorization",
+        "cf-connecting-ip",
         "connection",
         "content-encoding",
         "content-length",
         "cookie",
         "cookie2",
+        "early-data",
         "expect",
         "forwarded",
         "host",
         "http2-settings",
         "keep-alive",
+        "max-forwards",
         "metadata",
         "metadata-flavor",
+        "range",
         "set-cookie",
         "te",
         "trailer",
         "transfer-encoding",
+        "true-client-ip",
         "upgrade",
         "via",
+        "x-client-ip",
+        "x-cluster-client-ip",
+        "x-host",
+        "x-method-override",
+        "x-real-ip",
     }
 )
-_OWN_PREFIXES = ("proxy-", "x-forwarded-", "x-amz-security-", "x-aws-ec2-metadata-")
+# Parameters become headers of any name that a model may read, so no list of names that are allowed can be complete.
+_OWN_PREFIXES = (
+    "if-",
+    "proxy-",
+    "x-amz-security-",
+    "x-aws-ec2-metadata-",
+    "x-envoy-",
+    "x-forwarded-",
+    "x-http-method",
+    "x-original-",
+    "x-rewrite-",
+)
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", re.ASCII)
 _ASCII_VALUE = re.compile(r"[\t\x20-\x7e]{0,8192}")
