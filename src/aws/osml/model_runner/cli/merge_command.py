@@ -71,6 +71,8 @@ def _merge(merger: "JobMerger", job: Any, options: Any, arguments: argparse.Name
     try:
         with merger.merged(job, options) as image:
             place = _write(image, arguments)
+    except ConfigurationError:  # the same option holds for every image
+        raise
     except Exception as err:  # noqa: BLE001 - it is printed, and the command fails
         sys.stderr.write(f"model-runner: {err or type(err).__name__}\n")
         return False
