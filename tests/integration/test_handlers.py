@@ -570,20 +570,25 @@ class TestRegion:
         ((_, attributes),) = heard.events()
         assert (attributes["status"], attributes["region_id"]) == ("SUCCESS", first.region_id)
 
-    def test_features_that_a_model_answers_badly_are_left_out_and_told(self, worker, scene, logs):
+    def test_features_that_a_model_answers_badly_are_left_out_and_counted(self, worker, scene, logs):
         good = {"type": "Feature", "geometry": None, "properties": {"imageBBox": [1, 1, 5, 5]}}
         answer = {"type": "FeatureCollection", "features": [good, {"type": "Feature", "properties": {}}, 7]}
-        body = json.dumps(answer).encode()
-        with HttpService(lambda _: HttpResponse(body=body)) as model:
+        good_body, bad_body = json.dumps(answer).encode(), b"Welcome"
+        bodies = iter([bad_body])
+        with HttpService(lambda _: HttpResponse(body=next(bodies, good_body))) as model:
             request = worker.request(scene, f"{model.url}/invocations")
             planned(worker, request)
-            first, _ = region_requests(worker, request)
-            job = worker.region_handler.process_region_request(first)
-        assert (job.region_success, job.tile_success) == (1, TILES_PER_REGION)
+            for region in region_requests(worker, request):
+                worker.region_handler.process_region_request(region)
+        worker.image_handler.completion.finish(request.image_id)
         tiles = worker.features.stored_tiles(request.image_id)
-        assert [len(tile.features) for tile in tiles] == [1] * TILES_PER_REGION
+        assert sorted(len(tile.features) for tile in tiles) == [0] + [1] * (2 * TILES_PER_REGION - 1)
         dropped = [log for log in logs if log["event"] == "features.dropped"]
-        assert sorted(log["tile_index"] for log in dropped) == [0, 1, 2, 3]
+        assert len(dropped) == 2 * TILES_PER_REGION - 1
+        row = worker.jobs.get_image_request(request.image_id)
+        assert row.tile_errors == {"BAD_RESPONSE": 1}
+        assert row.features_dropped == dict.fromkeys(("NO_IMAGE_GEOMETRY", "NOT_A_FEATURE"), len(dropped))
+        assert (row.features_stored, row.features_delivered) == (len(dropped), len(dropped))
 
     def test_a_region_waits_for_a_store_that_does_not_answer(self, stored_scene, new_worker, model_server, clock):
         store, url = stored_scene

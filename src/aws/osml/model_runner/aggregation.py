@@ -33,7 +33,7 @@ from .features.text_stamp import TextStamp
 from .features.tile_spans import TileSpans, frames_of
 from .features.tiled_features import TiledFeatures, shapes_of
 from .sink.delivery import FeatureBatch
-from .tile_reader import ImageTiles, Metrics, ReadTiles, TileReader, TileStep, Unmeasured, ignore, size_of
+from .tile_reader import ImageTiles, Metrics, ReadTiles, TileReader, TileStep, TileTally, Unmeasured, ignore, size_of
 
 # A batch for the outputs: at most so many features, and about so many bytes.
 _BATCH_FEATURES = 2_000
@@ -142,7 +142,8 @@ class MergedImage:
     model's answer. That order, and every byte, is the same whenever and wherever an image is merged.
 
     ``read`` returns the tiles of some keys. ``outputs``: how many outputs hold a part of the features meanwhile.
-    ``stored`` and ``kept`` count what was read, and what is delivered of it, so far.
+    ``stored`` and ``kept`` count the features that were read, and those that are delivered, so far. ``tally`` counts
+    tiles; it is complete when the stream has ended.
     """
 
     job: JobItem
@@ -156,7 +157,7 @@ class MergedImage:
     outputs: int = 1
     stored: int = 0
     kept: int = 0
-    _good_tiles: int = 0
+    tally: TileTally = field(default_factory=TileTally)
     _read_bytes: int = 0
     _stamp: FeatureStamp = field(init=False)
 
@@ -174,12 +175,12 @@ class MergedImage:
         """
         # The pixels of the image's tiles are gone by now, and its features take their place.
         give_memory_back()
-        reader = TileReader(self.read, self.memory, self.note, self.metrics)
+        reader = TileReader(self.read, self.memory, self.note, self.metrics, self.tally)
         with closing(read_ahead(reader.steps(self.tiles), self.threads)) as steps:
             yield from self._merged(steps)
-        if self._good_tiles != self.job.tile_success:
+        if self.tally.succeeded != self.job.tile_success:
             raise ConservationError(
-                f"{self._good_tiles} tiles are stored as good, {self.job.tile_success} were counted"
+                f"{self.tally.succeeded} tiles are stored as good, {self.job.tile_success} were counted"
             )
 
     def _merged(self, steps: Iterable[TileStep]) -> Iterator[FeatureBatch]:
@@ -189,7 +190,6 @@ class MergedImage:
             self.memory.work(step.size_bytes)
             self.note()
             self.stored += sum(len(tile.features) for _, tile in step.tiles)
-            self._good_tiles += len(step.tiles)
             self._read_bytes += step.size_bytes
             at_hand = at_hand.followed_by(_AtHand.of(step.tiles))
             last_row = step.last_row

@@ -233,7 +233,7 @@ class ImageCompletion:
         if pending or not sinks:
             errors |= self._deliver(claim, pending, errors)
         status = image_status(job.tile_success or 0, job.tile_error or 0, len(sinks), len(errors))
-        self.end(job, status, "; ".join(["Completed image processing", *dict.fromkeys(errors.values())]))
+        self.end(claim.job, status, "; ".join(["Completed image processing", *dict.fromkeys(errors.values())]))
 
     def _deliver(self, claim: _Claim, pending: Mapping[str, Sink], errors_before: Mapping[str, str]) -> dict[str, str]:
         """Write outputs, all from one walk over the tiles; return what went wrong for good, by output."""
@@ -241,15 +241,16 @@ class ImageCompletion:
         note = self._sign_of_life(claim)
         table = context.feature_table(job.tile_dimensions, job.overlap_dimensions, note)
         positions = dict(job.sink_positions or {})
-        writers = [partial(self._write, claim, name, sink, positions) for name, sink in pending.items()]
         with context.aggregation_memory.share(note) as memory, context.metrics.timed("FeatureDissemination"):
             image = MergedImage(
                 *(job, ImageTiles.of(job, self._strategy, table), distillation_of(job), table.read_tiles, memory),
                 *(context.threads, note, context.metrics),
                 outputs=len(pending),
             )
+            writers = [partial(self._write, claim, image, name, sink, positions) for name, sink in pending.items()]
             try:
                 failures = spread(image, writers, context.threads, _BATCHES_ON_THEIR_WAY)
+                claim.job = dataclasses.replace(job, **_counts_of(image))
             except AggregationTooLargeError as err:
                 # No worker is larger: each output fails with the name of the setting.
                 failures = [SinkPermanentError(str(err)) for _ in pending]
@@ -257,7 +258,13 @@ class ImageCompletion:
         return self._settled(claim, dict(zip(pending, failures, strict=True)), errors_before)
 
     def _write(
-        self, claim: _Claim, name: str, sink: Sink, positions: dict[str, int], batches: Iterable[FeatureBatch]
+        self,
+        claim: _Claim,
+        image: MergedImage,
+        name: str,
+        sink: Sink,
+        positions: dict[str, int],
+        batches: Iterable[FeatureBatch],
     ) -> None:
         """Write an output, in a thread of its own where there are several, and note that it is complete."""
         job, note = claim.job, self._sign_of_life(claim)
@@ -270,7 +277,7 @@ class ImageCompletion:
 
         delivery = Delivery(str(job.job_id), job.result_name or "", batches, positions.get(name, 0), note=note)
         sink.deliver(delivery, on_progress)
-        claim.check(self._job_table.record_sink_done(job.image_id, claim.fence, name))
+        claim.check(self._job_table.record_sink_done(job.image_id, claim.fence, name, _counts_of(image)))
 
     def _settled(
         self, claim: _Claim, failures: Mapping[str, BaseException | None], errors_before: Mapping[str, str]
@@ -322,6 +329,17 @@ class ImageCompletion:
         if status is not RequestStatus.SUCCESS:
             metrics.record("ImageProcessing", "Errors", 1, "Count", **dimensions)
         metrics.flush()
+
+
+def _counts_of(image: MergedImage) -> dict[str, Any]:
+    """Return the counts that the image's row keeps of a merge that is complete."""
+    tally = image.tally
+    return {
+        "tile_errors": dict(tally.failed),
+        "features_dropped": dict(tally.dropped),
+        "features_stored": image.stored,
+        "features_delivered": image.kept,
+    }
 
 
 def _given_up_because(job: JobItem) -> str:

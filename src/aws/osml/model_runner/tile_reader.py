@@ -1,5 +1,6 @@
 """Reads the stored tiles of an image by their keys, a few rows of tiles at a time, within the memory that there is."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -87,6 +88,23 @@ class ImageTiles:
         return cls(rows, TileSpans.of(frames_of(tile for _, tile in ordered)))
 
 
+@dataclass
+class TileTally:
+    """Counts of the tiles that were read: ``failed`` by error code, ``dropped`` features by reason."""
+
+    succeeded: int = 0
+    failed: Counter[str] = field(default_factory=Counter)
+    dropped: Counter[str] = field(default_factory=Counter)
+
+    def add(self, tile: StoredTile) -> None:
+        """Count a tile."""
+        if tile.state is TileState.SUCCEEDED:
+            self.succeeded += 1
+            self.dropped.update(tile.dropped)
+        else:
+            self.failed[tile.error_code or tile.state.name] += 1
+
+
 class TileStep(NamedTuple):
     """Good tiles of whole rows, each with the number of its row; all up to ``last_row`` have been read."""
 
@@ -103,6 +121,7 @@ class TileReader:
     memory: MemoryShare
     note: Callable[[], None]
     metrics: Metrics
+    tally: TileTally = field(default_factory=TileTally)
     _largest_bytes: int = 0
     _at_once: int = _FIRST_TILES
     _step_bytes: int = field(init=False)
@@ -154,7 +173,10 @@ class TileReader:
         expected = self._largest_bytes * len(keys)
         self.memory.read(expected)
         with self.metrics.timed("FeatureAggregation"):
-            tiles = [tile for tile in self.read(keys) if tile.state is TileState.SUCCEEDED]
+            found = self.read(keys)
+        for tile in found:
+            self.tally.add(tile)
+        tiles = [tile for tile in found if tile.state is TileState.SUCCEEDED]
         sizes = [size_of(tile.features) for tile in tiles]
         self.memory.read_less(max(0, expected - sum(sizes)))
         self.memory.read(max(0, sum(sizes) - expected))

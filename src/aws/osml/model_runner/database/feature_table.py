@@ -142,6 +142,7 @@ class StoredTile:
     columns: FeatureColumns = dataclasses.field(default=_NO_COLUMNS, compare=False)
     error_code: str | None = None
     inference_time: str | None = None
+    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def without_features(self) -> "StoredTile":
         """Return what else there is of the tile."""
@@ -462,6 +463,7 @@ class FeatureTable(DDBHelper):
             columns=columns,
             error_code=row.get("error_code"),
             inference_time=row.get("inference_time"),
+            dropped=row.get("dropped") or {},
         )
 
     def _blob_of(self, row: Item, parts: Mapping[tuple[str, str], bytes]) -> bytes:

@@ -56,6 +56,8 @@ TERMINAL_VALUES = {":success": "SUCCESS", ":partial": "PARTIAL", ":failed": "FAI
 NOT_TERMINAL = "NOT image_status IN (:success, :partial, :failed)"
 # The row is still there and not ended: an expired row is never brought back to life by a late writer.
 IS_OPEN = f"attribute_exists(image_id) AND {NOT_TERMINAL}"
+# Attributes of ``record_sink_done``'s counts.
+COUNTS_OF_MERGE = ("tile_errors", "features_dropped", "features_stored", "features_delivered")
 # Only the aggregation that was claimed last may go on: a worker that slept through its lease has an older number.
 IS_OUR_AGGREGATION = f"agg_fence = :fence AND {NOT_TERMINAL}"
 # Tries before a step that got on are forgotten.
@@ -124,6 +126,12 @@ class JobItem(DDBItem):
     sinks_done: set[str] | None = None
     sink_errors: dict[str, str] | None = None
     sink_positions: dict[str, int] | None = None
+    # Counted while the image is merged: failed tiles by error code, features that were dropped by reason, features that
+    # tiles reported, and features that are delivered.
+    tile_errors: dict[str, int] | None = None
+    features_dropped: dict[str, int] | None = None
+    features_stored: int | None = None
+    features_delivered: int | None = None
     agg_backoffs: int | None = None
     status_outbox: dict[str, Any] | None = None
     priority: int | None = None
@@ -262,6 +270,8 @@ def reopening_update(
         "agg_backoffs = :zero",
     ]
     removed = ["end_time", "message", "sink_errors", "sink_positions", "agg_first_time", "agg_error", "first_attempt"]
+    if not keeps_tiles:
+        removed += COUNTS_OF_MERGE
     values = {
         ":open": "ACCEPTED" if item.region_count is None else str(RequestStatus.IN_PROGRESS),
         ":next": (item.generation or 0) + 1,
@@ -631,10 +641,13 @@ class JobTable(DDBHelper):
         values = {":positions": dict(positions), ":zero": 0, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
-    def record_sink_done(self, image_id: str, fence: int, sink: str) -> bool:
-        """G2: note that a sink is complete."""
-        expression = f"SET agg_backoffs = :zero, {_IS_PROGRESS} ADD sinks_done :sink"
+    def record_sink_done(self, image_id: str, fence: int, sink: str, counts: Mapping[str, Any] | None = None) -> bool:
+        """G2: note that a sink is complete, and ``counts`` of the merge, by attribute."""
+        counts = counts or {}
+        set_counts = "".join(f"{name} = :{name}, " for name in counts)
+        expression = f"SET {set_counts}agg_backoffs = :zero, {_IS_PROGRESS} ADD sinks_done :sink"
         values = {":sink": {sink}, ":zero": 0, ":fence": fence} | TERMINAL_VALUES
+        values |= {f":{name}": value for name, value in counts.items()}
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
     def record_sink_failed(self, image_id: str, fence: int, errors: Mapping[str, str]) -> bool:
