@@ -18,6 +18,7 @@ class Faults:
         crash_before, crash_after: the process dies on either side of the effect.
         pause: the process stands still for 20 to 200 s.
         stall: this one call takes that long, and the rest of the process goes on.
+        late, late_write: of a send to DynamoDB that holds ``late_write`` in its text; it stalls.
         conflict: a transaction meets another one on its item.
         plain_conflict: a write by itself meets a transaction on its item.
         unprocessed: an item of a batch is handed back.
@@ -47,6 +48,8 @@ class Faults:
     crash_after: float = 0.004
     pause: float = 0.0015
     stall: float = 0.0015
+    late: float = 0.5
+    late_write: str = ""
     conflict: float = 0.05
     plain_conflict: float = 0.01
     unprocessed: float = 0.05

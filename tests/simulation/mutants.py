@@ -18,7 +18,7 @@ from aws.osml.model_runner.database.ddb_helper import DDBHelper, to_dynamodb
 from aws.osml.model_runner.database.endpoint_statistics_table import EndpointStatisticsTable
 from aws.osml.model_runner.database.feature_table import FeatureTable
 from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable, _LedgerRows
-from aws.osml.model_runner.database.job_table import TERMINAL_VALUES, JobItem, JobTable
+from aws.osml.model_runner.database.job_table import CANCELLED, TERMINAL_VALUES, JobItem, JobTable
 from aws.osml.model_runner.database.region_request_table import RegionRequestTable
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
 from aws.osml.model_runner.exceptions import ConditionNotMetError, TableError
@@ -473,36 +473,27 @@ _SLOW_AND_SENT_AGAIN = _SLOW | {"again": 1.0}
 _FEW_SLOTS = {"throttle": 1.0, "skew_s": 0.0}
 # Worlds whose jobs are cancelled, by somebody who may sleep over it.
 _CANCELLED = _SLOW | {"cancel": 1.0}
-_SLOWER_AND_CANCELLED = _CANCELLED | {"stall": 0.5}
-# Worlds whose jobs are planned, or whose regions end, about when they are cancelled.
-_PLANNED_AND_CANCELLED = _CANCELLED | {"stall": 0.12}
-_ENDED_AND_CANCELLED = _CANCELLED | {"stall": 0.08}
+# Worlds whose jobs are cancelled, and in which one kind of write is late.
+_CANCELLED_AND_LATE = {"cancel": 1.0, "late": 0.9}
 
 # Where mutants showed when this was written, other than in the first world. Any change of the code that runs changes
 # the worlds, and what has moved is found again, only later.
 _SHOWN_IN = {
     "start whatever became of it": 468,
-    "plan kept after its end": 27,
-    "plan marked as sent after its end": 67,
-    "regions noted after the end": 12,
-    "swept after the end": 32,
-    "cancelled after its end": 30,
     "error of one job ends the sweep": 112,
     "plan of any generation": 5,
-    "begun again under the old number": 71,
     "begun again twice": 8,
     "region begun again twice": 4,
     "accepted again": 1,
-    "plan of an ended job": 17,
-    "region begun anew": 110,
+    "region begun anew": 12,
     "plain counters": 17,
     "row then counter": 1,
     "tile overwrite": 1,
     "chunks without token": 1,
-    "terminal write without fence": 10,
+    "terminal write without fence": 46,
     "closed before published": 5,
     "eventually consistent reads": 2,
-    "no time gate": 1,
+    "no time gate": 35,
     "no other order": 3,
 }
 
@@ -514,24 +505,26 @@ MUTANTS = [
         _SLOW,
     ),
     Mutant("start whatever became of it", _start_whatever_became_of_it, "zombie", _CANCELLED, 300),
-    Mutant("plan kept after its end", lambda: _without_condition(_LedgerRows, "renew_planning"), "zombie", _CANCELLED),
+    Mutant(
+        "plan kept after its end",
+        lambda: _without_condition(_LedgerRows, "renew_planning"),
+        more=_CANCELLED_AND_LATE | {"late_write": "SET last_attempt = :now'"},
+        seeds=300,
+    ),
     Mutant(
         "plan marked as sent after its end",
         lambda: _without_condition(_LedgerRows, "finish_planning"),
-        "zombie",
-        _PLANNED_AND_CANCELLED,
+        more=_CANCELLED_AND_LATE | {"late_write": "SET planned_time"},
     ),
     Mutant(
         "regions noted after the end",
         lambda: _without_condition(_LedgerRows, "note_region_count"),
-        "zombie",
-        _CANCELLED,
+        more=_CANCELLED_AND_LATE | {"late_write": "SET region_count"},
     ),
     Mutant(
         "swept after the end",
         lambda: _without_condition(_LedgerRows, "mark_swept"),
-        "zombie",
-        _SLOWER_AND_CANCELLED | {"loss": 0.5},
+        more=_CANCELLED_AND_LATE | {"late_write": "SET swept_time", "loss": 0.5},
     ),
     Mutant(
         "slot taken whoever has it",
@@ -556,13 +549,15 @@ MUTANTS = [
         seeds=6,
         is_harmless=True,
     ),
-    Mutant("cancelled after its end", lambda: _without_condition(JobTable, "cancel"), "zombie", _CANCELLED),
+    Mutant(
+        "cancelled after its end",
+        lambda: _without_condition(JobTable, "cancel"),
+        more=_CANCELLED_AND_LATE | {"late_write": CANCELLED},
+    ),
     Mutant(
         "counted after its end",
         lambda: _with_writes(RegionRequestTable, "end_region", _without(_NOT_ENDED)),
-        "zombie",
-        _ENDED_AND_CANCELLED,
-        300,
+        more=_CANCELLED_AND_LATE | {"late_write": "region_success"},
     ),
     Mutant(
         "region of another generation",
@@ -578,8 +573,7 @@ MUTANTS = [
         "begun again under the old number",
         _begun_again_under_the_old_number,
         "lossy",
-        {"denied": 1.0, "lost_reply": 0.4},
-        400,
+        {"denied": 1.0, "lost_reply": 0.4, "late": 0.9, "late_write": "end_time"},
     ),
     Mutant("delivered whatever is missing", _delivered_whatever_is_missing, "zombie", _SLOW_AND_SENT_AGAIN),
     Mutant(
@@ -615,7 +609,11 @@ MUTANTS = [
     ),
     Mutant("every worker sweeps", lambda: [(_LedgerRows, "claim_sweep", lambda *_: True)], seeds=6, is_harmless=True),
     Mutant("accepted again", _accepted_again, "sqs"),
-    Mutant("plan of an ended job", lambda: _without_condition(JobTable, "fix_plan"), "zombie", _SLOWER_AND_CANCELLED),
+    Mutant(
+        "plan of an ended job",
+        lambda: _without_condition(JobTable, "fix_plan"),
+        more=_CANCELLED_AND_LATE | {"late_write": "region_count"},
+    ),
     Mutant("region begun anew", lambda: _without_condition(RegionRequestTable, "start_region_request")),
     Mutant("end of a planned job", lambda: _without_condition(JobTable, "fail_unplanned"), "zombie", _SLOW),
     Mutant("no deadline", list, "dead", {"job_deadline_s": 86_400.0}),

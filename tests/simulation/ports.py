@@ -49,6 +49,8 @@ class Port:
         for attempt in range(sends):
             if attempt:
                 self._scheduler.sleep(self._rng.uniform(0, min(20.0, 2.0 ** (attempt - 1))))
+            if self._is_late(request):
+                self._scheduler.sleep(self._rng.uniform(*_STANDSTILL_S))
             fault = self._fault()
             if fault or not self._is_together:
                 self._travel(fault)
@@ -77,6 +79,10 @@ class Port:
     def think(self) -> None:
         """Wait as long as a model takes."""
         self._scheduler.sleep(self._rng.uniform(*_MODEL_S))
+
+    def _is_late(self, request: dict[str, Any]) -> bool:
+        text = self._chance.faults.late_write
+        return bool(text) and text in str(request) and self._chance.strikes("late")
 
     def _fault(self) -> str:
         if not self._most or not self._chance.is_active:

@@ -69,6 +69,7 @@ def test_faults_happen():
     probabilities = {name for name in vars(PROFILES["hard"]) if isinstance(getattr(PROFILES["hard"], name), float)}
     expected = probabilities - {
         "until_s",
+        "late",
         "skew_s",
         "is_resubmitted",
         "unreadable",
