@@ -1,13 +1,16 @@
 """A fleet and endpoints that refuse above their limit; slots at an endpoint whose holders are killed."""
 
+import json
 import re
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from typing import Any
 
 import pytest
 
+from aws.osml.model_runner.dispatch import _RENEWED_AFTER
 from aws.osml.model_runner.local.http_service import HttpRequest, HttpResponse, HttpService
 from aws.osml.model_runner.local.model_server import ModelServer
 from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
@@ -116,6 +119,38 @@ def test_an_endpoint_never_has_more_regions_than_it_may_and_a_killed_workers_slo
     assert model.model.most_regions == 2
     (row,) = trial.site.rows("ENDPOINT_TABLE")
     assert (row["endpoint"]["S"], row["max_regions"]["N"]) == ("numbered", "2"), "no slot is left"
+
+
+@pytest.mark.long
+def test_a_region_that_waits_for_long_is_not_set_aside_by_its_queue(new_trial, limited):
+    """SQS counts receives, and a region without a slot is received again and again."""
+    model = limited(call_ms=3_000)
+    endpoint = LocalEndpoint(model.invocations_url, (Variant(),))
+    with SageMakerGateway({"numbered": endpoint}) as gateway, HttpService(_processors) as ec2:
+        trial = new_trial(
+            **gateway.environment,
+            AWS_ENDPOINT_URL_EC2=ec2.url,
+            SM_SELF_THROTTLING="true",
+            THROTTLING_SCALE_FACTOR="1",
+            THROTTLING_RETRY_TIMEOUT="1",
+            REGIONS_IN_PROGRESS="3",
+            WORKERS="2",
+        )
+        trial.models.append(model)
+        plane, sqs = trial.site.data_plane.environment, trial.site.client("sqs")
+        _set_max_receives(sqs, plane["REGION_QUEUE"], _RENEWED_AFTER + 1)
+        trial.submit(trial.sagemaker_request("numbered", "small"))
+        with trial.fleet.worker() as worker:
+            trial.wait(patience_s=300.0)
+            trial.check()
+    assert worker.log_text().count("region.given_back") > 2 * (_RENEWED_AFTER + 1)
+    assert sqs.receive_message(QueueUrl=plane["REGION_DLQ"]).get("Messages", []) == []
+
+
+def _set_max_receives(sqs: Any, url: str, count: int) -> None:
+    policy = json.loads(sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]["RedrivePolicy"])
+    policy["maxReceiveCount"] = count
+    sqs.set_queue_attributes(QueueUrl=url, Attributes={"RedrivePolicy": json.dumps(policy)})
 
 
 def test_an_endpoint_keeps_its_limit_while_the_control_plane_refuses(new_trial, new_proxy, limited):

@@ -11,7 +11,7 @@ import structlog
 
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
-from aws.osml.model_runner.dispatch import DeadLetters, ImageMessages, RegionMessages, kept_hidden
+from aws.osml.model_runner.dispatch import _RENEWED_AFTER, DeadLetters, ImageMessages, RegionMessages, kept_hidden
 from aws.osml.model_runner.exceptions import (
     GetImageRequestItemException,
     InvalidRegionRequestException,
@@ -355,6 +355,22 @@ class TestRegionMessages:
         assert len(waits) == 1
         assert seconds[0] <= waits[0] <= seconds[1]
         assert is_hidden(queue_of("REGION_QUEUE"), message)
+
+    def test_a_region_that_waits_for_long_gets_a_new_message(self, worker, region_messages, queue_of, monkeypatch):
+        def refuse(request: RegionRequest, on_cut: object) -> None:
+            raise RegionDeferredError("held", 0.5)
+
+        monkeypatch.setattr(worker.region_handler, "process_region_request", refuse)
+        queue = queue_of("REGION_QUEUE")
+        queue.wait_seconds = 2
+        queue.send_body(json.dumps(REGION))
+        counts = []
+        for _ in range(_RENEWED_AFTER + 1):
+            (message,) = queue.receive()
+            counts.append(message.receive_count)
+            region_messages.handle(message)
+        assert counts == [*range(1, _RENEWED_AFTER + 1), 1]
+        assert message.body == json.dumps(REGION)
 
     @pytest.mark.parametrize("error", [InvalidRegionRequestException("odd"), GetImageRequestItemException("gone")])
     def test_errors_that_no_further_try_mends_delete_the_message(

@@ -76,14 +76,14 @@ class Queue:
         self._waiting: list[_Ticket] = []
         self._handles = itertools.count()
 
-    def put(self, body: str, can_lose: bool = False) -> None:
+    def put(self, body: str, can_lose: bool = False, delay_s: float = 0.0) -> None:
         """Have a message appear, or appear twice; those between workers may be lost."""
         rng, message_id = self._chance.rng, f"{self.name}-message-{next(self._handles)}"
-        delays_s = [] if can_lose and self._chance.strikes("loss") else [rng.uniform(0, 1)]
+        delays_s = [] if can_lose and self._chance.strikes("loss") else [delay_s + rng.uniform(0, 1)]
         if self._chance.strikes("duplicate"):
-            delays_s.append(rng.uniform(0, 90))
-        for delay_s in delays_s:
-            self._show_at(_Message(body, message_id, self._scheduler.now + delay_s), is_new=True)
+            delays_s.append(delay_s + rng.uniform(0, 90))
+        for seen_after_s in delays_s:
+            self._show_at(_Message(body, message_id, self._scheduler.now + seen_after_s), is_new=True)
 
     def wait(self, seconds: float) -> bool:
         """Let the running thread wait until a message may be there; False when none came in time."""
@@ -180,8 +180,8 @@ class SQS:
         ]
         return {"Messages": messages} if messages else {}
 
-    def send_message(self, *, QueueUrl: str, MessageBody: str) -> Answer:
-        self.queues[QueueUrl].put(MessageBody, can_lose=True)
+    def send_message(self, *, QueueUrl: str, MessageBody: str, DelaySeconds: int = 0) -> Answer:
+        self.queues[QueueUrl].put(MessageBody, can_lose=True, delay_s=DelaySeconds)
         return {"MessageId": "sent"}
 
     def send_message_batch(self, *, QueueUrl: str, Entries: list[Answer]) -> Answer:

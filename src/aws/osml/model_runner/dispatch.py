@@ -28,7 +28,7 @@ from .exceptions import (
 )
 from .image_request_handler import ImageRequestHandler
 from .lease_keeper import Lease, LeaseKind
-from .queue.request_queue import QueueMessage, RequestQueue
+from .queue.request_queue import MAX_DELAY_S, QueueMessage, RequestQueue
 from .region_request_handler import RegionRequestHandler
 from .scheduler.image_scheduler import ScheduledImage, TurnScheduler
 from .worker_context import WorkerContext
@@ -37,6 +37,8 @@ logger = structlog.get_logger(__name__)
 
 # How often the wait for a slot at an endpoint doubles.
 _SLOT_DOUBLINGS = 3
+# SQS sets a message aside that was received too often. One that only waits is sent anew after so many receives.
+_RENEWED_AFTER = 10
 # SQS hides a message no longer.
 _LONGEST_HIDDEN_S = 43_200.0
 # A region whose tables are busy is tried again after so many seconds, chosen at random.
@@ -210,7 +212,15 @@ class RegionMessages:
             self._on_ended()
             return
         logger.info("region.given_back", retry_after_s=round(retry_after_s, 1))
-        self._queue.reset_request(message.receipt_handle, math.ceil(retry_after_s))
+        self._give_back(message, math.ceil(retry_after_s))
+
+    def _give_back(self, message: QueueMessage, wait_s: int) -> None:
+        """Have a message come again after a while, as a new one where SQS counts many receives."""
+        if message.receive_count < _RENEWED_AFTER or wait_s > MAX_DELAY_S:
+            self._queue.reset_request(message.receipt_handle, wait_s)
+            return
+        self._queue.send_body(message.body, wait_s)
+        self._queue.finish_request(message.receipt_handle)
 
     def _wait_for_slot_s(self, message: QueueMessage) -> float:
         """Return how long a region without a slot waits: twice as long each time, so that many cost few calls."""

@@ -20,6 +20,8 @@ MAX_BATCH_MESSAGES = 10
 # Older queues still take no more than this, for one message and for a batch together.
 MAX_BATCH_BYTES = 262_144
 MAX_VISIBILITY_S = 43_200
+# The longest time that SQS delays a message that is sent.
+MAX_DELAY_S = 900
 MAX_SEND_TRIES = 5
 BASE_DELAY_S = 0.2
 
@@ -135,13 +137,13 @@ class RequestQueue:
         """
         self.send_body(json.dumps(request))
 
-    def send_body(self, body: str) -> None:
-        """Send a text as it is.
+    def send_body(self, body: str, delay_s: int = 0) -> None:
+        """Send a text as it is; nobody receives it within ``delay_s`` seconds, at most ``MAX_DELAY_S``.
 
         Raises:
             QueueError: SQS did not take it.
         """
-        self._call("send_message", MessageBody=body)
+        self._call("send_message", MessageBody=body, DelaySeconds=delay_s)
 
     def send_requests(self, requests: Sequence[dict[str, Any]]) -> None:
         """Send requests as JSON, ten at a time; those of a batch that SQS refused are sent again.
