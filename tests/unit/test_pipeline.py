@@ -24,7 +24,9 @@ from aws.osml.model_runner.exceptions import (
 from aws.osml.model_runner.inference.call_limit import CallLimit
 from aws.osml.model_runner.raster.exceptions import ImageUnreachableError
 from aws.osml.model_runner.tile_worker.pipeline import BAD_RESPONSE, INTERNAL_ERROR, TILE_ENCODING, TilePipeline
+from aws.osml.model_runner.tile_worker.queue_shares import QueueShares
 from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile, TileResult
+from worker_process import eventually
 
 WAIT_S = 5.0
 REFUSED = ModelCallError("busy", ModelErrorClass.THROTTLE, "THROTTLED")
@@ -222,6 +224,41 @@ def test_tiles_of_another_endpoint_pass_those_that_have_to_wait(pipeline):
     assert len(closed.stored) == 4
 
 
+@pytest.mark.parametrize("encoded_bytes", [1, 300], ids=["count", "bytes"])
+def test_many_tiles_that_have_to_wait_leave_room_for_those_of_another_endpoint(pipeline, encoded_bytes):
+    closed, free = FakeSteps(encoded_bytes), FakeSteps(encoded_bytes)
+    closed.limit = CallLimit(1)
+    assert closed.limit.try_enter()
+    waiting_ended = in_thread(run_tiles, pipeline, new_run(), closed, 30)
+    eventually(lambda: len(pipeline._to_detect._items) >= (6 if encoded_bytes == 1 else 2))
+    time.sleep(0.05)
+    run_tiles(pipeline, new_run(), free, 20)
+    assert len(free.stored) == 20
+    assert not closed.stored
+    closed.limit.leave()
+    waiting_ended()
+    assert len(closed.stored) == 30
+
+
+def test_the_share_of_a_region_shrinks_when_others_come():
+    shares = QueueShares(first_tiles=2, max_tiles=6, max_bytes=1000)
+    with shares.of("a"):
+        assert [shares.take("a") for _ in range(3)] == [True] * 2 + [False]
+        shares.note_bytes("a", 10)
+        assert [shares.take("a") for _ in range(5)] == [True] * 4 + [False]
+        with shares.of("b"):
+            shares.note_bytes("b", 10)
+            assert [shares.take("b") for _ in range(4)] == [True] * 3 + [False]
+            shares.give_back("a")
+            assert not shares.take("a")
+        assert shares.take("a")
+        shares.note_bytes("a", 2000)
+        assert not shares.take("a")
+        for _ in range(6):
+            shares.give_back("a")
+        assert shares.take("a"), "one tile, however large"
+
+
 def test_another_region_may_come_when_no_tile_is_left_to_cut_and_before_the_slowest_has_ended(pipeline):
     answer, is_cut = threading.Event(), threading.Event()
     run, steps = new_run(), FakeSteps(detect=lambda tile: answer.wait(WAIT_S))
@@ -265,12 +302,12 @@ def test_never_more_encoded_bytes_queued_than_allowed():
     run, steps = new_run(), FakeSteps(encoded_bytes=40, detect=lambda tile: release.wait(WAIT_S))
     ended = in_thread(pipeline.run, run, steps, tiles(60))
     deadline = time.monotonic() + WAIT_S
-    while steps.calls["cut"] < 12 and time.monotonic() < deadline:
+    while steps.calls["cut"] < 9 and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(0.05)
-    # 8 are with the model, 2 of 40 bytes wait in the queue, and each of 2 cutters holds one that does not fit.
-    assert steps.calls["cut"] == 12
-    assert pipeline._to_detect._bytes == 80
+    # 8 are with the model, at most 2 of 40 bytes wait in the queue, and each of 2 cutters may hold one more.
+    assert 9 <= steps.calls["cut"] <= 12
+    assert 40 <= pipeline._to_detect._bytes <= 80
     release.set()
     ended()
     pipeline.close()

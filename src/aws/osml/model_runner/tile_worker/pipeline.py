@@ -8,7 +8,8 @@
 Pixels, model and tables are waited for at the same time, and several regions share the stages: the next region is
 cut while the slowest tile of this one is still with the model. Each queue is bounded, so a slow stage holds back the
 ones before it and memory does not grow with the image. A tile whose endpoint takes no further call waits in its queue,
-and tiles for other endpoints pass it.
+and tiles for other endpoints pass it. No region has more than its share of the tiles that wait for the model, so that
+there is room for those others.
 """
 
 import threading
@@ -28,6 +29,7 @@ from aws.osml.model_runner.exceptions import (
 )
 
 from .bounded_queue import BoundedQueue, QueueClosedError
+from .queue_shares import QueueShares
 from .region_run import RegionRun, Tile, TileResult, TileSteps
 
 logger = structlog.get_logger(__name__)
@@ -41,7 +43,7 @@ INTERNAL_ERROR = "INTERNAL_ERROR"
 class _TileOnItsWay:
     """A tile in the pipeline, with what the last stage made of it."""
 
-    __slots__ = ("answer", "encoded", "is_calling", "result", "run", "steps", "tile")
+    __slots__ = ("answer", "encoded", "has_share", "is_calling", "result", "run", "steps", "tile")
 
     def __init__(self, run: RegionRun, steps: TileSteps, tile: Tile) -> None:
         self.run = run
@@ -50,6 +52,7 @@ class _TileOnItsWay:
         self.encoded: EncodedTile = b""
         self.answer = b""
         self.is_calling = False
+        self.has_share = True
         self.result: TileResult | None = None
 
 
@@ -70,7 +73,9 @@ class TilePipeline:
     def __init__(self, cutters: int, callers: int, storers: int, max_encoded_bytes: int) -> None:
         self._cut_ahead = 2 * callers
         self._to_cut: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * cutters)
-        self._to_detect: BoundedQueue[_TileOnItsWay] = BoundedQueue(2 * callers, max_encoded_bytes)
+        # A third is room for the first tiles of the next region, when one has all that it may have.
+        self._to_detect: BoundedQueue[_TileOnItsWay] = BoundedQueue(3 * callers, max_encoded_bytes)
+        self._shares = QueueShares(cutters, 2 * callers, 2 * max_encoded_bytes // 3)
         self._to_store: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * callers)
         self._threads = [
             *self._stage("cut", cutters, self._to_cut, self._cut),
@@ -92,18 +97,26 @@ class TilePipeline:
         before half of this region's are on their way; and when none is left to be put in.
         """
         few_left = len(tiles) - min(self._cut_ahead, len(tiles) // 2)
-        for place, tile in enumerate(tiles):
-            if place == few_left:
-                on_cut()
-            if not run.enter():
-                break
-            try:
-                self._to_cut.put(_TileOnItsWay(run, steps, tile))
-            except QueueClosedError:
-                run.leave(tile, None)
-                run.stop()
+        with self._shares.of(run):
+            for place, tile in enumerate(tiles):
+                if place == few_left:
+                    on_cut()
+                if not self._enter(run):
+                    break
+                try:
+                    self._to_cut.put(_TileOnItsWay(run, steps, tile))
+                except QueueClosedError:
+                    run.leave(tile, None)
+                    run.stop()
         on_cut()
         run.wait()
+
+    def _enter(self, run: RegionRun) -> bool:
+        """Count one tile in when the region's share has room; False when the run is stopped."""
+        while not run.is_stopped:
+            if self._shares.take(run):
+                return run.enter()
+        return False
 
     def close(self, timeout_s: float = 1.0) -> None:
         """End the threads: what waits is dropped, what is in a stage ends first, all of it within ``timeout_s``."""
@@ -164,6 +177,7 @@ class TilePipeline:
 
     def _drop(self, item: _TileOnItsWay, err: Exception | None = None) -> None:
         """Count a tile out without an outcome, and begin none of its region's others."""
+        self._give_share_back(item)
         item.run.stop(err)
         item.run.leave(item.tile, None)
 
@@ -179,9 +193,11 @@ class TilePipeline:
             # The image cannot be read, for now or for good: the region goes back, no tile fails.
             self._drop(item, err)
             return None
+        self._shares.note_bytes(item.run, len(item.encoded))
         return self._to_detect
 
     def _detect(self, item: _TileOnItsWay) -> BoundedQueue[_TileOnItsWay] | None:
+        self._give_share_back(item)
         try:
             return self._detected(item)
         finally:
@@ -227,7 +243,13 @@ class TilePipeline:
         self._as_failed(item, code)
         return self._to_store
 
+    def _give_share_back(self, item: _TileOnItsWay) -> None:
+        if item.has_share:
+            item.has_share = False
+            self._shares.give_back(item.run)
+
     def _as_failed(self, item: _TileOnItsWay, code: str) -> _TileOnItsWay:
+        self._give_share_back(item)
         item.encoded = item.answer = b""
         item.result = TileResult(TileState.FAILED, error_code=code)
         return item
