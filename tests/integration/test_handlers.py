@@ -932,10 +932,15 @@ class TestRegion:
         request = worker.request(scene, "no-such-endpoint")
         planned(worker, request)
         first, _ = region_requests(worker, request)
-        with pytest.raises(RegionDeferredError, match="waits") as caught:
-            worker.region_handler.process_region_request(first)
-        assert caught.value.is_backoff
-        clock.ahead_s += 901
+        clock.ahead_s += 36_000
+        waits_s = []
+        for _ in range(9):
+            with pytest.raises(RegionDeferredError, match="waits") as caught:
+                worker.region_handler.process_region_request(first)
+            assert caught.value.is_backoff
+            waits_s.append(caught.value.retry_after_s)
+            clock.ahead_s += waits_s[-1] + 1
+        assert 607 <= sum(waits_s) <= 1215, "it begins when a worker finds that the endpoint is missing"
         job = worker.region_handler.process_region_request(first)
         assert (job.region_error, job.tile_error) == (1, TILES_PER_REGION)
         row = worker.regions.get_region_request(first.region_id, request.image_id)

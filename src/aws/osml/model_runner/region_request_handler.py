@@ -74,9 +74,9 @@ _FIXED_FIELDS = (
     "region_bounds",
 )
 
-# An endpoint that is missing or denied, and an image that will not open, are waited for this long or often: both were
-# there when the image was planned, and somebody may be mending them.
-_MISSING_ENDPOINT_S = 900.0
+# An endpoint that is missing or denied, and an image that will not open, are waited for so many times in a row: both
+# were there when the image was planned, and somebody may be mending them. Nine waits are about a quarter of an hour.
+_MAX_ENDPOINT_TRIES = 9
 _MAX_OPEN_TRIES = 5
 
 # How long a region waits here for room at its endpoint, before it is left to another worker for a while.
@@ -348,10 +348,8 @@ class RegionRequestHandler:
     def _give_back(self, claim: RegionClaim, work: RegionWork, job: JobItem, run: RegionRun) -> JobItem:
         """Decide when a region that was not finished is tried again; raises RegionDeferredError, or seals it."""
         reason = run.stopped_by
-        if isinstance(reason, ModelJobError):
-            waited_s = self.context.now() - (claim.item.start_time or 0) / 1000
-            if waited_s > _MISSING_ENDPOINT_S:
-                return self._seal(claim, work, job, f"{reason.code}: {reason}")
+        if isinstance(reason, ModelJobError) and (claim.item.backoffs or 0) >= _MAX_ENDPOINT_TRIES:
+            return self._seal(claim, work, job, f"{reason.code}: {reason}")
         if self.context.stopping.is_set():
             raise RegionDeferredError("the worker stops", 0.0) from reason
         if isinstance(reason, ImageError):
