@@ -1,6 +1,7 @@
 """Features that are selected row by row are those that are selected all at once, in an order that rows alone decide."""
 
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,10 +16,13 @@ from aws.osml.model_runner.common.mr_post_processing import (
     FeatureDistillationSoftNMS,
     SeamMerge,
 )
+from aws.osml.model_runner.features import crowding
+from aws.osml.model_runner.features.box_pairs import BoxPairs
 from aws.osml.model_runner.features.feature_columns import Kind
 from aws.osml.model_runner.features.row_selection import RowSelection
 from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
 from aws.osml.model_runner.features.selection import compared, select
+from aws.osml.model_runner.features.suppression import soft_suppression
 from aws.osml.model_runner.features.tile_spans import TileSpans
 from aws.osml.model_runner.features.tiled_features import TiledFeatures
 from examples import examples
@@ -143,7 +147,7 @@ def plainly(scene, options):
 
 
 def options_class(comparison, place, other):
-    categories = comparison.pairs._categories
+    categories = comparison.pairs.categories
     return categories[place] == categories[other]
 
 
@@ -159,6 +163,59 @@ def test_row_by_row_comes_to_what_all_at_once_comes_to(scene, options, ends):
     assert in_steps(scene, options, range(ROWS))[0] == expected
     assert in_steps(scene, options, [ROWS - 1])[0] == expected
     assert in_steps(scene, options, range(ROWS), most_links=1)[0] == expected
+
+
+@examples(60)
+@given(scene=scenes(), options=st.sampled_from(ALGORITHMS[:6]), ends=st.sets(st.integers(0, ROWS - 2)))
+def test_which_tiles_are_crowded_does_not_depend_on_the_steps(scene, options, ends):
+    with mock.patch.multiple(crowding, FREE_WORK=2, WORK_PER_WEIGHT=0):
+        expected = in_steps(scene, options, [ROWS - 1])[0]
+        assert in_steps(scene, options, range(ROWS))[0] == expected
+        assert in_steps(scene, options, [*sorted(ends), ROWS - 1])[0] == expected
+
+
+def crowd(count, slivers=0):
+    """Return a scene of the first column: one tile with much on one spot, and ships that two tiles saw each."""
+    spot = [shapely.box(5, 42, 30, 55)] * count
+    spot += [shapely.box(5 + i * 45 / slivers, 41, 6 + i * 45 / slivers, 58) for i in range(slivers)]
+    spot += [shapely.box(1, 42 + i * 16 / slivers, 58, 42.5 + i * 16 / slivers) for i in range(slivers)]
+    found = [(0, shape, 0.4, 0) for shape in spot]
+    for row in range(ROWS - 1):
+        ship = shapely.box(45, row * STRIDE + 44, 55, row * STRIDE + 54)
+        found += [(tile, ship, 0.9, 1) for tile in (row * COLUMNS, (row + 1) * COLUMNS)]
+    found.sort(key=lambda one: one[0])
+    return tuple(list(column) for column in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("scene", [crowd(400), crowd(0, 250)], ids=["identical", "crossing"])
+@pytest.mark.parametrize("options", [*ALGORITHMS[:2], *ALGORITHMS[3:6:2]], ids=["seam", "union", "nms", "soft"])
+def test_a_crowded_tile_is_delivered_unmerged_and_every_other_is_merged(scene, options, monkeypatch):
+    monkeypatch.setattr(crowding, "FREE_WORK", 20_000)
+    looked_at, notes = [], []
+    touching = BoxPairs.touching
+
+    def counted(self, queries):
+        found = touching(self, queries)
+        looked_at.append(len(found[0]))
+        return found
+
+    monkeypatch.setattr(BoxPairs, "touching", counted)
+    delivered, _ = in_steps(scene, options, range(ROWS), note=lambda: notes.append(1))
+    # Each ship once, and one more that the crowded tile saw too.
+    assert len(delivered) == scene[0].count(0) + ROWS - 1
+    assert sum(looked_at) < 100
+    assert len(notes) >= ROWS
+
+
+def test_pairs_that_a_soft_suppression_does_not_keep_are_found_again():
+    rng = np.random.default_rng(1)
+    low = rng.uniform(0, 50, (300, 2))
+    boxes = np.hstack([low, low + rng.uniform(5, 30, (300, 2))])
+    scores = np.sort(rng.uniform(0, 1, 300))[::-1]
+    arguments = boxes, np.zeros(300, np.intp), scores, 0.5, 0.05, 500
+    expected = soft_suppression(*arguments)
+    for most_kept in (0, 1000):
+        np.testing.assert_array_equal(soft_suppression(*arguments, most_kept=most_kept), expected)
 
 
 def column_of(boxes):

@@ -118,6 +118,7 @@ class _AtHand:
             frames_of(tile.bounds for _, tile in self.tiles),
             lambda indices: shapes_of([self.feature_at(index) for index in indices.tolist()]),
             spans,
+            np.fromiter(map(len, self.bodies), np.intp, len(self.bodies)),
         )
 
     def feature_at(self, index: int) -> Feature:
@@ -142,8 +143,8 @@ class MergedImage:
     model's answer. That order, and every byte, is the same whenever and wherever an image is merged.
 
     ``read`` returns the tiles of some keys. ``outputs``: how many outputs hold a part of the features meanwhile.
-    ``stored`` and ``kept`` count the features that were read, and those that are delivered, so far. ``tally`` counts
-    tiles; it is complete when the stream has ended.
+    ``stored`` and ``kept`` count the features that were read, and those that are delivered, so far; ``unmerged``
+    those of crowded tiles, see ``features.crowding``. ``tally`` counts tiles; it is complete when the stream has ended.
     """
 
     job: JobItem
@@ -157,6 +158,7 @@ class MergedImage:
     outputs: int = 1
     stored: int = 0
     kept: int = 0
+    unmerged: int = 0
     tally: TileTally = field(default_factory=TileTally)
     _read_bytes: int = 0
     _stamp: FeatureStamp = field(init=False)
@@ -203,6 +205,7 @@ class MergedImage:
 
     def _batches(self, at_hand: _AtHand, decided: Decided) -> Iterator[FeatureBatch]:
         self.kept += len(decided.kept)
+        self.unmerged += decided.unmerged
         middles = at_hand.columns.records["box"].reshape(-1, 2, 2).mean(axis=1)
         for part in _parts([len(at_hand.bodies[index]) for index in decided.kept.tolist()]):
             self.note()

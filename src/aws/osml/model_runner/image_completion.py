@@ -255,6 +255,8 @@ class ImageCompletion:
                 # No worker is larger: each output fails with the name of the setting.
                 failures = [SinkPermanentError(str(err)) for _ in pending]
         logger.info("image.aggregated", features=image.kept, stored=image.stored)
+        if image.unmerged:
+            logger.warning("features.unmerged", features=image.unmerged)
         return self._settled(claim, dict(zip(pending, failures, strict=True)), errors_before)
 
     def _write(
@@ -339,6 +341,7 @@ def _counts_of(image: MergedImage) -> dict[str, Any]:
         "features_dropped": dict(tally.dropped),
         "features_stored": image.stored,
         "features_delivered": image.kept,
+        "features_unmerged": image.unmerged,
     }
 
 

@@ -57,7 +57,7 @@ NOT_TERMINAL = "NOT image_status IN (:success, :partial, :failed)"
 # The row is still there and not ended: an expired row is never brought back to life by a late writer.
 IS_OPEN = f"attribute_exists(image_id) AND {NOT_TERMINAL}"
 # Attributes of ``record_sink_done``'s counts.
-COUNTS_OF_MERGE = ("tile_errors", "features_dropped", "features_stored", "features_delivered")
+COUNTS_OF_MERGE = ("tile_errors", "features_dropped", "features_stored", "features_delivered", "features_unmerged")
 # Only the aggregation that was claimed last may go on: a worker that slept through its lease has an older number.
 IS_OUR_AGGREGATION = f"agg_fence = :fence AND {NOT_TERMINAL}"
 # Tries before a step that got on are forgotten.
@@ -127,11 +127,12 @@ class JobItem(DDBItem):
     sink_errors: dict[str, str] | None = None
     sink_positions: dict[str, int] | None = None
     # Counted while the image is merged: failed tiles by error code, features that were dropped by reason, features that
-    # tiles reported, and features that are delivered.
+    # tiles reported, features that are delivered, and features of crowded tiles, which were compared with none.
     tile_errors: dict[str, int] | None = None
     features_dropped: dict[str, int] | None = None
     features_stored: int | None = None
     features_delivered: int | None = None
+    features_unmerged: int | None = None
     agg_backoffs: int | None = None
     status_outbox: dict[str, Any] | None = None
     priority: int | None = None

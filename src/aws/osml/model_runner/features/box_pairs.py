@@ -1,6 +1,7 @@
 """Which boxes overlap, and by how much, without looking at all pairs and in a bounded amount of memory."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cached_property
 
 import numpy as np
 import shapely
@@ -25,14 +26,22 @@ _FEW = 100
 class BoxPairs:
     """Finds, for some of the boxes at a time, the boxes of the same category that overlap them.
 
-    ``searched``: (n, 4) where each is looked for: the box itself, or a part of it.
+    ``searched``: (n, 4) where each is looked for: the box itself, or a part of it. ``note`` is called before each
+    batch, and raises where the work has to stop.
     """
 
-    def __init__(self, boxes: Floats, categories: Indices, searched: Floats | None = None) -> None:
+    def __init__(
+        self,
+        boxes: Floats,
+        categories: Indices,
+        searched: Floats | None = None,
+        note: Callable[[], None] = lambda: None,
+    ) -> None:
         """Index ``boxes`` (n, 4) of minx, miny, maxx, maxy, none of them NaN, and ``categories`` (n,)."""
         self._boxes = with_area(boxes)
         self.searched = self._boxes if searched is None else with_area(searched)
-        self._categories = categories
+        self.categories = categories
+        self.note = note
         # A tree looks at nothing but envelopes, and a diagonal has the envelope of its box at half the price.
         diagonals = np.asarray(shapely.linestrings(self.searched.reshape(-1, 2, 2)))
         self._tree = shapely.STRtree(diagonals)
@@ -44,7 +53,7 @@ class BoxPairs:
         """Return (i, j) of the pairs with i of the queries and j any other box that meets i's; rising in i."""
         first, second = self._tree.query(self._tree.geometries[queries])
         first = queries[first]
-        is_pair = (first != second) & (self._categories[first] == self._categories[second])
+        is_pair = (first != second) & (self.categories[first] == self.categories[second])
         first, second = first[is_pair], second[is_pair]
         order = np.argsort(first, kind="stable")
         return first[order], second[order]
@@ -67,15 +76,21 @@ class BoxPairs:
         """Return the IoU of pairs."""
         return intersection_over_union(self._boxes[first], self._boxes[second])
 
+    @cached_property
+    def limits(self) -> Floats:
+        """(n,) a number of boxes that those which touch each box do not exceed."""
+        return candidate_limits(self.searched)
+
     def batches(self, pairs_at_once: int) -> Iterator[tuple[int, int]]:
         """Yield [start, end) of boxes to query together, so that together they meet no more candidates than this.
 
         A box that alone may meet more is a batch of its own.
         """
-        total = np.cumsum(candidate_limits(self.searched))
+        total = np.cumsum(self.limits)
         start, done = 0, 0
         while start < len(total):
             end = max(start + 1, int(np.searchsorted(total, done + pairs_at_once, side="right")))
+            self.note()
             yield start, end
             start, done = end, int(total[end - 1])
 
@@ -107,25 +122,32 @@ def area(boxes: Floats) -> Floats:
     return product
 
 
-def candidate_limits(boxes: Floats) -> Indices:
+def candidate_limits(boxes: Floats, weights: Floats | None = None) -> Floats:
     """Return for each of (n, 4) boxes a number that its overlaps, itself among them, do not exceed; at most n.
+
+    With ``weights``, (n,), it is the sum of the weights of the overlaps that is not exceeded, and at most that of all.
 
     The boxes are counted on a grid whose lines are quantiles, so that one far box does not make the cells coarse.
     Boxes that overlap share a cell, so the sum over the cells of a box counts each of its overlaps at least once.
     """
     if len(boxes) <= _FEW:
-        return np.full(len(boxes), len(boxes), dtype=np.intp)
+        return np.full(len(boxes), len(boxes) if weights is None else weights.sum(), dtype=np.float64)
     left, right = _cells(boxes[:, 0], boxes[:, 2])
     top, bottom = _cells(boxes[:, 1], boxes[:, 3])
-    corners = np.zeros((CELLS + 2, CELLS + 2), dtype=np.intp)
-    np.add.at(corners, (top, left), 1)
-    np.add.at(corners, (top, right + 1), -1)
-    np.add.at(corners, (bottom + 1, left), -1)
-    np.add.at(corners, (bottom + 1, right + 1), 1)
+    side = CELLS + 2
+    corners = np.zeros(side * side)
+    for rows, columns, sign in (
+        (top, left, 1),
+        (top, right + 1, -1),
+        (bottom + 1, left, -1),
+        (bottom + 1, right + 1, 1),
+    ):
+        corners += sign * np.bincount(rows * side + columns, weights, minlength=side * side)
+    corners = corners.reshape(side, side)
     boxes_in_cell = corners.cumsum(axis=0).cumsum(axis=1)
     total = np.pad(boxes_in_cell.cumsum(axis=0).cumsum(axis=1), (1, 0))
     in_cells = total[bottom + 1, right + 1] - total[top, right + 1] - total[bottom + 1, left] + total[top, left]
-    limits: Indices = np.minimum(in_cells, len(boxes))
+    limits: Floats = np.minimum(in_cells, len(boxes) if weights is None else weights.sum())
     return limits
 
 

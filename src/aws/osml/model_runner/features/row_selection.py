@@ -15,6 +15,7 @@ import numpy as np
 from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationAlgorithm
 
 from .box_pairs import PAIRS_AT_ONCE
+from .crowding import crowded_tiles
 from .scored_boxes import Indices
 from .seam_merge import connected
 from .selection import Comparison, Links, Selection, compared
@@ -30,6 +31,7 @@ _SLACK_PX = 1.0
 class Decided:
     """What is decided of the features of one step, by their indices.
 
+    ``unmerged``: how many of them more than one tile may have seen, and were not compared: see ``crowding``.
     ``kept``: those that are delivered, in the order in which they are: by the row at which they closed, then in the
     order of the list. ``open``: those that have to be given again at the next step, rising. ``selection`` holds for
     all but these.
@@ -38,6 +40,7 @@ class Decided:
     kept: Indices
     open: Indices
     selection: Selection
+    unmerged: int = 0
 
 
 class RowSelection:
@@ -65,9 +68,10 @@ class RowSelection:
         of each. Rows are counted as ``features.spans.row_starts`` has them, and are given in this order.
         """
         count = len(rows)
-        comparison = compared(features, self._options)
+        comparison = compared(features, self._options, note=self._note)
         if comparison is None:
             return Decided(np.arange(count), np.zeros(0, np.intp), Selection(np.arange(count)))
+        comparison, unmerged = self._not_crowded(comparison, features)
         labels, links = self._linked(comparison, count)
         closing = _closing_rows(comparison, features, rows, labels)
         is_closed = closing <= last_row
@@ -79,7 +83,17 @@ class RowSelection:
         # What hangs together is open together, so every label is among those that stay.
         self._open_labels = np.searchsorted(still_open, labels[still_open])
         self._open_links = None if links is None else np.searchsorted(still_open, links[:, ~is_closed[links[0]]])
-        return Decided(kept[np.argsort(closing[kept], kind="stable")], still_open, selection)
+        return Decided(kept[np.argsort(closing[kept], kind="stable")], still_open, selection, unmerged)
+
+    def _not_crowded(self, comparison: Comparison, features: TiledFeatures) -> tuple[Comparison, int]:
+        """Return the comparison without the features of crowded tiles, and how many these are."""
+        ranking = comparison.ranking
+        tiles = features.tiles[ranking]
+        crowded = crowded_tiles(comparison.pairs, tiles, comparison.weights, ranking >= len(self._open_labels))
+        if not len(crowded):
+            return comparison, 0
+        left = compared(features, self._options, np.isin(features.tiles, crowded), self._note)
+        return left or comparison, int(np.isin(tiles, crowded).sum())
 
     def _linked(self, comparison: Comparison, count: int) -> tuple[Indices, Links | None]:
         """Return for each feature the least index of those that it hangs together with, and all links of these."""
@@ -88,7 +102,6 @@ class RowSelection:
         labels: Indices = np.concatenate([self._open_labels, np.arange(carried, count)])
         is_new = ranking >= carried
         for start, end in comparison.pairs.batches(PAIRS_AT_ONCE):
-            self._note()
             queries = start + np.flatnonzero(is_new[start:end])
             first, second = comparison.pairs.touching_new(queries, is_new)
             if links is None:

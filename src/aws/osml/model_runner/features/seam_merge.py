@@ -6,7 +6,7 @@ score counts, then the place in the list, which a caller has to keep the same fr
 for a detection of a tile that saw it too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -41,6 +41,9 @@ Links = NDArray[np.intp]
 # By default points, and lines, are one object within this part of the overlap of the tiles, and within a pixel anyway.
 DISTANCE_SHARE = 1 / 16
 MIN_DISTANCE_PX = 1.0
+
+# Pairs of shapes are compared at once until they are so much work; see ``TiledFeatures.weights``.
+_WORK_AT_ONCE = 2_000_000
 
 
 def absorbers(features: TiledFeatures, options: FeatureDistillationSeam, pairs_at_once: int = PAIRS_AT_ONCE) -> Indices:
@@ -83,16 +86,24 @@ class SeamComparison:
     tiles: Indices
     kinds: NDArray[np.int8]
     pairs: BoxPairs
+    weights: Floats
     shapes: Callable[[Indices], ObjectArray]
     options: FeatureDistillationSeam
     distance_px: float
 
     @classmethod
-    def of(cls, features: TiledFeatures, options: FeatureDistillationSeam) -> Self:
-        """Return the comparison of the features of some tiles."""
+    def of(
+        cls,
+        features: TiledFeatures,
+        options: FeatureDistillationSeam,
+        is_left_out: Flags | None = None,
+        note: Callable[[], None] = lambda: None,
+    ) -> Self:
+        """Return the comparison of the features of some tiles, without those that are left out."""
         distance_px = distance_px_of(features, options)
         reach = np.where(features.kinds < Kind.LINE, 0.0, distance_px / 2)[:, None] * [-1, -1, 1, 1]
-        shared = np.flatnonzero(_is_shared(features.scored.boxes + reach, features.spans))
+        is_shared = _is_shared(features.scored.boxes + reach, features.spans)
+        shared = np.flatnonzero(is_shared if is_left_out is None else is_shared & ~is_left_out)
         views = _views(features, shared)
         ranking = _ranking(views, features.scored.scores[shared])
         indices = shared[ranking]
@@ -107,8 +118,9 @@ class SeamComparison:
             tiles=features.tiles[indices],
             kinds=features.kinds[indices],
             pairs=BoxPairs(
-                views.boxes, categories, features.spans.within_reach(views.boxes, views.tiles) + reach[indices]
+                *(views.boxes, categories, features.spans.within_reach(views.boxes, views.tiles) + reach[indices]), note
             ),
+            weights=features.weights[indices],
             shapes=lambda chosen: features.shapes(indices[chosen]),
             options=options,
             distance_px=distance_px,
@@ -178,10 +190,18 @@ class SeamComparison:
             ((kinds == Kind.LINE).all(axis=0), self._are_same_lines),
             ((kinds == Kind.POINT).all(axis=0), self._are_same_points),
         ):
-            chosen = np.flatnonzero(is_chosen)
-            if len(chosen):
+            for chosen in self._parts(np.flatnonzero(is_chosen), first, second):
                 is_same[chosen] = compare(first[chosen], second[chosen])
         return is_same
+
+    def _parts(self, chosen: Indices, first: Indices, second: Indices) -> Iterator[Indices]:
+        """Yield pairs in parts that are compared at once; ``pairs.note`` is called between them."""
+        work = np.cumsum(self.weights[first[chosen]] + self.weights[second[chosen]]) / 2
+        number = (work // _WORK_AT_ONCE).astype(np.intp)
+        for part in np.split(chosen, 1 + np.flatnonzero(np.diff(number))):
+            if len(part):
+                yield part
+                self.pairs.note()
 
     def _are_same_boxes(self, first: Indices, second: Indices) -> Flags:
         return are_same_boxes(self.views.take(first), self.views.take(second), self.options)

@@ -90,6 +90,10 @@ class Comparison(Protocol):
     def margin_px(self) -> float:
         """By how much ``pairs`` looks beyond what a feature is."""
 
+    @property
+    def weights(self) -> Floats:
+        """(n,) the work of comparing each of the ranking, in units of ``TiledFeatures.weights``."""
+
     def linked(self, first: Indices, second: Indices) -> Flags:
         """Tell of each pair (stronger, weaker) of ``pairs`` whether one has an influence on the other."""
 
@@ -101,17 +105,27 @@ class Comparison(Protocol):
         """
 
 
-def compared(features: TiledFeatures, options: FeatureDistillationAlgorithm | None) -> Comparison | None:
-    """Return the comparison of the features of an image; None where each is delivered as it is."""
+def compared(
+    features: TiledFeatures,
+    options: FeatureDistillationAlgorithm | None,
+    is_left_out: Flags | None = None,
+    note: Callable[[], None] = lambda: None,
+) -> Comparison | None:
+    """Return the comparison of the features of an image; None where each is delivered as it is.
+
+    ``is_left_out``: (n,) features that are delivered as they are anyway. ``note`` is called now and then during the
+    comparison, and raises where it has to stop.
+    """
     if isinstance(options, FeatureDistillationSeam):
-        return _SeamSelection.of(features, options)
+        return _SeamSelection.of(features, options, is_left_out, note)
     if options is None or isinstance(options, FeatureDistillationNone):
         return None
     scored = features.scored
     order = strength_order(scored)
-    order = order[shared_flags(scored.boxes, features.spans)[order]]
+    is_shared = shared_flags(scored.boxes, features.spans)
+    order = order[(is_shared if is_left_out is None else is_shared & ~is_left_out)[order]]
     searched = features.spans.within_reach(scored.boxes, features.frames[features.tiles])
-    return _compared_boxes(scored, order, options, searched)
+    return _compared_boxes(scored, order, options, searched, note)
 
 
 def select(features: TiledFeatures, options: FeatureDistillationAlgorithm | None) -> Selection:
@@ -125,15 +139,19 @@ def select(features: TiledFeatures, options: FeatureDistillationAlgorithm | None
 
 
 def _compared_boxes(
-    scored: ScoredBoxes, ranking: Indices, options: FeatureDistillationAlgorithm, searched: Floats
+    scored: ScoredBoxes,
+    ranking: Indices,
+    options: FeatureDistillationAlgorithm,
+    searched: Floats,
+    note: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Return the comparison by boxes alone, among those of the ranking, which holds the strongest first."""
     ranking = ranking[~np.isnan(scored.boxes[ranking, 0])]
     match options:
         case FeatureDistillationNMS():
-            return _HardComparison.of(scored, ranking, options, searched)
+            return _HardComparison.of(scored, ranking, options, searched, note)
         case FeatureDistillationSoftNMS():
-            return _SoftComparison.of(scored, ranking, options, searched)
+            return _SoftComparison.of(scored, ranking, options, searched, note)
     raise FeatureDistillationException(f"{options}: expected the options of SEAM, NMS, SOFT_NMS or NONE")
 
 
@@ -162,13 +180,22 @@ class _HardComparison:
 
     @classmethod
     def of(
-        cls, scored: ScoredBoxes, ranking: Indices, options: FeatureDistillationNMS, searched: Floats
+        cls,
+        scored: ScoredBoxes,
+        ranking: Indices,
+        options: FeatureDistillationNMS,
+        searched: Floats,
+        note: Callable[[], None],
     ) -> "_HardComparison":
         least = options.skip_box_threshold
         is_weak = scored.scores[ranking] <= (-np.inf if least is None else least)
         strong = ranking[~is_weak]
-        pairs = BoxPairs(scored.boxes[strong], scored.categories[strong], searched[strong])
+        pairs = BoxPairs(scored.boxes[strong], scored.categories[strong], searched[strong], note)
         return cls(len(scored.scores), strong, pairs, ranking[is_weak], options.iou_threshold)
+
+    @property
+    def weights(self) -> Floats:
+        return np.ones(len(self.ranking))
 
     def linked(self, first: Indices, second: Indices) -> Flags:
         flags: Flags = self.pairs.overlap_of(first, second) > self.iou_threshold
@@ -195,13 +222,22 @@ class _SoftComparison:
 
     @classmethod
     def of(
-        cls, scored: ScoredBoxes, ranking: Indices, options: FeatureDistillationSoftNMS, searched: Floats
+        cls,
+        scored: ScoredBoxes,
+        ranking: Indices,
+        options: FeatureDistillationSoftNMS,
+        searched: Floats,
+        note: Callable[[], None],
     ) -> "_SoftComparison":
         if options.sigma <= 0:
             raise FeatureDistillationException(f"sigma {options.sigma}: expected more than 0")
         ranking = ranking[~np.isnan(scored.scores[ranking])]
-        pairs = BoxPairs(scored.boxes[ranking], scored.categories[ranking], searched[ranking])
+        pairs = BoxPairs(scored.boxes[ranking], scored.categories[ranking], searched[ranking], note)
         return cls(scored, ranking, pairs, options)
+
+    @property
+    def weights(self) -> Floats:
+        return np.ones(len(self.ranking))
 
     def linked(self, first: Indices, second: Indices) -> Flags:
         flags: Flags = self.pairs.overlap_of(first, second) > 0
@@ -218,6 +254,7 @@ class _SoftComparison:
         is_kept, scores = soft_suppression(
             *(ranked.boxes, ranked.categories, ranked.scores, self.options.sigma, self.options.skip_box_threshold),
             searched=self.pairs.searched[chosen],
+            note=self.pairs.note,
         )
         standing = np.arange(len(self.scored.scores))
         standing[ranking[~is_kept]] = DROPPED

@@ -17,6 +17,9 @@ from .scored_boxes import Floats, Indices
 
 Flags = NDArray[np.bool_]
 
+# How many pairs a soft suppression keeps: 16 bytes each.
+_MOST_KEPT = 4_000_000
+
 
 def suppress(
     count: int,
@@ -80,6 +83,8 @@ def soft_suppression(
     skip_box_threshold: float,
     pairs_at_once: int = PAIRS_AT_ONCE,
     searched: Floats | None = None,
+    note: Callable[[], None] = lambda: None,
+    most_kept: int = _MOST_KEPT,
 ) -> tuple[Flags, Floats]:
     """Return which boxes stay, and their scores, when each lowers the weaker ones instead of removing them.
 
@@ -87,10 +92,11 @@ def soft_suppression(
     exp(-IoU² / sigma); among equals the first counts as stronger. A box stays if its score is above
     ``skip_box_threshold`` when its turn comes (Bodla et al., Soft-NMS, 2017, equation 4).
     ``boxes`` (n, 4), ``categories`` (n,) and ``scores`` (n,) are in falling order of score; so are the results, (n,).
-    ``searched``: see ``BoxPairs``.
+    ``searched`` and ``note``: see ``BoxPairs``. No more than ``most_kept`` pairs are kept until they count; others are
+    found again.
     """
-    run = _SoftRun(scores.tolist(), sigma, skip_box_threshold)
-    pairs = BoxPairs(boxes, categories, searched)
+    pairs = BoxPairs(boxes, categories, searched, note)
+    run = _SoftRun(pairs, scores.tolist(), sigma, skip_box_threshold, most_kept)
     for start, end in pairs.batches(pairs_at_once):
         run.settle_above(scores[start])
         open_boxes = run.admit(start, end)
@@ -107,13 +113,17 @@ class _SoftRun:
     settled. A box whose score falls to the threshold can lower only scores that are below it too: it is forgotten.
     """
 
+    pairs: BoxPairs
     scores: list[float]
     sigma: float
     threshold: float
+    most_kept: int
     is_settled: list[bool] = field(init=False)
     _admitted: int = 0
     _heap: list[tuple[float, int]] = field(default_factory=list)
     _neighbours: dict[int, tuple[Indices, Floats]] = field(default_factory=dict)
+    _kept: int = 0
+    _found_again: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.is_settled = [False] * len(self.scores)
@@ -128,8 +138,12 @@ class _SoftRun:
 
     def link(self, first: Indices, second: Indices, iou: Floats) -> None:
         """Remember what each box of ``first``, which rises, does to its neighbour of ``second``."""
-        decay = np.exp(-(iou**2) / self.sigma)
         owners, starts = np.unique(first, return_index=True)
+        if self._kept + len(first) > self.most_kept:
+            self._found_again.update(owners.tolist())
+            return
+        self._kept += len(first)
+        decay = np.exp(-(iou**2) / self.sigma)
         parts = pairwise([*starts.tolist(), len(first)])
         for owner, (start, end) in zip(owners.tolist(), parts, strict=True):
             self._neighbours[owner] = second[start:end], decay[start:end]
@@ -144,9 +158,15 @@ class _SoftRun:
                 self._weaken_neighbours(box)
 
     def _weaken_neighbours(self, box: int) -> None:
-        if box not in self._neighbours:
+        if box in self._found_again:
+            self._found_again.remove(box)
+            _, others, iou = self.pairs.overlapping(np.array([box], dtype=np.intp))
+            decays = np.exp(-(iou**2) / self.sigma)
+        elif box in self._neighbours:
+            others, decays = self._neighbours.pop(box)
+            self._kept -= len(others)
+        else:
             return
-        others, decays = self._neighbours.pop(box)
         for other, decay in zip(others.tolist(), decays.tolist(), strict=True):
             if self.is_settled[other]:
                 continue

@@ -14,12 +14,16 @@ from shapely.geometry import shape
 from aws.osml.model_runner.common.typing import ImageRegion
 
 from .box_pairs import with_area
-from .feature_columns import FeatureColumns
+from .feature_columns import FeatureColumns, Kind
 from .geometry_arrays import ObjectArray
 from .image_geometry import find_image_geometry
 from .properties import Feature
 from .scored_boxes import Floats, Indices, ScoredBoxes
 from .tile_spans import TileSpans, frames_of
+
+# A polygon of few corners takes so many times the work of a box, and a long one that of its text.
+SHAPE_WEIGHT = 50
+BYTES_PER_WEIGHT = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +33,8 @@ class TiledFeatures:
     ``kinds``: (n,) of ``Kind``. ``tiles``: (n,) rows of ``frames``; ``frames``: (m, 4) minx, miny, maxx, maxy of the
     tiles in pixels of the image. ``shapes`` returns the shapes in pixels of the features with these indices: polygons
     that are valid and have an area, lines, points. It is asked for few, and never for those of boxes alone.
-    ``plan``: the spans of all tiles of the image, where these are not all; see ``spans``.
+    ``plan``: the spans of all tiles of the image, where these are not all; see ``spans``. ``sizes``: (n,) the bytes of
+    the JSON of each, where the caller knows.
     """
 
     scored: ScoredBoxes
@@ -38,6 +43,14 @@ class TiledFeatures:
     frames: Floats
     shapes: Callable[[Indices], ObjectArray]
     plan: TileSpans | None = None
+    sizes: Indices | None = None
+
+    @cached_property
+    def weights(self) -> Floats:
+        """(n,) the work of comparing each by its shape: that of a box is 1, that of others grows with their text."""
+        sizes = np.zeros(len(self.kinds)) if self.sizes is None else self.sizes
+        weights: Floats = np.where(self.kinds == Kind.BOX, 1.0, SHAPE_WEIGHT + sizes // BYTES_PER_WEIGHT)
+        return weights
 
     @cached_property
     def spans(self) -> TileSpans:
@@ -76,6 +89,7 @@ class TiledFeatures:
             self.frames,
             lambda chosen: self.shapes(indices[chosen]),
             self.spans,
+            None if self.sizes is None else self.sizes[indices],
         )
 
 
