@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import shapely
 import structlog
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
@@ -250,6 +252,60 @@ class TestImageMessages:
         assert list(statuses.values()) == ["FAILED", "SUCCESS"]
         assert [log["event"] for log in logs].count("image.not_planned") == 1
 
+    @pytest.mark.parametrize(
+        ("error", "most_tries"),
+        [
+            (RuntimeError("odd"), 3),
+            (MemoryError(), 10),
+            (ClientError({"Error": {"Code": "ValidationException"}}, "PutItem"), 3),
+        ],
+        ids=lambda value: type(value).__name__,
+    )
+    def test_whatever_its_acceptance_raises_a_request_ends_with_a_status(
+        self, image_messages, queue_of, statuses, scene, worker, error, most_tries
+    ):
+        queue = queue_of("IMAGE_QUEUE")
+        image_messages._handler.check = raising(error)
+        body = message_of(worker, scene, "http://127.0.0.1/", jobId="odd")
+        message = sent(queue, body)
+        for count in range(1, most_tries):
+            with pytest.raises(type(error)):
+                image_messages.handle(message._replace(receive_count=count))
+        assert not bodies(queue_of("IMAGE_DLQ"))
+        image_messages.handle(message._replace(receive_count=most_tries))
+        assert is_deleted(queue, message)
+        assert bodies(queue_of("IMAGE_DLQ")) == [body]
+        ((text, attributes),) = statuses.events()
+        assert (attributes["image_status"], attributes["job_id"]) == ("FAILED", "odd")
+        assert type(error).__name__ in text
+
+    @pytest.mark.parametrize("is_scheduled", [True, False])
+    def test_whatever_its_plan_raises_an_image_ends_with_a_status(
+        self, worker, queue_of, dead_letters_of, statuses, scene, monkeypatch, is_scheduled
+    ):
+        """GDAL, PROJ and GEOS raise errors of their own classes; only what a service or the machine lacks may pass."""
+        on_waiting = (lambda: None) if is_scheduled else None
+        messages = ImageMessages(queue_of("IMAGE_QUEUE"), dead_letters_of("IMAGE"), worker.image_handler, on_waiting)
+        worker.image_handler.check = lambda *_: None
+        errors = {
+            "runtime": RuntimeError("Not a TIFF file"),
+            "geometry": shapely.errors.GEOSException("infinite"),
+            "type": TypeError("bytes"),
+            "write": ClientError({"Error": {"Code": "ValidationException"}}, "UpdateItem"),
+            "memory": MemoryError(),
+            "service": EndpointConnectionError(endpoint_url="http://sts"),
+        }
+        for job, error in errors.items():
+            with monkeypatch.context() as patch:
+                patch.setattr("aws.osml.model_runner.image_request_handler.plan_image", raising(error))
+                patch.setattr(worker.image_handler.preflight, "check", lambda *_: None)
+                body = message_of(worker, scene, "http://127.0.0.1/", jobId=job)
+                messages.handle(sent(queue_of("IMAGE_QUEUE"), body))
+        ended = {attributes["job_id"]: text for text, attributes in statuses.events() if "FAILED" in str(attributes)}
+        assert set(ended) == {"runtime", "geometry", "type", "write"}
+        assert "the image cannot be planned: RuntimeError: Not a TIFF file" in ended["runtime"]
+        assert sorted(worker.open_jobs()) == [f"{job}:file://{scene}" for job in ("memory", "service")]
+
     def test_the_same_message_again_is_deleted_and_changes_nothing(
         self, worker, image_messages, queue_of, scene, model_server
     ):
@@ -260,6 +316,13 @@ class TestImageMessages:
             assert is_deleted(queue, message)
         assert model.stats()["requests"] == 1
         assert bodies(queue_of("IMAGE_DLQ")) == []
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def fail(*_: Any) -> None:
+        raise error
+
+    return fail
 
 
 REGION = {

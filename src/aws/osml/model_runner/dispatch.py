@@ -27,6 +27,7 @@ from .exceptions import (
     TableBusyError,
 )
 from .image_request_handler import ImageRequestHandler
+from .job_rules import is_hopeless
 from .lease_keeper import Lease, LeaseKind
 from .queue.request_queue import MAX_DELAY_S, QueueMessage, RequestQueue
 from .region_request_handler import RegionRequestHandler
@@ -41,6 +42,10 @@ _SLOT_DOUBLINGS = 3
 _RENEWED_AFTER = 10
 # SQS hides a message no longer.
 _LONGEST_HIDDEN_S = 43_200.0
+# Acceptance of a request is tried so often where it raises an error that no try mends, and so often where memory is
+# lacking. Another worker may take each try.
+_HOPELESS_TRIES = 3
+_MEMORY_TRIES = 10
 # A region whose tables are busy is tried again after so many seconds, chosen at random.
 _TABLE_BUSY_S = (10.0, 30.0)
 
@@ -122,6 +127,13 @@ class ImageMessages:
                 logger.info("request.deferred", reason=str(err), retry_after_s=err.retry_after_s)
                 self._queue.reset_request(message.receipt_handle, math.ceil(err.retry_after_s))
                 return
+            except Exception as err:
+                if message.receive_count < _most_tries(err):
+                    raise
+                logger.exception("request.not_accepted", receive_count=message.receive_count)
+                problem = f"the request cannot be accepted: {type(err).__name__}: {err}"
+                self._reject(message, InvalidImageRequestException(problem))
+                return
             self._queue.finish_request(message.receipt_handle)
         for job in jobs:
             try:
@@ -163,6 +175,13 @@ class ImageMessages:
         item = JobItem(image_id="", job_id=job_id, message_id=message.message_id, processing_duration=0)
         self._handler.tell(item, RequestStatus.FAILED, str(err))
         self._queue.finish_request(message.receipt_handle)
+
+
+def _most_tries(err: Exception) -> float:
+    """Return after how many deliveries a request is refused whose acceptance raised ``err``."""
+    if isinstance(err, MemoryError):
+        return _MEMORY_TRIES
+    return _HOPELESS_TRIES if is_hopeless(err) else math.inf
 
 
 class ScheduledImages:

@@ -141,7 +141,7 @@ def _refuse_unsendable(encoder: TileEncoder, source: ImageSource, tile: ImageReg
         return
     pixels = f"{source.band_count} band(s) of {source.data_type}"
     changes = [f"imageProcessorTileSize {side}"] if (side := _side_that_fits(encoder.pixel_bytes, limit)) else []
-    if compressed := formats_that_hold(source.band_count, source.data_type, must_compress=True):
+    if compressed := formats_that_hold(source.band_count, source.data_type, source.header.samples, must_compress=True):
         changes.append(f"a format that compresses ({compressed})")
     expected = (
         f"a tile of at most {limit} bytes, which the endpoint takes; {tile.size.width} x {tile.size.height} pixels with"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import geojson
 import structlog
 from aws_embedded_metrics import MetricsLogger
-from botocore.exceptions import BotoCoreError, ClientError
 
 from .api.image_request import ImageRequest
 from .api.inference import VALID_MODEL_HOSTING_OPTIONS
@@ -41,7 +40,7 @@ from .exceptions import (
 from .features.properties import FeatureStamp
 from .image_completion import ImageCompletion
 from .image_plan import ImagePlan, PlanLimits, plan_image
-from .job_rules import image_status, is_redrivable
+from .job_rules import image_status, is_hopeless, is_redrivable
 from .lease_keeper import Lease
 from .observability import bind_job
 from .preflight import Preflight
@@ -65,9 +64,6 @@ logger = structlog.get_logger(__name__)
 
 # How many rows of regions are written at once.
 _REGION_WRITERS = 16
-
-# What a service did not do for the plan, such as STS that throttles, it may do later.
-PLANNING_ERRORS = (ModelRunnerError, ClientError, BotoCoreError)
 
 
 class ImageRequestHandler:
@@ -217,7 +213,7 @@ class ImageRequestHandler:
                     stored = self.job_table.fix_plan(planned)
                 except ConditionNotMetError:
                     return
-                except PLANNING_ERRORS as err:
+                except Exception as err:  # noqa: BLE001 - each has a verdict
                     self._planning_failed(item, err)
                     return
                 logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
@@ -243,7 +239,7 @@ class ImageRequestHandler:
                 return
             try:
                 plan = self._plan_of(request, item)
-            except PLANNING_ERRORS as err:
+            except Exception as err:  # noqa: BLE001 - each has a verdict
                 self.context.metrics.record("Scheduling", "Errors", 1, "Count", ModelName=request.model_name)
                 self._planning_failed(item, err)
                 return
@@ -420,11 +416,14 @@ class ImageRequestHandler:
         """Return the size that the job was planned with; a deployment in between may have changed the setting."""
         return ImageDimensions(*(item.region_size or self.config.region_size))
 
-    def _planning_failed(self, item: JobItem, err: ModelRunnerError | ClientError | BotoCoreError) -> None:
+    def _planning_failed(self, item: JobItem, err: Exception) -> None:
         """Leave what may work later to the next try; end what never will."""
-        if not isinstance(err, ModelRunnerError) or err.can_retry:
-            logger.warning("image.planning_put_off", reason=str(err))
+        if not is_hopeless(err):
+            logger.warning("image.planning_put_off", reason=str(err) or type(err).__name__)
             return
+        if not isinstance(err, ModelRunnerError):
+            logger.error("image.planning_failed", exc_info=err)
+            err = LoadImageException(f"the image cannot be planned: {type(err).__name__}: {err}")
         self.fail_image_request(item, err)
         raise ProcessImageException(str(err)) from err
 

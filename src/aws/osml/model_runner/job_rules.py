@@ -2,9 +2,9 @@
 
 import random
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
-from .common.aws_errors import may_pass
+from .common.aws_errors import is_invalid_write, may_pass
 from .common.typing import RequestStatus
 from .exceptions import ModelRunnerError
 
@@ -68,6 +68,20 @@ def is_passing(error: BaseException) -> bool:
     if isinstance(error, ClientError | BotoCoreError):
         return may_pass(error)
     return isinstance(error, ModelRunnerError) and error.can_retry
+
+
+def is_hopeless(error: BaseException) -> bool:
+    """Return True when the same step fails whenever it is tried, by what it failed with.
+
+    An error of a class that no step foresees is hopeless: a library such as GDAL, PROJ or GEOS raised it for this image
+    or this request. An error of AWS is not, except a write that DynamoDB refuses for what is in it, since its owner may
+    mend a role or a table. Nor is a lack of memory or of files.
+    """
+    if isinstance(error, ModelRunnerError):
+        return not error.can_retry
+    if isinstance(error, ClientError):
+        return is_invalid_write(error)
+    return isinstance(error, ParamValidationError) or not isinstance(error, BotoCoreError | MemoryError | OSError)
 
 
 def is_redrivable(status: str | None) -> bool:

@@ -7,9 +7,11 @@ from typing import Any
 from osgeo import gdal
 
 from .exceptions import LoadImageException
+from .gdal_text import metadata_of
 from .opening import refuse_excess
 from .sensor_model import build_sensor_model
 from .settings import RasterSettings
+from .tile_formats import PLAIN_SAMPLES, Samples
 
 # The words that messages and tables use for a driver's files; other drivers go by their own name.
 _EXTENSIONS = {"GTIFF": "TIFF", "JP2OPENJPEG": "JP2"}
@@ -33,6 +35,7 @@ class ImageHeader:
     sensor_model: Any | None
     etag: str | None
     geo_transform: tuple[float, ...] | None = None
+    samples: Samples = PLAIN_SAMPLES
 
     @property
     def extension(self) -> str:
@@ -95,10 +98,11 @@ def read_header(dataset: Any, etag: str | None, settings: RasterSettings) -> Ima
         data_type=_data_type(dataset),
         driver_name=dataset.GetDriver().ShortName.upper(),
         block_size=(block_width, block_height),
-        metadata=_metadata(dataset),
+        metadata=metadata_of(dataset),
         sensor_model=build_sensor_model(dataset, settings),
         etag=etag,
         geo_transform=dataset.GetGeoTransform(can_return_null=True),
+        samples=_samples(dataset),
     )
 
 
@@ -108,17 +112,8 @@ def is_same(dataset: Any, header: ImageHeader) -> bool:
     return (
         size == (header.width, header.height, header.band_count)
         and dataset.GetGeoTransform(can_return_null=True) == header.geo_transform
-        and _metadata(dataset) == header.metadata
+        and metadata_of(dataset) == header.metadata
     )
-
-
-def _metadata(dataset: Any) -> dict[str, str]:
-    return {_text(name): _text(value) for name, value in (dataset.GetMetadata() or {}).items()}
-
-
-def _text(value: str | bytes) -> str:
-    """Return metadata as text; GDAL hands out as bytes what is no UTF-8, and a NITF's text is Latin-1."""
-    return value if isinstance(value, str) else value.decode("latin-1")
 
 
 def _data_type(dataset: Any) -> str:
@@ -127,3 +122,17 @@ def _data_type(dataset: Any) -> str:
     for number in range(2, dataset.RasterCount + 1):
         union = gdal.DataTypeUnion(union, dataset.GetRasterBand(number).DataType)
     return str(gdal.GetDataTypeName(union))
+
+
+def _samples(dataset: Any) -> Samples:
+    bands = [dataset.GetRasterBand(number + 1) for number in range(dataset.RasterCount)]
+    bits = [_bits(band) for band in bands]
+    palettes = [table.GetCount() for band in bands if (table := band.GetColorTable()) is not None]
+    is_signed = any(band.GetMetadataItem("PIXELTYPE", "IMAGE_STRUCTURE") == "SIGNEDBYTE" for band in bands)
+    return Samples(min(bits), max(palettes, default=0), is_signed)
+
+
+def _bits(band: Any) -> int:
+    """Return how many bits of a sample the file holds."""
+    bits = band.GetMetadataItem("NBITS", "IMAGE_STRUCTURE") or ""
+    return int(bits) if bits.isdigit() else int(gdal.GetDataTypeSize(band.DataType))

@@ -29,6 +29,7 @@ from .sensor_model import UNREADABLE
 from .tiff_templates import Corner
 from .tile_formats import TilePlan, plan_tile
 from .tile_view import corner_of, read_pixels, tile_view
+from .transfers import last_warning
 
 logger = structlog.get_logger(__name__)
 
@@ -101,7 +102,10 @@ class TileEncoder:
 
     @functools.cached_property
     def _plan(self) -> TilePlan:
-        return plan_tile(self._tile_format, self._compression, self._source.band_count, self._source.data_type)
+        source = self._source
+        return plan_tile(
+            self._tile_format, self._compression, source.band_count, source.data_type, source.header.samples
+        )
 
     @functools.cached_property
     def _ahead(self) -> ReadAhead:
@@ -137,7 +141,7 @@ class TileEncoder:
         pixels = read_pixels(handle.dataset, tile, self._source.data_type)
         if self._plan.driver in PICTURE_DRIVERS and handle.companion("is plain", is_plain):
             return partial(encode_picture, pixels, self._plan.driver)
-        view = tile_view(handle.dataset, tile, self._source.data_type, pixels)
+        view = tile_view(handle.dataset, tile, self._source.data_type, pixels, self._plan.driver)
         options = list(self._plan.options)
         if self._tile_format == ImageFormats.NITF:
             options += self._nitf_options(handle, tile)
@@ -151,7 +155,8 @@ class TileEncoder:
             blank = template.blank(corner)
             read_pixels(handle.dataset, tile, data_type, into=blank.pixels)
             return lambda: blank.file
-        view = tile_view(handle.dataset, tile, data_type, read_pixels(handle.dataset, tile, data_type))
+        pixels = read_pixels(handle.dataset, tile, data_type)
+        view = tile_view(handle.dataset, tile, data_type, pixels, self._plan.driver)
         return partial(self._learned, tile, view, corner)
 
     def _learned(self, tile: ImageRegion, view: Any, corner: Corner | None) -> bytes:
@@ -164,9 +169,13 @@ class TileEncoder:
 
     def _by_gdal(self, view: Any, options: list[str]) -> bytes:
         """Return a tile's dataset as a file; raises RuntimeError where GDAL cannot write it."""
-        with memory_folder() as folder:
+        with memory_folder() as folder, last_warning() as warning:
             path = f"{folder}/tile"
-            copy = gdal.GetDriverByName(self._plan.driver).CreateCopy(path, view, strict=0, options=options)
+            try:
+                copy = gdal.GetDriverByName(self._plan.driver).CreateCopy(path, view, strict=0, options=options)
+            except RuntimeError as err:
+                # GDAL's bindings lose the message of a driver that fails after it has made the file.
+                raise RuntimeError(str(err) or _reason_from(self._plan.driver, warning())) from err
             copy.FlushCache()
             del copy  # closing writes the last bytes
             encoded = read_memory_file(path)
@@ -181,6 +190,10 @@ class TileEncoder:
         is_sar = bool(options)
         kept = [item for item in header_options(source.header.metadata) if not (is_sar and item.startswith("ICAT="))]
         return [*options, *kept, *corner_options(self._locate, tile)]
+
+
+def _reason_from(driver: str, warning: str) -> str:
+    return f"the {driver} driver gives no reason" + (f"; its last warning: {warning}" if warning else "")
 
 
 def _bytes_per_pixel(data_type: str) -> int:

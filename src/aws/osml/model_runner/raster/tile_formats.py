@@ -12,6 +12,11 @@ GTIFF     JPEG         any; Byte                                       COMPRESS=
 PNG       any          1 to 4; Byte, UInt16                            PNG, lossless; the compression means nothing
 JPEG      any          1 or 3; Byte                                    JPEG at quality 75; likewise
 ========  ===========  ==============================================  ============================================
+
+Samples of an odd number of bits fill whole bytes, since most libraries read no others. Signed bytes, for which GDAL 3.6
+has no type of its own, are ``Int8`` here, and only GTIFF without loss holds them. Lossy formats hold neither one-bit
+samples nor indices into a palette. PNG holds a palette of one band of bytes; NITF and GTIFF leave out a palette that
+they cannot hold, and keep the indices.
 """
 
 from dataclasses import dataclass
@@ -22,7 +27,32 @@ from aws.osml.model_runner.exceptions import TileEncodingError
 _NITF_TYPES = frozenset({"Byte", "UInt16", "Int16", "UInt32", "Int32", "Float32", "Float64", "CFloat32"})
 _J2K_TYPES = frozenset({"Byte", "UInt16", "Int16"})
 _BYTE = frozenset({"Byte"})
+_LOSSY = frozenset({"IC=C3", "IC=C8", "COMPRESS=JPEG"})
 _PNG_TYPES = frozenset({"Byte", "UInt16"})
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Properties of an image's samples beside their type.
+
+    ``bits`` is the least number of bits that a band has, ``palette_size`` the number of colours in the largest palette,
+    0 without one. ``is_signed_byte``: GDAL's type is Byte and the values are -128 to 127.
+    """
+
+    bits: int = 8
+    palette_size: int = 0
+    is_signed_byte: bool = False
+
+    @property
+    def can_lose(self) -> bool:
+        """True where a value that is nearly right means nearly the same."""
+        return self.bits > 1 and not self.palette_size
+
+    def named(self, data_type: str) -> str:
+        """Return what messages call the samples."""
+        odd_bits = f" of {self.bits} bit" if self.bits == 1 else ""
+        palette = f" with a palette of {self.palette_size} colours" if self.palette_size else ""
+        return f"{data_type}{odd_bits}{palette}"
 
 
 @dataclass(frozen=True)
@@ -38,22 +68,49 @@ class TilePlan:
         """True where the bytes of a tile depend on its pixels, and not on their number alone."""
         return self.options not in (("IC=NC",), ("COMPRESS=NONE",))
 
+    @property
+    def is_lossy(self) -> bool:
+        """True where pixels change a little."""
+        return self.driver == "JPEG" or not _LOSSY.isdisjoint(self.options)
+
+
+PLAIN_SAMPLES = Samples()
+
 
 def plan_tile(
-    tile_format: ImageFormats, compression: ImageCompression | None, band_count: int, data_type: str
+    tile_format: ImageFormats,
+    compression: ImageCompression | None,
+    band_count: int,
+    data_type: str,
+    samples: Samples = PLAIN_SAMPLES,
 ) -> TilePlan:
     """Return how to write tiles of ``band_count`` bands of GDAL's ``data_type``.
 
     Raises TileEncodingError when the format cannot hold them; the message names what would.
     """
     asked = compression or ImageCompression.NONE
-    plan = _PLANNERS[tile_format](asked, band_count, data_type)
+    plan = _plan(tile_format, asked, band_count, data_type, samples)
     if plan is None:
+        name = samples.named(_type_name(data_type, samples))
         raise TileEncodingError(
-            f"tiles of format {tile_format} with compression {asked} cannot hold {band_count} band(s) of {data_type}; "
-            f"use {formats_that_hold(band_count, data_type)}"
+            f"tiles of format {tile_format} with compression {asked} cannot hold {band_count} band(s) of {name}; "
+            f"use {formats_that_hold(band_count, data_type, samples)}"
         )
     return plan
+
+
+def _plan(
+    tile_format: ImageFormats, compression: ImageCompression, band_count: int, data_type: str, samples: Samples
+) -> TilePlan | None:
+    plan = _PLANNERS[tile_format](compression, band_count, _type_name(data_type, samples))
+    if plan is None or (plan.is_lossy and not samples.can_lose):
+        return None
+    is_odd_palette = samples.palette_size and (band_count > 1 or data_type not in _BYTE)
+    return None if plan.driver == "PNG" and is_odd_palette else plan
+
+
+def _type_name(data_type: str, samples: Samples) -> str:
+    return "Int8" if samples.is_signed_byte else data_type
 
 
 def _plan_nitf(compression: ImageCompression, band_count: int, data_type: str) -> TilePlan | None:
@@ -96,13 +153,15 @@ _PLANNERS = {
 }
 
 
-def formats_that_hold(band_count: int, data_type: str, must_compress: bool = False) -> str:
+def formats_that_hold(
+    band_count: int, data_type: str, samples: Samples = PLAIN_SAMPLES, must_compress: bool = False
+) -> str:
     """Return the pairs of format and compression that can hold such pixels without a warning, for a message."""
     return " or ".join(
         f"{tile_format}/{compression}" if tile_format in (ImageFormats.NITF, ImageFormats.GTIFF) else str(tile_format)
-        for tile_format, planner in _PLANNERS.items()
-        for compression in _DISTINCT[tile_format]
-        if (plan := planner(compression, band_count, data_type)) is not None
+        for tile_format, compressions in _DISTINCT.items()
+        for compression in compressions
+        if (plan := _plan(tile_format, compression, band_count, data_type, samples)) is not None
         and plan.warning is None
         and (plan.compresses or not must_compress)
     )

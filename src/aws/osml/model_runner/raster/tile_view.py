@@ -13,11 +13,14 @@ from osgeo import gdal
 
 from aws.osml.model_runner.common.typing import ImageRegion
 
+from .gdal_text import decoded, metadata_of
+
 # Items of a NITF that hold the corners of the whole image.
 _WHOLE_IMAGE_PREFIX = "NITF_BLOCKA_"
 _STRUCTURE = "IMAGE_STRUCTURE"
-# What changes the meaning of stored numbers, not their layout in the file.
-_KEPT_STRUCTURE = ("NBITS", "PIXELTYPE")
+_BITS, _PIXEL_TYPE = "NBITS", "PIXELTYPE"
+# The largest palette that a NITF look-up table holds.
+_MOST_NITF_COLOURS = 256
 
 
 def read_pixels(dataset: Any, tile: ImageRegion, data_type: str, into: memoryview | None = None) -> npt.NDArray[Any]:
@@ -49,8 +52,11 @@ def corner_of(dataset: Any, tile: ImageRegion) -> tuple[float, float] | None:
     return None if transform is None else tuple(gdal.ApplyGeoTransform(transform, col, row))
 
 
-def tile_view(dataset: Any, tile: ImageRegion, data_type: str, pixels: npt.NDArray[Any]) -> Any:
-    """Return a dataset of GDAL's MEM driver with the ``pixels`` of a ``tile``, as ``read_pixels`` gives them."""
+def tile_view(dataset: Any, tile: ImageRegion, data_type: str, pixels: npt.NDArray[Any], driver: str) -> Any:
+    """Return a dataset of GDAL's MEM driver with the ``pixels`` of a ``tile``, as ``read_pixels`` gives them.
+
+    It holds no more than GDAL's ``driver`` can write: a driver that cannot write something may fail the whole tile.
+    """
     number = gdal.GetDataTypeByName(data_type)
     view = gdal.GetDriverByName("MEM").Create("", *tile.size, 0, number)
     spaces = _spaces(dataset, tile.size.width, number)
@@ -60,15 +66,22 @@ def tile_view(dataset: Any, tile: ImageRegion, data_type: str, pixels: npt.NDArr
         view.AddBand(number, [f"DATAPOINTER={first}", *layout])
     # GDAL reads where they lie, and does not keep them alive.
     view.pixels = pixels
-    _keep_place(dataset, view, tile)
+    if driver == "GTiff":
+        _keep_place(dataset, view, tile)
+    _keep_camera(dataset, view, tile)
     _keep_metadata(dataset, view)
     for band in range(1, dataset.RasterCount + 1):
         _keep_meaning(dataset.GetRasterBand(band), view.GetRasterBand(band))
+        _keep_palette(dataset.GetRasterBand(band), view.GetRasterBand(band), driver, dataset.RasterCount == 1)
     return view
 
 
 def _keep_place(dataset: Any, view: Any, tile: ImageRegion) -> None:
-    """Say of the tile where it is: by geotransform, control points and camera, as far as the image has them."""
+    """Say of the tile where it is: by geotransform and control points, as far as the image has them.
+
+    A NITF gets neither: its corners are options of their own, and GDAL's writer refuses a tile whose geotransform or
+    control points do not give four corners on the Earth.
+    """
     row, col = tile.origin
     corner, transform = corner_of(dataset, tile), dataset.GetGeoTransform()
     if corner is not None:
@@ -82,9 +95,12 @@ def _keep_place(dataset: Any, view: Any, tile: ImageRegion) -> None:
         point.GCPLine -= row
     if points:
         view.SetGCPs(points, dataset.GetGCPProjection())
-    camera = dataset.GetMetadata("RPC")
+
+
+def _keep_camera(dataset: Any, view: Any, tile: ImageRegion) -> None:
+    camera = metadata_of(dataset, "RPC")
     if camera:
-        view.SetMetadata(_moved(camera, row, col), "RPC")
+        view.SetMetadata(_moved(camera, *tile.origin), "RPC")
 
 
 def _moved(camera: dict[str, str], row: int, col: int) -> dict[str, str]:
@@ -97,27 +113,44 @@ def _moved(camera: dict[str, str], row: int, col: int) -> dict[str, str]:
 
 
 def _keep_metadata(dataset: Any, view: Any) -> None:
-    items = dataset.GetMetadata() or {}
-    view.SetMetadata({name: text for name, text in items.items() if not name.startswith(_WHOLE_IMAGE_PREFIX)})
+    items = metadata_of(dataset).items()
+    view.SetMetadata({name: text for name, text in items if not name.startswith(_WHOLE_IMAGE_PREFIX)})
 
 
 def _keep_meaning(source: Any, target: Any) -> None:
-    """Say of a band's numbers what they mean."""
+    """Say of a band's numbers what they mean.
+
+    The number of bits becomes an item of metadata. As part of the structure it would have GDAL write samples that are
+    no whole bytes, which few libraries read, and the bits of the first band would cut the values of all others.
+    """
     target.SetColorInterpretation(source.GetColorInterpretation())
-    if source.GetColorTable() is not None:
-        target.SetColorTable(source.GetColorTable())
     if source.GetNoDataValue() is not None:
         target.SetNoDataValue(source.GetNoDataValue())
     if source.GetScale() is not None:
         target.SetScale(source.GetScale())
     if source.GetOffset() is not None:
         target.SetOffset(source.GetOffset())
-    target.SetUnitType(source.GetUnitType() or "")
-    target.SetDescription(source.GetDescription())
+    target.SetUnitType(decoded(source.GetUnitType()))
+    target.SetDescription(decoded(source.GetDescription()))
     if source.GetCategoryNames():
-        target.SetCategoryNames(source.GetCategoryNames())
-    target.SetMetadata(source.GetMetadata() or {})
-    for name in _KEPT_STRUCTURE:
-        value = source.GetMetadataItem(name, _STRUCTURE)
-        if value is not None:
-            target.SetMetadataItem(name, value, _STRUCTURE)
+        target.SetCategoryNames([decoded(name) for name in source.GetCategoryNames()])
+    bits, pixel_type = (source.GetMetadataItem(name, _STRUCTURE) for name in (_BITS, _PIXEL_TYPE))
+    target.SetMetadata(metadata_of(source) | ({_BITS: bits} if bits else {}))
+    if pixel_type:
+        target.SetMetadataItem(_PIXEL_TYPE, pixel_type, _STRUCTURE)
+
+
+def _keep_palette(source: Any, target: Any, driver: str, is_only_band: bool) -> None:
+    """Give a band the palette of its source, where ``driver`` can write it."""
+    palette = source.GetColorTable()
+    if palette is None:
+        return
+    if driver == "NITF" and not (is_only_band and palette.GetCount() <= _MOST_NITF_COLOURS):
+        # Else GDAL takes the indices for a palette that is missing.
+        target.SetColorInterpretation(gdal.GCI_GrayIndex)
+        return
+    if driver == "PNG" and palette.GetCount() < _MOST_NITF_COLOURS:
+        # libpng refuses a tile in which a pixel lies beyond the palette.
+        palette = palette.Clone()
+        palette.SetColorEntry(_MOST_NITF_COLOURS - 1, (0, 0, 0, 255))
+    target.SetColorTable(palette)

@@ -8,7 +8,7 @@ thread that reads.
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from osgeo import gdal
@@ -102,11 +102,20 @@ def watched_transfers() -> Iterator[TransferWatch]:
                 gdal.SetThreadLocalConfigOption(name, None)
 
 
+@contextmanager
+def last_warning() -> Iterator[Callable[[], str]]:
+    """Yield what returns the last warning of GDAL in this thread, empty without one, while the caller is inside."""
+    _local.warning = ""
+    yield lambda: str(_local.warning)
+
+
 def note_message(error_class: int, message: str) -> bool:
     """Hand one of GDAL's messages to this thread's watch; True when it is for the watch alone, and is not logged.
 
     libcurl's messages carry headers, and so signatures.
     """
+    if error_class == gdal.CE_Warning:
+        _local.warning = message
     watch = getattr(_local, "watch", None)
     if watch is not None:
         watch.note(error_class, message)
