@@ -51,14 +51,14 @@ def check_limits(dataset: Any, url: str, settings: RasterSettings) -> None:
     width, height, bands = dataset.RasterXSize, dataset.RasterYSize, dataset.RasterCount
     if bands == 0:
         raise LoadImageException(f"{url} holds no image")
-    for name, value, limit in (
-        ("width in pixels", width, settings.max_side_px),
-        ("height in pixels", height, settings.max_side_px),
-        ("number of pixels", width * height, settings.max_pixels),
-        ("number of bands", bands, settings.max_bands),
-        ("block in bytes", _block_bytes(dataset), settings.max_block_bytes),
+    for name, value, limit, setting in (
+        ("width in pixels", width, settings.max_side_px, "MAX_IMAGE_SIDE"),
+        ("height in pixels", height, settings.max_side_px, "MAX_IMAGE_SIDE"),
+        ("number of pixels", width * height, settings.max_pixels, "MAX_IMAGE_PIXELS"),
+        ("number of bands", bands, settings.max_bands, "MAX_IMAGE_BANDS"),
+        ("block in bytes", _block_bytes(dataset), settings.max_block_bytes, "MAX_BLOCK_BYTES"),
     ):
-        refuse_excess(url, name, value, limit)
+        refuse_excess(url, name, value, limit, setting)
 
 
 def _block_bytes(dataset: Any) -> int:

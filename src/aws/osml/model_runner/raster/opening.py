@@ -184,17 +184,19 @@ def _refuse_greedy_header(path: str, url: str, settings: RasterSettings) -> None
 
 
 def _check_codestream(codestream: Codestream, file_bytes: int, url: str, settings: RasterSettings) -> None:
-    for name, value, limit in (
-        ("number of bands", codestream.component_count, settings.max_bands),
-        ("memory in bytes to decode a piece", codestream.decoder_bytes(file_bytes), settings.max_block_bytes),
+    decoder_bytes = codestream.decoder_bytes(file_bytes)
+    for name, value, limit, setting in (
+        ("number of bands", codestream.component_count, settings.max_bands, "MAX_IMAGE_BANDS"),
+        ("memory in bytes to decode a piece", decoder_bytes, settings.max_block_bytes, "MAX_BLOCK_BYTES"),
     ):
-        refuse_excess(url, name, value, limit)
+        refuse_excess(url, name, value, limit, setting)
 
 
-def refuse_excess(url: str, name: str, value: int, limit: int) -> None:
-    """Raise LoadImageException, which names the limit, when ``value`` is above it."""
+def refuse_excess(url: str, name: str, value: int, limit: int, setting: str = "") -> None:
+    """Raise LoadImageException, which names the limit and the setting that changes it, when ``value`` is above it."""
     if value > limit:
-        raise LoadImageException(f"{url} is too large: its {name} is {value}, the limit is {limit}")
+        changed_by = f" ({setting})" if setting else ""
+        raise LoadImageException(f"{url} is too large: its {name} is {value}, the limit is {limit}{changed_by}")
 
 
 def _refuse_redirect(http_url: str, url: str) -> None:

@@ -129,7 +129,9 @@ class TileEncoder:
         size = pixel_count * self.pixel_bytes
         limit = self._source.settings.max_tile_bytes
         if size > limit:
-            raise TileEncodingError(f"{name} is too large: {size} bytes of pixels, the limit is {limit}")
+            raise TileEncodingError(
+                f"{name} is too large: {size} bytes of pixels, the limit is {limit} (MAX_TILE_BYTES)"
+            )
 
     def _read(self, handle: ImageHandle, tile: ImageRegion, is_again: bool) -> Callable[[], EncodedTile]:
         """Read the pixels of a tile; return what encodes them, which takes longer and needs the handle no more."""
