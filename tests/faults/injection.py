@@ -46,7 +46,7 @@ _DYNAMODB: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("A2", "num_attempts = :next"),
         ("R3", "ADD region_"),
     ),
-    "PutItem": (("A4", "attribute_not_exists(region_id)"), ("T1", "range_key")),
+    "PutItem": (("N1", "_callers#"), ("A4", "attribute_not_exists(region_id)"), ("T1", "range_key")),
     "BatchWriteItem": (("T1-overflow",),),
     "DeleteItem": (("G5",),),
     "UpdateItem": (

@@ -30,6 +30,7 @@ from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database import JobItem, JobTable, RegionRequestItem, TileKey, TileOutcome, feature_table
+from aws.osml.model_runner.database.job_ledger import OpenJob
 from aws.osml.model_runner.dispatch import DeadLetters, RegionMessages
 from aws.osml.model_runner.exceptions import (
     AggregateFeaturesException,
@@ -1568,6 +1569,27 @@ class TestRedrive:
         heard = [attributes for _, attributes in statuses.events() if attributes["status"] == "SUCCESS"]
         assert len(heard) == 1
         assert heard[0]["status_id"] not in ends
+
+    def test_a_planner_that_slept_through_the_end_begins_no_region_again(
+        self, worker, scene, model_server, data_plane, monkeypatch
+    ):
+        """It would count each region a second time, and the image would never be complete."""
+        model = model_server("centerpoint")
+        slept: list[OpenJob] = []
+        start = worker.ledger.start_planning
+
+        def started_twice(job: OpenJob, *given: Any) -> OpenJob | None:
+            slept.append(start(job, *given))
+            return slept[0]
+
+        monkeypatch.setattr(worker.ledger, "start_planning", started_twice)
+        request = self.undelivered(worker, scene, model.invocations_url, data_plane)
+        report = self.redriver(worker).redrive("job", [f"s3://{data_plane.result_bucket}/out"])
+        assert report.begun == {request.image_id: "outputs are written, no tile is done again"}
+        worker.image_handler.plan_started(slept[0])
+        worker.look_after()
+        row = worker.jobs.get_image_request(request.image_id)
+        assert (row.image_status, row.generation, row.region_success) == ("SUCCESS", 1, row.region_count)
 
     def test_an_output_that_is_there_again_is_written_when_the_request_is_sent_again(
         self, worker, scene, model_server, data_plane, clients

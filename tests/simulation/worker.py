@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 from aws.osml.model_runner.app_config import ServiceConfig
@@ -16,8 +17,10 @@ from aws.osml.model_runner.preflight import Preflight
 from aws.osml.model_runner.queue_consumer import QueueConsumer
 from aws.osml.model_runner.raster import RasterSettings
 from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadImageException
+from aws.osml.model_runner.raster.tile_formats import PLAIN_SAMPLES
 from aws.osml.model_runner.sink import KinesisSink, S3Sink, Sink, SinkFactory
 from aws.osml.model_runner.tile_worker.pipeline import TilePipeline, _TileOnItsWay
+from aws.osml.model_runner.tile_worker.queue_shares import QueueShares
 from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile, TileSteps
 from aws.osml.model_runner.worker_context import WorkerContext
 
@@ -135,6 +138,8 @@ class _Pipeline(TilePipeline):
         self._scheduler = scheduler
         self._process = process
         self._finished: list[Event] = []
+        # No region is put in here, so none has a share to keep to.
+        self._shares = QueueShares(0, 0, 0)
         self._to_detect: Any = _Next(lambda item: self._advance(item, self._detect))
         self._to_store: Any = _Next(lambda item: self._advance(item, self._locate_and_store))
 
@@ -180,6 +185,7 @@ class _Source:
     extension = "TIFF"
     sensor_model = None
     settings = RasterSettings()
+    header = SimpleNamespace(samples=PLAIN_SAMPLES)
 
     def __init__(self, job: Job) -> None:
         self.job = job

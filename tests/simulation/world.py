@@ -237,7 +237,9 @@ class World:
     def _spoil(self, job: Job) -> None:
         """Have a row of an open job hold what this version cannot read, as a newer one may write it."""
         open_job = {"endpoint_id": ENDPOINT, "job_id": job.job_id}
-        if self.dynamodb.tables["outstanding"].item((ENDPOINT, job.job_id)) is None:
+        image = self.dynamodb.tables["images"].item((job.image_id,))
+        is_open = self.dynamodb.tables["outstanding"].item((ENDPOINT, job.job_id)) is not None
+        if not is_open or image is None or image["image_status"] in TERMINAL:
             return
         self.spoilt.add(job.image_id)
         if self.rng.random() < 0.5:

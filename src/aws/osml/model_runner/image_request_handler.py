@@ -216,6 +216,10 @@ class ImageRequestHandler:
                 except Exception as err:  # noqa: BLE001 - each has a verdict
                     self._planning_failed(item, err)
                     return
+                if (stored.generation or 0) != job.generation:
+                    # This worker slept while the job ended and began again. To begin its regions again as well would
+                    # count them twice where only outputs are missing.
+                    return
                 logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
                 self.tell(stored, RequestStatus.IN_PROGRESS, "Processing regions")
                 waiting = self._share_out(plan.regions, request, stored.image_extension or "", stored.generation or 0)

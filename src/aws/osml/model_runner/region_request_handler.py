@@ -144,13 +144,15 @@ class RegionRequestHandler:
             self._wait_for_room(request)
             with (
                 self._slot_at_endpoint(request) as keep_slot,
+                # Before the claim, whose lease runs while these tables are slow.
+                self._share_of_endpoint(request) as refresh_share,
                 self.context.quarantine.entered(
                     partial(self._claim, request.image_id, request.region_id), self._is_suspect
                 ) as claim,
             ):
                 if claim is None:
                     return self.job_table.get_image_request(request.image_id)
-                with self._given_back_on_error(claim), self._share_of_endpoint(request) as refresh_share:
+                with self._given_back_on_error(claim):
                     work = RegionWork(request, self.tiling_strategy, self.context, raster_dataset, sensor_model)
                     if not self._is_throttled(request):
                         work.on_cut = on_cut

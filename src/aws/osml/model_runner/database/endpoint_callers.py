@@ -27,7 +27,7 @@ class EndpointCallers(DDBHelper):
         super().__init__(table_name, client, sleep, rng, now)
 
     def note(self, endpoint: str, owner: str, for_s: float) -> None:
-        """C1: count a worker among the callers of an endpoint for the next ``for_s``; 0 counts it out."""
+        """N1: count a worker among the callers of an endpoint for the next ``for_s``; 0 counts it out."""
         now_s = self._now()
         row = {
             "image_id": _PREFIX + endpoint,
