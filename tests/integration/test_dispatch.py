@@ -28,8 +28,8 @@ from worker_in_process import Clock, InProcessWorker, StatusListener, write_scen
 
 @pytest.fixture(autouse=True)
 def logs() -> Iterator[list[Any]]:
-    """Catch what is logged."""
-    with structlog.testing.capture_logs() as caught:
+    """Catch what is logged, with what is bound to it."""
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as caught:
         yield caught
 
 
@@ -405,7 +405,7 @@ class TestRegionMessages:
         ids=["deferred", "interrupted", "throttled", "lost"],
     )
     def test_a_region_that_cannot_be_done_now_is_given_back_for_a_while(
-        self, worker, region_messages, queue_of, monkeypatch, error, seconds
+        self, worker, region_messages, queue_of, monkeypatch, logs, error, seconds
     ):
         def refuse(request: RegionRequest, on_cut: object) -> None:
             raise error
@@ -418,6 +418,11 @@ class TestRegionMessages:
         assert len(waits) == 1
         assert seconds[0] <= waits[0] <= seconds[1]
         assert is_hidden(queue_of("REGION_QUEUE"), message)
+        (event,) = (log for log in logs if log["event"] == "region.given_back")
+        assert {name: event[name] for name in ("job_id", "image_id", "region_id")} == {
+            name: REGION[name] for name in ("job_id", "image_id", "region_id")
+        }
+        assert event["reason"] == str(error)
 
     def test_a_region_that_waits_for_long_gets_a_new_message(self, worker, region_messages, queue_of, monkeypatch):
         def refuse(request: RegionRequest, on_cut: object) -> None:

@@ -86,6 +86,7 @@ class SlowOnOne(CrashingOnOne):
 
 TILES = 8
 TILES_PER_REGION = 4
+BAD_REQUEST = "MODEL_4XX: the model answered with status 400"
 MODEL = "ships"
 
 
@@ -588,6 +589,10 @@ class TestRegion:
         assert len(dropped) == 2 * TILES_PER_REGION - 1
         row = worker.jobs.get_image_request(request.image_id)
         assert row.tile_errors == {"BAD_RESPONSE": 1}
+        assert row.message.startswith(
+            "1 of 8 tiles failed: BAD_RESPONSE 1; for example BAD_RESPONSE: the answer is no JSON"
+        )
+        assert f"{2 * len(dropped)} features that the model returned were dropped: NOT_A_FEATURE" in row.message
         assert row.features_dropped == dict.fromkeys(("NO_IMAGE_GEOMETRY", "NOT_A_FEATURE"), len(dropped))
         assert (row.features_stored, row.features_delivered) == (len(dropped), len(dropped))
 
@@ -637,6 +642,9 @@ class TestRegion:
         clock.ahead_s += worker.config.job_deadline_s + 1
         job = worker.region_handler.process_region_request(first)
         assert (job.region_error, job.tile_error, model.stats()["requests"]) == (1, TILES_PER_REGION, 0)
+        failures = worker.features.failures_of(request.image_id, first.region_id, range(TILES_PER_REGION))
+        assert failures.failed == {"SEALED": TILES_PER_REGION}
+        assert failures.first.startswith("SEALED: the job's deadline")
 
     def test_a_region_whose_job_ends_meanwhile_keeps_the_tiles_that_were_done(
         self, worker, scene, model_server, clock, monkeypatch
@@ -777,6 +785,9 @@ class TestRegion:
         worker.image_handler.process_image_request(request)
         job = worker.work_off()
         assert (job.image_status, job.region_error, job.tile_error) == ("FAILED", 2, TILES)
+        assert job.message == f"{TILES} of {TILES} tiles failed: MODEL_4XX {TILES}; for example {BAD_REQUEST}"
+        (reason,) = {item.message for item in worker.regions_of(request)}
+        assert reason == f"4 of 4 tiles failed: MODEL_4XX 4; for example {BAD_REQUEST}"
 
     def test_a_refusing_endpoint_defers_the_region_and_fails_no_tile(self, worker, scene, model_server, clock):
         busy = model_server("failure", outcomes={"503": 1})
@@ -936,7 +947,9 @@ class TestRegion:
         clock.ahead_s += 36_000
         waits_s = []
         for _ in range(9):
-            with pytest.raises(RegionDeferredError, match="waits") as caught:
+            with pytest.raises(
+                RegionDeferredError, match="ENDPOINT_NOT_FOUND: the endpoint no-such-endpoint: "
+            ) as caught:
                 worker.region_handler.process_region_request(first)
             assert caught.value.is_backoff
             waits_s.append(caught.value.retry_after_s)
@@ -1162,7 +1175,7 @@ class TestThrottle:
         lost_later(worker)
         missing = worker.request(scene, "not-there")
         planned(worker, missing)
-        with pytest.raises(RegionDeferredError, match="waits"):
+        with pytest.raises(RegionDeferredError, match="the endpoint not-there: "):
             worker.region_handler.process_region_request(region_requests(worker, missing)[0])
         http = worker.request(scene, model_server("centerpoint").invocations_url, job_id="http")
         planned(worker, http)

@@ -369,7 +369,9 @@ def test_an_error_of_one_tile_fails_that_tile_alone(pipeline, step, error, code)
     run, steps = new_run(), FakeSteps(**{step: only(3, error)})
     run_tiles(pipeline, run, steps, 20)
     assert run.outcomes == {**dict.fromkeys(range(20), TileState.SUCCEEDED), 3: TileState.FAILED}
-    assert steps.stored[3] == TileResult(TileState.FAILED, error_code=code)
+    result = steps.stored[3]
+    assert (result.state, result.error_code) == (TileState.FAILED, code)
+    assert result.error_reason.startswith("KeyError" if isinstance(error, KeyError) else str(error))
     assert run.stopped_by is None
 
 

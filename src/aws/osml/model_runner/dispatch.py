@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from .api.image_request_message import job_id_of, parse_image_request_message
 from .api.problems import shortened
-from .api.region_request import parse_region_request_message
+from .api.region_request import RegionRequest, parse_region_request_message
 from .common.aws_errors import is_invalid_write
 from .common.typing import RequestStatus
 from .database.job_ledger import OpenJob
@@ -23,12 +23,14 @@ from .exceptions import (
     ProcessImageException,
     RegionDeferredError,
     RequestDeferredError,
+    RetryableJobException,
     SelfThrottledRegionException,
     TableBusyError,
 )
 from .image_request_handler import ImageRequestHandler
 from .job_rules import is_hopeless
 from .lease_keeper import Lease, LeaseKind
+from .observability import bind_job
 from .queue.request_queue import MAX_DELAY_S, QueueMessage, RequestQueue
 from .region_request_handler import RegionRequestHandler
 from .scheduler.image_scheduler import ScheduledImage, TurnScheduler
@@ -222,15 +224,11 @@ class RegionMessages:
     def handle(self, message: QueueMessage, on_cut: Callable[[], None] = lambda: None) -> None:
         """Do a region, and finish its image when it was the last; ``on_cut`` is called when another one can be cut."""
         with kept_hidden(self._queue, message, self._regions.context):
-            try:
-                retry_after_s = self._work(message, on_cut)
-            except SelfThrottledRegionException:
-                retry_after_s = self._wait_for_slot_s(message)
+            retry_after_s = self._work(message, on_cut)
         if retry_after_s is None:
             self._queue.finish_request(message.receipt_handle)
             self._on_ended()
             return
-        logger.info("region.given_back", retry_after_s=round(retry_after_s, 1))
         self._give_back(message, math.ceil(retry_after_s))
 
     def _give_back(self, message: QueueMessage, wait_s: int) -> None:
@@ -251,17 +249,31 @@ class RegionMessages:
         """Return None when the message is dealt with, else in how many seconds it should come again."""
         try:
             request = parse_region_request_message(message.body)
-            job = self._regions.process_region_request(request, on_cut=on_cut)
-            self._images.region_ended(request, job)
+            with bind_job(job_id=request.job_id, image_id=request.image_id, region_id=request.region_id):
+                return self._work_on(request, message, on_cut)
         except InvalidRequestError as err:
             self._dead_letters.put(message.body, str(err))
+            return None
+
+    def _work_on(self, request: RegionRequest, message: QueueMessage, on_cut: Callable[[], None]) -> float | None:
+        try:
+            job = self._regions.process_region_request(request, on_cut=on_cut)
+            self._images.region_ended(request, job)
         except GetImageRequestItemException:
             logger.info("message.outlived_its_job")
-        except RegionDeferredError as err:
+        except (RegionDeferredError, SelfThrottledRegionException, TableBusyError, LeaseLostError) as err:
+            retry_after_s = self._wait_s(err, message)
+            logger.info("region.given_back", retry_after_s=round(retry_after_s, 1), reason=str(err))
+            return retry_after_s
+        return None
+
+    def _wait_s(self, err: RetryableJobException | TableBusyError, message: QueueMessage) -> float:
+        """Return in how many seconds a region that cannot be done now should come again."""
+        if isinstance(err, RegionDeferredError):
             return err.retry_after_s
-        except TableBusyError as err:
+        if isinstance(err, SelfThrottledRegionException):
+            return self._wait_for_slot_s(message)
+        if isinstance(err, TableBusyError):
             logger.warning("table.busy", reason=str(err))
             return self._regions.context.rng.uniform(*_TABLE_BUSY_S)
-        except LeaseLostError:
-            return self._regions.context.rng.uniform(30, 60)
-        return None
+        return self._regions.context.rng.uniform(30, 60)

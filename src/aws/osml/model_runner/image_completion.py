@@ -138,7 +138,7 @@ class ImageCompletion:
 
     def end(self, job: JobItem, status: RequestStatus, message: str) -> JobItem | None:
         """G3 and what follows: write the terminal status and close. None when the claim is no longer ours."""
-        if job.tile_error and self._is_late(job):
+        if job.tile_error and self._is_late(job) and "JOB_DEADLINE_S" not in message:
             message = f"{message}; {late_reason(self._context().config.job_deadline_s)}"
         ended = self._job_table.end_aggregation(job.image_id, job.agg_fence or 0, status, message)
         if ended is None:
@@ -233,7 +233,7 @@ class ImageCompletion:
         if pending or not sinks:
             errors |= self._deliver(claim, pending, errors)
         status = image_status(job.tile_success or 0, job.tile_error or 0, len(sinks), len(errors))
-        self.end(claim.job, status, "; ".join(["Completed image processing", *dict.fromkeys(errors.values())]))
+        self.end(claim.job, status, end_message(claim.job, status, errors.values()))
 
     def _deliver(self, claim: _Claim, pending: Mapping[str, Sink], errors_before: Mapping[str, str]) -> dict[str, str]:
         """Write outputs, all from one walk over the tiles; return what went wrong for good, by output."""
@@ -338,11 +338,21 @@ def _counts_of(image: MergedImage) -> dict[str, Any]:
     tally = image.tally
     return {
         "tile_errors": dict(tally.failed),
+        **({"first_failure": tally.first_failure} if tally.first_failure else {}),
         "features_dropped": dict(tally.dropped),
         "features_stored": image.stored,
         "features_delivered": image.kept,
         "features_unmerged": image.unmerged,
     }
+
+
+def end_message(job: JobItem, status: RequestStatus, output_errors: Iterable[str] = ()) -> str:
+    """Return why an image ended as it did: its failed tiles, features that were dropped, outputs that failed."""
+    tiles, failed = (job.tile_success or 0) + (job.tile_error or 0), job.tile_error or 0
+    reasons = [*job.problems.reasons(tiles, failed), *dict.fromkeys(output_errors)]
+    if status is RequestStatus.SUCCESS or not reasons:
+        reasons = ["Completed image processing", *reasons]
+    return safe_text("; ".join(reasons))
 
 
 def _given_up_because(job: JobItem) -> str:

@@ -38,7 +38,7 @@ from .exceptions import (
     UnsupportedModelException,
 )
 from .features.properties import FeatureStamp
-from .image_completion import ImageCompletion
+from .image_completion import ImageCompletion, end_message
 from .image_plan import ImagePlan, PlanLimits, plan_image
 from .job_rules import image_status, is_hopeless, is_redrivable
 from .lease_keeper import Lease
@@ -221,7 +221,7 @@ class ImageRequestHandler:
                     # count them twice where only outputs are missing.
                     return
                 logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
-                self.tell(stored, RequestStatus.IN_PROGRESS, "Processing regions")
+                self.tell(stored, RequestStatus.IN_PROGRESS, _progress_text(stored))
                 waiting = self._share_out(plan.regions, request, stored.image_extension or "", stored.generation or 0)
             if waiting:
                 self._process_first(waiting[0])
@@ -342,7 +342,7 @@ class ImageRequestHandler:
         """
         job_item.image_format = job_item.image_format or image_format
         status = image_status(job_item.tile_success or 0, job_item.tile_error or 0, sinks=1, failed_sinks=0)
-        self.completion.end(job_item, status, "Completed image processing")
+        self.completion.end(job_item, status, end_message(job_item, status))
 
     @staticmethod
     def calculate_processing_bounds(
@@ -487,7 +487,7 @@ class ImageRequestHandler:
             with suppress(AggregateFeaturesException):
                 self.complete_image_request(region, job.image_format or "")
         elif not job.is_terminal:
-            self.tell(job, RequestStatus.IN_PROGRESS, "Processing regions")
+            self.tell(job, RequestStatus.IN_PROGRESS, _progress_text(job))
 
     def _meet_again(self, request: ImageRequest, message_id: str) -> None:
         """Deal with a request that came before: begin it again if it was sent again, else tell its status again.
@@ -513,6 +513,13 @@ def _region_request(request: ImageRequest, region: ImageRegion, extension: str) 
         region_id=region_id_of(region, request.job_id),
         image_extension=extension,
     )
+
+
+def _progress_text(item: JobItem) -> str:
+    """Return in words how far an image is."""
+    failed = item.tile_error or 0
+    text = f"Processing regions: {(item.tile_success or 0) + failed} of {item.tile_count or 0} tiles done"
+    return f"{text}, {failed} of them failed" if failed else text
 
 
 def _progress_of(item: JobItem) -> dict[str, str]:

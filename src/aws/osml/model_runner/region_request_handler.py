@@ -46,6 +46,8 @@ from .region_work import RegionWork
 from .scheduler.decision import Lane
 from .scheduler.survey import lane_of
 from .status.region_status_monitor import RegionStatusMonitor
+from .status.safe_text import safe_text
+from .tile_problems import MAX_REASON_CHARACTERS
 from .tile_worker.region_run import RegionRun, Tile
 from .tile_worker.tiling_strategy import TilingStrategy
 from .worker_context import WorkerContext
@@ -206,7 +208,7 @@ class RegionRequestHandler:
         if lease.lost.is_set():
             raise LeaseLostError(f"{claim.item.region_id} was taken over, or its job was ended")
         if len(outcomes) == len(tiles):
-            return self._end(claim, job, tiles, outcomes)
+            return self._end(claim, work, job, tiles, outcomes)
         if run.is_late():
             return self._seal(claim, work, job, late_reason(self.config.job_deadline_s))
         return self._give_back(claim, work, job, run)
@@ -351,7 +353,7 @@ class RegionRequestHandler:
         """Decide when a region that was not finished is tried again; raises RegionDeferredError, or seals it."""
         reason = run.stopped_by
         if isinstance(reason, ModelJobError) and (claim.item.backoffs or 0) >= _MAX_ENDPOINT_TRIES:
-            return self._seal(claim, work, job, f"{reason.code}: {reason}")
+            return self._seal(claim, work, job, _endpoint_trouble(job, reason))
         if self.context.stopping.is_set():
             raise RegionDeferredError("the worker stops", 0.0) from reason
         if isinstance(reason, ImageError):
@@ -364,7 +366,7 @@ class RegionRequestHandler:
         if run.outcomes:
             raise RegionDeferredError("the region was interrupted", at_least_s) from reason
         wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng, at_least_s)
-        raise RegionDeferredError(f"the region waits: {reason}", wait_s, is_backoff=True) from reason
+        raise RegionDeferredError(_endpoint_trouble(job, reason), wait_s, is_backoff=True) from reason
 
     def _give_up_image(
         self, claim: RegionClaim, work: RegionWork, job: JobItem, err: ImageError | FeatureError
@@ -378,19 +380,21 @@ class RegionRequestHandler:
     def _seal(self, claim: RegionClaim, work: RegionWork, job: JobItem, reason: str) -> JobItem:
         """Fail every tile without an outcome, then end the region; a worker that still does a tile loses its write."""
         logger.warning("region.sealed", reason=reason)
+        reason = safe_text(reason, MAX_REASON_CHARACTERS)
         tiles = _tiles_to_seal(work, job)
         outcomes = work.committed(tiles, claim.item)
         for tile in tiles:
             if tile.index not in outcomes:
                 key = TileKey(claim.item.image_id, claim.item.region_id, tile.index)
-                failed = TileOutcome(TileState.FAILED, error_code=SEALED)
+                failed = TileOutcome(TileState.FAILED, error_code=SEALED, error_reason=reason)
                 generation = claim.item.generation or 0
                 outcomes[tile.index] = work.features.commit_tile(key, tile.bounds, failed, generation)
-        return self._end(claim, job, tiles, outcomes, reason)
+        return self._end(claim, work, job, tiles, outcomes, reason)
 
     def _end(
         self,
         claim: RegionClaim,
+        work: RegionWork,
         job: JobItem,
         tiles: Sequence[Tile],
         outcomes: dict[int, TileState],
@@ -400,9 +404,14 @@ class RegionRequestHandler:
         succeeded = [tile.bounds for tile in tiles if outcomes[tile.index] is TileState.SUCCEEDED]
         failed = [tile.bounds for tile in tiles if outcomes[tile.index] is not TileState.SUCCEEDED]
         status = region_status(len(succeeded), len(failed))
+        if failed and not message:
+            indexes = [index for index, state in outcomes.items() if state is not TileState.SUCCEEDED]
+            problems = work.features.failures_of(claim.item.image_id, claim.item.region_id, indexes)
+            message = "; ".join(problems.reasons(len(tiles), len(failed)))
         ended = self.region_request_table.end_region(self.job_table, claim, status, succeeded, failed, message)
         if ended is not None:
-            logger.info("region.finished", status=str(status), tiles=len(tiles), failed_tiles=len(failed))
+            counts = {"tiles": len(tiles), "failed_tiles": len(failed)}
+            logger.info("region.finished", status=str(status), **counts, reason=message or None)
             self._publish(ended)
             self._record(claim, job, len(failed))
         return self.job_table.get_image_request(claim.item.image_id)
@@ -410,7 +419,7 @@ class RegionRequestHandler:
     def _publish(self, item: RegionRequestItem) -> None:
         try:
             status = self.region_status_monitor.get_status(item)
-            self.region_status_monitor.process_event(item, status, "Completed region processing")
+            self.region_status_monitor.process_event(item, status, item.message or "Completed region processing")
         except StatusError as err:
             logger.warning("status.not_published", reason=str(err))
 
@@ -423,6 +432,12 @@ class RegionRequestHandler:
         if failed_tiles:
             metrics.record("RegionProcessing", "Errors", 1, "Count", ModelName=model, InputFormat=image_format)
         metrics.flush()
+
+
+def _endpoint_trouble(job: JobItem, reason: Exception | None) -> str:
+    """Return why a region waits for its endpoint."""
+    code = f"{reason.code}: " if isinstance(reason, ModelJobError) else ""
+    return f"{code}the endpoint {job.model_name}: {reason or 'no tile was done'}"
 
 
 def _name_of(lane: Lane) -> str:

@@ -12,6 +12,7 @@ from .common.typing import ImageDimensions, ImageRegion, TileState
 from .database.feature_table import FeatureTable, StoredTile, TileKey
 from .database.job_table import JobItem
 from .features.tile_spans import TileSpans, frames_of
+from .tile_problems import failure_text
 from .tile_worker.region_plan import RegionPlanner, region_id_of
 from .tile_worker.tiling_strategy import TilingStrategy
 
@@ -90,11 +91,15 @@ class ImageTiles:
 
 @dataclass
 class TileTally:
-    """Counts of the tiles that were read: ``failed`` by error code, ``dropped`` features by reason."""
+    """Counts of the tiles that were read: ``failed`` by error code, ``dropped`` features by reason.
+
+    ``first_failure`` is the error of the first tile that failed for a reason that is known.
+    """
 
     succeeded: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)
+    first_failure: str = ""
 
     def add(self, tile: StoredTile) -> None:
         """Count a tile."""
@@ -103,6 +108,8 @@ class TileTally:
             self.dropped.update(tile.dropped)
         else:
             self.failed[tile.error_code or tile.state.name] += 1
+            if tile.error_reason and not self.first_failure:
+                self.first_failure = failure_text(tile.error_code, tile.error_reason)
 
 
 class TileStep(NamedTuple):

@@ -24,6 +24,8 @@ from .inference.detector import Detector
 from .inference.retry import ALONE_POLICY, DEFAULT_POLICY, RetryBudget, invoke_with_retries
 from .metrics import MetricsRecorder
 from .raster import ImageBreaksOffError, TileEncoder
+from .status.safe_text import safe_text
+from .tile_problems import MAX_REASON_CHARACTERS
 from .tile_worker.region_run import Tile, TileResult
 
 logger = structlog.get_logger(__name__)
@@ -140,8 +142,10 @@ class DetectionSteps:
     def commit(self, tile: Tile, result: TileResult) -> TileState:
         """Commit a result for good, and return the state that counts."""
         key = TileKey(self.request.image_id, self.request.region_id, tile.index)
+        reason = safe_text(result.error_reason, MAX_REASON_CHARACTERS)
         outcome = TileOutcome(
-            result.state, result.features, result.columns, result.error_code, result.dropped, result.inference_time
+            *(result.state, result.features, result.columns, result.error_code, result.dropped, result.inference_time),
+            error_reason=reason,
         )
         try:
             with self.metrics.timed("FeatureStorage"):
@@ -150,7 +154,8 @@ class DetectionSteps:
                 )
         except FeaturesTooLargeError as err:
             logger.warning("tile.failed", tile_index=tile.index, code=FEATURES_TOO_LARGE, reason=str(err))
-            return self.commit(tile, TileResult(TileState.FAILED, error_code=FEATURES_TOO_LARGE))
+            failed = TileResult(TileState.FAILED, error_code=FEATURES_TOO_LARGE, error_reason=str(err))
+            return self.commit(tile, failed)
         self.note_progress()
         self._record(tile, state)
         return state

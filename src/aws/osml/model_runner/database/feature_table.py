@@ -37,6 +37,7 @@ from aws.osml.model_runner.features.image_geometry import feature_image_bounds
 from aws.osml.model_runner.features.properties import IMAGE_ID, INFERENCE_TIME, TILE
 from aws.osml.model_runner.features.tile_blob import pack_tile, unpack_tile
 from aws.osml.model_runner.job_rules import TILE_MARGIN_S
+from aws.osml.model_runner.tile_problems import TileProblems
 
 from .blob_store import BlobStore
 from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
@@ -96,6 +97,7 @@ class FeatureItem(DDBItem):
     chunks: int | None = None
     chunk: int | None = None
     error_code: str | None = None
+    error_reason: str | None = None
     dropped: dict[str, int] | None = None
     generation: int | None = None
 
@@ -115,7 +117,7 @@ class TileKey:
 
 @dataclasses.dataclass(frozen=True)
 class TileOutcome:
-    """How a tile ended: its features as GeoJSON text each, and in columns; or the code of the error of its failure.
+    """How a tile ended: its features as GeoJSON text each, and in columns; or the code of its error and the reason.
 
     The columns are made from the features where they are None. ``inference_time`` is ISO 8601 in UTC.
     """
@@ -126,6 +128,7 @@ class TileOutcome:
     error_code: str | None = None
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     inference_time: str | None = None
+    error_reason: str | None = None
 
 
 _NO_COLUMNS = FeatureColumns.of(())
@@ -143,6 +146,7 @@ class StoredTile:
     error_code: str | None = None
     inference_time: str | None = None
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    error_reason: str | None = None
 
     def without_features(self) -> "StoredTile":
         """Return what else there is of the tile."""
@@ -310,6 +314,7 @@ class FeatureTable(DDBHelper):
             feature_count=len(outcome.features),
             chunks=1,
             error_code=outcome.error_code,
+            error_reason=outcome.error_reason or None,
             dropped=dict(outcome.dropped) or None,
             generation=generation,
         )
@@ -365,6 +370,12 @@ class FeatureTable(DDBHelper):
             for row in rows
             if not self._is_expired(row) and (row["generation"] >= generation or self._stays(row))
         }
+
+    def failures_of(self, image_id: str, region_id: str, indexes: Sequence[int]) -> TileProblems:
+        """Return why tiles of a region failed, by their rows."""
+        keys = [self._tile_row_key(TileKey(image_id, region_id, index)) for index in indexes]
+        rows = self.batch_get(keys, ["tile_index", "error_code", "error_reason"])
+        return TileProblems.of_tiles(sorted(rows, key=lambda row: int(row["tile_index"])))
 
     def stored_tiles(self, image_id: str, planned: Sequence[TileKey] = ()) -> list[StoredTile]:
         """Return every committed tile of an image, in order of region and tile.
@@ -464,6 +475,7 @@ class FeatureTable(DDBHelper):
             error_code=row.get("error_code"),
             inference_time=row.get("inference_time"),
             dropped=row.get("dropped") or {},
+            error_reason=row.get("error_reason"),
         )
 
     def _blob_of(self, row: Item, parts: Mapping[tuple[str, str], bytes]) -> bytes:

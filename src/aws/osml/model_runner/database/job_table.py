@@ -37,6 +37,7 @@ from aws.osml.model_runner.exceptions import (
     StartImageException,
 )
 from aws.osml.model_runner.job_rules import needs_outputs_only
+from aws.osml.model_runner.tile_problems import TileProblems
 
 from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
 
@@ -57,7 +58,10 @@ NOT_TERMINAL = "NOT image_status IN (:success, :partial, :failed)"
 # The row is still there and not ended: an expired row is never brought back to life by a late writer.
 IS_OPEN = f"attribute_exists(image_id) AND {NOT_TERMINAL}"
 # Attributes of ``record_sink_done``'s counts.
-COUNTS_OF_MERGE = ("tile_errors", "features_dropped", "features_stored", "features_delivered", "features_unmerged")
+COUNTS_OF_MERGE = (
+    *("tile_errors", "first_failure", "features_dropped"),
+    *("features_stored", "features_delivered", "features_unmerged"),
+)
 # Only the aggregation that was claimed last may go on: a worker that slept through its lease has an older number.
 IS_OUR_AGGREGATION = f"agg_fence = :fence AND {NOT_TERMINAL}"
 # Tries before a step that got on are forgotten.
@@ -128,7 +132,9 @@ class JobItem(DDBItem):
     sink_positions: dict[str, int] | None = None
     # Counted while the image is merged: failed tiles by error code, features that were dropped by reason, features that
     # tiles reported, features that are delivered, and features of crowded tiles, which were compared with none.
+    # ``first_failure`` is the first failed tile's error.
     tile_errors: dict[str, int] | None = None
+    first_failure: str | None = None
     features_dropped: dict[str, int] | None = None
     features_stored: int | None = None
     features_delivered: int | None = None
@@ -222,6 +228,11 @@ class JobItem(DDBItem):
     def body(self) -> str | None:
         """The message that the image came with, as it came; None where the row does not hold it."""
         return zlib.decompress(bytes(self.message_body)).decode() if self.message_body else None
+
+    @property
+    def problems(self) -> TileProblems:
+        """Why tiles failed and features were dropped, as the merge has counted them."""
+        return TileProblems(self.tile_errors or {}, self.features_dropped or {}, self.first_failure or "")
 
     def needs_outputs_only(self, now_s: float, outputs_only: bool = False) -> bool:
         """Return True when D3 begins this image again, and False when D1 does; see ``job_rules``."""

@@ -173,7 +173,10 @@ class TilePipeline:
             self._drop(item, err)
             return
         # Stored by this very thread: one of the last stage must not wait for room in the queue that it empties.
-        self._advance(self._as_failed(item, INTERNAL_ERROR), self._locate_and_store)
+        self._advance(
+            self._as_failed(item, INTERNAL_ERROR, f"{type(err).__name__}, see tile.broken in the log"),
+            self._locate_and_store,
+        )
 
     def _drop(self, item: _TileOnItsWay, err: Exception | None = None) -> None:
         """Count a tile out without an outcome, and begin none of its region's others."""
@@ -236,11 +239,11 @@ class TilePipeline:
             return item.steps.locate(item.tile, item.answer)
         except BadModelAnswerError as err:
             logger.warning("tile.failed", tile_index=item.tile.index, code=BAD_RESPONSE, reason=str(err))
-            return TileResult(TileState.FAILED, error_code=BAD_RESPONSE)
+            return TileResult(TileState.FAILED, error_code=BAD_RESPONSE, error_reason=str(err))
 
     def _failed(self, item: _TileOnItsWay, code: str, err: Exception) -> BoundedQueue[_TileOnItsWay]:
         logger.warning("tile.failed", tile_index=item.tile.index, code=code, reason=str(err))
-        self._as_failed(item, code)
+        self._as_failed(item, code, str(err))
         return self._to_store
 
     def _give_share_back(self, item: _TileOnItsWay) -> None:
@@ -248,8 +251,8 @@ class TilePipeline:
             item.has_share = False
             self._shares.give_back(item.run)
 
-    def _as_failed(self, item: _TileOnItsWay, code: str) -> _TileOnItsWay:
+    def _as_failed(self, item: _TileOnItsWay, code: str, reason: str) -> _TileOnItsWay:
         self._give_share_back(item)
         item.encoded = item.answer = b""
-        item.result = TileResult(TileState.FAILED, error_code=code)
+        item.result = TileResult(TileState.FAILED, error_code=code, error_reason=reason)
         return item

@@ -24,7 +24,7 @@ class Tile:
 
 @dataclasses.dataclass(frozen=True)
 class TileResult:
-    """Features of a tile as GeoJSON text each, and in columns; or the code of its error.
+    """Features of a tile as GeoJSON text each, and in columns; or the code of its error, and the reason.
 
     ``inference_time`` is ISO 8601 in UTC.
     """
@@ -35,6 +35,7 @@ class TileResult:
     error_code: str | None = None
     dropped: dict[str, int] = dataclasses.field(default_factory=dict)
     inference_time: str | None = None
+    error_reason: str = ""
 
 
 class TileSteps(Protocol):

@@ -1,0 +1,53 @@
+"""Why tiles failed and features were dropped: counts by code, one example, and the words that a status has for them."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+# A reason of a tile has its place in every row and every status beside others.
+MAX_REASON_CHARACTERS = 200
+# A status names so many codes; the rest are one number.
+_MAX_CODES = 4
+
+
+@dataclass(frozen=True)
+class TileProblems:
+    """Tiles that failed, by error code; features that were dropped, by reason; ``first`` is ``<code>: <reason>``."""
+
+    failed: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    first: str = ""
+
+    @classmethod
+    def of_tiles(cls, rows: Sequence[Mapping[str, Any]]) -> "TileProblems":
+        """Return what rows of tiles, with ``error_code`` and ``error_reason``, amount to."""
+        failed = Counter(row["error_code"] for row in rows if row.get("error_code"))
+        firsts = (failure_text(row["error_code"], row["error_reason"]) for row in rows if row.get("error_reason"))
+        return cls(failed, first=next(firsts, ""))
+
+    def reasons(self, tiles: int, failed_tiles: int) -> list[str]:
+        """Return in words what a status has to name; nothing where every tile and every feature is good."""
+        reasons = []
+        if failed_tiles:
+            counts = _counts(self.failed)
+            text = f"{failed_tiles} of {tiles} tiles failed{f': {counts}' if counts else ''}"
+            reasons.append(f"{text}; for example {self.first}" if self.first else text)
+        if self.dropped:
+            number = sum(self.dropped.values())
+            features = "feature that the model returned was" if number == 1 else "features that the model returned were"
+            reasons.append(f"{number} {features} dropped: {_counts(self.dropped)}")
+        return reasons
+
+
+def failure_text(code: str | None, reason: str) -> str:
+    """Return how a status names one tile's failure."""
+    return f"{code}: {reason}"
+
+
+def _counts(numbers: Mapping[str, int]) -> str:
+    """Return numbers by name, largest first, such as ``BAD_RESPONSE 7, MODEL_4XX 2``."""
+    ranked = sorted(numbers.items(), key=lambda item: (-item[1], item[0]))
+    named = [f"{name} {number}" for name, number in ranked[:_MAX_CODES]]
+    others = sum(number for _, number in ranked[_MAX_CODES:])
+    return ", ".join([*named, *([f"others {others}"] if others else [])])

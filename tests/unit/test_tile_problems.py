@@ -1,0 +1,59 @@
+"""The words in which a status names why tiles failed and features were dropped."""
+
+from aws.osml.model_runner.common.typing import RequestStatus
+from aws.osml.model_runner.database.job_table import JobItem
+from aws.osml.model_runner.image_completion import end_message
+from aws.osml.model_runner.status.safe_text import MAX_CHARACTERS
+from aws.osml.model_runner.tile_problems import TileProblems
+
+
+def job(**counts: object) -> JobItem:
+    return JobItem(image_id="job:s3://images/a.tif", **counts)
+
+
+def test_an_image_that_ended_well_has_one_plain_text():
+    assert end_message(job(tile_success=9, tile_error=0), RequestStatus.SUCCESS) == "Completed image processing"
+
+
+def test_failed_tiles_are_named_by_code_with_one_example():
+    item = job(tile_success=2, tile_error=7, tile_errors={"MODEL_4XX": 2, "BAD_RESPONSE": 5})
+    item.first_failure = "MODEL_4XX: the model answered with status 400"
+    text = end_message(item, RequestStatus.PARTIAL)
+    expected = (
+        "7 of 9 tiles failed: BAD_RESPONSE 5, MODEL_4XX 2; for example MODEL_4XX: the model answered with status 400"
+    )
+    assert text == expected
+
+
+def test_features_that_were_dropped_are_named_although_the_image_is_a_success():
+    item = job(tile_success=9, tile_error=0, features_dropped={"NO_IMAGE_GEOMETRY": 35})
+    text = end_message(item, RequestStatus.SUCCESS)
+    expected = "35 features that the model returned were dropped: NO_IMAGE_GEOMETRY 35"
+    assert text == f"Completed image processing; {expected}"
+
+
+def test_an_output_that_failed_is_named_beside_the_tiles():
+    item = job(tile_success=8, tile_error=1, tile_errors={"TILE_ENCODING": 1})
+    text = end_message(item, RequestStatus.PARTIAL, ["the bucket is gone", "the bucket is gone"])
+    assert text == "1 of 9 tiles failed: TILE_ENCODING 1; the bucket is gone"
+
+
+def test_counts_that_nobody_made_are_left_out():
+    assert end_message(job(tile_success=0, tile_error=4), RequestStatus.FAILED) == "4 of 4 tiles failed"
+
+
+def test_the_text_is_short_and_holds_no_secret():
+    codes = {f"CODE_{number}": 1 for number in range(1000)}
+    item = job(
+        tile_success=0, tile_error=1000, tile_errors=codes, first_failure="X: https://h/i?token=verysecret " * 50
+    )
+    text = end_message(item, RequestStatus.FAILED)
+    assert "CODE_0 1, CODE_1 1, CODE_10 1, CODE_100 1, others 996" in text
+    assert len(text) <= MAX_CHARACTERS
+    assert "verysecret" not in text
+
+
+def test_a_regions_failures_are_counted_from_its_tiles_rows():
+    rows = [{"tile_index": 0}, {"error_code": "SEALED"}, {"error_code": "SEALED", "error_reason": "too late"}]
+    problems = TileProblems.of_tiles(rows)
+    assert problems.reasons(3, 2) == ["2 of 3 tiles failed: SEALED 2; for example SEALED: too late"]
