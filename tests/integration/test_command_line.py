@@ -2,15 +2,24 @@
 
 import json
 import os
+import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections import Counter
+from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 
 from aws.osml.model_runner.cli import main
+from aws.osml.model_runner.cli.run_command import default_output
+from aws.osml.model_runner.local.http_service import HttpRequest, HttpResponse, HttpService
+from aws.osml.model_runner.local.stack import LocalStack
 from aws.osml.model_runner.raster.pixels import write_geotiff
 
 
@@ -82,15 +91,72 @@ def test_run_refuses_a_model_that_does_not_exist(capsys):
     assert "bright-objects, centerpoint, failure, flood" in capsys.readouterr().err
 
 
-def test_run_refuses_an_image_that_does_not_exist(capsys):
-    assert main(["run", "nowhere.tif", "--model", "centerpoint"]) == 1
-    assert "nowhere.tif" in capsys.readouterr().err
+def test_version_names_the_program_and_python(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert re.fullmatch(r"model-runner \d+\.\S+, Python 3\.\S+\n", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["nowhere.tif"], "there is no file .*nowhere.tif"),
+        (["."], "is a directory: name one image file"),
+        (["image.tif", "--tile-size", "5"], "--tile-size 5: a number of at least 16"),
+        (["image.tif", "--overlap", "1024"], "--overlap 1024: less than --tile-size"),
+        (["image.tif", "--overlap", "-3"], "--overlap -3: "),
+        (["image.tif", "--roi", "roi.geojson"], r"--roi .?roi\.geojson.?: a POLYGON or MULTIPOLYGON in WKT"),
+        (["image.tif", "--iou", "7"], "--iou 7"),
+        (["image.tif", "--model-options", '{"shape": 1}'], r"--model-options: shape: .*; settings of centerpoint: "),
+        (["image.tif", "--output", "."], "--output .: it is a directory"),
+        (["image.tif", "--resume"], r"--resume: there is no .*image\.geojson\.resume"),
+    ],
+)
+def test_run_refuses_what_is_wrong_before_anything_starts(tmp_path, monkeypatch, capsys, arguments, complaint):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "image.tif").write_bytes(b"never opened")
+    with patch.object(LocalStack, "__enter__", side_effect=AssertionError("the stack was started")):
+        assert main(["run", *arguments, "--model", "centerpoint"]) == 2
+    assert re.search(complaint, capsys.readouterr().err)
+    assert os.listdir(tmp_path) == ["image.tif"]
+
+
+@pytest.mark.parametrize("option", [("--workers", "0"), ("--wait-limit", "soon"), ("--model-options", "{bad")])
+def test_run_refuses_options_of_another_type(capsys, option):
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "image.tif", "--model", "centerpoint", *option])
+    assert ended.value.code == 2
+    assert option[1] in capsys.readouterr().err
+
+
+def test_run_finds_a_model_that_takes_no_tls(tmp_path, capsys, model_server):
+    image = tmp_path / "image.tif"
+    image.write_bytes(b"never opened")
+    url = model_server("centerpoint").invocations_url.replace("http:", "https:")
+    assert main(["run", str(image), "--model", url]) == 2
+    assert "does the model take http:// instead?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("image", "name"),
+    [("a/harbour.tif", "harbour"), ("http://host/d/a%20b.tif?x=1/2.png", "a b"), ("https://host/", "result")],
+)
+def test_a_result_is_named_after_its_image(image, name):
+    assert default_output(image) == Path(f"{name}.geojson")
 
 
 def run_as_process(*arguments):
+    with started(*arguments) as process:
+        out, err = process.communicate(timeout=100)
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def started(*arguments, **environment):
     command = [sys.executable, "-m", "aws.osml.model_runner", "run", *map(str, arguments)]
-    environment = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    inherited = {name: os.environ[name] for name in ("PATH", "PYTHONPATH", "HOME") if name in os.environ}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=inherited | {name: str(value) for name, value in environment.items()}, **pipes)
 
 
 @pytest.fixture(scope="module")
@@ -110,11 +176,48 @@ def test_run_needs_no_environment_and_writes_geojson(tmp_path, image):
     assert len(json.loads(output.read_text())["features"]) == 4
 
 
-def test_run_of_a_model_that_always_refuses_fails(tmp_path, image):
-    options = ("--model-options", '{"outcomes": {"400": 1}}', "--output", tmp_path / "none.geojson")
+def test_run_of_a_model_that_always_refuses_says_why_and_leaves_an_earlier_result_alone(tmp_path, image):
+    output = tmp_path / "good.geojson"
+    output.write_text("precious")
+    options = ("--model-options", '{"outcomes": {"400": 1}}', "--output", output)
     ended = run_as_process(image, "--model", "failure", *options)
     assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert "FAILED" in ended.stdout
+    assert "FAILED: 1 of 1 tiles failed: MODEL_4XX 1; for example MODEL_4XX: the model answered" in ended.stdout
+    assert output.read_text() == "precious"
+
+
+def test_a_run_that_is_ended_keeps_its_tiles_and_a_second_one_goes_on(tmp_path, image):
+    calls, ended, is_slow = Counter[bytes](), threading.Event(), threading.Event()
+    body = json.dumps({"type": "FeatureCollection", "features": []}).encode()
+    is_slow.set()
+
+    def answer(request: HttpRequest) -> HttpResponse:
+        calls[request.body] += 1
+        if is_slow.is_set() and len(calls) > 4:
+            ended.wait(60)  # so that some tiles are not done when the run is ended
+        return HttpResponse(body=body)
+
+    temporary, output = tmp_path / "tmp", tmp_path / "found.geojson"
+    temporary.mkdir()
+    with HttpService(answer) as model:
+        options = ("--tile-size", 64, "--overlap", 0, "--format", "PNG", "--calls", 1, "--output", output)
+        command = [image, "--model", f"{model.url}/invocations", *options]
+        with started(*command, TMPDIR=temporary) as first:
+            lines = iter(first.stderr.readline, "")
+            assert any("finding objects: 4 of 16" in line for line in lines)
+            first.send_signal(signal.SIGTERM)
+            ended.set()
+            is_slow.clear()
+            shown = first.communicate(timeout=60)[1]
+        assert first.returncode == 143, shown
+        assert "tiles are kept in" in shown
+        assert list(temporary.iterdir()) == []
+        assert not output.exists()
+        second = run_as_process(*command, "--resume")
+    assert second.returncode == 0, second.stdout + second.stderr
+    assert "16 done, 0 failed" in second.stdout
+    assert set(calls.values()) == {1}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["found.geojson", "tmp"]
 
 
 def test_run_with_a_model_that_nobody_serves_says_so_at_once(tmp_path, capsys):
@@ -123,5 +226,5 @@ def test_run_with_a_model_that_nobody_serves_says_so_at_once(tmp_path, capsys):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    assert main(["run", str(image), "--model", f"http://127.0.0.1:{port}/invocations"]) == 1
+    assert main(["run", str(image), "--model", f"http://127.0.0.1:{port}/invocations"]) == 2
     assert f"no model is served at http://127.0.0.1:{port}/invocations" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from aws.osml.model_runner.common.typing import RequestStatus
+from aws.osml.model_runner.local.data_plane import DataPlane
 from aws.osml.model_runner.local.exceptions import LocalStackError
 from aws.osml.model_runner.local.job import JobRun
 
@@ -92,6 +93,12 @@ def test_refused_request_ends_with_its_reason_and_no_result(emulator, data_plane
     assert (outcome.location, outcome.features) == (None, [])
 
 
+def test_an_image_is_known_by_its_public_url():
+    request = {"jobId": "job-1", "imageUrls": ["https://host/a.tif?token=1"]}
+    expected = "job-1:https://host/a.tif#6b86b273ff34fce1"
+    assert JobRun(lambda _: None, DataPlane("", {}), request).image_id == expected
+
+
 def test_stack_that_dies_ends_the_wait(emulator, data_plane):
     def is_dead():
         raise LocalStackError("worker-0 ended with exit code 1")
@@ -101,5 +108,5 @@ def test_stack_that_dies_ends_the_wait(emulator, data_plane):
 
 
 def test_job_that_never_ends_is_given_up(emulator, data_plane):
-    with pytest.raises(LocalStackError, match="has not ended after 1 s"):
+    with pytest.raises(LocalStackError, match="has not ended after 1 s: 0 of an unknown number of tiles done"):
         JobRun(emulator.client, data_plane, request_for(data_plane)).run(timeout_s=1)

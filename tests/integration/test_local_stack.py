@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from aws.osml.model_runner.common.typing import RequestStatus
+from aws.osml.model_runner.exceptions import ConfigurationError
 from aws.osml.model_runner.local.demo import run_demo
 from aws.osml.model_runner.local.environment import clean_environment
 from aws.osml.model_runner.local.exceptions import LocalStackError
@@ -73,7 +74,7 @@ def test_demo_finds_every_ship_of_a_small_harbour_once(tmp_path, console):
 
 @pytest.mark.parametrize("image_name", ["nowhere.tif", "s3://bucket/image.tif"])
 def test_image_that_is_not_here_is_refused_before_anything_starts(image_name, console):
-    with pytest.raises(LocalStackError, match=image_name):
+    with pytest.raises(ConfigurationError, match=image_name):
         run_image(ImageRun(image_name, "centerpoint"), console)
 
 

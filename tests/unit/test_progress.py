@@ -38,9 +38,15 @@ def shown(is_terminal, reports, seconds_between=0.2):
 def test_log_gets_a_line_when_the_stage_changes_and_now_and_then():
     many = [JobProgress(RUNNING, tiles_done=n, tiles_total=1000) for n in range(100)]
     lines = shown(False, [JobProgress(), *many], seconds_between=LINE_EVERY_S / 25).splitlines()
-    assert lines[0] == "  waiting for a worker: 0 of ? tiles"
-    assert lines[1] == "  finding objects: 0 of 1000 tiles"
-    assert 3 <= len(lines) <= 12
+    assert lines[0] == "  starting the local stack"
+    assert lines[1] == "  waiting for a worker: 0 of ? tiles"
+    assert lines[2] == "  finding objects: 0 of 1000 tiles"
+    assert 4 <= len(lines) <= 13
+
+
+def test_a_job_that_stands_still_gets_no_further_lines():
+    lines = shown(False, [JobProgress(RUNNING, tiles_total=9)] * 50, seconds_between=LINE_EVERY_S).splitlines()
+    assert lines == ["  starting the local stack", "  finding objects: 0 of 9 tiles"]
 
 
 def test_terminal_gets_a_bar():

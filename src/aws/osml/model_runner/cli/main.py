@@ -1,10 +1,14 @@
 """Parses the command line, runs one command, and turns its errors into a message and an exit status."""
 
 import argparse
+import platform
 import sys
+import textwrap
 from collections.abc import Sequence
+from importlib import metadata
 
 from aws.osml.model_runner.exceptions import ConfigurationError, ModelRunnerError
+from aws.osml.model_runner.local.exceptions import InterruptedRunError
 
 from . import (
     cancel_command,
@@ -15,6 +19,7 @@ from . import (
     run_command,
     serve_command,
 )
+from .termination import TerminatedError
 
 COMMANDS = (
     serve_command,
@@ -25,7 +30,22 @@ COMMANDS = (
     demo_command,
     run_command,
 )
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+FAILED, MISUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+
+class _Help(argparse.RawTextHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults where there are any, and examples as they are written."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_default = action.default not in (None, False, [], {})
+        return super()._get_help_string(action) if has_default else action.help
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return argparse.HelpFormatter._split_lines(self, text, width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        is_example = "\n" in text
+        return super()._fill_text(text, width, indent) if is_example else textwrap.fill(text, width)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -33,9 +53,12 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="model-runner", description="Runs detection models over very large images and delivers what they find."
     )
+    parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
+    for command_parser in commands.choices.values():
+        command_parser.formatter_class = _Help
     return parser
 
 
@@ -44,13 +67,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         status: int = arguments.run(arguments)
+    except InterruptedRunError as err:
+        return _complain([str(err)], _status_of(err.cause))
     except ConfigurationError as err:
         return _complain([str(err)] if not err.problems else ["the environment:", *map(str, err.problems)], MISUSED)
     except ModelRunnerError as err:
         return _complain([str(err)], FAILED)
-    except KeyboardInterrupt:
-        return _complain(["interrupted"], INTERRUPTED)
+    except KeyboardInterrupt as err:
+        return _complain([str(err) or "interrupted"], _status_of(err))
     return status
+
+
+def _version() -> str:
+    """Return the version of this program and of what runs it, as a report of a fault should have them."""
+    return f"model-runner {metadata.version('osml-model-runner')}, Python {platform.python_version()}"
+
+
+def _status_of(cause: BaseException) -> int:
+    if isinstance(cause, KeyboardInterrupt):
+        return TERMINATED if isinstance(cause, TerminatedError) else INTERRUPTED
+    return FAILED
 
 
 def _complain(lines: Sequence[str], status: int) -> int:

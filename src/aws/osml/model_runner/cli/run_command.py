@@ -2,20 +2,33 @@
 
 import argparse
 import json
+import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from aws.osml.model_runner.common.typing import VALID_IMAGE_COMPRESSION, VALID_IMAGE_FORMATS, RequestStatus
 from aws.osml.model_runner.exceptions import ConfigurationError
 
 from .local_extra import require_local_extra
+from .termination import ended_by_sigterm
 
 if TYPE_CHECKING:
     from aws.osml.model_runner.local.image_run import ImageRun
+    from aws.osml.model_runner.local.job import JobOutcome
+    from aws.osml.model_runner.local.output_file import OutputFile
 
 EXIT_STATUS = {RequestStatus.SUCCESS: 0, RequestStatus.PARTIAL: 3}
 FAILED = 1
 MERGES = ("SEAM", "NMS", "SOFT_NMS", "NONE")
+WAIT_LIMIT_S = 900.0
+
+_EXAMPLES = """\
+examples:
+  model-runner run harbour.tif --model http://127.0.0.1:8080/invocations
+  model-runner run harbour.tif --model bright-objects --tile-size 512 --overlap 64 --output ships.geojson
+"""
 
 
 def add_parser(commands: Any) -> None:
@@ -23,20 +36,39 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "run",
         help="run a model over an image of your own, without an AWS account",
-        description="Runs a model over an image on this machine. Exits with 0 on SUCCESS, 3 on PARTIAL, 1 on FAILED.",
+        description=(
+            "Runs a model over an image on this machine. Exits with 0 on SUCCESS, 3 on PARTIAL, 1 on FAILED, 2 when an"
+            " option, the image or the output is wrong."
+        ),
+        epilog=_EXAMPLES,
     )
     parser.add_argument("image", help="a file that GDAL reads, or an http(s) URL of one")
-    parser.add_argument("--model", required=True, help="URL that takes tiles by POST, or the name of an example model")
-    parser.add_argument("--model-options", type=json.loads, default={}, help="settings of an example model, as JSON")
-    parser.add_argument("--output", type=Path, help="GeoJSON file to write (default: the image's name)")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="URL that takes tiles by POST, or an example model: bright-objects, centerpoint, failure, flood",
+    )
+    parser.add_argument("--model-options", type=_json_object, default={}, help="settings of an example model, as JSON")
+    parser.add_argument(
+        "--output", type=Path, help="GeoJSON file to write (default: the image's name, in the current directory)"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the tiles that an interrupted run of this command has kept"
+    )
+    parser.add_argument(
+        "--wait-limit",
+        type=_seconds,
+        default=WAIT_LIMIT_S,
+        help="seconds without progress after which a run ends whose model or image does not respond",
+    )
     _add_tile_options(parser)
     parser.add_argument("--roi", help="region of interest: a WKT polygon in longitude and latitude")
-    parser.add_argument("--merge", choices=MERGES, help="how what several tiles saw is merged")
-    parser.add_argument("--iou", type=float, help="overlap, a share in [0, 1], above which two detections are one")
-    parser.add_argument("--region-size", type=int, help="largest width and height of a region in pixels")
-    parser.add_argument("--workers", type=int, default=1, help="worker processes")
-    parser.add_argument("--calls", type=int, default=4, help="model calls in flight per worker")
-    parser.add_argument("--logs", type=Path, help="directory in which the logs of the stack stay")
+    parser.add_argument("--merge", choices=MERGES, help="how features that several tiles found are merged")
+    parser.add_argument("--iou", type=float, help="overlap, a share in [0, 1], above which two features are one")
+    parser.add_argument("--region-size", type=_count, help="largest width and height of a region in pixels")
+    parser.add_argument("--workers", type=_count, default=1, help="worker processes")
+    parser.add_argument("--calls", type=_count, default=4, help="model calls in flight per worker")
+    parser.add_argument("--logs", type=Path, help="directory that keeps the logs of the local stack")
     parser.set_defaults(run=run)
 
 
@@ -44,8 +76,38 @@ def _add_tile_options(parser: argparse.ArgumentParser) -> None:
     tiles = parser.add_argument_group("tiles")
     tiles.add_argument("--tile-size", type=int, default=1024, help="width and height in pixels")
     tiles.add_argument("--overlap", type=int, default=128, help="pixels that neighbours share at least")
-    tiles.add_argument("--format", choices=VALID_IMAGE_FORMATS, default="GTIFF")
-    tiles.add_argument("--compression", choices=VALID_IMAGE_COMPRESSION, default="NONE")
+    tiles.add_argument(
+        "--format", choices=VALID_IMAGE_FORMATS, default="GTIFF", help="file format in which the model gets tiles"
+    )
+    tiles.add_argument(
+        "--compression", choices=VALID_IMAGE_COMPRESSION, default="NONE", help="compression of the tiles"
+    )
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"{text!r} is not valid JSON: {err}") from err
+    if not isinstance(found, dict):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
+    return found
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -54,21 +116,40 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from aws.osml.model_runner.local.image_run import run_image
+    from aws.osml.model_runner.local.output_file import OutputFile
 
-    console = Console()
-    outcome = run_image(_image_run(arguments), console)
+    given = arguments.output or default_output(arguments.image)
+    output = OutputFile.prepared(given)
+    began = time.monotonic()
+    with ended_by_sigterm():
+        outcome = run_image(_image_run(arguments, output), Console(stderr=True))
     say = [f"status    {outcome.status.value}: {outcome.message}"]
-    say.append(f"tiles     {outcome.tiles_succeeded} done, {outcome.tiles_failed} failed")
-    if outcome.result:
-        output = arguments.output or Path(f"{Path(arguments.image).stem}.geojson")
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_bytes(outcome.result)
-        say.append(f"features  {len(outcome.features)}, in {output}")
-    console.print("\n".join(say), highlight=False, soft_wrap=True, markup=False)
+    duration = f"in {time.monotonic() - began:.0f} s"
+    say.append(f"tiles     {outcome.tiles_succeeded} done, {outcome.tiles_failed} failed, {duration}")
+    say.append(_delivered(outcome, output, given))
+    if outcome.status is not RequestStatus.SUCCESS and not arguments.logs:
+        say.append("logs      not kept: --logs DIRECTORY keeps what the workers log")
+    Console().print("\n".join(say), highlight=False, soft_wrap=True, markup=False)
     return EXIT_STATUS.get(outcome.status, FAILED)
 
 
-def _image_run(arguments: argparse.Namespace) -> "ImageRun":
+def default_output(image: str) -> Path:
+    """Return where the result of an image goes by default: a file of its name in the current directory."""
+    name = unquote(urlsplit(image).path) if image.startswith(("http://", "https://")) else image
+    return Path(f"{Path(name).stem or 'result'}.geojson")
+
+
+def _delivered(outcome: "JobOutcome", output: "OutputFile", given: Path) -> str:
+    """Write the result, unless the job failed, and return what the user should know about it."""
+    if outcome.status is RequestStatus.FAILED or not outcome.result:
+        stays = f"; {given} stays as it was" if output.path.exists() else ""
+        return f"features  none: no file was written{stays}"
+    output.write(outcome.result)
+    missing = "; those of failed tiles are missing" if outcome.tiles_failed else ""
+    return f"features  {len(outcome.features)}, in {given}{missing}"
+
+
+def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun":
     from aws.osml.model_runner.local.image_request import TileSettings
     from aws.osml.model_runner.local.image_run import ImageRun
     from aws.osml.model_runner.local.stack import WorkerSettings
@@ -77,20 +158,35 @@ def _image_run(arguments: argparse.Namespace) -> "ImageRun":
     environment = {"REGION_SIZE": f"({side}, {side})"} if side else {}
     return ImageRun(
         image=arguments.image,
-        model=_known_model(arguments.model),
+        model=_known_model(arguments.model, arguments.model_options),
         tiles=TileSettings(arguments.tile_size, arguments.overlap, arguments.format, arguments.compression),
         workers=WorkerSettings(arguments.workers, arguments.calls, environment),
         model_options=arguments.model_options,
         members=_request_members(arguments),
         logs=arguments.logs,
+        checkpoint=output.path.with_name(f"{output.path.name}.resume"),
+        resume=arguments.resume,
+        wait_limit_s=arguments.wait_limit,
     )
 
 
-def _known_model(model: str) -> str:
-    from aws.osml.model_runner.local.model_server import MODELS
+def _known_model(model: str, options: dict[str, Any]) -> str:
+    from pydantic import ValidationError
 
-    if not model.startswith(("http://", "https://")) and model not in MODELS:
+    from aws.osml.model_runner.local.model_server import MODELS, create_model
+
+    if model.startswith(("http://", "https://")):
+        if options:
+            raise ConfigurationError("--model-options: only example models have settings")
+        return model
+    if model not in MODELS:
         raise ConfigurationError(f"--model {model}: neither an http(s) URL nor one of {', '.join(sorted(MODELS))}")
+    try:
+        create_model(model, **options)
+    except ValidationError as err:
+        known = ", ".join(MODELS[model].model_fields) or "none"
+        wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors(include_url=False))
+        raise ConfigurationError(f"--model-options: {wrong}; settings of {model}: {known}") from err
     return model
 
 

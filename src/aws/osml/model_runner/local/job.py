@@ -1,12 +1,15 @@
 """One job from the outside, as a user of the service sees it: submit it, follow it, fetch what it delivered."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
+from aws.osml.model_runner.api.image_url import public_url
+from aws.osml.model_runner.api.job_keys import image_id_of
 from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.local.data_plane import DataPlane
 from aws.osml.model_runner.local.exceptions import LocalStackError
@@ -77,7 +80,7 @@ class JobRun:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.request = request
-        self.image_id = f"{request['jobId']}:{request['imageUrls'][0]}"
+        self.image_id = image_id_of(request["jobId"], public_url(request["imageUrls"][0]))
         self._client = client
         self._data_plane = data_plane
         self._check_alive = check_alive
@@ -85,15 +88,32 @@ class JobRun:
         self._sleep = sleep
         self._count_after = 0.0
 
-    def run(self, on_progress: Callable[[JobProgress], None] = lambda _: None, timeout_s: float = 3600.0) -> JobOutcome:
-        """Submit the request and return how it ended; LocalStackError when it has not ended after ``timeout_s``."""
+    def run(
+        self,
+        on_progress: Callable[[JobProgress], None] = lambda _: None,
+        timeout_s: float = math.inf,
+        resume: Callable[[], None] | None = None,
+    ) -> JobOutcome:
+        """Submit the request, or call ``resume``, which makes a job go on that has a plan; return how it ended.
+
+        ``on_progress`` is called several times a second, and may raise to end the wait.
+
+        Raises:
+            LocalStackError: the job has not ended after ``timeout_s``.
+        """
         watch_queue = self._subscribe()
-        self._client("sqs").send_message(QueueUrl=self._data_plane.image_queue, MessageBody=json.dumps(self.request))
         progress, events = JobProgress(), list[StatusEvent]()
+        if resume is None:
+            body = json.dumps(self.request)
+            self._client("sqs").send_message(QueueUrl=self._data_plane.image_queue, MessageBody=body)
+        else:
+            resume()
+            progress = JobProgress(RequestStatus.IN_PROGRESS)
         deadline = self._now() + timeout_s
         while not (events and events[-1].status.is_terminal):
             if self._now() > deadline:
-                raise LocalStackError(f"job {self.request['jobId']} has not ended after {timeout_s:.0f} s: {progress}")
+                stage = f"{progress.tiles_done} of {progress.tiles_total or 'an unknown number of'} tiles done"
+                raise LocalStackError(f"job {self.request['jobId']} has not ended after {timeout_s:.0f} s: {stage}")
             self._check_alive()
             for event in self._receive(watch_queue):
                 events.append(event)

@@ -6,7 +6,15 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from aws.osml.model_runner.local.job import JobProgress
 
@@ -26,25 +34,39 @@ class ProgressDisplay:
             MofNCompleteColumn(),
             TextColumn("tiles"),
             TimeElapsedColumn(),
+            TextColumn("left:"),
+            TimeRemainingColumn(),
         )
         self._bar = Progress(*self._columns, console=console, transient=True)
-        self._task = self._bar.add_task("waiting for a worker", total=None)
+        self._task = self._bar.add_task("starting the local stack", total=None)
         self._last_line_time = float("-inf")
-        self._last_words = ""
+        self._last: tuple[str, JobProgress] | None = None
+
+    def say(self, text: str) -> None:
+        """Show a line that stays, above the bar where there is one."""
+        self._console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def __call__(self, progress: JobProgress) -> None:
         """Show where the job stands."""
         words = describe(progress)
         if self._console.is_terminal:
             self._bar.update(self._task, description=words, completed=progress.tiles_done, total=progress.tiles_total)
-        elif words != self._last_words or self._now() - self._last_line_time >= LINE_EVERY_S:
+        elif self._is_news(words, progress):
             total = "?" if progress.tiles_total is None else progress.tiles_total
             self._console.print(f"  {words}: {progress.tiles_done} of {total} tiles", highlight=False)
-            self._last_words, self._last_line_time = words, self._now()
+            self._last, self._last_line_time = (words, progress), self._now()
+
+    def _is_news(self, words: str, progress: JobProgress) -> bool:
+        """Return True for another stage at once, and for other numbers now and then."""
+        if self._last is None or self._last[0] != words:
+            return True
+        return self._last[1] != progress and self._now() - self._last_line_time >= LINE_EVERY_S
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
             self._bar.start()
+        else:
+            self.say("starting the local stack")
         return self
 
     def __exit__(

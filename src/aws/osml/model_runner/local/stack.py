@@ -74,6 +74,17 @@ class LocalStack:
         for child in self._children:
             child.check_alive()
 
+    def stop_workers(self) -> None:
+        """End the workers, so that the tables stand still. What they have done is stored, and they give back the rest.
+
+        ``check_alive`` raises from now on.
+        """
+        workers = [child for child in self._children if child.name.startswith("worker-")]
+        for child in workers:
+            child.ask_to_end()
+        for child in workers:
+            child.stop()
+
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as starting:
@@ -105,6 +116,9 @@ class LocalStack:
             "WORKERS_PER_CPU": "1",
             # A worker that stops waits for its receive.
             "QUEUE_WAIT_S": "1",
+            # A job on this machine may take days, and one that was interrupted goes on with the first sweep.
+            "JOB_DEADLINE_S": str(30 * 24 * 3600),
+            "SWEEP_INTERVAL_S": "5",
             "PYTHONUNBUFFERED": "1",
             "AWS_EMF_ENVIRONMENT": "local",
         }
