@@ -3,7 +3,7 @@
     python examples/submit_and_wait.py examples/image-request.json --queue-url … --topic-arn …
 
 The addresses are the outputs IMAGE_QUEUE and IMAGE_STATUS_TOPIC of deploy/data-plane.yaml. With AWS_ENDPOINT_URL it
-speaks to an emulator. Of images with the same file name only the first one's result is fetched.
+calls an emulator. It needs s3:ListBucket and s3:GetObject for the results.
 """
 
 import argparse
@@ -12,11 +12,22 @@ import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 import boto3
 
 TERMINAL = {"SUCCESS", "PARTIAL", "FAILED"}
+
+
+class Status(NamedTuple):
+    """A status message. ``image_id`` is empty where the request was refused, since no image belongs to it."""
+
+    status: str
+    job_id: str
+    image_id: str
+    percent: str
+    text: str
 
 
 def main() -> int:
@@ -35,11 +46,9 @@ def main() -> int:
         endings = wait(sqs, watch_url, request)
     finally:
         sqs.delete_queue(QueueUrl=watch_url)
-    for bucket, key in results(request, endings):
-        target = arguments.directory / Path(key).name
-        boto3.client("s3").download_file(bucket, key, str(target))
-        print(f"s3://{bucket}/{key} is in {target}")
-    return 0 if set(endings.values()) == {"SUCCESS"} else 1
+    if endings & {"SUCCESS", "PARTIAL"}:
+        fetch(request, arguments.directory)
+    return 0 if endings == {"SUCCESS"} else 1
 
 
 def subscribe(sqs: "boto3.client", topic_arn: str) -> str:
@@ -59,42 +68,48 @@ def subscribe(sqs: "boto3.client", topic_arn: str) -> str:
     return url
 
 
-def wait(sqs: "boto3.client", watch_url: str, request: dict) -> dict[str, str]:
-    """Print each status of the job until all its images have ended; return how, by image id."""
-    job_id = request["jobId"]
-    images = {f"{job_id}:{url}" for url in request["imageUrls"]}
-    endings: dict[str, str] = {}
-    while not images <= endings.keys():
-        for attributes in statuses(sqs, watch_url):
-            if attributes.get("job_id") != job_id:
+def wait(sqs: "boto3.client", watch_url: str, request: dict) -> set[str]:
+    """Print each status until all images have ended, or the request is refused; return the terminal statuses."""
+    job_id, endings = request["jobId"], {}
+    while len(endings) < len(set(request["imageUrls"])):
+        for status in statuses(sqs, watch_url):
+            if status.job_id != job_id:
                 continue
-            image_id, status = attributes["image_id"], attributes["status"]
-            print(status, image_id, f"{attributes['percent']} %" if "percent" in attributes else "")
-            if status in TERMINAL:
-                endings[image_id] = status
-            if image_id == job_id:  # no image's status: the request itself was refused
-                return endings
-    return endings
+            print(status.status, status.image_id or job_id, f"{status.percent} %" if status.percent else status.text)
+            if status.status in TERMINAL:
+                endings[status.image_id] = status.status
+            if not status.image_id:
+                return {status.status}
+    return set(endings.values())
 
 
-def statuses(sqs: "boto3.client", watch_url: str) -> Iterator[dict[str, str]]:
-    """Yield the attributes of the status messages that are there, after a wait of 10 s at most."""
+def statuses(sqs: "boto3.client", watch_url: str) -> Iterator[Status]:
+    """Yield the status messages that are there, after a wait of 10 s at most."""
     answer = sqs.receive_message(QueueUrl=watch_url, MaxNumberOfMessages=10, WaitTimeSeconds=10)
     for message in answer.get("Messages", []):
         sqs.delete_message(QueueUrl=watch_url, ReceiptHandle=message["ReceiptHandle"])
         envelope = json.loads(message["Body"])
-        yield {name: entry["Value"] for name, entry in envelope["MessageAttributes"].items()}
+        found = {name: entry["Value"] for name, entry in envelope["MessageAttributes"].items()}
+        status, job_id = found["status"], found["job_id"]
+        text = envelope["Message"].removeprefix(f"StatusMonitor update: {status} {job_id}: ")
+        yield Status(status, job_id, found.get("image_id", ""), found.get("percent", ""), text)
 
 
-def results(request: dict, endings: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the bucket and the key of each result in S3; images that failed have none."""
-    job, urls = quote(request["jobId"], safe="._:-"), request["imageUrls"]
-    done = [url for url in urls if endings.get(f"{request['jobId']}:{url}") in ("SUCCESS", "PARTIAL")]
-    names = [job if len(urls) == 1 else f"{job}/{quote(Path(url).name, safe='._:-')}" for url in done]
+def fetch(request: dict, directory: Path) -> None:
+    """Download what is in S3 of each output, whatever its format."""
+    s3, job = boto3.client("s3"), quote(request["jobId"], safe="._:-")
+    name = f"{job}." if len(request["imageUrls"]) == 1 else f"{job}/"
+    directory.mkdir(parents=True, exist_ok=True)
     for output in request["outputs"]:
-        if output["type"] == "S3":
-            prefix = output.get("prefix", "").rstrip("/")
-            yield from ((output["bucket"], f"{prefix}/{name}.geojson".lstrip("/")) for name in names)
+        if output["type"] != "S3":
+            continue
+        prefix = output.get("prefix", "")
+        whole = f"{prefix}{'/' if prefix and not prefix.endswith('/') else ''}{name}"
+        for page in s3.get_paginator("list_objects_v2").paginate(Bucket=output["bucket"], Prefix=whole):
+            for found in page.get("Contents", []):
+                target = directory / Path(found["Key"]).name
+                s3.download_file(output["bucket"], found["Key"], str(target))
+                print(f"s3://{output['bucket']}/{found['Key']} is in {target}")
 
 
 if __name__ == "__main__":
