@@ -95,7 +95,7 @@ def test_refused_request_ends_with_its_reason_and_no_result(emulator, data_plane
 
 def test_an_image_is_known_by_its_public_url():
     request = {"jobId": "job-1", "imageUrls": ["https://host/a.tif?token=1"]}
-    expected = "job-1:https://host/a.tif#6b86b273ff34fce1"
+    expected = "job-1:https://host/a.tif#212b674cbe97ccc8"
     assert JobRun(lambda _: None, DataPlane("", {}), request).image_id == expected
 
 

@@ -71,8 +71,8 @@ def test_a_refused_request_ends_the_wait_with_its_reason(submit, data_plane):
 
 def test_results_of_every_format_are_fetched_when_all_images_have_ended(submit, data_plane, tmp_path):
     endings = [
-        ("STARTED", "job-1:https://host/a.tif#6b86b273ff34fce1", "Started"),
-        ("SUCCESS", "job-1:https://host/a.tif#6b86b273ff34fce1", "Completed image processing"),
+        ("STARTED", "job-1:https://host/a.tif#212b674cbe97ccc8", "Started"),
+        ("SUCCESS", "job-1:https://host/a.tif#212b674cbe97ccc8", "Completed image processing"),
         ("PARTIAL", "job-1:s3://images/b.tif", "1 of 9 tiles failed: BAD_RESPONSE 1"),
     ]
     names = ["a.tif.geojson", "a.tif.parquet", "b.tif.geojson"]

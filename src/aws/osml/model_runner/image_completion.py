@@ -350,6 +350,8 @@ def end_message(job: JobItem, status: RequestStatus, output_errors: Iterable[str
     """Return why an image ended as it did: its failed tiles, features that were dropped, outputs that failed."""
     tiles, failed = (job.tile_success or 0) + (job.tile_error or 0), job.tile_error or 0
     reasons = [*job.problems.reasons(tiles, failed), *dict.fromkeys(output_errors)]
+    if job.features_unmerged:
+        reasons.append(f"{job.features_unmerged} features of crowded tiles were delivered without a merge")
     if status is RequestStatus.SUCCESS or not reasons:
         reasons = ["Completed image processing", *reasons]
     return safe_text("; ".join(reasons))

@@ -410,8 +410,10 @@ class RegionRequestHandler:
             message = "; ".join(problems.reasons(len(tiles), len(failed)))
         ended = self.region_request_table.end_region(self.job_table, claim, status, succeeded, failed, message)
         if ended is not None:
-            counts = {"tiles": len(tiles), "failed_tiles": len(failed)}
-            logger.info("region.finished", status=str(status), **counts, reason=message or None)
+            tile_count, failed_count, reason = len(tiles), len(failed), message or None
+            logger.info(
+                "region.finished", status=str(status), tiles=tile_count, failed_tiles=failed_count, reason=reason
+            )
             self._publish(ended)
             self._record(claim, job, len(failed))
         return self.job_table.get_image_request(claim.item.image_id)
