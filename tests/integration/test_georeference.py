@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -460,13 +461,18 @@ def test_extents_of_more_than_half_the_globe_on_one_side_of_greenwich(tmp_path, 
     assert (span["west"], span["east"]) == pytest.approx((west, east))
 
 
-def test_an_image_whose_corners_have_no_place_has_no_extents(tmp_path):
+def test_extents_of_an_image_with_corners_off_the_earth_are_those_of_the_rest(tmp_path):
     metadata = linear_camera() | {"LAT_OFF": "89.9999", "LAT_SCALE": "1"}
     source = opened(tmp_path, rpc=metadata | {"LINE_OFF": "50.5"})
 
-    assert source.sensor_model is not None
+    assert extents(source)["north"] == pytest.approx(90, abs=0.1)
+
+
+def test_an_image_that_is_nowhere_has_no_extents(tmp_path):
+    nowhere = SimpleNamespace(width=10, height=10, sensor_model=GDALAffineSensorModel([0, 1, 0, 1000, 0, -1]))
+
     with pytest.raises(LoadImageException, match="corners"):
-        extents(source)
+        extents(nowhere)
 
 
 # Elevation

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.typing import ImageRegion
-from aws.osml.model_runner.exceptions import FeatureError
 from aws.osml.model_runner.features import LocationGrid
 from examples import examples
 
@@ -135,13 +134,37 @@ def test_a_wavy_model_gets_a_denser_grid_and_no_point_is_asked_twice():
     assert len(np.unique(model.asked_points, axis=0)) == len(model.asked_points)
 
 
-@pytest.mark.parametrize(("max_nodes", "points"), [(5, 25), (8, 25), (9, 81), (17, 289)])
-def test_refining_ends_at_the_most_nodes_allowed(max_nodes, points):
+@pytest.mark.parametrize(("max_nodes", "points"), [(5, 25 + 1), (8, 25 + 1), (9, 81 + 4), (17, 289 + 16)])
+def test_refining_ends_at_the_most_nodes_allowed_and_says_how_far_off_it_is(max_nodes, points):
     model = CountingModel(wavy_model(37))
 
-    LocationGrid.from_sensor_model(model, region(0, 0, 4000, 4000), max_nodes=max_nodes)
+    grid = LocationGrid.from_sensor_model(model, region(0, 0, 4000, 4000), max_nodes=max_nodes)
 
     assert len(model.asked_points) == points
+    assert grid.error_px > 0.05
+
+
+def test_a_quick_model_places_the_points_themselves_where_the_grid_is_not_good_enough():
+    wave, bounds = wavy_model(37), region(0, 0, 4000, 4000)
+    pixels = random_pixels(bounds)
+
+    grid = LocationGrid.from_sensor_model(wave, bounds, is_quick=True)
+
+    np.testing.assert_allclose(grid.locate(pixels), wave(pixels), atol=1e-12)
+
+
+def test_a_cut_of_the_map_between_two_nodes_is_found():
+    def cut(xy):
+        world = degrees_model()(xy)
+        world[(xy[:, 0] > 1500) & (xy[:, 0] < 1650), 0] += 20
+        return world
+
+    bounds = region(0, 0, 4000, 4000)
+    pixels = random_pixels(bounds)
+
+    found = LocationGrid.from_sensor_model(cut, bounds, is_quick=True).locate(pixels)
+
+    np.testing.assert_allclose(found, cut(pixels), atol=1e-9)
 
 
 def test_a_finer_tolerance_asks_for_more_points():
@@ -212,15 +235,24 @@ def test_a_tile_width_beyond_the_grid_the_map_goes_on_straight():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-@pytest.mark.parametrize("column", [0, 1, 2])
-def test_a_sensor_model_without_an_answer_is_an_error_that_names_the_pixel(bad, column):
-    def broken(xy):
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_pixels_off_the_earth_have_no_place_and_the_others_have_theirs(bad, is_quick):
+    def disk(xy):
         world = degrees_model()(xy)
-        world[xy[:, 0] > 900, column] = bad
+        world[np.hypot(xy[:, 0] - 500, xy[:, 1] - 500) > 480] = bad
         return world
 
-    with pytest.raises(FeatureError, match=r"pixel x=1010\.0, y=-10\.0"):
-        LocationGrid.from_sensor_model(broken, region(0, 0, 1000, 1000))
+    bounds = region(0, 0, 1000, 1000)
+    pixels = random_pixels(bounds, count=2000)
+    truth = disk(pixels)
+    is_on_earth = np.isfinite(truth[:, 0])
+
+    found = LocationGrid.from_sensor_model(disk, bounds, is_quick=is_quick).locate(pixels)
+
+    is_found = ~np.isnan(found[:, 0])
+    assert not is_found[~is_on_earth].any()
+    assert is_found[is_on_earth].mean() > (0.999 if is_quick else 0.9)
+    np.testing.assert_allclose(found[is_found], truth[is_found], atol=1e-9)
 
 
 def test_no_pixels_have_no_places():

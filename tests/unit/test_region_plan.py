@@ -1,6 +1,5 @@
 """Which regions an image has, and which tiles a region has."""
 
-import numpy as np
 import pytest
 import shapely
 from hypothesis import given
@@ -12,7 +11,6 @@ from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy, VariableTileTilingStrategy
 from aws.osml.model_runner.tile_worker.region_plan import (
     RegionPlanner,
-    interest_in_pixels,
     processing_bounds,
     region_id_of,
 )
@@ -39,49 +37,6 @@ def region(row: int, col: int, width: int, height: int) -> ImageRegion:
 )
 def test_region_ids_are_those_that_tables_hold(bounds, job_id, region_id):
     assert region_id_of(ImageRegion.of(bounds), job_id) == region_id
-
-
-def scaled(points: np.ndarray) -> np.ndarray:
-    """World to image: 100 pixels to a degree, x to the east and y to the south of (10 E, 20 N)."""
-    return np.column_stack([(points[:, 0] - 10) * 100, (20 - points[:, 1]) * 100])
-
-
-def test_interest_keeps_its_holes():
-    shape = shapely.Polygon([(10, 20), (14, 20), (14, 16), (10, 16)], holes=[[(11, 19), (13, 19), (13, 17), (11, 17)]])
-    pixels = interest_in_pixels(shape, scaled)
-    assert pixels.area == pytest.approx(400 * 400 - 200 * 200)
-    assert not pixels.contains(shapely.Point(200, 200))
-    assert pixels.bounds == pytest.approx((0, 0, 400, 400))
-
-
-def test_edges_that_are_straight_on_the_map_may_bend_in_the_image():
-    def bent(points: np.ndarray) -> np.ndarray:
-        xy = scaled(points)
-        xy[:, 1] += 20 * np.sin(np.pi * xy[:, 0] / 400)
-        return xy
-
-    pixels = interest_in_pixels(shapely.box(10, 18, 14, 20), bent)
-    assert pixels.bounds[1] == pytest.approx(0, abs=1e-9)
-    assert pixels.bounds[3] == pytest.approx(220, abs=0.5), "the lower edge hangs through in its middle"
-
-
-def test_heights_of_the_interest_do_not_matter():
-    shape = shapely.Polygon([(10, 20, 500), (11, 20, 500), (11, 19, 0)])
-    assert interest_in_pixels(shape, scaled).equals(interest_in_pixels(shapely.force_2d(shape), scaled))
-
-
-def test_a_point_has_no_edge_to_bend():
-    assert interest_in_pixels(shapely.Point(11, 19), scaled).equals(shapely.Point(100, 100))
-
-
-def test_an_interest_that_the_camera_turns_inside_out_is_mended():
-    def folded(points: np.ndarray) -> np.ndarray:
-        xy = scaled(points)
-        return np.column_stack([np.abs(xy[:, 0] - 100), xy[:, 1]])
-
-    pixels = interest_in_pixels(shapely.box(10, 18, 14, 20), folded)
-    assert pixels.is_valid
-    assert pixels.area > 0
 
 
 def test_bounds_of_the_whole_image():

@@ -321,6 +321,12 @@ class ServiceConfig(BaseModel):
     max_tiles_per_region: Count = _setting(
         "MAX_TILES_PER_REGION", default=20_000, description="The most tiles into which a region may be divided."
     )
+    max_tiles_per_image: Annotated[int, Field(ge=1, le=200_000_000)] = _setting(
+        "MAX_TILES_PER_IMAGE",
+        default=5_000_000,
+        description="The most tiles that an image may have. With a region of interest, tiles of the regions that it"
+        " touches count.",
+    )
     memory_limit_bytes: Annotated[int, Field(ge=256 * _MIB, le=2**50)] | None = _setting(
         "MEMORY_LIMIT_BYTES",
         default=None,

@@ -3,10 +3,10 @@
 import dataclasses
 import json
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import shapely
+import structlog
 
 from .api.image_request import ImageRequest
 from .api.image_url import public_url
@@ -14,10 +14,13 @@ from .api.request_utils import json_text
 from .common.typing import ImageDimensions, ImageRegion
 from .database.job_table import JobItem
 from .exceptions import InvalidImageRequestException, LoadImageException, Problem, TileEncodingError
-from .raster import ImageSource, TileEncoder, extents, source_metadata, world_to_image
+from .image_interest import interest_in
+from .raster import ImageSource, TileEncoder, extents, source_metadata
 from .raster.tile_formats import formats_that_hold
-from .tile_worker.region_plan import RegionPlanner, interest_in_pixels, processing_bounds
+from .tile_worker.region_plan import RegionPlanner, processing_bounds
 from .tile_worker.tiling_strategy import TilingStrategy
+
+logger = structlog.get_logger(__name__)
 
 # Left for a tile's header where a size is proposed; those of plain formats take a few bytes per row of pixels.
 _HEADER_BYTES = 128 * 1024
@@ -27,11 +30,13 @@ _SIDE_STEP_PX = 16
 class PlanLimits(NamedTuple):
     """More parts than these are a mistake in the request, such as a tile of a few pixels on a huge image.
 
-    ``body_bytes`` is the longest tile that the endpoint takes; None where that is not known.
+    ``tiles`` is the most that an image may have. ``body_bytes`` is the longest tile that the endpoint takes; None where
+    that is not known.
     """
 
     regions: int
     tiles_per_region: int
+    tiles: int
     body_bytes: int | None = None
 
 
@@ -92,29 +97,22 @@ def plan_image(
     interest = _interest(source, request)
     bounds = processing_bounds(source.width, source.height, interest)
     planner = RegionPlanner(strategy, request.tile_size, request.tile_overlap, interest)
-    least_tiles, most_tiles = planner.least_tiles(bounds), limits.regions * limits.tiles_per_region
-    if least_tiles > most_tiles:
-        raise LoadImageException(
-            f"{least_tiles} tiles are too many: at most {most_tiles}; ask for larger tiles, or for less overlap"
-        )
-    size = planner.size(bounds, region_size)
-    if size.regions > limits.regions or size.largest_region_tiles > limits.tiles_per_region:
-        raise LoadImageException(
-            f"{size.regions} regions with up to {size.largest_region_tiles} tiles each are too many:"
-            f" at most {limits.regions} and {limits.tiles_per_region}; ask for larger tiles, or for less overlap"
-        )
-    regions = planner.regions(bounds, region_size)
-    if limits.body_bytes is not None and regions:
+    _refuse_excess(planner, bounds, region_size, limits)
+    counts = planner.tile_counts(bounds, region_size)
+    if not counts:
+        raise LoadImageException("regionOfInterest does not touch the image")
+    regions = [region for region, _ in counts]
+    if limits.body_bytes is not None:
         largest = max((tile.bounds for tile in planner.tiles(regions[0])), key=lambda bounds: math.prod(bounds.size))
         _refuse_unsendable(encoder, source, largest, limits.body_bytes)
     return ImagePlan(
         bounds=bounds,
         regions=regions,
-        tile_count=size.tiles if interest is None else sum(len(planner.tiles(region)) for region in regions),
+        tile_count=sum(count for _, count in counts),
         region_size=region_size,
         width=source.width,
         height=source.height,
-        extents=extents(source) if source.sensor_model is not None else None,
+        extents=_extents(source),
         etag=source.etag,
         extension=source.extension,
         image_format=source.driver_name,
@@ -122,12 +120,42 @@ def plan_image(
     )
 
 
+def _refuse_excess(
+    planner: RegionPlanner, bounds: ImageRegion, region_size: ImageDimensions, limits: PlanLimits
+) -> None:
+    """Raise LoadImageException when a plan has too many parts, before any of them is made."""
+    advice = "ask for larger tiles, or for less overlap"
+    least_tiles, most_tiles = planner.least_tiles(bounds), limits.regions * limits.tiles_per_region
+    if least_tiles > most_tiles:
+        raise LoadImageException(f"{least_tiles} tiles are too many: at most {most_tiles}; {advice}")
+    size = planner.size(bounds, region_size)
+    if size.regions > limits.regions or size.largest_region_tiles > limits.tiles_per_region:
+        raise LoadImageException(
+            f"{size.regions} regions with up to {size.largest_region_tiles} tiles each are too many:"
+            f" at most {limits.regions} and {limits.tiles_per_region}; {advice}"
+        )
+    if size.tiles <= limits.tiles:
+        return
+    tiles = sum(planner.most_tiles(region) for region in planner.touched(bounds, region_size))
+    if tiles > limits.tiles:
+        raise LoadImageException(f"{tiles} tiles are too many for an image: at most {limits.tiles}; {advice}")
+
+
 def _interest(source: ImageSource, request: ImageRequest) -> shapely.Geometry | None:
     if request.roi is None:
         return None
     if source.sensor_model is None:
         raise LoadImageException("regionOfInterest needs an image that is georeferenced, and this one is not")
-    return interest_in_pixels(request.roi, partial(world_to_image, source.sensor_model))
+    return interest_in(source.sensor_model, source.width, source.height, request.roi)
+
+
+def _extents(source: ImageSource) -> dict[str, float] | None:
+    try:
+        return None if source.sensor_model is None else extents(source)
+    except LoadImageException as err:
+        # Some of its pixels may have a place all the same.
+        logger.warning("image.extents_unknown", reason=str(err))
+        return None
 
 
 def _refuse_unsendable(encoder: TileEncoder, source: ImageSource, tile: ImageRegion, limit: int) -> None:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import TYPE_CHECKING
 
 import geojson
@@ -39,18 +38,18 @@ from .exceptions import (
 )
 from .features.properties import FeatureStamp
 from .image_completion import ImageCompletion, end_message
+from .image_interest import interest_in
 from .image_plan import ImagePlan, PlanLimits, plan_image
 from .job_rules import image_status, is_hopeless, is_redrivable
 from .lease_keeper import Lease
 from .observability import bind_job
 from .preflight import Preflight
 from .queue.request_queue import RequestQueue
-from .raster import world_to_image
 from .region_request_handler import RegionRequestHandler
 from .scheduler.endpoint_capacity import EndpointCapacityEstimator
 from .sink.sink_factory import SinkFactory
 from .status.image_status_monitor import ImageStatusMonitor
-from .tile_worker.region_plan import interest_in_pixels, processing_bounds, region_id_of
+from .tile_worker.region_plan import processing_bounds, region_id_of
 from .tile_worker.tiling_strategy import TilingStrategy
 from .worker_context import WorkerContext
 
@@ -276,7 +275,7 @@ class ImageRequestHandler:
             LoadImageException: it cannot be opened, or ``roi`` is not in it.
         """
         request = dataclasses.replace(job_item.image_request(), roi=roi)
-        limits = PlanLimits(self.config.max_regions, self.config.max_tiles_per_region)
+        limits = PlanLimits(self.config.max_regions, self.config.max_tiles_per_region, self.config.max_tiles_per_image)
         with self.context.lend_image(request) as source:
             plan = plan_image(source, request, self.tiling_strategy, self._region_size(job_item), limits)
             return source.extension, source.open_dataset(), source.sensor_model, plan.regions
@@ -357,7 +356,8 @@ class ImageRequestHandler:
         if roi_wkt:
             if sensor_model is None:
                 raise LoadImageException("regionOfInterest needs an image that is georeferenced, and this one is not")
-            interest = interest_in_pixels(parse_roi(roi_wkt), partial(world_to_image, sensor_model))
+            width, height = raster_dataset.RasterXSize, raster_dataset.RasterYSize
+            interest = interest_in(sensor_model, width, height, parse_roi(roi_wkt))
         return processing_bounds(raster_dataset.RasterXSize, raster_dataset.RasterYSize, interest)
 
     @staticmethod
@@ -410,7 +410,7 @@ class ImageRequestHandler:
         self.validate_model_hosting(item)
         self.preflight.check(request)
         config, body_bytes = self.config, self.preflight.max_body_bytes(request)
-        limits = PlanLimits(config.max_regions, config.max_tiles_per_region, body_bytes)
+        limits = PlanLimits(config.max_regions, config.max_tiles_per_region, config.max_tiles_per_image, body_bytes)
         with self.context.lend_image(request) as source:
             if item.image_etag and source.etag and item.image_etag != source.etag:
                 raise LoadImageException("the image was replaced after its job began")

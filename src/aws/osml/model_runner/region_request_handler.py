@@ -371,9 +371,12 @@ class RegionRequestHandler:
     def _give_up_image(
         self, claim: RegionClaim, work: RegionWork, job: JobItem, err: ImageError | FeatureError
     ) -> JobItem:
-        """Try again later to open and locate an image that was there when planned; not for ever, if it was reached."""
+        """Try again later to open an image that was there when planned; not for ever, if it was reached.
+
+        Features that cannot be located once cannot be located later.
+        """
         backoffs = claim.item.backoffs or 0
-        if err.can_retry or backoffs < _MAX_OPEN_TRIES:
+        if err.can_retry or (isinstance(err, ImageError) and backoffs < _MAX_OPEN_TRIES):
             raise RegionDeferredError(str(err), backoff_s(backoffs, self.context.rng), is_backoff=True) from err
         return self._seal(claim, work, job, str(err))
 

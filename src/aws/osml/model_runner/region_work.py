@@ -4,7 +4,6 @@ import dataclasses
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,12 +15,13 @@ from .database.job_table import JobItem
 from .database.region_request_table import RegionRequestItem
 from .exceptions import LoadImageException, RegionDeferredError
 from .features.location_grid import LocationGrid
+from .image_interest import interest_in
 from .inference.retry import RetryBudget
 from .job_rules import backoff_s
-from .raster import ImageSource, image_to_world, world_to_image
+from .raster import ImageSource, image_to_world, is_quick
 from .scheduler.survey import lane_of
 from .tile_steps import DetectionSteps
-from .tile_worker.region_plan import RegionPlanner, interest_in_pixels
+from .tile_worker.region_plan import RegionPlanner
 from .tile_worker.region_run import RegionRun, Tile
 from .tile_worker.tiling_strategy import TilingStrategy
 from .worker_context import WorkerContext
@@ -98,7 +98,7 @@ class RegionWork:
         interest = None
         if job.roi_wkt:
             with self._context.lend_image(self._request) as source:
-                interest = interest_in_pixels(parse_roi(job.roi_wkt), partial(world_to_image, source.sensor_model))
+                interest = interest_in(source.sensor_model, source.width, source.height, parse_roi(job.roi_wkt))
         planner = RegionPlanner(
             self._strategy,
             ImageDimensions(*self._request.tile_size),
@@ -198,7 +198,11 @@ class RegionWork:
         grid = None
         if source.sensor_model is not None:
             to_world = image_to_world(source.sensor_model, context.elevation_model)
-            grid = LocationGrid.from_sensor_model(to_world, ImageRegion.of(request.region_bounds))
+            grid = LocationGrid.from_sensor_model(
+                to_world,
+                ImageRegion.of(request.region_bounds),
+                is_quick=is_quick(source.sensor_model, context.elevation_model),
+            )
         return DetectionSteps(
             request=request,
             encoder=encoder,

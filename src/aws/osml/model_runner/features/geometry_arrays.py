@@ -66,7 +66,7 @@ class GeometryArrays:
 
     def bounds(self) -> FloatArray:
         """Return (minx, miny, maxx, maxy) of each geometry, one row each."""
-        starts = self._position_starts
+        starts = self.position_starts
         least, most = (extreme.reduceat(self.positions, starts) for extreme in (np.minimum, np.maximum))
         return np.hstack([least, most])
 
@@ -102,7 +102,7 @@ class GeometryArrays:
         return np.concatenate([points, lines, polygons]), np.concatenate(owners)
 
     @cached_property
-    def _position_starts(self) -> IndexArray:
+    def position_starts(self) -> IndexArray:
         """The index of each geometry's first position."""
         first_paths = np.flatnonzero(np.diff(self.owners, prepend=-1))
         starts: IndexArray = np.concatenate([[0], self.ends])[first_paths]

@@ -7,24 +7,27 @@ the poles, so that nothing needs to be unwrapped.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.interpolate import NdBSpline, RectBivariateSpline
 
 from aws.osml.model_runner.common.typing import ImageRegion
-from aws.osml.model_runner.exceptions import FeatureError
 
 FloatArray = NDArray[np.float64]
 
-# (n, 2) pixels x, y -> (n, 3) degrees of longitude and latitude, metres of elevation
+# (n, 2) pixels x, y -> (n, 3) degrees of longitude and latitude, metres of elevation; NaN off the Earth
 ImageToWorld = Callable[[FloatArray], FloatArray]
 
 FIRST_NODES = 5
 MAX_NODES = 33
 TOLERANCE_PX = 0.05
 MARGIN_PX = 10.0
+# The error of the densest grid of a slow sensor model is measured in every so many cells of a row and a column.
+_MEASURED_STEP = 4
+# A quick sensor model is compared at so many more points on a side: a cut of a projection may lie between the nodes.
+_PROBES = 40
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,8 @@ class LocationGrid:
     _high: FloatArray
     _normals: NdBSpline
     _elevation: NdBSpline
+    error_px: float
+    _exact: ImageToWorld | None = None
 
     @classmethod
     def from_sensor_model(
@@ -42,6 +47,7 @@ class LocationGrid:
         image_to_world: ImageToWorld,
         bounds: ImageRegion,
         *,
+        is_quick: bool = False,
         tolerance_px: float = TOLERANCE_PX,
         max_nodes: int = MAX_NODES,
     ) -> "LocationGrid":
@@ -49,41 +55,69 @@ class LocationGrid:
 
         It begins with 5 x 5 nodes. The middles of the cells are compared with the sensor model, and the grid is made
         twice as dense while the worst of them is off by more than the tolerance, up to ``max_nodes`` on a side. The
-        tolerance is horizontal and counts in pixels, whose size on the ground the nodes themselves tell. No point is
-        asked of the sensor model twice.
+        tolerance is horizontal and counts in pixels, whose size on the ground follows from the nodes. A slow sensor
+        model computes no point twice.
 
-        Raises FeatureError where the sensor model has no finite answer for a node.
+        ``error_px`` is the worst error that was measured. Where it is above the tolerance, or where nodes are off the
+        Earth, a quick sensor model places the points themselves. A slow one is interpolated between the densest nodes,
+        linearly where some are off the Earth.
         """
         nodes = _Nodes.covering(image_to_world, bounds, FIRST_NODES)
         while True:
+            is_whole = bool(np.isfinite(nodes.world).all())
+            if not is_whole and is_quick:
+                return cls._through(nodes, 0.0, image_to_world)
+            is_densest = 2 * len(nodes.xs) - 1 > max_nodes
             grid = cls._through(nodes)
-            if 2 * len(nodes.xs) - 1 > max_nodes:
-                return grid
-            middles = nodes.cell_middles(image_to_world)
-            error = _farthest(grid._normals_at(middles.points()), _normals(middles.world.reshape(-1, 3)))
-            if error <= tolerance_px * nodes.pixel_size():
-                return grid
+            middles = nodes.cell_middles(image_to_world, _MEASURED_STEP if is_densest and not is_quick else 1)
+            error_px = grid._farthest_px(middles, nodes.pixel_size())
+            is_good = is_whole and error_px <= tolerance_px
+            if is_good and is_quick:
+                error_px = grid._farthest_px(_Nodes.covering(image_to_world, bounds, _PROBES), nodes.pixel_size())
+                is_good = error_px <= tolerance_px
+            if is_good:
+                return replace(grid, error_px=error_px)
+            if is_densest:
+                return replace(grid, error_px=error_px, _exact=image_to_world if is_quick else None)
             nodes = nodes.denser(image_to_world, middles)
 
     @classmethod
-    def _through(cls, nodes: "_Nodes") -> "LocationGrid":
+    def _through(cls, nodes: "_Nodes", error_px: float = 0.0, exact: ImageToWorld | None = None) -> "LocationGrid":
         xs, ys = nodes.xs, nodes.ys
         normals = _normals(nodes.world)
+        is_whole = bool(np.isfinite(nodes.world).all())
         # Terrain is not smooth: a cubic would overshoot at its edges.
-        elevation = _spline_through(xs, ys, nodes.world[..., 2:], degree=1)
+        elevation = _linear_through(xs, ys, nodes.world[..., 2:])
+        horizontal = _cubic_through(xs, ys, normals) if is_whole else _linear_through(xs, ys, normals)
         low, high = np.array([xs[0], ys[0]]), np.array([xs[-1], ys[-1]])
-        return cls(low, high, _spline_through(xs, ys, normals, degree=3), elevation)
+        return cls(low, high, horizontal, elevation, error_px, exact)
 
     def locate(self, xy: FloatArray) -> FloatArray:
         """Return (n, 3) degrees of longitude in [-180, 180] and latitude, and metres of elevation, for (n, 2) pixels.
 
-        Beyond the grid the map goes on straight, with the direction and scale that it has at the edge; elevation
-        keeps the value of the edge.
+        Points off the Earth are NaN. Beyond the grid the map goes on straight, with the direction and scale that it has
+        at the edge; elevation keeps the value of the edge.
         """
+        if self._exact is not None:
+            places = np.array(self._exact(xy), dtype=np.float64)
+            places[~np.isfinite(places).all(axis=1)] = np.nan
+            places[:, 0] -= 360.0 * np.round(places[:, 0] / 360.0)
+            return places
         x, y, z = self._normals_at(xy).T
         inside = np.clip(xy, self._low, self._high)
         elevation = self._elevation(inside)
         return np.column_stack([np.degrees(np.arctan2(y, x)), np.degrees(np.arctan2(z, np.hypot(x, y))), elevation])
+
+    def _farthest_px(self, true: "_Nodes", pixel_size: float) -> float:
+        """Return by how many pixels the grid is off these points of the sensor model at most.
+
+        Infinite where the grid has a place for a point off the Earth; a grid without one there is right.
+        """
+        found = self._normals_at(true.points())
+        off = np.linalg.norm(found - _normals(true.world.reshape(-1, 3)), axis=-1)
+        off[np.isnan(found[:, 0])] = 0.0
+        worst = float(np.max(off, initial=0.0))
+        return worst / pixel_size if np.isfinite(worst) else np.inf
 
     def _normals_at(self, xy: FloatArray) -> FloatArray:
         """Return the n-vectors, (n, 3) and not quite of unit length, for (n, 2) pixels."""
@@ -115,8 +149,9 @@ class _Nodes:
     def points(self) -> FloatArray:
         return _lattice(self.xs, self.ys)
 
-    def cell_middles(self, image_to_world: ImageToWorld) -> "_Nodes":
-        xs, ys = (self.xs[1:] + self.xs[:-1]) / 2, (self.ys[1:] + self.ys[:-1]) / 2
+    def cell_middles(self, image_to_world: ImageToWorld, step: int = 1) -> "_Nodes":
+        """Return the middles of the cells, or of every ``step``-th cell of a row and a column."""
+        xs, ys = ((axis[1:] + axis[:-1])[::step] / 2 for axis in (self.xs, self.ys))
         return _Nodes(xs, ys, _evaluated(image_to_world, _lattice(xs, ys)).reshape(len(xs), len(ys), 3))
 
     def denser(self, image_to_world: ImageToWorld, middles: "_Nodes") -> "_Nodes":
@@ -124,25 +159,36 @@ class _Nodes:
         xs, ys = _interleaved(self.xs, middles.xs), _interleaved(self.ys, middles.ys)
         world = np.full((len(xs), len(ys), 3), np.nan)
         world[::2, ::2], world[1::2, 1::2] = self.world, middles.world
-        is_missing = np.isnan(world[..., 0])
+        is_missing = np.ones(world.shape[:2], dtype=bool)
+        is_missing[::2, ::2] = is_missing[1::2, 1::2] = False
         world[is_missing] = _evaluated(image_to_world, _lattice(xs, ys)[is_missing.ravel()])
         return _Nodes(xs, ys, world)
 
     def pixel_size(self) -> float:
         """Return the shorter side of a mean pixel, as an angle seen from the centre of the earth in radians."""
         normals = _normals(self.world)
-        along_x = np.linalg.norm(np.diff(normals, axis=0), axis=2).mean() / (self.xs[1] - self.xs[0])
-        along_y = np.linalg.norm(np.diff(normals, axis=1), axis=2).mean() / (self.ys[1] - self.ys[0])
-        return float(min(along_x, along_y))
+        steps = [np.linalg.norm(np.diff(normals, axis=axis), axis=2) for axis in (0, 1)]
+        sides = [
+            step[np.isfinite(step)].mean() / (values[1] - values[0])
+            for step, values in zip(steps, (self.xs, self.ys), strict=True)
+            if np.isfinite(step).any()
+        ]
+        return float(min(sides, default=np.inf))
 
 
-def _spline_through(xs: FloatArray, ys: FloatArray, values: FloatArray, degree: int) -> NdBSpline:
+def _cubic_through(xs: FloatArray, ys: FloatArray, values: FloatArray) -> NdBSpline:
     """Return the spline through ``values`` (x, y, channel), all channels of it in one, which is quick to evaluate."""
-    splines = [RectBivariateSpline(xs, ys, channel, kx=degree, ky=degree) for channel in np.moveaxis(values, -1, 0)]
+    splines = [RectBivariateSpline(xs, ys, channel) for channel in np.moveaxis(values, -1, 0)]
     x_knots, y_knots = splines[0].get_knots()
-    shape = len(x_knots) - degree - 1, len(y_knots) - degree - 1
+    shape = len(x_knots) - 4, len(y_knots) - 4
     coefficients = np.stack([spline.get_coeffs().reshape(shape) for spline in splines], axis=-1)
-    return NdBSpline((x_knots, y_knots), coefficients, degree)
+    return NdBSpline((x_knots, y_knots), coefficients, 3)
+
+
+def _linear_through(xs: FloatArray, ys: FloatArray, values: FloatArray) -> NdBSpline:
+    """Return the linear interpolation of ``values`` (x, y, channel); NaN spreads to the cells beside it only."""
+    knots = tuple(np.concatenate([axis[:1], axis, axis[-1:]]) for axis in (xs, ys))
+    return NdBSpline(knots, np.ascontiguousarray(values), 1)
 
 
 def _lattice(xs: FloatArray, ys: FloatArray) -> FloatArray:
@@ -156,10 +202,8 @@ def _interleaved(outer: FloatArray, inner: FloatArray) -> FloatArray:
 
 
 def _evaluated(image_to_world: ImageToWorld, xy: FloatArray) -> FloatArray:
-    world = np.asarray(image_to_world(xy), dtype=np.float64)
-    if not np.isfinite(world).all():
-        x, y = xy[np.flatnonzero(~np.isfinite(world).all(axis=1))[0]]
-        raise FeatureError(f"the sensor model has no finite place for pixel x={x:.1f}, y={y:.1f}")
+    world = np.array(image_to_world(xy), dtype=np.float64)
+    world[~np.isfinite(world).all(axis=1)] = np.nan
     return world
 
 
@@ -168,7 +212,3 @@ def _normals(world: FloatArray) -> FloatArray:
     longitude, latitude = np.radians(world[..., 0]), np.radians(world[..., 1])
     across = np.cos(latitude)
     return np.stack([across * np.cos(longitude), across * np.sin(longitude), np.sin(latitude)], axis=-1)
-
-
-def _farthest(found: FloatArray, true: FloatArray) -> float:
-    return float(np.linalg.norm(found - true, axis=-1).max())

@@ -5,6 +5,7 @@ again is done one by one.
 """
 
 from collections.abc import Sequence
+from math import isnan
 
 import numpy as np
 
@@ -105,15 +106,25 @@ def _moved_boxes(boxed: Sequence[Feature], offset: FloatArray) -> FloatArray:
 
 
 def _locate_shapes(features: Sequence[Feature], places: GeometryArrays, grid: LocationGrid) -> None:
-    """Write where features are on the ground, from their places in pixels of the image."""
+    """Write where features are on the ground, from their places in pixels of the image.
+
+    A feature with a position off the Earth has no geometry.
+    """
     world = grid.locate(np.concatenate([places.positions, places.centroids()]))
     geometries, centres = np.split(world, [len(places.positions)])
     _set_geometries(features, places.with_positions(rounded(geometries, POSITION_DECIMALS)))
     _set_centres(features, centres[:, :2])
+    is_off_earth = np.isnan(geometries[:, 0])
+    if is_off_earth.any():
+        for index in np.flatnonzero(np.logical_or.reduceat(is_off_earth, places.position_starts)).tolist():
+            features[index]["geometry"] = None
 
 
 def _locate_boxes(features: Sequence[Feature], boxes: FloatArray, grid: LocationGrid) -> None:
-    """Write ``bbox`` from (n, 4) boxes in pixels of the image; of a feature that has no other place, all of it."""
+    """Write ``bbox`` from (n, 4) boxes in pixels of the image; of a feature that has no other place, all of it.
+
+    A box with a corner off the Earth has no ``bbox``, and as the only place of a feature no geometry.
+    """
     corners = boxes[:, _CORNERS].reshape(-1, 2)
     world = grid.locate(np.concatenate([corners, (boxes[:, :2] + boxes[:, 2:]) / 2]))
     ground_corners, centres = world[: len(corners)].reshape(-1, 4, 3), world[len(corners) :]
@@ -123,6 +134,10 @@ def _locate_boxes(features: Sequence[Feature], boxes: FloatArray, grid: Location
     _set_geometries(box_features, [{"type": "Polygon", "coordinates": [ring]} for ring in rings])
     _set_centres(box_features, centres[alone, :2])
     _set_ground_boxes(features, ground_corners[..., :2])
+    for index in np.flatnonzero(np.isnan(ground_corners[..., 0]).any(axis=1)).tolist():
+        del features[index]["bbox"]
+        if _is_box_alone(features[index]):
+            features[index]["geometry"] = None
 
 
 def _set_geometries(features: Sequence[Feature], geometries: Sequence[Geometry]) -> None:
@@ -132,6 +147,8 @@ def _set_geometries(features: Sequence[Feature], geometries: Sequence[Geometry])
 
 def _set_centres(features: Sequence[Feature], centres: FloatArray) -> None:
     for feature, (longitude, latitude) in zip(features, rounded(centres, BOX_DECIMALS).tolist(), strict=True):
+        if isnan(longitude):
+            continue
         feature["properties"]["center_longitude"] = longitude
         feature["properties"]["center_latitude"] = latitude
 

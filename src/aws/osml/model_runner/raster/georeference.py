@@ -5,6 +5,7 @@ Pixels are (n, 2) arrays of x (column) and y (row), counted from the outer corne
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -23,9 +24,17 @@ from aws.osml.photogrammetry import (
 )
 
 from .rpc import RationalCamera
-from .sensor_model import UNREADABLE, default_height, is_solution
+from .solution import CLOSED_PX, UNREADABLE, default_height, is_solution
 
 FloatArray = npt.NDArray[np.float64]
+_EXTENT_NODES = 17
+# A feature at the edge of a global grid may begin some pixels outside the image.
+_PIXELS_BEYOND_POLE = 10.0
+# So many points of a region at which Newton's method fails are left to the toolkit's search.
+_MOST_SOLVED_ALONE = 32
+# A cylindrical projection has the same scale along all parallels, up to this part of it.
+_CYLINDRICAL = 1e-6
+
 ImageToWorld = Callable[[FloatArray], FloatArray]
 
 
@@ -68,6 +77,14 @@ def image_to_world(sensor_model: Any, elevation_model: Any | None = None) -> Ima
     return each
 
 
+def is_quick(sensor_model: Any, elevation_model: Any | None = None) -> bool:
+    """Return whether ``image_to_world`` places many pixels at once; other models take milliseconds for each."""
+    model = _precise(sensor_model)
+    if isinstance(model, RPCSensorModel):
+        return elevation_model is None
+    return isinstance(model, GDALAffineSensorModel | ProjectiveSensorModel)
+
+
 def world_to_image(sensor_model: Any, lonlat: npt.ArrayLike, elevation_model: Any | None = None) -> FloatArray:
     """Map (n, 2) longitude and latitude in degrees, or (n, 3) with elevation in metres, to (n, 2) x, y.
 
@@ -90,6 +107,8 @@ def world_to_image(sensor_model: Any, lonlat: npt.ArrayLike, elevation_model: An
 def extents(source: HasExtent) -> dict[str, float]:
     """Return the degrees that the image's four corners span: ``north``, ``south``, ``east``, ``west``.
 
+    Where a corner is off the Earth, they span those points of a lattice that are on it.
+
     Where the image crosses the antimeridian, ``west`` is greater than ``east``, as in a GeoJSON bounding box.
     Raises LoadImageException when the image has no sensor model, or one that fails at a corner.
     """
@@ -97,11 +116,16 @@ def extents(source: HasExtent) -> dict[str, float]:
         raise LoadImageException("the image has no georeference, so it has no extents")
     width, height = float(source.width), float(source.height)
     corners = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
+    xs, ys = np.meshgrid(np.linspace(0.0, width, _EXTENT_NODES), np.linspace(0.0, height, _EXTENT_NODES))
     try:
-        places = image_to_world(source.sensor_model)(corners)
+        locate = image_to_world(source.sensor_model)
+        places = locate(corners)
+        if not np.isfinite(places).all():
+            places = locate(np.column_stack([xs.ravel(), ys.ravel()]))
     except UNREADABLE as err:
         raise LoadImageException(f"the image's corners cannot be placed: {err}") from err
-    if not np.isfinite(places).all():
+    places = places[np.isfinite(places).all(axis=1)]
+    if not len(places):
         raise LoadImageException("the image's corners cannot be placed: the sensor model finds no place for them")
     longitudes, latitudes = places[:, 0], places[:, 1]
     west, east = float(longitudes.min()), float(longitudes.max())
@@ -118,17 +142,77 @@ def _precise(sensor_model: Any) -> Any:
 
 
 def _affine(model: Any) -> ImageToWorld:
-    """Return the toolkit's own computation, over arrays."""
+    """Return the toolkit's own computation, over arrays, NaN off the Earth."""
+    to_lonlat = model.image_to_wgs84
+    if to_lonlat is None:
+        return lambda pixels: _geographic(model, pixels, 90.0)
+    if to_lonlat.source_crs is not None and to_lonlat.source_crs.is_geographic:
+        pole = np.pi / 2 / to_lonlat.source_crs.axis_info[0].unit_conversion_factor
+        return lambda pixels: _at_height_zero(_projected(to_lonlat, "FORWARD", _geographic(model, pixels, pole)))
+    return _checked(model)
+
+
+def _geographic(model: Any, pixels: FloatArray, pole: float) -> FloatArray:
+    """Return longitude and latitude in units of the image; ``pole`` is the latitude of the north pole in these.
+
+    The outer rows of a global grid may reach half a pixel beyond a pole, and a feature some pixels more: that is the
+    pole. Farther beyond there is no place.
+    """
+    places = np.column_stack((pixels, np.ones(len(pixels)))) @ model.transform.T
+    most_beyond = _PIXELS_BEYOND_POLE * np.abs(model.transform[1, :2]).sum()
+    beyond = np.abs(places[:, 1]) - pole
+    latitudes = np.where(beyond <= most_beyond, np.clip(places[:, 1], -pole, pole), np.nan)
+    return np.column_stack((places[:, 0], latitudes, np.zeros(len(pixels))))
+
+
+def _checked(model: Any) -> ImageToWorld:
+    """Return the way from pixels of a projected image to the ground, NaN where the way back leads elsewhere.
+
+    Projections give some place for points outside the Earth, or beyond the part of it that they are valid for.
+    """
+    to_lonlat, turn = model.image_to_wgs84, _full_turn(model.image_to_wgs84)
 
     def locate(pixels: FloatArray) -> FloatArray:
         projected = np.column_stack((pixels, np.ones(len(pixels)))) @ model.transform.T
-        if model.image_to_wgs84 is not None:
-            # Lists, because pyproj takes an array of one element for a number.
-            lon, lat, _ = _projecting().submit(model.image_to_wgs84.transform, *projected.T.tolist()).result()
-            projected = np.column_stack((lon, lat))
-        return np.column_stack((projected[:, :2], np.zeros(len(pixels))))
+        places = _projected(to_lonlat, "FORWARD", projected)
+        with np.errstate(all="ignore"):
+            missing = projected[:, :2] - _projected(to_lonlat, "INVERSE", places)[:, :2]
+            if turn:
+                missing[:, 0] -= turn * np.round(missing[:, 0] / turn)
+            off_px = np.abs(missing @ model.inv_transform[:2, :2].T).max(axis=1, initial=0.0)
+        return np.where((off_px <= CLOSED_PX)[:, None], _at_height_zero(places), np.nan)
 
     return locate
+
+
+def _at_height_zero(places: FloatArray) -> FloatArray:
+    """Return longitudes and latitudes with zeros; NaN where a transformation failed."""
+    is_place = np.isfinite(places[:, :2]).all(axis=1)
+    return np.where(is_place[:, None], np.column_stack((places[:, :2], np.zeros(len(places)))), np.nan)
+
+
+def _full_turn(to_lonlat: Any) -> float:
+    """Return how far apart a place lies from itself in a cylindrical projection, where x goes on; 0 in others."""
+    longitudes = np.arange(-180.0, 180.0)
+    steps = []
+    for latitude in (0.0, 45.0):
+        places = np.column_stack((longitudes, np.full(len(longitudes), latitude), np.zeros(len(longitudes))))
+        projected = _projected(to_lonlat, "INVERSE", places)[:, :2]
+        if not np.isfinite(projected).all():
+            return 0.0
+        step = float(np.median(np.diff(projected[:, 0])))
+        if np.ptp(projected[:, 1]) > abs(step) * _CYLINDRICAL:
+            return 0.0
+        steps.append(step)
+    is_cylindrical = abs(steps[0] - steps[1]) <= abs(steps[0]) * _CYLINDRICAL
+    return abs(steps[0]) * 360.0 if is_cylindrical else 0.0
+
+
+def _projected(transformer: Any, direction: str, places: FloatArray) -> FloatArray:
+    """Return (n, 3) places of a pyproj transformer, infinite where it fails."""
+    # Lists, because pyproj takes an array of one element for a number.
+    transform = functools.partial(transformer.transform, direction=direction)
+    return np.column_stack(_projecting().submit(transform, *places.T.tolist()).result())
 
 
 @functools.cache
@@ -146,15 +230,20 @@ def _projective(model: Any) -> ImageToWorld:
 
 
 def _rational(model: Any, each: ImageToWorld) -> ImageToWorld:
-    """Return Newton's method at the camera's own height; ``each`` places the points where it finds nothing."""
+    """Return Newton's method at the camera's own height; ``each`` places the points where it finds nothing.
+
+    ``each`` takes some hundredths of a second for a point, so it is called for a few points only; others are NaN.
+    """
     camera = RationalCamera.from_sensor_model(model)
     height = default_height(model)
+    numbers = itertools.count()
 
     def locate(pixels: FloatArray) -> FloatArray:
         places = camera.to_world(np.asarray(pixels, dtype=np.float64), height)
-        is_missing = np.isnan(places[:, 0])
-        if is_missing.any():
-            places[is_missing] = each(pixels[is_missing])
+        for index in np.flatnonzero(np.isnan(places[:, 0])):
+            if next(numbers) >= _MOST_SOLVED_ALONE:
+                break
+            places[index] = each(pixels[index : index + 1])[0]
         return places
 
     return locate
@@ -183,6 +272,8 @@ def _with_elevation(locate: ImageToWorld, elevation_model: Any | None) -> ImageT
     def locate_on_surface(pixels: FloatArray) -> FloatArray:
         places = locate(pixels)
         for place in places:
+            if np.isnan(place[0]):
+                continue
             world = GeodeticWorldCoordinate([np.radians(place[0]), np.radians(place[1]), place[2]])
             elevation_model.set_elevation(world)
             place[2] = world.elevation

@@ -17,46 +17,33 @@ long as the rest of a worker. They are imported where a NITF or control points n
 """
 
 from typing import Any
-from xml.etree.ElementTree import Element, ParseError
+from xml.etree.ElementTree import Element
 
 import numpy as np
+import numpy.typing as npt
 import structlog
 from defusedxml import ElementTree
 from osgeo import gdal
 from pyproj import CRS, Transformer
-from pyproj.exceptions import ProjError
 
 from aws.osml.photogrammetry import (
     CompositeSensorModel,
     GDALAffineSensorModel,
-    GeodeticWorldCoordinate,
-    ImageCoordinate,
     RPCPolynomial,
     RPCSensorModel,
-    geocentric_to_geodetic,
 )
 
-from .rpc import RationalCamera, is_on_earth
+from .georeference import image_to_world
+from .rpc import RationalCamera
 from .settings import RasterSettings
+from .solution import UNREADABLE as UNREADABLE
 
 logger = structlog.get_logger(__name__)
 
-# What the toolkit's builders and pyproj raise on metadata that is broken or hostile. defusedxml's are ValueErrors.
-UNREADABLE = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    ParseError,
-    ProjError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-# The toolkit's own limit for a solution that converged.
-_CLOSED_PX = 1.0
 _IDENTITY = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 _WGS84 = "EPSG:4326"
+# Points on a side of the lattice at which a georeference is checked.
+_PROBES = 5
 
 
 def build_sensor_model(dataset: Any, settings: RasterSettings) -> Any | None:
@@ -92,20 +79,26 @@ def parsed_des(dataset: Any, max_bytes: int) -> list[str]:
 
 
 def _usable(dataset: Any, build: Any, *arguments: Any) -> Any | None:
-    """Return what ``build`` makes if it places the image's centre on the Earth; None, with a warning, if it fails."""
+    """Return what ``build`` makes if it places some of the image on the Earth; None, with a warning, if it fails."""
     try:
         model = build(*arguments)
         if model is None:
             return None
-        centre = ImageCoordinate([dataset.RasterXSize / 2, dataset.RasterYSize / 2])
         with np.errstate(all="ignore"):
-            if is_solution(model, centre, model.image_to_world(centre)):
+            if np.isfinite(image_to_world(model)(_probes(dataset))).all(axis=1).any():
                 return model
-        reason = "the image's centre has no place on the Earth"
+        reason = "no part of the image has a place on the Earth"
     except UNREADABLE as err:
         reason = f"{type(err).__name__}: {err}"
     logger.warning("image.georeference_unreadable", source=build.__name__.strip("_"), reason=reason)
     return None
+
+
+def _probes(dataset: Any) -> npt.NDArray[np.float64]:
+    """Return the image's centre, then points over the whole of it: 5 x 5, half a pixel inside the edges."""
+    width, height = dataset.RasterXSize, dataset.RasterYSize
+    xs, ys = np.meshgrid(np.linspace(0.5, width - 0.5, _PROBES), np.linspace(0.5, height - 0.5, _PROBES))
+    return np.vstack([[width / 2, height / 2], np.column_stack([xs.ravel(), ys.ravel()])])
 
 
 def _refined(rough: Any | None, exact: Any | None) -> Any | None:
@@ -219,28 +212,3 @@ def _lonlat_points(dataset: Any) -> list[Any]:
 
 def _are_lonlat(places: list[tuple[float, float]]) -> bool:
     return all(abs(x) <= 180.0 and abs(y) <= 90.0 for x, y in places)
-
-
-def is_solution(sensor_model: Any, pixel: ImageCoordinate, place: GeodeticWorldCoordinate) -> bool:
-    """Return whether ``place`` lies on the Earth and projects back to ``pixel``.
-
-    The toolkit's solvers return where they stopped, whether they converged or not.
-    """
-    degrees = np.degrees([[place.longitude, place.latitude]])
-    if not is_on_earth(degrees)[0]:
-        return False
-    projected = sensor_model.world_to_image(place)
-    residual_px = np.hypot(projected.x - pixel.x, projected.y - pixel.y)
-    return bool(residual_px <= _CLOSED_PX)
-
-
-def default_height(sensor_model: Any) -> float:
-    """Return the height in metres at which a sensor model places pixels when there is no elevation model."""
-    if isinstance(sensor_model, CompositeSensorModel):
-        return default_height(sensor_model.precision_sensor_model)
-    if hasattr(sensor_model, "full_image_sensor_model"):
-        return default_height(sensor_model.full_image_sensor_model)
-    if isinstance(sensor_model, RPCSensorModel):
-        return float(sensor_model.height_off)
-    scene_centre = getattr(getattr(sensor_model, "coord_converter", None), "scp_ecf", None)
-    return 0.0 if scene_centre is None else float(geocentric_to_geodetic(scene_centre).elevation)

@@ -1,6 +1,6 @@
 """Which regions an image has, and which tiles a region has, when a region of interest may leave some out. Pure."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from typing import NamedTuple
 
@@ -15,22 +15,16 @@ from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
 from .region_run import Tile
 from .tiling_strategy import TilingStrategy, ceildiv
 
-# A straight edge on the map is bent in the image: edges longer than this part of the outline get vertices between.
-_EDGE_PART = 1 / 64
+# Shapes that share less than this area only touch each other.
+_LEAST_SHARED_PX2 = 1e-6
+
+
+FloatArray = NDArray[np.float64]
 
 
 def region_id_of(region: ImageRegion, job_id: str) -> str:
     """Return the id of a region, the same whenever the image is planned again: ``(0, 344)(512, 512)-job-1``."""
     return f"{tuple(region.origin)}{tuple(region.size)}-{job_id}"
-
-
-def interest_in_pixels(
-    interest: shapely.Geometry, world_to_image: Callable[[NDArray[np.float64]], NDArray[np.float64]]
-) -> shapely.Geometry:
-    """Return a region of interest, given in degrees as (lon, lat), as a shape in pixels as (x, y); holes stay holes."""
-    step = float(shapely.length(interest)) * _EDGE_PART
-    dense = shapely.segmentize(shapely.force_2d(interest), step) if step > 0 else interest
-    return shapely.make_valid(shapely.transform(dense, world_to_image))
 
 
 def processing_bounds(width: int, height: int, interest: shapely.Geometry | None) -> ImageRegion:
@@ -42,10 +36,11 @@ def processing_bounds(width: int, height: int, interest: shapely.Geometry | None
     whole = ImageRegion(ImageCoord(0, 0), ImageDimensions(width, height))
     if interest is None:
         return whole
-    shared = shapely.intersection(interest, shapely.box(0, 0, width, height))
-    if shared.is_empty or shared.area == 0:
+    shared = shapely.intersection(shapely.get_parts(interest), shapely.box(0, 0, width, height))
+    shared = shared[shapely.area(shared) > 0]
+    if not len(shared):
         raise LoadImageException("regionOfInterest does not touch the image")
-    min_x, min_y, max_x, max_y = shared.bounds
+    min_x, min_y, max_x, max_y = shapely.total_bounds(shared).tolist()
     left, top = int(np.floor(min_x)), int(np.floor(min_y))
     size = ImageDimensions(int(np.ceil(max_x)) - left, int(np.ceil(max_y)) - top)
     return ImageRegion(ImageCoord(top, left), size)
@@ -60,7 +55,10 @@ class PlanSize(NamedTuple):
 
 
 class RegionPlanner:
-    """Cuts an image into regions and regions into tiles, for one request. Every worker comes to the same plan."""
+    """Cuts an image into regions and regions into tiles, for one request. Every worker comes to the same plan.
+
+    ``interest`` is the region of interest in pixels: polygons that do not overlap, see ``interest_in_pixels``.
+    """
 
     def __init__(
         self,
@@ -72,7 +70,7 @@ class RegionPlanner:
         self._strategy = strategy
         self._tile_size = tile_size
         self._overlap = overlap
-        self._interest = interest
+        self._interest = None if interest is None else shapely.STRtree(shapely.get_parts(interest))
 
     def least_tiles(self, bounds: ImageRegion) -> int:
         """Return how many tiles any plan of ``bounds`` has at least, when no region of interest leaves any out."""
@@ -88,28 +86,48 @@ class RegionPlanner:
         Columns and rows are divided apart, so a strip of one pixel shows how either is.
         """
         (row, col), (width, height) = bounds
-        columns = self._strip_tiles(ImageRegion(ImageCoord(row, col), ImageDimensions(width, 1)), region_size)
-        rows = self._strip_tiles(ImageRegion(ImageCoord(row, col), ImageDimensions(1, height)), region_size)
+        columns = self._tiles_per_region(ImageRegion(ImageCoord(row, col), ImageDimensions(width, 1)), region_size)
+        rows = self._tiles_per_region(ImageRegion(ImageCoord(row, col), ImageDimensions(1, height)), region_size)
         return PlanSize(
             regions=len(columns) * len(rows),
             largest_region_tiles=max(columns, default=0) * max(rows, default=0),
             tiles=sum(columns) * sum(rows),
         )
 
-    def _strip_tiles(self, strip: ImageRegion, region_size: ImageDimensions) -> list[int]:
+    def _tiles_per_region(self, strip: ImageRegion, region_size: ImageDimensions) -> list[int]:
         """Return the number of tiles in each region of a strip."""
         regions = self._strategy.compute_regions(strip, region_size, self._tile_size, self._overlap)
         return [len(self._strategy.compute_tiles(region, self._tile_size, self._overlap)) for region in regions]
 
     def regions(self, bounds: ImageRegion, region_size: ImageDimensions) -> list[ImageRegion]:
         """Return the regions of ``bounds`` that have at least one tile."""
+        return [region for region, _ in self.tile_counts(bounds, region_size)]
+
+    def touched(self, bounds: ImageRegion, region_size: ImageDimensions) -> list[ImageRegion]:
+        """Return the regions of ``bounds`` that share an area with the region of interest; no tile is made."""
         regions = self._strategy.compute_regions(bounds, region_size, self._tile_size, self._overlap)
-        return regions if self._interest is None else [region for region in regions if self.tiles(region)]
+        shared = self._shared_areas(frames_of(regions))
+        return [region for region, area in zip(regions, shared, strict=True) if area > _LEAST_SHARED_PX2]
+
+    def tile_counts(self, bounds: ImageRegion, region_size: ImageDimensions) -> list[tuple[ImageRegion, int]]:
+        """Return the regions of ``bounds`` that have at least one tile, each with the number of its tiles."""
+        counts = [
+            (region, int(self._are_wanted(self._frames(region)).sum())) for region in self.touched(bounds, region_size)
+        ]
+        return [(region, count) for region, count in counts if count]
+
+    def most_tiles(self, region: ImageRegion) -> int:
+        """Return how many tiles a region has when no region of interest leaves any out."""
+        columns, rows = self._strips(region)
+        return len(columns) * len(rows)
 
     def tiles(self, region: ImageRegion) -> list[Tile]:
-        """Return the tiles of a region that touch the region of interest; each keeps its place in the region's grid."""
+        """Return the tiles of a region that share an area with the region of interest.
+
+        Each keeps its index in the region's grid.
+        """
         tiles = self._strategy.compute_tiles(region, self._tile_size, self._overlap)
-        return [Tile(index, bounds) for index, bounds in enumerate(tiles) if self._is_wanted(bounds)]
+        return [Tile(index, tiles[index]) for index in np.flatnonzero(self._are_wanted(frames_of(tiles))).tolist()]
 
     def rows(self, bounds: ImageRegion, region_size: ImageDimensions) -> Iterator[list[tuple[ImageRegion, Tile]]]:
         """Yield the tiles of all regions, each with its region, row by row of tiles.
@@ -139,8 +157,29 @@ class RegionPlanner:
         )
         return TileSpans.of(frames_of(tiles))
 
-    def _is_wanted(self, tile: ImageRegion) -> bool:
+    def _strips(self, region: ImageRegion) -> tuple[list[ImageRegion], list[ImageRegion]]:
+        """Return the columns and the rows of a region's tiles."""
+        columns, rows = (
+            self._strategy.compute_tiles(ImageRegion(region.origin, size), self._tile_size, self._overlap)
+            for size in (ImageDimensions(region.size.width, 1), ImageDimensions(1, region.size.height))
+        )
+        return columns, rows
+
+    def _frames(self, region: ImageRegion) -> FloatArray:
+        """Return (minx, miny, maxx, maxy) of a region's tiles, in their order, without making them."""
+        columns, rows = (frames_of(strip) for strip in self._strips(region))
+        across, down = np.tile(columns, (len(rows), 1)), np.repeat(rows, len(columns), axis=0)
+        return np.column_stack([across[:, 0], down[:, 1], across[:, 2], down[:, 3]])
+
+    def _are_wanted(self, frames: FloatArray) -> NDArray[np.bool_]:
+        wanted: NDArray[np.bool_] = self._shared_areas(frames) > _LEAST_SHARED_PX2
+        return wanted
+
+    def _shared_areas(self, frames: FloatArray) -> FloatArray:
+        """Return the area that each rectangle shares with the region of interest, in square pixels."""
+        boxes = np.asarray(shapely.box(*frames.T), dtype=object)
         if self._interest is None:
-            return True
-        box = shapely.box(tile.origin.col, tile.origin.row, tile.right, tile.bottom)
-        return bool(shapely.relate_pattern(self._interest, box, "T********"))
+            return np.asarray(shapely.area(boxes))
+        of, part = self._interest.query(boxes, predicate="intersects")
+        areas = shapely.area(shapely.intersection(boxes[of], self._interest.geometries[part]))
+        return np.bincount(of, weights=areas, minlength=len(boxes)).astype(np.float64)

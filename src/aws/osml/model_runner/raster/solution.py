@@ -1,0 +1,57 @@
+"""How a solution of a sensor model is checked, and which errors a broken georeference raises."""
+
+from typing import Any
+from xml.etree.ElementTree import ParseError
+
+import numpy as np
+from pyproj.exceptions import ProjError
+
+from aws.osml.photogrammetry import (
+    CompositeSensorModel,
+    GeodeticWorldCoordinate,
+    ImageCoordinate,
+    RPCSensorModel,
+    geocentric_to_geodetic,
+)
+
+from .rpc import is_on_earth
+
+# What the toolkit's builders and pyproj raise on metadata that is broken or hostile. defusedxml's are ValueErrors.
+UNREADABLE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    ParseError,
+    ProjError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+# The toolkit's own limit for a solution that converged.
+CLOSED_PX = 1.0
+
+
+def is_solution(sensor_model: Any, pixel: ImageCoordinate, place: GeodeticWorldCoordinate) -> bool:
+    """Return whether ``place`` lies on the Earth and projects back to ``pixel``.
+
+    The toolkit's solvers return where they stopped, whether they converged or not.
+    """
+    degrees = np.degrees([[place.longitude, place.latitude]])
+    if not is_on_earth(degrees)[0]:
+        return False
+    projected = sensor_model.world_to_image(place)
+    residual_px = np.hypot(projected.x - pixel.x, projected.y - pixel.y)
+    return bool(residual_px <= CLOSED_PX)
+
+
+def default_height(sensor_model: Any) -> float:
+    """Return the height in metres at which a sensor model places pixels when there is no elevation model."""
+    if isinstance(sensor_model, CompositeSensorModel):
+        return default_height(sensor_model.precision_sensor_model)
+    if hasattr(sensor_model, "full_image_sensor_model"):
+        return default_height(sensor_model.full_image_sensor_model)
+    if isinstance(sensor_model, RPCSensorModel):
+        return float(sensor_model.height_off)
+    scene_centre = getattr(getattr(sensor_model, "coord_converter", None), "scp_ecf", None)
+    return 0.0 if scene_centre is None else float(geocentric_to_geodetic(scene_centre).elevation)
