@@ -34,7 +34,8 @@ from aws.osml.model_runner.raster import (
 )
 from aws.osml.model_runner.raster.exceptions import LoadImageException
 from aws.osml.model_runner.raster.rpc import RationalCamera
-from aws.osml.model_runner.raster.sensor_model import build_sensor_model, default_height
+from aws.osml.model_runner.raster.sensor_model import build_sensor_model
+from aws.osml.model_runner.raster.solution import default_height
 from raster_files import SAMPLE_FOLDER, UTM_31N, pattern, place, rpc_metadata, write_image, write_sicd
 
 SETTINGS = RasterSettings()
@@ -86,9 +87,9 @@ def test_many_threads_locate_with_one_transformer(tmp_path, monkeypatch):
     locate = image_to_world(opened(tmp_path, geo_transform=UTM_31N, epsg=32631).sensor_model)
     expected, transform, users = locate(POINTS), Transformer.transform, set()
 
-    def noted(self, *arguments):
+    def noted(self, *arguments, **options):
         users.add(threading.current_thread().name)
-        return transform(self, *arguments)
+        return transform(self, *arguments, **options)
 
     monkeypatch.setattr(Transformer, "transform", noted)
     with ThreadPoolExecutor(4) as threads:
