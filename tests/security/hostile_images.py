@@ -62,6 +62,10 @@ def _bombs() -> list[Hostile]:
         Hostile("components.jp2", lambda path, _: path.write_bytes(codestream(64, 64, 64, 16_384)), TOO_LARGE),
         Hostile("huge-tile.jp2", lambda path, _: path.write_bytes(codestream(2**20, 900_000, 2**20, 1)), TOO_LARGE),
         Hostile("code-blocks.jp2", lambda path, _: path.write_bytes(codestream(8192, 8192, 8192, 1, 0)), TOO_LARGE),
+        Hostile(
+            "component.jp2", lambda path, _: path.write_bytes(codestream(8192, 8192, 8192, 1, 4, coc(0))), TOO_LARGE
+        ),
+        Hostile("again.jp2", lambda path, _: path.write_bytes(codestream(8192, 8192, 8192, 1, 4, cod(0))), TOO_LARGE),
         Hostile("boxed.jp2", lambda path, _: path.write_bytes(jp2(codestream(255 * 64, 257 * 64, 64, 64))), TOO_LARGE),
         Hostile("boxes.jp2", lambda path, _: path.write_bytes(jp2(b"", _nested_boxes(60_000))), UNREADABLE),
         Hostile("jp2-in.ntf", _nitf_with_codestream, TOO_LARGE),
@@ -92,13 +96,25 @@ def _png(width: int, height: int, interlace: int, text: bytes = b"") -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + texts + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
 
 
-def codestream(width: int, height: int, tile: int, components: int, code_block: int = 4) -> bytes:
-    """Return a JPEG 2000 codestream with one empty tile; code-blocks are 2^(code_block + 2) pixels wide and high."""
+def codestream(width: int, height: int, tile: int, components: int, code_block: int = 4, more: bytes = b"") -> bytes:
+    """Return a JPEG 2000 codestream with one empty tile; code-blocks are 2^(code_block + 2) pixels wide and high.
+
+    ``more`` are segments behind those that every codestream has.
+    """
     size = struct.pack(">HHIIIIIIIIH", 38 + 3 * components, 0, width, height, 0, 0, tile, tile, 0, 0, components)
-    coding = struct.pack(">HHBBHBBBBBB", 0xFF52, 12, 0, 0, 1, 0, 5, code_block, code_block, 0, 1)
     quantization = struct.pack(">HHB", 0xFF5C, 3 + 16, 0x40) + b"\x48" * 16
     tile_part = struct.pack(">HHHIBB", 0xFF90, 10, 0, 0, 0, 1) + b"\xff\x93" + bytes(50)
-    return b"\xff\x4f\xff\x51" + size + b"\x07\x01\x01" * components + coding + quantization + tile_part + b"\xff\xd9"
+    headers = size + b"\x07\x01\x01" * components + cod(code_block) + quantization + more
+    return b"\xff\x4f\xff\x51" + headers + tile_part + b"\xff\xd9"
+
+
+def cod(code_block: int) -> bytes:
+    return struct.pack(">HHBBHBBBBBB", 0xFF52, 12, 0, 0, 1, 0, 5, code_block, code_block, 0, 1)
+
+
+def coc(code_block: int) -> bytes:
+    """Return the segment that sets the code-blocks of the first component alone."""
+    return struct.pack(">HHBBBBBBB", 0xFF53, 9, 0, 0, 5, code_block, code_block, 0, 1)
 
 
 def box(kind: bytes, content: bytes) -> bytes:
@@ -258,8 +274,29 @@ def _metadata() -> list[Hostile]:
         Hostile("gml.jp2", _gml, None),
         Hostile("laughs.ntf", lambda path, _: _sicd_with(path, _LAUGHS), None),
         Hostile("entity.ntf", _external_entity, None),
-        Hostile("grids.tif", _grids, None),
+        Hostile("domains.tif", lambda path, _: _metadata_text(path, metadata_of_domains(20_000)), TOO_LARGE),
+        Hostile("items.tif", lambda path, _: _metadata_text(path, b"<GDALMetadata>" + b"<Item/>" * 60_000), TOO_LARGE),
+        Hostile("points.tif", _many_tie_points, TOO_LARGE),
+        *(
+            Hostile(f"{name}.tif", lambda path, bait, text=text: write_crs(path, text, str(bait.secret)), NAMES_FILES)
+            for name, text in CRS_TEXTS.items()
+        ),
+        Hostile("boxed-crs.jp2", _boxed_crs, NAMES_FILES),
+        Hostile("gml-crs.jp2", _gml_crs, NAMES_FILES),
+        Hostile("plain-crs.tif", lambda path, _: write_crs(path, PLAIN_CRS, ""), None),
     ]
+
+
+NAMES_FILES = "names grids, files or transformations"
+
+
+def metadata_of_domains(count: int) -> bytes:
+    items = b"".join(b'<Item name="a" domain="d%d">b</Item>' % number for number in range(count))
+    return b"<GDALMetadata>" + items + b"</GDALMetadata>"
+
+
+def _many_tie_points(path: Path, _: Bait) -> None:
+    write_tiff(path, {**plain_tags(SIDE, SIDE), 33922: [0] * 6 * 10_001}, kinds={33922: 12})
 
 
 def _tagged(path: Path, bait: Bait, item: list[str]) -> None:
@@ -313,20 +350,56 @@ def _external_entity(path: Path, bait: Bait) -> None:
     )
 
 
-def _grids(path: Path, bait: Bait) -> None:
-    """A GeoTIFF whose coordinate system is to be shifted by a grid that lies elsewhere."""
-    grids = f"{bait.secret},{bait.url}/grid.tif"
-    system = (
-        'PROJCS["x",GEOGCS["y",DATUM["z",SPHEROID["GRS 1980",6378137,298.257],EXTENSION["PROJ4_GRIDS",'
-        f'"{grids}"]],PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]],'
-        'PROJECTION["Transverse_Mercator"],PARAMETER["central_meridian",3],PARAMETER["scale_factor",0.9996],'
-        'PARAMETER["false_easting",500000],UNIT["metre",1],'
-        f'EXTENSION["PROJ4","+proj=utm +zone=31 +nadgrids={grids} +units=m"]]'
-    )
-    citation = f"ESRI PE String = {system}|".encode()
-    keys = [1, 1, 0, 4, 1024, 0, 1, 1, 1025, 0, 1, 1, 3072, 0, 1, 32767, 3073, 34737, len(citation), 0]
+_SPHEROID = 'SPHEROID["GRS 1980",6378137,298.257]'
+_UNITS = 'PRIMEM["Greenwich",0],UNIT["degree",0.0174532925199433]'
+_UTM = (
+    'PROJECTION["Transverse_Mercator"],PARAMETER["latitude_of_origin",0],PARAMETER["central_meridian",3],'
+    'PARAMETER["scale_factor",0.9996],PARAMETER["false_easting",500000],PARAMETER["false_northing",0],UNIT["metre",1]'
+)
+PLAIN_CRS = f'PROJCS["x",GEOGCS["y",DATUM["z",{_SPHEROID}],{_UNITS}],{_UTM}]'
+# Coordinate systems that are to be shifted by a grid; GDAL opens the file of the first three.
+CRS_TEXTS = {
+    "grids": PLAIN_CRS.replace("298.257]", '298.257],EXTENSION["PROJ4_GRIDS","{path}"]', 1),
+    "geographic": f'GEOGCS["y",DATUM["z",{_SPHEROID},EXTENSION["PROJ4_GRIDS","{{path}}"]],{_UNITS}]',
+    "bound": 'BOUNDCRS[SOURCECRS[GEOGCRS["y",DATUM["z",ELLIPSOID["GRS 1980",6378137,298.257]],CS[ellipsoidal,2],'
+    'AXIS["lat",north],AXIS["lon",east],ANGLEUNIT["degree",0.0174532925199433]]],TARGETCRS[GEOGCRS["WGS 84",'
+    'DATUM["World Geodetic System 1984",ELLIPSOID["WGS 84",6378137,298.257223563]],CS[ellipsoidal,2],'
+    'AXIS["lat",north],AXIS["lon",east],ANGLEUNIT["degree",0.0174532925199433]]],ABRIDGEDTRANSFORMATION["x",'
+    'METHOD["NTv2",ID["EPSG",9615]],PARAMETERFILE["Latitude and longitude difference file","{path}"]]]',
+    "proj-string": PLAIN_CRS[:-1] + ',EXTENSION["PROJ4","+proj=utm +zone=31 +nadgrids={path} +units=m"]]',
+    "pipeline": 'PROJCRS["x",BASEGEOGCRS["y",DATUM["z",ELLIPSOID["GRS 1980",6378137,298.257]]],CONVERSION["c",METHOD['
+    '"PROJ-based operation method: +proj=pipeline +step +proj=hgridshift +grids={path}"]],CS[Cartesian,2],'
+    'AXIS["e",east],AXIS["n",north],LENGTHUNIT["metre",1]]',
+}
+
+
+def write_crs(path: Path, text: str, grid: str) -> None:
+    """Write a GeoTIFF whose coordinate system is WKT that GDAL parses, as ESRI's software writes it."""
+    citation = f"ESRI PE String = {text.replace('{path}', grid)}|".encode()
+    keys = [(1024, 0, 32767), (1025, 0, 1), (2048, 0, 32767), (2050, 0, 32767), (2054, 0, 9102), (2056, 0, 7019)]
+    keys += [(3072, 0, 32767), (3073, 34737, len(citation)), (3074, 0, 32767), (3076, 0, 9001)]
+    words = [(key, 34737, value, 0) if tag else (key, 0, 1, value) for key, tag, value in keys]
+    header = [1, 1, 0, len(keys)]
     tags = {**plain_tags(SIDE, SIDE), 34737: citation}
-    write_geo_tiff(path, tags, keys)
+    write_geo_tiff(path, tags, header + [word for entry in words for word in entry])
+
+
+def _boxed_crs(path: Path, bait: Bait) -> None:
+    """A JPEG 2000 whose GeoJP2 box is such a GeoTIFF."""
+    write_crs(path, CRS_TEXTS["grids"], str(bait.secret))
+    _insert_box(path, box(b"uuid", bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03") + path.read_bytes()))
+
+
+def _gml_crs(path: Path, bait: Bait) -> None:
+    text = f'<gml:PROJ4 srs="+proj=utm +nadgrids={bait.secret}"/>'.encode()
+    _insert_box(path, box(b"asoc", box(b"lbl ", b"gml.data") + box(b"xml ", text)))
+
+
+def _insert_box(path: Path, inserted: bytes) -> None:
+    _small(path, "JP2OpenJPEG")
+    body = path.read_bytes()
+    at = body.index(b"jp2c") - 4
+    path.write_bytes(body[:at] + inserted + body[at:])
 
 
 def write_geo_tiff(path: Path, tags: dict[int, int | bytes | list[int]], keys: list[int]) -> None:

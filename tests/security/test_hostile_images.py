@@ -13,7 +13,7 @@ import pytest
 
 from raster_files import pattern, rpc_metadata, write_image, write_sicd
 from security import read_images
-from security.hostile_images import Bait, Hostile, hostile_files
+from security.hostile_images import CRS_TEXTS, Bait, Hostile, hostile_files, write_crs
 from security.watched import CanaryServer, watching
 
 HOSTILE = hostile_files()
@@ -72,6 +72,23 @@ def test_no_file_is_opened_but_the_images_themselves(reading: Reading) -> None:
     assert reading.opened_outside == set()
     # The NITF driver reads this one whatever the options say, to no effect; the next test but one shows it.
     assert reading.opened - {"neighbours.ntf.aux.xml"} == {hostile.name for hostile in HOSTILE}
+
+
+@pytest.mark.parametrize("name", ["grids", "geographic", "bound"])
+def test_gdal_alone_opens_the_grid_that_a_coordinate_system_names(tmp_path: Path, name: str) -> None:
+    """The bait is live: without the check before it is opened, an image leads to a file."""
+    grid = tmp_path / "elsewhere" / "grid.gsb"
+    grid.parent.mkdir()
+    grid.write_bytes(b"NUM_OREC" + bytes(2000))
+    write_crs(tmp_path / "image.tif", CRS_TEXTS[name], str(grid))
+    with watching(grid.parent) as seen:
+        code = f"from osgeo import gdal; gdal.Open({str(tmp_path / 'image.tif')!r}).GetProjection()"
+        subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
+        assert seen.names() == {"grid.gsb"}
+
+
+def test_a_plain_coordinate_system_in_the_same_keys_places_its_image(reading: Reading) -> None:
+    assert reading.results["plain-crs.tif"]["is_placed"]
 
 
 def test_memory_stays_within_bounds(reading: Reading) -> None:

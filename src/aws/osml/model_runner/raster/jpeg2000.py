@@ -13,6 +13,7 @@ import math
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 # Reads so many bytes from a place in the file; fewer, or none, where it ends before.
 ReadAt = Callable[[int, int], bytes]
@@ -25,7 +26,9 @@ _CODE_BLOCK_BYTES = 450
 _PRECINCT_BYTES = 600
 
 _START = b"\xff\x4f\xff\x51"  # SOC, which SIZ has to follow
-_COD, _SOT, _SOD = 0xFF52, 0xFF90, 0xFF93
+_COD, _COC, _SOT, _SOD = 0xFF52, 0xFF53, 0xFF90, 0xFF93
+# From so many components on, a COC segment names its component in two bytes.
+_WIDE_COMPONENTS = 257
 _SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _MAX_BOXES = 1_000
 _MAX_MARKERS = 1_000
@@ -64,30 +67,51 @@ class Codestream:
         return records + parts + file_bytes // max(1, self.tile_count)
 
 
+class Box(NamedTuple):
+    """A box of a JP2 file, by where its content lies."""
+
+    kind: bytes
+    offset: int
+    size_bytes: int
+
+
 def codestreams(read_at: ReadAt, file_bytes: int) -> Iterator[Codestream]:
     """Yield every codestream of a file that GDAL may open as an image; nothing where the file is of another kind.
 
     What cannot be understood is passed over: the decoder refuses it as well.
     """
-    for offset in _offsets(read_at, file_bytes):
-        codestream = _codestream(read_at, offset)
-        if codestream is not None:
-            yield codestream
+    for offset in _pictures(read_at):
+        for start in _codestream_starts(read_at, offset, file_bytes):
+            codestream = _codestream(read_at, start)
+            if codestream is not None:
+                yield codestream
 
 
-def _offsets(read_at: ReadAt, file_bytes: int) -> Iterator[int]:
-    head = read_at(0, 12)
-    if head.startswith(_START):
-        yield 0
-    elif head == _SIGNATURE:
-        yield from _boxes(read_at, file_bytes)
-    elif head.startswith(_NITF_VERSIONS):
+def boxes(read_at: ReadAt, file_bytes: int) -> Iterator[Box]:
+    """Yield the boxes of every JP2 file that a file is or holds; see ISO/IEC 15444-1, annex I."""
+    for offset in _pictures(read_at):
+        yield from _boxes(read_at, offset, file_bytes)
+
+
+def _pictures(read_at: ReadAt) -> Iterator[int]:
+    """Yield where an image may begin: at the start of the file, and in a NITF at each image segment."""
+    if read_at(0, 9).startswith(_NITF_VERSIONS):
         yield from _nitf_segments(read_at)
+    else:
+        yield 0
 
 
-def _boxes(read_at: ReadAt, file_bytes: int) -> Iterator[int]:
-    """Yield where each codestream box of a JP2 file has its content (ISO/IEC 15444-1, annex I)."""
-    offset = 0
+def _codestream_starts(read_at: ReadAt, offset: int, file_bytes: int) -> Iterator[int]:
+    if read_at(offset, 4).startswith(_START):
+        yield offset
+    for box in _boxes(read_at, offset, file_bytes):
+        if box.kind == b"jp2c":
+            yield box.offset
+
+
+def _boxes(read_at: ReadAt, offset: int, file_bytes: int) -> Iterator[Box]:
+    if read_at(offset, 12) != _SIGNATURE:
+        return
     for _ in range(_MAX_BOXES):
         head = read_at(offset, 16)
         if len(head) < 8:
@@ -95,9 +119,10 @@ def _boxes(read_at: ReadAt, file_bytes: int) -> Iterator[int]:
         length, kind, head_bytes = *struct.unpack(">I4s", head[:8]), 8
         if length == 1 and len(head) == 16:
             length, head_bytes = struct.unpack(">Q", head[8:])[0], 16
-        if kind == b"jp2c":
-            yield offset + head_bytes
-        if length < head_bytes or offset + length >= file_bytes:  # 0: the box goes on to the end
+        is_last = length < head_bytes or offset + length >= file_bytes  # 0: the box goes on to the end
+        end = file_bytes if is_last else offset + length
+        yield Box(kind, offset + head_bytes, max(0, end - offset - head_bytes))
+        if is_last:
             return
         offset += length
 
@@ -125,7 +150,7 @@ def _codestream(read_at: ReadAt, offset: int) -> Codestream | None:
     if len(head) < 42 or not head.startswith(_START):
         return None
     length, _, right, bottom, left, top, tile_width, tile_height, _, _, count = struct.unpack(">HHIIIIIIIIH", head[4:])
-    code_block_px, precincts_per_px = _coding(read_at, offset + 4 + length)
+    code_block_px, precincts_per_px = _coding(read_at, offset + 4 + length, count)
     return Codestream(
         width=max(0, right - left),
         height=max(0, bottom - top),
@@ -137,17 +162,32 @@ def _codestream(read_at: ReadAt, offset: int) -> Codestream | None:
     )
 
 
-def _coding(read_at: ReadAt, offset: int) -> tuple[int, float]:
-    """Return pixels of a code-block and precincts per pixel, from the first COD segment of the main header."""
+def _coding(read_at: ReadAt, offset: int, component_count: int) -> tuple[int, float]:
+    """Return the least pixels of a code-block and the most precincts per pixel that the main header announces.
+
+    COD holds for all components, and each COC for one; a decoder takes the last of several.
+    """
+    styles = []
     for _ in range(_MAX_MARKERS):
         head = read_at(offset, 4)
         marker, length = struct.unpack(">HH", head) if len(head) == 4 else (_SOD, 0)
-        if marker == _COD:
-            return _coding_style(read_at(offset + 4, max(0, length - 2)))
         if marker in (_SOT, _SOD) or length < 2:
             break
+        if marker in (_COD, _COC):
+            segment = read_at(offset + 4, length - 2)
+            if marker == _COC:
+                segment = _as_cod(segment, 2 if component_count >= _WIDE_COMPONENTS else 1)
+            styles.append(_coding_style(segment))
         offset += 2 + length
-    return Codestream.code_block_px, Codestream.precincts_per_px
+    if not styles:
+        return Codestream.code_block_px, Codestream.precincts_per_px
+    return min(px for px, _ in styles), max(per_px for _, per_px in styles)
+
+
+def _as_cod(segment: bytes, component_bytes: int) -> bytes:
+    """Return a COC segment in the layout of COD: without the component, with a progression that means nothing."""
+    style, coding = segment[component_bytes : component_bytes + 1], segment[component_bytes + 1 :]
+    return style + bytes(4) + coding
 
 
 def _coding_style(segment: bytes) -> tuple[int, float]:

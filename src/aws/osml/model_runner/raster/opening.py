@@ -12,10 +12,12 @@ from typing import Any
 import urllib3
 from osgeo import gdal
 
+from .crs_text import are_plain_citations, is_plain_gml
 from .exceptions import ImageUnreachableError, LoadImageException, NotAnImageError
 from .handle_pool import AwsKeys
-from .jpeg2000 import Codestream, codestreams
+from .jpeg2000 import Box, Codestream, ReadAt, boxes, codestreams
 from .settings import RasterSettings
+from .tiff_tags import CITATIONS, tiff_sizes, tiff_tags
 from .transfers import watched_transfers
 
 _MISSING = frozenset({gdal.CPLE_AWSBucketNotFound, gdal.CPLE_AWSObjectNotFound})
@@ -25,6 +27,8 @@ _FORBIDDEN = frozenset({gdal.CPLE_AWSAccessDenied, gdal.CPLE_AWSInvalidCredentia
 _UNREACHABLE = frozenset({gdal.CPLE_HttpResponse, gdal.CPLE_AWSSignatureDoesNotMatch + 1})
 _REFUSED = re.compile(r"response code[^\n]{0,256}?: 40[13]\b|<Code>AccessDenied</Code>")
 _ABSENT = re.compile(r"response code[^\n]{0,256}?: 404\b")
+# The name of a uuid box, before its content.
+_UUID_BYTES = 16
 _S3_PREFIX = "/vsis3/"
 _REMOTE_PREFIXES = (_S3_PREFIX, "/vsicurl/")
 
@@ -164,23 +168,57 @@ def _refuse_no_file(path: str, url: str) -> None:
 
 
 def _refuse_greedy_header(path: str, url: str, settings: RasterSettings) -> None:
-    """Refuse what would take too much memory to be opened at all; every other limit is checked on the open image."""
+    """Refuse a file that would take too much memory or time to be opened, or whose opening leads to other files.
+
+    Every other limit is checked on the open image.
+    """
     file = gdal.VSIFOpenL(path, "rb")
     if file is None:
         forget_remote(path)  # and let the opening that follows find out why
         return
 
     def read_at(offset: int, count: int) -> bytes:
+        if offset >= file_bytes:
+            return b""
         gdal.VSIFSeekL(file, offset, os.SEEK_SET)
-        return bytes(gdal.VSIFReadL(1, count, file) or b"")
+        return bytes(gdal.VSIFReadL(1, min(count, file_bytes - offset), file) or b"")
 
     try:
         gdal.VSIFSeekL(file, 0, os.SEEK_END)
         file_bytes = gdal.VSIFTellL(file)
+        _check_tiff(read_at, url, settings)
         for codestream in codestreams(read_at, file_bytes):
             _check_codestream(codestream, file_bytes, url, settings)
+        for box in boxes(read_at, file_bytes):
+            _check_box(read_at, box, url, settings)
     finally:
         gdal.VSIFCloseL(file)
+
+
+def _check_tiff(read_at: ReadAt, url: str, settings: RasterSettings) -> None:
+    for tag in tiff_tags(read_at):
+        for name, value, limit in tiff_sizes(read_at, tag, settings.max_xml_bytes):
+            refuse_excess(url, name, value, limit)
+        if tag.number == CITATIONS and not are_plain_citations(read_at(tag.offset, tag.size_bytes)):
+            raise _odd_crs(url)
+
+
+def _check_box(read_at: ReadAt, box: Box, url: str, settings: RasterSettings) -> None:
+    """Check the boxes that say where a JPEG 2000 lies: GeoJP2, which is a TIFF, and GML."""
+    if box.kind == b"uuid":
+        content = box.offset + _UUID_BYTES
+        _check_tiff(lambda offset, count: read_at(content + offset, count), url, settings)
+    elif box.kind == b"asoc":
+        refuse_excess(url, "metadata in bytes (box asoc)", box.size_bytes, settings.max_xml_bytes)
+        if not is_plain_gml(read_at(box.offset, box.size_bytes)):
+            raise _odd_crs(url)
+
+
+def _odd_crs(url: str) -> LoadImageException:
+    return LoadImageException(
+        f"{url} has a coordinate system that names grids, files or transformations, which are never read:"
+        " store it as an EPSG code, or by the parameters of its projection"
+    )
 
 
 def _check_codestream(codestream: Codestream, file_bytes: int, url: str, settings: RasterSettings) -> None:

@@ -1,0 +1,50 @@
+"""Whether the text of a coordinate system in a file may reach PROJ, which opens the files that such a text names.
+
+PROJ reads grids by path, whatever drivers and options GDAL has, and reading a device or a pipe may never end. So the
+text must hold nothing but names, numbers and the nodes of a plain coordinate system. See WKT 1 (OGC 01-009, and as GDAL
+and ESRI write it) and WKT 2 (OGC 18-010r7).
+"""
+
+import re
+
+# Words of a transformation by grid, of a PROJ string, and of the nodes that carry either.
+_FORBIDDEN = re.compile(
+    rb"EXTENSION|PROJ4|BOUNDCRS|ABRIDGED|PARAMETERFILE|PROJ-BASED|CONCATENATED|COORDINATEOPERATION|POINTMOTION"
+    rb"|NADGRIDS|GEOIDGRIDS|GRIDSHIFT|GRIDS\s*=|[+]\s*(?:INIT|PROJ|STEP|FILE)\s*=|PIPELINE",
+    re.IGNORECASE,
+)
+# Before WKT in a citation of a GeoTIFF. GDAL takes every other citation for a name.
+_WKT_MARK = re.compile(rb"ESRI PE String", re.IGNORECASE)
+_QUOTED = re.compile(r'"([^"]*)"')
+# A PROJ string has an equals sign in every part.
+_PLAIN_NAME = re.compile(r"[^=|\\{}<>]*")
+_NODES = frozenset(
+    re.findall(
+        r"\w+",
+        """PROJCS GEOGCS GEOCCS LOCAL_CS COMPD_CS VERT_CS VERTCS DATUM VERT_DATUM VDATUM LOCAL_DATUM SPHEROID ELLIPSOID
+        PRIMEM UNIT LINUNIT PROJECTION PARAMETER AXIS AUTHORITY TOWGS84 PROJCRS PROJECTEDCRS GEOGCRS GEOGRAPHICCRS
+        GEODCRS GEODETICCRS BASEGEOGCRS BASEGEODCRS COMPOUNDCRS VERTCRS VERTICALCRS ENGCRS EDATUM CONVERSION METHOD CS
+        ORDER ANGLEUNIT LENGTHUNIT SCALEUNIT TIMEUNIT PARAMETRICUNIT ID USAGE SCOPE AREA BBOX REMARK MERIDIAN
+        PRIMEMERIDIAN TRF VRF ENSEMBLE MEMBER ENSEMBLEACCURACY DYNAMIC FRAMEEPOCH ANCHOR VERTICALEXTENT TIMEEXTENT
+        CITATION URI""",
+    )
+)
+
+
+def are_plain_citations(raw: bytes) -> bool:
+    """Return whether PROJ may get the citations of a GeoTIFF: what is WKT in them is that of a plain system."""
+    marked = _WKT_MARK.split(raw, maxsplit=1)
+    return len(marked) == 1 or (is_plain_gml(marked[1]) and _is_plain_wkt(marked[1].decode("latin-1")))
+
+
+def is_plain_gml(raw: bytes) -> bool:
+    """Return whether PROJ may get the GML of a JPEG 2000, which names a system or describes it."""
+    return not _FORBIDDEN.search(raw)
+
+
+def _is_plain_wkt(text: str) -> bool:
+    names = _QUOTED.findall(text)
+    # A citation ends at the bar.
+    before_brackets = _QUOTED.sub("", text).partition("|")[0].replace("(", "[").split("[")[:-1]
+    nodes = (part.rpartition(",")[2].strip(" \t\r\n=").upper() for part in before_brackets)
+    return all(node in _NODES for node in nodes) and all(_PLAIN_NAME.fullmatch(name) for name in names)

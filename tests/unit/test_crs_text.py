@@ -1,0 +1,43 @@
+"""Coordinate systems in files: what PROJ may get, and what names other files."""
+
+import pytest
+from pyproj import CRS
+
+from aws.osml.model_runner.raster.crs_text import are_plain_citations
+
+
+@pytest.mark.parametrize("form", ["WKT1_GDAL", "WKT1_ESRI", "WKT2_2019"])
+def test_systems_of_every_kind_of_projection_are_plain(form: str) -> None:
+    for code in (4326, 32631, 27700, 3035, 3413, 5514, 2154, 6933, 7405, 4979):
+        crs = CRS.from_epsg(code)
+        if "DERIVING" not in crs.to_wkt() and (text := written(crs, form)):
+            assert are_plain_citations(f"UTM (zone 31)|ESRI PE String = {text}|a [b]|".encode()), text
+
+
+def written(crs: CRS, form: str) -> str | None:
+    """Return the system as WKT; None where the form has none for it."""
+    try:
+        return str(crs.to_wkt(form))
+    except Exception:  # noqa: BLE001 - pyproj has no class of its own for this
+        return None
+
+
+def test_a_citation_without_wkt_is_a_name() -> None:
+    assert are_plain_citations(b"+proj=utm +zone=31 +nadgrids=@null|EXTENSION[|")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'GEOGCS["x",EXTENSION["PROJ4_GRIDS","/a"]]',
+        b'geogcs["x",extension["a","b"]]',
+        b'GEOGCS["x",UNKNOWN["a"]]',
+        b'GEOGCS["x|",SOMETHING["a"]]',
+        b'GEOGCS("x",OTHER("a"))',
+        b'GEOGCS["x",DATUM["+proj=longlat"]]',
+        b'GEOGCS["x",DATUM["a=b"]]',
+        b'GEOGCS["x",[["a"]]]',
+    ],
+)
+def test_what_is_not_plain_is_found(text: bytes) -> None:
+    assert not are_plain_citations(b"esri pe string = " + text)
