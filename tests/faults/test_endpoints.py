@@ -1,5 +1,6 @@
 """T7, T8, T17: the model is busy, refuses, lies, never answers, or answers without end."""
 
+import shutil
 import socket
 import threading
 import time
@@ -47,6 +48,7 @@ class RawModel:
         self._answer = answer
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.calls = []
+        self.is_called = False
         self._is_open = True
         threading.Thread(target=self._accept, daemon=True).start()
 
@@ -70,7 +72,7 @@ class RawModel:
         begun = time.monotonic()
         with connection:
             try:
-                connection.recv(1 << 16)
+                self.is_called = bool(connection.recv(1 << 16)) or self.is_called
                 self._answer(connection)
             except OSError:
                 pass
@@ -122,6 +124,19 @@ def test_an_answer_of_60_mib_is_not_held_in_memory(trial, raw_model):
     assert {tile["error_code"] for tile in tiles} == {"BAD_RESPONSE"}
     # Four calls at a time, none of which may hold more than the 50 MiB that an answer may have.
     assert peak < 600 * 2**20
+
+
+def test_a_message_of_many_images_for_a_dead_endpoint_holds_up_no_other_job(new_trial, raw_model, tmp_path):
+    """Neither in the look-ahead nor in the slots in which images are started."""
+    trial = new_trial(IMAGE_LOOK_AHEAD="4", REGIONS_IN_PROGRESS="1")
+    dead = raw_model(never_answer)
+    copies = [shutil.copy(trial.images["one"], tmp_path / f"{number}.tif") for number in range(8)]
+    images = [str(copy) for copy in copies]
+    many = trial.request(dead.url, "one", imageUrls=images, imageProcessorTileSize=4 * TILE_PX)
+    trial.site.submit(many)
+    with trial.fleet.worker():
+        eventually(lambda: len(trial.site.open_jobs()) == len(copies) and dead.is_called)
+        trial.wait(trial.submit(trial.request(trial.model(), "one")))
 
 
 @pytest.mark.long

@@ -72,7 +72,7 @@ def test_a_running_region_stops_at_the_next_heartbeat_and_the_rest_is_dropped(
 ):
     model = model_server("failure", outcomes={"200": 1}, latency_ms=(300, 300))
     request = accepted(worker, scene, model.invocations_url, imageProcessorTileSize=64)
-    worker.image_handler._process_first = lambda *_: None
+    worker.image_handler._process_first = lambda *_, **__: None
     assert worker.start_waiting() == 1
     (_, first), (_, second) = worker.received_regions()
     ended: list[BaseException] = []
@@ -106,7 +106,7 @@ def test_a_cancelled_job_holds_nothing_of_its_endpoint_even_before_it_is_struck_
 ):
     model = model_server("centerpoint")
     accepted(worker, scene, model.invocations_url)
-    worker.image_handler._process_first = lambda *_: None
+    worker.image_handler._process_first = lambda *_, **__: None
     assert worker.start_waiting() == 1
     other = worker.request(scene, model.invocations_url, job_id="other", imageProcessorTileSize=64)
     worker.image_handler.measure(worker.image_handler.accept(other))
@@ -118,7 +118,7 @@ def test_a_cancelled_job_holds_nothing_of_its_endpoint_even_before_it_is_struck_
 def test_a_cancelled_job_that_is_sent_again_is_done_whole(worker, canceller, scene, model_server):
     model = model_server("centerpoint")
     request = accepted(worker, scene, model.invocations_url)
-    worker.image_handler._process_first = lambda *_: None
+    worker.image_handler._process_first = lambda *_, **__: None
     worker.start_waiting()
     canceller.cancel("job")
     worker.look_after()

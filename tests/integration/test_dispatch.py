@@ -343,7 +343,7 @@ REGION = {
 class TestRegionMessages:
     def test_the_last_region_finishes_the_image(self, worker, region_messages, queue_of, scene, model_server):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
-        worker.image_handler._process_first = lambda *_: None
+        worker.image_handler._process_first = lambda *_, **__: None
         worker.image_handler.process_image_request(request)
         queue = queue_of("REGION_QUEUE")
         (message,) = queue.receive()
@@ -375,7 +375,7 @@ class TestRegionMessages:
         self, worker, region_messages, queue_of, scene, model_server, name, value
     ):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
-        worker.image_handler._process_first = lambda *_: None
+        worker.image_handler._process_first = lambda *_, **__: None
         worker.image_handler.process_image_request(request)
         queue = queue_of("REGION_QUEUE")
         (true_message,) = queue.receive()

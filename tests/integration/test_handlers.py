@@ -168,7 +168,7 @@ def statuses(emulator, data_plane) -> StatusListener:
 def planned(worker: InProcessWorker, request: ImageRequest) -> JobItem:
     """Accept and plan an image, and do none of its regions."""
     handler = worker.image_handler
-    handler._process_first = lambda *_: None  # type: ignore[method-assign]
+    handler._process_first = lambda *_, **__: None  # type: ignore[method-assign]
     handler.process_image_request(request)
     del handler._process_first
     return worker.jobs.get_image_request(request.image_id)
@@ -238,7 +238,7 @@ class TestImage:
 
     def test_rows_of_regions_are_written_side_by_side(self, worker, scene, gateway):
         gateway.add_endpoint(MODEL, LocalEndpoint("http://127.0.0.1:1/invocations"))
-        worker.image_handler._process_first = lambda *_: None
+        worker.image_handler._process_first = lambda *_, **__: None
         request = worker.request(scene, MODEL)
         # Holds the first row's write back until the second one is under way.
         both = threading.Barrier(2)
@@ -554,7 +554,17 @@ class TestLoad:
             for tile_format in ("PNG", "PNG", "JPEG")
         }
         assert len(detectors) == 2
-        assert worker.context.retry_budget_for("a") is worker.context.retry_budget_for("a")
+
+    def test_endpoints_of_one_name_in_two_accounts_share_nothing(self, worker):
+        roles = ("", "arn:aws:iam::111111111111:role/call", "arn:aws:iam::222222222222:role/call")
+        lanes = [
+            lane_of(RegionRequest(model_name="ships", model_invoke_mode="SM_ENDPOINT", model_invocation_role=role))
+            for role in roles
+        ]
+        assert len({lane.name for lane in lanes}) == 3
+        assert len({id(worker.context.retry_budget_for(lane)) for lane in lanes}) == 3
+        assert len({id(worker.context.call_limit_for(lane)) for lane in lanes}) == 3
+        assert worker.context.retry_budget_for(lanes[0]) is worker.context.retry_budget_for(lanes[0])
 
 
 class TestRegion:

@@ -1,6 +1,7 @@
 """Images that wait in the table of open jobs and are started in turns, on real tables, queues, images and models."""
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,10 @@ from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
 from aws.osml.model_runner.dispatch import DeadLetters, ImageMessages
 from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
-from aws.osml.model_runner.queue.request_queue import RequestQueue
-from aws.osml.model_runner.scheduler import BufferedImageRequestQueue, FIFOImageScheduler
+from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
+from aws.osml.model_runner.scheduler import BufferedImageRequestQueue, FIFOImageScheduler, LookAhead
+from aws.osml.model_runner.scheduler.look_ahead import MOST_WAITING, waiting_by_endpoint
+from aws.osml.model_runner.scheduler.survey import lane_of
 from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
 
 LEASE_S = 60.0
@@ -59,7 +62,7 @@ def new_worker(data_plane, clients, clock) -> Iterator[Callable[..., InProcessWo
     def make(name: str = "worker", **settings: str) -> InProcessWorker:
         worker = InProcessWorker(data_plane.environment, clients, clock, name, **settings)
         worker.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
-        worker.image_handler._process_first = lambda *_: None
+        worker.image_handler._process_first = lambda *_, **__: None
         made.append(worker)
         return worker
 
@@ -165,19 +168,42 @@ class TestBuffer:
         assert worker.start_waiting() == 1
         assert worker.work_off().image_status == "SUCCESS"
 
-    def test_while_the_buffer_is_full_requests_stay_on_the_queue(self, worker, data_plane, scene, clock):
+    def test_an_endpoint_with_many_images_waiting_keeps_no_other_message_on_the_queue(
+        self, worker, messages, scene, model_server, clock
+    ):
+        busy, idle = (model_server("centerpoint").invocations_url for _ in range(2))
+        turns = SchedulingTurns(worker.ledger, worker.jobs, clock)
+        messages._look_ahead = LookAhead(turns, 4, clock)
+        images = [f"file://{shutil.copy(scene, scene.parent / f'{number}.tif')}" for number in range(6)]
+        many = message(worker, scene, busy, "many", imageUrls=images)
+        send(messages, many, message(worker, scene, busy, "later"), message(worker, scene, idle, "other"))
+        assert sorted({job.job_id for job in worker.ledger.open_jobs()}) == ["many", "other"]
+        # What was accepted is never put back, and a worker that only knows the last turn puts back the same.
+        messages._look_ahead = LookAhead(turns, 4, clock)
+        turn = turns.claim("w", 15)
+        turns.end(turn, 0.0, 7, 0.0, waiting_by_endpoint(lane_of(job.request) for job in worker.ledger.open_jobs()))
+        late = QueueMessage("gone", message(worker, scene, busy, "late"), 9)
+        send(messages, many)
+        messages.handle(late)
+        assert {job.job_id for job in worker.ledger.open_jobs()} == {"many", "other"}
+        # SQS would set a message aside that comes again too often: a copy replaces it.
+        (depth,) = messages._queue._call("get_queue_attributes", AttributeNames=["ApproximateNumberOfMessagesDelayed"])[
+            "Attributes"
+        ].values()
+        assert int(depth) == 1
+
+    def test_while_as_many_images_wait_as_a_turn_may_read_requests_stay_on_the_queue(
+        self, worker, data_plane, scene, clock
+    ):
         turns = SchedulingTurns(worker.ledger, worker.jobs, clock)
         queue = RequestQueue(data_plane.image_queue, 0, client=worker.clients.client("sqs"))
         pauses: list[float] = []
-        buffered = BufferedImageRequestQueue(queue, turns, 2, clock, pauses.append)
-        for name in ("a", "b", "c"):
-            queue.send_body(message(worker, scene, "ships", name))
-        taken = [buffered.receive(), buffered.receive(), buffered.receive()]
-        assert [len(found) for found in taken] == [1, 1, 0]
-        turn = turns.claim("w", 15)
-        turns.end(turn, 0.0, 1, 0.0)
-        clock.ahead_s += 2
-        assert len(buffered.receive()) == 1
+        buffered = BufferedImageRequestQueue(queue, LookAhead(turns, 500, clock), pauses.append)
+        queue.send_body(message(worker, scene, "ships", "a"))
+        for waiting, taken in ((MOST_WAITING, 0), (1, 1)):
+            turns.end(turns.claim("w", 15), 0.0, waiting, 0.0)
+            clock.ahead_s += 3
+            assert len(buffered.receive()) == taken
         assert len(pauses) == 1
 
 

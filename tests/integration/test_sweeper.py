@@ -85,7 +85,7 @@ def statuses(emulator, data_plane) -> StatusListener:
 def planned(worker: InProcessWorker, request: ImageRequest) -> JobItem:
     """Accept and plan an image, and do none of its regions."""
     handler = worker.image_handler
-    handler._process_first = lambda *_: None  # type: ignore[method-assign]
+    handler._process_first = lambda *_, **__: None  # type: ignore[method-assign]
     handler.process_image_request(request)
     del handler._process_first
     return worker.jobs.get_image_request(request.image_id)
@@ -331,7 +331,7 @@ def test_an_image_that_waits_for_days_has_its_whole_time_once_it_starts(new_work
     clock.ahead_s += 6 * DAY_S
     worker.sweeper.sweep()
     assert status_of(worker, request) == "ACCEPTED"
-    worker.image_handler._process_first = lambda *_: None
+    worker.image_handler._process_first = lambda *_, **__: None
     worker.start_waiting()
     clock.ahead_s += DEADLINE_S - 60
     worker.sweeper.sweep()
@@ -365,7 +365,7 @@ def test_a_job_that_is_begun_again_may_wait_again_before_its_deadline_counts(
     row = worker.jobs.get_image_request(request.image_id)
     assert row.image_status == "FAILED"
     assert row.message.endswith("(JOB_DEADLINE_S) is over: send the job again to have the missing tiles done")
-    monkeypatch.setattr(worker.image_handler, "_process_first", lambda *_: None)
+    monkeypatch.setattr(worker.image_handler, "_process_first", lambda *_, **__: None)
     worker.image_handler.accept(request, "again")
     clock.ahead_s += 2 * DAY_S
     worker.look_after()
@@ -455,7 +455,7 @@ def test_an_image_that_cannot_be_finished_ends_failed_and_holds_no_other_up(
     tries = finish_failing_with(monkeypatch, bad.image_id, error)
     worker.sweeper.sweep()
     other = worker.request(scene, "http://127.0.0.1:9/invocations", job_id="b-other")
-    worker.image_handler._process_first = lambda *_: None
+    worker.image_handler._process_first = lambda *_, **__: None
     worker.image_handler.accept(other)
     clock.ahead_s += 700
     worker.sweeper.sweep()
@@ -607,7 +607,7 @@ def test_a_sweep_ends_between_two_jobs_when_the_worker_stops(new_worker, scene):
     for name in ("a", "b", "c"):
         worker.image_handler.accept(worker.request(scene, "http://127.0.0.1:9/invocations", job_id=name))
     answers = iter([False, True])
-    worker.image_handler._process_first = lambda *_: None
+    worker.image_handler._process_first = lambda *_, **__: None
     worker.sweeper.sweep(lambda: next(answers))
     planned_jobs = [job for job in worker.ledger.open_jobs() if job.planned_time is not None]
     assert len(planned_jobs) == 1

@@ -472,8 +472,8 @@ class ServiceConfig(BaseModel):
     image_look_ahead: Annotated[int, Field(ge=1, le=10_000)] = _setting(
         "IMAGE_LOOK_AHEAD",
         default=500,
-        description="How many image requests may wait in the table of open jobs; further ones stay on the queue."
-        " Each decision of the scheduler reads them all: 10,000 take about two seconds.",
+        description="How many images may wait in the table of open jobs. Endpoints share it: one alone gets half, and"
+        " messages of a full one go back to the queue. A decision reads all: 10,000 take two seconds.",
     )
     default_instance_concurrency: Annotated[int, _above(1, 2)] = _setting(
         "DEFAULT_INSTANCE_CONCURRENCY",

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import structlog
 from botocore.exceptions import ClientError
 
+from .api.image_request import ImageRequest
 from .api.image_request_message import job_id_of, parse_image_request_message
 from .api.problems import shortened
 from .api.region_request import RegionRequest, parse_region_request_message
@@ -15,6 +16,7 @@ from .common.typing import RequestStatus
 from .database.job_ledger import OpenJob
 from .database.job_table import JobItem
 from .exceptions import (
+    EndpointFullError,
     GetImageRequestItemException,
     InvalidImageRequestException,
     InvalidRequestError,
@@ -34,6 +36,8 @@ from .observability import bind_job
 from .queue.request_queue import MAX_DELAY_S, QueueMessage, RequestQueue
 from .region_request_handler import RegionRequestHandler
 from .scheduler.image_scheduler import ScheduledImage, TurnScheduler
+from .scheduler.look_ahead import LookAhead
+from .scheduler.survey import lane_of
 from .worker_context import WorkerContext
 
 logger = structlog.get_logger(__name__)
@@ -50,6 +54,10 @@ _HOPELESS_TRIES = 3
 _MEMORY_TRIES = 10
 # A region whose tables are busy is tried again after so many seconds, chosen at random.
 _TABLE_BUSY_S = (10.0, 30.0)
+# A message whose endpoint has no room for further images comes again after so many seconds, chosen at random.
+_FULL_S = (60.0, 180.0)
+# Before the next message is looked at then, so that a queue full of such messages costs few calls.
+_FULL_PAUSE_S = 1.0
 
 
 @contextmanager
@@ -73,6 +81,15 @@ def kept_hidden(queue: RequestQueue, message: QueueMessage, context: WorkerConte
     lease = Lease("message", renew, on_lost=lambda: None, last_progress=context.now, kind=LeaseKind.MESSAGE)
     with context.leases.keep(lease):
         yield
+
+
+def come_again(queue: RequestQueue, message: QueueMessage, wait_s: int) -> None:
+    """Have a message come again after a while, as a new one where SQS counts many receives."""
+    if message.receive_count < _RENEWED_AFTER or wait_s > MAX_DELAY_S:
+        queue.reset_request(message.receipt_handle, wait_s)
+        return
+    queue.send_body(message.body, wait_s)
+    queue.finish_request(message.receipt_handle)
 
 
 class DeadLetters:
@@ -102,7 +119,7 @@ class ImageMessages:
     """Image requests: accepted, and their message deleted.
 
     Where images are scheduled, their headers are read then, and they wait to be started; else they are planned at once.
-    ``on_waiting`` hears of each that waits.
+    ``on_waiting`` hears of each that waits, and ``look_ahead`` says for which endpoints further images may wait.
     """
 
     def __init__(
@@ -111,11 +128,13 @@ class ImageMessages:
         dead_letters: DeadLetters,
         handler: ImageRequestHandler,
         on_waiting: Callable[[], None] | None = None,
+        look_ahead: LookAhead | None = None,
     ) -> None:
         self._queue = queue
         self._dead_letters = dead_letters
         self._handler = handler
         self._on_waiting = on_waiting
+        self._look_ahead = look_ahead
 
     def handle(self, message: QueueMessage) -> None:
         """Begin every image of a request. Once accepted, an image depends on its rows and not on the message."""
@@ -124,6 +143,11 @@ class ImageMessages:
                 jobs = self._accept(message)
             except InvalidRequestError as err:
                 self._reject(message, err)
+                return
+            except EndpointFullError as err:
+                logger.info("request.deferred", reason=str(err), retry_after_s=err.retry_after_s)
+                come_again(self._queue, message, math.ceil(err.retry_after_s))
+                self._handler.context.pause(_FULL_PAUSE_S)
                 return
             except RequestDeferredError as err:
                 logger.info("request.deferred", reason=str(err), retry_after_s=err.retry_after_s)
@@ -145,6 +169,19 @@ class ImageMessages:
             except Exception:  # The other images of the request go on; the sweeper and the scheduler lead this one on
                 logger.exception("image.not_begun", image_id=job.image_id)
 
+    def _take_room(self, requests: list[ImageRequest]) -> None:
+        """Count the images of a message as waiting, unless it was accepted before.
+
+        Raises:
+            EndpointFullError: enough of its endpoint's images wait.
+        """
+        first = requests[0]
+        if self._look_ahead is None or self._look_ahead.take(lane_of(first), len(requests)):
+            return
+        if self._handler.job_table.find(first.image_id) is None:
+            retry_after_s = self._handler.context.rng.uniform(*_FULL_S)
+            raise EndpointFullError(f"enough images wait for the endpoint {shortened(first.model_name)}", retry_after_s)
+
     def _go_on(self, job: OpenJob) -> None:
         if self._on_waiting is None:
             self._handler.plan(job)
@@ -156,6 +193,7 @@ class ImageMessages:
         requests = parse_image_request_message(message.body)
         for request in requests:
             self._handler.config.allowance.check(request)
+        self._take_room(requests)
         for request in requests:
             self._handler.check(request, message.receive_count)
         accepted, problems = [], []
@@ -193,10 +231,10 @@ class ScheduledImages:
         self._scheduler = scheduler
         self._handler = handler
 
-    def handle(self, image: ScheduledImage) -> None:
-        """Plan an image that this worker has claimed."""
+    def handle(self, image: ScheduledImage, on_cut: Callable[[], None] = lambda: None) -> None:
+        """Plan an image that this worker has claimed; ``on_cut`` is called when another one can be started."""
         try:
-            self._handler.plan_started(image.job)
+            self._handler.plan_started(image.job, on_cut)
         except ProcessImageException as err:
             logger.warning("image.not_planned", reason=str(err))
         finally:
@@ -229,15 +267,7 @@ class RegionMessages:
             self._queue.finish_request(message.receipt_handle)
             self._on_ended()
             return
-        self._give_back(message, math.ceil(retry_after_s))
-
-    def _give_back(self, message: QueueMessage, wait_s: int) -> None:
-        """Have a message come again after a while, as a new one where SQS counts many receives."""
-        if message.receive_count < _RENEWED_AFTER or wait_s > MAX_DELAY_S:
-            self._queue.reset_request(message.receipt_handle, wait_s)
-            return
-        self._queue.send_body(message.body, wait_s)
-        self._queue.finish_request(message.receipt_handle)
+        come_again(self._queue, message, math.ceil(retry_after_s))
 
     def _wait_for_slot_s(self, message: QueueMessage) -> float:
         """Return how long a region without a slot waits: twice as long each time, so that many cost few calls."""

@@ -370,6 +370,10 @@ class RequestDeferredError(RetryableJobException):
         self.retry_after_s = retry_after_s
 
 
+class EndpointFullError(RequestDeferredError):
+    """As many images of the request's endpoint wait as may; others' requests are received meanwhile."""
+
+
 class RegionDeferredError(RetryableJobException):
     """The region has to wait: ask again in ``retry_after_s``. ``is_backoff``: its endpoint or image refused."""
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -190,8 +190,10 @@ class ImageRequestHandler:
         if started is not None:
             self.plan_started(started)
 
-    def plan_started(self, job: OpenJob) -> None:
+    def plan_started(self, job: OpenJob, on_cut: Callable[[], None] = lambda: None) -> None:
         """A3 and A4: plan an image that this worker has the right to plan, and process its first region.
+
+        ``on_cut`` is called when the region is cut, and waits for the model at most.
 
         Raises:
             ProcessImageException: it cannot be planned; its FAILED status is out.
@@ -223,7 +225,7 @@ class ImageRequestHandler:
                 self.tell(stored, RequestStatus.IN_PROGRESS, _progress_text(stored))
                 waiting = self._share_out(plan.regions, request, stored.image_extension or "", stored.generation or 0)
             if waiting:
-                self._process_first(waiting[0])
+                self._process_first(waiting[0], on_cut=on_cut)
 
     def measure(self, job: OpenJob) -> None:
         """Read the header of an image that waits, so that its load is known; one that cannot be planned ends here.
@@ -469,9 +471,10 @@ class ImageRequestHandler:
         region: RegionRequest,
         dataset: "gdal.Dataset | None" = None,
         sensor_model: "SensorModel | None" = None,
+        on_cut: Callable[[], None] = lambda: None,
     ) -> None:
         try:
-            job = self.region_request_handler.process_region_request(region, None, dataset, sensor_model)
+            job = self.region_request_handler.process_region_request(region, None, dataset, sensor_model, on_cut=on_cut)
         except RetryableJobException as err:
             # Its message is on the queue, so it is done from there.
             logger.info("region.left_to_queue", reason=str(err))

@@ -34,6 +34,7 @@ from .region_request_handler import RegionRequestHandler
 from .scheduler.buffered_image_request_queue import BufferedImageRequestQueue
 from .scheduler.endpoint_capacity import EndpointCapacityEstimator
 from .scheduler.image_scheduler import EndpointLoadImageScheduler, FIFOImageScheduler, TurnScheduler
+from .scheduler.look_ahead import LookAhead
 from .status.image_status_monitor import ImageStatusMonitor
 from .status.region_status_monitor import RegionStatusMonitor
 from .tile_worker.tiling_strategy import TilingStrategy
@@ -212,14 +213,14 @@ class ModelRunner:
             ]
         turns = SchedulingTurns(self.ledger, self.job_table, self.context.now)
         scheduler = self._scheduler(turns)
-        buffered = BufferedImageRequestQueue(
-            self.image_request_queue, turns, self.config.image_look_ahead, self.context.now, self.context.pause
-        )
-        messages = self._image_messages(scheduler.due.set)
+        look_ahead = LookAhead(turns, self.config.image_look_ahead, self.context.now)
+        buffered = BufferedImageRequestQueue(self.image_request_queue, look_ahead, self.context.pause)
+        messages = self._image_messages(scheduler.due.set, look_ahead)
         starts = ScheduledImages(scheduler, self.image_request_handler)
         return [
             self._consumer("images", buffered, _to_the_end(messages.handle), _INTAKE_SLOTS),
-            self._consumer("starts", scheduler, _to_the_end(starts.handle), self._slots),
+            # An image gives its slot up when its first region is cut: else a model that never responds takes all slots.
+            self._consumer("starts", scheduler, starts.handle, self._slots, self.config.workers),
             self._region_consumer(scheduler.note_room),
         ]
 
@@ -230,8 +231,11 @@ class ModelRunner:
             return FIFOImageScheduler(*parts, context.image_due)
         return EndpointLoadImageScheduler(self.endpoint_capacities, *parts, context.image_due)
 
-    def _image_messages(self, on_waiting: Callable[[], None] | None = None) -> ImageMessages:
-        return ImageMessages(self.image_request_queue, self.image_dead_letters, self.image_request_handler, on_waiting)
+    def _image_messages(
+        self, on_waiting: Callable[[], None] | None = None, look_ahead: LookAhead | None = None
+    ) -> ImageMessages:
+        queue, dead_letters = self.image_request_queue, self.image_dead_letters
+        return ImageMessages(queue, dead_letters, self.image_request_handler, on_waiting, look_ahead)
 
     def _region_consumer(self, on_ended: Callable[[], None] = lambda: None) -> QueueConsumer[Any]:
         regions = RegionMessages(

@@ -43,7 +43,6 @@ from .job_rules import POISON_REGION_S, backoff_s, is_poison, late_reason, regio
 from .lease_keeper import Lease
 from .observability import bind_job
 from .region_work import RegionWork
-from .scheduler.decision import Lane
 from .scheduler.survey import lane_of
 from .status.region_status_monitor import RegionStatusMonitor
 from .status.safe_text import safe_text
@@ -232,13 +231,13 @@ class RegionRequestHandler:
             context.pause(_ROOM_PAUSE_S)
         if limit.is_full:
             raise RegionDeferredError("tiles of its endpoint wait here", context.rng.uniform(*_NO_ROOM_S))
-        if not context.shares.has_room(_name_of(lane), context.endpoint_calls(request)):
+        if not context.shares.has_room(lane.name, context.endpoint_calls(request)):
             raise RegionDeferredError("other workers use its endpoint fully", context.rng.uniform(*_NO_ROOM_S))
 
     def _share_of_endpoint(self, request: RegionRequest) -> AbstractContextManager[Callable[[], None]]:
         context, lane = self.context, lane_of(request)
         capacity = partial(context.endpoint_calls, request)
-        return context.shares.holding(_name_of(lane), capacity, context.call_limit_for(lane))
+        return context.shares.holding(lane.name, capacity, context.call_limit_for(lane))
 
     def _claim(self, image_id: str, region_id: str, is_to_seal: bool = False) -> RegionClaim | None:
         """Return our claim, or None when the region has ended."""
@@ -314,7 +313,8 @@ class RegionRequestHandler:
         Raises:
             SelfThrottledRegionException: the endpoint works on as many regions as it may.
         """
-        table, endpoint, lease_s = self.endpoint_statistics_table, request.model_name, self.config.region_lease_s
+        table, lease_s = self.endpoint_statistics_table, self.config.region_lease_s
+        endpoint = dataclasses.replace(lane_of(request), part="").name
         if table is None or not self._is_throttled(request):
             yield lambda: True
             return
@@ -327,8 +327,8 @@ class RegionRequestHandler:
             # A serverless endpoint has no machines to count, and must not wait for ever.
             slot = table.take_slot(endpoint, self.context.owner, max(1, most), lease_s)
         if slot is None:
-            self.context.metrics.record("RegionProcessing", "Throttles", 1, "Count", ModelName=endpoint)
-            raise SelfThrottledRegionException(f"{endpoint} works on as many regions as it may")
+            self.context.metrics.record("RegionProcessing", "Throttles", 1, "Count", ModelName=request.model_name)
+            raise SelfThrottledRegionException(f"{request.model_name} works on as many regions as it may")
         try:
             hurried = self.context.hurried(table)
             yield lambda: hurried.renew_slot(slot, lease_s)
@@ -443,10 +443,6 @@ def _endpoint_trouble(job: JobItem, reason: Exception | None) -> str:
     """Return why a region waits for its endpoint."""
     code = f"{reason.code}: " if isinstance(reason, ModelJobError) else ""
     return f"{code}the endpoint {job.model_name}: {reason or 'no tile was done'}"
-
-
-def _name_of(lane: Lane) -> str:
-    return f"{lane.endpoint}#{lane.part}" if lane.part else lane.endpoint
 
 
 def _tiles_to_seal(work: RegionWork, job: JobItem) -> list[Tile]:

@@ -212,7 +212,7 @@ class RegionWork:
             metrics=context.metrics,
             image_format=source.driver_name,
             generation=generation,
-            retry_budget=context.retry_budget_for(request.model_name),
+            retry_budget=context.retry_budget_for(lane_of(request)),
             call_limit=context.call_limit_for(lane_of(request)),
             sleep=context.pause,
             rng=context.rng,

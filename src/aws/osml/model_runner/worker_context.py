@@ -92,7 +92,7 @@ class WorkerContext:
     shares: CallShares = field(init=False)
     aggregation_memory: MemoryBudget = field(init=False)
     _detectors: LRUCache[object, Detector] = field(default_factory=lambda: LRUCache(_CACHED_ENDPOINTS))
-    _budgets: dict[str, RetryBudget] = field(default_factory=lambda: defaultdict(RetryBudget))
+    _budgets: dict[Lane, RetryBudget] = field(default_factory=lambda: defaultdict(RetryBudget))
     _call_limits: dict[Lane, CallLimit] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -189,10 +189,10 @@ class WorkerContext:
                 self._detectors[key] = self._new_detector(request)
             return self._detectors[key]
 
-    def retry_budget_for(self, endpoint: str) -> RetryBudget:
-        """Return the budget from which every retry at an endpoint is paid."""
+    def retry_budget_for(self, lane: Lane) -> RetryBudget:
+        """Return the budget from which every retry at an endpoint, or at one of its parts, is paid."""
         with self._lock:
-            return self._budgets[endpoint]
+            return self._budgets[lane]
 
     def call_limit_for(self, lane: Lane) -> CallLimit:
         """Return the limit that all calls of this process to an endpoint, or to one of its parts, share."""

@@ -7,11 +7,11 @@ slept through its turn starts nothing.
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from aws.osml.model_runner.exceptions import ConditionNotMetError, TransactionConflictError
 
-from .ddb_helper import DDBHelper, to_dynamodb
+from .ddb_helper import DDBHelper, Item, to_dynamodb
 from .job_ledger import OpenJob, OutstandingJobsTable, attempted, planning_update
 from .job_table import JobItem, JobTable
 
@@ -32,13 +32,15 @@ class Turn:
 class Notice:
     """What the last turn left for all workers: until when it is taken, when to look next, and how many images wait.
 
-    ``looked_at`` is when the last turn began to read the open jobs: it has seen what happened before.
+    ``looked_at`` is when the last turn began to read the open jobs: it has seen what happened before. ``waiting_for``
+    has the number of images that wait for each endpoint, under a short key.
     """
 
     taken_until: float = 0.0
     next_look: float = 0.0
     waiting: int = 0
     looked_at: float = 0.0
+    waiting_for: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class SchedulingTurns(DDBHelper):
@@ -52,8 +54,10 @@ class SchedulingTurns(DDBHelper):
     def notice(self) -> Notice:
         """Return what the last turn left."""
         row = self.read(_KEY) or {}
-        names = ("lease_until", "next_look", "waiting", "look_time")
-        return Notice(*(row.get(name, 0) for name in names))
+        taken_until, next_look, waiting, looked_at = (
+            row.get(name, 0) for name in ("lease_until", "next_look", "waiting", "look_time")
+        )
+        return Notice(taken_until, next_look, waiting, looked_at, row.get("waiting_for", {}))
 
     def claim(self, owner: str, for_s: float) -> Turn | None:
         """Q1: take the turn under a new number; None while another worker has it."""
@@ -72,10 +76,16 @@ class SchedulingTurns(DDBHelper):
             row = err.old
         return Turn(owner, int(row["fence"]), row["lease_until"])
 
-    def end(self, turn: Turn, next_look: float, waiting: int, looked_at: float) -> None:
+    def end(
+        self, turn: Turn, next_look: float, waiting: int, looked_at: float, waiting_for: Mapping[str, int] | None = None
+    ) -> None:
         """Q2: let the next worker have its turn, not before ``next_look``; the jobs were read from ``looked_at`` on."""
-        values = {":zero": 0, ":look": next_look, ":waiting": waiting, ":seen": looked_at, ":fence": turn.fence}
-        expression = "SET lease_until = :zero, next_look = :look, waiting = :waiting, look_time = :seen"
+        values: Item = {":zero": 0, ":look": next_look, ":waiting": waiting, ":seen": looked_at, ":fence": turn.fence}
+        values[":endpoints"] = dict(waiting_for or {})
+        expression = (
+            "SET lease_until = :zero, next_look = :look, waiting = :waiting, look_time = :seen,"
+            " waiting_for = :endpoints"
+        )
         try:
             self.update(_KEY, expression, values, "fence = :fence")
         except ConditionNotMetError:

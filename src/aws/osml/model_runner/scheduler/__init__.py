@@ -3,6 +3,7 @@
 from .buffered_image_request_queue import BufferedImageRequestQueue
 from .endpoint_capacity import EndpointCapacityEstimator
 from .image_scheduler import EndpointLoadImageScheduler, FIFOImageScheduler, ImageScheduler, ScheduledImage
+from .look_ahead import LookAhead
 
 __all__ = [
     "BufferedImageRequestQueue",
@@ -10,5 +11,6 @@ __all__ = [
     "EndpointLoadImageScheduler",
     "FIFOImageScheduler",
     "ImageScheduler",
+    "LookAhead",
     "ScheduledImage",
 ]

@@ -24,10 +24,21 @@ STRAGGLING_SHARE = 0.5
 
 @dataclass(frozen=True, order=True)
 class Lane:
-    """What has a capacity of its own: an endpoint, or one of its variants or inference components."""
+    """What has a capacity of its own: an endpoint, or one of its variants or inference components.
+
+    ``account`` is that of the role under which a SageMaker endpoint is called: another one has other endpoints under
+    the same names.
+    """
 
     endpoint: str
     part: str = ""
+    account: str = ""
+
+    @property
+    def name(self) -> str:
+        """The name of the lane in keys of rows: that of the endpoint, and what it is told apart by."""
+        name = f"{self.endpoint}#{self.part}" if self.part else self.endpoint
+        return f"{self.account}#{name}" if self.account else name
 
 
 @dataclass(frozen=True)

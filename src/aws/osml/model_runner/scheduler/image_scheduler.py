@@ -20,6 +20,7 @@ from aws.osml.model_runner.job_rules import is_passing
 from aws.osml.model_runner.metrics import COUNT, MILLISECONDS, PERCENT, MetricsRecorder
 
 from .decision import Decision, Lane, LaneCapacity, LaneLoad, Reason, WaitingImage, decide
+from .look_ahead import waiting_by_endpoint
 from .survey import Survey, SurveyRules, survey
 
 logger = structlog.get_logger(__name__)
@@ -181,10 +182,10 @@ class TurnScheduler:
     def _use(self, turn: Turn) -> list[OpenJob]:
         """Decide and start; leave word for the other workers however that goes."""
         began_s, jobs = self._now(), list[OpenJob]()
-        waiting, is_more = 0, False
+        waiting, is_more, images = 0, False, dict[str, WaitingImage]()
         try:
             found = survey(self._turns.open_jobs(), self._turns.progress, began_s, self._rules)
-            waiting = len(found.waiting)
+            waiting, images = len(found.waiting), found.waiting
             self._count(found)
             if waiting:
                 is_more = self._start_images(turn, found, jobs)
@@ -193,10 +194,11 @@ class TurnScheduler:
             self._note_left_out(found)
         finally:
             left = max(0, waiting - len(jobs))
+            waiting_for = waiting_by_endpoint(image.lane for image in images.values())
             self._is_anything_waiting = left > 0
             if is_more:
                 self.due.set()
-            self._turns.end(turn, 0.0 if is_more else self._now() + LOOK_EVERY_S, left, began_s)
+            self._turns.end(turn, 0.0 if is_more else self._now() + LOOK_EVERY_S, left, began_s, waiting_for)
         return jobs
 
     def _start_images(self, turn: Turn, found: Survey, jobs: list[OpenJob]) -> bool:

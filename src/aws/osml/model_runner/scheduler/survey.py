@@ -1,9 +1,11 @@
 """What waits and what runs, from the rows of the open jobs. Pure."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.database.job_ledger import OpenJob
 from aws.osml.model_runner.database.job_table import JobItem
@@ -12,6 +14,8 @@ from .decision import Lane, LaneLoad, WaitingImage
 
 # What an image is taken for whose header nobody could read yet.
 REGIONS_OF_UNKNOWN = 20
+
+_ACCOUNT = re.compile(r"arn:[^:]*:iam::(\d+):")
 
 
 @dataclass
@@ -45,10 +49,13 @@ class SurveyRules:
 
 
 def lane_of(request: ImageRequest | RegionRequest) -> Lane:
-    """Return the lane of a request: its endpoint, and the inference component or variant that it names."""
+    """Return the lane of a request: its endpoint, the account of its role, and the component or variant it names."""
+    if request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
+        return Lane(request.model_name)
     parameters = request.model_endpoint_parameters or {}
     part = parameters.get("InferenceComponentName") or parameters.get("TargetVariant") or ""
-    return Lane(request.model_name, str(part))
+    account = _ACCOUNT.match(request.model_invocation_role or "")
+    return Lane(request.model_name, str(part), account[1] if account else "")
 
 
 def is_running(job: OpenJob, now_s: float, lease_s: float) -> bool:

@@ -1,0 +1,62 @@
+"""Shares of the look-ahead: an endpoint that never responds keeps no other's messages on the queue."""
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aws.osml.model_runner.database.scheduling_turns import Notice
+from aws.osml.model_runner.scheduler.decision import Lane
+from aws.osml.model_runner.scheduler.look_ahead import (
+    MOST_WAITING,
+    LookAhead,
+    endpoint_key,
+    room_of_an_endpoint,
+    waiting_by_endpoint,
+)
+
+DEAD, IDLE = Lane("dead"), Lane("idle")
+
+
+@dataclass
+class Turns:
+    """What the last turn left."""
+
+    left: Notice = field(default_factory=Notice)
+
+    def notice(self) -> Notice:
+        return self.left
+
+
+def look_ahead(turns: Turns, images: int = 500, at: float = 0.0) -> LookAhead:
+    return LookAhead(turns, images, lambda: at)  # type: ignore[arg-type]
+
+
+@given(st.integers(1, 10_000), st.dictionaries(st.text(max_size=3), st.integers(1, 20_000), max_size=50))
+def test_every_endpoint_has_room_and_a_greedy_one_takes_it_from_no_other(images, waiting):
+    room = room_of_an_endpoint(images, waiting)
+    assert 1 <= room <= images
+    assert room >= images // (len(waiting) + 1)
+    greedy = {name: 10 * count + images for name, count in waiting.items()}
+    assert room_of_an_endpoint(images, greedy) >= max(1, images // (len(waiting) + 1))
+
+
+def test_a_message_of_600_images_shuts_its_own_endpoint_only():
+    ahead = look_ahead(Turns())
+    assert ahead.take(DEAD, 600)
+    assert not ahead.take(DEAD, 1)
+    assert not ahead.is_full()
+    assert [ahead.take(IDLE, 1) for _ in range(100)] == [True] * 100
+
+
+def test_all_workers_learn_what_waits_where_and_a_variant_is_its_endpoint():
+    waiting = waiting_by_endpoint([Lane("dead", "blue")] * 400 + [Lane("dead", account="1")])
+    assert waiting == {endpoint_key(DEAD): 400, endpoint_key(Lane("dead", account="1")): 1}
+    ahead = look_ahead(Turns(Notice(waiting=401, waiting_for=waiting)))
+    assert not ahead.take(Lane("dead", "green"), 1)
+    assert ahead.take(Lane("dead", account="1"), 1)
+
+
+def test_beyond_what_a_turn_can_read_nothing_is_received():
+    assert look_ahead(Turns(Notice(waiting=MOST_WAITING))).is_full()
+    assert not look_ahead(Turns(Notice(waiting=MOST_WAITING - 1))).is_full()
