@@ -182,7 +182,7 @@ class TestBuffer:
         messages._look_ahead = LookAhead(turns, 4, clock)
         turn = turns.claim("w", 15)
         turns.end(turn, 0.0, 7, 0.0, waiting_by_endpoint(lane_of(job.request) for job in worker.ledger.open_jobs()))
-        late = QueueMessage("gone", message(worker, scene, busy, "late"), 9)
+        late = QueueMessage("gone", message(worker, scene, busy, "late"), 10)
         send(messages, many)
         messages.handle(late)
         assert {job.job_id for job in worker.ledger.open_jobs()} == {"many", "other"}
