@@ -69,15 +69,15 @@ class LookAhead:
 
     def is_full(self) -> bool:
         """Return True while so many images wait that no message is received, whoever sent it."""
+        self._learn()
         with self._lock:
-            self._learn()
             return self._notice.waiting + sum(images for _, _, images in self._taken) >= MOST_WAITING
 
     def take(self, lane: Lane, images: int) -> bool:
         """Count ``images`` as waiting for an endpoint and return True; return False where it has no room."""
         key = endpoint_key(lane)
+        self._learn()
         with self._lock:
-            self._learn()
             waiting = Counter(self._notice.waiting_for)
             for _, endpoint, count in self._taken:
                 waiting[endpoint] += count
@@ -88,6 +88,10 @@ class LookAhead:
 
     def _learn(self) -> None:
         now_s = self._now()
-        if now_s - self._known_at > _KNOWN_FOR_S:
-            self._notice, self._known_at = self._turns.notice(), now_s
-            self._taken = [taken for taken in self._taken if taken[0] >= self._notice.looked_at]
+        if now_s - self._known_at <= _KNOWN_FOR_S:
+            return
+        # No lock is held while a table is read.
+        notice = self._turns.notice()
+        with self._lock:
+            self._notice, self._known_at = notice, now_s
+            self._taken = [taken for taken in self._taken if taken[0] >= notice.looked_at]
