@@ -103,10 +103,10 @@ def test_version_names_the_program_and_python(capsys):
     [
         (["nowhere.tif"], "there is no file .*nowhere.tif"),
         (["."], "is a directory: name one image file"),
-        (["image.tif", "--tile-size", "5"], "--tile-size 5: a number of at least 16"),
-        (["image.tif", "--overlap", "1024"], "--overlap 1024: less than --tile-size"),
+        (["image.tif", "--tile-size", "5"], "--tile-size 5: expected a number of at least 16"),
+        (["image.tif", "--overlap", "1024"], "--overlap 1024: expected less than --tile-size"),
         (["image.tif", "--overlap", "-3"], "--overlap -3: "),
-        (["image.tif", "--roi", "roi.geojson"], r"--roi .?roi\.geojson.?: a POLYGON or MULTIPOLYGON in WKT"),
+        (["image.tif", "--roi", "roi.geojson"], r"--roi .?roi\.geojson.?: expected a POLYGON or MULTIPOLYGON in WKT"),
         (["image.tif", "--iou", "7"], "--iou 7"),
         (["image.tif", "--model-options", '{"shape": 1}'], r"--model-options: shape: .*; settings of centerpoint: "),
         (["image.tif", "--output", "."], "--output .: it is a directory"),

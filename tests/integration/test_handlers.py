@@ -1,6 +1,7 @@
 """Images and regions through their handlers: real tables, queues, models and files; time is turned by hand."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -46,7 +47,7 @@ from aws.osml.model_runner.exceptions import (
     UnsupportedModelException,
 )
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
-from aws.osml.model_runner.local.http_service import HttpResponse, HttpService
+from aws.osml.model_runner.local.http_service import HttpRequest, HttpResponse, HttpService
 from aws.osml.model_runner.local.models.centerpoint import Centerpoint
 from aws.osml.model_runner.local.models.example_model import ModelReply
 from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway
@@ -581,6 +582,27 @@ class TestRegion:
         assert sorted(row.succeeded_tiles) == [[[r, c], [256, 256]] for r in (0, 256) for c in (0, 256)]
         ((_, attributes),) = heard.events()
         assert (attributes["status"], attributes["region_id"]) == ("SUCCESS", first.region_id)
+
+    def test_an_image_with_one_region_tells_its_progress_by_tiles(self, new_worker, scene, statuses, monkeypatch):
+        monkeypatch.setattr("aws.osml.model_runner.region_request_handler._PROGRESS_EVERY_S", 0.0)
+        worker, told, numbers = new_worker(REGION_SIZE="(4096, 4096)"), threading.Event(), itertools.count()
+        tell = worker.region_handler.tell_progress
+        monkeypatch.setattr(worker.region_handler, "tell_progress", lambda job: (tell(job), told.set()))
+
+        def answer(_request: HttpRequest) -> HttpResponse:
+            if next(numbers) > 0:
+                told.wait(30)
+            return HttpResponse(body=b'{"features": []}')
+
+        with HttpService(answer) as model:
+            request = worker.request(scene, f"{model.url}/invocations")
+            worker.image_handler.process_image_request(request)
+            worker.work_off()
+        events = [attributes for _, attributes in statuses.events() if attributes["status"] == "IN_PROGRESS"]
+        counts = [int(attributes["tiles_done"]) for attributes in events]
+        assert counts[:2] == [0, 1]
+        assert counts == sorted(set(counts))
+        assert len({attributes["status_id"] for attributes in events}) == len(events)
 
     def test_features_that_a_model_answers_badly_are_left_out_and_counted(self, worker, scene, logs):
         good = {"type": "Feature", "geometry": None, "properties": {"imageBBox": [1, 1, 5, 5]}}

@@ -80,6 +80,9 @@ _FIXED_FIELDS = (
 _MAX_ENDPOINT_TRIES = 9
 _MAX_OPEN_TRIES = 5
 
+# How often the progress of an image with one region is published.
+_PROGRESS_EVERY_S = 30.0
+
 # How long a region waits here for room at its endpoint, before it is left to another worker for a while.
 _ROOM_LOOKS = 20
 _ROOM_PAUSE_S = 0.25
@@ -107,6 +110,8 @@ class RegionRequestHandler:
         self.tiling_strategy = tiling_strategy
         self.endpoint_utils = endpoint_utils
         self.config = config
+        # Publishes how far an image is, from a row with the counts of tiles so far.
+        self.tell_progress: Callable[[JobItem], None] = lambda _job: None
         self._context = context
 
     @property
@@ -196,6 +201,8 @@ class RegionRequestHandler:
         if is_poison(attempts, claim.item.stall_first_time, now_s, self.config.max_region_attempts, POISON_REGION_S):
             return self._seal(claim, work, job, f"no progress in {attempts} attempts")
         run = self._new_run(claim, job)
+        if job.region_count == 1:
+            run.on_tick = self._progress_teller(job, run)
         if run.is_late():
             return self._seal(claim, work, job, late_reason(self.config.job_deadline_s))
         try:
@@ -265,6 +272,27 @@ class RegionRequestHandler:
             stop_grace_s=self.config.shutdown_budget_s / 2,
             deadline=job.running_since + self.config.job_deadline_s,
         )
+
+    def _progress_teller(self, job: JobItem, run: RegionRun) -> Callable[[], None]:
+        """Return what publishes the progress of an image with one region now and then.
+
+        Other images get on by regions: a worker does not know what the others have done of theirs.
+        """
+        next_at, last_count = self.context.now() + _PROGRESS_EVERY_S, 0
+
+        def tell() -> None:
+            nonlocal next_at, last_count
+            now_s = self.context.now()
+            if now_s < next_at:
+                return
+            next_at = now_s + _PROGRESS_EVERY_S
+            states = [*run.done_before.values(), *list(run.outcomes.values())]
+            if len(states) > last_count:
+                last_count, failed = len(states), states.count(TileState.FAILED)
+                self.tell_progress(dataclasses.replace(job, tile_success=last_count - failed, tile_error=failed))
+                run.note_life()
+
+        return tell
 
     def _lease(self, claim: RegionClaim, run: RegionRun, keep_slot: Callable[[], bool]) -> Lease:
         regions, jobs = self.context.hurried(self.region_request_table), self.context.hurried(self.job_table)

@@ -117,6 +117,7 @@ class RegionWork:
         self._run = run
         is_first_attempt = (item.region_retry_count or 0) <= 1
         done = {} if is_first_attempt else self.committed(tiles, item)
+        run.done_before = done
         todo = [tile for tile in tiles if tile.index not in done]
         logger.info("region.started", tiles=len(tiles), done_before=len(done), attempt=item.region_retry_count)
         if todo:

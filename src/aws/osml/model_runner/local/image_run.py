@@ -162,7 +162,7 @@ def _in_options(problem: Problem) -> str:
     expectation = problem.expectation
     for name, other in _OPTIONS.items():
         expectation = expectation.replace(name, other)
-    return f"{option} {problem.value}: {expectation}"
+    return f"{option} {problem.value}: expected {expectation}"
 
 
 def _check_served(model_url: str) -> None:

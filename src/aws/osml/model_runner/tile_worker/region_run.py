@@ -92,6 +92,10 @@ class RegionRun:
     ) -> None:
         self._stop_grace_s = stop_grace_s
         self._deadline = deadline
+        # Called by the region's own thread, often and without a lock, so that it may tell how far the region is.
+        self.on_tick: Callable[[], None] = lambda: None
+        # Tiles that earlier attempts have done.
+        self.done_before: Mapping[int, TileState] = {}
         self._stopping = stopping or threading.Event()
         self.log_fields = dict(log_fields or {})
         self.outcomes: dict[int, TileState] = {}
@@ -159,6 +163,7 @@ class RegionRun:
 
     def enter(self) -> bool:
         """Count one tile in; False when the run is stopped and the tile must not be begun."""
+        self.on_tick()
         with self._changed:
             if self.is_stopped:
                 return False
@@ -195,10 +200,12 @@ class RegionRun:
 
     def wait(self) -> None:
         """Return when every tile that was counted in is counted out, or the process stops and cannot wait longer."""
+        while not self._is_empty_within(_STOP_POLL_S):
+            if self._stopping.is_set():
+                self._is_given_up = not self._is_empty_within(self._stop_grace_s)
+                return
+            self.on_tick()
+
+    def _is_empty_within(self, timeout_s: float) -> bool:
         with self._changed:
-            while not self._changed.wait_for(lambda: self._in_flight == 0, timeout=_STOP_POLL_S):
-                if self._stopping.is_set():
-                    self._is_given_up = not self._changed.wait_for(
-                        lambda: self._in_flight == 0, timeout=self._stop_grace_s
-                    )
-                    return
+            return self._changed.wait_for(lambda: self._in_flight == 0, timeout=timeout_s)
