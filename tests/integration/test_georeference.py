@@ -14,24 +14,25 @@ from aws.osml.photogrammetry import (
     GDALAffineSensorModel,
     GeodeticWorldCoordinate,
     ImageCoordinate,
-    ProjectiveSensorModel,
     RPCSensorModel,
 )
 from hypothesis import given
 from hypothesis import strategies as st
 from osgeo import gdal
-from pyproj import Transformer
+from pyproj import Geod, Transformer
 
 from aws.osml.model_runner.raster import (
     RasterSettings,
     configure_gdal,
     extents,
+    georeference_of,
     image_to_world,
     open_elevation_model,
     open_image,
     world_to_image,
     write_geotiff,
 )
+from aws.osml.model_runner.raster.control_points import ControlPointModel
 from aws.osml.model_runner.raster.exceptions import LoadImageException
 from aws.osml.model_runner.raster.rpc import RationalCamera
 from aws.osml.model_runner.raster.sensor_model import build_sensor_model
@@ -178,7 +179,7 @@ def test_control_points_in_degrees(tmp_path, count):
         return 10.0 + 0.001 * x + 0.0002 * y, 20.0 - 0.001 * y + 0.0001 * x
 
     source = opened(tmp_path, gcps=(gcps(locate, count), 4326))
-    assert isinstance(source.sensor_model, ProjectiveSensorModel)
+    assert isinstance(source.sensor_model, ControlPointModel)
 
     places = image_to_world(source.sensor_model)(POINTS)
 
@@ -197,8 +198,66 @@ def test_control_points_in_metres_are_brought_to_degrees(tmp_path):
     np.testing.assert_allclose(image_to_world(source.sensor_model)(inside), expected, atol=1e-7)
 
 
-def test_three_control_points_are_too_few(tmp_path):
-    assert opened(tmp_path, gcps=(gcps(lambda x, y: (10 + x / 1e3, 20 - y / 1e3), 3), 4326)).sensor_model is None
+def test_three_control_points_fix_an_affine_map_and_two_do_not(tmp_path):
+    def locate(x, y):
+        return 10 + x / 1e3, 20 - y / 1e3
+
+    source = opened(tmp_path, gcps=(gcps(locate, 3), 4326))
+
+    np.testing.assert_allclose(image_to_world(source.sensor_model)(POINTS)[:, :2], np.array(locate(*POINTS.T)).T)
+    assert georeference_of(source) == ("control points: affine", pytest.approx(0, abs=1e-6))
+    assert opened(tmp_path, name="two", gcps=(gcps(locate, 2), 4326)).sensor_model is None
+
+
+@pytest.mark.parametrize(("latitude", "longitude"), [(45.0, 10.0), (70.0, 178.0), (-86.0, 40.0)])
+def test_a_swath_of_many_control_points_is_where_it_was_flown(tmp_path, latitude, longitude):
+    geod = Geod(ellps="WGS84")
+
+    def swath(x, y):
+        """Return where a radar sees pixels of 100 m: lines leave its track at a right angle, 300 km from it on."""
+        track = geod.fwd(np.full_like(x, longitude), np.full_like(x, latitude), np.full_like(x, -12.0), 100 * y)
+        return geod.fwd(track[0], track[1], track[2] - 90, 100 * x + 300_000)[:2]
+
+    xs, ys = (axis.ravel() for axis in np.meshgrid(np.linspace(0, 2500, 21), np.linspace(0, 1700, 10)))
+    points = [gdal.GCP(lon, lat, 0.0, x, y) for lon, lat, x, y in zip(*swath(xs, ys), xs, ys, strict=True)]
+    source = opened(tmp_path, gcps=(points, 4326))
+    pixels = np.random.default_rng(0).uniform((0, 0), (2500, 1700), (100, 2))
+
+    places = image_to_world(source.sensor_model)(pixels)
+
+    _, _, off_m = geod.inv(places[:, 0], places[:, 1], *swath(*pixels.T))
+    assert off_m.max() < 50
+    assert georeference_of(source).error_px < 0.5
+    np.testing.assert_allclose(world_to_image(source.sensor_model, places[:, :2]), pixels, atol=1e-3)
+
+
+def test_control_points_that_no_polynomial_fits_are_met_by_a_spline(tmp_path):
+    def bent(x, y):
+        return 10 + x / 1e4 + 1e-3 * np.sin(x / 8), 20 - y / 1e4 + 1e-3 * np.cos(y / 7)
+
+    xs, ys = (axis.ravel() for axis in np.meshgrid(np.linspace(0, 100, 12), np.linspace(0, 80, 12)))
+    points = [gdal.GCP(*bent(x, y), 0.0, x, y) for x, y in zip(xs, ys, strict=True)]
+    source = opened(tmp_path, gcps=(points, 4326))
+    with source.dataset() as dataset:
+        transformer = gdal.Transformer(dataset, None, ["METHOD=GCP_TPS"])
+        expected, _ = transformer.TransformPoints(0, [(x, y, 0.0) for x, y in POINTS[:5] / 10])
+
+    places = image_to_world(source.sensor_model)(POINTS[:5] / 10)
+
+    assert georeference_of(source).method == "control points: thin-plate spline"
+    np.testing.assert_allclose(places[:, :2], np.array(expected)[:, :2], atol=1e-7)
+
+
+def test_four_corners_across_the_antimeridian(tmp_path):
+    corners = [(179.99, 20.0, 0, 0), (-179.99, 20.001, 400, 0), (-179.991, 19.98, 400, 300), (179.989, 19.979, 0, 300)]
+    points = [gdal.GCP(lon, lat, 0.0, x, y) for lon, lat, x, y in corners]
+    source = opened(tmp_path, gcps=(points, 4326))
+
+    places = image_to_world(source.sensor_model)(np.array([(0, 0), (400, 0), (200, 150)], dtype=float))
+
+    assert places[0, 0] == pytest.approx(179.99)
+    assert places[1, 0] - 360 == pytest.approx(-179.99)
+    assert places[2, 0] == pytest.approx(180, abs=0.002)
 
 
 def test_control_points_off_the_earth_are_no_georeference(tmp_path):
@@ -207,11 +266,13 @@ def test_control_points_off_the_earth_are_no_georeference(tmp_path):
     assert opened(tmp_path, gcps=(points, 32631)).sensor_model is None
 
 
-def test_control_points_on_one_line_are_no_georeference_that_lies(tmp_path):
+def test_control_points_on_one_line_are_no_georeference(tmp_path):
     points = [gdal.GCP(10.0 + i / 1e3, 20.0, 0.0, 10.0 * i, 0.0) for i in range(5)]
-    source = opened(tmp_path, gcps=(points, 4326))
+    with structlog.testing.capture_logs() as logs:
+        source = opened(tmp_path, gcps=(points, 4326))
 
-    assert source.sensor_model is None or np.isfinite(image_to_world(source.sensor_model)(POINTS)).any()
+    assert source.sensor_model is None
+    assert "lie on one line" in logs[0]["reason"]
 
 
 # Rational polynomials
@@ -229,8 +290,9 @@ def test_rational_cameras_come_from_tags_and_from_tres(tmp_path, driver):
     np.testing.assert_allclose(world_to_image(source.sensor_model, places[:, :2]), POINTS, atol=1e-3)
 
 
-def test_rpc_tags_place_pixels_where_gdal_does(tmp_path):
-    source = opened(tmp_path, rpc=rpc_metadata())
+@pytest.mark.parametrize("driver", ["GTiff", "NITF"])
+def test_rpc_tags_and_tres_place_pixels_where_gdal_does(tmp_path, driver):
+    source = opened(tmp_path, driver, rpc=rpc_metadata())
     with source.dataset() as dataset:
         transformer = gdal.Transformer(dataset, None, ["METHOD=RPC", "RPC_HEIGHT=100"])
         expected, _ = transformer.TransformPoints(0, [(x, y, 0.0) for x, y in POINTS])

@@ -15,7 +15,7 @@ from .common.typing import ImageDimensions, ImageRegion
 from .database.job_table import JobItem
 from .exceptions import InvalidImageRequestException, LoadImageException, Problem, TileEncodingError
 from .image_interest import interest_in
-from .raster import ImageSource, TileEncoder, extents, source_metadata
+from .raster import ImageSource, TileEncoder, extents, georeference_of, source_metadata
 from .raster.tile_formats import formats_that_hold
 from .tile_worker.region_plan import RegionPlanner, processing_bounds
 from .tile_worker.tiling_strategy import TilingStrategy
@@ -25,6 +25,7 @@ logger = structlog.get_logger(__name__)
 # Left for a tile's header where a size is proposed; those of plain formats take a few bytes per row of pixels.
 _HEADER_BYTES = 128 * 1024
 _SIDE_STEP_PX = 16
+_ROUGH_PX = 1.0
 
 
 class PlanLimits(NamedTuple):
@@ -94,6 +95,7 @@ def plan_image(
     """
     encoder = TileEncoder(source, request.tile_format, request.tile_compression)
     encoder.check(request.tile_size)
+    _report_georeference(source)
     interest = _interest(source, request)
     bounds = processing_bounds(source.width, source.height, interest)
     planner = RegionPlanner(strategy, request.tile_size, request.tile_overlap, interest)
@@ -147,6 +149,18 @@ def _interest(source: ImageSource, request: ImageRequest) -> shapely.Geometry | 
     if source.sensor_model is None:
         raise LoadImageException("regionOfInterest needs an image that is georeferenced, and this one is not")
     return interest_in(source.sensor_model, source.width, source.height, request.roi)
+
+
+def _report_georeference(source: ImageSource) -> None:
+    """Log how well the image is placed on the Earth, as a warning where a place may be off by more than a pixel."""
+    georeference = georeference_of(source)
+    if georeference is None:
+        return
+    method, error_px = georeference.method, round(georeference.error_px, 3)
+    if georeference.error_px > _ROUGH_PX:
+        logger.warning("image.georeference_rough", method=method, error_px=error_px)
+    else:
+        logger.info("image.georeferenced", method=method, error_px=error_px)
 
 
 def _extents(source: ImageSource) -> dict[str, float] | None:

@@ -2,7 +2,7 @@
 
 from .elevation import open_elevation_model
 from .exceptions import ImageBreaksOffError, ImageUnreachableError
-from .georeference import extents, image_to_world, is_quick, world_to_image
+from .georeference import extents, georeference_of, image_to_world, is_quick, world_to_image
 from .handle_pool import AwsKeys
 from .image_source import ImageSource, open_image
 from .pixels import decode_tile, read_window, write_geotiff
@@ -20,6 +20,7 @@ __all__ = [
     "configure_gdal",
     "decode_tile",
     "extents",
+    "georeference_of",
     "image_to_world",
     "is_quick",
     "open_elevation_model",

@@ -8,7 +8,7 @@ import functools
 import itertools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,11 +23,20 @@ from aws.osml.photogrammetry import (
     RPCSensorModel,
 )
 
+from .control_points import ControlPointModel
 from .rpc import RationalCamera
 from .solution import CLOSED_PX, UNREADABLE, default_height, is_solution
 
 FloatArray = npt.NDArray[np.float64]
 _EXTENT_NODES = 17
+_CHECKED_NODES = 5
+_METHODS = {
+    "GDALAffineSensorModel": "geotransform",
+    "ProjectiveSensorModel": "corners",
+    "RPCSensorModel": "RPC",
+    "RSMPolynomialSensorModel": "RSM",
+    "SICDSensorModel": "SICD",
+}
 # A feature at the edge of a global grid may begin some pixels outside the image.
 _PIXELS_BEYOND_POLE = 10.0
 # So many points of a region at which Newton's method fails are left to the toolkit's search.
@@ -69,6 +78,8 @@ def image_to_world(sensor_model: Any, elevation_model: Any | None = None) -> Ima
     model = _precise(sensor_model)
     if isinstance(model, GDALAffineSensorModel):
         return _with_elevation(_affine(model), elevation_model)
+    if isinstance(model, ControlPointModel):
+        return _with_elevation(model.places, elevation_model)
     if isinstance(model, ProjectiveSensorModel):
         return _with_elevation(_projective(model), elevation_model)
     each = _point_by_point(sensor_model, elevation_model)
@@ -82,7 +93,35 @@ def is_quick(sensor_model: Any, elevation_model: Any | None = None) -> bool:
     model = _precise(sensor_model)
     if isinstance(model, RPCSensorModel):
         return elevation_model is None
-    return isinstance(model, GDALAffineSensorModel | ProjectiveSensorModel)
+    return isinstance(model, GDALAffineSensorModel | ControlPointModel | ProjectiveSensorModel)
+
+
+class Georeference(NamedTuple):
+    """How an image is placed on the Earth, and how well: the worst error that can be measured, in pixels.
+
+    It is what control points miss, or how far pixels come back from the ground beside themselves.
+    """
+
+    method: str
+    error_px: float
+
+
+def georeference_of(source: HasExtent) -> Georeference | None:
+    """Return how an image is placed on the Earth; None without a georeference."""
+    model = source.sensor_model
+    if model is None:
+        return None
+    precise = _precise(model)
+    if isinstance(precise, ControlPointModel):
+        return Georeference(f"control points: {precise.method}", precise.error_px)
+    method = _METHODS.get(type(precise).__name__, type(precise).__name__)
+    xs, ys = np.meshgrid(*(np.linspace(0.5, side - 0.5, _CHECKED_NODES) for side in (source.width, source.height)))
+    pixels = np.column_stack([xs.ravel(), ys.ravel()])
+    places = image_to_world(model)(pixels)
+    is_place = np.isfinite(places).all(axis=1)
+    off_px = np.linalg.norm(world_to_image(model, places[is_place]) - pixels[is_place], axis=1)
+    # Where longitudes go on past the antimeridian, the way back leads to the other side.
+    return Georeference(method, float(np.max(off_px[off_px < source.width / 2], initial=0.0)))
 
 
 def world_to_image(sensor_model: Any, lonlat: npt.ArrayLike, elevation_model: Any | None = None) -> FloatArray:
@@ -148,7 +187,7 @@ def _affine(model: Any) -> ImageToWorld:
         return lambda pixels: _geographic(model, pixels, 90.0)
     if to_lonlat.source_crs is not None and to_lonlat.source_crs.is_geographic:
         pole = np.pi / 2 / to_lonlat.source_crs.axis_info[0].unit_conversion_factor
-        return lambda pixels: _at_height_zero(_projected(to_lonlat, "FORWARD", _geographic(model, pixels, pole)))
+        return lambda pixels: _at_height_zero(transformed(to_lonlat, "FORWARD", _geographic(model, pixels, pole)))
     return _checked(model)
 
 
@@ -174,9 +213,9 @@ def _checked(model: Any) -> ImageToWorld:
 
     def locate(pixels: FloatArray) -> FloatArray:
         projected = np.column_stack((pixels, np.ones(len(pixels)))) @ model.transform.T
-        places = _projected(to_lonlat, "FORWARD", projected)
+        places = transformed(to_lonlat, "FORWARD", projected)
         with np.errstate(all="ignore"):
-            missing = projected[:, :2] - _projected(to_lonlat, "INVERSE", places)[:, :2]
+            missing = projected[:, :2] - transformed(to_lonlat, "INVERSE", places)[:, :2]
             if turn:
                 missing[:, 0] -= turn * np.round(missing[:, 0] / turn)
             off_px = np.abs(missing @ model.inv_transform[:2, :2].T).max(axis=1, initial=0.0)
@@ -197,7 +236,7 @@ def _full_turn(to_lonlat: Any) -> float:
     steps = []
     for latitude in (0.0, 45.0):
         places = np.column_stack((longitudes, np.full(len(longitudes), latitude), np.zeros(len(longitudes))))
-        projected = _projected(to_lonlat, "INVERSE", places)[:, :2]
+        projected = transformed(to_lonlat, "INVERSE", places)[:, :2]
         if not np.isfinite(projected).all():
             return 0.0
         step = float(np.median(np.diff(projected[:, 0])))
@@ -208,8 +247,8 @@ def _full_turn(to_lonlat: Any) -> float:
     return abs(steps[0]) * 360.0 if is_cylindrical else 0.0
 
 
-def _projected(transformer: Any, direction: str, places: FloatArray) -> FloatArray:
-    """Return (n, 3) places of a pyproj transformer, infinite where it fails."""
+def transformed(transformer: Any, direction: str, places: FloatArray) -> FloatArray:
+    """Return (n, 2) or (n, 3) places after a pyproj transformer, infinite where it fails."""
     # Lists, because pyproj takes an array of one element for a number.
     transform = functools.partial(transformer.transform, direction=direction)
     return np.column_stack(_projecting().submit(transform, *places.T.tolist()).result())

@@ -4,7 +4,7 @@ What counts, the most exact first:
 
 ==================  ===============================================================================================
 NITF                SICD or SIDD, else RSM, else RPC00B, each beside a rough one (CSCRNA, or corners in IGEOLO)
-other formats       a geotransform with a coordinate system, else RPC tags, else four or more ground control points
+other formats       a geotransform with a coordinate system, else RPC tags, else three or more ground control points
 nothing of these    no sensor model: features keep their pixels and get no place on the Earth
 ==================  ===============================================================================================
 
@@ -29,11 +29,13 @@ from pyproj import CRS, Transformer
 from aws.osml.photogrammetry import (
     CompositeSensorModel,
     GDALAffineSensorModel,
+    ProjectiveSensorModel,
     RPCPolynomial,
     RPCSensorModel,
 )
 
-from .georeference import image_to_world
+from .control_points import ControlPointModel, PlaneMap
+from .georeference import image_to_world, transformed
 from .rpc import RationalCamera
 from .settings import RasterSettings
 from .solution import UNREADABLE as UNREADABLE
@@ -42,6 +44,7 @@ logger = structlog.get_logger(__name__)
 
 _IDENTITY = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 _WGS84 = "EPSG:4326"
+_HALF_PIXEL = 0.5
 # Points on a side of the lattice at which a georeference is checked.
 _PROBES = 5
 
@@ -50,14 +53,15 @@ def build_sensor_model(dataset: Any, settings: RasterSettings) -> Any | None:
     """Return the sensor model of a GDAL dataset, or None when it has no georeference that can be understood."""
     is_nitf = dataset.GetDriver().ShortName == "NITF"
     geo_transform = _geo_transform(dataset)
-    rough = _usable(dataset, _rough_model, dataset, geo_transform, _lonlat_points(dataset))
+    rough = _usable(dataset, _control_points, dataset) or _usable(dataset, _affine, dataset, geo_transform)
     if is_nitf:
-        exact = _usable(dataset, _nitf_model, dataset, geo_transform, settings)
-        return exact or _refined(rough, _usable(dataset, _rpc_model, dataset, 0.0))
+        exact = _usable(dataset, _nitf_model, dataset, settings)
+        if isinstance(exact, CompositeSensorModel | ProjectiveSensorModel):
+            return exact
+        return _refined(rough, exact or _usable(dataset, _rpc_model, dataset))
     if isinstance(rough, GDALAffineSensorModel):
         return rough
-    # GDAL counts an RPC's pixels from the centre of the first one; sensor models here count from its corner.
-    return _refined(rough, _usable(dataset, _rpc_model, dataset, 0.5))
+    return _refined(rough, _usable(dataset, _rpc_model, dataset))
 
 
 def parsed_des(dataset: Any, max_bytes: int) -> list[str]:
@@ -107,23 +111,39 @@ def _refined(rough: Any | None, exact: Any | None) -> Any | None:
     return CompositeSensorModel(approximate_sensor_model=rough, precision_sensor_model=exact)
 
 
-def _rough_model(dataset: Any, geo_transform: list[float] | None, points: list[Any]) -> Any | None:
-    """Return the toolkit's model of control points, or of a geotransform; None without either."""
+def _affine(dataset: Any, geo_transform: list[float] | None) -> Any | None:
+    return None if geo_transform is None else GDALAffineSensorModel(geo_transform, dataset.GetProjection())
+
+
+def _control_points(dataset: Any) -> ControlPointModel | None:
+    """Return the model of ground control points; None without any, or where they are not on the Earth."""
+    points, wkt = dataset.GetGCPs(), dataset.GetGCPProjection()
     if not points:
-        return None if geo_transform is None else GDALAffineSensorModel(geo_transform, dataset.GetProjection())
-    from aws.osml.gdal import SensorModelFactory
+        return None
+    pixels = np.array([(point.GCPPixel, point.GCPLine) for point in points])
+    ground = np.array([(point.GCPX, point.GCPY) for point in points])
+    if not wkt:
+        return ControlPointModel.fitted(pixels, ground) if _are_lonlat(ground.tolist()) else None
+    system = CRS.from_string(wkt)
+    to_lonlat = Transformer.from_crs(system, _WGS84, always_xy=True)
+    lonlat = transformed(to_lonlat, "FORWARD", ground)
+    if not np.isfinite(lonlat).all():
+        raise ValueError("control points are off the Earth")
+    if system.is_geographic:
+        return ControlPointModel.fitted(pixels, lonlat)
 
-    return SensorModelFactory(
-        dataset.RasterXSize,
-        dataset.RasterYSize,
-        geo_transform=geo_transform,
-        proj_wkt=dataset.GetProjection(),
-        ground_control_points=points,
-    ).build()
+    def on_earth(plane: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        places = transformed(to_lonlat, "FORWARD", plane)
+        with np.errstate(invalid="ignore"):
+            is_back = np.abs(transformed(to_lonlat, "INVERSE", places) - plane).max(axis=1, initial=0.0) <= 1.0
+        return np.where(is_back[:, None], places, np.nan)
+
+    plane = PlaneMap(on_earth, lambda places: transformed(to_lonlat, "INVERSE", places))
+    return ControlPointModel.fitted(pixels, lonlat, plane)
 
 
-def _nitf_model(dataset: Any, geo_transform: list[float] | None, settings: RasterSettings) -> Any | None:
-    """Let the toolkit choose among all that a NITF says; None when none of it is exact."""
+def _nitf_model(dataset: Any, settings: RasterSettings) -> Any | None:
+    """Let the toolkit choose among all that a NITF says beside its corners; None when it says no more."""
     tres, segments = _parsed_tres(dataset, settings.max_xml_bytes), parsed_des(dataset, settings.max_xml_bytes)
     if tres is None and not segments:
         return None
@@ -134,25 +154,34 @@ def _nitf_model(dataset: Any, geo_transform: list[float] | None, settings: Raste
         dataset.RasterYSize,
         xml_tres=tres,
         xml_dess=segments,
-        geo_transform=geo_transform,
-        proj_wkt=dataset.GetProjection(),
-        ground_control_points=_lonlat_points(dataset),
         selected_sensor_model_types=list(SensorModelTypes),
     ).build()
-    is_rough = isinstance(model, GDALAffineSensorModel) or model is None
-    return None if is_rough else model
+    _count_from_corner(model)
+    return model
 
 
-def _rpc_model(dataset: Any, half_pixel: float) -> Any | None:
+def _count_from_corner(model: Any) -> None:
+    """Have an RPC of a NITF count pixels from the corner of the first one, as sensor models here do.
+
+    RPC00B gives the first pixel's centre the numbers (0, 0), in NITF as in tags of a GeoTIFF.
+    """
+    camera = getattr(model, "precision_sensor_model", model)
+    camera = getattr(camera, "full_image_sensor_model", camera)
+    if isinstance(camera, RPCSensorModel):
+        camera.line_off += _HALF_PIXEL
+        camera.samp_off += _HALF_PIXEL
+
+
+def _rpc_model(dataset: Any) -> Any | None:
     metadata = dataset.GetMetadata("RPC")
     if not metadata:
         return None
     camera = RationalCamera.from_metadata(metadata)
-    return RPCSensorModel(
+    model = RPCSensorModel(
         camera.error_bias,
         camera.error_random,
-        camera.line.offset + half_pixel,
-        camera.sample.offset + half_pixel,
+        camera.line.offset,
+        camera.sample.offset,
         camera.latitude.offset,
         camera.longitude.offset,
         camera.height.offset,
@@ -163,6 +192,8 @@ def _rpc_model(dataset: Any, half_pixel: float) -> Any | None:
         camera.height.scale,
         *(RPCPolynomial(row.tolist()) for row in camera.polynomials),
     )
+    _count_from_corner(model)
+    return model
 
 
 def _parsed_tres(dataset: Any, max_bytes: int) -> Element | None:
@@ -190,24 +221,6 @@ def _geo_transform(dataset: Any) -> list[float] | None:
     corners = [gdal.ApplyGeoTransform(values, x, y) for x in (0, width) for y in (0, height)]
     is_small = max(abs(values[i]) for i in (1, 2, 4, 5)) < 1.0
     return list(values) if is_small and _are_lonlat(corners) else None
-
-
-def _lonlat_points(dataset: Any) -> list[Any]:
-    """Return the ground control points with X and Y as longitude and latitude in degrees; empty below four."""
-    points = list(dataset.GetGCPs())
-    if len(points) < 4:
-        return []
-    wkt = dataset.GetGCPProjection()
-    try:
-        if not wkt:
-            return points if _are_lonlat([(point.GCPX, point.GCPY) for point in points]) else []
-        to_lonlat = Transformer.from_crs(CRS.from_string(wkt), _WGS84, always_xy=True)
-        for point in points:
-            point.GCPX, point.GCPY = to_lonlat.transform(point.GCPX, point.GCPY, errcheck=True)
-    except UNREADABLE as err:
-        logger.warning("image.georeference_unreadable", source="gcps", reason=f"{type(err).__name__}: {err}")
-        return []
-    return points
 
 
 def _are_lonlat(places: list[tuple[float, float]]) -> bool:
