@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from .local_extra import require_local_extra
+from .termination import ended_by_sigterm
 
 
 def add_parser(commands: Any) -> None:
@@ -29,4 +30,5 @@ def run(arguments: argparse.Namespace) -> int:
     from aws.osml.model_runner.local.stack import WorkerSettings
 
     workers = WorkerSettings(processes=arguments.workers)
-    return 0 if run_demo(arguments.output, Console(), arguments.size, workers).is_good else 1
+    with ended_by_sigterm():
+        return 0 if run_demo(arguments.output, Console(), arguments.size, workers).is_good else 1

@@ -115,6 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     require_local_extra()
     from rich.console import Console
 
+    from aws.osml.model_runner.local.hints import hints
     from aws.osml.model_runner.local.image_run import run_image
     from aws.osml.model_runner.local.output_file import OutputFile
 
@@ -127,6 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     duration = f"in {time.monotonic() - began:.0f} s"
     say.append(f"tiles     {outcome.tiles_succeeded} done, {outcome.tiles_failed} failed, {duration}")
     say.append(_delivered(outcome, output, given))
+    say += [f"note      {hint}" for hint in hints(outcome.features)]
     if outcome.status is not RequestStatus.SUCCESS and not arguments.logs:
         say.append("logs      not kept: --logs DIRECTORY keeps what the workers log")
     Console().print("\n".join(say), highlight=False, soft_wrap=True, markup=False)

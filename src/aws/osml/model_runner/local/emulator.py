@@ -119,7 +119,7 @@ def default_command() -> list[str]:
         return [sys.executable, "-m", "ministack"]
     if (found := shutil.which("ministack")) is not None:
         return [found]
-    raise LocalStackError("the AWS emulator is not installed: pip install 'osml-model-runner[local]'")
+    raise LocalStackError("the AWS emulator is not installed: pip install '.[local]' in a clone of this project")
 
 
 def free_port() -> int:

@@ -1,0 +1,22 @@
+"""What `run` says about features that look odd."""
+
+from aws.osml.model_runner.local.hints import hints
+
+
+def feature(box, score=0.5, geometry="somewhere"):
+    classes = [{"iri": "ship", "score": score}]
+    return {"geometry": geometry, "properties": {"imageBBox": box, "featureClasses": classes}}
+
+
+def test_features_as_they_should_be_need_no_hint():
+    assert hints([feature([0, 0, 1, 1]), feature([100, 200, 120, 210])]) == []
+    assert hints([]) == []
+
+
+def test_shares_of_the_tile_scores_in_percent_and_a_missing_georeference_are_named():
+    odd = [feature([0.1, 0.2, 0.3, 0.4], 97.3, None), feature([1024.5, 0, 1024.9, 0.2], 12, None)]
+    assert [hint.partition(":")[0] for hint in hints(odd)] == [
+        "the image has no georeference that can be used",
+        "every box is smaller than 2 pixels",
+        "there are scores above 1",
+    ]
