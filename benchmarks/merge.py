@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import shapely
-from scenes import OVERLAP, REGION, TILE, Detections, scene
+from scenes import OVERLAP, REGION, TILE, Detections, elongated_scene, scene
 
 from aws.osml.model_runner.common.mr_post_processing import (
     FeatureDistillationAlgorithm,
@@ -119,6 +119,11 @@ def main() -> None:
             if arguments.peer:
                 for row in peer_lines(arguments.peer, detections, Path(directory)):
                     print(row, flush=True)
+    long_ones = elongated_scene(SEED, 20_000, 160.0, (30.0, 120.0))
+    print(f"long and narrow, cut short of the edge: {len(long_ones.boxes):,} detections")
+    for name in ("SEAM", "SEAM, UNION"):
+        kept, seconds = measured(tiled(long_ones), METHODS[name])
+        print(line(name, long_ones, kept, seconds), f"{long_ones.fragments_of(kept):9.3f} % by a part")
     if not arguments.quick:
         many = scene(SEED, 845_000, 60.0, (10.0, 50.0))
         print(f"boxes: {len(many.boxes):,} detections")

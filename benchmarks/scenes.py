@@ -14,6 +14,9 @@ Indices = NDArray[np.intp]
 TILE, OVERLAP, REGION = (ImageDimensions(side, side) for side in (1024, 128, 10240))
 NOISE_PX = 1.0
 CUT_SHARE = 0.5
+# Long objects: how wide they are, and how far before an edge a detector may stop.
+WIDTHS_PX = (8.0, 24.0)
+SHORT_PX = 24.0
 # A part of an object that shows less than this in a tile is not reported there.
 LEAST_VISIBLE_PX = 2.0
 
@@ -34,6 +37,19 @@ class Detections:
     frames: Floats
     side_px: int
 
+    def fragments_of(self, kept: Indices, share: float = 0.9) -> float:
+        """Return the share of objects of which a part was delivered though a tile saw it whole, in percent.
+
+        A part is a box whose longer side is less than this share of the object's.
+        """
+        known = np.unique(self.objects)
+        sides, whole = ((boxes[:, 2:] - boxes[:, :2]).max(axis=1) for boxes in (self.boxes, self.whole_boxes))
+        is_whole = sides >= share * whole
+        seen, delivered = (np.zeros(known[-1] + 1, dtype=np.bool_) for _ in range(2))
+        seen[self.objects[is_whole]] = True
+        delivered[self.objects[kept[is_whole[kept]]]] = True
+        return 100 * float((seen & ~delivered)[known].mean())
+
     def score_of(self, kept: Indices) -> tuple[float, float]:
         """Return the shares of objects that are delivered more than once, and not at all, in percent."""
         known = np.unique(self.objects)
@@ -49,6 +65,33 @@ def scene(seed: int, count: int, pitch_px: float, sides_px: tuple[float, float])
     cells = np.stack(np.divmod(np.arange(count), across)[::-1], axis=1) * pitch_px
     low = cells + rng.uniform(0, 1, (count, 2)) * (pitch_px - sizes)
     return _detected(rng, np.hstack([low, low + sizes]), int(np.ceil(across * pitch_px)))
+
+
+def elongated_scene(seed: int, count: int, pitch_px: float, lengths_px: tuple[float, float]) -> Detections:
+    """Return what is reported of long and narrow objects by a detector that stops short of the edges of its tiles.
+
+    As a reader of text does between words: of an object that an edge crosses it leaves up to ``SHORT_PX`` at that edge.
+    """
+    rng = np.random.default_rng(seed)
+    across = int(np.ceil(np.sqrt(count)))
+    sizes = np.stack([rng.uniform(*lengths_px, count), rng.uniform(*WIDTHS_PX, count)], axis=1)
+    is_upright = rng.random(count) < CUT_SHARE
+    sizes[is_upright] = sizes[is_upright, ::-1]
+    cells = np.stack(np.divmod(np.arange(count), across)[::-1], axis=1) * pitch_px
+    low = cells + rng.uniform(0, 1, (count, 2)) * (pitch_px - sizes)
+    objects, side_px = np.hstack([low, low + sizes]), int(np.ceil(across * pitch_px))
+    frames = tile_frames(side_px)
+    seen, tiles = _sightings(objects, frames)
+    boxes = objects[seen] + rng.normal(0, NOISE_PX, (len(seen), 4))
+    low, high = frames[tiles, :2], frames[tiles, 2:]
+    short = rng.uniform(0, SHORT_PX, (len(seen), 4))
+    is_cut = np.hstack([objects[seen, :2] < low, objects[seen, 2:] > high])
+    ends = np.where(is_cut, np.hstack([low, high]) + short * [1, 1, -1, -1], boxes)
+    is_seen = (ends[:, 2:] - ends[:, :2] >= LEAST_VISIBLE_PX).all(axis=1)
+    return Detections(
+        *(ends[is_seen], boxes[is_seen], rng.uniform(0.5, 1, len(seen))[is_seen], seen[is_seen], tiles[is_seen]),
+        *(is_cut.any(axis=1)[is_seen], frames, side_px),
+    )
 
 
 def _detected(rng: np.random.Generator, objects: Floats, side_px: int) -> Detections:

@@ -59,7 +59,7 @@ def test_a_sample_runs_in_every_format(busy_site, model_server, name, tile_forma
             assert feature["geometry"] is None
             continue
         west, south, east, north = footprint
-        for lon, lat, _ in feature["geometry"]["coordinates"][0]:
+        for lon, lat, *_ in feature["geometry"]["coordinates"][0]:
             assert west < lon < east
             assert south < lat < north
     busy_site.check_books(request["jobId"])

@@ -55,10 +55,10 @@ def test_a_job_delivers_each_feature_once_to_every_output(busy_site, image, mode
     assert len(set(busy_site.stream_ids(job))) == len(busy_site.stream_ids(job)) == 3 * tiles
     for feature in features:
         (x, y), *_ = feature["properties"]["imageGeometry"]["coordinates"][0]
-        lon, lat, elevation = feature["geometry"]["coordinates"][0][0]
+        lon, lat = feature["geometry"]["coordinates"][0][0]
         assert 0 <= x <= 1200
         assert 0 <= y <= 900
-        assert (2.99 < lon < 3.02, 48.74 < lat < 48.76, elevation) == (True, True, 0.0)
+        assert (2.99 < lon < 3.02, 48.74 < lat < 48.76, feature["properties"]["class"]) == (True, True, "center")
         assert feature["properties"]["inferenceMetadata"]["jobId"] == job
         assert "image_id" not in feature["properties"]
     busy_site.check_books(job)

@@ -44,10 +44,10 @@ def saw(tile, seen):
     return columns[0] < tile[2] and columns[1] >= tile[0] and rows[0] < tile[3] and rows[1] >= tile[1]
 
 
-def reaches_beyond(seen, tile):
+def reaches_beyond(seen, tile, noise_px=EDGE_PX):
     return [
-        *(seen.bounds[s] < tile[s] - EDGE_PX for s in (0, 1)),
-        *(seen.bounds[s] > tile[s] + EDGE_PX for s in (2, 3)),
+        *(seen.bounds[s] < tile[s] - noise_px for s in (0, 1)),
+        *(seen.bounds[s] > tile[s] + noise_px for s in (2, 3)),
     ]
 
 
@@ -93,9 +93,30 @@ def strength(index, seen, tiles):
     return any(touches(seen, tiles)), math.inf if math.isnan(seen.score) else -seen.score, index
 
 
+def is_fragment(index, everything, tiles, options, distance_px):
+    """Tell whether another tile saw more of the object than what was seen."""
+    seen = everything[index]
+    for other in everything:
+        sees = saw(seen.tile, other), saw(other.tile, seen)
+        if not (all(sees) if options.merge == "UNION" else any(sees)):
+            continue
+        if not are_same(seen, other, tiles, options, distance_px) or any(reaches_beyond(seen, other.tile)):
+            continue
+        is_smaller = area_of(seen) < 0.9 * area_of(other)
+        if any(reaches_beyond(other, seen.tile)) or (is_smaller and any(reaches_beyond(other, seen.tile, 0.0))):
+            return True
+    return False
+
+
+def area_of(seen):
+    minx, miny, maxx, maxy = seen.bounds
+    return (maxx - minx) * (maxy - miny)
+
+
 def absorbers(everything, tiles, options, distance_px):
     """Return for each thing seen the index of the one that stands for its object."""
     order = sorted(range(len(everything)), key=lambda i: strength(i, everything[i], tiles))
+    order.sort(key=lambda i: is_fragment(i, everything, tiles, options, distance_px))
     if options.merge == "UNION":
         return joined(everything, tiles, options, distance_px, order)
     standing = list(range(len(everything)))

@@ -253,3 +253,23 @@ def test_any_bytes_are_features_or_a_bad_answer(body):
     except BadModelAnswerError:
         return
     assert isinstance(parsed, ParsedAnswer)
+
+
+def test_integers_that_gdal_cannot_read_are_texts():
+    properties = {"imageBBox": [1, 2, 3, 4], "n": 2**63 - 1, "m": [{"k": 2**63}], "note": f"{2**63}"}
+    properties["featureClasses"] = [{"iri": "ship", "score": 2**63}]
+    body = orjson.dumps({"features": [{"type": "Feature", "geometry": None, "properties": properties}]})
+    (feature,) = parse_answer(body).features
+    expected = {**properties, "m": [{"k": str(2**63)}], "featureClasses": [{"iri": "ship", "score": 2.0**63}]}
+    assert feature["properties"] == expected
+    assert type(feature["properties"]["featureClasses"][0]["score"]) is float
+
+
+@pytest.mark.parametrize(
+    ("point", "is_kept"), [([0, 0], False), ([15, 5], True), ([10, 9, 7], True), ([15, 10], False)]
+)
+def test_a_point_outside_the_box_is_not_the_place(point, is_kept):
+    properties = {"imageBBox": [20, 9, 10, 2], "imageGeometry": {"type": "Point", "coordinates": point}}
+    feature = {"type": "Feature", "geometry": None, "properties": properties}
+    ((checked,), _) = check_features([feature])
+    assert ("imageGeometry" in checked["properties"]) == is_kept

@@ -1,9 +1,13 @@
+import itertools
+
 import numpy as np
 import pytest
 import shapely
 from shapely.geometry import mapping, shape
 
 from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationSeam, SeamMerge
+from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.model_runner.features import LocationGrid, refine_features
 from aws.osml.model_runner.features.image_geometry import box_polygon
 from aws.osml.model_runner.features.joining import join_features
 from aws.osml.model_runner.features.selection import FeatureSelector
@@ -67,8 +71,12 @@ def test_joined_place_on_the_ground_is_that_of_its_pixels():
     ]
     (joined,) = UNION.select_features(parts)
     expected = on_the_ground(joined["properties"]["imageGeometry"])
-    found = shapely.get_coordinates(shape(joined["geometry"]), include_z=True)
-    assert found == pytest.approx(shapely.get_coordinates(shape(expected), include_z=True), abs=2e-6)
+    assert shape(joined["geometry"]).exterior.is_ccw
+    found, expected = (
+        shapely.get_coordinates(shape(geometry).normalize(), include_z=True)
+        for geometry in (joined["geometry"], expected)
+    )
+    assert found == pytest.approx(expected, abs=2e-6)
     centre = joined["properties"]["center_longitude"], joined["properties"]["center_latitude"]
     assert centre == pytest.approx(ground(42.5, 30)[:2], abs=2e-6)
 
@@ -77,7 +85,29 @@ def test_boxes_become_the_box_around_both():
     (joined,) = UNION.select_features([boxed("a", (5, 10, 60, 20), LEFT, 0.9), boxed("b", (40, 11, 80, 21), RIGHT)])
     assert joined["properties"]["imageBBox"] == [5, 10, 80, 21]
     assert "imageGeometry" not in joined["properties"]
-    assert joined["bbox"] == pytest.approx([10.0006, 49.9979, 10.00821, 49.999], abs=2e-6)
+    assert joined["bbox"] == pytest.approx([10.0006, 49.9979, 2.5, 10.00821, 49.999, 40.0], abs=2e-6)
+
+
+@pytest.mark.parametrize("is_south_up", [False, True])
+def test_parts_whose_rings_were_turned_on_the_ground_are_joined_there(is_south_up):
+    def locate(xy):
+        x, y = xy.T
+        return np.column_stack([10 + 1e-5 * x, 50 + (1e-5 if is_south_up else -1e-5) * y, 0 * x])
+
+    grid = LocationGrid.from_sensor_model(locate, ImageRegion.of([[0, 0], [100, 60]]))
+    parts = []
+    for (row, col), _ in (LEFT, RIGHT):
+        seen = shapely.box(max(col, 5), 10, min(col + 60, 90), 30 + col / 20)
+        for ring in (seen.exterior.coords, seen.exterior.coords[::-1]):
+            geometry = {"type": "Polygon", "coordinates": [[[x - col, y] for x, y in ring]]}
+            properties = {"imageGeometry": geometry, "featureClasses": [{"iri": "field", "score": 0.5}]}
+            said = {"type": "Feature", "geometry": None, "properties": properties}
+            parts += refine_features([said], ImageRegion.of([[row, col], [60, 60]]), grid)
+    for first, second in itertools.product(parts[:2], parts[2:]):
+        joined = join_features([first, second], 1.0)
+        assert shape(joined["geometry"]).exterior.is_ccw
+        expected = shapely.transform(in_pixels(joined), lambda xy: locate(xy)[:, :2])
+        assert shape(joined["geometry"]).symmetric_difference(expected).area < 1e-4 * expected.area
 
 
 def test_what_no_edge_cuts_stays_as_the_model_gave_it():
@@ -125,7 +155,7 @@ def test_parts_on_both_sides_of_the_antimeridian_are_joined_there():
     longitudes = shapely.get_coordinates(shape(joined["geometry"]))[:, 0]
     assert (np.abs(longitudes) > 179.99).all()
     assert joined["bbox"][0] == pytest.approx(west + 6e-4, abs=2e-6)
-    assert joined["bbox"][2] == pytest.approx(west + 80e-4 + 5e-4 - 360, abs=2e-6)
+    assert joined["bbox"][3] == pytest.approx(west + 80e-4 + 5e-4 - 360, abs=2e-6)
 
 
 @pytest.mark.parametrize("geometry", [None, {"type": "Point", "coordinates": [1.0, 2.0]}])

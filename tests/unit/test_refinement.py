@@ -17,7 +17,18 @@ from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import FeatureError
-from aws.osml.model_runner.features import LocationGrid, check_features, parse_answer, refine_features
+from aws.osml.model_runner.features import (
+    FeatureStamp,
+    LocationGrid,
+    check_features,
+    encode_feature,
+    parse_answer,
+    refine_features,
+)
+from aws.osml.model_runner.features.properties import FeatureOrigin
+from aws.osml.model_runner.features.refinement import decimals_of
+from aws.osml.model_runner.features.selection import with_score
+from aws.osml.model_runner.features.text_stamp import TextStamp, own_end
 from examples import examples
 
 TIME = "2026-11-20T22:42:58Z"
@@ -62,6 +73,15 @@ def polygon(*rings):
     return {"type": "Polygon", "coordinates": [list(ring) for ring in rings]}
 
 
+def right_handed(shape):
+    """Return a shape whose rings follow the right-hand rule; each begins where it did."""
+    if shape.geom_type == "Polygon":
+        return shapely.geometry.polygon.orient(shape)
+    if shape.geom_type in ("MultiPolygon", "GeometryCollection"):
+        return type(shape)([right_handed(part) for part in shape.geoms])
+    return shape
+
+
 def refine(*features, tile=TILE, grid=GRID):
     return refine_features(list(features), tile, grid)
 
@@ -85,17 +105,19 @@ def test_pixels_move_by_the_origin_of_the_tile(kind):
 
 
 @pytest.mark.parametrize("kind", PLACES)
-def test_the_geometry_has_the_type_of_the_place_and_three_numbers_for_each_position(kind):
+def test_the_geometry_has_the_type_of_the_place_and_follows_the_right_hand_rule(kind):
     place = {"type": kind, "coordinates": PLACES[kind]}
 
     (refined,) = refine(feature(imageGeometry=place))
 
-    located = shapely.get_coordinates(shapely.from_geojson(orjson.dumps(refined["geometry"])), include_z=True)
-    pixels = shapely.get_coordinates(shapely.geometry.shape(refined["properties"]["imageGeometry"]))
-    assert refined["geometry"]["type"] == kind
-    np.testing.assert_allclose(located[:, 0], 10 + 1e-5 * pixels[:, 0], atol=6e-7)
-    np.testing.assert_allclose(located[:, 1], 20 - 1e-5 * pixels[:, 1], atol=6e-7)
-    np.testing.assert_array_equal(located[:, 2], 0.0)
+    ground = shapely.geometry.shape(refined["geometry"])
+    located = shapely.get_coordinates(right_handed(ground))
+    place = shapely.geometry.shape(refined["properties"]["imageGeometry"])
+    expected = shapely.transform(place, lambda xy: [10, 20] + 1e-5 * xy * [1, -1])
+    assert (refined["geometry"]["type"], ground.has_z) == (kind, False)
+    np.testing.assert_allclose(located, shapely.get_coordinates(right_handed(expected)), atol=6e-7)
+    assert ground.equals(right_handed(ground))
+    np.testing.assert_array_equal(located, shapely.get_coordinates(ground))
 
 
 def test_a_detection_in_a_known_tile_has_the_known_numbers():
@@ -112,15 +134,15 @@ def test_a_detection_in_a_known_tile_has_the_known_numbers():
     assert refined == {
         "type": "Feature",
         "id": "a",
-        "bbox": [10.0001, 19.9959, 10.0002, 19.99602],
+        "bbox": [10.0001, 19.9959, 12.5, 10.0002, 19.99602, 12.5],
         "geometry": {
             "type": "Polygon",
             "coordinates": [
                 [
                     [10.0001, 19.99602, 12.5],
-                    [10.0002, 19.99602, 12.5],
-                    [10.0002, 19.9959, 12.5],
                     [10.0001, 19.9959, 12.5],
+                    [10.0002, 19.9959, 12.5],
+                    [10.0002, 19.99602, 12.5],
                     [10.0001, 19.99602, 12.5],
                 ]
             ],
@@ -133,6 +155,8 @@ def test_a_detection_in_a_known_tile_has_the_known_numbers():
             "imageBBox": [10.0, 398.0, 20.0, 410.0],
             "featureClasses": classes,
             "extra": 1,
+            "class": "ship",
+            "score": 0.9,
             "center_longitude": 10.00015,
             "center_latitude": 19.99596,
         },
@@ -305,15 +329,12 @@ def plainly_refined(said, tile, grid):
     wrapped = geojson.Feature(geometry=None, properties=said["properties"])
     place = shapely.affinity.translate(accessor.find_image_geometry(wrapped), col, row)
 
-    corners = None
-    if "imageBBox" in said["properties"]:
-        minx, miny, maxx, maxy = shapely.affinity.translate(accessor.get_image_bbox(wrapped), col, row).bounds
-        corners = grid.locate(np.array([[minx, miny], [minx, maxy], [maxx, miny], [maxx, maxy]]))
+    geometry = shapely.transform(place, lambda pixels: grid.locate(pixels)[:, :2])
     return {
         "place": place,
-        "geometry": shapely.transform(place, lambda pixels: grid.locate(pixels)[:, :2]),
+        "geometry": geometry,
         "centre": grid.locate(np.array([place.centroid.coords[0]]))[0, :2],
-        "bbox": None if corners is None else shapely.MultiPoint(corners).bounds,
+        "bbox": geometry.bounds if "imageBBox" in said["properties"] else None,
     }
 
 
@@ -332,14 +353,15 @@ def test_arrays_agree_with_the_plain_version(said, origin):
         # The ring of a box begins at another corner here than there, so only given rings are compared one by one.
         if "imageGeometry" in detection["properties"]:
             found, expected = shapely.get_coordinates(located), shapely.get_coordinates(plain["geometry"])
-            np.testing.assert_allclose(found, expected, atol=1.1e-6)
+            np.testing.assert_allclose(np.sort(found, axis=0), np.sort(expected, axis=0), atol=1.1e-6)
             found = shapely.get_coordinates(shapely.geometry.shape(properties["imageGeometry"]))
             np.testing.assert_allclose(found, shapely.get_coordinates(plain["place"]), atol=1.1e-6)
         centre = [properties["center_longitude"], properties["center_latitude"]]
         np.testing.assert_allclose(centre, plain["centre"], atol=1e-8)
         assert ("bbox" in refined) == (plain["bbox"] is not None)
         if plain["bbox"] is not None:
-            np.testing.assert_allclose(refined["bbox"], plain["bbox"], atol=1e-8)
+            np.testing.assert_allclose(refined["bbox"], plain["bbox"], atol=1.1e-6)
+            assert tuple(refined["bbox"]) == located.bounds
 
 
 @given(batches, origins)
@@ -376,7 +398,7 @@ def test_features_do_not_depend_on_their_neighbours_or_change_what_was_said(said
 @given(batches)
 @examples(60)
 def test_a_refined_feature_survives_json_and_is_a_usable_feature_again(said):
-    refined = refine(*said)
+    refined = refine(*check_features(said).features)
 
     parsed = parse_answer(orjson.dumps({"type": "FeatureCollection", "features": refined}))
 
@@ -424,11 +446,101 @@ def test_places_agree_with_the_geolocator_of_the_toolkit():
 
     for ours, theirs in zip(refined, located, strict=True):
         assert ours["geometry"]["type"] == theirs["geometry"]["type"]
-        found, expected = (shapely.get_coordinates(shapely.geometry.shape(one["geometry"])) for one in (ours, theirs))
+        found, expected = (
+            shapely.get_coordinates(right_handed(shapely.geometry.shape(one["geometry"]))) for one in (ours, theirs)
+        )
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
         for name in ("center_longitude", "center_latitude"):
             assert ours["properties"][name] == pytest.approx(theirs["properties"][name], abs=1e-6)
         assert ("bbox" in ours) == ("bbox" in theirs)
         if "bbox" in ours:
-            flat = theirs["bbox"] if len(theirs["bbox"]) == 4 else [*theirs["bbox"][:2], *theirs["bbox"][3:5]]
-            assert ours["bbox"] == pytest.approx(flat, abs=1e-6)
+            # Theirs is that of the box, ours that of the geometry, as RFC 7946 has it.
+            assert tuple(ours["bbox"]) == shapely.geometry.shape(ours["geometry"]).bounds
+
+
+def finalized(*features, tile, grid):
+    """Return features as they are delivered, and their shapes."""
+    refined = refine(*features, tile=tile, grid=grid)
+    made = [FeatureStamp("job", {}).finalized(feature) for feature in refined]
+    return made, [shapely.geometry.shape(feature["geometry"]) for feature in made]
+
+
+def test_what_crosses_the_antimeridian_is_delivered_in_pieces():
+    tile = ImageRegion.of(((0, 0), (4096, 512)))
+    grid = LocationGrid.from_sensor_model(degrees_model(179.99), tile)
+    hole = [[980.0, 12.0], [980.0, 18.0], [1020.0, 18.0], [1020.0, 12.0], [980.0, 12.0]]
+    ring = [[900.0, 10.0], [1100.0, 10.0], [1100.0, 20.0], [900.0, 20.0], [900.0, 10.0]]
+    line = {"type": "LineString", "coordinates": [[900, 10], [1100, 30]]}
+    ends_there = feature(imageBBox=[900, 10, 1000, 20])
+    said = [feature(imageGeometry=polygon(ring, hole), imageBBox=[900, 10, 1100, 20]), feature(imageGeometry=line)]
+
+    features, shapes = finalized(*said, ends_there, tile=tile, grid=grid)
+
+    area, way, whole = shapes
+    assert [shape.geom_type for shape in shapes] == ["MultiPolygon", "MultiLineString", "Polygon"]
+    assert features[0]["bbox"] == [179.999, 19.9998, -179.999, 19.9999]
+    for shape in (area, way):
+        assert {part.bounds[0::2] for part in shape.geoms} == {(179.999, 180.0), (-180.0, -179.999)}
+    assert area.is_valid
+    assert area.area == pytest.approx((200 * 10 - 40 * 6) * 1e-10)
+    assert right_handed(area).equals_exact(area)
+    assert whole.bounds == (179.999, 19.9998, 180.0, 19.9999)
+    assert "_modelRunnerUncut" not in features[0]["properties"]
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_an_area_around_a_pole_reaches_it(sign):
+    tile = ImageRegion.of(((0, 0), (512, 512)))
+
+    def polar(xy):
+        x, y = (xy - 250.0).T * 1e-4
+        return np.column_stack([np.degrees(np.arctan2(y, x)), sign * (90 - np.hypot(x, y)), 0 * x])
+
+    grid = LocationGrid.from_sensor_model(polar, tile)
+    ring = [[230, 230], [270, 230], [270, 270], [230, 270], [230, 230]]
+    hole = [[260, 248], [265, 248], [265, 252], [260, 252], [260, 248]]
+
+    said = [feature(imageBBox=[230, 230, 270, 270]), feature(imageGeometry=polygon(ring, hole))]
+    (boxed, _), shapes = finalized(*said, tile=tile, grid=grid)
+
+    west, south, east, north = boxed["bbox"]
+    assert (west, east, sign * 90.0) == (-180.0, 180.0, north if sign > 0 else south)
+    for shape in shapes:
+        assert shape.is_valid
+        assert shape.contains(shapely.Point(12.0, sign * 89.99999))
+        assert right_handed(shape).equals_exact(shape)
+    assert not shapes[1].contains(shapely.Point(polar(np.array([[262.0, 250.0]]))[0]))
+
+
+@pytest.mark.parametrize(("step", "decimals"), [(1e-3, 6), (9e-6, 7), (4.5e-7, 8), (9e-8, 9), (1e-12, 9)])
+def test_decimals_tell_a_tenth_of_a_pixel_apart(step, decimals):
+    grid = LocationGrid.from_sensor_model(degrees_model(10, 20, step), ImageRegion.of(((0, 0), (512, 512))))
+    assert decimals_of(grid) == decimals
+
+
+def test_class_and_score_are_flat_unless_the_model_uses_the_names():
+    classes = [{"iri": "boat", "score": 0.2}, {"iri": "ship", "score": 0.7}]
+    said = [
+        feature(imageBBox=[1, 2, 3, 4], featureClasses=classes),
+        feature(imageBBox=[1, 2, 3, 4], featureClasses=classes, **{"class": 7}),
+        feature(imageBBox=[1, 2, 3, 4], featureClasses=[{"iri": "ship"}]),
+        feature(imageBBox=[1, 2, 3, 4]),
+    ]
+    found = [[one["properties"].get(name) for name in ("class", "score")] for one in refine(*said)]
+    assert found == [["ship", 0.7], [7, 0.7], ["ship", None], [None, None]]
+    lowered = with_score(refine(said[0])[0], 0.5)["properties"]
+    assert (lowered["score"], lowered["featureClasses"][1]) == (0.5, {"iri": "ship", "score": 0.5, "rawScore": 0.7})
+
+
+@pytest.mark.parametrize(("own", "expected"), [({"id": 7}, 7), ({"id": None}, "f"), ({"id": {}}, "f"), ({}, "f")])
+def test_a_feature_without_an_id_gets_its_own(own, expected):
+    said = {**feature(imageBBox=[1, 2, 3, 4]), **own}
+    if not own:
+        del said["id"]
+    (refined,) = refine(said)
+    body = encode_feature(refined)
+    for stamped in (
+        FeatureStamp("job", {}).finalized(refined, FeatureOrigin("f", TILE)),
+        orjson.loads(TextStamp(FeatureStamp("job", {}), TILE, None).stamped(body, own_end(refined, body), "f", 0)),
+    ):
+        assert stamped["id"] == expected

@@ -1,5 +1,6 @@
 """Every format holds the same features, whatever reads it."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -186,3 +187,15 @@ def test_parts_are_the_whole(features, part_bytes):
     parts = list(in_parts(features, part_bytes))
     assert b"".join(parts) == b"".join(features)
     assert all(len(part) >= part_bytes for part in parts[:-1])
+
+
+def test_a_file_says_how_much_of_the_image_it_holds(tmp_path):
+    about = {"modelRunner": {"status": "PARTIAL", "tiles": {"failed": 8}}}
+    whole = dataclasses.replace(delivery(1), members=lambda: about)
+    collection = json.loads(written(OutputFormat.GEOJSON, whole))
+    assert (len(collection["features"]), collection["modelRunner"]) == (1, about["modelRunner"])
+    metadata = pq.read_metadata(io.BytesIO(written(OutputFormat.GEOPARQUET, whole))).metadata
+    assert json.loads(metadata[b"modelRunner"]) == about["modelRunner"]
+    path = tmp_path / "a.geojson"
+    path.write_bytes(written(OutputFormat.GEOJSON, whole))
+    assert len(geopandas.read_file(path)) == 1

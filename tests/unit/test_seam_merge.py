@@ -78,6 +78,18 @@ def test_what_a_tile_cuts_is_the_weaker_whatever_its_score():
     assert merged([box(LEFT, 50, 10, 60, 20, score=0.9), box(RIGHT, 50, 10, 75, 20, score=0.1)]) == [1, 1]
 
 
+def test_a_part_that_does_not_touch_the_edge_is_the_weaker_of_what_another_tile_saw_whole():
+    whole, part = box(LEFT, 20, 10, 58, 20, score=0.5), box(RIGHT, 50, 10, 58, 20, score=0.9)
+    assert merged([whole, part]) == [0, 0]
+    assert merged([part, whole]) == [1, 1]
+    assert merged([part, whole], Seam(merge=SeamMerge.UNION)) == [1, 1]
+
+
+def test_a_part_is_the_weaker_even_where_an_edge_cuts_the_rest():
+    most, part = box(RIGHT, 40, 10, 75, 20, score=0.5), box(LEFT, 40, 10, 52, 20, score=0.9)
+    assert merged([most, part]) == [0, 0]
+
+
 def test_halves_of_what_no_tile_saw_whole_are_one():
     halves = [box(LEFT, 10, 10, 60, 20, score=0.8), box(RIGHT, 40, 10, 90, 20, score=0.9)]
     assert merged(halves) == [1, 1]

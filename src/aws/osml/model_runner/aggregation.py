@@ -32,6 +32,7 @@ from .features.scored_boxes import Indices, ScoredBoxes
 from .features.text_stamp import TextStamp
 from .features.tile_spans import TileSpans, frames_of
 from .features.tiled_features import TiledFeatures, shapes_of
+from .result_members import result_members
 from .sink.delivery import FeatureBatch
 from .tile_reader import ImageTiles, Metrics, ReadTiles, TileReader, TileStep, TileTally, Unmeasured, ignore, size_of
 
@@ -184,6 +185,10 @@ class MergedImage:
             raise ConservationError(
                 f"{self.tally.succeeded} tiles are stored as good, {self.job.tile_success} were counted"
             )
+
+    def members(self) -> dict[str, Any]:
+        """Return what a result says of itself beside its features, when the stream has ended."""
+        return result_members(self.job, self.tally, self.stored, self.kept, self.unmerged)
 
     def _merged(self, steps: Iterable[TileStep]) -> Iterator[FeatureBatch]:
         selection = RowSelection(self.options, self.note)

@@ -277,7 +277,11 @@ class ImageCompletion:
             # Outputs note their positions at once; one may fall behind by a batch, which is sent again then.
             claim.check(self._job_table.record_sink_progress(job.image_id, claim.fence, dict(positions)))
 
-        delivery = Delivery(str(job.job_id), job.result_name or "", batches, positions.get(name, 0), note=note)
+        delivery = Delivery(
+            *(str(job.job_id), job.result_name or "", batches, positions.get(name, 0)),
+            note=note,
+            members=image.members,
+        )
         sink.deliver(delivery, on_progress)
         claim.check(self._job_table.record_sink_done(job.image_id, claim.fence, name, _counts_of(image)))
 

@@ -156,7 +156,7 @@ def _deliver(image: "MergedImage", write: "Callable[[Delivery], None]") -> None:
     from aws.osml.model_runner.sink.delivery import Delivery
 
     def deliver(batches: "Iterable[FeatureBatch]") -> None:
-        write(Delivery(str(image.job.job_id), image.job.result_name or "", batches))
+        write(Delivery(str(image.job.job_id), image.job.result_name or "", batches, members=image.members))
 
     for error in spread(image, [deliver], Threads.of_process(), capacity=1):
         if error is not None:

@@ -1,8 +1,9 @@
 """A model's answer for one tile: taken apart, checked feature by feature, made safe for every step that follows."""
 
 import math
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -19,6 +20,9 @@ MAX_ANSWER_BYTES = 50 * 1024 * 1024
 # empty object, of an entry in one, of an empty list, and of an element with its number, as CPython 3.11 has them.
 MAX_PARSED_BYTES = 128 * 1024 * 1024
 _PARSED_BYTES = {b"{": 232, b":": 104, b"[": 64, b",": 40}
+# Only a response with such a number is searched for integers above the other.
+_LONG_INTEGER = re.compile(rb"(?<![0-9.])[1-9][0-9]{18}")
+_MOST_INTEGER = 2**63 - 1
 
 
 class FeatureProblem(StrEnum):
@@ -60,7 +64,22 @@ def parse_answer(body: bytes, max_parsed_bytes: int = MAX_PARSED_BYTES) -> Parse
     features = answer.get("features") if isinstance(answer, dict) else None
     if not isinstance(features, list):
         raise BadModelAnswerError("the answer is no feature collection: it has no list of features")
-    return check_features(features)
+    checked = check_features(features)
+    if _LONG_INTEGER.search(body):
+        return ParsedAnswer([_without_long_integers(feature) for feature in checked.features], checked.dropped)
+    return checked
+
+
+def _without_long_integers(value: Any, replaced: Callable[[int], str | float] = str) -> Any:
+    """Return JSON whose integers of 2^63 and more are texts, or floats in scores: GDAL cannot read them."""
+    if isinstance(value, dict):
+        return {
+            name: _without_long_integers(inner, float if name in (FEATURE_CLASSES, FEATURE_TYPES) else replaced)
+            for name, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_long_integers(inner, replaced) for inner in value]
+    return replaced(value) if type(value) is int and value > _MOST_INTEGER else value
 
 
 def check_features(candidates: Iterable[Any]) -> ParsedAnswer:
@@ -116,11 +135,21 @@ def _size_problem(candidate: Feature) -> FeatureProblem | None:
     return FeatureProblem.FEATURE_TOO_LARGE if size_bytes > MAX_FEATURE_BYTES else None
 
 
+def _is_point_beside_box(place: Mapping[str, Any] | None, box: Sequence[float] | None) -> bool:
+    """Return True for a point that is not the place: helpers of models write [0, 0] where they have a box alone."""
+    if place is None or box is None or place["type"] != "Point":
+        return False
+    (x, y), (x_1, y_1, x_2, y_2) = place["coordinates"][:2], box
+    return not (min(x_1, x_2) <= x <= max(x_1, x_2) and min(y_1, y_2) <= y <= max(y_1, y_2))
+
+
 def _normalized(feature: Feature) -> Feature:
     properties = dict(feature["properties"])
     for name in (IMAGE_GEOMETRY, IMAGE_BBOX, FEATURE_CLASSES):
         if properties.get(name) is None:
             properties.pop(name, None)
+    if _is_point_beside_box(properties.get(IMAGE_GEOMETRY), properties.get(IMAGE_BBOX)):
+        del properties[IMAGE_GEOMETRY]
     if FEATURE_CLASSES in properties:
         properties[FEATURE_CLASSES] = [without_null_score(one) for one in properties[FEATURE_CLASSES]]
     geometry = feature.get("geometry")

@@ -76,6 +76,10 @@ class BoxPairs:
         """Return the IoU of pairs."""
         return intersection_over_union(self._boxes[first], self._boxes[second])
 
+    def take(self, indices: Indices) -> "BoxPairs":
+        """Return the pairs of these boxes alone, in this order."""
+        return BoxPairs(self._boxes[indices], self.categories[indices], self.searched[indices], self.note)
+
     @cached_property
     def limits(self) -> Floats:
         """(n,) a number of boxes that those which touch each box do not exceed."""

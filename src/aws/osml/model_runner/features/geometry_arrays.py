@@ -66,8 +66,12 @@ class GeometryArrays:
 
     def bounds(self) -> FloatArray:
         """Return (minx, miny, maxx, maxy) of each geometry, one row each."""
+        return self.extremes(self.positions)
+
+    def extremes(self, positions: FloatArray) -> FloatArray:
+        """Return the least and then the most of each number of (n, k) positions in this order, one row a geometry."""
         starts = self.position_starts
-        least, most = (extreme.reduceat(self.positions, starts) for extreme in (np.minimum, np.maximum))
+        least, most = (extreme.reduceat(positions, starts) for extreme in (np.minimum, np.maximum))
         return np.hstack([least, most])
 
     def centroids(self) -> FloatArray:
@@ -82,6 +86,18 @@ class GeometryArrays:
         centroids: FloatArray = shapely.get_coordinates(shapely.centroid(wholes))
         bounds = self.bounds()
         return np.clip(centroids, bounds[:, :2], bounds[:, 2:])
+
+    @property
+    def is_ring(self) -> NDArray[np.bool_]:
+        """Which paths are rings."""
+        flags: NDArray[np.bool_] = self.kinds == _RING
+        return flags
+
+    @property
+    def is_outer(self) -> NDArray[np.bool_]:
+        """Which paths are the first of their part: of a polygon, its outer ring."""
+        flags: NDArray[np.bool_] = np.diff(self.parts, prepend=-1) != 0
+        return flags
 
     def _shapes(self) -> tuple[ObjectArray, IndexArray]:
         """Return every point, line and polygon as a shape, and the index of the geometry it belongs to."""

@@ -12,10 +12,11 @@ from shapely.geometry import LineString, mapping
 from shapely.geometry.base import BaseGeometry
 
 from .feature_columns import Kind, place_of
-from .geometry_arrays import ObjectArray
+from .geometry_arrays import GeometryArrays, IndexArray, ObjectArray
 from .image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, find_image_geometry, geometry_paths
-from .properties import Feature
-from .refinement import BOX_DECIMALS, POSITION_DECIMALS, rounded, wrapped
+from .properties import UNCUT, Feature
+from .refinement import BOX_DECIMALS, POSITION_DECIMALS, rounded
+from .rfc7946 import conformed, right_hand_order, ring_areas, wrapped
 from .scored_boxes import Floats
 from .tiled_features import shapes_of
 
@@ -98,6 +99,7 @@ class _Ground:
     centre: Floats
     residuals: Floats
     nearest: cKDTree
+    decimals: int
 
     @classmethod
     def under(cls, features: Sequence[Feature]) -> "_Ground | None":
@@ -106,15 +108,28 @@ class _Ground:
             pixel, place = find_image_geometry(feature["properties"]), feature.get("geometry")
             if pixel is None or not place or "type" not in place:
                 return None
-            pixels += [position[:2] for path in geometry_paths(pixel) for position in path]
+            pixels.append(pixel)
             places += [position for path in geometry_paths(place) for position in path]
-        if len(pixels) != len(places) or {len(position) for position in places} not in ({2}, {3}):
+        arrays = GeometryArrays.of(pixels)
+        if len(arrays.positions) != len(places) or {len(position) for position in places} not in ({2}, {3}):
             return None
-        xy, world = np.array(pixels, dtype=np.float64), np.array(places, dtype=np.float64)
+        world = np.array(places, dtype=np.float64)
         world[:, 0] = world[0, 0] + wrapped(world[:, 0] - world[0, 0])
+        fits = [cls._through(arrays.positions, world[order]) for order in _orders(arrays, world)]
+        # The usual order, unless another fits far better.
+        return min(fits, key=lambda fit: fit.worst) if fits[-1].worst < fits[0].worst / 4 else fits[0]
+
+    @property
+    def worst(self) -> float:
+        """By how many degrees the plane is off at most."""
+        return float(np.abs(self.residuals[:, :2]).max())
+
+    @classmethod
+    def _through(cls, xy: Floats, world: Floats) -> "_Ground":
         centre = xy.mean(axis=0)
         plane, *_ = np.linalg.lstsq(_with_one(xy - centre), world, rcond=None)
-        return cls(plane, centre, world - _with_one(xy - centre) @ plane, cKDTree(xy))
+        decimals = next((n for n in range(POSITION_DECIMALS, BOX_DECIMALS) if _has_decimals(world, n)), BOX_DECIMALS)
+        return cls(plane, centre, world - _with_one(xy - centre) @ plane, cKDTree(xy), decimals)
 
     def at(self, xy: Floats) -> Floats:
         """Return the places of (n, 2) pixels, as many numbers each as the features' own places have."""
@@ -127,17 +142,31 @@ class _Ground:
         properties = feature["properties"]
         has_height = self.plane.shape[1] == 3
         shape = shapely.force_3d(whole) if has_height else whole
-        places = self.at(shapely.get_coordinates(whole))
-        west, south = places[:, :2].min(axis=0)
-        east, north = places[:, :2].max(axis=0)
-        feature["geometry"] = _geojson(shapely.set_coordinates(shape, rounded(_wrapped(places), POSITION_DECIMALS)))
-        if "bbox" in feature:
-            box = np.array([wrapped(west), south, wrapped(east), north])
-            feature["bbox"] = rounded(box, BOX_DECIMALS).tolist()
+        places = rounded(_wrapped(self.at(shapely.get_coordinates(whole))), self.decimals)
+        feature["geometry"] = _geojson(shapely.set_coordinates(shape, places))
+        properties.pop(UNCUT, None)
+        feature |= conformed(feature)
         if "center_longitude" in properties:
             centre = _wrapped(self.at(shapely.get_coordinates(shapely.centroid(whole))))[0, :2]
             longitude, latitude = rounded(centre, BOX_DECIMALS).tolist()
             properties |= {"center_longitude": longitude, "center_latitude": latitude}
+
+
+def _orders(arrays: GeometryArrays, world: Floats) -> list[IndexArray]:
+    """Return in which orders the places of (n,) pixels may be among ``world``; the usual one first.
+
+    Rings are wound by the right-hand rule on the ground, so they run backwards there where their pixels run otherwise:
+    as in images whose north is up, or as in those whose south is.
+    """
+    areas = ring_areas(arrays.positions, arrays.ends, are_degrees=False)
+    on_ground = ring_areas(world, arrays.ends)[arrays.is_ring & arrays.is_outer]
+    if not len(on_ground) or (on_ground < 0).any():
+        return [np.arange(len(world))]
+    return [right_hand_order(arrays, -areas), right_hand_order(arrays, areas)]
+
+
+def _has_decimals(world: Floats, decimals: int) -> bool:
+    return bool(np.allclose(np.round(world, decimals), world, rtol=0, atol=1e-11))
 
 
 def _with_one(xy: Floats) -> Floats:

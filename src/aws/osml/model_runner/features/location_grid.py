@@ -8,6 +8,7 @@ the poles, so that nothing needs to be unwrapped.
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -118,6 +119,21 @@ class LocationGrid:
         off[np.isnan(found[:, 0])] = 0.0
         worst = float(np.max(off, initial=0.0))
         return worst / pixel_size if np.isfinite(worst) else np.inf
+
+    @cached_property
+    def has_heights(self) -> bool:
+        """False where every elevation is zero: then nothing is known of it."""
+        return bool(np.nan_to_num(self._elevation.c).any())
+
+    @cached_property
+    def pixel_degrees(self) -> float:
+        """The shorter side of a usual pixel of the region, in degrees of latitude; infinite off the Earth."""
+        xs, ys = np.linspace(self._low, self._high, FIRST_NODES)[:-1].T
+        points = _lattice(xs, ys)
+        normals = [self._normals_at(points + step) for step in ([0.0, 0.0], [1.0, 0.0], [0.0, 1.0])]
+        sides = [np.linalg.norm(beside - normals[0], axis=1) for beside in normals[1:]]
+        known = [np.median(side[np.isfinite(side)]) for side in sides if np.isfinite(side).any()]
+        return float(np.degrees(min(known, default=np.inf)))
 
     def _normals_at(self, xy: FloatArray) -> FloatArray:
         """Return the n-vectors, (n, 3) and not quite of unit length, for (n, 2) pixels."""

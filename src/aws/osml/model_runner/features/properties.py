@@ -12,18 +12,24 @@ import orjson
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import InvalidFeaturePropertiesException
 
+from .rfc7946 import conformed
+
 Feature = dict[str, Any]
 
 INFERENCE_TIME = "inferenceTime"
 IMAGE_ID = "image_id"
 FEATURE_CLASSES = "featureClasses"
 FEATURE_TYPES = "feature_types"
+CLASS = "class"
+SCORE = "score"
 INFERENCE_METADATA = "inferenceMetadata"
 
 # What the worker keeps on a feature between its stages may use any name with this prefix.
 INTERNAL_PREFIX = "_modelRunner"
 # The tile that saw a feature, [[row, col], [width, height]].
 TILE = f"{INTERNAL_PREFIX}Tile"
+# Its geometry crosses the antimeridian in one piece: see ``rfc7946``.
+UNCUT = f"{INTERNAL_PREFIX}Uncut"
 INTERNAL_PROPERTIES = (
     INFERENCE_TIME,
     "bounds_imcoords",
@@ -101,6 +107,8 @@ class FeatureStamp:
         if type(own) is not dict and not isinstance(own, Mapping | None):
             raise InvalidFeaturePropertiesException("the properties of a feature are no object")
         properties = dict(own or {})
+        if UNCUT in properties:
+            feature = conformed(feature)
         inference_time = origin.inference_time if origin else properties.get(INFERENCE_TIME)
         metadata = {"jobId": self.job_id, "inferenceDT": inference_time}
         if origin:
@@ -109,7 +117,9 @@ class FeatureStamp:
         properties |= self.properties
         for name in internal_among(tuple(properties)):
             del properties[name]
-        return {**feature, "properties": properties}
+        # The last member, as ``TextStamp`` sets it.
+        own_id = {"id": origin.feature_id} if origin and feature.get("id") is None else {}
+        return {**feature, "properties": properties, **own_id}
 
 
 def finalize_feature(

@@ -15,10 +15,14 @@ from aws.osml.model_runner.exceptions import FeatureError
 from .geometry_arrays import FloatArray, GeometryArrays
 from .image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, Geometry, find_image_geometry
 from .location_grid import LocationGrid
-from .properties import IMAGE_ID, INFERENCE_TIME, Feature, convert_deprecated_feature_properties
+from .properties import IMAGE_ID, INFERENCE_TIME, UNCUT, Feature, convert_deprecated_feature_properties
+from .rfc7946 import bounds_of, crosses_antimeridian, cut, ring_areas, ring_order, wrapped
+from .scored_boxes import set_flat_class
 
-# A millionth of a pixel, and of a degree (0.1 m) in geometries: what the GeoJSON library of earlier releases wrote.
+# A millionth of a pixel, and at least of a degree (0.1 m) in geometries: what the GeoJSON library of earlier releases
+# wrote. Pixels of less than a metre take more.
 POSITION_DECIMALS = 6
+_ROUNDING_PX = 0.1
 # Boxes and centres were never rounded: 0.1 mm keeps what they tell and drops the noise of the last bits.
 BOX_DECIMALS = 9
 
@@ -36,9 +40,11 @@ def refine_features(
 
     Pixels move by the tile's origin; a place in a deprecated property becomes ``imageGeometry``, the old property
     stays relative to the tile. With a grid, ``geometry`` is the place on the ground, of the same type, its positions
-    [longitude, latitude, elevation]; ``bbox`` is set where there is an ``imageBBox``; and ``center_longitude`` and
-    ``center_latitude`` are those of the centroid in pixels. Without one, ``geometry`` stays what the model said.
-    Properties come last in each feature. The features passed in are not changed.
+    [longitude, latitude], and elevation where the grid has heights; ``bbox`` is its box where there is an
+    ``imageBBox``; and ``center_longitude`` and ``center_latitude`` are those of the centroid in pixels. Without one,
+    ``geometry`` stays what the model said. What crosses the antimeridian has the property ``UNCUT`` and is cut when it
+    is delivered. ``class`` and ``score`` are those of the best class, unless the model has properties of these names.
+    Properties come last in each feature, and ``id`` first. The features passed in are not changed.
 
     Raises FeatureError where a feature has no place in pixels.
     """
@@ -54,8 +60,9 @@ def refine_features(
             _locate_shapes(shaped, places, grid)
     if boxed:
         boxes = _moved_boxes(boxed, offset)
-        if grid is not None:
-            _locate_boxes(boxed, boxes, grid)
+        alone = [place for place, feature in enumerate(boxed) if _is_box_alone(feature)]
+        if grid is not None and alone:
+            _locate_boxes([boxed[place] for place in alone], boxes[alone], grid)
     for feature in refined:
         _put_properties_last(feature)
     return refined
@@ -69,7 +76,12 @@ def _is_box_alone(feature: Feature) -> bool:
 
 def _copied(feature: Feature) -> Feature:
     copy = {**feature, "properties": dict(feature["properties"])}
+    if "id" in copy:
+        own_id = copy.pop("id")
+        if type(own_id) in (str, int, float):
+            copy = {"id": own_id, **copy}
     convert_deprecated_feature_properties(copy)
+    set_flat_class(copy)
     return copy
 
 
@@ -111,33 +123,60 @@ def _locate_shapes(features: Sequence[Feature], places: GeometryArrays, grid: Lo
     A feature with a position off the Earth has no geometry.
     """
     world = grid.locate(np.concatenate([places.positions, places.centroids()]))
-    geometries, centres = np.split(world, [len(places.positions)])
-    _set_geometries(features, places.with_positions(rounded(geometries, POSITION_DECIMALS)))
+    ground, centres = np.split(world, [len(places.positions)])
+    ground = rounded(ground[:, : _dimensions(grid)], decimals_of(grid))
+    ground = ground[ring_order(places, ground)]
+    geometries = places.with_positions(ground)
+    _set_geometries(features, geometries)
     _set_centres(features, centres[:, :2])
-    is_off_earth = np.isnan(geometries[:, 0])
-    if is_off_earth.any():
-        for index in np.flatnonzero(np.logical_or.reduceat(is_off_earth, places.position_starts)).tolist():
-            features[index]["geometry"] = None
+    is_inner = np.ones(len(ground), dtype=np.bool_)
+    is_inner[np.concatenate([[0], places.ends[:-1]])] = False
+    is_jump = is_inner & np.concatenate([[False], crosses_antimeridian(ground[:, 0])])
+    for feature, box in zip(features, places.extremes(ground).tolist(), strict=True):
+        if feature["properties"].get(IMAGE_BBOX) is not None:
+            feature["bbox"] = box
+    owners = places.owners[np.searchsorted(places.ends, np.flatnonzero(is_jump), side="right")]
+    is_off_earth = np.isnan(places.extremes(ground)[:, 0])
+    for index in np.flatnonzero(is_off_earth).tolist():
+        features[index]["geometry"] = None
+        features[index].pop("bbox", None)
+    for feature in [features[owner] for owner in set(owners.tolist()) if not is_off_earth[owner]]:
+        feature["properties"][UNCUT] = True
+        if "bbox" in feature:
+            feature["bbox"] = bounds_of(cut(feature["geometry"]))
 
 
 def _locate_boxes(features: Sequence[Feature], boxes: FloatArray, grid: LocationGrid) -> None:
-    """Write ``bbox`` from (n, 4) boxes in pixels of the image; of a feature that has no other place, all of it.
+    """Write where features are on the ground whose (n, 4) boxes in pixels of the image are all that is known.
 
-    A box with a corner off the Earth has no ``bbox``, and as the only place of a feature no geometry.
+    A feature with a corner off the Earth has neither geometry nor ``bbox``.
     """
     corners = boxes[:, _CORNERS].reshape(-1, 2)
     world = grid.locate(np.concatenate([corners, (boxes[:, :2] + boxes[:, 2:]) / 2]))
-    ground_corners, centres = world[: len(corners)].reshape(-1, 4, 3), world[len(corners) :]
-    alone = [place for place, feature in enumerate(features) if _is_box_alone(feature)]
-    rings = rounded(ground_corners[alone][:, _RING], POSITION_DECIMALS).tolist()
-    box_features = [features[place] for place in alone]
-    _set_geometries(box_features, [{"type": "Polygon", "coordinates": [ring]} for ring in rings])
-    _set_centres(box_features, centres[alone, :2])
-    _set_ground_boxes(features, ground_corners[..., :2])
-    for index in np.flatnonzero(np.isnan(ground_corners[..., 0]).any(axis=1)).tolist():
+    ground, centres = world[: len(corners), : _dimensions(grid)], world[len(corners) :, :2]
+    rings = rounded(ground, decimals_of(grid)).reshape(len(boxes), 4, -1)[:, _RING]
+    is_clockwise = ring_areas(rings.reshape(-1, rings.shape[2]), np.arange(1, len(boxes) + 1) * len(_RING)) < 0
+    rings[is_clockwise] = rings[is_clockwise, ::-1]
+    _set_geometries(features, [{"type": "Polygon", "coordinates": [ring]} for ring in rings.tolist()])
+    _set_centres(features, centres)
+    _set_ground_boxes(features, rings[:, :4])
+    is_off_earth = np.isnan(rings[..., 0]).any(axis=1)
+    for index in np.flatnonzero(is_off_earth).tolist():
+        features[index]["geometry"] = None
         del features[index]["bbox"]
-        if _is_box_alone(features[index]):
-            features[index]["geometry"] = None
+    for index in np.flatnonzero(crosses_antimeridian(rings[..., 0]).any(axis=1) & ~is_off_earth).tolist():
+        features[index]["properties"][UNCUT] = True
+
+
+def decimals_of(grid: LocationGrid) -> int:
+    """Return the decimals of longitudes and latitudes that tell a tenth of a pixel apart."""
+    if not 0.0 < grid.pixel_degrees < np.inf:
+        return POSITION_DECIMALS
+    return int(np.clip(np.ceil(-np.log10(_ROUNDING_PX * grid.pixel_degrees) - 1e-3), POSITION_DECIMALS, BOX_DECIMALS))
+
+
+def _dimensions(grid: LocationGrid) -> int:
+    return 3 if grid.has_heights else 2
 
 
 def _set_geometries(features: Sequence[Feature], geometries: Sequence[Geometry]) -> None:
@@ -154,29 +193,17 @@ def _set_centres(features: Sequence[Feature], centres: FloatArray) -> None:
 
 
 def _set_ground_boxes(boxed: Sequence[Feature], corners: FloatArray) -> None:
-    """Set ``bbox`` = [west, south, east, north] from (n, 4, 2) corners.
+    """Set ``bbox`` = [west, south, east, north] from (n, 4, 2) corners, or with least and most elevation from 3.
 
     Across the antimeridian west is greater than east, as RFC 7946, 5.2, has it.
     """
-    longitudes, latitudes = corners[..., 0], corners[..., 1]
-    first = longitudes[:, :1]
-    around_first = first + wrapped(longitudes - first)
-    boxes = np.column_stack(
-        [
-            wrapped(around_first.min(axis=1)),
-            latitudes.min(axis=1),
-            wrapped(around_first.max(axis=1)),
-            latitudes.max(axis=1),
-        ]
-    )
-    for feature, box in zip(boxed, rounded(boxes, BOX_DECIMALS).tolist(), strict=True):
+    first = corners[:, :1, :1] * np.eye(1, corners.shape[2])
+    around_first = corners - first
+    around_first[..., 0] = wrapped(around_first[..., 0])
+    low, high = (first[:, 0] + extreme for extreme in (around_first.min(axis=1), around_first.max(axis=1)))
+    low[:, 0], high[:, 0] = wrapped(low[:, 0]), wrapped(high[:, 0])
+    for feature, box in zip(boxed, rounded(np.hstack([low, high]), BOX_DECIMALS).tolist(), strict=True):
         feature["bbox"] = box
-
-
-def wrapped(degrees: FloatArray) -> FloatArray:
-    """Return angles moved by full turns into [-180, 180]."""
-    turns: FloatArray = np.round(degrees / 360.0)
-    return degrees - 360.0 * turns
 
 
 def rounded(values: FloatArray, decimals: int) -> FloatArray:

@@ -17,12 +17,10 @@ from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationA
 from .box_pairs import PAIRS_AT_ONCE
 from .crowding import crowded_tiles
 from .scored_boxes import Indices
-from .seam_merge import connected
+from .seam_merge import MOST_LINKS, connected
 from .selection import Comparison, Links, Selection, compared
 from .tiled_features import TiledFeatures
 
-# So many links are kept, instead of being found again when the features are decided.
-_MOST_LINKS = 1_000_000
 # Noise of floating point, when a feature's end is compared with a row's beginning.
 _SLACK_PX = 1.0
 
@@ -50,7 +48,7 @@ class RowSelection:
         self,
         options: FeatureDistillationAlgorithm | None,
         note: Callable[[], None] = lambda: None,
-        most_links: int = _MOST_LINKS,
+        most_links: int = MOST_LINKS,
     ) -> None:
         """``note`` is called now and then, while a step goes on."""
         self._options = options

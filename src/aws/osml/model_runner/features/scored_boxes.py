@@ -10,7 +10,7 @@ import orjson
 from numpy.typing import NDArray
 
 from .image_geometry import feature_image_bounds
-from .properties import Feature
+from .properties import CLASS, SCORE, Feature
 
 Floats = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -59,6 +59,16 @@ def score_boxes(features: Sequence[Feature]) -> ScoredBoxes:
         np.fromiter((found.score if found else math.nan for found in classes), np.float64, count),
         np.fromiter((numbers[iri] for iri in iris), np.intp, count),
     )
+
+
+def set_flat_class(feature: Mapping[str, Any]) -> None:
+    """Set the properties ``class`` and ``score`` to those of the best class, where the model has not used the names."""
+    best, properties = best_class(feature), feature["properties"]
+    if best is None:
+        return
+    properties.setdefault(CLASS, best.iri)
+    if not math.isnan(best.score):
+        properties.setdefault(SCORE, best.score)
 
 
 def best_class(feature: Mapping[str, Any]) -> BestClass | None:

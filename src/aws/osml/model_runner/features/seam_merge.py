@@ -1,13 +1,14 @@
 """Which detections of neighbouring tiles are one object, and which of them stands for it.
 
 Only detections of different tiles are compared: what a model reports twice within a tile is the model's business.
-The strongest of an object stays. One that an inner edge of its tile cuts is weaker than one that none does; then the
-score counts, then the place in the list, which a caller has to keep the same from run to run. Nothing is dropped but
-for a detection of a tile that saw it too.
+The strongest of an object stays. The weakest is one of which another tile saw more: the other reaches beyond the tile,
+and it not beyond the other's. One that an inner edge of its tile cuts is weaker than one that none does; then the score
+counts, then the place in the list, which a caller has to keep the same from run to run. Nothing is dropped but for a
+detection of a tile that saw it too.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import numpy as np
@@ -26,6 +27,7 @@ from .seam_overlap import (
     EDGE_PX,
     Flags,
     Views,
+    are_fragments,
     are_same_areas,
     are_same_boxes,
     are_same_lines,
@@ -42,6 +44,8 @@ Links = NDArray[np.intp]
 DISTANCE_SHARE = 1 / 16
 MIN_DISTANCE_PX = 1.0
 
+# So many pairs that are one object are kept.
+MOST_LINKS = 1_000_000
 # Pairs of shapes are compared at once until they are so much work; see ``TiledFeatures.weights``.
 _WORK_AT_ONCE = 2_000_000
 
@@ -139,39 +143,106 @@ class SeamComparison:
         Only those of the ranking that are ``is_asked`` stand for others; with them goes whatever is linked to them.
         ``links``: (2, k) stronger and weaker of all pairs of them that are one object, where the caller knows.
         """
-        count, is_union = len(self.ranking), self.options.merge is SeamMerge.UNION
+        count = len(self.ranking)
+        if links is None:
+            links = self._links(pairs_at_once, is_asked)
         if links is not None:
-            standing = connected(np.arange(count), *links) if is_union else suppress_linked(count, links)
+            places = _places_of(self._order(self.fragments(*links)))
+            standing = self._in_order(_places_of(places))._standing_of(np.sort(places[links], axis=0))
         else:
-            standing = self._joined(pairs_at_once, is_asked) if is_union else self._suppressed(pairs_at_once, is_asked)
+            # There are too many to keep, so they are found twice.
+            is_fragment = np.zeros(count, dtype=np.bool_)
+            for pairs in self._batches(pairs_at_once, is_asked):
+                is_fragment |= self.fragments(*pairs)
+            order = self._order(is_fragment)
+            places = _places_of(order)
+            standing = self._in_order(order)._standing(pairs_at_once, None if is_asked is None else is_asked[order])
         found = np.arange(len(self.features.tiles))
-        found[self.ranking] = self.ranking[standing]
+        found[self.ranking] = self.ranking[_places_of(places)[standing[places]]]
         return found
 
-    def linked(self, first: Indices, second: Indices) -> Flags:
-        """Tell of each pair (stronger, weaker) of ``pairs``, by places in the ranking, whether it is one object.
+    def fragments(self, first: Indices, second: Indices) -> Flags:
+        """Return which detections show less of their object than that of another tile, given pairs that are one object.
 
-        A pair counts only where the stronger one's tile saw the weaker one too, or for a union each the other.
+        It is so where the other detection reaches beyond the tile of this one, and this one not beyond the other's.
         """
-        views = self.views
-        flags: Flags = self.tiles[first] != self.tiles[second]
-        flags[flags] = _see(views.tiles[first[flags]], views.boxes[second[flags]])
+        flags = np.zeros(len(self.ranking), dtype=np.bool_)
+        for one, other in ((first, second), (second, first)):
+            flags[one[are_fragments(self.views.take(one), self.views.take(other))]] = True
+        return flags
+
+    def _sees(self, first: Indices, second: Indices) -> Flags:
+        """Tell of each pair whether the tile of the first has a pixel of the second."""
+        return _see(self.views.tiles[first], self.views.boxes[second])
+
+    def _order(self, is_fragment: Flags) -> Indices:
+        """Return the order of strength: fragments are weaker than all others."""
+        order: Indices = np.argsort(is_fragment, kind="stable")
+        return order
+
+    def _in_order(self, order: Indices) -> Self:
+        """Return the comparison of the same detections, which come in this order."""
+        pairs = self.pairs.take(order)
+        return replace(
+            self,
+            ranking=self.ranking[order],
+            views=self.views.take(order),
+            tiles=self.tiles[order],
+            kinds=self.kinds[order],
+            pairs=pairs,
+            weights=self.weights[order],
+            shapes=lambda chosen: self.shapes(order[chosen]),
+        )
+
+    def _links(self, pairs_at_once: int, is_asked: Flags | None) -> Links | None:
+        """Return (2, k) stronger and weaker of all pairs that are one object; None where they are too many to keep."""
+        found, count = [np.zeros((2, 0), np.intp)], 0
+        for pairs in self._batches(pairs_at_once, is_asked):
+            count += len(pairs[0])
+            if count > MOST_LINKS:
+                return None
+            found.append(np.stack(pairs))
+        return np.concatenate(found, axis=1)
+
+    def _batches(self, pairs_at_once: int, is_asked: Flags | None) -> Iterator[tuple[Indices, Indices]]:
+        for start, end in self.pairs.batches(pairs_at_once):
+            queries = np.arange(start, end)
+            yield self._same_objects(queries if is_asked is None else queries[is_asked[start:end]])
+
+    def _standing_of(self, links: Links) -> Indices:
+        """Return what ``_standing`` does where all pairs are known."""
+        count = len(self.ranking)
         if self.options.merge is SeamMerge.UNION:
-            flags[flags] = _see(views.tiles[second[flags]], views.boxes[first[flags]])
+            return connected(np.arange(count), *links)
+        return suppress_linked(count, links[:, self._sees(*links)])
+
+    def _standing(self, pairs_at_once: int, is_asked: Flags | None) -> Indices:
+        """Return for each detection the first that removes it, or itself; one that is removed removes none.
+
+        For a union, that is the strongest of those that it hangs together with, directly or through others.
+        """
+        if self.options.merge is not SeamMerge.UNION:
+            return suppress(len(self.ranking), self.pairs.batches(pairs_at_once), self._removals, is_asked)
+        labels = np.arange(len(self.ranking))
+        for pairs in self._batches(pairs_at_once, is_asked):
+            labels = connected(labels, *pairs)
+        return labels
+
+    def linked(self, first: Indices, second: Indices) -> Flags:
+        """Tell of each pair of ``pairs``, by places in the ranking, whether it is one object.
+
+        A pair counts only where one tile saw what the other reports, or for a union each what the other reports.
+        """
+        flags: Flags = self.tiles[first] != self.tiles[second]
+        sees = np.stack([self._sees(first[flags], second[flags]), self._sees(second[flags], first[flags])])
+        flags[flags] = sees.all(axis=0) if self.options.merge is SeamMerge.UNION else sees.any(axis=0)
         flags[flags] = self._are_same(first[flags], second[flags])
         return flags
 
-    def _suppressed(self, pairs_at_once: int, is_asked: Flags | None) -> Indices:
-        """Return for each detection the first that removes it, or itself: one that is removed removes none."""
-        return suppress(len(self.ranking), self.pairs.batches(pairs_at_once), self._same_objects, is_asked)
-
-    def _joined(self, pairs_at_once: int, is_asked: Flags | None) -> Indices:
-        """Return for each detection the strongest of those that it hangs together with, directly or through others."""
-        labels = np.arange(len(self.ranking))
-        for start, end in self.pairs.batches(pairs_at_once):
-            queries = np.arange(start, end) if is_asked is None else start + np.flatnonzero(is_asked[start:end])
-            labels = connected(labels, *self._same_objects(queries))
-        return labels
+    def _removals(self, queries: Indices) -> tuple[Indices, Indices]:
+        first, second = self._same_objects(queries)
+        is_removal = self._sees(first, second)
+        return first[is_removal], second[is_removal]
 
     def _same_objects(self, queries: Indices) -> tuple[Indices, Indices]:
         """Return (stronger, weaker) of the pairs that are one object; the stronger is of the queries, and rises."""
@@ -222,6 +293,13 @@ class SeamComparison:
         chosen, places = np.unique(np.concatenate([first, second]), return_inverse=True)
         shapes = self.shapes(chosen)[places]
         return shapes[: len(first)], shapes[len(first) :]
+
+
+def _places_of(order: Indices) -> Indices:
+    """Return the place of each item in an order."""
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order))
+    return places
 
 
 def connected(labels: Indices, first: Indices, second: Indices) -> Indices:

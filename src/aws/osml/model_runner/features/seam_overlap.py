@@ -25,6 +25,8 @@ Flags = NDArray[np.bool_]
 # How far from an edge of its tile a detection may end and still be taken for one that the edge cuts; and how far
 # beyond an edge a box may reach for the noise of the model alone.
 EDGE_PX = 4.0
+# A detection below this share of the other's area is smaller by more than noise.
+FRAGMENT_SHARE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,8 +119,20 @@ def are_cut_alike(first: Views, second: Views) -> Flags:
     return flags
 
 
-def _reaches_beyond(boxes: Floats, tiles: Floats) -> Flags:
-    flags: Flags = np.hstack([boxes[:, :2] < tiles[:, :2] - EDGE_PX, boxes[:, 2:] > tiles[:, 2:] + EDGE_PX])
+def are_fragments(views: Views, others: Views) -> Flags:
+    """Return of each pair, which is one object, whether the first shows less of it because its tile ends there.
+
+    The other reaches beyond that tile: by more than noise, or by less where it is larger by so much.
+    """
+    is_larger = area(views.boxes) < FRAGMENT_SHARE * area(others.boxes)
+    is_outreached = _reaches_beyond(others.boxes, views.tiles).any(axis=1)
+    is_outreached |= is_larger & _reaches_beyond(others.boxes, views.tiles, 0.0).any(axis=1)
+    flags: Flags = is_outreached & ~_reaches_beyond(views.boxes, others.tiles).any(axis=1)
+    return flags
+
+
+def _reaches_beyond(boxes: Floats, tiles: Floats, noise_px: float = EDGE_PX) -> Flags:
+    flags: Flags = np.hstack([boxes[:, :2] < tiles[:, :2] - noise_px, boxes[:, 2:] > tiles[:, 2:] + noise_px])
     return flags
 
 

@@ -23,7 +23,7 @@ from aws.osml.model_runner.exceptions import FeatureDistillationException
 from .box_pairs import BoxPairs
 from .joining import join_features
 from .overlap_groups import shared_flags
-from .properties import TILE, Feature
+from .properties import SCORE, TILE, Feature
 from .scored_boxes import Floats, Indices, ScoredBoxes, best_class, canonical_order, score_boxes, strength_order
 from .seam_merge import Links, SeamComparison, are_cut
 from .seam_overlap import Flags
@@ -337,6 +337,8 @@ def with_score(feature: Feature, score: float) -> Feature:
     old = classes[best.position]
     classes[best.position] = {**old, "rawScore": old["score"], "score": score}
     properties["featureClasses"] = classes
+    if properties.get(SCORE) == old["score"]:
+        properties[SCORE] = score
     copied = copy.copy(feature)
     copied["properties"] = properties
     return copied

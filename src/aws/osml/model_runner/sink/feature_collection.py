@@ -1,9 +1,11 @@
 """GeoJSON as bytes, written piece by piece: a result is never in memory as a whole."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
 
 HEAD = b'{"type":"FeatureCollection","features":['
-TAIL = b"]}"
 
 
 def collection_bytes(features: Sequence[bytes]) -> bytes:
@@ -11,14 +13,17 @@ def collection_bytes(features: Sequence[bytes]) -> bytes:
     return b"".join(collection_pieces(features))
 
 
-def collection_pieces(features: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield a feature collection in small pieces."""
+def collection_pieces(features: Iterable[bytes], members: Callable[[], Mapping[str, Any]] = dict) -> Iterator[bytes]:
+    """Yield a feature collection in small pieces; ``members`` returns its foreign members when it has all features."""
     yield HEAD
     rest = iter(features)
     yield next(rest, b"")
     for feature in rest:
         yield b"," + feature
-    yield TAIL
+    yield b"]"
+    for name, value in members().items():
+        yield b"".join((b",", orjson.dumps(name), b":", orjson.dumps(value)))
+    yield b"}"
 
 
 def sequence_pieces(features: Iterable[bytes]) -> Iterator[bytes]:

@@ -34,8 +34,9 @@ _CURVE_BITS = 16
 def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
     """Yield the file of a delivery, a row group at a time; no more of it is in memory.
 
-    Columns: ``id`` as the model gave it and ``feature_id``; ``iri`` and ``score`` of the best class; ``properties`` as
-    JSON; ``geometry`` in degrees, null where the feature has none, and its ``bbox``.
+    Columns: ``id`` and ``feature_id``; ``class``, ``iri`` and ``score`` of the best class; ``properties`` as JSON;
+    ``geometry`` in degrees, null where the feature has none, and its ``bbox``. The file's metadata has the members of
+    the delivery, as JSON.
 
     Raises SinkPermanentError where pyarrow is not installed.
     """
@@ -58,7 +59,8 @@ def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
                 tables.append(_table(pa, part, extent))
             writer.write_table(pa.concat_tables(tables), row_group_size=ROWS_PER_GROUP)
             yield buffer.take()
-        writer.add_key_value_metadata({"geo": orjson.dumps(_geo_metadata(extent)).decode()})
+        metadata = {"geo": _geo_metadata(extent), **delivery.members()}
+        writer.add_key_value_metadata({name: orjson.dumps(value).decode() for name, value in metadata.items()})
     yield buffer.take()
 
 
@@ -182,6 +184,7 @@ def _schema(pa: Any) -> "pa.Schema":
         [
             ("id", pa.string()),
             ("feature_id", pa.string()),
+            ("class", pa.string()),
             ("iri", pa.string()),
             ("score", pa.float64()),
             ("properties", pa.string()),
@@ -203,6 +206,7 @@ def _table(pa: Any, batch: FeatureBatch, extent: _Extent) -> "pa.Table":
     columns = {
         "id": [_text(feature.get("id")) for feature in features],
         "feature_id": batch.ids,
+        "class": [found.iri if found else None for found in best],
         "iri": [found.iri if found else None for found in best],
         "score": [found.score if found and found.score == found.score else None for found in best],
         "properties": [orjson.dumps(feature.get("properties") or {}).decode() for feature in features],

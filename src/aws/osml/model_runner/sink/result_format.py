@@ -51,7 +51,7 @@ _FORMATS = {
             OutputFormat.GEOJSON,
             ".geojson",
             "application/geo+json",
-            lambda delivery: collection_pieces(delivery.bodies()),
+            lambda delivery: collection_pieces(delivery.bodies(), delivery.members),
         ),
         ResultFormat(
             OutputFormat.GEOJSONSEQ,
