@@ -58,7 +58,9 @@ def test_a_job_delivers_each_feature_once_to_every_output(busy_site, image, mode
         lon, lat = feature["geometry"]["coordinates"][0][0]
         assert 0 <= x <= 1200
         assert 0 <= y <= 900
-        assert (2.99 < lon < 3.02, 48.74 < lat < 48.76, feature["properties"]["class"]) == (True, True, "center")
+        assert (2.99 < lon < 3.02, 48.74 < lat < 48.76) == (True, True)
+        assert feature["properties"]["class"] == feature["properties"]["featureClasses"][0]["iri"]
+        assert feature["id"]
         assert feature["properties"]["inferenceMetadata"]["jobId"] == job
         assert "image_id" not in feature["properties"]
     busy_site.check_books(job)
