@@ -63,6 +63,8 @@ class Site:
             "SWEEP_INTERVAL_S": "1",
             "QUEUE_WAIT_S": "1",
             "IMAGE_SOURCES": "s3,file",
+            # A second of CPU for each worker; the tests of the probe turn it on.
+            "IMAGE_OPEN_TIMEOUT_S": "0",
             **settings,
         }
 

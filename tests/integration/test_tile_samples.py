@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import structlog
 from osgeo import gdal
 from PIL import Image
 
@@ -259,3 +260,14 @@ def placed_view(dataset: Any, tile: ImageRegion, _data_type: str, _pixels: Any, 
     view.SetGCPs(dataset.GetGCPs(), wkt(4326))
     view.SetMetadata({"LINE_OFF": "-5"}, "RPC")
     return view
+
+
+def test_a_file_of_several_images_says_that_the_first_is_read(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "pages.tif", pattern(1, SIDE, SIDE))
+    memory = gdal.Open(str(write_image(tmp_path / "two.tif", pattern(1, 32, 32))))
+    gdal.GetDriverByName("GTiff").CreateCopy(str(path), memory, options=["APPEND_SUBDATASET=YES"]).FlushCache()
+    with structlog.testing.capture_logs() as logs:
+        assert open_image(place(path), RasterSettings()).width == SIDE
+        open_image(place(tmp_path / "two.tif"), RasterSettings())
+    (event,) = [log for log in logs if log["event"] == "image.first_of_several"]
+    assert (event["images"], event["image"]) == (2, f"file://{path}")

@@ -310,6 +310,12 @@ class ServiceConfig(BaseModel):
         default=256 * _MIB,
         description="The most bytes of memory that one stored piece of an image may take to be decoded.",
     )
+    image_open_timeout_s: Annotated[int, Field(ge=0, le=3600)] = _setting(
+        "IMAGE_OPEN_TIMEOUT_S",
+        default=60,
+        description="How many seconds a child process may take to open an image before it is planned. An image of which"
+        " three children died, by a crash or by this time, fails. 0: images are opened without a child.",
+    )
     max_tile_bytes: Bytes = _setting(
         "MAX_TILE_BYTES",
         default=256 * _MIB,

@@ -30,6 +30,7 @@ from .lease_keeper import Lease
 from .queue.request_queue import RequestQueue
 from .queue_consumer import QueueConsumer, Source
 from .raster import configure_gdal
+from .raster.image_probe import ImageProbe
 from .region_request_handler import RegionRequestHandler
 from .scheduler.buffered_image_request_queue import BufferedImageRequestQueue
 from .scheduler.endpoint_capacity import EndpointCapacityEstimator
@@ -103,6 +104,7 @@ class ModelRunner:
         keep_freed_memory()
         spare_the_collector()
         configure_gdal(self.context.raster_settings, os.environ)
+        self._start_probe()
         self.context.leases.on_stall = _exit_stuck
         self._heed_signals()
         consumers = self._consumers()
@@ -130,6 +132,12 @@ class ModelRunner:
     def monitor_work_queues(self) -> None:
         """Work until stopped; the name under which earlier versions had it."""
         self.run()
+
+    def _start_probe(self) -> None:
+        if self.config.image_open_timeout_s:
+            probe = ImageProbe(self.context.raster_settings, self.config.image_open_timeout_s)
+            self.context.images.probe = probe
+            threading.Thread(target=probe.warm, name="probe", daemon=True).start()
 
     # Parts ----------------------------------------------------------------------------------------------------------
 

@@ -175,7 +175,8 @@ class WorkerContext:
         """Lend the image of a request, read under its role, for the length of a ``with`` block; see ``OpenImages``."""
         bucket = parse_image_url(request.image_url).bucket
         role = reading_session(request.image_read_role, request.job_id, bucket) if bucket else None
-        return self.images.lend(request.image_url, role)
+        # The plan of an image comes first, and its regions only where that could be made.
+        return self.images.lend(request.image_url, role, is_new=isinstance(request, ImageRequest))
 
     def detector_for(self, request: RegionRequest) -> Detector:
         """Return the process's detector for a request's endpoint, role and parameters, with its open connections."""

@@ -22,7 +22,7 @@ class ImageHeader:
     """What an image says about itself, read once.
 
     ``data_type`` is GDAL's name of the pixel type that holds every band; ``block_size`` is (width, height) in pixels of
-    the pieces that the file is stored in.
+    the pieces that the file is stored in. ``image_count`` is the number of images in the file; this is the first.
     """
 
     width: int
@@ -36,6 +36,7 @@ class ImageHeader:
     etag: str | None
     geo_transform: tuple[float, ...] | None = None
     samples: Samples = PLAIN_SAMPLES
+    image_count: int = 1
 
     @property
     def extension(self) -> str:
@@ -103,6 +104,7 @@ def read_header(dataset: Any, etag: str | None, settings: RasterSettings) -> Ima
         etag=etag,
         geo_transform=dataset.GetGeoTransform(can_return_null=True),
         samples=_samples(dataset),
+        image_count=_image_count(dataset),
     )
 
 
@@ -136,3 +138,11 @@ def _bits(band: Any) -> int:
     """Return how many bits of a sample the file holds."""
     bits = band.GetMetadataItem("NBITS", "IMAGE_STRUCTURE") or ""
     return int(bits) if bits.isdigit() else int(gdal.GetDataTypeSize(band.DataType))
+
+
+def _image_count(dataset: Any) -> int:
+    """Return how many image segments a NITF has, or pages a TIFF; their overviews and masks do not count."""
+    if dataset.GetDriver().ShortName not in ("NITF", "GTiff"):
+        return 1
+    names = metadata_of(dataset, "SUBDATASETS")
+    return max(1, sum(name.endswith("_NAME") for name in names))

@@ -6,6 +6,8 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeVar
 
+import structlog
+
 from .block_cache import make_room
 from .exceptions import LoadImageException
 from .handle_pool import AwsKeys, HandlePool, ImageHandle
@@ -18,6 +20,8 @@ from .tiff_templates import TiffTemplates
 from .transfers import IncompleteReadError, TransferWatch, watched_transfers
 
 T = TypeVar("T")
+
+logger = structlog.get_logger(__name__)
 
 
 class ImagePlace(Protocol):
@@ -218,4 +222,7 @@ def open_image(
     except UNREADABLE as err:
         raise LoadImageException(f"{url} cannot be read: {err}") from err
     make_room(source.header, settings, is_remote(path))
+    if source.header.image_count > 1:
+        reason = "the first image segment or page is processed, the others are not"
+        logger.warning("image.first_of_several", image=url, images=source.header.image_count, reason=reason)
     return source

@@ -14,6 +14,7 @@ from aws.osml.model_runner.common.aws_clients import Role
 
 from .exceptions import ImageUnreachableError
 from .handle_pool import AwsKeys
+from .image_probe import ImageProbe
 from .image_source import ImageSource, open_image
 from .opening import entity_tag
 from .settings import RasterSettings
@@ -45,12 +46,16 @@ class OpenImages:
         self._now = now
         # Waits between two attempts at a store that broke off.
         self.sleep: Callable[[float], object] = time.sleep
+        # Reads images that nobody has read before; without it they are opened at once.
+        self.probe: ImageProbe | None = None
         self._lock = threading.Lock()
         self._entries: dict[tuple[str, Role], _Entry] = {}
 
     @contextmanager
-    def lend(self, url: str, role: Role = None) -> Iterator[ImageSource]:
+    def lend(self, url: str, role: Role = None, is_new: bool = False) -> Iterator[ImageSource]:
         """Lend the image at ``url``, read as ``role``, for as long as the caller is inside.
+
+        ``is_new``: nobody has read it for this job, so the probe reads it first.
 
         Raises:
             InvalidImageURLException: the URL may not be read here.
@@ -61,7 +66,7 @@ class OpenImages:
             entry = self._entries.setdefault(key, _Entry())
             entry.borrowers += 1
         try:
-            yield self._opened(entry, url, role)
+            yield self._opened(entry, url, role, is_new)
         finally:
             with self._lock:
                 entry.borrowers -= 1
@@ -71,13 +76,15 @@ class OpenImages:
                 source.close()
 
     def close(self) -> None:
-        """Close every image that nobody uses."""
+        """Close every image that nobody uses, and end the probe."""
+        if self.probe is not None:
+            self.probe.close()
         with self._lock:
             closable = self._take_surplus(keep=0)
         for source in closable:
             source.close()
 
-    def _opened(self, entry: _Entry, url: str, role: Role) -> ImageSource:
+    def _opened(self, entry: _Entry, url: str, role: Role, is_new: bool) -> ImageSource:
         # One opens while the others wait, without keeping those from waiting who want another image.
         with entry.lock:
             if entry.source is not None and entry.borrowers == 1 and self._is_outdated(entry.source, role):
@@ -86,6 +93,8 @@ class OpenImages:
             if entry.source is None:
                 location = parse_image_url(url, self._allowed_sources)
                 keys = (lambda: self._keys(role)) if location.source == "s3" else None
+                if is_new and self.probe is not None:
+                    self.probe.check(location.gdal_path, location.url, keys() if keys is not None else None)
                 entry.source = open_image(location, self._settings, keys, lambda seconds: self.sleep(seconds))
             return entry.source
 

@@ -12,8 +12,8 @@ from typing import NamedTuple
 ReadAt = Callable[[int, int], bytes]
 
 GDAL_METADATA, CITATIONS, TIE_POINTS = 42112, 34737, 33922
-# Places and lengths of strips and tiles, one for each: GDAL reads them as it needs them.
-_BLOCK_TAGS = frozenset({273, 279, 324, 325})
+# Tags that GDAL parses: descriptions, XMP, ICC, the coordinate system, its own metadata, RPC.
+_PARSED_TAGS = frozenset({270, 700, 33550, TIE_POINTS, 34264, 34675, 34735, 34736, CITATIONS, GDAL_METADATA, 50844})
 _KIND_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _NUMBERS_OF_TIE_POINT = 6
 # libtiff refuses a directory with more tags.
@@ -85,10 +85,12 @@ _MOST_TIE_POINTS = 10_000
 
 
 def tiff_sizes(read_at: ReadAt, tag: TiffTag, max_bytes: int) -> Iterator[Excess]:
-    """Yield the sizes of a tag that decide how long GDAL takes to open its file."""
-    if tag.number in _BLOCK_TAGS:
+    """Yield the sizes of a tag that decide how long GDAL takes to open its file; nothing for a tag that it ignores."""
+    if tag.number not in _PARSED_TAGS:
         return
     yield Excess(f"metadata in bytes (TIFF tag {tag.number})", tag.size_bytes, max_bytes)
+    if tag.size_bytes > max_bytes:
+        return
     if tag.number == TIE_POINTS:
         yield Excess("number of control points", tag.values // _NUMBERS_OF_TIE_POINT, _MOST_TIE_POINTS)
     if tag.number == GDAL_METADATA:
