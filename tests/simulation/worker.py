@@ -202,7 +202,7 @@ class _Images:
         self._process = process
 
     @contextmanager
-    def lend(self, url: str, role: str | None = None) -> Iterator[_Source]:
+    def lend(self, url: str, role: str | None = None, is_new: bool = False) -> Iterator[_Source]:
         job = self._world.jobs[url]
         try:
             self._port.call("head_object", lambda: True, {}, 1)
