@@ -181,20 +181,20 @@ class _Child:
 def main() -> None:
     """Read the images that the parent names, one a line, until it closes the pipe or dies."""
     # Libraries may print, and would spoil what the parent reads.
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    parent = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     start = json.loads(sys.stdin.readline())
     settings = RasterSettings(**{name: _as_tuple(value) for name, value in start["settings"].items()})
     _limit_memory(settings)
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     configure_gdal(settings, os.environ)
-    print("ready", file=answers, flush=True)
+    os.write(parent, b"ready\n")
     for line in sys.stdin:
         # Ends a child that hangs even where its parent has died meanwhile.
         signal.alarm(max(1, int(start["timeout_s"])))
         outcome = _read(settings, **json.loads(line))
         signal.alarm(0)
-        print(outcome, file=answers, flush=True)
+        os.write(parent, f"{outcome}\n".encode())
 
 
 def _as_tuple(value: Any) -> Any:
