@@ -1,5 +1,6 @@
 """Where pixels are on the Earth: each kind of georeference against GDAL's own answer, and the way back."""
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -275,6 +276,42 @@ def test_control_points_on_one_line_are_no_georeference(tmp_path):
     assert "lie on one line" in logs[0]["reason"]
 
 
+def test_corners_of_a_nitf_across_the_antimeridian(tmp_path):
+    corners = "200000N1795900E200000N1795900W195900N1795900W195900N1795900E"
+    path = write_image(tmp_path / "image", pattern(1, 200, 300), "NITF", options=("ICORDS=G", f"IGEOLO={corners}"))
+    source = open_image(place(path), SETTINGS)
+
+    places = image_to_world(source.sensor_model)(np.array([(0.5, 0.5), (150, 100), (299.5, 199.5)]))
+
+    np.testing.assert_allclose(places[:, 0] % 360, [179 + 59 / 60, 180, 180 + 1 / 60], atol=1e-6)
+    np.testing.assert_allclose(places[:, 1], [20, 19 + 59.5 / 60, 19 + 59 / 60], atol=1e-4)
+
+
+def test_the_corners_of_a_nitf_of_the_whole_world_are_no_crossing(tmp_path):
+    world = (-180.0, 1.2, 0.0, 90.0, 0.0, -0.9)
+    source = opened(tmp_path, "NITF", geo_transform=world, epsg=4326)
+
+    assert isinstance(source.sensor_model, GDALAffineSensorModel)
+
+
+class Stuck(ConstantElevationModel):
+    """A sensor model whose search ends at the edge of its domain, as that of RSM does."""
+
+    def image_to_world(self, pixel, elevation_model=None):
+        return GeodeticWorldCoordinate([min(0.1, 0.1 + 1e-7 * pixel.x), 0.2, 30.0])
+
+    def world_to_image(self, place):
+        return ImageCoordinate([(place.longitude - 0.1) / 1e-7, (0.2 - place.latitude) / 1e-7 + 1e-3 * place.elevation])
+
+
+def test_a_search_that_sticks_is_led_on_by_newton():
+    model = Stuck(0.0)
+
+    places = image_to_world(model)(POINTS)
+
+    np.testing.assert_allclose(world_to_image(model, places), POINTS, atol=1.0)
+
+
 # Rational polynomials
 
 
@@ -457,8 +494,11 @@ def test_a_nitf_with_corners_is_affine(tmp_path):
     np.testing.assert_allclose(image_to_world(source.sensor_model)(np.array([[0.0, 0.0]]))[0, :2], [10, 20], atol=1e-3)
 
 
-def test_a_complex_sicd_is_located_on_its_scene(tmp_path):
-    source = open_image(place(write_sicd(tmp_path / "sicd.ntf", 300, 400)), SETTINGS)
+@pytest.mark.parametrize("version", [b"1.0.1", b"1.1.0", b"1.2.0", b"1.2.1"])
+def test_a_complex_sicd_is_located_on_its_scene(tmp_path, version):
+    path = write_sicd(tmp_path / "sicd.ntf", 300, 400)
+    path.write_bytes(re.sub(rb"urn:SICD:1\.\d\.\d", b"urn:SICD:" + version, path.read_bytes()))
+    source = open_image(place(path), SETTINGS)
 
     centre = image_to_world(source.sensor_model)(np.array([[200.0, 150.0]]))
 

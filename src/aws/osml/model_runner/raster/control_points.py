@@ -105,7 +105,10 @@ class ControlPointModel(SensorModel):  # type: ignore[misc]  # the toolkit has n
         return pixels
 
     def image_to_world(
-        self, image_coordinate: ImageCoordinate, elevation_model: Any | None = None, _options: Any | None = None
+        self,
+        image_coordinate: ImageCoordinate,
+        elevation_model: Any | None = None,
+        options: Any | None = None,  # noqa: ARG002  # the toolkit names it
     ) -> GeodeticWorldCoordinate:
         """Return the place of one pixel, as the toolkit's models do."""
         ((longitude, latitude, elevation),) = self.places(np.array([[image_coordinate.x, image_coordinate.y]]))

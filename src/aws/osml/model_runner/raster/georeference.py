@@ -25,7 +25,7 @@ from aws.osml.photogrammetry import (
 
 from .control_points import ControlPointModel
 from .rpc import RationalCamera
-from .solution import CLOSED_PX, UNREADABLE, default_height, is_solution
+from .solution import CLOSED_PX, UNREADABLE, default_height, is_solution, surface_of
 
 FloatArray = npt.NDArray[np.float64]
 _EXTENT_NODES = 17
@@ -41,6 +41,7 @@ _METHODS = {
 _PIXELS_BEYOND_POLE = 10.0
 # So many points of a region at which Newton's method fails are left to the toolkit's search.
 _MOST_SOLVED_ALONE = 32
+_NEWTON_STEPS, _NEWTON_PX, _LONGEST_STEP_RAD = 20, 1e-3, 0.1
 # A cylindrical projection has the same scale along all parallels, up to this part of it.
 _CYLINDRICAL = 1e-6
 
@@ -289,19 +290,54 @@ def _rational(model: Any, each: ImageToWorld) -> ImageToWorld:
 
 
 def _point_by_point(sensor_model: Any, elevation_model: Any | None) -> ImageToWorld:
-    surfaces = [None] if elevation_model is None else [elevation_model, None]
+    own_surface = surface_of(sensor_model)
+    surfaces = [own_surface] if elevation_model is None else [elevation_model, own_surface]
 
     def locate(pixels: FloatArray) -> FloatArray:
         places = np.full((len(pixels), 3), np.nan)
+        start: Any | None = None
         for row, pixel in zip(places, map(ImageCoordinate, pixels), strict=True):
             for surface in surfaces:
                 place = sensor_model.image_to_world(pixel, elevation_model=surface)
+                if not is_solution(sensor_model, pixel, place):
+                    place = _improved(sensor_model, pixel, start or place, surface)
                 if is_solution(sensor_model, pixel, place):
                     row[:] = np.degrees(place.longitude), np.degrees(place.latitude), place.elevation
+                    start = place
                     break
         return places
 
     return locate
+
+
+def _improved(sensor_model: Any, pixel: Any, start: Any, surface: Any | None) -> Any:
+    """Return the place on a surface that Newton's method finds from ``start``, converged or not.
+
+    The toolkit's search for a place stops at the edge of the domain of some models.
+    """
+
+    def placed(lonlat: FloatArray) -> Any:
+        place = GeodeticWorldCoordinate([*lonlat, start.elevation])
+        if surface is not None:
+            surface.set_elevation(place)
+        return place
+
+    def missed(lonlat: FloatArray) -> FloatArray:
+        found = sensor_model.world_to_image(placed(lonlat))
+        return np.array([pixel.x - found.x, pixel.y - found.y])
+
+    lonlat, step = np.array([start.longitude, start.latitude]), 1e-6
+    for _ in range(_NEWTON_STEPS):
+        off = missed(lonlat)
+        if not np.isfinite(off).all() or np.abs(off).max() < _NEWTON_PX:
+            break
+        east, north = ((off - missed(lonlat + side)) / step for side in np.eye(2) * step)
+        determinant = east[0] * north[1] - north[0] * east[1]
+        if not determinant:
+            break
+        change = np.array([north[1] * off[0] - north[0] * off[1], east[0] * off[1] - east[1] * off[0]]) / determinant
+        lonlat = lonlat + np.clip(change, -_LONGEST_STEP_RAD, _LONGEST_STEP_RAD)
+    return placed(lonlat)
 
 
 def _with_elevation(locate: ImageToWorld, elevation_model: Any | None) -> ImageToWorld:

@@ -16,6 +16,7 @@ The toolkit's builders come with the classes of every version of SICD and SIDD, 
 long as the rest of a worker. They are imported where a NITF or control points need them.
 """
 
+import re
 from typing import Any
 from xml.etree.ElementTree import Element
 
@@ -45,6 +46,10 @@ logger = structlog.get_logger(__name__)
 _IDENTITY = (0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 _WGS84 = "EPSG:4326"
 _HALF_PIXEL = 0.5
+_SAR_DOCUMENTS = ("SICD", "SIDD")
+_OLDER_SICD = re.compile(r"urn:SICD:(?:1\.[01]\.\d|1\.2\.0)\b")
+# Degrees of longitude for one of latitude in a pixel: more are a NITF's corners across the antimeridian.
+_MOST_STRETCHED = 20.0
 # Points on a side of the lattice at which a georeference is checked.
 _PROBES = 5
 
@@ -55,6 +60,8 @@ def build_sensor_model(dataset: Any, settings: RasterSettings) -> Any | None:
     geo_transform = _geo_transform(dataset)
     rough = _usable(dataset, _control_points, dataset) or _usable(dataset, _affine, dataset, geo_transform)
     if is_nitf:
+        if isinstance(rough, GDALAffineSensorModel):
+            rough = _usable(dataset, _turned_corners, dataset) or rough
         exact = _usable(dataset, _nitf_model, dataset, settings)
         if isinstance(exact, CompositeSensorModel | ProjectiveSensorModel):
             return exact
@@ -68,7 +75,7 @@ def parsed_des(dataset: Any, max_bytes: int) -> list[str]:
     """Return the data extension segments of a NITF as GDAL's XML, after a check that they are safe to parse.
 
     The toolkit hands the XML inside to a parser that is not hardened, so a hardened one reads it first.
-    Raises ValueError where a segment is too large or is an attack, ParseError where it is no XML.
+    Raises ValueError where a segment is too large or is an attack, ParseError where a SICD or SIDD is not XML.
     """
     segments = dataset.GetMetadata("xml:DES") or []
     _refuse_large(segments, max_bytes)
@@ -78,7 +85,10 @@ def parsed_des(dataset: Any, max_bytes: int) -> list[str]:
 
     accessor = NITFDESAccessor(segments)
     for segment in accessor.get_segments_by_name("XML_DATA_CONTENT"):
-        ElementTree.fromstring(accessor.extract_desdata_xml(segment) or "<empty/>")
+        text = accessor.extract_desdata_xml(segment) or ""
+        # The toolkit does not parse other documents.
+        if any(name in text for name in _SAR_DOCUMENTS):
+            ElementTree.fromstring(text)
     return list(segments)
 
 
@@ -115,6 +125,24 @@ def _affine(dataset: Any, geo_transform: list[float] | None) -> Any | None:
     return None if geo_transform is None else GDALAffineSensorModel(geo_transform, dataset.GetProjection())
 
 
+def _turned_corners(dataset: Any) -> ControlPointModel | None:
+    """Return the model of a NITF whose corners lie on both sides of the antimeridian; None for others.
+
+    GDAL makes a geotransform of these corners that leads around the Earth from one to the other.
+    """
+    transform, system = dataset.GetGeoTransform(), dataset.GetSpatialRef()
+    width, height = dataset.RasterXSize, dataset.RasterYSize
+    turns = [abs(side * step) for side, step in ((width, transform[1]), (height, transform[2]))]
+    if system is None or not system.IsGeographic() or max(turns) < 180.0:
+        return None
+    of_latitude = max(abs(side * step) for side, step in ((width, transform[4]), (height, transform[5])))
+    if max(turns) < _MOST_STRETCHED * of_latitude * max(1.0, width / height, height / width):
+        return None
+    pixels = [(x, y) for x in (0.5, width - 0.5) for y in (0.5, height - 0.5)]
+    corners = np.array([gdal.ApplyGeoTransform(transform, x, y) for x, y in pixels])
+    return ControlPointModel.fitted(np.array(pixels), corners)
+
+
 def _control_points(dataset: Any) -> ControlPointModel | None:
     """Return the model of ground control points; None without any, or where they are not on the Earth."""
     points, wkt = dataset.GetGCPs(), dataset.GetGCPProjection()
@@ -147,17 +175,29 @@ def _nitf_model(dataset: Any, settings: RasterSettings) -> Any | None:
     tres, segments = _parsed_tres(dataset, settings.max_xml_bytes), parsed_des(dataset, settings.max_xml_bytes)
     if tres is None and not segments:
         return None
-    from aws.osml.gdal import SensorModelFactory, SensorModelTypes
+    from aws.osml.gdal import NITFDESAccessor, SensorModelFactory, SensorModelTypes
 
+    accessor = NITFDESAccessor(segments)
+    texts = [accessor.extract_desdata_xml(des) or "" for des in accessor.get_segments_by_name("XML_DATA_CONTENT") or []]
+    older = next((text for text in texts if _OLDER_SICD.search(text)), None)
+    if any("SIDD" in text for text in texts):
+        older = None
     model = SensorModelFactory(
         dataset.RasterXSize,
         dataset.RasterYSize,
         xml_tres=tres,
-        xml_dess=segments,
+        xml_dess=segments if older is None else [],
         selected_sensor_model_types=list(SensorModelTypes),
     ).build()
     _count_from_corner(model)
-    return model
+    return model if older is None else _refined(model, _older_sicd(older))
+
+
+def _older_sicd(text: str) -> Any | None:
+    """Return the model of a SICD older than 1.2.1: the toolkit knows the schema of that, which holds all of theirs."""
+    from aws.osml.gdal.sicd_sensor_model_builder import SICDSensorModelBuilder
+
+    return SICDSensorModelBuilder(sicd_xml=_OLDER_SICD.sub("urn:SICD:1.2.1", text)).build()
 
 
 def _count_from_corner(model: Any) -> None:

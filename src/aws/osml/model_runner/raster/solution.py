@@ -8,6 +8,7 @@ from pyproj.exceptions import ProjError
 
 from aws.osml.photogrammetry import (
     CompositeSensorModel,
+    ConstantElevationModel,
     GeodeticWorldCoordinate,
     ImageCoordinate,
     RPCSensorModel,
@@ -55,3 +56,16 @@ def default_height(sensor_model: Any) -> float:
         return float(sensor_model.height_off)
     scene_centre = getattr(getattr(sensor_model, "coord_converter", None), "scp_ecf", None)
     return 0.0 if scene_centre is None else float(geocentric_to_geodetic(scene_centre).elevation)
+
+
+def surface_of(sensor_model: Any) -> Any | None:
+    """Return the surface on which a sensor model places pixels when there is no elevation model; None for its own.
+
+    A SICD by itself would place pixels on the plane that touches the Earth at the scene's centre, which is tens of
+    metres above the ground at its edges.
+    """
+    precise = getattr(sensor_model, "precision_sensor_model", sensor_model)
+    if hasattr(getattr(precise, "coord_converter", None), "scp_ecf"):
+        return ConstantElevationModel(default_height(precise))
+    ground_domain = getattr(getattr(precise, "context", None), "ground_domain", None)
+    return getattr(ground_domain, "default_elevation_model", None)
