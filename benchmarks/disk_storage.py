@@ -58,14 +58,23 @@ class Storage:
             return f"upload-{self.uploads}"
 
     def complete(self, key: str, upload: str, numbers: list[int]) -> None:
-        """Put the parts of an object together."""
-        first, *rest = (self.part(upload, number) for number in numbers)
-        with first.open("ab") as whole:
-            for part in rest:
-                with part.open("rb") as file:
-                    shutil.copyfileobj(file, whole, _COPY_BYTES)
-                part.unlink()
-        first.replace(self.path(key))
+        """Note which parts make an object: many gigabytes are not put together while a client waits."""
+        self._parts_of(key).write_text("\n".join(str(self.part(upload, number)) for number in numbers))
+
+    def joined(self, key: str) -> Path:
+        """Return the file of an object, whose parts are put together now."""
+        path, parts = self.path(key), self._parts_of(key)
+        if parts.exists():
+            with path.open("wb") as whole:
+                for part in map(Path, parts.read_text().splitlines()):
+                    with part.open("rb") as file:
+                        shutil.copyfileobj(file, whole, _COPY_BYTES)
+                    part.unlink()
+            parts.unlink()
+        return path
+
+    def _parts_of(self, key: str) -> Path:
+        return self.path(key).with_suffix(".parts")
 
 
 class _Handler(BaseHTTPRequestHandler):

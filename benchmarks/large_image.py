@@ -205,7 +205,7 @@ def counts_in(url: str, outputs: list[str], directory: Path) -> dict[str, int]:
             found[name] = int(json.loads(urlopen(f"{url}/records").read()))
             continue
         extension = {"GEOJSON": "geojson", "GEOJSONSEQ": "geojsonl", "GEOPARQUET": "parquet"}[name]
-        path = storage.path(f"/{BUCKET}/{name.lower()}/{JOB_ID}.{extension}")
+        path = storage.joined(f"/{BUCKET}/{name.lower()}/{JOB_ID}.{extension}")
         if name == "GEOPARQUET":
             from pyarrow import parquet
 
