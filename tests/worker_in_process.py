@@ -142,7 +142,7 @@ class InProcessWorker:
         )
 
     def _new_image_handler(self) -> ImageRequestHandler:
-        return ImageRequestHandler(
+        handler = ImageRequestHandler(
             self.jobs,
             ImageStatusMonitor(self.config.image_status_topic),
             self.endpoints,
@@ -155,6 +155,8 @@ class InProcessWorker:
             self.ledger,
             self.capacities,
         )
+        self.region_handler.tell_progress = handler.tell_progress
+        return handler
 
     def _new_scheduler(self) -> EndpointLoadImageScheduler | None:
         """Return what starts images, where there is a table of open jobs; they are not waited for here."""

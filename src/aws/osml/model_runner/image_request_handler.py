@@ -91,7 +91,6 @@ class ImageRequestHandler:
         self.endpoint_utils = endpoint_utils
         self.config = config
         self.region_request_handler = region_request_handler
-        region_request_handler.tell_progress = self._tell_progress
         self.ledger: JobLedger = ledger or JobTableLedger(job_table)
         self.endpoints = endpoints
         self.preflight = Preflight(
@@ -223,7 +222,7 @@ class ImageRequestHandler:
                     # count them twice where only outputs are missing.
                     return
                 logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
-                self._tell_progress(stored)
+                self.tell_progress(stored)
                 waiting = self._share_out(plan.regions, request, stored.image_extension or "", stored.generation or 0)
             if waiting:
                 self._process_first(waiting[0], on_cut=on_cut)
@@ -381,7 +380,8 @@ class ImageRequestHandler:
         except StatusError as err:
             logger.warning("status.not_published", status=str(status), reason=str(err))
 
-    def _tell_progress(self, item: JobItem) -> None:
+    def tell_progress(self, item: JobItem) -> None:
+        """Publish how far an image is."""
         self.tell(item, RequestStatus.IN_PROGRESS, _progress_text(item))
 
     # Planning -------------------------------------------------------------------------------------------------------
@@ -494,7 +494,7 @@ class ImageRequestHandler:
             with suppress(AggregateFeaturesException):
                 self.complete_image_request(region, job.image_format or "")
         elif not job.is_terminal:
-            self._tell_progress(job)
+            self.tell_progress(job)
 
     def _meet_again(self, request: ImageRequest, message_id: str) -> None:
         """Deal with a request that came before: begin it again if it was sent again, else tell its status again.

@@ -195,6 +195,7 @@ class ModelRunner:
             self.ledger,
             self.endpoint_capacities,
         )
+        self.region_request_handler.tell_progress = self.image_request_handler.tell_progress
         self.image_dead_letters = DeadLetters(self.image_request_queue, config.image_dlq)
         self.image_request_handler.completion.set_aside = self.image_dead_letters.put_image
         self.sweeper = JobSweeper(
