@@ -71,4 +71,8 @@ if __name__ == "__main__":
     parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 in a container")
     parser.add_argument("--port", type=int, default=8080)
     arguments = parser.parse_args()
-    ThreadingHTTPServer((arguments.host, arguments.port), Handler).serve_forever()
+    try:
+        server = ThreadingHTTPServer((arguments.host, arguments.port), Handler)
+    except OSError as err:
+        raise SystemExit(f"--port {arguments.port}: {err.strerror}") from err
+    server.serve_forever()

@@ -148,7 +148,7 @@ def test_a_result_is_named_after_its_image(image, name):
 
 def run_as_process(*arguments):
     with started(*arguments) as process:
-        out, err = process.communicate(timeout=100)
+        out, err = process.communicate(timeout=200)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
@@ -186,6 +186,7 @@ def test_run_of_a_model_that_always_refuses_says_why_and_leaves_an_earlier_resul
     assert output.read_text() == "precious"
 
 
+@pytest.mark.timeout(400)  # it starts two stacks, one after the other
 def test_a_run_that_is_ended_keeps_its_tiles_and_a_second_one_goes_on(tmp_path, image):
     calls, ended, is_slow = Counter[bytes](), threading.Event(), threading.Event()
     body = json.dumps({"type": "FeatureCollection", "features": []}).encode()
@@ -208,7 +209,7 @@ def test_a_run_that_is_ended_keeps_its_tiles_and_a_second_one_goes_on(tmp_path, 
             first.send_signal(signal.SIGTERM)
             ended.set()
             is_slow.clear()
-            shown = first.communicate(timeout=60)[1]
+            shown = first.communicate(timeout=100)[1]
         assert first.returncode == 143, shown
         assert "tiles are kept in" in shown
         assert list(temporary.iterdir()) == []

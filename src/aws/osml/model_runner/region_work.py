@@ -143,7 +143,8 @@ class RegionWork:
         """
         backoffs = item.backoffs or 0
         if len(steps.suspects) > tile_count * _OUTAGE_SHARE and backoffs < _MAX_OUTAGE_TRIES:
-            reason = f"{len(steps.suspects)} of {tile_count} tiles crash the model"
+            example = steps.suspects[0][1].error_reason
+            reason = f"{len(steps.suspects)} of {tile_count} tiles crash the model, for example: {example}"
             raise RegionDeferredError(reason, backoff_s(backoffs, self._context.rng), is_backoff=True)
         for tile, result in steps.suspects:
             run.outcomes[tile.index] = steps.commit(tile, result)

@@ -61,9 +61,9 @@ class Checkpoint:
 
     @property
     def is_worth_keeping(self) -> bool:
-        """True for a job that has a plan, and has not ended."""
+        """True for a job that has a plan and a tile, and has not ended."""
         jobs = [row for row in self.tables["JOB_TABLE"] if "region_count" in row]
-        return any(row["image_status"]["S"] == "IN_PROGRESS" for row in jobs)
+        return self.tiles > 0 and any(row["image_status"]["S"] == "IN_PROGRESS" for row in jobs)
 
     def save(self, path: Path) -> None:
         """Write the file, for its owner alone: image URLs may hold keys."""

@@ -11,14 +11,24 @@ from rich.progress import (
     MofNCompleteColumn,
     Progress,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from aws.osml.model_runner.local.job import JobProgress
 
 LINE_EVERY_S = 5.0
+
+
+class _TimeLeftColumn(TimeRemainingColumn):
+    """Shows the time that is left, once it can be estimated."""
+
+    def render(self, task: Task) -> Text:
+        """See ``ProgressColumn.render``."""
+        return Text() if task.time_remaining is None else super().render(task) + Text(" left", "progress.remaining")
 
 
 class ProgressDisplay:
@@ -34,8 +44,7 @@ class ProgressDisplay:
             MofNCompleteColumn(),
             TextColumn("tiles"),
             TimeElapsedColumn(),
-            TextColumn("left:"),
-            TimeRemainingColumn(),
+            _TimeLeftColumn(),
         )
         self._bar = Progress(*self._columns, console=console, transient=True)
         self._task = self._bar.add_task("starting the local stack", total=None)
