@@ -13,7 +13,7 @@ from aws.osml.model_runner.features.feature_columns import Kind
 from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
 from aws.osml.model_runner.features.seam_merge import absorbers, default_distance_px
 from aws.osml.model_runner.features.tile_spans import TileSpans
-from aws.osml.model_runner.features.tiled_features import TiledFeatures
+from aws.osml.model_runner.features.tiled_features import TiledFeatures, comparable
 from examples import examples
 from unit import plain_seam_merge as plain
 from unit.plain_seam_merge import Seen
@@ -88,6 +88,39 @@ def test_a_part_that_does_not_touch_the_edge_is_the_weaker_of_what_another_tile_
 def test_a_part_is_the_weaker_even_where_an_edge_cuts_the_rest():
     most, part = box(RIGHT, 40, 10, 75, 20, score=0.5), box(LEFT, 40, 10, 52, 20, score=0.9)
     assert merged([most, part]) == [0, 0]
+
+
+def comb(teeth, is_turned=False):
+    """Return a comb between 41 and 59, its teeth upright, or turned."""
+    xs = np.linspace(41, 59, 2 * teeth + 1)
+    upper = [(x, y) for i in range(teeth) for x, y in ((xs[2 * i], 59), (xs[2 * i + 1], 59), (xs[2 * i + 1], 42))]
+    corners = np.array([(41, 41), *upper, (59, 42), (59, 41)])
+    return shapely.Polygon(corners[:, ::-1] if is_turned else corners)
+
+
+@pytest.mark.parametrize("options", [SEAM, Seam(merge=SeamMerge.UNION)])
+def test_polygons_that_cross_too_often_are_two_and_never_intersected(options, monkeypatch):
+    corners = []
+
+    def counted(first, second, **arguments):
+        corners.extend((shapely.get_num_coordinates(first) * shapely.get_num_coordinates(second)).tolist())
+        return plainly(first, second, **arguments)
+
+    plainly = shapely.intersection
+    monkeypatch.setattr(shapely, "intersection", counted)
+    assert merged([Seen(comb(300), LEFT), Seen(comb(300, is_turned=True), RIGHT)], options) == [0, 1]
+    assert max(corners) == 0
+    # Two views of one coast line are no tangle.
+    coast = shapely.Point(50, 50).buffer(8, quad_segs=1500)
+    assert merged([Seen(coast, LEFT), Seen(coast, RIGHT)], options) == [0, 0]
+
+
+def test_shapes_that_cross_themselves_too_often_are_coarse():
+    turns = np.linspace(0, 2 * math.pi, 700, endpoint=False) * 349
+    star = [(50 + 5 * math.cos(turn), 50 + 5 * math.sin(turn)) for turn in turns]
+    area, line = comparable(np.array([shapely.Polygon(star), shapely.LineString(star)], dtype=object))
+    assert area.equals(shapely.box(*shapely.Polygon(star).bounds))
+    assert shapely.get_num_coordinates(line) == 100
 
 
 def test_halves_of_what_no_tile_saw_whole_are_one():

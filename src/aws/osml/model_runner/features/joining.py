@@ -11,6 +11,7 @@ from scipy.spatial import cKDTree
 from shapely.geometry import LineString, mapping
 from shapely.geometry.base import BaseGeometry
 
+from .entanglement import is_entangled
 from .feature_columns import Kind, place_of
 from .geometry_arrays import GeometryArrays, IndexArray, ObjectArray
 from .image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, find_image_geometry, geometry_paths
@@ -26,12 +27,15 @@ def join_features(parts: Sequence[Feature], distance_px: float) -> Feature:
 
     Boxes make a box, areas their union. Lines that run together within ``distance_px`` count once. Points have no
     parts: the first is returned as it is. Where the parts' places on the ground do not follow those in pixels position
-    by position, as those that a model gave itself, ``geometry`` stays that of the first.
+    by position, as those that a model gave itself, ``geometry`` stays that of the first. Parts that are
+    entangled with one another are not joined: the first is returned as it is.
     """
     kinds = {place_of(part)[0] for part in parts}
     if Kind.POINT in kinds:
         return parts[0]
     shapes = shapes_of(parts)
+    if is_entangled(shapes):
+        return parts[0]
     whole = _joined_lines(shapes, distance_px) if Kind.LINE in kinds else shapely.union_all(shapes)
     if kinds == {Kind.BOX}:
         whole = shapely.box(*shapely.bounds(whole))

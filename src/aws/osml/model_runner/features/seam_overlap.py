@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationSeam, OverlapMetric
 
 from .box_pairs import area, intersections
+from .entanglement import FEW_CORNERS, is_entangled
 from .geometry_arrays import ObjectArray
 from .scored_boxes import Floats, Indices
 
@@ -74,8 +75,11 @@ def are_same_boxes(first: Views, second: Views, options: FeatureDistillationSeam
 def are_same_areas(
     first: Views, second: Views, shapes: tuple[ObjectArray, ObjectArray], options: FeatureDistillationSeam
 ) -> Flags:
-    """Tell of each pair of polygons whether they are one object; ``shapes`` are theirs, valid and with an area."""
-    shared = shapely.intersection(*shapes)
+    """Tell of each pair of polygons whether they are one object; ``shapes`` are theirs, valid and with an area.
+
+    Polygons that are entangled are two.
+    """
+    shared = np.asarray(shapely.intersection(*_without_entangled(shapes)))
     is_same = _agree(
         shapely.area(shared), [shapely.area(shape) for shape in shapes], options.metric, options.iou_threshold
     )
@@ -86,6 +90,18 @@ def are_same_areas(
     )
     is_same[indices] = _agree(both, parts, OverlapMetric.IOU, options.iou_threshold)
     return is_same
+
+
+def _without_entangled(shapes: tuple[ObjectArray, ObjectArray]) -> tuple[ObjectArray, ObjectArray]:
+    """Return pairs of polygons; the first is empty where they are entangled."""
+    first, second = shapes
+    corners = shapely.get_num_coordinates(first) * shapely.get_num_coordinates(second)
+    doubtful = np.flatnonzero(corners > FEW_CORNERS**2).tolist()
+    entangled = [index for index in doubtful if is_entangled(np.array([first[index], second[index]], dtype=object))]
+    if entangled:
+        first = first.copy()
+        first[entangled] = shapely.Polygon()
+    return first, second
 
 
 def are_same_lines(

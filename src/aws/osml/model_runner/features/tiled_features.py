@@ -14,6 +14,7 @@ from shapely.geometry import shape
 from aws.osml.model_runner.common.typing import ImageRegion
 
 from .box_pairs import with_area
+from .entanglement import FEW_CORNERS, coarse, is_entangled
 from .feature_columns import FeatureColumns, Kind
 from .geometry_arrays import ObjectArray
 from .image_geometry import find_image_geometry
@@ -96,8 +97,8 @@ class TiledFeatures:
 def shapes_of(features: Sequence[Mapping[str, Any]]) -> ObjectArray:
     """Return the places of features in pixels as shapes that can be compared.
 
-    What crosses itself is made valid, what has no area gets that of its bounds, several points become their centre;
-    of a collection only the members of the highest dimension count.
+    What crosses itself is made valid, or coarse where it does so too often; what has no area gets that of its bounds,
+    several points become their centre; of a collection only the members of the highest dimension count.
     """
     geometries = [find_image_geometry(feature["properties"]) for feature in features]
     texts = [orjson.dumps(geometry) for geometry in geometries]
@@ -109,7 +110,13 @@ def shapes_of(features: Sequence[Mapping[str, Any]]) -> ObjectArray:
 
 def comparable(shapes: ObjectArray) -> ObjectArray:
     """Return shapes fit to be compared; see ``shapes_of``."""
-    sound = np.where(shapely.is_valid(shapes), shapes, shapely.make_valid(shapes))
+    is_valid = shapely.is_valid(shapes)
+    is_doubtful = ~is_valid | (shapely.get_dimensions(shapes) == 1)
+    for index in np.flatnonzero(is_doubtful & (shapely.get_num_coordinates(shapes) > FEW_CORNERS)).tolist():
+        if is_entangled(shapes[index : index + 1]):
+            shapes[index], is_valid[index] = coarse(shapes[index]), True
+    sound = shapes.copy()
+    sound[~is_valid] = shapely.make_valid(shapes[~is_valid])
     for index in np.flatnonzero(shapely.get_type_id(sound) == shapely.GeometryType.GEOMETRYCOLLECTION).tolist():
         sound[index] = _largest_dimension(sound[index])
     is_flat = (shapely.get_dimensions(shapes) == 2) & (shapely.area(sound) == 0)
