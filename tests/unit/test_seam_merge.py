@@ -1,4 +1,5 @@
 import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationSeam as Seam
 from aws.osml.model_runner.common.mr_post_processing import OverlapMetric, SeamMerge
-from aws.osml.model_runner.features import seam_overlap
+from aws.osml.model_runner.features import seam_merge, seam_overlap
 from aws.osml.model_runner.features.feature_columns import Kind
 from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
 from aws.osml.model_runner.features.seam_merge import absorbers, default_distance_px
@@ -271,10 +272,17 @@ def is_plain(seen):
 
 
 @examples(120)
-@given(seen=scenes().filter(is_plain), options=st.sampled_from(RULES), at_once=st.sampled_from([1, 7, 1000]))
-def test_arrays_come_to_what_the_plain_version_comes_to(seen, options, at_once):
+@given(
+    seen=scenes().filter(is_plain),
+    options=st.sampled_from(RULES),
+    at_once=st.sampled_from([1, 7, 1000]),
+    most_links=st.sampled_from([1, seam_merge.MOST_LINKS]),
+)
+def test_arrays_come_to_what_the_plain_version_comes_to(seen, options, at_once, most_links):
     distance_px = options.distance_px or 20 / 16
-    assert merged(seen, options, pairs_at_once=at_once) == plain.absorbers(seen, TILES, options, distance_px)
+    with mock.patch.object(seam_merge, "MOST_LINKS", most_links):
+        found = merged(seen, options, pairs_at_once=at_once)
+    assert found == plain.absorbers(seen, TILES, options, distance_px)
 
 
 def test_both_versions_mean_the_same_edge():
@@ -324,7 +332,11 @@ def test_what_no_other_tile_could_have_seen_stays(seen, options):
 @examples(50)
 @given(seen=scenes().filter(is_plain), options=st.sampled_from(RULES))
 def test_who_stands_for_others_stands(seen, options):
-    standing = merged(seen, options)
+    standing, distance_px = merged(seen, options), options.distance_px or 20 / 16
+
+    def strength(index):
+        return plain.is_fragment(index, seen, TILES, options, distance_px), plain.strength(index, seen[index], TILES)
+
     for index, strongest in enumerate(standing):
         assert standing[strongest] == strongest
-        assert plain.strength(strongest, seen[strongest], TILES) <= plain.strength(index, seen[index], TILES)
+        assert strength(strongest) <= strength(index)

@@ -29,7 +29,8 @@ def crowded_tiles(pairs: BoxPairs, tiles: Indices, weights: Floats, is_new: Flag
     work of later ones.
     """
     allowed = FREE_WORK + WORK_PER_WEIGHT * np.bincount(tiles, weights)
-    most = (pairs.limits * weights + candidate_limits(pairs.searched, weights)) / 2
+    heavy = pairs.limits if (weights == 1).all() else candidate_limits(pairs.searched, weights)
+    most = (pairs.limits * weights + heavy) / 2
     suspects = np.flatnonzero(np.bincount(tiles[is_new], most[is_new], minlength=len(allowed)) > allowed)
     if not len(suspects):
         return suspects

@@ -147,8 +147,9 @@ class SeamComparison:
         if links is None:
             links = self._links(pairs_at_once, is_asked)
         if links is not None:
-            places = _places_of(self._order(self.fragments(*links)))
-            standing = self._in_order(_places_of(places))._standing_of(np.sort(places[links], axis=0))
+            order = self._order(self.fragments(*links))
+            places = _places_of(order)
+            standing = self._standing_of(np.sort(places[links], axis=0), order)
         else:
             # There are too many to keep, so they are found twice.
             is_fragment = np.zeros(count, dtype=np.bool_)
@@ -158,7 +159,7 @@ class SeamComparison:
             places = _places_of(order)
             standing = self._in_order(order)._standing(pairs_at_once, None if is_asked is None else is_asked[order])
         found = np.arange(len(self.features.tiles))
-        found[self.ranking] = self.ranking[_places_of(places)[standing[places]]]
+        found[self.ranking] = self.ranking[order[standing[places]]]
         return found
 
     def fragments(self, first: Indices, second: Indices) -> Flags:
@@ -209,12 +210,12 @@ class SeamComparison:
             queries = np.arange(start, end)
             yield self._same_objects(queries if is_asked is None else queries[is_asked[start:end]])
 
-    def _standing_of(self, links: Links) -> Indices:
-        """Return what ``_standing`` does where all pairs are known."""
+    def _standing_of(self, links: Links, order: Indices) -> Indices:
+        """Return what ``_standing`` does where all pairs are known; ``links`` are places in this order."""
         count = len(self.ranking)
         if self.options.merge is SeamMerge.UNION:
             return connected(np.arange(count), *links)
-        return suppress_linked(count, links[:, self._sees(*links)])
+        return suppress_linked(count, links[:, self._sees(*order[links])])
 
     def _standing(self, pairs_at_once: int, is_asked: Flags | None) -> Indices:
         """Return for each detection the first that removes it, or itself; one that is removed removes none.
