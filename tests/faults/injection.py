@@ -46,7 +46,12 @@ _DYNAMODB: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("A2", "num_attempts = :next"),
         ("R3", "ADD region_"),
     ),
-    "PutItem": (("N1", "_callers#"), ("A4", "attribute_not_exists(region_id)"), ("T1", "range_key")),
+    "PutItem": (
+        ("N1", "_callers#"),
+        ("A0", "expire_time < :now"),
+        ("A4", "attribute_not_exists(region_id)"),
+        ("T1", "range_key"),
+    ),
     "BatchWriteItem": (("T1-overflow",),),
     "DeleteItem": (("G5",),),
     "UpdateItem": (
@@ -95,7 +100,7 @@ _READS = frozenset(
 )
 # Every conditional write: whether the server took it is recorded.
 CONDITIONAL = frozenset(
-    {"A1", "A2", "A3", "A4", "A4-planned", "F0", "R1", "R2", "R2-progress", "R2-release", "R3", "T1"}
+    {"A0", "A1", "A2", "A3", "A4", "A4-planned", "F0", "R1", "R2", "R2-progress", "R2-release", "R3", "T1"}
     | {"D1", "D3", "G1", "G1-renew", "G1-release", "G1-failed", "G2-position", "G2-done", "G2-failed", "G3", "G4"}
 )
 

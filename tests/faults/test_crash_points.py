@@ -7,7 +7,7 @@ import pytest
 from faults.books import ALL_QUEUES
 from worker_process import eventually
 
-_PLANNING = ("F0", "A1", "A2", "A3", "A4", "A4-send", "A4-planned")
+_PLANNING = ("F0", "A0", "A1", "A2", "A3", "A4", "A4-send", "A4-planned")
 _REGION = ("R1", "R2", "T1-blob", "T1", "R2-progress", "R2-release", "R3")
 _DELIVERY = ("G1", "S3", "G2-done", "Kinesis", "G2-position", "G3", "G4-publish", "G4", "G5")
 # The features of some tiles lie in the work bucket.

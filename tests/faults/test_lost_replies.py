@@ -7,7 +7,7 @@ import pytest
 from faults.books import ALL_QUEUES
 
 _WRITES = (
-    *("A1", "A2", "A3", "A4", "A4-send", "A4-planned", "R1", "R2", "T1", "R3"),
+    *("A0", "A1", "A2", "A3", "A4", "A4-send", "A4-planned", "R1", "R2", "T1", "R3"),
     *("G1", "G2-position", "G2-done", "S3", "Kinesis", "G3", "G4-publish", "G4", "G5", "delete", "hide"),
 )
 # botocore sends a call this often, so that losing as many replies makes it an error of the worker's.

@@ -209,21 +209,23 @@ class TestImageMessages:
         assert (attributes["image_status"], attributes["job_id"]) == ("FAILED", job_id)
         assert reason in text
 
-    def test_what_no_table_takes_is_set_aside_and_the_other_images_go_on(
+    def test_a_request_is_accepted_whole_or_not_at_all(
         self, worker, image_messages, queue_of, statuses, scene, model_server, clients
     ):
-        queue, names = queue_of("IMAGE_QUEUE"), ["/none/odd.tif", str(scene)]
+        queue, names = queue_of("IMAGE_QUEUE"), [str(scene), "/none/odd.tif"]
         body = message_of(worker, scene, model_server("centerpoint").invocations_url, imageUrls=names)
         message = sent(queue, body)
         dynamodb = clients.dynamodb_resource().meta.client
-        with answering(dynamodb, "TransactWriteItems", json_error("ValidationException"), None):
+        with answering(dynamodb, "TransactWriteItems", None, json_error("ValidationException")):
             image_messages.handle(message)
         assert is_deleted(queue, message)
         assert bodies(queue_of("IMAGE_DLQ")) == [body]
         told = {attributes.get("image_id"): text for text, attributes in statuses.events()}
         assert sorted(map(str, told)) == ["None", f"job:{scene}"]
         assert 'imageUrls="/none/odd.tif": what the tables can hold' in told[None]
-        assert worker.open_jobs() == [f"job:{scene}"]
+        assert worker.open_jobs() == []
+        assert worker.jobs.find(f"job:{scene}").image_status == "FAILED"
+        assert worker.jobs.find("job:/none/odd.tif") is None
 
     def test_the_longest_ids_that_a_request_may_have_are_stored(self, worker, image_messages, queue_of, statuses):
         urls = [f"s3://images/{number}{'é' * 511}" for number in (1, 2)]

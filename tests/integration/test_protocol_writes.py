@@ -14,7 +14,8 @@ import boto3
 import pytest
 import shapely
 
-from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.image_request import ImageRequest, requests_of, validated
+from aws.osml.model_runner.api.job_keys import request_key
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.typing import ImageRegion, RequestStatus, TileState
 from aws.osml.model_runner.database import (
@@ -102,14 +103,25 @@ def tables(request) -> Tables:
     )
 
 
-def request(job_id: str = "job", url: str = "s3://images/a.tif", **changes: object) -> ImageRequest:
-    message = {
-        "jobId": job_id,
-        "imageUrls": [url],
+WIDE = shapely.Point(0, 0).buffer(10, quad_segs=64).wkt
+
+
+def message(**changes: Any) -> dict[str, Any]:
+    return {
+        "jobId": "job",
+        "imageUrls": ["s3://images/a.tif"],
         "imageProcessor": {"name": "ships", "type": "SM_ENDPOINT"},
         "outputs": [{"type": "S3", "bucket": "results", "prefix": "p"}],
-    }
-    return ImageRequest.from_external_message(message | changes)
+    } | changes
+
+
+def request(job_id: str = "job", url: str = "s3://images/a.tif", **changes: object) -> ImageRequest:
+    return ImageRequest.from_external_message(message(jobId=job_id, imageUrls=[url]) | changes)
+
+
+def fresh(tables: Tables) -> JobTable:
+    """Return the table of images as another process has it."""
+    return JobTable(tables.jobs.table_name, tables.jobs.client, tables.clock)
 
 
 def planned(tables: Tables, regions: int = 1) -> JobItem:
@@ -188,7 +200,7 @@ class TestAccept:
 
     def test_a_request_lives_as_long_as_its_image_that_begins_again(self, tables):
         tables.ledger.accept(request())
-        key = {"image_id": f"_request#{request().image_id}"}
+        key = {"image_id": request_key(request().job_id)}
         first = tables.jobs.read(key)["expire_time"]
         ended = tables.jobs.fail_unplanned(request().image_id, "unreadable")
         tables.jobs.clear_outbox(ended.image_id)
@@ -203,6 +215,50 @@ class TestAccept:
         assert tables.ledger.accept(request(imageProcessorTileSize=256)) is Acceptance.REUSED
         assert tables.ledger.accept(request(url="s3://images/b.tif")) is Acceptance.REUSED
         assert len(list(tables.ledger.open_jobs())) == 1
+
+    def test_a_job_id_belongs_to_one_request_whatever_the_model_the_image_and_the_number_of_images(self, tables):
+        images = {name: f"s3://images/{name}.tif" for name in "abc"}
+        first = requests_of(validated(message(imageUrls=[images["a"], images["b"]])), "sha-of-first")
+        assert [tables.ledger.accept(one) for one in first] == [Acceptance.ACCEPTED] * 2
+        others = [request(imageProcessor={"name": "boats", "type": "SM_ENDPOINT"}), request(url=images["c"])]
+        for ledger in (tables.ledger, JobTableLedger(fresh(tables), tables.clock)):
+            assert [ledger.accept(other) for other in others] == [Acceptance.REUSED] * 2
+            assert [ledger.accept(one) for one in first] == [Acceptance.KNOWN] * 2
+        ended = [tables.jobs.fail_unplanned(one.image_id, "unreadable") for one in first]
+        for image in ended:
+            tables.jobs.clear_outbox(image.image_id)
+            tables.ledger.close(image)
+        assert [tables.ledger.accept(other) for other in others] == [Acceptance.REUSED] * 2
+        assert {item.image_url for item in tables.jobs.images_of("job")} == {one.image_url for one in first}
+
+    def test_of_two_requests_with_one_id_one_has_all_its_images_and_the_other_none(self, tables):
+        """Accepted at the same time, image by image, in every order that the threads make."""
+        urls = [f"s3://images/{number}.tif" for number in range(6)]
+        both = [requests_of(validated(message(imageUrls=urls)), name) for name in ("one", "other")]
+
+        def accept(requests: list[ImageRequest]) -> list[Acceptance]:
+            ledger = OutstandingJobsTable(tables.ledger.table_name, fresh(tables), tables.jobs.client, tables.clock)
+            return [ledger.accept(one) for one in requests]
+
+        with ThreadPoolExecutor(2) as pool:
+            outcomes = list(pool.map(accept, both))
+        assert sorted(outcomes, key=str) == sorted([[Acceptance.ACCEPTED] * 6, [Acceptance.REUSED] * 6], key=str)
+
+    def test_what_the_images_of_a_job_share_is_stored_once(self, tables):
+        """A message of 1,000 images may have 200 KB beside them: their rows would be 200 MB."""
+        urls = [f"s3://images/{number}.tif" for number in range(20)]
+        shared = message(imageUrls=urls, featureProperties=[{"note": "x" * 15_000}], regionOfInterest=WIDE)
+        requests = requests_of(validated(shared), "sha")
+        body = json.dumps(shared)
+        for one in requests:
+            tables.ledger.accept(one, "m", body)
+        assert [tables.jobs.request_of(tables.jobs.find(one.image_id)) for one in requests] == requests
+        assert tables.jobs.find_whole(urls_id := requests[-1].image_id).body == body, urls_id
+        rows = [len(json.dumps(row, default=repr)) for row in tables.jobs.scan()]
+        rows += [len(json.dumps(row, default=repr)) for row in tables.ledger.scan()]
+        assert sum(rows) < 2 * len(body) + len(urls) * 3_000
+        # What a turn of the scheduler holds of each open job: twenty thousand of them may wait.
+        assert max(len(json.dumps(row, default=repr)) for row in tables.ledger.scan()) < 600
 
     def test_one_of_sixteen_workers_accepts(self, tables):
         with ThreadPoolExecutor(16) as pool:
@@ -229,7 +285,8 @@ class TestExpired:
     """DynamoDB deletes rows some days after they have expired: until then they are there, and count as gone."""
 
     def expire(self, tables: Tables) -> None:
-        tables.clock.now_s += tables.jobs.life_s + 10
+        # The row of the request, which has the job id, lives a day longer than its images.
+        tables.clock.now_s += tables.jobs.life_s + 24 * 3600 + 10
 
     @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "left open"])
     def test_a_job_id_can_be_used_again(self, tables, is_closed):

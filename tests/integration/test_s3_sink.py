@@ -76,7 +76,7 @@ def test_every_call_names_the_account_that_has_to_own_the_bucket(s3: Any, count:
     sink = S3Sink(BUCKET, "owned", client=s3, part_bytes=10_000, expected_owner="000000000000")
     sink.deliver(delivery(count))
     s3.meta.events.unregister("before-call.s3", watch)
-    assert len(sent) == (1 if count == 3 else 5)
+    assert len(sent) == (2 if count == 3 else 6)
     assert {headers.get("x-amz-expected-bucket-owner") for headers in sent} == {"000000000000"}
 
 
@@ -281,3 +281,23 @@ class TestCheck:
         problems = S3Sink(BUCKET, "../up", client=s3, result_format=OutputFormat.GEOPARQUET).check("job-1")
         assert [problem.field for problem in problems] == ["format", "prefix"]
         assert "pip install 'osml-model-runner[parquet]'" in problems[0].expectation
+
+
+def test_the_result_of_another_job_is_never_replaced(s3: Any) -> None:
+    """The image i1.tif of job J below out, and the job i1.tif below out/J, have one key."""
+    first = S3Sink(BUCKET, "taken", client=s3)
+    other = S3Sink(BUCKET, "taken/J", client=s3)
+    first.deliver(delivery(job_id="J", result_name="i1.tif"))
+    first.deliver(delivery(job_id="J", result_name="i1.tif", count=2))
+    _, body = stored(s3, "taken/J/i1.tif.geojson")
+    assert [problem.field for problem in other.check("i1.tif")] == ["prefix"]
+    with pytest.raises(SinkPermanentError, match="is the result of the job"):
+        other.deliver(delivery(job_id="i1.tif"))
+    assert stored(s3, "taken/J/i1.tif.geojson")[1] == body
+    assert first.check("J", "i1.tif") == []
+
+
+def test_a_sink_that_may_not_read_still_writes(s3: Any, s3_once: Any) -> None:
+    with answering(s3_once, "HeadObject", xml_error("AccessDenied", 403)):
+        S3Sink(BUCKET, "unread", client=s3_once).deliver(delivery())
+    assert keys(s3, "unread") == ["unread/job-1.geojson"]

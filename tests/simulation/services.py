@@ -262,6 +262,10 @@ class S3:
             raise aws_error("NoSuchKey", "GetObject", status=404)
         return {"Body": io.BytesIO(self.objects[Key])}
 
+    def head_object(self, *, Bucket: str, Key: str) -> Answer:
+        self.get_object(Bucket=Bucket, Key=Key)
+        return {"Metadata": {}}
+
     def create_multipart_upload(self, *, Bucket: str, Key: str, **_: Any) -> Answer:
         self._check_allowed(Key, "CreateMultipartUpload")
         upload_id = f"{Key}?{next(self._upload_numbers)}"

@@ -196,18 +196,30 @@ class ImageMessages:
         self._take_room(requests)
         for request in requests:
             self._handler.check(request, message.receive_count)
-        accepted, problems = [], []
+        accepted: list[OpenJob] = []
         for request in requests:
             try:
-                accepted.append(self._handler.accept(request, message.message_id, message.body))
+                job = self._handler.accept(request, message.message_id, message.body)
             except ClientError as err:
                 # The same write fails each time that the message comes.
                 if not is_invalid_write(err):
                     raise
-                problems.append(Problem("imageUrls", shortened(request.image_url), f"what the tables can hold: {err}"))
-        if problems:
-            raise InvalidImageRequestException("the request cannot be stored", problems)
-        return [job for job in accepted if job is not None]
+                raise self._taken_back(accepted, request, err) from err
+            if job is not None:
+                accepted.append(job)
+        return accepted
+
+    def _taken_back(
+        self, accepted: list[OpenJob], request: ImageRequest, err: ClientError
+    ) -> InvalidImageRequestException:
+        """End the images of a request of which one cannot be stored: it is accepted whole or not at all."""
+        problem = Problem("imageUrls", shortened(request.image_url), f"what the tables can hold: {err}")
+        refusal = InvalidImageRequestException("the request cannot be stored", [problem])
+        for job in accepted:
+            ended = self._handler.job_table.fail_hopeless(job.image_id, str(refusal))
+            if ended is not None:
+                self._handler.completion.close(ended)
+        return refusal
 
     def _reject(self, message: QueueMessage, err: InvalidRequestError) -> None:
         self._dead_letters.put(message.body, str(err))

@@ -39,6 +39,8 @@ DEFAULT_TILE_SIZE = 1024
 DEFAULT_TILE_OVERLAP = 50
 HIGHEST_PRIORITY = 10
 MAX_IMAGES = 1_000
+# What the row of each image of a message repeats.
+MAX_REPEATED_BYTES = 16 * 1024 * 1024
 # An item of DynamoDB holds 400 KiB, and a message of SQS 256 KiB, where escapes make text three times as long. The row
 # of a request holds all of these and up to 64 KiB of its message; a region's message holds the parameters.
 MAX_PARAMETERS_BYTES = 64 * 1024
@@ -245,8 +247,16 @@ class ImageRequestMessage(_Message):
 
     @field_validator("outputs")
     @classmethod
-    def _outputs_fit_rows(cls, outputs: list[Output]) -> list[Output]:
-        _check_size(json_text([output.destination() for output in outputs]), MAX_OUTPUTS_BYTES)
+    def _outputs_fit_rows(cls, outputs: list[Output], info: Info) -> list[Output]:
+        text = json_text([output.destination() for output in outputs])
+        _check_size(text, MAX_OUTPUTS_BYTES)
+        images = len(info.data.get("image_urls", ()))
+        size = images * len((text + json_text(info.data.get("parameters") or {})).encode(errors="surrogatepass"))
+        if size > MAX_REPEATED_BYTES:
+            raise broken_rule(
+                f"at most {MAX_REPEATED_BYTES} bytes of outputs and imageProcessorParameters for all images together"
+                f" (they have {size} for {images} images)"
+            )
         return outputs
 
     @field_validator("roi")

@@ -23,6 +23,11 @@ def image_id_of(job_id: str, url: str) -> str:
     return bounded(f"{name}:{url}", MAX_IMAGE_ID_BYTES)
 
 
+def request_key(job_id: str) -> str:
+    """Return the key of a job's request among the rows of images. No image has it: an image's URL follows its job."""
+    return f"_request#{_sha256(job_id)}"
+
+
 def open_job_key(job_id: str, url: str | None) -> str:
     """Return the sort key of an open job: the job id, and ``#<image URL>`` where the job has several images.
 

@@ -61,8 +61,11 @@ def describing_session(role_arn: str | None, name: str) -> RoleSession | None:
 
 
 def writing_session(role_arn: str | None, job_id: str, bucket: str, prefix: str) -> RoleSession | None:
-    """Return a session that writes objects of ``bucket`` whose key starts with ``prefix``; None without a role."""
-    actions = ["s3:PutObject", "s3:PutObjectAcl", "s3:AbortMultipartUpload"]
+    """Return a session that writes objects of ``bucket`` whose key starts with ``prefix``; None without a role.
+
+    It may read them too, to see whose result lies there.
+    """
+    actions = ["s3:PutObject", "s3:PutObjectAcl", "s3:AbortMultipartUpload", "s3:GetObject"]
     return _session(
         role_arn,
         job_id,

@@ -29,7 +29,6 @@ from .job_table import (
     Redirection,
     new_row,
     reopening_update,
-    request_row,
 )
 
 logger = structlog.get_logger(__name__)
@@ -159,7 +158,7 @@ class JobLedger(Protocol):
     """The open jobs, and the three moments of a job's life that they record."""
 
     def accept(self, request: ImageRequest, message_id: str = "", body: str = "") -> Acceptance:
-        """A1: begin an image, once. ``body`` is the message that it came with."""
+        """A0, A1: give a job id to its request, and begin an image, once. ``body`` is the message that it came with."""
         ...
 
     def reopen(
@@ -400,13 +399,15 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
         return {"endpoint_id": "_sweeper", "job_id": "_"}
 
     def accept(self, request: ImageRequest, message_id: str = "", body: str = "") -> Acceptance:
-        """A1: put the open job and the image's row, both or neither, if neither is there."""
+        """A0, A1: put the request's row, then the open job and the image's row, both or neither, if none is there."""
+        if not self._job_table.claim(request, body):
+            return Acceptance.REUSED
         now_s = self._now()
         job = self._new_row(request, now_s)
         try:
             self._transact(
                 _put_new(self.table_name, job, "job_id", now_s),
-                *_image_puts(self._job_table, request, now_s, message_id, body),
+                _image_put(self._job_table, request, now_s, message_id),
             )
         except ConditionNotMetError:
             return _acceptance_of_known(self._job_table, request)
@@ -428,7 +429,7 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
         if image.needs_outputs_only(now_s, outputs_only):
             job["planned_time"] = now_s
         update = reopening_update(images.table_name, image, message_id, now_s, images.life_s, redirection, outputs_only)
-        images.keep_request(image.image_id)
+        images.keep_request(str(image.job_id))
         try:
             self._transact(_put_new(self.table_name, job, "job_id", now_s), update)
         except ConditionNotMetError:
@@ -481,11 +482,13 @@ class JobTableLedger(_LedgerRows):
         return {"image_id": "_sweeper"}
 
     def accept(self, request: ImageRequest, message_id: str = "", body: str = "") -> Acceptance:
-        """A1: put the image's row, with the open job's attributes on it, if it is not there."""
+        """A0, A1: put the request's row, then the image's with the open job's attributes on it, if none is there."""
+        if not self._job_table.claim(request, body):
+            return Acceptance.REUSED
         now_s = self._now()
         try:
             job = _new_job(request, now_s)
-            self._rows._transact(*_image_puts(self._job_table, request, now_s, message_id, body, job))
+            self._rows._transact(_image_put(self._job_table, request, now_s, message_id, job))
         except ConditionNotMetError:
             return _acceptance_of_known(self._job_table, request)
         return Acceptance.ACCEPTED
@@ -511,7 +514,7 @@ class JobTableLedger(_LedgerRows):
         else:
             removed += "planned_time, "
         expression = update["UpdateExpression"].replace(" REMOVE ", f"{changed} REMOVE {removed}")
-        images.keep_request(image.image_id)
+        images.keep_request(str(image.job_id))
         try:
             images.update(update["Key"], expression, values, update["ConditionExpression"])
         except ConditionNotMetError:
@@ -572,15 +575,12 @@ def _put_new(table_name: str, item: Item, key: str, now_s: float) -> Item:
     return {"Put": put}
 
 
-def _image_puts(
-    job_table: JobTable, request: ImageRequest, now_s: float, message_id: str, body: str, job: Item | None = None
-) -> tuple[Item, Item]:
-    """Return what A1 puts into the table of images, if the image is not there: its row and its request's."""
+def _image_put(
+    job_table: JobTable, request: ImageRequest, now_s: float, message_id: str, job: Item | None = None
+) -> Item:
+    """Return what A1 puts into the table of images, if the image is not there."""
     image = (job or {}) | new_row(request, now_s, job_table.life_s, message_id)
-    whole = to_dynamodb(request_row(request, now_s, job_table.life_s, body))
-    return _put_new(job_table.table_name, image, "image_id", now_s), {
-        "Put": {"TableName": job_table.table_name, "Item": whole}
-    }
+    return _put_new(job_table.table_name, image, "image_id", now_s)
 
 
 def _acceptance_of_known(job_table: JobTable, request: ImageRequest) -> Acceptance:

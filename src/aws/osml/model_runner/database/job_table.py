@@ -1,9 +1,10 @@
-"""Images: one row each, from the request's acceptance to its terminal status, and one row for the request.
+"""Images: one row each, from the request's acceptance to its terminal status, and one row for each request.
 
-R3 and every heartbeat pay for the size of an image's row, so what may be large lies in the request's row. That is
-written once, by A1, and read when the image is planned, located, merged or set aside.
+R3 and every heartbeat pay for the size of an image's row, so what may be large lies in the request's row, once for all
+images of a job. It is written once, by A0, and read when an image is planned, located, merged or set aside. It also
+holds the job id: only the request that it describes may have images under that id.
 
-The conditional writes carry the letters of docs/explanation/what-happens-when-a-worker-dies.md: A1 and A3 begin an
+The conditional writes carry the letters of docs/explanation/what-happens-when-a-worker-dies.md: A0 to A3 begin an
 image, F0 and F1 fail one that cannot be planned, F2 one that cannot be led on, C1 cancels it, G1 to G4 finish it, D1
 and D3 begin it again.
 """
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.inference import ModelInvokeMode
+from aws.osml.model_runner.api.job_keys import request_key
 from aws.osml.model_runner.api.region_of_interest import parse_roi
 from aws.osml.model_runner.api.request_utils import json_text
 from aws.osml.model_runner.common.mr_post_processing import deserialize_post_processing_list
@@ -44,11 +46,15 @@ from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
 # A tombstone outlives every copy of a message that SQS may still hold: 14 days of retention, and two to spare.
 ROW_LIFE_S = 16 * 24 * 3600
 
+# A message may be worked on for half a day, by one worker after the other.
+_CLAIM_MARGIN_S = 24 * 3600
+
+# How many claims a process remembers, and for how long at most.
+_MOST_KNOWN = 64
+_KNOWN_FOR_S = 600.0
+
 # Why an image ended that somebody cancelled.
 CANCELLED = "cancelled"
-
-# Partition key of a request's row: this and the image id. No job id starts so, because the colon after it comes first.
-_REQUEST_PREFIX = "_request#"
 
 # Rows have 400 KB, and most of that is the request's own.
 _MAX_PACKED_BODY_BYTES = 64 * 1024
@@ -337,14 +343,21 @@ def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_
 
 
 def request_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S, body: str = "") -> Item:
-    """Return the request's row, which A1 puts beside the image's; ``body`` is the message that it came with."""
+    """Return the request's row, which A0 puts; ``body`` is the message that it came with.
+
+    Its images may be accepted a while later, and their rows live no longer than it.
+    """
     packed = _packed(body)
-    row = {"full_request": image_request.to_item(), "expire_time": int(now_s + life_s)}
-    return _request_key(image_request.image_id) | row | ({} if packed is None else {"message_body": packed})
+    row = {
+        "request_sha256": image_request.request_sha256,
+        "full_request": image_request.to_item(),
+        "expire_time": int(now_s + life_s + _CLAIM_MARGIN_S),
+    }
+    return _request_key(image_request.job_id) | row | ({} if packed is None else {"message_body": packed})
 
 
-def _request_key(image_id: str) -> dict[str, Any]:
-    return {"image_id": f"{_REQUEST_PREFIX}{image_id}"}
+def _request_key(job_id: str) -> dict[str, Any]:
+    return {"image_id": request_key(job_id)}
 
 
 def _packed(body: str) -> bytes | None:
@@ -367,6 +380,8 @@ class JobTable(DDBHelper):
     ) -> None:
         super().__init__(table_name, client, sleep, rng, now)
         self.life_s = life_s
+        # Job ids that were claimed here for a request, so that each image of many needs no claim of its own.
+        self._claimed: dict[str, tuple[str, float]] = {}
 
     def start_image_request(self, image_request_item: JobItem) -> JobItem:
         """Write the first row of an image, with its start time and every counter at zero.
@@ -444,27 +459,58 @@ class JobTable(DDBHelper):
         Raises:
             InvalidImageRequestException: this version cannot read the request.
         """
-        row = self.read(_request_key(item.image_id)) or {}
-        if "full_request" not in row:
-            return item.image_request()
-        request = ImageRequest.from_item(row["full_request"])
-        return dataclasses.replace(request, outputs=json.loads(item.outputs)) if item.outputs else request
+        row, own = self._request_row(item), item.image_request()
+        if row is None:
+            return own
+        return dataclasses.replace(
+            ImageRequest.from_item(row["full_request"]),
+            image_id=own.image_id,
+            image_url=own.image_url,
+            result_name=own.result_name,
+            model_endpoint_parameters=own.model_endpoint_parameters,
+            outputs=own.outputs,
+        )
 
-    def keep_request(self, image_id: str) -> None:
-        """Let the row of a request live as long as an image that begins again now."""
-        expire = {":expire": int(self._now() + self.life_s)}
+    def claim(self, request: ImageRequest, body: str = "") -> bool:
+        """A0: store a request under its job id, once; False when the id belongs to another request.
+
+        ``body`` is the message that the request came with.
+        """
+        now_s = self._now()
+        if self._claimed.get(request.job_id) == (request.request_sha256, now_s // _KNOWN_FOR_S):
+            return True
+        row, condition = request_row(request, now_s, self.life_s, body), "attribute_not_exists(image_id)"
         try:
-            self.update(_request_key(image_id), "SET expire_time = :expire", expire, "attribute_exists(image_id)")
+            self.put(row, f"{condition} OR expire_time < :now", {":now": now_s})
+        except ConditionNotMetError as err:
+            if err.old is None or err.old.get("request_sha256") != request.request_sha256:
+                return False
+        if len(self._claimed) >= _MOST_KNOWN:
+            self._claimed.clear()
+        self._claimed[request.job_id] = (request.request_sha256, now_s // _KNOWN_FOR_S)
+        return True
+
+    def keep_request(self, job_id: str) -> None:
+        """Let the row of a request live as long as an image that begins again now."""
+        expire = {":expire": int(self._now() + self.life_s + _CLAIM_MARGIN_S)}
+        try:
+            self.update(_request_key(job_id), "SET expire_time = :expire", expire, "attribute_exists(image_id)")
         except ConditionNotMetError:
             return
+
+    def _request_row(self, item: JobItem) -> Item | None:
+        """Return the row of an image's request; None for an image that ``start_image_request`` began without one."""
+        row = self.read(_request_key(str(item.job_id))) or {}
+        is_its = row.get("request_sha256", "") == (item.request_sha256 or "")
+        return row if is_its and "full_request" in row else None
 
     def _with_request(self, item: JobItem) -> JobItem:
         """Add the attributes of the request's row to an image's row as it was read.
 
         A row that ``start_image_request`` wrote holds everything itself.
         """
-        row = self.read(_request_key(item.image_id)) or {}
-        if "full_request" not in row:
+        row = self._request_row(item)
+        if row is None:
             return item
         request = row["full_request"]
         properties = json.loads(request.get("feature_properties") or "[]")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import chain
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import geojson
 import structlog
@@ -69,6 +69,10 @@ _PASSING_ERRORS = frozenset(
 )
 
 
+# The name of the metadata that says whose result an object is.
+_JOB_ID = "job-id"
+
+
 def _threads() -> Executor:
     return ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="write-part")
 
@@ -79,7 +83,8 @@ class S3Sink(Sink):
     A result below ``part_bytes`` is one put; a larger one goes up in parts, each as soon as it is made, and appears
     when the last is there. ``make_writer`` returns what writes parts while the next ones are made.
     ``acl`` is set on the object when given: buckets that enforce their owner refuse any. With ``expected_owner``, an
-    account, S3 refuses to write to a bucket of anybody else's, whatever its name.
+    account, S3 refuses to write to a bucket of anybody else's, whatever its name. The result of another job is never
+    replaced, as far as the sink may read whose it is.
     """
 
     def __init__(
@@ -157,6 +162,8 @@ class S3Sink(Sink):
     def _bucket_problem(self, key: str, job_id: str) -> Problem | None:
         try:
             self._sign_for(job_id)
+            if owner := self._other_owner(key, job_id):
+                return Problem("prefix", shortened(self.prefix), _another_job(key, owner))
             self._begin_and_abort(key, job_id)
         except (ClientError, BotoCoreError) as err:
             code = error_code(err)
@@ -178,13 +185,15 @@ class S3Sink(Sink):
 
         Raises:
             InvalidS3BucketException: the bucket is missing, or may not be written; the message names it.
-            SinkPermanentError: there is no key for this result.
+            SinkPermanentError: there is no key for this result, or the result of another job is there.
             SinkError: another try may help.
         """
         key = self.key_of(delivery)
         self._sign_for(delivery.job_id)
         counts: list[int] = []
         try:
+            if owner := self._other_owner(key, delivery.job_id):
+                raise SinkPermanentError(f"S3: {_another_job(key, owner)}")
             self._write(key, delivery.counting(counts.append), counts)
         except (ClientError, BotoCoreError) as err:
             raise sink_error(self.bucket, err) from err
@@ -205,8 +214,20 @@ class S3Sink(Sink):
             session = writing_session(self.assumed_role, job_id, self.bucket, self.prefix)
             self._client = default_clients().client("s3", session)
 
+    def _other_owner(self, key: str, job_id: str) -> str | None:
+        """Return the id of the job whose result lies at a key, if it is another job; None where that cannot be read."""
+        try:
+            metadata = self.s3_client.head_object(**self._place(key))["Metadata"]
+        except ClientError as err:
+            # 403 where the object may not be read; and where it is missing, if the bucket may not be listed.
+            if error_status(err) in (403, 404):
+                return None
+            raise
+        owner = unquote(metadata.get(_JOB_ID, "")).strip()
+        return owner if owner and owner != job_id.strip() else None
+
     def _begin_and_abort(self, key: str, job_id: str) -> None:
-        place, options = self._place(key), self._object_options({"job-id": job_id})
+        place, options = self._place(key), self._object_options({_JOB_ID: job_id})
         upload_id = self.s3_client.create_multipart_upload(**place, **options)["UploadId"]
         self._abort({**place, "UploadId": upload_id})
 
@@ -217,7 +238,7 @@ class S3Sink(Sink):
     def _write(self, key: str, delivery: Delivery, counts: Sequence[int]) -> None:
         """Write the object; ``counts`` adds up to the number of features that have been read of the delivery."""
         place = self._place(key)
-        metadata = {"job-id": delivery.job_id, **delivery.metadata}
+        metadata = {_JOB_ID: delivery.job_id, **delivery.metadata}
         parts = in_parts(self.format.pieces(delivery), self.part_bytes)
         first = next(parts)
         second = next(parts, None)
@@ -284,6 +305,10 @@ class S3Sink(Sink):
         if self.acl:
             options["ACL"] = self.acl
         return options
+
+
+def _another_job(key: str, owner: str) -> str:
+    return f"a place without results of other jobs: {shortened(key)} is the result of the job {shortened(owner)}"
 
 
 def sink_error(bucket: str, error: ClientError | BotoCoreError) -> SinkError:
