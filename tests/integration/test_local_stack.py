@@ -19,9 +19,12 @@ from aws.osml.model_runner.local.demo import run_demo
 from aws.osml.model_runner.local.environment import clean_environment
 from aws.osml.model_runner.local.exceptions import LocalStackError
 from aws.osml.model_runner.local.image_request import TileSettings
-from aws.osml.model_runner.local.image_run import ImageRun, run_image
+from aws.osml.model_runner.local.image_run import ImageRun, _only_source, run_image
 from aws.osml.model_runner.local.stack import LocalStack, ModelSettings, WorkerSettings
+from aws.osml.model_runner.raster.exceptions import LoadImageException
+from aws.osml.model_runner.raster.open_images import OpenImages
 from aws.osml.model_runner.raster.pixels import write_geotiff
+from aws.osml.model_runner.raster.settings import RasterSettings
 
 TILES = TileSettings(size_px=128, overlap_px=16)
 
@@ -144,3 +147,18 @@ def test_clean_environment_keeps_what_has_nothing_to_do_with_aws():
     cleaned = clean_environment({"PATH": "/bin", "AWS_REGION": "x", "GDAL_CACHEMAX": "1", "NO_PROXY": "intranet"})
     assert cleaned == {"PATH": "/bin", "NO_PROXY": "intranet,127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
     assert "AWS_PROFILE" not in clean_environment(os.environ)
+
+
+def test_workers_of_a_stack_read_the_image_of_the_run_and_no_other_file(tmp_path):
+    """Another user of the machine can send requests to the emulator."""
+    assert LocalStack(tmp_path, {}).worker_environment()["IMAGE_SOURCES"] == "s3"
+    assert _only_source("/home/me/a.tif") == {"IMAGE_SOURCES": "file", "IMAGE_DIRECTORIES": "/home/me/a.tif"}
+    assert _only_source("https://host/a.tif") == {"IMAGE_SOURCES": "http"}
+    (tmp_path / "mine.tif").write_bytes(b"no image")
+    (tmp_path / "private.tif").write_bytes(b"no image")
+    mine = RasterSettings(directories=(str(tmp_path / "mine.tif"),))
+    images = OpenImages(mine, {"file"}, lambda _role: None)
+    with pytest.raises(LoadImageException, match="supported format"), images.lend(str(tmp_path / "mine.tif")):
+        pass
+    with pytest.raises(LoadImageException, match="IMAGE_DIRECTORIES"), images.lend(str(tmp_path / "private.tif")):
+        pass

@@ -10,7 +10,9 @@ from aws.osml.model_runner.metrics import (
     COUNT,
     LOG_GROUP_NAME,
     MILLISECONDS,
+    MOST_MODELS,
     NAMESPACE,
+    OTHER_MODELS,
     PERCENT,
     SECONDS,
     SERVICE_NAME,
@@ -173,3 +175,14 @@ def test_the_library_is_told_who_we_are(monkeypatch):
     configure_metrics()
     assert (config.service_name, config.log_group_name) == ("OSML", "/aws/OSML/MRService")
     assert (config.namespace, config.environment) == ("OSML/ModelRunner", "local")
+
+
+def test_models_beyond_a_number_are_measured_as_one(recorder):
+    """Each value of a dimension is a metric that costs money, and a sender may name any URL."""
+    for number in range(MOST_MODELS + 50):
+        recorder.record("ModelInvocation", "Invocations", 1, COUNT, ModelName=f"https://host/{number}")
+    recorder.record("ModelInvocation", "Invocations", 1, COUNT, ModelName="https://host/0")
+    measured = {line["ModelName"]: line["Invocations"] for line in lines_of(recorder)}
+    assert len(measured) == MOST_MODELS + 1
+    assert len(measured[OTHER_MODELS]) == 50
+    assert measured["https://host/0"] == [1, 1]

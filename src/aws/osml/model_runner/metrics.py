@@ -34,6 +34,10 @@ PERCENT = "Percent"
 # What operations without dimensions of their own carry, as the library would add them.
 _DEFAULT_DIMENSIONS = {"LogGroup": LOG_GROUP_NAME, "ServiceName": SERVICE_NAME, "ServiceType": "Unknown"}
 _LONGEST_DIMENSION = 1_024
+# Each value of a dimension is a metric of its own, which costs money, and a sender may name any URL as a model. So a
+# process measures this many models apart, and all others as one.
+MOST_MODELS = 100
+OTHER_MODELS = "Other"
 
 _Scope = tuple[tuple[str, str], ...]
 
@@ -64,6 +68,7 @@ class MetricsRecorder:
         self._now = now
         self._lock = threading.Lock()
         self._scopes: dict[_Scope, dict[tuple[str, str], list[float]]] = {}
+        self._models: set[str] = set()
 
     def record(self, operation: str | None, metric: str, value: float, unit: str = COUNT, **dimensions: str) -> None:
         """Keep one value of ``metric`` (``Duration``, ``Invocations``, …) for an operation (``TileProcessing``, …).
@@ -75,6 +80,7 @@ class MetricsRecorder:
             return
         scope = _scope(operation, dimensions)
         with self._lock:
+            scope = tuple((name, self._bounded(name, value)) for name, value in scope)
             self._scopes.setdefault(scope, {}).setdefault((metric, unit), []).append(value)
 
     @contextmanager
@@ -102,6 +108,14 @@ class MetricsRecorder:
             stream = sys.stdout if self._stream is None else self._stream
             stream.write("".join(f"{line}\n" for line in lines))
             stream.flush()
+
+    def _bounded(self, name: str, value: str) -> str:
+        if name != "ModelName" or value in self._models:
+            return value
+        if len(self._models) >= MOST_MODELS:
+            return OTHER_MODELS
+        self._models.add(value)
+        return value
 
 
 def _scope(operation: str | None, dimensions: dict[str, str]) -> _Scope:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from aws.osml.model_runner.common.address_rule import is_forbidden
 from aws.osml.model_runner.exceptions import InvalidImageURLException, Problem
 
 from .problems import shortened
@@ -105,7 +106,7 @@ def _is_host(host: str) -> bool:
         last_label = host.rstrip(".").rpartition(".")[2]
         return _HOST.fullmatch(host) is not None and not _NUMBER.fullmatch(last_label)
     inner = getattr(address, "ipv4_mapped", None) or address
-    return not (inner.is_link_local or inner.is_unspecified or inner.is_multicast)
+    return not (is_forbidden(address) or inner.is_unspecified)
 
 
 def _check_text(url: str) -> None:

@@ -9,16 +9,21 @@ Loopback and private addresses are allowed as long as no hosts are listed, which
 on a laptop or in the same private network. With a list (``HTTP_ENDPOINT_HOSTS``), only its hosts are called.
 """
 
-import ipaddress
 import re
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from urllib3.exceptions import LocationParseError
 from urllib3.util import parse_url
 
+from aws.osml.model_runner.common.address_rule import is_forbidden
+from aws.osml.model_runner.common.web_address import (
+    ForbiddenAddressError,
+    LookUp,
+    allowed_addresses,
+    literal_address,
+)
 from aws.osml.model_runner.exceptions import (
     ModelCallError,
     ModelErrorClass,
@@ -28,17 +33,9 @@ from aws.osml.model_runner.exceptions import (
 
 from .call_errors import ModelErrorCode
 
-IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
-LookUp = Callable[..., Sequence[tuple[Any, ...]]]
-
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_URL_CHARACTERS = 2048
 
-# Instance metadata and pod identity over IPv6 are unique local addresses, not link-local ones.
-_METADATA_NETWORK = ipaddress.IPv6Network("fd00:ec2::/32")
-# IPv6 addresses in whose last 32 bits an IPv4 address travels: NAT64 (RFC 6052, RFC 8215), the
-# IPv4-translated ones of SIIT (RFC 2765) and the deprecated ::a.b.c.d.
-_CARRIER_NETWORKS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
 _ILLEGAL = re.compile(r"[\x00-\x20\x7f\\]")
 
 
@@ -90,56 +87,17 @@ def matches(address: EndpointAddress, entry: str) -> bool:
     return address.host == pattern.strip("[]").rstrip(".")
 
 
-def literal_address(host: str) -> IPAddress | None:
-    """Return the address that a host name spells out, in any form that the C library reads; None for a real name.
-
-    ``2852039166``, ``0xa9fea9fe`` and ``169.254.43518`` are all 169.254.169.254.
-    """
-    try:
-        return ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        pass
-    try:
-        return ipaddress.IPv4Address(socket.inet_aton(host))
-    except (OSError, UnicodeEncodeError):
-        return None
-
-
-def is_forbidden(address: IPAddress) -> bool:
-    """True where no model lives: link-local, instance metadata and multicast, however an IPv6 address wraps it."""
-    return any(
-        inner.is_link_local
-        or inner.is_multicast
-        or (isinstance(inner, ipaddress.IPv6Address) and inner in _METADATA_NETWORK)
-        for inner in _with_inner_addresses(address)
-    )
-
-
 def checked_addresses(host: str, port: int, look_up: LookUp = socket.getaddrinfo) -> list[str]:
-    """Resolve ``host`` and return its addresses in the resolver's order, each of them allowed.
-
-    One forbidden address among them refuses the host: nobody's honest model is half on the metadata service.
+    """Return what ``allowed_addresses`` does, with the error of a model call.
 
     Raises:
         ModelCallError: of class JOB, when the host is refused.
         socket.gaierror: the name cannot be resolved.
     """
-    found = [str(entry[4][0]) for entry in look_up(host, port, type=socket.SOCK_STREAM)]
-    if any(is_forbidden(ipaddress.ip_address(text.partition("%")[0])) for text in found):
-        message = f"{host} resolves to a link-local, metadata or multicast address"
-        raise ModelCallError(message, ModelErrorClass.JOB, ModelErrorCode.BAD_ENDPOINT)
-    return list(dict.fromkeys(found))
-
-
-def _with_inner_addresses(address: IPAddress) -> list[IPAddress]:
-    """Return ``address`` and the IPv4 addresses to which its bits may lead."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return [address]
-    inner: list[IPAddress | None] = [address, address.ipv4_mapped, address.sixtofour]
-    inner.extend(address.teredo or ())
-    if any(address in network for network in _CARRIER_NETWORKS):
-        inner.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return [each for each in inner if each is not None]
+    try:
+        return allowed_addresses(host, port, look_up)
+    except ForbiddenAddressError as err:
+        raise ModelCallError(str(err), ModelErrorClass.JOB, ModelErrorCode.BAD_ENDPOINT) from err
 
 
 def _split_port(entry: str) -> tuple[str, int | None]:

@@ -6,7 +6,7 @@ import tempfile
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -70,7 +70,8 @@ def run_image(run: ImageRun, console: Console) -> JobOutcome:
     models = {} if is_url else {run.model: ModelSettings(run.model, run.model_options)}
     with tempfile.TemporaryDirectory(prefix="model-runner-") as directory:
         logs = run.logs or Path(directory)
-        stack = LocalStack(logs, models, run.workers)
+        workers = replace(run.workers, environment={**_only_source(image_url), **run.workers.environment})
+        stack = LocalStack(logs, models, workers)
         with ProgressDisplay(console) as display, stack:
             # Over plain HTTP, because SageMaker refuses tiles of more than 6 MiB.
             model = ModelTarget(run.model if is_url else stack.model_urls[run.model], "HTTP_ENDPOINT")
@@ -188,6 +189,15 @@ def _any_certificate() -> ssl.SSLContext:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
+
+
+def _only_source(image_url: str) -> dict[str, str]:
+    """Return the settings by which workers read this image and, of files, no other: others may send requests too."""
+    if image_url.startswith("http"):
+        return {"IMAGE_SOURCES": "http"}
+    # The setting is a list with commas.
+    directories = {} if "," in image_url else {"IMAGE_DIRECTORIES": image_url}
+    return {"IMAGE_SOURCES": "file"} | directories
 
 
 def _image_url(image: str) -> str:

@@ -111,7 +111,8 @@ class LocalStack:
     def worker_environment(self) -> dict[str, str]:
         """Return the environment of a worker of this stack."""
         settings = {
-            "IMAGE_SOURCES": "s3,file,http",
+            # Whoever reaches the emulator's port may send requests: they read no file and call no web server.
+            "IMAGE_SOURCES": "s3",
             "WORKERS": str(self.workers.calls_in_flight),
             "WORKERS_PER_CPU": "1",
             # A worker that stops waits for its receive.

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -14,6 +14,7 @@ from aws.osml.model_runner.common.aws_clients import Role
 
 from .exceptions import ImageUnreachableError
 from .handle_pool import AwsKeys
+from .http_relay import HttpRelay
 from .image_probe import ImageProbe
 from .image_source import ImageSource, open_image
 from .opening import entity_tag
@@ -44,6 +45,7 @@ class OpenImages:
         self._allowed_sources = allowed_sources
         self._credentials_for = credentials_for
         self._now = now
+        self._relay = HttpRelay(settings)
         # Waits between two attempts at a store that broke off.
         self.sleep: Callable[[float], object] = time.sleep
         # Reads images that nobody has read before; without it they are opened at once.
@@ -83,6 +85,7 @@ class OpenImages:
             closable = self._take_surplus(keep=0)
         for source in closable:
             source.close()
+        self._relay.close()
 
     def _opened(self, entry: _Entry, url: str, role: Role, is_new: bool) -> ImageSource:
         # One opens while the others wait, without keeping those from waiting who want another image.
@@ -92,6 +95,8 @@ class OpenImages:
                 entry.source = None
             if entry.source is None:
                 location = parse_image_url(url, self._allowed_sources)
+                if location.source == "http":
+                    location = replace(location, gdal_path=self._relay.gdal_path(url))
                 keys = (lambda: self._keys(role)) if location.source == "s3" else None
                 if is_new and self.probe is not None:
                     self.probe.check(location.gdal_path, location.url, keys() if keys is not None else None)

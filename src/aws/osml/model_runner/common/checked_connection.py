@@ -17,7 +17,7 @@ from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
-from .endpoint_address import checked_addresses
+from .web_address import allowed_addresses
 
 Resolve = Callable[[str, int], list[str]]
 
@@ -62,7 +62,7 @@ class _TimedFiles:
 class _CheckedConnection(HTTPConnection):
     """The two behaviours; mixed into the plain and the TLS connection."""
 
-    def __init__(self, *args: Any, total_s: float, resolve: Resolve = checked_addresses, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, total_s: float, resolve: Resolve = allowed_addresses, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._total_s = total_s
         self._resolve = resolve
@@ -119,9 +119,14 @@ class _CheckedTLSPool(HTTPSConnectionPool):
     ConnectionCls = _CheckedTLSConnection
 
 
-def checked_pool_manager(total_s: float, max_connections: int, resolve: Resolve = checked_addresses) -> PoolManager:
-    """Return a pool manager that keeps up to ``max_connections`` open and gives each answer ``total_s`` seconds."""
-    manager = PoolManager(num_pools=1, maxsize=max_connections, block=False, cert_reqs="CERT_REQUIRED")
+def checked_pool_manager(
+    total_s: float, max_connections: int, resolve: Resolve = allowed_addresses, max_hosts: int = 1
+) -> PoolManager:
+    """Return a pool manager that gives each answer ``total_s`` seconds.
+
+    It keeps up to ``max_connections`` open to each of the last ``max_hosts`` hosts.
+    """
+    manager = PoolManager(num_pools=max_hosts, maxsize=max_connections, block=False, cert_reqs="CERT_REQUIRED")
     # Pools pass what they do not know on to their connections; the manager would not let it through.
     pools: dict[str, Any] = {
         "http": functools.partial(_CheckedPool, total_s=total_s, resolve=resolve),

@@ -1,0 +1,177 @@
+"""The way of GDAL to images on web servers: a relay on loopback, so that one client decides where connections go.
+
+libcurl in GDAL resolves names by itself and follows redirects; no option forbids either for one file system. So GDAL
+reads from the relay, which fetches the image as model calls are made: it resolves the host, connects to the addresses
+that it checked, verifies the certificate, follows no redirect, and gives a response a total time. The relay serves the
+URLs of images that this process has opened, each under a path that cannot be guessed.
+"""
+
+import hashlib
+import hmac
+import os
+import secrets
+import threading
+from collections import OrderedDict
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import urlsplit
+
+import structlog
+from urllib3 import BaseHTTPResponse, PoolManager, Timeout
+from urllib3.exceptions import HTTPError
+
+from aws.osml.model_runner.common.checked_connection import Resolve, checked_pool_manager
+from aws.osml.model_runner.common.web_address import ForbiddenAddressError, allowed_addresses
+
+from .exceptions import ImageUnreachableError, LoadImageException
+from .settings import RasterSettings
+
+logger = structlog.get_logger(__name__)
+
+_HOST = "127.0.0.1"
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_MOST_URLS = 4_096
+_MOST_HOSTS, _CONNECTIONS = 16, 32
+_CONNECT_S = 10.0
+_PIECE_BYTES = 256 * 1024
+_ASKED = ("Range", "If-Range")
+# Without Location, so that nothing can be followed.
+_ANSWERED = ("Content-Length", "Content-Range", "Content-Type", "ETag", "Last-Modified", "Accept-Ranges", "Retry-After")
+
+
+class HttpRelay:
+    """Serves images of web servers on loopback. Any thread may call; it starts with the first image."""
+
+    def __init__(self, settings: RasterSettings, resolve: Resolve = allowed_addresses) -> None:
+        self._settings = settings
+        self._resolve = resolve
+        self._key = secrets.token_bytes(32)
+        self._urls: OrderedDict[str, str] = OrderedDict()
+        self._lock = threading.Lock()
+        self._server: ThreadingHTTPServer | None = None
+
+    def gdal_path(self, url: str) -> str:
+        """Return the path by which GDAL reads the image at ``url``.
+
+        Raises:
+            LoadImageException: its host has an address that may not be called.
+            ImageUnreachableError: its host cannot be resolved.
+        """
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        try:
+            self._resolve(host, parts.port or _DEFAULT_PORTS[parts.scheme])
+        except ForbiddenAddressError as err:
+            raise LoadImageException(f"{url} may not be read: {err}") from err
+        except OSError as err:
+            raise ImageUnreachableError(f"{url} cannot be reached: {err}") from err
+        name = hmac.new(self._key, url.encode(), hashlib.sha256).hexdigest()
+        with self._lock:
+            self._urls[f"/{name}"] = url
+            self._urls.move_to_end(f"/{name}")
+            if len(self._urls) > _MOST_URLS:
+                self._urls.popitem(last=False)
+            if self._server is None:
+                self._server = self._started()
+            return f"/vsicurl/http://{_HOST}:{self._server.server_port}/{name}"
+
+    def close(self) -> None:
+        """Serve no more."""
+        with self._lock:
+            server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+
+    def _started(self) -> ThreadingHTTPServer:
+        _keep_off_proxies()
+        settings = self._settings
+        pool = checked_pool_manager(settings.http_timeout_s, _CONNECTIONS, self._resolve, _MOST_HOSTS)
+        timeout = Timeout(connect=min(_CONNECT_S, settings.http_timeout_s), read=settings.http_stall_s)
+
+        class Handler(_Handler):
+            urls, pool_manager, timeouts = self._urls, pool, timeout
+
+        server = ThreadingHTTPServer((_HOST, 0), Handler)
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, name="image-relay", daemon=True).start()
+        return server
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """One connection of GDAL, kept for many reads."""
+
+    protocol_version = "HTTP/1.1"
+    # Headers and body leave in one piece where they are small.
+    wbufsize = 64 * 1024
+    disable_nagle_algorithm = True
+    urls: OrderedDict[str, str]
+    pool_manager: PoolManager
+    timeouts: Timeout
+
+    def do_GET(self) -> None:
+        self._relay()
+
+    def do_HEAD(self) -> None:
+        self._relay()
+
+    def log_message(self, *_: Any) -> None:
+        """Log nothing: GDAL's own messages say what failed."""
+
+    def _relay(self) -> None:
+        url = self.urls.get(self.path)
+        if url is None:
+            self.send_error(404)
+            return
+        asked = {name: value for name in _ASKED if (value := self.headers.get(name))}
+        asked["Accept-Encoding"] = "identity"
+        try:
+            response = self.pool_manager.request(
+                self.command,
+                url,
+                headers=asked,
+                redirect=False,
+                retries=False,
+                timeout=self.timeouts,
+                preload_content=False,
+                decode_content=False,
+            )
+        except ForbiddenAddressError:
+            self.send_error(403)
+        except (HTTPError, OSError) as err:
+            # As if the server itself had closed the connection.
+            logger.info("relay.failed", error=type(err).__name__)
+            self.close_connection = True
+        else:
+            self._answer(response)
+
+    def _answer(self, response: BaseHTTPResponse) -> None:
+        is_whole = False
+        try:
+            self.send_response_only(response.status)
+            for name in _ANSWERED:
+                if value := response.headers.get(name):
+                    self.send_header(name, value)
+            if "Content-Length" not in response.headers and self.command == "GET":
+                self.send_header("Connection", "close")
+            self.end_headers()
+            for piece in response.stream(_PIECE_BYTES, decode_content=False):
+                self.wfile.write(piece)
+            self.wfile.flush()
+            is_whole = True
+        except (HTTPError, OSError) as err:
+            logger.info("relay.broken", error=type(err).__name__)
+        finally:
+            if is_whole:
+                response.release_conn()
+            else:
+                self.close_connection = True
+                response.close()
+
+
+def _keep_off_proxies() -> None:
+    """Have libcurl call the relay directly where the environment names a proxy."""
+    has_proxy = any(os.environ.get(name) for name in ("http_proxy", "all_proxy", "ALL_PROXY"))
+    excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    if has_proxy and excepted != "*" and _HOST not in excepted.split(","):
+        os.environ["no_proxy"] = f"{excepted},{_HOST}".lstrip(",")

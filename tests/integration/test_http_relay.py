@@ -1,0 +1,166 @@
+"""Images of web servers: GDAL reads them through the relay, which goes nowhere that a model call would not go."""
+
+import http.server
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aws.osml.model_runner.api.image_request_message import parse_image_request_message
+from aws.osml.model_runner.common.web_address import allowed_addresses
+from aws.osml.model_runner.exceptions import InvalidImageRequestException
+from aws.osml.model_runner.raster import write_geotiff
+from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadImageException
+from aws.osml.model_runner.raster.http_relay import HttpRelay
+from aws.osml.model_runner.raster.open_images import OpenImages
+from aws.osml.model_runner.raster.settings import RasterSettings
+from range_server import RangeServer
+from unit.test_endpoint_address import HOSTILE_URLS
+
+SETTINGS = RasterSettings(
+    http_max_retries=0, http_timeout_s=3, http_stall_s=2, read_retry_delay_s=0.001, read_patience_s=0.5
+)
+PIXELS = np.random.default_rng(1).integers(0, 255, (1, 700, 900), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("relay") / "image.tif"
+    write_geotiff(path, PIXELS)
+    return Path(path).read_bytes()
+
+
+@pytest.fixture
+def images() -> Iterator[OpenImages]:
+    opened = OpenImages(SETTINGS, {"http"}, lambda _role: None)
+    yield opened
+    opened.close()
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Answers HEAD well and GET by ``answer``; counts requests and connections."""
+
+    def __init__(self, answer: Any) -> None:
+        self.requests: list[str] = []
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+            def do_HEAD(self) -> None:
+                self.server.requests.append("HEAD")  # type: ignore[attr-defined]
+                self.send_response(200)
+                self.send_header("Content-Length", "1000")
+                self.end_headers()
+
+            def do_GET(self) -> None:
+                self.server.requests.append("GET")  # type: ignore[attr-defined]
+                answer(self)
+
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/image.tif"
+
+    def __exit__(self, *_: Any) -> None:
+        self.shutdown()
+        self.server_close()
+
+
+def test_an_image_is_read_whole_over_few_connections(images, image):
+    with RangeServer({"/image.tif": image}) as server, images.lend(f"{server.url}/image.tif?token=hidden") as source:
+        with source.dataset() as dataset:
+            assert (dataset.ReadAsArray() == PIXELS[0]).all()
+        assert "hidden" not in source.place.gdal_path
+        assert {request.path for request in server.requests} == {"/image.tif"}
+
+
+def test_a_redirect_is_not_followed_even_where_only_gdal_meets_it(images):
+    def fine(handler: Any) -> None:
+        handler.send_error(404)
+
+    with Server(fine) as canary:
+
+        def redirect(handler: Any) -> None:
+            handler.send_response(302)
+            handler.send_header("Location", canary.url)
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+
+        with Server(redirect) as server:
+            with pytest.raises((LoadImageException, ImageUnreachableError)), images.lend(server.url):
+                pass
+            assert "GET" in server.requests
+        assert canary.requests == []
+
+
+def test_a_name_is_judged_by_what_it_resolves_to_each_time(image):
+    looked_up: list[str] = []
+
+    def rebinding(host: str, port: int) -> list[str]:
+        looked_up.append(host)
+        answer = "127.0.0.1" if len(looked_up) == 1 else "169.254.169.254"
+        return allowed_addresses(host, port, lambda *_, **__: [(2, 1, 6, "", (answer, port))])
+
+    def forbidden(host: str, port: int) -> list[str]:
+        return allowed_addresses(host, port, lambda *_, **__: [(2, 1, 6, "", ("::ffff:a9fe:a9fe", port))])
+
+    with RangeServer({"/image.tif": image}) as server:
+        url = server.url.replace("127.0.0.1", "rebind.test") + "/image.tif"
+        images = OpenImages(SETTINGS, {"http"}, lambda _role: None)
+        images._relay = HttpRelay(SETTINGS, rebinding)
+        with pytest.raises(LoadImageException), images.lend(url):
+            pass
+        images.close()
+        assert len(looked_up) > 1
+        assert server.requests == []
+    with pytest.raises(LoadImageException, match="link-local"):
+        HttpRelay(SETTINGS, forbidden).gdal_path("http://metadata.test/image.tif")
+
+
+def test_a_header_that_never_ends_is_given_up_in_time(images):
+    stopping = threading.Event()
+
+    def drip(handler: Any) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Slow: ")
+        while not stopping.wait(0.1):
+            handler.wfile.write(b"a")
+
+    with Server(drip) as server:
+        server.RequestHandlerClass.do_HEAD = server.RequestHandlerClass.do_GET  # type: ignore[attr-defined]
+        with pytest.raises((LoadImageException, ImageUnreachableError)), images.lend(server.url):
+            pass
+        stopping.set()
+
+
+def test_the_relay_serves_nothing_but_the_images_that_were_opened():
+    relay = HttpRelay(SETTINGS)
+    path = relay.gdal_path("http://127.0.0.1:9/a.tif").removeprefix("/vsicurl/")
+    port = int(path.split(":")[2].partition("/")[0])
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(b"GET http://169.254.169.254/latest/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert client.recv(100).startswith(b"HTTP/1.1 404")
+    relay.close()
+
+
+@pytest.mark.parametrize("url", HOSTILE_URLS)
+def test_a_hostile_url_is_refused_as_an_image_and_as_an_endpoint(url):
+    request = {
+        "jobId": "job",
+        "imageUrls": [url],
+        "imageProcessor": {"name": url, "type": "HTTP_ENDPOINT"},
+        "outputs": [{"type": "S3", "bucket": "results", "prefix": "p"}],
+    }
+    with pytest.raises(InvalidImageRequestException) as caught:
+        parse_image_request_message(json.dumps(request))
+    fields = " ".join(problem.field for problem in caught.value.problems)
+    assert "imageProcessor" in fields
+    # The path of a local file is an image's place, where IMAGE_SOURCES has files.
+    assert "imageUrls" in fields or url.startswith("file://")
