@@ -15,6 +15,13 @@ _FORBIDDEN = re.compile(
 )
 # Before WKT in a citation of a GeoTIFF. GDAL takes every other citation for a name.
 _WKT_MARK = re.compile(rb"ESRI PE String", re.IGNORECASE)
+# GDAL writes a PROJ string beside a projection that WKT 1 does not describe, such as that of a geostationary satellite.
+# Keys with numbers, and a few names, lead nowhere: PROJ reads files by other keys.
+_PLAIN_PROJ4 = re.compile(
+    r',EXTENSION\["PROJ4","(?:\+(?:proj=(?!\w*(?:shift|pipeline|def|horner))\w+|(?:ellps|units|sweep|axis|o_proj)=\w+'
+    r"|(?:lat_|lon_|o_lat_|o_lon_|x_|y_|k_)\w+=[-\d.e]+|(?:h|k|a|b|f|rf|R|zone|alpha|gamma|lonc|to_meter|pm)=[-\d.e]+"
+    r'|towgs84=[-\d.,e]+|datum=(?:WGS84|NAD83)|no_defs|wktext|over|south|type=crs) ?){1,40}"\]'
+)
 _QUOTED = re.compile(r'"([^"]*)"')
 # A PROJ string has an equals sign in every part.
 _PLAIN_NAME = re.compile(r"[^=|\\{}<>]*")
@@ -34,7 +41,10 @@ _NODES = frozenset(
 def are_plain_citations(raw: bytes) -> bool:
     """Return whether PROJ may get the citations of a GeoTIFF: what is WKT in them is that of a plain system."""
     marked = _WKT_MARK.split(raw, maxsplit=1)
-    return len(marked) == 1 or (is_plain_gml(marked[1]) and _is_plain_wkt(marked[1].decode("latin-1")))
+    if len(marked) == 1:
+        return True
+    text = _PLAIN_PROJ4.sub("", marked[1].decode("latin-1"))
+    return is_plain_gml(text.encode("latin-1")) and _is_plain_wkt(text)
 
 
 def is_plain_gml(raw: bytes) -> bool:
