@@ -19,7 +19,7 @@ from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadI
 from aws.osml.model_runner.raster.http_relay import HttpRelay
 from aws.osml.model_runner.raster.open_images import OpenImages
 from aws.osml.model_runner.raster.settings import RasterSettings
-from range_server import RangeServer
+from range_server import Fault, RangeServer
 from unit.test_endpoint_address import HOSTILE_URLS
 
 SETTINGS = RasterSettings(
@@ -72,6 +72,15 @@ class Server(http.server.ThreadingHTTPServer):
     def __exit__(self, *_: Any) -> None:
         self.shutdown()
         self.server_close()
+
+
+@pytest.mark.parametrize("status", [403, 405, 501])
+def test_an_image_whose_url_is_signed_for_get_alone_is_read(images, image, status):
+    with RangeServer({"/image.tif": image}) as server:
+        server.faults = lambda request: Fault(status) if request.method == "HEAD" else None
+        with images.lend(f"{server.url}/image.tif?signature=hidden") as source, source.dataset() as dataset:
+            assert (dataset.ReadAsArray() == PIXELS[0]).all()
+        assert "HEAD" in {request.method for request in server.requests}
 
 
 def test_an_image_is_read_whole_over_few_connections(images, image):

@@ -12,6 +12,7 @@ import os
 import secrets
 import threading
 from collections import OrderedDict
+from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
@@ -34,6 +35,8 @@ _MOST_URLS = 4_096
 _MOST_HOSTS, _CONNECTIONS = 16, 32
 _CONNECT_S = 10.0
 _PIECE_BYTES = 256 * 1024
+# A URL that is signed for GET refuses HEAD, and some servers do not know it.
+_NO_HEAD = frozenset({400, 401, 403, 405, 501})
 _ASKED = ("Range", "If-Range")
 # Without Location, so that nothing can be followed.
 _ANSWERED = ("Content-Length", "Content-Range", "Content-Type", "ETag", "Last-Modified", "Accept-Ranges", "Retry-After")
@@ -124,18 +127,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         asked = {name: value for name in _ASKED if (value := self.headers.get(name))}
-        asked["Accept-Encoding"] = "identity"
         try:
-            response = self.pool_manager.request(
-                self.command,
-                url,
-                headers=asked,
-                redirect=False,
-                retries=False,
-                timeout=self.timeouts,
-                preload_content=False,
-                decode_content=False,
-            )
+            response = self._fetch(self.command, url, asked)
+            if self.command == "HEAD" and response.status in _NO_HEAD:
+                response.close()
+                self._answer_head(self._fetch("GET", url, {"Range": "bytes=0-0"}))
+                return
         except ForbiddenAddressError:
             self.send_error(403)
         except (HTTPError, OSError) as err:
@@ -144,6 +141,32 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         else:
             self._answer(response)
+
+    def _fetch(self, method: str, url: str, headers: dict[str, str]) -> BaseHTTPResponse:
+        return self.pool_manager.request(
+            method,
+            url,
+            headers=headers | {"Accept-Encoding": "identity"},
+            redirect=False,
+            retries=False,
+            timeout=self.timeouts,
+            preload_content=False,
+            decode_content=False,
+        )
+
+    def _answer_head(self, response: BaseHTTPResponse) -> None:
+        """Answer HEAD with what the first byte's response says of the whole."""
+        headers = {name: response.headers[name] for name in _ANSWERED if name in response.headers}
+        response.close()
+        whole = headers.pop("Content-Range", "").rpartition("/")[2]
+        if response.status == HTTPStatus.PARTIAL_CONTENT and whole.isdigit():
+            headers["Content-Length"] = whole
+        is_part = response.status == HTTPStatus.PARTIAL_CONTENT
+        self.send_response_only(HTTPStatus.OK if is_part else response.status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.flush()
 
     def _answer(self, response: BaseHTTPResponse) -> None:
         is_whole = False
