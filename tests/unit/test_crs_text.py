@@ -27,6 +27,7 @@ def test_a_projection_that_only_a_proj_string_names_is_plain() -> None:
         "+proj=geos +sweep=x +lon_0=-75 +h=35786023 +x_0=0 +y_0=0 +ellps=GRS80 +units=m +no_defs",
         "+proj=ob_tran +o_proj=longlat +o_lon_p=-162 +o_lat_p=39.25 +lon_0=180 +to_meter=0.0174532925199433",
         "+proj=igh +R=6371007 +units=m",
+        "+proj=merc +a=6378137 +b=6378137 +lat_ts=0 +lon_0=0 +x_0=0 +y_0=0 +k=1 +units=m +nadgrids=@null +wktext",
     ):
         wkt = f'PROJCS["x",GEOGCS["y"],PROJECTION["z"],EXTENSION["PROJ4","{text}"]]'
         assert are_plain_citations(f"ESRI PE String = {wkt}|".encode()), text
@@ -43,6 +44,7 @@ def test_a_citation_without_wkt_is_a_name() -> None:
         b'geogcs["x",extension["a","b"]]',
         b'PROJCS["x",EXTENSION["PROJ4","+proj=utm +zone=31 +nadgrids=/a"]]',
         b'PROJCS["x",EXTENSION["PROJ4","+proj=utm +zone=31 +nadgrids=a"]]',
+        b'PROJCS["x",EXTENSION["PROJ4","+proj=utm +zone=31 +nadgrids=@null,a"]]',
         b'PROJCS["x",EXTENSION["PROJ4","+proj=hgridshift +grids=a"]]',
         b'PROJCS["x",EXTENSION["PROJ4","+proj=pipeline +step"]]',
         b'PROJCS["x",EXTENSION["PROJ4","+init=epsg:4326"]]',

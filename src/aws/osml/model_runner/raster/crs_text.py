@@ -20,7 +20,7 @@ _WKT_MARK = re.compile(rb"ESRI PE String", re.IGNORECASE)
 _PLAIN_PROJ4 = re.compile(
     r',EXTENSION\["PROJ4","(?:\+(?:proj=(?!\w*(?:shift|pipeline|def|horner))\w+|(?:ellps|units|sweep|axis|o_proj)=\w+'
     r"|(?:lat_|lon_|o_lat_|o_lon_|x_|y_|k_)\w+=[-\d.e]+|(?:h|k|a|b|f|rf|R|zone|alpha|gamma|lonc|to_meter|pm)=[-\d.e]+"
-    r'|towgs84=[-\d.,e]+|datum=(?:WGS84|NAD83)|no_defs|wktext|over|south|type=crs) ?){1,40}"\]'
+    r'|towgs84=[-\d.,e]+|datum=(?:WGS84|NAD83)|nadgrids=@null|no_defs|wktext|over|south|type=crs) ?){1,40}"\]'
 )
 _QUOTED = re.compile(r'"([^"]*)"')
 # A PROJ string has an equals sign in every part.
