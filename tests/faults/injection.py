@@ -48,9 +48,9 @@ _DYNAMODB: Mapping[str, Sequence[tuple[str, ...]]] = {
     ),
     "PutItem": (
         ("N1", "_callers#"),
-        ("A0", "expire_time < :now"),
         ("A4", "attribute_not_exists(region_id)"),
         ("T1", "range_key"),
+        ("A0", "expire_time < :now"),
     ),
     "BatchWriteItem": (("T1-overflow",),),
     "DeleteItem": (("G5",),),

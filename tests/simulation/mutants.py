@@ -481,8 +481,7 @@ _CANCELLED_AND_LATE = {"cancel": 1.0, "late": 0.9}
 _SHOWN_IN = {
     "start whatever became of it": 468,
     "error of one job ends the sweep": 112,
-    "plan of any generation": 5,
-    "begun again twice": 8,
+    "begun again twice": 59,
     "region begun again twice": 4,
     "accepted again": 1,
     "region begun anew": 12,
@@ -490,10 +489,10 @@ _SHOWN_IN = {
     "row then counter": 1,
     "tile overwrite": 1,
     "chunks without token": 1,
-    "terminal write without fence": 46,
+    "terminal write without fence": 1,
     "closed before published": 5,
     "eventually consistent reads": 2,
-    "no time gate": 35,
+    "no time gate": 20,
     "no other order": 3,
 }
 
@@ -565,7 +564,8 @@ MUTANTS = [
         "zombie",
         _CANCELLED | _SLOW_AND_SENT_AGAIN,
     ),
-    Mutant("plan of any generation", _plan_of_any_generation, "zombie", _CANCELLED | _SLOW_AND_SENT_AGAIN),
+    # A planner that slept through the end leaves before it gets here; this guards the time while it shares out.
+    Mutant("plan of any generation", _plan_of_any_generation, "zombie", _SLOW, seeds=6, is_harmless=True),
     Mutant(
         "begun again twice", lambda: _without_condition(OutstandingJobsTable, "reopen"), "zombie", _SLOW_AND_SENT_AGAIN
     ),

@@ -155,8 +155,11 @@ class _Pipeline(TilePipeline):
 
         def call() -> None:
             nonlocal callers
-            while waiting and run.enter():
-                self._advance(_TileOnItsWay(run, steps, waiting.pop()), self._cut)
+            while waiting:
+                tile = waiting.pop()
+                if not run.enter():
+                    break
+                self._advance(_TileOnItsWay(run, steps, tile), self._cut)
                 if not waiting:
                     on_cut()
             callers -= 1

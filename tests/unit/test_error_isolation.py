@@ -1,6 +1,7 @@
 """One item's error is that item's: no loop over jobs, rows, regions, messages or leases ends by it."""
 
 import argparse
+import json
 import random
 import threading
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import structlog
 
-from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api import parse_image_request_message
 from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.cancel import JobCanceller
 from aws.osml.model_runner.cli import merge_command
@@ -79,16 +80,17 @@ class Tables:
         dynamodb = DynamoDB(worker_tables(), time.time, random.Random(1)).resource()
         self.jobs = JobTable(TABLE_NAMES["JOB_TABLE"], dynamodb)
         self.ledger = OutstandingJobsTable(TABLE_NAMES["OUTSTANDING_JOBS_TABLE"], self.jobs, dynamodb)
-        for name in NAMES:
-            message: dict[str, Any] = {
-                "jobId": "job" if has_one_job else name,
-                "imageUrls": [f"s3://images/{name}.tif"],
+        urls = [f"s3://images/{name}.tif" for name in NAMES]
+        jobs = {"job": urls} if has_one_job else {name: [url] for name, url in zip(NAMES, urls, strict=True)}
+        for job_id, image_urls in jobs.items():
+            message = {
+                "jobId": job_id,
+                "imageUrls": image_urls,
                 "imageProcessor": {"name": "ships", "type": "SM_ENDPOINT"},
                 "outputs": [{"type": "S3", "bucket": "results", "prefix": "p"}],
             }
-            request = ImageRequest.from_external_message(message)
-            request.result_name = f"{name}.tif" if has_one_job else ""
-            self.ledger.accept(request)
+            for request in parse_image_request_message(json.dumps(message)):
+                self.ledger.accept(request)
 
     def cancel_all(self) -> None:
         for job in list(self.ledger.open_jobs()):
