@@ -564,8 +564,11 @@ MUTANTS = [
         "zombie",
         _CANCELLED | _SLOW_AND_SENT_AGAIN,
     ),
-    # A planner that slept through the end leaves before it gets here; this guards the time while it shares out.
-    Mutant("plan of any generation", _plan_of_any_generation, "zombie", _SLOW, seeds=6, is_harmless=True),
+    Mutant(
+        "plan of any generation",
+        _plan_of_any_generation,
+        more=_CANCELLED_AND_LATE | {"again": 1.0, "late_write": "attribute_not_exists(region_id)"},
+    ),
     Mutant(
         "begun again twice", lambda: _without_condition(OutstandingJobsTable, "reopen"), "zombie", _SLOW_AND_SENT_AGAIN
     ),
