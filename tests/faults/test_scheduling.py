@@ -38,6 +38,18 @@ def _processors(request: HttpRequest) -> HttpResponse:
     return HttpResponse(200, body, "text/xml")
 
 
+def _self_throttled(ec2_url: str, workers: int) -> dict[str, str]:
+    """Return settings of workers that count the regions of an endpoint: one for each processor of its machines."""
+    return {
+        "AWS_ENDPOINT_URL_EC2": ec2_url,
+        "SM_SELF_THROTTLING": "true",
+        "THROTTLING_SCALE_FACTOR": "1",
+        "THROTTLING_RETRY_TIMEOUT": "1",
+        "REGIONS_IN_PROGRESS": "3",
+        "WORKERS": str(workers),
+    }
+
+
 def test_a_fleet_fills_its_endpoints_and_floods_none(new_trial, limited, is_long, tmp_path):
     """60 images for three endpoints, four workers of which one is killed; refused calls are under one in a hundred."""
     images, workers = (60, 4) if is_long else (12, 2)
@@ -91,15 +103,7 @@ def test_an_endpoint_never_has_more_regions_than_it_may_and_a_killed_workers_slo
     # 2 processors, one instance, one worker per processor: two regions.
     endpoint = LocalEndpoint(model.invocations_url, (Variant(),))
     with SageMakerGateway({"numbered": endpoint}) as gateway, HttpService(_processors) as ec2:
-        trial = new_trial(
-            **gateway.environment,
-            AWS_ENDPOINT_URL_EC2=ec2.url,
-            SM_SELF_THROTTLING="true",
-            THROTTLING_SCALE_FACTOR="1",
-            THROTTLING_RETRY_TIMEOUT="1",
-            REGIONS_IN_PROGRESS="3",
-            WORKERS="6",
-        )
+        trial = new_trial(**gateway.environment, **_self_throttled(ec2.url, workers=6))
         trial.models.append(model)
         request = trial.request("numbered", "full")
         request["imageProcessor"] = {"name": "numbered", "type": "SM_ENDPOINT"}
@@ -127,15 +131,7 @@ def test_a_region_that_waits_for_long_is_not_set_aside_by_its_queue(new_trial, l
     model = limited(call_ms=3_000)
     endpoint = LocalEndpoint(model.invocations_url, (Variant(),))
     with SageMakerGateway({"numbered": endpoint}) as gateway, HttpService(_processors) as ec2:
-        trial = new_trial(
-            **gateway.environment,
-            AWS_ENDPOINT_URL_EC2=ec2.url,
-            SM_SELF_THROTTLING="true",
-            THROTTLING_SCALE_FACTOR="1",
-            THROTTLING_RETRY_TIMEOUT="1",
-            REGIONS_IN_PROGRESS="3",
-            WORKERS="2",
-        )
+        trial = new_trial(**gateway.environment, **_self_throttled(ec2.url, workers=2))
         trial.models.append(model)
         plane, sqs = trial.site.data_plane.environment, trial.site.client("sqs")
         _set_max_receives(sqs, plane["REGION_QUEUE"], _RENEWED_AFTER + 1)
@@ -158,15 +154,7 @@ def test_an_endpoint_keeps_its_limit_while_the_control_plane_refuses(new_trial, 
     model = limited(call_ms=300, tiles_across=16)
     proxy = new_proxy(endpoints={"numbered": model})
     with HttpService(_processors) as ec2:
-        trial = new_trial(
-            **proxy.environment,
-            AWS_ENDPOINT_URL_EC2=ec2.url,
-            SM_SELF_THROTTLING="true",
-            THROTTLING_SCALE_FACTOR="1",
-            THROTTLING_RETRY_TIMEOUT="1",
-            REGIONS_IN_PROGRESS="3",
-            WORKERS="6",
-        )
+        trial = new_trial(**proxy.environment, **_self_throttled(ec2.url, workers=6))
         trial.models.append(model)
         trial.submit(trial.sagemaker_request("numbered", "full"))
         with trial.fleet.worker():

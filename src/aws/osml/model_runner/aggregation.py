@@ -187,7 +187,7 @@ class MergedImage:
             )
 
     def members(self) -> dict[str, Any]:
-        """Return what a result says of itself beside its features, when the stream has ended."""
+        """Return the members of a result beside its features; complete when the stream has ended."""
         return result_members(self.job, self.tally, self.stored, self.kept, self.unmerged)
 
     def _merged(self, steps: Iterable[TileStep]) -> Iterator[FeatureBatch]:

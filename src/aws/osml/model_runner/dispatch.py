@@ -119,7 +119,7 @@ class ImageMessages:
     """Image requests: accepted, and their message deleted.
 
     Where images are scheduled, their headers are read then, and they wait to be started; else they are planned at once.
-    ``on_waiting`` hears of each that waits, and ``look_ahead`` says for which endpoints further images may wait.
+    ``on_waiting`` is called for each that waits; ``look_ahead`` bounds how many images wait for an endpoint.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a result says of itself: its job, its image, and how much of the image was processed."""
+"""Members of a result beside its features: its job, its image, and how much of the image was processed."""
 
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version

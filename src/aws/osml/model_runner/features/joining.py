@@ -27,8 +27,8 @@ def join_features(parts: Sequence[Feature], distance_px: float) -> Feature:
 
     Boxes make a box, areas their union. Lines that run together within ``distance_px`` count once. Points have no
     parts: the first is returned as it is. Where the parts' places on the ground do not follow those in pixels position
-    by position, as those that a model gave itself, ``geometry`` stays that of the first. Parts that are
-    entangled with one another are not joined: the first is returned as it is.
+    by position, such as places that the model returned, ``geometry`` stays that of the first. Parts that are entangled
+    with one another are not joined: the first is returned as it is.
     """
     kinds = {place_of(part)[0] for part in parts}
     if Kind.POINT in kinds:

@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         )
 
     def _answer_head(self, response: BaseHTTPResponse) -> None:
-        """Answer HEAD with what the first byte's response says of the whole."""
+        """Answer HEAD with the headers of the first byte's response, and the size of the whole file."""
         headers = {name: response.headers[name] for name in _ANSWERED if name in response.headers}
         response.close()
         whole = headers.pop("Content-Range", "").rpartition("/")[2]

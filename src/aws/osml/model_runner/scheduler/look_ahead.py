@@ -24,9 +24,7 @@ _STORED_S = 2.0
 _STORED_S_PER_IMAGE = 0.1
 # Whoever's they are, no more images wait: a turn over so many takes about four seconds.
 MOST_WAITING = 20_000
-
-
-# What a turn leaves word of: the endpoints with most images. The others have room anyway.
+# A turn publishes the counts of these many endpoints, the ones with most images. The others have room anyway.
 _MOST_ENDPOINTS = 1_000
 
 

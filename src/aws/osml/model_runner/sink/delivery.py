@@ -35,9 +35,9 @@ class Delivery:
 
     ``result_name`` tells the results of one job apart; it is empty where a job has one image. A sink that goes on where
     another left off starts at ``position``, which counts features. ``metadata`` is kept with the result where the
-    output has a place for it. ``members`` returns what the file says of the whole image, when all batches are read;
-    ``GEOJSONSEQ`` and Kinesis have no place for it. ``note`` is called while an output is written, and raises where it
-    has to stop.
+    output has a place for it. ``members`` returns the file's members about the whole image, when all batches are read;
+    ``GEOJSONSEQ`` and Kinesis have no place for them. ``note`` is called while an output is written, and raises where
+    it has to stop.
 
     The end of ``batches`` is the permission to complete the result: where the features turn out to be incomplete, the
     iteration raises instead, and the result must not appear.

@@ -75,7 +75,7 @@ class TilePipeline:
         self._to_cut: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * cutters)
         # A third is room for the first tiles of the next region, when one has all that it may have.
         self._to_detect: BoundedQueue[_TileOnItsWay] = BoundedQueue(3 * callers, max_encoded_bytes)
-        self._shares = QueueShares(cutters, 2 * callers, 2 * max_encoded_bytes // 3)
+        self._shares = QueueShares(cutters, self._cut_ahead, 2 * max_encoded_bytes // 3)
         self._to_store: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * callers)
         self._threads = [
             *self._stage("cut", cutters, self._to_cut, self._cut),
