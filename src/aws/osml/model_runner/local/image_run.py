@@ -49,6 +49,11 @@ class ImageRun:
     resume: bool = False
     wait_limit_s: float = 900.0
 
+    @property
+    def has_own_model(self) -> bool:
+        """True when ``model`` is the URL of a model that is served already."""
+        return self.model.startswith(("http://", "https://"))
+
 
 def run_image(run: ImageRun, console: Console) -> JobOutcome:
     """Run the job and return how it ended.
@@ -61,20 +66,19 @@ def run_image(run: ImageRun, console: Console) -> JobOutcome:
         LocalStackError: the stack fails.
     """
     image_url = _image_url(run.image)
-    is_url = run.model.startswith(("http://", "https://"))
-    if is_url:
+    if run.has_own_model:
         _check_served(run.model)
     _check_request(run, image_url)
     settings = _settings(run, image_url)
     checkpoint = _earlier(run, settings)
-    models = {} if is_url else {run.model: ModelSettings(run.model, run.model_options)}
+    models = {} if run.has_own_model else {run.model: ModelSettings(run.model, run.model_options)}
     with tempfile.TemporaryDirectory(prefix="model-runner-") as directory:
         logs = run.logs or Path(directory)
         workers = replace(run.workers, environment={**_only_source(image_url), **run.workers.environment})
         stack = LocalStack(logs, models, workers)
         with ProgressDisplay(console) as display, stack:
             # Over plain HTTP, because SageMaker refuses tiles of more than 6 MiB.
-            model = ModelTarget(run.model if is_url else stack.model_urls[run.model], "HTTP_ENDPOINT")
+            model = ModelTarget(run.model if run.has_own_model else stack.model_urls[run.model], "HTTP_ENDPOINT")
             job_id = checkpoint.job_id if checkpoint else run.job_id or f"run-{uuid.uuid4().hex[:12]}"
             request = image_request(job_id, image_url, model, run.tiles, **run.members)
             patience = Patience(display, WorkerLogs(logs), run.wait_limit_s)
@@ -149,7 +153,7 @@ _OPTIONS = {
 
 def _check_request(run: ImageRun, image_url: str) -> None:
     """Raise ConfigurationError, which names the options, where the service would refuse the request."""
-    model = run.model if run.model.startswith(("http://", "https://")) else "http://127.0.0.1:1/invocations"
+    model = run.model if run.has_own_model else "http://127.0.0.1:1/invocations"
     target = ModelTarget(model, "HTTP_ENDPOINT")
     try:
         ImageRequest.from_external_message(image_request("run", image_url, target, run.tiles, **run.members))
