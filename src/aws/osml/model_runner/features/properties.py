@@ -135,14 +135,6 @@ def finalize_feature(
     return FeatureStamp.from_request(job_id, feature_properties, source_metadata).finalized(feature)
 
 
-def without_internal_properties(properties: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the properties that may be delivered."""
-    kept = dict(properties)
-    for name in internal_among(tuple(kept)):
-        del kept[name]
-    return kept
-
-
 @lru_cache(maxsize=256)
 def internal_among(names: tuple[str, ...]) -> tuple[str, ...]:
     """Return which of a feature's names are internal; the features of a model have the same names, or nearly."""

@@ -132,11 +132,12 @@ def _locate_shapes(features: Sequence[Feature], places: GeometryArrays, grid: Lo
     is_inner = np.ones(len(ground), dtype=np.bool_)
     is_inner[np.concatenate([[0], places.ends[:-1]])] = False
     is_jump = is_inner & np.concatenate([[False], crosses_antimeridian(ground[:, 0])])
-    for feature, box in zip(features, places.extremes(ground).tolist(), strict=True):
+    extremes = places.extremes(ground)
+    for feature, box in zip(features, extremes.tolist(), strict=True):
         if feature["properties"].get(IMAGE_BBOX) is not None:
             feature["bbox"] = box
     owners = places.owners[np.searchsorted(places.ends, np.flatnonzero(is_jump), side="right")]
-    is_off_earth = np.isnan(places.extremes(ground)[:, 0])
+    is_off_earth = np.isnan(extremes[:, 0])
     for index in np.flatnonzero(is_off_earth).tolist():
         features[index]["geometry"] = None
         features[index].pop("bbox", None)
