@@ -171,3 +171,21 @@ def test_place_that_does_not_follow_the_pixels_stays(geometry):
 def test_points_have_no_parts():
     parts = [feature("a", shapely.Point(50, 10), LEFT, 0.9), feature("b", shapely.Point(51, 10), RIGHT)]
     assert UNION.select_features(parts) == [parts[0]]
+
+
+def comb(tile, name, is_upright):
+    """Return a feature of a comb whose teeth cross those of one that lies."""
+    teeth = [(place, 0 if number % 2 else 50) for number, place in enumerate(np.linspace(41, 59, 400))]
+    outline = [*teeth, (59, -1), (41, -1)]
+    turned = outline if is_upright else [(y / 50 * 18 + 41, (x - 41) / 18 * 50) for x, y in outline]
+    return feature(name, shapely.Polygon(turned), tile)
+
+
+def test_parts_that_are_entangled_are_not_joined():
+    parts = [comb(LEFT, "a", is_upright=True), comb(RIGHT, "b", is_upright=False)]
+    assert join_features(parts, 1.0) == parts[0]
+
+
+def test_points_are_not_joined():
+    parts = [feature("a", shapely.Point(50, 10), LEFT, 0.9), feature("b", shapely.Point(51, 10), RIGHT)]
+    assert join_features(parts, 5.0) == parts[0]

@@ -1,6 +1,7 @@
 """From detections in a tile to located features of the image, against a plain version and against the toolkit."""
 
 import copy
+import json
 import math
 
 import geojson
@@ -544,3 +545,21 @@ def test_a_feature_without_an_id_gets_its_own(own, expected):
         orjson.loads(TextStamp(FeatureStamp("job", {}), TILE, None).stamped(body, own_end(refined, body), "f", 0)),
     ):
         assert stamped["id"] == expected
+
+
+@pytest.mark.parametrize("grid_options", [{"is_quick": True}, {}], ids=["quick", "slow"])
+def test_a_feature_off_the_earth_has_no_place_and_its_neighbour_has_one(grid_options):
+    def half_of_the_earth(xy):
+        places = degrees_model()(xy)
+        places[xy[:, 0] > 1300] = np.nan
+        return places
+
+    grid = LocationGrid.from_sensor_model(half_of_the_earth, TILE, **grid_options)
+    boxes = [[10.0, 20.0, 40.0, 60.0], [400.0, 20.0, 440.0, 60.0]]
+    squares = [shapely.geometry.mapping(shapely.box(*box)) for box in boxes]
+    places = [{"imageBBox": box} for box in boxes] + [{"imageGeometry": square} for square in squares]
+    answer = [{"type": "Feature", "geometry": None, "properties": place} for place in places]
+    found = refine_features(check_features(json.loads(json.dumps(answer))).features, TILE, grid)
+    assert [feature["geometry"] is None for feature in found] == [False, True, False, True]
+    assert ["bbox" in feature for feature in found] == [True, False, False, False]
+    assert ["center_longitude" in feature["properties"] for feature in found] == [True, False, True, False]
