@@ -238,3 +238,17 @@ def test_an_endpoint_without_a_known_capacity_is_ordered_by_its_load():
     decision = decide([image("x", A), image("y", B, at=9)], loads, {A: LaneCapacity(), B: LaneCapacity()}, NOW)
     assert decision.image.key == "y"
     assert math.isinf(LaneCapacity().target)
+
+
+NAMES = st.from_regex(r"[a-z0-9](-?[a-z0-9]){0,3}", fullmatch=True)
+LANES = st.builds(Lane, NAMES, st.just("") | NAMES, st.just("") | st.from_regex(r"[0-9]{1,2}", fullmatch=True))
+
+
+@examples(200)
+@given(one=LANES, other=LANES)
+def test_two_lanes_never_have_one_name(one, other):
+    assert (one.name == other.name) == (one == other)
+
+
+def test_an_account_is_not_taken_for_an_endpoint():
+    assert Lane("12", "e").name != Lane("e", account="12").name

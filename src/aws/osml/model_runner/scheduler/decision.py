@@ -38,7 +38,7 @@ class Lane:
     def name(self) -> str:
         """The name of the lane in keys of rows: that of the endpoint, and what it is told apart by."""
         name = f"{self.endpoint}#{self.part}" if self.part else self.endpoint
-        return f"{self.account}#{name}" if self.account else name
+        return f"{self.account}@{name}" if self.account else name
 
 
 @dataclass(frozen=True)
