@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from aws.osml.model_runner.api.image_request import ImageRequest
-from aws.osml.model_runner.api.region_request import RegionRequest, parse_region_request_message
+from aws.osml.model_runner.api.region_request import RegionName, parse_region_message
 from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.common.aws_clients import AwsClients
 from aws.osml.model_runner.common.endpoint_utils import EndpointUtils
@@ -190,19 +190,19 @@ class InProcessWorker:
         self.sweeper.sweep()
         self.start_waiting()
 
-    def received_regions(self) -> list[tuple[QueueMessage, RegionRequest]]:
+    def received_regions(self) -> list[tuple[QueueMessage, RegionName]]:
         """Take every region message that is on the queue."""
         found = []
         while messages := self.region_queue.receive():
-            found += [(message, parse_region_request_message(message.body)) for message in messages]
+            found += [(message, parse_region_message(message.body)) for message in messages]
         return found
 
     def work_off(self) -> JobItem | None:
         """Do every region that is on the queue, as the daemon does, and return the last image's row."""
         job = None
-        for message, request in self.received_regions():
-            job = self.region_handler.process_region_request(request)
-            self.image_handler.region_ended(request, job)
+        for message, region in self.received_regions():
+            job = self.region_handler.process_region_request(region)
+            self.image_handler.region_ended(job)
             self.region_queue.finish_request(message.receipt_handle)
         return job and self.jobs.find(job.image_id)
 

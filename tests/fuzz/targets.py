@@ -14,7 +14,7 @@ from aws.osml.model_runner.api import (
     ImageRequest,
     job_id_of,
     parse_image_request_message,
-    parse_region_request_message,
+    parse_region_message,
 )
 from aws.osml.model_runner.api.exceptions import InvalidImageRequestException, InvalidRegionRequestException
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
@@ -34,7 +34,7 @@ def check_request(body: bytes) -> None:
     """A message is one of a request, or is refused with everything that is wrong with it."""
     job_id = job_id_of(body)
     assert job_id is None or (job_id.isprintable() and 0 < len(job_id) <= 128)
-    _check_region_request(body)
+    _check_region_message(body)
     try:
         requests = parse_image_request_message(body)
     except InvalidImageRequestException as err:
@@ -51,13 +51,13 @@ def check_request(body: bytes) -> None:
                 assert {".", ".."}.isdisjoint(key.split("/"))
 
 
-def _check_region_request(body: bytes) -> None:
+def _check_region_message(body: bytes) -> None:
     try:
-        request = parse_region_request_message(body)
+        region = parse_region_message(body)
     except InvalidRegionRequestException as err:
         _check_refusal(err)
         return
-    assert request.is_valid()
+    assert parse_region_message(orjson.dumps(region.to_message())) == region
 
 
 def _check_refusal(error: InvalidRequestError) -> None:

@@ -92,7 +92,7 @@ def test_a_running_region_stops_at_the_next_heartbeat_and_the_rest_is_dropped(
     calls = model.stats()["requests"]
     assert calls < 64
     job = worker.region_handler.process_region_request(second)
-    worker.image_handler.region_ended(second, job)
+    worker.image_handler.region_ended(job)
     worker.look_after()
     row = worker.jobs.get_image_request(request.image_id)
     assert (row.image_status, row.region_success, row.region_error) == ("FAILED", 0, 0)

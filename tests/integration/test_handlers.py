@@ -27,7 +27,7 @@ from aws.osml.model_runner import region_request_handler
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_request_message import parse_image_request_message
 from aws.osml.model_runner.api.inference import ModelInvokeMode
-from aws.osml.model_runner.api.region_request import RegionRequest
+from aws.osml.model_runner.api.region_request import RegionName, RegionRequest
 from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database import JobItem, JobTable, RegionRequestItem, TileKey, TileOutcome, feature_table
@@ -261,7 +261,7 @@ class TestImage:
         worker.image_handler.process_image_request(request)
         sent = [region for _, region in worker.received_regions()]
         assert [region.region_id for region in sent] == ["(0, 0)(512, 512)-job", "(0, 512)(512, 512)-job"]
-        assert sent == region_requests(worker, request)
+        assert sent == [RegionName.of(region) for region in region_requests(worker, request)]
 
     def test_a_job_of_one_region_is_finished_at_once(self, new_worker, scene, model_server):
         worker = new_worker(REGION_SIZE="(4096, 4096)")
@@ -1149,7 +1149,7 @@ class TestThrottle:
             f"{MODEL}#{slots[1].number}"
         ]
 
-    def test_an_endpoint_that_was_full_a_moment_ago_costs_no_call(self, new_worker, scene, gateway, model_server):
+    def test_an_endpoint_that_was_full_a_moment_ago_costs_two_reads(self, new_worker, scene, gateway, model_server):
         gateway.add_endpoint(MODEL, LocalEndpoint(model_server("centerpoint").invocations_url))
         worker = self.throttled(new_worker, most=1)
         request = worker.request(scene, MODEL)
@@ -1161,14 +1161,16 @@ class TestThrottle:
         calls: list[str] = []
         client = worker.clients.dynamodb_resource().meta.client
         client.meta.events.register_first(
-            "before-send.dynamodb", lambda request, **_: calls.append(request.url), unique_id="counted"
+            "before-send.dynamodb",
+            lambda request, **_: calls.append(request.headers["X-Amz-Target"].decode().split(".")[-1]),
+            unique_id="counted",
         )
         try:
             with pytest.raises(SelfThrottledRegionException):
                 worker.region_handler.process_region_request(second)
         finally:
             client.meta.events.unregister("before-send.dynamodb", unique_id="counted")
-        assert calls == []
+        assert calls == ["GetItem", "GetItem"], "the rows of the image and of the region"
 
     def test_the_slot_of_a_worker_that_died_is_free_when_its_lease_is_over(
         self, new_worker, scene, gateway, model_server
@@ -1407,7 +1409,7 @@ class TestEnd:
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         job = worker.jobs.get_image_request(request.image_id)
         with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)) as puts:
-            worker.image_handler.region_ended(region_requests(worker, request)[0], job)
+            worker.image_handler.region_ended(job)
         assert puts
         assert worker.jobs.get_image_request(request.image_id).image_status == "IN_PROGRESS"
 
@@ -1562,7 +1564,7 @@ class TestEnd:
         planned(worker, request)
         statuses.events()
         first, _ = region_requests(worker, request)
-        worker.image_handler.region_ended(first, worker.region_handler.process_region_request(first))
+        worker.image_handler.region_ended(worker.region_handler.process_region_request(first))
         ((_, attributes),) = statuses.events()
         assert {name: attributes.get(name) for name in ("tiles_done", "tiles_total", "percent")} == {
             "tiles_done": "4",

@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 from aws.osml.model_runner.api import (
     ImageRequest,
     ModelInvokeMode,
+    RegionName,
     RegionRequest,
     get_image_path,
-    parse_region_request_message,
+    parse_region_message,
     shared_properties_are_valid,
     validate_image_path,
 )
 from aws.osml.model_runner.api.exceptions import InvalidImageURLException, InvalidRegionRequestException
-from aws.osml.model_runner.common.typing import ImageCompression, ImageDimensions, ImageFormats, ImageRegion
+from aws.osml.model_runner.common.typing import ImageDimensions, ImageFormats, ImageRegion
 from examples import examples
 
 MESSAGE = {
@@ -37,8 +38,8 @@ MESSAGE = {
 }
 
 
-def test_a_message_is_read_and_written_unchanged():
-    request = parse_region_request_message(json.dumps(MESSAGE))
+def test_a_request_is_read_from_its_fields_and_written_unchanged():
+    request = RegionRequest(MESSAGE)
     assert request.to_message() == MESSAGE
     assert list(request.to_message()) == list(MESSAGE)
     assert request.region_bounds == ((0, 344), (512, 512))
@@ -48,11 +49,18 @@ def test_a_message_is_read_and_written_unchanged():
     assert request.tile_format is ImageFormats.GTIFF
 
 
-def test_a_message_of_older_workers_is_read():
-    older = {name: value for name, value in MESSAGE.items() if name != "model_endpoint_parameters"}
-    request = parse_region_request_message(json.dumps(older | {"colour": "blue"}).encode())
-    assert request.model_endpoint_parameters is None
-    assert not hasattr(request, "colour")
+NAME = RegionName(image_id=MESSAGE["image_id"], region_id=MESSAGE["region_id"], job_id="job-1")
+
+
+def test_a_message_names_a_region_and_nothing_else():
+    assert NAME.to_message() == {name: MESSAGE[name] for name in ("image_id", "region_id", "job_id")}
+    assert parse_region_message(json.dumps(NAME.to_message())) == NAME
+    assert RegionName.of(RegionRequest(MESSAGE)) == NAME
+
+
+@pytest.mark.parametrize("more", [MESSAGE, {"colour": "blue"}, {"tile_size": "nonsense"}])
+def test_further_fields_of_a_message_are_ignored(more):
+    assert parse_region_message(json.dumps(more | NAME.to_message()).encode()) == NAME
 
 
 def test_a_region_takes_the_shared_values_of_its_image():
@@ -74,7 +82,6 @@ def test_a_region_takes_the_shared_values_of_its_image():
     assert region.is_valid()
     assert region.image_id == image.image_id
     assert region.tile_size == (1024, 1024)
-    assert parse_region_request_message(json.dumps(region.to_message())) == region
 
 
 def test_later_values_win_and_requests_compare_by_value():
@@ -121,36 +128,18 @@ def test_absent_roles_are_no_roles():
     assert shared_properties_are_valid(request)
 
 
-@pytest.mark.parametrize(
-    ("change", "field"),
-    [
-        ({"job_id": None}, "job_id"),
-        ({"job_id": ""}, "job_id"),
-        ({"image_id": 5}, "image_id"),
-        ({"tile_size": 512}, "tile_size"),
-        ({"tile_size": [512]}, "tile_size"),
-        ({"tile_size": ["512", "512"]}, "tile_size[0]"),
-        ({"tile_format": "BMP"}, "tile_format"),
-        ({"model_invoke_mode": "PIGEON"}, "model_invoke_mode"),
-        ({"model_endpoint_parameters": []}, "model_endpoint_parameters"),
-        ({"region_bounds": [[0, 0], [5, "5"]]}, "region_bounds[1][1]"),
-        ({"region_bounds": [[0, 0], [0, 5]]}, "region_bounds[1][0]"),
-        ({"region_bounds": [[-5, 0], [5, 5]]}, "region_bounds[0][0]"),
-        ({"tile_overlap": [600, 0]}, "tile_overlap"),
-        ({"model_invoke_mode": "NONE"}, "model_invoke_mode"),
-        ({"image_read_role": "reader"}, "image_read_role"),
-    ],
-)
-def test_a_wrong_message_is_refused_by_field(change, field):
+@pytest.mark.parametrize("field", ["image_id", "region_id", "job_id"])
+@pytest.mark.parametrize("value", [None, "", 5, ["name"]])
+def test_a_message_that_names_no_region_is_refused_by_field(field, value):
     with pytest.raises(InvalidRegionRequestException) as refusal:
-        parse_region_request_message(json.dumps(MESSAGE | change))
-    assert field in {problem.field for problem in refusal.value.problems}
+        parse_region_message(json.dumps(MESSAGE | {field: value}))
+    assert [problem.field for problem in refusal.value.problems] == [field]
 
 
 @pytest.mark.parametrize("body", ["", "[]", "{}", "{", b"\xff", "[" * 1000, "null", '{"job_id": NaN}'])
-def test_a_body_that_is_no_request_is_refused(body):
+def test_a_body_that_is_no_message_is_refused(body):
     with pytest.raises(InvalidRegionRequestException) as refusal:
-        parse_region_request_message(body)
+        parse_region_message(body)
     assert refusal.value.problems
 
 
@@ -158,45 +147,18 @@ def test_a_body_that_is_no_request_is_refused(body):
 @given(
     st.dictionaries(st.sampled_from(sorted(MESSAGE)), st.none() | st.integers() | st.text() | st.lists(st.integers()))
 )
-def test_any_message_gives_a_request_or_the_one_refusal(changes):
+def test_any_message_gives_a_name_or_the_one_refusal(changes):
     with contextlib.suppress(InvalidRegionRequestException):
-        assert parse_region_request_message(json.dumps(MESSAGE | changes)).is_valid()
+        assert all(parse_region_message(json.dumps(MESSAGE | changes)).to_message().values())
 
 
-sides = st.integers(1, 2**31)
 names = st.text(min_size=1, max_size=20)
 
 
 @examples(200)
-@given(
-    st.builds(
-        RegionRequest,
-        st.fixed_dictionaries(
-            {
-                "image_id": names,
-                "job_id": names,
-                "image_url": names,
-                "model_name": names,
-                "model_invoke_mode": st.sampled_from([ModelInvokeMode.SM_ENDPOINT, ModelInvokeMode.HTTP_ENDPOINT]),
-                "model_endpoint_parameters": st.none() | st.dictionaries(names, names | st.integers() | st.booleans()),
-                "tile_size": st.tuples(st.integers(65, 8192), st.integers(65, 8192)),
-                "tile_overlap": st.tuples(st.integers(0, 64), st.integers(0, 64)),
-                "tile_format": st.sampled_from(ImageFormats),
-                "tile_compression": st.sampled_from(ImageCompression),
-                "region_bounds": st.tuples(
-                    st.tuples(st.integers(0, 2**31), st.integers(0, 2**31)), st.tuples(sides, sides)
-                ),
-                "region_id": names,
-                "image_extension": names,
-            }
-        ),
-    )
-)
-def test_a_region_survives_the_queue(request_sent):
-    received = parse_region_request_message(json.dumps(request_sent.to_message()))
-    assert received == request_sent
-    assert received.region_bounds == request_sent.region_bounds
-    assert received.is_valid()
+@given(st.builds(RegionName, image_id=names, region_id=names, job_id=names))
+def test_a_name_survives_the_queue(name):
+    assert parse_region_message(json.dumps(name.to_message())) == name
 
 
 def test_known_names_for_image_paths():

@@ -10,7 +10,7 @@ from botocore.exceptions import ClientError
 from .api.image_request import ImageRequest
 from .api.image_request_message import job_id_of, parse_image_request_message
 from .api.problems import shortened
-from .api.region_request import RegionRequest, parse_region_request_message
+from .api.region_request import RegionName, parse_region_message
 from .common.aws_errors import is_invalid_write
 from .common.typing import RequestStatus
 from .database.job_ledger import OpenJob
@@ -290,17 +290,17 @@ class RegionMessages:
     def _work(self, message: QueueMessage, on_cut: Callable[[], None]) -> float | None:
         """Return None when the message is dealt with, else in how many seconds it should come again."""
         try:
-            request = parse_region_request_message(message.body)
-            with bind_job(job_id=request.job_id, image_id=request.image_id, region_id=request.region_id):
-                return self._work_on(request, message, on_cut)
+            region = parse_region_message(message.body)
+            with bind_job(job_id=region.job_id, image_id=region.image_id, region_id=region.region_id):
+                return self._work_on(region, message, on_cut)
         except InvalidRequestError as err:
             self._dead_letters.put(message.body, str(err))
             return None
 
-    def _work_on(self, request: RegionRequest, message: QueueMessage, on_cut: Callable[[], None]) -> float | None:
+    def _work_on(self, region: RegionName, message: QueueMessage, on_cut: Callable[[], None]) -> float | None:
         try:
-            job = self._regions.process_region_request(request, on_cut=on_cut)
-            self._images.region_ended(request, job)
+            job = self._regions.process_region_request(region, on_cut=on_cut)
+            self._images.region_ended(job)
         except GetImageRequestItemException:
             logger.info("message.outlived_its_job")
         except (RegionDeferredError, SelfThrottledRegionException, TableBusyError, LeaseLostError) as err:

@@ -13,7 +13,7 @@ from aws_embedded_metrics import MetricsLogger
 from .api.image_request import ImageRequest
 from .api.inference import VALID_MODEL_HOSTING_OPTIONS
 from .api.region_of_interest import parse_roi
-from .api.region_request import RegionRequest
+from .api.region_request import RegionName, RegionRequest
 from .app_config import ServiceConfig
 from .common.endpoint_utils import EndpointUtils
 from .common.typing import ImageDimensions, ImageRegion, RequestStatus
@@ -450,7 +450,7 @@ class ImageRequestHandler:
         with self.context.make_writers(_REGION_WRITERS) as writers:
             is_begun = writers.map(lambda region: self._is_begun(region, generation), requests)
             waiting = [region for region, is_waiting in zip(requests, is_begun, strict=True) if is_waiting]
-        self.region_request_queue.send_requests([region.to_message() for region in waiting])
+        self.region_request_queue.send_requests([RegionName.of(region).to_message() for region in waiting])
         job = self.ledger.find(request)
         # Whoever slept while the job ended and began again has not shared out the plan of this generation.
         if job is not None and job.generation == generation:
@@ -483,16 +483,16 @@ class ImageRequestHandler:
             # Its message is on the queue, so it is done from there.
             logger.info("region.left_to_queue", reason=str(err))
             return
-        self.region_ended(region, job)
+        self.region_ended(job)
 
-    def region_ended(self, region: RegionRequest, job: JobItem) -> None:
+    def region_ended(self, job: JobItem) -> None:
         """Tell how far an image is, or finish it when the region was its last.
 
         Where its outputs do not take it now, the sweeper finishes it later: the region itself has ended.
         """
         if JobTable.is_image_request_complete(job):
             with suppress(AggregateFeaturesException):
-                self.complete_image_request(region, job.image_format or "")
+                self.completion.finish(job.image_id)
         elif not job.is_terminal:
             self.tell_progress(job)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
+from .api.region_request import RegionName
 from .app_config import ServiceConfig
 from .database.job_ledger import JobLedger, OpenJob, UnreadableJob
 from .database.job_table import JobItem, JobTable
@@ -18,7 +19,7 @@ from .job_rules import POISON_IMAGE_S, SILENT_LEASES, is_late, is_passing, is_po
 from .metrics import COUNT, MetricsRecorder
 from .observability import bind_job
 from .queue.request_queue import RequestQueue
-from .region_request_handler import RegionRequestHandler, region_request_of
+from .region_request_handler import RegionRequestHandler
 from .status.safe_text import safe_text
 
 logger = structlog.get_logger(__name__)
@@ -224,7 +225,8 @@ class JobSweeper:
         if region.is_terminal or (region.lease_until or 0) > now_s:
             return
         if is_late:
-            self._seal(job, region)
+            region.message = late_reason(self._config.job_deadline_s)
+            self._images.region_ended(self._regions.fail_region_request(region))
             return
         sent_s = region.queued_time or 0.0
         has_been_silent = now_s - sent_s > silence_s(sent_s - planned_s, self._config.region_lease_s)
@@ -234,12 +236,8 @@ class JobSweeper:
     def _send_again(self, job: JobItem, region: RegionRequestItem) -> None:
         if self._region_table.note_queued(job.image_id, region.region_id):
             logger.info("region.sent_again", region_id=region.region_id)
-            self._region_queue.send_request(region_request_of(job, region).to_message())
-
-    def _seal(self, job: JobItem, region: RegionRequestItem) -> None:
-        region.message = late_reason(self._config.job_deadline_s)
-        ended = self._regions.fail_region_request(region)
-        self._images.region_ended(region_request_of(job, region), ended)
+            name = RegionName(image_id=job.image_id, region_id=region.region_id, job_id=str(job.job_id))
+            self._region_queue.send_request(name.to_message())
 
 
 def _is_counted(item: JobItem) -> bool:

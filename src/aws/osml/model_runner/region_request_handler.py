@@ -11,8 +11,7 @@ from aws_embedded_metrics import MetricsLogger
 from botocore.exceptions import BotoCoreError, ClientError
 
 from .api.inference import ModelInvokeMode
-from .api.problems import shortened
-from .api.region_request import RegionRequest
+from .api.region_request import RegionName, RegionRequest
 from .app_config import ServiceConfig
 from .common.endpoint_utils import EndpointUtils
 from .common.typing import TileState
@@ -28,11 +27,10 @@ from .database.region_request_table import (
 )
 from .exceptions import (
     FeatureError,
+    GetImageRequestItemException,
     ImageError,
-    InvalidRegionRequestException,
     LeaseLostError,
     ModelBackPressureError,
-    Problem,
     RegionDeferredError,
     SelfThrottledRegionException,
     StatusError,
@@ -60,20 +58,6 @@ logger = structlog.get_logger(__name__)
 
 # What the row of a tile says that nobody did, because its region was given up.
 SEALED = "SEALED"
-
-# What a region's message may not change: what is read, what is called, as whom, and which pixels.
-_FIXED_FIELDS = (
-    "job_id",
-    "image_url",
-    "image_read_role",
-    "model_name",
-    "model_invoke_mode",
-    "model_invocation_role",
-    "model_endpoint_parameters",
-    "tile_size",
-    "tile_overlap",
-    "region_bounds",
-)
 
 # An endpoint that is missing or denied, and an image that will not open, are waited for so many times in a row: both
 # were there when the image was planned, and somebody may be mending them. Nine waits are about a quarter of an hour.
@@ -123,7 +107,7 @@ class RegionRequestHandler:
 
     def process_region_request(
         self,
-        region_request: RegionRequest,
+        region_request: RegionName | RegionRequest,
         region_request_item: RegionRequestItem | None = None,
         raster_dataset: "gdal.Dataset | None" = None,
         sensor_model: "SensorModel | None" = None,
@@ -132,7 +116,8 @@ class RegionRequestHandler:
     ) -> JobItem:
         """Claim a region, do the tiles that have no outcome yet, end the region and return its image's row.
 
-        A region that has ended is left as it is. ``raster_dataset`` and ``sensor_model`` serve a caller that has the
+        The tables say what the region is; ``region_request`` only names it. A region that has ended is left as it is.
+        ``raster_dataset`` and ``sensor_model`` serve a caller that has the
         image open; without them it is opened by its URL, or shared with another region that runs here. ``on_cut`` is
         called when few tiles are left to cut, unless the endpoint counts regions: it would only refuse the next one.
 
@@ -141,12 +126,19 @@ class RegionRequestHandler:
                 crashed workers is alone here; ask again later.
             SelfThrottledRegionException: the endpoint works on as many regions as it may.
             LeaseLostError: another worker took the region over.
-            InvalidRegionRequestException: the request is not that of the region's and the image's rows.
+            GetImageRequestItemException: its image has no row any more.
         """
-        request = region_request
-        with bind_job(job_id=request.job_id, image_id=request.image_id, region_id=request.region_id):
+        name = region_request
+        with bind_job(job_id=name.job_id, image_id=name.image_id, region_id=name.region_id):
             if region_request_item is not None:
                 self.region_request_table.start_region_request(region_request_item)
+            job = self.job_table.find(name.image_id)
+            if job is None:
+                raise GetImageRequestItemException(f"no image {name.image_id}")
+            region = self.region_request_table.get_region_request(name.region_id, name.image_id)
+            if job.is_terminal or region is None or region.is_terminal:
+                return job
+            request = region_request_of(job, region)
             self._wait_for_room(request)
             with (
                 self._slot_at_endpoint(request) as keep_slot,
@@ -167,7 +159,7 @@ class RegionRequestHandler:
                         refresh_share()
                         return keep_slot()
 
-                    return self._process(claim, work, request, keep)
+                    return self._process(claim, work, keep)
 
     def fail_region_request(
         self, region_request_item: RegionRequestItem, metrics: MetricsLogger | None = None
@@ -190,13 +182,10 @@ class RegionRequestHandler:
                 work = RegionWork(request, self.tiling_strategy, self.context)
                 return self._seal(claim, work, job, item.message or "the region was given up")
 
-    def _process(
-        self, claim: RegionClaim, work: RegionWork, request: RegionRequest, keep_slot: Callable[[], bool]
-    ) -> JobItem:
+    def _process(self, claim: RegionClaim, work: RegionWork, keep_slot: Callable[[], bool]) -> JobItem:
         job = self.job_table.get_image_request(claim.item.image_id)
         if job.is_terminal:
             return job
-        _refuse_stranger(request, region_request_of(job, claim.item))
         attempts, now_s = claim.item.stalled_attempts or 0, self.context.now()
         if is_poison(attempts, claim.item.stall_first_time, now_s, self.config.max_region_attempts, POISON_REGION_S):
             return self._seal(claim, work, job, f"no progress in {attempts} attempts")
@@ -481,19 +470,8 @@ def _tiles_to_seal(work: RegionWork, job: JobItem) -> list[Tile]:
         return work.tiles(dataclasses.replace(job, roi_wkt=None))
 
 
-def _refuse_stranger(request: RegionRequest, stored: RegionRequest) -> None:
-    """Refuse a message that names another image, model, role or place than the job that it claims to belong to."""
-    problems = [
-        Problem(name, shortened(getattr(request, name)), "what the rows of the region and its image hold")
-        for name in _FIXED_FIELDS
-        if (getattr(request, name) or None) != (getattr(stored, name) or None)
-    ]
-    if problems:
-        raise InvalidRegionRequestException("the region request is not that of its job", problems)
-
-
 def region_request_of(job: JobItem, region: RegionRequestItem) -> RegionRequest:
-    """Return the request of a region whose message was lost, from its own row and its image's."""
+    """Return the request of a region, from its own row and its image's."""
     return RegionRequest(
         image_id=job.image_id,
         job_id=job.job_id,

@@ -5,7 +5,7 @@ from .image_request_message import job_id_of, parse_image_request_message
 from .image_url import ImageLocation, parse_image_url
 from .inference import VALID_MODEL_HOSTING_OPTIONS, ModelInvokeMode
 from .region_of_interest import parse_roi
-from .region_request import RegionRequest, parse_region_request_message
+from .region_request import RegionName, RegionRequest, parse_region_message
 from .request_utils import get_image_path, shared_properties_are_valid, validate_image_path
 from .sink import VALID_SYNC_TYPES, SinkMode, SinkType
 
@@ -15,6 +15,7 @@ __all__ = [
     "ImageLocation",
     "ImageRequest",
     "ModelInvokeMode",
+    "RegionName",
     "RegionRequest",
     "SinkMode",
     "SinkType",
@@ -22,7 +23,7 @@ __all__ = [
     "job_id_of",
     "parse_image_request_message",
     "parse_image_url",
-    "parse_region_request_message",
+    "parse_region_message",
     "parse_roi",
     "shared_properties_are_valid",
     "validate_image_path",

@@ -1,19 +1,18 @@
-"""The region request: a part of an image, as it travels on the region queue."""
+"""The region request: a part of an image with all that is needed to process it, and the message that names it."""
 
 import contextlib
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from aws.osml.model_runner.common.typing import ImageCompression, ImageDimensions, ImageFormats, ImageRegion
-from aws.osml.model_runner.exceptions import InvalidRegionRequestException, Problem
+from aws.osml.model_runner.exceptions import InvalidRegionRequestException
 
 from .inference import ModelInvokeMode
 from .json_document import load_object
 from .problems import problems_of
-from .request_utils import shared_properties_are_valid, shared_values, sizes_are_valid
-from .rules import Role, broken_rule
+from .request_utils import shared_properties_are_valid, shared_values
 
 _NOWHERE = ImageRegion.of(((0, 0), (0, 0)))
 
@@ -78,64 +77,40 @@ class RegionRequest:
         return message
 
 
-def parse_region_request_message(body: str | bytes) -> RegionRequest:
-    """Return the request in the body of a region message.
+class RegionName(BaseModel):
+    """The body of a region message. It names a region; everything else about the region is in the tables.
+
+    Further fields are ignored: earlier versions sent the whole ``RegionRequest``.
+    """
+
+    model_config = ConfigDict(strict=True, frozen=True)
+
+    image_id: str = Field(min_length=1)
+    region_id: str = Field(min_length=1)
+    job_id: str = Field(min_length=1)
+
+    @classmethod
+    def of(cls, region: RegionRequest) -> "RegionName":
+        """Return the name of a request's region."""
+        return cls(image_id=region.image_id, region_id=region.region_id, job_id=region.job_id)
+
+    def to_message(self) -> dict[str, str]:
+        """Return the message's dict."""
+        return self.model_dump()
+
+
+def parse_region_message(body: str | bytes) -> RegionName:
+    """Return the region that the body of a region message names.
 
     Raises InvalidRegionRequestException, and nothing else, with every problem found.
     """
     document, problems = load_object(body)
     if not problems:
-        problems = _schema_problems(document)
-    if problems:
-        raise InvalidRegionRequestException("the region request is not valid", problems)
-    return RegionRequest({name: value for name, value in document.items() if value is not None})
-
-
-def _pair(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise broken_rule("a list of two")
-    return tuple(value)
-
-
-_Origin = Annotated[tuple[Annotated[int, Field(ge=0)], Annotated[int, Field(ge=0)]], BeforeValidator(_pair)]
-_Size = Annotated[tuple[Annotated[int, Field(gt=0)], Annotated[int, Field(gt=0)]], BeforeValidator(_pair)]
-
-
-class _RegionMessage(BaseModel):
-    """The fields of a region message; what it accepts makes a valid ``RegionRequest``."""
-
-    model_config = ConfigDict(strict=True, protected_namespaces=())
-
-    image_id: str = Field(min_length=1)
-    job_id: str = Field(min_length=1)
-    image_url: str = Field(min_length=1)
-    image_read_role: Role | None = ""
-    model_name: str = Field(min_length=1)
-    model_invoke_mode: Literal["SM_ENDPOINT", "HTTP_ENDPOINT"]
-    model_endpoint_parameters: dict[str, Any] | None = None
-    model_invocation_role: Role | None = ""
-    tile_size: _Size
-    tile_overlap: _Origin
-    tile_format: Annotated[ImageFormats, Field(strict=False)]
-    tile_compression: Annotated[ImageCompression, Field(strict=False)] | None = None
-    region_bounds: Annotated[tuple[_Origin, _Size], BeforeValidator(_pair)]
-    region_id: str = Field(min_length=1)
-    image_extension: str | None = None
-
-    @field_validator("tile_overlap")
-    @classmethod
-    def _below_tile_size(cls, overlap: tuple[int, int], info: ValidationInfo) -> tuple[int, int]:
-        if "tile_size" in info.data and not sizes_are_valid(info.data["tile_size"], overlap):
-            raise broken_rule("less than tile_size")
-        return overlap
-
-
-def _schema_problems(document: dict[str, Any]) -> list[Problem]:
-    try:
-        _RegionMessage.model_validate(document)
-    except ValidationError as err:
-        return problems_of(err, document, _RegionMessage)
-    return []
+        try:
+            return RegionName.model_validate(document)
+        except ValidationError as err:
+            problems = problems_of(err, document, RegionName)
+    raise InvalidRegionRequestException("the region message is not valid", problems)
 
 
 _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
