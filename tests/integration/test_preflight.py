@@ -1,5 +1,6 @@
 """Requests that could never be carried out are refused before their first tile; no other is."""
 
+import dataclasses
 import json
 import socket
 import threading
@@ -188,6 +189,18 @@ class TestRefusal:
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.region_count) == ("FAILED", None)
         assert worker.received_regions() == []
+
+    def test_a_job_whose_tiles_are_at_work_is_not_ended_by_a_second_planner(self, worker, scene, endpoint, clients):
+        bucket = "gone-while-its-tiles-ran"
+        clients.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
+        request = worker.request(scene, endpoint, outputs=[{"type": "S3", "bucket": bucket, "prefix": "p"}])
+        job = worker.image_handler.accept(request)
+        item = worker.jobs.get_image_request(request.image_id)
+        worker.jobs.fix_plan(dataclasses.replace(item, region_count=1, first_attempt=1.0))
+        clients.client("s3").delete_bucket(Bucket=bucket)
+        worker.image_handler.preflight = Preflight(lambda: worker.context)
+        worker.image_handler.plan(job)
+        assert worker.jobs.get_image_request(request.image_id).image_status == "IN_PROGRESS"
 
 
 class TestNoRefusal:

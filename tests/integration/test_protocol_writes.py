@@ -360,6 +360,19 @@ class TestPlan:
         assert ended.status_outbox == {"status": "FAILED", "message": "unreadable", "is_dead_letter": True}
         assert tables.jobs.fail_unplanned(request().image_id, "again") is None
 
+    def test_f0_f1_and_f2_end_no_other_generation(self, tables):
+        image_id, jobs = request().image_id, tables.jobs
+        tables.ledger.accept(request())
+        ended = jobs.fail_unplanned(image_id, "the bucket refuses the worker")
+        tables.ledger.close(ended)
+        jobs.clear_outbox(image_id)
+        assert tables.ledger.reopen(jobs.get_image_request(image_id), request(), "again")
+        assert jobs.fail_unplanned(image_id, "the bucket refuses the worker") is None
+        assert jobs.fail_hopeless(image_id, "its time is over", generation=0) is None
+        planned_again = jobs.fix_plan(dataclasses.replace(jobs.get_image_request(image_id), region_count=1))
+        assert jobs.fail_unshared(image_id, "the image is gone") is None
+        assert jobs.fail_unshared(image_id, "the image is gone", planned_again.generation).image_status == "FAILED"
+
     def test_f0_leaves_a_planned_image_alone(self, tables):
         item = planned(tables)
         assert tables.jobs.fail_unplanned(item.image_id, "too late") is None
@@ -894,7 +907,7 @@ class TestRedrive:
         tables.jobs.clear_outbox(ended.image_id)
         tables.ledger.close(ended)
         assert tables.ledger.reopen(ended, request(), "again")
-        tables.jobs.fail_unplanned(request().image_id, "still unreadable")
+        tables.jobs.fail_unplanned(request().image_id, "still unreadable", generation=1)
         tables.jobs.clear_outbox(ended.image_id, 0)
         waiting = {"status": "FAILED", "message": "still unreadable", "is_dead_letter": True}
         assert tables.jobs.get_image_request(ended.image_id).status_outbox == waiting

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from aws.osml.model_runner.exceptions import FeatureBlobError
 from aws.osml.model_runner.features.tile_blob import unpack_tile
+from aws.osml.model_runner.inference.retry import ALONE_POLICY
 
 from .dynamodb import Item
 from .jobs import Job
@@ -163,10 +164,16 @@ class _JobOracle:
             is_good = row["tile_status"] == "SUCCEEDED"
             if not is_good and row["generation"] < self.image["generation"]:
                 yield f"the tile at {column} failed in an earlier generation, and was not done again"
-            if not is_good and not is_bad and not is_poison and not self.world.is_dead:
+            may_fail = is_bad or is_poison or self.world.is_dead or self._has_timed_out(row, column)
+            if not is_good and not may_fail:
                 yield f"the healthy tile at {column} failed with {row.get('error_code')}"
             if is_good and (is_bad or is_poison):
                 yield f"the tile at {column} cannot succeed, and did"
+
+    def _has_timed_out(self, row: Item, column: int) -> bool:
+        """Return whether a tile may fail for its time-outs: chance alone can lose every response to its calls."""
+        timeouts = self.world.runtime.timeouts[f"{self.job.url}|{column}".encode()]
+        return row.get("error_code") == "TIMEOUT" and timeouts >= (ALONE_POLICY.max_timeouts or 0)
 
     def _output_problems(self) -> Iterator[str]:
         expected, problems = self._committed()

@@ -195,7 +195,11 @@ class RuntimeClient(Client):
 
     def invoke_endpoint(self, **request: Any) -> Any:
         self._port.think()
-        return self._port.call("invoke_endpoint", self._twin.invoke_endpoint, request, self._sends)
+        try:
+            return self._port.call("invoke_endpoint", self._twin.invoke_endpoint, request, self._sends)
+        except (ConnectTimeoutError, ReadTimeoutError):
+            self._twin.timeouts[request["Body"]] += 1
+            raise
 
 
 class Clients:

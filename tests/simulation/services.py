@@ -11,6 +11,7 @@ import io
 import itertools
 import json
 import random
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -368,12 +369,16 @@ class EC2:
 
 
 class SageMakerRuntime:
-    """An endpoint that refuses and stumbles, before a model: ``answer`` is what that says to a tile."""
+    """An endpoint that refuses and stumbles, before a model, whose responses ``answer`` returns.
+
+    ``timeouts`` counts how often a worker waited for a tile in vain.
+    """
 
     def __init__(self, chance: Chance, answer: Callable[[bytes], bytes]) -> None:
         self._chance = chance
         self._answer = answer
         self.calls = 0
+        self.timeouts: Counter[bytes] = Counter()
 
     def invoke_endpoint(self, *, EndpointName: str, Body: bytes, **_: Any) -> Answer:
         self.calls += 1

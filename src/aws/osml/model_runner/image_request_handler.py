@@ -283,13 +283,15 @@ class ImageRequestHandler:
             return source.extension, source.open_dataset(), source.sensor_model, plan.regions
 
     def fail_image_request(self, job_item: JobItem, err: Exception) -> None:
-        """F0: end an image without a plan as FAILED, and publish why. One that has ended stays as it is.
+        """F0: end an image without a plan as FAILED, and publish why.
+
+        An image that has ended, or that was begun again since ``job_item`` was read, stays as it is.
 
         So does one that got a plan meanwhile, unless ``job_item`` has it already: then the plan was made by a worker
         that died before it had shared it out (F1).
         """
         fail = self.job_table.fail_unplanned if job_item.region_count is None else self.job_table.fail_unshared
-        ended = fail(job_item.image_id, str(err))
+        ended = fail(job_item.image_id, str(err), job_item.generation or 0)
         if ended is None:
             return
         logger.error("image.failed", reason=str(err))
@@ -414,7 +416,9 @@ class ImageRequestHandler:
 
     def _plan_of(self, request: ImageRequest, item: JobItem) -> ImagePlan:
         self.validate_model_hosting(item)
-        self.preflight.check(request)
+        # A job with tiles that were paid for is led to its end, whatever its outputs or its endpoint are by now.
+        if item.region_count is None or item.first_attempt is None:
+            self.preflight.check(request)
         config, body_bytes = self.config, self.preflight.max_body_bytes(request)
         limits = PlanLimits(config.max_regions, config.max_tiles_per_region, config.max_tiles_per_image, body_bytes)
         with self.context.lend_image(request) as source:

@@ -150,7 +150,8 @@ class JobSweeper:
 
     def _fail(self, job: OpenJob | UnreadableJob, reason: str) -> None:
         """F2, and what follows, by the keys of the job's row alone; the row goes too where its image has none."""
-        ended = self._job_table.fail_hopeless(job.image_id, safe_text(reason)) if job.image_id else None
+        generation = job.generation if isinstance(job, OpenJob) else None
+        ended = self._job_table.fail_hopeless(job.image_id, safe_text(reason), generation) if job.image_id else None
         item = ended or (self._job_table.find(job.image_id) if job.image_id else None)
         if ended is not None:
             logger.error("image.failed", reason=reason)

@@ -63,6 +63,7 @@ TERMINAL_VALUES = {":success": "SUCCESS", ":partial": "PARTIAL", ":failed": "FAI
 NOT_TERMINAL = "NOT image_status IN (:success, :partial, :failed)"
 # The row is still there and not ended: an expired row is never brought back to life by a late writer.
 IS_OPEN = f"attribute_exists(image_id) AND {NOT_TERMINAL}"
+_IS_GENERATION = "generation = :generation"
 # Attributes of ``record_sink_done``'s counts.
 COUNTS_OF_MERGE = (
     *("tile_errors", "first_failure", "features_dropped"),
@@ -586,7 +587,7 @@ class JobTable(DDBHelper):
     def _begin_again(self, item: JobItem) -> JobItem:
         """A3 in a later generation, whose plan is there already: note when it began."""
         values = {":first": item.first_attempt, ":generation": item.generation or 0} | TERMINAL_VALUES
-        condition = f"{IS_OPEN} AND attribute_not_exists(first_attempt) AND generation = :generation"
+        condition = f"{IS_OPEN} AND attribute_not_exists(first_attempt) AND {_IS_GENERATION}"
         try:
             row = self.update({"image_id": item.image_id}, "SET first_attempt = :first", values, condition)
         except ConditionNotMetError as err:
@@ -596,27 +597,32 @@ class JobTable(DDBHelper):
             return stored
         return JobItem.from_row(row)
 
-    def fail_unplanned(self, image_id: str, message: str) -> JobItem | None:
-        """F0: end an image that has no plan. Return its row, or None when it has a plan or has ended."""
+    def fail_unplanned(self, image_id: str, message: str, generation: int = 0) -> JobItem | None:
+        """F0: end an image that has no plan, in the generation that was to be planned.
+
+        Return its row, or None when it has a plan, has ended, or was begun again meanwhile.
+        """
         values = self._terminal_values(RequestStatus.FAILED, message, is_dead_letter=True) | TERMINAL_VALUES
         condition = f"{IS_OPEN} AND attribute_not_exists(region_count)"
-        return self._end(image_id, values, condition)
+        return self._end(image_id, values, condition, generation)
 
-    def fail_unshared(self, image_id: str, message: str) -> JobItem | None:
+    def fail_unshared(self, image_id: str, message: str, generation: int = 0) -> JobItem | None:
         """F1: end an image whose plan nobody can share out: whoever made it died, and the image is gone.
 
-        Regions that were shared out all the same lose their count (R3) and end with the image. None when it has ended.
+        Regions that were shared out all the same lose their count (R3) and end with the image. Return None when it has
+        ended, or was begun again meanwhile.
         """
         values = self._terminal_values(RequestStatus.FAILED, message, is_dead_letter=True) | TERMINAL_VALUES
-        return self._end(image_id, values, f"{IS_OPEN} AND attribute_exists(region_count)")
+        return self._end(image_id, values, f"{IS_OPEN} AND attribute_exists(region_count)", generation)
 
-    def fail_hopeless(self, image_id: str, message: str) -> JobItem | None:
+    def fail_hopeless(self, image_id: str, message: str, generation: int | None = None) -> JobItem | None:
         """F2: end an image that nobody can lead on, past its deadline. None when it has ended.
 
-        Like C1, it needs nothing but the key: regions that are still at work lose their count (R3).
+        Like C1, it needs nothing but the key: regions that are still at work lose their count (R3). ``generation`` is
+        None where the open job cannot be read.
         """
         values = self._terminal_values(RequestStatus.FAILED, message) | TERMINAL_VALUES
-        return self._end(image_id, values, IS_OPEN)
+        return self._end(image_id, values, IS_OPEN, generation)
 
     def cancel(self, image_id: str) -> JobItem | None:
         """C1: end an image as FAILED because somebody asked for it. None when it has ended.
@@ -731,8 +737,17 @@ class JobTable(DDBHelper):
         outbox = {"status": str(status), "message": message} | ({"is_dead_letter": True} if is_dead_letter else {})
         return {":status": str(status), ":message": message, ":outbox": outbox, ":zero": 0}
 
-    def _end(self, image_id: str, values: dict[str, Any], condition: str) -> JobItem | None:
-        """Write a terminal status. The duration needs the start time, which never changes, so it is read before."""
+    def _end(
+        self, image_id: str, values: dict[str, Any], condition: str, generation: int | None = None
+    ) -> JobItem | None:
+        """Write a terminal status, of ``generation`` alone unless that is None.
+
+        A worker that was slow must not end the next generation for a reason of the last one. The duration needs the
+        start time, which never changes, so it is read before.
+        """
+        if generation is not None:
+            condition += f" AND {_IS_GENERATION}"
+            values = values | {":generation": generation}
         now_ms = int(self._now() * 1000)
         item = self.find(image_id)
         duration_s = max(0, now_ms - (item.start_time or now_ms)) // 1000 if item else 0
