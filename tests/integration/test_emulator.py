@@ -7,9 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
+import urllib3
 from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.local.child_process import ChildProcess
+from aws.osml.model_runner.local.clients import local_client
 from aws.osml.model_runner.local.emulator import Emulator
 from aws.osml.model_runner.local.exceptions import LocalStackError
 
@@ -153,6 +155,7 @@ def test_child_dies_with_a_parent_that_is_killed(tmp_path):
 import os, sys, time
 from pathlib import Path
 from aws.osml.model_runner.local.child_process import ChildProcess
+from aws.osml.model_runner.local.clients import local_client
 child = ChildProcess.start("sleep", ["sleep", "60"], os.environ, Path({str(tmp_path / "log")!r}))
 print(child.pid, flush=True)
 time.sleep(60)
@@ -182,3 +185,76 @@ def test_emulator_listens_on_loopback_alone(emulator):
         if connection.status == psutil.CONN_LISTEN
     ]
     assert [address.ip for address in listening] == ["127.0.0.1"]
+
+
+def signed(key):
+    return {"Authorization": f"AWS4-HMAC-SHA256 Credential={key}/20260101/us-west-2/sqs/aws4_request, Signature=0"}
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory):
+    """An emulator with a queue, for holders of one key."""
+    with Emulator(tmp_path_factory.mktemp("guarded"), access_key="its-own-key") as emulator:
+        emulator.client("sqs").create_queue(QueueName="images")
+        emulator.client("s3").create_bucket(
+            Bucket="images", CreateBucketConfiguration={"LocationConstraint": "us-west-2"}
+        )
+        yield emulator
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        signed("another-key"),
+        signed("its-own-key") | {"Origin": "http://evil.example"},
+        signed("its-own-key") | {"Origin": "null"},
+        signed("its-own-key") | {"Host": "evil.example"},
+    ],
+    ids=["unsigned", "another user", "a page", "a page without origin", "a name that points here"],
+)
+def test_emulator_refuses_who_does_not_hold_its_key(guarded, headers):
+    queue = guarded.client("sqs").get_queue_url(QueueName="images")["QueueUrl"]
+    form = {"Action": "SendMessage", "QueueUrl": queue, "MessageBody": "{}"}
+    before = count_of(guarded, queue)
+    assert send_form(guarded, form, headers) == (403, None)
+    assert count_of(guarded, queue) == before
+    assert send_form(guarded, form, signed("its-own-key"))[0] == 200
+
+
+def test_emulator_for_any_key_refuses_browsers_all_the_same(emulator):
+    form = {"Action": "ListQueues"}
+    assert send_form(emulator, form, signed("any"))[0] == 200
+    assert send_form(emulator, form, {}) == (403, None)
+    assert send_form(emulator, form, signed("any") | {"Origin": "http://evil.example"}) == (403, None)
+
+
+def count_of(emulator, queue):
+    attributes = emulator.client("sqs").get_queue_attributes(QueueUrl=queue, AttributeNames=["All"])["Attributes"]
+    return attributes["ApproximateNumberOfMessages"]
+
+
+def send_form(emulator, form, headers):
+    """Send what a form in a browser can, and return the status and the origins that may read the response."""
+    with urllib3.PoolManager() as http:
+        response = http.request("POST", emulator.url, fields=form, encode_multipart=False, headers=headers)
+        return response.status, response.headers.get("Access-Control-Allow-Origin")
+
+
+def test_emulator_answers_no_preflight_of_a_browser(guarded):
+    headers = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
+    with urllib3.PoolManager() as http:
+        response = http.request("OPTIONS", guarded.url, headers=headers)
+    assert (response.status, response.headers.get("Access-Control-Allow-Origin")) == (403, None)
+
+
+def test_emulator_serves_the_roles_that_it_has_issued_and_signed_urls(guarded):
+    role = "arn:aws:iam::000000000000:role/reader"
+    keys = guarded.client("sts").assume_role(RoleArn=role, RoleSessionName="job")["Credentials"]
+    assumed = local_client("sts", guarded.url, access_key=keys["AccessKeyId"])
+    assert assumed.get_caller_identity()["Account"] == "000000000000"
+    guarded.client("s3").put_object(Bucket="images", Key="a", Body=b"content")
+    url = guarded.client("s3").generate_presigned_url("get_object", Params={"Bucket": "images", "Key": "a"})
+    with urllib3.PoolManager() as http:
+        assert http.request("GET", url).data == b"content"
+        assert http.request("GET", f"{guarded.url}/images/a").status == 403

@@ -149,9 +149,14 @@ def test_clean_environment_keeps_what_has_nothing_to_do_with_aws():
     assert "AWS_PROFILE" not in clean_environment(os.environ)
 
 
-def test_workers_of_a_stack_read_the_image_of_the_run_and_no_other_file(tmp_path):
-    """Another user of the machine can send requests to the emulator."""
-    assert LocalStack(tmp_path, {}).worker_environment()["IMAGE_SOURCES"] == "s3"
+def test_no_two_stacks_have_an_access_key_in_common(tmp_path):
+    """Another user of the machine reaches the emulator, but sends it no request that it serves."""
+    keys = {LocalStack(tmp_path, {}).worker_environment()["AWS_ACCESS_KEY_ID"] for _ in range(3)}
+    assert len(keys) == 3
+    assert all(len(key) == 32 for key in keys)
+
+
+def test_workers_of_a_run_read_its_image_and_no_other_file(tmp_path):
     assert _only_source("/home/me/a.tif") == {"IMAGE_SOURCES": "file", "IMAGE_DIRECTORIES": "/home/me/a.tif"}
     assert _only_source("https://host/a.tif") == {"IMAGE_SOURCES": "http"}
     (tmp_path / "mine.tif").write_bytes(b"no image")

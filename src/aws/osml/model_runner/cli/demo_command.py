@@ -29,6 +29,6 @@ def run(arguments: argparse.Namespace) -> int:
     from aws.osml.model_runner.local.demo import run_demo
     from aws.osml.model_runner.local.stack import WorkerSettings
 
-    workers = WorkerSettings(processes=arguments.workers)
+    workers = WorkerSettings(processes=arguments.workers, environment={"IMAGE_SOURCES": "s3"})
     with ended_by_sigterm():
         return 0 if run_demo(arguments.output, Console(), arguments.size, workers).is_good else 1

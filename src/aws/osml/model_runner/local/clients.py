@@ -17,8 +17,8 @@ _IGNORE_USER_SETTINGS = {
 }
 
 
-def local_client(service: str, endpoint_url: str, max_attempts: int = 5) -> Any:
-    """Return a client of ``service`` that speaks to ``endpoint_url`` with dummy keys."""
+def local_client(service: str, endpoint_url: str, max_attempts: int = 5, access_key: str = ACCESS_KEY) -> Any:
+    """Return a client of ``service`` that sends requests to ``endpoint_url`` with keys of the embedded stack."""
     config = Config(
         proxies={},
         max_pool_connections=32,
@@ -27,7 +27,7 @@ def local_client(service: str, endpoint_url: str, max_attempts: int = 5) -> Any:
         s3={"addressing_style": "path"},
     )
     session: Any = boto3.Session(
-        aws_access_key_id=ACCESS_KEY,
+        aws_access_key_id=access_key,
         aws_secret_access_key=SECRET_KEY,
         region_name=REGION,
         botocore_session=botocore.session.Session(session_vars=_IGNORE_USER_SETTINGS),

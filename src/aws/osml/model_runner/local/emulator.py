@@ -1,6 +1,6 @@
 """The AWS emulator: SQS, SNS, DynamoDB, S3, Kinesis and CloudFormation on a loopback port, in memory.
 
-The only module that knows which emulator it is.
+This module and ``emulator_guard`` alone know which emulator it is.
 """
 
 import importlib.util
@@ -19,10 +19,11 @@ from typing import Any, Self
 
 from aws.osml.model_runner.local.child_process import ChildProcess
 from aws.osml.model_runner.local.clients import local_client
-from aws.osml.model_runner.local.environment import LOOPBACK, REGION, aws_environment, clean_environment
+from aws.osml.model_runner.local.emulator_guard import ACCESS_KEY_VARIABLE, HEALTH_PATH
+from aws.osml.model_runner.local.environment import ACCESS_KEY, LOOPBACK, REGION, aws_environment, clean_environment
 from aws.osml.model_runner.local.exceptions import LocalStackError
 
-HEALTH_PATH = "/_ministack/health"
+GUARD = Path(__file__).with_name("emulator_guard.py")
 START_TRIES = 3
 SERVICES = "cloudformation,dynamodb,ec2,kinesis,s3,sns,sqs,sts"
 
@@ -30,12 +31,14 @@ SERVICES = "cloudformation,dynamodb,ec2,kinesis,s3,sns,sqs,sts"
 class Emulator:
     """A context manager: the emulator runs inside the ``with`` block, and all that it holds is gone afterwards.
 
-    ``command`` is what starts it, when it is installed apart from this environment. ``url`` is where it listens.
+    ``command`` is what starts it, when it is installed apart from this environment. ``url`` is where it listens. It
+    serves requests that are signed with ``access_key``, None being any key, and refuses those of browsers.
     """
 
-    def __init__(self, directory: Path, command: Sequence[str] | None = None) -> None:
+    def __init__(self, directory: Path, command: Sequence[str] | None = None, access_key: str | None = None) -> None:
         self.directory = directory
         self.command = command
+        self.access_key = access_key
         self.url = ""
         self._children = ExitStack()
         self._process: ChildProcess | None = None
@@ -45,13 +48,13 @@ class Emulator:
     @property
     def environment(self) -> dict[str, str]:
         """The variables that point boto3 and GDAL in another process at this emulator."""
-        return aws_environment(self.url)
+        return aws_environment(self.url, self.access_key or ACCESS_KEY)
 
     def client(self, service: str) -> Any:
         """Return this process's client of ``service``; the same one for every caller, safe to share by threads."""
         with self._clients_lock:
             if service not in self._clients:
-                self._clients[service] = local_client(service, self.url)
+                self._clients[service] = local_client(service, self.url, access_key=self.access_key or ACCESS_KEY)
             return self._clients[service]
 
     def check_alive(self) -> None:
@@ -91,6 +94,7 @@ class Emulator:
             "GATEWAY_PORT": str(port),
             "MINISTACK_REGION": REGION,
             "SERVICES": SERVICES,
+            ACCESS_KEY_VARIABLE: self.access_key or "",
             "LOG_LEVEL": "WARNING",
             # These listen on every interface, whatever BIND_HOST says.
             "IOT_MTLS_ENABLED": "0",
@@ -116,9 +120,9 @@ class Emulator:
 def default_command() -> list[str]:
     """Return the command of the emulator that is installed here; LocalStackError says how to install one."""
     if importlib.util.find_spec("ministack") is not None:
-        return [sys.executable, "-m", "ministack"]
+        return [sys.executable, str(GUARD)]
     if (found := shutil.which("ministack")) is not None:
-        return [found]
+        return [str(Path(found).resolve().with_name("python")), str(GUARD)]
     raise LocalStackError("the AWS emulator is not installed: pip install '.[local]' in a clone of this project")
 
 

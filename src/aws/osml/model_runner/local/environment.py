@@ -6,7 +6,7 @@ from collections.abc import Mapping
 LOOPBACK = "127.0.0.1"
 REGION = "us-west-2"
 ACCESS_KEY = "local"
-SECRET_KEY = "local"  # noqa: S105 - the emulator accepts any key
+SECRET_KEY = "local"  # noqa: S105 - the emulator checks no signature
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
@@ -17,10 +17,10 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def aws_environment(endpoint_url: str) -> dict[str, str]:
+def aws_environment(endpoint_url: str, access_key: str = ACCESS_KEY) -> dict[str, str]:
     """Return what points boto3 and GDAL at the emulator, with keys that work nowhere else."""
     return {
-        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_ACCESS_KEY_ID": access_key,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
         "AWS_DEFAULT_REGION": REGION,
         "AWS_REGION": REGION,

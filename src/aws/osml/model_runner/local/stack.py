@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import sys
 import urllib.request
 from collections.abc import Mapping
@@ -52,7 +53,7 @@ class LocalStack:
         self.directory = directory
         self.models = models
         self.workers = workers or WorkerSettings()
-        self.emulator = Emulator(directory)
+        self.emulator = Emulator(directory, access_key=secrets.token_hex(16))
         self.gateway = SageMakerGateway({})
         self.data_plane = DataPlane("", {})
         self.model_urls: dict[str, str] = {}
@@ -111,8 +112,8 @@ class LocalStack:
     def worker_environment(self) -> dict[str, str]:
         """Return the environment of a worker of this stack."""
         settings = {
-            # Whoever reaches the emulator's port may send requests: they read no file and call no web server.
-            "IMAGE_SOURCES": "s3",
+            # The emulator serves this process and its children alone, which could read these images themselves.
+            "IMAGE_SOURCES": "s3,file,http",
             "WORKERS": str(self.workers.calls_in_flight),
             "WORKERS_PER_CPU": "1",
             # A worker that stops waits for its receive.
