@@ -214,10 +214,15 @@ class InProcessWorker:
 
     def result(self, job_id: str) -> list[dict[str, Any]]:
         """Return the features that were delivered to S3."""
+        features: list[dict[str, Any]] = self.result_file(job_id)["features"]
+        return features
+
+    def result_file(self, job_id: str) -> dict[str, Any]:
+        """Return the feature collection that was delivered to S3."""
         bucket = json.loads(self.outputs)[0]["bucket"]
         body = self.clients.client("s3").get_object(Bucket=bucket, Key=f"out/{job_id}.geojson")["Body"].read()
-        features: list[dict[str, Any]] = json.loads(body)["features"]
-        return features
+        collection: dict[str, Any] = json.loads(body)
+        return collection
 
     outputs = "[]"
 

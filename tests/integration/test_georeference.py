@@ -15,6 +15,7 @@ from aws.osml.photogrammetry import (
     GDALAffineSensorModel,
     GeodeticWorldCoordinate,
     ImageCoordinate,
+    ProjectiveSensorModel,
     RPCSensorModel,
 )
 from hypothesis import given
@@ -230,6 +231,43 @@ def test_a_swath_of_many_control_points_is_where_it_was_flown(tmp_path, latitude
     assert off_m.max() < 50
     assert georeference_of(source).error_px < 0.5
     np.testing.assert_allclose(world_to_image(source.sensor_model, places[:, :2]), pixels, atol=1e-3)
+
+
+def test_control_points_of_which_one_is_wrong_are_said_to_be_bad(tmp_path):
+    points = gcps(lambda x, y: (10 + x / 1e3, 20 - y / 1e3), 6)
+    points[2].GCPX += 1.0
+
+    georeference = georeference_of(opened(tmp_path, gcps=(points, 4326)))
+
+    assert georeference.error_px > 100
+    assert re.fullmatch(r"places may be off by \d+\.\d pixels \(control points: [a-z -]+\)", georeference.warning)
+
+
+@pytest.mark.parametrize("west", [10.0, 179.9])
+@pytest.mark.parametrize(("corner", "is_good"), [((0.3, 0.2), True), ((0.2, 0.0), False)])
+def test_corners_are_bad_where_pixels_do_not_come_back(west, corner, is_good):
+    """Four corners of which three lie on one line fix no projective map."""
+    corners = [(0.0, 0.0), (0.1, 0.0), corner, (0.0, 0.2)]
+    places = [GeodeticWorldCoordinate([*np.radians((west + x, 20.0 - y)), 0.0]) for x, y in corners]
+    pixels = [ImageCoordinate(pixel) for pixel in ((0, 0), (300, 0), (300, 200), (0, 200))]
+    source = SimpleNamespace(width=300, height=200, sensor_model=ProjectiveSensorModel(places, pixels))
+
+    georeference = georeference_of(source)
+
+    assert georeference.method == "corners"
+    assert (georeference.error_px < 0.01) == is_good
+    assert bool(georeference.warning) != is_good
+
+
+def test_a_georeference_without_any_place_is_said_to_be_bad():
+    nowhere = GDALAffineSensorModel([1e9, 1.0, 0.0, 1e9, 0.0, -1.0])
+
+    georeference = georeference_of(SimpleNamespace(width=300, height=200, sensor_model=nowhere))
+
+    assert georeference.error_px == np.inf
+    assert georeference.warning == (
+        "places are not to be relied on: pixels could not be placed and led back (geotransform)"
+    )
 
 
 def test_control_points_that_no_polynomial_fits_are_met_by_a_spline(tmp_path):

@@ -59,6 +59,7 @@ from aws.osml.model_runner.scheduler.survey import lane_of
 from aws.osml.model_runner.tile_worker.region_run import RegionRun
 from aws_faults import Raw, answering, json_error, query_error, xml_error
 from range_server import Fault, RangeServer
+from raster_files import write_image
 from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
 
 
@@ -375,8 +376,30 @@ class TestImage:
         request = worker.request(plain, model_server("centerpoint").invocations_url)
         worker.image_handler.process_image_request(request)
         row = worker.jobs.get_image_request(request.image_id)
-        assert (row.image_status, row.extents) == ("SUCCESS", None)
-        assert len(worker.result("job")) == TILES
+        assert (row.image_status, row.extents, row.georeference) == ("SUCCESS", None, None)
+        result = worker.result_file("job")
+        assert len(result["features"]) == TILES
+        assert "georeference" not in result["modelRunner"]
+
+    @pytest.mark.parametrize(("wrong_deg", "is_bad"), [(0.0, False), (0.5, True)])
+    def test_a_result_says_how_well_its_image_is_placed(
+        self, new_worker, tmp_path, model_server, statuses, wrong_deg, is_bad
+    ):
+        worker = new_worker(REGION_SIZE="(4096, 4096)")
+        pixels = [(x, y) for x in (0.0, 512.0, 1024.0) for y in (0.0, 256.0, 512.0)]
+        points = [gdal.GCP(3.0 + x / 1e4, 48.0 - y / 1e4, 0.0, x, y) for x, y in pixels]
+        points[4].GCPX += wrong_deg
+        scene = write_image(tmp_path / "points.tif", np.ones((1, 512, 1024), np.uint8), gcps=(points, 4326))
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        worker.image_handler.process_image_request(request)
+
+        row = worker.jobs.get_image_request(request.image_id)
+        placed = worker.result_file("job")["modelRunner"]["georeference"]
+        assert placed == json.loads(row.georeference)
+        assert placed["method"].startswith("control points: ")
+        assert (placed["errorPx"] > 1.0, "warning" in placed) == (is_bad, is_bad)
+        end = next(text for text, attributes in statuses.events() if attributes["image_status"] == "SUCCESS")
+        assert ("places may be off by" in end) == is_bad
 
     def test_what_cannot_be_planned_now_is_left_to_the_sweeper(
         self, worker, scene, model_server, monkeypatch, statuses

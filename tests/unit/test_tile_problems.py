@@ -1,5 +1,7 @@
 """The words in which a status names why tiles failed and features were dropped."""
 
+import json
+
 from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.image_completion import end_message
@@ -36,6 +38,14 @@ def test_an_output_that_failed_is_named_beside_the_tiles():
     item = job(tile_success=8, tile_error=1, tile_errors={"TILE_ENCODING": 1})
     text = end_message(item, RequestStatus.PARTIAL, ["the bucket is gone", "the bucket is gone"])
     assert text == "1 of 9 tiles failed: TILE_ENCODING 1; the bucket is gone"
+
+
+def test_places_that_are_bad_are_named_although_the_image_is_a_success():
+    warning = "places may be off by 3.2 pixels (control points: affine)"
+    item = job(tile_success=9, georeference=json.dumps({"method": "x", "errorPx": 3.2, "warning": warning}))
+    assert end_message(item, RequestStatus.SUCCESS) == f"Completed image processing; {warning}"
+    item.georeference = json.dumps({"method": "geotransform", "errorPx": 0.0})
+    assert end_message(item, RequestStatus.SUCCESS) == "Completed image processing"
 
 
 def test_counts_that_nobody_made_are_left_out():

@@ -351,11 +351,13 @@ def _counts_of(image: MergedImage) -> dict[str, Any]:
 
 
 def end_message(job: JobItem, status: RequestStatus, output_errors: Iterable[str] = ()) -> str:
-    """Return why an image ended as it did: its failed tiles, features that were dropped, outputs that failed."""
+    """Return why an image ended as it did: failed tiles, dropped features, failed outputs, and places that are bad."""
     tiles, failed = (job.tile_success or 0) + (job.tile_error or 0), job.tile_error or 0
     reasons = [*job.problems.reasons(tiles, failed), *dict.fromkeys(output_errors)]
     if job.features_unmerged:
         reasons.append(f"{job.features_unmerged} features of crowded tiles were delivered without a merge")
+    if warning := (job.accuracy or {}).get("warning"):
+        reasons.append(warning)
     if status is RequestStatus.SUCCESS or not reasons:
         reasons = ["Completed image processing", *reasons]
     return safe_text("; ".join(reasons))

@@ -25,7 +25,6 @@ logger = structlog.get_logger(__name__)
 # Left for a tile's header where a size is proposed; those of plain formats take a few bytes per row of pixels.
 _HEADER_BYTES = 128 * 1024
 _SIDE_STEP_PX = 16
-_ROUGH_PX = 1.0
 
 
 class PlanLimits(NamedTuple):
@@ -52,6 +51,7 @@ class ImagePlan:
     width: int
     height: int
     extents: dict[str, float] | None
+    georeference: dict[str, Any] | None
     etag: str | None
     extension: str
     image_format: str
@@ -71,6 +71,7 @@ class ImagePlan:
             width=self.width,
             height=self.height,
             extents=json_text(self.extents) if self.extents else None,
+            georeference=json_text(self.georeference) if self.georeference else None,
             image_etag=self.etag,
             image_extension=self.extension,
             image_format=self.image_format,
@@ -95,7 +96,6 @@ def plan_image(
     """
     encoder = TileEncoder(source, request.tile_format, request.tile_compression)
     encoder.check(request.tile_size)
-    _report_georeference(source)
     interest = _interest(source, request)
     bounds = processing_bounds(source.width, source.height, interest)
     planner = RegionPlanner(strategy, request.tile_size, request.tile_overlap, interest)
@@ -115,6 +115,7 @@ def plan_image(
         width=source.width,
         height=source.height,
         extents=_extents(source),
+        georeference=_georeference(source),
         etag=source.etag,
         extension=source.extension,
         image_format=source.driver_name,
@@ -151,16 +152,18 @@ def _interest(source: ImageSource, request: ImageRequest) -> shapely.Geometry | 
     return interest_in(source.sensor_model, source.width, source.height, request.roi)
 
 
-def _report_georeference(source: ImageSource) -> None:
-    """Log how well the image is placed on the Earth, as a warning where a place may be off by more than a pixel."""
+def _georeference(source: ImageSource) -> dict[str, Any] | None:
+    """Return what results say of how well the image is placed on the Earth; log it, as a warning where that is bad."""
     georeference = georeference_of(source)
     if georeference is None:
-        return
-    method, error_px = georeference.method, round(georeference.error_px, 3)
-    if georeference.error_px > _ROUGH_PX:
+        return None
+    method = georeference.method
+    error_px = round(georeference.error_px, 3) if math.isfinite(georeference.error_px) else None
+    if georeference.warning:
         logger.warning("image.georeference_rough", method=method, error_px=error_px)
-    else:
-        logger.info("image.georeferenced", method=method, error_px=error_px)
+        return {"method": method, "errorPx": error_px, "warning": georeference.warning}
+    logger.info("image.georeferenced", method=method, error_px=error_px)
+    return {"method": method, "errorPx": error_px}
 
 
 def _extents(source: ImageSource) -> dict[str, float] | None:

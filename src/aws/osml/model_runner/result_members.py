@@ -1,4 +1,4 @@
-"""Members of a result beside its features: its job, its image, and how much of the image was processed."""
+"""Members of a result beside its features: its job, its image, what was processed of it, and how well it is placed."""
 
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -28,7 +28,7 @@ def result_members(job: JobItem, tally: TileTally, stored: int, delivered: int, 
         features["unmerged"] = unmerged
     if tally.dropped:
         features["dropped"] = dict(sorted(tally.dropped.items()))
-    about = {
+    about: dict[str, Any] = {
         "version": _version(),
         "jobId": str(job.job_id),
         "image": public_url(job.image_url or ""),
@@ -36,6 +36,8 @@ def result_members(job: JobItem, tally: TileTally, stored: int, delivered: int, 
         "tiles": tiles,
         "features": features,
     }
+    if job.accuracy:
+        about["georeference"] = job.accuracy
     return {MEMBER: about}
 
 

@@ -114,6 +114,7 @@ class JobItem(DDBItem):
     message_id: str | None = None
     generation: int | None = None
     source_properties: str | None = None
+    georeference: str | None = None
     image_etag: str | None = None
     image_extension: str | None = None
     image_format: str | None = None
@@ -246,6 +247,11 @@ class JobItem(DDBItem):
         regions_ended = (self.region_success or 0) + (self.region_error or 0)
         age_s = None if self.tiles_since is None else now_s - self.tiles_since
         return needs_outputs_only(regions_ended, self.region_count, self.tile_error or 0, age_s, outputs_only)
+
+    @property
+    def accuracy(self) -> dict[str, Any] | None:
+        """How well the image is placed on the Earth, as results say it; None without a georeference, or a plan."""
+        return json.loads(self.georeference) if self.georeference else None
 
     @property
     def running_since(self) -> float:
@@ -568,7 +574,7 @@ class JobTable(DDBHelper):
             name: getattr(item, name)
             for name in (
                 *("region_count", "tile_count", "width", "height", "extents", "region_size", "processing_bounds"),
-                *("image_etag", "image_extension", "image_format", "source_properties"),
+                *("image_etag", "image_extension", "image_format", "source_properties", "georeference"),
                 "first_attempt",
             )
             if getattr(item, name) is not None

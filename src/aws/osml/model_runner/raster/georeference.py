@@ -6,6 +6,7 @@ Pixels are (n, 2) arrays of x (column) and y (row), counted from the outer corne
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Protocol
@@ -30,6 +31,8 @@ from .solution import CLOSED_PX, UNREADABLE, default_height, is_solution, surfac
 FloatArray = npt.NDArray[np.float64]
 _EXTENT_NODES = 17
 _CHECKED_NODES = 5
+# A place that may be off by more is not to be relied on.
+ROUGH_PX = 1.0
 _METHODS = {
     "GDALAffineSensorModel": "geotransform",
     "ProjectiveSensorModel": "corners",
@@ -100,11 +103,21 @@ def is_quick(sensor_model: Any, elevation_model: Any | None = None) -> bool:
 class Georeference(NamedTuple):
     """How an image is placed on the Earth, and how well: the worst error that can be measured, in pixels.
 
-    It is what control points miss, or how far pixels come back from the ground beside themselves.
+    It is what control points miss, or how far pixels come back from the ground beside themselves. It is infinite where
+    no pixel that was tried has a place, or where a place leads back to no pixel.
     """
 
     method: str
     error_px: float
+
+    @property
+    def warning(self) -> str:
+        """Why places are not to be relied on; empty where they are good to a pixel."""
+        if not math.isfinite(self.error_px):
+            return f"places are not to be relied on: pixels could not be placed and led back ({self.method})"
+        if self.error_px > ROUGH_PX:
+            return f"places may be off by {self.error_px:.1f} pixels ({self.method})"
+        return ""
 
 
 def georeference_of(source: HasExtent) -> Georeference | None:
@@ -116,13 +129,39 @@ def georeference_of(source: HasExtent) -> Georeference | None:
     if isinstance(precise, ControlPointModel):
         return Georeference(f"control points: {precise.method}", precise.error_px)
     method = _METHODS.get(type(precise).__name__, type(precise).__name__)
+    try:
+        return Georeference(method, _round_trip_px(source))
+    except UNREADABLE:
+        return Georeference(method, math.inf)
+
+
+def _round_trip_px(source: HasExtent) -> float:
+    """Return how far pixels of a lattice come back beside themselves, infinite where none of them has a place."""
+    model = source.sensor_model
     xs, ys = np.meshgrid(*(np.linspace(0.5, side - 0.5, _CHECKED_NODES) for side in (source.width, source.height)))
     pixels = np.column_stack([xs.ravel(), ys.ravel()])
     places = image_to_world(model)(pixels)
     is_place = np.isfinite(places).all(axis=1)
-    off_px = np.linalg.norm(world_to_image(model, places[is_place]) - pixels[is_place], axis=1)
-    # Where longitudes go on past the antimeridian, the way back leads to the other side.
-    return Georeference(method, float(np.max(off_px[off_px < source.width / 2], initial=0.0)))
+    if not is_place.any():
+        return math.inf
+    off_px = _ways_back_px(model, places[is_place], pixels[is_place])
+    if isinstance(_precise(model), GDALAffineSensorModel):
+        # Of a place past the antimeridian a projection knows one side only; the way there was checked all the same.
+        off_px = off_px[off_px < source.width / 2]
+    return float(np.max(off_px, initial=0.0))
+
+
+def _ways_back_px(model: Any, places: FloatArray, pixels: FloatArray) -> FloatArray:
+    """Return how far from its pixel each place leads back: the shortest of the ways that its longitude has."""
+    shortest = np.full(len(places), np.inf)
+    for turn in (0.0, 360.0, -360.0):
+        is_open = ~(shortest <= CLOSED_PX)
+        if not is_open.any():
+            break
+        with np.errstate(divide="ignore", invalid="ignore"):
+            back = world_to_image(model, places[is_open] + [turn, 0.0, 0.0])
+        shortest[is_open] = np.fmin(shortest[is_open], np.linalg.norm(back - pixels[is_open], axis=1))
+    return shortest
 
 
 def world_to_image(sensor_model: Any, lonlat: npt.ArrayLike, elevation_model: Any | None = None) -> FloatArray:
@@ -263,8 +302,10 @@ def _projecting() -> ThreadPoolExecutor:
 
 def _projective(model: Any) -> ImageToWorld:
     def locate(pixels: FloatArray) -> FloatArray:
-        lonlat = np.degrees(model.lonlat_to_xy_transform.inverse(np.asarray(pixels, dtype=np.float64)))
-        return np.column_stack((lonlat, np.zeros(len(pixels))))
+        # Three corners on one line have a horizon, on which nothing has a place.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            lonlat = np.degrees(model.lonlat_to_xy_transform.inverse(np.asarray(pixels, dtype=np.float64)))
+        return _at_height_zero(lonlat)
 
     return locate
 
