@@ -1,4 +1,4 @@
-"""Looks for bytes that break a parser: ``python tests/fuzz/run.py requests|answers|codestreams [SECONDS]``.
+"""Looks for bytes that break a parser: ``python tests/fuzz/run.py TARGET [SECONDS]``, TARGET one of ``targets.py``.
 
 Needs atheris (``pip install atheris``; a wheel exists for Linux and macOS). What reaches new code is kept below
 .cache/fuzz, from where what is worth repeating goes to tests/fuzz/corpus; a crash is written there as well, and ends
@@ -18,12 +18,16 @@ sys.path.insert(0, str(ROOT / "tests"))
 with atheris.instrument_imports(include=["aws.osml.model_runner", "json", "geojson"]):
     from fuzz.targets import TARGETS
 
+from fuzz.seeds import seeds  # noqa: E402 - after the parsers, so that those are instrumented
+
 
 def main() -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     name, seconds = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "600"
     kept = ROOT / ".cache" / "fuzz" / name
     kept.mkdir(parents=True, exist_ok=True)
+    for number, seed in enumerate(seeds(name)):
+        (kept / f"seed-{number}").write_bytes(seed)
     limits = [
         "-max_len=262200",
         "-timeout=5",
@@ -32,7 +36,7 @@ def main() -> None:
     ]
     words = ROOT / "tests" / "fuzz" / f"{name}.dict"
     options = [f"-artifact_prefix={kept.parent}/{name}-", *([f"-dict={words}"] if words.exists() else [])]
-    corpus = [str(kept), str(ROOT / "tests" / "fuzz" / "corpus" / name)]
+    corpus = [str(kept), *(str(path) for path in [ROOT / "tests" / "fuzz" / "corpus" / name] if path.exists())]
     atheris.Setup([sys.argv[0], *limits, *options, *corpus], TARGETS[name])
     atheris.Fuzz()
 

@@ -4,11 +4,13 @@
 """
 
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import orjson
+from osgeo import osr
 
 from aws.osml.model_runner.api import (
     ImageRequest,
@@ -23,11 +25,21 @@ from aws.osml.model_runner.features.answer import parse_answer
 from aws.osml.model_runner.features.encoding import encode_features
 from aws.osml.model_runner.features.location_grid import LocationGrid
 from aws.osml.model_runner.features.refinement import refine_features
+from aws.osml.model_runner.raster import RasterSettings
+from aws.osml.model_runner.raster.crs_text import are_plain_citations, is_plain_gml
+from aws.osml.model_runner.raster.exceptions import LoadImageException
 from aws.osml.model_runner.raster.jpeg2000 import codestreams
+from aws.osml.model_runner.raster.opening import check_header
 from aws.osml.model_runner.sink.result_key import result_key
 
 TILE = ImageRegion(ImageCoord(1000, 2000), ImageDimensions(512, 512))
 MAX_MESSAGE_CHARACTERS = 100_000
+SETTINGS = RasterSettings(max_xml_bytes=16 * 1024)
+MAX_READS = 110_000
+# What is read of a header beside metadata: directories of tags, heads of boxes and of segments.
+MAX_READ_BYTES = 5 * SETTINGS.max_xml_bytes + 128 * 1024
+# GDAL's own words for files that a coordinate system names.
+_NAMES_FILE = re.compile(r"(?:grids|file)=(?!@null\b)|PARAMETERFILE|PROJ4_GRIDS", re.IGNORECASE)
 
 
 def check_request(body: bytes) -> None:
@@ -103,6 +115,50 @@ def check_codestream(body: bytes) -> None:
         assert codestream.decoder_bytes(len(body)) >= 0
 
 
+def check_image_header(body: bytes) -> None:
+    """The header of a file is checked, or its file refused, without an error and in bounded reads."""
+    reads, read_bytes, refusal = 0, 0, "image "
+
+    def read_at(offset: int, count: int) -> bytes:
+        nonlocal reads, read_bytes
+        assert offset >= 0
+        assert count >= 0
+        part = body[offset : offset + count]
+        reads, read_bytes = reads + 1, read_bytes + len(part)
+        return part
+
+    try:
+        check_header(read_at, len(body), "image", SETTINGS)
+    except LoadImageException as err:
+        refusal = str(err)
+    assert refusal.startswith("image ")
+    assert len(refusal) <= MAX_MESSAGE_CHARACTERS
+    assert reads <= MAX_READS
+    assert read_bytes <= MAX_READ_BYTES
+
+
+def check_crs_text(body: bytes) -> None:
+    """Whatever PROJ may get of a coordinate system, GDAL finds no file in it."""
+    is_plain_gml(body)
+    for citations in (body, b"ESRI PE String = " + body):
+        if are_plain_citations(citations):
+            text = citations.partition(b"ESRI PE String = ")[2]
+            # GDAL cuts a citation at the bar, or does not.
+            for wkt in {text, text.partition(b"|")[0]}:
+                _check_system(wkt.partition(b"\0")[0].decode("latin-1"))
+
+
+def _check_system(wkt: str) -> None:
+    system = osr.SpatialReference()
+    try:
+        if not wkt or system.ImportFromWkt(wkt) != 0:
+            return
+        texts = [system.ExportToProj4(), system.ExportToWkt(["FORMAT=WKT2_2019"]), system.ExportToWkt()]
+    except RuntimeError:
+        return
+    assert not any(_NAMES_FILE.search(text) for text in texts), texts
+
+
 def _world(pixels: Any) -> Any:
     return np.column_stack((pixels[:, 0] * 1e-5 + 3.0, 48.0 - pixels[:, 1] * 1e-5, np.zeros(len(pixels))))
 
@@ -112,4 +168,6 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "requests": check_request,
     "answers": check_answer,
     "codestreams": check_codestream,
+    "headers": check_image_header,
+    "crs": check_crs_text,
 }

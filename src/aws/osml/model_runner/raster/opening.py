@@ -27,6 +27,10 @@ _FORBIDDEN = frozenset({gdal.CPLE_AWSAccessDenied, gdal.CPLE_AWSInvalidCredentia
 _UNREACHABLE = frozenset({gdal.CPLE_HttpResponse, gdal.CPLE_AWSSignatureDoesNotMatch + 1})
 _REFUSED = re.compile(r"response code[^\n]{0,256}?: 40[13]\b|<Code>AccessDenied</Code>")
 _ABSENT = re.compile(r"response code[^\n]{0,256}?: 404\b")
+# A NITF of a thousand JPEG 2000 images has about 30,000 parts.
+_MOST_READS = 100_000
+# Kinds of metadata, each of which may be as large as one may be.
+_MOST_METADATA = 4
 # The name of a uuid box, before its content.
 _UUID_BYTES = 16
 _S3_PREFIX = "/vsis3/"
@@ -186,13 +190,34 @@ def _refuse_greedy_header(path: str, url: str, settings: RasterSettings) -> None
     try:
         gdal.VSIFSeekL(file, 0, os.SEEK_END)
         file_bytes = gdal.VSIFTellL(file)
-        _check_tiff(read_at, url, settings)
-        for codestream in codestreams(read_at, file_bytes):
-            _check_codestream(codestream, file_bytes, url, settings)
-        for box in boxes(read_at, file_bytes):
-            _check_box(read_at, box, url, settings)
+        check_header(read_at, file_bytes, url, settings)
     finally:
         gdal.VSIFCloseL(file)
+
+
+def check_header(read_at: ReadAt, file_bytes: int, url: str, settings: RasterSettings) -> None:
+    """Raise LoadImageException for the header of a file that is no more to be opened than to be read to its end."""
+    read_at = _counted(read_at, url, settings)
+    _check_tiff(read_at, url, settings)
+    for codestream in codestreams(read_at, file_bytes):
+        _check_codestream(codestream, file_bytes, url, settings)
+    for box in boxes(read_at, file_bytes):
+        _check_box(read_at, box, url, settings)
+
+
+def _counted(read_at: ReadAt, url: str, settings: RasterSettings) -> ReadAt:
+    """Return reads that end where a header has too many parts: parts of some formats may be named again and again."""
+    reads = read_bytes = 0
+
+    def counted(offset: int, count: int) -> bytes:
+        nonlocal reads, read_bytes
+        body = read_at(offset, count)
+        reads, read_bytes = reads + 1, read_bytes + len(body)
+        refuse_excess(url, "number of parts of its header", reads, _MOST_READS)
+        refuse_excess(url, "header in bytes", read_bytes, _MOST_METADATA * settings.max_xml_bytes)
+        return body
+
+    return counted
 
 
 def _check_tiff(read_at: ReadAt, url: str, settings: RasterSettings) -> None:
