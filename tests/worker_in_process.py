@@ -20,7 +20,6 @@ from aws.osml.model_runner.database import (
     EndpointStatisticsTable,
     JobItem,
     JobTable,
-    JobTableLedger,
     OutstandingJobsTable,
     RegionRequestItem,
     RegionRequestTable,
@@ -93,11 +92,7 @@ class InProcessWorker:
         dynamodb = clients.dynamodb_resource()
         self.jobs = JobTable(config.job_table, dynamodb, clock, config.row_life_s)
         self.regions = RegionRequestTable(config.region_request_table, dynamodb, clock, lambda _: None)
-        self.ledger = (
-            OutstandingJobsTable(config.outstanding_jobs_table, self.jobs, dynamodb, clock)
-            if config.outstanding_jobs_table
-            else JobTableLedger(self.jobs, clock)
-        )
+        self.ledger = OutstandingJobsTable(config.outstanding_jobs_table, self.jobs, dynamodb, clock)
         self.endpoints = (
             EndpointStatisticsTable(config.endpoint_statistics_table, dynamodb, clock)
             if config.endpoint_statistics_table
@@ -107,9 +102,9 @@ class InProcessWorker:
         self.context = self._new_context(name)
         self.features = self.context.feature_table(ImageDimensions(256, 256), ImageDimensions(0, 0))
         self.endpoint_utils = EndpointUtils(clients=clients)
-        facts = SharedFacts(config.outstanding_jobs_table, dynamodb, clock) if config.outstanding_jobs_table else None
+        facts = SharedFacts(config.outstanding_jobs_table, dynamodb, clock)
         self.capacities = EndpointCapacityEstimator(
-            config, clients, self.context.metrics, clock, self.context.rng, facts
+            config, clients, self.context.metrics, facts, clock, self.context.rng
         )
         self.region_handler = self._new_region_handler()
         self.image_handler = self._new_image_handler()
@@ -158,10 +153,8 @@ class InProcessWorker:
         self.region_handler.tell_progress = handler.tell_progress
         return handler
 
-    def _new_scheduler(self) -> EndpointLoadImageScheduler | None:
-        """Return what starts images, where there is a table of open jobs; they are not waited for here."""
-        if not isinstance(self.ledger, OutstandingJobsTable):
-            return None
+    def _new_scheduler(self) -> EndpointLoadImageScheduler:
+        """Return what starts images; they are not waited for here."""
         context = self.context
         turns = SchedulingTurns(self.ledger, self.jobs, self.clock)
         return EndpointLoadImageScheduler(
@@ -174,7 +167,7 @@ class InProcessWorker:
     def start_waiting(self) -> int:
         """Start every image that may start now, as the daemon does, and return how many did."""
         started = 0
-        while self.scheduler is not None:
+        while True:
             self.scheduler.due.set()
             self.clock.ahead_s += LOOK_EVERY_S
             images = self.scheduler.receive()

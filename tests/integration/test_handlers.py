@@ -439,15 +439,6 @@ class TestImage:
         assert (row.image_status, row.status_outbox["status"]) == ("SUCCESS", "SUCCESS")
         assert worker.open_jobs() == [request.image_id], "somebody has to publish it yet"
 
-    def test_without_a_table_of_open_jobs(self, new_worker, scene, model_server):
-        worker = new_worker(OUTSTANDING_JOBS_TABLE="")
-        request = worker.request(scene, model_server("centerpoint").invocations_url)
-        worker.image_handler.process_image_request(request)
-        assert worker.open_jobs() == [request.image_id]
-        assert worker.work_off().image_status == "SUCCESS"
-        assert worker.open_jobs() == []
-        assert worker.image_handler.accept(request) is None
-
     def test_a_ledger_is_not_needed_to_make_a_handler(self, worker):
         handler = worker.image_handler
         other = ImageRequestHandler(
@@ -1617,12 +1608,10 @@ class TestRedrive:
     def redriver(self, worker: InProcessWorker) -> JobRedriver:
         return JobRedriver(worker.jobs, worker.ledger, worker.config.allowance.check, worker.clock)
 
-    @pytest.mark.parametrize("table", ["", None])
     def test_an_output_that_failed_is_written_elsewhere_without_a_model_call(
-        self, new_worker, scene, model_server, data_plane, clients, statuses, tmp_path, table
+        self, worker, scene, model_server, data_plane, clients, statuses, tmp_path
     ):
         """Nor is the image read: it may be gone."""
-        worker = new_worker(**({} if table is None else {"OUTSTANDING_JOBS_TABLE": table}))
         image = Path(shutil.copy(scene, tmp_path / "scene.tif"))
         model = model_server("centerpoint")
         request = self.undelivered(worker, image, model.invocations_url, data_plane)

@@ -24,7 +24,6 @@ from aws.osml.model_runner.database import (
     FeatureTable,
     JobItem,
     JobTable,
-    JobTableLedger,
     OutstandingJobsTable,
     RegionClaim,
     RegionEnded,
@@ -187,15 +186,13 @@ class TestAccept:
             regionOfInterest=shapely.Point(0, 0).buffer(10, quad_segs=64).wkt,
             imageProcessorParameters={"TargetVariant": "blue", "CustomAttributes": "a" * 1000},
         )
-        for ledger in (tables.ledger, JobTableLedger(tables.jobs, tables.clock)):
-            assert ledger.accept(asked, "m", "b" * 5000) is Acceptance.ACCEPTED
-            (job,) = ledger.open_jobs()
-            assert job.request.model_endpoint_parameters == {"TargetVariant": "blue"}
-            hot = tables.jobs.read({"image_id": asked.image_id})
-            assert len(json.dumps(hot)) < 4000
-            whole = tables.jobs.get_image_request(asked.image_id)
-            assert (whole.body, json.loads(whole.feature_properties)) == ("b" * 5000, asked.feature_properties)
-            tables.jobs.delete({"image_id": asked.image_id})
+        assert tables.ledger.accept(asked, "m", "b" * 5000) is Acceptance.ACCEPTED
+        (job,) = tables.ledger.open_jobs()
+        assert job.request.model_endpoint_parameters == {"TargetVariant": "blue"}
+        hot = tables.jobs.read({"image_id": asked.image_id})
+        assert len(json.dumps(hot)) < 4000
+        whole = tables.jobs.get_image_request(asked.image_id)
+        assert (whole.body, json.loads(whole.feature_properties)) == ("b" * 5000, asked.feature_properties)
         assert len(json.dumps(tables.ledger.read({"endpoint_id": "ships", "job_id": "job"}))) < 600
 
     def test_a_request_lives_as_long_as_its_image_that_begins_again(self, tables):
@@ -221,9 +218,8 @@ class TestAccept:
         first = requests_of(validated(message(imageUrls=[images["a"], images["b"]])), "sha-of-first")
         assert [tables.ledger.accept(one) for one in first] == [Acceptance.ACCEPTED] * 2
         others = [request(imageProcessor={"name": "boats", "type": "SM_ENDPOINT"}), request(url=images["c"])]
-        for ledger in (tables.ledger, JobTableLedger(fresh(tables), tables.clock)):
-            assert [ledger.accept(other) for other in others] == [Acceptance.REUSED] * 2
-            assert [ledger.accept(one) for one in first] == [Acceptance.KNOWN] * 2
+        assert [tables.ledger.accept(other) for other in others] == [Acceptance.REUSED] * 2
+        assert [tables.ledger.accept(one) for one in first] == [Acceptance.KNOWN] * 2
         ended = [tables.jobs.fail_unplanned(one.image_id, "unreadable") for one in first]
         for image in ended:
             tables.jobs.clear_outbox(image.image_id)
@@ -265,21 +261,6 @@ class TestAccept:
             answers = list(pool.map(lambda _: tables.ledger.accept(request()), range(16)))
         assert answers.count(Acceptance.ACCEPTED) == 1
 
-    def test_without_a_table_of_open_jobs_the_images_own_rows_carry_them(self, tables):
-        ledger = JobTableLedger(tables.jobs, tables.clock)
-        assert ledger.accept(request()) is Acceptance.ACCEPTED
-        assert ledger.accept(request()) is Acceptance.KNOWN
-        (job,) = ledger.open_jobs()
-        assert tables.jobs.request_of(tables.jobs.get_image_request(job.image_id)) == request()
-        assert ledger.start_planning(job, "w1", 60)
-        assert not ledger.start_planning(job, "w2", 60)
-        ended = tables.jobs.fail_unplanned(job.image_id, "unreadable")
-        assert ended is not None
-        assert [open_job.image_id for open_job in ledger.open_jobs()] == [job.image_id]
-        tables.jobs.clear_outbox(job.image_id)
-        assert list(ledger.open_jobs()) == []
-        assert ledger.find(request()) is None
-
 
 class TestExpired:
     """DynamoDB deletes rows some days after they have expired: until then they are there, and count as gone."""
@@ -302,14 +283,6 @@ class TestExpired:
         row = tables.jobs.get_image_request(job.image_id)
         assert (row.image_status, row.request_sha256) == ("ACCEPTED", other.request_sha256)
         assert tables.ledger.find(other) == job
-
-    def test_so_it_can_without_a_table_of_open_jobs(self, tables):
-        ledger = JobTableLedger(tables.jobs, tables.clock)
-        ledger.accept(request())
-        self.expire(tables)
-        assert list(ledger.open_jobs()) == []
-        assert ledger.find(request()) is None
-        assert ledger.accept(request(imageProcessorTileSize=256)) is Acceptance.ACCEPTED
 
     def test_regions_and_tiles_of_the_job_before_do_not_count(self, tables):
         planned(tables)
@@ -782,18 +755,6 @@ class TestRedrive:
         assert tables.jobs.request_of(row) == request()
         assert tables.ledger.start_planning(job, "w2", 60)
 
-    def test_d1_on_images_own_rows(self, tables):
-        ledger = JobTableLedger(tables.jobs, tables.clock)
-        ledger.accept(request())
-        ended = tables.jobs.fail_unplanned(request().image_id, "unreadable")
-        assert not ledger.reopen(ended, request(), "m2"), "its status is not published yet"
-        tables.jobs.clear_outbox(ended.image_id)
-        assert ledger.reopen(ended, request(), "m2")
-        assert not ledger.reopen(ended, request(), "m3")
-        (job,) = ledger.open_jobs()
-        assert (job.num_attempts, job.planned_time) == (0, None)
-        assert tables.jobs.get_image_request(ended.image_id).image_status == "ACCEPTED"
-
     def test_an_output_that_failed_alone_is_all_that_is_written_again(self, tables):
         planned(tables)
         tables.regions.end_region(tables.jobs, claimed(tables), RequestStatus.SUCCESS, [BOUNDS], [])
@@ -837,15 +798,6 @@ class TestRedrive:
         assert tables.ledger.start_planning(job, "w2", 60) is None
         assert tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.FAILED, "late") is None
         assert tables.jobs.claim_aggregation(row, "w2", 120, 0) is not None
-
-    def test_d3_on_images_own_rows(self, tables):
-        ledger = JobTableLedger(tables.jobs, tables.clock)
-        item = self.undelivered(tables)
-        assert ledger.reopen(item, request(), "again")
-        assert not ledger.reopen(item, request(), "again")
-        (job,) = ledger.open_jobs()
-        assert job.planned_time is not None
-        assert JobTable.is_image_request_complete(tables.jobs.get_image_request(item.image_id))
 
     def test_d3_with_other_outputs(self, tables):
         item = self.undelivered(tables)
@@ -932,12 +884,11 @@ class TestRedrive:
 
 class TestSweep:
     def test_one_worker_of_the_fleet_sweeps_at_a_time(self, tables):
-        for ledger in (tables.ledger, JobTableLedger(tables.jobs, tables.clock)):
-            with ThreadPoolExecutor(8) as pool:
-                assert sum(pool.map(lambda n, ledger=ledger: ledger.claim_sweep(f"w{n}", 30), range(8))) == 1
-            assert list(ledger.open_jobs()) == []
-            tables.clock.now_s += 31
-            assert ledger.claim_sweep("next", 30)
+        with ThreadPoolExecutor(8) as pool:
+            assert sum(pool.map(lambda n: tables.ledger.claim_sweep(f"w{n}", 30), range(8))) == 1
+        assert list(tables.ledger.open_jobs()) == []
+        tables.clock.now_s += 31
+        assert tables.ledger.claim_sweep("next", 30)
 
     def test_a_job_is_looked_after_by_one_sweeper(self, tables):
         tables.ledger.accept(request())

@@ -72,9 +72,9 @@ def new_worker(data_plane, clients, clock) -> Iterator[Callable[..., InProcessWo
         worker.close()
 
 
-@pytest.fixture(params=["table of open jobs", "images' own rows"])
-def worker(new_worker, request) -> InProcessWorker:
-    return new_worker() if request.param == "table of open jobs" else new_worker(OUTSTANDING_JOBS_TABLE="")
+@pytest.fixture
+def worker(new_worker) -> InProcessWorker:
+    return new_worker()
 
 
 @pytest.fixture
@@ -139,10 +139,8 @@ def test_a_plan_whose_worker_died_between_its_messages_is_sent_whole(worker, sce
     request = worker.request(scene, model.invocations_url)
     planned(worker, request)
     lose_messages(worker)
-    key = {"image_id": request.image_id}
-    if worker.config.outstanding_jobs_table:
-        key = {"endpoint_id": request.model_name, "job_id": request.job_id}
-    table = worker.ledger._rows
+    key = {"endpoint_id": request.model_name, "job_id": request.job_id}
+    table = worker.ledger
     table.update(key, "REMOVE planned_time", {})
     second = worker.regions_of(request)[1]
     worker.regions.delete({"image_id": request.image_id, "region_id": second.region_id})
@@ -160,10 +158,8 @@ def test_a_plan_that_is_made_again_leaves_regions_that_have_ended_alone(worker, 
     planned(worker, request)
     lose_messages(worker)
     do_region(worker, request, 0)
-    key = {"image_id": request.image_id}
-    if worker.config.outstanding_jobs_table:
-        key = {"endpoint_id": request.model_name, "job_id": request.job_id}
-    worker.ledger._rows.update(key, "REMOVE planned_time", {})
+    key = {"endpoint_id": request.model_name, "job_id": request.job_id}
+    worker.ledger.update(key, "REMOVE planned_time", {})
     clock.ahead_s += LEASE_S + 2
     worker.look_after()
     assert [region.region_id for _, region in worker.received_regions()] == ["(0, 512)(512, 512)-job"]
@@ -399,18 +395,19 @@ def test_a_job_whose_row_has_expired_is_forgotten(new_worker, scene, clock):
     assert worker.jobs.find(request.image_id) is None
 
 
-def test_a_job_that_cannot_be_helped_now_keeps_no_other_waiting(new_worker, scene, model_server, clients, logs):
-    worker = new_worker(OUTSTANDING_JOBS_TABLE="")
+def test_a_job_that_cannot_be_helped_now_keeps_no_other_waiting(worker, scene, model_server, clients, clock, logs):
     stuck = worker.request(scene, model_server("centerpoint").invocations_url, job_id="a-stuck")
     planned(worker, stuck)
     for number in (0, 1):
         do_region(worker, stuck, number)
     other = worker.request(scene, model_server("centerpoint").invocations_url, job_id="b-other")
-    worker.image_handler.accept(other)
+    planned(worker, other)
+    lose_messages(worker)
+    clock.ahead_s += SILENT_S
     with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)):
         worker.sweeper.sweep()
     assert status_of(worker, stuck) == "IN_PROGRESS"
-    assert len(worker.regions_of(other)) == 2
+    assert {region.image_id for _, region in worker.received_regions()} == {other.image_id}
     (event,) = [log for log in logs if log["event"] == "job.not_advanced"]
     assert event["error"] == "AggregateFeaturesException"
 
@@ -450,16 +447,16 @@ def with_all_regions_done(worker: InProcessWorker, scene: Path, model: str, job_
 def test_an_image_that_cannot_be_finished_ends_failed_and_holds_no_other_up(
     new_worker, scene, model_server, clock, statuses, monkeypatch, error
 ):
-    worker = new_worker(OUTSTANDING_JOBS_TABLE="")
+    worker = new_worker()
     bad = with_all_regions_done(worker, scene, model_server("centerpoint").invocations_url, "a-bad")
     tries = finish_failing_with(monkeypatch, bad.image_id, error)
     worker.sweeper.sweep()
     other = worker.request(scene, "http://127.0.0.1:9/invocations", job_id="b-other")
-    worker.image_handler._process_first = lambda *_, **__: None
-    worker.image_handler.accept(other)
+    planned(worker, other)
+    lose_messages(worker)
     clock.ahead_s += 700
     worker.sweeper.sweep()
-    assert len(worker.regions_of(other)) == 2
+    assert {region.image_id for _, region in worker.received_regions()} == {other.image_id}
     row = worker.jobs.get_image_request(bad.image_id)
     assert (row.image_status, row.agg_stalled, len(tries)) == ("IN_PROGRESS", 2, 2)
     assert row.agg_first_time is not None
@@ -514,10 +511,8 @@ UNREADABLE = {
 
 def spoil(worker: InProcessWorker, request: ImageRequest, expression: str, values: dict[str, Any]) -> None:
     """Change an open job's row into one that this version cannot read."""
-    key = {"image_id": request.image_id}
-    if worker.config.outstanding_jobs_table:
-        key = {"endpoint_id": request.model_name, "job_id": request.job_id}
-    worker.ledger._rows.update(key, expression, values)
+    key = {"endpoint_id": request.model_name, "job_id": request.job_id}
+    worker.ledger.update(key, expression, values)
 
 
 @pytest.mark.parametrize("change", UNREADABLE.values(), ids=UNREADABLE)
@@ -602,15 +597,14 @@ def test_past_its_deadline_a_region_that_cannot_be_sealed_keeps_no_other_from_it
     assert worker.open_jobs() == []
 
 
-def test_a_sweep_ends_between_two_jobs_when_the_worker_stops(new_worker, scene):
-    worker = new_worker(OUTSTANDING_JOBS_TABLE="")
+def test_a_sweep_ends_between_two_jobs_when_the_worker_stops(worker, scene, clock):
     for name in ("a", "b", "c"):
-        worker.image_handler.accept(worker.request(scene, "http://127.0.0.1:9/invocations", job_id=name))
+        planned(worker, worker.request(scene, "http://127.0.0.1:9/invocations", job_id=name))
+    lose_messages(worker)
+    clock.ahead_s += SILENT_S
     answers = iter([False, True])
-    worker.image_handler._process_first = lambda *_, **__: None
     worker.sweeper.sweep(lambda: next(answers))
-    planned_jobs = [job for job in worker.ledger.open_jobs() if job.planned_time is not None]
-    assert len(planned_jobs) == 1
+    assert len({region.image_id for _, region in worker.received_regions()}) == 1
 
 
 def test_of_two_sweepers_one_looks_after_a_job(new_worker, scene, clock):

@@ -257,7 +257,7 @@ class _Worker:
         clients: Any = fleet.control_plane
         metrics: Any = _NoMetrics()
         facts = SharedFacts("outstanding", dynamodb, now)
-        self.capacities = EndpointCapacityEstimator(CONFIG, clients, metrics, now, rng, facts, sleep)
+        self.capacities = EndpointCapacityEstimator(CONFIG, clients, metrics, facts, now, rng, sleep)
         due: Any = Event(scheduler)
         self.images = EndpointLoadImageScheduler(
             self.capacities, self.turns, CONFIG, name, metrics, now, sleep, rng, due

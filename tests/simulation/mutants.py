@@ -17,7 +17,7 @@ from aws.osml.model_runner.database import job_ledger, region_request_table
 from aws.osml.model_runner.database.ddb_helper import DDBHelper, to_dynamodb
 from aws.osml.model_runner.database.endpoint_statistics_table import EndpointStatisticsTable
 from aws.osml.model_runner.database.feature_table import FeatureTable
-from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable, _LedgerRows
+from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
 from aws.osml.model_runner.database.job_table import CANCELLED, TERMINAL_VALUES, JobItem, JobTable
 from aws.osml.model_runner.database.region_request_table import RegionRequestTable
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
@@ -115,7 +115,7 @@ class _Careless:
         return self._table.update(key, expression, _named(values, expression))
 
     def _try(self, job: Any, expression: str, values: Any, _condition: str) -> bool:
-        self.update(self._table._key(job), expression, values)
+        self.update(job_ledger._key(job), expression, values)
         return True
 
     def _try_update(self, image_id: str, expression: str, values: Any, _condition: str) -> Any:
@@ -241,7 +241,7 @@ def _closed_before_published() -> list[Replacement]:
     original = ImageCompletion.close
 
     def close(self: Any, job: Any) -> None:
-        self._ledger.close(job)
+        self._close_job(job)
         original(self, job)
 
     return [(ImageCompletion, "close", close)]
@@ -506,23 +506,23 @@ MUTANTS = [
     Mutant("start whatever became of it", _start_whatever_became_of_it, "zombie", _CANCELLED, 300),
     Mutant(
         "plan kept after its end",
-        lambda: _without_condition(_LedgerRows, "renew_planning"),
+        lambda: _without_condition(OutstandingJobsTable, "renew_planning"),
         more=_CANCELLED_AND_LATE | {"late_write": "SET last_attempt = :now'"},
         seeds=300,
     ),
     Mutant(
         "plan marked as sent after its end",
-        lambda: _without_condition(_LedgerRows, "finish_planning"),
+        lambda: _without_condition(OutstandingJobsTable, "finish_planning"),
         more=_CANCELLED_AND_LATE | {"late_write": "SET planned_time"},
     ),
     Mutant(
         "regions noted after the end",
-        lambda: _without_condition(_LedgerRows, "note_region_count"),
+        lambda: _without_condition(OutstandingJobsTable, "note_region_count"),
         more=_CANCELLED_AND_LATE | {"late_write": "SET region_count"},
     ),
     Mutant(
         "swept after the end",
-        lambda: _without_condition(_LedgerRows, "mark_swept"),
+        lambda: _without_condition(OutstandingJobsTable, "mark_swept"),
         more=_CANCELLED_AND_LATE | {"late_write": "SET swept_time", "loss": 0.5},
     ),
     Mutant(
@@ -610,7 +610,12 @@ MUTANTS = [
         seeds=6,
         is_harmless=True,
     ),
-    Mutant("every worker sweeps", lambda: [(_LedgerRows, "claim_sweep", lambda *_: True)], seeds=6, is_harmless=True),
+    Mutant(
+        "every worker sweeps",
+        lambda: [(OutstandingJobsTable, "claim_sweep", lambda *_: True)],
+        seeds=6,
+        is_harmless=True,
+    ),
     Mutant("accepted again", _accepted_again, "sqs"),
     Mutant(
         "plan of an ended job",

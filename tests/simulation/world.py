@@ -18,7 +18,7 @@ from aws.osml.model_runner import model_runner, queue_consumer
 from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.cancel import JobCanceller
 from aws.osml.model_runner.database import feature_table
-from aws.osml.model_runner.database.job_ledger import open_ledger
+from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
 from aws.osml.model_runner.database.job_table import CANCELLED, JobTable
 from aws.osml.model_runner.exceptions import InvalidImageRequestException, ModelRunnerError, TableError
 from aws.osml.model_runner.scheduler import image_scheduler
@@ -212,7 +212,7 @@ class World:
         database = Clients(self.twins, Port(self.scheduler, self.chance, person), self.chance).dynamodb_resource()
         chance = {"sleep": self.scheduler.sleep, "rng": self.rng}
         images = JobTable("images", database, person.now, **chance)
-        canceller = JobCanceller(images, open_ledger("outstanding", images, database, person.now, **chance))
+        canceller = JobCanceller(images, OutstandingJobsTable("outstanding", images, database, person.now, **chance))
 
         def cancel() -> None:
             while True:

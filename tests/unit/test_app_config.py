@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import structlog
 from pydantic import ValidationError
@@ -12,6 +14,7 @@ REQUIRED = {
     "JOB_TABLE": "jobs",
     "REGION_REQUEST_TABLE": "regions",
     "FEATURE_TABLE": "features",
+    "OUTSTANDING_JOBS_TABLE": "outstanding",
     "IMAGE_QUEUE": QUEUE + "image",
     "REGION_QUEUE": QUEUE + "region",
     "WORKERS": "8",
@@ -36,7 +39,7 @@ def test_the_required_variables_are_enough():
     assert config.image_sources == {"s3"}
     assert config.http_endpoint_hosts == ()
     assert config.sm_max_body_bytes == 6_291_456
-    optional = ["outstanding_jobs_table", "endpoint_statistics_table", "image_dlq", "region_dlq", "image_status_topic"]
+    optional = ["endpoint_statistics_table", "image_dlq", "region_dlq", "image_status_topic"]
     assert {getattr(config, name) for name in [*optional, "region_status_topic", "elevation_data_location"]} == {None}
 
 
@@ -47,11 +50,23 @@ def test_every_missing_variable_is_named_at_once():
         "JOB_TABLE or IMAGE_REQUEST_TABLE",
         "REGION_REQUEST_TABLE",
         "FEATURE_TABLE",
+        "OUTSTANDING_JOBS_TABLE or OUTSTANDING_IMAGE_REQUEST_TABLE",
         "IMAGE_QUEUE",
         "REGION_QUEUE",
         "WORKERS",
     }
     assert {problem.value for problem in problems.values()} == {"unset"}
+
+
+def test_a_missing_table_of_open_jobs_is_refused_with_what_makes_it():
+    environ = {name: value for name, value in REQUIRED.items() if name != "OUTSTANDING_JOBS_TABLE"}
+    (problem,) = problems_of(environ).values()
+    assert problem.expectation.startswith("required. DynamoDB table with one row per image that has not ended.")
+    assert "`deploy/data-plane.yaml` makes it" in problem.expectation
+    output = "OUTSTANDINGJOBSTABLE"
+    assert output in problem.expectation
+    template = (Path(__file__).parents[2] / "deploy" / "data-plane.yaml").read_text()
+    assert f"  {output}:\n    Description: OUTSTANDING_JOBS_TABLE\n" in template
 
 
 @pytest.mark.parametrize(

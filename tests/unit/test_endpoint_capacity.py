@@ -11,15 +11,17 @@ from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.app_config import ServiceConfig
-from aws.osml.model_runner.database.endpoint_facts import EndpointFacts, ProcessFacts
+from aws.osml.model_runner.database.endpoint_facts import SharedFacts
 from aws.osml.model_runner.metrics import MetricsRecorder
 from aws.osml.model_runner.scheduler.decision import LaneCapacity
 from aws.osml.model_runner.scheduler.endpoint_capacity import EndpointCapacityEstimator
+from simulation.dynamodb import DynamoDB, worker_tables
 
 ENVIRONMENT = {
     "AWS_DEFAULT_REGION": "us-west-2",
     "JOB_TABLE": "jobs",
     "REGION_REQUEST_TABLE": "regions",
+    "OUTSTANDING_JOBS_TABLE": "outstanding",
     "FEATURE_TABLE": "features",
     "IMAGE_QUEUE": "https://sqs.test/1/image",
     "REGION_QUEUE": "https://sqs.test/1/region",
@@ -85,13 +87,17 @@ def clock() -> Clock:
     return Clock()
 
 
+def new_facts(clock: Clock) -> SharedFacts:
+    return SharedFacts("outstanding", DynamoDB(worker_tables(), clock, random.Random(1)).resource(), clock)
+
+
 @pytest.fixture
 def estimator(sagemaker, clock):
-    def make(facts: EndpointFacts | None = None, sleep: Any = None, **settings: str) -> EndpointCapacityEstimator:
+    def make(facts: SharedFacts | None = None, sleep: Any = None, **settings: str) -> EndpointCapacityEstimator:
         config = ServiceConfig.from_environment(ENVIRONMENT | settings)
-        facts = facts or ProcessFacts(clock)
+        facts = facts or new_facts(clock)
         return EndpointCapacityEstimator(
-            config, sagemaker, MetricsRecorder(), clock, random.Random(1), facts, sleep or clock.sleep
+            config, sagemaker, MetricsRecorder(), facts, clock, random.Random(1), sleep or clock.sleep
         )
 
     return make
@@ -232,7 +238,7 @@ def test_an_endpoint_that_was_never_described_counts_as_one_instance_and_is_look
 
 def test_a_fleet_describes_an_endpoint_once(estimator, sagemaker, clock):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
-    shared = ProcessFacts(clock)
+    shared = new_facts(clock)
     fleet = [estimator(shared) for _ in range(20)]
     assert {worker.choose_variant(request()) for worker in fleet} == {"a"}
     assert sagemaker.calls["ships"] == 1
@@ -245,7 +251,7 @@ def test_a_fleet_describes_an_endpoint_once(estimator, sagemaker, clock):
 
 def test_a_first_request_waits_for_the_worker_that_describes_its_endpoint(estimator, sagemaker, clock):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
-    shared = ProcessFacts(clock)
+    shared = new_facts(clock)
     first = estimator(shared)
 
     def first_ends(seconds: float) -> None:
@@ -263,7 +269,7 @@ def test_a_first_request_waits_for_the_worker_that_describes_its_endpoint(estima
 
 
 def test_a_first_request_goes_on_without_a_description_when_that_worker_dies(estimator, clock):
-    shared = ProcessFacts(clock)
+    shared = new_facts(clock)
     known = estimator(shared)
     known.capacity(request())
     (subject,) = known._due.values()

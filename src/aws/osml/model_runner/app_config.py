@@ -165,12 +165,11 @@ class ServiceConfig(BaseModel):
         " the deadline and three days. Without it such features lie in further rows of `FEATURE_TABLE`, at some ten"
         " times the cost.",
     )
-    outstanding_jobs_table: str | None = _setting(
+    outstanding_jobs_table: str = _setting(
         "OUTSTANDING_JOBS_TABLE",
         "OUTSTANDING_IMAGE_REQUEST_TABLE",
-        default=None,
         description="DynamoDB table with one row per image that has not ended. Keys `endpoint_id` and `job_id`."
-        " Without it the sweeper reads the job table, less often, and load is not scheduled.",
+        " `deploy/data-plane.yaml` makes it; the stack's output `OUTSTANDINGJOBSTABLE` has its name.",
     )
     endpoint_statistics_table: str | None = _setting(
         "ENDPOINT_TABLE",
@@ -574,10 +573,11 @@ def _default_text(info: FieldInfo) -> str:
 def _environment_problems(error: ValidationError, environ: Mapping[str, str]) -> list[Problem]:
     problems = []
     for details in error.errors(include_url=False):
-        names = _names(ServiceConfig.model_fields[str(details["loc"][0])])
+        field = ServiceConfig.model_fields[str(details["loc"][0])]
+        names = _names(field)
         name = next((name for name in names if name in environ), None)
         if name is None:
-            problems.append(Problem(" or ".join(names), "unset", "required"))
+            problems.append(Problem(" or ".join(names), "unset", f"required. {field.description}"))
         else:
             problems.append(Problem(name, shortened(environ[name]), expectation_of(details)))
     return problems

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from .database.job_ledger import JobLedger
+from .database.job_ledger import OutstandingJobsTable
 from .database.job_table import JobTable
 from .exceptions import InvalidImageRequestException
 
@@ -23,7 +23,7 @@ class JobCanceller:
     drop those that wait; the fleet's sweeper publishes the status.
     """
 
-    def __init__(self, job_table: JobTable, ledger: JobLedger) -> None:
+    def __init__(self, job_table: JobTable, ledger: OutstandingJobsTable) -> None:
         self._job_table = job_table
         self._ledger = ledger
 

@@ -12,7 +12,6 @@ import structlog
 from .aggregation import MergedImage, distillation_of
 from .common.channel import spread
 from .common.typing import ImageDimensions, ImageRegion, RequestStatus
-from .database.job_ledger import JobLedger
 from .database.job_table import JobItem, JobTable
 from .exceptions import (
     AggregateFeaturesException,
@@ -78,13 +77,13 @@ class ImageCompletion:
     def __init__(
         self,
         job_table: JobTable,
-        ledger: JobLedger,
+        close_job: Callable[[JobItem], None],
         status_monitor: ImageStatusMonitor,
         strategy: TilingStrategy,
         context: Callable[[], WorkerContext],
     ) -> None:
         self._job_table = job_table
-        self._ledger = ledger
+        self._close_job = close_job
         self._status_monitor = status_monitor
         self._strategy = strategy
         self._context = context
@@ -133,7 +132,7 @@ class ImageCompletion:
                 # The message lies in the row of the request.
                 self.set_aside(self._job_table.find_whole(job.image_id) or job)
             self._job_table.clear_outbox(job.image_id, job.generation or 0)
-        self._ledger.close(job)
+        self._close_job(job)
         return True
 
     def end(self, job: JobItem, status: RequestStatus, message: str) -> JobItem | None:

@@ -1,6 +1,7 @@
 """An image: accept it, plan its regions, and finish it when the last of them has ended."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from .app_config import ServiceConfig
 from .common.endpoint_utils import EndpointUtils
 from .common.typing import ImageDimensions, ImageRegion, RequestStatus
 from .database.endpoint_statistics_table import EndpointStatisticsTable
-from .database.job_ledger import Acceptance, JobLedger, JobTableLedger, OpenJob
+from .database.job_ledger import Acceptance, OpenJob, OutstandingJobsTable
 from .database.job_table import JobItem, JobTable
 from .database.region_request_table import RegionRequestItem, RegionRequestTable
 from .exceptions import (
@@ -79,7 +80,7 @@ class ImageRequestHandler:
         endpoint_utils: EndpointUtils,
         config: ServiceConfig,
         region_request_handler: RegionRequestHandler,
-        ledger: JobLedger | None = None,
+        ledger: OutstandingJobsTable | None = None,
         endpoints: EndpointCapacityEstimator | None = None,
     ) -> None:
         self.job_table = job_table
@@ -91,14 +92,21 @@ class ImageRequestHandler:
         self.endpoint_utils = endpoint_utils
         self.config = config
         self.region_request_handler = region_request_handler
-        self.ledger: JobLedger = ledger or JobTableLedger(job_table)
+        self._given_ledger = ledger
         self.endpoints = endpoints
         self.preflight = Preflight(
             lambda: self.context, endpoints.description if endpoints is not None else lambda _request: None
         )
         self.completion = ImageCompletion(
-            job_table, self.ledger, image_status_monitor, tiling_strategy, lambda: self.context
+            job_table, lambda job: self.ledger.close(job), image_status_monitor, tiling_strategy, lambda: self.context
         )
+
+    @functools.cached_property
+    def ledger(self) -> OutstandingJobsTable:
+        """The open jobs: as given, else the table that the configuration names."""
+        if self._given_ledger is not None:
+            return self._given_ledger
+        return OutstandingJobsTable(self.config.outstanding_jobs_table, self.job_table, self.job_table.client)
 
     @property
     def context(self) -> WorkerContext:

@@ -10,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from .api.region_request import RegionName
 from .app_config import ServiceConfig
-from .database.job_ledger import JobLedger, OpenJob, UnreadableJob
+from .database.job_ledger import OpenJob, OutstandingJobsTable, UnreadableJob
 from .database.job_table import JobItem, JobTable
 from .database.region_request_table import RegionRequestItem, RegionRequestTable
 from .exceptions import ConservationError, IsImageCompleteException, ModelRunnerError
@@ -34,7 +34,6 @@ class NextStep(enum.Enum):
     FORGET = "forget"  # its row has expired
     CLOSE = "close"  # it has ended, and somebody died before saying so
     GIVE_UP_PLANNING = "give up planning"
-    PLAN = "plan"
     FINISH = "finish"  # every region was counted, and somebody died before finishing it
     LOOK_AT_REGIONS = "look at regions"
     SEAL_REGIONS = "seal regions"  # past its deadline
@@ -63,8 +62,8 @@ def _planning_step(job: OpenJob, now_s: float, config: ServiceConfig) -> NextSte
     is_broken = is_poison(job.num_attempts, began_s, now_s, _MAX_PLANNING_ATTEMPTS, POISON_IMAGE_S)
     if is_broken or _is_late(job, now_s, config):
         return NextStep.GIVE_UP_PLANNING
-    # Where images are scheduled, whoever has its turn starts it, again if need be.
-    return NextStep.NOTHING if config.outstanding_jobs_table else NextStep.PLAN
+    # The worker whose turn it is starts the image, again if need be.
+    return NextStep.NOTHING
 
 
 def _running_since(job: OpenJob | UnreadableJob) -> float | None:
@@ -84,7 +83,7 @@ class JobSweeper:
 
     def __init__(
         self,
-        ledger: JobLedger,
+        ledger: OutstandingJobsTable,
         job_table: JobTable,
         region_table: RegionRequestTable,
         region_queue: RequestQueue,
@@ -192,8 +191,6 @@ class JobSweeper:
                 self._close(job, item)
             case NextStep.GIVE_UP_PLANNING:
                 self._images.fail_image_request(item, ModelRunnerError(_given_up_because(job, self._config)))
-            case NextStep.PLAN:
-                self._images.plan(job)
             case NextStep.FINISH:
                 self._images.completion.finish(job.image_id)
             case NextStep.LOOK_AT_REGIONS | NextStep.SEAL_REGIONS:

@@ -16,9 +16,9 @@ from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
 from .common.endpoint_utils import EndpointUtils
 from .common.memory import keep_freed_memory, spare_the_collector
-from .database.endpoint_facts import EndpointFacts, ProcessFacts, SharedFacts
+from .database.endpoint_facts import SharedFacts
 from .database.endpoint_statistics_table import EndpointStatisticsTable
-from .database.job_ledger import OutstandingJobsTable, open_ledger
+from .database.job_ledger import OutstandingJobsTable
 from .database.job_table import JobTable
 from .database.region_request_table import RegionRequestTable
 from .database.scheduling_turns import SchedulingTurns
@@ -47,8 +47,6 @@ logger = structlog.get_logger(__name__)
 # How many requests are accepted, and their images' headers read, at once.
 _INTAKE_SLOTS = 4
 
-# Without a table of open jobs a sweep scans every image there is, so it comes this many times less often.
-_SCAN_FACTOR = 10
 _SWEEP_JITTER = (0.7, 1.3)
 # How often a worker looks whether a description of an endpoint is due.
 _REFRESH_EVERY_S = 5.0
@@ -152,14 +150,10 @@ class ModelRunner:
             if config.endpoint_statistics_table
             else None
         )
-        self.ledger = open_ledger(
+        self.ledger = OutstandingJobsTable(
             config.outstanding_jobs_table, self.job_table, dynamodb, now, context.sleep, context.rng
         )
-        self.endpoint_facts: EndpointFacts = (
-            SharedFacts(config.outstanding_jobs_table, dynamodb, now)
-            if config.outstanding_jobs_table
-            else ProcessFacts(now)
-        )
+        self.endpoint_facts = SharedFacts(config.outstanding_jobs_table, dynamodb, now)
 
     def _make_handlers(self, context: WorkerContext) -> None:
         config = self.config
@@ -179,7 +173,7 @@ class ModelRunner:
             context,
         )
         self.endpoint_capacities = EndpointCapacityEstimator(
-            config, context.clients, context.metrics, context.now, context.rng, self.endpoint_facts, context.sleep
+            config, context.clients, context.metrics, self.endpoint_facts, context.now, context.rng, context.sleep
         )
         context.endpoint_calls = self.endpoint_capacities.certain_calls
         self.image_request_handler = ImageRequestHandler(
@@ -213,13 +207,6 @@ class ModelRunner:
         return RequestQueue(url, self.config.queue_wait_s, client=context.clients.client("sqs"), sleep=context.sleep)
 
     def _consumers(self) -> list[QueueConsumer[Any]]:
-        if not isinstance(self.ledger, OutstandingJobsTable):
-            return [
-                self._consumer(
-                    "images", self.image_request_queue, _to_the_end(self._image_messages().handle), self._slots
-                ),
-                self._region_consumer(),
-            ]
         turns = SchedulingTurns(self.ledger, self.job_table, self.context.now)
         scheduler = self._scheduler(turns)
         look_ahead = LookAhead(turns, self.config.image_look_ahead, self.context.now)
@@ -305,9 +292,6 @@ class ModelRunner:
         """Look after open jobs now and then; one worker of the fleet does it at a time."""
         context = self.context
         every_s = self.config.sweep_interval_s
-        if not self.config.outstanding_jobs_table:
-            every_s *= _SCAN_FACTOR
-            logger.warning("sweeper.scans_all_images", reason="OUTSTANDING_JOBS_TABLE is not set", every_s=every_s)
         while not context.stopping.wait(every_s * context.rng.uniform(*_SWEEP_JITTER)):
             try:
                 if self.ledger.claim_sweep(context.owner, every_s):

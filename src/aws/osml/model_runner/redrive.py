@@ -13,7 +13,7 @@ from .api.image_request import ImageRequest
 from .api.image_url import is_bucket_name
 from .api.rules import MAX_PREFIX_BYTES, is_prefix
 from .api.sink import SinkType
-from .database.job_ledger import JobLedger
+from .database.job_ledger import OutstandingJobsTable
 from .database.job_table import JobItem, JobTable, Redirection
 from .exceptions import InvalidImageRequestException, Problem
 from .job_rules import TILE_MARGIN_S, is_redrivable
@@ -44,7 +44,7 @@ class JobRedriver:
     def __init__(
         self,
         job_table: JobTable,
-        ledger: JobLedger,
+        ledger: OutstandingJobsTable,
         allow: Callable[[ImageRequest], None] = lambda _request: None,
         now: Callable[[], float] = time.time,
     ) -> None:

@@ -25,13 +25,13 @@ def run(arguments: argparse.Namespace) -> int:
     from aws.osml.model_runner.app_config import ServiceConfig
     from aws.osml.model_runner.cancel import JobCanceller
     from aws.osml.model_runner.common.aws_clients import default_clients
-    from aws.osml.model_runner.database.job_ledger import open_ledger
+    from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
     from aws.osml.model_runner.database.job_table import JobTable
 
     config = ServiceConfig.from_environment(os.environ)
     dynamodb = default_clients().dynamodb_resource()
     jobs = JobTable(config.job_table, dynamodb, life_s=config.row_life_s)
-    canceller = JobCanceller(jobs, open_ledger(config.outstanding_jobs_table, jobs, dynamodb))
+    canceller = JobCanceller(jobs, OutstandingJobsTable(config.outstanding_jobs_table, jobs, dynamodb))
     # The whole list first: one job that fails keeps no other from being cancelled.
     are_cancelled = [_cancel(canceller, job_id) for job_id in arguments.job]
     return 0 if all(are_cancelled) else 1

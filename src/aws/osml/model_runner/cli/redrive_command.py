@@ -53,14 +53,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _redrive_job(config: Any, job_id: str, arguments: argparse.Namespace) -> bool:
     from aws.osml.model_runner.common.aws_clients import default_clients
-    from aws.osml.model_runner.database.job_ledger import open_ledger
+    from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
     from aws.osml.model_runner.database.job_table import JobTable
     from aws.osml.model_runner.exceptions import InvalidImageRequestException
     from aws.osml.model_runner.redrive import JobRedriver
 
     dynamodb = default_clients().dynamodb_resource()
     jobs = JobTable(config.job_table, dynamodb, life_s=config.row_life_s)
-    ledger = open_ledger(config.outstanding_jobs_table, jobs, dynamodb)
+    ledger = OutstandingJobsTable(config.outstanding_jobs_table, jobs, dynamodb)
     redriver = JobRedriver(jobs, ledger, config.allowance.check)
     try:
         report = redriver.redrive(job_id, arguments.output, arguments.outputs_only)

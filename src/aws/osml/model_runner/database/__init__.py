@@ -15,7 +15,7 @@ from .exceptions import (
     UpdateRegionException,
 )
 from .feature_table import FeatureTable, StoredTile, TileKey, TileOutcome
-from .job_ledger import Acceptance, JobLedger, JobTableLedger, OpenJob, OutstandingJobsTable
+from .job_ledger import Acceptance, OpenJob, OutstandingJobsTable
 from .job_table import JobItem, JobTable
 from .region_request_table import (
     RegionClaim,
@@ -40,9 +40,7 @@ __all__ = [
     "GetRegionRequestItemException",
     "IsImageCompleteException",
     "JobItem",
-    "JobLedger",
     "JobTable",
-    "JobTableLedger",
     "OpenJob",
     "OutstandingJobsTable",
     "RegionClaim",

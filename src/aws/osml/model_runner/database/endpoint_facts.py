@@ -5,10 +5,9 @@ nobody: a fact stays in force until a newer one replaces it.
 """
 
 import dataclasses
-import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from aws.osml.model_runner.exceptions import ConditionNotMetError
 
@@ -29,30 +28,6 @@ class Fact:
     error: str | None = None
 
 
-class EndpointFacts(Protocol):
-    """Where facts are kept, by key."""
-
-    def all(self) -> dict[str, Fact]:
-        """Return every fact."""
-        ...
-
-    def get(self, key: str) -> Fact:
-        """Return a fact as it stands now."""
-        ...
-
-    def claim(self, key: str, for_s: float) -> bool:
-        """Take the right to look a fact up, for ``for_s``; False while it is not due, or another worker has it."""
-        ...
-
-    def store(self, key: str, value: Mapping[str, Any], due_at: float) -> None:
-        """Replace a fact."""
-        ...
-
-    def note_error(self, key: str, error: str, due_at: float) -> None:
-        """Record that a look-up failed; the value stays."""
-        ...
-
-
 class SharedFacts(DDBHelper):
     """Facts in rows of the table of open jobs that are no jobs."""
 
@@ -61,15 +36,15 @@ class SharedFacts(DDBHelper):
         self._now = now
 
     def all(self) -> dict[str, Fact]:
-        """See ``EndpointFacts``."""
+        """Return every fact, by key."""
         return {row["job_id"]: _fact(row) for row in self.query_partition("endpoint_id", PARTITION)}
 
     def get(self, key: str) -> Fact:
-        """See ``EndpointFacts``."""
+        """Return a fact as it stands now."""
         return _fact(self.read(_key(key)) or {})
 
     def claim(self, key: str, for_s: float) -> bool:
-        """L1: see ``EndpointFacts``."""
+        """L1: take the right to look a fact up, for ``for_s``; False while it is not due, or another worker has it."""
         now_s = self._now()
         try:
             self.update(
@@ -83,52 +58,14 @@ class SharedFacts(DDBHelper):
         return True
 
     def store(self, key: str, value: Mapping[str, Any], due_at: float) -> None:
-        """L2: see ``EndpointFacts``."""
+        """L2: replace a fact."""
         self.update(
             _key(key), "SET fact = :fact, due_time = :due REMOVE look_up_error", {":fact": value, ":due": due_at}
         )
 
     def note_error(self, key: str, error: str, due_at: float) -> None:
-        """L2: see ``EndpointFacts``."""
+        """L2: record that a look-up failed; the value stays."""
         self.update(_key(key), "SET look_up_error = :error, due_time = :due", {":error": error, ":due": due_at})
-
-
-class ProcessFacts:
-    """Facts of one process, for a worker without a table of open jobs."""
-
-    def __init__(self, now: Callable[[], float] = time.time) -> None:
-        self._now = now
-        self._facts: dict[str, Fact] = {}
-        self._lock = threading.Lock()
-
-    def all(self) -> dict[str, Fact]:
-        """See ``EndpointFacts``."""
-        with self._lock:
-            return dict(self._facts)
-
-    def get(self, key: str) -> Fact:
-        """See ``EndpointFacts``."""
-        with self._lock:
-            return self._facts.get(key, Fact())
-
-    def claim(self, key: str, for_s: float) -> bool:
-        """See ``EndpointFacts``."""
-        with self._lock:
-            fact, now_s = self._facts.get(key, Fact()), self._now()
-            if fact.due_at > now_s:
-                return False
-            self._facts[key] = dataclasses.replace(fact, due_at=now_s + for_s)
-            return True
-
-    def store(self, key: str, value: Mapping[str, Any], due_at: float) -> None:
-        """See ``EndpointFacts``."""
-        with self._lock:
-            self._facts[key] = Fact(value, due_at)
-
-    def note_error(self, key: str, error: str, due_at: float) -> None:
-        """See ``EndpointFacts``."""
-        with self._lock:
-            self._facts[key] = dataclasses.replace(self._facts.get(key, Fact()), error=error, due_at=due_at)
 
 
 def _key(key: str) -> dict[str, str]:

@@ -1,8 +1,6 @@
 """Which jobs are open: accepted, and not yet closed. The sweeper walks this list, so that nothing waits for a person.
 
-Two tables can hold it. ``OutstandingJobsTable`` is the usual one: a row per open image that is deleted last of all.
-``JobTableLedger`` serves where no such table is configured: the images' own rows carry the same attributes, and
-finding the open ones means scanning them all.
+``OutstandingJobsTable`` has a row per open image, which is deleted last of all.
 """
 
 import dataclasses
@@ -10,7 +8,7 @@ import enum
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import structlog
 
@@ -21,15 +19,7 @@ from aws.osml.model_runner.api.request_utils import json_text
 from aws.osml.model_runner.exceptions import ConditionNotMetError
 
 from .ddb_helper import DDBHelper, Item, to_dynamodb
-from .job_table import (
-    NOT_TERMINAL,
-    TERMINAL_VALUES,
-    JobItem,
-    JobTable,
-    Redirection,
-    new_row,
-    reopening_update,
-)
+from .job_table import JobItem, JobTable, Redirection, new_row, reopening_update
 
 logger = structlog.get_logger(__name__)
 
@@ -69,7 +59,7 @@ class OpenJob:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "OpenJob":
-        """Return the job that a row of either table describes.
+        """Return the job that a row describes.
 
         Raises:
             KeyError, TypeError: an attribute is missing, or of another type.
@@ -121,7 +111,7 @@ class UnreadableJob:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], error: Exception) -> "UnreadableJob":
-        """Return what a row of either table holds, whatever that is."""
+        """Return what a row holds, whatever that is."""
         return cls(
             endpoint_id=str(row.get("endpoint_id", "")),
             job_key=str(row.get("job_id", "")),
@@ -152,79 +142,6 @@ def _readable(row: Mapping[str, Any]) -> OpenJob | None:
         logger.debug("job.unreadable", endpoint_id=job.endpoint_id, job_key=job.job_key, reason=job.reason)
         return None
     return job
-
-
-class JobLedger(Protocol):
-    """The open jobs, and the three moments of a job's life that they record."""
-
-    def accept(self, request: ImageRequest, message_id: str = "", body: str = "") -> Acceptance:
-        """A0, A1: give a job id to its request, and begin an image, once. ``body`` is the message that it came with."""
-        ...
-
-    def reopen(
-        self,
-        image: JobItem,
-        request: ImageRequest,
-        message_id: str,
-        redirection: Redirection | None = None,
-        outputs_only: bool = False,
-    ) -> bool:
-        """D1, D3: begin the next generation of an image that ended PARTIAL or FAILED; False when that was done before.
-
-        ``redirection`` replaces its outputs. With ``outputs_only`` its failed tiles stay failed.
-        """
-        ...
-
-    def find(self, request: ImageRequest) -> OpenJob | None:
-        """Return the open job of a request, or None when it is closed, unreadable here, or was never accepted."""
-        ...
-
-    def note_region_count(self, job: OpenJob, region_count: int) -> None:
-        """Record how many regions a waiting image has, so that its load is known before it starts."""
-        ...
-
-    def start_planning(self, job: OpenJob, owner: str, stale_s: float) -> OpenJob | None:
-        """A2: take the right to plan; a plan that was begun within ``stale_s`` is left to its worker.
-
-        Return the job with the attempt counted, or None when the right is another worker's.
-        """
-        ...
-
-    def renew_planning(self, job: OpenJob, owner: str) -> bool:
-        """Keep the right to plan; False when it is no longer ours."""
-        ...
-
-    def release_planning(self, job: OpenJob, owner: str) -> None:
-        """Give the right to plan back: whoever lives to say so did not crash, so this was no attempt."""
-        ...
-
-    def finish_planning(self, job: OpenJob) -> None:
-        """Record that every region has its row and was sent."""
-        ...
-
-    def mark_swept(self, job: OpenJob) -> bool:
-        """Take the right to look after a job's silent regions; False when another sweeper was faster."""
-        ...
-
-    def open_jobs(self) -> Iterator[OpenJob]:
-        """Yield every open job that this version can read."""
-        ...
-
-    def open_rows(self) -> Iterator[OpenJob | UnreadableJob]:
-        """Yield every open job, those that this version cannot read included."""
-        ...
-
-    def close(self, image: JobItem) -> None:
-        """G5: strike an image's job off, after its terminal status was published."""
-        ...
-
-    def strike_off(self, job: OpenJob | UnreadableJob) -> None:
-        """G5 by the keys of the job's row, whatever else the row or the image's row holds."""
-        ...
-
-    def claim_sweep(self, owner: str, for_s: float) -> bool:
-        """Take the fleet's right to sweep, for ``for_s``; False while another worker has it."""
-        ...
 
 
 def ledger_key(image: ImageRequest | JobItem) -> str:
@@ -295,88 +212,10 @@ def _outline(request: ImageRequest) -> Item:
     return {name: item[name] for name in _OUTLINED} | parameters
 
 
-class _LedgerRows:
-    """The moments of a job's life as writes to one row, in whichever table it lies."""
-
-    def __init__(self, rows: DDBHelper, now: Callable[[], float]) -> None:
-        self._rows = rows
-        self._now = now
-
-    def _key(self, job: OpenJob | UnreadableJob) -> dict[str, str]:
-        raise NotImplementedError
-
-    def _sweep_key(self) -> dict[str, str]:
-        raise NotImplementedError
-
-    def open_rows(self) -> Iterator[OpenJob | UnreadableJob]:
-        """See ``JobLedger``."""
-        raise NotImplementedError
-
-    def open_jobs(self) -> Iterator[OpenJob]:
-        """See ``JobLedger``."""
-        return (job for job in self.open_rows() if isinstance(job, OpenJob))
-
-    def claim_sweep(self, owner: str, for_s: float) -> bool:
-        """See ``JobLedger``. The lease lies in a row of its own, which is no job."""
-        now_s = self._now()
-        try:
-            self._rows.update(
-                self._sweep_key(),
-                "SET lease_owner = :owner, lease_until = :until",
-                {":owner": owner, ":until": now_s + for_s, ":now": now_s},
-                "attribute_not_exists(lease_until) OR lease_until < :now",
-            )
-        except ConditionNotMetError:
-            return False
-        return True
-
-    def note_region_count(self, job: OpenJob, region_count: int) -> None:
-        """See ``JobLedger``."""
-        values = {":count": region_count, ":generation": job.generation}
-        self._try(job, "SET region_count = :count", values, f"attribute_exists(job_id) AND {_IS_ITS_GENERATION}")
-
-    def start_planning(self, job: OpenJob, owner: str, stale_s: float) -> OpenJob | None:
-        """A2: see ``JobLedger``."""
-        now_s = self._now()
-        return attempted(job, now_s) if self._try(job, *planning_update(job, owner, now_s, stale_s)) else None
-
-    def renew_planning(self, job: OpenJob, owner: str) -> bool:
-        """A2: see ``JobLedger``."""
-        values = {":now": self._now(), ":owner": owner, ":attempt": job.num_attempts}
-        return self._try(job, "SET last_attempt = :now", values, _IS_OUR_ATTEMPT)
-
-    def release_planning(self, job: OpenJob, owner: str) -> None:
-        """A2: see ``JobLedger``."""
-        values = {":zero": 0, ":before": job.num_attempts - 1, ":owner": owner, ":attempt": job.num_attempts}
-        # An image that was never begun waits on, and its deadline does not count yet.
-        expression = "SET last_attempt = :zero, num_attempts = :before"
-        if job.num_attempts == 1:
-            expression += " REMOVE first_attempt"
-        self._try(job, expression, values, _IS_OUR_ATTEMPT)
-
-    def finish_planning(self, job: OpenJob) -> None:
-        """Record that every region has its row and was sent."""
-        values = {":now": self._now(), ":generation": job.generation}
-        self._try(job, "SET planned_time = :now", values, f"attribute_exists(job_id) AND {_IS_ITS_GENERATION}")
-
-    def mark_swept(self, job: OpenJob) -> bool:
-        """See ``JobLedger``."""
-        values = {":now": self._now()}
-        if job.swept_time is None:
-            return self._try(
-                job, "SET swept_time = :now", values, "attribute_exists(job_id) AND attribute_not_exists(swept_time)"
-            )
-        return self._try(job, "SET swept_time = :now", values | {":seen": job.swept_time}, "swept_time = :seen")
-
-    def _try(self, job: OpenJob, expression: str, values: dict[str, Any], condition: str) -> bool:
-        try:
-            self._rows.update(self._key(job), expression, values, condition)
-        except ConditionNotMetError:
-            return False
-        return True
+_SWEEP_KEY = {"endpoint_id": "_sweeper", "job_id": "_"}
 
 
-class OutstandingJobsTable(_LedgerRows, DDBHelper):
+class OutstandingJobsTable(DDBHelper):
     """The table of open jobs: partition ``endpoint_id`` (the model's name), sort key ``job_id``. It has no expiry."""
 
     def __init__(
@@ -388,26 +227,22 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
         sleep: Callable[[float], None] = time.sleep,
         rng: random.Random | None = None,
     ) -> None:
-        DDBHelper.__init__(self, table_name, client, sleep, rng, now)
-        _LedgerRows.__init__(self, self, now)
+        super().__init__(table_name, client, sleep, rng, now)
         self._job_table = job_table
 
-    def _key(self, job: OpenJob | UnreadableJob) -> dict[str, str]:
-        return {"endpoint_id": job.endpoint_id, "job_id": job.job_key}
-
-    def _sweep_key(self) -> dict[str, str]:
-        return {"endpoint_id": "_sweeper", "job_id": "_"}
-
     def accept(self, request: ImageRequest, message_id: str = "", body: str = "") -> Acceptance:
-        """A0, A1: put the request's row, then the open job and the image's row, both or neither, if none is there."""
+        """A0, A1: put the request's row, then the open job and the image's row, both or neither, if none is there.
+
+        ``body`` is the message that the request came with.
+        """
         if not self._job_table.claim(request, body):
             return Acceptance.REUSED
-        now_s = self._now()
-        job = self._new_row(request, now_s)
+        now_s, images = self._now(), self._job_table
+        job, image = self._new_row(request, now_s), new_row(request, now_s, images.life_s, message_id)
         try:
             self._transact(
                 _put_new(self.table_name, job, "job_id", now_s),
-                _image_put(self._job_table, request, now_s, message_id),
+                _put_new(images.table_name, image, "image_id", now_s),
             )
         except ConditionNotMetError:
             return _acceptance_of_known(self._job_table, request)
@@ -421,7 +256,11 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
         redirection: Redirection | None = None,
         outputs_only: bool = False,
     ) -> bool:
-        """D1, D3: put the open job again and move the image's row to its next generation, both or neither."""
+        """D1, D3: put the open job again and move the image's row to its next generation, both or neither.
+
+        The image has ended PARTIAL or FAILED. Return False when this was done before. ``redirection`` replaces its
+        outputs. With ``outputs_only`` its failed tiles stay failed.
+        """
         now_s, images = self._now(), self._job_table
         job = self._new_row(request, now_s, (image.generation or 0) + 1)
         if image.region_count is not None:
@@ -437,29 +276,96 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
         return True
 
     def find(self, request: ImageRequest) -> OpenJob | None:
-        """See ``JobLedger``."""
+        """Return the open job of a request, or None when it is closed, unreadable here, or was never accepted."""
         row = self.read({"endpoint_id": request.model_name, "job_id": ledger_key(request)})
         if row is None or "request_payload" not in row or self._job_table.is_expired(row):
             return None
         return _readable(row)
 
-    def _new_row(self, request: ImageRequest, now_s: float, generation: int = 0) -> Item:
-        # The table has no expiry; but a job whose image has expired is none any more.
-        expiry = {"expire_time": int(now_s + self._job_table.life_s)}
-        return _new_job(request, now_s, generation) | {"job_id": ledger_key(request)} | expiry
+    def open_jobs(self) -> Iterator[OpenJob]:
+        """Yield every open job that this version can read."""
+        return (job for job in self.open_rows() if isinstance(job, OpenJob))
 
     def open_rows(self) -> Iterator[OpenJob | UnreadableJob]:
-        """See ``JobLedger``; the row that holds the sweepers' lease is no job."""
+        """Yield every open job, including each one that this version cannot read."""
+        # The rows of leases and of endpoints have neither attribute.
         for row in self.scan(FilterExpression="attribute_exists(request_payload) AND attribute_exists(image_id)"):
             yield _open_row(row)
+
+    def note_region_count(self, job: OpenJob, region_count: int) -> None:
+        """Record how many regions a waiting image has, so that its load is known before it starts."""
+        values = {":count": region_count, ":generation": job.generation}
+        self._try(job, "SET region_count = :count", values, f"attribute_exists(job_id) AND {_IS_ITS_GENERATION}")
+
+    def start_planning(self, job: OpenJob, owner: str, stale_s: float) -> OpenJob | None:
+        """A2: take the right to plan; a plan that was begun within ``stale_s`` is left to its worker.
+
+        Return the job with the attempt counted, or None when the right is another worker's.
+        """
+        now_s = self._now()
+        return attempted(job, now_s) if self._try(job, *planning_update(job, owner, now_s, stale_s)) else None
+
+    def renew_planning(self, job: OpenJob, owner: str) -> bool:
+        """A2: keep the right to plan; False when it is no longer ours."""
+        values = {":now": self._now(), ":owner": owner, ":attempt": job.num_attempts}
+        return self._try(job, "SET last_attempt = :now", values, _IS_OUR_ATTEMPT)
+
+    def release_planning(self, job: OpenJob, owner: str) -> None:
+        """A2: give the right to plan back. A worker that can do so did not crash, so this was no attempt."""
+        values = {":zero": 0, ":before": job.num_attempts - 1, ":owner": owner, ":attempt": job.num_attempts}
+        # An image that was never begun waits on, and its deadline does not count yet.
+        expression = "SET last_attempt = :zero, num_attempts = :before"
+        if job.num_attempts == 1:
+            expression += " REMOVE first_attempt"
+        self._try(job, expression, values, _IS_OUR_ATTEMPT)
+
+    def finish_planning(self, job: OpenJob) -> None:
+        """Record that every region has its row and was sent."""
+        values = {":now": self._now(), ":generation": job.generation}
+        self._try(job, "SET planned_time = :now", values, f"attribute_exists(job_id) AND {_IS_ITS_GENERATION}")
+
+    def mark_swept(self, job: OpenJob) -> bool:
+        """Take the right to look after a job's silent regions; False when another sweeper was faster."""
+        values = {":now": self._now()}
+        if job.swept_time is None:
+            return self._try(
+                job, "SET swept_time = :now", values, "attribute_exists(job_id) AND attribute_not_exists(swept_time)"
+            )
+        return self._try(job, "SET swept_time = :now", values | {":seen": job.swept_time}, "swept_time = :seen")
 
     def close(self, image: JobItem) -> None:
         """G5: delete the row; deleting it twice does no harm, and the next generation's stays."""
         self._delete({"endpoint_id": image.model_name, "job_id": ledger_key(image)}, image.generation or 0)
 
     def strike_off(self, job: OpenJob | UnreadableJob) -> None:
-        """G5: see ``JobLedger``."""
-        self._delete(self._key(job), job.generation)
+        """G5: delete a job by the keys of its row, whatever else the row or the image's row holds."""
+        self._delete(_key(job), job.generation)
+
+    def claim_sweep(self, owner: str, for_s: float) -> bool:
+        """Take the fleet's right to sweep, for ``for_s``; False while another worker has it."""
+        now_s = self._now()
+        try:
+            self.update(
+                _SWEEP_KEY,
+                "SET lease_owner = :owner, lease_until = :until",
+                {":owner": owner, ":until": now_s + for_s, ":now": now_s},
+                "attribute_not_exists(lease_until) OR lease_until < :now",
+            )
+        except ConditionNotMetError:
+            return False
+        return True
+
+    def _new_row(self, request: ImageRequest, now_s: float, generation: int = 0) -> Item:
+        # The table has no expiry; but a job whose image has expired counts as gone.
+        expiry = {"expire_time": int(now_s + self._job_table.life_s)}
+        return _new_job(request, now_s, generation) | {"job_id": ledger_key(request)} | expiry
+
+    def _try(self, job: OpenJob, expression: str, values: dict[str, Any], condition: str) -> bool:
+        try:
+            self.update(_key(job), expression, values, condition)
+        except ConditionNotMetError:
+            return False
+        return True
 
     def _delete(self, key: Mapping[str, Any], generation: int) -> None:
         try:
@@ -468,100 +374,8 @@ class OutstandingJobsTable(_LedgerRows, DDBHelper):
             return
 
 
-class JobTableLedger(_LedgerRows):
-    """The ledger of a worker without a table of open jobs: its attributes lie on the images' own rows."""
-
-    def __init__(self, job_table: JobTable, now: Callable[[], float] = time.time) -> None:
-        super().__init__(job_table, now)
-        self._job_table = job_table
-
-    def _key(self, job: OpenJob | UnreadableJob) -> dict[str, str]:
-        return {"image_id": job.image_id}
-
-    def _sweep_key(self) -> dict[str, str]:
-        return {"image_id": "_sweeper"}
-
-    def accept(self, request: ImageRequest, message_id: str = "", body: str = "") -> Acceptance:
-        """A0, A1: put the request's row, then the image's with the open job's attributes on it, if none is there."""
-        if not self._job_table.claim(request, body):
-            return Acceptance.REUSED
-        now_s = self._now()
-        try:
-            job = _new_job(request, now_s)
-            self._rows._transact(_image_put(self._job_table, request, now_s, message_id, job))
-        except ConditionNotMetError:
-            return _acceptance_of_known(self._job_table, request)
-        return Acceptance.ACCEPTED
-
-    def reopen(
-        self,
-        image: JobItem,
-        request: ImageRequest,
-        message_id: str,
-        redirection: Redirection | None = None,
-        outputs_only: bool = False,
-    ) -> bool:
-        """D1, D3: move the image's row to its next generation, with the attributes of an open job on it."""
-        now_s, images = self._now(), self._job_table
-        update = reopening_update(
-            images.table_name, image, message_id, now_s, images.life_s, redirection, outputs_only
-        )["Update"]
-        changed = ", request_time = :now, num_attempts = :zero, last_attempt = :zero, request_payload = :payload"
-        removed = "swept_time, "
-        values = update["ExpressionAttributeValues"] | {":now": int(now_s), ":payload": _outline(request)}
-        if image.needs_outputs_only(now_s, outputs_only):
-            changed += ", planned_time = :now"
-        else:
-            removed += "planned_time, "
-        expression = update["UpdateExpression"].replace(" REMOVE ", f"{changed} REMOVE {removed}")
-        images.keep_request(str(image.job_id))
-        try:
-            images.update(update["Key"], expression, values, update["ConditionExpression"])
-        except ConditionNotMetError:
-            return False
-        return True
-
-    def find(self, request: ImageRequest) -> OpenJob | None:
-        """See ``JobLedger``; a row that is closed still lies there, so its status decides."""
-        row = self._job_table.read({"image_id": request.image_id})
-        if row is None or "request_payload" not in row or self._job_table.is_expired(row):
-            return None
-        return _readable(row) if row.get("status_outbox") or not _is_ended(row) else None
-
-    def open_rows(self) -> Iterator[OpenJob | UnreadableJob]:
-        """Yield every image that has not ended, or whose end has not been published."""
-        for row in self._job_table.scan(
-            FilterExpression=(
-                f"attribute_exists(request_payload) AND ({NOT_TERMINAL} OR attribute_exists(status_outbox))"
-            ),
-            ExpressionAttributeValues=TERMINAL_VALUES,
-        ):
-            if not self._job_table.is_expired(row):
-                yield _open_row(row)
-
-    def close(self, image: JobItem) -> None:
-        """G5: nothing is left to do, because a terminal row without an outbox is closed."""
-
-    def strike_off(self, job: OpenJob | UnreadableJob) -> None:
-        """G5: nothing is left to do either."""
-
-
-def open_ledger(
-    table_name: str | None,
-    job_table: JobTable,
-    client: Any = None,
-    now: Callable[[], float] = time.time,
-    sleep: Callable[[float], None] = time.sleep,
-    rng: random.Random | None = None,
-) -> JobLedger:
-    """Return the ledger of a deployment: the table of open jobs where there is one, else the images' own rows."""
-    if table_name:
-        return OutstandingJobsTable(table_name, job_table, client, now, sleep, rng)
-    return JobTableLedger(job_table, now)
-
-
-def _is_ended(row: Mapping[str, Any]) -> bool:
-    return row.get("image_status") in TERMINAL_VALUES.values()
+def _key(job: OpenJob | UnreadableJob) -> dict[str, str]:
+    return {"endpoint_id": job.endpoint_id, "job_id": job.job_key}
 
 
 def _put_new(table_name: str, item: Item, key: str, now_s: float) -> Item:
@@ -573,14 +387,6 @@ def _put_new(table_name: str, item: Item, key: str, now_s: float) -> Item:
         "ExpressionAttributeValues": to_dynamodb({":now": now_s}),
     }
     return {"Put": put}
-
-
-def _image_put(
-    job_table: JobTable, request: ImageRequest, now_s: float, message_id: str, job: Item | None = None
-) -> Item:
-    """Return what A1 puts into the table of images, if the image is not there."""
-    image = (job or {}) | new_row(request, now_s, job_table.life_s, message_id)
-    return _put_new(job_table.table_name, image, "image_id", now_s)
 
 
 def _acceptance_of_known(job_table: JobTable, request: ImageRequest) -> Acceptance:

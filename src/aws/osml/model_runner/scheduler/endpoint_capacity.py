@@ -18,7 +18,7 @@ from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.common.aws_clients import AwsClients
 from aws.osml.model_runner.common.aws_errors import error_code
 from aws.osml.model_runner.common.role_session import describing_session
-from aws.osml.model_runner.database.endpoint_facts import EndpointFacts, Fact, ProcessFacts
+from aws.osml.model_runner.database.endpoint_facts import Fact, SharedFacts
 from aws.osml.model_runner.exceptions import TableError
 from aws.osml.model_runner.metrics import COUNT, MetricsRecorder
 
@@ -86,9 +86,9 @@ class EndpointCapacityEstimator:
         config: ServiceConfig,
         clients: AwsClients,
         metrics: MetricsRecorder,
+        facts: SharedFacts,
         now: Callable[[], float] = time.time,
         rng: random.Random | None = None,
-        facts: EndpointFacts | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._config = config
@@ -96,7 +96,7 @@ class EndpointCapacityEstimator:
         self._metrics = metrics
         self._now = now
         self._rng = rng or random.Random()
-        self._facts = facts or ProcessFacts(now)
+        self._facts = facts
         self._sleep = sleep
         self._read: dict[str, Fact] = {}
         self._read_at: float | None = None
