@@ -33,6 +33,7 @@ REPLACED_WORDS = (
 
 
 def main() -> None:
+    """Print each figure of the checkout on a line of its own."""
     root = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent
     modules = sorted((root / "src").rglob("*.py"))
     texts = {path: path.read_text() for path in modules}
