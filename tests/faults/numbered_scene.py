@@ -1,11 +1,14 @@
 """An image whose tiles carry their numbers as pixels, and a model that reads them: so tests know each tile by name."""
 
+import itertools
 import random
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 
 from aws.osml.model_runner.local.models.answers import feature_collection, polygon_feature
 from aws.osml.model_runner.local.models.example_model import ExampleModel, ModelReply, json_reply
@@ -67,3 +70,21 @@ class NumberedModel(ExampleModel):
             for feature in features:
                 feature["properties"]["padding"] = noise.randbytes(half).hex()
         return json_reply(feature_collection(features)).body
+
+
+class SilentModel(NumberedModel):
+    """A ``NumberedModel`` that responds to so many calls; later calls get no response until ``wake``."""
+
+    responses: int = 0
+    _calls: Iterator[int] = PrivateAttr(default_factory=itertools.count)
+    _awake: threading.Event = PrivateAttr(default_factory=threading.Event)
+
+    def reply(self, tile: bytes, attempt: int) -> ModelReply:
+        """Answer a tile, at once or after ``wake``."""
+        if next(self._calls) >= self.responses:
+            self._awake.wait()
+        return super().reply(tile, attempt)
+
+    def wake(self) -> None:
+        """Respond to every call from now on."""
+        self._awake.set()

@@ -8,8 +8,9 @@ import time
 import psutil
 import pytest
 
+from aws.osml.model_runner.local.model_server import ModelServer
 from faults.books import TERMINAL
-from faults.numbered_scene import TILE_PX
+from faults.numbered_scene import TILE_PX, SilentModel
 from worker_process import eventually
 
 
@@ -137,6 +138,21 @@ def test_a_message_of_many_images_for_a_dead_endpoint_holds_up_no_other_job(new_
     with trial.fleet.worker():
         eventually(lambda: len(trial.site.open_jobs()) == len(copies) and dead.is_called)
         trial.wait(trial.submit(trial.request(trial.model(), "one")))
+
+
+@pytest.mark.parametrize("responses", [0, 12])
+def test_an_endpoint_that_never_responds_holds_up_no_other_job(new_trial, responses):
+    """After 12 responses the endpoint gets as many calls at once as a worker makes; none of them ends in this test."""
+    trial, model = new_trial(WORKERS="4"), SilentModel(responses=responses)
+    with ModelServer(model) as silent, trial.fleet.worker():
+        held = trial.submit(trial.request(silent))
+        eventually(lambda: silent.stats()["in_flight"] == (4 if responses else 1))
+        trial.wait(trial.submit(trial.request(trial.model())))
+        assert trial.running(held)
+        assert silent.stats()["requests"] == responses
+        model.wake()
+        trial.wait(held)
+        trial.check()
 
 
 @pytest.mark.long

@@ -261,3 +261,23 @@ def test_it_is_full_while_waiting_tiles_keep_it_busy_for_long(clock):
     with limit.expecting(12 * calls):
         assert limit.is_full
     assert not limit.is_full
+
+
+def test_it_is_full_while_tiles_wait_for_an_endpoint_that_no_longer_responds(clock):
+    limit = CallLimit(16, clock)
+    for _ in range(20):
+        round_of(limit, clock, latency_s=0.1)
+    clock.now_s += 100
+    assert limit.try_enter()
+    with limit.expecting(1) as begun:
+        assert not limit.is_full, "the time without calls does not count"
+        clock.now_s += 31
+        assert limit.is_full
+        begun()
+        assert not limit.is_full, "nothing waits, and the endpoint may take more calls"
+    limit.note_failure(TIMED_OUT, 70.0)
+    limit.leave()
+    with limit.expecting(2 * limit.calls):
+        assert limit.is_full, "the next calls may take as long"
+        limit.note_answer(0.1)
+        assert not limit.is_full

@@ -203,7 +203,9 @@ class ServiceConfig(BaseModel):
         description="ARN of the SNS topic for the status of regions. Without it nothing is published.",
     )
     workers: Annotated[int, Field(ge=1, le=1_000)] = _setting(
-        "WORKERS", description="The most model calls that one worker process has in flight at the same time."
+        "WORKERS",
+        description="The most model calls that one worker process has in flight at the same time to one endpoint. To"
+        " all endpoints together it has twice as many at most: each may have as many as the others leave free.",
     )
     workers_per_cpu: Annotated[float, Field(gt=0, le=1_000)] = _setting(
         "WORKERS_PER_CPU",
@@ -221,7 +223,7 @@ class ServiceConfig(BaseModel):
         "REGIONS_IN_PROGRESS",
         default=2,
         description="How many regions a worker cuts at once. It may hold more, of which few tiles are left to"
-        " cut: `WORKERS` at most.",
+        " cut, or whose tiles wait for their endpoint: `WORKERS` at most.",
     )
     tile_queue_bytes: Bytes = _setting(
         "TILE_QUEUE_BYTES",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from .api.image_url import store_of
 from .api.region_of_interest import parse_roi
 from .api.region_request import RegionRequest
 from .common.typing import ImageDimensions, ImageRegion, TileState
@@ -53,7 +54,7 @@ _MAX_BREAKS = 10
 class RegionWork:
     """What a worker does with a region that it has claimed. ``opened`` comes before ``run``.
 
-    ``on_cut`` is called when another region can be cut soon; see ``TilePipeline.run``.
+    ``on_cut`` is called when another region can be cut soon; see ``TilePipeline.run``. It may be called several times.
     """
 
     def __init__(
@@ -169,7 +170,7 @@ class RegionWork:
             tiles = tiles[first:] + tiles[:first]
             probe = dataclasses.replace(steps, retry_budget=RetryBudget(floor=0))
             if backoffs < _BACKOFFS_BEFORE_ALONE:
-                pipeline.run(run, probe, tiles[:1])
+                pipeline.run(run, probe, tiles[:1], self.on_cut)
             else:
                 self._run_alone(run, probe, tiles[0], known, is_last_resort=backoffs >= _BACKOFFS_BEFORE_BLAME)
             tiles = tiles[1:]
@@ -185,11 +186,11 @@ class RegionWork:
         """
         pipeline, is_quick = self._context.pipeline, False
         if known:
-            pipeline.run(run, dataclasses.replace(probe, is_control=True), known)
+            pipeline.run(run, dataclasses.replace(probe, is_control=True), known, self.on_cut)
             is_quick = probe.call_limit.answer_s <= _QUICK_S
         if is_quick or is_last_resort:
             probe = dataclasses.replace(probe, is_alone=True, retry_budget=RetryBudget())
-        pipeline.run(run, probe, [tile])
+        pipeline.run(run, probe, [tile], self.on_cut)
 
     def _steps(self, run: RegionRun, tiles: Sequence[Tile], generation: int) -> DetectionSteps:
         source, request, context = self._source, self._request, self._context
@@ -205,8 +206,11 @@ class RegionWork:
                 ImageRegion.of(request.region_bounds),
                 is_quick=is_quick(source.sensor_model, context.elevation_model),
             )
+        lane = lane_of(request)
         return DetectionSteps(
             request=request,
+            endpoint=lane,
+            image_store=store_of(request.image_url),
             encoder=encoder,
             detector=context.detector_for(request),
             grid=grid,
@@ -214,8 +218,8 @@ class RegionWork:
             metrics=context.metrics,
             image_format=source.driver_name,
             generation=generation,
-            retry_budget=context.retry_budget_for(lane_of(request)),
-            call_limit=context.call_limit_for(lane_of(request)),
+            retry_budget=context.retry_budget_for(lane),
+            call_limit=context.call_limit_for(lane),
             sleep=context.pause,
             rng=context.rng,
             now=context.now,

@@ -24,6 +24,7 @@ from .inference.detector import Detector
 from .inference.retry import ALONE_POLICY, DEFAULT_POLICY, RetryBudget, invoke_with_retries
 from .metrics import MetricsRecorder
 from .raster import ImageBreaksOffError, TileEncoder
+from .scheduler.decision import Lane
 from .status.safe_text import safe_text
 from .tile_problems import MAX_REASON_CHARACTERS
 from .tile_worker.region_run import Tile, TileResult
@@ -51,6 +52,8 @@ class DetectionSteps:
     """
 
     request: RegionRequest
+    endpoint: Lane
+    image_store: str
     encoder: TileEncoder
     detector: Detector
     grid: LocationGrid | None

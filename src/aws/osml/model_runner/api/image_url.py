@@ -63,6 +63,12 @@ def parse_image_url(url: str, allowed_sources: Collection[str] = ALL_SOURCES) ->
     return location
 
 
+def store_of(url: str) -> str:
+    """Return the bucket or the host that serves an image; all local files lie in one store."""
+    scheme, mark, path = url.partition("://")
+    return f"{scheme}://{path.partition('/')[0]}" if mark else "file://"
+
+
 def public_url(url: str) -> str:
     """Return an image's URL as ids, logs and features show it: a web address without its query, which may be a key.
 

@@ -44,6 +44,7 @@ _REST_JITTER = (0.5, 1.5)
 # How long other calls wait for a call that has to be alone, after that call was last tried.
 _ALONE_S = 1.0
 # A queue here is full when its tiles wait for longer than this, and for more calls than _FULL_ROUNDS times the limit.
+# It is also full when no call has ended for so long.
 _FULL_S = 30.0
 _FULL_ROUNDS = 2
 
@@ -67,6 +68,8 @@ class CallLimit:
         self._is_alone = False
         self._refused_at = math.inf
         self._rests_until = self._lowered_at = self._full_at = self._alone_at = -math.inf
+        # When the last call ended, or when the first call began since none was under way.
+        self._quiet_since = now()
         self._mean_s: float | None = None
         self._best_s = self._last_s = self._answer_s = 0.0
 
@@ -118,10 +121,16 @@ class CallLimit:
     def is_full(self) -> bool:
         """True when the tiles that wait here keep this process busy at the endpoint for a while."""
         with self._lock:
-            if self._mean_s is None:
-                return self._waiting >= _FULL_ROUNDS * self.most
+            if not self._waiting:
+                return False
+            quiet_s = self._now() - self._quiet_since if self._in_flight else 0.0
+            if quiet_s > _FULL_S:
+                return True
             rounds = self._waiting / self.calls
-            return rounds >= _FULL_ROUNDS and rounds * self._mean_s > _FULL_S
+            # A call that timed out took as long as the next one may.
+            call_s = max(self._mean_s or 0.0, self._last_s, quiet_s)
+            is_unknown = self._mean_s is None and self._waiting >= _FULL_ROUNDS * self.most
+            return is_unknown or (rounds >= _FULL_ROUNDS and rounds * call_s > _FULL_S)
 
     # Calls ----------------------------------------------------------------------------------------------------------
 
@@ -139,6 +148,8 @@ class CallLimit:
                 has_to_wait = self._is_alone or now_s < self._alone_at + _ALONE_S
                 has_room = self._in_flight < self.calls and not has_to_wait
             is_free = has_room and now_s >= self._rests_until
+            if is_free and not self._in_flight:
+                self._quiet_since = now_s
             self._in_flight += is_free
             self._is_alone = self._is_alone or (is_free and is_alone)
             if self._in_flight >= self.calls:
@@ -149,6 +160,7 @@ class CallLimit:
         """End a call; with a limit below 1 the next one begins after a pause."""
         with self._lock:
             self._in_flight -= 1
+            self._quiet_since = self._now()
             if self._is_alone:
                 self._is_alone, self._alone_at = False, -math.inf
             if self._limit < 1:

@@ -18,16 +18,16 @@ class QueueClosedError(Exception):
 class BoundedQueue(Generic[T]):
     """First in, first out, for any number of threads.
 
-    ``put`` waits while the queue holds ``max_items`` items or ``max_bytes`` bytes. An item larger than ``max_bytes``
-    goes in when the queue is empty, so that it passes at all.
+    ``put`` waits while the queue holds ``max_items`` items or ``max_bytes`` bytes; None is no bound. An item larger
+    than ``max_bytes`` goes in when the queue is empty, so that it passes at all.
     """
 
-    def __init__(self, max_items: int, max_bytes: int | None = None) -> None:
+    def __init__(self, max_items: int | None = None, max_bytes: int | None = None) -> None:
         self._max_items = max_items
         self._max_bytes = max_bytes
         self._items: deque[tuple[T, int]] = deque()
         self._bytes = 0
-        self._is_closed = False
+        self._is_closed = self._is_watched = False
         lock = threading.Lock()
         self._filled = threading.Condition(lock)
         self._emptied = threading.Condition(lock)
@@ -63,7 +63,7 @@ class BoundedQueue(Generic[T]):
                     return self._take(place)
                 if self._is_closed:
                     raise QueueClosedError
-                self._filled.wait(_LOOK_AGAIN_S if self._items else None)
+                self._wait()
 
     def wake(self) -> None:
         """Have one thread that waits look again whether an item is ready."""
@@ -76,6 +76,17 @@ class BoundedQueue(Generic[T]):
             self._is_closed = True
             self._filled.notify_all()
             self._emptied.notify_all()
+
+    def _wait(self) -> None:
+        """Wait for an item, or for items that are not ready: of the threads that wait, one looks again and again."""
+        if self._is_watched or not self._items:
+            self._filled.wait()
+            return
+        self._is_watched = True
+        try:
+            self._filled.wait(_LOOK_AGAIN_S)
+        finally:
+            self._is_watched = False
 
     def _first_ready(self, is_ready: Callable[[T], bool], kind_of: Callable[[T], Hashable]) -> int | None:
         asked: set[Hashable] = set()
@@ -91,10 +102,13 @@ class BoundedQueue(Generic[T]):
         del self._items[place]
         self._bytes -= size_bytes
         self._emptied.notify_all()
+        if self._items and not self._is_watched:
+            # This thread may have been the one that looked at the others.
+            self._filled.notify()
         return item
 
     def _has_room(self, size_bytes: int) -> bool:
         if not self._items:
             return True
         fits = self._max_bytes is None or self._bytes + size_bytes <= self._max_bytes
-        return fits and len(self._items) < self._max_items
+        return fits and (self._max_items is None or len(self._items) < self._max_items)

@@ -3,18 +3,22 @@
 ::
 
     run() ──► to cut ──► cutters ──► to detect ──► callers ──► to store ──► storers ──► RegionRun
-             (count)     one per core  (bytes)     WORKERS       (count)
+             (shares)    one per core  (bytes)     WORKERS       (count)
 
 Pixels, model and tables are waited for at the same time, and several regions share the stages: the next region is
 cut while the slowest tile of this one is still with the model. Each queue is bounded, so a slow stage holds back the
 ones before it and memory does not grow with the image. A tile whose endpoint takes no further call waits in its queue,
 and tiles for other endpoints pass it. No region has more than its share of the tiles that wait for the model, so that
 there is room for those others.
+
+A call to an endpoint that does not respond holds its thread until it times out, and so does a read from a store of
+images. So there are twice as many cutters and callers as may work for one store or one endpoint, see ``ThreadShares``.
 """
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -31,6 +35,7 @@ from aws.osml.model_runner.exceptions import (
 from .bounded_queue import BoundedQueue, QueueClosedError
 from .queue_shares import QueueShares
 from .region_run import RegionRun, Tile, TileResult, TileSteps
+from .thread_shares import ThreadShares
 
 logger = structlog.get_logger(__name__)
 
@@ -39,11 +44,14 @@ TILE_ENCODING = "TILE_ENCODING"
 BAD_RESPONSE = "BAD_RESPONSE"
 INTERNAL_ERROR = "INTERNAL_ERROR"
 
+# A region that waits for its share so often in a row, 0.1 s each, waits for its endpoint: another region can be cut.
+_WAITS_BEFORE_NEXT = 50
+
 
 class _TileOnItsWay:
     """A tile in the pipeline, with what the last stage made of it."""
 
-    __slots__ = ("answer", "encoded", "has_share", "is_calling", "result", "run", "steps", "tile")
+    __slots__ = ("answer", "encoded", "has_share", "has_thread", "is_calling", "result", "run", "steps", "tile")
 
     def __init__(self, run: RegionRun, steps: TileSteps, tile: Tile) -> None:
         self.run = run
@@ -52,14 +60,20 @@ class _TileOnItsWay:
         self.encoded: EncodedTile = b""
         self.answer = b""
         self.is_calling = False
+        self.has_thread = False
         self.has_share = True
         self.result: TileResult | None = None
 
 
-def _may_call(item: _TileOnItsWay) -> bool:
-    """Return True when a tile may leave the queue of those that wait for the model: to be called with, or dropped."""
-    if item.run.is_stopped:
-        return True
+def _endpoint_of(item: _TileOnItsWay) -> Hashable:
+    return item.steps.endpoint
+
+
+def _store_of(item: _TileOnItsWay) -> Hashable:
+    return item.steps.image_store
+
+
+def _begin_call(item: _TileOnItsWay) -> bool:
     item.is_calling = item.steps.begin_call()
     return item.is_calling
 
@@ -67,19 +81,60 @@ def _may_call(item: _TileOnItsWay) -> bool:
 _Step = Callable[[_TileOnItsWay], BoundedQueue[_TileOnItsWay] | None]
 
 
+class _StageThreads:
+    """Decides which tile a free thread of a stage takes. ``may_begin`` is called for a tile whose holder has room."""
+
+    def __init__(
+        self,
+        most: int,
+        holder_of: Callable[[_TileOnItsWay], Hashable],
+        may_begin: Callable[[_TileOnItsWay], bool] = lambda _: True,
+    ) -> None:
+        self._shares = ThreadShares(most)
+        self._holder_of = holder_of
+        self._may_begin = may_begin
+        self.count = self._shares.threads
+
+    def is_ready(self, item: _TileOnItsWay) -> bool:
+        """Return True when a thread may take a tile: to work on it, or to drop it."""
+        if item.run.is_stopped:
+            return True
+        holder = self._holder_of(item)
+        item.has_thread = self._shares.take(holder)
+        if item.has_thread and not self._may_begin(item):
+            item.has_thread = False
+            self._shares.give_back(holder)
+        return item.has_thread
+
+    @contextmanager
+    def working(self, item: _TileOnItsWay) -> Iterator[None]:
+        """Count a tile's thread as free at the end, when the next stage may have the tile already."""
+        holder, has_thread, item.has_thread = self._holder_of(item), item.has_thread, False
+        try:
+            yield
+        finally:
+            if has_thread:
+                self._shares.give_back(holder)
+
+
 class TilePipeline:
-    """Runs tiles through cut, detect, and locate-and-store. One per process; ``close`` ends its threads."""
+    """Runs tiles through cut, detect, and locate-and-store. One per process; ``close`` ends its threads.
+
+    ``cutters`` and ``callers`` are the most threads for one store of images, and for one endpoint.
+    """
 
     def __init__(self, cutters: int, callers: int, storers: int, max_encoded_bytes: int) -> None:
         self._cut_ahead = 2 * callers
-        self._to_cut: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * cutters)
-        # A third is room for the first tiles of the next region, when one has all that it may have.
-        self._to_detect: BoundedQueue[_TileOnItsWay] = BoundedQueue(3 * callers, max_encoded_bytes)
+        # The regions' shares bound how many tiles these two hold. With a bound of its own a queue would fill up with
+        # the tiles of one store or endpoint.
+        self._to_cut: BoundedQueue[_TileOnItsWay] = BoundedQueue()
+        self._to_detect: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_bytes=max_encoded_bytes)
         self._shares = QueueShares(cutters, self._cut_ahead, 2 * max_encoded_bytes // 3)
         self._to_store: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * callers)
+        cut, detect = _StageThreads(cutters, _store_of), _StageThreads(callers, _endpoint_of, _begin_call)
         self._threads = [
-            *self._stage("cut", cutters, self._to_cut, self._cut),
-            *self._stage("detect", callers, self._to_detect, self._detect, _may_call),
+            *self._stage("cut", cut.count, self._to_cut, self._cut, cut),
+            *self._stage("detect", detect.count, self._to_detect, self._detect, detect),
             *self._stage("store", storers, self._to_store, self._locate_and_store),
         ]
 
@@ -94,14 +149,15 @@ class TilePipeline:
         """Put a region's ``tiles`` through the stages; return when each has ended, or the run was stopped.
 
         ``on_cut`` is called when the cutters will soon need another region's tiles, which take a while to come, but not
-        before half of this region's are on their way; and when none is left to be put in.
+        before half of this region's are on their way; when this region's wait for their endpoint; and when none is left
+        to be put in.
         """
         few_left = len(tiles) - min(self._cut_ahead, len(tiles) // 2)
         with self._shares.of(run):
             for place, tile in enumerate(tiles):
                 if place == few_left:
                     on_cut()
-                if not self._enter(run):
+                if not self._enter(run, on_cut):
                     break
                 try:
                     self._to_cut.put(_TileOnItsWay(run, steps, tile))
@@ -111,11 +167,15 @@ class TilePipeline:
         on_cut()
         run.wait()
 
-    def _enter(self, run: RegionRun) -> bool:
+    def _enter(self, run: RegionRun, on_wait: Callable[[], None]) -> bool:
         """Count one tile in when the region's share has room; False when the run is stopped."""
+        waits = 0
         while not run.is_stopped:
             if self._shares.take(run):
                 return run.enter()
+            waits += 1
+            if waits == _WAITS_BEFORE_NEXT:
+                on_wait()
         return False
 
     def close(self, timeout_s: float = 1.0) -> None:
@@ -133,15 +193,18 @@ class TilePipeline:
         threads: int,
         inbox: BoundedQueue[_TileOnItsWay],
         step: _Step,
-        is_ready: Callable[[_TileOnItsWay], bool] = lambda _: True,
+        shares: _StageThreads | None = None,
     ) -> list[threading.Thread]:
+        is_ready = shares.is_ready if shares is not None else lambda _: True
+        working = shares.working if shares is not None else nullcontext
+
         def work() -> None:
             while True:
                 try:
                     item = inbox.get(is_ready, lambda waiting: id(waiting.steps))
                 except QueueClosedError:
                     return
-                with bound_contextvars(**item.run.log_fields):
+                with working(item), bound_contextvars(**item.run.log_fields):
                     self._advance(item, step)
 
         return [threading.Thread(target=work, name=f"{name}-{n}", daemon=True) for n in range(threads)]

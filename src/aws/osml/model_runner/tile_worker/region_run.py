@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -43,6 +43,16 @@ class TileSteps(Protocol):
 
     The pipeline knows when each is done; a region's steps know how.
     """
+
+    @property
+    def endpoint(self) -> Hashable:
+        """The endpoint that is called: its calls last long together, and share their threads."""
+        ...
+
+    @property
+    def image_store(self) -> Hashable:
+        """The store that the image is read from: its reads last long together, and share their threads."""
+        ...
 
     def cut(self, tile: Tile) -> EncodedTile:
         """Return the tile's pixels, encoded for the model."""
