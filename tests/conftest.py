@@ -13,6 +13,7 @@ from aws.osml.model_runner.local.emulator import Emulator
 from aws.osml.model_runner.local.model_server import ModelServer, create_model
 from aws.osml.model_runner.raster.settings import RasterSettings, configure_gdal
 from examples import choose_form
+from template_json import template_json
 
 stack_numbers = itertools.count()
 # They run again and again what other tests cover, and would take half as long again.
@@ -85,7 +86,7 @@ def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Emulator]:
 @pytest.fixture
 def data_plane(emulator: Emulator) -> DataPlane:
     """Queues, topics, tables, bucket and stream that no other test knows: `.environment["IMAGE_QUEUE"]` and so on."""
-    return create_data_plane(emulator.client, f"test-{next(stack_numbers)}")
+    return create_data_plane(emulator.client, f"test-{next(stack_numbers)}", template=template_json())
 
 
 @pytest.fixture

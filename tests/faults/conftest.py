@@ -18,6 +18,7 @@ from faults.numbered_scene import NumberedModel, write_numbered_scene
 from faults.nursery import Fleet, Nursery
 from faults.queueing_model import QueueingModel
 from faults.trial import SETTINGS, Trial
+from template_json import template_json
 from worker_process import Site
 
 _numbers = itertools.count()
@@ -108,7 +109,8 @@ def new_trial(
     def make(**settings: str) -> Trial:
         directory = tmp_path / str(len(trials))
         directory.mkdir()
-        data_plane = create_data_plane(emulator.client, f"faults-{os.getpid()}-{next(_numbers)}")
+        name = f"faults-{os.getpid()}-{next(_numbers)}"
+        data_plane = create_data_plane(emulator.client, name, template=template_json())
         site = Site(emulator, data_plane, directory)
         for queue in ("IMAGE_QUEUE", "REGION_QUEUE"):
             # The message of a worker that died comes again as soon as its lease ends.

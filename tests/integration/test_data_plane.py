@@ -17,6 +17,12 @@ VARIABLES = {
 }  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def data_plane(emulator, tmp_path_factory):
+    """A data plane for the module, from the template as AWS gets it."""
+    return create_data_plane(emulator.client, tmp_path_factory.mktemp("data-plane").name)
+
+
 def queue_attributes(emulator, url):
     return emulator.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
 

@@ -1,0 +1,33 @@
+"""The data-plane template as JSON, which the emulator parses in a tenth of the time that YAML takes."""
+
+import json
+from functools import cache
+from typing import Any
+
+import yaml
+
+from aws.osml.model_runner.local.data_plane import template_text
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `!Ref X` as `{"Ref": "X"}`, `!Sub X` as `{"Fn::Sub": "X"}`, and so on."""
+
+
+def _function(loader: _Loader, name: str, node: yaml.Node) -> dict[str, Any]:
+    if isinstance(node, yaml.ScalarNode):
+        value = loader.construct_scalar(node)
+        argument: Any = str(value).split(".", 1) if name == "GetAtt" else value
+    elif isinstance(node, yaml.SequenceNode):
+        argument = loader.construct_sequence(node, deep=True)
+    else:
+        argument = loader.construct_mapping(node, deep=True)
+    return {name if name in ("Ref", "Condition") else f"Fn::{name}": argument}
+
+
+_Loader.add_multi_constructor("!", _function)
+
+
+@cache
+def template_json() -> str:
+    """Return the template that AWS gets, in CloudFormation's other syntax."""
+    return json.dumps(yaml.load(template_text(), Loader=_Loader), default=str)  # noqa: S506 - derived from SafeLoader
