@@ -1,8 +1,11 @@
 """A region whose workers crashed."""
 
+import pytest
+
 from worker_process import eventually
 
 
+@pytest.mark.long
 def test_after_two_crashes_a_region_is_soon_worked_on_in_parallel_again(new_trial, new_queueing_model):
     """The first tiles come one at a time, in case one of them kills the worker."""
     trial = new_trial()

@@ -16,15 +16,16 @@ def scene(scenes, tmp_path_factory):
     return write_image(tmp_path_factory.mktemp("store") / "scene.tif", pixels, "GTiff", layout)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
-def test_a_store_that_cuts_bodies_and_refuses_for_a_while_fails_no_tile(new_trial, new_proxy, scene, is_long):
-    cuts, refusals = CutBodies(one_in(12), "scene.tif"), Outage(40.0 if is_long else 5.0, after=15, key="scene.tif")
+def test_a_store_that_cuts_bodies_and_refuses_for_a_while_fails_no_tile(new_trial, new_proxy, scene):
+    cuts, refusals = CutBodies(one_in(12), "scene.tif"), Outage(40.0, after=15, key="scene.tif")
     proxy = new_proxy(refusals, cuts)
     trial = new_trial(**proxy.environment)
     bucket = trial.site.data_plane.result_bucket
     trial.site.client("s3").upload_file(str(scene), bucket, "in/scene.tif")
     model = trial.model()
-    for _ in range(3 if is_long else 1):
+    for _ in range(3):
         trial.submit(trial.request(model, f"s3://{bucket}/in/scene.tif"))
     with trial.fleet.worker(), trial.fleet.worker():
         trial.wait(patience_s=240.0)

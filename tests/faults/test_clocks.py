@@ -5,11 +5,12 @@ import pytest
 from faults.books import ALL_QUEUES
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
-@pytest.mark.parametrize("kills", [0, pytest.param(2, marks=pytest.mark.long)])
-def test_clocks_that_are_minutes_apart_only_cost_time(trial, is_long, kills):
+@pytest.mark.parametrize("kills", [0, 2])
+def test_clocks_that_are_minutes_apart_only_cost_time(trial, kills):
     model = trial.model(latency_ms=50)
-    for _ in range(4 if is_long else 1):
+    for _ in range(4):
         trial.submit(trial.request(model, "small"))
     for skew_s in (-120.0, 120.0)[:kills]:
         trial.fleet.start({"on": "T1", "do": "die_after", "nth": 5}, clock_ahead_s=skew_s).wait()

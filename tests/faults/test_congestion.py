@@ -1,16 +1,19 @@
 """Endpoints that are slower than the calls in flight: no tile is at fault, and no worker hangs."""
 
+import pytest
+
 from aws.osml.model_runner.local import sagemaker_gateway
 from aws.osml.model_runner.scheduler.endpoint_capacity import CONCURRENCY_TAG
 from worker_process import eventually
 
 
+@pytest.mark.long
 def test_a_container_that_is_slower_than_the_calls_in_flight_fails_no_tile(
-    new_trial, new_proxy, new_queueing_model, monkeypatch, is_long
+    new_trial, new_proxy, new_queueing_model, monkeypatch
 ):
     """One server, and calls that time out while they wait for it: SageMaker answers ModelError with status 0."""
-    # A sixtieth of what SageMaker gives a container; in the long form a tenth.
-    timeout_s, call_ms, image = (6.0, 800, "small") if is_long else (1.0, 250, "one")
+    # A tenth of what SageMaker gives a container.
+    timeout_s, call_ms, image = 6.0, 800, "small"
     monkeypatch.setattr(sagemaker_gateway, "MODEL_TIMEOUT_S", timeout_s)
     model = new_queueing_model(call_ms=call_ms)
     # The endpoint claims to take all calls that the worker can make.
@@ -19,13 +22,14 @@ def test_a_container_that_is_slower_than_the_calls_in_flight_fails_no_tile(
     trial.models.append(model)
     trial.submit(trial.sagemaker_request("numbered", image), ends=None)
     with trial.fleet.worker():
-        trial.wait(patience_s=200.0 if is_long else 90.0)
+        trial.wait(patience_s=200.0)
         books = trial.check()
     (tiles,) = books.tiles.values()
     assert [tile["error_code"] for tile in tiles if tile["tile_status"] == "FAILED"] == []
     assert len(tiles) <= proxy.requests["sagemaker", "InvokeEndpoint"] <= 1.5 * len(tiles)
 
 
+@pytest.mark.long
 def test_a_worker_whose_queue_is_long_at_a_slow_endpoint_is_not_stuck(new_trial, new_queueing_model):
     """Tiles wait for their turn for longer than a tile may take, and each call is far below that."""
     trial = new_trial(WORKERS="16", TILE_STALL_S="9")

@@ -1,13 +1,16 @@
 """A control plane that is slow: a fleet shares what it knows of its endpoints."""
 
+import pytest
+
 from aws_proxy.throttling import Delays
 
 CONTROL_PLANE = ("DescribeEndpoint", "DescribeEndpointConfig", "ListTags")
 ENDPOINTS = 6
 
 
-def test_workers_that_join_look_nothing_up_that_the_fleet_knows(new_trial, new_proxy, new_model, is_long):
-    workers = 6 if is_long else 2
+@pytest.mark.long
+def test_workers_that_join_look_nothing_up_that_the_fleet_knows(new_trial, new_proxy, new_model):
+    workers = 6
     model = new_model()
     names = [f"endpoint-{number}" for number in range(ENDPOINTS)]
     delays = Delays(dict.fromkeys(CONTROL_PLANE, 0.1))

@@ -43,9 +43,10 @@ def submit_for(trial, model, write):
         trial.submit(trial.request(model, "small" if write == "R2-release" else "one"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "writes",
-    [pytest.param(_PLANNING, marks=pytest.mark.long), _REGION, pytest.param(_DELIVERY, marks=pytest.mark.long)],
+    [_PLANNING, _REGION, _DELIVERY],
     ids=["planning", "region", "delivery"],
 )
 def test_a_worker_dies_at_every_write_in_turn_and_every_job_ends(new_trial, writes):

@@ -2,15 +2,18 @@
 
 import time
 
+import pytest
+
 from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway
 from faults.front_door import FrontDoor
 
 _ROLES = {name: f"arn:aws:iam::000000000000:role/{name}" for name in ("image", "model", "sink")}
 
 
-def test_roles_whose_credentials_expire_fail_no_tile(new_trial, is_long):
-    """Credentials of ten seconds and a job of a minute; in the short form, of two and of seven."""
-    life_s, latency_ms = (10.0, 3500) if is_long else (2.0, 450)
+@pytest.mark.long
+def test_roles_whose_credentials_expire_fail_no_tile(new_trial):
+    """Credentials of ten seconds, and a job of a minute."""
+    life_s, latency_ms = 10.0, 3500
     trial = new_trial(IMAGE_SOURCES="s3")
     model = trial.model(latency_ms=latency_ms)
     bucket = trial.site.data_plane.result_bucket
@@ -38,6 +41,6 @@ def test_roles_whose_credentials_expire_fail_no_tile(new_trial, is_long):
         trial.fleet.end(worker)
     assert door.late == []
     for name in ("image", "model"):
-        assert door.issued[_ROLES[name]] >= (5 if is_long else 3), name
+        assert door.issued[_ROLES[name]] >= 5, name
     services = {service for service, role in door.used if role == _ROLES["sink"]}
     assert services == {"s3", "kinesis"}

@@ -14,10 +14,11 @@ from faults.numbered_scene import TILE_PX, SilentModel
 from worker_process import eventually
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
-def test_an_endpoint_that_is_busy_for_a_while_fails_no_tile(trial, is_long):
-    """T7, its short form; an hour of it is simulated."""
-    model = trial.model(busy_until=time.time() + (60 if is_long else 3))
+def test_an_endpoint_that_is_busy_for_a_while_fails_no_tile(trial):
+    """T7; an hour of it is simulated."""
+    model = trial.model(busy_until=time.time() + 60)
     trial.submit(trial.request(model, "small"))
     with trial.fleet.worker(), trial.fleet.worker():
         trial.wait(patience_s=240.0)
@@ -127,6 +128,7 @@ def test_an_answer_of_60_mib_is_not_held_in_memory(trial, raw_model):
     assert peak < 600 * 2**20
 
 
+@pytest.mark.long
 def test_a_message_of_many_images_for_a_dead_endpoint_holds_up_no_other_job(new_trial, raw_model, tmp_path):
     """Neither in the look-ahead nor in the slots in which images are started."""
     trial = new_trial(IMAGE_LOOK_AHEAD="4", REGIONS_IN_PROGRESS="1")

@@ -3,6 +3,8 @@
 import json
 import uuid
 
+import pytest
+
 from faults.trial import Trial
 from worker_process import eventually
 
@@ -22,6 +24,7 @@ def spoil_features(trial: Trial, job_id: str) -> None:
             dynamodb.put_item(TableName=table, Item=row)
 
 
+@pytest.mark.long
 def test_a_job_that_can_never_be_finished_ends_and_the_jobs_behind_it_go_on(new_trial):
     trial = new_trial()
     model = trial.model()
@@ -51,6 +54,7 @@ def test_a_job_that_can_never_be_finished_ends_and_the_jobs_behind_it_go_on(new_
     assert not trial.site.open_jobs()
 
 
+@pytest.mark.long
 def test_a_row_that_this_version_cannot_read_stops_neither_sweeper_nor_scheduler(new_trial):
     """As after a deployment that was rolled back: a job with an algorithm of a newer version."""
     trial = new_trial(JOB_DEADLINE_S="25", JOB_WAIT_LIMIT_S="25")

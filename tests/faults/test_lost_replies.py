@@ -25,15 +25,16 @@ def test_the_first_reply_of_every_write_is_lost(trial):
     assert trial.calls_per_tile(books) <= 2.0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "writes",
     [
         ("R3",),
-        pytest.param(("A1", "A3", "A4-send", "R1", "G1", "G3"), marks=pytest.mark.long),
-        pytest.param(("A2", "A4", "A4-planned", "T1", "G2-done", "G4"), marks=pytest.mark.long),
+        ("A1", "A3", "A4-send", "R1", "G1", "G3"),
+        ("A2", "A4", "A4-planned", "T1", "G2-done", "G4"),
         # An output that fails is tried again after 20 seconds.
-        pytest.param(("R2", "G2-position", "S3", "G4-publish", "G5"), marks=pytest.mark.long),
-        pytest.param(("Kinesis",), marks=pytest.mark.long),
+        ("R2", "G2-position", "S3", "G4-publish", "G5"),
+        ("Kinesis",),
     ],
     ids=lambda writes: writes[0],
 )
@@ -46,20 +47,21 @@ def test_every_reply_of_one_call_is_lost(trial, writes):
         trial.check()
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.long), pytest.param(2, marks=pytest.mark.long)])
-def test_a_fifth_of_all_replies_is_lost(trial, is_long, seed):
+@pytest.mark.long
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_a_fifth_of_all_replies_is_lost(trial, seed):
     model = trial.model(latency_ms=50)
-    for _ in range(2 if is_long else 1):
-        trial.submit(trial.request(model, "full" if is_long else "small"))
+    for _ in range(2):
+        trial.submit(trial.request(model, "full"))
     rule = {"on": "*", "do": "lose", "chance": 0.2}
     with trial.fleet.worker(rule, seed=seed), trial.fleet.worker(rule, seed=seed + 100):
-        trial.wait(patience_s=180.0 if is_long else 90.0)
-        # A region that was taken over leaves its message hidden for up to a minute.
-        books = trial.check(empty=ALL_QUEUES if is_long else ALL_QUEUES - {"REGION_QUEUE"})
+        trial.wait(patience_s=180.0)
+        books = trial.check(empty=ALL_QUEUES)
     assert len(trial.fleet.faults()) > 20
     assert trial.calls_per_tile(books) <= 2.0
 
 
+@pytest.mark.long
 def test_a_busy_dynamodb_costs_no_count(trial):
     """T15: a fifth of all calls is throttled, and half of the transactions that end a region meet another."""
     model = trial.model(latency_ms=20)
@@ -83,6 +85,7 @@ def refusing(write, code, chance):
     return {"on": write, "do": "refuse", "code": code, "status": 400, "chance": chance}
 
 
+@pytest.mark.long
 def test_entries_that_a_batch_leaves_out_are_sent_again(new_trial):
     """T15: overflow rows of tiles with more features than an item holds, where there is no work bucket."""
     trial = new_trial(WORK_BUCKET="")

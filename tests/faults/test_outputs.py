@@ -35,6 +35,7 @@ def test_a_stream_that_refuses_records_and_a_worker_that_dies_lose_none(trial, i
     assert 1 <= books.copies() <= 1 + 2 * batch / features
 
 
+@pytest.mark.long
 def test_a_feature_that_no_record_holds_makes_the_job_partial_and_is_named(trial):
     """T13. S3 has it all the same."""
     model = trial.model(bytes_per_feature={5: 250_000}, features_per_tile={5: 1})
@@ -55,22 +56,22 @@ def test_a_feature_that_no_record_holds_makes_the_job_partial_and_is_named(trial
     assert not streamed.intersection(named)
 
 
-def test_a_bucket_that_is_away_for_a_while_is_waited_for(trial, outage, is_long):
+@pytest.mark.long
+def test_a_bucket_that_is_away_for_a_while_is_waited_for(trial, outage):
     """T14."""
     model = trial.model()
     trial.submit(trial.request(model, "one"))
     rule = {"on": "S3", "do": "refuse", "code": "ServiceUnavailable", "status": 503, "while": str(outage)}
     with trial.fleet.worker(rule):
-        # Shorter than the tries of one call, or longer: then the output is tried again after 20 seconds.
-        trial.wait_for_fault(6 if is_long else 2, on="S3")
-        if is_long:
-            time.sleep(30)
+        # Longer than the tries of one call: then the output is tried again after 20 seconds.
+        trial.wait_for_fault(6, on="S3")
+        time.sleep(30)
         outage.unlink()
         trial.wait()
         trial.check()
 
 
-@pytest.mark.parametrize(("outputs", "status"), [(2, "PARTIAL"), (1, "FAILED")])
+@pytest.mark.parametrize(("outputs", "status"), [(2, "PARTIAL"), pytest.param(1, "FAILED", marks=pytest.mark.long)])
 def test_a_bucket_that_refuses_for_good_ends_the_job_with_the_reason(trial, outputs, status):
     """T14: with the stream complete it is PARTIAL; where the bucket is the only output, FAILED."""
     model = trial.model()
@@ -85,11 +86,12 @@ def test_a_bucket_that_refuses_for_good_ends_the_job_with_the_reason(trial, outp
     assert trial.site.data_plane.result_bucket in trial.site.last_event(job_id).message
 
 
-def test_a_topic_that_is_away_for_the_whole_job_changes_nothing_but_the_news(trial, outage, is_long):
-    """T16; in the short form with an error that botocore does not retry."""
+@pytest.mark.long
+def test_a_topic_that_is_away_for_the_whole_job_changes_nothing_but_the_news(trial, outage):
+    """T16."""
     model = trial.model()
     job_id = trial.submit(trial.request(model, "small"))
-    error = {"code": "InternalError", "status": 500} if is_long else {"code": "AuthorizationError", "status": 403}
+    error = {"code": "InternalError", "status": 500}
     away = {"do": "refuse", "while": str(outage), **error}
     with trial.fleet.worker({"on": ["publish", "G4-publish"], **away}) as worker:
         (image,) = eventually(lambda: ended_images(trial))
@@ -101,7 +103,7 @@ def test_a_topic_that_is_away_for_the_whole_job_changes_nothing_but_the_news(tri
         restored = time.monotonic()
         trial.wait()
         # Two sweeps of half a second, and the publishing that was under way when the topic came back.
-        assert time.monotonic() - restored <= (30 if is_long else 5)
+        assert time.monotonic() - restored <= 30
         trial.check()
         assert worker.exit_code is None
 
@@ -110,7 +112,7 @@ def ended_images(trial):
     return [row for row in trial.site.rows("JOB_TABLE") if "end_time" in row]
 
 
-@pytest.mark.parametrize("death", ["die_before", "die_after"])
+@pytest.mark.parametrize("death", ["die_after", pytest.param("die_before", marks=pytest.mark.long)])
 def test_a_worker_dies_when_it_begins_to_deliver_a_job_again(new_trial, outage, death):
     """D3: the bucket refuses until the job has ended, then its request is sent again."""
     trial = new_trial(REGION_LEASE_S="1", AGGREGATION_LEASE_S="1")

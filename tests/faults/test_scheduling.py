@@ -50,9 +50,10 @@ def _self_throttled(ec2_url: str, workers: int) -> dict[str, str]:
     }
 
 
-def test_a_fleet_fills_its_endpoints_and_floods_none(new_trial, limited, is_long, tmp_path):
+@pytest.mark.long
+def test_a_fleet_fills_its_endpoints_and_floods_none(new_trial, limited, tmp_path):
     """60 images for three endpoints, four workers of which one is killed; refused calls are under one in a hundred."""
-    images, workers = (60, 4) if is_long else (12, 2)
+    images, workers = 60, 4
     models = [limited(limit=LIMIT) for _ in range(3)]
     trial = new_trial(
         WORKERS=str(CALLS), TILE_WORKERS_PER_INSTANCE=str(CALLS), DEFAULT_HTTP_ENDPOINT_CONCURRENCY=str(LIMIT)
@@ -96,6 +97,7 @@ def test_a_worker_that_is_killed_leaves_no_room_taken(new_trial, limited):
         trial.check()
 
 
+@pytest.mark.long
 def test_an_endpoint_never_has_more_regions_than_it_may_and_a_killed_workers_slot_is_free_after_its_lease(
     new_trial, limited
 ):
@@ -149,6 +151,7 @@ def _set_max_receives(sqs: Any, url: str, count: int) -> None:
     sqs.set_queue_attributes(QueueUrl=url, Attributes={"RedrivePolicy": json.dumps(policy)})
 
 
+@pytest.mark.long
 def test_an_endpoint_keeps_its_limit_while_the_control_plane_refuses(new_trial, new_proxy, limited):
     """A worker that joins then knows what the fleet found out before."""
     model = limited(call_ms=300, tiles_across=16)

@@ -22,12 +22,13 @@ _MORTAL = (
 )
 
 
+@pytest.mark.long
 @pytest.mark.timeout(900)
-def test_jobs_end_whatever_happens_and_workers_stay_as_they_are(new_trial, is_long):
+def test_jobs_end_whatever_happens_and_workers_stay_as_they_are(new_trial):
     """Half of the workers are killed and paused all the time; the others live on and must not grow."""
     trial = new_trial()
     rng = random.Random(23)
-    jobs, pairs, at_once = (200, 3, 20) if is_long else (6, 1, 6)
+    jobs, pairs, at_once = 200, 3, 20
     model = trial.model(latency_ms=20, first=dict.fromkeys(range(0, 16, 7), 500))
     steady = [trial.fleet.start(*_RULES) for _ in range(pairs)]
     mortal = [trial.fleet.start(*_MORTAL, *_RULES) for _ in range(pairs)]
@@ -51,11 +52,10 @@ def test_jobs_end_whatever_happens_and_workers_stay_as_they_are(new_trial, is_lo
     books = trial.check()
     assert trial.calls_per_tile(books) <= 2.0
     assert [worker.exit_code for worker in steady] == [None] * pairs
-    if is_long:
-        for warm, last in zip(sizes[len(sizes) // 3], [size_of(worker) for worker in steady], strict=True):
-            assert last["rss"] <= 1.05 * warm["rss"]
-            assert last["fds"] <= warm["fds"] + 8
-            assert last["threads"] <= warm["threads"] + 4
+    for warm, last in zip(sizes[len(sizes) // 3], [size_of(worker) for worker in steady], strict=True):
+        assert last["rss"] <= 1.05 * warm["rss"]
+        assert last["fds"] <= warm["fds"] + 8
+        assert last["threads"] <= warm["threads"] + 4
 
 
 def pause(worker):

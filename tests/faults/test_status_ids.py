@@ -1,8 +1,11 @@
 """The ids by which subscribers drop the copies of an event."""
 
+import pytest
+
 from worker_process import eventually
 
 
+@pytest.mark.long
 def test_each_event_has_an_id_of_its_own(trial):
     """A job that ends PARTIAL, is sent again, and ends PARTIAL again."""
     model = trial.model(always={5: 400})

@@ -1,16 +1,18 @@
 """A feature table that admits a part of the calls."""
 
+import pytest
+
 from aws_proxy.meter import UnitMeter
 from aws_proxy.throttling import Chance, ThrottledReads, ThrottledWrites
 
 
-def test_answers_are_kept_while_the_feature_table_is_throttled(new_trial, new_proxy, is_long):
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_answers_are_kept_while_the_feature_table_is_throttled(new_trial, new_proxy):
     """As when the rest of a fleet takes what the table admits."""
     proxy = new_proxy()
     trial = new_trial(**proxy.environment)
-    throttle = ThrottledWrites(
-        Chance(0.1 if is_long else 0.2, seed=1), trial.site.data_plane.environment["FEATURE_TABLE"]
-    )
+    throttle = ThrottledWrites(Chance(0.1, seed=1), trial.site.data_plane.environment["FEATURE_TABLE"])
     proxy.steps += [throttle, UnitMeter()]
     model = trial.model()
     trial.submit(trial.request(model, "small"))
@@ -21,6 +23,7 @@ def test_answers_are_kept_while_the_feature_table_is_throttled(new_trial, new_pr
     assert trial.calls_per_tile(books) <= 1.05
 
 
+@pytest.mark.long
 def test_an_image_is_put_together_while_reads_are_throttled(new_trial, new_proxy):
     proxy = new_proxy()
     trial = new_trial(**proxy.environment)
