@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ SCRIPTS = [
     ROOT / ".ci" / "run",
     *(ROOT / "scripts" / name for name in ("bootstrap", "demo", "renew-constraints", "test")),
 ]
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """Return the syntax of a module, parsed once."""
+    return ast.parse(path.read_text())
 
 
 def module_name(path: Path) -> str:
@@ -42,7 +49,7 @@ def test_importing_everything_does_nothing() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_module_says_what_it_is_for(path: Path) -> None:
-    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    docstring = ast.get_docstring(tree_of(path))
     assert docstring
     assert len(docstring) > 20
 
@@ -50,7 +57,7 @@ def test_module_says_what_it_is_for(path: Path) -> None:
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_only_what_a_person_starts_prints(path: Path) -> None:
     room = path.relative_to(PACKAGE).parts[0]
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    calls = [node for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
     prints = [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
     assert room in ("cli", "local") or not prints
 

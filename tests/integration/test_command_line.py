@@ -176,6 +176,7 @@ def test_run_needs_no_environment_and_writes_geojson(tmp_path, image):
     assert len(json.loads(output.read_text())["features"]) == 4
 
 
+@pytest.mark.long
 def test_run_of_a_model_that_always_refuses_says_why_and_leaves_an_earlier_result_alone(tmp_path, image):
     output = tmp_path / "good.geojson"
     output.write_text("precious")
@@ -186,6 +187,7 @@ def test_run_of_a_model_that_always_refuses_says_why_and_leaves_an_earlier_resul
     assert output.read_text() == "precious"
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)  # it starts two stacks, one after the other
 def test_a_run_that_is_ended_keeps_its_tiles_and_a_second_one_goes_on(tmp_path, image):
     calls, ended, is_slow = Counter[bytes](), threading.Event(), threading.Event()

@@ -56,6 +56,7 @@ def test_image_runs_through_an_example_model(image, console):
     assert len(outcome.features) == 12
 
 
+@pytest.mark.long
 def test_image_runs_through_a_model_at_a_url(image, console, model_server):
     server = model_server("flood", count=3)
     no_merge = {"postProcessing": [{"step": "FEATURE_DISTILLATION", "algorithm": {"algorithmType": "NONE"}}]}

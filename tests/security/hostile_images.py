@@ -3,7 +3,7 @@
 import struct
 import zlib
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,9 +54,7 @@ def _bombs() -> list[Hostile]:
         Hostile("deflate.tif", _deflate_bomb, None),
         Hostile("interlaced.png", lambda path, _: path.write_bytes(_png(40_000, 40_000, 1)), None),
         Hostile("wide.png", lambda path, _: path.write_bytes(_png(2**31 - 1, 2**31 - 1, 0)), UNREADABLE),
-        Hostile(
-            "text.png", lambda path, _: path.write_bytes(_png(SIDE, SIDE, 0, zlib.compress(bytes(2**28), 9))), None
-        ),
+        Hostile("text.png", lambda path, _: path.write_bytes(_png(SIDE, SIDE, 0, _compressed_zeros())), None),
         Hostile("tiles.jp2", lambda path, _: path.write_bytes(codestream(255 * 64, 257 * 64, 64, 1)), TOO_LARGE),
         Hostile("tiles64.jp2", lambda path, _: path.write_bytes(codestream(255 * 64, 257 * 64, 64, 64)), TOO_LARGE),
         Hostile("components.jp2", lambda path, _: path.write_bytes(codestream(64, 64, 64, 16_384)), TOO_LARGE),
@@ -81,9 +79,15 @@ def _claims_many_tiles(path: Path, _: Bait) -> None:
 
 def _deflate_bomb(path: Path, _: Bait) -> None:
     """256 MiB of zeros in one tile of 256 KiB, which is as large as a tile may be."""
-    body = zlib.compress(bytes(2**28), 9)
+    body = _compressed_zeros()
     tags = {**tiled_tags(2**14, 2**14, 2**14, 2**14), 259: 8, TILES: 0, 325: len(body)}
     write_tiff(path, tags, body)
+
+
+@cache
+def _compressed_zeros() -> bytes:
+    """Return 256 MiB of zeros, compressed, which takes a second."""
+    return zlib.compress(bytes(2**28), 9)
 
 
 def _png(width: int, height: int, interlace: int, text: bytes = b"") -> bytes:

@@ -1,5 +1,7 @@
 """The production protocol in worlds that go wrong: whatever happens in them, the oracle finds nothing."""
 
+import math
+
 import pytest
 
 from simulation import run
@@ -7,7 +9,7 @@ from simulation.faults import PROFILES
 from simulation.oracle import violations
 from simulation.world import Laboratory, run_world
 
-# So many worlds of each profile, the first half of them in the short form; `run.py --seeds 10000` runs more.
+# So many worlds of each profile, the first fifth of them in the short form; `run.py --seeds 10000` runs more.
 WORLDS = {
     "calm": 10,
     "hard": 50,
@@ -27,7 +29,7 @@ WORLDS = {
 @pytest.mark.parametrize("profile", WORLDS)
 def test_every_job_ends_exactly_once_whatever_dies(profile, is_long):
     with Laboratory() as laboratory:
-        for seed in range(WORLDS[profile] if is_long else (WORLDS[profile] + 1) // 2):
+        for seed in range(WORLDS[profile] if is_long else math.ceil(WORLDS[profile] / 5)):
             found = violations(laboratory.run(seed, PROFILES[profile]))
             assert not found, f"{found}\nsee it again: {run.replay_command(seed, profile)}"
 
@@ -62,10 +64,6 @@ def test_a_seed_is_always_the_same_world(profile):
 
 
 def test_faults_happen():
-    tally = run.Tally()
-    with Laboratory() as laboratory:
-        for seed in range(60):
-            tally.add(seed, laboratory.run(seed, PROFILES["hard"]))
     probabilities = {name for name in vars(PROFILES["hard"]) if isinstance(getattr(PROFILES["hard"], name), float)}
     expected = probabilities - {
         "until_s",
@@ -77,6 +75,12 @@ def test_faults_happen():
         "job_deadline_s",
         "horizon_s",
     }
+    tally = run.Tally()
+    with Laboratory() as laboratory:
+        for seed in range(60):
+            tally.add(seed, laboratory.run(seed, PROFILES["hard"]))
+            if set(tally.faults) >= expected:
+                break
     assert set(tally.faults) == expected
 
 

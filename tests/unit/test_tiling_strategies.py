@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.exceptions import ProcessRegionException
@@ -171,7 +171,7 @@ def assert_covers(spans, axis, least_overlap):
         assert end < next_end
 
 
-@settings(max_examples=2500)
+@examples(2500)
 @given(axis=axes())
 def test_default_strategy_covers_every_pixel_with_full_tiles(axis):
     plan = plan_of(VO, axis)
