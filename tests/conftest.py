@@ -1,10 +1,12 @@
 """Fixtures over real servers: the AWS emulator, its data plane and the example models, each on a loopback port."""
 
+import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
+import botocore.session
 import coverage
 import pytest
 
@@ -68,6 +70,14 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 def _gdal() -> None:
     """GDAL as a worker sets it up."""
     configure_gdal(RasterSettings(), os.environ)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _service_models() -> Iterator[None]:
+    """Share botocore's models of services by all sessions; each session would parse them again, for half a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(botocore.session, "create_loader", functools.cache(botocore.session.create_loader))
+        yield
 
 
 @pytest.fixture(scope="session")

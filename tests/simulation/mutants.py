@@ -138,7 +138,7 @@ class _Careless:
             request["ExpressionAttributeValues"] = _named(values, request["UpdateExpression"])
             self._table._api.update_item(**request)
 
-    def _end(self, image_id: str, values: Any, _condition: str) -> Any:
+    def _end(self, image_id: str, values: Any, _condition: str, _generation: int | None = None) -> Any:
         named = {name: value for name, value in values.items() if name not in TERMINAL_VALUES}
         return self._table._end(image_id, named, "attribute_exists(image_id)")
 
@@ -228,8 +228,8 @@ def _aggregation_without_count() -> list[Replacement]:
 def _no_outbox() -> list[Replacement]:
     original = JobTable._end
 
-    def end(self: Any, image_id: str, values: dict[str, Any], condition: str) -> Any:
-        item = original(self, image_id, values | {":outbox": {}}, condition)
+    def end(self: Any, image_id: str, values: dict[str, Any], condition: str, generation: int | None = None) -> Any:
+        item = original(self, image_id, values | {":outbox": {}}, condition, generation)
         if item is not None:
             item.status_outbox = values[":outbox"]
         return item
