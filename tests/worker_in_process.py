@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from aws.osml.model_runner.api.image_request import ImageRequest
-from aws.osml.model_runner.api.region_request import RegionName, parse_region_message
+from aws.osml.model_runner.api.region_request import RegionName, RegionRequest, parse_region_message
 from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.common.aws_clients import AwsClients
 from aws.osml.model_runner.common.endpoint_utils import EndpointUtils
@@ -26,12 +27,14 @@ from aws.osml.model_runner.database import (
 )
 from aws.osml.model_runner.database.endpoint_facts import SharedFacts
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
-from aws.osml.model_runner.dispatch import ScheduledImages
+from aws.osml.model_runner.dispatch import DeadLetters, ScheduledImages
+from aws.osml.model_runner.image_completion import ImageCompletion
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
 from aws.osml.model_runner.job_sweeper import JobSweeper
 from aws.osml.model_runner.lease_keeper import LeaseKeeper
 from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 from aws.osml.model_runner.raster import write_geotiff
+from aws.osml.model_runner.region_outcome import Deferred, Ended
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler
 from aws.osml.model_runner.scheduler import EndpointCapacityEstimator, EndpointLoadImageScheduler
 from aws.osml.model_runner.scheduler.image_scheduler import LOOK_EVERY_S
@@ -41,6 +44,11 @@ from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
 from aws.osml.model_runner.worker_context import WorkerContext
 
 UTM_31N = (500_000.0, 0.5, 0.0, 5_400_000.0, 0.0, -0.5)
+
+
+def named(region: RegionName | RegionRequest) -> RegionName:
+    """Return the name of a region, or of a request's region."""
+    return region if isinstance(region, RegionName) else RegionName.of(region)
 
 
 class Clock:
@@ -106,6 +114,17 @@ class InProcessWorker:
         self.capacities = EndpointCapacityEstimator(
             config, clients, self.context.metrics, facts, clock, self.context.rng
         )
+        self.image_status_monitor = ImageStatusMonitor(config.image_status_topic)
+        image_queue = RequestQueue(config.image_queue, 0, client=clients.client("sqs"))
+        self.completion = ImageCompletion(
+            self.jobs,
+            self.ledger.close,
+            self.image_status_monitor,
+            VariableOverlapTilingStrategy(),
+            self.context,
+            DeadLetters(image_queue, config.image_dlq).put_image,
+        )
+        self._is_finishing = True
         self.region_handler = self._new_region_handler()
         self.image_handler = self._new_image_handler()
         self.scheduler = self._new_scheduler()
@@ -134,12 +153,14 @@ class InProcessWorker:
             self.endpoint_utils,
             self.config,
             self.context,
+            self.completion.publish_progress,
+            lambda job: self.completion.region_ended(job) if self._is_finishing else None,
         )
 
     def _new_image_handler(self) -> ImageRequestHandler:
-        handler = ImageRequestHandler(
+        return ImageRequestHandler(
             self.jobs,
-            ImageStatusMonitor(self.config.image_status_topic),
+            self.image_status_monitor,
             self.endpoints,
             VariableOverlapTilingStrategy(),
             self.region_queue,
@@ -149,9 +170,8 @@ class InProcessWorker:
             self.region_handler,
             self.ledger,
             self.capacities,
+            self.completion,
         )
-        self.region_handler.tell_progress = handler.tell_progress
-        return handler
 
     def _new_scheduler(self) -> EndpointLoadImageScheduler:
         """Return what starts images; they are not waited for here."""
@@ -164,7 +184,37 @@ class InProcessWorker:
     def close(self) -> None:
         self.context.close()
 
-    def start_waiting(self) -> int:
+    def plan(self, request: ImageRequest) -> JobItem:
+        """Accept and plan an image, process none of its regions, and return its row."""
+        self.image_handler.check(request)
+        job = self.image_handler.accept(request)
+        assert job is not None
+        self.image_handler.plan(job)
+        return self.jobs.get_image_request(request.image_id)
+
+    def outcome_of(self, region: RegionName | RegionRequest) -> Ended | Deferred:
+        """Process a region, as the daemon does, but finish no image."""
+        self._is_finishing = False
+        try:
+            return self.region_handler.process_region_request(named(region))
+        finally:
+            self._is_finishing = True
+
+    def process(self, region: RegionName | RegionRequest) -> JobItem:
+        """Process a region that is not deferred, and return its image's row, which is not finished."""
+        outcome = self.outcome_of(region)
+        assert isinstance(outcome, Ended), outcome
+        assert outcome.job is not None
+        return outcome.job
+
+    def deferred(self, region: RegionName | RegionRequest, pattern: str = "") -> Deferred:
+        """Process a region that is deferred, for a reason in which ``pattern`` is found."""
+        outcome = self.outcome_of(region)
+        assert isinstance(outcome, Deferred), outcome
+        assert re.search(pattern, outcome.reason)
+        return outcome
+
+    def start_waiting(self, *, is_first_processed: bool = True) -> int:
         """Start every image that may start now, as the daemon does, and return how many did."""
         started = 0
         while True:
@@ -174,7 +224,11 @@ class InProcessWorker:
             if not images:
                 break
             for image in images:
-                ScheduledImages(self.scheduler, self.image_handler).handle(image)
+                if is_first_processed:
+                    ScheduledImages(self.scheduler, self.image_handler).handle(image)
+                else:
+                    self.image_handler.plan_started(image.job)
+                    self.scheduler.note_ended(image)
                 started += 1
         return started
 
@@ -194,8 +248,9 @@ class InProcessWorker:
         """Do every region that is on the queue, as the daemon does, and return the last image's row."""
         job = None
         for message, region in self.received_regions():
-            job = self.region_handler.process_region_request(region)
-            self.image_handler.region_ended(job)
+            outcome = self.region_handler.process_region_request(region)
+            assert isinstance(outcome, Ended), outcome
+            job = outcome.job
             self.region_queue.finish_request(message.receipt_handle)
         return job and self.jobs.find(job.image_id)
 

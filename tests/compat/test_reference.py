@@ -32,7 +32,7 @@ from aws.osml.model_runner.database.region_request_table import RegionRequestIte
 from aws.osml.model_runner.exceptions import TileEncodingError
 from aws.osml.model_runner.features.encoding import encode_features
 from aws.osml.model_runner.features.tile_blob import MAX_CONTENT_BYTES, pack_tile
-from aws.osml.model_runner.image_request_handler import _progress_of
+from aws.osml.model_runner.image_progress import progress_of
 from aws.osml.model_runner.local.model_server import MODELS
 from aws.osml.model_runner.raster.settings import RasterSettings
 from aws.osml.model_runner.raster.tile_formats import plan_tile
@@ -310,7 +310,7 @@ def test_every_attribute_of_a_status_message_is_documented() -> None:
     images, regions = ImageStatusMonitor(None), RegionStatusMonitor(None)
     images.sns_helper = regions.sns_helper = recorder  # type: ignore[assignment]
     image = JobItem(image_id="j:u", job_id="j", processing_duration=1, tile_count=2, tile_success=1)
-    images.process_event(image, RequestStatus.IN_PROGRESS, "", _progress_of(image))
+    images.process_event(image, RequestStatus.IN_PROGRESS, "", progress_of(image))
     region = RegionRequestItem(image_id="j:u", region_id="r", job_id="j", processing_duration=1)
     region.failed_tiles = [[[0, 0], [1024, 1024]]] * 10_000
     regions.process_event(region, RequestStatus.PARTIAL, "")

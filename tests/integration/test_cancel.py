@@ -11,7 +11,8 @@ import pytest
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.cancel import JobCanceller
 from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
-from aws.osml.model_runner.exceptions import InvalidImageRequestException, LeaseLostError
+from aws.osml.model_runner.exceptions import InvalidImageRequestException
+from aws.osml.model_runner.region_outcome import Deferred
 from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
 from worker_process import eventually
 
@@ -72,27 +73,18 @@ def test_a_running_region_stops_at_the_next_heartbeat_and_the_rest_is_dropped(
 ):
     model = model_server("failure", outcomes={"200": 1}, latency_ms=(300, 300))
     request = accepted(worker, scene, model.invocations_url, imageProcessorTileSize=64)
-    worker.image_handler._process_first = lambda *_, **__: None
-    assert worker.start_waiting() == 1
+    assert worker.start_waiting(is_first_processed=False) == 1
     (_, first), (_, second) = worker.received_regions()
-    ended: list[BaseException] = []
-
-    def work() -> None:
-        try:
-            worker.region_handler.process_region_request(first)
-        except LeaseLostError as err:
-            ended.append(err)
-
-    thread = threading.Thread(target=work)
+    deferred: list[Deferred] = []
+    thread = threading.Thread(target=lambda: deferred.append(worker.deferred(first, "its job was ended")))
     thread.start()
     eventually(lambda: model.stats()["requests"] > 0)
     canceller.cancel("job")
     thread.join(10)
-    assert len(ended) == 1
+    assert len(deferred) == 1
     calls = model.stats()["requests"]
     assert calls < 64
-    job = worker.region_handler.process_region_request(second)
-    worker.image_handler.region_ended(job)
+    worker.completion.region_ended(worker.process(second))
     worker.look_after()
     row = worker.jobs.get_image_request(request.image_id)
     assert (row.image_status, row.region_success, row.region_error) == ("FAILED", 0, 0)
@@ -106,8 +98,7 @@ def test_a_cancelled_job_holds_nothing_of_its_endpoint_even_before_it_is_struck_
 ):
     model = model_server("centerpoint")
     accepted(worker, scene, model.invocations_url)
-    worker.image_handler._process_first = lambda *_, **__: None
-    assert worker.start_waiting() == 1
+    assert worker.start_waiting(is_first_processed=False) == 1
     other = worker.request(scene, model.invocations_url, job_id="other", imageProcessorTileSize=64)
     worker.image_handler.measure(worker.image_handler.accept(other))
     assert worker.start_waiting() == 0, "10 calls at once are less than 2 regions of each need"
@@ -118,11 +109,9 @@ def test_a_cancelled_job_holds_nothing_of_its_endpoint_even_before_it_is_struck_
 def test_a_cancelled_job_that_is_sent_again_is_done_whole(worker, canceller, scene, model_server):
     model = model_server("centerpoint")
     request = accepted(worker, scene, model.invocations_url)
-    worker.image_handler._process_first = lambda *_, **__: None
-    worker.start_waiting()
+    worker.start_waiting(is_first_processed=False)
     canceller.cancel("job")
     worker.look_after()
-    del worker.image_handler._process_first
     for message, _ in worker.received_regions():
         worker.region_queue.finish_request(message.receipt_handle)
     assert worker.image_handler.accept(request, "second") is not None

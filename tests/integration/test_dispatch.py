@@ -11,17 +11,10 @@ import shapely
 import structlog
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.dispatch import _RENEWED_AFTER, DeadLetters, ImageMessages, RegionMessages, kept_hidden
-from aws.osml.model_runner.exceptions import (
-    GetImageRequestItemException,
-    InvalidRegionRequestException,
-    LeaseLostError,
-    RegionDeferredError,
-    SelfThrottledRegionException,
-)
 from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
+from aws.osml.model_runner.region_outcome import Deferred
 from aws.osml.model_runner.region_request_handler import region_request_of
 from aws_faults import answering, json_error
 from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
@@ -74,9 +67,7 @@ def image_messages(worker, queue_of, dead_letters_of) -> ImageMessages:
 
 @pytest.fixture
 def region_messages(worker, queue_of, dead_letters_of) -> RegionMessages:
-    return RegionMessages(
-        queue_of("REGION_QUEUE"), dead_letters_of("REGION"), worker.region_handler, worker.image_handler
-    )
+    return RegionMessages(queue_of("REGION_QUEUE"), dead_letters_of("REGION"), worker.region_handler)
 
 
 @pytest.fixture
@@ -250,7 +241,7 @@ class TestImageMessages:
         message = sent(queue, body)
         image_messages.handle(message)
         assert is_deleted(queue, message)
-        assert bodies(queue_of("IMAGE_DLQ")) == []
+        assert bodies(queue_of("IMAGE_DLQ")) == [body], "for the image that has failed"
         statuses = {url: worker.jobs.get_image_request(f"job:{url}").image_status for url in urls}
         assert list(statuses.values()) == ["FAILED", "SUCCESS"]
         assert [log["event"] for log in logs].count("image.not_planned") == 1
@@ -346,8 +337,7 @@ REGION = {
 class TestRegionMessages:
     def test_the_last_region_finishes_the_image(self, worker, region_messages, queue_of, scene, model_server):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
-        worker.image_handler._process_first = lambda *_, **__: None
-        worker.image_handler.process_image_request(request)
+        worker.plan(request)
         queue = queue_of("REGION_QUEUE")
         (message,) = queue.receive()
         region_messages.handle(message)
@@ -379,8 +369,7 @@ class TestRegionMessages:
         self, worker, region_messages, queue_of, scene, model_server, name, value
     ):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
-        worker.image_handler._process_first = lambda *_, **__: None
-        worker.image_handler.process_image_request(request)
+        worker.plan(request)
         queue = queue_of("REGION_QUEUE")
         (true_message,) = queue.receive()
         job = worker.jobs.get_image_request(request.image_id)
@@ -404,40 +393,32 @@ class TestRegionMessages:
         assert "message.outlived_its_job" in [log["event"] for log in logs]
 
     @pytest.mark.parametrize(
-        ("error", "seconds"),
+        ("outcome", "seconds"),
         [
-            (RegionDeferredError("held", 41.2), (42, 42)),
-            (RegionDeferredError("interrupted", 0.0), (0, 0)),
-            (SelfThrottledRegionException("full"), (5, 10)),
-            (LeaseLostError("taken over"), (30, 60)),
+            (Deferred("held", 41.2), 42),
+            (Deferred("interrupted", 0.0), 0),
         ],
-        ids=["deferred", "interrupted", "throttled", "lost"],
+        ids=["deferred", "interrupted"],
     )
     def test_a_region_that_cannot_be_done_now_is_given_back_for_a_while(
-        self, worker, region_messages, queue_of, monkeypatch, logs, error, seconds
+        self, worker, region_messages, queue_of, monkeypatch, logs, outcome, seconds
     ):
-        def refuse(request: RegionRequest, on_cut: object) -> None:
-            raise error
-
         waits: list[int] = []
-        monkeypatch.setattr(worker.region_handler, "process_region_request", refuse)
+        monkeypatch.setattr(worker.region_handler, "process_region_request", lambda *_: outcome)
         monkeypatch.setattr(region_messages._queue, "reset_request", lambda handle, wait_s: waits.append(wait_s))
         message = sent(queue_of("REGION_QUEUE"), json.dumps(REGION))
         region_messages.handle(message)
-        assert len(waits) == 1
-        assert seconds[0] <= waits[0] <= seconds[1]
+        assert waits == [seconds]
         assert is_hidden(queue_of("REGION_QUEUE"), message)
         (event,) = (log for log in logs if log["event"] == "region.given_back")
         assert {name: event[name] for name in ("job_id", "image_id", "region_id")} == {
             name: REGION[name] for name in ("job_id", "image_id", "region_id")
         }
-        assert event["reason"] == str(error)
+        assert event["reason"] == outcome.reason
 
     def test_a_region_that_waits_for_long_gets_a_new_message(self, worker, region_messages, queue_of, monkeypatch):
-        def refuse(request: RegionRequest, on_cut: object) -> None:
-            raise RegionDeferredError("held", 0.5)
-
-        monkeypatch.setattr(worker.region_handler, "process_region_request", refuse)
+        deferred = Deferred("held", 0.5)
+        monkeypatch.setattr(worker.region_handler, "process_region_request", lambda *_: deferred)
         queue = queue_of("REGION_QUEUE")
         queue.wait_seconds = 2
         queue.send_body(json.dumps(REGION))
@@ -449,20 +430,8 @@ class TestRegionMessages:
         assert counts == [*range(1, _RENEWED_AFTER + 1), 1]
         assert message.body == json.dumps(REGION)
 
-    @pytest.mark.parametrize("error", [InvalidRegionRequestException("odd"), GetImageRequestItemException("gone")])
-    def test_errors_that_no_further_try_mends_delete_the_message(
-        self, worker, region_messages, queue_of, monkeypatch, error
-    ):
-        monkeypatch.setattr(
-            worker.region_handler, "process_region_request", lambda _, on_cut: (_ for _ in ()).throw(error)
-        )
-        queue = queue_of("REGION_QUEUE")
-        message = sent(queue, json.dumps(REGION))
-        region_messages.handle(message)
-        assert is_deleted(queue, message)
-
     def test_an_unforeseen_error_leaves_the_message_to_come_again(self, worker, region_messages, queue_of, monkeypatch):
-        monkeypatch.setattr(worker.region_handler, "process_region_request", lambda _, on_cut: 1 / 0)
+        monkeypatch.setattr(worker.region_handler, "process_region_request", lambda *_: 1 / 0)
         queue = queue_of("REGION_QUEUE")
         message = sent(queue, json.dumps(REGION))
         with pytest.raises(ZeroDivisionError):

@@ -30,7 +30,7 @@ from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.region_request import RegionName, RegionRequest
 from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
-from aws.osml.model_runner.database import JobItem, JobTable, RegionRequestItem, TileKey, TileOutcome, feature_table
+from aws.osml.model_runner.database import JobItem, JobTable, TileKey, TileOutcome, feature_table
 from aws.osml.model_runner.database.job_ledger import OpenJob
 from aws.osml.model_runner.dispatch import DeadLetters, RegionMessages
 from aws.osml.model_runner.exceptions import (
@@ -42,8 +42,6 @@ from aws.osml.model_runner.exceptions import (
     LeaseLostError,
     LoadImageException,
     ProcessImageException,
-    RegionDeferredError,
-    SelfThrottledRegionException,
     UnsupportedModelException,
 )
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
@@ -54,6 +52,7 @@ from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMak
 from aws.osml.model_runner.raster import ImageUnreachableError, RasterSettings, configure_gdal, image_to_world
 from aws.osml.model_runner.raster.sensor_model import build_sensor_model
 from aws.osml.model_runner.redrive import JobRedriver
+from aws.osml.model_runner.region_outcome import Deferred, Ended
 from aws.osml.model_runner.region_request_handler import SEALED, region_request_of
 from aws.osml.model_runner.scheduler.survey import lane_of
 from aws.osml.model_runner.tile_worker.region_run import RegionRun
@@ -168,12 +167,8 @@ def statuses(emulator, data_plane) -> StatusListener:
 
 
 def planned(worker: InProcessWorker, request: ImageRequest) -> JobItem:
-    """Accept and plan an image, and do none of its regions."""
-    handler = worker.image_handler
-    handler._process_first = lambda *_, **__: None  # type: ignore[method-assign]
-    handler.process_image_request(request)
-    del handler._process_first
-    return worker.jobs.get_image_request(request.image_id)
+    """Accept and plan an image, and process none of its regions."""
+    return worker.plan(request)
 
 
 def lost_later(worker: InProcessWorker) -> None:
@@ -240,7 +235,6 @@ class TestImage:
 
     def test_rows_of_regions_are_written_side_by_side(self, worker, scene, gateway):
         gateway.add_endpoint(MODEL, LocalEndpoint("http://127.0.0.1:1/invocations"))
-        worker.image_handler._process_first = lambda *_, **__: None
         request = worker.request(scene, MODEL)
         # Holds the first row's write back until the second one is under way.
         both = threading.Barrier(2)
@@ -252,7 +246,7 @@ class TestImage:
 
         client.meta.events.register_first("before-send.dynamodb.PutItem", meet, unique_id="meet")
         try:
-            worker.image_handler.process_image_request(request)
+            planned(worker, request)
         finally:
             client.meta.events.unregister("before-send.dynamodb.PutItem", unique_id="meet")
         assert len(worker.regions_of(request)) == len(worker.received_regions()) == 2
@@ -487,10 +481,9 @@ class TestInterest:
         worker = new_worker("late")
         first, _ = region_requests(worker, request)
         for _ in range(5):
-            with pytest.raises(RegionDeferredError) as caught:
-                worker.region_handler.process_region_request(first)
-            clock.ahead_s += caught.value.retry_after_s + 1
-        job = worker.region_handler.process_region_request(first)
+            deferred = worker.deferred(first)
+            clock.ahead_s += deferred.retry_after_s + 1
+        job = worker.process(first)
         region = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (region.region_status, job.region_error, job.tile_success) == ("FAILED", 1, 0)
 
@@ -589,7 +582,7 @@ class TestRegion:
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         planned(worker, request)
         first, _ = region_requests(worker, request)
-        job = worker.region_handler.process_region_request(first)
+        job = worker.process(first)
         assert (job.region_success, job.tile_success) == (1, TILES_PER_REGION)
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (row.region_status, row.succeeded_tile_count, row.failed_tile_count) == ("SUCCESS", 4, 0)
@@ -600,8 +593,14 @@ class TestRegion:
     def test_an_image_with_one_region_tells_its_progress_by_tiles(self, new_worker, scene, statuses, monkeypatch):
         monkeypatch.setattr("aws.osml.model_runner.region_request_handler._PROGRESS_EVERY_S", 0.0)
         worker, told, numbers = new_worker(REGION_SIZE="(4096, 4096)"), threading.Event(), itertools.count()
-        tell = worker.region_handler.tell_progress
-        monkeypatch.setattr(worker.region_handler, "tell_progress", lambda job: (tell(job), told.set()))
+        publish = worker.image_status_monitor.process_event
+
+        def publish_and_note(item, status, *rest):
+            publish(item, status, *rest)
+            if status == "IN_PROGRESS" and item.tile_success:
+                told.set()
+
+        monkeypatch.setattr(worker.image_status_monitor, "process_event", publish_and_note)
 
         def answer(_request: HttpRequest) -> HttpResponse:
             if next(numbers) > 0:
@@ -627,7 +626,7 @@ class TestRegion:
             request = worker.request(scene, f"{model.url}/invocations")
             planned(worker, request)
             for region in region_requests(worker, request):
-                worker.region_handler.process_region_request(region)
+                worker.process(region)
         worker.image_handler.completion.finish(request.image_id)
         tiles = worker.features.stored_tiles(request.image_id)
         assert sorted(len(tile.features) for tile in tiles) == [0] + [1] * (2 * TILES_PER_REGION - 1)
@@ -649,13 +648,13 @@ class TestRegion:
         planned(worker, request)
         first, _ = region_requests(worker, request)
         for backoffs in (1, 2):
-            with store.failing(lambda _request: Fault(status=503)), pytest.raises(RegionDeferredError) as caught:
-                worker.region_handler.process_region_request(first)
-            assert caught.value.is_backoff
+            with store.failing(lambda _request: Fault(status=503)):
+                deferred = worker.deferred(first)
+            assert deferred.is_backoff
             row = worker.regions.get_region_request(first.region_id, request.image_id)
             assert (row.backoffs, row.not_before > clock()) == (backoffs, True)
             clock.ahead_s += 60.0
-        job = worker.region_handler.process_region_request(first)
+        job = worker.process(first)
         assert (job.tile_success, job.tile_error) == (TILES_PER_REGION, 0)
 
     def test_a_tile_fails_when_its_store_has_broken_off_for_long(self, stored_scene, new_worker, model_server, clock):
@@ -671,13 +670,13 @@ class TestRegion:
         waits = 0
         with store.failing(cut):
             while True:
-                try:
-                    job = worker.region_handler.process_region_request(first)
+                outcome = worker.outcome_of(first)
+                if isinstance(outcome, Ended):
                     break
-                except RegionDeferredError:
-                    waits += 1
-                    clock.ahead_s += 600.0
+                waits += 1
+                clock.ahead_s += 600.0
         assert waits == 10
+        job = outcome.job
         assert (job.tile_success, job.tile_error) == (0, TILES_PER_REGION)
 
     def test_past_its_jobs_deadline_a_region_is_sealed(self, worker, scene, model_server, clock):
@@ -686,7 +685,7 @@ class TestRegion:
         planned(worker, request)
         first, _ = region_requests(worker, request)
         clock.ahead_s += worker.config.job_deadline_s + 1
-        job = worker.region_handler.process_region_request(first)
+        job = worker.process(first)
         assert (job.region_error, job.tile_error, model.stats()["requests"]) == (1, TILES_PER_REGION, 0)
         failures = worker.features.failures_of(request.image_id, first.region_id, range(TILES_PER_REGION))
         assert failures.failed == {"SEALED": TILES_PER_REGION}
@@ -705,7 +704,7 @@ class TestRegion:
             clock.ahead_s += worker.config.job_deadline_s + 1
 
         monkeypatch.setattr(worker.context.pipeline, "run", run_one)
-        job = worker.region_handler.process_region_request(first)
+        job = worker.process(first)
         assert (job.region_error, job.tile_success, job.tile_error) == (1, 1, 3)
 
     def test_a_region_twice_is_counted_once(self, worker, scene, model_server):
@@ -713,34 +712,16 @@ class TestRegion:
         request = worker.request(scene, model.invocations_url)
         planned(worker, request)
         first, _ = region_requests(worker, request)
-        once = worker.region_handler.process_region_request(first)
-        assert worker.region_handler.process_region_request(first) == once
+        once, again = worker.process(first), worker.process(first)
+        assert (once.region_success, once.tile_success) == (again.region_success, again.tile_success) == (1, 4)
         assert model.stats()["requests"] == TILES_PER_REGION
 
-    def test_a_region_of_an_open_dataset(self, worker, scene, model_server):
-        model = model_server("centerpoint")
-        request = worker.request(scene, model.invocations_url)
-        item = JobItem.from_image_request(request)
-        _, dataset, sensor_model, (first, _) = worker.image_handler.load_image_request(item, None)
-        planned(worker, request)
-        region = region_requests(worker, request)[0]
-        assert region.region_bounds == first
-        row = RegionRequestItem.from_region_request(region)
-        job = worker.region_handler.process_region_request(region, row, dataset, sensor_model)
-        assert (job.region_success, job.tile_success) == (1, TILES_PER_REGION)
-        tiles = worker.features.stored_tiles(request.image_id)
-        feature = json.loads(tiles[0].features[0])
-        assert feature["geometry"]["coordinates"][0][0][0] == pytest.approx(3.0, abs=0.01)
-
-    def test_a_region_without_a_row_gets_one_when_the_caller_brings_it(self, worker, scene, model_server):
+    def test_a_region_whose_row_is_gone_is_not_brought_back(self, worker, scene, model_server):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         planned(worker, request)
         first, _ = region_requests(worker, request)
         worker.regions.delete({"image_id": request.image_id, "region_id": first.region_id})
-        job = worker.region_handler.process_region_request(first)
-        assert job.region_success == 0, "a row that is gone is not brought back by a late message"
-        item = RegionRequestItem.from_region_request(first)
-        assert worker.region_handler.process_region_request(first, item).region_success == 1
+        assert worker.process(first).region_success == 0
 
     def test_a_region_that_another_worker_holds_has_to_wait(self, new_worker, scene, model_server, clock):
         worker, other = new_worker("worker"), new_worker("other")
@@ -748,11 +729,10 @@ class TestRegion:
         planned(worker, request)
         first, _ = region_requests(worker, request)
         other.regions.claim(request.image_id, first.region_id, "other", 60)
-        with pytest.raises(RegionDeferredError) as caught:
-            worker.region_handler.process_region_request(first)
-        assert 50 < caught.value.retry_after_s < 63
+        deferred = worker.deferred(first)
+        assert 50 < deferred.retry_after_s < 63
         clock.ahead_s += 61
-        assert worker.region_handler.process_region_request(first).region_success == 1
+        assert worker.process(first).region_success == 1
 
     def test_a_region_goes_on_where_a_dead_worker_left_it(self, new_worker, scene, model_server, clock):
         model = model_server("centerpoint")
@@ -766,7 +746,7 @@ class TestRegion:
             bounds = ImageRegion.of(((0, 0), (256, 256)))
             dead.features.commit_tile(key, bounds, TileOutcome(TileState.SUCCEEDED, [b'{"type":"Feature"}']))
         clock.ahead_s += 61
-        job = worker.region_handler.process_region_request(first)
+        job = worker.process(first)
         assert model.stats()["requests"] == 2, "only what is missing is sent to the model"
         assert (job.region_success, job.tile_success) == (1, 4)
         assert not dead.regions.renew(claim, 60)
@@ -794,10 +774,10 @@ class TestRegion:
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         planned(worker, request)
         first, _ = region_requests(worker, request)
-        with throttling(worker, "FEATURE_TABLE", "PutItem", 1000, []), pytest.raises(RegionDeferredError) as caught:
-            worker.region_handler.process_region_request(first)
-        assert caught.value.is_backoff
-        assert caught.value.retry_after_s > 1
+        with throttling(worker, "FEATURE_TABLE", "PutItem", 1000, []):
+            deferred = worker.deferred(first)
+        assert deferred.is_backoff
+        assert deferred.retry_after_s > 1
         item = worker.regions.get_region_request(first.region_id, first.image_id)
         assert (item.backoffs, item.stalled_attempts) == (1, 0)
         assert item.not_before > worker.clock()
@@ -808,13 +788,10 @@ class TestRegion:
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         planned(worker, request)
         first, _ = region_requests(worker, request)
-        messages = RegionMessages(
-            worker.region_queue, DeadLetters(worker.region_queue, None), worker.region_handler, worker.image_handler
-        )
+        messages = RegionMessages(worker.region_queue, DeadLetters(worker.region_queue, None), worker.region_handler)
         ((message, _),) = list(worker.received_regions())[:1]
         with throttling(worker, "REGION_REQUEST_TABLE", operation, 1000, []):
-            retry_after_s = messages._work(message, lambda: None)
-        assert retry_after_s > 1
+            messages.handle(message)
         assert worker.regions.get_region_request(first.region_id, first.image_id).region_status != "SUCCESS"
 
     def test_failed_tiles_make_a_region_partial_or_failed(self, worker, scene, model_server):
@@ -842,9 +819,8 @@ class TestRegion:
         first, _ = region_requests(worker, request)
         waits = []
         for _ in range(5):
-            with pytest.raises(RegionDeferredError) as caught:
-                worker.region_handler.process_region_request(first)
-            waits.append(caught.value.retry_after_s)
+            deferred = worker.deferred(first)
+            waits.append(deferred.retry_after_s)
             row = worker.regions.get_region_request(first.region_id, request.image_id)
             assert row.not_before == pytest.approx(clock() + waits[-1], abs=2)
             assert (row.stalled_attempts, row.lease_until) == (0, 0)
@@ -853,8 +829,7 @@ class TestRegion:
         assert waits[4] > 40 > waits[0], "it waits longer each time"
         assert worker.features.committed_tiles(request.image_id, first.region_id, range(4)) == {}
         probes = busy.stats()["requests"]
-        with pytest.raises(RegionDeferredError):
-            worker.region_handler.process_region_request(first)
+        worker.deferred(first)
         assert busy.stats()["requests"] - probes <= 4, "one tile finds out whether it still refuses"
 
     def test_a_model_that_crashes_on_most_tiles_is_taken_to_be_down_but_not_for_ever(
@@ -865,12 +840,11 @@ class TestRegion:
         planned(worker, request)
         first, _ = region_requests(worker, request)
         for _ in range(5):
-            with pytest.raises(RegionDeferredError, match="4 of 4 tiles crash the model") as caught:
-                worker.region_handler.process_region_request(first)
-            assert caught.value.is_backoff
+            deferred = worker.deferred(first, "4 of 4 tiles crash the model")
+            assert deferred.is_backoff
             assert worker.features.committed_tiles(request.image_id, first.region_id, range(4)) == {}
-            clock.ahead_s += caught.value.retry_after_s + 1
-        job = worker.region_handler.process_region_request(first)
+            clock.ahead_s += deferred.retry_after_s + 1
+        job = worker.process(first)
         assert (job.region_error, job.tile_error) == (1, 4)
 
     def test_a_tile_that_crashes_the_model_alone_fails_alone(self, worker, scene, model_server):
@@ -879,7 +853,7 @@ class TestRegion:
         request = worker.request(scene, model.invocations_url)
         planned(worker, request)
         first, _ = region_requests(worker, request)
-        job = worker.region_handler.process_region_request(first)
+        job = worker.process(first)
         assert (job.region_error, job.tile_success, job.tile_error) == (1, 3, 1)
         rows = [row for row in worker.features.scan() if row.get("tile_status") == "FAILED"]
         assert [row["error_code"] for row in rows] == ["MODEL_5XX"]
@@ -894,15 +868,14 @@ class TestRegion:
         planned(worker, request)
         first, _ = region_requests(worker, request)
         for _ in range(3):
-            with pytest.raises(RegionDeferredError) as caught:
-                worker.region_handler.process_region_request(first)
-            assert caught.value.is_backoff
-            clock.ahead_s += caught.value.retry_after_s + 1
+            deferred = worker.deferred(first)
+            assert deferred.is_backoff
+            clock.ahead_s += deferred.retry_after_s + 1
         assert worker.features.committed_tiles(request.image_id, first.region_id, range(4)) == {}
         assert worker.context.call_limit_for(lane_of(first)).calls == 1
         model.model = SlowOnOne(victims=[0])
         worker.context.call_limit_for(lane_of(first))._rests_until = 0.0
-        job = worker.region_handler.process_region_request(first)
+        job = worker.process(first)
         assert (job.region_success, job.tile_success) == (1, 4)
 
     def test_a_tile_that_is_too_slow_for_its_model_fails_alone_and_late(
@@ -916,15 +889,12 @@ class TestRegion:
         planned(worker, request)
         first, _ = region_requests(worker, request)
         waits = []
-        job = None
-        while job is None:
-            try:
-                job = worker.region_handler.process_region_request(first)
-            except RegionDeferredError as err:
-                waits.append(err.is_backoff)
-                clock.ahead_s += err.retry_after_s + 1
-                worker.context.call_limit_for(lane_of(first))._rests_until = 0.0
-                assert len(waits) < 40, "on a loaded machine, healthy tiles are late as well"
+        while isinstance(outcome := worker.outcome_of(first), Deferred):
+            waits.append(outcome.is_backoff)
+            clock.ahead_s += outcome.retry_after_s + 1
+            worker.context.call_limit_for(lane_of(first))._rests_until = 0.0
+            assert len(waits) < 40, "on a loaded machine, healthy tiles are late as well"
+        job = outcome.job
         assert waits[-2:] == [True, True], "it was back-pressure at first"
         assert (job.region_error, job.tile_success, job.tile_error) == (1, 3, 1)
         rows = [row for row in worker.features.scan() if row.get("tile_status") == "FAILED"]
@@ -938,12 +908,11 @@ class TestRegion:
         planned(worker, request)
         first, _ = region_requests(worker, request)
         with worker.context.call_limit_for(lane_of(first)).expecting(1000):
-            with pytest.raises(RegionDeferredError) as caught:
-                worker.region_handler.process_region_request(first)
-            assert caught.value.retry_after_s >= 20
+            deferred = worker.deferred(first)
+            assert deferred.retry_after_s >= 20
             row = worker.regions.get_region_request(first.region_id, request.image_id)
             assert (row.fence, row.region_retry_count, row.not_before) == (0, 0, 0)
-        assert worker.region_handler.process_region_request(first).region_success == 1
+        assert worker.process(first).region_success == 1
 
     def test_workers_share_an_endpoint_whose_capacity_is_known(self, new_worker, scene, model_server):
         """Where other workers use an endpoint fully, a further one claims nothing; else it takes its share."""
@@ -954,13 +923,12 @@ class TestRegion:
         for name in ("a", "b"):
             worker.context._endpoint_callers().note(request_url, name, 60)
         worker.context.endpoint_calls = lambda _request: 2
-        with pytest.raises(RegionDeferredError):
-            worker.region_handler.process_region_request(first)
+        worker.deferred(first)
         worker.context.endpoint_calls = lambda _request: 9
-        assert worker.region_handler.process_region_request(first).region_success == 1
+        assert worker.process(first).region_success == 1
         assert worker.context.call_limit_for(lane_of(first))._ceiling == 3
         worker.context.endpoint_calls = lambda _request: None
-        assert worker.region_handler.process_region_request(second).region_success == 2
+        assert worker.process(second).region_success == 2
         assert worker.context.call_limit_for(lane_of(first))._ceiling == worker.config.workers
 
     def test_an_endpoint_that_recovers_finishes_the_region(self, worker, scene, model_server, clock):
@@ -968,22 +936,21 @@ class TestRegion:
         request = worker.request(scene, model.invocations_url)
         planned(worker, request)
         first, _ = region_requests(worker, request)
-        for _ in range(40):
-            try:
-                job = worker.region_handler.process_region_request(first)
-                break
-            except RegionDeferredError as err:
-                clock.ahead_s += err.retry_after_s + 1
+        waits = 0
+        while isinstance(outcome := worker.outcome_of(first), Deferred):
+            clock.ahead_s += outcome.retry_after_s + 1
+            waits += 1
+            assert waits < 40
+        job = outcome.job
         assert (job.region_success, job.tile_success, job.tile_error) == (1, 4, 0)
 
     def test_an_endpoint_says_how_long_it_wants_to_rest(self, worker, scene, model_server):
         busy = model_server("failure", outcomes={"503": 1}, retry_after_s=120)
         request = worker.request(scene, busy.invocations_url)
         planned(worker, request)
-        with pytest.raises(RegionDeferredError) as caught:
-            worker.region_handler.process_region_request(region_requests(worker, request)[0])
-        assert caught.value.retry_after_s >= 120
-        assert caught.value.is_backoff
+        deferred = worker.deferred(region_requests(worker, request)[0])
+        assert deferred.retry_after_s >= 120
+        assert deferred.is_backoff
 
     def test_a_missing_endpoint_is_waited_for_and_then_the_region_is_sealed(self, worker, scene, clock):
         lost_later(worker)
@@ -993,15 +960,12 @@ class TestRegion:
         clock.ahead_s += 36_000
         waits_s = []
         for _ in range(9):
-            with pytest.raises(
-                RegionDeferredError, match="ENDPOINT_NOT_FOUND: the endpoint no-such-endpoint: "
-            ) as caught:
-                worker.region_handler.process_region_request(first)
-            assert caught.value.is_backoff
-            waits_s.append(caught.value.retry_after_s)
+            deferred = worker.deferred(first, "ENDPOINT_NOT_FOUND: the endpoint no-such-endpoint: ")
+            assert deferred.is_backoff
+            waits_s.append(deferred.retry_after_s)
             clock.ahead_s += waits_s[-1] + 1
         assert 607 <= sum(waits_s) <= 1215, "it begins when a worker finds that the endpoint is missing"
-        job = worker.region_handler.process_region_request(first)
+        job = worker.process(first)
         assert (job.region_error, job.tile_error) == (1, TILES_PER_REGION)
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert row.region_status == "FAILED"
@@ -1020,7 +984,7 @@ class TestRegion:
         first, _ = region_requests(worker, request)
         worker.regions.claim(request.image_id, first.region_id, "dead", 60)
         clock.ahead_s += 61
-        job = worker.region_handler.process_region_request(first)
+        job = worker.process(first)
         assert job.tile_success == 4
         assert model.stats()["peak"] == 1
         row = worker.regions.get_region_request(first.region_id, request.image_id)
@@ -1037,7 +1001,7 @@ class TestRegion:
         for _ in range(6):
             worker.regions.claim(request.image_id, first.region_id, "dead", 60)
             clock.ahead_s += 120
-        job = worker.region_handler.process_region_request(first)
+        job = worker.process(first)
         assert (job.region_error, job.tile_success, job.tile_error) == (1, 1, 3)
         assert model.stats()["requests"] == 0
         row = worker.regions.get_region_request(first.region_id, request.image_id)
@@ -1050,15 +1014,15 @@ class TestRegion:
         planned(worker, request)
         item, _ = worker.regions_of(request)
         item.message = "nobody wants it"
-        job = worker.region_handler.fail_region_request(item)
+        ended = worker.region_handler.fail_region_request(item)
+        job = ended.job
         assert (job.region_error, job.tile_error) == (1, 4)
         row = worker.regions.get_region_request(item.region_id, request.image_id)
         assert (row.region_status, row.message) == ("FAILED", "nobody wants it")
-        assert worker.region_handler.fail_region_request(item) == job, "it has ended, so nothing changes"
+        assert worker.region_handler.fail_region_request(item) == ended, "it has ended, so nothing changes"
         other = worker.regions_of(request)[1]
         worker.regions.claim(request.image_id, other.region_id, "busy", 60)
-        with pytest.raises(RegionDeferredError):
-            worker.region_handler.fail_region_request(other)
+        assert isinstance(worker.region_handler.fail_region_request(other), Deferred)
 
     def test_a_region_of_an_image_that_has_ended_is_left_alone(self, worker, scene, model_server):
         model = model_server("centerpoint")
@@ -1066,7 +1030,7 @@ class TestRegion:
         planned(worker, request)
         first, _ = region_requests(worker, request)
         worker.jobs.update({"image_id": request.image_id}, "SET image_status = :s", {":s": "FAILED"})
-        job = worker.region_handler.process_region_request(first)
+        job = worker.process(first)
         assert (job.image_status, job.region_success) == ("FAILED", 0)
         assert model.stats()["requests"] == 0
 
@@ -1086,8 +1050,7 @@ class TestRegion:
             assert lease is None or lease.lost.wait(5)
 
         worker.context.pipeline.run = lose_the_lease
-        with pytest.raises(LeaseLostError):
-            worker.region_handler.process_region_request(first)
+        worker.deferred(first)
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (row.region_status, row.fence) == ("IN_PROGRESS", 2)
 
@@ -1096,9 +1059,8 @@ class TestRegion:
         planned(worker, request)
         first, _ = region_requests(worker, request)
         worker.context.stopping.set()
-        with pytest.raises(RegionDeferredError) as caught:
-            worker.region_handler.process_region_request(first)
-        assert caught.value.retry_after_s == 0
+        deferred = worker.deferred(first)
+        assert deferred.retry_after_s == 0
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (row.stalled_attempts, row.lease_until, row.not_before, row.backoffs) == (0, 0, 0, 0)
 
@@ -1108,7 +1070,7 @@ class TestRegion:
         first, _ = region_requests(worker, request)
         monkeypatch.setattr(worker.context, "detector_for", lambda _: (_ for _ in ()).throw(KeyError("unforeseen")))
         with pytest.raises(KeyError):
-            worker.region_handler.process_region_request(first)
+            worker.process(first)
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (row.stalled_attempts, row.lease_until) == (0, 0)
 
@@ -1117,7 +1079,7 @@ class TestRegion:
         planned(worker, request)
         first, _ = region_requests(worker, request)
         with answering(clients.client("sns"), "Publish", query_error("InternalError", 400)):
-            assert worker.region_handler.process_region_request(first).region_success == 1
+            assert worker.process(first).region_success == 1
 
     def test_an_image_that_was_replaced_is_not_mixed(self, new_worker, tmp_path, model_server, clock):
         image = write_scene(tmp_path / "image.tif")
@@ -1129,10 +1091,9 @@ class TestRegion:
         os.utime(image, (1, 1))
         first, _ = region_requests(worker, request)
         for _ in range(5):
-            with pytest.raises(RegionDeferredError, match="replaced") as caught:
-                worker.region_handler.process_region_request(first)
-            clock.ahead_s += caught.value.retry_after_s + 1
-        job = worker.region_handler.process_region_request(first)
+            deferred = worker.deferred(first, "replaced")
+            clock.ahead_s += deferred.retry_after_s + 1
+        job = worker.process(first)
         assert (job.region_error, job.tile_error) == (1, 4)
         assert model.stats()["requests"] == 0
         row = worker.regions.get_region_request(first.region_id, request.image_id)
@@ -1153,12 +1114,11 @@ class TestThrottle:
         first, _ = region_requests(worker, request)
         slots = [worker.endpoints.take_slot(MODEL, name, 2, 60) for name in ("one", "two")]
         assert None not in slots
-        with pytest.raises(SelfThrottledRegionException):
-            worker.region_handler.process_region_request(first)
+        worker.deferred(first)
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (row.fence, row.stalled_attempts, row.backoffs) == (0, 0, 0), "it was not even claimed"
         worker.endpoints.leave_slot(slots[0])
-        assert worker.region_handler.process_region_request(first).region_success == 1
+        assert worker.process(first).region_success == 1
         assert [row["endpoint"] for row in worker.endpoints.scan() if "#" in row["endpoint"]] == [
             f"{MODEL}#{slots[1].number}"
         ]
@@ -1170,8 +1130,7 @@ class TestThrottle:
         planned(worker, request)
         first, second = region_requests(worker, request)
         assert worker.endpoints.take_slot(MODEL, "other", 1, 60)
-        with pytest.raises(SelfThrottledRegionException):
-            worker.region_handler.process_region_request(first)
+        worker.deferred(first)
         calls: list[str] = []
         client = worker.clients.dynamodb_resource().meta.client
         client.meta.events.register_first(
@@ -1180,8 +1139,7 @@ class TestThrottle:
             unique_id="counted",
         )
         try:
-            with pytest.raises(SelfThrottledRegionException):
-                worker.region_handler.process_region_request(second)
+            worker.deferred(second)
         finally:
             client.meta.events.unregister("before-send.dynamodb", unique_id="counted")
         assert calls == ["GetItem", "GetItem"], "the rows of the image and of the region"
@@ -1205,8 +1163,7 @@ class TestThrottle:
         request = worker.request(scene, MODEL + "-missing")
         worker.endpoint_utils.max_region_cache[MODEL + "-missing"] = 5
         planned(worker, request)
-        with pytest.raises(RegionDeferredError):
-            worker.region_handler.process_region_request(region_requests(worker, request)[0])
+        worker.deferred(region_requests(worker, request)[0])
         assert [row["endpoint"] for row in worker.endpoints.scan()] == [MODEL + "-missing"]
 
     def test_an_endpoint_without_machines_to_count_gets_one_region_at_a_time(
@@ -1223,11 +1180,10 @@ class TestThrottle:
         lost_later(worker)
         missing = worker.request(scene, "not-there")
         planned(worker, missing)
-        with pytest.raises(RegionDeferredError, match="the endpoint not-there: "):
-            worker.region_handler.process_region_request(region_requests(worker, missing)[0])
+        worker.deferred(region_requests(worker, missing)[0], "the endpoint not-there: ")
         http = worker.request(scene, model_server("centerpoint").invocations_url, job_id="http")
         planned(worker, http)
-        assert worker.region_handler.process_region_request(region_requests(worker, http)[0]).region_success == 1
+        assert worker.process(region_requests(worker, http)[0]).region_success == 1
 
 
 def feature(name: str, x: float, y: float, score: float) -> dict[str, Any]:
@@ -1262,17 +1218,17 @@ class TestEnd:
         request = worker.request(scene, model, **changes)
         planned(worker, request)
         for region in region_requests(worker, request):
-            worker.region_handler.process_region_request(region)
+            worker.process(region)
         return request
 
     def test_complete_image_request_finishes_once_every_region_is_counted(self, worker, scene, model_server):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         planned(worker, request)
         first, second = region_requests(worker, request)
-        worker.region_handler.process_region_request(first)
+        worker.process(first)
         worker.image_handler.complete_image_request(first, "GTIFF")
         assert worker.jobs.get_image_request(request.image_id).image_status == "IN_PROGRESS"
-        worker.region_handler.process_region_request(second)
+        worker.process(second)
         worker.image_handler.complete_image_request(second, "GTIFF")
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.message) == ("SUCCESS", "Completed image processing")
@@ -1423,7 +1379,7 @@ class TestEnd:
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         job = worker.jobs.get_image_request(request.image_id)
         with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)) as puts:
-            worker.image_handler.region_ended(job)
+            worker.completion.region_ended(job)
         assert puts
         assert worker.jobs.get_image_request(request.image_id).image_status == "IN_PROGRESS"
 
@@ -1578,7 +1534,7 @@ class TestEnd:
         planned(worker, request)
         statuses.events()
         first, _ = region_requests(worker, request)
-        worker.image_handler.region_ended(worker.region_handler.process_region_request(first))
+        worker.completion.region_ended(worker.process(first))
         ((_, attributes),) = statuses.events()
         assert {name: attributes.get(name) for name in ("tiles_done", "tiles_total", "percent")} == {
             "tiles_done": "4",

@@ -142,9 +142,7 @@ def test_what_cannot_be_merged_again_says_why(worker, tmp_path, model_server, co
     assert command("expired") == 1
     assert "features expire" in capsys.readouterr().err
     request = worker.request(write_scene(tmp_path / "open.tif"), "http://127.0.0.1:9/invocations", "open")
-    worker.image_handler._process_first = lambda *_, **__: None
-    worker.image_handler.process_image_request(request)
-    del worker.image_handler._process_first
+    worker.plan(request)
     assert command("open") == 1
     assert "the job open has not ended" in capsys.readouterr().err
 

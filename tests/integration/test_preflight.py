@@ -65,7 +65,6 @@ def endpoint(gateway, model_server) -> str:
 def worker(data_plane, clients) -> Iterator[InProcessWorker]:
     worker = InProcessWorker(data_plane.environment, clients, Clock())
     worker.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
-    worker.image_handler._process_first = lambda *_, **__: None
     yield worker
     worker.close()
 
@@ -337,7 +336,6 @@ class TestPayload:
         for limit, is_refused in ((pixels, True), (pixels + 10_000, False)):
             tight = InProcessWorker(data_plane.environment, clients, Clock(), SM_MAX_BODY=str(limit))
             tight.outputs = worker.outputs
-            tight.image_handler._process_first = lambda *_, **__: None
             settings = {"imageProcessorTileSize": 256, "job_id": f"job-{limit}"}
             assert bool(self.plan(tight, wide, endpoint, **settings)) is is_refused
             tight.close()

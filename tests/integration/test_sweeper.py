@@ -83,12 +83,8 @@ def statuses(emulator, data_plane) -> StatusListener:
 
 
 def planned(worker: InProcessWorker, request: ImageRequest) -> JobItem:
-    """Accept and plan an image, and do none of its regions."""
-    handler = worker.image_handler
-    handler._process_first = lambda *_, **__: None  # type: ignore[method-assign]
-    handler.process_image_request(request)
-    del handler._process_first
-    return worker.jobs.get_image_request(request.image_id)
+    """Accept and plan an image, and process none of its regions."""
+    return worker.plan(request)
 
 
 def lose_messages(worker: InProcessWorker) -> int:
@@ -102,7 +98,7 @@ def lose_messages(worker: InProcessWorker) -> int:
 def do_region(worker: InProcessWorker, request: ImageRequest, number: int) -> JobItem:
     job = worker.jobs.get_image_request(request.image_id)
     region = worker.regions_of(request)[number]
-    return worker.region_handler.process_region_request(region_request_of(job, region))
+    return worker.process(region_request_of(job, region))
 
 
 def status_of(worker: InProcessWorker, request: ImageRequest) -> str | None:
@@ -327,8 +323,7 @@ def test_an_image_that_waits_for_days_has_its_whole_time_once_it_starts(new_work
     clock.ahead_s += 6 * DAY_S
     worker.sweeper.sweep()
     assert status_of(worker, request) == "ACCEPTED"
-    worker.image_handler._process_first = lambda *_, **__: None
-    worker.start_waiting()
+    worker.start_waiting(is_first_processed=False)
     clock.ahead_s += DEADLINE_S - 60
     worker.sweeper.sweep()
     assert status_of(worker, request) == "IN_PROGRESS"
@@ -361,7 +356,6 @@ def test_a_job_that_is_begun_again_may_wait_again_before_its_deadline_counts(
     row = worker.jobs.get_image_request(request.image_id)
     assert row.image_status == "FAILED"
     assert row.message.endswith("(JOB_DEADLINE_S) is over: send the job again to have the missing tiles done")
-    monkeypatch.setattr(worker.image_handler, "_process_first", lambda *_, **__: None)
     worker.image_handler.accept(request, "again")
     clock.ahead_s += 2 * DAY_S
     worker.look_after()

@@ -105,7 +105,6 @@ def sweeper_of(tables: Tables, **parts: Any) -> JobSweeper:
     handler = SimpleNamespace(
         context=SimpleNamespace(metrics=MetricsRecorder(StringIO())),
         completion=SimpleNamespace(close=lambda item: tables.ledger.close(item) or True),
-        region_ended=lambda *_: None,
     )
     parts = {"region_table": None, "regions": None} | parts
     return JobSweeper(
@@ -229,7 +228,8 @@ def merge_images(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
 
 def begin_images_of_a_request(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
     begun: list[str] = []
-    handler = SimpleNamespace(plan=failing_at_a(error, lambda job: begun.append(job.image_id)), context=None)
+    plan = failing_at_a(error, lambda job: begun.append(job.image_id))
+    handler = SimpleNamespace(plan=plan, process_first=lambda _region: None, context=None)
     queue = SimpleNamespace(finish_request=lambda _handle: None)
     messages = ImageMessages(queue, None, handler)  # type: ignore[arg-type]
     jobs = [SimpleNamespace(image_id=name) for name in NAMES]

@@ -10,30 +10,26 @@ from botocore.exceptions import ClientError
 from .api.image_request import ImageRequest
 from .api.image_request_message import job_id_of, parse_image_request_message
 from .api.problems import shortened
-from .api.region_request import RegionName, parse_region_message
+from .api.region_request import parse_region_message
 from .common.aws_errors import is_invalid_write
 from .common.typing import RequestStatus
 from .database.job_ledger import OpenJob
 from .database.job_table import JobItem
 from .exceptions import (
     EndpointFullError,
-    GetImageRequestItemException,
     InvalidImageRequestException,
     InvalidRequestError,
-    LeaseLostError,
     Problem,
     ProcessImageException,
-    RegionDeferredError,
     RequestDeferredError,
-    RetryableJobException,
-    SelfThrottledRegionException,
-    TableBusyError,
 )
+from .image_progress import publish
 from .image_request_handler import ImageRequestHandler
 from .job_rules import is_hopeless
 from .lease_keeper import Lease, LeaseKind
 from .observability import bind_job
 from .queue.request_queue import MAX_DELAY_S, QueueMessage, RequestQueue
+from .region_outcome import Deferred, Ended
 from .region_request_handler import RegionRequestHandler
 from .scheduler.image_scheduler import ScheduledImage, TurnScheduler
 from .scheduler.look_ahead import LookAhead
@@ -42,18 +38,12 @@ from .worker_context import WorkerContext
 
 logger = structlog.get_logger(__name__)
 
-# How often the wait for a slot at an endpoint doubles.
-_SLOT_DOUBLINGS = 3
 # SQS sets a message aside that was received too often. One that only waits is sent anew after so many receives.
 _RENEWED_AFTER = 10
-# SQS hides a message no longer.
-_LONGEST_HIDDEN_S = 43_200.0
 # Acceptance of a request is tried so often where it raises an error that no try mends, and so often where memory is
 # lacking. Another worker may take each try.
 _HOPELESS_TRIES = 3
 _MEMORY_TRIES = 10
-# A region whose tables are busy is tried again after so many seconds, chosen at random.
-_TABLE_BUSY_S = (10.0, 30.0)
 # A message whose endpoint has no room for further images comes again after so many seconds, chosen at random.
 _FULL_S = (60.0, 180.0)
 # Before the next message is looked at then, so that a queue full of such messages costs few calls.
@@ -184,7 +174,7 @@ class ImageMessages:
 
     def _go_on(self, job: OpenJob) -> None:
         if self._on_waiting is None:
-            self._handler.plan(job)
+            self._handler.process_first(self._handler.plan(job))
             return
         self._handler.measure(job)
         self._on_waiting()
@@ -225,7 +215,7 @@ class ImageMessages:
         self._dead_letters.put(message.body, str(err))
         job_id = job_id_of(message.body) or "unknown"
         item = JobItem(image_id="", job_id=job_id, message_id=message.message_id, processing_duration=0)
-        self._handler.tell(item, RequestStatus.FAILED, str(err))
+        publish(self._handler.image_status_monitor, item, RequestStatus.FAILED, str(err))
         self._queue.finish_request(message.receipt_handle)
 
 
@@ -237,7 +227,7 @@ def _most_tries(err: Exception) -> float:
 
 
 class ScheduledImages:
-    """Images whose turn has come: planned, and their first region done."""
+    """Images that this worker starts: planned, and their first region done."""
 
     def __init__(self, scheduler: TurnScheduler, handler: ImageRequestHandler) -> None:
         self._scheduler = scheduler
@@ -246,7 +236,7 @@ class ScheduledImages:
     def handle(self, image: ScheduledImage, on_cut: Callable[[], None] = lambda: None) -> None:
         """Plan an image that this worker has claimed; ``on_cut`` is called when another one can be started."""
         try:
-            self._handler.plan_started(image.job, on_cut)
+            self._handler.process_first(self._handler.plan_started(image.job), on_cut)
         except ProcessImageException as err:
             logger.warning("image.not_planned", reason=str(err))
         finally:
@@ -255,67 +245,38 @@ class ScheduledImages:
 
 
 class RegionMessages:
-    """Region requests: worked on, and the message deleted when the region has ended."""
+    """Region messages: the region is processed, and the message deleted when the region has ended."""
 
     def __init__(
         self,
         queue: RequestQueue,
         dead_letters: DeadLetters,
         regions: RegionRequestHandler,
-        images: ImageRequestHandler,
         on_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._queue = queue
         self._dead_letters = dead_letters
         self._regions = regions
-        self._images = images
         self._on_ended = on_ended
 
     def handle(self, message: QueueMessage, on_cut: Callable[[], None] = lambda: None) -> None:
-        """Do a region, and finish its image when it was the last; ``on_cut`` is called when another one can be cut."""
+        """Process the region that a message names; ``on_cut`` is called when another one can be cut."""
         with kept_hidden(self._queue, message, self._regions.context):
-            retry_after_s = self._work(message, on_cut)
-        if retry_after_s is None:
-            self._queue.finish_request(message.receipt_handle)
-            self._on_ended()
+            outcome = self._outcome_of(message, on_cut)
+        if isinstance(outcome, Deferred):
+            come_again(self._queue, message, math.ceil(outcome.retry_after_s))
             return
-        come_again(self._queue, message, math.ceil(retry_after_s))
+        self._queue.finish_request(message.receipt_handle)
+        self._on_ended()
 
-    def _wait_for_slot_s(self, message: QueueMessage) -> float:
-        """Return how long a region without a slot waits: twice as long each time, so that many cost few calls."""
-        factor = 2.0 ** min(message.receive_count - 1, _SLOT_DOUBLINGS)
-        longest_s = min(self._regions.config.throttling_retry_timeout * factor, _LONGEST_HIDDEN_S)
-        return longest_s * self._regions.context.rng.uniform(0.5, 1.0)
-
-    def _work(self, message: QueueMessage, on_cut: Callable[[], None]) -> float | None:
-        """Return None when the message is dealt with, else in how many seconds it should come again."""
+    def _outcome_of(self, message: QueueMessage, on_cut: Callable[[], None]) -> Ended | Deferred:
         try:
             region = parse_region_message(message.body)
-            with bind_job(job_id=region.job_id, image_id=region.image_id, region_id=region.region_id):
-                return self._work_on(region, message, on_cut)
         except InvalidRequestError as err:
             self._dead_letters.put(message.body, str(err))
-            return None
-
-    def _work_on(self, region: RegionName, message: QueueMessage, on_cut: Callable[[], None]) -> float | None:
-        try:
-            job = self._regions.process_region_request(region, on_cut=on_cut)
-            self._images.region_ended(job)
-        except GetImageRequestItemException:
-            logger.info("message.outlived_its_job")
-        except (RegionDeferredError, SelfThrottledRegionException, TableBusyError, LeaseLostError) as err:
-            retry_after_s = self._wait_s(err, message)
-            logger.info("region.given_back", retry_after_s=round(retry_after_s, 1), reason=str(err))
-            return retry_after_s
-        return None
-
-    def _wait_s(self, err: RetryableJobException | TableBusyError, message: QueueMessage) -> float:
-        """Return in how many seconds a region that cannot be done now should come again."""
-        if isinstance(err, RegionDeferredError):
-            return err.retry_after_s
-        if isinstance(err, SelfThrottledRegionException):
-            return self._wait_for_slot_s(message)
-        if isinstance(err, TableBusyError):
-            logger.warning("table.busy", reason=str(err))
-            return self._regions.context.rng.uniform(*_TABLE_BUSY_S)
-        return self._regions.context.rng.uniform(30, 60)
+            return Ended(None)
+        outcome = self._regions.process_region_request(region, message.receive_count, on_cut)
+        if isinstance(outcome, Deferred):
+            with bind_job(job_id=region.job_id, image_id=region.image_id, region_id=region.region_id):
+                logger.info("region.given_back", retry_after_s=round(outcome.retry_after_s, 1), reason=outcome.reason)
+        return outcome

@@ -51,8 +51,6 @@
     │   └── AggregateOutputFeaturesException (again)
     └── RetryableJobException            (again) the work goes back to its queue
         ├── RequestDeferredError         (again) what an image request needs is not there yet
-        ├── RegionDeferredError          (again) the region is another worker's, or has to wait
-        ├── SelfThrottledRegionException (again)
         ├── AggregationDeferredError     (again) there is no memory for the image now, or the process stops
         └── LeaseLostError               (again) another worker holds what we held
 
@@ -372,19 +370,6 @@ class RequestDeferredError(RetryableJobException):
 
 class EndpointFullError(RequestDeferredError):
     """As many images of the request's endpoint wait as may; others' requests are received meanwhile."""
-
-
-class RegionDeferredError(RetryableJobException):
-    """The region has to wait: ask again in ``retry_after_s``. ``is_backoff``: its endpoint or image refused."""
-
-    def __init__(self, message: str, retry_after_s: float, is_backoff: bool = False) -> None:
-        super().__init__(message)
-        self.retry_after_s = retry_after_s
-        self.is_backoff = is_backoff
-
-
-class SelfThrottledRegionException(RetryableJobException):
-    """The endpoint already works on as many regions as it may."""
 
 
 class AggregationDeferredError(RetryableJobException):

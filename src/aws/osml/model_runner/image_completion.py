@@ -4,6 +4,7 @@ import dataclasses
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -25,6 +26,7 @@ from .exceptions import (
     StatusError,
 )
 from .features.selection import FeatureSelector
+from .image_progress import publish_progress
 from .job_rules import (
     POISON_IMAGE_S,
     aggregation_wait_s,
@@ -72,7 +74,10 @@ class _Claim:
 
 
 class ImageCompletion:
-    """Finishes images whose regions have all been counted. Any worker may try; the claim lets one of them do it."""
+    """Finishes images whose regions have all been counted. Any worker may try; the claim lets one of them do it.
+
+    ``dead_letter`` gets the row of an image that could not be planned, with its message.
+    """
 
     def __init__(
         self,
@@ -80,15 +85,30 @@ class ImageCompletion:
         close_job: Callable[[JobItem], None],
         status_monitor: ImageStatusMonitor,
         strategy: TilingStrategy,
-        context: Callable[[], WorkerContext],
+        context: WorkerContext,
+        dead_letter: Callable[[JobItem], None] = lambda _job: None,
     ) -> None:
         self._job_table = job_table
         self._close_job = close_job
         self._status_monitor = status_monitor
         self._strategy = strategy
         self._context = context
-        # What is done with the message of an image that could not even be planned.
-        self.set_aside: Callable[[JobItem], None] = lambda _job: None
+        self._dead_letter = dead_letter
+
+    def region_ended(self, job: JobItem) -> None:
+        """Finish an image if all its regions have ended, else publish how far it is.
+
+        Where its outputs do not take it now, the sweeper finishes it later: the region itself has ended.
+        """
+        if JobTable.is_image_request_complete(job):
+            with suppress(AggregateFeaturesException):
+                self.finish(job.image_id)
+        elif not job.is_terminal:
+            self.publish_progress(job)
+
+    def publish_progress(self, job: JobItem) -> None:
+        """Publish how far an image is."""
+        publish_progress(self._status_monitor, job)
 
     def finish(self, image_id: str) -> None:
         """Finish an image if every region was counted and nobody else is at it; else do nothing.
@@ -105,7 +125,7 @@ class ImageCompletion:
             return
         if not JobTable.is_image_request_complete(job):
             return
-        owner, wait_s = self._context().owner, aggregation_wait_s(job.agg_stalled or 0)
+        owner, wait_s = self._context.owner, aggregation_wait_s(job.agg_stalled or 0)
         claimed = self._job_table.claim_aggregation(job, owner, self._lease_s, wait_s)
         if claimed is not None:
             self._finish_claimed(claimed)
@@ -130,7 +150,7 @@ class ImageCompletion:
                 return False
             if job.status_outbox.get("is_dead_letter"):
                 # The message lies in the row of the request.
-                self.set_aside(self._job_table.find_whole(job.image_id) or job)
+                self._dead_letter(self._job_table.find_whole(job.image_id) or job)
             self._job_table.clear_outbox(job.image_id, job.generation or 0)
         self._close_job(job)
         return True
@@ -138,7 +158,7 @@ class ImageCompletion:
     def end(self, job: JobItem, status: RequestStatus, message: str) -> JobItem | None:
         """G3 and what follows: write the terminal status and close. None when the claim is no longer ours."""
         if job.tile_error and self._is_late(job) and "JOB_DEADLINE_S" not in message:
-            message = f"{message}; {late_reason(self._context().config.job_deadline_s)}"
+            message = f"{message}; {late_reason(self._context.config.job_deadline_s)}"
         ended = self._job_table.end_aggregation(job.image_id, job.agg_fence or 0, status, message)
         if ended is None:
             return None
@@ -157,7 +177,7 @@ class ImageCompletion:
             return list(features)
         return self._strategy.cleanup_duplicate_features(
             ImageRegion.of(job.processing_bounds or [[0, 0], [job.width or 0, job.height or 0]]),
-            ImageDimensions(*(job.region_size or self._context().config.region_size)),
+            ImageDimensions(*(job.region_size or self._context.config.region_size)),
             job.tile_dimensions,
             job.overlap_dimensions,
             list(features),
@@ -167,7 +187,7 @@ class ImageCompletion:
     # Aggregation ----------------------------------------------------------------------------------------------------
 
     def _finish_claimed(self, job: JobItem) -> None:
-        context = self._context()
+        context = self._context
         if self._is_given_up(job):
             self.end(job, RequestStatus.FAILED, _given_up_because(job))
             return
@@ -187,15 +207,15 @@ class ImageCompletion:
 
     def _is_given_up(self, job: JobItem) -> bool:
         """Return True when an image was tried too often: for an hour at least, unless its time is over anyway."""
-        stalled, config = job.agg_stalled or 0, self._context().config
+        stalled, config = job.agg_stalled or 0, self._context.config
         if self._is_late(job):
             return stalled > config.max_aggregation_attempts
-        now_s = self._context().now()
+        now_s = self._context.now()
         return is_poison(stalled, job.agg_first_time, now_s, config.max_aggregation_attempts, POISON_IMAGE_S)
 
     def _give_back(self, claim: _Claim, err: BaseException) -> None:
         """Give a claim back after a try that failed. The try counts, unless its error says nothing about the image."""
-        job, is_stopping = claim.job, self._context().stopping.is_set()
+        job, is_stopping = claim.job, self._context.stopping.is_set()
         error = f"{type(err).__name__}: {err}"
         is_counted = self._is_counted(job, err)
         logger.warning("image.not_finished", error=type(err).__name__, reason=str(err), is_counted=is_counted)
@@ -206,17 +226,17 @@ class ImageCompletion:
             self._job_table.fail_aggregation(job.image_id, claim.fence, wait_s, safe_text(error))
             return
         backoffs = job.agg_backoffs or 0
-        wait_s = 0.0 if is_stopping else delivery_wait_s(backoffs, self._context().rng)
+        wait_s = 0.0 if is_stopping else delivery_wait_s(backoffs, self._context.rng)
         self._job_table.release_aggregation(job.image_id, claim.fence, wait_s, backoffs + 1)
 
     def _is_counted(self, job: JobItem, err: BaseException) -> bool:
         """Return False for the end of the worker, and for what passes by itself while the job has time for it."""
-        if not isinstance(err, Exception) or self._context().stopping.is_set():
+        if not isinstance(err, Exception) or self._context.stopping.is_set():
             return False
         return not isinstance(err, RetryableJobException) and (self._is_late(job) or not is_passing(err))
 
     def _lease(self, claim: _Claim) -> Lease:
-        image_id, jobs = claim.job.image_id, self._context().hurried(self._job_table)
+        image_id, jobs = claim.job.image_id, self._context.hurried(self._job_table)
         return Lease(
             name=f"{image_id} aggregation",
             renew=lambda: jobs.renew_aggregation(image_id, claim.fence, self._lease_s),
@@ -227,7 +247,7 @@ class ImageCompletion:
     def _aggregate(self, claim: _Claim) -> None:
         job = claim.job
         errors = dict(job.sink_errors or {})
-        sinks = _named(self._context().make_sinks(json.loads(job.outputs or "[]")))
+        sinks = _named(self._context.make_sinks(json.loads(job.outputs or "[]")))
         pending = {name: sink for name, sink in sinks if name not in (job.sinks_done or ()) and name not in errors}
         if pending or not sinks:
             errors |= self._deliver(claim, pending, errors)
@@ -236,7 +256,7 @@ class ImageCompletion:
 
     def _deliver(self, claim: _Claim, pending: Mapping[str, Sink], errors_before: Mapping[str, str]) -> dict[str, str]:
         """Write outputs, all from one walk over the tiles; return what went wrong for good, by output."""
-        job, context = claim.job, self._context()
+        job, context = claim.job, self._context
         note = self._sign_of_life(claim)
         table = context.feature_table(job.tile_dimensions, job.overlap_dimensions, note)
         positions = dict(job.sink_positions or {})
@@ -311,23 +331,23 @@ class ImageCompletion:
         """Return what each part of the work calls now and then; it raises where the work has to stop."""
 
         def note() -> None:
-            claim.progressed_at = self._context().now()
-            self._context().note_progress()
+            claim.progressed_at = self._context.now()
+            self._context.note_progress()
             claim.check(is_ours=True)
-            if self._context().stopping.is_set():
+            if self._context.stopping.is_set():
                 raise AggregationDeferredError("the process stops")
 
         return note
 
     @property
     def _lease_s(self) -> float:
-        return self._context().config.aggregation_lease_s
+        return self._context.config.aggregation_lease_s
 
     def _is_late(self, job: JobItem) -> bool:
-        return self._context().now() - job.running_since > self._context().config.job_deadline_s
+        return self._context.now() - job.running_since > self._context.config.job_deadline_s
 
     def _record(self, job: JobItem, status: RequestStatus) -> None:
-        metrics = self._context().metrics
+        metrics = self._context.metrics
         dimensions = {"ModelName": str(job.model_name), "InputFormat": str(job.image_format)}
         metrics.record("ImageProcessing", "Duration", job.processing_duration or 0, "Seconds", **dimensions)
         metrics.record("ImageProcessing", "Invocations", 1, "Count", **dimensions)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import json
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import geojson
@@ -23,7 +22,6 @@ from .database.job_ledger import Acceptance, OpenJob, OutstandingJobsTable
 from .database.job_table import JobItem, JobTable
 from .database.region_request_table import RegionRequestItem, RegionRequestTable
 from .exceptions import (
-    AggregateFeaturesException,
     AggregateOutputFeaturesException,
     ConditionNotMetError,
     InvalidImageRequestException,
@@ -34,18 +32,19 @@ from .exceptions import (
     RequestDeferredError,
     RetryableJobException,
     StartRegionException,
-    StatusError,
     UnsupportedModelException,
 )
 from .features.properties import FeatureStamp
 from .image_completion import ImageCompletion, end_message
 from .image_interest import interest_in
 from .image_plan import ImagePlan, PlanLimits, plan_image
+from .image_progress import publish
 from .job_rules import image_status, is_hopeless, is_redrivable
 from .lease_keeper import Lease
 from .observability import bind_job
 from .preflight import Preflight
 from .queue.request_queue import RequestQueue
+from .region_outcome import Deferred
 from .region_request_handler import RegionRequestHandler
 from .scheduler.endpoint_capacity import EndpointCapacityEstimator
 from .sink.sink_factory import SinkFactory
@@ -82,6 +81,7 @@ class ImageRequestHandler:
         region_request_handler: RegionRequestHandler,
         ledger: OutstandingJobsTable | None = None,
         endpoints: EndpointCapacityEstimator | None = None,
+        completion: ImageCompletion | None = None,
     ) -> None:
         self.job_table = job_table
         self.image_status_monitor = image_status_monitor
@@ -97,9 +97,7 @@ class ImageRequestHandler:
         self.preflight = Preflight(
             lambda: self.context, endpoints.description if endpoints is not None else lambda _request: None
         )
-        self.completion = ImageCompletion(
-            job_table, lambda job: self.ledger.close(job), image_status_monitor, tiling_strategy, lambda: self.context
-        )
+        self._given_completion = completion
 
     @functools.cached_property
     def ledger(self) -> OutstandingJobsTable:
@@ -113,6 +111,15 @@ class ImageRequestHandler:
         """What this process's handlers share."""
         return self.region_request_handler.context
 
+    @functools.cached_property
+    def completion(self) -> ImageCompletion:
+        """What finishes images: as given, else made of the handler's own parts."""
+        if self._given_completion is not None:
+            return self._given_completion
+        return ImageCompletion(
+            self.job_table, self.ledger.close, self.image_status_monitor, self.tiling_strategy, self.context
+        )
+
     def process_image_request(self, image_request: ImageRequest) -> None:
         """Accept an image, plan its regions, put each on the queue, and process the first here.
 
@@ -125,7 +132,16 @@ class ImageRequestHandler:
         self.check(image_request)
         job = self.accept(image_request)
         if job is not None:
-            self.plan(job)
+            self.process_first(self.plan(job))
+
+    def process_first(self, region: RegionName | None, on_cut: Callable[[], None] = lambda: None) -> None:
+        """Process the first region of a plan here. Its message is on the queue, so it is done from there if not now."""
+        if region is None:
+            return
+        outcome = self.region_request_handler.process_region_request(region, on_cut=on_cut)
+        if isinstance(outcome, Deferred):
+            with bind_job(job_id=region.job_id, image_id=region.image_id, region_id=region.region_id):
+                logger.info("region.left_to_queue", reason=outcome.reason)
 
     def check(self, image_request: ImageRequest, tries: int | None = None) -> None:
         """Refuse a new request that cannot be carried out as things stand, see ``Preflight``; ``tries`` likewise.
@@ -162,7 +178,7 @@ class ImageRequestHandler:
                 raise InvalidImageRequestException("the job id belongs to another request", [problem])
             if acceptance is Acceptance.ACCEPTED:
                 item = dataclasses.replace(JobItem.from_image_request(image_request), processing_duration=0)
-                self.tell(item, RequestStatus.STARTED, "Started image request")
+                publish(self.image_status_monitor, item, RequestStatus.STARTED, "Started image request")
             else:
                 self._meet_again(image_request, message_id)
             return self.ledger.find(image_request)
@@ -183,57 +199,54 @@ class ImageRequestHandler:
             return False
         logger.info("image.redriven", generation=(item.generation or 0) + 1, left=item.image_status)
         begun = dataclasses.replace(item, generation=(item.generation or 0) + 1, processing_duration=0)
-        self.tell(begun, RequestStatus.STARTED, "Started image request again")
+        publish(self.image_status_monitor, begun, RequestStatus.STARTED, "Started image request again")
         return True
 
-    def plan(self, job: OpenJob) -> None:
-        """A2 to A4: plan an image, unless that was done or somebody is at it.
+    def plan(self, job: OpenJob) -> RegionName | None:
+        """A2 to A4: plan an image, and return its first open region; None when it was planned, or another plans it.
 
         Raises:
             ProcessImageException: it cannot be planned; its FAILED status is out.
         """
         if job.planned_time is not None:
-            return
+            return None
         started = self.ledger.start_planning(job, self.context.owner, self.config.region_lease_s)
-        if started is not None:
-            self.plan_started(started)
+        return None if started is None else self.plan_started(started)
 
-    def plan_started(self, job: OpenJob, on_cut: Callable[[], None] = lambda: None) -> None:
-        """A3 and A4: plan an image that this worker has the right to plan, and process its first region.
-
-        ``on_cut`` is called when the region is cut, and waits for the model at most.
+    def plan_started(self, job: OpenJob) -> RegionName | None:
+        """A3 and A4: plan an image that this worker has the right to plan, and return its first open region.
 
         Raises:
             ProcessImageException: it cannot be planned; its FAILED status is out.
         """
-        with bind_job(job_id=job.request.job_id, image_id=job.image_id):
-            with self.context.leases.keep(self._planning_lease(job)):
-                item = self.job_table.get_image_request(job.image_id)
-                if item.is_terminal:
-                    # It was cancelled while it waited.
-                    self.completion.close(item)
-                    return
-                request = self._stored_request(item)
-                if request is None:
-                    return
-                try:
-                    plan = self._plan_of(request, item)
-                    planned = dataclasses.replace(plan.applied_to(item), first_attempt=job.first_attempt)
-                    stored = self.job_table.fix_plan(planned)
-                except ConditionNotMetError:
-                    return
-                except Exception as err:  # noqa: BLE001 - each has a verdict
-                    self._planning_failed(item, err)
-                    return
-                if (stored.generation or 0) != job.generation:
-                    # This worker slept while the job ended and began again. To begin its regions again as well would
-                    # count them twice where only outputs are missing.
-                    return
-                logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
-                self.tell_progress(stored)
-                waiting = self._share_out(plan.regions, request, stored.image_extension or "", stored.generation or 0)
-            if waiting:
-                self._process_first(waiting[0], on_cut=on_cut)
+        with (
+            bind_job(job_id=job.request.job_id, image_id=job.image_id),
+            self.context.leases.keep(self._planning_lease(job)),
+        ):
+            item = self.job_table.get_image_request(job.image_id)
+            if item.is_terminal:
+                # It was cancelled while it waited.
+                self.completion.close(item)
+                return None
+            request = self._stored_request(item)
+            if request is None:
+                return None
+            try:
+                plan = self._plan_of(request, item)
+                planned = dataclasses.replace(plan.applied_to(item), first_attempt=job.first_attempt)
+                stored = self.job_table.fix_plan(planned)
+            except ConditionNotMetError:
+                return None
+            except Exception as err:  # noqa: BLE001 - each has a verdict
+                self._planning_failed(item, err)
+                return None
+            if (stored.generation or 0) != job.generation:
+                # This worker slept while the job ended and began again. To begin its regions again as well would
+                # count them twice where only outputs are missing.
+                return None
+            logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
+            self.completion.publish_progress(stored)
+            return self._share_out(plan.regions, request, stored.image_extension or "", stored.generation or 0)
 
     def measure(self, job: OpenJob) -> None:
         """Read the header of an image that waits, so that its load is known; one that cannot be planned ends here.
@@ -271,9 +284,7 @@ class ImageRequestHandler:
 
         The first one has its message like every other, so that nothing depends on this worker's life.
         """
-        waiting = self._share_out(all_regions, image_request, image_extension or "", 0)
-        if waiting:
-            self._process_first(waiting[0], raster_dataset, sensor_model)
+        self.process_first(self._share_out(all_regions, image_request, image_extension or "", 0))
 
     def load_image_request(
         self, job_item: JobItem, roi: "BaseGeometry | None"
@@ -382,18 +393,6 @@ class ImageRequestHandler:
         if not SinkFactory.sink_features(str(job_item.job_id), job_item.outputs or "", features):
             raise AggregateOutputFeaturesException(f"no output of {job_item.job_id} took its features")
 
-    def tell(self, item: JobItem, status: RequestStatus, message: str) -> None:
-        """Publish a status that changes nothing; one that cannot be published is only logged."""
-        extra = _progress_of(item) if status is RequestStatus.IN_PROGRESS else {}
-        try:
-            self.image_status_monitor.process_event(item, status, message, extra)
-        except StatusError as err:
-            logger.warning("status.not_published", status=str(status), reason=str(err))
-
-    def tell_progress(self, item: JobItem) -> None:
-        """Publish how far an image is."""
-        self.tell(item, RequestStatus.IN_PROGRESS, _progress_text(item))
-
     # Planning -------------------------------------------------------------------------------------------------------
 
     def _with_variant(self, request: ImageRequest) -> ImageRequest:
@@ -455,19 +454,19 @@ class ImageRequestHandler:
         request: ImageRequest,
         extension: str,
         generation: int,
-    ) -> list[RegionRequest]:
-        """A4: give each region its row and put it on the queue; return those that have not ended."""
+    ) -> RegionName | None:
+        """A4: give each region its row and put it on the queue; return the first that has not ended."""
         requests = [_region_request(request, region, extension) for region in regions]
         # Each write takes some milliseconds, and a large image has thousands of regions.
         with self.context.make_writers(_REGION_WRITERS) as writers:
             is_begun = writers.map(lambda region: self._is_begun(region, generation), requests)
-            waiting = [region for region, is_waiting in zip(requests, is_begun, strict=True) if is_waiting]
-        self.region_request_queue.send_requests([RegionName.of(region).to_message() for region in waiting])
+            waiting = [RegionName.of(region) for region, is_open in zip(requests, is_begun, strict=True) if is_open]
+        self.region_request_queue.send_requests([region.to_message() for region in waiting])
         job = self.ledger.find(request)
         # Whoever slept while the job ended and began again has not shared out the plan of this generation.
         if job is not None and job.generation == generation:
             self.ledger.finish_planning(job)
-        return waiting
+        return waiting[0] if waiting else None
 
     def _is_begun(self, region: RegionRequest, generation: int) -> bool:
         """Give a region its row, or begin it again in a later generation (D2); False when it has ended in this one."""
@@ -481,32 +480,6 @@ class ImageRequestHandler:
             # Its generation ended before it did, by being cancelled or given up.
             self.region_request_table.reopen(region.image_id, region.region_id, generation)
         return True
-
-    def _process_first(
-        self,
-        region: RegionRequest,
-        dataset: "gdal.Dataset | None" = None,
-        sensor_model: "SensorModel | None" = None,
-        on_cut: Callable[[], None] = lambda: None,
-    ) -> None:
-        try:
-            job = self.region_request_handler.process_region_request(region, None, dataset, sensor_model, on_cut=on_cut)
-        except RetryableJobException as err:
-            # Its message is on the queue, so it is done from there.
-            logger.info("region.left_to_queue", reason=str(err))
-            return
-        self.region_ended(job)
-
-    def region_ended(self, job: JobItem) -> None:
-        """Tell how far an image is, or finish it when the region was its last.
-
-        Where its outputs do not take it now, the sweeper finishes it later: the region itself has ended.
-        """
-        if JobTable.is_image_request_complete(job):
-            with suppress(AggregateFeaturesException):
-                self.completion.finish(job.image_id)
-        elif not job.is_terminal:
-            self.tell_progress(job)
 
     def _meet_again(self, request: ImageRequest, message_id: str) -> None:
         """Deal with a request that came before: begin it again if it was sent again, else tell its status again.
@@ -522,7 +495,7 @@ class ImageRequestHandler:
             if not self.redrive(item, request, message_id):
                 raise RetryableJobException("the job is being closed, or was begun again just now")
         elif not item.status_outbox:
-            self.tell(item, RequestStatus(str(item.image_status)), item.message or "")
+            publish(self.image_status_monitor, item, RequestStatus(str(item.image_status)), item.message or "")
 
 
 def _region_request(request: ImageRequest, region: ImageRegion, extension: str) -> RegionRequest:
@@ -532,18 +505,3 @@ def _region_request(request: ImageRequest, region: ImageRegion, extension: str) 
         region_id=region_id_of(region, request.job_id),
         image_extension=extension,
     )
-
-
-def _progress_text(item: JobItem) -> str:
-    """Return in words how far an image is."""
-    failed = item.tile_error or 0
-    text = f"Processing regions: {(item.tile_success or 0) + failed} of {item.tile_count or 0} tiles done"
-    return f"{text}, {failed} of them failed" if failed else text
-
-
-def _progress_of(item: JobItem) -> dict[str, str]:
-    """Return how many tiles are done, as the attributes of an IN_PROGRESS status."""
-    total = item.tile_count or 0
-    done = (item.tile_success or 0) + (item.tile_error or 0)
-    percent = 100 * done // total if total else 0
-    return {"tiles_done": str(done), "tiles_total": str(total), "percent": str(percent)}

@@ -19,6 +19,7 @@ from .job_rules import POISON_IMAGE_S, SILENT_LEASES, is_late, is_passing, is_po
 from .metrics import COUNT, MetricsRecorder
 from .observability import bind_job
 from .queue.request_queue import RequestQueue
+from .region_outcome import Deferred
 from .region_request_handler import RegionRequestHandler
 from .status.safe_text import safe_text
 
@@ -224,7 +225,9 @@ class JobSweeper:
             return
         if is_late:
             region.message = late_reason(self._config.job_deadline_s)
-            self._images.region_ended(self._regions.fail_region_request(region))
+            outcome = self._regions.fail_region_request(region)
+            if isinstance(outcome, Deferred):
+                logger.warning("region.not_advanced", region_id=region.region_id, reason=outcome.reason)
             return
         sent_s = region.queued_time or 0.0
         has_been_silent = now_s - sent_s > silence_s(sent_s - planned_s, self._config.region_lease_s)

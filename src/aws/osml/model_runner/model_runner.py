@@ -24,6 +24,7 @@ from .database.region_request_table import RegionRequestTable
 from .database.scheduling_turns import SchedulingTurns
 from .dispatch import DeadLetters, ImageMessages, RegionMessages, ScheduledImages
 from .health import HealthFile
+from .image_completion import ImageCompletion
 from .image_request_handler import ImageRequestHandler
 from .job_sweeper import JobSweeper
 from .lease_keeper import Lease
@@ -162,6 +163,15 @@ class ModelRunner:
         self.image_status_monitor = ImageStatusMonitor(config.image_status_topic)
         self.region_status_monitor = RegionStatusMonitor(config.region_status_topic)
         self.endpoint_utils = EndpointUtils(config.throttling_scale_factor, config.workers_per_cpu, context.clients)
+        self.image_dead_letters = DeadLetters(self.image_request_queue, config.image_dlq)
+        self.completion = ImageCompletion(
+            self.job_table,
+            self.ledger.close,
+            self.image_status_monitor,
+            self.tiling_strategy,
+            context,
+            self.image_dead_letters.put_image,
+        )
         self.region_request_handler = RegionRequestHandler(
             self.region_request_table,
             self.job_table,
@@ -171,6 +181,8 @@ class ModelRunner:
             self.endpoint_utils,
             config,
             context,
+            self.completion.publish_progress,
+            self.completion.region_ended,
         )
         self.endpoint_capacities = EndpointCapacityEstimator(
             config, context.clients, context.metrics, self.endpoint_facts, context.now, context.rng, context.sleep
@@ -188,10 +200,8 @@ class ModelRunner:
             self.region_request_handler,
             self.ledger,
             self.endpoint_capacities,
+            self.completion,
         )
-        self.region_request_handler.tell_progress = self.image_request_handler.tell_progress
-        self.image_dead_letters = DeadLetters(self.image_request_queue, config.image_dlq)
-        self.image_request_handler.completion.set_aside = self.image_dead_letters.put_image
         self.sweeper = JobSweeper(
             self.ledger,
             self.job_table,
@@ -238,7 +248,6 @@ class ModelRunner:
             self.region_request_queue,
             DeadLetters(self.region_request_queue, self.config.region_dlq),
             self.region_request_handler,
-            self.image_request_handler,
             on_ended,
         )
         # Each that is cut has a tile with the model, or in front of it: more of them would keep no further call busy.

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
-from .exceptions import RegionDeferredError
+from .region_outcome import Deferred
 
 C = TypeVar("C")
 
@@ -26,20 +26,20 @@ class Quarantine:
         self._has_suspect = False
 
     @contextmanager
-    def entered(self, claim: Callable[[], C], is_suspect: Callable[[C], bool]) -> Iterator[C]:
+    def entered(self, claim: Callable[[], C], is_suspect: Callable[[C], bool]) -> Iterator[C | Deferred]:
         """Claim a region and yield what ``claim`` returned, for as long as the caller works on it.
 
-        Raises:
-            RegionDeferredError: a suspect is here; nothing was claimed.
+        Where a suspect is here nothing is claimed, and ``Deferred`` is yielded.
         """
         if self._has_suspect:
             # Or this worker would give back the whole queue, message after message, for as long as the suspect takes.
             self._pause(_WAIT_S)
+        claimed: C | Deferred = Deferred("a region that crashed workers is alone here", _RETRY_AFTER_S)
+        is_alone = False
         with self._claiming:
-            if self._has_suspect:
-                raise RegionDeferredError("a region that crashed workers is alone here", _RETRY_AFTER_S)
-            claimed = claim()
-            is_alone = self._has_suspect = is_suspect(claimed)
+            if not self._has_suspect:
+                claimed = claim()
+                is_alone = self._has_suspect = is_suspect(claimed)
         try:
             yield claimed
         finally:

@@ -2,9 +2,8 @@
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 import structlog
 from aws_embedded_metrics import MetricsLogger
@@ -27,12 +26,9 @@ from .database.region_request_table import (
 )
 from .exceptions import (
     FeatureError,
-    GetImageRequestItemException,
     ImageError,
     LeaseLostError,
     ModelBackPressureError,
-    RegionDeferredError,
-    SelfThrottledRegionException,
     StatusError,
     TableBusyError,
 )
@@ -40,6 +36,8 @@ from .inference.exceptions import ModelJobError
 from .job_rules import POISON_REGION_S, backoff_s, is_poison, late_reason, region_status
 from .lease_keeper import Lease
 from .observability import bind_job
+from .queue.request_queue import MAX_VISIBILITY_S
+from .region_outcome import Deferred, Ended
 from .region_work import RegionWork
 from .scheduler.survey import lane_of
 from .status.region_status_monitor import RegionStatusMonitor
@@ -48,11 +46,6 @@ from .tile_problems import MAX_REASON_CHARACTERS
 from .tile_worker.region_run import RegionRun, Tile
 from .tile_worker.tiling_strategy import TilingStrategy
 from .worker_context import WorkerContext
-
-if TYPE_CHECKING:
-    from osgeo import gdal
-
-    from aws.osml.photogrammetry import SensorModel
 
 logger = structlog.get_logger(__name__)
 
@@ -71,10 +64,23 @@ _PROGRESS_EVERY_S = 30.0
 _ROOM_LOOKS = 20
 _ROOM_PAUSE_S = 0.25
 _NO_ROOM_S = (20.0, 40.0)
+# How often the wait for a slot at an endpoint doubles.
+_SLOT_DOUBLINGS = 3
+# A region whose tables are busy, or whose lease another worker took, is tried again after so many seconds.
+_TABLE_BUSY_S = (10.0, 30.0)
+_LEASE_LOST_S = (30.0, 60.0)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class RegionRequestHandler:
-    """Processes regions, any number of them at once."""
+    """Processes regions, any number of them at once.
+
+    ``publish_progress`` publishes how far an image is, from a row with the counts of tiles so far. ``on_ended`` is
+    called with the image's row after a region has ended.
+    """
 
     def __init__(
         self,
@@ -85,7 +91,9 @@ class RegionRequestHandler:
         tiling_strategy: TilingStrategy,
         endpoint_utils: EndpointUtils,
         config: ServiceConfig,
-        context: WorkerContext | None = None,
+        context: WorkerContext,
+        publish_progress: Callable[[JobItem], None],
+        on_ended: Callable[[JobItem], None],
     ) -> None:
         self.region_request_table = region_request_table
         self.job_table = job_table
@@ -94,98 +102,91 @@ class RegionRequestHandler:
         self.tiling_strategy = tiling_strategy
         self.endpoint_utils = endpoint_utils
         self.config = config
-        # Publishes how far an image is, from a row with the counts of tiles so far.
-        self.tell_progress: Callable[[JobItem], None] = lambda _job: None
-        self._context = context
-
-    @property
-    def context(self) -> WorkerContext:
-        """What this process's handlers share."""
-        if self._context is None:
-            self._context = WorkerContext.from_config(self.config)
-        return self._context
+        self.context = context
+        self._publish_progress = publish_progress
+        self._on_ended = on_ended
 
     def process_region_request(
-        self,
-        region_request: RegionName | RegionRequest,
-        region_request_item: RegionRequestItem | None = None,
-        raster_dataset: "gdal.Dataset | None" = None,
-        sensor_model: "SensorModel | None" = None,
-        metrics: MetricsLogger | None = None,
-        on_cut: Callable[[], None] = lambda: None,
-    ) -> JobItem:
-        """Claim a region, do the tiles that have no outcome yet, end the region and return its image's row.
+        self, region: RegionName, receive_count: int = 1, on_cut: Callable[[], None] = _nothing
+    ) -> Ended | Deferred:
+        """Claim a region, do the tiles without an outcome, end the region, and finish its image if it was the last.
 
-        The tables say what the region is; ``region_request`` only names it. A region that has ended is left as it is.
-        ``raster_dataset`` and ``sensor_model`` serve a caller that has the
-        image open; without them it is opened by its URL, or shared with another region that runs here. ``on_cut`` is
-        called when few tiles are left to cut, unless the endpoint counts regions: it would only refuse the next one.
-
-        Raises:
-            RegionDeferredError: the region is another worker's, has to wait, or was interrupted, or a region that
-                crashed workers is alone here; ask again later.
-            SelfThrottledRegionException: the endpoint works on as many regions as it may.
-            LeaseLostError: another worker took the region over.
-            GetImageRequestItemException: its image has no row any more.
+        The tables say what the region is. ``receive_count`` is how often its message came. ``on_cut`` is called when
+        few tiles are left to cut, unless the endpoint counts regions: it would only refuse the next one.
         """
-        name = region_request
-        with bind_job(job_id=name.job_id, image_id=name.image_id, region_id=name.region_id):
-            if region_request_item is not None:
-                self.region_request_table.start_region_request(region_request_item)
-            job = self.job_table.find(name.image_id)
-            if job is None:
-                raise GetImageRequestItemException(f"no image {name.image_id}")
-            region = self.region_request_table.get_region_request(name.region_id, name.image_id)
-            if job.is_terminal or region is None or region.is_terminal:
-                return job
-            request = region_request_of(job, region)
-            self._wait_for_room(request)
-            with (
-                self._slot_at_endpoint(request) as keep_slot,
-                # Before the claim, whose lease runs while these tables are slow.
-                self._share_of_endpoint(request) as refresh_share,
-                self.context.quarantine.entered(
-                    partial(self._claim, request.image_id, request.region_id), self._is_suspect
-                ) as claim,
-            ):
-                if claim is None:
-                    return self.job_table.get_image_request(request.image_id)
-                with self._given_back_on_error(claim):
-                    work = RegionWork(request, self.tiling_strategy, self.context, raster_dataset, sensor_model)
-                    if not self._is_throttled(request):
-                        work.on_cut = on_cut
-
-                    def keep() -> bool:
-                        refresh_share()
-                        return keep_slot()
-
-                    return self._process(claim, work, keep)
+        with bind_job(job_id=region.job_id, image_id=region.image_id, region_id=region.region_id):
+            try:
+                outcome = self._process(region, receive_count, on_cut)
+                if isinstance(outcome, Ended) and outcome.job is not None:
+                    self._on_ended(outcome.job)
+            except TableBusyError as err:
+                logger.warning("table.busy", reason=str(err))
+                return Deferred(str(err), self.context.rng.uniform(*_TABLE_BUSY_S))
+            except LeaseLostError as err:
+                return Deferred(str(err), self.context.rng.uniform(*_LEASE_LOST_S))
+            return outcome
 
     def fail_region_request(
         self, region_request_item: RegionRequestItem, metrics: MetricsLogger | None = None
-    ) -> JobItem:
+    ) -> Ended | Deferred:
         """End a region whose remaining tiles nobody will do: each without an outcome fails, then the region ends.
 
-        ``region_request_item.message`` says why. Tiles that have an outcome keep it.
-
-        Raises:
-            RegionDeferredError: a worker is at it.
+        ``region_request_item.message`` says why. Tiles that have an outcome keep it. A region that another worker
+        processes is deferred.
         """
         item = region_request_item
         with bind_job(job_id=item.job_id or "", image_id=item.image_id, region_id=item.region_id):
             job = self.job_table.get_image_request(item.image_id)
             claim = self._claim(item.image_id, item.region_id, is_to_seal=True)
-            if claim is None:
-                return job
-            with self._given_back_on_error(claim):
-                request = region_request_of(job, claim.item)
-                work = RegionWork(request, self.tiling_strategy, self.context)
-                return self._seal(claim, work, job, item.message or "the region was given up")
+            outcome: Ended | Deferred = Ended(job)
+            if isinstance(claim, Deferred):
+                return claim
+            if claim is not None:
+                work = RegionWork(region_request_of(job, claim.item), self.tiling_strategy, self.context)
+                outcome = self._released_unless_ended(
+                    claim, lambda: self._seal(claim, work, job, item.message or "the region was given up")
+                )
+            if isinstance(outcome, Ended) and outcome.job is not None:
+                self._on_ended(outcome.job)
+            return outcome
 
-    def _process(self, claim: RegionClaim, work: RegionWork, keep_slot: Callable[[], bool]) -> JobItem:
+    def _process(self, name: RegionName, receive_count: int, on_cut: Callable[[], None]) -> Ended | Deferred:
+        job = self.job_table.find(name.image_id)
+        if job is None:
+            logger.info("message.outlived_its_job")
+            return Ended(None)
+        region = self.region_request_table.get_region_request(name.region_id, name.image_id)
+        if job.is_terminal or region is None or region.is_terminal:
+            return Ended(job)
+        request = region_request_of(job, region)
+        if refusal := self._wait_for_room(request):
+            return refusal
+        with ExitStack() as held:
+            keep_slot = held.enter_context(self._slot_at_endpoint(request, receive_count))
+            if isinstance(keep_slot, Deferred):
+                return keep_slot
+            # Before the claim, whose lease runs while these tables are slow.
+            refresh_share = held.enter_context(self._share_of_endpoint(request))
+            claim = held.enter_context(
+                self.context.quarantine.entered(partial(self._claim, name.image_id, name.region_id), self._is_suspect)
+            )
+            if isinstance(claim, Deferred):
+                return claim
+            if claim is None:
+                return Ended(self.job_table.get_image_request(name.image_id))
+            is_throttled = self._is_throttled(request)
+            work = RegionWork(request, self.tiling_strategy, self.context, _nothing if is_throttled else on_cut)
+
+            def keep() -> bool:
+                refresh_share()
+                return keep_slot()
+
+            return self._released_unless_ended(claim, lambda: self._process_claimed(claim, work, keep))
+
+    def _process_claimed(self, claim: RegionClaim, work: RegionWork, keep_slot: Callable[[], bool]) -> Ended | Deferred:
         job = self.job_table.get_image_request(claim.item.image_id)
         if job.is_terminal:
-            return job
+            return Ended(job)
         attempts, now_s = claim.item.stalled_attempts or 0, self.context.now()
         if is_poison(attempts, claim.item.stall_first_time, now_s, self.config.max_region_attempts, POISON_REGION_S):
             return self._seal(claim, work, job, f"no progress in {attempts} attempts")
@@ -200,6 +201,8 @@ class RegionRequestHandler:
                 outcomes = work.run(run, tiles, claim.item)
         except (ImageError, FeatureError) as err:
             return self._give_up_image(claim, work, job, err)
+        if isinstance(outcomes, Deferred):
+            return outcomes
         if lease.lost.is_set():
             raise LeaseLostError(f"{claim.item.region_id} was taken over, or its job was ended")
         if len(outcomes) == len(tiles):
@@ -208,16 +211,32 @@ class RegionRequestHandler:
             return self._seal(claim, work, job, late_reason(self.config.job_deadline_s))
         return self._give_back(claim, work, job, run)
 
+    def _released_unless_ended(self, claim: RegionClaim, work: Callable[[], Ended | Deferred]) -> Ended | Deferred:
+        """Release the claim however the work fails: a worker that lives to do so has not crashed."""
+        try:
+            outcome = work()
+        except LeaseLostError:
+            raise
+        except TableBusyError as err:
+            wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng)
+            with suppress(TableBusyError):  # the lease ends by itself
+                self.region_request_table.release(claim, self.context.now() + wait_s, is_backoff=True)
+            return Deferred(f"a table is busy: {err}", wait_s, is_backoff=True)
+        except BaseException:
+            self.region_request_table.release(claim)
+            raise
+        if isinstance(outcome, Deferred):
+            not_before = self.context.now() + outcome.retry_after_s if outcome.retry_after_s else 0.0
+            self.region_request_table.release(claim, not_before, outcome.is_backoff)
+        return outcome
+
     # Claim ----------------------------------------------------------------------------------------------------------
 
-    def _wait_for_room(self, request: RegionRequest) -> None:
+    def _wait_for_room(self, request: RegionRequest) -> Deferred | None:
         """Wait a little until this process can use a region of the request's endpoint.
 
         A fast endpoint has room soon, and its next region should be here then. For a slow one the region goes to a
         worker with less to do: claimed here it would only wait in a queue.
-
-        Raises:
-            RegionDeferredError: the tiles that wait here keep the endpoint busy, or other workers do.
         """
         context, lane = self.context, lane_of(request)
         limit = context.call_limit_for(lane)
@@ -226,28 +245,31 @@ class RegionRequestHandler:
                 break
             context.pause(_ROOM_PAUSE_S)
         if limit.is_full:
-            raise RegionDeferredError("tiles of its endpoint wait here", context.rng.uniform(*_NO_ROOM_S))
+            return Deferred("tiles of its endpoint wait here", context.rng.uniform(*_NO_ROOM_S))
         if not context.shares.has_room(lane.name, context.endpoint_calls(request)):
-            raise RegionDeferredError("other workers use its endpoint fully", context.rng.uniform(*_NO_ROOM_S))
+            return Deferred("other workers use its endpoint fully", context.rng.uniform(*_NO_ROOM_S))
+        return None
 
     def _share_of_endpoint(self, request: RegionRequest) -> AbstractContextManager[Callable[[], None]]:
         context, lane = self.context, lane_of(request)
         capacity = partial(context.endpoint_calls, request)
         return context.shares.holding(lane.name, capacity, context.call_limit_for(lane))
 
-    def _claim(self, image_id: str, region_id: str, is_to_seal: bool = False) -> RegionClaim | None:
-        """Return our claim, or None when the region has ended."""
+    def _claim(self, image_id: str, region_id: str, is_to_seal: bool = False) -> RegionClaim | Deferred | None:
+        """Return our claim, or None when the region has ended; it is deferred while another worker holds it."""
         claim = self.region_request_table.claim(
             image_id, region_id, self.context.owner, self.config.region_lease_s, is_to_seal
         )
         if isinstance(claim, RegionHeld):
             jitter_s = self.context.rng.uniform(0, 2)
-            raise RegionDeferredError(f"{region_id} has to wait", claim.retry_after_s + jitter_s)
+            return Deferred(f"{region_id} has to wait", claim.retry_after_s + jitter_s)
         return None if isinstance(claim, RegionEnded) else claim
 
-    def _is_suspect(self, claim: RegionClaim | None) -> bool:
+    def _is_suspect(self, claim: RegionClaim | Deferred | None) -> bool:
         """Return True for a region that has come half of the way to being given up."""
-        return claim is not None and (claim.item.stalled_attempts or 0) > max(1, self.config.max_region_attempts // 2)
+        if not isinstance(claim, RegionClaim):
+            return False
+        return (claim.item.stalled_attempts or 0) > max(1, self.config.max_region_attempts // 2)
 
     def _new_run(self, claim: RegionClaim, job: JobItem) -> RegionRun:
         item = claim.item
@@ -278,7 +300,7 @@ class RegionRequestHandler:
             states = [*run.done_before.values(), *list(run.outcomes.values())]
             if len(states) > last_count:
                 last_count, failed = len(states), states.count(TileState.FAILED)
-                self.tell_progress(dataclasses.replace(job, tile_success=last_count - failed, tile_error=failed))
+                self._publish_progress(dataclasses.replace(job, tile_success=last_count - failed, tile_error=failed))
                 run.note_life()
 
         return tell
@@ -304,31 +326,11 @@ class RegionRequestHandler:
         return job is not None and not job.is_terminal
 
     @contextmanager
-    def _given_back_on_error(self, claim: RegionClaim) -> Iterator[None]:
-        """Release the claim however the work fails: a worker that lives to do so has not crashed."""
-        try:
-            yield
-        except LeaseLostError:
-            raise
-        except TableBusyError as err:
-            wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng)
-            with suppress(TableBusyError):  # the lease ends by itself
-                self.region_request_table.release(claim, self.context.now() + wait_s, is_backoff=True)
-            raise RegionDeferredError(f"a table is busy: {err}", wait_s, is_backoff=True) from err
-        except RegionDeferredError as err:
-            not_before = self.context.now() + err.retry_after_s if err.retry_after_s else 0.0
-            self.region_request_table.release(claim, not_before, err.is_backoff)
-            raise
-        except BaseException:
-            self.region_request_table.release(claim)
-            raise
-
-    @contextmanager
-    def _slot_at_endpoint(self, request: RegionRequest) -> Iterator[Callable[[], bool]]:
+    def _slot_at_endpoint(self, request: RegionRequest, receive_count: int) -> Iterator[Callable[[], bool] | Deferred]:
         """Hold one of the endpoint's slots for a region, where workers throttle themselves; yield what keeps it.
 
-        Raises:
-            SelfThrottledRegionException: the endpoint works on as many regions as it may.
+        Where the endpoint works on as many regions as it may, ``Deferred`` is yielded: for twice as long each time that
+        the message comes, so that many such regions cost few calls.
         """
         table, lease_s = self.endpoint_statistics_table, self.config.region_lease_s
         endpoint = dataclasses.replace(lane_of(request), part="").name
@@ -345,7 +347,10 @@ class RegionRequestHandler:
             slot = table.take_slot(endpoint, self.context.owner, max(1, most), lease_s)
         if slot is None:
             self.context.metrics.record("RegionProcessing", "Throttles", 1, "Count", ModelName=request.model_name)
-            raise SelfThrottledRegionException(f"{request.model_name} works on as many regions as it may")
+            longest_s = self.config.throttling_retry_timeout * 2.0 ** min(receive_count - 1, _SLOT_DOUBLINGS)
+            wait_s = min(longest_s, MAX_VISIBILITY_S) * self.context.rng.uniform(0.5, 1.0)
+            yield Deferred(f"{request.model_name} works on as many regions as it may", wait_s)
+            return
         try:
             hurried = self.context.hurried(table)
             yield lambda: hurried.renew_slot(slot, lease_s)
@@ -366,38 +371,36 @@ class RegionRequestHandler:
 
     # Ends -----------------------------------------------------------------------------------------------------------
 
-    def _give_back(self, claim: RegionClaim, work: RegionWork, job: JobItem, run: RegionRun) -> JobItem:
-        """Decide when a region that was not finished is tried again; raises RegionDeferredError, or seals it."""
-        reason = run.stopped_by
-        if isinstance(reason, ModelJobError) and (claim.item.backoffs or 0) >= _MAX_ENDPOINT_TRIES:
+    def _give_back(self, claim: RegionClaim, work: RegionWork, job: JobItem, run: RegionRun) -> Ended | Deferred:
+        """Decide when a region that was not finished is tried again, or seal it."""
+        reason, rng, backoffs = run.stopped_by, self.context.rng, claim.item.backoffs or 0
+        if isinstance(reason, ModelJobError) and backoffs >= _MAX_ENDPOINT_TRIES:
             return self._seal(claim, work, job, _endpoint_trouble(job, reason))
         if self.context.stopping.is_set():
-            raise RegionDeferredError("the worker stops", 0.0) from reason
+            return Deferred("the worker stops", 0.0)
         if isinstance(reason, ImageError):
             return self._give_up_image(claim, work, job, reason)
         at_least_s = reason.retry_after_s or 0.0 if isinstance(reason, ModelBackPressureError) else 0.0
         if isinstance(reason, MemoryError | TableBusyError):
-            wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng)
             lack = "memory for the region" if isinstance(reason, MemoryError) else f"a table that responds: {reason}"
-            raise RegionDeferredError(f"the worker lacks {lack}", wait_s, is_backoff=True) from reason
+            return Deferred(f"the worker lacks {lack}", backoff_s(backoffs, rng), is_backoff=True)
         if run.outcomes:
-            raise RegionDeferredError("the region was interrupted", at_least_s) from reason
-        wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng, at_least_s)
-        raise RegionDeferredError(_endpoint_trouble(job, reason), wait_s, is_backoff=True) from reason
+            return Deferred("the region was interrupted", at_least_s)
+        return Deferred(_endpoint_trouble(job, reason), backoff_s(backoffs, rng, at_least_s), is_backoff=True)
 
     def _give_up_image(
         self, claim: RegionClaim, work: RegionWork, job: JobItem, err: ImageError | FeatureError
-    ) -> JobItem:
+    ) -> Ended | Deferred:
         """Try again later to open an image that was there when planned; not for ever, if it was reached.
 
         Features that cannot be located once cannot be located later.
         """
         backoffs = claim.item.backoffs or 0
         if err.can_retry or (isinstance(err, ImageError) and backoffs < _MAX_OPEN_TRIES):
-            raise RegionDeferredError(str(err), backoff_s(backoffs, self.context.rng), is_backoff=True) from err
+            return Deferred(str(err), backoff_s(backoffs, self.context.rng), is_backoff=True)
         return self._seal(claim, work, job, str(err))
 
-    def _seal(self, claim: RegionClaim, work: RegionWork, job: JobItem, reason: str) -> JobItem:
+    def _seal(self, claim: RegionClaim, work: RegionWork, job: JobItem, reason: str) -> Ended:
         """Fail every tile without an outcome, then end the region; a worker that still does a tile loses its write."""
         logger.warning("region.sealed", reason=reason)
         reason = safe_text(reason, MAX_REASON_CHARACTERS)
@@ -419,7 +422,7 @@ class RegionRequestHandler:
         tiles: Sequence[Tile],
         outcomes: dict[int, TileState],
         message: str | None = None,
-    ) -> JobItem:
+    ) -> Ended:
         """R3, then tell the world; a status that cannot be published changes no count."""
         succeeded = [tile.bounds for tile in tiles if outcomes[tile.index] is TileState.SUCCEEDED]
         failed = [tile.bounds for tile in tiles if outcomes[tile.index] is not TileState.SUCCEEDED]
@@ -436,7 +439,7 @@ class RegionRequestHandler:
             )
             self._publish(ended)
             self._record(claim, job, len(failed))
-        return self.job_table.get_image_request(claim.item.image_id)
+        return Ended(self.job_table.get_image_request(claim.item.image_id))
 
     def _publish(self, item: RegionRequestItem) -> None:
         try:

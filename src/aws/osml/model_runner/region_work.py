@@ -4,7 +4,6 @@ import dataclasses
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import structlog
 
@@ -14,23 +13,19 @@ from .api.region_request import RegionRequest
 from .common.typing import ImageDimensions, ImageRegion, TileState
 from .database.job_table import JobItem
 from .database.region_request_table import RegionRequestItem
-from .exceptions import LoadImageException, RegionDeferredError
+from .exceptions import LoadImageException
 from .features.location_grid import LocationGrid
 from .image_interest import interest_in
 from .inference.retry import RetryBudget
 from .job_rules import backoff_s
 from .raster import ImageSource, image_to_world, is_quick
+from .region_outcome import Deferred
 from .scheduler.survey import lane_of
 from .tile_steps import DetectionSteps
 from .tile_worker.region_plan import RegionPlanner
 from .tile_worker.region_run import RegionRun, Tile
 from .tile_worker.tiling_strategy import TilingStrategy
 from .worker_context import WorkerContext
-
-if TYPE_CHECKING:
-    from osgeo import gdal
-
-    from aws.osml.photogrammetry import SensorModel
 
 logger = structlog.get_logger(__name__)
 
@@ -62,15 +57,13 @@ class RegionWork:
         request: RegionRequest,
         strategy: TilingStrategy,
         context: WorkerContext,
-        dataset: "gdal.Dataset | None" = None,
-        sensor_model: "SensorModel | None" = None,
+        on_cut: Callable[[], None] = lambda: None,
     ) -> None:
         self._request = request
         self._strategy = strategy
         self._context = context
-        self._given = (dataset, sensor_model)
         self._source: ImageSource | None = None
-        self.on_cut: Callable[[], None] = lambda: None
+        self._on_cut = on_cut
         self._run: RegionRun | None = None
         self.features = context.feature_table(
             ImageDimensions(*request.tile_size), ImageDimensions(*request.tile_overlap), self._note_life
@@ -83,11 +76,6 @@ class RegionWork:
         Raises:
             ImageError: it cannot be opened, or it is not the image that was planned.
         """
-        dataset, sensor_model = self._given
-        if dataset is not None:
-            self._source = ImageSource.from_dataset(dataset, sensor_model)
-            yield self._source
-            return
         with self._context.lend_image(self._request) as source:
             if job.image_etag and source.etag and source.etag != job.image_etag:
                 raise LoadImageException("the image was replaced after its job began")
@@ -113,8 +101,11 @@ class RegionWork:
         indexes = [tile.index for tile in tiles]
         return self.features.committed_tiles(item.image_id, item.region_id, indexes, item.generation or 0)
 
-    def run(self, run: RegionRun, tiles: Sequence[Tile], item: RegionRequestItem) -> dict[int, TileState]:
-        """Do every tile without an outcome, and return all outcomes; fewer than tiles when ``run`` was stopped."""
+    def run(self, run: RegionRun, tiles: Sequence[Tile], item: RegionRequestItem) -> dict[int, TileState] | Deferred:
+        """Do every tile without an outcome, and return all outcomes; fewer than tiles when ``run`` was stopped.
+
+        A region most of whose tiles crash the model is deferred: the model may be mended soon.
+        """
         self._run = run
         is_first_attempt = (item.region_retry_count or 0) <= 1
         done = {} if is_first_attempt else self.committed(tiles, item)
@@ -127,7 +118,12 @@ class RegionWork:
             with run.waiting(), steps.call_limit.expecting(len(todo)) as note_begun:
                 self._run_tiles(run, dataclasses.replace(steps, note_begun=note_begun), todo, known, item)
             if not run.is_stopped:
-                self._settle_suspects(run, steps, len(tiles), item)
+                if is_outage(len(steps.suspects), len(tiles), item.backoffs or 0):
+                    example = steps.suspects[0][1].error_reason
+                    reason = f"{len(steps.suspects)} of {len(tiles)} tiles crash the model, for example: {example}"
+                    return Deferred(reason, backoff_s(item.backoffs or 0, self._context.rng), is_backoff=True)
+                for tile, result in steps.suspects:
+                    run.outcomes[tile.index] = steps.commit(tile, result)
         return done | run.outcomes
 
     def _note_life(self) -> None:
@@ -135,20 +131,6 @@ class RegionWork:
         self._context.note_progress()
         if self._run is not None:
             self._run.note_life()
-
-    def _settle_suspects(self, run: RegionRun, steps: DetectionSteps, tile_count: int, item: RegionRequestItem) -> None:
-        """Fail the tiles that crashed the model, unless they are so many that it is the model's fault.
-
-        Raises:
-            RegionDeferredError: more than half of the region's tiles crashed it: it may be mended soon.
-        """
-        backoffs = item.backoffs or 0
-        if len(steps.suspects) > tile_count * _OUTAGE_SHARE and backoffs < _MAX_OUTAGE_TRIES:
-            example = steps.suspects[0][1].error_reason
-            reason = f"{len(steps.suspects)} of {tile_count} tiles crash the model, for example: {example}"
-            raise RegionDeferredError(reason, backoff_s(backoffs, self._context.rng), is_backoff=True)
-        for tile, result in steps.suspects:
-            run.outcomes[tile.index] = steps.commit(tile, result)
 
     def _run_tiles(
         self, run: RegionRun, steps: DetectionSteps, tiles: list[Tile], known: list[Tile], item: RegionRequestItem
@@ -170,11 +152,11 @@ class RegionWork:
             tiles = tiles[first:] + tiles[:first]
             probe = dataclasses.replace(steps, retry_budget=RetryBudget(floor=0))
             if backoffs < _BACKOFFS_BEFORE_ALONE:
-                pipeline.run(run, probe, tiles[:1], self.on_cut)
+                pipeline.run(run, probe, tiles[:1], self._on_cut)
             else:
                 self._run_alone(run, probe, tiles[0], known, is_last_resort=backoffs >= _BACKOFFS_BEFORE_BLAME)
             tiles = tiles[1:]
-        pipeline.run(run, steps, tiles, self.on_cut)
+        pipeline.run(run, steps, tiles, self._on_cut)
 
     def _run_alone(
         self, run: RegionRun, probe: DetectionSteps, tile: Tile, known: list[Tile], *, is_last_resort: bool
@@ -186,11 +168,11 @@ class RegionWork:
         """
         pipeline, is_quick = self._context.pipeline, False
         if known:
-            pipeline.run(run, dataclasses.replace(probe, is_control=True), known, self.on_cut)
+            pipeline.run(run, dataclasses.replace(probe, is_control=True), known, self._on_cut)
             is_quick = probe.call_limit.answer_s <= _QUICK_S
         if is_quick or is_last_resort:
             probe = dataclasses.replace(probe, is_alone=True, retry_budget=RetryBudget())
-        pipeline.run(run, probe, [tile], self.on_cut)
+        pipeline.run(run, probe, [tile], self._on_cut)
 
     def _steps(self, run: RegionRun, tiles: Sequence[Tile], generation: int) -> DetectionSteps:
         source, request, context = self._source, self._request, self._context
@@ -229,6 +211,11 @@ class RegionWork:
             may_store=lambda: run.may_store,
             max_parsed_bytes=context.config.max_parsed_answer_bytes,
         )
+
+
+def is_outage(crashes: int, tiles: int, backoffs: int) -> bool:
+    """Return True when so many of a region's tiles crash the model that it is the model's fault; not for ever."""
+    return crashes > tiles * _OUTAGE_SHARE and backoffs < _MAX_OUTAGE_TRIES
 
 
 def careful_batches(tiles: Sequence[Tile]) -> Iterator[Sequence[Tile]]:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -66,16 +66,6 @@ class ImageSource:
         self.tiff_templates = TiffTemplates()
         self._pool = pool
         self._reads = reads or PatientReads(place.gdal_path, place.url, settings, check_store=lambda: None)
-
-    @classmethod
-    def from_dataset(
-        cls, dataset: Any, sensor_model: Any | None = None, settings: RasterSettings | None = None
-    ) -> "ImageSource":
-        """Return a source of the image that a caller has open as ``dataset``; it serves one thread at a time."""
-        settings = settings or RasterSettings()
-        place = _DatasetPlace(dataset.GetDescription())
-        header = replace(read_header(dataset, None, settings), sensor_model=sensor_model)
-        return cls(place, header, settings, HandlePool(lambda: ImageHandle(dataset), lambda _handle: True, limit=1))
 
     @property
     def width(self) -> int:
