@@ -221,8 +221,7 @@ class TestImageMessages:
 
     def test_the_longest_ids_that_a_request_may_have_are_stored(self, worker, image_messages, queue_of, statuses):
         urls = [f"s3://images/{number}{'é' * 511}" for number in (1, 2)]
-        body = message_of(worker, "", "ships", jobId="\U0001f6a2" * 128, imageUrls=urls)
-        body = body.replace("HTTP_ENDPOINT", "SM_ENDPOINT")
+        body = message_of(worker, "", "http://127.0.0.1:1/invocations", jobId="\U0001f6a2" * 128, imageUrls=urls)
         queue = queue_of("IMAGE_QUEUE")
         message = sent(queue, body)
         image_messages._handler.check = lambda *_: None
