@@ -26,19 +26,19 @@ def test_an_endpoint_that_is_busy_for_a_while_fails_no_tile(trial):
     assert trial.calls_per_tile(books) <= 10
 
 
-def test_exactly_the_tiles_that_the_model_refuses_for_good_fail(trial, is_long):
+@pytest.mark.long
+def test_exactly_the_tiles_that_the_model_refuses_for_good_fail(trial):
     """T8. One that fails once is asked again, and a good body under a bad status is no answer."""
-    image, tiles = ("full", 128) if is_long else ("small", 64)
-    refused = {number: 400 if number % 2 else 422 for number in range(0, tiles, 10)}
-    once = dict.fromkeys(range(3, tiles, 10), 500) | dict.fromkeys(range(7, tiles, 20), 503)
+    refused = {number: 400 if number % 2 else 422 for number in range(0, 128, 10)}
+    once = dict.fromkeys(range(3, 128, 10), 500) | dict.fromkeys(range(7, 128, 20), 503)
     model = trial.model(always=refused, first=once, is_json_error=True)
-    job_id = trial.submit(trial.request(model, image), ends="PARTIAL")
+    job_id = trial.submit(trial.request(model, "full"), ends="PARTIAL")
     with trial.fleet.worker(), trial.fleet.worker():
         trial.wait(patience_s=90.0)
         books = trial.check()
     failed = [tile for tile in books.tiles[job_id] if tile["tile_status"] == "FAILED"]
     assert {tile["error_code"] for tile in failed} == {"MODEL_4XX"}
-    across = 16 if is_long else 8
+    across = 16
     origins = {(int(row) // TILE_PX, int(col) // TILE_PX) for (row, col), _ in (tile["tile_bounds"] for tile in failed)}
     assert {row * across + col for row, col in origins} == set(refused)
 
@@ -142,6 +142,7 @@ def test_a_message_of_many_images_for_a_dead_endpoint_holds_up_no_other_job(new_
         trial.wait(trial.submit(trial.request(trial.model(), "one")))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("responses", [0, 12])
 def test_an_endpoint_that_never_responds_holds_up_no_other_job(new_trial, responses):
     """After 12 responses the endpoint gets as many calls at once as a worker makes; none of them ends in this test."""

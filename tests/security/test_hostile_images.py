@@ -155,7 +155,7 @@ def damaged(body: bytes, rng: random.Random) -> bytes:
 
 def test_damaged_files_are_read_or_refused(tmp_path: Path, is_long: bool) -> None:
     seed = random.randrange(2**32) if is_long else 7
-    paths = damaged_files(tmp_path, 300 if is_long else 25, seed)
+    paths = damaged_files(tmp_path, 300 if is_long else 10, seed)
     results = results_of(paths, side=96)
     assert len(results) == len(paths), seed
     refused = [result for result in results.values() if "problem" in result]
