@@ -36,6 +36,12 @@ def image(tmp_path_factory):
     return path
 
 
+@pytest.fixture(autouse=True)
+def _processes_are_not_measured(monkeypatch):
+    """Start workers and models without coverage; tests/integration/test_worker.py measures what they run."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
 @pytest.fixture
 def console():
     return Console(file=io.StringIO(), width=200)
