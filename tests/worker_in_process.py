@@ -125,6 +125,8 @@ class InProcessWorker:
             DeadLetters(image_queue, config.image_dlq).put_image,
         )
         self._is_finishing = True
+        # How many calls at once an endpoint takes; tests may replace it.
+        self.endpoint_calls: Callable[[RegionRequest], int | None] = lambda _request: None
         self.region_handler = self._new_region_handler()
         self.image_handler = self._new_image_handler()
         self.scheduler = self._new_scheduler()
@@ -134,11 +136,10 @@ class InProcessWorker:
         )
 
     def _new_context(self, name: str) -> WorkerContext:
-        context = WorkerContext.from_config(self.config, self.clients)
+        context = WorkerContext.from_config(self.config, self.clients, stopping=ImpatientEvent())
         context.now = self.clock
         context.rng = random.Random(1)
         context.owner = name
-        context.stopping = ImpatientEvent()
         context.leases = LeaseKeeper(0.05, 600.0, self.clock)
         context.start()
         return context
@@ -155,6 +156,7 @@ class InProcessWorker:
             self.context,
             self.completion.publish_progress,
             lambda job: self.completion.region_ended(job) if self._is_finishing else None,
+            lambda request: self.endpoint_calls(request),
         )
 
     def _new_image_handler(self) -> ImageRequestHandler:

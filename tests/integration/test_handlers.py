@@ -922,12 +922,12 @@ class TestRegion:
         first, second = region_requests(worker, request)
         for name in ("a", "b"):
             worker.context._endpoint_callers().note(request_url, name, 60)
-        worker.context.endpoint_calls = lambda _request: 2
+        worker.endpoint_calls = lambda _request: 2
         worker.deferred(first)
-        worker.context.endpoint_calls = lambda _request: 9
+        worker.endpoint_calls = lambda _request: 9
         assert worker.process(first).region_success == 1
         assert worker.context.call_limit_for(lane_of(first))._ceiling == 3
-        worker.context.endpoint_calls = lambda _request: None
+        worker.endpoint_calls = lambda _request: None
         assert worker.process(second).region_success == 2
         assert worker.context.call_limit_for(lane_of(first))._ceiling == worker.config.workers
 

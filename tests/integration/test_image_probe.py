@@ -93,8 +93,7 @@ def test_the_real_child_reads_images_and_is_used_again(tmp_path: Path) -> None:
     probe = ImageProbe(RasterSettings(), 60.0)
     probe.warm()
     (child,) = children() - before
-    images = OpenImages(RasterSettings(), ["file"], lambda _: None)
-    images.probe = probe
+    images = OpenImages(RasterSettings(), ["file"], lambda _: None, probe=probe)
     with images.lend(f"file://{path}", is_new=True) as source:
         assert source.width == 400
     with (

@@ -14,33 +14,19 @@ import structlog
 
 from .app_config import ServiceConfig
 from .common.aws_clients import AwsClients, default_clients
-from .common.endpoint_utils import EndpointUtils
 from .common.memory import keep_freed_memory, spare_the_collector
-from .database.endpoint_facts import SharedFacts
-from .database.endpoint_statistics_table import EndpointStatisticsTable
-from .database.job_ledger import OutstandingJobsTable
-from .database.job_table import JobTable
-from .database.region_request_table import RegionRequestTable
 from .database.scheduling_turns import SchedulingTurns
 from .dispatch import DeadLetters, ImageMessages, RegionMessages, ScheduledImages
 from .health import HealthFile
-from .image_completion import ImageCompletion
-from .image_request_handler import ImageRequestHandler
-from .job_sweeper import JobSweeper
 from .lease_keeper import Lease
-from .queue.request_queue import RequestQueue
 from .queue_consumer import QueueConsumer, Source
 from .raster import configure_gdal
-from .raster.image_probe import ImageProbe
-from .region_request_handler import RegionRequestHandler
 from .scheduler.buffered_image_request_queue import BufferedImageRequestQueue
-from .scheduler.endpoint_capacity import EndpointCapacityEstimator
 from .scheduler.image_scheduler import EndpointLoadImageScheduler, FIFOImageScheduler, TurnScheduler
 from .scheduler.look_ahead import LookAhead
-from .status.image_status_monitor import ImageStatusMonitor
-from .status.region_status_monitor import RegionStatusMonitor
 from .tile_worker.tiling_strategy import TilingStrategy
 from .tile_worker.variable_overlap_tiling_strategy import VariableOverlapTilingStrategy
+from .wiring import wired
 from .worker_context import WorkerContext
 
 logger = structlog.get_logger(__name__)
@@ -91,11 +77,29 @@ class ModelRunner:
         self.config = config or ServiceConfig.from_environment(os.environ)
         self.tiling_strategy = tiling_strategy
         self.running = False
-        self.context = context or WorkerContext.from_config(self.config, clients or default_clients())
-        self._make_tables(self.context)
-        self._make_handlers(self.context)
         self._health = HealthFile(self.config.health_file)
-        self.context.note_progress = self._health.note_progress
+        self.context = context or WorkerContext.from_config(
+            self.config,
+            clients or default_clients(),
+            is_probing=True,
+            note_progress=self._health.note_progress,
+            on_stall=_exit_stuck,
+        )
+        parts = wired(self.config, self.tiling_strategy, self.context)
+        self.job_table = parts.job_table
+        self.region_request_table = parts.region_request_table
+        self.endpoint_statistics_table = parts.endpoint_statistics_table
+        self.ledger = parts.ledger
+        self.image_request_queue = parts.image_request_queue
+        self.region_request_queue = parts.region_request_queue
+        self.image_status_monitor = parts.image_status_monitor
+        self.region_status_monitor = parts.region_status_monitor
+        self.endpoint_utils = parts.endpoint_utils
+        self.endpoint_capacities = parts.endpoint_capacities
+        self.image_dead_letters = parts.image_dead_letters
+        self.region_request_handler = parts.region_request_handler
+        self.image_request_handler = parts.image_request_handler
+        self.sweeper = parts.sweeper
 
     def run(self) -> int:
         """Work until stopped, and return the exit status: 0 when everything in hand was ended or given back in time."""
@@ -103,8 +107,6 @@ class ModelRunner:
         keep_freed_memory()
         spare_the_collector()
         configure_gdal(self.context.raster_settings, os.environ)
-        self._start_probe()
-        self.context.leases.on_stall = _exit_stuck
         self._heed_signals()
         consumers = self._consumers()
         helpers = [
@@ -132,89 +134,7 @@ class ModelRunner:
         """Work until stopped; the name under which earlier versions had it."""
         self.run()
 
-    def _start_probe(self) -> None:
-        if self.config.image_open_timeout_s:
-            probe = ImageProbe(self.context.raster_settings, self.config.image_open_timeout_s)
-            self.context.images.probe = probe
-            threading.Thread(target=probe.warm, name="probe", daemon=True).start()
-
-    # Parts ----------------------------------------------------------------------------------------------------------
-
-    def _make_tables(self, context: WorkerContext) -> None:
-        config, dynamodb, now = self.config, context.clients.dynamodb_resource(), context.now
-        self.job_table = JobTable(config.job_table, dynamodb, now, config.row_life_s, context.sleep, context.rng)
-        self.region_request_table = RegionRequestTable(
-            config.region_request_table, dynamodb, now, context.sleep, context.rng, config.row_life_s
-        )
-        self.endpoint_statistics_table = (
-            EndpointStatisticsTable(config.endpoint_statistics_table, dynamodb, now, context.sleep, context.rng)
-            if config.endpoint_statistics_table
-            else None
-        )
-        self.ledger = OutstandingJobsTable(
-            config.outstanding_jobs_table, self.job_table, dynamodb, now, context.sleep, context.rng
-        )
-        self.endpoint_facts = SharedFacts(config.outstanding_jobs_table, dynamodb, now)
-
-    def _make_handlers(self, context: WorkerContext) -> None:
-        config = self.config
-        self.image_request_queue = self._queue(config.image_queue, context)
-        self.region_request_queue = self._queue(config.region_queue, context)
-        self.image_status_monitor = ImageStatusMonitor(config.image_status_topic)
-        self.region_status_monitor = RegionStatusMonitor(config.region_status_topic)
-        self.endpoint_utils = EndpointUtils(config.throttling_scale_factor, config.workers_per_cpu, context.clients)
-        self.image_dead_letters = DeadLetters(self.image_request_queue, config.image_dlq)
-        self.completion = ImageCompletion(
-            self.job_table,
-            self.ledger.close,
-            self.image_status_monitor,
-            self.tiling_strategy,
-            context,
-            self.image_dead_letters.put_image,
-        )
-        self.region_request_handler = RegionRequestHandler(
-            self.region_request_table,
-            self.job_table,
-            self.region_status_monitor,
-            self.endpoint_statistics_table,
-            self.tiling_strategy,
-            self.endpoint_utils,
-            config,
-            context,
-            self.completion.publish_progress,
-            self.completion.region_ended,
-        )
-        self.endpoint_capacities = EndpointCapacityEstimator(
-            config, context.clients, context.metrics, self.endpoint_facts, context.now, context.rng, context.sleep
-        )
-        context.endpoint_calls = self.endpoint_capacities.certain_calls
-        self.image_request_handler = ImageRequestHandler(
-            self.job_table,
-            self.image_status_monitor,
-            self.endpoint_statistics_table,
-            self.tiling_strategy,
-            self.region_request_queue,
-            self.region_request_table,
-            self.endpoint_utils,
-            config,
-            self.region_request_handler,
-            self.ledger,
-            self.endpoint_capacities,
-            self.completion,
-        )
-        self.sweeper = JobSweeper(
-            self.ledger,
-            self.job_table,
-            self.region_request_table,
-            self.region_request_queue,
-            self.image_request_handler,
-            self.region_request_handler,
-            config,
-            context.now,
-        )
-
-    def _queue(self, url: str, context: WorkerContext) -> RequestQueue:
-        return RequestQueue(url, self.config.queue_wait_s, client=context.clients.client("sqs"), sleep=context.sleep)
+    # Consumers ------------------------------------------------------------------------------------------------------
 
     def _consumers(self) -> list[QueueConsumer[Any]]:
         turns = SchedulingTurns(self.ledger, self.job_table, self.context.now)

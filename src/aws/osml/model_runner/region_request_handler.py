@@ -79,7 +79,8 @@ class RegionRequestHandler:
     """Processes regions, any number of them at once.
 
     ``publish_progress`` publishes how far an image is, from a row with the counts of tiles so far. ``on_ended`` is
-    called with the image's row after a region has ended.
+    called with the image's row after a region has ended. ``endpoint_calls`` returns how many calls at once the endpoint
+    of a request takes, as the fleet last knew; None where it does not know.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class RegionRequestHandler:
         context: WorkerContext,
         publish_progress: Callable[[JobItem], None],
         on_ended: Callable[[JobItem], None],
+        endpoint_calls: Callable[[RegionRequest], int | None],
     ) -> None:
         self.region_request_table = region_request_table
         self.job_table = job_table
@@ -105,6 +107,7 @@ class RegionRequestHandler:
         self.context = context
         self._publish_progress = publish_progress
         self._on_ended = on_ended
+        self._endpoint_calls = endpoint_calls
 
     def process_region_request(
         self, region: RegionName, receive_count: int = 1, on_cut: Callable[[], None] = _nothing
@@ -246,13 +249,13 @@ class RegionRequestHandler:
             context.pause(_ROOM_PAUSE_S)
         if limit.is_full:
             return Deferred("tiles of its endpoint wait here", context.rng.uniform(*_NO_ROOM_S))
-        if not context.shares.has_room(lane.name, context.endpoint_calls(request)):
+        if not context.shares.has_room(lane.name, self._endpoint_calls(request)):
             return Deferred("other workers use its endpoint fully", context.rng.uniform(*_NO_ROOM_S))
         return None
 
     def _share_of_endpoint(self, request: RegionRequest) -> AbstractContextManager[Callable[[], None]]:
         context, lane = self.context, lane_of(request)
-        capacity = partial(context.endpoint_calls, request)
+        capacity = partial(self._endpoint_calls, request)
         return context.shares.holding(lane.name, capacity, context.call_limit_for(lane))
 
     def _claim(self, image_id: str, region_id: str, is_to_seal: bool = False) -> RegionClaim | Deferred | None:

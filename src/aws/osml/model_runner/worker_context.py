@@ -41,10 +41,11 @@ from .inference.endpoint_factory import FeatureDetectorFactory
 from .inference.http_detector import CallTimeouts
 from .inference.retry import RetryBudget
 from .job_rules import TILE_MARGIN_S
-from .lease_keeper import LeaseKeeper
+from .lease_keeper import Lease, LeaseKeeper
 from .metrics import MetricsRecorder
 from .quarantine import Quarantine
 from .raster import ImageSource, RasterSettings, TileEncoder, open_elevation_model
+from .raster.image_probe import ImageProbe
 from .raster.open_images import OpenImages
 from .scheduler.decision import Lane
 from .sink.sink import Sink
@@ -73,9 +74,6 @@ class WorkerContext:
     sleep: Callable[[float], None] = time.sleep
     rng: random.Random = field(default_factory=random.Random)
     note_progress: Callable[[], None] = lambda: None
-    # Calls at once that the endpoint of a request takes, as the fleet last knew; None where it does not know. See
-    # ``EndpointCapacityEstimator.certain_calls``.
-    endpoint_calls: Callable[[RegionRequest], int | None] = lambda _request: None
     make_sinks: Callable[[list[dict[str, Any]]], list[Sink]] = SinkFactory.outputs_to_sinks
     read_all: ReadAll = read_in_threads
     make_encoder: Callable[..., TileEncoder] = TileEncoder
@@ -100,28 +98,46 @@ class WorkerContext:
         self.quarantine = Quarantine(self.pause, self.claiming)
         self.shares = CallShares(self._endpoint_callers, self.owner, self.now)
         self.aggregation_memory = aggregation_memory(self.config, self.now, self.pause)
-        self.images.sleep = self.pause
 
     @classmethod
-    def from_config(cls, config: ServiceConfig, clients: AwsClients | None = None) -> "WorkerContext":
-        """Return a context at rest; ``start`` starts its threads and ``close`` ends them."""
+    def from_config(
+        cls,
+        config: ServiceConfig,
+        clients: AwsClients | None = None,
+        *,
+        is_probing: bool = False,
+        stopping: threading.Event | None = None,
+        note_progress: Callable[[], None] = lambda: None,
+        on_stall: Callable[[Lease], None] = lambda _lease: None,
+    ) -> "WorkerContext":
+        """Return a context at rest; ``start`` starts its threads and ``close`` ends them.
+
+        ``is_probing``: a child process reads each new image first. ``on_stall`` is called for work that stands still.
+        """
+        stopping = stopping or threading.Event()
         clients = clients or default_clients()
         clients.set_role_terms(config.role_external_id, config.role_session_policies)
         cores = usable_cores()
         # A handle for each cutter, and one for whoever plans or looks something up meanwhile.
-        settings = _raster_settings(config, max_handles=cores + 1)
+        settings, timeout_s = _raster_settings(config, max_handles=cores + 1), config.image_open_timeout_s
         return cls(
             config=config,
             clients=clients,
             raster_settings=settings,
-            images=OpenImages(settings, config.image_sources, clients.credentials),
+            images=OpenImages(
+                settings,
+                config.image_sources,
+                clients.credentials,
+                sleep=stopping.wait,
+                probe=ImageProbe(settings, timeout_s) if is_probing and timeout_s else None,
+            ),
             pipeline=TilePipeline(
                 cutters=cores,
                 callers=config.workers,
                 storers=min(config.workers, 2 * cores),
                 max_encoded_bytes=_share(config.tile_queue_bytes),
             ),
-            leases=LeaseKeeper(config.region_lease_s / _BEATS_PER_LEASE, config.tile_stall_s),
+            leases=LeaseKeeper(config.region_lease_s / _BEATS_PER_LEASE, config.tile_stall_s, on_stall=on_stall),
             metrics=MetricsRecorder(),
             elevation_model=open_elevation_model(
                 config.elevation_data_location,
@@ -131,10 +147,14 @@ class WorkerContext:
             ),
             make_sinks=partial(SinkFactory.outputs_to_sinks, bucket_owner=config.output_bucket_owner),
             owner=f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}",
+            stopping=stopping,
+            note_progress=note_progress,
         )
 
     def start(self) -> None:
-        """Start the threads that cut, call and store tiles, and those that renew leases."""
+        """Start the threads that cut, call and store tiles, those that renew leases, and the probe's child."""
+        if self.images.probe is not None:
+            threading.Thread(target=self.images.probe.warm, name="probe", daemon=True).start()
         self.pipeline.start()
         self.leases.start()
 

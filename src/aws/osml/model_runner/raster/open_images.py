@@ -32,7 +32,11 @@ class _Entry:
 
 
 class OpenImages:
-    """Opens images by URL and role, and keeps a few that nobody uses at the moment, since the next region may."""
+    """Opens images by URL and role, and keeps a few that nobody uses at the moment, since the next region may.
+
+    ``sleep`` waits between two attempts at a store that broke off. ``probe`` reads each image that nobody has read
+    before; without it such an image is opened at once.
+    """
 
     def __init__(
         self,
@@ -40,6 +44,8 @@ class OpenImages:
         allowed_sources: Collection[str],
         credentials_for: Callable[[Role], Any],
         now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+        probe: ImageProbe | None = None,
     ) -> None:
         self._settings = settings
         self._allowed_sources = allowed_sources
@@ -47,9 +53,8 @@ class OpenImages:
         self._now = now
         self._relay = HttpRelay(settings)
         # Waits between two attempts at a store that broke off.
-        self.sleep: Callable[[float], object] = time.sleep
-        # Reads images that nobody has read before; without it they are opened at once.
-        self.probe: ImageProbe | None = None
+        self._sleep = sleep
+        self.probe = probe
         self._lock = threading.Lock()
         self._entries: dict[tuple[str, Role], _Entry] = {}
 
@@ -100,7 +105,7 @@ class OpenImages:
                 keys = (lambda: self._keys(role)) if location.source == "s3" else None
                 if is_new and self.probe is not None:
                     self.probe.check(location.gdal_path, location.url, keys() if keys is not None else None)
-                entry.source = open_image(location, self._settings, keys, lambda seconds: self.sleep(seconds))
+                entry.source = open_image(location, self._settings, keys, self._sleep)
             return entry.source
 
     def _is_outdated(self, source: ImageSource, role: Role) -> bool:
