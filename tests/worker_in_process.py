@@ -132,6 +132,7 @@ class InProcessWorker:
         self.scheduler = self._new_scheduler()
         self.sweeper = JobSweeper(
             *(self.ledger, self.jobs, self.regions, self.region_queue, self.image_handler, self.region_handler, config),
+            metrics=self.context.metrics,
             now=clock,
         )
 

@@ -103,7 +103,6 @@ def images(*rows: Any) -> list[str]:
 
 def sweeper_of(tables: Tables, **parts: Any) -> JobSweeper:
     handler = SimpleNamespace(
-        context=SimpleNamespace(metrics=MetricsRecorder(StringIO())),
         completion=SimpleNamespace(close=lambda item: tables.ledger.close(item) or True),
     )
     parts = {"region_table": None, "regions": None} | parts
@@ -115,6 +114,7 @@ def sweeper_of(tables: Tables, **parts: Any) -> JobSweeper:
         images=handler,  # type: ignore[arg-type]
         regions=parts["regions"],
         config=CONFIG,
+        metrics=MetricsRecorder(StringIO()),
     )
 
 

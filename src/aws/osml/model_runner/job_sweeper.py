@@ -91,6 +91,7 @@ class JobSweeper:
         images: ImageRequestHandler,
         regions: RegionRequestHandler,
         config: ServiceConfig,
+        metrics: MetricsRecorder,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._ledger = ledger
@@ -100,6 +101,7 @@ class JobSweeper:
         self._images = images
         self._regions = regions
         self._config = config
+        self._metrics = metrics
         self._now = now
 
     def sweep(self, should_stop: Callable[[], bool] = lambda: False) -> None:
@@ -113,10 +115,6 @@ class JobSweeper:
                 except Exception as err:  # noqa: BLE001 - MemoryError included; the next sweep tries again
                     self._note_error(err)
         self._metrics.flush()
-
-    @property
-    def _metrics(self) -> MetricsRecorder:
-        return self._images.context.metrics
 
     def _note_error(self, err: Exception) -> None:
         self._metrics.record("JobSweep", "Errors", 1, COUNT)

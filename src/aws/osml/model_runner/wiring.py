@@ -92,7 +92,7 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, context: WorkerContex
         capacities,
         completion,
     )
-    sweeper = JobSweeper(ledger, job_table, region_table, region_queue, images, regions, config, now)
+    sweeper = JobSweeper(ledger, job_table, region_table, region_queue, images, regions, config, context.metrics, now)
     return WorkerParts(
         job_table=job_table,
         region_request_table=region_table,
