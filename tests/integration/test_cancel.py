@@ -10,20 +10,10 @@ import pytest
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.cancel import JobCanceller
-from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 from aws.osml.model_runner.region_outcome import Deferred
-from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
+from worker_in_process import Clock, InProcessWorker
 from worker_process import eventually
-
-
-@pytest.fixture
-def clients(emulator, monkeypatch) -> Iterator[AwsClients]:
-    for name, value in emulator.environment.items():
-        monkeypatch.setenv(name, value)
-    default_clients.cache_clear()
-    yield default_clients()
-    default_clients.cache_clear()
 
 
 @pytest.fixture
@@ -37,16 +27,6 @@ def worker(data_plane, clients) -> Iterator[InProcessWorker]:
 @pytest.fixture
 def canceller(worker) -> JobCanceller:
     return JobCanceller(worker.jobs, worker.ledger)
-
-
-@pytest.fixture
-def statuses(emulator, data_plane) -> StatusListener:
-    return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
-
-
-@pytest.fixture
-def scene(tmp_path) -> Path:
-    return write_scene(tmp_path / "scene.tif")
 
 
 def accepted(worker: InProcessWorker, scene: Path, model: str, **changes: Any) -> ImageRequest:

@@ -11,13 +11,12 @@ import shapely
 import structlog
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.dispatch import _RENEWED_AFTER, DeadLetters, ImageMessages, RegionMessages, kept_hidden
 from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 from aws.osml.model_runner.region_outcome import Deferred
 from aws.osml.model_runner.region_request_handler import region_request_of
 from aws_faults import answering, json_error
-from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
+from worker_in_process import Clock, InProcessWorker, write_scene
 
 
 @pytest.fixture(autouse=True)
@@ -25,16 +24,6 @@ def logs() -> Iterator[list[Any]]:
     """Catch what is logged, with what is bound to it."""
     with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as caught:
         yield caught
-
-
-@pytest.fixture(scope="module")
-def clients(emulator) -> Iterator[AwsClients]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (emulator.environment | {"AWS_EMF_ENVIRONMENT": "local"}).items():
-            patch.setenv(name, value)
-        default_clients.cache_clear()
-        yield default_clients()
-        default_clients.cache_clear()
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +57,6 @@ def image_messages(worker, queue_of, dead_letters_of) -> ImageMessages:
 @pytest.fixture
 def region_messages(worker, queue_of, dead_letters_of) -> RegionMessages:
     return RegionMessages(queue_of("REGION_QUEUE"), dead_letters_of("REGION"), worker.region_handler)
-
-
-@pytest.fixture
-def statuses(emulator, data_plane) -> StatusListener:
-    return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
 
 
 def bodies(queue: RequestQueue) -> list[str]:

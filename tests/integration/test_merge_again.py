@@ -10,22 +10,11 @@ import pytest
 from aws.osml.model_runner.api.sink import OutputFormat
 from aws.osml.model_runner.cli import main
 from aws.osml.model_runner.cli.merge_command import ALGORITHMS, FORMATS
-from aws.osml.model_runner.common.aws_clients import default_clients
 from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationAlgorithmType
 from aws.osml.model_runner.database import feature_table
 from worker_in_process import Clock, InProcessWorker, write_scene
 
 OVERLAP_PX = 64
-
-
-@pytest.fixture(scope="module")
-def clients(emulator):
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (emulator.environment | {"AWS_EMF_ENVIRONMENT": "local"}).items():
-            patch.setenv(name, value)
-        default_clients.cache_clear()
-        yield default_clients()
-        default_clients.cache_clear()
 
 
 @pytest.fixture

@@ -12,18 +12,17 @@ from typing import Any
 import pytest
 import structlog
 
-from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.dispatch import DeadLetters, ImageMessages
 from aws.osml.model_runner.exceptions import (
     InvalidImageRequestException,
     ProcessImageException,
     RequestDeferredError,
 )
-from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
+from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, Variant
 from aws.osml.model_runner.preflight import Preflight, at_once
 from aws.osml.model_runner.queue.request_queue import RequestQueue
 from aws_faults import answering, json_error, never_sending, query_error, xml_error
-from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
+from worker_in_process import Clock, InProcessWorker
 
 ROLE = "arn:aws:iam::000000000000:role/team/writer"
 
@@ -32,27 +31,6 @@ ROLE = "arn:aws:iam::000000000000:role/team/writer"
 def logs() -> Iterator[list[Any]]:
     with structlog.testing.capture_logs() as caught:
         yield caught
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[SageMakerGateway]:
-    with SageMakerGateway({}) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def clients(emulator, gateway) -> Iterator[AwsClients]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (emulator.environment | gateway.environment | {"AWS_EMF_ENVIRONMENT": "local"}).items():
-            patch.setenv(name, value)
-        default_clients.cache_clear()
-        yield default_clients()
-        default_clients.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory) -> Path:
-    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif")
 
 
 @pytest.fixture
@@ -73,11 +51,6 @@ def worker(data_plane, clients) -> Iterator[InProcessWorker]:
 def messages(worker, data_plane) -> ImageMessages:
     queue = RequestQueue(data_plane.image_queue, 0, client=worker.clients.client("sqs"))
     return ImageMessages(queue, DeadLetters(queue, worker.config.image_dlq), worker.image_handler)
-
-
-@pytest.fixture
-def statuses(emulator, data_plane) -> StatusListener:
-    return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
 
 
 def body_of(worker: InProcessWorker, scene: Path, model: str, **changes: Any) -> str:

@@ -10,15 +10,14 @@ import pytest
 import structlog
 from botocore.exceptions import ClientError
 
-from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
 from aws.osml.model_runner.dispatch import DeadLetters, ImageMessages
-from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
+from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, Variant
 from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 from aws.osml.model_runner.scheduler import BufferedImageRequestQueue, FIFOImageScheduler, LookAhead
 from aws.osml.model_runner.scheduler.look_ahead import MOST_WAITING, waiting_by_endpoint
 from aws.osml.model_runner.scheduler.survey import lane_of
-from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
+from worker_in_process import InProcessWorker
 
 LEASE_S = 60.0
 
@@ -27,32 +26,6 @@ LEASE_S = 60.0
 def logs() -> Iterator[list[Any]]:
     with structlog.testing.capture_logs() as caught:
         yield caught
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[SageMakerGateway]:
-    with SageMakerGateway({}) as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
-def clients(emulator, gateway) -> Iterator[AwsClients]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (emulator.environment | gateway.environment).items():
-            patch.setenv(name, value)
-        default_clients.cache_clear()
-        yield default_clients()
-        default_clients.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory) -> Path:
-    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -80,11 +53,6 @@ def messages(worker, data_plane) -> ImageMessages:
     queue = RequestQueue(data_plane.image_queue, 0, client=worker.clients.client("sqs"))
     letters = DeadLetters(queue, worker.config.image_dlq)
     return ImageMessages(queue, letters, worker.image_handler, lambda: None)
-
-
-@pytest.fixture
-def statuses(emulator, data_plane) -> StatusListener:
-    return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
 
 
 def message(worker: InProcessWorker, image: Path | str, model: str, job_id: str = "job", **changes: Any) -> str:

@@ -11,7 +11,6 @@ import structlog
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.cancel import JobCanceller
-from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database import JobItem, TileKey, TileOutcome
 from aws.osml.model_runner.exceptions import (
@@ -22,7 +21,7 @@ from aws.osml.model_runner.exceptions import (
 from aws.osml.model_runner.image_completion import ImageCompletion
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler, region_request_of
 from aws_faults import answering, client_error, query_error, xml_error
-from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
+from worker_in_process import InProcessWorker, write_scene
 
 LEASE_S = 60.0
 SILENT_S = 3 * LEASE_S + 1
@@ -34,26 +33,6 @@ def logs() -> Iterator[list[Any]]:
     """Catch what is logged."""
     with structlog.testing.capture_logs() as caught:
         yield caught
-
-
-@pytest.fixture(scope="module")
-def clients(emulator) -> Iterator[AwsClients]:
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (emulator.environment | {"AWS_EMF_ENVIRONMENT": "local"}).items():
-            patch.setenv(name, value)
-        default_clients.cache_clear()
-        yield default_clients()
-        default_clients.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory) -> Path:
-    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif")
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -75,11 +54,6 @@ def new_worker(data_plane, clients, clock) -> Iterator[Callable[..., InProcessWo
 @pytest.fixture
 def worker(new_worker) -> InProcessWorker:
     return new_worker()
-
-
-@pytest.fixture
-def statuses(emulator, data_plane) -> StatusListener:
-    return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
 
 
 def planned(worker: InProcessWorker, request: ImageRequest) -> JobItem:

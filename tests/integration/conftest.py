@@ -1,0 +1,47 @@
+"""What tests of handlers in this process share: clients, a gateway, a scene, a clock, and the statuses published."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
+from aws.osml.model_runner.local.data_plane import DataPlane
+from aws.osml.model_runner.local.emulator import Emulator
+from aws.osml.model_runner.local.sagemaker_gateway import SageMakerGateway
+from worker_in_process import Clock, StatusListener, write_scene
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[SageMakerGateway]:
+    """A SageMaker without endpoints; tests add their own."""
+    with SageMakerGateway({}) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def clients(emulator: Emulator, gateway: SageMakerGateway) -> Iterator[AwsClients]:
+    """The process's own clients, of the emulator and the gateway, as constructors use them that get none."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (emulator.environment | gateway.environment | {"AWS_EMF_ENVIRONMENT": "local"}).items():
+            patch.setenv(name, value)
+        default_clients.cache_clear()
+        yield default_clients()
+        default_clients.cache_clear()
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image of two regions of four tiles."""
+    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif")
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def statuses(emulator: Emulator, data_plane: DataPlane) -> StatusListener:
+    """The statuses of images that are published on the data plane's topic."""
+    return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
