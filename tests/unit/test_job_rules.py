@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.job_rules import (
     aggregation_wait_s,
-    backoff_s,
     image_status,
     is_poison,
     region_status,
+    region_wait_s,
     silence_s,
 )
 
@@ -78,13 +78,13 @@ def test_is_poison(attempts, first_s, now_s, verdict):
 @given(backoffs=st.integers(0, 10_000), seed=st.integers())
 def test_backoff_doubles_with_jitter_up_to_five_minutes(backoffs, seed):
     longest = min(300.0, 5.0 * 2 ** min(backoffs, 20))
-    wait_s = backoff_s(backoffs, random.Random(seed))
+    wait_s = region_wait_s(backoffs, random.Random(seed))
     assert longest / 2 <= wait_s <= longest
 
 
 @given(backoffs=st.integers(0, 20), at_least_s=st.floats(0, 1000))
 def test_backoff_is_no_shorter_than_the_endpoint_asked_for(backoffs, at_least_s):
-    plain, asked = (backoff_s(backoffs, random.Random(3), floor) for floor in (0.0, at_least_s))
+    plain, asked = (region_wait_s(backoffs, random.Random(3), floor) for floor in (0.0, at_least_s))
     assert asked == max(plain, at_least_s)
 
 

@@ -5,6 +5,7 @@ import random
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from .common.aws_errors import is_invalid_write, may_pass
+from .common.backoff import HALF_JITTER, backoff_s
 from .common.typing import RequestStatus
 from .exceptions import ModelRunnerError
 
@@ -24,6 +25,7 @@ _FIRST_BACKOFF_S = 5.0
 _LONGEST_BACKOFF_S = 300.0
 _LONGEST_AGGREGATION_WAIT_S = 600.0
 _FIRST_DELIVERY_WAIT_S = 20.0
+_DELIVERY_JITTER = (0.75, 1.25)
 
 
 def is_late(
@@ -116,17 +118,16 @@ def silence_s(waited_s: float, lease_s: float) -> float:
     return max(SILENT_LEASES * lease_s, min(_LONGEST_SILENCE_S, waited_s))
 
 
-def backoff_s(backoffs: int, rng: random.Random, at_least_s: float = 0.0) -> float:
-    """Return how long a region waits that was refused ``backoffs`` times in a row before: doubling, with jitter."""
-    longest = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** min(backoffs, 10))
-    return max(at_least_s, longest * rng.uniform(0.5, 1.0))
+def region_wait_s(backoffs: int, rng: random.Random, at_least_s: float = 0.0) -> float:
+    """Return how long a region waits that was refused ``backoffs`` times in a row before."""
+    return max(at_least_s, backoff_s(backoffs, _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S, rng, HALF_JITTER))
 
 
 def delivery_wait_s(backoffs: int, rng: random.Random) -> float:
     """Return how long an image waits whose outputs did not take it ``backoffs`` times in a row before."""
-    return min(_LONGEST_AGGREGATION_WAIT_S, _FIRST_DELIVERY_WAIT_S * 2.0 ** min(backoffs, 10)) * rng.uniform(0.75, 1.25)
+    return backoff_s(backoffs, _FIRST_DELIVERY_WAIT_S, _LONGEST_AGGREGATION_WAIT_S, rng, _DELIVERY_JITTER)
 
 
 def aggregation_wait_s(stalled: int) -> float:
     """Return how long the next claim waits if this one's worker dies; the first retry does not wait."""
-    return min(_LONGEST_AGGREGATION_WAIT_S, _FIRST_BACKOFF_S * 2.0 ** min(stalled, 10)) if stalled else 0.0
+    return backoff_s(stalled, _FIRST_BACKOFF_S, _LONGEST_AGGREGATION_WAIT_S) if stalled else 0.0

@@ -8,6 +8,8 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
+from .common.backoff import backoff_s
+
 logger = structlog.get_logger(__name__)
 
 _ERROR_PAUSE_S = 2.0
@@ -134,7 +136,7 @@ class QueueConsumer(Generic[M]):
         except Exception:  # One message's error must not end the daemon; the message comes again
             logger.exception("message.failed", queue=self._name, receive_count=message.receive_count)
             # Later each time, since SQS sets aside what is received too often.
-            self._give_back(message, min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** min(message.receive_count - 1, 10)))
+            self._give_back(message, int(backoff_s(message.receive_count - 1, _FIRST_DELAY_S, _LONGEST_DELAY_S)))
         finally:
             (self._given_up if is_given_up else self._slots).release()
 

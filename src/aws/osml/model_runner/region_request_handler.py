@@ -12,6 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from .api.inference import ModelInvokeMode
 from .api.region_request import RegionName, RegionRequest
 from .app_config import ServiceConfig
+from .common.backoff import HALF_JITTER, backoff_s
 from .common.endpoint_utils import EndpointUtils
 from .common.typing import TileState
 from .database.endpoint_statistics_table import EndpointStatisticsTable
@@ -33,7 +34,7 @@ from .exceptions import (
     TableBusyError,
 )
 from .inference.exceptions import ModelJobError
-from .job_rules import POISON_REGION_S, backoff_s, is_poison, late_reason, region_status
+from .job_rules import POISON_REGION_S, is_poison, late_reason, region_status, region_wait_s
 from .lease_keeper import Lease
 from .observability import bind_job
 from .queue.request_queue import MAX_VISIBILITY_S
@@ -221,7 +222,7 @@ class RegionRequestHandler:
         except LeaseLostError:
             raise
         except TableBusyError as err:
-            wait_s = backoff_s(claim.item.backoffs or 0, self.context.rng)
+            wait_s = region_wait_s(claim.item.backoffs or 0, self.context.rng)
             with suppress(TableBusyError):  # the lease ends by itself
                 self.region_request_table.release(claim, self.context.now() + wait_s, is_backoff=True)
             return Deferred(f"a table is busy: {err}", wait_s, is_backoff=True)
@@ -350,8 +351,8 @@ class RegionRequestHandler:
             slot = table.take_slot(endpoint, self.context.owner, max(1, most), lease_s)
         if slot is None:
             self.context.metrics.record("RegionProcessing", "Throttles", 1, "Count", ModelName=request.model_name)
-            longest_s = self.config.throttling_retry_timeout * 2.0 ** min(receive_count - 1, _SLOT_DOUBLINGS)
-            wait_s = min(longest_s, MAX_VISIBILITY_S) * self.context.rng.uniform(0.5, 1.0)
+            doublings, base_s = min(receive_count - 1, _SLOT_DOUBLINGS), self.config.throttling_retry_timeout
+            wait_s = backoff_s(doublings, base_s, MAX_VISIBILITY_S, self.context.rng, HALF_JITTER)
             yield Deferred(f"{request.model_name} works on as many regions as it may", wait_s)
             return
         try:
@@ -386,10 +387,10 @@ class RegionRequestHandler:
         at_least_s = reason.retry_after_s or 0.0 if isinstance(reason, ModelBackPressureError) else 0.0
         if isinstance(reason, MemoryError | TableBusyError):
             lack = "memory for the region" if isinstance(reason, MemoryError) else f"a table that responds: {reason}"
-            return Deferred(f"the worker lacks {lack}", backoff_s(backoffs, rng), is_backoff=True)
+            return Deferred(f"the worker lacks {lack}", region_wait_s(backoffs, rng), is_backoff=True)
         if run.outcomes:
             return Deferred("the region was interrupted", at_least_s)
-        return Deferred(_endpoint_trouble(job, reason), backoff_s(backoffs, rng, at_least_s), is_backoff=True)
+        return Deferred(_endpoint_trouble(job, reason), region_wait_s(backoffs, rng, at_least_s), is_backoff=True)
 
     def _give_up_image(
         self, claim: RegionClaim, work: RegionWork, job: JobItem, err: ImageError | FeatureError
@@ -400,7 +401,7 @@ class RegionRequestHandler:
         """
         backoffs = claim.item.backoffs or 0
         if err.can_retry or (isinstance(err, ImageError) and backoffs < _MAX_OPEN_TRIES):
-            return Deferred(str(err), backoff_s(backoffs, self.context.rng), is_backoff=True)
+            return Deferred(str(err), region_wait_s(backoffs, self.context.rng), is_backoff=True)
         return self._seal(claim, work, job, str(err))
 
     def _seal(self, claim: RegionClaim, work: RegionWork, job: JobItem, reason: str) -> Ended:

@@ -17,7 +17,7 @@ from .exceptions import LoadImageException
 from .features.location_grid import LocationGrid
 from .image_interest import interest_in
 from .inference.retry import RetryBudget
-from .job_rules import backoff_s
+from .job_rules import region_wait_s
 from .raster import ImageSource, image_to_world, is_quick
 from .region_outcome import Deferred
 from .scheduler.survey import lane_of
@@ -121,7 +121,7 @@ class RegionWork:
                 if is_outage(len(steps.suspects), len(tiles), item.backoffs or 0):
                     example = steps.suspects[0][1].error_reason
                     reason = f"{len(steps.suspects)} of {len(tiles)} tiles crash the model, for example: {example}"
-                    return Deferred(reason, backoff_s(item.backoffs or 0, self._context.rng), is_backoff=True)
+                    return Deferred(reason, region_wait_s(item.backoffs or 0, self._context.rng), is_backoff=True)
                 for tile, result in steps.suspects:
                     run.outcomes[tile.index] = steps.commit(tile, result)
         return done | run.outcomes

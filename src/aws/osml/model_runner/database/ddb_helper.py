@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.common.aws_clients import default_clients
 from aws.osml.model_runner.common.aws_errors import cancellation_codes, error_code, is_invalid_write, may_pass
+from aws.osml.model_runner.common.backoff import backoff_s
 from aws.osml.model_runner.exceptions import (
     ConditionNotMetError,
     DDBBatchWriteException,
@@ -33,6 +34,7 @@ _LONGEST_DELAY_S = 8.0
 # A write that meets a transaction on its item is refused; the transaction is over within milliseconds.
 _CONFLICT = "TransactionConflictException"
 _CONFLICT_TRIES = 8
+FIRST_CONFLICT_WAIT_S = 0.05
 _LONGEST_CONFLICT_WAIT_S = 2.0
 
 
@@ -370,7 +372,7 @@ class DDBHelper:
 
     def _delay_s(self, attempt: int, longest_s: float = _LONGEST_DELAY_S) -> float:
         """Return how long to wait after a try that failed; ``attempt`` counts from 0."""
-        return self._rng.uniform(0, min(longest_s, _FIRST_DELAY_S * 2 ** min(attempt, 10)))
+        return backoff_s(attempt, _FIRST_DELAY_S, longest_s, self._rng)
 
     def name_of_claim(self, owner: str) -> str:
         """Return a name for one claim of a worker, so that a repeated call can tell its own write from another's."""
@@ -391,7 +393,7 @@ class DDBHelper:
         for attempt in range(_CONFLICT_TRIES - 1):
             with suppress(TransactionConflictError):
                 return self._call(operation, request)
-            self._sleep(self._rng.uniform(0, min(_LONGEST_CONFLICT_WAIT_S, 0.05 * 2**attempt)))
+            self._sleep(backoff_s(attempt, FIRST_CONFLICT_WAIT_S, _LONGEST_CONFLICT_WAIT_S, self._rng))
         return self._call(operation, request)
 
     def _transact(self, *writes: Item) -> None:

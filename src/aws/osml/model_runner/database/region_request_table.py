@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from aws.osml.model_runner.api.region_request import RegionRequest
+from aws.osml.model_runner.common.backoff import backoff_s
 from aws.osml.model_runner.common.typing import ImageRegion, RequestStatus, TileState
 from aws.osml.model_runner.exceptions import (
     CompleteRegionException,
@@ -21,7 +22,7 @@ from aws.osml.model_runner.exceptions import (
     UpdateRegionException,
 )
 
-from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names, to_dynamodb
+from .ddb_helper import FIRST_CONFLICT_WAIT_S, DDBHelper, DDBItem, DDBKey, Item, attribute_names, to_dynamodb
 from .job_table import IS_OPEN, ROW_LIFE_S, TERMINAL_VALUES, JobTable
 
 NOT_TERMINAL = "NOT region_status IN (:success, :partial, :failed)"
@@ -328,7 +329,8 @@ class RegionRequestTable(DDBHelper):
             except TableBusyError:
                 if attempt == _CONFLICT_TRIES - 1:
                     raise
-                self._sleep(self._rng.uniform(0, min(_CONFLICT_WAIT_S, 0.05 * 4**attempt)))
+                # Two doublings at once: the regions of a large image contend for one row.
+                self._sleep(backoff_s(2 * attempt, FIRST_CONFLICT_WAIT_S, _CONFLICT_WAIT_S, self._rng))
             else:
                 return dataclasses.replace(claim.item, **end)
         raise AssertionError("unreachable")

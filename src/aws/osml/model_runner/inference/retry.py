@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from aws.osml.model_runner.common.backoff import backoff_s
 from aws.osml.model_runner.common.typing import EncodedTile
 from aws.osml.model_runner.exceptions import (
     ModelBackPressureError,
@@ -212,8 +213,7 @@ class Tries:
 
 def jittered_delay_s(attempt: int, rng: random.Random, policy: RetryPolicy = DEFAULT_POLICY) -> float:
     """Return a wait in seconds after try number ``attempt``, counted from 1: full jitter under a doubling ceiling."""
-    ceiling_s = min(policy.max_delay_s, policy.base_delay_s * 2.0 ** min(attempt - 1, 32))
-    return rng.uniform(0.0, ceiling_s)
+    return backoff_s(attempt - 1, policy.base_delay_s, policy.max_delay_s, rng)
 
 
 def invoke_with_retries(

@@ -11,6 +11,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.common.aws_clients import default_clients
 from aws.osml.model_runner.common.aws_errors import error_code
+from aws.osml.model_runner.common.backoff import backoff_s
 
 from .exceptions import QueueError
 
@@ -24,6 +25,7 @@ MAX_VISIBILITY_S = 43_200
 MAX_DELAY_S = 900
 MAX_SEND_TRIES = 5
 BASE_DELAY_S = 0.2
+MAX_RESEND_DELAY_S = 5.0
 
 # Another receive has the message now, or it is gone: the lease in the tables decides who works, not the handle.
 _STALE_HANDLE_ERRORS = frozenset(
@@ -195,7 +197,7 @@ class RequestQueue:
         pending = [{"Id": str(index), "MessageBody": body} for index, body in enumerate(bodies)]
         for attempt in range(MAX_SEND_TRIES):
             if attempt:
-                self._sleep(BASE_DELAY_S * 2 ** (attempt - 1))
+                self._sleep(backoff_s(attempt - 1, BASE_DELAY_S, MAX_RESEND_DELAY_S))
             failed = self._call("send_message_batch", Entries=pending).get("Failed", [])
             if any(entry.get("SenderFault") for entry in failed):
                 raise QueueError(f"SQS refuses {len(failed)} messages: {failed[0].get('Code')}")

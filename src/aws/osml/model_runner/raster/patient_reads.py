@@ -12,6 +12,7 @@ every transfer was whole, twice                      the file is damaged: raise 
 ===================================================  ===========================================================
 """
 
+import math
 import random
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from typing import TypeVar
 
 import structlog
 
+from aws.osml.model_runner.common.backoff import HALF_JITTER, backoff_s
 from aws.osml.model_runner.exceptions import ImageError
 
 from .exceptions import ImageBreaksOffError, ImageUnreachableError, LoadImageException, NotAnImageError
@@ -75,7 +77,8 @@ class PatientReads:
             if self.clock() - began_s > self.settings.read_patience_s:
                 break
             if number < self.settings.read_tries:
-                self.sleep(self.rng.uniform(0.5, 1.0) * self.settings.read_retry_delay_s * 2 ** (number - 1))
+                base_s = self.settings.read_retry_delay_s
+                self.sleep(backoff_s(number - 1, base_s, math.inf, self.rng, HALF_JITTER))
         if isinstance(failure, ImageUnreachableError):
             raise failure
         self.check_store()

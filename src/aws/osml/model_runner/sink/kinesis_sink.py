@@ -13,6 +13,7 @@ from aws.osml.model_runner.api.problems import role_problem, shortened
 from aws.osml.model_runner.api.sink import SinkMode, SinkType
 from aws.osml.model_runner.common.aws_clients import default_clients
 from aws.osml.model_runner.common.aws_errors import error_code, is_role_refusal
+from aws.osml.model_runner.common.backoff import backoff_s
 from aws.osml.model_runner.common.role_session import streaming_session
 from aws.osml.model_runner.exceptions import Problem
 
@@ -194,7 +195,7 @@ class KinesisSink(Sink):
                 raise SinkError(f"Kinesis: the stream {self.stream} refused {len(left)} records {idle_tries} times")
             pending = left
             if pending:
-                self._sleep(self._rng.uniform(0, min(MAX_DELAY_S, BASE_DELAY_S * 2**idle_tries)))
+                self._sleep(backoff_s(idle_tries, BASE_DELAY_S, MAX_DELAY_S, self._rng))
 
     def _put(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Send entries once and return those that were refused."""
