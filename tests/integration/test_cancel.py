@@ -10,7 +10,7 @@ import pytest
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.cancel import JobCanceller
-from aws.osml.model_runner.exceptions import InvalidImageRequestException
+from aws.osml.model_runner.exceptions import JobNotFoundError
 from aws.osml.model_runner.region_outcome import Deferred
 from worker_in_process import Clock, InProcessWorker
 from worker_process import eventually
@@ -102,7 +102,7 @@ def test_a_cancelled_job_that_is_sent_again_is_done_whole(worker, canceller, sce
 
 
 def test_what_is_not_open_is_an_error_and_what_has_just_ended_is_told(worker, canceller, scene, model_server):
-    with pytest.raises(InvalidImageRequestException, match="no open job unknown"):
+    with pytest.raises(JobNotFoundError, match="no open job unknown"):
         canceller.cancel("unknown")
     request = accepted(worker, scene, model_server("centerpoint").invocations_url)
     worker.jobs.fail_unplanned(request.image_id, "unreadable")

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
+from aws.osml.model_runner.database.feature_table import TileOutcome
 from aws.osml.model_runner.exceptions import (
     BadModelAnswerError,
     InvalidAssumedRoleException,
@@ -27,7 +28,7 @@ from aws.osml.model_runner.inference.call_limit import CallLimit
 from aws.osml.model_runner.raster.exceptions import ImageUnreachableError
 from aws.osml.model_runner.tile_worker.pipeline import BAD_RESPONSE, INTERNAL_ERROR, TILE_ENCODING, TilePipeline
 from aws.osml.model_runner.tile_worker.queue_shares import QueueShares
-from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile, TileResult
+from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile
 from aws.osml.model_runner.tile_worker.thread_shares import ThreadShares
 from worker_process import eventually
 
@@ -54,7 +55,7 @@ class FakeSteps:
     def __init__(self, encoded_bytes: int = 10, **faults: Callable[[Tile], object]) -> None:
         self.faults = faults
         self.encoded_bytes = encoded_bytes
-        self.stored: dict[int, TileResult] = {}
+        self.stored: dict[int, TileOutcome] = {}
         self.calls: Counter[str] = Counter()
         self.limit: CallLimit | None = None
         self.endpoint = self.image_store = object()
@@ -89,11 +90,11 @@ class FakeSteps:
             self.detecting.add(-1)
         return b"answer %d" % tile.index
 
-    def locate(self, tile: Tile, answer: bytes) -> TileResult:
+    def locate(self, tile: Tile, answer: bytes) -> TileOutcome:
         self._step("locate", tile)
-        return TileResult(TileState.SUCCEEDED, (answer,))
+        return TileOutcome(TileState.SUCCEEDED, (answer,))
 
-    def store(self, tile: Tile, result: TileResult) -> TileState:
+    def store(self, tile: Tile, result: TileOutcome) -> TileState:
         self._step("store", tile)
         with self._lock:
             self.stored[tile.index] = result
@@ -173,7 +174,7 @@ def test_a_region_without_tiles_ends_at_once(pipeline):
 
 def test_the_state_that_counts_is_the_one_that_was_stored(pipeline):
     class Beaten(FakeSteps):
-        def store(self, tile: Tile, result: TileResult) -> TileState:
+        def store(self, tile: Tile, result: TileOutcome) -> TileState:
             super().store(tile, result)
             return TileState.FAILED
 

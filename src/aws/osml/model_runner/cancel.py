@@ -4,7 +4,7 @@ import dataclasses
 
 from .database.job_ledger import OutstandingJobsTable
 from .database.job_table import JobTable
-from .exceptions import InvalidImageRequestException
+from .exceptions import JobNotFoundError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +31,11 @@ class JobCanceller:
         """C1: end each open image of a job as FAILED, with the reason "cancelled".
 
         Raises:
-            InvalidImageRequestException: no image of such a job is open.
+            JobNotFoundError: no image of such a job is open.
         """
         images = [job.image_id for job in self._ledger.open_rows() if job.job_id == job_id]
         if not images:
-            raise InvalidImageRequestException(f"there is no open job {job_id}")
+            raise JobNotFoundError(f"there is no open job {job_id}")
         cancelled, ended, failed = [], {}, {}
         for image_id in images:
             try:

@@ -44,6 +44,8 @@
     ├── QueueError                       (again) SQS did not do what was asked; see ``queue``
     ├── InvalidAssumedRoleException      (again) STS refused, or is away
     ├── JobError
+    │   ├── JobNotFoundError                     an operator names a job that is not there, or not open
+    │   ├── JobNotFinishedError                  an operator names a job that still waits or runs
     │   ├── ProcessImageException
     │   ├── ProcessRegionException
     │   ├── AggregateFeaturesException   (again)
@@ -328,6 +330,14 @@ class InvalidAssumedRoleException(ModelRunnerError):
 
 class JobError(ModelRunnerError):
     """A step of a job ended in an error."""
+
+
+class JobNotFoundError(JobError):
+    """There is no job of this id in the state that a command needs."""
+
+
+class JobNotFinishedError(JobError):
+    """The job waits or runs, and a command needs one that has ended."""
 
 
 class ProcessImageException(JobError):

@@ -10,7 +10,7 @@ from .common.memory_budget import MemoryBudget
 from .common.mr_post_processing import FeatureDistillationAlgorithm
 from .database.feature_table import FeatureTable
 from .database.job_table import JobItem, JobTable
-from .exceptions import AggregateFeaturesException, ConservationError, InvalidImageRequestException
+from .exceptions import AggregateFeaturesException, ConservationError, JobNotFinishedError, JobNotFoundError
 from .tile_reader import ImageTiles, ignore
 from .tile_worker.tiling_strategy import TilingStrategy
 
@@ -31,14 +31,15 @@ class JobMerger:
         """Return the images of a job.
 
         Raises:
-            InvalidImageRequestException: there is no such job, or it has not ended.
+            JobNotFoundError: there is no such job.
+            JobNotFinishedError: one of its images has not ended.
         """
         images = list(self.job_table.images_of(job_id))
         if not images:
-            raise InvalidImageRequestException(f"there is no job {job_id}")
+            raise JobNotFoundError(f"there is no job {job_id}")
         open_images = [image.image_id for image in images if not image.is_terminal]
         if open_images:
-            raise InvalidImageRequestException(f"the job {job_id} has not ended: {', '.join(open_images)}")
+            raise JobNotFinishedError(f"the job {job_id} has not ended: {', '.join(open_images)}")
         return images
 
     @contextmanager

@@ -15,7 +15,7 @@ from .api.rules import MAX_PREFIX_BYTES, is_prefix
 from .api.sink import SinkType
 from .database.job_ledger import OutstandingJobsTable
 from .database.job_table import JobItem, JobTable, Redirection
-from .exceptions import InvalidImageRequestException, Problem
+from .exceptions import InvalidImageRequestException, JobNotFoundError, Problem
 from .job_rules import TILE_MARGIN_S, is_redrivable
 from .queue.exceptions import QueueError
 from .queue.request_queue import RequestQueue
@@ -60,7 +60,8 @@ class JobRedriver:
         ``outputs_only`` no tile is done again.
 
         Raises:
-            InvalidImageRequestException: there is no such job, or a place is not one, or not allowed.
+            JobNotFoundError: there is no such job.
+            InvalidImageRequestException: a place is not one, or not allowed.
         """
         begun, left, targets = {}, {}, [s3_place(place) for place in places]
         for item in self._job_table.images_of(job_id):
@@ -81,7 +82,7 @@ class JobRedriver:
             advice = (
                 "a request that was refused has none: once its reason is mended, redrive --dead-letters sends it again"
             )
-            raise InvalidImageRequestException(f"there is no job {job_id}; {advice}")
+            raise JobNotFoundError(f"there is no job {job_id}; {advice}")
         return RedriveReport(begun, left)
 
     def _refusal(self, item: JobItem, outputs_only: bool) -> str | None:

@@ -4,7 +4,7 @@ import random
 import threading
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -27,7 +27,7 @@ from .raster import ImageBreaksOffError, TileEncoder
 from .scheduler.decision import Lane
 from .status.safe_text import safe_text
 from .tile_problems import MAX_REASON_CHARACTERS
-from .tile_worker.region_run import Tile, TileResult
+from .tile_worker.region_run import Tile
 
 logger = structlog.get_logger(__name__)
 
@@ -75,7 +75,7 @@ class DetectionSteps:
     is_control: bool = False
     max_parsed_bytes: int = MAX_PARSED_BYTES
     waits_for_image: bool = True
-    suspects: list[tuple[Tile, TileResult]] = field(default_factory=list)
+    suspects: list[tuple[Tile, TileOutcome]] = field(default_factory=list)
     _begun: dict[int, float] = field(default_factory=dict)
 
     def cut(self, tile: Tile) -> EncodedTile:
@@ -115,7 +115,7 @@ class DetectionSteps:
         self.metrics.record("ModelInvocation", "Retries", answer.retries, "Count", ModelName=self.request.model_name)
         return answer.body
 
-    def locate(self, tile: Tile, answer: bytes) -> TileResult:
+    def locate(self, tile: Tile, answer: bytes) -> TileOutcome:
         """Return the features of an answer, in full-image pixels and, with a grid, in degrees."""
         turn = _LARGE_ANSWERS if len(answer) > _LARGE_ANSWER_BYTES else nullcontext()
         with turn, self.metrics.timed("FeatureRefinement"):
@@ -125,11 +125,11 @@ class DetectionSteps:
         dropped = dict(parsed.dropped + encoded.dropped)
         if dropped:
             logger.warning("features.dropped", tile_index=tile.index, **dropped)
-        return TileResult(
+        return TileOutcome(
             TileState.SUCCEEDED, tuple(encoded.bodies), encoded.columns, dropped=dropped, inference_time=inference_time
         )
 
-    def store(self, tile: Tile, result: TileResult) -> TileState | None:
+    def store(self, tile: Tile, result: TileOutcome) -> TileState | None:
         """Commit a result; the first worker's outcome counts, whoever that is.
 
         A tile that crashed the model is held back: whether it is the tile's fault shows when the others are done.
@@ -142,14 +142,10 @@ class DetectionSteps:
             return None
         return self.commit(tile, result)
 
-    def commit(self, tile: Tile, result: TileResult) -> TileState:
+    def commit(self, tile: Tile, result: TileOutcome) -> TileState:
         """Commit a result for good, and return the state that counts."""
         key = TileKey(self.request.image_id, self.request.region_id, tile.index)
-        reason = safe_text(result.error_reason, MAX_REASON_CHARACTERS)
-        outcome = TileOutcome(
-            *(result.state, result.features, result.columns, result.error_code, result.dropped, result.inference_time),
-            error_reason=reason,
-        )
+        outcome = replace(result, error_reason=safe_text(result.error_reason, MAX_REASON_CHARACTERS))
         try:
             with self.metrics.timed("FeatureStorage"):
                 state = self.features.commit_tile(
@@ -157,7 +153,7 @@ class DetectionSteps:
                 )
         except FeaturesTooLargeError as err:
             logger.warning("tile.failed", tile_index=tile.index, code=FEATURES_TOO_LARGE, reason=str(err))
-            failed = TileResult(TileState.FAILED, error_code=FEATURES_TOO_LARGE, error_reason=str(err))
+            failed = TileOutcome(TileState.FAILED, error_code=FEATURES_TOO_LARGE, error_reason=str(err))
             return self.commit(tile, failed)
         self.note_progress()
         self._record(tile, state)

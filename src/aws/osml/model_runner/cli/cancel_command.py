@@ -39,11 +39,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _cancel(canceller: Any, job_id: str) -> bool:
     """Cancel a job and print what became of its images; return True when every one was cancelled."""
-    from aws.osml.model_runner.exceptions import InvalidImageRequestException
+    from aws.osml.model_runner.exceptions import JobNotFoundError
 
     try:
         report = canceller.cancel(job_id)
-    except InvalidImageRequestException as err:
+    except JobNotFoundError as err:
         sys.stderr.write(f"model-runner: {err}\n")
         return False
     for image_id in report.cancelled:

@@ -55,7 +55,7 @@ def _redrive_job(config: Any, job_id: str, arguments: argparse.Namespace) -> boo
     from aws.osml.model_runner.common.aws_clients import default_clients
     from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
     from aws.osml.model_runner.database.job_table import JobTable
-    from aws.osml.model_runner.exceptions import InvalidImageRequestException
+    from aws.osml.model_runner.exceptions import InvalidImageRequestException, JobNotFoundError
     from aws.osml.model_runner.redrive import JobRedriver
 
     dynamodb = default_clients().dynamodb_resource()
@@ -64,7 +64,7 @@ def _redrive_job(config: Any, job_id: str, arguments: argparse.Namespace) -> boo
     redriver = JobRedriver(jobs, ledger, config.allowance.check)
     try:
         report = redriver.redrive(job_id, arguments.output, arguments.outputs_only)
-    except InvalidImageRequestException as err:
+    except (InvalidImageRequestException, JobNotFoundError) as err:
         sys.stderr.write(f"model-runner: {err}\n")
         return False
     for image_id, work in report.begun.items():

@@ -128,7 +128,7 @@ class TileOutcome:
     error_code: str | None = None
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     inference_time: str | None = None
-    error_reason: str | None = None
+    error_reason: str = ""
 
 
 _NO_COLUMNS = FeatureColumns.of(())

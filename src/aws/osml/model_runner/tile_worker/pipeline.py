@@ -24,6 +24,7 @@ import structlog
 from structlog.contextvars import bound_contextvars
 
 from aws.osml.model_runner.common.typing import EncodedTile, TileState
+from aws.osml.model_runner.database.feature_table import TileOutcome
 from aws.osml.model_runner.exceptions import (
     BadModelAnswerError,
     ModelRunnerError,
@@ -34,7 +35,7 @@ from aws.osml.model_runner.exceptions import (
 
 from .bounded_queue import BoundedQueue, QueueClosedError
 from .queue_shares import QueueShares
-from .region_run import RegionRun, Tile, TileResult, TileSteps
+from .region_run import RegionRun, Tile, TileSteps
 from .thread_shares import ThreadShares
 
 logger = structlog.get_logger(__name__)
@@ -62,7 +63,7 @@ class _TileOnItsWay:
         self.is_calling = False
         self.has_thread = False
         self.has_share = True
-        self.result: TileResult | None = None
+        self.result: TileOutcome | None = None
 
 
 def _endpoint_of(item: _TileOnItsWay) -> Hashable:
@@ -297,12 +298,12 @@ class TilePipeline:
             return
         item.run.leave(item.tile, state)
 
-    def _locate(self, item: _TileOnItsWay) -> TileResult:
+    def _locate(self, item: _TileOnItsWay) -> TileOutcome:
         try:
             return item.steps.locate(item.tile, item.answer)
         except BadModelAnswerError as err:
             logger.warning("tile.failed", tile_index=item.tile.index, code=BAD_RESPONSE, reason=str(err))
-            return TileResult(TileState.FAILED, error_code=BAD_RESPONSE, error_reason=str(err))
+            return TileOutcome(TileState.FAILED, error_code=BAD_RESPONSE, error_reason=str(err))
 
     def _failed(self, item: _TileOnItsWay, code: str, err: Exception) -> BoundedQueue[_TileOnItsWay]:
         logger.warning("tile.failed", tile_index=item.tile.index, code=code, reason=str(err))
@@ -317,5 +318,5 @@ class TilePipeline:
     def _as_failed(self, item: _TileOnItsWay, code: str, reason: str) -> _TileOnItsWay:
         self._give_share_back(item)
         item.encoded = item.answer = b""
-        item.result = TileResult(TileState.FAILED, error_code=code, error_reason=reason)
+        item.result = TileOutcome(TileState.FAILED, error_code=code, error_reason=reason)
         return item

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from aws.osml.model_runner.common.typing import EncodedTile, ImageRegion, TileState
-from aws.osml.model_runner.features.feature_columns import FeatureColumns
+from aws.osml.model_runner.database.feature_table import TileOutcome
 
 # How often a run that waits looks whether its process is to stop.
 _STOP_POLL_S = 0.5
@@ -20,22 +20,6 @@ class Tile:
 
     index: int
     bounds: ImageRegion
-
-
-@dataclasses.dataclass(frozen=True)
-class TileResult:
-    """Features of a tile as GeoJSON text each, and in columns; or the code of its error, and the reason.
-
-    ``inference_time`` is ISO 8601 in UTC.
-    """
-
-    state: TileState
-    features: tuple[bytes, ...] = ()
-    columns: FeatureColumns | None = None
-    error_code: str | None = None
-    dropped: dict[str, int] = dataclasses.field(default_factory=dict)
-    inference_time: str | None = None
-    error_reason: str = ""
 
 
 class TileSteps(Protocol):
@@ -70,11 +54,11 @@ class TileSteps(Protocol):
         """Return the model's answer."""
         ...
 
-    def locate(self, tile: Tile, answer: bytes) -> TileResult:
+    def locate(self, tile: Tile, answer: bytes) -> TileOutcome:
         """Return the features that an answer holds, placed in the image and on the ground."""
         ...
 
-    def store(self, tile: Tile, result: TileResult) -> TileState | None:
+    def store(self, tile: Tile, result: TileOutcome) -> TileState | None:
         """Commit a result and return the state that counts, which may be another worker's; None to decide later."""
         ...
 
