@@ -166,7 +166,7 @@ def test_every_word_that_a_key_may_hold_is_documented(heading: str, model: type[
 
 
 LIMITS = [
-    json_document.MAX_BODY_BYTES,
+    json_document.MAX_MESSAGE_BYTES,
     json_document.MAX_DEPTH,
     rules.MAX_JOB_ID_LENGTH,
     rules.MAX_NAME_LENGTH,

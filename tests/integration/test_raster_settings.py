@@ -87,6 +87,15 @@ def test_the_cache_grows_to_what_tiles_share_and_no_further(tmp_path, restored_o
     assert gdal.GetCacheMax() == min(needed, 80 * 2**20)
 
 
+def test_the_cache_grows_with_the_regions_that_a_worker_is_set_to_do(tmp_path, restored_options):
+    path = tmp_path / "wide.tif"
+    sparse = ["SPARSE_OK=TRUE", "INTERLEAVE=PIXEL", "TILED=YES", "BLOCKXSIZE=512", "BLOCKYSIZE=512"]
+    gdal.GetDriverByName("GTiff").Create(str(path), 20_000, 5_000, 3, gdal.GDT_Byte, sparse).FlushCache()
+    configure_gdal(RasterSettings(), {})
+    open_image(place(path), RasterSettings(region_width_px=16_000, regions_at_once=3)).close()
+    assert gdal.GetCacheMax() == 3 * 16_000 * (2 * 512) * 3
+
+
 def test_configuring_applies_options_cache_and_exceptions(restored_options):
     configure_gdal(RasterSettings(cache_bytes=33 * 1024 * 1024), {})
 

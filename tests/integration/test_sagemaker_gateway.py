@@ -6,11 +6,10 @@ import threading
 import pytest
 from botocore.exceptions import ClientError
 
+from aws.osml.model_runner.api.inference import MAX_SAGEMAKER_BODY_BYTES, MAX_SERVERLESS_BODY_BYTES
 from aws.osml.model_runner.local.clients import local_client
 from aws.osml.model_runner.local.http_service import HttpResponse, HttpService
 from aws.osml.model_runner.local.sagemaker_gateway import (
-    MAX_BODY_BYTES,
-    MAX_SERVERLESS_BODY_BYTES,
     NO_RESPONSE,
     TIMED_OUT,
     LocalEndpoint,
@@ -185,8 +184,8 @@ def test_unknown_endpoint_is_a_validation_error(runtime, control):
 def test_body_past_sagemaker_s_limit_is_refused(gateway, runtime, model_server):
     server = model_server("failure", outcomes={"200": 1})
     gateway.add_endpoint("e", LocalEndpoint(server.invocations_url))
-    runtime.invoke_endpoint(EndpointName="e", Body=bytes(MAX_BODY_BYTES))
-    response = error_of(runtime.invoke_endpoint, EndpointName="e", Body=bytes(MAX_BODY_BYTES + 1))
+    runtime.invoke_endpoint(EndpointName="e", Body=bytes(MAX_SAGEMAKER_BODY_BYTES))
+    response = error_of(runtime.invoke_endpoint, EndpointName="e", Body=bytes(MAX_SAGEMAKER_BODY_BYTES + 1))
     assert response["ResponseMetadata"]["HTTPStatusCode"] == 413
     assert server.stats()["requests"] == 1
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from aws.osml.model_runner.api.inference import MAX_SERVERLESS_BODY_BYTES
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass
 from aws.osml.model_runner.inference.endpoint_address import parse_endpoint_address
 from aws.osml.model_runner.inference.endpoint_check import (
-    SERVERLESS_BODY_BYTES,
     Finding,
     check_http,
     check_sagemaker,
@@ -46,10 +46,10 @@ def test_only_an_endpoint_that_will_not_come_into_service_by_itself_is_refused(s
     ("variants", "parameters", "limit"),
     [
         ([INSTANCES], {}, None),
-        ([SERVERLESS], {}, SERVERLESS_BODY_BYTES),
-        ([INSTANCES, SERVERLESS], {}, SERVERLESS_BODY_BYTES),
+        ([SERVERLESS], {}, MAX_SERVERLESS_BODY_BYTES),
+        ([INSTANCES, SERVERLESS], {}, MAX_SERVERLESS_BODY_BYTES),
         ([INSTANCES, SERVERLESS], {"TargetVariant": "fast"}, None),
-        ([INSTANCES, SERVERLESS], {"TargetVariant": "cheap"}, SERVERLESS_BODY_BYTES),
+        ([INSTANCES, SERVERLESS], {"TargetVariant": "cheap"}, MAX_SERVERLESS_BODY_BYTES),
         ([], {"InferenceComponentName": "one"}, None),
     ],
 )

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, PydanticUndefined
 
 from .api.allowance import Allowance
+from .api.inference import MAX_ANSWER_BYTES, MAX_SAGEMAKER_BODY_BYTES
 from .api.problems import expectation_of, shortened
 from .common.typing import ImageDimensions
 from .exceptions import ConfigurationError, Problem
@@ -351,9 +352,9 @@ class ServiceConfig(BaseModel):
         default=70.0,
         description="Seconds that an HTTP model may take for a tile, from the request to the last byte of the answer.",
     )
-    max_answer_bytes: Annotated[int, Field(ge=1_024, le=50 * _MIB)] = _setting(
+    max_answer_bytes: Annotated[int, Field(ge=1_024, le=MAX_ANSWER_BYTES)] = _setting(
         "MAX_ANSWER_BYTES",
-        default=50 * _MIB,
+        default=MAX_ANSWER_BYTES,
         description="The most bytes of a model's answer for one tile; never above the default.",
     )
     max_parsed_answer_bytes: Bytes = _setting(
@@ -364,7 +365,7 @@ class ServiceConfig(BaseModel):
     )
     sm_max_body_bytes: Annotated[int, Field(ge=1, le=2**31)] = _setting(
         "SM_MAX_BODY",
-        default=6_291_456,
+        default=MAX_SAGEMAKER_BODY_BYTES,
         description="The largest tile in bytes that is sent to a SageMaker endpoint; larger ones fail unsent.",
     )
     elevation_data_location: str | None = _setting(

@@ -273,6 +273,8 @@ def _raster_settings(config: ServiceConfig, max_handles: int) -> RasterSettings:
     return RasterSettings(
         cache_bytes=_share(config.gdal_cache_bytes),
         max_handles=max_handles,
+        region_width_px=config.region_size.width,
+        regions_at_once=config.regions_in_progress,
         max_side_px=config.max_image_side_px,
         max_pixels=config.max_image_pixels,
         max_bands=config.max_image_bands,

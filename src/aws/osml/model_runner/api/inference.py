@@ -2,6 +2,12 @@
 
 from enum import StrEnum
 
+# The largest answer of a model for one tile that is read.
+MAX_ANSWER_BYTES = 50 * 1024 * 1024
+# The largest payloads that SageMaker takes: of an endpoint with instances, and of a serverless one.
+MAX_SAGEMAKER_BODY_BYTES = 6 * 1024 * 1024
+MAX_SERVERLESS_BODY_BYTES = 4 * 1024 * 1024
+
 
 class ModelInvokeMode(StrEnum):
     """The kind of endpoint that serves a model."""

@@ -11,7 +11,7 @@ from aws.osml.model_runner.exceptions import Problem
 
 from .problems import path_text, shortened
 
-MAX_BODY_BYTES = 256 * 1024
+MAX_MESSAGE_BYTES = 256 * 1024
 MAX_DEPTH = 32
 
 # A string, closed or not, or a bracket outside of strings. Possessive, so that no text makes it look twice.
@@ -63,8 +63,8 @@ def _checked_text(body: str | bytes) -> tuple[str, Problem | None]:
         size = len(text.encode())
     except UnicodeError:
         return "", Problem("body", _described(body), "UTF-8 text")
-    if size > MAX_BODY_BYTES:
-        return "", Problem("body", f"{size} bytes", f"at most {MAX_BODY_BYTES} bytes")
+    if size > MAX_MESSAGE_BYTES:
+        return "", Problem("body", f"{size} bytes", f"at most {MAX_MESSAGE_BYTES} bytes")
     if _depth(text) > MAX_DEPTH:
         return "", Problem("body", _described(body), f"JSON of at most {MAX_DEPTH} levels")
     return text, None

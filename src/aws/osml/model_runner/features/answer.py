@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES
 from aws.osml.model_runner.exceptions import BadModelAnswerError
 
 from .encoding import FEATURE_TOO_LARGE, MAX_FEATURE_BYTES
 from .image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, geometry_problem, image_geometry_problem
 from .properties import FEATURE_CLASSES, FEATURE_TYPES, Feature, without_null_score
 
-MAX_ANSWER_BYTES = 50 * 1024 * 1024
 # A megabyte of ``[],`` becomes twenty of lists, so what an answer takes is estimated before it is read: bytes of an
 # empty object, of an entry in one, of an empty list, and of an element with its number, as CPython 3.11 has them.
 MAX_PARSED_BYTES = 128 * 1024 * 1024

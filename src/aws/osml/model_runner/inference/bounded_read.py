@@ -6,7 +6,6 @@ from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass
 
 from .call_errors import ModelErrorCode
 
-MAX_ANSWER_BYTES = 50 * 1024 * 1024
 PIECE_BYTES = 64 * 1024
 
 

@@ -7,14 +7,12 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
+from aws.osml.model_runner.api.inference import MAX_SERVERLESS_BODY_BYTES
 from aws.osml.model_runner.api.problems import role_problem, shortened
 from aws.osml.model_runner.common.aws_errors import error_code, is_role_refusal
 from aws.osml.model_runner.exceptions import ModelCallError, Problem
 
 from .endpoint_address import EndpointAddress, checked_addresses
-
-# https://docs.aws.amazon.com/sagemaker/latest/dg/serverless-endpoints.html: the payload of a serverless endpoint
-SERVERLESS_BODY_BYTES = 4 * 1024 * 1024
 
 # States in which an endpoint will not take calls unless somebody acts. In all others it does, or is about to; after a
 # failed roll-back (UpdateRollbackFailed), too, with instances of both versions.
@@ -90,7 +88,7 @@ def endpoint_finding(description: Mapping[str, Any], name: str, parameters: Mapp
         return Finding((Problem(_VARIANT, shortened(target), expected),))
     called = [variants[str(target)]] if str(target) in variants else variants.values()
     is_serverless = any(variant.get("CurrentServerlessConfig") for variant in called)
-    return Finding(max_body_bytes=SERVERLESS_BODY_BYTES if is_serverless else None)
+    return Finding(max_body_bytes=MAX_SERVERLESS_BODY_BYTES if is_serverless else None)
 
 
 def _component_problems(description: Mapping[str, Any], endpoint: str, name: str) -> list[Problem]:

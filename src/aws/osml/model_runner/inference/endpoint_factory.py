@@ -3,17 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from aws.osml.model_runner.api.inference import ModelInvokeMode
+from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES, MAX_SAGEMAKER_BODY_BYTES, ModelInvokeMode
 from aws.osml.model_runner.common.aws_clients import Role
 from aws.osml.model_runner.exceptions import Problem, UnsupportedModelException
 
-from .bounded_read import MAX_ANSWER_BYTES
 from .detector import Detector
 from .endpoint_address import parse_endpoint_address
 from .endpoint_builder import FeatureEndpointBuilder
 from .endpoint_name import check_endpoint_name
 from .http_detector import DEFAULT_CONNECTIONS, DEFAULT_TIMEOUTS, CallTimeouts, HTTPDetectorBuilder
-from .sm_detector import MAX_BODY_BYTES, SMDetectorBuilder
+from .sm_detector import SMDetectorBuilder
 
 
 class FeatureDetectorFactory:
@@ -31,7 +30,7 @@ class FeatureDetectorFactory:
         tile_format: str | None = None,
         assumed_role: Role = None,
         allowed_hosts: Sequence[str] = (),
-        max_body_bytes: int = MAX_BODY_BYTES,
+        max_body_bytes: int = MAX_SAGEMAKER_BODY_BYTES,
         max_connections: int = DEFAULT_CONNECTIONS,
         timeouts: CallTimeouts = DEFAULT_TIMEOUTS,
         max_answer_bytes: int = MAX_ANSWER_BYTES,

@@ -11,12 +11,12 @@ from urllib3 import BaseHTTPResponse, Retry
 from urllib3 import exceptions as http_errors
 from urllib3.util import Timeout
 
-from aws.osml.model_runner.api.inference import ModelInvokeMode
+from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES, ModelInvokeMode
 from aws.osml.model_runner.common.checked_connection import checked_pool_manager
 from aws.osml.model_runner.common.typing import EncodedTile
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
 
-from .bounded_read import MAX_ANSWER_BYTES, read_bounded
+from .bounded_read import read_bounded
 from .call_errors import ModelErrorCode, error_of_model_status, retry_after_seconds
 from .content_types import content_type_of
 from .detection import detect

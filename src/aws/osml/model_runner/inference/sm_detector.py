@@ -20,12 +20,12 @@ from botocore.exceptions import (
 )
 from urllib3 import exceptions as http_errors
 
-from aws.osml.model_runner.api.inference import ModelInvokeMode
+from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES, MAX_SAGEMAKER_BODY_BYTES, ModelInvokeMode
 from aws.osml.model_runner.common.aws_clients import Role, client_config, default_clients
 from aws.osml.model_runner.common.typing import EncodedTile
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
 
-from .bounded_read import MAX_ANSWER_BYTES, read_bounded
+from .bounded_read import read_bounded
 from .call_errors import ModelErrorCode, error_of_aws_answer
 from .content_types import content_type_of
 from .detection import detect
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from geojson import FeatureCollection
 
 SERVICE: Final = "sagemaker-runtime"
-MAX_BODY_BYTES = 6_291_456
 MAX_CONNECTIONS = 64
 # A model may take 60 s; what is left of 75 s is for the answer's bytes.
 TOTAL_S = 75.0
@@ -69,7 +68,7 @@ class SMDetector(Detector):
         assumed_credentials: dict[str, str] | None = None,
         parameters: Mapping[str, Any] | None = None,
         client: Any = None,
-        max_body_bytes: int = MAX_BODY_BYTES,
+        max_body_bytes: int = MAX_SAGEMAKER_BODY_BYTES,
         tile_format: str | None = None,
         assumed_role: Role = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,

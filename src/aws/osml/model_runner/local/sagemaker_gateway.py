@@ -19,12 +19,11 @@ from typing import Any, Self
 
 import urllib3
 
+from aws.osml.model_runner.api.inference import MAX_SAGEMAKER_BODY_BYTES, MAX_SERVERLESS_BODY_BYTES
 from aws.osml.model_runner.local.environment import REGION
 from aws.osml.model_runner.local.http_service import HttpRequest, HttpResponse, HttpService
 
 ACCOUNT = "000000000000"
-MAX_BODY_BYTES = 6_291_456
-MAX_SERVERLESS_BODY_BYTES = 4_194_304
 MODEL_TIMEOUT_S = 60.0  # what SageMaker gives a model to answer
 CREATED = 1_700_000_000  # a fixed date: the endpoints have no history
 TIMED_OUT = (
@@ -141,7 +140,7 @@ class SageMakerGateway:
         if endpoint is None:
             return _error(400, "ValidationError", f"Endpoint {name} of account {ACCOUNT} not found.")
         is_serverless = endpoint.max_concurrency is not None
-        max_body_bytes = MAX_SERVERLESS_BODY_BYTES if is_serverless else MAX_BODY_BYTES
+        max_body_bytes = MAX_SERVERLESS_BODY_BYTES if is_serverless else MAX_SAGEMAKER_BODY_BYTES
         if len(request.body) > max_body_bytes:
             message = f"HTTP content length exceeded {max_body_bytes} bytes."
             return HttpResponse(413, json.dumps({"Message": message}).encode())

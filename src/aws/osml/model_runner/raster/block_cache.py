@@ -9,14 +9,11 @@ from osgeo import gdal
 from .image_header import ImageHeader
 from .settings import RasterSettings
 
-# Tiles are rarely taller, and regions rarely wider.
+# Tiles are rarely taller.
 _TILE_PX = 1024
-_REGION_PX = 10240
-# Two regions are worked on at a time.
-_REGIONS = 2
 
 
-def shared_bytes(header: ImageHeader) -> int:
+def shared_bytes(header: ImageHeader, settings: RasterSettings) -> int:
     """Return the bytes of the blocks that a row of tiles decodes and the next tile, or the next row, asks for again.
 
     A block as wide as the image is shared by every tile beside it, so all of those that a tile touches have to stay. Of
@@ -26,8 +23,8 @@ def shared_bytes(header: ImageHeader) -> int:
     pixel_bytes = header.band_count * gdal.GetDataTypeSize(gdal.GetDataTypeByName(header.data_type)) // 8
     is_striped = block_width >= header.width
     rows = _TILE_PX + block_height if is_striped else 2 * block_height
-    columns = header.width if is_striped else min(header.width, _REGION_PX)
-    return int(_REGIONS * min(rows, header.height) * columns * pixel_bytes)
+    columns = header.width if is_striped else min(header.width, settings.region_width_px)
+    return int(settings.regions_at_once * min(rows, header.height) * columns * pixel_bytes)
 
 
 def make_room(header: ImageHeader, settings: RasterSettings, is_remote: bool) -> None:
@@ -35,6 +32,6 @@ def make_room(header: ImageHeader, settings: RasterSettings, is_remote: bool) ->
 
     Of a remote image, what a region shares with the one beside it is to stay as well: it would be fetched again.
     """
-    wanted = min(settings.cache_bytes, shared_bytes(header) * (2 if is_remote else 1))
+    wanted = min(settings.cache_bytes, shared_bytes(header, settings) * (2 if is_remote else 1))
     if wanted > gdal.GetCacheMax():
         gdal.SetCacheMax(wanted)

@@ -32,6 +32,7 @@ class RasterSettings:
     fetched from S3 and HTTP. ``vsi_cache_bytes`` is per open file and on top of both: 0 leaves it off, because local
     files are cached by the system and remote ones by the fetch cache. The limits refuse an image before a pixel of it
     is read; ``directories`` are the only ones from which local files may be read, all of them when it is empty.
+    ``region_width_px`` and ``regions_at_once`` are what the worker does at a time, for the size of the cache.
 
     GDAL repeats a request that failed ``http_max_retries`` times; ``http_timeout_s`` bounds a whole body, and
     ``http_stall_s`` the time without any byte. A read that failed all the same is made again, see ``patient_reads``.
@@ -50,6 +51,8 @@ class RasterSettings:
     read_patience_s: float = 30.0
     allowed_drivers: tuple[str, ...] = ("GTiff", "NITF", "PNG", "JPEG", "JP2OpenJPEG")
     max_handles: int = 4
+    region_width_px: int = 10240
+    regions_at_once: int = 2
     max_side_px: int = 2**20
     max_pixels: int = 10**12
     max_bands: int = 64
