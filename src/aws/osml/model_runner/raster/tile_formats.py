@@ -138,7 +138,7 @@ def _plan_gtiff(compression: ImageCompression, band_count: int, data_type: str) 
 
 
 def _plan_png(_compression: ImageCompression, band_count: int, data_type: str) -> TilePlan | None:
-    return TilePlan("PNG") if 1 <= band_count <= 4 and data_type in _PNG_TYPES else None
+    return TilePlan("PNG", ("ZLEVEL=1",)) if 1 <= band_count <= 4 and data_type in _PNG_TYPES else None
 
 
 def _plan_jpeg(_compression: ImageCompression, band_count: int, data_type: str) -> TilePlan | None:
