@@ -20,7 +20,7 @@ from aws.osml.model_runner.cancel import JobCanceller
 from aws.osml.model_runner.database import feature_table
 from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
 from aws.osml.model_runner.database.job_table import CANCELLED, JobTable
-from aws.osml.model_runner.exceptions import InvalidImageRequestException, ModelRunnerError, TableError
+from aws.osml.model_runner.exceptions import JobNotFoundError, ModelRunnerError, TableError
 from aws.osml.model_runner.scheduler import image_scheduler
 
 from .dynamodb import TABLE_NAMES, DynamoDB, Item, Write, worker_tables
@@ -219,7 +219,7 @@ class World:
                 try:
                     if not canceller.cancel(job.job_id).failed:
                         return
-                except InvalidImageRequestException:
+                except JobNotFoundError:
                     return
                 except (ClientError, BotoCoreError, TableError):
                     pass
