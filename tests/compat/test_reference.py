@@ -209,6 +209,7 @@ WRITTEN_AS = {
     "COMPRESS=NONE": "uncompressed",
     "COMPRESS=LZW": "LZW",
     "COMPRESS=JPEG": "JPEG, lossy",
+    "ZLEVEL=1": "PNG",
     "": "",
 }
 BAND_COUNTS = {(1, 3): "1 or 3", (1, 2, 3, 4): "1 to 4", (1, 2, 3, 4, 5): "any"}
