@@ -1,9 +1,9 @@
 # syntax=docker/dockerfile:1
 # The worker. Its steps are those of scripts/bootstrap, which the tests use too.
 #
-#   docker build --tag osml-model-runner .
+#   docker build --tag tile-model-runner .
 #   docker run --rm --read-only --tmpfs /tmp:rw,noexec,nosuid,size=2g --cap-drop ALL \
-#       --security-opt no-new-privileges --env-file worker.env osml-model-runner
+#       --security-opt no-new-privileges --env-file worker.env tile-model-runner
 #
 # A tag moves. A release passes the digest that it was tested with: --build-arg BASE=debian@sha256:<digest>
 ARG BASE=debian:bookworm-slim
@@ -17,8 +17,12 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 WORKDIR /build
 COPY . .
-RUN scripts/bootstrap "${EXTRA}" --venv /opt/model-runner --no-editable \
-    && /opt/model-runner/bin/python -m pip uninstall --yes editables hatchling setuptools trove-classifiers wheel pip
+# The build has no git, so a release passes its version: --build-arg VERSION=3.0.0
+ARG VERSION=
+RUN SETUPTOOLS_SCM_PRETEND_VERSION_FOR_TILE_MODEL_RUNNER="${VERSION}" \
+    scripts/bootstrap "${EXTRA}" --venv /opt/model-runner --no-editable \
+    && /opt/model-runner/bin/python -m pip uninstall --yes \
+        editables hatch-vcs hatchling setuptools setuptools-scm trove-classifiers vcs-versioning wheel pip
 
 FROM ${BASE}
 RUN apt-get update \

@@ -42,12 +42,15 @@ def problems_of(names: set[str]) -> list[str]:
         for name in ("aws/__init__.py", "aws/osml/__init__.py")
         if name in names
     ]
-    if not any(name.endswith(".dist-info/licenses/LICENSE") for name in names):
-        problems.append("the licence is missing")
+    problems += [
+        f"licenses/{text} is missing"
+        for text in ("LICENSE", "NOTICE")
+        if not any(name.endswith(f".dist-info/licenses/{text}") for name in names)
+    ]
     problems += [
         f"{name} does not belong in a wheel"
         for name in sorted(names)
-        if not name.startswith((PACKAGE, "osml_model_runner-"))
+        if not name.startswith((PACKAGE, "tile_model_runner-"))
     ]
     return problems
 

@@ -85,5 +85,5 @@ def test_every_version_is_pinned_but_that_of_gdal() -> None:
         *(name for names in project["optional-dependencies"].values() for name in names),
     ]
     names = {re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower().replace("_", "-") for requirement in wanted}
-    assert names - {"osml-model-runner"} <= pins
+    assert names - {"tile-model-runner"} <= pins
     assert "gdal" not in pins

@@ -11,6 +11,7 @@ import pytest
 from aws.osml.model_runner.api.sink import OutputFormat
 from aws.osml.model_runner.common.aws_clients import default_clients
 from aws.osml.model_runner.sink import Delivery, InvalidS3BucketException, S3Sink, SinkError, SinkPermanentError
+from aws.osml.model_runner.sink.geoparquet import REQUIREMENT
 from aws_faults import answering, losing_first_reply, never_sending, single_try_client, xml_error
 
 BUCKET = "s3-sink-results"
@@ -280,7 +281,7 @@ class TestCheck:
         monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
         problems = S3Sink(BUCKET, "../up", client=s3, result_format=OutputFormat.GEOPARQUET).check("job-1")
         assert [problem.field for problem in problems] == ["format", "prefix"]
-        assert "pip install 'osml-model-runner[parquet]'" in problems[0].expectation
+        assert f"pip install '{REQUIREMENT}'" in problems[0].expectation
 
 
 def test_the_result_of_another_job_is_never_replaced(s3: Any) -> None:

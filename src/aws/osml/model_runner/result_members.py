@@ -44,6 +44,6 @@ def result_members(job: JobItem, tally: TileTally, stored: int, delivered: int, 
 @cache
 def _version() -> str:
     try:
-        return version("osml-model-runner")
+        return version("tile-model-runner")
     except PackageNotFoundError:
         return "unknown"

@@ -80,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _version() -> str:
     """Return the version of this program and of what runs it, as a report of a fault should have them."""
-    return f"model-runner {metadata.version('osml-model-runner')}, Python {platform.python_version()}"
+    return f"model-runner {metadata.version('tile-model-runner')}, Python {platform.python_version()}"
 
 
 def _status_of(cause: BaseException) -> int:

@@ -24,6 +24,8 @@ from .exceptions import SinkPermanentError
 if TYPE_CHECKING:
     import pyarrow as pa
 
+# As pyproject.toml names it.
+REQUIREMENT = "pyarrow>=17,<24"
 ROWS_PER_GROUP = 50_000
 BYTES_PER_GROUP = 64 * 1024 * 1024
 # Features that are decoded at once: they take several times the memory of their JSON meanwhile.
@@ -46,7 +48,7 @@ def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError as err:
-        raise SinkPermanentError("GEOPARQUET needs pyarrow: pip install 'osml-model-runner[parquet]'") from err
+        raise SinkPermanentError(f"GEOPARQUET needs pyarrow: pip install '{REQUIREMENT}'") from err
     buffer = _Buffer()
     extent = _Extent()
     with parquet.ParquetWriter(

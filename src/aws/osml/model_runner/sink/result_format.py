@@ -9,7 +9,7 @@ from aws.osml.model_runner.api.sink import OutputCompression, OutputFormat
 
 from .delivery import Delivery
 from .feature_collection import collection_pieces, sequence_pieces
-from .geoparquet import parquet_pieces
+from .geoparquet import REQUIREMENT, parquet_pieces
 
 # The gzip container, with the header that holds no time and no name: the same text gives the same bytes.
 _GZIP_WINDOW_BITS = 31
@@ -41,7 +41,7 @@ class ResultFormat:
         """Return how to install the package that the format needs and does not find; empty where nothing is missing."""
         if not self.library or importlib.util.find_spec(self.library) is not None:
             return ""
-        return f"pip install 'osml-model-runner[parquet]' for {self.library}"
+        return f"pip install '{REQUIREMENT}'"
 
 
 _FORMATS = {
