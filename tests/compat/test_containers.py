@@ -93,7 +93,17 @@ def test_only_the_temporary_folder_is_written_to(worker_stages: list[list[tuple[
 def test_what_the_images_copy_reaches_the_build() -> None:
     ignored = (ROOT / ".dockerignore").read_text().splitlines()
     kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
-    needed = {"constraints.txt", "deploy", "docker", "LICENSE", "pyproject.toml", "README.md", "scripts", "src"}
+    needed = {
+        "constraints.txt",
+        "deploy",
+        "docker",
+        "LICENSE",
+        "NOTICE",
+        "pyproject.toml",
+        "README.md",
+        "scripts",
+        "src",
+    }
     assert kept == needed
     assert all((ROOT / name).exists() for name in needed)
 
