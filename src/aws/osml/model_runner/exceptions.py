@@ -16,7 +16,7 @@
     │   ├── InvalidS3ObjectException
     │   └── TileEncodingError
     ├── ModelError                               what the endpoint did to one tile
-    │   ├── ModelCallError                       carries the class of section "model calls" in docs/explanation
+    │   ├── ModelCallError                       carries a code of "Errors" in docs/reference/model-contract.md
     │   ├── BadModelAnswerError                  the answer is no feature collection
     │   ├── ModelJobError                (again) no tile of the job can be answered for now; see ``inference``
     │   ├── ModelBackPressureError       (again) the endpoint refuses for now: give the region back

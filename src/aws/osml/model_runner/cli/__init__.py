@@ -1,4 +1,4 @@
-"""The command line: `model-runner serve | health | redrive | demo | run`."""
+"""The command `model-runner`; docs/reference/command-line.md has its subcommands."""
 
 from .main import main
 
