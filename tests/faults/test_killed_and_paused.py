@@ -76,6 +76,7 @@ def result(trial, job_id):
     return trial.site.client("s3").head_object(Bucket=bucket, Key=f"{job_id}/{job_id}.geojson")["ETag"]
 
 
+@pytest.mark.long
 def test_a_tile_that_kills_its_worker_takes_no_other_with_it(trial):
     """T9. The time that a verdict needs passes on the clocks of the workers that follow each other."""
     model = trial.model()

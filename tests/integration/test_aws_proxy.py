@@ -24,6 +24,9 @@ from aws_proxy.throttling import (
 )
 from aws_proxy.units import item_bytes, write_units
 
+# It runs code of tests alone.
+pytestmark = pytest.mark.unmeasured
+
 pytestmark = pytest.mark.unmeasured
 _numbers = itertools.count()
 KB = 1024

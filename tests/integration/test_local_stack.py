@@ -72,6 +72,7 @@ def test_image_runs_through_a_model_at_a_url(image, console, model_server):
     assert len(outcome.features) == 36
 
 
+@pytest.mark.long
 def test_demo_finds_every_ship_of_a_small_harbour_once(tmp_path, console):
     result = run_demo(tmp_path / "demo", console, size=2400)
     assert result.is_good

@@ -75,7 +75,7 @@ class Tables:
     clock: Clock
 
 
-@pytest.fixture(params=["emulator", "twin"])
+@pytest.fixture(params=[pytest.param("emulator", marks=pytest.mark.unmeasured), "twin"])
 def tables(request) -> Tables:
     clock = Clock()
     if request.param == "twin":

@@ -232,6 +232,7 @@ class Protocol(RuleBasedStateMachine):
         assert (row.status_outbox is not None) <= (self.terminal is not None)
 
 
+@pytest.mark.unmeasured
 @pytest.mark.timeout(300)
 def test_any_order_of_writes_keeps_the_books(emulator, data_plane):
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}

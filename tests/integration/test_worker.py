@@ -170,6 +170,7 @@ def test_tiles_that_the_model_refuses_make_the_job_partial_and_no_other_fails(bu
     busy_site.check_books(request["jobId"])
 
 
+@pytest.mark.long
 def test_a_partial_job_that_is_sent_again_asks_only_for_what_failed(busy_site, image, model_server):
     model = model_server("failure", outcomes={"200": 0.6, "400": 0.4}, seed=3)
     request = busy_site.request(str(image), model.invocations_url)
@@ -222,6 +223,7 @@ def test_redrive_begins_jobs_again_and_moves_dead_letters_back(site, image, mode
     assert "there is no job no-such-job" in said.err
 
 
+@pytest.mark.long
 def test_a_job_whose_bucket_went_missing_is_delivered_elsewhere_by_the_command(
     site, image, model_server, monkeypatch, capsys, tmp_path
 ):
@@ -261,6 +263,7 @@ def test_a_model_that_answers_nothing_useful_fails_the_job(busy_site, image, mod
     busy_site.check_books(request["jobId"])
 
 
+@pytest.mark.long
 def test_a_busy_model_is_waited_for_and_fails_no_tile(busy_site, image, model_server):
     model = model_server("failure", outcomes={"200": 0.7, "503": 0.2, "429": 0.1}, seed=1)
     request = busy_site.request(str(image), model.invocations_url)
@@ -285,6 +288,7 @@ def test_an_image_that_cannot_be_read_fails_with_the_reason(busy_site, model_ser
     eventually(lambda: not busy_site.open_jobs(request["jobId"]))
 
 
+@pytest.mark.long
 def test_files_are_refused_unless_the_environment_allows_them(site, image, model_server):
     request = site.request(str(image), model_server("centerpoint").invocations_url)
     with site.worker(IMAGE_SOURCES=""):
@@ -294,6 +298,7 @@ def test_files_are_refused_unless_the_environment_allows_them(site, image, model
     assert site.drain("IMAGE_DLQ") == [json.dumps(request)]
 
 
+@pytest.mark.long
 def test_a_request_with_a_missing_output_is_refused_before_any_model_call(site, image, model_server):
     model = model_server("centerpoint")
     request = site.request(str(image), model.invocations_url)
@@ -308,6 +313,7 @@ def test_a_request_with_a_missing_output_is_refused_before_any_model_call(site, 
     assert site.rows("JOB_TABLE") == []
 
 
+@pytest.mark.long
 def test_the_environments_problems_are_told_all_at_once(site):
     environment = site.environment(WORKERS="many", IMAGE_QUEUE="not a url", REGION_SIZE="large")
     del environment["FEATURE_TABLE"]
