@@ -24,9 +24,6 @@ from aws_proxy.throttling import (
 )
 from aws_proxy.units import item_bytes, write_units
 
-# It runs code of tests alone.
-pytestmark = pytest.mark.unmeasured
-
 pytestmark = pytest.mark.unmeasured
 _numbers = itertools.count()
 KB = 1024
@@ -257,7 +254,8 @@ def test_a_body_is_cut_by_a_reset(proxy, bucket):
     cuts = CutBodies(one_in(3), key="scene")
     proxy.steps.append(cuts)
     http = urllib3.PoolManager(retries=False)
-    url = f"{proxy.url}/{bucket}/in/scene.tif"
+    place = {"Bucket": bucket, "Key": "in/scene.tif"}
+    url = local_client("s3", proxy.url).generate_presigned_url("get_object", Params=place)
     with pytest.raises(urllib3.exceptions.ProtocolError) as caught:
         http.request("GET", url)
     assert isinstance(caught.value.args[1], ConnectionResetError | urllib3.exceptions.IncompleteRead)
