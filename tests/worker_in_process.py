@@ -114,6 +114,7 @@ class InProcessWorker:
         self.capacities = EndpointCapacityEstimator(
             config, clients, self.context.metrics, facts, clock, self.context.rng
         )
+        self.context.endpoint_body_bytes = self.capacities.max_body_bytes
         self.image_status_monitor = ImageStatusMonitor(config.image_status_topic)
         image_queue = RequestQueue(config.image_queue, 0, client=clients.client("sqs"))
         self.completion = ImageCompletion(

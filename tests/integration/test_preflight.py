@@ -15,9 +15,11 @@ import structlog
 from aws.osml.model_runner.dispatch import DeadLetters, ImageMessages
 from aws.osml.model_runner.exceptions import (
     InvalidImageRequestException,
+    ModelCallError,
     ProcessImageException,
     RequestDeferredError,
 )
+from aws.osml.model_runner.inference.endpoint_check import MAX_SERVERLESS_BODY_BYTES
 from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, Variant
 from aws.osml.model_runner.preflight import Preflight, at_once
 from aws.osml.model_runner.queue.request_queue import RequestQueue
@@ -318,3 +320,15 @@ class TestPayload:
         gateway.add_endpoint("cheap", LocalEndpoint(url, (Variant("v", max_concurrency=5),)))
         assert self.plan(worker, wide, "cheap", imageProcessorTileSize=480) == ""
         assert "at most 4194304 bytes" in self.plan(worker, wide, "cheap", imageProcessorTileSize=608, job_id="large")
+
+    def test_a_compressed_tile_of_a_serverless_endpoint_is_measured_before_it_is_sent(
+        self, worker, wide, gateway, model_server
+    ):
+        model = model_server("centerpoint")
+        gateway.add_endpoint("cheap", LocalEndpoint(model.invocations_url, (Variant("v", max_concurrency=5),)))
+        request = worker.request(wide, "cheap", imageProcessorTileSize=1024, imageProcessorTileFormat="GTIFF")
+        worker.capacities.choose_variant(request)
+        with pytest.raises(ModelCallError) as caught:
+            worker.context.detector_for(request).invoke(bytes(MAX_SERVERLESS_BODY_BYTES + 1))
+        assert caught.value.code == "TILE_TOO_LARGE"
+        assert "the endpoint takes 4194304" in str(caught.value)

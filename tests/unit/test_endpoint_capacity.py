@@ -12,6 +12,7 @@ from botocore.exceptions import ClientError
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.database.endpoint_facts import SharedFacts
+from aws.osml.model_runner.inference.endpoint_check import MAX_SERVERLESS_BODY_BYTES
 from aws.osml.model_runner.metrics import MetricsRecorder
 from aws.osml.model_runner.scheduler.decision import LaneCapacity
 from aws.osml.model_runner.scheduler.endpoint_capacity import EndpointCapacityEstimator
@@ -157,6 +158,16 @@ def test_a_call_limit_rests_on_what_the_endpoint_says_and_on_no_default(estimato
     made = estimator()
     described(made, request())
     assert made.certain_calls(request()) == 20
+
+
+def test_a_serverless_variant_limits_the_bytes_of_a_tile(estimator, sagemaker):
+    sagemaker.endpoints["ships"] = [variant("a", 3), serverless("b", 20)]
+    made = estimator()
+    assert made.max_body_bytes(request(TargetVariant="b")) is None, "nothing is known yet"
+    described(made, request())
+    assert made.max_body_bytes(request(TargetVariant="a")) is None
+    assert made.max_body_bytes(request(TargetVariant="b")) == MAX_SERVERLESS_BODY_BYTES
+    assert made.max_body_bytes(request("http://models.example.com/ships", "HTTP_ENDPOINT")) is None
 
 
 def test_each_variant_has_its_own_and_an_unknown_one_has_none(estimator, sagemaker):

@@ -339,7 +339,7 @@ def test_classes_of_a_models_own_statuses(status: int, error_class: ModelErrorCl
         ("ExpiredTokenException", 403, "", {}, C.CREDENTIAL, ModelErrorCode.CREDENTIALS),
         ("InvalidClientTokenId", 403, "", {}, C.CREDENTIAL, ModelErrorCode.CREDENTIALS),
         ("RequestExpired", 403, "", {}, C.CREDENTIAL, ModelErrorCode.CREDENTIALS),
-        ("413", 413, "", {}, C.PERMANENT, ModelErrorCode.BAD_REQUEST),
+        ("413", 413, "", {}, C.PERMANENT, ModelErrorCode.TILE_TOO_LARGE),
         ("SomethingNew", 500, "", {}, C.TRANSIENT, ModelErrorCode.SERVICE_5XX),
     ],
 )

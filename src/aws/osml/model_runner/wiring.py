@@ -62,6 +62,7 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, context: WorkerContex
     endpoint_utils = EndpointUtils(config.throttling_scale_factor, config.workers_per_cpu, clients)
     facts = SharedFacts(config.outstanding_jobs_table, dynamodb, now)
     capacities = EndpointCapacityEstimator(config, clients, context.metrics, facts, now, rng, sleep)
+    context.endpoint_body_bytes = capacities.max_body_bytes
 
     dead_letters = DeadLetters(image_queue, config.image_dlq)
     completion = ImageCompletion(job_table, ledger.close, image_monitor, strategy, context, dead_letters.put_image)

@@ -74,6 +74,9 @@ class WorkerContext:
     sleep: Callable[[float], None] = time.sleep
     rng: random.Random = field(default_factory=random.Random)
     note_progress: Callable[[], None] = lambda: None
+    # Longest tile that the endpoint of a request takes, where its description limits it. See
+    # ``EndpointCapacityEstimator.max_body_bytes``.
+    endpoint_body_bytes: Callable[[RegionRequest], int | None] = lambda _request: None
     make_sinks: Callable[[list[dict[str, Any]]], list[Sink]] = SinkFactory.outputs_to_sinks
     read_all: ReadAll = read_in_threads
     make_encoder: Callable[..., TileEncoder] = TileEncoder
@@ -200,14 +203,14 @@ class WorkerContext:
 
     def detector_for(self, request: RegionRequest) -> Detector:
         """Return the process's detector for a request's endpoint, role and parameters, with its open connections."""
-        parameters = request.model_endpoint_parameters
+        parameters, body_bytes = request.model_endpoint_parameters, self.endpoint_body_bytes(request)
         key = (
-            *(request.model_invoke_mode, request.model_name, _calling_role(request), request.tile_format),
+            *(request.model_invoke_mode, request.model_name, _calling_role(request), request.tile_format, body_bytes),
             json.dumps(parameters, sort_keys=True),
         )
         with self._lock:
             if key not in self._detectors:
-                self._detectors[key] = self._new_detector(request)
+                self._detectors[key] = self._new_detector(request, body_bytes)
             return self._detectors[key]
 
     def retry_budget_for(self, lane: Lane) -> RetryBudget:
@@ -224,8 +227,11 @@ class WorkerContext:
         client = self.clients.dynamodb_resource(is_hurried=True)
         return EndpointCallers(self.config.region_request_table, client, self.now, self.sleep, self.rng)
 
-    def detector_factory(self, request: RegionRequest | ImageRequest) -> FeatureDetectorFactory:
-        """Return what makes the detector of a request, within the limits that the environment sets."""
+    def detector_factory(
+        self, request: RegionRequest | ImageRequest, body_bytes: int | None = None
+    ) -> FeatureDetectorFactory:
+        """Return what makes the detector of a request, within the limits of the environment and of ``body_bytes``."""
+        limits = (self.config.sm_max_body_bytes, body_bytes)
         timeout_s = self.config.http_endpoint_timeout_s
         return FeatureDetectorFactory(
             request.model_name,
@@ -234,14 +240,14 @@ class WorkerContext:
             tile_format=str(request.tile_format),
             assumed_role=_calling_role(request),
             allowed_hosts=self.config.http_endpoint_hosts,
-            max_body_bytes=self.config.sm_max_body_bytes,
+            max_body_bytes=min(limit for limit in limits if limit is not None),
             max_connections=self.config.workers,
             timeouts=CallTimeouts(read_s=timeout_s, total_s=timeout_s),
             max_answer_bytes=self.config.max_answer_bytes,
         )
 
-    def _new_detector(self, request: RegionRequest) -> Detector:
-        detector = self.detector_factory(request).build()
+    def _new_detector(self, request: RegionRequest, body_bytes: int | None) -> Detector:
+        detector = self.detector_factory(request, body_bytes).build()
         if detector is None:
             raise UnsupportedModelException(f"{request.model_invoke_mode} calls no model")
         return detector

@@ -18,7 +18,7 @@ ExpiredToken, InvalidClientTokenId, RequestExpired and their kin  CREDENTIAL   C
 any other 4xx of SageMaker, parameters that it does not take      PERMANENT    BAD_REQUEST
 a name or URL that may not be called, as it is written            PERMANENT    BAD_ENDPOINT
 a URL that resolves to a forbidden address, a wrong certificate   JOB          BAD_ENDPOINT
-a tile longer than the endpoint takes                             PERMANENT    TILE_TOO_LARGE
+a tile longer than the endpoint takes, 413 of SageMaker           PERMANENT    TILE_TOO_LARGE
 an answer that is too long                                        PERMANENT    BAD_RESPONSE
 ================================================================  ===========  =====================
 
@@ -58,6 +58,7 @@ class ModelErrorCode(StrEnum):
 
 _BUSY_STATUSES = frozenset({429, 502, 503})
 _LATE_STATUSES = frozenset({408, 425, 504})
+_TOO_LARGE_STATUS = 413
 
 _BUSY_ERRORS = frozenset(
     {
@@ -122,7 +123,8 @@ def error_of_aws_answer(answer: Mapping[str, Any]) -> ModelCallError:
     if name in _BUSY_ERRORS or status in (429, 503):
         return _aws_error(name, status, ModelErrorClass.THROTTLE, ModelErrorCode.THROTTLED)
     if 400 <= status < 500:
-        return _aws_error(name, status, ModelErrorClass.PERMANENT, ModelErrorCode.BAD_REQUEST)
+        code = ModelErrorCode.TILE_TOO_LARGE if status == _TOO_LARGE_STATUS else ModelErrorCode.BAD_REQUEST
+        return _aws_error(name, status, ModelErrorClass.PERMANENT, code)
     return _aws_error(name, status, ModelErrorClass.TRANSIENT, ModelErrorCode.SERVICE_5XX)
 
 

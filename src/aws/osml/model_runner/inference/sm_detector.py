@@ -137,7 +137,7 @@ class SMDetector(Detector):
         except UnsupportedModelException as err:
             raise ModelCallError(str(err), ModelErrorClass.PERMANENT, ModelErrorCode.BAD_ENDPOINT) from err
         if len(tile) > self.max_body_bytes:
-            message = f"the tile has {len(tile)} bytes, SageMaker takes {self.max_body_bytes}"
+            message = f"the tile has {len(tile)} bytes, the endpoint takes {self.max_body_bytes}"
             raise ModelCallError(message, ModelErrorClass.PERMANENT, ModelErrorCode.TILE_TOO_LARGE)
 
     def _arguments(self) -> dict[str, str]:

@@ -20,6 +20,7 @@ from aws.osml.model_runner.common.aws_errors import error_code
 from aws.osml.model_runner.common.role_session import describing_session
 from aws.osml.model_runner.database.endpoint_facts import Fact, SharedFacts
 from aws.osml.model_runner.exceptions import TableError
+from aws.osml.model_runner.inference.endpoint_check import endpoint_finding
 from aws.osml.model_runner.metrics import COUNT, MetricsRecorder
 
 from .decision import LaneCapacity
@@ -150,7 +151,17 @@ class EndpointCapacityEstimator:
         is_serverless = all("max_concurrency" in variant for variant in value["variants"].values())
         return self.known_calls(request) if "concurrency" in value or is_serverless else None
 
-    def description(self, request: ImageRequest) -> dict[str, Any] | None:
+    def max_body_bytes(self, request: RegionRequest) -> int | None:
+        """Return the longest tile that the endpoint of a request takes, as last described; None where none is known.
+
+        Like ``known_calls``, this reads a table at most.
+        """
+        if request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
+            return None
+        parameters = request.model_endpoint_parameters or {}
+        return endpoint_finding(self.description(request) or {}, request.model_name, parameters).max_body_bytes
+
+    def description(self, request: ImageRequest | RegionRequest) -> dict[str, Any] | None:
         """Return the state and the variants of a request's endpoint in DescribeEndpoint's form.
 
         None where the last look-up failed, or is long past its time. Like ``known_calls``, this reads a table at most.
