@@ -175,6 +175,7 @@ def test_a_lost_reply_does_no_harm(s3: Any) -> None:
         ("ThrottlingException", 400, SinkError),
         ("ExpiredToken", 400, SinkError),
         ("ConditionalRequestConflict", 409, SinkError),
+        ("PreconditionFailed", 412, SinkError),
     ],
 )
 def test_classes_of_errors(s3_once: Any, code: str, status: int, raised: type[SinkError]) -> None:
@@ -296,6 +297,38 @@ def test_the_result_of_another_job_is_never_replaced(s3: Any) -> None:
         other.deliver(delivery(job_id="i1.tif"))
     assert stored(s3, "taken/J/i1.tif.geojson")[1] == body
     assert first.check("J", "i1.tif") == []
+
+
+@pytest.mark.parametrize(("count", "call"), [(3, "PutObject"), (60_000, "CompleteMultipartUpload")])
+def test_a_result_that_another_job_writes_meanwhile_stays(s3: Any, s3_once: Any, count: int, call: str) -> None:
+    prefix = f"raced-{count}"
+
+    def write_as_another(**_: Any) -> None:
+        S3Sink(BUCKET, f"{prefix}/J", client=s3).deliver(delivery(job_id="i1.tif"))
+
+    late = S3Sink(BUCKET, prefix, client=s3_once, part_bytes=5 * 1024 * 1024)
+    s3_once.meta.events.register_first(f"before-call.s3.{call}", write_as_another)
+    with pytest.raises(SinkError) as caught:
+        late.deliver(delivery(count, job_id="J", result_name="i1.tif"))
+    s3_once.meta.events.unregister(f"before-call.s3.{call}", write_as_another)
+    with pytest.raises(SinkPermanentError, match="is the result of the job"):
+        late.deliver(delivery(count, job_id="J", result_name="i1.tif"))
+    assert isinstance(caught.value, SinkPermanentError) or caught.value.can_retry
+    assert stored(s3, f"{prefix}/J/i1.tif.geojson")[0]["Metadata"]["job-id"] == "i1.tif"
+    assert uploads(s3, prefix) == []
+
+
+def test_a_result_that_is_deleted_meanwhile_is_written_again(s3: Any, s3_once: Any) -> None:
+    sink = S3Sink(BUCKET, "deleted", client=s3_once)
+    sink.deliver(delivery())
+
+    def delete(**_: Any) -> None:
+        s3.delete_object(Bucket=BUCKET, Key="deleted/job-1.geojson")
+        s3_once.meta.events.unregister("before-call.s3.PutObject", delete)
+
+    s3_once.meta.events.register_first("before-call.s3.PutObject", delete)
+    sink.deliver(delivery())
+    assert keys(s3, "deleted/") == ["deleted/job-1.geojson"]
 
 
 def test_a_sink_that_may_not_read_still_writes(s3: Any, s3_once: Any) -> None:

@@ -251,10 +251,13 @@ class S3:
         self._uploads: dict[str, dict[int, bytes]] = {}
         self._upload_numbers = itertools.count()
 
-    def put_object(self, *, Bucket: str, Key: str, Body: bytes, ChecksumSHA256: str | None = None, **_: Any) -> Answer:
+    def put_object(
+        self, *, Bucket: str, Key: str, Body: bytes, ChecksumSHA256: str | None = None, **options: Any
+    ) -> Answer:
         if ChecksumSHA256 is not None:
             _check_sha256(Body, ChecksumSHA256, "PutObject")
         self._check_allowed(Key, "PutObject")
+        self._check_condition(Key, options, "PutObject")
         self._write(Key, Body)
         return {}
 
@@ -265,7 +268,7 @@ class S3:
 
     def head_object(self, *, Bucket: str, Key: str) -> Answer:
         self.get_object(Bucket=Bucket, Key=Key)
-        return {"Metadata": {}}
+        return {"Metadata": {}, "ETag": _etag(self.objects[Key])}
 
     def create_multipart_upload(self, *, Bucket: str, Key: str, **_: Any) -> Answer:
         self._check_allowed(Key, "CreateMultipartUpload")
@@ -288,8 +291,11 @@ class S3:
         self._parts(UploadId, "UploadPart")[PartNumber] = Body
         return {"ETag": ChecksumSHA256}
 
-    def complete_multipart_upload(self, *, Bucket: str, Key: str, UploadId: str, MultipartUpload: Answer) -> Answer:
+    def complete_multipart_upload(
+        self, *, Bucket: str, Key: str, UploadId: str, MultipartUpload: Answer, **condition: str
+    ) -> Answer:
         parts = self._parts(UploadId, "CompleteMultipartUpload")
+        self._check_condition(Key, condition, "CompleteMultipartUpload")
         self._write(Key, b"".join(parts[part["PartNumber"]] for part in MultipartUpload["Parts"]))
         del self._uploads[UploadId]
         return {}
@@ -303,6 +309,14 @@ class S3:
         if key in self.denied:
             raise aws_error("AccessDenied", operation, status=403)
 
+    def _check_condition(self, key: str, condition: Answer, operation: str) -> None:
+        stored = self.objects.get(key)
+        if "IfMatch" in condition and stored is None:
+            raise aws_error("NoSuchKey", operation, status=404)
+        is_another = stored is not None and condition.get("IfMatch", _etag(stored)) != _etag(stored)
+        if is_another or (stored is not None and condition.get("IfNoneMatch") == "*"):
+            raise aws_error("PreconditionFailed", operation, status=412)
+
     def _parts(self, upload_id: str, operation: str) -> dict[int, bytes]:
         if upload_id not in self._uploads:
             raise aws_error("NoSuchUpload", operation, status=404)
@@ -312,6 +326,10 @@ class S3:
         self.puts += 1
         self.objects[key] = body
         self.bodies.setdefault(key, set()).add(body)
+
+
+def _etag(body: bytes) -> str:
+    return hashlib.md5(body, usedforsecurity=False).hexdigest()
 
 
 def _check_sha256(body: bytes, checksum: str, operation: str) -> None:

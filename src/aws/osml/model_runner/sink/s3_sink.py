@@ -57,8 +57,10 @@ _PASSING_ERRORS = frozenset(
         "ExpiredToken",
         "ExpiredTokenException",
         "InvalidAccessKeyId",
+        "NoSuchKey",  # of If-Match: the result was deleted meanwhile
         "NoSuchUpload",
         "OperationAborted",
+        "PreconditionFailed",
         "RequestTimeTooSkewed",
         "RequestTimeout",
         "SlowDown",
@@ -71,6 +73,9 @@ _PASSING_ERRORS = frozenset(
 
 # The name of the metadata that says whose result an object is.
 _JOB_ID = "job-id"
+# How S3 refuses to write where another object lies than the sink has seen.
+_CHANGED = frozenset({"PreconditionFailed", "NoSuchKey"})
+_PUTS = 3
 
 
 def _threads() -> Executor:
@@ -84,7 +89,7 @@ class S3Sink(Sink):
     when the last is there. ``make_writer`` returns what writes parts while the next ones are made.
     ``acl`` is set on the object when given: buckets that enforce their owner refuse any. With ``expected_owner``, an
     account, S3 refuses to write to a bucket of anybody else's, whatever its name. The result of another job is never
-    replaced, as far as the sink may read whose it is.
+    replaced, as far as the sink may read whose it is: S3 compares the object that the sink saw when it writes.
     """
 
     def __init__(
@@ -162,8 +167,10 @@ class S3Sink(Sink):
     def _bucket_problem(self, key: str, job_id: str) -> Problem | None:
         try:
             self._sign_for(job_id)
-            if owner := self._other_owner(key, job_id):
-                return Problem("prefix", shortened(self.prefix), _another_job(key, owner))
+            try:
+                self._condition(key, job_id)
+            except SinkPermanentError as err:
+                return Problem("prefix", shortened(self.prefix), str(err).removeprefix("S3: "))
             self._begin_and_abort(key, job_id)
         except (ClientError, BotoCoreError) as err:
             code = error_code(err)
@@ -192,9 +199,8 @@ class S3Sink(Sink):
         self._sign_for(delivery.job_id)
         counts: list[int] = []
         try:
-            if owner := self._other_owner(key, delivery.job_id):
-                raise SinkPermanentError(f"S3: {_another_job(key, owner)}")
-            self._write(key, delivery.counting(counts.append), counts)
+            condition = self._condition(key, delivery.job_id)
+            self._write(key, condition, delivery.counting(counts.append), counts)
         except (ClientError, BotoCoreError) as err:
             raise sink_error(self.bucket, err) from err
         logger.info("sink.written", sink=str(self), bucket=self.bucket, key=key, features=sum(counts))
@@ -214,17 +220,25 @@ class S3Sink(Sink):
             session = writing_session(self.assumed_role, job_id, self.bucket, self.prefix)
             self._client = default_clients().client("s3", session)
 
-    def _other_owner(self, key: str, job_id: str) -> str | None:
-        """Return the id of the job whose result lies at a key, if it is another job; None where that cannot be read."""
+    def _condition(self, key: str, job_id: str) -> dict[str, str]:
+        """Return the condition by which S3 writes only if the same object, or none, still lies at ``key``.
+
+        Empty where the sink may not read what lies there. Raises SinkPermanentError for the result of another job.
+        """
         try:
-            metadata = self.s3_client.head_object(**self._place(key))["Metadata"]
+            stored = self.s3_client.head_object(**self._place(key))
         except ClientError as err:
             # 403 where the object may not be read; and where it is missing, if the bucket may not be listed.
-            if error_status(err) in (403, 404):
-                return None
+            if error_status(err) == 403:
+                return {}
+            if error_status(err) == 404:
+                return {"IfNoneMatch": "*"}
             raise
-        owner = unquote(metadata.get(_JOB_ID, "")).strip()
-        return owner if owner and owner != job_id.strip() else None
+        owner = unquote(stored["Metadata"].get(_JOB_ID, "")).strip()
+        if owner and owner != job_id.strip():
+            is_of = f"{shortened(key)} is the result of the job {shortened(owner)}"
+            raise SinkPermanentError(f"S3: a place without results of other jobs: {is_of}")
+        return {"IfMatch": stored["ETag"]}
 
     def _begin_and_abort(self, key: str, job_id: str) -> None:
         place, options = self._place(key), self._object_options({_JOB_ID: job_id})
@@ -235,7 +249,7 @@ class S3Sink(Sink):
         owner = {"ExpectedBucketOwner": self.expected_owner} if self.expected_owner else {}
         return {"Bucket": self.bucket, "Key": key, **owner}
 
-    def _write(self, key: str, delivery: Delivery, counts: Sequence[int]) -> None:
+    def _write(self, key: str, condition: dict[str, str], delivery: Delivery, counts: Sequence[int]) -> None:
         """Write the object; ``counts`` adds up to the number of features that have been read of the delivery."""
         place = self._place(key)
         metadata = {_JOB_ID: delivery.job_id, **delivery.metadata}
@@ -245,10 +259,23 @@ class S3Sink(Sink):
         if second is None:
             # An upload in parts begins with its metadata, before its features are counted.
             options = self._object_options({**metadata, "feature-count": str(sum(counts))})
-            self.s3_client.put_object(Body=first, ChecksumSHA256=sha256_base64(first), **place, **options)
+            self._put(first, place | options, condition, delivery.job_id)
         else:
             options = self._object_options(metadata)
-            self._write_in_parts(place, options, self._noted(delivery, chain((first, second), parts)))
+            noted = self._noted(delivery, chain((first, second), parts))
+            self._write_in_parts(place, options, condition, noted)
+
+    def _put(self, body: bytes, options: dict[str, Any], condition: dict[str, str], job_id: str) -> None:
+        """Write a small object. Where its condition fails, look again: a lost reply may have been that of this put."""
+        for tries_left in reversed(range(_PUTS)):
+            try:
+                self.s3_client.put_object(Body=body, ChecksumSHA256=sha256_base64(body), **options, **condition)
+            except ClientError as err:
+                if not tries_left or error_code(err) not in _CHANGED:
+                    raise
+                condition = self._condition(options["Key"], job_id)
+            else:
+                return
 
     @staticmethod
     def _noted(delivery: Delivery, parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -256,7 +283,13 @@ class S3Sink(Sink):
             delivery.note()
             yield part
 
-    def _write_in_parts(self, place: Mapping[str, str], options: Mapping[str, Any], parts: Iterable[bytes]) -> None:
+    def _write_in_parts(
+        self,
+        place: Mapping[str, str],
+        options: Mapping[str, Any],
+        condition: Mapping[str, str],
+        parts: Iterable[bytes],
+    ) -> None:
         upload = {
             **place,
             "UploadId": self.s3_client.create_multipart_upload(**place, **options)["UploadId"],
@@ -264,7 +297,7 @@ class S3Sink(Sink):
         is_complete = False
         try:
             done = list(self._write_each(upload, parts))
-            self.s3_client.complete_multipart_upload(MultipartUpload={"Parts": done}, **upload)
+            self.s3_client.complete_multipart_upload(MultipartUpload={"Parts": done}, **upload, **condition)
             is_complete = True
         finally:
             if not is_complete:
@@ -305,10 +338,6 @@ class S3Sink(Sink):
         if self.acl:
             options["ACL"] = self.acl
         return options
-
-
-def _another_job(key: str, owner: str) -> str:
-    return f"a place without results of other jobs: {shortened(key)} is the result of the job {shortened(owner)}"
 
 
 def sink_error(bucket: str, error: ClientError | BotoCoreError) -> SinkError:
