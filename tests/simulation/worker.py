@@ -188,7 +188,7 @@ class _Source:
     extension = "TIFF"
     sensor_model = None
     settings = RasterSettings()
-    header = SimpleNamespace(samples=PLAIN_SAMPLES)
+    header = SimpleNamespace(samples=PLAIN_SAMPLES, image_count=1)
 
     def __init__(self, job: Job) -> None:
         self.job = job

@@ -34,6 +34,12 @@ def test_features_that_were_dropped_are_named_although_the_image_is_a_success():
     assert text == f"Completed image processing; {expected}"
 
 
+def test_an_image_beside_others_in_its_file_says_so():
+    text = end_message(job(tile_success=1, tile_error=0, image_count=2), RequestStatus.SUCCESS)
+    expected = "the file holds 2 images (segments or pages), the first was processed"
+    assert text == f"Completed image processing; {expected}"
+
+
 def test_an_output_that_failed_is_named_beside_the_tiles():
     item = job(tile_success=8, tile_error=1, tile_errors={"TILE_ENCODING": 1})
     text = end_message(item, RequestStatus.PARTIAL, ["the bucket is gone", "the bucket is gone"])

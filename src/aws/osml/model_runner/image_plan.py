@@ -55,6 +55,7 @@ class ImagePlan:
     etag: str | None
     extension: str
     image_format: str
+    image_count: int
     source_metadata: dict[str, Any] | None
 
     def applied_to(self, item: JobItem) -> JobItem:
@@ -75,6 +76,7 @@ class ImagePlan:
             image_etag=self.etag,
             image_extension=self.extension,
             image_format=self.image_format,
+            image_count=self.image_count if self.image_count > 1 else None,
             feature_properties=json_text(properties),
             source_properties=json_text([self.source_metadata]) if self.source_metadata else None,
         )
@@ -119,6 +121,7 @@ def plan_image(
         etag=source.etag,
         extension=source.extension,
         image_format=source.driver_name,
+        image_count=source.header.image_count,
         source_metadata=source_metadata(source, public_url(request.image_url)),
     )
 

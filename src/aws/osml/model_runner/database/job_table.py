@@ -118,6 +118,7 @@ class JobItem(DDBItem):
     image_etag: str | None = None
     image_extension: str | None = None
     image_format: str | None = None
+    image_count: int | None = None
     region_size: list[int] | None = None
     tile_count: int | None = None
     processing_bounds: list[list[int]] | None = None
@@ -574,7 +575,7 @@ class JobTable(DDBHelper):
             name: getattr(item, name)
             for name in (
                 *("region_count", "tile_count", "width", "height", "extents", "region_size", "processing_bounds"),
-                *("image_etag", "image_extension", "image_format", "source_properties", "georeference"),
+                *("image_etag", "image_extension", "image_format", "image_count", "source_properties", "georeference"),
                 "first_attempt",
             )
             if getattr(item, name) is not None
