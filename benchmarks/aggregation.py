@@ -30,21 +30,21 @@ import orjson
 import urllib3
 from scenes import OVERLAP, REGION, TILE, Detections, scene
 
-from aws.osml.model_runner.aggregation import MergedImage, distillation_of
-from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.aws.clients import default_clients
 from aws.osml.model_runner.common.channel import Threads, spread
-from aws.osml.model_runner.common.memory import keep_freed_memory, spare_the_collector
+from aws.osml.model_runner.common.memory import tune_gc, tune_malloc
 from aws.osml.model_runner.common.memory_budget import MemoryBudget
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion, TileState
 from aws.osml.model_runner.database import FeatureTable, JobItem, JobTable, TileKey, TileOutcome
 from aws.osml.model_runner.features.encoding import encode_features
-from aws.osml.model_runner.local.emulator import Emulator
-from aws.osml.model_runner.local.environment import clean_environment
+from aws.osml.model_runner.jobs.merging import MergedImage, distillation_of
+from aws.osml.model_runner.jobs.tile_reader import ImageTiles, ignore
+from aws.osml.model_runner.local.stack.emulator import Emulator
+from aws.osml.model_runner.local.stack.environment import clean_environment
 from aws.osml.model_runner.sink import Delivery, SinkFactory
 from aws.osml.model_runner.sink.s3_sink import PART_BYTES
-from aws.osml.model_runner.tile_reader import ImageTiles, ignore
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
-from aws.osml.model_runner.tile_worker.region_plan import region_id_of
+from aws.osml.model_runner.tiling.region_plan import region_id_of
 
 SEED = 20_261_121
 JOB_ID, IMAGE_ID = "bench", "bench:s3://images/bench.tif"
@@ -158,8 +158,8 @@ def _put_jobs(dynamodb, tiles: int, side_px: int) -> None:
 
 def run_ours() -> None:
     """Bring the features together, in a process that is set up as a worker's is, and print what it took."""
-    keep_freed_memory()
-    spare_the_collector()
+    tune_malloc()
+    tune_gc()
     started = time.perf_counter()
     cpu_started = time.process_time()
     dynamodb = default_clients().dynamodb_resource()

@@ -18,7 +18,7 @@ from typing import Any
 from worker_bench import HERE, AwsProxy, Bench, Job, UnitMeter, WorkerRun, item_bytes
 
 from aws.osml.model_runner.database.feature_table import FeatureTable
-from aws.osml.model_runner.local.emulator import Emulator
+from aws.osml.model_runner.local.stack.emulator import Emulator
 from aws.osml.model_runner.raster import RasterSettings, configure_gdal
 
 Row = dict[str, Any]
@@ -35,7 +35,7 @@ _TABLES = ("FEATURE_TABLE", "REGION_REQUEST_TABLE", "JOB_TABLE", "OUTSTANDING_JO
 _GB = 1e9
 
 
-def measure(bench: Bench, features: int, prices: Row) -> Row:
+def estimate_load(bench: Bench, features: int, prices: Row) -> Row:
     """Have a worker do a job of tiles with so many features each, and return what it used and cost."""
     meter = UnitMeter()
     with AwsProxy(bench.emulator.url, steps=[meter]) as proxy:
@@ -152,7 +152,7 @@ def main() -> None:
     configure_gdal(RasterSettings(), {})
     with tempfile.TemporaryDirectory(prefix="bench-") as name, Emulator(Path(name)) as emulator:
         bench = Bench(Path(name), emulator, None)
-        found = {f"{features} features": measure(bench, features, prices) for features in FEATURES}
+        found = {f"{features} features": estimate_load(bench, features, prices) for features in FEATURES}
     names = list(dict.fromkeys(name for row in found.values() for name in row))
     print(f"{'per tile':52}" + "".join(f"{label:>16}" for label in found))
     for name in sorted(names, key=lambda name: name.split(",")[0]):

@@ -27,19 +27,19 @@ from urllib.request import urlopen
 import numpy as np
 from scenes import OVERLAP, REGION, TILE, Floats
 
-from aws.osml.model_runner.app_config import ServiceConfig
-from aws.osml.model_runner.common.memory import keep_freed_memory, spare_the_collector
+from aws.osml.model_runner.common.memory import tune_gc, tune_malloc
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion, TileState
+from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database import JobItem, TileKey, TileOutcome
 from aws.osml.model_runner.features.encoding import encode_features
 from aws.osml.model_runner.features.tile_spans import frames_of
-from aws.osml.model_runner.local.data_plane import create_data_plane
-from aws.osml.model_runner.local.emulator import Emulator
-from aws.osml.model_runner.local.environment import clean_environment
+from aws.osml.model_runner.jobs.worker_context import WorkerContext
+from aws.osml.model_runner.local.stack.data_plane import create_data_plane
+from aws.osml.model_runner.local.stack.emulator import Emulator
+from aws.osml.model_runner.local.stack.environment import clean_environment
 from aws.osml.model_runner.model_runner import ModelRunner
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
-from aws.osml.model_runner.tile_worker.region_plan import RegionPlanner, region_id_of
-from aws.osml.model_runner.worker_context import WorkerContext
+from aws.osml.model_runner.tiling.region_plan import TilePlanner, region_id_of
 
 JOB_ID, IMAGE_ID = "large", "large:s3://images/large.tif"
 FEATURES_PER_TILE = 500
@@ -106,8 +106,8 @@ def features_of(tile: ImageRegion) -> Iterator[dict[str, Any]]:
         }
 
 
-def planner() -> RegionPlanner:
-    return RegionPlanner(VariableOverlapTilingStrategy(), TILE, OVERLAP)
+def planner() -> TilePlanner:
+    return TilePlanner(VariableOverlapTilingStrategy(), TILE, OVERLAP)
 
 
 def bounds_of(side_px: int) -> ImageRegion:
@@ -166,8 +166,8 @@ def put_job(side_px: int, tiles: int, outputs: list[str]) -> None:
 
 def finish() -> None:
     """Finish the image in this process, set up as a worker's, and print what that took."""
-    keep_freed_memory()
-    spare_the_collector()
+    tune_malloc()
+    tune_gc()
     config = ServiceConfig.from_environment(os.environ)
     resource.setrlimit(resource.RLIMIT_DATA, (config.memory_limit_bytes, config.memory_limit_bytes))
     runner = ModelRunner(config=config)
@@ -245,7 +245,7 @@ def main() -> None:
             os.environ |= clean_environment(os.environ) | emulator.environment | dict(plane.environment) | own | limits
             started = time.perf_counter()
             regions = planner().regions(bounds_of(side_px), REGION)
-            with Pool(STORERS, spare_the_collector) as pool:
+            with Pool(STORERS, tune_gc) as pool:
                 stored = np.array(pool.map(store, regions, chunksize=1)).sum(axis=0).tolist()
             put_job(side_px, stored[0], outputs)
             print(f"{stored[1]:,} features in {stored[0]:,} tiles, stored in {time.perf_counter() - started:.0f} s")

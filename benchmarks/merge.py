@@ -17,7 +17,7 @@ import numpy as np
 import shapely
 from scenes import OVERLAP, REGION, TILE, Detections, elongated_scene, scene
 
-from aws.osml.model_runner.common.mr_post_processing import (
+from aws.osml.model_runner.api.post_processing import (
     FeatureDistillationAlgorithm,
     FeatureDistillationNMS,
     FeatureDistillationSeam,

@@ -16,11 +16,11 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
+from aws.osml.model_runner.common.job_rules import backoff_s
 from aws.osml.model_runner.exceptions import ModelCallError
 from aws.osml.model_runner.inference.call_errors import error_of_aws_answer
 from aws.osml.model_runner.inference.call_limit import CallLimit
 from aws.osml.model_runner.inference.retry import Action, RetryBudget, Tries
-from aws.osml.model_runner.job_rules import backoff_s
 
 TIME_LIMIT_S = 60.0
 CALLERS = 16

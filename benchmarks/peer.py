@@ -27,10 +27,8 @@ import numpy as np  # noqa: E402
 from aws.osml.model_runner.inference.feature_selection import FeatureSelector  # noqa: E402
 from geojson import Feature  # noqa: E402
 
-from aws.osml.model_runner.common import mr_post_processing  # noqa: E402
-from aws.osml.model_runner.tile_worker.variable_overlap_tiling_strategy import (  # noqa: E402
-    VariableOverlapTilingStrategy,
-)
+from aws.osml.model_runner.api import post_processing as mr_post_processing  # noqa: E402
+from aws.osml.model_runner.tiling.variable_overlap import VariableOverlapTilingStrategy  # noqa: E402
 
 
 def merge(given: str, found: str, threshold: str) -> None:

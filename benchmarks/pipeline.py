@@ -20,7 +20,7 @@ from typing import Any
 from pipeline_rows import ROWS, Row
 from worker_bench import Bench
 
-from aws.osml.model_runner.local.emulator import Emulator
+from aws.osml.model_runner.local.stack.emulator import Emulator
 from aws.osml.model_runner.raster import RasterSettings, configure_gdal
 
 

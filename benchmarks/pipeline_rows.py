@@ -14,7 +14,7 @@ from aws.osml.model_runner.api.image_url import parse_image_url
 from aws.osml.model_runner.common.cores import usable_cores
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.raster import RasterSettings, open_image
-from aws.osml.model_runner.raster.tile_view import read_pixels, tile_view
+from aws.osml.model_runner.raster.window import read_pixels, tile_view
 
 Row = dict[str, Any]
 

@@ -20,11 +20,11 @@ from osgeo import gdal, osr
 from secured import ENDPOINT, secured
 
 from aws.osml.model_runner.common.cores import usable_cores
-from aws.osml.model_runner.local.child_process import ChildProcess
-from aws.osml.model_runner.local.data_plane import DataPlane, create_data_plane
-from aws.osml.model_runner.local.emulator import Emulator
-from aws.osml.model_runner.local.environment import clean_environment
 from aws.osml.model_runner.local.job import StatusEvent, parse_status
+from aws.osml.model_runner.local.stack.child_process import ChildProcess
+from aws.osml.model_runner.local.stack.data_plane import DataPlane, create_data_plane
+from aws.osml.model_runner.local.stack.emulator import Emulator
+from aws.osml.model_runner.local.stack.environment import clean_environment
 
 HERE = Path(__file__).resolve().parent
 # The proxy that counts calls and units is a tool of the tests.

@@ -9,5 +9,5 @@ FROM ${RUNNER}
 HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8080/ping', timeout=4)"]
 EXPOSE 8080
-ENTRYPOINT ["python", "-m", "aws.osml.model_runner.local.model_server", "--host", "0.0.0.0", "--port", "8080"]
+ENTRYPOINT ["python", "-m", "aws.osml.model_runner.local.stack.model_server", "--host", "0.0.0.0", "--port", "8080"]
 CMD ["--model", "centerpoint"]

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from aws.osml.model_runner.app_config import Setting, documented_settings
 from aws.osml.model_runner.cli.main import build_parser
+from aws.osml.model_runner.config import Setting, documented_settings
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
 END = "<!-- end of generated part -->"

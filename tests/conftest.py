@@ -10,9 +10,9 @@ import botocore.session
 import coverage
 import pytest
 
-from aws.osml.model_runner.local.data_plane import DataPlane, create_data_plane
-from aws.osml.model_runner.local.emulator import Emulator
-from aws.osml.model_runner.local.model_server import ModelServer, create_model
+from aws.osml.model_runner.local.stack.data_plane import DataPlane, create_data_plane
+from aws.osml.model_runner.local.stack.emulator import Emulator
+from aws.osml.model_runner.local.stack.model_server import ModelServer, create_model
 from aws.osml.model_runner.raster.settings import RasterSettings, configure_gdal
 from examples import choose_form
 from template_json import template_json

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from aws.osml.model_runner.local.data_plane import template_text
+from aws.osml.model_runner.local.stack.data_plane import template_text
 
 
 class _Loader(yaml.SafeLoader):

@@ -13,10 +13,10 @@ import numpy as np
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.region_request import RegionName, RegionRequest, parse_region_message
-from aws.osml.model_runner.app_config import ServiceConfig
-from aws.osml.model_runner.common.aws_clients import AwsClients
+from aws.osml.model_runner.aws.clients import AwsClients
 from aws.osml.model_runner.common.endpoint_utils import EndpointUtils
 from aws.osml.model_runner.common.typing import ImageDimensions
+from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database import (
     EndpointStatisticsTable,
     JobItem,
@@ -26,22 +26,22 @@ from aws.osml.model_runner.database import (
     RegionRequestTable,
 )
 from aws.osml.model_runner.database.endpoint_facts import SharedFacts
-from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
-from aws.osml.model_runner.dispatch import DeadLetters, ScheduledImages
-from aws.osml.model_runner.image_completion import ImageCompletion
+from aws.osml.model_runner.database.scheduler_lock import SchedulerLock
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
-from aws.osml.model_runner.job_sweeper import JobSweeper
-from aws.osml.model_runner.lease_keeper import LeaseKeeper
+from aws.osml.model_runner.jobs.completion import ImageCompletion
+from aws.osml.model_runner.jobs.leases import LeaseKeeper
+from aws.osml.model_runner.jobs.outcome import Deferred, Ended
+from aws.osml.model_runner.jobs.worker_context import WorkerContext
 from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 from aws.osml.model_runner.raster import write_geotiff
-from aws.osml.model_runner.region_outcome import Deferred, Ended
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler
 from aws.osml.model_runner.scheduler import EndpointCapacityEstimator, EndpointLoadImageScheduler
 from aws.osml.model_runner.scheduler.image_scheduler import LOOK_EVERY_S
 from aws.osml.model_runner.status.image_status_monitor import ImageStatusMonitor
 from aws.osml.model_runner.status.region_status_monitor import RegionStatusMonitor
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
-from aws.osml.model_runner.worker_context import WorkerContext
+from aws.osml.model_runner.worker.messages import DeadLetters, ScheduledImages
+from aws.osml.model_runner.worker.sweeper import JobSweeper
 
 UTM_31N = (500_000.0, 0.5, 0.0, 5_400_000.0, 0.0, -0.5)
 
@@ -100,7 +100,7 @@ class InProcessWorker:
         dynamodb = clients.dynamodb_resource()
         self.jobs = JobTable(config.job_table, dynamodb, clock, config.row_life_s)
         self.regions = RegionRequestTable(config.region_request_table, dynamodb, clock, lambda _: None)
-        self.ledger = OutstandingJobsTable(config.outstanding_jobs_table, self.jobs, dynamodb, clock)
+        self.outstanding_jobs = OutstandingJobsTable(config.outstanding_jobs_table, self.jobs, dynamodb, clock)
         self.endpoints = (
             EndpointStatisticsTable(config.endpoint_statistics_table, dynamodb, clock)
             if config.endpoint_statistics_table
@@ -119,7 +119,7 @@ class InProcessWorker:
         image_queue = RequestQueue(config.image_queue, 0, client=clients.client("sqs"))
         self.completion = ImageCompletion(
             self.jobs,
-            self.ledger.close,
+            self.outstanding_jobs.close,
             self.image_status_monitor,
             VariableOverlapTilingStrategy(),
             self.context,
@@ -132,7 +132,15 @@ class InProcessWorker:
         self.image_handler = self._new_image_handler()
         self.scheduler = self._new_scheduler()
         self.sweeper = JobSweeper(
-            *(self.ledger, self.jobs, self.regions, self.region_queue, self.image_handler, self.region_handler, config),
+            *(
+                self.outstanding_jobs,
+                self.jobs,
+                self.regions,
+                self.region_queue,
+                self.image_handler,
+                self.region_handler,
+                config,
+            ),
             metrics=self.context.metrics,
             now=clock,
         )
@@ -172,7 +180,7 @@ class InProcessWorker:
             self.endpoint_utils,
             self.config,
             self.region_handler,
-            self.ledger,
+            self.outstanding_jobs,
             self.capacities,
             self.completion,
         )
@@ -180,7 +188,7 @@ class InProcessWorker:
     def _new_scheduler(self) -> EndpointLoadImageScheduler:
         """Return what starts images; they are not waited for here."""
         context = self.context
-        turns = SchedulingTurns(self.ledger, self.jobs, self.clock)
+        turns = SchedulerLock(self.outstanding_jobs, self.jobs, self.clock)
         return EndpointLoadImageScheduler(
             self.capacities, turns, self.config, context.owner, context.metrics, self.clock, lambda _: None, context.rng
         )
@@ -262,7 +270,7 @@ class InProcessWorker:
         return list(self.regions.regions_of(request.image_id))
 
     def open_jobs(self) -> list[str]:
-        return [job.image_id for job in self.ledger.open_jobs()]
+        return [job.image_id for job in self.outstanding_jobs.open_jobs()]
 
     def result(self, job_id: str) -> list[dict[str, Any]]:
         """Return the features that were delivered to S3."""

@@ -9,7 +9,7 @@ from PIL import Image
 
 from aws.osml.model_runner.api.image_request_message import parse_image_request_message
 from aws.osml.model_runner.api.image_request_schema import ImageRequestMessage, unknown_keys
-from aws.osml.model_runner.features.answer import parse_answer
+from aws.osml.model_runner.features.model_response import parse_response
 from markdown_pages import fences, links, slugs
 from python_scripts import load_script
 
@@ -60,7 +60,7 @@ def test_the_example_model_speaks_the_contract() -> None:
     tile = io.BytesIO()
     picture.save(tile, "PNG")
     found = load_script(EXAMPLES / "model" / "app.py").find_spots(tile.getvalue())
-    answer = parse_answer(json.dumps({"type": "FeatureCollection", "features": found}).encode())
+    answer = parse_response(json.dumps({"type": "FeatureCollection", "features": found}).encode())
     assert [feature["properties"]["imageBBox"] for feature in answer.features] == [[32, 16, 48, 32]]
     assert not answer.dropped
 
@@ -70,6 +70,6 @@ def test_answers_in_the_documentation_are_answers(page: str) -> None:
     answers = [text for text in fences((DOCS / page).read_text(), "json") if '"FeatureCollection"' in text]
     assert answers
     for text in answers:
-        answer = parse_answer(text.encode())
+        answer = parse_response(text.encode())
         assert answer.features
         assert not answer.dropped

@@ -21,9 +21,10 @@ from pydantic.fields import FieldInfo
 
 from aws.osml.model_runner.api import image_request_schema, image_url, json_document, region_of_interest, rules
 from aws.osml.model_runner.api.image_request import ImageRequest
-from aws.osml.model_runner.app_config import ServiceConfig, documented_settings
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats, RequestStatus
-from aws.osml.model_runner.database import job_ledger, scheduling_turns
+from aws.osml.model_runner.config import ServiceConfig, documented_settings
+from aws.osml.model_runner.database import outstanding_jobs_table as outstanding_jobs_table
+from aws.osml.model_runner.database import scheduler_lock as scheduler_lock
 from aws.osml.model_runner.database.ddb_helper import DDBItem
 from aws.osml.model_runner.database.endpoint_statistics_table import EndpointSlotItem, EndpointStatisticsItem
 from aws.osml.model_runner.database.feature_table import FeatureItem
@@ -32,8 +33,8 @@ from aws.osml.model_runner.database.region_request_table import RegionRequestIte
 from aws.osml.model_runner.exceptions import TileEncodingError
 from aws.osml.model_runner.features.encoding import encode_features
 from aws.osml.model_runner.features.tile_blob import MAX_CONTENT_BYTES, pack_tile
-from aws.osml.model_runner.image_progress import progress_of
-from aws.osml.model_runner.local.model_server import MODELS
+from aws.osml.model_runner.jobs.progress import progress_of
+from aws.osml.model_runner.local.stack.model_server import MODELS
 from aws.osml.model_runner.raster.settings import RasterSettings
 from aws.osml.model_runner.raster.tile_formats import plan_tile
 from aws.osml.model_runner.status.image_status_monitor import ImageStatusMonitor
@@ -286,9 +287,9 @@ def test_columns_of_features_are_documented_with_their_type() -> None:
 
 
 def test_every_attribute_of_an_open_job_is_documented() -> None:
-    source = inspect.getsource(job_ledger) + inspect.getsource(scheduling_turns)
+    source = inspect.getsource(outstanding_jobs_table) + inspect.getsource(scheduler_lock)
     written = set(re.findall(r"(\w+) = (?::\w|if_not_exists)", source)) | set(re.findall(r"ADD (\w+) :", source))
-    new = job_ledger._new_job(ImageRequest(), 0.0)
+    new = outstanding_jobs_table._new_job(ImageRequest(), 0.0)
     documented = first_column(rows(section(reference("tables.md"), "Open jobs")))
     assert sorted(documented) == sorted({*new, *written, "job_id", "expire_time"})
 

@@ -9,24 +9,24 @@ import numpy as np
 
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import ModelErrorClass
-from aws.osml.model_runner.features.answer import FeatureProblem, parse_answer
 from aws.osml.model_runner.features.encoding import MAX_FEATURE_BYTES
+from aws.osml.model_runner.features.geolocation import refine_features
+from aws.osml.model_runner.features.geolocation_grid import LocationGrid
 from aws.osml.model_runner.features.image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, GeometryProblem
-from aws.osml.model_runner.features.location_grid import LocationGrid
+from aws.osml.model_runner.features.model_response import FeatureProblem, parse_response
 from aws.osml.model_runner.features.properties import (
     FEATURE_CLASSES,
     INTERNAL_PREFIX,
     INTERNAL_PROPERTIES,
     finalize_feature,
 )
-from aws.osml.model_runner.features.refinement import refine_features
 from aws.osml.model_runner.inference import sagemaker_parameters
 from aws.osml.model_runner.inference.call_errors import ModelErrorCode
 from aws.osml.model_runner.inference.content_types import CONTENT_TYPES
 from aws.osml.model_runner.inference.retry import DEFAULT_POLICY
-from aws.osml.model_runner.region_request_handler import SEALED
+from aws.osml.model_runner.pipeline import pipeline
+from aws.osml.model_runner.region_request_handler import ABANDONED
 from aws.osml.model_runner.sink.kinesis_records import PARTITION_BY_JOB, record_of
-from aws.osml.model_runner.tile_worker import pipeline
 from markdown_pages import coded, fences, first_column, own_part, rows, section
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def test_every_error_code_is_documented_with_its_class() -> None:
     signals = [row for row in rows(errors) if "Signal" in row]
     assert {(row["Class"].upper(), coded(row["Code"])[0]) for row in signals} == in_code
     assert {code for _, code in in_code} == set(ModelErrorCode)
-    assert {pipeline.TILE_ENCODING, pipeline.INTERNAL_ERROR, SEALED} <= set(coded(errors))
+    assert {pipeline.TILE_ENCODING, pipeline.INTERNAL_ERROR, ABANDONED} <= set(coded(errors))
 
 
 def test_every_class_of_errors_is_documented_with_its_tries() -> None:
@@ -95,7 +95,7 @@ def delivered_feature() -> dict[str, Any]:
     answer = {"features": [{"type": "Feature", "id": "a", "geometry": None, "properties": properties}]}
     tile = ImageRegion.of(((0, 0), (100, 100)))
     grid = LocationGrid.from_sensor_model(lambda xy: np.column_stack([xy / 1000, np.zeros(len(xy))]), tile)
-    features = parse_answer(json.dumps(answer).encode()).features
+    features = parse_response(json.dumps(answer).encode()).features
     (feature,) = refine_features(features, tile, grid)
     return finalize_feature(feature, "j", [], {"sourceMetadata": []})
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults.forkserver import Fleet, Nursery
 
-from aws.osml.model_runner.local.data_plane import create_data_plane
-from aws.osml.model_runner.local.model_server import ModelServer
-from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway
+from aws.osml.model_runner.local.stack.data_plane import create_data_plane
+from aws.osml.model_runner.local.stack.model_server import ModelServer
+from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, SageMakerGateway
 from aws_proxy.proxy import AwsProxy, Step
 from faults.numbered_scene import NumberedModel, write_numbered_scene
-from faults.nursery import Fleet, Nursery
 from faults.queueing_model import QueueingModel
 from faults.trial import SETTINGS, Trial
 from template_json import template_json
@@ -53,7 +53,7 @@ def _print_table(terminal: Any, rows: dict[str, Counter[str]]) -> None:
 
 
 @pytest.fixture(scope="session")
-def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+def forkserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
     with Nursery(tmp_path_factory.mktemp("nursery"), os.environ) as running:
         yield running
 
@@ -96,7 +96,7 @@ def new_proxy(emulator: Any) -> Iterator[Callable[..., AwsProxy]]:
 @pytest.fixture
 def new_trial(
     emulator: Any,
-    nursery: Nursery,
+    forkserver: Nursery,
     scenes: dict[str, Path],
     new_model: Callable[..., ModelServer],
     tmp_path: Path,
@@ -116,7 +116,7 @@ def new_trial(
             # The message of a worker that died comes again as soon as its lease ends.
             url = data_plane.environment[queue]
             site.client("sqs").set_queue_attributes(QueueUrl=url, Attributes={"VisibilityTimeout": "2"})
-        fleet = Fleet(nursery, lambda **more: site.environment(**{**SETTINGS, **settings, **more}), directory)
+        fleet = Fleet(forkserver, lambda **more: site.environment(**{**SETTINGS, **settings, **more}), directory)
         trials.append(Trial(site, fleet, scenes, new_model, tally))
         return trials[-1]
 

@@ -109,8 +109,8 @@ def _spoil_tiles(faults: dict[str, Any], journal: Journal) -> None:
 
 
 if __name__ == "__main__":
-    nursery = os.getpid()
+    forkserver = os.getpid()
     order = serve_forks(sys.argv[1])
     if order is not None:
-        become_worker(order, nursery)
+        become_worker(order, forkserver)
         sys.exit(command_line(["serve"]))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from aws.osml.model_runner.local.child_process import ChildProcess
+from aws.osml.model_runner.local.stack.child_process import ChildProcess
 from worker_process import eventually
 
 _SCRIPT = Path(__file__).with_name("faulty_worker.py")
@@ -101,8 +101,8 @@ class Nursery:
 class Fleet:
     """The workers of one test, and the journal of what happened to them."""
 
-    def __init__(self, nursery: Nursery, environment: Callable[..., dict[str, str]], directory: Path) -> None:
-        self._nursery = nursery
+    def __init__(self, forkserver: Nursery, environment: Callable[..., dict[str, str]], directory: Path) -> None:
+        self._nursery = forkserver
         self._environment = environment
         self._directory = directory
         self.workers: list[FaultyWorker] = []

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway
+from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, SageMakerGateway
 from faults.front_door import FrontDoor
 
 _ROLES = {name: f"arn:aws:iam::000000000000:role/{name}" for name in ("image", "model", "sink")}

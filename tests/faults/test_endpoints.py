@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from aws.osml.model_runner.local.model_server import ModelServer
+from aws.osml.model_runner.local.stack.model_server import ModelServer
 from faults.books import TERMINAL
 from faults.numbered_scene import TILE_PX, SilentModel
 from worker_process import eventually

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from aws.osml.model_runner.app_config import ServiceConfig
+from aws.osml.model_runner.config import ServiceConfig
 from faults.books import ALL_QUEUES
 from faults.numbered_scene import TILE_PX
 from faults.trial import LEASE_S
@@ -98,7 +98,9 @@ def test_a_tile_that_kills_its_worker_takes_no_other_with_it(trial):
     assert {worker.exit_code for worker in trial.fleet.workers} == {-signal.SIGSEGV, None}
     books = trial.check()
     failed = [tile for tile in books.tiles[poisoned["jobId"]] if tile["tile_status"] == "FAILED"]
-    assert [(tile["error_code"], list(map(int, tile["tile_bounds"][0]))) for tile in failed] == [("SEALED", [64, 128])]
+    assert [(tile["error_code"], list(map(int, tile["tile_bounds"][0]))) for tile in failed] == [
+        ("ABANDONED", [64, 128])
+    ]
     assert all(books.images[job_id]["image_status"] == "SUCCESS" for job_id in healthy)
 
 

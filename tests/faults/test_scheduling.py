@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from aws.osml.model_runner.dispatch import _RENEWED_AFTER
-from aws.osml.model_runner.local.http_service import HttpRequest, HttpResponse, HttpService
-from aws.osml.model_runner.local.model_server import ModelServer
-from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
+from aws.osml.model_runner.local.stack.http_service import HttpRequest, HttpResponse, HttpService
+from aws.osml.model_runner.local.stack.model_server import ModelServer
+from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
+from aws.osml.model_runner.worker.messages import _RENEWED_AFTER
 from aws_proxy.throttling import Chance, ThrottledCalls
 from faults.limited_model import LimitedModel
 from faults.numbered_scene import write_numbered_scene

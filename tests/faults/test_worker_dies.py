@@ -4,9 +4,9 @@ import signal
 
 import numpy as np
 import pytest
+from faults.forkserver import Fleet
 
 from aws.osml.model_runner.raster.pixels import write_geotiff
-from faults.nursery import Fleet
 from worker_process import Site, eventually, kill
 
 TILES = 64
@@ -25,9 +25,9 @@ def site(emulator, data_plane, tmp_path):
 
 
 @pytest.fixture
-def fleet(site, nursery, tmp_path):
+def fleet(site, forkserver, tmp_path):
     """Workers of ``site``, forked instead of started."""
-    running = Fleet(nursery, lambda **more: site.environment(REGION_LEASE_S="1", **more), tmp_path)
+    running = Fleet(forkserver, lambda **more: site.environment(REGION_LEASE_S="1", **more), tmp_path)
     yield running
     running.kill_all()
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aws.osml.model_runner.local.model_server import ModelServer
+from faults.forkserver import FaultyWorker, Fleet
+
+from aws.osml.model_runner.local.stack.model_server import ModelServer
 from faults.books import TERMINAL, Books, check_jobs
 from faults.numbered_scene import REGION_PX, TILE_PX
-from faults.nursery import FaultyWorker, Fleet
 from worker_process import Site, eventually
 
 LEASE_S = 2

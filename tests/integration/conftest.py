@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
-from aws.osml.model_runner.local.data_plane import DataPlane
-from aws.osml.model_runner.local.emulator import Emulator
-from aws.osml.model_runner.local.sagemaker_gateway import SageMakerGateway
+from aws.osml.model_runner.aws.clients import AwsClients, default_clients
+from aws.osml.model_runner.local.stack.data_plane import DataPlane
+from aws.osml.model_runner.local.stack.emulator import Emulator
+from aws.osml.model_runner.local.stack.sagemaker_gateway import SageMakerGateway
 from worker_in_process import Clock, StatusListener, write_scene
 
 

@@ -11,7 +11,7 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError, ResponseStreamingError
 
-from aws.osml.model_runner.common.aws_clients import AwsClients, client_config, default_clients
+from aws.osml.model_runner.aws.clients import AwsClients, client_config, default_clients
 from aws.osml.model_runner.common.credentials_utils import get_credentials_for_assumed_role
 from aws.osml.model_runner.exceptions import InvalidAssumedRoleException
 from aws_faults import Raw, answering, query_error

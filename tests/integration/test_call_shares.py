@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from aws.osml.model_runner.call_shares import CallShares
-from aws.osml.model_runner.common.aws_clients import AwsClients
+from aws.osml.model_runner.aws.clients import AwsClients
 from aws.osml.model_runner.database.endpoint_callers import EndpointCallers
 from aws.osml.model_runner.inference.call_limit import CallLimit
+from aws.osml.model_runner.pipeline.call_shares import CallShares
 
 ENDPOINT = "ships#AllTraffic"
 

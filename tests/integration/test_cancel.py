@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from aws.osml.model_runner.api.image_request import ImageRequest
-from aws.osml.model_runner.cancel import JobCanceller
 from aws.osml.model_runner.exceptions import JobNotFoundError
-from aws.osml.model_runner.region_outcome import Deferred
+from aws.osml.model_runner.jobs.cancel import JobCanceller
+from aws.osml.model_runner.jobs.outcome import Deferred
 from worker_in_process import Clock, InProcessWorker
 from worker_process import eventually
 
@@ -26,12 +26,12 @@ def worker(data_plane, clients) -> Iterator[InProcessWorker]:
 
 @pytest.fixture
 def canceller(worker) -> JobCanceller:
-    return JobCanceller(worker.jobs, worker.ledger)
+    return JobCanceller(worker.jobs, worker.outstanding_jobs)
 
 
 def accepted(worker: InProcessWorker, scene: Path, model: str, **changes: Any) -> ImageRequest:
     request = worker.request(scene, model, **changes)
-    worker.image_handler.measure(worker.image_handler.accept(request, "first", "{}"))
+    worker.image_handler.estimate_load(worker.image_handler.accept(request, "first", "{}"))
     return request
 
 
@@ -80,7 +80,7 @@ def test_a_cancelled_job_holds_nothing_of_its_endpoint_even_before_it_is_struck_
     accepted(worker, scene, model.invocations_url)
     assert worker.start_waiting(is_first_processed=False) == 1
     other = worker.request(scene, model.invocations_url, job_id="other", imageProcessorTileSize=64)
-    worker.image_handler.measure(worker.image_handler.accept(other))
+    worker.image_handler.estimate_load(worker.image_handler.accept(other))
     assert worker.start_waiting() == 0, "10 calls at once are less than 2 regions of each need"
     canceller.cancel("job")
     assert worker.start_waiting() == 1

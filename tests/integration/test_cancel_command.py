@@ -3,13 +3,13 @@
 import pytest
 
 from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.aws.clients import default_clients
 from aws.osml.model_runner.cli.main import main
-from aws.osml.model_runner.common.aws_clients import default_clients
 from aws.osml.model_runner.database import JobTable, OutstandingJobsTable
 
 
 @pytest.fixture
-def ledger(emulator, data_plane, monkeypatch) -> OutstandingJobsTable:
+def outstanding_jobs(emulator, data_plane, monkeypatch) -> OutstandingJobsTable:
     variables = emulator.environment | data_plane.environment | {"WORKERS": "1"}
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -29,20 +29,20 @@ def request(job_id: str) -> ImageRequest:
     return ImageRequest.from_external_message(message)
 
 
-def test_it_says_what_it_cancelled_and_what_had_ended(ledger, capsys):
+def test_it_says_what_it_cancelled_and_what_had_ended(outstanding_jobs, capsys):
     first, second = request("a"), request("b")
     for waiting in (first, second):
-        ledger.accept(waiting)
-    ledger._job_table.fail_unplanned(second.image_id, "unreadable")
+        outstanding_jobs.accept(waiting)
+    outstanding_jobs._job_table.fail_unplanned(second.image_id, "unreadable")
     assert main(["cancel", "a"]) == 0
     assert main(["cancel", "b"]) == 1
     assert capsys.readouterr().out.splitlines() == [
         "cancelled:  a:s3://images/a.tif",
         "left alone: b:s3://images/b.tif: its status is FAILED",
     ]
-    assert ledger._job_table.get_image_request(first.image_id).message == "cancelled"
+    assert outstanding_jobs._job_table.get_image_request(first.image_id).message == "cancelled"
 
 
-def test_a_job_that_is_not_open_is_an_error(ledger, capsys):
+def test_a_job_that_is_not_open_is_an_error(outstanding_jobs, capsys):
     assert main(["cancel", "unknown"]) == 1
     assert "there is no open job unknown" in capsys.readouterr().err

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import boto3
 
-from aws.osml.model_runner.local.emulator import Emulator
-from aws.osml.model_runner.local.environment import ACCESS_KEY, SECRET_KEY
-from aws.osml.model_runner.local.model_server import ModelServer, create_model
+from aws.osml.model_runner.local.stack.emulator import Emulator
+from aws.osml.model_runner.local.stack.environment import ACCESS_KEY, SECRET_KEY
+from aws.osml.model_runner.local.stack.model_server import ModelServer, create_model
 
 DOCKER = Path(__file__).parents[2] / "docker"
 

@@ -5,10 +5,10 @@ import re
 
 import pytest
 
-from aws.osml.model_runner.app_config import documented_settings
-from aws.osml.model_runner.job_rules import TILE_MARGIN_S
-from aws.osml.model_runner.local.data_plane import create_data_plane, template_text
+from aws.osml.model_runner.common.job_rules import TILE_MARGIN_S
+from aws.osml.model_runner.config import documented_settings
 from aws.osml.model_runner.local.exceptions import LocalStackError
+from aws.osml.model_runner.local.stack.data_plane import create_data_plane, template_text
 
 VARIABLES = {
     "IMAGE_QUEUE", "IMAGE_DLQ", "REGION_QUEUE", "REGION_DLQ", "IMAGE_STATUS_TOPIC", "REGION_STATUS_TOPIC", "JOB_TABLE",

@@ -12,8 +12,8 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from aws.osml.model_runner.common.aws_clients import default_clients
-from aws.osml.model_runner.common.aws_errors import error_code, is_invalid_write
+from aws.osml.model_runner.aws.clients import default_clients
+from aws.osml.model_runner.aws.errors import error_code, is_invalid_write
 from aws.osml.model_runner.database import DDBHelper, DDBItem, DDBKey, FeatureTable, TileKey
 from aws.osml.model_runner.database.ddb_helper import deserialize, to_dynamodb
 from aws.osml.model_runner.exceptions import (

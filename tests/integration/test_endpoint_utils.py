@@ -8,10 +8,10 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.exceptions import ClientError
 
-from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
+from aws.osml.model_runner.aws.clients import AwsClients, default_clients
+from aws.osml.model_runner.aws.role_session import describing_session
 from aws.osml.model_runner.common.endpoint_utils import EndpointUtils
-from aws.osml.model_runner.common.role_session import describing_session
-from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
+from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, SageMakerGateway, Variant
 from aws_faults import Raw, answering
 
 PROCESSORS = {"m5.xlarge": 4, "m5.12xlarge": 48, "g4dn.2xlarge": 8}

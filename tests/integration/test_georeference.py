@@ -36,7 +36,7 @@ from aws.osml.model_runner.raster import (
 )
 from aws.osml.model_runner.raster.control_points import ControlPointModel
 from aws.osml.model_runner.raster.exceptions import LoadImageException
-from aws.osml.model_runner.raster.rpc import RationalCamera
+from aws.osml.model_runner.raster.rpc import RPCModel
 from aws.osml.model_runner.raster.sensor_model import build_sensor_model
 from aws.osml.model_runner.raster.solution import default_height
 from raster_files import SAMPLE_FOLDER, UTM_31N, pattern, place, rpc_metadata, write_image, write_sicd
@@ -389,7 +389,7 @@ def test_newton_finds_what_the_toolkit_finds(tmp_path):
 
 
 def test_points_that_newton_does_not_find_are_left_to_the_toolkit():
-    camera = RationalCamera.from_metadata(rpc_metadata())
+    camera = RPCModel.from_metadata(rpc_metadata())
     far = np.array([[1e9, 1e9], [400.0, 300.0]])
 
     places = camera.to_world(far, 100.0)
@@ -414,7 +414,7 @@ def test_a_solution_off_the_earth_is_no_solution(tmp_path, off_the_earth):
     source = opened(tmp_path, rpc=linear_camera())
     pixels = np.array([off_the_earth, (400.0, 300.0)])
 
-    assert np.isnan(RationalCamera.from_metadata(linear_camera()).to_world(pixels, 100.0)[:, 0]).tolist() == [
+    assert np.isnan(RPCModel.from_metadata(linear_camera()).to_world(pixels, 100.0)[:, 0]).tolist() == [
         True,
         False,
     ]
@@ -427,7 +427,7 @@ def test_newton_leaves_far_solutions_to_the_toolkit(tmp_path):
     source = opened(tmp_path, rpc=linear_camera())
     twenty_scales_south = np.array([[400.5, 300.5 + 20 * 500.0]])
 
-    assert np.isnan(RationalCamera.from_metadata(linear_camera()).to_world(twenty_scales_south, 100.0)).all()
+    assert np.isnan(RPCModel.from_metadata(linear_camera()).to_world(twenty_scales_south, 100.0)).all()
     np.testing.assert_allclose(
         image_to_world(source.sensor_model)(twenty_scales_south), [[10.0, 19.8, 100.0]], atol=2e-5
     )
@@ -453,7 +453,7 @@ def test_a_pixel_that_sees_no_point_of_the_surface_is_placed_at_the_height_of_th
 
 def test_a_camera_that_cannot_be_fitted_is_not_encoded():
     # Its denominator vanishes within a scale of its offset.
-    camera = RationalCamera.from_metadata(
+    camera = RPCModel.from_metadata(
         rpc_metadata() | {"LINE_DEN_COEFF": "0 1 0" + " 0.0" * 17, "LAT_OFF": "20.00004", "LINE_OFF": "-300"}
     )
 
@@ -469,7 +469,7 @@ def test_a_camera_that_cannot_be_fitted_is_not_encoded():
 )
 def test_an_encodable_camera_sees_the_same(line, sample, fraction, ground):
     metadata = rpc_metadata(line + fraction, sample - fraction) | {"LAT_OFF": "20.00004", "LONG_SCALE": "0.01234567"}
-    camera = RationalCamera.from_metadata(metadata)
+    camera = RPCModel.from_metadata(metadata)
     places = np.array(ground) + np.array([10.0, 20.0, 0.0])
 
     encodable = camera.encodable()
@@ -477,7 +477,7 @@ def test_an_encodable_camera_sees_the_same(line, sample, fraction, ground):
     np.testing.assert_allclose(encodable.to_pixels(places), camera.to_pixels(places), atol=1e-6)
     for axis in (encodable.line, encodable.sample):
         assert axis.offset == int(axis.offset) >= 0
-    assert RationalCamera.from_metadata(encodable.to_metadata()).latitude == encodable.latitude
+    assert RPCModel.from_metadata(encodable.to_metadata()).latitude == encodable.latitude
 
 
 @pytest.mark.parametrize(
@@ -503,7 +503,7 @@ def test_a_broken_camera_is_no_georeference(tmp_path, broken):
 
 
 def test_units_behind_numbers_are_read_over():
-    camera = RationalCamera.from_metadata(rpc_metadata() | {"LINE_OFF": "+000300.00 pixels"})
+    camera = RPCModel.from_metadata(rpc_metadata() | {"LINE_OFF": "+000300.00 pixels"})
 
     assert camera.line.offset == 300.0
 

@@ -28,11 +28,10 @@ from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_request_message import parse_image_request_message
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.region_request import RegionName, RegionRequest
-from aws.osml.model_runner.common.aws_clients import AwsClients, default_clients
+from aws.osml.model_runner.aws.clients import AwsClients, default_clients
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database import JobItem, JobTable, TileKey, TileOutcome, feature_table
-from aws.osml.model_runner.database.job_ledger import OpenJob
-from aws.osml.model_runner.dispatch import DeadLetters, RegionMessages
+from aws.osml.model_runner.database.outstanding_jobs_table import OpenJob
 from aws.osml.model_runner.exceptions import (
     AggregateFeaturesException,
     AggregateOutputFeaturesException,
@@ -45,17 +44,18 @@ from aws.osml.model_runner.exceptions import (
     UnsupportedModelException,
 )
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
-from aws.osml.model_runner.local.http_service import HttpRequest, HttpResponse, HttpService
+from aws.osml.model_runner.jobs.outcome import Deferred, Ended
+from aws.osml.model_runner.jobs.redrive import JobRedriver
 from aws.osml.model_runner.local.models.centerpoint import Centerpoint
 from aws.osml.model_runner.local.models.example_model import ModelReply
-from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway
+from aws.osml.model_runner.local.stack.http_service import HttpRequest, HttpResponse, HttpService
+from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, SageMakerGateway
+from aws.osml.model_runner.pipeline.region_run import RegionProgress
 from aws.osml.model_runner.raster import ImageUnreachableError, RasterSettings, configure_gdal, image_to_world
 from aws.osml.model_runner.raster.sensor_model import build_sensor_model
-from aws.osml.model_runner.redrive import JobRedriver
-from aws.osml.model_runner.region_outcome import Deferred, Ended
-from aws.osml.model_runner.region_request_handler import SEALED, region_request_of
-from aws.osml.model_runner.scheduler.survey import lane_of
-from aws.osml.model_runner.tile_worker.region_run import RegionRun
+from aws.osml.model_runner.region_request_handler import ABANDONED, region_request_of
+from aws.osml.model_runner.scheduler.load import lane_of
+from aws.osml.model_runner.worker.messages import DeadLetters, RegionMessages
 from aws_faults import Raw, answering, json_error, query_error, xml_error
 from range_server import Fault, RangeServer
 from raster_files import write_image
@@ -289,7 +289,7 @@ class TestImage:
         first, second = new_worker("first"), new_worker("second")
         model = model_server("centerpoint")
         job = first.image_handler.accept(first.request(scene, model.invocations_url))
-        assert second.ledger.start_planning(job, "second", 60)
+        assert second.outstanding_jobs.start_planning(job, "second", 60)
         first.image_handler.plan(job)
         assert first.jobs.get_image_request(job.image_id).region_count is None
         assert model.stats()["requests"] == 0
@@ -359,8 +359,8 @@ class TestImage:
 
     def test_an_image_without_georeference_has_no_region_of_interest(self, worker, tmp_path):
         plain = write_scene(tmp_path / "plain.tif", is_georeferenced=False)
-        interest = "POLYGON ((3 48.7, 3.01 48.7, 3.01 48.8, 3 48.8, 3 48.7))"
-        request = worker.request(plain, "http://127.0.0.1:9/invocations", regionOfInterest=interest)
+        roi = "POLYGON ((3 48.7, 3.01 48.7, 3.01 48.8, 3 48.8, 3 48.7))"
+        request = worker.request(plain, "http://127.0.0.1:9/invocations", regionOfInterest=roi)
         with pytest.raises(ProcessImageException, match="georeferenced"):
             worker.image_handler.process_image_request(request)
 
@@ -440,7 +440,7 @@ class TestImage:
             *(handler.region_request_queue, handler.region_request_table, handler.endpoint_utils, handler.config),
             handler.region_request_handler,
         )
-        assert list(other.ledger.open_jobs()) == []
+        assert list(other.outstanding_jobs.open_jobs()) == []
 
 
 def degrees_of(scene: Path, pixels: shapely.Geometry) -> str:
@@ -453,8 +453,8 @@ def degrees_of(scene: Path, pixels: shapely.Geometry) -> str:
 class TestInterest:
     def test_only_tiles_in_the_region_of_interest_are_sent(self, worker, scene, model_server):
         model = model_server("centerpoint")
-        interest = degrees_of(scene, shapely.box(10, 10, 1014, 250))
-        request = worker.request(scene, model.invocations_url, regionOfInterest=interest)
+        roi = degrees_of(scene, shapely.box(10, 10, 1014, 250))
+        request = worker.request(scene, model.invocations_url, regionOfInterest=roi)
         worker.image_handler.process_image_request(request)
         job = worker.work_off()
         assert (job.image_status, job.tile_count, job.tile_success) == ("SUCCESS", 4, 4)
@@ -464,8 +464,8 @@ class TestInterest:
     def test_a_hole_in_it_is_left_out(self, worker, scene, model_server):
         model = model_server("centerpoint")
         hole = [(250, 5), (774, 5), (774, 507), (250, 507)]
-        interest = degrees_of(scene, shapely.Polygon([(0, 0), (1024, 0), (1024, 512), (0, 512)], holes=[hole]))
-        request = worker.request(scene, model.invocations_url, regionOfInterest=interest, imageProcessorTileSize=128)
+        roi = degrees_of(scene, shapely.Polygon([(0, 0), (1024, 0), (1024, 512), (0, 512)], holes=[hole]))
+        request = worker.request(scene, model.invocations_url, regionOfInterest=roi, imageProcessorTileSize=128)
         worker.image_handler.process_image_request(request)
         job = worker.work_off()
         assert job.image_status == "SUCCESS"
@@ -474,8 +474,8 @@ class TestInterest:
     def test_an_image_that_is_gone_is_given_up_with_its_interest_unknown(self, new_worker, tmp_path, clock):
         planner = new_worker("planner")
         image = write_scene(tmp_path / "image.tif")
-        interest = degrees_of(image, shapely.box(10, 10, 1014, 250))
-        request = planner.request(image, "http://127.0.0.1:9/invocations", regionOfInterest=interest)
+        roi = degrees_of(image, shapely.box(10, 10, 1014, 250))
+        request = planner.request(image, "http://127.0.0.1:9/invocations", regionOfInterest=roi)
         planned(planner, request)
         image.unlink()
         worker = new_worker("late")
@@ -500,8 +500,8 @@ class TestLoad:
     def test_load_image_request_keeps_to_the_interest_and_the_jobs_region_size(self, worker, scene):
         item = JobItem.from_image_request(worker.request(scene, "http://127.0.0.1:9/invocations"))
         item.region_size = [256, 256]
-        interest = shapely.from_wkt(degrees_of(scene, shapely.box(10, 10, 400, 200)))
-        *_, regions = worker.image_handler.load_image_request(item, interest)
+        roi = shapely.from_wkt(degrees_of(scene, shapely.box(10, 10, 400, 200)))
+        *_, regions = worker.image_handler.load_image_request(item, roi)
         assert [region.size for region in regions] == [(256, pytest.approx(190, abs=2))] * 2
         assert (regions[0].origin.col, regions[1].right) == pytest.approx((10, 400), abs=2)
 
@@ -688,8 +688,8 @@ class TestRegion:
         job = worker.process(first)
         assert (job.region_error, job.tile_error, model.stats()["requests"]) == (1, TILES_PER_REGION, 0)
         failures = worker.features.failures_of(request.image_id, first.region_id, range(TILES_PER_REGION))
-        assert failures.failed == {"SEALED": TILES_PER_REGION}
-        assert failures.first.startswith("SEALED: the job's deadline")
+        assert failures.failed == {"ABANDONED": TILES_PER_REGION}
+        assert failures.first.startswith("ABANDONED: the job's deadline")
 
     def test_a_region_whose_job_ends_meanwhile_keeps_the_tiles_that_were_done(
         self, worker, scene, model_server, clock, monkeypatch
@@ -770,7 +770,7 @@ class TestRegion:
     ):
         """The process stops, and does not wait for the table beyond its grace."""
         monkeypatch.setattr(worker.context, "sleep", lambda _: None)
-        monkeypatch.setattr(RegionRun, "may_store", property(lambda run: False))
+        monkeypatch.setattr(RegionProgress, "may_store", property(lambda run: False))
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         planned(worker, request)
         first, _ = region_requests(worker, request)
@@ -1007,7 +1007,7 @@ class TestRegion:
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (row.region_status, row.message) == ("PARTIAL", "no progress in 7 attempts")
         rows = worker.features._rows_of(request.image_id)
-        assert sorted(stored.get("error_code", "") for stored in rows) == ["", SEALED, SEALED, SEALED]
+        assert sorted(stored.get("error_code", "") for stored in rows) == ["", ABANDONED, ABANDONED, ABANDONED]
 
     def test_fail_region_request_seals_what_has_no_outcome(self, worker, scene, model_server):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
@@ -1562,7 +1562,7 @@ class TestRedrive:
         return request
 
     def redriver(self, worker: InProcessWorker) -> JobRedriver:
-        return JobRedriver(worker.jobs, worker.ledger, worker.config.allowance.check, worker.clock)
+        return JobRedriver(worker.jobs, worker.outstanding_jobs, worker.config.policy.check, worker.clock)
 
     def test_an_output_that_failed_is_written_elsewhere_without_a_model_call(
         self, worker, scene, model_server, data_plane, clients, statuses, tmp_path
@@ -1591,13 +1591,13 @@ class TestRedrive:
         """It would count each region a second time, and the image would never be complete."""
         model = model_server("centerpoint")
         slept: list[OpenJob] = []
-        start = worker.ledger.start_planning
+        start = worker.outstanding_jobs.start_planning
 
         def started_twice(job: OpenJob, *given: Any) -> OpenJob | None:
             slept.append(start(job, *given))
             return slept[0]
 
-        monkeypatch.setattr(worker.ledger, "start_planning", started_twice)
+        monkeypatch.setattr(worker.outstanding_jobs, "start_planning", started_twice)
         request = self.undelivered(worker, scene, model.invocations_url, data_plane)
         report = self.redriver(worker).redrive("job", [f"s3://{data_plane.result_bucket}/out"])
         assert report.begun == {request.image_id: "outputs are written, no tile is done again"}

@@ -24,7 +24,7 @@ from urllib3 import Retry
 
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.exceptions import (
-    BadModelAnswerError,
+    BadModelResponseError,
     ModelBackPressureError,
     ModelCallError,
     ModelErrorClass,
@@ -467,7 +467,7 @@ def test_features_come_back_as_geojson_with_all_decimals(server: ModelServer, ma
 @pytest.mark.parametrize("body", [b"not json", b"{}", b"[1, 2]", b'{"type":"FeatureCollection"}', b""])
 def test_an_answer_that_is_no_feature_collection(server: ModelServer, make: Any, body: bytes) -> None:
     server.behaviour = lambda handler: handler.answer(200, body)
-    with pytest.raises(BadModelAnswerError):
+    with pytest.raises(BadModelResponseError):
         make().find_features(b"tile", None)
 
 

@@ -6,9 +6,9 @@ import threading
 import pytest
 
 from aws.osml.model_runner.common.typing import RequestStatus
-from aws.osml.model_runner.local.data_plane import DataPlane
 from aws.osml.model_runner.local.exceptions import LocalStackError
 from aws.osml.model_runner.local.job import JobRun
+from aws.osml.model_runner.local.stack.data_plane import DataPlane
 
 IMAGE = "s3://images/a.tif"
 

@@ -7,10 +7,10 @@ import json
 import geopandas
 import pytest
 
+from aws.osml.model_runner.api.post_processing import FeatureDistillationAlgorithmType
 from aws.osml.model_runner.api.sink import OutputFormat
 from aws.osml.model_runner.cli import main
 from aws.osml.model_runner.cli.merge_command import ALGORITHMS, FORMATS
-from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationAlgorithmType
 from aws.osml.model_runner.database import feature_table
 from worker_in_process import Clock, InProcessWorker, write_scene
 

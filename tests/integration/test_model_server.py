@@ -12,7 +12,7 @@ import pytest
 import urllib3
 from pydantic import ValidationError
 
-from aws.osml.model_runner.local.model_server import MODELS, READY_LINE, create_model
+from aws.osml.model_runner.local.stack.model_server import MODELS, READY_LINE, create_model
 from aws.osml.model_runner.raster.pixels import write_geotiff
 
 
@@ -175,7 +175,7 @@ def test_settings_that_make_no_sense_are_refused(model, settings):
 
 @pytest.mark.parametrize("model", sorted(MODELS))
 def test_every_model_runs_as_a_process_of_its_own(http, model):
-    command = [sys.executable, "-m", "aws.osml.model_runner.local.model_server", "--model", model, "--port", "0"]
+    command = [sys.executable, "-m", "aws.osml.model_runner.local.stack.model_server", "--model", model, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         line = process.stdout.readline()
         assert line.startswith(READY_LINE)

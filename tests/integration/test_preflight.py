@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import structlog
 
-from aws.osml.model_runner.dispatch import DeadLetters, ImageMessages
 from aws.osml.model_runner.exceptions import (
     InvalidImageRequestException,
     ModelCallError,
@@ -20,9 +19,10 @@ from aws.osml.model_runner.exceptions import (
     RequestDeferredError,
 )
 from aws.osml.model_runner.inference.endpoint_check import MAX_SERVERLESS_BODY_BYTES
-from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, Variant
-from aws.osml.model_runner.preflight import Preflight, at_once
+from aws.osml.model_runner.jobs.preflight import Preflight, at_once
+from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, Variant
 from aws.osml.model_runner.queue.request_queue import RequestQueue
+from aws.osml.model_runner.worker.messages import DeadLetters, ImageMessages
 from aws_faults import answering, json_error, never_sending, query_error, xml_error
 from worker_in_process import Clock, InProcessWorker
 

@@ -37,7 +37,7 @@ from aws.osml.model_runner.database.blob_store import WorkBucket
 from aws.osml.model_runner.database.ddb_helper import DDBHelper
 from aws.osml.model_runner.database.endpoint_statistics_table import Slot
 from aws.osml.model_runner.database.job_table import Redirection
-from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
+from aws.osml.model_runner.database.scheduler_lock import SchedulerLock
 from aws.osml.model_runner.exceptions import (
     ConditionNotMetError,
     ConservationError,
@@ -47,7 +47,7 @@ from aws.osml.model_runner.exceptions import (
 )
 from aws.osml.model_runner.features.encoding import EncodedFeatures, encode_features
 from aws.osml.model_runner.features.tile_blob import unpack_tile
-from aws.osml.model_runner.tile_worker.region_plan import region_id_of
+from aws.osml.model_runner.tiling.region_plan import region_id_of
 from simulation.dynamodb import TABLE_NAMES, DynamoDB, worker_tables
 from simulation.services import S3
 
@@ -68,8 +68,8 @@ class Tables:
     jobs: JobTable
     regions: RegionRequestTable
     features: FeatureTable
-    ledger: OutstandingJobsTable
-    turns: SchedulingTurns
+    outstanding_jobs: OutstandingJobsTable
+    turns: SchedulerLock
     endpoints: EndpointStatisticsTable
     blobs: WorkBucket
     clock: Clock
@@ -89,13 +89,13 @@ def tables(request) -> Tables:
         dynamodb = boto3.resource("dynamodb", endpoint_url=emulator.url, **keys)
         blobs = WorkBucket(env["WORK_BUCKET"], emulator.client("s3"))
     jobs = JobTable(env["JOB_TABLE"], dynamodb, clock)
-    ledger = OutstandingJobsTable(env["OUTSTANDING_JOBS_TABLE"], jobs, dynamodb, clock)
+    outstanding_jobs = OutstandingJobsTable(env["OUTSTANDING_JOBS_TABLE"], jobs, dynamodb, clock)
     return Tables(
         jobs=jobs,
         regions=RegionRequestTable(env["REGION_REQUEST_TABLE"], dynamodb, clock, rng=random.Random(1)),
         features=FeatureTable(env["FEATURE_TABLE"], (512, 512), (0, 0), dynamodb, clock, rng=random.Random(1)),
-        ledger=ledger,
-        turns=SchedulingTurns(ledger, jobs, clock),
+        outstanding_jobs=outstanding_jobs,
+        turns=SchedulerLock(outstanding_jobs, jobs, clock),
         endpoints=EndpointStatisticsTable(env["ENDPOINT_TABLE"], dynamodb, clock, rng=random.Random(1)),
         blobs=blobs,
         clock=clock,
@@ -124,7 +124,7 @@ def fresh(tables: Tables) -> JobTable:
 
 
 def planned(tables: Tables, regions: int = 1) -> JobItem:
-    tables.ledger.accept(request())
+    tables.outstanding_jobs.accept(request())
     item = tables.jobs.get_image_request(request().image_id)
     item.region_count, item.width, item.height = regions, 512 * regions, 512
     return tables.jobs.fix_plan(item)
@@ -170,8 +170,8 @@ class TestAccept:
             imageProcessorParameters={"CustomAttributes": "a=1", "deep": [1.5, None]},
             featureProperties=[{"mission": {"passes": 3, "ratio": 0.1}}],
         )
-        assert tables.ledger.accept(asked) is Acceptance.ACCEPTED
-        (job,) = tables.ledger.open_jobs()
+        assert tables.outstanding_jobs.accept(asked) is Acceptance.ACCEPTED
+        (job,) = tables.outstanding_jobs.open_jobs()
         row = tables.jobs.get_image_request(asked.image_id)
         assert tables.jobs.request_of(row) == asked
         assert (job.request.job_id, job.request.model_name) == (asked.job_id, asked.model_name)
@@ -186,45 +186,45 @@ class TestAccept:
             regionOfInterest=shapely.Point(0, 0).buffer(10, quad_segs=64).wkt,
             imageProcessorParameters={"TargetVariant": "blue", "CustomAttributes": "a" * 1000},
         )
-        assert tables.ledger.accept(asked, "m", "b" * 5000) is Acceptance.ACCEPTED
-        (job,) = tables.ledger.open_jobs()
+        assert tables.outstanding_jobs.accept(asked, "m", "b" * 5000) is Acceptance.ACCEPTED
+        (job,) = tables.outstanding_jobs.open_jobs()
         assert job.request.model_endpoint_parameters == {"TargetVariant": "blue"}
         hot = tables.jobs.read({"image_id": asked.image_id})
         assert len(json.dumps(hot)) < 4000
         whole = tables.jobs.get_image_request(asked.image_id)
         assert (whole.body, json.loads(whole.feature_properties)) == ("b" * 5000, asked.feature_properties)
-        assert len(json.dumps(tables.ledger.read({"endpoint_id": "ships", "job_id": "job"}))) < 600
+        assert len(json.dumps(tables.outstanding_jobs.read({"endpoint_id": "ships", "job_id": "job"}))) < 600
 
     def test_a_request_lives_as_long_as_its_image_that_begins_again(self, tables):
-        tables.ledger.accept(request())
+        tables.outstanding_jobs.accept(request())
         key = {"image_id": request_key(request().job_id)}
         first = tables.jobs.read(key)["expire_time"]
         ended = tables.jobs.fail_unplanned(request().image_id, "unreadable")
         tables.jobs.clear_outbox(ended.image_id)
-        tables.ledger.close(ended)
+        tables.outstanding_jobs.close(ended)
         tables.clock.now_s += 1000
-        assert tables.ledger.reopen(ended, request(), "again")
+        assert tables.outstanding_jobs.reopen(ended, request(), "again")
         assert tables.jobs.read(key)["expire_time"] == first + 1000
 
     def test_a_second_delivery_changes_nothing_and_another_request_is_told_apart(self, tables):
-        tables.ledger.accept(request())
-        assert tables.ledger.accept(request()) is Acceptance.KNOWN
-        assert tables.ledger.accept(request(imageProcessorTileSize=256)) is Acceptance.REUSED
-        assert tables.ledger.accept(request(url="s3://images/b.tif")) is Acceptance.REUSED
-        assert len(list(tables.ledger.open_jobs())) == 1
+        tables.outstanding_jobs.accept(request())
+        assert tables.outstanding_jobs.accept(request()) is Acceptance.KNOWN
+        assert tables.outstanding_jobs.accept(request(imageProcessorTileSize=256)) is Acceptance.REUSED
+        assert tables.outstanding_jobs.accept(request(url="s3://images/b.tif")) is Acceptance.REUSED
+        assert len(list(tables.outstanding_jobs.open_jobs())) == 1
 
     def test_a_job_id_belongs_to_one_request_whatever_the_model_the_image_and_the_number_of_images(self, tables):
         images = {name: f"s3://images/{name}.tif" for name in "abc"}
         first = requests_of(validated(message(imageUrls=[images["a"], images["b"]])), "sha-of-first")
-        assert [tables.ledger.accept(one) for one in first] == [Acceptance.ACCEPTED] * 2
+        assert [tables.outstanding_jobs.accept(one) for one in first] == [Acceptance.ACCEPTED] * 2
         others = [request(imageProcessor={"name": "boats", "type": "SM_ENDPOINT"}), request(url=images["c"])]
-        assert [tables.ledger.accept(other) for other in others] == [Acceptance.REUSED] * 2
-        assert [tables.ledger.accept(one) for one in first] == [Acceptance.KNOWN] * 2
+        assert [tables.outstanding_jobs.accept(other) for other in others] == [Acceptance.REUSED] * 2
+        assert [tables.outstanding_jobs.accept(one) for one in first] == [Acceptance.KNOWN] * 2
         ended = [tables.jobs.fail_unplanned(one.image_id, "unreadable") for one in first]
         for image in ended:
             tables.jobs.clear_outbox(image.image_id)
-            tables.ledger.close(image)
-        assert [tables.ledger.accept(other) for other in others] == [Acceptance.REUSED] * 2
+            tables.outstanding_jobs.close(image)
+        assert [tables.outstanding_jobs.accept(other) for other in others] == [Acceptance.REUSED] * 2
         assert {item.image_url for item in tables.jobs.images_of("job")} == {one.image_url for one in first}
 
     def test_of_two_requests_with_one_id_one_has_all_its_images_and_the_other_none(self, tables):
@@ -233,8 +233,10 @@ class TestAccept:
         both = [requests_of(validated(message(imageUrls=urls)), name) for name in ("one", "other")]
 
         def accept(requests: list[ImageRequest]) -> list[Acceptance]:
-            ledger = OutstandingJobsTable(tables.ledger.table_name, fresh(tables), tables.jobs.client, tables.clock)
-            return [ledger.accept(one) for one in requests]
+            outstanding_jobs = OutstandingJobsTable(
+                tables.outstanding_jobs.table_name, fresh(tables), tables.jobs.client, tables.clock
+            )
+            return [outstanding_jobs.accept(one) for one in requests]
 
         with ThreadPoolExecutor(2) as pool:
             outcomes = list(pool.map(accept, both))
@@ -247,18 +249,18 @@ class TestAccept:
         requests = requests_of(validated(shared), "sha")
         body = json.dumps(shared)
         for one in requests:
-            tables.ledger.accept(one, "m", body)
+            tables.outstanding_jobs.accept(one, "m", body)
         assert [tables.jobs.request_of(tables.jobs.find(one.image_id)) for one in requests] == requests
         assert tables.jobs.find_whole(urls_id := requests[-1].image_id).body == body, urls_id
         rows = [len(json.dumps(row, default=repr)) for row in tables.jobs.scan()]
-        rows += [len(json.dumps(row, default=repr)) for row in tables.ledger.scan()]
+        rows += [len(json.dumps(row, default=repr)) for row in tables.outstanding_jobs.scan()]
         assert sum(rows) < 2 * len(body) + len(urls) * 3_000
         # What a turn of the scheduler holds of each open job: twenty thousand of them may wait.
-        assert max(len(json.dumps(row, default=repr)) for row in tables.ledger.scan()) < 600
+        assert max(len(json.dumps(row, default=repr)) for row in tables.outstanding_jobs.scan()) < 600
 
     def test_one_of_sixteen_workers_accepts(self, tables):
         with ThreadPoolExecutor(16) as pool:
-            answers = list(pool.map(lambda _: tables.ledger.accept(request()), range(16)))
+            answers = list(pool.map(lambda _: tables.outstanding_jobs.accept(request()), range(16)))
         assert answers.count(Acceptance.ACCEPTED) == 1
 
 
@@ -271,18 +273,18 @@ class TestExpired:
 
     @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "left open"])
     def test_a_job_id_can_be_used_again(self, tables, is_closed):
-        tables.ledger.accept(request())
+        tables.outstanding_jobs.accept(request())
         if is_closed:
-            tables.ledger.close(tables.jobs.fail_unplanned(request().image_id, "unreadable"))
+            tables.outstanding_jobs.close(tables.jobs.fail_unplanned(request().image_id, "unreadable"))
         self.expire(tables)
         other = request(imageProcessorTileSize=256)
-        assert tables.ledger.find(request()) is None
-        assert tables.ledger.accept(other) is Acceptance.ACCEPTED
-        assert tables.ledger.accept(other) is Acceptance.KNOWN
-        (job,) = tables.ledger.open_jobs()
+        assert tables.outstanding_jobs.find(request()) is None
+        assert tables.outstanding_jobs.accept(other) is Acceptance.ACCEPTED
+        assert tables.outstanding_jobs.accept(other) is Acceptance.KNOWN
+        (job,) = tables.outstanding_jobs.open_jobs()
         row = tables.jobs.get_image_request(job.image_id)
         assert (row.image_status, row.request_sha256) == ("ACCEPTED", other.request_sha256)
-        assert tables.ledger.find(other) == job
+        assert tables.outstanding_jobs.find(other) == job
 
     def test_regions_and_tiles_of_the_job_before_do_not_count(self, tables):
         planned(tables)
@@ -299,18 +301,18 @@ class TestExpired:
 
 class TestPlan:
     def test_a2_is_taken_once_until_it_is_stale_and_never_after_planning(self, tables):
-        tables.ledger.accept(request())
-        (job,) = tables.ledger.open_jobs()
-        assert tables.ledger.start_planning(job, "w1", 60)
-        assert not tables.ledger.start_planning(job, "w2", 60)
-        (job,) = tables.ledger.open_jobs()
-        assert not tables.ledger.start_planning(job, "w2", 60)
+        tables.outstanding_jobs.accept(request())
+        (job,) = tables.outstanding_jobs.open_jobs()
+        assert tables.outstanding_jobs.start_planning(job, "w1", 60)
+        assert not tables.outstanding_jobs.start_planning(job, "w2", 60)
+        (job,) = tables.outstanding_jobs.open_jobs()
+        assert not tables.outstanding_jobs.start_planning(job, "w2", 60)
         tables.clock.now_s += 61
-        assert tables.ledger.start_planning(job, "w2", 60)
-        tables.ledger.finish_planning(job)
+        assert tables.outstanding_jobs.start_planning(job, "w2", 60)
+        tables.outstanding_jobs.finish_planning(job)
         tables.clock.now_s += 61
-        (job,) = tables.ledger.open_jobs()
-        assert not tables.ledger.start_planning(job, "w3", 60)
+        (job,) = tables.outstanding_jobs.open_jobs()
+        assert not tables.outstanding_jobs.start_planning(job, "w3", 60)
 
     def test_a3_keeps_the_first_plan(self, tables):
         first = planned(tables, regions=2)
@@ -319,14 +321,14 @@ class TestPlan:
         assert (stored.region_count, stored.width, stored.image_status) == (2, 1024, "IN_PROGRESS")
 
     def test_a3_refuses_an_image_that_has_ended(self, tables):
-        tables.ledger.accept(request())
+        tables.outstanding_jobs.accept(request())
         item = tables.jobs.get_image_request(request().image_id)
         tables.jobs.fail_unplanned(item.image_id, "unreadable")
         with pytest.raises(ConditionNotMetError):
             tables.jobs.fix_plan(dataclasses.replace(item, region_count=1))
 
     def test_f0_fails_an_image_once_and_only_before_its_plan(self, tables):
-        tables.ledger.accept(request())
+        tables.outstanding_jobs.accept(request())
         ended = tables.jobs.fail_unplanned(request().image_id, "unreadable")
         assert ended is not None
         assert (ended.image_status, ended.message) == ("FAILED", "unreadable")
@@ -335,11 +337,11 @@ class TestPlan:
 
     def test_f0_f1_and_f2_end_no_other_generation(self, tables):
         image_id, jobs = request().image_id, tables.jobs
-        tables.ledger.accept(request())
+        tables.outstanding_jobs.accept(request())
         ended = jobs.fail_unplanned(image_id, "the bucket refuses the worker")
-        tables.ledger.close(ended)
+        tables.outstanding_jobs.close(ended)
         jobs.clear_outbox(image_id)
-        assert tables.ledger.reopen(jobs.get_image_request(image_id), request(), "again")
+        assert tables.outstanding_jobs.reopen(jobs.get_image_request(image_id), request(), "again")
         assert jobs.fail_unplanned(image_id, "the bucket refuses the worker") is None
         assert jobs.fail_hopeless(image_id, "its time is over", generation=0) is None
         planned_again = jobs.fix_plan(dataclasses.replace(jobs.get_image_request(image_id), region_count=1))
@@ -710,9 +712,9 @@ class TestFinish:
         assert not tables.jobs.record_sink_done(item.image_id, item.agg_fence, "1:Kinesis")
         tables.jobs.clear_outbox(item.image_id)
         assert tables.jobs.get_image_request(item.image_id).status_outbox is None
-        tables.ledger.close(ended)
-        tables.ledger.close(ended)
-        assert list(tables.ledger.open_jobs()) == []
+        tables.outstanding_jobs.close(ended)
+        tables.outstanding_jobs.close(ended)
+        assert list(tables.outstanding_jobs.open_jobs()) == []
 
     def test_release_forgets_the_attempt(self, tables):
         item = tables.jobs.claim_aggregation(self.complete(tables), "w1", 120, 500)
@@ -740,20 +742,20 @@ class TestRedrive:
         ended = tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.PARTIAL, "done")
         assert ended is not None
         tables.jobs.clear_outbox(ended.image_id)
-        tables.ledger.close(ended)
+        tables.outstanding_jobs.close(ended)
         return tables.jobs.get_image_request(ended.image_id), claim
 
     def test_d1_begins_the_next_generation_once_and_keeps_the_plan(self, tables):
         item, _ = self.ended_partial(tables)
         with ThreadPoolExecutor(8) as pool:
-            assert sum(pool.map(lambda n: tables.ledger.reopen(item, request(), f"m{n}"), range(8))) == 1
+            assert sum(pool.map(lambda n: tables.outstanding_jobs.reopen(item, request(), f"m{n}"), range(8))) == 1
         row = tables.jobs.get_image_request(item.image_id)
         assert (row.image_status, row.generation, row.region_count) == ("IN_PROGRESS", 1, 1)
         assert (row.region_success, row.region_error, row.tile_success, row.tile_error) == (0, 0, 0, 0)
         assert (row.sinks_done, row.end_time, row.message) == (None, None, None)
-        (job,) = tables.ledger.open_jobs()
+        (job,) = tables.outstanding_jobs.open_jobs()
         assert tables.jobs.request_of(row) == request()
-        assert tables.ledger.start_planning(job, "w2", 60)
+        assert tables.outstanding_jobs.start_planning(job, "w2", 60)
 
     def test_an_output_that_failed_alone_is_all_that_is_written_again(self, tables):
         planned(tables)
@@ -767,8 +769,8 @@ class TestRedrive:
         ended = tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.PARTIAL, "done")
         assert ended.sink_errors == errors
         tables.jobs.clear_outbox(ended.image_id)
-        tables.ledger.close(ended)
-        assert tables.ledger.reopen(ended, request(), "again")
+        tables.outstanding_jobs.close(ended)
+        assert tables.outstanding_jobs.reopen(ended, request(), "again")
         row = tables.jobs.get_image_request(ended.image_id)
         assert (row.sinks_done, row.sink_errors) == ({"0:S3"}, None)
 
@@ -781,35 +783,35 @@ class TestRedrive:
         tables.jobs.record_sink_failed(item.image_id, item.agg_fence, {"1:Kinesis": "no such stream"})
         ended = tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.PARTIAL, "done")
         tables.jobs.clear_outbox(ended.image_id)
-        tables.ledger.close(ended)
+        tables.outstanding_jobs.close(ended)
         return tables.jobs.get_image_request(ended.image_id)
 
     def test_d3_leaves_nothing_to_do_but_the_end(self, tables):
         item = self.undelivered(tables)
         with ThreadPoolExecutor(8) as pool:
-            assert sum(pool.map(lambda n: tables.ledger.reopen(item, request(), f"m{n}"), range(8))) == 1
+            assert sum(pool.map(lambda n: tables.outstanding_jobs.reopen(item, request(), f"m{n}"), range(8))) == 1
         row = tables.jobs.get_image_request(item.image_id)
         assert (row.image_status, row.generation, row.agg_fence) == ("IN_PROGRESS", 1, item.agg_fence + 1)
         counts = ("region_count", "region_success", "region_error", "tile_success", "tile_error")
         assert [getattr(row, name) for name in counts] == [getattr(item, name) for name in counts]
         assert JobTable.is_image_request_complete(row)
-        (job,) = tables.ledger.open_jobs()
+        (job,) = tables.outstanding_jobs.open_jobs()
         assert (job.planned_time is not None, job.region_count, job.generation) == (True, 1, 1)
-        assert tables.ledger.start_planning(job, "w2", 60) is None
+        assert tables.outstanding_jobs.start_planning(job, "w2", 60) is None
         assert tables.jobs.end_aggregation(item.image_id, item.agg_fence, RequestStatus.FAILED, "late") is None
         assert tables.jobs.claim_aggregation(row, "w2", 120, 0) is not None
 
     def test_d3_with_other_outputs(self, tables):
         item = self.undelivered(tables)
         other = Redirection('[{"type": "S3"}]', frozenset())
-        assert tables.ledger.reopen(item, request(), "again", other)
+        assert tables.outstanding_jobs.reopen(item, request(), "again", other)
         row = tables.jobs.get_image_request(item.image_id)
         assert (row.outputs, row.sinks_done) == (other.outputs, None)
 
     def test_tiles_that_may_expire_under_way_are_done_again(self, tables):
         item = self.undelivered(tables)
         tables.clock.now_s += 49 * 3600
-        assert tables.ledger.reopen(item, request(), "again")
+        assert tables.outstanding_jobs.reopen(item, request(), "again")
         row = tables.jobs.get_image_request(item.image_id)
         assert (row.region_success, row.tile_success, row.sinks_done) == (0, 0, None)
 
@@ -831,7 +833,7 @@ class TestRedrive:
 
     def test_who_still_works_on_the_generation_before_changes_nothing(self, tables):
         item, old_claim = self.ended_partial(tables)
-        tables.ledger.reopen(item, request(), "again")
+        tables.outstanding_jobs.reopen(item, request(), "again")
         assert tables.regions.reopen(item.image_id, old_claim.item.region_id, 1)
         assert not tables.regions.reopen(item.image_id, old_claim.item.region_id, 1)
         assert not tables.regions.end_region(tables.jobs, old_claim, RequestStatus.SUCCESS, [BOUNDS], [])
@@ -842,23 +844,23 @@ class TestRedrive:
 
     def test_a_late_plan_or_close_of_the_generation_before_leaves_the_open_job_alone(self, tables):
         item, _ = self.ended_partial(tables)
-        tables.ledger.reopen(item, request(), "again")
-        (job,) = tables.ledger.open_jobs()
-        tables.ledger.finish_planning(dataclasses.replace(job, generation=0))
-        tables.ledger.close(item)
-        (job,) = tables.ledger.open_jobs()
+        tables.outstanding_jobs.reopen(item, request(), "again")
+        (job,) = tables.outstanding_jobs.open_jobs()
+        tables.outstanding_jobs.finish_planning(dataclasses.replace(job, generation=0))
+        tables.outstanding_jobs.close(item)
+        (job,) = tables.outstanding_jobs.open_jobs()
         assert (job.generation, job.planned_time) == (1, None)
-        tables.ledger.finish_planning(job)
-        assert tables.ledger.find(request()).planned_time is not None
-        tables.ledger.close(tables.jobs.get_image_request(item.image_id))
-        assert list(tables.ledger.open_jobs()) == []
+        tables.outstanding_jobs.finish_planning(job)
+        assert tables.outstanding_jobs.find(request()).planned_time is not None
+        tables.outstanding_jobs.close(tables.jobs.get_image_request(item.image_id))
+        assert list(tables.outstanding_jobs.open_jobs()) == []
 
     def test_a_status_that_waits_is_cleared_by_its_own_generation(self, tables):
-        tables.ledger.accept(request())
+        tables.outstanding_jobs.accept(request())
         ended = tables.jobs.fail_unplanned(request().image_id, "unreadable")
         tables.jobs.clear_outbox(ended.image_id)
-        tables.ledger.close(ended)
-        assert tables.ledger.reopen(ended, request(), "again")
+        tables.outstanding_jobs.close(ended)
+        assert tables.outstanding_jobs.reopen(ended, request(), "again")
         tables.jobs.fail_unplanned(request().image_id, "still unreadable", generation=1)
         tables.jobs.clear_outbox(ended.image_id, 0)
         waiting = {"status": "FAILED", "message": "still unreadable", "is_dead_letter": True}
@@ -874,7 +876,7 @@ class TestRedrive:
         done = TileOutcome(TileState.SUCCEEDED, noisy_features("b", 4))
         assert tables.features.commit_tile(bad, BOUNDS, done, 0) is TileState.FAILED
         assert tables.features.commit_tile(bad, BOUNDS, done, 1) is TileState.SUCCEEDED
-        failed = TileOutcome(TileState.FAILED, error_code="SEALED")
+        failed = TileOutcome(TileState.FAILED, error_code="ABANDONED")
         assert tables.features.commit_tile(good, BOUNDS, failed, 1) is TileState.SUCCEEDED
         assert [tile.features for tile in tables.features.stored_tiles("i")] == [
             noisy_features("a", 4),
@@ -885,59 +887,59 @@ class TestRedrive:
 class TestSweep:
     def test_one_worker_of_the_fleet_sweeps_at_a_time(self, tables):
         with ThreadPoolExecutor(8) as pool:
-            assert sum(pool.map(lambda n: tables.ledger.claim_sweep(f"w{n}", 30), range(8))) == 1
-        assert list(tables.ledger.open_jobs()) == []
+            assert sum(pool.map(lambda n: tables.outstanding_jobs.claim_sweep(f"w{n}", 30), range(8))) == 1
+        assert list(tables.outstanding_jobs.open_jobs()) == []
         tables.clock.now_s += 31
-        assert tables.ledger.claim_sweep("next", 30)
+        assert tables.outstanding_jobs.claim_sweep("next", 30)
 
     def test_a_job_is_looked_after_by_one_sweeper(self, tables):
-        tables.ledger.accept(request())
-        (job,) = tables.ledger.open_jobs()
-        assert tables.ledger.mark_swept(job)
-        assert not tables.ledger.mark_swept(job)
-        (job,) = tables.ledger.open_jobs()
+        tables.outstanding_jobs.accept(request())
+        (job,) = tables.outstanding_jobs.open_jobs()
+        assert tables.outstanding_jobs.mark_swept(job)
+        assert not tables.outstanding_jobs.mark_swept(job)
+        (job,) = tables.outstanding_jobs.open_jobs()
         tables.clock.now_s += 1
-        assert tables.ledger.mark_swept(job)
-        assert not tables.ledger.mark_swept(job)
+        assert tables.outstanding_jobs.mark_swept(job)
+        assert not tables.outstanding_jobs.mark_swept(job)
 
 
 class TestSchedule:
     def test_the_count_of_regions_is_noted_for_its_own_generation(self, tables):
-        tables.ledger.accept(request())
-        (job,) = tables.ledger.open_jobs()
+        tables.outstanding_jobs.accept(request())
+        (job,) = tables.outstanding_jobs.open_jobs()
         assert job.region_count is None
-        tables.ledger.note_region_count(job, 7)
-        tables.ledger.note_region_count(dataclasses.replace(job, generation=3), 9)
-        (job,) = tables.ledger.open_jobs()
+        tables.outstanding_jobs.note_region_count(job, 7)
+        tables.outstanding_jobs.note_region_count(dataclasses.replace(job, generation=3), 9)
+        (job,) = tables.outstanding_jobs.open_jobs()
         assert job.region_count == 7
 
     def test_the_count_of_regions_of_a_job_that_is_closed_brings_nothing_back(self, tables):
-        tables.ledger.accept(request())
-        (job,) = tables.ledger.open_jobs()
-        tables.ledger.close(tables.jobs.get_image_request(request().image_id))
-        tables.ledger.note_region_count(job, 7)
-        assert list(tables.ledger.open_jobs()) == []
+        tables.outstanding_jobs.accept(request())
+        (job,) = tables.outstanding_jobs.open_jobs()
+        tables.outstanding_jobs.close(tables.jobs.get_image_request(request().image_id))
+        tables.outstanding_jobs.note_region_count(job, 7)
+        assert list(tables.outstanding_jobs.open_jobs()) == []
 
     def test_a2_is_kept_while_its_worker_plans_and_given_back_as_no_attempt(self, tables):
-        tables.ledger.accept(request())
-        (job,) = tables.ledger.open_jobs()
-        started = tables.ledger.start_planning(job, "w1", 60)
+        tables.outstanding_jobs.accept(request())
+        (job,) = tables.outstanding_jobs.open_jobs()
+        started = tables.outstanding_jobs.start_planning(job, "w1", 60)
         assert started.num_attempts == 1
         tables.clock.now_s += 50
-        assert tables.ledger.renew_planning(started, "w1")
-        assert not tables.ledger.renew_planning(started, "w2")
+        assert tables.outstanding_jobs.renew_planning(started, "w1")
+        assert not tables.outstanding_jobs.renew_planning(started, "w2")
         tables.clock.now_s += 50
-        (job,) = tables.ledger.open_jobs()
-        assert tables.ledger.start_planning(job, "w2", 60) is None
-        tables.ledger.release_planning(started, "w2")
-        tables.ledger.release_planning(started, "w1")
-        (job,) = tables.ledger.open_jobs()
+        (job,) = tables.outstanding_jobs.open_jobs()
+        assert tables.outstanding_jobs.start_planning(job, "w2", 60) is None
+        tables.outstanding_jobs.release_planning(started, "w2")
+        tables.outstanding_jobs.release_planning(started, "w1")
+        (job,) = tables.outstanding_jobs.open_jobs()
         assert (job.num_attempts, job.last_attempt, job.first_attempt) == (0, 0, None)
-        second = tables.ledger.start_planning(job, "w2", 60)
+        second = tables.outstanding_jobs.start_planning(job, "w2", 60)
         assert second.first_attempt == started.first_attempt + 100
-        assert not tables.ledger.renew_planning(started, "w1")
-        tables.ledger.finish_planning(second)
-        assert not tables.ledger.renew_planning(second, "w2")
+        assert not tables.outstanding_jobs.renew_planning(started, "w1")
+        tables.outstanding_jobs.finish_planning(second)
+        assert not tables.outstanding_jobs.renew_planning(second, "w2")
 
     def test_q1_one_worker_has_the_turn_and_the_next_has_a_higher_number(self, tables):
         with ThreadPoolExecutor(8) as pool:
@@ -952,12 +954,12 @@ class TestSchedule:
         tables.turns.end(second, tables.clock.now_s + 5, 3, tables.clock.now_s)
         notice = tables.turns.notice()
         assert (notice.taken_until, notice.next_look, notice.waiting) == (0, tables.clock.now_s + 5, 3)
-        assert list(tables.ledger.open_jobs()) == []
+        assert list(tables.outstanding_jobs.open_jobs()) == []
 
     def test_an_image_starts_once_and_only_in_the_turn_that_is_in_force(self, tables):
-        tables.ledger.accept(request())
-        tables.ledger.accept(request("other", "s3://images/b.tif"))
-        job, other = tables.ledger.open_jobs()
+        tables.outstanding_jobs.accept(request())
+        tables.outstanding_jobs.accept(request("other", "s3://images/b.tif"))
+        job, other = tables.outstanding_jobs.open_jobs()
         old = tables.turns.claim("w1", 15)
         tables.clock.now_s += 16
         new = tables.turns.claim("w2", 15)
@@ -965,7 +967,7 @@ class TestSchedule:
         started = tables.turns.start(new, job, 60)
         assert (started.num_attempts, started.image_id) == (1, job.image_id)
         assert tables.turns.start(new, job, 60) is None
-        assert tables.ledger.renew_planning(started, "w2")
+        assert tables.outstanding_jobs.renew_planning(started, "w2")
         assert tables.turns.start(new, other, 60) is not None
 
     def test_progress_is_what_the_images_rows_say(self, tables):
@@ -993,8 +995,8 @@ class TestCancel:
         old = claimed(tables)
         ended = tables.jobs.cancel(item.image_id)
         tables.jobs.clear_outbox(item.image_id)
-        tables.ledger.close(ended)
-        assert tables.ledger.reopen(ended, request(), "again")
+        tables.outstanding_jobs.close(ended)
+        assert tables.outstanding_jobs.reopen(ended, request(), "again")
         assert tables.regions.reopen(item.image_id, old.item.region_id, 1)
         assert not tables.regions.renew(old, 60)
         new = tables.regions.claim(item.image_id, old.item.region_id, "w2", 60)

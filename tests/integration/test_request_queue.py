@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.aws.clients import default_clients
 from aws.osml.model_runner.queue import QueueError, QueueMessage, RequestQueue
 from aws.osml.model_runner.queue.request_queue import MAX_BATCH_BYTES, batches_of_bodies, parse_request
 from aws_faults import answering, json_error, never_sending, single_try_client

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aws.osml.model_runner.api.sink import OutputFormat
-from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.aws.clients import default_clients
 from aws.osml.model_runner.sink import Delivery, InvalidS3BucketException, S3Sink, SinkError, SinkPermanentError
 from aws.osml.model_runner.sink.geoparquet import REQUIREMENT
 from aws_faults import answering, losing_first_reply, never_sending, single_try_client, xml_error

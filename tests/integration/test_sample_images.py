@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from aws.osml.model_runner.local.data_plane import create_data_plane
+from aws.osml.model_runner.local.stack.data_plane import create_data_plane
 from worker_process import Site
 
 SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "data"

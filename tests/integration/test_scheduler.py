@@ -10,13 +10,13 @@ import pytest
 import structlog
 from botocore.exceptions import ClientError
 
-from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
-from aws.osml.model_runner.dispatch import DeadLetters, ImageMessages
-from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, Variant
+from aws.osml.model_runner.database.scheduler_lock import SchedulerLock
+from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, Variant
 from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 from aws.osml.model_runner.scheduler import BufferedImageRequestQueue, FIFOImageScheduler, LookAhead
+from aws.osml.model_runner.scheduler.load import lane_of
 from aws.osml.model_runner.scheduler.look_ahead import MOST_WAITING, waiting_by_endpoint
-from aws.osml.model_runner.scheduler.survey import lane_of
+from aws.osml.model_runner.worker.messages import DeadLetters, ImageMessages
 from worker_in_process import InProcessWorker
 
 LEASE_S = 60.0
@@ -85,7 +85,7 @@ def dead_letters(worker: InProcessWorker, data_plane) -> list[str]:
 
 
 def running(worker: InProcessWorker) -> list[str]:
-    return sorted(job.request.job_id for job in worker.ledger.open_jobs() if job.planned_time is not None)
+    return sorted(job.request.job_id for job in worker.outstanding_jobs.open_jobs() if job.planned_time is not None)
 
 
 def _raising(error: Exception) -> Callable[..., Any]:
@@ -98,7 +98,7 @@ def _raising(error: Exception) -> Callable[..., Any]:
 class TestBuffer:
     def test_a_request_waits_with_its_regions_counted(self, worker, messages, scene, model_server):
         send(messages, message(worker, scene, model_server("centerpoint").invocations_url, priority=3))
-        (job,) = worker.ledger.open_jobs()
+        (job,) = worker.outstanding_jobs.open_jobs()
         assert (job.region_count, job.num_attempts, job.request.priority) == (2, 0, 3)
         assert worker.received_regions() == []
 
@@ -138,20 +138,22 @@ class TestBuffer:
         self, worker, messages, scene, model_server, clock
     ):
         busy, idle = (model_server("centerpoint").invocations_url for _ in range(2))
-        turns = SchedulingTurns(worker.ledger, worker.jobs, clock)
+        turns = SchedulerLock(worker.outstanding_jobs, worker.jobs, clock)
         messages._look_ahead = LookAhead(turns, 4, clock)
         images = [f"file://{shutil.copy(scene, scene.parent / f'{number}.tif')}" for number in range(6)]
         many = message(worker, scene, busy, "many", imageUrls=images)
         send(messages, many, message(worker, scene, busy, "later"), message(worker, scene, idle, "other"))
-        assert sorted({job.job_id for job in worker.ledger.open_jobs()}) == ["many", "other"]
+        assert sorted({job.job_id for job in worker.outstanding_jobs.open_jobs()}) == ["many", "other"]
         # What was accepted is never put back, and a worker that only knows the last turn puts back the same.
         messages._look_ahead = LookAhead(turns, 4, clock)
         turn = turns.claim("w", 15)
-        turns.end(turn, 0.0, 7, 0.0, waiting_by_endpoint(lane_of(job.request) for job in worker.ledger.open_jobs()))
+        turns.end(
+            turn, 0.0, 7, 0.0, waiting_by_endpoint(lane_of(job.request) for job in worker.outstanding_jobs.open_jobs())
+        )
         late = QueueMessage("gone", message(worker, scene, busy, "late"), 10)
         send(messages, many)
         messages.handle(late)
-        assert {job.job_id for job in worker.ledger.open_jobs()} == {"many", "other"}
+        assert {job.job_id for job in worker.outstanding_jobs.open_jobs()} == {"many", "other"}
         # SQS would set a message aside that comes again too often: a copy replaces it.
         (depth,) = messages._queue._call("get_queue_attributes", AttributeNames=["ApproximateNumberOfMessagesDelayed"])[
             "Attributes"
@@ -161,7 +163,7 @@ class TestBuffer:
     def test_while_as_many_images_wait_as_a_turn_may_read_requests_stay_on_the_queue(
         self, worker, data_plane, scene, clock
     ):
-        turns = SchedulingTurns(worker.ledger, worker.jobs, clock)
+        turns = SchedulerLock(worker.outstanding_jobs, worker.jobs, clock)
         queue = RequestQueue(data_plane.image_queue, 0, client=worker.clients.client("sqs"))
         pauses: list[float] = []
         buffered = BufferedImageRequestQueue(queue, LookAhead(turns, 500, clock), pauses.append)
@@ -181,7 +183,7 @@ class TestTurns:
         one, other = (model_server("centerpoint").invocations_url for _ in range(2))
         for name, model in (("a1", one), ("a2", one), ("b1", other)):
             request = worker.request(scene, model, name)
-            worker.image_handler.measure(worker.image_handler.accept(request))
+            worker.image_handler.estimate_load(worker.image_handler.accept(request))
         assert worker.start_waiting() == 2
         assert running(worker) == ["a1", "b1"]
         events = [log for log in logs if log["event"] == "image.scheduled"]
@@ -198,7 +200,7 @@ class TestTurns:
         worker = new_worker(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="16")
         for name in ("a", "b", "c"):
             request = worker.request(scene, model_server("centerpoint").invocations_url, name)
-            worker.image_handler.measure(worker.image_handler.accept(request))
+            worker.image_handler.estimate_load(worker.image_handler.accept(request))
         worker.start_waiting()
         worker.context.metrics.flush()
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"Scheduling"' in line]
@@ -211,11 +213,11 @@ class TestTurns:
     def test_first_come_first_served_asks_nothing_of_endpoints(self, new_worker, scene, model_server, clock):
         worker = new_worker(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="1")
         context = worker.context
-        turns = SchedulingTurns(worker.ledger, worker.jobs, clock)
+        turns = SchedulerLock(worker.outstanding_jobs, worker.jobs, clock)
         worker.scheduler = FIFOImageScheduler(turns, worker.config, context.owner, context.metrics, clock)
         url = model_server("centerpoint").invocations_url
         for name in ("a", "b", "c"):
-            worker.image_handler.measure(worker.image_handler.accept(worker.request(scene, url, name)))
+            worker.image_handler.estimate_load(worker.image_handler.accept(worker.request(scene, url, name)))
         assert worker.start_waiting() == 3
 
     def test_a_worker_that_died_in_its_turn_or_in_its_plan_blocks_nothing_after_its_lease(
@@ -223,16 +225,16 @@ class TestTurns:
     ):
         worker = new_worker(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="8")
         url = model_server("centerpoint").invocations_url
-        worker.image_handler.measure(worker.image_handler.accept(worker.request(scene, url, "a")))
-        turns = SchedulingTurns(worker.ledger, worker.jobs, clock)
+        worker.image_handler.estimate_load(worker.image_handler.accept(worker.request(scene, url, "a")))
+        turns = SchedulerLock(worker.outstanding_jobs, worker.jobs, clock)
         turn = turns.claim("dead", 15)
         assert worker.start_waiting() == 0
         clock.ahead_s += 16
-        (job,) = worker.ledger.open_jobs()
+        (job,) = worker.outstanding_jobs.open_jobs()
         turn = turns.claim("dead", 15)
         assert turns.start(turn, job, LEASE_S)
         turns.end(turn, 0.0, 0, 0.0)
-        worker.image_handler.measure(worker.image_handler.accept(worker.request(scene, url, "b")))
+        worker.image_handler.estimate_load(worker.image_handler.accept(worker.request(scene, url, "b")))
         assert worker.start_waiting() == 0, "the room is taken by a plan that may still be made"
         clock.ahead_s += LEASE_S + 1
         assert worker.start_waiting() == 1
@@ -240,11 +242,11 @@ class TestTurns:
 
     def test_an_image_that_is_not_begun_is_given_back_at_once_when_the_worker_stops(self, worker, scene, model_server):
         url = model_server("centerpoint").invocations_url
-        worker.image_handler.measure(worker.image_handler.accept(worker.request(scene, url)))
+        worker.image_handler.estimate_load(worker.image_handler.accept(worker.request(scene, url)))
         worker.scheduler.due.set()
         (image,) = worker.scheduler.receive()
         worker.scheduler.reset_request(image.receipt_handle, 0)
-        (job,) = worker.ledger.open_jobs()
+        (job,) = worker.outstanding_jobs.open_jobs()
         assert (job.num_attempts, job.last_attempt) == (0, 0)
         assert worker.start_waiting() == 1
 
@@ -254,7 +256,7 @@ class TestVariants:
         model = model_server("centerpoint").invocations_url
         gateway.add_endpoint("ships", LocalEndpoint(model, (Variant("blue", weight=1.0), Variant("off", weight=0.0))))
         request = worker.request(scene, "ships")
-        worker.image_handler.measure(worker.image_handler.accept(request))
+        worker.image_handler.estimate_load(worker.image_handler.accept(request))
         worker.start_waiting()
         stored = worker.jobs.get_image_request(request.image_id)
         assert stored.endpoint_parameters == {"TargetVariant": "blue"}
@@ -281,7 +283,7 @@ def test_an_hour_in_the_buffer_changes_nothing_of_the_result(new_worker, scene, 
     for name, waits_s in (("at-once", 0.0), ("later", 3600.0)):
         worker = new_worker(name)
         request = worker.request(scene, model.invocations_url, "job", **changes)
-        worker.image_handler.measure(worker.image_handler.accept(request, name))
+        worker.image_handler.estimate_load(worker.image_handler.accept(request, name))
         clock.ahead_s += waits_s
         assert worker.start_waiting() == 1
         assert worker.work_off().image_status == "SUCCESS"

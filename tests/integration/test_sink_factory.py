@@ -8,7 +8,7 @@ import geojson
 import pytest
 
 from aws.osml.model_runner.api.sink import SinkMode
-from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.aws.clients import default_clients
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 from aws.osml.model_runner.sink import Delivery, KinesisSink, S3Sink, Sink, SinkError, SinkFactory
 

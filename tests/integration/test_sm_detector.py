@@ -14,7 +14,7 @@ import pytest
 from botocore.config import Config
 
 from aws.osml.model_runner.api.inference import ModelInvokeMode
-from aws.osml.model_runner.common.aws_clients import client_config, default_clients
+from aws.osml.model_runner.aws.clients import client_config, default_clients
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, ModelTileError
 from aws.osml.model_runner.inference import FeatureDetectorFactory, ModelJobError, invoke_with_retries
 from aws.osml.model_runner.inference.sm_detector import SMDetector, SMDetectorBuilder

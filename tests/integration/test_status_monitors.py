@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog.testing
 
-from aws.osml.model_runner.common.aws_clients import default_clients
+from aws.osml.model_runner.aws.clients import default_clients
 from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.status import (
     ImageStatusMonitor,

@@ -10,7 +10,6 @@ import pytest
 import structlog
 
 from aws.osml.model_runner.api.image_request import ImageRequest
-from aws.osml.model_runner.cancel import JobCanceller
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database import JobItem, TileKey, TileOutcome
 from aws.osml.model_runner.exceptions import (
@@ -18,7 +17,8 @@ from aws.osml.model_runner.exceptions import (
     ProcessImageException,
     RetryableJobException,
 )
-from aws.osml.model_runner.image_completion import ImageCompletion
+from aws.osml.model_runner.jobs.cancel import JobCanceller
+from aws.osml.model_runner.jobs.completion import ImageCompletion
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler, region_request_of
 from aws_faults import answering, client_error, query_error, xml_error
 from worker_in_process import InProcessWorker, write_scene
@@ -96,7 +96,7 @@ def test_an_image_whose_worker_died_after_accepting_it_is_planned_and_ends(
 def test_a_plan_that_is_being_made_is_left_to_its_worker_until_it_is_stale(worker, scene, model_server, clock):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     job = worker.image_handler.accept(request)
-    assert worker.ledger.start_planning(job, "dead", LEASE_S)
+    assert worker.outstanding_jobs.start_planning(job, "dead", LEASE_S)
     worker.look_after()
     assert worker.regions_of(request) == []
     clock.ahead_s += LEASE_S + 2
@@ -110,7 +110,7 @@ def test_a_plan_whose_worker_died_between_its_messages_is_sent_whole(worker, sce
     planned(worker, request)
     lose_messages(worker)
     key = {"endpoint_id": request.model_name, "job_id": request.job_id}
-    table = worker.ledger
+    table = worker.outstanding_jobs
     table.update(key, "REMOVE planned_time", {})
     second = worker.regions_of(request)[1]
     worker.regions.delete({"image_id": request.image_id, "region_id": second.region_id})
@@ -129,7 +129,7 @@ def test_a_plan_that_is_made_again_leaves_regions_that_have_ended_alone(worker, 
     lose_messages(worker)
     do_region(worker, request, 0)
     key = {"endpoint_id": request.model_name, "job_id": request.job_id}
-    worker.ledger.update(key, "REMOVE planned_time", {})
+    worker.outstanding_jobs.update(key, "REMOVE planned_time", {})
     clock.ahead_s += LEASE_S + 2
     worker.look_after()
     assert [region.region_id for _, region in worker.received_regions()] == ["(0, 512)(512, 512)-job"]
@@ -141,8 +141,8 @@ def test_planning_that_fails_again_and_again_is_given_up_after_an_hour(worker, s
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     worker.image_handler.accept(request)
     for _ in range(6):
-        job = worker.ledger.find(request)
-        assert worker.ledger.start_planning(job, "dead", LEASE_S)
+        job = worker.outstanding_jobs.find(request)
+        assert worker.outstanding_jobs.start_planning(job, "dead", LEASE_S)
         clock.ahead_s += 90
     clock.ahead_s += 3600
     worker.sweeper.sweep()
@@ -343,8 +343,8 @@ def test_a_job_that_is_begun_again_may_wait_again_before_its_deadline_counts(
 def test_past_the_deadline_an_image_that_is_gone_is_sealed_all_the_same(new_worker, tmp_path, clock):
     image = write_scene(tmp_path / "image.tif")
     planner, worker = new_worker("planner"), new_worker("worker")
-    interest = "POLYGON ((2.9 48.6, 3.1 48.6, 3.1 48.9, 2.9 48.9, 2.9 48.6))"
-    request = planner.request(image, "http://127.0.0.1:9/invocations", regionOfInterest=interest)
+    roi = "POLYGON ((2.9 48.6, 3.1 48.6, 3.1 48.9, 2.9 48.9, 2.9 48.6))"
+    request = planner.request(image, "http://127.0.0.1:9/invocations", regionOfInterest=roi)
     planned(planner, request)
     image.unlink()
     clock.ahead_s += DEADLINE_S + 2
@@ -480,7 +480,7 @@ UNREADABLE = {
 def spoil(worker: InProcessWorker, request: ImageRequest, expression: str, values: dict[str, Any]) -> None:
     """Change an open job's row into one that this version cannot read."""
     key = {"endpoint_id": request.model_name, "job_id": request.job_id}
-    worker.ledger.update(key, expression, values)
+    worker.outstanding_jobs.update(key, expression, values)
 
 
 @pytest.mark.parametrize("change", UNREADABLE.values(), ids=UNREADABLE)
@@ -500,25 +500,25 @@ def test_a_row_that_cannot_be_read_holds_nothing_up_and_ends_at_its_deadline(
     (event,) = [entry for entry in logs if entry["event"] == "job.unreadable" and entry["log_level"] == "error"]
     assert event["job_key"] == "a-bad"
     assert worker.open_jobs() == []
-    assert [job.image_id for job in worker.ledger.open_rows()] == [bad.image_id]
+    assert [job.image_id for job in worker.outstanding_jobs.open_rows()] == [bad.image_id]
     clock.ahead_s += worker.jobs.life_s - 2 * LEASE_S
     worker.look_after()
     row = worker.jobs.get_image_request(bad.image_id)
     assert row.image_status == "FAILED"
     assert "cannot read the job" in row.message
     assert statuses.heard().count("FAILED") == 1
-    assert list(worker.ledger.open_rows()) == []
+    assert list(worker.outstanding_jobs.open_rows()) == []
 
 
 def test_a_row_that_cannot_be_read_is_cancelled_by_its_keys(worker, scene, statuses):
     request = worker.request(scene, "http://127.0.0.1:9/invocations")
     worker.image_handler.accept(request)
     spoil(worker, request, *UNREADABLE["an attribute is gone"])
-    report = JobCanceller(worker.jobs, worker.ledger).cancel("job")
+    report = JobCanceller(worker.jobs, worker.outstanding_jobs).cancel("job")
     assert report.cancelled == (request.image_id,)
     worker.sweeper.sweep()
     assert statuses.heard().count("FAILED") == 1
-    assert list(worker.ledger.open_rows()) == []
+    assert list(worker.outstanding_jobs.open_rows()) == []
 
 
 def test_a_status_is_published_as_far_as_the_row_allows(new_worker, scene, statuses):
@@ -581,7 +581,7 @@ def test_of_two_sweepers_one_looks_after_a_job(new_worker, scene, clock):
     planned(one, request)
     lose_messages(one)
     clock.ahead_s += SILENT_S
-    jobs = [list(worker.ledger.open_jobs()) for worker in (one, other)]
+    jobs = [list(worker.outstanding_jobs.open_jobs()) for worker in (one, other)]
     for worker, seen in zip((one, other), jobs, strict=True):
         worker.sweeper._advance(seen[0])
     assert len(one.received_regions()) == 2

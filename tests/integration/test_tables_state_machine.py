@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.region_request import RegionRequest
+from aws.osml.model_runner.common.job_rules import image_status, region_status
 from aws.osml.model_runner.common.typing import ImageRegion, RequestStatus, TileState
 from aws.osml.model_runner.database import (
     FeatureTable,
@@ -24,9 +25,8 @@ from aws.osml.model_runner.database import (
     TileKey,
     TileOutcome,
 )
-from aws.osml.model_runner.job_rules import image_status, region_status
-from aws.osml.model_runner.local.data_plane import DataPlane
-from aws.osml.model_runner.tile_worker.region_plan import region_id_of
+from aws.osml.model_runner.local.stack.data_plane import DataPlane
+from aws.osml.model_runner.tiling.region_plan import region_id_of
 
 REGIONS, TILES = 2, 2
 LEASE_S = 60.0
@@ -54,7 +54,9 @@ class Protocol(RuleBasedStateMachine):
         self.features = FeatureTable(
             environment["FEATURE_TABLE"], (64, 64), (0, 0), dynamodb, self.clock, rng=random.Random(0)
         )
-        self.ledger = OutstandingJobsTable(environment["OUTSTANDING_JOBS_TABLE"], self.jobs, dynamodb, self.clock)
+        self.outstanding_jobs = OutstandingJobsTable(
+            environment["OUTSTANDING_JOBS_TABLE"], self.jobs, dynamodb, self.clock
+        )
         self.claims: dict[tuple[int, int], RegionClaim] = {}
         self.finishers: dict[int, JobItem] = {}
         self.committed: dict[tuple[int, int], TileState] = {}
@@ -75,7 +77,7 @@ class Protocol(RuleBasedStateMachine):
                 "outputs": [{"type": "S3", "bucket": "results"}],
             }
         )
-        self.ledger.accept(self.request)
+        self.outstanding_jobs.accept(self.request)
         item = self.jobs.get_image_request(self.request.image_id)
         item.region_count = REGIONS
         self.jobs.fix_plan(item)
@@ -203,11 +205,11 @@ class Protocol(RuleBasedStateMachine):
         if not item.is_terminal:
             return
         self.jobs.clear_outbox(item.image_id, item.generation or 0)
-        self.ledger.close(item)
+        self.outstanding_jobs.close(item)
         item = self.jobs.get_image_request(item.image_id)
         if self.terminal is RequestStatus.SUCCESS:
             return
-        reopened = [self.ledger.reopen(item, self.request, f"again-{number}") for number in range(sent)]
+        reopened = [self.outstanding_jobs.reopen(item, self.request, f"again-{number}") for number in range(sent)]
         assert reopened == [True, *[False] * (sent - 1)]
         self.terminal, self.generation, self.ended = None, self.generation + 1, {}
         for name in self.names:

@@ -248,7 +248,7 @@ def test_a_picture_with_broken_exif_is_read_without_metadata(tmp_path: Path) -> 
 def test_a_tile_that_gdal_refuses_without_a_word_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image(tmp_path / "image.tif", pattern(1, SIDE, SIDE), **PLACES["two control points"])
     monkeypatch.setattr("aws.osml.model_runner.raster.tile_encoder.tile_view", placed_view)
-    monkeypatch.setattr("aws.osml.model_runner.raster.tile_encoder.keep_camera", lambda view: None)
+    monkeypatch.setattr("aws.osml.model_runner.raster.tile_encoder.keep_rpc", lambda view: None)
     reason = "the NITF driver gives no reason; its last warning: Cannot format a valid RPC00B"
     with pytest.raises(TileEncodingError, match=reason):
         TileEncoder(open_image(place(path), RasterSettings()), "NITF").encode(TILE)

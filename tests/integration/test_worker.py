@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from aws.osml.model_runner.cli import main
-from aws.osml.model_runner.local.child_process import ChildProcess
-from aws.osml.model_runner.local.data_plane import create_data_plane
-from aws.osml.model_runner.local.model_server import create_model
+from aws.osml.model_runner.local.stack.child_process import ChildProcess
+from aws.osml.model_runner.local.stack.data_plane import create_data_plane
+from aws.osml.model_runner.local.stack.model_server import create_model
 from aws.osml.model_runner.raster.pixels import write_geotiff
 from unit.malformed_requests import MALFORMED
 from worker_process import Site, eventually
@@ -137,8 +137,8 @@ def test_several_images_are_one_job_each_under_one_id(busy_site, image, tmp_path
 def test_a_region_of_interest_limits_what_the_model_sees(busy_site, image, model_server):
     model = model_server("centerpoint")
     # The upper left quarter, in degrees.
-    interest = "POLYGON ((2.99 48.76, 3.00367 48.76, 3.00367 48.75165, 2.99 48.75165, 2.99 48.76))"
-    request = busy_site.request(str(image), model.invocations_url, regionOfInterest=interest)
+    roi = "POLYGON ((2.99 48.76, 3.00367 48.76, 3.00367 48.75165, 2.99 48.75165, 2.99 48.76))"
+    request = busy_site.request(str(image), model.invocations_url, regionOfInterest=roi)
     busy_site.submit(request)
     assert busy_site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
     assert 0 < model.stats()["requests"] < 24

@@ -14,15 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from aws.osml.model_runner.scheduler.decision import (
-    Decision,
-    Lane,
-    LaneCapacity,
-    LaneLoad,
-    Reason,
-    WaitingImage,
-    decide,
-)
+from aws.osml.model_runner.scheduler.policy import Decision, Lane, LaneCapacity, LaneLoad, Reason, WaitingImage, decide
 
 CALLS_PER_REGION = 4
 LOOK_S = 0.5

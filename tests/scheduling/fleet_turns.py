@@ -19,11 +19,11 @@ from typing import Any
 import structlog
 
 from aws.osml.model_runner.api.image_request import ImageRequest
-from aws.osml.model_runner.app_config import ServiceConfig
+from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.endpoint_facts import SharedFacts
-from aws.osml.model_runner.database.job_ledger import OpenJob, OutstandingJobsTable
 from aws.osml.model_runner.database.job_table import JobTable
-from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
+from aws.osml.model_runner.database.outstanding_jobs_table import OpenJob, OutstandingJobsTable
+from aws.osml.model_runner.database.scheduler_lock import SchedulerLock
 from aws.osml.model_runner.scheduler.endpoint_capacity import EndpointCapacityEstimator
 from aws.osml.model_runner.scheduler.image_scheduler import EndpointLoadImageScheduler, ScheduledImage
 
@@ -252,8 +252,8 @@ class _Worker:
         dynamodb = fleet.tables.resource()
         now, sleep, rng = self.process.now, scheduler.sleep, scheduler.rng
         self.jobs = JobTable("images", dynamodb, now, sleep=sleep, rng=rng)
-        self.ledger = OutstandingJobsTable("outstanding", self.jobs, dynamodb, now, sleep, rng)
-        self.turns = SchedulingTurns(self.ledger, self.jobs, now)
+        self.outstanding_jobs = OutstandingJobsTable("outstanding", self.jobs, dynamodb, now, sleep, rng)
+        self.turns = SchedulerLock(self.outstanding_jobs, self.jobs, now)
         clients: Any = fleet.control_plane
         metrics: Any = _NoMetrics()
         facts = SharedFacts("outstanding", dynamodb, now)
@@ -272,17 +272,17 @@ class _Worker:
     def accept(self, request: ImageRequest, regions: int) -> OpenJob:
         """Accept a request as the worker does, without the header of its image."""
         self.capacities.choose_variant(request)
-        self.ledger.accept(request)
-        job = self.ledger.find(request)
+        self.outstanding_jobs.accept(request)
+        job = self.outstanding_jobs.find(request)
         assert job is not None
-        self.ledger.note_region_count(job, regions)
+        self.outstanding_jobs.note_region_count(job, regions)
         return job
 
     def plan(self, job: OpenJob, regions: int) -> None:
         item = self.jobs.get_image_request(job.image_id)
         item.region_count = regions
         self.jobs.fix_plan(item)
-        self.ledger.finish_planning(job)
+        self.outstanding_jobs.finish_planning(job)
 
     def _take_requests(self, look_ahead: int) -> None:
         while True:
@@ -307,7 +307,7 @@ class _Worker:
         # Ended at once: its endpoint has room for all, so only the table's size depends on it.
         item = self.jobs.cancel(image.job.image_id)
         if item is not None:
-            self.ledger.close(item)
+            self.outstanding_jobs.close(item)
 
     def _refresh(self) -> None:
         while True:

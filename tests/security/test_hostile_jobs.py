@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from aws.osml.model_runner.local.child_process import ChildProcess
-from aws.osml.model_runner.local.data_plane import create_data_plane
-from aws.osml.model_runner.local.emulator import Emulator
+from aws.osml.model_runner.local.stack.child_process import ChildProcess
+from aws.osml.model_runner.local.stack.data_plane import create_data_plane
+from aws.osml.model_runner.local.stack.emulator import Emulator
 from raster_files import pattern, write_image
 from security.hostile_images import Bait, hostile_files
 from security.hostile_model import BODIES, LATE, NO_ANSWER, HostileModel
@@ -195,7 +195,7 @@ def test_answers_that_never_come_end_with_the_time_of_the_job(siege: Siege) -> N
     assert siege.end_of(jobId="meanwhile")[0] == "SUCCESS"
     for kind in LATE:
         assert siege.site.wait_for_end(f"late-{kind}")[-1] == "FAILED"
-        assert siege.tile_error(f"late-{kind}") == "SEALED"
+        assert siege.tile_error(f"late-{kind}") == "ABANDONED"
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from aws.osml.model_runner.api.image_url import parse_image_url
-from aws.osml.model_runner.common.role_session import session_name
+from aws.osml.model_runner.aws.role_session import session_name
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
 from aws.osml.model_runner.exceptions import LoadImageException
-from aws.osml.model_runner.local.data_plane import create_data_plane
-from aws.osml.model_runner.local.emulator import Emulator
-from aws.osml.model_runner.local.sagemaker_gateway import LocalEndpoint, SageMakerGateway
+from aws.osml.model_runner.local.stack.data_plane import create_data_plane
+from aws.osml.model_runner.local.stack.emulator import Emulator
+from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, SageMakerGateway
 from aws.osml.model_runner.raster import RasterSettings, image_source, open_image, read_window
 from aws.osml.model_runner.raster.handle_pool import AwsKeys
 from faults.front_door import Call, FrontDoor

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import zstandard
 
-from aws.osml.model_runner.local.data_plane import create_data_plane
-from aws.osml.model_runner.local.emulator import Emulator
+from aws.osml.model_runner.local.stack.data_plane import create_data_plane
+from aws.osml.model_runner.local.stack.emulator import Emulator
 from raster_files import pattern, write_image
 from security.hostile_model import HostileModel
 from worker_process import Site, eventually

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from aws.osml.model_runner.local.http_service import HttpRequest, HttpResponse, HttpService
+from aws.osml.model_runner.local.stack.http_service import HttpRequest, HttpResponse, HttpService
 
 _IN_OPEN = 0x20
 _EVENT = struct.Struct("iIII")

@@ -12,23 +12,27 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from aws.osml.model_runner import image_completion, job_sweeper, region_request_handler, region_work
-from aws.osml.model_runner.database import job_ledger, region_request_table
+from aws.osml.model_runner import region_request_handler
+from aws.osml.model_runner.database import outstanding_jobs_table as outstanding_jobs_table
+from aws.osml.model_runner.database import region_request_table
 from aws.osml.model_runner.database.ddb_helper import DDBHelper, to_dynamodb
 from aws.osml.model_runner.database.endpoint_statistics_table import EndpointStatisticsTable
 from aws.osml.model_runner.database.feature_table import FeatureTable
-from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
 from aws.osml.model_runner.database.job_table import CANCELLED, TERMINAL_VALUES, JobItem, JobTable
+from aws.osml.model_runner.database.outstanding_jobs_table import OutstandingJobsTable
 from aws.osml.model_runner.database.region_request_table import RegionRequestTable
-from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
+from aws.osml.model_runner.database.scheduler_lock import SchedulerLock
 from aws.osml.model_runner.exceptions import ConditionNotMetError, TableError
-from aws.osml.model_runner.image_completion import ImageCompletion
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
-from aws.osml.model_runner.job_sweeper import JobSweeper
-from aws.osml.model_runner.lease_keeper import LeaseKeeper
+from aws.osml.model_runner.jobs import completion as image_completion
+from aws.osml.model_runner.jobs import region as region_work
+from aws.osml.model_runner.jobs.completion import ImageCompletion
+from aws.osml.model_runner.jobs.leases import LeaseKeeper
+from aws.osml.model_runner.jobs.region import RegionProcessor
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler
-from aws.osml.model_runner.region_work import RegionWork
 from aws.osml.model_runner.sink import kinesis_sink
+from aws.osml.model_runner.worker import sweeper as job_sweeper
+from aws.osml.model_runner.worker.sweeper import JobSweeper
 
 from .faults import PROFILES, Faults
 
@@ -96,7 +100,7 @@ def _accepted_again() -> list[Replacement]:
     def put_new(table_name: str, item: dict[str, Any], _key: str, _now_s: float) -> dict[str, Any]:
         return {"Put": {"TableName": table_name, "Item": to_dynamodb(item)}}
 
-    return [(job_ledger, "_put_new", put_new)]
+    return [(outstanding_jobs_table, "_put_new", put_new)]
 
 
 class _Careless:
@@ -115,7 +119,7 @@ class _Careless:
         return self._table.update(key, expression, _named(values, expression))
 
     def _try(self, job: Any, expression: str, values: Any, _condition: str) -> bool:
-        self.update(job_ledger._key(job), expression, values)
+        self.update(outstanding_jobs_table._key(job), expression, values)
         return True
 
     def _try_update(self, image_id: str, expression: str, values: Any, _condition: str) -> Any:
@@ -249,7 +253,7 @@ def _closed_before_published() -> list[Replacement]:
 
 def _close_of_any_generation() -> list[Replacement]:
     def close(self: Any, image: Any) -> None:
-        self.delete({"endpoint_id": image.model_name, "job_id": job_ledger.ledger_key(image)})
+        self.delete({"endpoint_id": image.model_name, "job_id": outstanding_jobs_table.ledger_key(image)})
 
     return [(OutstandingJobsTable, "close", close)]
 
@@ -294,7 +298,7 @@ def _no_shuffle() -> list[Replacement]:
         for tile in reversed(tiles):
             self._context.pipeline.run(run, steps, [tile])
 
-    return [(region_work.RegionWork, "_run_tiles", run_tiles)]
+    return [(region_work.RegionProcessor, "_run_tiles", run_tiles)]
 
 
 def _kept_on_error() -> list[Replacement]:
@@ -303,7 +307,7 @@ def _kept_on_error() -> list[Replacement]:
 
 def _sweep_ends_at_an_error() -> list[Replacement]:
     def sweep(self: Any, should_stop: Callable[[], bool] = lambda: False) -> None:
-        for job in self._ledger.open_rows():
+        for job in self._outstanding_jobs.open_rows():
             if should_stop():
                 return
             self._lead_on(job)
@@ -314,11 +318,11 @@ def _sweep_ends_at_an_error() -> list[Replacement]:
 def _walk_ends_at_a_row() -> list[Replacement]:
     def strictly(row: Any) -> Any:
         try:
-            return job_ledger.OpenJob.from_row(row)
+            return outstanding_jobs_table.OpenJob.from_row(row)
         except TypeError as err:
             raise TableError(str(err)) from err
 
-    return [(job_ledger, "_open_row", strictly)]
+    return [(outstanding_jobs_table, "_open_row", strictly)]
 
 
 def _failed_finish_is_released() -> list[Replacement]:
@@ -384,7 +388,7 @@ def _start_whatever_became_of_it() -> list[Replacement]:
         rest = {name: part for name, part in request.items() if name != "ConditionExpression"}
         return rest | {"ExpressionAttributeValues": values}
 
-    return _with_writes(SchedulingTurns, "start", changed)
+    return _with_writes(SchedulerLock, "start", changed)
 
 
 def _slot_beyond_the_most() -> list[Replacement]:
@@ -423,7 +427,7 @@ def _failures_stay() -> list[Replacement]:
 
 
 def _begun_again_under_the_old_number() -> list[Replacement]:
-    original = job_ledger.reopening_update
+    original = outstanding_jobs_table.reopening_update
 
     def update(*given: Any, **named: Any) -> dict[str, Any]:
         made = original(*given, **named)["Update"]
@@ -438,7 +442,7 @@ def _begun_again_under_the_old_number() -> list[Replacement]:
             }
         }
 
-    return [(job_ledger, "reopening_update", update)]
+    return [(outstanding_jobs_table, "reopening_update", update)]
 
 
 def _delivered_whatever_is_missing() -> list[Replacement]:
@@ -451,16 +455,16 @@ def _failures_of_any_generation() -> list[Replacement]:
 
 
 def _plan_of_any_generation() -> list[Replacement]:
-    original = ImageRequestHandler._share_out
+    original = ImageRequestHandler._enqueue_regions
 
     def share_out(self: Any, regions: Any, request: Any, extension: str, generation: int) -> Any:
         waiting = original(self, regions, request, extension, generation)
-        job = self.ledger.find(request)
+        job = self.outstanding_jobs.find(request)
         if job is not None:
-            self.ledger.finish_planning(job)
+            self.outstanding_jobs.finish_planning(job)
         return waiting
 
-    return [(ImageRequestHandler, "_share_out", share_out)]
+    return [(ImageRequestHandler, "_enqueue_regions", share_out)]
 
 
 _NOT_ENDED = region_request_table.IS_OPEN
@@ -499,7 +503,7 @@ _SHOWN_IN = {
 MUTANTS = [
     Mutant(
         "start after the turn",
-        lambda: _with_writes(SchedulingTurns, "start", _without("fence = :fence")),
+        lambda: _with_writes(SchedulerLock, "start", _without("fence = :fence")),
         "zombie",
         _SLOW,
     ),
@@ -587,10 +591,10 @@ MUTANTS = [
     ),
     Mutant("failures stay", _failures_stay, "sqs", {"is_resubmitted": 1.0}),
     Mutant("failures of any generation", _failures_of_any_generation, "sqs", {"is_resubmitted": 1.0}),
-    Mutant("turn of another taken", lambda: _without_condition(SchedulingTurns, "claim"), seeds=6, is_harmless=True),
+    Mutant("turn of another taken", lambda: _without_condition(SchedulerLock, "claim"), seeds=6, is_harmless=True),
     Mutant(
         "turn of another ended",
-        lambda: _without_condition(SchedulingTurns, "end"),
+        lambda: _without_condition(SchedulerLock, "end"),
         "zombie",
         seeds=6,
         is_harmless=True,
@@ -663,5 +667,5 @@ MUTANTS = [
     ),
     Mutant("no other order", _no_shuffle, "poison-tile"),
     Mutant("no heartbeat", lambda: [(LeaseKeeper, "_renew", _nothing)], seeds=6, is_harmless=True),
-    Mutant("no resume", lambda: [(RegionWork, "committed", lambda *_: {})], seeds=6, is_harmless=True),
+    Mutant("no resume", lambda: [(RegionProcessor, "committed", lambda *_: {})], seeds=6, is_harmless=True),
 ]

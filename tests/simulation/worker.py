@@ -7,22 +7,23 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, Protocol
 
-from aws.osml.model_runner.app_config import ServiceConfig
 from aws.osml.model_runner.common.channel import Threads
 from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.inference.sm_detector import SMDetector
-from aws.osml.model_runner.lease_keeper import Lease, LeaseKeeper, LeaseKind
+from aws.osml.model_runner.jobs.leases import Lease, LeaseKeeper, LeaseKind
+from aws.osml.model_runner.jobs.preflight import Preflight
+from aws.osml.model_runner.jobs.worker_context import WorkerContext
 from aws.osml.model_runner.model_runner import ModelRunner
-from aws.osml.model_runner.preflight import Preflight
-from aws.osml.model_runner.queue_consumer import QueueConsumer
+from aws.osml.model_runner.pipeline.pipeline import TilePipeline, _TileOnItsWay
+from aws.osml.model_runner.pipeline.queue_shares import QueueShares
+from aws.osml.model_runner.pipeline.region_run import RegionProgress, TileStages
 from aws.osml.model_runner.raster import RasterSettings
 from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadImageException
 from aws.osml.model_runner.raster.tile_formats import PLAIN_SAMPLES
 from aws.osml.model_runner.sink import KinesisSink, S3Sink, Sink, SinkFactory
-from aws.osml.model_runner.tile_worker.pipeline import TilePipeline, _TileOnItsWay
-from aws.osml.model_runner.tile_worker.queue_shares import QueueShares
-from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile, TileSteps
-from aws.osml.model_runner.worker_context import WorkerContext
+from aws.osml.model_runner.tiling.strategy import Tile
+from aws.osml.model_runner.worker.consumer import QueueConsumer
 
 from .faults import InjectedError
 from .jobs import Job
@@ -125,10 +126,10 @@ class _Next:
     """A stage's queue that nobody waits in: what is put goes on at once."""
 
     def __init__(self, go_on: Callable[[_TileOnItsWay], None]) -> None:
-        self._go_on = go_on
+        self._plan_or_buffer = go_on
 
     def put(self, item: _TileOnItsWay, _size: int = 0) -> None:
-        self._go_on(item)
+        self._plan_or_buffer(item)
 
 
 class _Pipeline(TilePipeline):
@@ -144,7 +145,7 @@ class _Pipeline(TilePipeline):
         self._to_store: Any = _Next(lambda item: self._advance(item, self._locate_and_store))
 
     def run(
-        self, run: RegionRun, steps: TileSteps, tiles: Iterable[Tile], on_cut: Callable[[], None] = lambda: None
+        self, run: RegionProgress, steps: TileStages, tiles: Iterable[Tile], on_cut: Callable[[], None] = lambda: None
     ) -> None:
         waiting = list(tiles)
         waiting.reverse()

@@ -14,14 +14,15 @@ from botocore.exceptions import BotoCoreError, ClientError
 from greenlet import getcurrent
 from structlog.contextvars import get_contextvars
 
-from aws.osml.model_runner import model_runner, queue_consumer
-from aws.osml.model_runner.app_config import ServiceConfig
-from aws.osml.model_runner.cancel import JobCanceller
+from aws.osml.model_runner import model_runner
+from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database import feature_table
-from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
 from aws.osml.model_runner.database.job_table import CANCELLED, JobTable
+from aws.osml.model_runner.database.outstanding_jobs_table import OutstandingJobsTable
 from aws.osml.model_runner.exceptions import JobNotFoundError, ModelRunnerError, TableError
+from aws.osml.model_runner.jobs.cancel import JobCanceller
 from aws.osml.model_runner.scheduler import image_scheduler
+from aws.osml.model_runner.worker import consumer as queue_consumer
 
 from .dynamodb import TABLE_NAMES, DynamoDB, Item, Write, worker_tables
 from .faults import PROFILES, Faults, InjectedError

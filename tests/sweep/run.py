@@ -26,10 +26,10 @@ import psutil
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from aws.osml.model_runner.local.data_plane import create_data_plane  # noqa: E402
-from aws.osml.model_runner.local.emulator import Emulator  # noqa: E402
-from aws.osml.model_runner.local.model_server import ModelServer  # noqa: E402
 from aws.osml.model_runner.local.models.centerpoint import Centerpoint  # noqa: E402
+from aws.osml.model_runner.local.stack.data_plane import create_data_plane  # noqa: E402
+from aws.osml.model_runner.local.stack.emulator import Emulator  # noqa: E402
+from aws.osml.model_runner.local.stack.model_server import ModelServer  # noqa: E402
 from aws.osml.model_runner.raster import RasterSettings, configure_gdal  # noqa: E402
 from sweep.images import damaged, sound_images  # noqa: E402
 from worker_process import Site  # noqa: E402

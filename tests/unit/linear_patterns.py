@@ -21,9 +21,9 @@ import aws.osml.model_runner as package
 from aws.osml.model_runner.api.image_request_message import job_id_of, parse_image_request_message
 from aws.osml.model_runner.api.json_document import load_object
 from aws.osml.model_runner.api.problems import path_text, shortened
-from aws.osml.model_runner.common.redaction import is_secret_name, redact, redact_text
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 from aws.osml.model_runner.status.safe_text import safe_text
+from aws.osml.model_runner.telemetry.redaction import is_secret_name, redact, redact_text
 
 # Of processor time for 32 KiB, so a machine under load changes nothing.
 _BUDGET_S, _BUDGET_BYTES = 0.5, 32 * 1024

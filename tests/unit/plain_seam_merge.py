@@ -51,7 +51,7 @@ def reaches_beyond(seen, tile, noise_px=EDGE_PX):
     ]
 
 
-def are_cut_alike(a, b, tiles):
+def truncation_agrees(a, b, tiles):
     return not any(
         reach and not touch
         for one, other in ((a, b), (b, a))
@@ -86,7 +86,7 @@ def are_same(a, b, tiles, options, distance_px):
         return True
     both_saw = shapely.box(*a.tile).intersection(shapely.box(*b.tile))
     parts = a.shape.intersection(both_saw), b.shape.intersection(both_saw)
-    return are_cut_alike(a, b, tiles) and agree(a.kind, *parts, "IOU", options.iou_threshold, distance_px)
+    return truncation_agrees(a, b, tiles) and agree(a.kind, *parts, "IOU", options.iou_threshold, distance_px)
 
 
 def strength(index, seen, tiles):
@@ -113,7 +113,7 @@ def area_of(seen):
     return (maxx - minx) * (maxy - miny)
 
 
-def absorbers(everything, tiles, options, distance_px):
+def suppressors(everything, tiles, options, distance_px):
     """Return for each thing seen the index of the one that stands for its object."""
     order = sorted(range(len(everything)), key=lambda i: strength(i, everything[i], tiles))
     order.sort(key=lambda i: is_fragment(i, everything, tiles, options, distance_px))

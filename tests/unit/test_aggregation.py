@@ -11,16 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws.osml.model_runner.aggregation import MergedImage, distillation_of
-from aws.osml.model_runner.common.channel import Threads
-from aws.osml.model_runner.common.memory_budget import MemoryBudget
-from aws.osml.model_runner.common.mr_post_processing import (
+from aws.osml.model_runner.api.post_processing import (
     FeatureDistillationNMS,
     FeatureDistillationNone,
     FeatureDistillationSeam,
     FeatureDistillationSoftNMS,
     SeamMerge,
 )
+from aws.osml.model_runner.common.channel import Threads
+from aws.osml.model_runner.common.memory_budget import MemoryBudget
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion, TileState
 from aws.osml.model_runner.database.feature_table import StoredTile, TileKey
 from aws.osml.model_runner.database.job_table import JobItem
@@ -30,10 +29,11 @@ from aws.osml.model_runner.features.properties import FeatureOrigin, FeatureStam
 from aws.osml.model_runner.features.selection import select
 from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
 from aws.osml.model_runner.features.tiled_features import TiledFeatures
-from aws.osml.model_runner.tile_reader import ImageTiles, size_of
-from aws.osml.model_runner.tile_worker.region_plan import RegionPlanner, region_id_of
-from aws.osml.model_runner.tile_worker.variable_overlap_tiling_strategy import VariableOverlapTilingStrategy
-from aws.osml.model_runner.tile_worker.variable_tile_tiling_strategy import VariableTileTilingStrategy
+from aws.osml.model_runner.jobs.merging import MergedImage, distillation_of
+from aws.osml.model_runner.jobs.tile_reader import ImageTiles, size_of
+from aws.osml.model_runner.tiling.region_plan import TilePlanner, region_id_of
+from aws.osml.model_runner.tiling.variable_overlap import VariableOverlapTilingStrategy
+from aws.osml.model_runner.tiling.variable_tile import VariableTileTilingStrategy
 from examples import examples
 
 ALGORITHMS = [
@@ -79,7 +79,7 @@ def feature(box, score, iri, ordinal):
 
 def planned(job, strategy):
     """Return the keys and pixels of all tiles, in order of regions and tiles."""
-    planner = RegionPlanner(strategy, job.tile_dimensions, job.overlap_dimensions)
+    planner = TilePlanner(strategy, job.tile_dimensions, job.overlap_dimensions)
     regions = planner.regions(ImageRegion.of(job.processing_bounds), ImageDimensions(*job.region_size))
     return [
         (TileKey(job.image_id, region_id_of(region, "job"), tile.index), tile.bounds)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws.osml.model_runner.tile_worker.bounded_queue import BoundedQueue, QueueClosedError
+from aws.osml.model_runner.pipeline.bounded_queue import BoundedQueue, QueueClosedError
 
 WAIT_S = 5.0
 

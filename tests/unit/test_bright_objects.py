@@ -6,9 +6,9 @@ import math
 import numpy as np
 import pytest
 
+from aws.osml.model_runner.local.demo.scene import generate_scene
+from aws.osml.model_runner.local.demo.ships import BOAT, FERRY, FREIGHTER, TRAWLER, Ship, draw_ship
 from aws.osml.model_runner.local.models.bright_objects import BrightObjects, find_objects, oriented_box
-from aws.osml.model_runner.local.scene import generate_scene
-from aws.osml.model_runner.local.ships import BOAT, FERRY, FREIGHTER, TRAWLER, Ship, draw_ship
 
 SEA = (14, 44, 64)
 SIZE = 2400

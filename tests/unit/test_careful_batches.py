@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.typing import ImageRegion
-from aws.osml.model_runner.region_work import careful_batches
-from aws.osml.model_runner.tile_worker.region_run import Tile
+from aws.osml.model_runner.jobs.region import careful_batches
+from aws.osml.model_runner.tiling.strategy import Tile
 
 
 def tiles(count: int) -> list[Tile]:

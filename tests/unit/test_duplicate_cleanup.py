@@ -6,8 +6,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationNMS, FeatureDistillationSoftNMS
-from aws.osml.model_runner.features.overlap_groups import tiles_that_see
+from aws.osml.model_runner.api.post_processing import FeatureDistillationNMS, FeatureDistillationSoftNMS
+from aws.osml.model_runner.features.overlap_groups import tiles_covering
 from aws.osml.model_runner.features.selection import FeatureSelector
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy, VariableTileTilingStrategy
 from examples import examples
@@ -114,7 +114,7 @@ def test_what_several_tiles_see_is_offered_and_nothing_else(strategy, data, plan
     assert min(seen) >= 1
     columns = {(col, col + width) for (_, col), (width, _) in tiles}
     rows = {(row, row + height) for (row, _), (_, height) in tiles}
-    assert tiles_that_see(np.array(boxes), sorted(columns), sorted(rows)).tolist() == seen
+    assert tiles_covering(np.array(boxes), sorted(columns), sorted(rows)).tolist() == seen
     features = [feature(f"f{index}", box) for index, box in enumerate(boxes)]
     shared = {f"f{index}" for index, count in enumerate(seen) if count > 1}
     assert offered(plan, strategy, features) == shared

@@ -10,12 +10,12 @@ import structlog
 from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.api.image_request import ImageRequest
-from aws.osml.model_runner.app_config import ServiceConfig
+from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.endpoint_facts import SharedFacts
 from aws.osml.model_runner.inference.endpoint_check import MAX_SERVERLESS_BODY_BYTES
-from aws.osml.model_runner.metrics import MetricsRecorder
-from aws.osml.model_runner.scheduler.decision import LaneCapacity
 from aws.osml.model_runner.scheduler.endpoint_capacity import EndpointCapacityEstimator
+from aws.osml.model_runner.scheduler.policy import LaneCapacity
+from aws.osml.model_runner.telemetry.metrics import MetricsRecorder
 from simulation.dynamodb import DynamoDB, worker_tables
 
 ENVIRONMENT = {

@@ -15,22 +15,22 @@ import pytest
 import structlog
 
 from aws.osml.model_runner.api import parse_image_request_message
-from aws.osml.model_runner.app_config import ServiceConfig
-from aws.osml.model_runner.cancel import JobCanceller
 from aws.osml.model_runner.cli import merge_command
+from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database import JobTable, OpenJob, OutstandingJobsTable, RegionRequestItem
-from aws.osml.model_runner.database.scheduling_turns import SchedulingTurns
-from aws.osml.model_runner.dispatch import ImageMessages
-from aws.osml.model_runner.job_sweeper import JobSweeper
-from aws.osml.model_runner.lease_keeper import Lease, LeaseKeeper
-from aws.osml.model_runner.local.stack import LocalStack
-from aws.osml.model_runner.metrics import MetricsRecorder
+from aws.osml.model_runner.database.scheduler_lock import SchedulerLock
+from aws.osml.model_runner.jobs.cancel import JobCanceller
+from aws.osml.model_runner.jobs.leases import Lease, LeaseKeeper
+from aws.osml.model_runner.jobs.redrive import JobRedriver, redrive_dead_letters
+from aws.osml.model_runner.local.stack.local_stack import LocalStack
 from aws.osml.model_runner.queue.exceptions import QueueError
 from aws.osml.model_runner.queue.request_queue import QueueMessage
-from aws.osml.model_runner.queue_consumer import QueueConsumer
-from aws.osml.model_runner.redrive import JobRedriver, redrive_dead_letters
-from aws.osml.model_runner.scheduler import survey as survey_module
+from aws.osml.model_runner.scheduler import load as survey_module
 from aws.osml.model_runner.scheduler.image_scheduler import FIFOImageScheduler
+from aws.osml.model_runner.telemetry.metrics import MetricsRecorder
+from aws.osml.model_runner.worker.consumer import QueueConsumer
+from aws.osml.model_runner.worker.messages import ImageMessages
+from aws.osml.model_runner.worker.sweeper import JobSweeper
 from aws_faults import client_error
 from simulation.dynamodb import TABLE_NAMES, DynamoDB, worker_tables
 
@@ -79,7 +79,7 @@ class Tables:
     def __init__(self, has_one_job: bool = False) -> None:
         dynamodb = DynamoDB(worker_tables(), time.time, random.Random(1)).resource()
         self.jobs = JobTable(TABLE_NAMES["JOB_TABLE"], dynamodb)
-        self.ledger = OutstandingJobsTable(TABLE_NAMES["OUTSTANDING_JOBS_TABLE"], self.jobs, dynamodb)
+        self.outstanding_jobs = OutstandingJobsTable(TABLE_NAMES["OUTSTANDING_JOBS_TABLE"], self.jobs, dynamodb)
         urls = [f"s3://images/{name}.tif" for name in NAMES]
         jobs = {"job": urls} if has_one_job else {name: [url] for name, url in zip(NAMES, urls, strict=True)}
         for job_id, image_urls in jobs.items():
@@ -90,10 +90,10 @@ class Tables:
                 "outputs": [{"type": "S3", "bucket": "results", "prefix": "p"}],
             }
             for request in parse_image_request_message(json.dumps(message)):
-                self.ledger.accept(request)
+                self.outstanding_jobs.accept(request)
 
     def cancel_all(self) -> None:
-        for job in list(self.ledger.open_jobs()):
+        for job in list(self.outstanding_jobs.open_jobs()):
             self.jobs.cancel(job.image_id)
 
 
@@ -103,11 +103,11 @@ def images(*rows: Any) -> list[str]:
 
 def sweeper_of(tables: Tables, **parts: Any) -> JobSweeper:
     handler = SimpleNamespace(
-        completion=SimpleNamespace(close=lambda item: tables.ledger.close(item) or True),
+        completion=SimpleNamespace(close=lambda item: tables.outstanding_jobs.close(item) or True),
     )
     parts = {"region_table": None, "regions": None} | parts
     return JobSweeper(
-        tables.ledger,
+        tables.outstanding_jobs,
         tables.jobs,
         parts["region_table"],
         region_queue=None,  # type: ignore[arg-type]
@@ -123,7 +123,7 @@ def sweep_jobs(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
     tables.cancel_all()
     patch.setattr(tables.jobs, "find", failing_at_a(error, tables.jobs.find))
     sweeper_of(tables).sweep()
-    left = images(*(job.image_id for job in tables.ledger.open_jobs()))
+    left = images(*(job.image_id for job in tables.outstanding_jobs.open_jobs()))
     return [name for name in NAMES if name not in left]
 
 
@@ -136,7 +136,7 @@ def sweep_regions(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
         region_table=SimpleNamespace(regions_of=lambda _image: regions),
         regions=SimpleNamespace(fail_region_request=seal),
     )
-    job = next(iter(tables.ledger.open_jobs()))
+    job = next(iter(tables.outstanding_jobs.open_jobs()))
     item = tables.jobs.get_image_request(job.image_id)
     with pytest.raises(type(error)):
         sweeper._sweep_regions(item, 0.0, is_late=True)
@@ -146,7 +146,7 @@ def sweep_regions(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
 def read_rows(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
     tables = Tables()
     patch.setattr(OpenJob, "from_row", failing_at_a(error, OpenJob.from_row))
-    return images(*(job.image_id for job in tables.ledger.open_jobs()))
+    return images(*(job.image_id for job in tables.outstanding_jobs.open_jobs()))
 
 
 def sort_open_jobs(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
@@ -157,16 +157,16 @@ WAITING = survey_module._waiting
 
 
 def start_images(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
-    start = SchedulingTurns.start
-    return started(Tables(), lambda: patch.setattr(SchedulingTurns, "start", failing_at_a(error, start)))
+    start = SchedulerLock.start
+    return started(Tables(), lambda: patch.setattr(SchedulerLock, "start", failing_at_a(error, start)))
 
 
 def started(tables: Tables, spoil: Callable[[], None]) -> list[str]:
     """Return what a scheduler starts within a few turns."""
-    for job in tables.ledger.open_jobs():
-        tables.ledger.note_region_count(job, 1)
+    for job in tables.outstanding_jobs.open_jobs():
+        tables.outstanding_jobs.note_region_count(job, 1)
     spoil()
-    metrics, turns = MetricsRecorder(StringIO()), SchedulingTurns(tables.ledger, tables.jobs)
+    metrics, turns = MetricsRecorder(StringIO()), SchedulerLock(tables.outstanding_jobs, tables.jobs)
     scheduler = FIFOImageScheduler(turns, CONFIG, "w", metrics, pause=lambda _: None, rng=random.Random(1))
     found = []
     for _ in range(2 * len(NAMES)):
@@ -178,7 +178,7 @@ def started(tables: Tables, spoil: Callable[[], None]) -> list[str]:
 def cancel_images(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
     tables = Tables(has_one_job=True)
     patch.setattr(tables.jobs, "cancel", failing_at_a(error, tables.jobs.cancel))
-    report = JobCanceller(tables.jobs, tables.ledger).cancel("job")
+    report = JobCanceller(tables.jobs, tables.outstanding_jobs).cancel("job")
     assert images(*report.failed) == ["a"]
     return images(*report.cancelled)
 
@@ -189,8 +189,8 @@ def redrive_images(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
     sweeper_of(tables).sweep()
     for item in tables.jobs.images_of("job"):
         tables.jobs.clear_outbox(item.image_id)
-    patch.setattr(tables.ledger, "reopen", failing_at_a(error, tables.ledger.reopen))
-    report = JobRedriver(tables.jobs, tables.ledger).redrive("job")
+    patch.setattr(tables.outstanding_jobs, "reopen", failing_at_a(error, tables.outstanding_jobs.reopen))
+    report = JobRedriver(tables.jobs, tables.outstanding_jobs).redrive("job")
     assert images(*report.left) == ["a"]
     return images(*report.begun)
 
@@ -234,7 +234,7 @@ def begin_images_of_a_request(error: Exception, patch: pytest.MonkeyPatch) -> li
     messages = ImageMessages(queue, None, handler)  # type: ignore[arg-type]
     jobs = [SimpleNamespace(image_id=name) for name in NAMES]
     patch.setattr(messages, "_accept", lambda _message: jobs)
-    patch.setattr("aws.osml.model_runner.dispatch.kept_hidden", contextmanager(lambda *_: iter([None])))
+    patch.setattr("aws.osml.model_runner.worker.messages.visibility_extended", contextmanager(lambda *_: iter([None])))
     messages.handle(QueueMessage("handle", "{}", 1))
     return begun
 
@@ -279,7 +279,7 @@ def give_messages_back(error: Exception, _patch: pytest.MonkeyPatch) -> list[str
 
 
 def poll(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
-    patch.setattr("aws.osml.model_runner.queue_consumer._ERROR_PAUSE_S", 0.0)
+    patch.setattr("aws.osml.model_runner.worker.consumer._ERROR_PAUSE_S", 0.0)
     polls = iter("abcdef")
     return consumed(Source(), lambda _message: None, on_poll=lambda: failing_at_a(error)(next(polls, "")))
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from aws.osml.model_runner.common.mr_post_processing import (
+from aws.osml.model_runner.api.post_processing import (
     FeatureDistillationAlgorithm,
     FeatureDistillationAlgorithmType,
     FeatureDistillationNMS,
@@ -17,9 +17,9 @@ from aws.osml.model_runner.common.mr_post_processing import (
 )
 from aws.osml.model_runner.exceptions import FeatureDistillationException
 from aws.osml.model_runner.features.box_pairs import BoxPairs, candidate_limits
+from aws.osml.model_runner.features.nms import nms, soft_nms
 from aws.osml.model_runner.features.scored_boxes import best_class, canonical_order, score_boxes
 from aws.osml.model_runner.features.selection import FeatureSelector, with_score
-from aws.osml.model_runner.features.suppression import hard_suppression, soft_suppression
 from examples import examples
 
 NMS, SoftNMS = FeatureDistillationNMS, FeatureDistillationSoftNMS
@@ -269,7 +269,7 @@ def scenes(draw):
 @given(scene=scenes(), threshold=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.75, 1.0]), at_once=st.integers(1, 200))
 def test_suppression_equals_the_textbook(scene, threshold, at_once):
     boxes, categories, _ = scene
-    kept = np.flatnonzero(hard_suppression(boxes, categories, threshold, at_once) == np.arange(len(boxes)))
+    kept = np.flatnonzero(nms(boxes, categories, threshold, at_once) == np.arange(len(boxes)))
     assert kept.tolist() == reference_hard(boxes.tolist(), categories, threshold)
 
 
@@ -282,7 +282,7 @@ def test_suppression_equals_the_textbook(scene, threshold, at_once):
 )
 def test_soft_suppression_equals_the_textbook(scene, sigma, skip, at_once):
     boxes, categories, scores = scene
-    is_kept, decayed = soft_suppression(boxes, categories, scores, sigma, skip, at_once)
+    is_kept, decayed = soft_nms(boxes, categories, scores, sigma, skip, at_once)
     expected = reference_soft(boxes.tolist(), categories, scores.tolist(), sigma, skip)
     assert set(np.flatnonzero(is_kept).tolist()) == set(expected)
     for index, score in expected.items():
@@ -292,7 +292,7 @@ def test_soft_suppression_equals_the_textbook(scene, sigma, skip, at_once):
 def test_overlap_too_small_to_lower_a_score_does_not_change_the_order():
     boxes = np.array([[0, 0, 1e6, 1e6], [1e6 - 1e-4, 1e6 - 1e-4, 1e6 + 10, 1e6 + 10], [1e6 + 1, 1e6, 1e6 + 9, 1e6 + 9]])
     categories, scores = np.zeros(3, dtype=int), np.array([0.5, 0.5, 0.4])
-    is_kept, decayed = soft_suppression(boxes, categories, scores, 0.5, 0.0001, 1)
+    is_kept, decayed = soft_nms(boxes, categories, scores, 0.5, 0.0001, 1)
     expected = reference_soft(boxes.tolist(), categories, scores.tolist(), 0.5, 0.0001)
     assert is_kept.all()
     assert decayed.tolist() == pytest.approx([0.5, 0.5, expected[2]])
@@ -316,8 +316,8 @@ def test_batches_cover_all_boxes_and_foresee_the_candidates_they_meet(scene, at_
 def test_many_boxes_on_one_spot_take_no_more_pairs_than_fit():
     boxes = np.tile([10.0, 10.0, 20.0, 20.0], (20_000, 1))
     one_class, scores = np.zeros(len(boxes), dtype=int), np.linspace(1, 0.5, len(boxes))
-    assert np.flatnonzero(hard_suppression(boxes, one_class, 0.75) == np.arange(len(boxes))).tolist() == [0]
-    assert np.flatnonzero(soft_suppression(boxes, one_class, scores, 0.1, 0.0001)[0]).tolist() == [0]
+    assert np.flatnonzero(nms(boxes, one_class, 0.75) == np.arange(len(boxes))).tolist() == [0]
+    assert np.flatnonzero(soft_nms(boxes, one_class, scores, 0.1, 0.0001)[0]).tolist() == [0]
 
 
 # --- order ---

@@ -8,7 +8,7 @@ import threading
 
 import pytest
 
-from aws.osml.model_runner.health import MAX_AGE_S, HealthFile, HealthReport, is_process_alive, read_health
+from aws.osml.model_runner.worker.health import MAX_AGE_S, HealthFile, HealthReport, is_process_alive, read_health
 
 
 class Clock:

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from aws.osml.model_runner.api import ImageRequest, ModelInvokeMode, job_id_of, parse_image_request_message
 from aws.osml.model_runner.api.exceptions import InvalidImageRequestException
 from aws.osml.model_runner.api.image_url import public_url
-from aws.osml.model_runner.api.region_request import RegionRequest
-from aws.osml.model_runner.common.mr_post_processing import (
+from aws.osml.model_runner.api.post_processing import (
     FeatureDistillationNMS,
     FeatureDistillationNone,
     FeatureDistillationSeam,
     FeatureDistillationSoftNMS,
     MRPostProcessing,
 )
+from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats
 from aws.osml.model_runner.database.job_table import JobItem, request_row
 from examples import examples

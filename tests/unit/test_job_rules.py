@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws.osml.model_runner.common.typing import RequestStatus
-from aws.osml.model_runner.job_rules import (
+from aws.osml.model_runner.common.job_rules import (
     aggregation_wait_s,
     image_status,
     is_poison,
@@ -15,6 +14,7 @@ from aws.osml.model_runner.job_rules import (
     region_wait_s,
     silence_s,
 )
+from aws.osml.model_runner.common.typing import RequestStatus
 
 SUCCESS, PARTIAL, FAILED = RequestStatus.SUCCESS, RequestStatus.PARTIAL, RequestStatus.FAILED
 COUNTS = st.integers(0, 10_000)

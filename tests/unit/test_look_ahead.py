@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws.osml.model_runner.database.scheduling_turns import Notice
-from aws.osml.model_runner.scheduler.decision import Lane
+from aws.osml.model_runner.database.scheduler_lock import SchedulerState
 from aws.osml.model_runner.scheduler.look_ahead import (
     MOST_WAITING,
     LookAhead,
@@ -14,6 +13,7 @@ from aws.osml.model_runner.scheduler.look_ahead import (
     room_of_an_endpoint,
     waiting_by_endpoint,
 )
+from aws.osml.model_runner.scheduler.policy import Lane
 
 DEAD, IDLE = Lane("dead"), Lane("idle")
 
@@ -22,9 +22,9 @@ DEAD, IDLE = Lane("dead"), Lane("idle")
 class Turns:
     """What the last turn left."""
 
-    left: Notice = field(default_factory=Notice)
+    left: SchedulerState = field(default_factory=SchedulerState)
 
-    def notice(self) -> Notice:
+    def notice(self) -> SchedulerState:
         return self.left
 
 
@@ -52,11 +52,11 @@ def test_a_message_of_600_images_shuts_its_own_endpoint_only():
 def test_all_workers_learn_what_waits_where_and_a_variant_is_its_endpoint():
     waiting = waiting_by_endpoint([Lane("dead", "blue")] * 400 + [Lane("dead", account="1")])
     assert waiting == {endpoint_key(DEAD): 400, endpoint_key(Lane("dead", account="1")): 1}
-    ahead = look_ahead(Turns(Notice(waiting=401, waiting_for=waiting)))
+    ahead = look_ahead(Turns(SchedulerState(waiting=401, waiting_for=waiting)))
     assert not ahead.take(Lane("dead", "green"), 1)
     assert ahead.take(Lane("dead", account="1"), 1)
 
 
 def test_beyond_what_a_turn_can_read_nothing_is_received():
-    assert look_ahead(Turns(Notice(waiting=MOST_WAITING))).is_full()
-    assert not look_ahead(Turns(Notice(waiting=MOST_WAITING - 1))).is_full()
+    assert look_ahead(Turns(SchedulerState(waiting=MOST_WAITING))).is_full()
+    assert not look_ahead(Turns(SchedulerState(waiting=MOST_WAITING - 1))).is_full()

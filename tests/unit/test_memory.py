@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from aws.osml.model_runner.common.memory import give_memory_back, keep_freed_memory, memory_limit_bytes
+from aws.osml.model_runner.common.memory import memory_limit_bytes, trim_heap, tune_malloc
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
@@ -41,7 +41,7 @@ def faults_of_tiles() -> int:
 
 
 def faults_with_kept_memory() -> int:
-    keep_freed_memory()
+    tune_malloc()
     return faults_of_tiles()
 
 
@@ -62,6 +62,6 @@ def test_freed_memory_goes_back_to_the_system():
     last = blocks.pop()
     blocks.clear()
     held = psutil.Process().memory_info().rss
-    give_memory_back()
+    trim_heap()
     assert psutil.Process().memory_info().rss < held - 30_000_000
     assert len(last) == 50_000

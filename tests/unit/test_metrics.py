@@ -6,7 +6,7 @@ import pytest
 from aws_embedded_metrics.config import get_config
 from aws_embedded_metrics.environment import environment_detector
 
-from aws.osml.model_runner.metrics import (
+from aws.osml.model_runner.telemetry.metrics import (
     COUNT,
     LOG_GROUP_NAME,
     MILLISECONDS,

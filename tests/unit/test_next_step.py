@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from aws.osml.model_runner.api.image_request import ImageRequest
-from aws.osml.model_runner.app_config import ServiceConfig
-from aws.osml.model_runner.database.job_ledger import OpenJob
+from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.job_table import JobItem
-from aws.osml.model_runner.job_sweeper import NextStep, next_step
+from aws.osml.model_runner.database.outstanding_jobs_table import OpenJob
+from aws.osml.model_runner.worker.sweeper import NextStep, next_step
 
 LEASE_S = 60.0
 DEADLINE_S = 86_400.0

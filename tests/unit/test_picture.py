@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aws.osml.model_runner.local.picture import BAND_PX, INSET_PX, MARGIN_PX, OUTLINE, PICTURE_PX, draw_picture
+from aws.osml.model_runner.local.demo.picture import BAND_PX, INSET_PX, MARGIN_PX, OUTLINE, PICTURE_PX, draw_picture
 
 
 def feature(left, top, width=40, height=20):

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database.feature_table import TileOutcome
 from aws.osml.model_runner.exceptions import (
-    BadModelAnswerError,
+    BadModelResponseError,
     InvalidAssumedRoleException,
     LoadImageException,
     ModelBackPressureError,
@@ -25,11 +25,12 @@ from aws.osml.model_runner.exceptions import (
     TileEncodingError,
 )
 from aws.osml.model_runner.inference.call_limit import CallLimit
+from aws.osml.model_runner.pipeline.pipeline import BAD_RESPONSE, INTERNAL_ERROR, TILE_ENCODING, TilePipeline
+from aws.osml.model_runner.pipeline.queue_shares import QueueShares
+from aws.osml.model_runner.pipeline.region_run import RegionProgress
 from aws.osml.model_runner.raster.exceptions import ImageUnreachableError
-from aws.osml.model_runner.tile_worker.pipeline import BAD_RESPONSE, INTERNAL_ERROR, TILE_ENCODING, TilePipeline
-from aws.osml.model_runner.tile_worker.queue_shares import QueueShares
-from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile
 from aws.osml.model_runner.tile_worker.thread_shares import ThreadShares
+from aws.osml.model_runner.tiling.strategy import Tile
 from worker_process import eventually
 
 WAIT_S = 5.0
@@ -121,8 +122,8 @@ def tiles(count: int) -> list[Tile]:
     return [Tile(index, ImageRegion.of(((0, 512 * index), (512, 512)))) for index in range(count)]
 
 
-def new_run(**options: Any) -> RegionRun:
-    return RegionRun(time.monotonic, **options)
+def new_run(**options: Any) -> RegionProgress:
+    return RegionProgress(time.monotonic, **options)
 
 
 def in_thread(function: Callable[..., object], *arguments: object) -> Callable[[], None]:
@@ -137,7 +138,7 @@ def in_thread(function: Callable[..., object], *arguments: object) -> Callable[[
     return ended
 
 
-def run_tiles(pipeline: TilePipeline, run: RegionRun, steps: FakeSteps, count: int) -> None:
+def run_tiles(pipeline: TilePipeline, run: RegionProgress, steps: FakeSteps, count: int) -> None:
     in_thread(pipeline.run, run, steps, tiles(count))()
 
 
@@ -270,7 +271,7 @@ def test_an_endpoint_or_a_store_that_never_responds_leaves_threads_to_others(sta
 
 
 def test_another_region_may_come_while_the_tiles_of_one_wait_for_its_endpoint(pipeline, monkeypatch):
-    monkeypatch.setattr("aws.osml.model_runner.tile_worker.pipeline._WAITS_BEFORE_NEXT", 1)
+    monkeypatch.setattr("aws.osml.model_runner.pipeline.pipeline._WAITS_BEFORE_NEXT", 1)
     steps, run, is_cut = FakeSteps(), new_run(), threading.Event()
     steps.limit = CallLimit(1)
     assert steps.limit.try_enter()
@@ -416,7 +417,7 @@ def test_an_image_that_cannot_be_read_stops_the_run_and_fails_no_tile(pipeline, 
     [
         ("cut", TileEncodingError("cannot hold 7 bands"), TILE_ENCODING),
         ("detect", ModelTileError("refused", "MODEL_4XX"), "MODEL_4XX"),
-        ("locate", BadModelAnswerError("no collection"), BAD_RESPONSE),
+        ("locate", BadModelResponseError("no collection"), BAD_RESPONSE),
         ("cut", KeyError("unforeseen"), INTERNAL_ERROR),
         ("detect", KeyError("unforeseen"), INTERNAL_ERROR),
         ("locate", KeyError("unforeseen"), INTERNAL_ERROR),
@@ -496,7 +497,7 @@ class Clock:
 
 def test_a_tile_that_waits_for_its_endpoint_does_not_count_as_a_hang(pipeline):
     clock, began = Clock(), threading.Event()
-    run, steps = RegionRun(clock), FakeSteps(detect=lambda tile: began.set())
+    run, steps = RegionProgress(clock), FakeSteps(detect=lambda tile: began.set())
     steps.limit = CallLimit(1)
     assert steps.limit.try_enter()
     with run.waiting():
@@ -522,7 +523,7 @@ def test_a_step_that_hangs_shows_and_one_that_shows_life_does_not(pipeline, step
             in_step.set()
             release.wait(WAIT_S)
 
-    run, steps = RegionRun(clock), FakeSteps(**{step: hang})
+    run, steps = RegionProgress(clock), FakeSteps(**{step: hang})
     with run.waiting():
         ended = in_thread(pipeline.run, run, steps, tiles(4))
         assert in_step.wait(WAIT_S)
@@ -540,7 +541,7 @@ def test_a_tile_whose_thread_ended_counts_as_a_hang():
     clock = Clock()
     pipeline = TilePipeline(cutters=1, callers=1, storers=1, max_encoded_bytes=1000)
     pipeline.start()
-    run, steps = RegionRun(clock), FakeSteps(cut=only(0, SystemExit()))  # type: ignore[arg-type]
+    run, steps = RegionProgress(clock), FakeSteps(cut=only(0, SystemExit()))  # type: ignore[arg-type]
     with run.waiting():
         ended = in_thread(pipeline.run, run, steps, tiles(1))
         pipeline._threads[0].join(WAIT_S)

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator
 import pytest
 import structlog
 
-from aws.osml.model_runner import queue_consumer
 from aws.osml.model_runner.queue.exceptions import QueueError
 from aws.osml.model_runner.queue.request_queue import QueueMessage
-from aws.osml.model_runner.queue_consumer import QueueConsumer
+from aws.osml.model_runner.worker import consumer as queue_consumer
+from aws.osml.model_runner.worker.consumer import QueueConsumer
 
 WAIT_S = 5.0
 

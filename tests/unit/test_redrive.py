@@ -2,9 +2,9 @@
 
 import pytest
 
+from aws.osml.model_runner.common.job_rules import TILE_MARGIN_S, needs_outputs_only
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
-from aws.osml.model_runner.job_rules import TILE_MARGIN_S, needs_outputs_only
-from aws.osml.model_runner.redrive import redirected, s3_place
+from aws.osml.model_runner.jobs.redrive import redirected, s3_place
 
 STREAM = {"type": "Kinesis", "stream": "s"}
 MISSING = {"type": "S3", "bucket": "missing", "prefix": "p", "format": "GEOPARQUET", "role": "arn:aws:iam::1:role/w"}

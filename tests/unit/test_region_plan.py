@@ -9,11 +9,7 @@ from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, Ima
 from aws.osml.model_runner.exceptions import LoadImageException
 from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy, VariableTileTilingStrategy
-from aws.osml.model_runner.tile_worker.region_plan import (
-    RegionPlanner,
-    processing_bounds,
-    region_id_of,
-)
+from aws.osml.model_runner.tiling.region_plan import TilePlanner, processing_bounds, region_id_of
 
 VO, VT = VariableOverlapTilingStrategy(), VariableTileTilingStrategy()
 STRATEGIES = pytest.mark.parametrize("strategy", [VO, VT], ids=["variable-overlap", "variable-tile"])
@@ -44,7 +40,7 @@ def test_bounds_of_the_whole_image():
 
 
 @pytest.mark.parametrize(
-    ("interest", "bounds"),
+    ("roi", "bounds"),
     [
         (shapely.box(100, 200, 300, 250), ((200, 100), (200, 50))),
         (shapely.box(100.2, 200.9, 300.1, 250.5), ((200, 100), (201, 51))),
@@ -55,12 +51,12 @@ def test_bounds_of_the_whole_image():
         (shapely.union(shapely.box(0, 0, 10, 10), shapely.box(90, 90, 100, 100)), ((0, 0), (100, 100))),
     ],
 )
-def test_bounds_are_the_smallest_rectangle_of_whole_pixels_around_the_interest(interest, bounds):
-    assert processing_bounds(1200, 900, interest) == bounds
+def test_bounds_are_the_smallest_rectangle_of_whole_pixels_around_the_interest(roi, bounds):
+    assert processing_bounds(1200, 900, roi) == bounds
 
 
 @pytest.mark.parametrize(
-    "interest",
+    "roi",
     [
         shapely.box(1200, 0, 1300, 900),
         shapely.box(-100, -100, -1, -1),
@@ -70,20 +66,20 @@ def test_bounds_are_the_smallest_rectangle_of_whole_pixels_around_the_interest(i
     ],
     ids=["beside", "before", "touching", "corner", "empty"],
 )
-def test_an_interest_off_the_image_is_refused(interest):
+def test_an_interest_off_the_image_is_refused(roi):
     with pytest.raises(LoadImageException, match="does not touch"):
-        processing_bounds(1200, 900, interest)
+        processing_bounds(1200, 900, roi)
 
 
 @given(x0=st.floats(-200, 1300), y0=st.floats(-200, 1000), width=st.floats(0.5, 1500), height=st.floats(0.5, 1500))
 def test_bounds_lie_in_the_image_and_cover_what_it_shares_with_the_interest(x0, y0, width, height):
-    interest = shapely.box(x0, y0, x0 + width, y0 + height)
-    shared = shapely.intersection(interest, shapely.box(0, 0, 1200, 900))
+    roi = shapely.box(x0, y0, x0 + width, y0 + height)
+    shared = shapely.intersection(roi, shapely.box(0, 0, 1200, 900))
     if shared.area == 0:
         with pytest.raises(LoadImageException):
-            processing_bounds(1200, 900, interest)
+            processing_bounds(1200, 900, roi)
         return
-    bounds = processing_bounds(1200, 900, interest)
+    bounds = processing_bounds(1200, 900, roi)
     left, top = bounds.origin.col, bounds.origin.row
     assert left >= 0
     assert top >= 0
@@ -97,7 +93,7 @@ def test_bounds_lie_in_the_image_and_cover_what_it_shares_with_the_interest(x0, 
 @STRATEGIES
 def test_without_an_interest_every_tile_of_the_strategy_is_wanted(strategy):
     bounds = region(0, 0, 1200, 900)
-    planner = RegionPlanner(strategy, square(256), square(32))
+    planner = TilePlanner(strategy, square(256), square(32))
     regions = planner.regions(bounds, square(600))
     assert regions == strategy.compute_regions(bounds, square(600), square(256), square(32))
     for one in regions:
@@ -109,10 +105,10 @@ def test_without_an_interest_every_tile_of_the_strategy_is_wanted(strategy):
 @STRATEGIES
 def test_tiles_in_a_hole_of_the_interest_are_left_out_and_the_others_keep_their_number(strategy):
     hole = [(300, 300), (900, 300), (900, 900), (300, 900)]
-    interest = shapely.Polygon([(0, 0), (1200, 0), (1200, 1200), (0, 1200)], holes=[hole])
+    roi = shapely.Polygon([(0, 0), (1200, 0), (1200, 1200), (0, 1200)], holes=[hole])
     whole = region(0, 0, 1200, 1200)
-    all_tiles = RegionPlanner(strategy, square(200), square(0)).tiles(whole)
-    tiles = RegionPlanner(strategy, square(200), square(0), interest).tiles(whole)
+    all_tiles = TilePlanner(strategy, square(200), square(0)).tiles(whole)
+    tiles = TilePlanner(strategy, square(200), square(0), roi).tiles(whole)
     assert 0 < len(tiles) < len(all_tiles)
     assert set(tiles) <= set(all_tiles)
     for tile in set(all_tiles) - set(tiles):
@@ -123,27 +119,27 @@ def test_tiles_in_a_hole_of_the_interest_are_left_out_and_the_others_keep_their_
 
 @STRATEGIES
 def test_regions_that_lie_in_a_hole_are_left_out(strategy):
-    interest = shapely.union(shapely.box(0, 0, 100, 100), shapely.box(1100, 1100, 1200, 1200))
-    planner = RegionPlanner(strategy, square(200), square(0), interest)
+    roi = shapely.union(shapely.box(0, 0, 100, 100), shapely.box(1100, 1100, 1200, 1200))
+    planner = TilePlanner(strategy, square(200), square(0), roi)
     regions = planner.regions(region(0, 0, 1200, 1200), square(400))
     assert [tuple(one.origin) for one in regions] == [(0, 0), (800, 800)]
     assert all(planner.tiles(one) for one in regions)
 
 
 def test_a_tile_that_only_touches_the_interest_is_not_wanted():
-    planner = RegionPlanner(VO, square(100), square(0), shapely.box(0, 0, 100, 100))
+    planner = TilePlanner(VO, square(100), square(0), shapely.box(0, 0, 100, 100))
     assert [tile.index for tile in planner.tiles(region(0, 0, 200, 200))] == [0]
 
 
 @STRATEGIES
 @given(x=st.floats(0, 1000), y=st.floats(0, 800), side=st.floats(1, 600))
 def test_every_pixel_of_the_interest_is_in_a_tile(strategy, x, y, side):
-    interest = shapely.intersection(shapely.box(x, y, x + side, y + side), shapely.box(0, 0, 1200, 900))
-    bounds = processing_bounds(1200, 900, interest)
-    planner = RegionPlanner(strategy, square(256), square(32), interest)
+    roi = shapely.intersection(shapely.box(x, y, x + side, y + side), shapely.box(0, 0, 1200, 900))
+    bounds = processing_bounds(1200, 900, roi)
+    planner = TilePlanner(strategy, square(256), square(32), roi)
     tiles = [tile.bounds for one in planner.regions(bounds, square(600)) for tile in planner.tiles(one)]
     cover = shapely.union_all([shapely.box(t.origin.col, t.origin.row, t.right, t.bottom) for t in tiles])
-    assert shapely.difference(interest, cover).area == pytest.approx(0, abs=1e-6)
+    assert shapely.difference(roi, cover).area == pytest.approx(0, abs=1e-6)
 
 
 @STRATEGIES
@@ -159,7 +155,7 @@ def test_every_pixel_of_the_interest_is_in_a_tile(strategy, x, y, side):
 def test_rows_hold_every_tile_once_and_the_spans_are_those_of_all_tiles(
     strategy, x, y, width, height, tile_px, overlap_px, region_px
 ):
-    planner = RegionPlanner(strategy, square(tile_px), square(overlap_px))
+    planner = TilePlanner(strategy, square(tile_px), square(overlap_px))
     bounds = region(y, x, width, height)
     in_order = [(one, tile) for one in planner.regions(bounds, square(region_px)) for tile in planner.tiles(one)]
     rows = list(planner.rows(bounds, square(region_px)))
@@ -182,7 +178,7 @@ def test_rows_hold_every_tile_once_and_the_spans_are_those_of_all_tiles(
     region_px=st.integers(16, 700),
 )
 def test_the_size_of_a_plan_is_known_before_it_is_made(strategy, width, height, tile_px, overlap_px, region_px):
-    planner = RegionPlanner(strategy, square(tile_px), ImageDimensions(overlap_px, overlap_px))
+    planner = TilePlanner(strategy, square(tile_px), ImageDimensions(overlap_px, overlap_px))
     bounds = region(7, 5, width, height)
     size = planner.size(bounds, square(region_px))
     counts = [len(planner.tiles(part)) for part in planner.regions(bounds, square(region_px))]
@@ -194,12 +190,12 @@ def test_the_size_of_a_plan_is_known_before_it_is_made(strategy, width, height, 
     width=st.integers(1, 600), height=st.integers(1, 600), tile_px=st.integers(16, 99), overlap_px=st.integers(0, 15)
 )
 def test_no_plan_has_fewer_tiles_than_are_certain(strategy, width, height, tile_px, overlap_px):
-    planner = RegionPlanner(strategy, square(tile_px), square(overlap_px))
+    planner = TilePlanner(strategy, square(tile_px), square(overlap_px))
     bounds = region(7, 5, width, height)
     least = planner.least_tiles(bounds)
     assert 1 <= least <= planner.size(bounds, square(200)).tiles
 
 
 def test_an_endless_plan_is_known_at_once():
-    planner = RegionPlanner(VO, square(16), square(15))
+    planner = TilePlanner(VO, square(16), square(15))
     assert planner.least_tiles(region(0, 0, 2**20, 900_000)) == (2**20 - 15) * (900_000 - 15)

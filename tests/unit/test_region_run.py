@@ -5,8 +5,9 @@ import threading
 import pytest
 
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
-from aws.osml.model_runner.tile_worker import region_run
-from aws.osml.model_runner.tile_worker.region_run import RegionRun, Tile
+from aws.osml.model_runner.pipeline import region_run
+from aws.osml.model_runner.pipeline.region_run import RegionProgress
+from aws.osml.model_runner.tiling.strategy import Tile
 
 WAIT_S = 5.0
 
@@ -23,7 +24,7 @@ def tile(index: int) -> Tile:
 
 
 def test_outcomes_are_kept_by_the_tiles_place_in_the_plan():
-    run = RegionRun(Clock())
+    run = RegionProgress(Clock())
     for index, state in ((3, TileState.SUCCEEDED), (1, TileState.FAILED)):
         assert run.enter()
         run.leave(tile(index), state)
@@ -32,7 +33,7 @@ def test_outcomes_are_kept_by_the_tiles_place_in_the_plan():
 
 
 def test_a_tile_that_came_to_no_end_has_no_outcome():
-    run = RegionRun(Clock())
+    run = RegionProgress(Clock())
     run.enter()
     run.leave(tile(0), None)
     assert run.outcomes == {}
@@ -40,7 +41,7 @@ def test_a_tile_that_came_to_no_end_has_no_outcome():
 
 
 def test_wait_returns_when_the_last_tile_is_out():
-    run = RegionRun(Clock())
+    run = RegionProgress(Clock())
     run.enter()
     run.enter()
     waiting = threading.Thread(target=run.wait, daemon=True)
@@ -55,7 +56,7 @@ def test_wait_returns_when_the_last_tile_is_out():
 
 def test_life_is_that_of_the_thread_that_gave_no_sign_for_longest():
     clock = Clock()
-    run = RegionRun(clock)
+    run = RegionProgress(clock)
     for seconds, index in ((5.0, 0), (7.0, 1)):
         clock.now_s = 100.0 + seconds
         run.begin_step(tile(index))
@@ -71,7 +72,7 @@ def test_life_is_that_of_the_thread_that_gave_no_sign_for_longest():
 
 def test_tiles_that_wait_in_a_queue_count_as_no_hang():
     clock = Clock()
-    run = RegionRun(clock)
+    run = RegionProgress(clock)
     with run.waiting():
         for _ in range(3):
             run.enter()
@@ -91,7 +92,7 @@ def test_tiles_that_wait_in_a_queue_count_as_no_hang():
 
 def test_progress_is_told_once_and_only_by_a_tile_that_ended():
     told: list[int] = []
-    run = RegionRun(Clock(), on_progress=lambda: told.append(len(run.outcomes)))
+    run = RegionProgress(Clock(), on_progress=lambda: told.append(len(run.outcomes)))
     run.enter()
     run.leave(tile(0), None)
     assert told == []
@@ -102,7 +103,7 @@ def test_progress_is_told_once_and_only_by_a_tile_that_ended():
 
 
 def test_a_stopped_run_lets_no_tile_in_and_keeps_the_first_reason():
-    run = RegionRun(Clock())
+    run = RegionProgress(Clock())
     assert run.stopped_by is None
     assert not run.is_stopped
     first, second = ValueError("first"), ValueError("second")
@@ -118,7 +119,7 @@ def test_a_stopped_run_lets_no_tile_in_and_keeps_the_first_reason():
 
 def test_stopping_the_process_stops_every_run():
     stopping = threading.Event()
-    runs = [RegionRun(Clock(), stopping=stopping) for _ in range(2)]
+    runs = [RegionProgress(Clock(), stopping=stopping) for _ in range(2)]
     assert all(run.enter() for run in runs)
     stopping.set()
     assert [run.enter() for run in runs] == [False, False]
@@ -127,7 +128,7 @@ def test_stopping_the_process_stops_every_run():
 
 def test_past_the_deadline_no_tile_is_begun():
     clock = Clock()
-    run = RegionRun(clock, deadline=160.0)
+    run = RegionProgress(clock, deadline=160.0)
     clock.now_s = 160.0
     assert (run.is_late(), run.is_stopped, run.enter()) == (False, False, True)
     clock.now_s = 160.1
@@ -140,7 +141,7 @@ def test_past_the_deadline_no_tile_is_begun():
 def test_a_process_that_stops_does_not_wait_for_a_tile_for_ever(monkeypatch):
     monkeypatch.setattr(region_run, "_STOP_POLL_S", 0.005)
     stopping = threading.Event()
-    run = RegionRun(Clock(), stopping=stopping, stop_grace_s=0.02)
+    run = RegionProgress(Clock(), stopping=stopping, stop_grace_s=0.02)
     run.enter()
     waiting = threading.Thread(target=run.wait, daemon=True)
     waiting.start()
@@ -154,7 +155,7 @@ def test_a_process_that_stops_does_not_wait_for_a_tile_for_ever(monkeypatch):
 def test_a_process_that_stops_waits_a_while_for_the_tiles_in_flight(monkeypatch):
     monkeypatch.setattr(region_run, "_STOP_POLL_S", 0.005)
     stopping = threading.Event()
-    run = RegionRun(Clock(), stopping=stopping, stop_grace_s=WAIT_S)
+    run = RegionProgress(Clock(), stopping=stopping, stop_grace_s=WAIT_S)
     run.enter()
     stopping.set()
     waiting = threading.Thread(target=run.wait, daemon=True)
@@ -167,7 +168,7 @@ def test_a_process_that_stops_waits_a_while_for_the_tiles_in_flight(monkeypatch)
 
 
 def test_results_are_needed_until_the_region_is_lost():
-    run = RegionRun(Clock())
+    run = RegionProgress(Clock())
     run.stop(ValueError("the endpoint refuses"))
     assert run.may_store, "what the model answered before is stored"
     run.lose()
@@ -177,7 +178,7 @@ def test_results_are_needed_until_the_region_is_lost():
 def test_results_are_needed_until_the_process_waits_no_longer(monkeypatch):
     monkeypatch.setattr(region_run, "_STOP_POLL_S", 0.005)
     stopping = threading.Event()
-    late, in_time = (RegionRun(Clock(), stopping=stopping, stop_grace_s=0.02) for _ in range(2))
+    late, in_time = (RegionProgress(Clock(), stopping=stopping, stop_grace_s=0.02) for _ in range(2))
     late.enter()
     stopping.set()
     assert late.may_store
@@ -188,17 +189,17 @@ def test_results_are_needed_until_the_process_waits_no_longer(monkeypatch):
 
 def test_log_fields_are_the_runs_own():
     fields = {"job_id": "j"}
-    run = RegionRun(Clock(), fields)
+    run = RegionProgress(Clock(), fields)
     fields["job_id"] = "other"
     assert run.log_fields == {"job_id": "j"}
-    assert RegionRun(Clock()).log_fields == {}
+    assert RegionProgress(Clock()).log_fields == {}
 
 
 def test_an_error_while_progress_is_told_leaves_the_tile_counted_in():
     def refuse() -> None:
         raise RuntimeError("no table")
 
-    run = RegionRun(Clock(), on_progress=refuse)
+    run = RegionProgress(Clock(), on_progress=refuse)
     run.enter()
     with pytest.raises(RuntimeError):
         run.leave(tile(0), TileState.SUCCEEDED)

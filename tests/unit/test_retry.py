@@ -23,7 +23,7 @@ from aws.osml.model_runner.inference.retry import (
     ALONE_POLICY,
     DEFAULT_POLICY,
     Action,
-    ModelAnswer,
+    ModelResponse,
     RetryBudget,
     decide,
     invoke_with_retries,
@@ -154,7 +154,9 @@ class ScriptedModel:
         self.refreshes += 1
 
 
-def call(model: ScriptedModel, budget: RetryBudget | None = None, **options: object) -> tuple[ModelAnswer, list[float]]:
+def call(
+    model: ScriptedModel, budget: RetryBudget | None = None, **options: object
+) -> tuple[ModelResponse, list[float]]:
     waits: list[float] = []
     answer = invoke_with_retries(
         model, b"tile", sleep=waits.append, rng=random.Random(5), budget=budget or RetryBudget(), **options
@@ -165,14 +167,14 @@ def call(model: ScriptedModel, budget: RetryBudget | None = None, **options: obj
 def test_an_answer_counts_the_failures_before_it() -> None:
     model = ScriptedModel(error(C.THROTTLE), error(C.TRANSIENT), b"answer")
     answer, waits = call(model)
-    assert answer == ModelAnswer(b"answer", 2)
+    assert answer == ModelResponse(b"answer", 2)
     assert len(waits) == 2
 
 
 def test_a_tile_does_not_fail_for_one_crash_after_refusals() -> None:
     refusals, crash = [error(C.THROTTLE), error(C.TRANSIENT), error(C.THROTTLE)], error(C.SUSPICIOUS)
     answer, _ = call(ScriptedModel(*refusals, crash, crash, b"answer"))
-    assert answer == ModelAnswer(b"answer", 5)
+    assert answer == ModelResponse(b"answer", 5)
     with pytest.raises(ModelTileError):
         call(ScriptedModel(*refusals, crash, crash, crash, b"answer"))
     with pytest.raises(ModelBackPressureError):

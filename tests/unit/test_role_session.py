@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws.osml.model_runner.common.role_session import (
+from aws.osml.model_runner.aws.role_session import (
     RoleSession,
     calling_session,
     describing_session,

@@ -9,7 +9,7 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws.osml.model_runner.common.mr_post_processing import (
+from aws.osml.model_runner.api.post_processing import (
     FeatureDistillationNMS,
     FeatureDistillationNone,
     FeatureDistillationSeam,
@@ -19,10 +19,10 @@ from aws.osml.model_runner.common.mr_post_processing import (
 from aws.osml.model_runner.features import crowding
 from aws.osml.model_runner.features.box_pairs import BoxPairs
 from aws.osml.model_runner.features.feature_columns import Kind
+from aws.osml.model_runner.features.nms import soft_nms
 from aws.osml.model_runner.features.row_selection import RowSelection
 from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
 from aws.osml.model_runner.features.selection import compared, select
-from aws.osml.model_runner.features.suppression import soft_suppression
 from aws.osml.model_runner.features.tile_spans import TileSpans
 from aws.osml.model_runner.features.tiled_features import TiledFeatures
 from examples import examples
@@ -213,9 +213,9 @@ def test_pairs_that_a_soft_suppression_does_not_keep_are_found_again():
     boxes = np.hstack([low, low + rng.uniform(5, 30, (300, 2))])
     scores = np.sort(rng.uniform(0, 1, 300))[::-1]
     arguments = boxes, np.zeros(300, np.intp), scores, 0.5, 0.05, 500
-    expected = soft_suppression(*arguments)
+    expected = soft_nms(*arguments)
     for most_kept in (0, 1000):
-        np.testing.assert_array_equal(soft_suppression(*arguments, most_kept=most_kept), expected)
+        np.testing.assert_array_equal(soft_nms(*arguments, most_kept=most_kept), expected)
 
 
 def column_of(boxes):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from aws.osml.model_runner.local.scene import GEOTRANSFORM, generate_scene
-from aws.osml.model_runner.local.ships import BOAT, FERRY, FREIGHTER, Ship, draw_ship
-from aws.osml.model_runner.local.texture import Wave, periodic_noise, stretch_rows, tile_rows, wave_rows
+from aws.osml.model_runner.local.demo.scene import GEOTRANSFORM, generate_scene
+from aws.osml.model_runner.local.demo.ships import BOAT, FERRY, FREIGHTER, Ship, draw_ship
+from aws.osml.model_runner.local.demo.texture import Wave, periodic_noise, stretch_rows, tile_rows, wave_rows
 
 SIZE = 2400
 

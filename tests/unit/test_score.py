@@ -5,8 +5,8 @@ import dataclasses
 import pyproj
 import pytest
 
-from aws.osml.model_runner.local.scene import EPSG, generate_scene
-from aws.osml.model_runner.local.score import Score, score_features
+from aws.osml.model_runner.local.demo.scene import EPSG, generate_scene
+from aws.osml.model_runner.local.demo.score import Score, score_features
 
 
 @pytest.fixture(scope="module")

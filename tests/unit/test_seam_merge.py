@@ -7,12 +7,12 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationSeam as Seam
-from aws.osml.model_runner.common.mr_post_processing import OverlapMetric, SeamMerge
+from aws.osml.model_runner.api.post_processing import FeatureDistillationSeam as Seam
+from aws.osml.model_runner.api.post_processing import OverlapMetric, SeamMerge
 from aws.osml.model_runner.features import seam_merge, seam_overlap
 from aws.osml.model_runner.features.feature_columns import Kind
 from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
-from aws.osml.model_runner.features.seam_merge import absorbers, default_distance_px
+from aws.osml.model_runner.features.seam_merge import default_distance_px, suppressors
 from aws.osml.model_runner.features.tile_spans import TileSpans
 from aws.osml.model_runner.features.tiled_features import TiledFeatures, comparable
 from examples import examples
@@ -53,7 +53,7 @@ def merged(everything, options=SEAM, tiles=TILES, **arguments):
         np.array(tiles, dtype=np.float64),
         lambda indices: shapes[indices],
     )
-    return absorbers(features, options, **arguments).tolist()
+    return suppressors(features, options, **arguments).tolist()
 
 
 def box(tile, *bounds, score=0.5, category=0):
@@ -220,7 +220,7 @@ def test_what_has_no_place_stays():
         np.array(TILES, float),
         lambda indices: np.empty(len(indices), object),
     )
-    assert absorbers(features, Seam()).tolist() == [0, 1]
+    assert suppressors(features, Seam()).tolist() == [0, 1]
 
 
 # --- equal to the plain version, whatever is seen ---
@@ -282,7 +282,7 @@ def test_arrays_come_to_what_the_plain_version_comes_to(seen, options, at_once, 
     distance_px = options.distance_px or 20 / 16
     with mock.patch.object(seam_merge, "MOST_LINKS", most_links):
         found = merged(seen, options, pairs_at_once=at_once)
-    assert found == plain.absorbers(seen, TILES, options, distance_px)
+    assert found == plain.suppressors(seen, TILES, options, distance_px)
 
 
 def test_both_versions_mean_the_same_edge():

@@ -4,9 +4,9 @@ import json
 
 from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.database.job_table import JobItem
-from aws.osml.model_runner.image_completion import end_message
+from aws.osml.model_runner.database.tile_problems import TileProblems
+from aws.osml.model_runner.jobs.completion import end_message
 from aws.osml.model_runner.status.safe_text import MAX_CHARACTERS
-from aws.osml.model_runner.tile_problems import TileProblems
 
 
 def job(**counts: object) -> JobItem:
@@ -70,6 +70,6 @@ def test_the_text_is_short_and_holds_no_secret():
 
 
 def test_a_regions_failures_are_counted_from_its_tiles_rows():
-    rows = [{"tile_index": 0}, {"error_code": "SEALED"}, {"error_code": "SEALED", "error_reason": "too late"}]
+    rows = [{"tile_index": 0}, {"error_code": "ABANDONED"}, {"error_code": "ABANDONED", "error_reason": "too late"}]
     problems = TileProblems.of_tiles(rows)
-    assert problems.reasons(3, 2) == ["2 of 3 tiles failed: SEALED 2; for example SEALED: too late"]
+    assert problems.reasons(3, 2) == ["2 of 3 tiles failed: ABANDONED 2; for example ABANDONED: too late"]

@@ -4,7 +4,7 @@ import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws.osml.model_runner.common.mr_post_processing import (
+from aws.osml.model_runner.api.post_processing import (
     FeatureDistillationNMS,
     FeatureDistillationSeam,
     FeatureDistillationSoftNMS,

@@ -17,7 +17,7 @@
     │   └── TileEncodingError
     ├── ModelError                               what the endpoint did to one tile
     │   ├── ModelCallError                       carries a code of "Errors" in docs/reference/model-contract.md
-    │   ├── BadModelAnswerError                  the answer is no feature collection
+    │   ├── BadModelResponseError                  the answer is no feature collection
     │   ├── ModelJobError                (again) no tile of the job can be answered for now; see ``inference``
     │   ├── ModelBackPressureError       (again) the endpoint refuses for now: give the region back
     │   └── ModelTileError                       this tile fails, the image goes on
@@ -167,7 +167,7 @@ class ModelCallError(ModelError):
         self.retry_after_s = retry_after_s
 
 
-class BadModelAnswerError(ModelError):
+class BadModelResponseError(ModelError):
     """The endpoint answered with success, and with something that is no feature collection."""
 
 

@@ -14,12 +14,13 @@ from .api.image_request import ImageRequest
 from .api.inference import VALID_MODEL_HOSTING_OPTIONS
 from .api.region_of_interest import parse_roi
 from .api.region_request import RegionName, RegionRequest
-from .app_config import ServiceConfig
 from .common.endpoint_utils import EndpointUtils
+from .common.job_rules import image_status, is_hopeless, is_redrivable
 from .common.typing import ImageDimensions, ImageRegion, RequestStatus
+from .config import ServiceConfig
 from .database.endpoint_statistics_table import EndpointStatisticsTable
-from .database.job_ledger import Acceptance, OpenJob, OutstandingJobsTable
 from .database.job_table import JobItem, JobTable
+from .database.outstanding_jobs_table import Acceptance, OpenJob, OutstandingJobsTable
 from .database.region_request_table import RegionRequestItem, RegionRequestTable
 from .exceptions import (
     AggregateOutputFeaturesException,
@@ -35,23 +36,22 @@ from .exceptions import (
     UnsupportedModelException,
 )
 from .features.properties import FeatureStamp
-from .image_completion import ImageCompletion, end_message
-from .image_interest import interest_in
-from .image_plan import ImagePlan, PlanLimits, plan_image
-from .image_progress import publish
-from .job_rules import image_status, is_hopeless, is_redrivable
-from .lease_keeper import Lease
-from .observability import bind_job
-from .preflight import Preflight
+from .jobs.completion import ImageCompletion, end_message
+from .jobs.image_roi import interest_in
+from .jobs.leases import Lease
+from .jobs.outcome import Deferred
+from .jobs.planning import ImagePlan, PlanLimits, plan_image
+from .jobs.preflight import Preflight
+from .jobs.progress import publish
+from .jobs.worker_context import WorkerContext
 from .queue.request_queue import RequestQueue
-from .region_outcome import Deferred
 from .region_request_handler import RegionRequestHandler
 from .scheduler.endpoint_capacity import EndpointCapacityEstimator
 from .sink.sink_factory import SinkFactory
 from .status.image_status_monitor import ImageStatusMonitor
-from .tile_worker.region_plan import processing_bounds, region_id_of
-from .tile_worker.tiling_strategy import TilingStrategy
-from .worker_context import WorkerContext
+from .telemetry.logs import bind_job
+from .tiling.region_plan import processing_bounds, region_id_of
+from .tiling.strategy import TilingStrategy
 
 if TYPE_CHECKING:
     from osgeo import gdal
@@ -79,7 +79,7 @@ class ImageRequestHandler:
         endpoint_utils: EndpointUtils,
         config: ServiceConfig,
         region_request_handler: RegionRequestHandler,
-        ledger: OutstandingJobsTable | None = None,
+        outstanding_jobs: OutstandingJobsTable | None = None,
         endpoints: EndpointCapacityEstimator | None = None,
         completion: ImageCompletion | None = None,
     ) -> None:
@@ -92,7 +92,7 @@ class ImageRequestHandler:
         self.endpoint_utils = endpoint_utils
         self.config = config
         self.region_request_handler = region_request_handler
-        self._given_ledger = ledger
+        self._given_ledger = outstanding_jobs
         self.endpoints = endpoints
         self.preflight = Preflight(
             lambda: self.context, endpoints.description if endpoints is not None else lambda _request: None
@@ -100,7 +100,7 @@ class ImageRequestHandler:
         self._given_completion = completion
 
     @functools.cached_property
-    def ledger(self) -> OutstandingJobsTable:
+    def outstanding_jobs(self) -> OutstandingJobsTable:
         """The open jobs: as given, else the table that the configuration names."""
         if self._given_ledger is not None:
             return self._given_ledger
@@ -117,7 +117,7 @@ class ImageRequestHandler:
         if self._given_completion is not None:
             return self._given_completion
         return ImageCompletion(
-            self.job_table, self.ledger.close, self.image_status_monitor, self.tiling_strategy, self.context
+            self.job_table, self.outstanding_jobs.close, self.image_status_monitor, self.tiling_strategy, self.context
         )
 
     def process_image_request(self, image_request: ImageRequest) -> None:
@@ -171,7 +171,7 @@ class ImageRequestHandler:
         """
         with bind_job(job_id=image_request.job_id, image_id=image_request.image_id):
             image_request = self._with_variant(image_request)
-            acceptance = self.ledger.accept(image_request, message_id, body)
+            acceptance = self.outstanding_jobs.accept(image_request, message_id, body)
             logger.info("image.received", acceptance=acceptance.value)
             if acceptance is Acceptance.REUSED:
                 problem = Problem("jobId", image_request.job_id, "JOB_ID_REUSED: an id that no other request has")
@@ -180,8 +180,8 @@ class ImageRequestHandler:
                 item = dataclasses.replace(JobItem.from_image_request(image_request), processing_duration=0)
                 publish(self.image_status_monitor, item, RequestStatus.STARTED, "Started image request")
             else:
-                self._meet_again(image_request, message_id)
-            return self.ledger.find(image_request)
+                self._handle_resubmission(image_request, message_id)
+            return self.outstanding_jobs.find(image_request)
 
     def redrive(self, item: JobItem, image_request: ImageRequest, message_id: str) -> bool:
         """D1, D3: begin an image again that ended PARTIAL or FAILED: what failed is done again, what succeeded stays.
@@ -195,7 +195,7 @@ class ImageRequestHandler:
             model_endpoint_parameters=item.endpoint_parameters,
             outputs=json.loads(item.outputs or "[]"),
         )
-        if not is_redrivable(item.image_status) or not self.ledger.reopen(item, request, message_id):
+        if not is_redrivable(item.image_status) or not self.outstanding_jobs.reopen(item, request, message_id):
             return False
         logger.info("image.redriven", generation=(item.generation or 0) + 1, left=item.image_status)
         begun = dataclasses.replace(item, generation=(item.generation or 0) + 1, processing_duration=0)
@@ -210,7 +210,7 @@ class ImageRequestHandler:
         """
         if job.planned_time is not None:
             return None
-        started = self.ledger.start_planning(job, self.context.owner, self.config.region_lease_s)
+        started = self.outstanding_jobs.start_planning(job, self.context.owner, self.config.region_lease_s)
         return None if started is None else self.plan_started(started)
 
     def plan_started(self, job: OpenJob) -> RegionName | None:
@@ -246,9 +246,9 @@ class ImageRequestHandler:
                 return None
             logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
             self.completion.publish_progress(stored)
-            return self._share_out(plan.regions, request, stored.image_extension or "", stored.generation or 0)
+            return self._enqueue_regions(plan.regions, request, stored.image_extension or "", stored.generation or 0)
 
-    def measure(self, job: OpenJob) -> None:
+    def estimate_load(self, job: OpenJob) -> None:
         """Read the header of an image that waits, so that its load is known; one that cannot be planned ends here.
 
         What goes wrong now and may work later is left to the plan.
@@ -269,7 +269,7 @@ class ImageRequestHandler:
                 self.context.metrics.record("Scheduling", "Errors", 1, "Count", ModelName=request.model_name)
                 self._planning_failed(item, err)
                 return
-            self.ledger.note_region_count(job, len(plan.regions))
+            self.outstanding_jobs.note_region_count(job, len(plan.regions))
             logger.info("image.buffered", regions=len(plan.regions), priority=request.priority)
 
     def queue_region_request(
@@ -284,7 +284,7 @@ class ImageRequestHandler:
 
         The first one has its message like every other, so that nothing depends on this worker's life.
         """
-        self.process_first(self._share_out(all_regions, image_request, image_extension or "", 0))
+        self.process_first(self._enqueue_regions(all_regions, image_request, image_extension or "", 0))
 
     def load_image_request(
         self, job_item: JobItem, roi: "BaseGeometry | None"
@@ -375,13 +375,13 @@ class ImageRequestHandler:
         Raises:
             LoadImageException: the region of interest is not in the image, or the image is not georeferenced.
         """
-        interest = None
+        roi = None
         if roi_wkt:
             if sensor_model is None:
                 raise LoadImageException("regionOfInterest needs an image that is georeferenced, and this one is not")
             width, height = raster_dataset.RasterXSize, raster_dataset.RasterYSize
-            interest = interest_in(sensor_model, width, height, parse_roi(roi_wkt))
-        return processing_bounds(raster_dataset.RasterXSize, raster_dataset.RasterYSize, interest)
+            roi = interest_in(sensor_model, width, height, parse_roi(roi_wkt))
+        return processing_bounds(raster_dataset.RasterXSize, raster_dataset.RasterYSize, roi)
 
     @staticmethod
     def sink_features(job_item: JobItem, features: list[geojson.Feature], metrics: MetricsLogger | None = None) -> None:
@@ -415,7 +415,7 @@ class ImageRequestHandler:
         owner, began = self.context.owner, self.context.now()
         return Lease(
             name=f"{job.image_id} plan",
-            renew=lambda: self.ledger.renew_planning(job, owner),
+            renew=lambda: self.outstanding_jobs.renew_planning(job, owner),
             # Another one may plan it as well: the first plan counts, and so does each region's row.
             on_lost=lambda: None,
             last_progress=lambda: began,
@@ -448,7 +448,7 @@ class ImageRequestHandler:
         self.fail_image_request(item, err)
         raise ProcessImageException(str(err)) from err
 
-    def _share_out(
+    def _enqueue_regions(
         self,
         regions: Sequence[ImageRegion],
         request: ImageRequest,
@@ -462,10 +462,10 @@ class ImageRequestHandler:
             is_begun = writers.map(lambda region: self._is_begun(region, generation), requests)
             waiting = [RegionName.of(region) for region, is_open in zip(requests, is_begun, strict=True) if is_open]
         self.region_request_queue.send_requests([region.to_message() for region in waiting])
-        job = self.ledger.find(request)
+        job = self.outstanding_jobs.find(request)
         # Whoever slept while the job ended and began again has not shared out the plan of this generation.
         if job is not None and job.generation == generation:
-            self.ledger.finish_planning(job)
+            self.outstanding_jobs.finish_planning(job)
         return waiting[0] if waiting else None
 
     def _is_begun(self, region: RegionRequest, generation: int) -> bool:
@@ -481,7 +481,7 @@ class ImageRequestHandler:
             self.region_request_table.reopen(region.image_id, region.region_id, generation)
         return True
 
-    def _meet_again(self, request: ImageRequest, message_id: str) -> None:
+    def _handle_resubmission(self, request: ImageRequest, message_id: str) -> None:
         """Deal with a request that came before: begin it again if it was sent again, else tell its status again.
 
         Raises:

@@ -12,22 +12,22 @@ from typing import Any
 
 import structlog
 
-from .app_config import ServiceConfig
-from .common.aws_clients import AwsClients, default_clients
-from .common.memory import keep_freed_memory, spare_the_collector
-from .database.scheduling_turns import SchedulingTurns
-from .dispatch import DeadLetters, ImageMessages, RegionMessages, ScheduledImages
-from .health import HealthFile
-from .lease_keeper import Lease
-from .queue_consumer import QueueConsumer, Source
+from .aws.clients import AwsClients, default_clients
+from .common.memory import tune_gc, tune_malloc
+from .config import ServiceConfig
+from .database.scheduler_lock import SchedulerLock
+from .jobs.leases import Lease
+from .jobs.worker_context import WorkerContext
 from .raster import configure_gdal
-from .scheduler.buffered_image_request_queue import BufferedImageRequestQueue
-from .scheduler.image_scheduler import EndpointLoadImageScheduler, FIFOImageScheduler, TurnScheduler
+from .scheduler.image_scheduler import EndpointLoadImageScheduler, FIFOImageScheduler, LockedScheduler
+from .scheduler.intake import BufferedImageRequestQueue
 from .scheduler.look_ahead import LookAhead
-from .tile_worker.tiling_strategy import TilingStrategy
-from .tile_worker.variable_overlap_tiling_strategy import VariableOverlapTilingStrategy
-from .wiring import wired
-from .worker_context import WorkerContext
+from .tiling.strategy import TilingStrategy
+from .tiling.variable_overlap import VariableOverlapTilingStrategy
+from .worker.consumer import QueueConsumer, Source
+from .worker.health import HealthFile
+from .worker.messages import DeadLetters, ImageMessages, RegionMessages, ScheduledImages
+from .worker.wiring import wired
 
 logger = structlog.get_logger(__name__)
 
@@ -89,7 +89,7 @@ class ModelRunner:
         self.job_table = parts.job_table
         self.region_request_table = parts.region_request_table
         self.endpoint_statistics_table = parts.endpoint_statistics_table
-        self.ledger = parts.ledger
+        self.outstanding_jobs = parts.outstanding_jobs
         self.image_request_queue = parts.image_request_queue
         self.region_request_queue = parts.region_request_queue
         self.image_status_monitor = parts.image_status_monitor
@@ -104,10 +104,10 @@ class ModelRunner:
     def run(self) -> int:
         """Work until stopped, and return the exit status: 0 when everything in hand was ended or given back in time."""
         _limit_memory(self.config.memory_limit_bytes)
-        keep_freed_memory()
-        spare_the_collector()
+        tune_malloc()
+        tune_gc()
         configure_gdal(self.context.raster_settings, os.environ)
-        self._heed_signals()
+        self._install_signal_handlers()
         consumers = self._consumers()
         helpers = [
             threading.Thread(target=work, name=name, daemon=True)
@@ -137,7 +137,7 @@ class ModelRunner:
     # Consumers ------------------------------------------------------------------------------------------------------
 
     def _consumers(self) -> list[QueueConsumer[Any]]:
-        turns = SchedulingTurns(self.ledger, self.job_table, self.context.now)
+        turns = SchedulerLock(self.outstanding_jobs, self.job_table, self.context.now)
         scheduler = self._scheduler(turns)
         look_ahead = LookAhead(turns, self.config.image_look_ahead, self.context.now)
         buffered = BufferedImageRequestQueue(self.image_request_queue, look_ahead, self.context.pause)
@@ -150,7 +150,7 @@ class ModelRunner:
             self._region_consumer(scheduler.note_room),
         ]
 
-    def _scheduler(self, turns: SchedulingTurns) -> TurnScheduler:
+    def _scheduler(self, turns: SchedulerLock) -> LockedScheduler:
         context = self.context
         parts = (turns, self.config, context.owner, context.metrics, context.now, context.pause, context.rng)
         if self.config.image_scheduler == "fifo":
@@ -191,7 +191,7 @@ class ModelRunner:
 
     # Life -----------------------------------------------------------------------------------------------------------
 
-    def _heed_signals(self) -> None:
+    def _install_signal_handlers(self) -> None:
         """Stop on SIGTERM and Ctrl-C; the second one ends the process at once, and the tables allow that any time."""
         if threading.current_thread() is not threading.main_thread():
             return
@@ -223,7 +223,7 @@ class ModelRunner:
         every_s = self.config.sweep_interval_s
         while not context.stopping.wait(every_s * context.rng.uniform(*_SWEEP_JITTER)):
             try:
-                if self.ledger.claim_sweep(context.owner, every_s):
+                if self.outstanding_jobs.claim_sweep(context.owner, every_s):
                     self.sweeper.sweep(context.stopping.is_set)
             except Exception:  # The sweeper leads every stuck job on, so it must outlive any error
                 logger.exception("sweeper.failed")

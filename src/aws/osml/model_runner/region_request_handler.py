@@ -9,12 +9,15 @@ import structlog
 from aws_embedded_metrics import MetricsLogger
 from botocore.exceptions import BotoCoreError, ClientError
 
+from aws.osml.model_runner.tiling.strategy import Tile
+
 from .api.inference import ModelInvokeMode
 from .api.region_request import RegionName, RegionRequest
-from .app_config import ServiceConfig
 from .common.backoff import HALF_JITTER, backoff_s
 from .common.endpoint_utils import EndpointUtils
+from .common.job_rules import POISON_REGION_S, is_poison, late_reason, region_status, region_wait_s
 from .common.typing import TileState
+from .config import ServiceConfig
 from .database.endpoint_statistics_table import EndpointStatisticsTable
 from .database.feature_table import TileKey, TileOutcome
 from .database.job_table import JobItem, JobTable
@@ -25,6 +28,7 @@ from .database.region_request_table import (
     RegionRequestItem,
     RegionRequestTable,
 )
+from .database.tile_problems import MAX_REASON_CHARACTERS
 from .exceptions import (
     FeatureError,
     ImageError,
@@ -34,24 +38,22 @@ from .exceptions import (
     TableBusyError,
 )
 from .inference.exceptions import ModelJobError
-from .job_rules import POISON_REGION_S, is_poison, late_reason, region_status, region_wait_s
-from .lease_keeper import Lease
-from .observability import bind_job
+from .jobs.leases import Lease
+from .jobs.outcome import Deferred, Ended
+from .jobs.region import RegionProcessor
+from .jobs.worker_context import WorkerContext
+from .pipeline.region_run import RegionProgress
 from .queue.request_queue import MAX_VISIBILITY_S
-from .region_outcome import Deferred, Ended
-from .region_work import RegionWork
-from .scheduler.survey import lane_of
+from .scheduler.load import lane_of
 from .status.region_status_monitor import RegionStatusMonitor
 from .status.safe_text import safe_text
-from .tile_problems import MAX_REASON_CHARACTERS
-from .tile_worker.region_run import RegionRun, Tile
-from .tile_worker.tiling_strategy import TilingStrategy
-from .worker_context import WorkerContext
+from .telemetry.logs import bind_job
+from .tiling.strategy import TilingStrategy
 
 logger = structlog.get_logger(__name__)
 
 # What the row of a tile says that nobody did, because its region was given up.
-SEALED = "SEALED"
+ABANDONED = "ABANDONED"
 
 # An endpoint that is missing or denied, and an image that will not open, are waited for so many times in a row: both
 # were there when the image was planned, and somebody may be mending them. Nine waits are about a quarter of an hour.
@@ -146,7 +148,7 @@ class RegionRequestHandler:
             if isinstance(claim, Deferred):
                 return claim
             if claim is not None:
-                work = RegionWork(region_request_of(job, claim.item), self.tiling_strategy, self.context)
+                work = RegionProcessor(region_request_of(job, claim.item), self.tiling_strategy, self.context)
                 outcome = self._released_unless_ended(
                     claim, lambda: self._seal(claim, work, job, item.message or "the region was given up")
                 )
@@ -172,14 +174,14 @@ class RegionRequestHandler:
             # Before the claim, whose lease runs while these tables are slow.
             refresh_share = held.enter_context(self._share_of_endpoint(request))
             claim = held.enter_context(
-                self.context.quarantine.entered(partial(self._claim, name.image_id, name.region_id), self._is_suspect)
+                self.context.isolation.entered(partial(self._claim, name.image_id, name.region_id), self._is_suspect)
             )
             if isinstance(claim, Deferred):
                 return claim
             if claim is None:
                 return Ended(self.job_table.get_image_request(name.image_id))
             is_throttled = self._is_throttled(request)
-            work = RegionWork(request, self.tiling_strategy, self.context, _nothing if is_throttled else on_cut)
+            work = RegionProcessor(request, self.tiling_strategy, self.context, _nothing if is_throttled else on_cut)
 
             def keep() -> bool:
                 refresh_share()
@@ -187,7 +189,9 @@ class RegionRequestHandler:
 
             return self._released_unless_ended(claim, lambda: self._process_claimed(claim, work, keep))
 
-    def _process_claimed(self, claim: RegionClaim, work: RegionWork, keep_slot: Callable[[], bool]) -> Ended | Deferred:
+    def _process_claimed(
+        self, claim: RegionClaim, work: RegionProcessor, keep_slot: Callable[[], bool]
+    ) -> Ended | Deferred:
         job = self.job_table.get_image_request(claim.item.image_id)
         if job.is_terminal:
             return Ended(job)
@@ -275,9 +279,9 @@ class RegionRequestHandler:
             return False
         return (claim.item.stalled_attempts or 0) > max(1, self.config.max_region_attempts // 2)
 
-    def _new_run(self, claim: RegionClaim, job: JobItem) -> RegionRun:
+    def _new_run(self, claim: RegionClaim, job: JobItem) -> RegionProgress:
         item = claim.item
-        return RegionRun(
+        return RegionProgress(
             now=self.context.now,
             log_fields={"job_id": item.job_id or "", "image_id": item.image_id, "region_id": item.region_id},
             # On the first attempt too: the time without progress, after which a region is given up, begins after it.
@@ -288,7 +292,7 @@ class RegionRequestHandler:
             deadline=job.running_since + self.config.job_deadline_s,
         )
 
-    def _progress_teller(self, job: JobItem, run: RegionRun) -> Callable[[], None]:
+    def _progress_teller(self, job: JobItem, run: RegionProgress) -> Callable[[], None]:
         """Return what publishes the progress of an image with one region now and then.
 
         Other images get on by regions: a worker does not know what the others have done of theirs.
@@ -309,7 +313,7 @@ class RegionRequestHandler:
 
         return tell
 
-    def _lease(self, claim: RegionClaim, run: RegionRun, keep_slot: Callable[[], bool]) -> Lease:
+    def _lease(self, claim: RegionClaim, run: RegionProgress, keep_slot: Callable[[], bool]) -> Lease:
         regions, jobs = self.context.hurried(self.region_request_table), self.context.hurried(self.job_table)
 
         def renew() -> bool:
@@ -375,7 +379,9 @@ class RegionRequestHandler:
 
     # Ends -----------------------------------------------------------------------------------------------------------
 
-    def _give_back(self, claim: RegionClaim, work: RegionWork, job: JobItem, run: RegionRun) -> Ended | Deferred:
+    def _give_back(
+        self, claim: RegionClaim, work: RegionProcessor, job: JobItem, run: RegionProgress
+    ) -> Ended | Deferred:
         """Decide when a region that was not finished is tried again, or seal it."""
         reason, rng, backoffs = run.stopped_by, self.context.rng, claim.item.backoffs or 0
         if isinstance(reason, ModelJobError) and backoffs >= _MAX_ENDPOINT_TRIES:
@@ -393,7 +399,7 @@ class RegionRequestHandler:
         return Deferred(_endpoint_trouble(job, reason), region_wait_s(backoffs, rng, at_least_s), is_backoff=True)
 
     def _give_up_image(
-        self, claim: RegionClaim, work: RegionWork, job: JobItem, err: ImageError | FeatureError
+        self, claim: RegionClaim, work: RegionProcessor, job: JobItem, err: ImageError | FeatureError
     ) -> Ended | Deferred:
         """Try again later to open an image that was there when planned; not for ever, if it was reached.
 
@@ -404,7 +410,7 @@ class RegionRequestHandler:
             return Deferred(str(err), region_wait_s(backoffs, self.context.rng), is_backoff=True)
         return self._seal(claim, work, job, str(err))
 
-    def _seal(self, claim: RegionClaim, work: RegionWork, job: JobItem, reason: str) -> Ended:
+    def _seal(self, claim: RegionClaim, work: RegionProcessor, job: JobItem, reason: str) -> Ended:
         """Fail every tile without an outcome, then end the region; a worker that still does a tile loses its write."""
         logger.warning("region.sealed", reason=reason)
         reason = safe_text(reason, MAX_REASON_CHARACTERS)
@@ -413,7 +419,7 @@ class RegionRequestHandler:
         for tile in tiles:
             if tile.index not in outcomes:
                 key = TileKey(claim.item.image_id, claim.item.region_id, tile.index)
-                failed = TileOutcome(TileState.FAILED, error_code=SEALED, error_reason=reason)
+                failed = TileOutcome(TileState.FAILED, error_code=ABANDONED, error_reason=reason)
                 generation = claim.item.generation or 0
                 outcomes[tile.index] = work.features.commit_tile(key, tile.bounds, failed, generation)
         return self._end(claim, work, job, tiles, outcomes, reason)
@@ -421,7 +427,7 @@ class RegionRequestHandler:
     def _end(
         self,
         claim: RegionClaim,
-        work: RegionWork,
+        work: RegionProcessor,
         job: JobItem,
         tiles: Sequence[Tile],
         outcomes: dict[int, TileState],
@@ -469,7 +475,7 @@ def _endpoint_trouble(job: JobItem, reason: Exception | None) -> str:
     return f"{code}the endpoint {job.model_name}: {reason or 'no tile was done'}"
 
 
-def _tiles_to_seal(work: RegionWork, job: JobItem) -> list[Tile]:
+def _tiles_to_seal(work: RegionProcessor, job: JobItem) -> list[Tile]:
     """Return a region's tiles; where the image that tells which of them are wanted will not open, all of them."""
     try:
         return work.tiles(job)

@@ -10,14 +10,6 @@ import shapely
 from pydantic import ValidationError
 from shapely.geometry.base import BaseGeometry
 
-from aws.osml.model_runner.common.mr_post_processing import (
-    FeatureDistillationAlgorithm,
-    FeatureDistillationDeserializer,
-    FeatureDistillationSeam,
-    MRPostProcessing,
-    MRPostprocessingStep,
-    deserialize_post_processing_list,
-)
 from aws.osml.model_runner.common.typing import ImageCompression, ImageDimensions, ImageFormats
 from aws.osml.model_runner.exceptions import FeatureError, InvalidImageRequestException
 
@@ -26,6 +18,14 @@ from .image_url import public_url
 from .inference import ModelInvokeMode
 from .job_keys import image_id_of
 from .json_document import value_problems
+from .post_processing import (
+    FeatureDistillationAlgorithm,
+    FeatureDistillationDeserializer,
+    FeatureDistillationSeam,
+    MRPostProcessing,
+    MRPostprocessingStep,
+    deserialize_post_processing_list,
+)
 from .problems import problems_of
 from .request_utils import json_text, outputs_are_valid, shared_properties_are_valid, shared_values
 

@@ -11,11 +11,11 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic import ValidationInfo as Info
 from shapely.geometry.base import BaseGeometry
 
-from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationAlgorithmType
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 
 from .inference import ModelInvokeMode
+from .post_processing import FeatureDistillationAlgorithmType
 from .region_of_interest import parse_roi
 from .request_utils import json_text
 from .rules import (

@@ -7,8 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from aws.osml.model_runner.common.redaction import is_secret_name, redacted_beginning
 from aws.osml.model_runner.exceptions import Problem
+from aws.osml.model_runner.telemetry.redaction import is_secret_name, redacted_beginning
 
 ABSENT = "absent"
 _LONGEST_VALUE = 80

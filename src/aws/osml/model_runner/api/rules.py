@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 from pydantic_core import PydanticCustomError
 
-from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationAlgorithmType
 from aws.osml.model_runner.exceptions import FeatureDistillationException, InvalidImageURLException
 
 from .image_url import is_bucket_name, parse_image_url, web_host
 from .inference import ModelInvokeMode
+from .post_processing import FeatureDistillationAlgorithmType
 
 MAX_JOB_ID_LENGTH = 128
 MAX_NAME_LENGTH = 1_024

@@ -22,11 +22,11 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Return 0 when every image of the jobs was cancelled, 1 when some had ended before or could not be cancelled."""
-    from aws.osml.model_runner.app_config import ServiceConfig
-    from aws.osml.model_runner.cancel import JobCanceller
-    from aws.osml.model_runner.common.aws_clients import default_clients
-    from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
+    from aws.osml.model_runner.aws.clients import default_clients
+    from aws.osml.model_runner.config import ServiceConfig
     from aws.osml.model_runner.database.job_table import JobTable
+    from aws.osml.model_runner.database.outstanding_jobs_table import OutstandingJobsTable
+    from aws.osml.model_runner.jobs.cancel import JobCanceller
 
     config = ServiceConfig.from_environment(os.environ)
     dynamodb = default_clients().dynamodb_resource()

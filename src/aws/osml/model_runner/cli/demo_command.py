@@ -26,8 +26,8 @@ def run(arguments: argparse.Namespace) -> int:
     require_local_extra()
     from rich.console import Console
 
-    from aws.osml.model_runner.local.demo import run_demo
-    from aws.osml.model_runner.local.stack import WorkerSettings
+    from aws.osml.model_runner.local.demo.run import run_demo
+    from aws.osml.model_runner.local.stack.local_stack import WorkerSettings
 
     workers = WorkerSettings(processes=arguments.workers, environment={"IMAGE_SOURCES": "s3"})
     with ended_by_sigterm():

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from aws.osml.model_runner.health import is_process_alive, read_health
+from aws.osml.model_runner.worker.health import is_process_alive, read_health
 
 
 def add_parser(commands: Any) -> None:

@@ -13,11 +13,11 @@ from aws.osml.model_runner.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from aws.osml.model_runner.aggregation import MergedImage
-    from aws.osml.model_runner.app_config import ServiceConfig
-    from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationAlgorithm
+    from aws.osml.model_runner.api.post_processing import FeatureDistillationAlgorithm
+    from aws.osml.model_runner.config import ServiceConfig
     from aws.osml.model_runner.database.job_table import JobItem
-    from aws.osml.model_runner.merge_again import JobMerger
+    from aws.osml.model_runner.jobs.merge_again import JobMerger
+    from aws.osml.model_runner.jobs.merging import MergedImage
     from aws.osml.model_runner.sink.delivery import Delivery, FeatureBatch
 
 ALGORITHMS = ("SEAM", "NMS", "SOFT_NMS", "NONE")
@@ -56,7 +56,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the result of each of the job's images, and say where and how many features it has."""
-    from aws.osml.model_runner.app_config import ServiceConfig
+    from aws.osml.model_runner.config import ServiceConfig
 
     if arguments.gzip and arguments.format == "GEOPARQUET":
         raise ConfigurationError("--gzip: GEOPARQUET is compressed in itself")
@@ -97,13 +97,13 @@ def _options(arguments: argparse.Namespace) -> "FeatureDistillationAlgorithm":
 
 
 def _merger(config: "ServiceConfig") -> "JobMerger":
-    from aws.osml.model_runner.common.aws_clients import default_clients
+    from aws.osml.model_runner.aws.clients import default_clients
     from aws.osml.model_runner.database.blob_store import WorkBucket
     from aws.osml.model_runner.database.feature_table import FeatureTable
     from aws.osml.model_runner.database.job_table import JobItem, JobTable
-    from aws.osml.model_runner.merge_again import JobMerger
-    from aws.osml.model_runner.tile_worker.variable_overlap_tiling_strategy import VariableOverlapTilingStrategy
-    from aws.osml.model_runner.worker_context import aggregation_memory
+    from aws.osml.model_runner.jobs.merge_again import JobMerger
+    from aws.osml.model_runner.jobs.worker_context import aggregation_memory
+    from aws.osml.model_runner.tiling.variable_overlap import VariableOverlapTilingStrategy
 
     clients = default_clients()
     dynamodb = clients.dynamodb_resource()

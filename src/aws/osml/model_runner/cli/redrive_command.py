@@ -38,7 +38,7 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Return 0 when everything that was named was begun again, else 1; ConfigurationError tells what is missing."""
-    from aws.osml.model_runner.app_config import ServiceConfig
+    from aws.osml.model_runner.config import ServiceConfig
 
     if not arguments.job and not arguments.dead_letters:
         raise ConfigurationError("name a job, or --dead-letters")
@@ -52,16 +52,16 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _redrive_job(config: Any, job_id: str, arguments: argparse.Namespace) -> bool:
-    from aws.osml.model_runner.common.aws_clients import default_clients
-    from aws.osml.model_runner.database.job_ledger import OutstandingJobsTable
+    from aws.osml.model_runner.aws.clients import default_clients
     from aws.osml.model_runner.database.job_table import JobTable
+    from aws.osml.model_runner.database.outstanding_jobs_table import OutstandingJobsTable
     from aws.osml.model_runner.exceptions import InvalidImageRequestException, JobNotFoundError
-    from aws.osml.model_runner.redrive import JobRedriver
+    from aws.osml.model_runner.jobs.redrive import JobRedriver
 
     dynamodb = default_clients().dynamodb_resource()
     jobs = JobTable(config.job_table, dynamodb, life_s=config.row_life_s)
-    ledger = OutstandingJobsTable(config.outstanding_jobs_table, jobs, dynamodb)
-    redriver = JobRedriver(jobs, ledger, config.allowance.check)
+    outstanding_jobs = OutstandingJobsTable(config.outstanding_jobs_table, jobs, dynamodb)
+    redriver = JobRedriver(jobs, outstanding_jobs, config.policy.check)
     try:
         report = redriver.redrive(job_id, arguments.output, arguments.outputs_only)
     except (InvalidImageRequestException, JobNotFoundError) as err:
@@ -75,8 +75,8 @@ def _redrive_job(config: Any, job_id: str, arguments: argparse.Namespace) -> boo
 
 
 def _redrive_dead_letters(config: Any) -> None:
+    from aws.osml.model_runner.jobs.redrive import redrive_dead_letters
     from aws.osml.model_runner.queue.request_queue import RequestQueue
-    from aws.osml.model_runner.redrive import redrive_dead_letters
 
     pairs = {
         "IMAGE_DLQ": (config.image_dlq, config.image_queue),

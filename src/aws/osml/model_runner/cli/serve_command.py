@@ -16,10 +16,10 @@ def add_parser(commands: Any) -> None:
 
 def run(_arguments: argparse.Namespace) -> int:
     """Work until told to stop; ConfigurationError lists everything that is wrong with the environment."""
-    from aws.osml.model_runner.app_config import ServiceConfig
-    from aws.osml.model_runner.metrics import configure_metrics
+    from aws.osml.model_runner.config import ServiceConfig
     from aws.osml.model_runner.model_runner import ModelRunner
-    from aws.osml.model_runner.observability import configure_logging
+    from aws.osml.model_runner.telemetry.logs import configure_logging
+    from aws.osml.model_runner.telemetry.metrics import configure_metrics
 
     config = ServiceConfig.from_environment(os.environ)
     configure_logging(config.log_level)

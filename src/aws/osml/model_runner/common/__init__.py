@@ -19,7 +19,8 @@ from .typing import (
 )
 
 if TYPE_CHECKING:
-    from .aws_clients import AwsClients, default_clients
+    from aws.osml.model_runner.aws.clients import AwsClients, default_clients
+
     from .credentials_utils import get_credentials_for_assumed_role
     from .endpoint_utils import EndpointUtils
 

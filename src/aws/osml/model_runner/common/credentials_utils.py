@@ -2,10 +2,9 @@
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from aws.osml.model_runner.aws.clients import default_clients
+from aws.osml.model_runner.aws.role_session import DEFAULT_SESSION_NAME
 from aws.osml.model_runner.exceptions import InvalidAssumedRoleException
-
-from .aws_clients import default_clients
-from .role_session import DEFAULT_SESSION_NAME
 
 
 def get_credentials_for_assumed_role(assumed_role: str) -> dict[str, str]:

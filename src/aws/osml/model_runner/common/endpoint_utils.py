@@ -6,8 +6,8 @@ from typing import Any
 
 from cachetools import TTLCache
 
-from .aws_clients import AwsClients, default_clients
-from .role_session import describing_session
+from aws.osml.model_runner.aws.clients import AwsClients, default_clients
+from aws.osml.model_runner.aws.role_session import describing_session
 
 _CACHE_S = 60
 _CACHED_ENDPOINTS = 100

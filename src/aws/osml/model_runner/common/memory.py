@@ -30,7 +30,7 @@ def _limit_in(path: Path) -> int | None:
     return int(text) if text.isdecimal() else None  # "max": no limit
 
 
-def keep_freed_memory() -> None:
+def tune_malloc() -> None:
     """Have the C library keep what is freed for what is allocated next, where that library can: glibc.
 
     Left to itself it gives the pixels of a tile back to the system, which fills the same pages with zeros for the
@@ -42,7 +42,7 @@ def keep_freed_memory() -> None:
             set_option(option, value)
 
 
-def spare_the_collector() -> None:
+def tune_gc() -> None:
     """Have Python look for cycles less often, and not in what has been imported and stays as long as the process.
 
     The features of a tile are thousands of lists and dictionaries, none of them in a cycle.
@@ -51,7 +51,7 @@ def spare_the_collector() -> None:
     gc.set_threshold(_COLLECT_AFTER_OBJECTS)
 
 
-def give_memory_back() -> None:
+def trim_heap() -> None:
     """Give the system the memory that the C library keeps for later, where that library can: glibc.
 
     It keeps what many threads have freed, the pixels of tiles above all, each in a heap of its own, where no other

@@ -15,8 +15,8 @@ from .exceptions import (
     UpdateRegionException,
 )
 from .feature_table import FeatureTable, StoredTile, TileKey, TileOutcome
-from .job_ledger import Acceptance, OpenJob, OutstandingJobsTable
 from .job_table import JobItem, JobTable
+from .outstanding_jobs_table import Acceptance, OpenJob, OutstandingJobsTable
 from .region_request_table import (
     RegionClaim,
     RegionEnded,

@@ -4,7 +4,7 @@ from typing import Any, Protocol
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from aws.osml.model_runner.common.aws_errors import error_code, error_status, may_pass
+from aws.osml.model_runner.aws.errors import error_code, error_status, may_pass
 from aws.osml.model_runner.exceptions import TableBusyError
 
 _NOT_FOUND = 404

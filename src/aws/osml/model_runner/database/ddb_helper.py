@@ -13,8 +13,8 @@ from typing import Any, Self, TypeVar
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import BotoCoreError, ClientError
 
-from aws.osml.model_runner.common.aws_clients import default_clients
-from aws.osml.model_runner.common.aws_errors import cancellation_codes, error_code, is_invalid_write, may_pass
+from aws.osml.model_runner.aws.clients import default_clients
+from aws.osml.model_runner.aws.errors import cancellation_codes, error_code, is_invalid_write, may_pass
 from aws.osml.model_runner.common.backoff import backoff_s
 from aws.osml.model_runner.exceptions import (
     ConditionNotMetError,

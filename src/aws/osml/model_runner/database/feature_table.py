@@ -23,6 +23,7 @@ import geojson
 from aws_embedded_metrics import MetricsLogger
 from botocore.exceptions import BotoCoreError, ClientError
 
+from aws.osml.model_runner.common.job_rules import TILE_MARGIN_S
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion, TileState
 from aws.osml.model_runner.exceptions import (
     AddFeaturesException,
@@ -36,12 +37,11 @@ from aws.osml.model_runner.features.feature_columns import FeatureColumns
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
 from aws.osml.model_runner.features.properties import IMAGE_ID, INFERENCE_TIME, TILE
 from aws.osml.model_runner.features.tile_blob import pack_tile, unpack_tile
-from aws.osml.model_runner.job_rules import TILE_MARGIN_S
-from aws.osml.model_runner.tile_problems import TileProblems
 
 from .blob_store import BlobStore
 from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
 from .job_table import JobItem
+from .tile_problems import TileProblems
 
 # A blob of this size costs as much to write to the table as to the bucket: nine write units, or one PUT and one unit.
 MAX_INLINE_BYTES = 8 * 1024

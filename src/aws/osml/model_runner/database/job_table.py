@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.job_keys import request_key
+from aws.osml.model_runner.api.post_processing import deserialize_post_processing_list
 from aws.osml.model_runner.api.region_of_interest import parse_roi
 from aws.osml.model_runner.api.request_utils import json_text
-from aws.osml.model_runner.common.mr_post_processing import deserialize_post_processing_list
+from aws.osml.model_runner.common.job_rules import needs_outputs_only
 from aws.osml.model_runner.common.typing import (
     TERMINAL_STATUSES,
     ImageCompression,
@@ -38,10 +39,9 @@ from aws.osml.model_runner.exceptions import (
     IsImageCompleteException,
     StartImageException,
 )
-from aws.osml.model_runner.job_rules import needs_outputs_only
-from aws.osml.model_runner.tile_problems import TileProblems
 
 from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
+from .tile_problems import TileProblems
 
 # A tombstone outlives every copy of a message that SQS may still hold: 14 days of retention, and two to spare.
 ROW_LIFE_S = 16 * 24 * 3600

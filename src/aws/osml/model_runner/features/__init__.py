@@ -1,9 +1,10 @@
 """From what a model said to what is delivered: pure functions over dictionaries and arrays."""
 
-from .answer import ParsedAnswer, check_features, parse_answer
 from .encoding import EncodedFeatures, decode_feature, encode_feature, encode_features
+from .geolocation import refine_features
+from .geolocation_grid import LocationGrid
 from .image_geometry import feature_image_bounds, find_image_geometry
-from .location_grid import LocationGrid
+from .model_response import ParsedResponse, check_features, parse_response
 from .properties import (
     INTERNAL_PREFIX,
     FeatureStamp,
@@ -11,7 +12,6 @@ from .properties import (
     feature_id,
     finalize_feature,
 )
-from .refinement import refine_features
 from .selection import FeatureSelector
 
 __all__ = [
@@ -20,7 +20,7 @@ __all__ = [
     "FeatureSelector",
     "FeatureStamp",
     "LocationGrid",
-    "ParsedAnswer",
+    "ParsedResponse",
     "check_features",
     "convert_deprecated_feature_properties",
     "decode_feature",
@@ -30,6 +30,6 @@ __all__ = [
     "feature_image_bounds",
     "finalize_feature",
     "find_image_geometry",
-    "parse_answer",
+    "parse_response",
     "refine_features",
 ]

@@ -36,7 +36,7 @@ def select_where_shared(
     """
     scored = score_boxes(features)
     order = canonical_order(features, scored)
-    is_shared = tiles_that_see(scored.boxes, tile_columns, tile_rows)[order] > 1
+    is_shared = tiles_covering(scored.boxes, tile_columns, tile_rows)[order] > 1
     kept = [features[index] for index in order[~is_shared].tolist()]
     shared = [features[index] for index in order[is_shared].tolist()]
     return kept + selector.select_features(shared) if shared else kept
@@ -44,11 +44,11 @@ def select_where_shared(
 
 def shared_flags(boxes: Floats, spans: TileSpans) -> NDArray[np.bool_]:
     """Return which of (n, 4) boxes more than one tile of a plan could have seen."""
-    flags: NDArray[np.bool_] = tiles_that_see(boxes, spans.columns, spans.rows) > 1
+    flags: NDArray[np.bool_] = tiles_covering(boxes, spans.columns, spans.rows) > 1
     return flags
 
 
-def tiles_that_see(
+def tiles_covering(
     boxes: Floats, tile_columns: Sequence[tuple[int, int]] | Floats, tile_rows: Sequence[tuple[int, int]] | Floats
 ) -> Indices:
     """Return for each of (n, 4) boxes how many tiles contain at least one of its pixels; 0 for a box of NaN.

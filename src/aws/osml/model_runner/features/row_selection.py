@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationAlgorithm
+from aws.osml.model_runner.api.post_processing import FeatureDistillationAlgorithm
 
 from .box_pairs import PAIRS_AT_ONCE
 from .crowding import crowded_tiles

@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationSeam, SeamMerge
+from aws.osml.model_runner.api.post_processing import FeatureDistillationSeam, SeamMerge
 
 from .box_pairs import PAIRS_AT_ONCE, BoxPairs, with_area
 from .feature_columns import Kind
 from .geometry_arrays import ObjectArray
+from .nms import suppress, suppress_linked
 from .overlap_groups import shared_flags
 from .scored_boxes import Floats, Indices
 from .seam_overlap import (
     EDGE_PX,
     Flags,
-    Views,
+    TileDetections,
     are_fragments,
     are_same_areas,
     are_same_boxes,
@@ -34,7 +35,6 @@ from .seam_overlap import (
     are_same_points,
     touching_edges,
 )
-from .suppression import suppress, suppress_linked
 from .tile_spans import TileSpans
 from .tiled_features import TiledFeatures
 
@@ -50,13 +50,15 @@ MOST_LINKS = 1_000_000
 _WORK_AT_ONCE = 2_000_000
 
 
-def absorbers(features: TiledFeatures, options: FeatureDistillationSeam, pairs_at_once: int = PAIRS_AT_ONCE) -> Indices:
+def suppressors(
+    features: TiledFeatures, options: FeatureDistillationSeam, pairs_at_once: int = PAIRS_AT_ONCE
+) -> Indices:
     """Return for each detection the index of the one that stands for its object; its own where that is itself.
 
     With ``SeamMerge.UNION`` that is the strongest of all parts that hang together, else the strongest that each was
     compared with.
     """
-    return SeamComparison.of(features, options).absorbers(pairs_at_once)
+    return SeamComparison.of(features, options).suppressors(pairs_at_once)
 
 
 def are_cut(features: TiledFeatures) -> Flags:
@@ -86,7 +88,7 @@ class SeamComparison:
 
     features: TiledFeatures
     ranking: Indices
-    views: Views
+    views: TileDetections
     tiles: Indices
     kinds: NDArray[np.int8]
     pairs: BoxPairs
@@ -135,7 +137,7 @@ class SeamComparison:
         """By how much ``pairs`` looks beyond what a detection is."""
         return self.distance_px / 2
 
-    def absorbers(
+    def suppressors(
         self, pairs_at_once: int = PAIRS_AT_ONCE, is_asked: Flags | None = None, links: Links | None = None
     ) -> Indices:
         """Return for each of all detections the index of the one that stands for it; see the function of this name.
@@ -320,14 +322,14 @@ def _is_shared(boxes: Floats, spans: TileSpans) -> Flags:
     return shared_flags(grown, spans)
 
 
-def _views(features: TiledFeatures, indices: Indices) -> Views:
+def _views(features: TiledFeatures, indices: Indices) -> TileDetections:
     boxes, tiles = features.scored.boxes[indices], features.frames[features.tiles[indices]]
     is_box = (features.kinds[indices] == Kind.BOX)[:, None]
     is_touching = touching_edges(boxes, tiles, features.spans.outermost)
-    return Views(np.where(is_box, with_area(boxes), boxes), tiles, is_touching)
+    return TileDetections(np.where(is_box, with_area(boxes), boxes), tiles, is_touching)
 
 
-def _ranking(views: Views, scores: Floats) -> Indices:
+def _ranking(views: TileDetections, scores: Floats) -> Indices:
     """Return the order of strength: what no edge cuts, then by falling score, none last, then as in the list."""
     falling = np.where(np.isnan(scores), np.inf, -scores)
     ranking: Indices = np.lexsort([falling, views.is_touching.any(axis=1)])
@@ -335,7 +337,7 @@ def _ranking(views: Views, scores: Floats) -> Indices:
 
 
 def _see(tiles: Floats, boxes: Floats) -> Flags:
-    """Tell of each pair of (n, 4) whether the tile has a pixel of the box; see ``tiles_that_see``."""
+    """Tell of each pair of (n, 4) whether the tile has a pixel of the box; see ``tiles_covering``."""
     first = np.floor(boxes[:, :2])
     last = np.maximum(first, np.ceil(boxes[:, 2:]) - 1)
     flags: Flags = ((first < tiles[:, 2:]) & (last >= tiles[:, :2])).all(axis=1)

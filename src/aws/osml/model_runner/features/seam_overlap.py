@@ -14,7 +14,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from aws.osml.model_runner.common.mr_post_processing import FeatureDistillationSeam, OverlapMetric
+from aws.osml.model_runner.api.post_processing import FeatureDistillationSeam, OverlapMetric
 
 from .box_pairs import area, intersections
 from .entanglement import FEW_CORNERS, is_entangled
@@ -31,7 +31,7 @@ FRAGMENT_SHARE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class Views:
+class TileDetections:
     """Detections as their tiles show them; n of them, and ``take`` chooses some.
 
     ``boxes`` and ``tiles``: (n, 4) minx, miny, maxx, maxy of the detection and of its tile. ``is_touching``: (n, 4) at
@@ -42,9 +42,9 @@ class Views:
     tiles: Floats
     is_touching: Flags
 
-    def take(self, indices: Indices) -> "Views":
+    def take(self, indices: Indices) -> "TileDetections":
         """Return these detections alone, in this order."""
-        return Views(self.boxes[indices], self.tiles[indices], self.is_touching[indices])
+        return TileDetections(self.boxes[indices], self.tiles[indices], self.is_touching[indices])
 
 
 def touching_edges(boxes: Floats, tiles: Floats, outermost: Floats) -> Flags:
@@ -59,7 +59,7 @@ def touching_edges(boxes: Floats, tiles: Floats, outermost: Floats) -> Flags:
     return np.hstack([is_low, is_high])
 
 
-def are_same_boxes(first: Views, second: Views, options: FeatureDistillationSeam) -> Flags:
+def are_same_boxes(first: TileDetections, second: TileDetections, options: FeatureDistillationSeam) -> Flags:
     """Tell of each pair of (n,) detections that are boxes whether they are one object."""
     shared = intersections(first.boxes, second.boxes)
     both = area(shared)
@@ -68,12 +68,15 @@ def are_same_boxes(first: Views, second: Views, options: FeatureDistillationSeam
     parts = [area(intersections(view.boxes, seen_by_both)) for view in (first, second)]
     both_in_view = area(intersections(shared, seen_by_both))
     is_same_part = _agree(both_in_view, parts, OverlapMetric.IOU, options.iou_threshold)
-    flags: Flags = is_same | (is_same_part & are_cut_alike(first, second))
+    flags: Flags = is_same | (is_same_part & truncation_agrees(first, second))
     return flags
 
 
 def are_same_areas(
-    first: Views, second: Views, shapes: tuple[ObjectArray, ObjectArray], options: FeatureDistillationSeam
+    first: TileDetections,
+    second: TileDetections,
+    shapes: tuple[ObjectArray, ObjectArray],
+    options: FeatureDistillationSeam,
 ) -> Flags:
     """Tell of each pair of polygons whether they are one object; ``shapes`` are theirs, valid and with an area.
 
@@ -83,7 +86,7 @@ def are_same_areas(
     is_same = _agree(
         shapely.area(shared), [shapely.area(shape) for shape in shapes], options.metric, options.iou_threshold
     )
-    indices = np.flatnonzero(~is_same & are_cut_alike(first, second) & ~shapely.is_empty(shared))
+    indices = np.flatnonzero(~is_same & truncation_agrees(first, second) & ~shapely.is_empty(shared))
     both_saw = shapely.box(*intersections(first.tiles[indices], second.tiles[indices]).T)
     both, *parts = (
         shapely.area(shapely.intersection(shape[indices], both_saw)) for shape in (np.asarray(shared), *shapes)
@@ -105,15 +108,15 @@ def _without_entangled(shapes: tuple[ObjectArray, ObjectArray]) -> tuple[ObjectA
 
 
 def are_same_lines(
-    first: Views,
-    second: Views,
+    first: TileDetections,
+    second: TileDetections,
     shapes: tuple[ObjectArray, ObjectArray],
     options: FeatureDistillationSeam,
     distance_px: float,
 ) -> Flags:
     """Tell of each pair of lines whether they are one object: by the length of each that lies near the other."""
     is_same = _agree_in_length(shapes, distance_px, options.metric, options.iou_threshold)
-    indices = np.flatnonzero(~is_same & are_cut_alike(first, second))
+    indices = np.flatnonzero(~is_same & truncation_agrees(first, second))
     both_saw = shapely.box(*intersections(first.tiles[indices], second.tiles[indices]).T)
     parts = [np.asarray(shapely.intersection(shape[indices], both_saw)) for shape in shapes]
     is_same[indices] = _agree_in_length(parts, distance_px, OverlapMetric.IOU, options.iou_threshold)
@@ -126,7 +129,7 @@ def are_same_points(first: ObjectArray, second: ObjectArray, distance_px: float)
     return flags
 
 
-def are_cut_alike(first: Views, second: Views) -> Flags:
+def truncation_agrees(first: TileDetections, second: TileDetections) -> Flags:
     """Tell of each pair whether each touches every edge of its tile beyond which the other reaches."""
     flags: Flags = ~(
         _reaches_beyond(first.boxes, second.tiles) & ~second.is_touching
@@ -135,7 +138,7 @@ def are_cut_alike(first: Views, second: Views) -> Flags:
     return flags
 
 
-def are_fragments(views: Views, others: Views) -> Flags:
+def are_fragments(views: TileDetections, others: TileDetections) -> Flags:
     """Return of each pair, which is one object, whether the first shows less of it because its tile ends there.
 
     The other reaches beyond that tile: by more than noise, or by less where it is larger by so much.

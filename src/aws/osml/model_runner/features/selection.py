@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from aws.osml.model_runner.common.mr_post_processing import (
+from aws.osml.model_runner.api.post_processing import (
     FeatureDistillationAlgorithm,
     FeatureDistillationNMS,
     FeatureDistillationNone,
@@ -21,14 +21,14 @@ from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import FeatureDistillationException
 
 from .box_pairs import BoxPairs
-from .joining import join_features
+from .nms import hard_suppression_of, soft_nms, suppress_linked
 from .overlap_groups import shared_flags
 from .properties import SCORE, TILE, Feature
 from .scored_boxes import Floats, Indices, ScoredBoxes, best_class, canonical_order, score_boxes, strength_order
 from .seam_merge import Links, SeamComparison, are_cut
 from .seam_overlap import Flags
-from .suppression import hard_suppression_of, soft_suppression, suppress_linked
 from .tiled_features import TiledFeatures
+from .union import join_features
 
 __all__ = ["Comparison", "FeatureSelector", "Links", "Selection", "compared", "select", "with_score"]
 
@@ -157,7 +157,7 @@ def _compared_boxes(
 
 class _SeamSelection(SeamComparison):
     def selection(self, is_asked: Flags | None = None, links: Links | None = None) -> Selection:
-        standing = self.absorbers(is_asked=is_asked, links=links)
+        standing = self.suppressors(is_asked=is_asked, links=links)
         if self.options.merge is not SeamMerge.UNION:
             return Selection(standing)
         # What no edge cuts is delivered as the model gave it, however many tiles saw it.
@@ -251,7 +251,7 @@ class _SoftComparison:
         chosen = np.arange(len(self.ranking)) if is_asked is None else np.flatnonzero(is_asked)
         ranking = self.ranking[chosen]
         ranked = self.scored.take(ranking)
-        is_kept, scores = soft_suppression(
+        is_kept, scores = soft_nms(
             *(ranked.boxes, ranked.categories, ranked.scores, self.options.sigma, self.options.skip_box_threshold),
             searched=self.pairs.searched[chosen],
             note=self.pairs.note,

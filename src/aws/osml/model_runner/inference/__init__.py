@@ -7,7 +7,7 @@ from .endpoint_builder import FeatureEndpointBuilder
 from .endpoint_factory import FeatureDetectorFactory
 from .exceptions import FeatureDistillationException, InvalidFeaturePropertiesException, ModelJobError
 from .http_detector import CallTimeouts, HTTPDetector, HTTPDetectorBuilder
-from .retry import Action, Decision, ModelAnswer, RetryBudget, RetryPolicy, decide, invoke_with_retries
+from .retry import Action, Decision, ModelResponse, RetryBudget, RetryPolicy, decide, invoke_with_retries
 from .sm_detector import SMDetector, SMDetectorBuilder
 
 __all__ = [
@@ -22,9 +22,9 @@ __all__ = [
     "HTTPDetector",
     "HTTPDetectorBuilder",
     "InvalidFeaturePropertiesException",
-    "ModelAnswer",
     "ModelErrorCode",
     "ModelJobError",
+    "ModelResponse",
     "RetryBudget",
     "RetryPolicy",
     "SMDetector",

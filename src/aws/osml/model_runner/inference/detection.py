@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import geojson
 
-from aws.osml.model_runner.features.answer import parse_answer
+from aws.osml.model_runner.features.model_response import parse_response
 
 from .detector import Detector
 
@@ -25,13 +25,13 @@ def detect(
 
     Raises:
         ModelCallError: the call failed.
-        BadModelAnswerError: the answer is no feature collection.
+        BadModelResponseError: the answer is no feature collection.
     """
     tile = payload if isinstance(payload, bytes) else payload.read()
     start_s = time.perf_counter()
     is_answered = False
     try:
-        answer = parse_answer(detector.invoke(tile))
+        answer = parse_response(detector.invoke(tile))
         is_answered = True
     finally:
         _record(metrics, model_name, time.perf_counter() - start_s, is_answered)

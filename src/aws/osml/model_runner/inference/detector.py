@@ -32,7 +32,7 @@ class Detector(ABC):
 
         Raises:
             ModelCallError: the call failed; its class says what may help.
-            BadModelAnswerError: the answer is no feature collection.
+            BadModelResponseError: the answer is no feature collection.
         """
 
     @abstractmethod

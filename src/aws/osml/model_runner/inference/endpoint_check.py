@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.api.inference import MAX_SERVERLESS_BODY_BYTES
 from aws.osml.model_runner.api.problems import role_problem, shortened
-from aws.osml.model_runner.common.aws_errors import error_code, is_role_refusal
+from aws.osml.model_runner.aws.errors import error_code, is_role_refusal
 from aws.osml.model_runner.exceptions import ModelCallError, Problem
 
 from .endpoint_address import EndpointAddress, checked_addresses

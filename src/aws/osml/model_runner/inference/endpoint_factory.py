@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES, MAX_SAGEMAKER_BODY_BYTES, ModelInvokeMode
-from aws.osml.model_runner.common.aws_clients import Role
+from aws.osml.model_runner.aws.clients import Role
 from aws.osml.model_runner.exceptions import Problem, UnsupportedModelException
 
 from .detector import Detector

@@ -1,7 +1,7 @@
 """The names under which this room's errors are imported, and the one that only this room raises."""
 
 from aws.osml.model_runner.exceptions import (
-    BadModelAnswerError,
+    BadModelResponseError,
     FeatureDistillationException,
     InvalidFeaturePropertiesException,
     ModelBackPressureError,
@@ -28,7 +28,7 @@ class ModelJobError(ModelError):
 
 
 __all__ = [
-    "BadModelAnswerError",
+    "BadModelResponseError",
     "FeatureDistillationException",
     "InvalidFeaturePropertiesException",
     "ModelBackPressureError",

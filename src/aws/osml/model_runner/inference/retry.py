@@ -83,7 +83,7 @@ ALONE_POLICY = RetryPolicy(max_timeouts=3)
 
 
 @dataclass(frozen=True)
-class ModelAnswer:
+class ModelResponse:
     """The bytes of a successful answer, and how many calls failed before it came."""
 
     body: bytes
@@ -225,7 +225,7 @@ def invoke_with_retries(
     policy: RetryPolicy = DEFAULT_POLICY,
     should_stop: Callable[[], bool] = lambda: False,
     budget: RetryBudget | None = None,
-) -> ModelAnswer:
+) -> ModelResponse:
     """Call the model until it answers or the table says otherwise.
 
     ``sleep`` may be a stop event's ``wait``, so that stopping need not wait. ``budget`` is shared by all calls of an
@@ -239,7 +239,7 @@ def invoke_with_retries(
     tries = Tries(budget or RetryBudget(), rng, policy)
     while True:
         try:
-            return ModelAnswer(detector.invoke(tile), tries.retries)
+            return ModelResponse(detector.invoke(tile), tries.retries)
         except ModelCallError as err:
             decision = tries.failed(err)
             _raise_unless_again(decision, err)

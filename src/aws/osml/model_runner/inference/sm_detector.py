@@ -21,7 +21,7 @@ from botocore.exceptions import (
 from urllib3 import exceptions as http_errors
 
 from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES, MAX_SAGEMAKER_BODY_BYTES, ModelInvokeMode
-from aws.osml.model_runner.common.aws_clients import Role, client_config, default_clients
+from aws.osml.model_runner.aws.clients import Role, client_config, default_clients
 from aws.osml.model_runner.common.typing import EncodedTile
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
 
@@ -129,7 +129,7 @@ class SMDetector(Detector):
             if self._is_fixed_client or is_recent:
                 return
             self._refreshed_at_s = time.monotonic()
-            self._client = default_clients().anew().client(SERVICE, self.assumed_role)
+            self._client = default_clients().with_fresh_credentials().client(SERVICE, self.assumed_role)
 
     def _check(self, tile: EncodedTile) -> None:
         try:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from aws.osml.model_runner.exceptions import ConfigurationError
-from aws.osml.model_runner.local.data_plane import DataPlane
+from aws.osml.model_runner.local.stack.data_plane import DataPlane
 
 Client = Callable[[str], Any]
 Row = dict[str, dict[str, Any]]

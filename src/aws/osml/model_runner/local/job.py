@@ -11,8 +11,8 @@ from typing import Any
 from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.api.job_keys import image_id_of
 from aws.osml.model_runner.common.typing import RequestStatus
-from aws.osml.model_runner.local.data_plane import DataPlane
 from aws.osml.model_runner.local.exceptions import LocalStackError
+from aws.osml.model_runner.local.stack.data_plane import DataPlane
 
 Client = Callable[[str], Any]
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
-from aws.osml.model_runner.common.aws_clients import default_clients
-from aws.osml.model_runner.common.aws_errors import error_code
+from aws.osml.model_runner.aws.clients import default_clients
+from aws.osml.model_runner.aws.errors import error_code
 from aws.osml.model_runner.common.backoff import backoff_s
 
 from .exceptions import QueueError

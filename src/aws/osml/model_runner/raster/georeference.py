@@ -25,7 +25,7 @@ from aws.osml.photogrammetry import (
 )
 
 from .control_points import ControlPointModel
-from .rpc import RationalCamera
+from .rpc import RPCModel
 from .solution import CLOSED_PX, UNREADABLE, default_height, is_solution, surface_of
 
 FloatArray = npt.NDArray[np.float64]
@@ -315,7 +315,7 @@ def _rational(model: Any, each: ImageToWorld) -> ImageToWorld:
 
     ``each`` takes some hundredths of a second for a point, so it is called for a few points only; others are NaN.
     """
-    camera = RationalCamera.from_sensor_model(model)
+    camera = RPCModel.from_sensor_model(model)
     height = default_height(model)
     numbers = itertools.count()
 

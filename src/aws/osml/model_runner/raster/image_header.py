@@ -8,7 +8,7 @@ from osgeo import gdal
 
 from .exceptions import LoadImageException
 from .gdal_text import metadata_of
-from .opening import refuse_excess
+from .open import refuse_excess
 from .sensor_model import build_sensor_model
 from .settings import RasterSettings
 from .tile_formats import PLAIN_SAMPLES, Samples

@@ -25,10 +25,10 @@ from aws.osml.model_runner.exceptions import ModelRunnerError
 from .exceptions import LoadImageException
 from .handle_pool import AwsKeys
 from .image_header import check_limits, read_header
-from .opening import check_store, forget_remote, is_remote, open_dataset
+from .open import check_store, forget_remote, is_remote, open_dataset
 from .sensor_model import UNREADABLE
 from .settings import MIB, RasterSettings, configure_gdal
-from .tile_view import read_pixels
+from .window import read_pixels
 
 logger = structlog.get_logger(__name__)
 

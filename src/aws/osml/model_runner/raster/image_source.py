@@ -12,7 +12,7 @@ from .block_cache import make_room
 from .exceptions import LoadImageException
 from .handle_pool import AwsKeys, HandlePool, ImageHandle
 from .image_header import ImageHeader, check_limits, handle_limit, is_same, read_header
-from .opening import check_store, entity_tag, forget_remote, is_remote, open_dataset
+from .open import check_store, entity_tag, forget_remote, is_remote, open_dataset
 from .patient_reads import PatientReads
 from .sensor_model import UNREADABLE
 from .settings import RasterSettings

@@ -11,7 +11,7 @@ from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.photogrammetry import GeodeticWorldCoordinate
 
 from .georeference import ImageToWorld
-from .rpc import RationalCamera
+from .rpc import RPCModel
 from .sensor_model import UNREADABLE, parsed_des
 
 logger = structlog.get_logger(__name__)
@@ -80,13 +80,13 @@ def header_options(metadata: Mapping[str, str]) -> list[str]:
     return [f"{name}={metadata[f'NITF_{name}']}" for name in _KEPT_FIELDS if metadata.get(f"NITF_{name}")]
 
 
-def keep_camera(view: Any) -> None:
+def keep_rpc(view: Any) -> None:
     """Give the tile's dataset an RPC that RPC00B can hold, or none: GDAL refuses offsets left of or above the tile."""
     metadata = view.GetMetadata("RPC")
     if not metadata:
         return
     try:
-        camera = RationalCamera.from_metadata(metadata).encodable()
+        camera = RPCModel.from_metadata(metadata).encodable()
     except UNREADABLE as err:
         logger.warning("tile.rpc_dropped", reason=f"{type(err).__name__}: {err}")
         view.SetMetadata({}, "RPC")

@@ -10,14 +10,14 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.api.image_url import parse_image_url
-from aws.osml.model_runner.common.aws_clients import Role
+from aws.osml.model_runner.aws.clients import Role
 
 from .exceptions import ImageUnreachableError
 from .handle_pool import AwsKeys
 from .http_relay import HttpRelay
 from .image_probe import ImageProbe
 from .image_source import ImageSource, open_image
-from .opening import entity_tag
+from .open import entity_tag
 from .settings import RasterSettings
 
 _IDLE_IMAGES = 4

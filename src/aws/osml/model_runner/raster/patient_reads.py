@@ -25,7 +25,7 @@ from aws.osml.model_runner.common.backoff import HALF_JITTER, backoff_s
 from aws.osml.model_runner.exceptions import ImageError
 
 from .exceptions import ImageBreaksOffError, ImageUnreachableError, LoadImageException, NotAnImageError
-from .opening import forget_remote, is_remote
+from .open import forget_remote, is_remote
 from .sensor_model import UNREADABLE
 from .settings import RasterSettings
 from .transfers import TransferWatch, watched_transfers

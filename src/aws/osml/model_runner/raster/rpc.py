@@ -46,7 +46,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class RationalCamera:
+class RPCModel:
     """A camera's axes, its four polynomials as rows of 20 (line over line, sample over sample), and its errors in m."""
 
     line: Axis
@@ -59,7 +59,7 @@ class RationalCamera:
     error_random: float = 0.0
 
     @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str]) -> "RationalCamera":
+    def from_metadata(cls, metadata: Mapping[str, str]) -> "RPCModel":
         """Read GDAL's RPC metadata; raises ValueError or KeyError where it is incomplete, or divides by zero."""
 
         def axis(name: str) -> Axis:
@@ -86,7 +86,7 @@ class RationalCamera:
         )
 
     @classmethod
-    def from_sensor_model(cls, model: Any) -> "RationalCamera":
+    def from_sensor_model(cls, model: Any) -> "RPCModel":
         """Return what the toolkit's RPCSensorModel computes with."""
         polynomials = (
             model.line_numerator_poly,
@@ -151,7 +151,7 @@ class RationalCamera:
         world[~(is_converged & is_near & is_on_earth(world))] = np.nan
         return world
 
-    def encodable(self) -> "RationalCamera":
+    def encodable(self) -> "RPCModel":
         """Return the same camera with offsets and scales that the fields of RPC00B can hold.
 
         Those fields are short: whole, non-negative lines and samples, degrees to four decimals, whole metres. Rounding
@@ -174,7 +174,7 @@ class RationalCamera:
             return self
         return replace(axes, polynomials=self._polynomials_for(axes))
 
-    def _polynomials_for(self, other: "RationalCamera") -> FloatArray:
+    def _polynomials_for(self, other: "RPCModel") -> FloatArray:
         """Return the polynomials that make the axes of ``other`` give the pixels of this camera."""
         side = np.linspace(-1.0, 1.0, 5)
         lon, lat, height = (values.ravel() for values in np.meshgrid(side, side, side))

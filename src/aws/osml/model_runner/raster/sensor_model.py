@@ -37,7 +37,7 @@ from aws.osml.photogrammetry import (
 
 from .control_points import ControlPointModel, PlaneMap
 from .georeference import image_to_world, transformed
-from .rpc import RationalCamera
+from .rpc import RPCModel
 from .settings import RasterSettings
 from .solution import UNREADABLE as UNREADABLE
 
@@ -216,7 +216,7 @@ def _rpc_model(dataset: Any) -> Any | None:
     metadata = dataset.GetMetadata("RPC")
     if not metadata:
         return None
-    camera = RationalCamera.from_metadata(metadata)
+    camera = RPCModel.from_metadata(metadata)
     model = RPCSensorModel(
         camera.error_bias,
         camera.error_random,

@@ -22,14 +22,14 @@ from .georeference import ImageToWorld, image_to_world
 from .handle_pool import ImageHandle
 from .image_source import ImageSource
 from .memory_file import memory_folder, read_memory_file
-from .nitf_tile import SarDocument, corner_options, header_options, keep_camera
+from .nitf_tile import SarDocument, corner_options, header_options, keep_rpc
 from .pictures import PICTURE_DRIVERS, encode_picture, is_plain
 from .read_ahead import ReadAhead
 from .sensor_model import UNREADABLE
 from .tiff_templates import Corner
 from .tile_formats import TilePlan, plan_tile
-from .tile_view import corner_of, read_pixels, tile_view
 from .transfers import last_warning
+from .window import corner_of, read_pixels, tile_view
 
 logger = structlog.get_logger(__name__)
 
@@ -147,7 +147,7 @@ class TileEncoder:
         options = list(self._plan.options)
         if self._tile_format == ImageFormats.NITF:
             options += self._nitf_options(handle, tile)
-            keep_camera(view)
+            keep_rpc(view)
         return partial(self._by_gdal, view, options)
 
     def _read_plain_tiff(self, handle: ImageHandle, tile: ImageRegion) -> Callable[[], EncodedTile]:

@@ -1,8 +1,8 @@
 """Which image starts next, and how much an endpoint can take."""
 
-from .buffered_image_request_queue import BufferedImageRequestQueue
 from .endpoint_capacity import EndpointCapacityEstimator
 from .image_scheduler import EndpointLoadImageScheduler, FIFOImageScheduler, ImageScheduler, ScheduledImage
+from .intake import BufferedImageRequestQueue
 from .look_ahead import LookAhead
 
 __all__ = [

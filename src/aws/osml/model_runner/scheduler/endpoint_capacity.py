@@ -14,17 +14,17 @@ from botocore.exceptions import BotoCoreError, ClientError
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.region_request import RegionRequest
-from aws.osml.model_runner.app_config import ServiceConfig
-from aws.osml.model_runner.common.aws_clients import AwsClients
-from aws.osml.model_runner.common.aws_errors import error_code
-from aws.osml.model_runner.common.role_session import describing_session
+from aws.osml.model_runner.aws.clients import AwsClients
+from aws.osml.model_runner.aws.errors import error_code
+from aws.osml.model_runner.aws.role_session import describing_session
+from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.endpoint_facts import Fact, SharedFacts
 from aws.osml.model_runner.exceptions import TableError
 from aws.osml.model_runner.inference.endpoint_check import endpoint_finding
-from aws.osml.model_runner.metrics import COUNT, MetricsRecorder
+from aws.osml.model_runner.telemetry.metrics import COUNT, MetricsRecorder
 
-from .decision import LaneCapacity
-from .survey import lane_of
+from .load import lane_of
+from .policy import LaneCapacity
 
 logger = structlog.get_logger(__name__)
 

@@ -12,16 +12,16 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.api.image_request import ImageRequest
-from aws.osml.model_runner.app_config import ServiceConfig
-from aws.osml.model_runner.database.job_ledger import OpenJob
-from aws.osml.model_runner.database.scheduling_turns import Notice, SchedulingTurns, Turn
+from aws.osml.model_runner.common.job_rules import is_passing
+from aws.osml.model_runner.config import ServiceConfig
+from aws.osml.model_runner.database.outstanding_jobs_table import OpenJob
+from aws.osml.model_runner.database.scheduler_lock import SchedulerLock, SchedulerState, Turn
 from aws.osml.model_runner.exceptions import TableError
-from aws.osml.model_runner.job_rules import is_passing
-from aws.osml.model_runner.metrics import COUNT, MILLISECONDS, PERCENT, MetricsRecorder
+from aws.osml.model_runner.telemetry.metrics import COUNT, MILLISECONDS, PERCENT, MetricsRecorder
 
-from .decision import Decision, Lane, LaneCapacity, LaneLoad, Reason, WaitingImage, decide
+from .load import ClusterLoad, LoadRules, cluster_load
 from .look_ahead import waiting_by_endpoint
-from .survey import Survey, SurveyRules, survey
+from .policy import Decision, Lane, LaneCapacity, LaneLoad, Reason, WaitingImage, decide
 
 logger = structlog.get_logger(__name__)
 
@@ -71,12 +71,12 @@ class Capacities(Protocol):
         ...
 
 
-class TurnScheduler:
+class LockedScheduler:
     """What both schedulers share: turns, and the claim of what was decided."""
 
     def __init__(
         self,
-        turns: SchedulingTurns,
+        turns: SchedulerLock,
         config: ServiceConfig,
         owner: str,
         metrics: MetricsRecorder,
@@ -95,7 +95,7 @@ class TurnScheduler:
         self.due = due or threading.Event()
         self._lease_s = config.region_lease_s
         self._slots = config.regions_in_progress
-        self._rules = SurveyRules(config.tile_workers_per_instance, config.region_lease_s)
+        self._rules = LoadRules(config.tile_workers_per_instance, config.region_lease_s)
         # Images started here whose planning and first region have not ended.
         self._held: dict[str, OpenJob] = {}
         # When something became known here that no turn has seen yet, and how long to wait before looking for it.
@@ -107,7 +107,7 @@ class TurnScheduler:
         self._last_held_back: tuple[Lane, ...] = ()
         self._left_out: frozenset[str] = frozenset()
 
-    def decision(self, found: Survey, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
+    def decision(self, found: ClusterLoad, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
         """Return what starts, and the capacities that this was decided by."""
         raise NotImplementedError
 
@@ -172,7 +172,7 @@ class TurnScheduler:
         """Note that an image needs its slot no longer."""
         self._held.pop(image.receipt_handle, None)
 
-    def _notice(self) -> Notice:
+    def _notice(self) -> SchedulerState:
         notice, self._noticed_at = self._turns.notice(), self._now()
         self._is_anything_waiting = notice.waiting > 0
         return notice
@@ -184,7 +184,7 @@ class TurnScheduler:
         began_s, jobs = self._now(), list[OpenJob]()
         waiting, is_more, images = 0, False, dict[str, WaitingImage]()
         try:
-            found = survey(self._turns.open_jobs(), self._turns.progress, began_s, self._rules)
+            found = cluster_load(self._turns.open_jobs(), self._turns.progress, began_s, self._rules)
             waiting, images = len(found.waiting), found.waiting
             self._count(found)
             if waiting:
@@ -201,7 +201,7 @@ class TurnScheduler:
             self._turns.end(turn, 0.0 if is_more else self._now() + LOOK_EVERY_S, left, began_s, waiting_for)
         return jobs
 
-    def _start_images(self, turn: Turn, found: Survey, jobs: list[OpenJob]) -> bool:
+    def _start_images(self, turn: Turn, found: ClusterLoad, jobs: list[OpenJob]) -> bool:
         """Start images into ``jobs``; True when more may start than this worker has slots for, or time."""
         most = min(_STARTS_PER_TURN, max(1, self._slots - len(self._held)))
         while len(jobs) < most and self._now() < turn.until - TURN_S + _STARTING_S:
@@ -229,7 +229,7 @@ class TurnScheduler:
         return True
 
     def _log_start(
-        self, image: WaitingImage, reason: Reason, found: Survey, capacities: Mapping[Lane, LaneCapacity]
+        self, image: WaitingImage, reason: Reason, found: ClusterLoad, capacities: Mapping[Lane, LaneCapacity]
     ) -> None:
         load, capacity = found.loads.get(image.lane, LaneLoad()), capacities.get(image.lane, LaneCapacity())
         logger.info(
@@ -248,7 +248,7 @@ class TurnScheduler:
             waiting=len(found.waiting),
         )
 
-    def _note_held_back(self, decision: Decision, found: Survey) -> None:
+    def _note_held_back(self, decision: Decision, found: ClusterLoad) -> None:
         """Measure and log that endpoints were full; in the log once, until others are."""
         for lane in decision.full:
             self._metrics.record("Scheduling", "Throttles", 1, COUNT, ModelName=lane.endpoint)
@@ -275,14 +275,14 @@ class TurnScheduler:
             percent = 100.0 * min(1.0, used)
             self._metrics.record("Scheduling", "Utilization", percent, PERCENT, ModelName=lane.endpoint)
 
-    def _note_left_out(self, found: Survey) -> None:
+    def _note_left_out(self, found: ClusterLoad) -> None:
         """Report images that no decision can be made of; each once, until others are."""
         for image_id in found.left_out.keys() - self._left_out:
             logger.warning("image.left_out", image_id=image_id, reason=found.left_out[image_id])
             self._metrics.record("Scheduling", "Errors", 1, COUNT)
         self._left_out = frozenset(found.left_out)
 
-    def _count(self, found: Survey) -> None:
+    def _count(self, found: ClusterLoad) -> None:
         """Record how many requests there are, and how many of them wait, once a minute."""
         now_s = self._now()
         if self._counted_at is not None and now_s - self._counted_at < _COUNTED_EVERY_S:
@@ -295,13 +295,13 @@ class TurnScheduler:
         self._metrics.flush()
 
 
-class EndpointLoadImageScheduler(TurnScheduler):
+class EndpointLoadImageScheduler(LockedScheduler):
     """Starts what the least loaded endpoint has waiting, and fills no endpoint above its target."""
 
     def __init__(
         self,
         capacities: Capacities,
-        turns: SchedulingTurns,
+        turns: SchedulerLock,
         config: ServiceConfig,
         owner: str,
         metrics: MetricsRecorder,
@@ -313,7 +313,7 @@ class EndpointLoadImageScheduler(TurnScheduler):
         super().__init__(turns, config, owner, metrics, now, pause, rng, due)
         self._capacities = capacities
 
-    def decision(self, found: Survey, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
+    def decision(self, found: ClusterLoad, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
         """Return what ``decide`` says of lanes with their capacities."""
         capacities: dict[Lane, LaneCapacity] = {}
         for key, image in found.waiting.items():
@@ -325,10 +325,10 @@ class EndpointLoadImageScheduler(TurnScheduler):
 _ONE_LANE = Lane("")
 
 
-class FIFOImageScheduler(TurnScheduler):
+class FIFOImageScheduler(LockedScheduler):
     """Starts what came first, whatever its endpoint has to do."""
 
-    def decision(self, found: Survey, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
+    def decision(self, found: ClusterLoad, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
         """Return what ``decide`` says where all images are in one lane that takes everything."""
         waiting = [dataclasses.replace(image, lane=_ONE_LANE) for image in found.waiting.values()]
         decision = decide(waiting, {}, {}, now_s)

@@ -13,9 +13,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
-from aws.osml.model_runner.database.scheduling_turns import Notice, SchedulingTurns
+from aws.osml.model_runner.database.scheduler_lock import SchedulerLock, SchedulerState
 
-from .decision import Lane
+from .policy import Lane
 
 # How old what a worker knows of the waiting images may be.
 _KNOWN_FOR_S = 2.0
@@ -55,11 +55,11 @@ class LookAhead:
     takes in two seconds.
     """
 
-    def __init__(self, turns: SchedulingTurns, look_ahead: int, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, turns: SchedulerLock, look_ahead: int, now: Callable[[], float] = time.time) -> None:
         self._turns = turns
         self._look_ahead = look_ahead
         self._now = now
-        self._notice = Notice()
+        self._notice = SchedulerState()
         self._known_at = -math.inf
         # What was taken here and may be missing in the notice: until when, for which endpoint, how many images.
         self._taken: list[tuple[float, str, int]] = []

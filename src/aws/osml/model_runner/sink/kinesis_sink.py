@@ -11,10 +11,10 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from aws.osml.model_runner.api.problems import role_problem, shortened
 from aws.osml.model_runner.api.sink import SinkMode, SinkType
-from aws.osml.model_runner.common.aws_clients import default_clients
-from aws.osml.model_runner.common.aws_errors import error_code, is_role_refusal
+from aws.osml.model_runner.aws.clients import default_clients
+from aws.osml.model_runner.aws.errors import error_code, is_role_refusal
+from aws.osml.model_runner.aws.role_session import streaming_session
 from aws.osml.model_runner.common.backoff import backoff_s
-from aws.osml.model_runner.common.role_session import streaming_session
 from aws.osml.model_runner.exceptions import Problem
 
 from .delivery import Delivery, FeatureBatch

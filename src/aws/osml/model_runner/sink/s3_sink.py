@@ -15,9 +15,9 @@ from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from aws.osml.model_runner.api.problems import role_problem, shortened
 from aws.osml.model_runner.api.sink import OutputCompression, OutputFormat, SinkMode, SinkType
-from aws.osml.model_runner.common.aws_clients import default_clients
-from aws.osml.model_runner.common.aws_errors import error_code, error_status, is_role_refusal
-from aws.osml.model_runner.common.role_session import writing_session
+from aws.osml.model_runner.aws.clients import default_clients
+from aws.osml.model_runner.aws.errors import error_code, error_status, is_role_refusal
+from aws.osml.model_runner.aws.role_session import writing_session
 from aws.osml.model_runner.exceptions import Problem
 
 from .delivery import Delivery

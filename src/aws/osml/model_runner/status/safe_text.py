@@ -6,7 +6,7 @@ on topics and in tables that many may read.
 
 import re
 
-from aws.osml.model_runner.common.redaction import redacted_beginning
+from aws.osml.model_runner.telemetry.redaction import redacted_beginning
 
 MAX_CHARACTERS = 512
 ELLIPSIS = "…"

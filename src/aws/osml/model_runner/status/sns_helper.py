@@ -5,8 +5,8 @@ from typing import Any
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
-from aws.osml.model_runner.common.aws_clients import default_clients
-from aws.osml.model_runner.common.aws_errors import error_code
+from aws.osml.model_runner.aws.clients import default_clients
+from aws.osml.model_runner.aws.errors import error_code
 
 from .exceptions import SNSPublishException
 from .safe_text import printable, shortened

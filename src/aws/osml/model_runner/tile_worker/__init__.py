@@ -1,9 +1,9 @@
 """From a region to its tiles, and from tiles to what the model says about them."""
 
-from .exceptions import ProcessTilesException, SetupTileWorkersException
-from .tiling_strategy import TilingStrategy, ceildiv, generate_crops
-from .variable_overlap_tiling_strategy import VariableOverlapTilingStrategy
-from .variable_tile_tiling_strategy import VariableTileTilingStrategy
+from aws.osml.model_runner.pipeline.exceptions import ProcessTilesException, SetupTileWorkersException
+from aws.osml.model_runner.tiling.strategy import TilingStrategy, ceildiv, generate_crops
+from aws.osml.model_runner.tiling.variable_overlap import VariableOverlapTilingStrategy
+from aws.osml.model_runner.tiling.variable_tile import VariableTileTilingStrategy
 
 __all__ = [
     "ProcessTilesException",

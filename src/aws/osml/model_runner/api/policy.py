@@ -1,0 +1,68 @@
+"""What the operator lets requests reach: a request may be well-formed and still name what is none of its business."""
+
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from aws.osml.model_runner.exceptions import InvalidImageRequestException, InvalidImageURLException, Problem
+
+from .image_request import ImageRequest
+from .image_url import ALL_SOURCES, parse_image_url
+from .problems import shortened
+
+# https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html: paths of 512 characters, names of 64
+_ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/([\x21-\x7e]{0,510}/)?[A-Za-z0-9_+=,.@-]{1,64}", re.ASCII)
+# Each kind of output has its own words for its place and for its role; the second word for a role is understood too.
+_ROLE_KEYS = ("role", "assumedRole")
+
+
+@dataclass(frozen=True)
+class RequestPolicy:
+    """Names in which ``*`` stands for any characters; no names at all allow every one. Roles are ARNs."""
+
+    image_sources: Collection[str] = ALL_SOURCES
+    image_buckets: Sequence[str] = ()
+    output_buckets: Sequence[str] = ()
+    output_streams: Sequence[str] = ()
+    roles: Sequence[str] = ()
+
+    def check(self, request: ImageRequest) -> None:
+        """Raise InvalidImageRequestException with everything that a request names and may not reach."""
+        problems = [*self._image_problems(request), *self._output_problems(request)]
+        problems += self._role_problems("imageReadRole", request.image_read_role)
+        problems += self._role_problems("imageProcessor.assumedRole", request.model_invocation_role)
+        if problems:
+            raise InvalidImageRequestException("the image request is not allowed", problems)
+
+    def _image_problems(self, request: ImageRequest) -> Iterator[Problem]:
+        try:
+            location = parse_image_url(request.image_url, self.image_sources)
+        except InvalidImageURLException as err:
+            yield from err.problems
+            return
+        if location.bucket is not None and not _is_among(location.bucket, self.image_buckets):
+            yield Problem("imageUrls", shortened(request.image_url), "an image in a bucket that IMAGE_BUCKETS allows")
+
+    def _output_problems(self, request: ImageRequest) -> Iterator[Problem]:
+        for index, output in enumerate(request.outputs):
+            for key, setting, names in (
+                ("bucket", "OUTPUT_BUCKETS", self.output_buckets),
+                ("stream", "OUTPUT_STREAMS", self.output_streams),
+            ):
+                if key in output and not _is_among(output[key], names):
+                    yield Problem(f"outputs[{index}].{key}", shortened(output[key]), f"one that {setting} allows")
+            for key in _ROLE_KEYS:
+                yield from self._role_problems(f"outputs[{index}].{key}", output.get(key))
+
+    def _role_problems(self, field: str, role: str | None) -> Iterator[Problem]:
+        if not role:
+            return
+        if not _ROLE_ARN.fullmatch(role):
+            yield Problem(field, shortened(role), "the ARN of a role, such as arn:aws:iam::123456789012:role/name")
+        elif not _is_among(role, self.roles):
+            yield Problem(field, shortened(role), "a role that ASSUMABLE_ROLES allows")
+
+
+def _is_among(name: str, patterns: Sequence[str]) -> bool:
+    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)

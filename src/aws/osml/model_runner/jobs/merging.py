@@ -1,0 +1,275 @@
+"""The features of an image brought together: tiles are read row by row, and features come out as they are decided.
+
+Memory holds the rows at hand and what is undecided of those before, however many features an image has.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from aws.osml.model_runner.api.post_processing import (
+    FeatureDistillationAlgorithm,
+    FeatureDistillationDeserializer,
+    FeatureDistillationSeam,
+    SeamMerge,
+)
+from aws.osml.model_runner.common.channel import Threads, read_ahead
+from aws.osml.model_runner.common.memory import trim_heap
+from aws.osml.model_runner.common.memory_budget import MemoryShare
+from aws.osml.model_runner.database.feature_table import StoredTile
+from aws.osml.model_runner.database.job_table import JobItem
+from aws.osml.model_runner.exceptions import ConservationError
+from aws.osml.model_runner.features.encoding import decode_feature, encode_feature
+from aws.osml.model_runner.features.feature_columns import FeatureColumns
+from aws.osml.model_runner.features.properties import Feature, FeatureOrigin, FeatureStamp, feature_id
+from aws.osml.model_runner.features.row_selection import Decided, RowSelection
+from aws.osml.model_runner.features.scored_boxes import Indices, ScoredBoxes
+from aws.osml.model_runner.features.text_stamp import TextStamp
+from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
+from aws.osml.model_runner.features.tiled_features import TiledFeatures, shapes_of
+from aws.osml.model_runner.sink.delivery import FeatureBatch
+
+from .result_members import result_members
+from .tile_reader import ImageTiles, Metrics, ReadTiles, TileReader, TileStep, TileTally, Unmeasured, ignore, size_of
+
+# A batch for the outputs: at most so many features, and about so many bytes.
+_BATCH_FEATURES = 2_000
+_BATCH_BYTES = 4 * 1024 * 1024
+# What an output holds of features that it has not written: parts of a file on their way, a row group, records.
+_OUTPUT_BYTES = 64 * 1024 * 1024
+# All of them together count for no more than this part of what there is.
+_OUTPUTS_PART = 4
+
+
+@dataclass(frozen=True, eq=False)
+class _AtHand:
+    """n features that are at hand: those of some tiles.
+
+    ``numbers``: (n,) the place of each one's tile in ``tiles``; ``ordinals``: (n,) its place in the model's answer.
+    """
+
+    tiles: Sequence[tuple[int, StoredTile]]
+    numbers: Indices
+    ordinals: Indices
+    columns: FeatureColumns
+    bodies: Sequence[bytes]
+
+    @classmethod
+    def of(cls, tiles: Sequence[tuple[int, StoredTile]]) -> "_AtHand":
+        """Return the features of these tiles, in order."""
+        counts = [len(tile.features) for _, tile in tiles]
+        return cls(
+            # The tile itself is let go, with the features that are not carried on.
+            [(row, tile.without_features()) for row, tile in tiles],
+            np.repeat(np.arange(len(tiles)), counts),
+            np.concatenate([np.zeros(0, np.intp), *(np.arange(count) for count in counts)]),
+            FeatureColumns.joined([tile.columns for _, tile in tiles]),
+            [body for _, tile in tiles for body in tile.features],
+        )
+
+    def followed_by(self, other: "_AtHand") -> "_AtHand":
+        """Return these features and then the others."""
+        if not len(self):
+            return other
+        return _AtHand(
+            [*self.tiles, *other.tiles],
+            np.concatenate([self.numbers, other.numbers + len(self.tiles)]),
+            np.concatenate([self.ordinals, other.ordinals]),
+            FeatureColumns.joined([self.columns, other.columns]),
+            [*self.bodies, *other.bodies],
+        )
+
+    def take(self, indices: Indices) -> "_AtHand":
+        """Return these features alone, with none but their tiles."""
+        used, numbers = np.unique(self.numbers[indices], return_inverse=True)
+        return _AtHand(
+            [self.tiles[number] for number in used.tolist()],
+            numbers,
+            self.ordinals[indices],
+            self.columns.take(indices),
+            [self.bodies[index] for index in indices.tolist()],
+        )
+
+    def __len__(self) -> int:
+        return len(self.bodies)
+
+    @property
+    def rows(self) -> Indices:
+        """(n,) the number of each feature's row of tiles."""
+        rows: Indices = np.array([row for row, _ in self.tiles], dtype=np.intp)[self.numbers]
+        return rows
+
+    @property
+    def size_bytes(self) -> int:
+        """How much memory they take."""
+        return size_of(self.bodies)
+
+    def tiled(self, spans: TileSpans) -> TiledFeatures:
+        """Return the arrays by which they are merged."""
+        records = self.columns.records
+        return TiledFeatures(
+            # Each an array of its own: numbers that lie between others are slow to work on.
+            ScoredBoxes(records["box"].copy(), records["score"].copy(), records["category"].astype(np.intp)),
+            records["kind"].copy(),
+            self.numbers,
+            frames_of(tile.bounds for _, tile in self.tiles),
+            lambda indices: shapes_of([self.feature_at(index) for index in indices.tolist()]),
+            spans,
+            np.fromiter(map(len, self.bodies), np.intp, len(self.bodies)),
+        )
+
+    def feature_at(self, index: int) -> Feature:
+        """Return a feature as it is stored."""
+        return decode_feature(self.bodies[index])
+
+    def tile_of(self, index: int) -> StoredTile:
+        """Return a feature's tile, without its features."""
+        return self.tiles[self.numbers.item(index)][1]
+
+    def id_of(self, job_id: str, index: int) -> str:
+        """Return the id of a feature, which follows from job, region, tile and place in the answer."""
+        key = self.tile_of(index).key
+        return feature_id(job_id, key.region_id, key.index, self.ordinals.item(index))
+
+
+@dataclass(eq=False)
+class MergedImage:
+    """The features of an image, merged and stamped as they are delivered: a stream that is read once.
+
+    They come row by row of tiles: each with the row at which it is decided, then by row, region, tile and place in the
+    model's answer. That order, and every byte, is the same whenever and wherever an image is merged.
+
+    ``read`` returns the tiles of some keys. ``outputs``: how many outputs hold a part of the features meanwhile.
+    ``stored`` and ``kept`` count the features that were read, and those that are delivered, so far; ``unmerged``
+    those of crowded tiles, see ``features.crowding``. ``tally`` counts tiles; it is complete when the stream has ended.
+    """
+
+    job: JobItem
+    tiles: ImageTiles
+    options: FeatureDistillationAlgorithm | None
+    read: ReadTiles
+    memory: MemoryShare
+    threads: Threads
+    note: Callable[[], None] = ignore
+    metrics: Metrics = field(default_factory=Unmeasured)
+    outputs: int = 1
+    stored: int = 0
+    kept: int = 0
+    unmerged: int = 0
+    tally: TileTally = field(default_factory=TileTally)
+    _read_bytes: int = 0
+    _stamp: FeatureStamp = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the stamp, once for all features."""
+        self._stamp = stamp_of(self.job)
+
+    def __iter__(self) -> Iterator[FeatureBatch]:
+        """Yield the features that are delivered.
+
+        Raises:
+            ConservationError: fewer tiles, or more, are stored as good than were counted; known at the end.
+            AggregationTooLargeError: what has to be held together takes more memory than there is.
+            AggregationDeferredError: other aggregations hold the memory.
+        """
+        # The pixels of the image's tiles are gone by now, and its features take their place.
+        trim_heap()
+        reader = TileReader(self.read, self.memory, self.note, self.metrics, self.tally)
+        with closing(read_ahead(reader.steps(self.tiles), self.threads)) as steps:
+            yield from self._merged(steps)
+        if self.tally.succeeded != self.job.tile_success:
+            raise ConservationError(
+                f"{self.tally.succeeded} tiles are stored as good, {self.job.tile_success} were counted"
+            )
+
+    def members(self) -> dict[str, Any]:
+        """Return the members of a result beside its features; complete when the stream has ended."""
+        return result_members(self.job, self.tally, self.stored, self.kept, self.unmerged)
+
+    def _merged(self, steps: Iterable[TileStep]) -> Iterator[FeatureBatch]:
+        selection = RowSelection(self.options, self.note)
+        at_hand = _AtHand.of([])
+        for step in steps:
+            self.memory.work(step.size_bytes)
+            self.note()
+            self.stored += sum(len(tile.features) for _, tile in step.tiles)
+            self._read_bytes += step.size_bytes
+            at_hand = at_hand.followed_by(_AtHand.of(step.tiles))
+            last_row = step.last_row
+            del step
+            with self.metrics.timed("FeatureSelection"):
+                decided = selection.step(at_hand.tiled(self.tiles.spans), at_hand.rows, last_row)
+            yield from self._batches(at_hand, decided)
+            at_hand = at_hand.take(decided.open)
+            in_outputs = self.outputs * min(self._read_bytes, _OUTPUT_BYTES)
+            self.memory.keep(at_hand.size_bytes + min(in_outputs, self.memory.limit_bytes // _OUTPUTS_PART))
+
+    def _batches(self, at_hand: _AtHand, decided: Decided) -> Iterator[FeatureBatch]:
+        self.kept += len(decided.kept)
+        self.unmerged += decided.unmerged
+        middles = at_hand.columns.records["box"].reshape(-1, 2, 2).mean(axis=1)
+        for part in _parts([len(at_hand.bodies[index]) for index in decided.kept.tolist()]):
+            self.note()
+            indices = decided.kept[part]
+            ids = [at_hand.id_of(str(self.job.job_id), index) for index in indices.tolist()]
+            yield FeatureBatch(list(self._encoded(at_hand, decided, indices, ids)), ids, middles[indices])
+
+    def _encoded(self, at_hand: _AtHand, decided: Decided, indices: Indices, ids: Sequence[str]) -> Iterator[bytes]:
+        """Yield features as they are delivered; most need no more than a stamp in their text."""
+        selection = decided.selection
+
+        @lru_cache(maxsize=1)  # the features of a tile come one after the other
+        def stamp_of_tile(number: int) -> TextStamp:
+            tile = at_hand.tiles[number][1]
+            return TextStamp(self._stamp, tile.bounds, tile.inference_time)
+
+        numbers = at_hand.numbers[indices].tolist()
+        own_ends = at_hand.columns.records["own_end"][indices].tolist()
+        for index, own_id, number, own_end in zip(indices.tolist(), ids, numbers, own_ends, strict=True):
+            absorbed = len(selection.absorbed.get(index, ()))
+            encoded = None
+            if not selection.changes(index) and not (absorbed and self._are_ids_told):
+                encoded = stamp_of_tile(number).stamped(at_hand.bodies[index], own_end, own_id, absorbed)
+            yield encoded or self._encoded_anew(at_hand, decided, index)
+
+    def _encoded_anew(self, at_hand: _AtHand, decided: Decided, index: int) -> bytes:
+        job_id, absorbed = str(self.job.job_id), decided.selection.absorbed.get(index, ())
+        ids = [at_hand.id_of(job_id, other) for other in absorbed] if self._are_ids_told else ()
+        tile = at_hand.tile_of(index)
+        origin = FeatureOrigin(at_hand.id_of(job_id, index), tile.bounds, len(absorbed), ids, tile.inference_time)
+        finished = decided.selection.finished(index, at_hand.feature_at(index), at_hand.feature_at)
+        return encode_feature(self._stamp.finalized(finished, origin))
+
+    @property
+    def _are_ids_told(self) -> bool:
+        return isinstance(self.options, FeatureDistillationSeam) and self.options.merge is SeamMerge.UNION
+
+
+def _parts(sizes: Sequence[int]) -> Iterator[slice]:
+    """Yield where to cut features of these sizes into batches."""
+    start = in_batch = 0
+    for end, size in enumerate(sizes):
+        if end > start and (end - start == _BATCH_FEATURES or in_batch + size > _BATCH_BYTES):
+            yield slice(start, end)
+            start, in_batch = end, 0
+        in_batch += size
+    if start < len(sizes):
+        yield slice(start, len(sizes))
+
+
+def distillation_of(job: JobItem) -> FeatureDistillationAlgorithm | None:
+    """Return how a job asks for its features to be merged; None where it does not."""
+    if not job.feature_distillation_option:
+        return None
+    options: Mapping[str, Any] = json.loads(job.feature_distillation_option)
+    return FeatureDistillationDeserializer.deserialize(dict(options))
+
+
+def stamp_of(job: JobItem) -> FeatureStamp:
+    """Return what a job writes on each of its features."""
+    return FeatureStamp.from_request(str(job.job_id), json.loads(job.feature_properties or "[]"))

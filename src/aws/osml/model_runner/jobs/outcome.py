@@ -1,0 +1,29 @@
+"""What became of a region that a worker was to process. Each outcome decides what happens to the region's message."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aws.osml.model_runner.database.job_table import JobItem
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """The region needs no further work: its message is deleted.
+
+    It has ended, here or before, or its image has. ``job`` is the image's row; None when the image has none any more.
+    """
+
+    job: "JobItem | None"
+
+
+@dataclasses.dataclass(frozen=True)
+class Deferred:
+    """The region cannot be done now: its message becomes visible again after ``retry_after_s``.
+
+    ``is_backoff`` is True when the region's endpoint, image or tables are the reason: the row counts those waits.
+    """
+
+    reason: str
+    retry_after_s: float
+    is_backoff: bool = False

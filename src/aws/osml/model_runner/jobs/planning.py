@@ -1,0 +1,208 @@
+"""The plan of an image: what it is, which of its pixels are wanted, and how they are shared out."""
+
+import dataclasses
+import json
+import math
+from typing import Any, NamedTuple
+
+import shapely
+import structlog
+
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.image_url import public_url
+from aws.osml.model_runner.api.request_utils import json_text
+from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
+from aws.osml.model_runner.database.job_table import JobItem
+from aws.osml.model_runner.exceptions import (
+    InvalidImageRequestException,
+    LoadImageException,
+    Problem,
+    TileEncodingError,
+)
+from aws.osml.model_runner.raster import ImageSource, TileEncoder, extents, georeference_of, source_metadata
+from aws.osml.model_runner.raster.tile_formats import formats_that_hold
+from aws.osml.model_runner.tiling.region_plan import TilePlanner, processing_bounds
+from aws.osml.model_runner.tiling.strategy import TilingStrategy
+
+from .image_roi import interest_in
+
+logger = structlog.get_logger(__name__)
+
+# Left for a tile's header where a size is proposed; those of plain formats take a few bytes per row of pixels.
+_HEADER_BYTES = 128 * 1024
+_SIDE_STEP_PX = 16
+
+
+class PlanLimits(NamedTuple):
+    """More parts than these are a mistake in the request, such as a tile of a few pixels on a huge image.
+
+    ``tiles`` is the most that an image may have. ``body_bytes`` is the longest tile that the endpoint takes; None where
+    that is not known.
+    """
+
+    regions: int
+    tiles_per_region: int
+    tiles: int
+    body_bytes: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ImagePlan:
+    """What the image's row records of its plan, and the regions that follow from it."""
+
+    bounds: ImageRegion
+    regions: list[ImageRegion]
+    tile_count: int
+    region_size: ImageDimensions
+    width: int
+    height: int
+    extents: dict[str, float] | None
+    georeference: dict[str, Any] | None
+    etag: str | None
+    extension: str
+    image_format: str
+    image_count: int
+    source_metadata: dict[str, Any] | None
+
+    def applied_to(self, item: JobItem) -> JobItem:
+        """Return the row with this plan in it; the image's metadata joins the properties that the request stamps."""
+        properties = json.loads(item.feature_properties or "[]")
+        if self.source_metadata:
+            properties.append(self.source_metadata)
+        return dataclasses.replace(
+            item,
+            region_count=len(self.regions),
+            tile_count=self.tile_count,
+            region_size=list(self.region_size),
+            processing_bounds=self.bounds.to_lists(),
+            width=self.width,
+            height=self.height,
+            extents=json_text(self.extents) if self.extents else None,
+            georeference=json_text(self.georeference) if self.georeference else None,
+            image_etag=self.etag,
+            image_extension=self.extension,
+            image_format=self.image_format,
+            image_count=self.image_count if self.image_count > 1 else None,
+            feature_properties=json_text(properties),
+            source_properties=json_text([self.source_metadata]) if self.source_metadata else None,
+        )
+
+
+def plan_image(
+    source: ImageSource,
+    request: ImageRequest,
+    strategy: TilingStrategy,
+    region_size: ImageDimensions,
+    limits: PlanLimits,
+) -> ImagePlan:
+    """Return the plan of an open image. The same image and request give the same plan on every worker.
+
+    Raises:
+        ImageError: the tile format cannot hold the image, a tile would be too large, the region of interest cannot be
+            found in the image, or the plan would have too many parts.
+        InvalidImageRequestException: no tile of the asked size fits into a call of the endpoint.
+    """
+    encoder = TileEncoder(source, request.tile_format, request.tile_compression)
+    encoder.check(request.tile_size)
+    roi = _interest(source, request)
+    bounds = processing_bounds(source.width, source.height, roi)
+    planner = TilePlanner(strategy, request.tile_size, request.tile_overlap, roi)
+    _refuse_excess(planner, bounds, region_size, limits)
+    counts = planner.tile_counts(bounds, region_size)
+    if not counts:
+        raise LoadImageException("regionOfInterest does not touch the image")
+    regions = [region for region, _ in counts]
+    if limits.body_bytes is not None:
+        largest = max((tile.bounds for tile in planner.tiles(regions[0])), key=lambda bounds: math.prod(bounds.size))
+        _refuse_unsendable(encoder, source, largest, limits.body_bytes)
+    return ImagePlan(
+        bounds=bounds,
+        regions=regions,
+        tile_count=sum(count for _, count in counts),
+        region_size=region_size,
+        width=source.width,
+        height=source.height,
+        extents=_extents(source),
+        georeference=_georeference(source),
+        etag=source.etag,
+        extension=source.extension,
+        image_format=source.driver_name,
+        image_count=source.header.image_count,
+        source_metadata=source_metadata(source, public_url(request.image_url)),
+    )
+
+
+def _refuse_excess(planner: TilePlanner, bounds: ImageRegion, region_size: ImageDimensions, limits: PlanLimits) -> None:
+    """Raise LoadImageException when a plan has too many parts, before any of them is made."""
+    advice = "ask for larger tiles, or for less overlap"
+    least_tiles, most_tiles = planner.least_tiles(bounds), limits.regions * limits.tiles_per_region
+    if least_tiles > most_tiles:
+        raise LoadImageException(f"{least_tiles} tiles are too many: at most {most_tiles}; {advice}")
+    size = planner.size(bounds, region_size)
+    if size.regions > limits.regions or size.largest_region_tiles > limits.tiles_per_region:
+        raise LoadImageException(
+            f"{size.regions} regions with up to {size.largest_region_tiles} tiles each are too many:"
+            f" at most {limits.regions} and {limits.tiles_per_region}; {advice}"
+        )
+    if size.tiles <= limits.tiles:
+        return
+    tiles = sum(planner.most_tiles(region) for region in planner.touched(bounds, region_size))
+    if tiles > limits.tiles:
+        raise LoadImageException(f"{tiles} tiles are too many for an image: at most {limits.tiles}; {advice}")
+
+
+def _interest(source: ImageSource, request: ImageRequest) -> shapely.Geometry | None:
+    if request.roi is None:
+        return None
+    if source.sensor_model is None:
+        raise LoadImageException("regionOfInterest needs an image that is georeferenced, and this one is not")
+    return interest_in(source.sensor_model, source.width, source.height, request.roi)
+
+
+def _georeference(source: ImageSource) -> dict[str, Any] | None:
+    """Return what results say of how well the image is placed on the Earth; log it, as a warning where that is bad."""
+    georeference = georeference_of(source)
+    if georeference is None:
+        return None
+    method = georeference.method
+    error_px = round(georeference.error_px, 3) if math.isfinite(georeference.error_px) else None
+    if georeference.warning:
+        logger.warning("image.georeference_rough", method=method, error_px=error_px)
+        return {"method": method, "errorPx": error_px, "warning": georeference.warning}
+    logger.info("image.georeferenced", method=method, error_px=error_px)
+    return {"method": method, "errorPx": error_px}
+
+
+def _extents(source: ImageSource) -> dict[str, float] | None:
+    try:
+        return None if source.sensor_model is None else extents(source)
+    except LoadImageException as err:
+        # Some of its pixels may have a place all the same.
+        logger.warning("image.extents_unknown", reason=str(err))
+        return None
+
+
+def _refuse_unsendable(encoder: TileEncoder, source: ImageSource, tile: ImageRegion, limit: int) -> None:
+    """Raise InvalidImageRequestException when every full tile would be longer than a call of the endpoint may be."""
+    try:
+        size = encoder.largest_payload(tile, limit)
+    except TileEncodingError:
+        # Tiles that cannot be read fail one by one.
+        return
+    if size <= limit:
+        return
+    pixels = f"{source.band_count} band(s) of {source.data_type}"
+    changes = [f"imageProcessorTileSize {side}"] if (side := _side_that_fits(encoder.pixel_bytes, limit)) else []
+    if compressed := formats_that_hold(source.band_count, source.data_type, source.header.samples, must_compress=True):
+        changes.append(f"a format that compresses ({compressed})")
+    expected = (
+        f"a tile of at most {limit} bytes, which the endpoint takes; {tile.size.width} x {tile.size.height} pixels with"
+        f" {pixels} have {size}: use {', or '.join(changes) or 'an image with fewer bands'}"
+    )
+    problem = Problem("imageProcessorTileSize", str(max(tile.size)), expected)
+    raise InvalidImageRequestException("no tile fits into a call of the endpoint", [problem])
+
+
+def _side_that_fits(pixel_bytes: int, limit: int) -> int:
+    """Return the side of the largest square tile that fits beside its header, a multiple of 16; 0 where none does."""
+    return math.isqrt(max(0, limit - _HEADER_BYTES) // pixel_bytes) // _SIDE_STEP_PX * _SIDE_STEP_PX

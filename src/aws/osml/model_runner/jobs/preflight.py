@@ -1,0 +1,225 @@
+"""Preflight: whether a job can be called, paid for and delivered, found out before its first tile.
+
+Every output, role and endpoint of a request is checked at once, each by calls that leave nothing behind and cost no
+model call. A check that cannot be made now, because a service is throttled, slow or away, refuses nothing.
+"""
+
+import dataclasses
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError
+from cachetools import TLRUCache
+
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.image_url import parse_image_url
+from aws.osml.model_runner.api.inference import ModelInvokeMode
+from aws.osml.model_runner.api.problems import role_problem
+from aws.osml.model_runner.aws.errors import error_code, is_role_refusal
+from aws.osml.model_runner.aws.role_session import describing_session, reading_session
+from aws.osml.model_runner.exceptions import (
+    InvalidImageRequestException,
+    RequestDeferredError,
+    UnsupportedModelException,
+)
+from aws.osml.model_runner.inference.endpoint_address import parse_endpoint_address
+from aws.osml.model_runner.inference.endpoint_check import (
+    UNKNOWN,
+    Finding,
+    check_http,
+    check_sagemaker,
+    endpoint_finding,
+)
+from aws.osml.model_runner.sink.sink import Sink
+
+from .worker_context import WorkerContext
+
+logger = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+# How long all checks of a request may take together; what is not known then stays unknown.
+_WITHIN_S = 10.0
+# A thousand jobs to one bucket check it once. A refusal is never remembered: whoever mends its reason sends it again.
+_KNOWN_S = 300.0
+_UNKNOWN_S = 30.0
+_KEPT = 2_000
+
+# How often a request comes whose HTTP endpoint refuses the connection, before it is refused: a model that is being
+# replaced does so for a while.
+_MAX_TRIES = 4
+_RETRY_S = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing to find out. Checks of one ``key`` have one finding."""
+
+    key: tuple[str, ...]
+    look: Callable[[], Finding]
+
+
+def at_once(looks: Sequence[Callable[[], T]], within_s: float) -> list[T | None]:
+    """Call every function in a thread of its own and return their results, None for those that took too long.
+
+    A thread that is late ends by itself, at the time-outs of its own calls.
+    """
+    results: list[T | None] = [None] * len(looks)
+
+    def run(index: int) -> None:
+        results[index] = looks[index]()
+
+    threads = [
+        threading.Thread(target=run, args=(index,), name="preflight", daemon=True) for index in range(len(looks))
+    ]
+    for thread in threads:
+        thread.start()
+    ends_s = time.monotonic() + within_s
+    for thread in threads:
+        thread.join(max(0.0, ends_s - time.monotonic()))
+    return list(results)
+
+
+class Preflight:
+    """Checks requests. Any thread may ask; each finding that stands in no job's way is remembered for a while.
+
+    ``described`` returns a recent description of a SageMaker endpoint, where the fleet has one, so that workers do not
+    each call the control plane. ``run`` makes several checks at the same time, within so many seconds.
+    """
+
+    def __init__(
+        self,
+        context: Callable[[], WorkerContext],
+        described: Callable[[ImageRequest], Mapping[str, Any] | None] = lambda _request: None,
+        now: Callable[[], float] = time.monotonic,
+        run: Callable[[Sequence[Callable[[], Finding]], float], list[Finding | None]] = at_once,
+    ) -> None:
+        self._context = context
+        self._described = described
+        self._run = run
+        self._found: TLRUCache[tuple[str, ...], Finding] = TLRUCache(_KEPT, _time_to_use, timer=now)
+        self._lock = threading.Lock()
+
+    def check(self, request: ImageRequest, tries: int | None = None) -> None:
+        """Refuse a request that can never be carried out as things stand.
+
+        ``tries`` counts how often its message came; None for a request that is refused for nothing that may pass.
+
+        Raises:
+            InvalidImageRequestException: with every problem of its outputs, roles and endpoint.
+            RequestDeferredError: nothing listens at its HTTP endpoint, and it has not come often enough yet.
+        """
+        findings = self._findings(self._checks(request))
+        problems = [problem for finding in findings for problem in finding.problems]
+        absent = [finding.absent for finding in findings if finding.absent is not None and tries is not None]
+        if problems or (absent and (tries or 0) >= _MAX_TRIES):
+            raise InvalidImageRequestException("the job cannot be carried out", [*problems, *absent])
+        if absent:
+            raise RequestDeferredError("; ".join(map(str, absent)), _RETRY_S * (tries or 1))
+
+    def max_body_bytes(self, request: ImageRequest) -> int | None:
+        """Return the longest tile that the endpoint of a request takes; None where no limit is known."""
+        if request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
+            return None
+        (finding,) = self._findings([self._endpoint_check(request)])
+        limits = (self._context().config.sm_max_body_bytes, finding.max_body_bytes)
+        return min(limit for limit in limits if limit is not None)
+
+    # Checks ---------------------------------------------------------------------------------------------------------
+
+    def _checks(self, request: ImageRequest) -> Iterator[Check]:
+        yield self._endpoint_check(request)
+        bucket = parse_image_url(request.image_url).bucket
+        if request.image_read_role and bucket:
+            yield Check(("role", request.image_read_role, bucket), partial(self._look_at_reader, request, bucket))
+        sinks = self._context().make_sinks(request.outputs)
+        for index, (output, sink) in enumerate(zip(request.outputs, sinks, strict=True)):
+            key = ("output", json.dumps(output, sort_keys=True))
+            yield Check(key, partial(_look_at_output, index, sink, request))
+
+    def _endpoint_check(self, request: ImageRequest) -> Check:
+        parameters = request.model_endpoint_parameters or {}
+        part = (str(parameters.get(name, "")) for name in ("TargetVariant", "InferenceComponentName"))
+        key = (str(request.model_invoke_mode), request.model_name, request.model_invocation_role, *part)
+        return Check(key, partial(self._look_at_endpoint, request))
+
+    def _look_at_endpoint(self, request: ImageRequest) -> Finding:
+        context = self._context()
+        try:
+            context.detector_factory(request).check()
+        except UnsupportedModelException as err:
+            return Finding(err.problems)
+        if request.model_invoke_mode == ModelInvokeMode.SM_ENDPOINT:
+            return self._look_at_sagemaker(request)
+        address = parse_endpoint_address(request.model_name, context.config.http_endpoint_hosts)
+        return check_http(address, request.model_name)
+
+    def _look_at_sagemaker(self, request: ImageRequest) -> Finding:
+        name, role = request.model_name, request.model_invocation_role
+        parameters = request.model_endpoint_parameters or {}
+        description = None if "InferenceComponentName" in parameters else self._described(request)
+        if description is not None:
+            finding = endpoint_finding(description, name, parameters)
+            if finding.is_good:
+                return finding
+        # Nothing is refused for what somebody saw minutes ago.
+        client = self._context().clients.client("sagemaker", describing_session(role, name))
+        return check_sagemaker(client, name, role, parameters)
+
+    def _look_at_reader(self, request: ImageRequest, bucket: str) -> Finding:
+        role = request.image_read_role
+        try:
+            self._context().clients.credentials(reading_session(role, request.job_id, bucket)).get_frozen_credentials()
+        except ClientError as err:
+            if not is_role_refusal(err):
+                raise
+            return Finding((role_problem("imageReadRole", role, error_code(err)),))
+        return Finding()
+
+    # Findings -------------------------------------------------------------------------------------------------------
+
+    def _findings(self, checks: Iterator[Check] | Sequence[Check]) -> list[Finding]:
+        wanted = list(checks)
+        with self._lock:
+            found = {check.key: self._found[check.key] for check in wanted if check.key in self._found}
+        missing = [check for check in wanted if check.key not in found]
+        if missing:
+            looks = [partial(_finding_of, check) for check in missing]
+            for check, finding in zip(missing, self._run(looks, _WITHIN_S), strict=True):
+                found[check.key] = self._noted(check, finding)
+        return [found[check.key] for check in wanted]
+
+    def _noted(self, check: Check, finding: Finding | None) -> Finding:
+        if finding is None:
+            logger.warning("preflight.unknown", check=check.key[0], reason=f"no response within {_WITHIN_S:g} s")
+            finding = UNKNOWN
+        if finding.is_good:
+            with self._lock:
+                self._found[check.key] = finding
+        return finding
+
+
+def _finding_of(check: Check) -> Finding:
+    """Make a check. Whatever goes wrong with it refuses no job: deliveries and calls meet the same error themselves."""
+    try:
+        return check.look()
+    except Exception as err:  # noqa: BLE001 - an error here is one of the check, not of the job
+        reason = error_code(err) if isinstance(err, ClientError | BotoCoreError) else str(err)
+        logger.warning("preflight.unknown", check=check.key[0], error=type(err).__name__, reason=reason)
+        return UNKNOWN
+
+
+def _look_at_output(index: int, sink: Sink, request: ImageRequest) -> Finding:
+    problems = sink.check(request.job_id, request.result_name)
+    return Finding(
+        tuple(dataclasses.replace(problem, field=f"outputs[{index}].{problem.field}") for problem in problems)
+    )
+
+
+def _time_to_use(_key: object, finding: Finding, now_s: float) -> float:
+    return now_s + (_KNOWN_S if finding.is_known else _UNKNOWN_S)

@@ -1,0 +1,246 @@
+"""The work of one region: its image, its plan of tiles, and what of it is done."""
+
+import dataclasses
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import structlog
+
+from aws.osml.model_runner.api.image_url import store_of
+from aws.osml.model_runner.api.region_of_interest import parse_roi
+from aws.osml.model_runner.api.region_request import RegionRequest
+from aws.osml.model_runner.common.job_rules import region_wait_s
+from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion, TileState
+from aws.osml.model_runner.database.job_table import JobItem
+from aws.osml.model_runner.database.region_request_table import RegionRequestItem
+from aws.osml.model_runner.exceptions import LoadImageException
+from aws.osml.model_runner.features.geolocation_grid import LocationGrid
+from aws.osml.model_runner.inference.retry import RetryBudget
+from aws.osml.model_runner.pipeline.region_run import RegionProgress
+from aws.osml.model_runner.raster import ImageSource, image_to_world, is_quick
+from aws.osml.model_runner.scheduler.load import lane_of
+from aws.osml.model_runner.tiling.region_plan import TilePlanner
+from aws.osml.model_runner.tiling.strategy import Tile, TilingStrategy
+
+from .image_roi import interest_in
+from .outcome import Deferred
+from .tile import TileProcessor
+from .worker_context import WorkerContext
+
+logger = structlog.get_logger(__name__)
+
+# A model that crashes on more than this share of a region's tiles is taken to be down, so many times in a row.
+_OUTAGE_SHARE = 0.5
+_MAX_OUTAGE_TRIES = 5
+# After so many back-offs in a row without a tile that ended, the next tile is called alone; and after so many it may
+# fail even where no other tile shows that the endpoint responds. That takes more than half an hour.
+_BACKOFFS_BEFORE_ALONE = 2
+_BACKOFFS_BEFORE_BLAME = 10
+# So many tiles are done one at a time in a region that killed a worker, before others are done at once again.
+_TILES_ALONE = 4
+# A response within a third of the time that SageMaker gives a model did not wait in a long queue.
+_QUICK_S = 20.0
+
+# A tile fails when the store of its image answers and breaks off at this tile, after this many attempts of its region
+# in a row in which no tile ended. They take about 20 minutes.
+_MAX_BREAKS = 10
+
+
+class RegionProcessor:
+    """What a worker does with a region that it has claimed. ``opened`` comes before ``run``.
+
+    ``on_cut`` is called when another region can be cut soon; see ``TilePipeline.run``. It may be called several times.
+    """
+
+    def __init__(
+        self,
+        request: RegionRequest,
+        strategy: TilingStrategy,
+        context: WorkerContext,
+        on_cut: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._request = request
+        self._strategy = strategy
+        self._context = context
+        self._source: ImageSource | None = None
+        self._on_cut = on_cut
+        self._run: RegionProgress | None = None
+        self.features = context.feature_table(
+            ImageDimensions(*request.tile_size), ImageDimensions(*request.tile_overlap), self._note_life
+        )
+
+    @contextmanager
+    def opened(self, job: JobItem) -> Iterator[ImageSource]:
+        """Have the image open for as long as the caller is inside.
+
+        Raises:
+            ImageError: it cannot be opened, or it is not the image that was planned.
+        """
+        with self._context.lend_image(self._request) as source:
+            if job.image_etag and source.etag and source.etag != job.image_etag:
+                raise LoadImageException("the image was replaced after its job began")
+            self._source = source
+            yield source
+
+    def tiles(self, job: JobItem) -> list[Tile]:
+        """Return the region's tiles; with a region of interest the image has to be open, or have been planned here."""
+        roi = None
+        if job.roi_wkt:
+            with self._context.lend_image(self._request) as source:
+                roi = interest_in(source.sensor_model, source.width, source.height, parse_roi(job.roi_wkt))
+        planner = TilePlanner(
+            self._strategy,
+            ImageDimensions(*self._request.tile_size),
+            ImageDimensions(*self._request.tile_overlap),
+            roi,
+        )
+        return planner.tiles(ImageRegion.of(self._request.region_bounds))
+
+    def committed(self, tiles: Sequence[Tile], item: RegionRequestItem) -> dict[int, TileState]:
+        """Return the outcomes that are in the table already, by the tiles' indexes."""
+        indexes = [tile.index for tile in tiles]
+        return self.features.committed_tiles(item.image_id, item.region_id, indexes, item.generation or 0)
+
+    def run(
+        self, run: RegionProgress, tiles: Sequence[Tile], item: RegionRequestItem
+    ) -> dict[int, TileState] | Deferred:
+        """Do every tile without an outcome, and return all outcomes; fewer than tiles when ``run`` was stopped.
+
+        A region most of whose tiles crash the model is deferred: the model may be mended soon.
+        """
+        self._run = run
+        is_first_attempt = (item.region_retry_count or 0) <= 1
+        done = {} if is_first_attempt else self.committed(tiles, item)
+        run.done_before = done
+        todo = [tile for tile in tiles if tile.index not in done]
+        logger.info("region.started", tiles=len(tiles), done_before=len(done), attempt=item.region_retry_count)
+        if todo:
+            known = [tile for tile in tiles if done.get(tile.index) is TileState.SUCCEEDED][:1]
+            steps = self._steps(run, [*known, *todo], item.generation or 0)
+            with run.waiting(), steps.call_limit.expecting(len(todo)) as note_begun:
+                self._run_tiles(run, dataclasses.replace(steps, note_begun=note_begun), todo, known, item)
+            if not run.is_stopped:
+                if is_outage(len(steps.suspects), len(tiles), item.backoffs or 0):
+                    example = steps.suspects[0][1].error_reason
+                    reason = f"{len(steps.suspects)} of {len(tiles)} tiles crash the model, for example: {example}"
+                    return Deferred(reason, region_wait_s(item.backoffs or 0, self._context.rng), is_backoff=True)
+                for tile, result in steps.suspects:
+                    run.outcomes[tile.index] = steps.commit(tile, result)
+        return done | run.outcomes
+
+    def _note_life(self) -> None:
+        """Note that the region's own thread waits for a busy table, and does not hang."""
+        self._context.note_progress()
+        if self._run is not None:
+            self._run.note_life()
+
+    def _run_tiles(
+        self, run: RegionProgress, steps: TileProcessor, tiles: list[Tile], known: list[Tile], item: RegionRequestItem
+    ) -> None:
+        """Run ``tiles``; ``known`` holds a tile that the model could do before, if there is one."""
+        pipeline, backoffs = self._context.pipeline, item.backoffs or 0
+        if backoffs >= _MAX_BREAKS:
+            steps = dataclasses.replace(steps, waits_for_image=False)
+        if (item.stalled_attempts or 0) > 1:
+            # A worker died here. First one tile at a time, so that a tile that kills its worker does not take its
+            # neighbours with it.
+            for batch in careful_batches(_in_order_of_attempt(tiles, item.fence or 0)):
+                pipeline.run(run, steps, batch)
+            return
+        if backoffs:
+            # The endpoint refused before: one call, without retries, finds out whether it still does. Each time with
+            # another tile, since the tile itself may be too much for the model.
+            first = backoffs % len(tiles)
+            tiles = tiles[first:] + tiles[:first]
+            probe = dataclasses.replace(steps, retry_budget=RetryBudget(floor=0))
+            if backoffs < _BACKOFFS_BEFORE_ALONE:
+                pipeline.run(run, probe, tiles[:1], self._on_cut)
+            else:
+                self._run_alone(run, probe, tiles[0], known, is_last_resort=backoffs >= _BACKOFFS_BEFORE_BLAME)
+            tiles = tiles[1:]
+        pipeline.run(run, steps, tiles, self._on_cut)
+
+    def _run_alone(
+        self, run: RegionProgress, probe: TileProcessor, tile: Tile, known: list[Tile], *, is_last_resort: bool
+    ) -> None:
+        """Run the tile at which the region does not get on, as the only call of this process at its endpoint.
+
+        Such a tile fails when it times out several times, but only where that is not the endpoint's fault: the endpoint
+        has to respond quickly to a tile that it could do before. Else the region waits on, up to ``is_last_resort``.
+        """
+        pipeline, is_quick = self._context.pipeline, False
+        if known:
+            pipeline.run(run, dataclasses.replace(probe, is_control=True), known, self._on_cut)
+            is_quick = probe.call_limit.answer_s <= _QUICK_S
+        if is_quick or is_last_resort:
+            probe = dataclasses.replace(probe, is_alone=True, retry_budget=RetryBudget())
+        pipeline.run(run, probe, [tile], self._on_cut)
+
+    def _steps(self, run: RegionProgress, tiles: Sequence[Tile], generation: int) -> TileProcessor:
+        source, request, context = self._source, self._request, self._context
+        if source is None:
+            raise AssertionError("the image is not open")
+        places = [tile.bounds for tile in tiles]
+        encoder = context.make_encoder(source, request.tile_format, request.tile_compression, places)
+        grid = None
+        if source.sensor_model is not None:
+            to_world = image_to_world(source.sensor_model, context.elevation_model)
+            grid = LocationGrid.from_sensor_model(
+                to_world,
+                ImageRegion.of(request.region_bounds),
+                is_quick=is_quick(source.sensor_model, context.elevation_model),
+            )
+        lane = lane_of(request)
+        return TileProcessor(
+            request=request,
+            endpoint=lane,
+            image_store=store_of(request.image_url),
+            encoder=encoder,
+            detector=context.detector_for(request),
+            grid=grid,
+            features=self.features,
+            metrics=context.metrics,
+            image_format=source.driver_name,
+            generation=generation,
+            retry_budget=context.retry_budget_for(lane),
+            call_limit=context.call_limit_for(lane),
+            sleep=context.pause,
+            rng=context.rng,
+            now=context.now,
+            should_stop=lambda: run.is_stopped,
+            note_progress=context.note_progress,
+            note_life=run.note_life,
+            may_store=lambda: run.may_store,
+            max_parsed_bytes=context.config.max_parsed_answer_bytes,
+        )
+
+
+def is_outage(crashes: int, tiles: int, backoffs: int) -> bool:
+    """Return True when so many of a region's tiles crash the model that it is the model's fault; not for ever."""
+    return crashes > tiles * _OUTAGE_SHARE and backoffs < _MAX_OUTAGE_TRIES
+
+
+def careful_batches(tiles: Sequence[Tile]) -> Iterator[Sequence[Tile]]:
+    """Yield tiles in order, some alone and then in batches that double, each at most a quarter of what is left.
+
+    In most cases a worker died for another reason than the region's tiles. If a tile did kill it, the next crash loses
+    the outcomes of one batch, so that a few attempts still find the tile.
+    """
+    begun = 0
+    size = 1
+    while begun < len(tiles):
+        if begun >= _TILES_ALONE:
+            size = min(2 * size, max(1, (len(tiles) - begun) // 4))
+        yield tiles[begun : begun + size]
+        begun += size
+
+
+def _in_order_of_attempt(tiles: Sequence[Tile], attempt: int) -> list[Tile]:
+    """Return tiles at random, every second attempt in the reverse order of the one before.
+
+    So a tile that kills its worker stands between others in two attempts at most, wherever it is, and two such tiles
+    do not shut in those between them for ever.
+    """
+    pair, is_second = divmod(attempt, 2)
+    return sorted(tiles, key=lambda tile: random.Random(f"{pair}:{tile.index}").random(), reverse=bool(is_second))

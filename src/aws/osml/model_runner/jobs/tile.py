@@ -1,0 +1,200 @@
+"""How a tile of one region is cut, sent to the model, placed and stored, with each step timed."""
+
+import random
+import threading
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+
+import structlog
+
+from aws.osml.model_runner.api.region_request import RegionRequest
+from aws.osml.model_runner.common.typing import EncodedTile, TileState
+from aws.osml.model_runner.database.feature_table import FeatureTable, TileKey, TileOutcome
+from aws.osml.model_runner.database.tile_problems import MAX_REASON_CHARACTERS
+from aws.osml.model_runner.exceptions import FeaturesTooLargeError, ModelCallError, TileEncodingError
+from aws.osml.model_runner.features.encoding import encode_features
+from aws.osml.model_runner.features.geolocation import refine_features
+from aws.osml.model_runner.features.geolocation_grid import LocationGrid
+from aws.osml.model_runner.features.model_response import MAX_PARSED_BYTES, parse_response
+from aws.osml.model_runner.inference.call_errors import ModelErrorCode
+from aws.osml.model_runner.inference.call_limit import CallLimit
+from aws.osml.model_runner.inference.detector import Detector
+from aws.osml.model_runner.inference.retry import ALONE_POLICY, DEFAULT_POLICY, RetryBudget, invoke_with_retries
+from aws.osml.model_runner.raster import ImageBreaksOffError, TileEncoder
+from aws.osml.model_runner.scheduler.policy import Lane
+from aws.osml.model_runner.status.safe_text import safe_text
+from aws.osml.model_runner.telemetry.metrics import MetricsRecorder
+from aws.osml.model_runner.tiling.strategy import Tile
+
+logger = structlog.get_logger(__name__)
+
+# What the row of a tile says whose features are more than can be stored.
+FEATURES_TOO_LARGE = "FEATURES_TOO_LARGE"
+
+# An answer of this size takes some hundred megabytes while it is taken apart, so one is, at a time.
+_LARGE_ANSWER_BYTES = 4 * 1024 * 1024
+_LARGE_ANSWERS = threading.Lock()
+
+
+@dataclass(frozen=True)
+class TileProcessor:
+    """The steps of every tile of one region. ``grid`` is None where the image is not georeferenced.
+
+    ``note_progress`` is called for each tile that ended. ``note_life`` is called between the attempts of a step, which
+    may then last longer than ``TILE_STALL_S``. ``may_store`` returns whether results of the region's tiles are needed.
+    ``note_begun`` is called when the call of a tile begins. With ``is_alone`` a tile is the only call of this process
+    at its endpoint, and fails when it times out several times. With ``is_control`` a result is not stored: the call
+    only finds out whether the endpoint responds. With ``waits_for_image`` no tile fails because the store of its image
+    breaks off.
+    """
+
+    request: RegionRequest
+    endpoint: Lane
+    image_store: str
+    encoder: TileEncoder
+    detector: Detector
+    grid: LocationGrid | None
+    features: FeatureTable
+    metrics: MetricsRecorder
+    image_format: str
+    generation: int
+    retry_budget: RetryBudget
+    call_limit: CallLimit
+    sleep: Callable[[float], object]
+    rng: random.Random
+    now: Callable[[], float]
+    should_stop: Callable[[], bool]
+    note_progress: Callable[[], None]
+    note_life: Callable[[Tile], None]
+    may_store: Callable[[], bool]
+    note_begun: Callable[[], None] = lambda: None
+    is_alone: bool = False
+    is_control: bool = False
+    max_parsed_bytes: int = MAX_PARSED_BYTES
+    waits_for_image: bool = True
+    suspects: list[tuple[Tile, TileOutcome]] = field(default_factory=list)
+    _begun: dict[int, float] = field(default_factory=dict)
+
+    def cut(self, tile: Tile) -> EncodedTile:
+        """Return the tile's pixels, encoded as the request asks."""
+        self._begun[tile.index] = self.now()
+        try:
+            with self.metrics.timed("TileGeneration", InputFormat=self.image_format):
+                return self.encoder.encode(tile.bounds)
+        except ImageBreaksOffError as err:
+            if self.waits_for_image:
+                raise
+            raise TileEncodingError(str(err)) from err
+
+    def begin_call(self) -> bool:
+        """Return True when the endpoint takes one call more from this process."""
+        is_begun = self.call_limit.try_enter(self.is_alone)
+        if is_begun:
+            self.note_begun()
+        return is_begun
+
+    def end_call(self) -> None:
+        """Make room for the next call."""
+        self.call_limit.leave()
+
+    def detect(self, tile: Tile, encoded: EncodedTile) -> bytes:
+        """Return the model's answer; see ``inference.retry`` for what a failed call becomes."""
+        with self.metrics.timed("ModelInvocation", ModelName=self.request.model_name):
+            answer = invoke_with_retries(
+                _WatchedDetector(self, tile),
+                encoded,
+                sleep=self.sleep,
+                rng=self.rng,
+                policy=ALONE_POLICY if self.is_alone else DEFAULT_POLICY,
+                should_stop=self.should_stop,
+                budget=self.retry_budget,
+            )
+        self.metrics.record("ModelInvocation", "Retries", answer.retries, "Count", ModelName=self.request.model_name)
+        return answer.body
+
+    def locate(self, tile: Tile, answer: bytes) -> TileOutcome:
+        """Return the features of an answer, in full-image pixels and, with a grid, in degrees."""
+        turn = _LARGE_ANSWERS if len(answer) > _LARGE_ANSWER_BYTES else nullcontext()
+        with turn, self.metrics.timed("FeatureRefinement"):
+            parsed = parse_response(answer, self.max_parsed_bytes)
+            inference_time = datetime.fromtimestamp(self.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            encoded = encode_features(refine_features(parsed.features, tile.bounds, self.grid))
+        dropped = dict(parsed.dropped + encoded.dropped)
+        if dropped:
+            logger.warning("features.dropped", tile_index=tile.index, **dropped)
+        return TileOutcome(
+            TileState.SUCCEEDED, tuple(encoded.bodies), encoded.columns, dropped=dropped, inference_time=inference_time
+        )
+
+    def store(self, tile: Tile, result: TileOutcome) -> TileState | None:
+        """Commit a result; the first worker's outcome counts, whoever that is.
+
+        A tile that crashed the model is held back: whether it is the tile's fault shows when the others are done.
+        """
+        if self.is_control:
+            return None
+        if result.error_code == ModelErrorCode.MODEL_5XX:
+            self.suspects.append((tile, result))
+            self.note_progress()
+            return None
+        return self.commit(tile, result)
+
+    def commit(self, tile: Tile, result: TileOutcome) -> TileState:
+        """Commit a result for good, and return the state that counts."""
+        key = TileKey(self.request.image_id, self.request.region_id, tile.index)
+        outcome = replace(result, error_reason=safe_text(result.error_reason, MAX_REASON_CHARACTERS))
+        try:
+            with self.metrics.timed("FeatureStorage"):
+                state = self.features.commit_tile(
+                    key, tile.bounds, outcome, self.generation, partial(self._keep_storing, tile)
+                )
+        except FeaturesTooLargeError as err:
+            logger.warning("tile.failed", tile_index=tile.index, code=FEATURES_TOO_LARGE, reason=str(err))
+            failed = TileOutcome(TileState.FAILED, error_code=FEATURES_TOO_LARGE, error_reason=str(err))
+            return self.commit(tile, failed)
+        self.note_progress()
+        self._record(tile, state)
+        return state
+
+    def _keep_storing(self, tile: Tile) -> bool:
+        """Return True when a result that a busy table did not take is to be written again."""
+        self.note_life(tile)
+        self.note_progress()
+        return self.may_store()
+
+    def _record(self, tile: Tile, state: TileState) -> None:
+        """Record a tile from its first step to its last, waiting included."""
+        model_name = self.request.model_name
+        duration_s = self.now() - self._begun.pop(tile.index, self.now())
+        self.metrics.record("TileProcessing", "Duration", duration_s, "Seconds", ModelName=model_name)
+        self.metrics.record("TileProcessing", "Invocations", 1, "Count", ModelName=model_name)
+        if state is TileState.FAILED:
+            self.metrics.record("TileProcessing", "Errors", 1, "Count", ModelName=model_name)
+
+
+class _WatchedDetector:
+    """A detector whose calls for one tile are noted: by the endpoint's limit, and as signs of life."""
+
+    def __init__(self, steps: TileProcessor, tile: Tile) -> None:
+        self._steps = steps
+        self._tile = tile
+
+    def invoke(self, tile: EncodedTile) -> bytes:
+        """See ``Detector.invoke``."""
+        steps, began_at = self._steps, self._steps.now()
+        try:
+            body = steps.detector.invoke(tile)
+        except ModelCallError as err:
+            steps.call_limit.note_failure(err, steps.now() - began_at)
+            raise
+        finally:
+            steps.note_life(self._tile)
+        steps.call_limit.note_answer(steps.now() - began_at)
+        return body
+
+    def refresh_credentials(self) -> None:
+        """See ``Detector.refresh_credentials``."""
+        self._steps.detector.refresh_credentials()

@@ -1,0 +1,1 @@
+"""The processes that stand in for AWS on one machine."""

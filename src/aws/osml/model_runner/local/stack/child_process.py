@@ -1,0 +1,111 @@
+"""A child process that cannot outlive its parent, with its output in a file."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from aws.osml.model_runner.local.exceptions import LocalStackError
+
+LEASH = Path(__file__).with_name("leash.py")
+POLL_S = 0.02
+TAIL_LINES = 20
+
+T = TypeVar("T")
+
+
+class ChildProcess:
+    """A running command. It ends when the ``with`` block ends, or with this process, whichever comes first.
+
+    Start it from a thread that lives as long as the child shall: the kernel ties the child to that thread.
+    """
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log_file: Path, grace_s: float) -> None:
+        self.name = name
+        self.log_file = log_file
+        self._process = process
+        self._grace_s = grace_s
+
+    @classmethod
+    def start(
+        cls,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log_file: Path,
+        grace_s: float = 5.0,
+    ) -> "ChildProcess":
+        """Start ``command`` with exactly this environment; what it writes is appended to ``log_file``.
+
+        ``grace_s`` is the time it has to end when it is asked to.
+        """
+        die_with_parent = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid())]
+        with log_file.open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - the command is the caller's own
+                [*die_with_parent, *command],
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches the parent alone, which then stops its children in order
+            )
+        return cls(name, process, log_file, grace_s)
+
+    @property
+    def pid(self) -> int:
+        """The process id, which stays the same from leash to command."""
+        return self._process.pid
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while the process runs; negative when a signal ended it."""
+        return self._process.poll()
+
+    def log_text(self) -> str:
+        """Everything the process has written so far."""
+        return self.log_file.read_text(errors="replace")
+
+    def check_alive(self) -> None:
+        """Raise LocalStackError with the end of the log when the process has ended."""
+        if self.exit_code is not None:
+            raise LocalStackError(f"{self.name} ended with exit code {self.exit_code}{self._last_words()}")
+
+    def wait_until(self, probe: Callable[[], T | None], timeout_s: float = 30.0) -> T:
+        """Ask ``probe`` until it answers something, and return that; the process has to stay alive meanwhile."""
+        deadline = time.monotonic() + timeout_s
+        while (answer := probe()) is None:
+            self.check_alive()
+            if time.monotonic() > deadline:
+                raise LocalStackError(f"{self.name} was not ready after {timeout_s:.0f} s{self._last_words()}")
+            time.sleep(POLL_S)
+        return answer
+
+    def ask_to_end(self) -> None:
+        """Send SIGTERM, and do not wait."""
+        if self._process.poll() is None:
+            self._process.terminate()
+
+    def stop(self) -> None:
+        """Ask the process to end, and kill it when it has not done so after its time of grace."""
+        self.ask_to_end()
+        try:
+            self._process.wait(self._grace_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _last_words(self) -> str:
+        lines = self.log_text().splitlines()[-TAIL_LINES:]
+        return "\n".join([f"; the end of {self.log_file}:", *(f"    {line}" for line in lines)])

@@ -1,0 +1,1 @@
+"""The stages of a region's tiles, their threads and their queues."""

@@ -1,0 +1,98 @@
+"""Shares the capacity of an endpoint between the workers that hold regions of it."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+from botocore.exceptions import BotoCoreError, ClientError
+
+from aws.osml.model_runner.database.endpoint_callers import EndpointCallers
+from aws.osml.model_runner.exceptions import TableError
+from aws.osml.model_runner.inference.call_limit import CallLimit
+
+logger = structlog.get_logger(__name__)
+
+# How often a worker counts the callers, and how long it counts as one after that.
+_COUNTED_EVERY_S = 20.0
+_CALLER_S = 70.0
+
+
+class CallShares:
+    """Sets the ceilings of a process's call limits. Any thread may call.
+
+    Each worker notes in a table that it calls an endpoint while it holds regions of it, and divides the endpoint's
+    capacity by the number of such workers. An endpoint of unknown capacity has no ceiling, and costs no call to the
+    table. An error of the table leaves the last ceiling in force.
+    """
+
+    def __init__(
+        self, callers: Callable[[], EndpointCallers], owner: str, now: Callable[[], float] = time.time
+    ) -> None:
+        self._callers = callers
+        self._owner = owner
+        self._now = now
+        self._regions: Counter[str] = Counter()
+        self._counted_at: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def has_room(self, endpoint: str, capacity: int | None) -> bool:
+        """Return False when other workers hold regions of an endpoint that takes no more calls than they are."""
+        if capacity is None:
+            return True
+        with self._lock:
+            if self._regions[endpoint]:
+                return True
+        others = self._others(endpoint)
+        return others is None or others < max(1, capacity)
+
+    @contextmanager
+    def holding(
+        self, endpoint: str, capacity: Callable[[], int | None], limit: CallLimit
+    ) -> Iterator[Callable[[], None]]:
+        """Take a share of an endpoint while this process works on a region of it; yield what keeps the share right."""
+
+        def refresh() -> None:
+            self._share(endpoint, capacity(), limit)
+
+        with self._lock:
+            self._regions[endpoint] += 1
+        try:
+            refresh()
+            yield refresh
+        finally:
+            with self._lock:
+                self._regions[endpoint] -= 1
+                is_last = not self._regions[endpoint]
+                was_counted = is_last and self._counted_at.pop(endpoint, None) is not None
+            if was_counted:
+                self._note(endpoint, 0.0)
+
+    def _share(self, endpoint: str, capacity: int | None, limit: CallLimit) -> None:
+        if capacity is None:
+            limit.set_ceiling(None)
+            return
+        now_s = self._now()
+        with self._lock:
+            if 0 <= now_s - self._counted_at.get(endpoint, float("-inf")) < _COUNTED_EVERY_S:
+                return
+            self._counted_at[endpoint] = now_s
+        self._note(endpoint, _CALLER_S)
+        others = self._others(endpoint)
+        if others is not None:
+            limit.set_ceiling(capacity // (1 + others))
+
+    def _note(self, endpoint: str, for_s: float) -> None:
+        try:
+            self._callers().note(endpoint, self._owner, for_s)
+        except (ClientError, BotoCoreError, TableError) as err:
+            logger.warning("endpoint.caller_not_noted", endpoint=endpoint, error=type(err).__name__)
+
+    def _others(self, endpoint: str) -> int | None:
+        try:
+            return self._callers().others(endpoint, self._owner)
+        except (ClientError, BotoCoreError, TableError) as err:
+            logger.warning("endpoint.callers_not_counted", endpoint=endpoint, error=type(err).__name__)
+            return None

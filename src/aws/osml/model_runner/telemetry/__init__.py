@@ -1,0 +1,1 @@
+"""Logs, metrics, and the removal of secrets from both."""

@@ -1,0 +1,1 @@
+"""The process: receive messages, run handlers, renew leases, sweep, stop in order."""

@@ -1,0 +1,282 @@
+"""What becomes of a message: it is worked on while others do not see it, then deleted, given back or set aside."""
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import structlog
+from botocore.exceptions import ClientError
+
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.image_request_message import job_id_of, parse_image_request_message
+from aws.osml.model_runner.api.problems import shortened
+from aws.osml.model_runner.api.region_request import parse_region_message
+from aws.osml.model_runner.aws.errors import is_invalid_write
+from aws.osml.model_runner.common.job_rules import is_hopeless
+from aws.osml.model_runner.common.typing import RequestStatus
+from aws.osml.model_runner.database.job_table import JobItem
+from aws.osml.model_runner.database.outstanding_jobs_table import OpenJob
+from aws.osml.model_runner.exceptions import (
+    EndpointFullError,
+    InvalidImageRequestException,
+    InvalidRequestError,
+    Problem,
+    ProcessImageException,
+    RequestDeferredError,
+)
+from aws.osml.model_runner.image_request_handler import ImageRequestHandler
+from aws.osml.model_runner.jobs.leases import Lease, LeaseKind
+from aws.osml.model_runner.jobs.outcome import Deferred, Ended
+from aws.osml.model_runner.jobs.progress import publish
+from aws.osml.model_runner.jobs.worker_context import WorkerContext
+from aws.osml.model_runner.queue.request_queue import MAX_DELAY_S, QueueMessage, RequestQueue
+from aws.osml.model_runner.region_request_handler import RegionRequestHandler
+from aws.osml.model_runner.scheduler.image_scheduler import LockedScheduler, ScheduledImage
+from aws.osml.model_runner.scheduler.load import lane_of
+from aws.osml.model_runner.scheduler.look_ahead import LookAhead
+from aws.osml.model_runner.telemetry.logs import bind_job
+
+logger = structlog.get_logger(__name__)
+
+# SQS sets a message aside that was received too often. One that only waits is sent anew after so many receives.
+_RENEWED_AFTER = 10
+# Acceptance of a request is tried so often where it raises an error that no try mends, and so often where memory is
+# lacking. Another worker may take each try.
+_HOPELESS_TRIES = 3
+_MEMORY_TRIES = 10
+# A message whose endpoint has no room for further images comes again after so many seconds, chosen at random.
+_FULL_S = (60.0, 180.0)
+# Before the next message is looked at then, so that a queue full of such messages costs few calls.
+_FULL_PAUSE_S = 1.0
+
+
+@contextmanager
+def visibility_extended(queue: RequestQueue, message: QueueMessage, context: WorkerContext) -> Iterator[None]:
+    """Keep a message hidden from other workers while the caller works on it.
+
+    SQS lets nobody hide a message for more than 12 hours after its receive; then it comes again, and whoever gets it
+    finds the work's lease taken.
+    """
+    visibility_s = queue.visibility_timeout_s()
+    # Long enough for the next heartbeat, however short the queue's own time is.
+    hidden_s = max(visibility_s, math.ceil(context.config.region_lease_s))
+    hurried = queue.through(context.clients.hurried_sqs())
+
+    def renew() -> bool:
+        hurried.reset_request(message.receipt_handle, hidden_s)
+        return True
+
+    if hidden_s > visibility_s:
+        queue.reset_request(message.receipt_handle, hidden_s)
+    lease = Lease("message", renew, on_lost=lambda: None, last_progress=context.now, kind=LeaseKind.MESSAGE)
+    with context.leases.keep(lease):
+        yield
+
+
+def come_again(queue: RequestQueue, message: QueueMessage, wait_s: int) -> None:
+    """Have a message come again after a while, as a new one where SQS counts many receives."""
+    if message.receive_count < _RENEWED_AFTER or wait_s > MAX_DELAY_S:
+        queue.reset_request(message.receipt_handle, wait_s)
+        return
+    queue.send_body(message.body, wait_s)
+    queue.finish_request(message.receipt_handle)
+
+
+class DeadLetters:
+    """Where messages of a queue go that can never be carried out, as they came, so that somebody can look at them.
+
+    That is the queue at ``url``, or else the one to which SQS itself sends what is received too often.
+    """
+
+    def __init__(self, queue: RequestQueue, url: str | None) -> None:
+        self._queue = queue
+        self._url = url
+
+    def put(self, body: str, reason: str) -> None:
+        """Set a message aside; where there is no dead-letter queue, the log is all that is left of it."""
+        url = self._url or self._queue.dead_letter_queue_url()
+        logger.error("message.rejected", reason=reason, has_dead_letter_queue=url is not None)
+        if url is not None:
+            RequestQueue(url, client=self._queue.sqs_client).send_body(body)
+
+    def put_image(self, job: JobItem) -> None:
+        """Set aside the message of an image that failed before it had a plan."""
+        if job.body is not None:
+            self.put(job.body, job.message or "")
+
+
+class ImageMessages:
+    """Image requests: accepted, and their message deleted.
+
+    Where images are scheduled, their headers are read then, and they wait to be started; else they are planned at once.
+    ``on_waiting`` is called for each that waits; ``look_ahead`` bounds how many images wait for an endpoint.
+    """
+
+    def __init__(
+        self,
+        queue: RequestQueue,
+        dead_letters: DeadLetters,
+        handler: ImageRequestHandler,
+        on_waiting: Callable[[], None] | None = None,
+        look_ahead: LookAhead | None = None,
+    ) -> None:
+        self._queue = queue
+        self._dead_letters = dead_letters
+        self._handler = handler
+        self._on_waiting = on_waiting
+        self._look_ahead = look_ahead
+
+    def handle(self, message: QueueMessage) -> None:
+        """Begin every image of a request. Once accepted, an image depends on its rows and not on the message."""
+        with visibility_extended(self._queue, message, self._handler.context):
+            try:
+                jobs = self._accept(message)
+            except InvalidRequestError as err:
+                self._reject(message, err)
+                return
+            except EndpointFullError as err:
+                logger.info("request.deferred", reason=str(err), retry_after_s=err.retry_after_s)
+                come_again(self._queue, message, math.ceil(err.retry_after_s))
+                self._handler.context.pause(_FULL_PAUSE_S)
+                return
+            except RequestDeferredError as err:
+                logger.info("request.deferred", reason=str(err), retry_after_s=err.retry_after_s)
+                self._queue.reset_request(message.receipt_handle, math.ceil(err.retry_after_s))
+                return
+            except Exception as err:
+                if message.receive_count < _most_tries(err):
+                    raise
+                logger.exception("request.not_accepted", receive_count=message.receive_count)
+                problem = f"the request cannot be accepted: {type(err).__name__}: {err}"
+                self._reject(message, InvalidImageRequestException(problem))
+                return
+            self._queue.finish_request(message.receipt_handle)
+        for job in jobs:
+            try:
+                self._plan_or_buffer(job)
+            except ProcessImageException as err:
+                logger.warning("image.not_planned", reason=str(err))
+            except Exception:  # The other images of the request go on; the sweeper and the scheduler lead this one on
+                logger.exception("image.not_begun", image_id=job.image_id)
+
+    def _take_room(self, requests: list[ImageRequest]) -> None:
+        """Count the images of a message as waiting, unless it was accepted before.
+
+        Raises:
+            EndpointFullError: enough of its endpoint's images wait.
+        """
+        first = requests[0]
+        if self._look_ahead is None or self._look_ahead.take(lane_of(first), len(requests)):
+            return
+        if self._handler.job_table.find(first.image_id) is None:
+            retry_after_s = self._handler.context.rng.uniform(*_FULL_S)
+            raise EndpointFullError(f"enough images wait for the endpoint {shortened(first.model_name)}", retry_after_s)
+
+    def _plan_or_buffer(self, job: OpenJob) -> None:
+        if self._on_waiting is None:
+            self._handler.process_first(self._handler.plan(job))
+            return
+        self._handler.estimate_load(job)
+        self._on_waiting()
+
+    def _accept(self, message: QueueMessage) -> list[OpenJob]:
+        requests = parse_image_request_message(message.body)
+        for request in requests:
+            self._handler.config.policy.check(request)
+        self._take_room(requests)
+        for request in requests:
+            self._handler.check(request, message.receive_count)
+        accepted: list[OpenJob] = []
+        for request in requests:
+            try:
+                job = self._handler.accept(request, message.message_id, message.body)
+            except ClientError as err:
+                # The same write fails each time that the message comes.
+                if not is_invalid_write(err):
+                    raise
+                raise self._taken_back(accepted, request, err) from err
+            if job is not None:
+                accepted.append(job)
+        return accepted
+
+    def _taken_back(
+        self, accepted: list[OpenJob], request: ImageRequest, err: ClientError
+    ) -> InvalidImageRequestException:
+        """End the images of a request of which one cannot be stored: it is accepted whole or not at all."""
+        problem = Problem("imageUrls", shortened(request.image_url), f"what the tables can hold: {err}")
+        refusal = InvalidImageRequestException("the request cannot be stored", [problem])
+        for job in accepted:
+            ended = self._handler.job_table.fail_hopeless(job.image_id, str(refusal))
+            if ended is not None:
+                self._handler.completion.close(ended)
+        return refusal
+
+    def _reject(self, message: QueueMessage, err: InvalidRequestError) -> None:
+        self._dead_letters.put(message.body, str(err))
+        job_id = job_id_of(message.body) or "unknown"
+        item = JobItem(image_id="", job_id=job_id, message_id=message.message_id, processing_duration=0)
+        publish(self._handler.image_status_monitor, item, RequestStatus.FAILED, str(err))
+        self._queue.finish_request(message.receipt_handle)
+
+
+def _most_tries(err: Exception) -> float:
+    """Return after how many deliveries a request is refused whose acceptance raised ``err``."""
+    if isinstance(err, MemoryError):
+        return _MEMORY_TRIES
+    return _HOPELESS_TRIES if is_hopeless(err) else math.inf
+
+
+class ScheduledImages:
+    """Images that this worker starts: planned, and their first region done."""
+
+    def __init__(self, scheduler: LockedScheduler, handler: ImageRequestHandler) -> None:
+        self._scheduler = scheduler
+        self._handler = handler
+
+    def handle(self, image: ScheduledImage, on_cut: Callable[[], None] = lambda: None) -> None:
+        """Plan an image that this worker has claimed; ``on_cut`` is called when another one can be started."""
+        try:
+            self._handler.process_first(self._handler.plan_started(image.job), on_cut)
+        except ProcessImageException as err:
+            logger.warning("image.not_planned", reason=str(err))
+        finally:
+            self._scheduler.note_ended(image)
+        self._scheduler.note_room()
+
+
+class RegionMessages:
+    """Region messages: the region is processed, and the message deleted when the region has ended."""
+
+    def __init__(
+        self,
+        queue: RequestQueue,
+        dead_letters: DeadLetters,
+        regions: RegionRequestHandler,
+        on_ended: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._queue = queue
+        self._dead_letters = dead_letters
+        self._regions = regions
+        self._on_ended = on_ended
+
+    def handle(self, message: QueueMessage, on_cut: Callable[[], None] = lambda: None) -> None:
+        """Process the region that a message names; ``on_cut`` is called when another one can be cut."""
+        with visibility_extended(self._queue, message, self._regions.context):
+            outcome = self._outcome_of(message, on_cut)
+        if isinstance(outcome, Deferred):
+            come_again(self._queue, message, math.ceil(outcome.retry_after_s))
+            return
+        self._queue.finish_request(message.receipt_handle)
+        self._on_ended()
+
+    def _outcome_of(self, message: QueueMessage, on_cut: Callable[[], None]) -> Ended | Deferred:
+        try:
+            region = parse_region_message(message.body)
+        except InvalidRequestError as err:
+            self._dead_letters.put(message.body, str(err))
+            return Ended(None)
+        outcome = self._regions.process_region_request(region, message.receive_count, on_cut)
+        if isinstance(outcome, Deferred):
+            with bind_job(job_id=region.job_id, image_id=region.image_id, region_id=region.region_id):
+                logger.info("region.given_back", retry_after_s=round(outcome.retry_after_s, 1), reason=outcome.reason)
+        return outcome
