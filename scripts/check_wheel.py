@@ -31,7 +31,7 @@ def expected_names() -> set[str]:
     """Return every file under src, the data-plane template, the licence, and the mark of a typed package."""
     sources = (path for path in (ROOT / "src").rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     names = {str(path.relative_to(ROOT / "src")) for path in sources}
-    return names | {f"{PACKAGE}/local/data-plane.yaml", f"{PACKAGE}/py.typed"}
+    return names | {f"{PACKAGE}/local/stack/data-plane.yaml", f"{PACKAGE}/py.typed"}
 
 
 def problems_of(names: set[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Self, TypeVar
 
 from aws.osml.model_runner.local.exceptions import LocalStackError
 
-LEASH = Path(__file__).with_name("leash.py")
+DIE_WITH_PARENT = Path(__file__).with_name("die_with_parent.py")
 POLL_S = 0.02
 TAIL_LINES = 20
 
@@ -43,7 +43,7 @@ class ChildProcess:
 
         ``grace_s`` is the time it has to end when it is asked to.
         """
-        die_with_parent = [sys.executable, "-I", "-S", str(LEASH), str(os.getpid())]
+        die_with_parent = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
         with log_file.open("ab") as log:
             process = subprocess.Popen(  # noqa: S603 - the command is the caller's own
                 [*die_with_parent, *command],
@@ -57,7 +57,7 @@ class ChildProcess:
 
     @property
     def pid(self) -> int:
-        """The process id, which stays the same from leash to command."""
+        """The process id, which stays the same from the wrapper to the command."""
         return self._process.pid
 
     @property

@@ -1,4 +1,4 @@
-"""Runs a command that ends with its parent, however the parent ends: ``python leash.py PARENT_PID COMMAND…``.
+"""Runs a command that ends with its parent, however the parent ends: ``python die_with_parent.py PARENT_PID COMMAND…``.
 
 A process that is killed cannot clean up after itself, so the kernel is asked to do it (``PR_SET_PDEATHSIG``). The
 request survives ``exec``, so the command replaces this script and keeps its process id. Where the kernel has no such
