@@ -6,22 +6,26 @@ the run with a status other than 0.
 """
 
 import logging
+import random
 import sys
 from pathlib import Path
 
 import atheris
 import structlog
+from osgeo import gdal
 
+_SEEDS_PART = 0.5
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
 with atheris.instrument_imports(include=["aws.osml.model_runner", "json", "geojson"]):
     from fuzz.targets import TARGETS
 
-from fuzz.seeds import seeds  # noqa: E402 - after the parsers, so that those are instrumented
+from fuzz.seeds import damaged, seeds  # noqa: E402 - after the parsers, so that those are instrumented
 
 
 def main() -> None:
+    gdal.PushErrorHandler("CPLQuietErrorHandler")
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     name, seconds = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else "600"
     kept = ROOT / ".cache" / "fuzz" / name
@@ -37,7 +41,17 @@ def main() -> None:
     words = ROOT / "tests" / "fuzz" / f"{name}.dict"
     options = [f"-artifact_prefix={kept.parent}/{name}-", *([f"-dict={words}"] if words.exists() else [])]
     corpus = [str(kept), *(str(path) for path in [ROOT / "tests" / "fuzz" / "corpus" / name] if path.exists())]
-    atheris.Setup([sys.argv[0], *limits, *options, *corpus], TARGETS[name])
+
+    def mutated(data: bytes, max_size: int, number: int) -> bytes:
+        # What regular expressions look for shows in no coverage, so that seeds are damaged again and again.
+        rng = random.Random(number)
+        return (
+            damaged(name, rng)[:max_size]
+            if seeds(name) and rng.random() < _SEEDS_PART
+            else atheris.Mutate(data, max_size)
+        )
+
+    atheris.Setup([sys.argv[0], *limits, *options, *corpus], TARGETS[name], custom_mutator=mutated)
     atheris.Fuzz()
 
 

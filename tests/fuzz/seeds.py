@@ -20,6 +20,12 @@ _PROJ_TEXTS = (
     "+proj=ob_tran +o_proj=longlat +o_lon_p=-162 +o_lat_p=39.25 +lon_0=180 +to_meter=0.0174532925199433",
     "+proj=merc +a=6378137 +b=6378137 +lat_ts=0 +lon_0=0 +x_0=0 +y_0=0 +k=1 +units=m +nadgrids=@null +wktext",
 )
+# Beside or inside what names a file in a coordinate system.
+_WORDS = (
+    *(b'EXTENSION["PROJ4","+proj=utm +zone=31 +nadgrids=/a"]', b',EXTENSION["PROJ4_GRIDS","/a"]', b"+nadgrids=/a"),
+    *(b'PARAMETERFILE["x","/a"]', b"+geoidgrids=/a ", b"+init=epsg:4326 ", b"ESRI PE String = ", b"@null", b"PROJ4"),
+    *(b'"', b"[", b"]", b"(", b")", b",", b"=", b"|", b"+", b" ", b"\n", b"\t", b"\0", b"\xa0", b"\xff", b'""', b"//"),
+)
 _SIDE = 8
 _LONLAT = (3.0, 0.01, 0.0, 48.0, 0.0, -0.01)
 
@@ -90,21 +96,29 @@ def of_many_segments(count: int) -> bytes:
     return head + f"{start:06d}".encode() + segments + jp2
 
 
-def damaged_seeds(target: str, count: int) -> Iterator[bytes]:
-    """Yield seeds with a few bytes changed, the same ones each time."""
-    rng = random.Random(1)
+def damaged(target: str, rng: random.Random) -> bytes:
+    """Return a seed with a few bytes changed, and pieces of other seeds put in."""
     sound = seeds(target)
+    body = bytearray(rng.choice(sound))
+    for _ in range(rng.randint(1, 4)):
+        at = rng.randrange(len(body))
+        match rng.randrange(4):
+            case 0:
+                body[at] = rng.randrange(256)
+            case 1:
+                body[at : at + 4] = struct.pack("<I", rng.choice((0, 1, 0x7FFFFFFF, 0xFFFFFFFF)))
+            case 2:
+                word = rng.choice(_WORDS)
+                body[at : at + rng.choice((0, len(word)))] = word
+            case _:
+                piece = rng.choice(sound)
+                start = rng.randrange(len(piece))
+                body[at:at] = piece[start : start + rng.randint(1, 40)]
+    return bytes(body)
+
+
+def damaged_seeds(target: str, count: int) -> Iterator[bytes]:
+    """Yield damaged seeds, the same ones each time."""
+    rng = random.Random(1)
     for _ in range(count):
-        body = bytearray(rng.choice(sound))
-        for _ in range(rng.randint(1, 4)):
-            at = rng.randrange(len(body))
-            match rng.randrange(3):
-                case 0:
-                    body[at] = rng.randrange(256)
-                case 1:
-                    body[at : at + 4] = struct.pack("<I", rng.choice((0, 1, 0x7FFFFFFF, 0xFFFFFFFF)))
-                case _:
-                    piece = rng.choice(sound)
-                    start = rng.randrange(len(piece))
-                    body[at:at] = piece[start : start + rng.randint(1, 40)]
-        yield bytes(body)
+        yield damaged(target, rng)
