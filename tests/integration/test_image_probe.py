@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import LoadImageException
-from aws.osml.model_runner.raster import RasterSettings
+from aws.osml.model_runner.raster import RasterSettings, image_probe
 from aws.osml.model_runner.raster.image_probe import ImageProbe
 from aws.osml.model_runner.raster.open_images import OpenImages
 from raster_files import pattern, write_image
@@ -104,3 +105,23 @@ def test_the_real_child_reads_images_and_is_used_again(tmp_path: Path) -> None:
     assert children() - before == {child}
     images.close()
     assert children() == before
+
+
+@pytest.mark.parametrize("is_broken", [False, True])
+def test_a_child_reads_both_tiles_of_the_first_handle_and_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_broken: bool
+) -> None:
+    """A TIFF may crash GDAL through a handle that was never asked for a header, or at its last tile alone."""
+    image = write_image(tmp_path / "image.tif", pattern(1, 600, 400))
+    read: list[tuple[int, int]] = []
+    handles: list[object] = []
+
+    def noted(dataset: object, tile: ImageRegion, *_: object) -> None:
+        handles.append(dataset)
+        read.append((len({id(handle) for handle in handles}), tile.origin.row))
+        if is_broken:
+            raise RuntimeError("a block cannot be read")
+
+    monkeypatch.setattr(image_probe, "read_pixels", noted)
+    assert image_probe._read(RasterSettings(), str(image), "file:///image.tif", None) == "done"
+    assert read == [(1, 0), (1, 344), (2, 0), (2, 344)]

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -24,7 +25,7 @@ from aws.osml.model_runner.exceptions import ModelRunnerError
 
 from .exceptions import LoadImageException
 from .handle_pool import AwsKeys
-from .image_header import check_limits, read_header
+from .image_header import ImageHeader, check_limits, is_same, read_header
 from .open import check_store, forget_remote, is_remote, open_dataset
 from .sensor_model import UNREADABLE
 from .settings import MIB, RasterSettings, configure_gdal
@@ -209,14 +210,18 @@ def _limit_memory(settings: RasterSettings) -> None:
 
 
 def _read(settings: RasterSettings, path: str, url: str, keys: list[str] | None) -> str:
+    def opened() -> Any:
+        return open_dataset(path, url, AwsKeys(*keys) if keys else None, settings)
+
     try:
-        dataset = open_dataset(path, url, AwsKeys(*keys) if keys else None, settings)
+        dataset = opened()
         check_limits(dataset, url, settings)
         header = read_header(dataset, None, settings)
-        width, height = min(_TILE_PX, header.width), min(_TILE_PX, header.height)
-        for row, col in ((0, 0), (header.height - height, header.width - width)):
-            tile = ImageRegion(ImageCoord(row, col), ImageDimensions(width, height))
-            read_pixels(dataset, tile, header.data_type)
+        _read_tiles(dataset, header)
+        # A worker cuts tiles of other handles too, which nobody asked for a header: GDAL may behave otherwise.
+        other = opened()
+        if is_same(other, header):
+            _read_tiles(other, header)
     except MemoryError:
         return _NO_MEMORY
     except (*UNREADABLE, OSError, ModelRunnerError):
@@ -224,6 +229,15 @@ def _read(settings: RasterSettings, path: str, url: str, keys: list[str] | None)
     finally:
         forget_remote(path)
     return _DONE
+
+
+def _read_tiles(dataset: Any, header: ImageHeader) -> None:
+    """Read the first tile and the last one, whether the first can be read or not."""
+    width, height = min(_TILE_PX, header.width), min(_TILE_PX, header.height)
+    for row, col in ((0, 0), (header.height - height, header.width - width)):
+        tile = ImageRegion(ImageCoord(row, col), ImageDimensions(width, height))
+        with suppress(*UNREADABLE, OSError, ModelRunnerError):
+            read_pixels(dataset, tile, header.data_type)
 
 
 if __name__ == "__main__":
