@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from aws.osml.model_runner.local.stack.emulator_guard import ACCESS_KEY_VARIABLE, HEALTH_PATH
 from aws.osml.model_runner.local.exceptions import LocalStackError
+from aws.osml.model_runner.local.stack.emulator_guard import ACCESS_KEY_VARIABLE, HEALTH_PATH
 
 from .child_process import ChildProcess
 from .clients import local_client
