@@ -16,7 +16,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 
-from aws.osml.model_runner.common.job_rules import backoff_s
+from aws.osml.model_runner.common.job_rules import region_wait_s
 from aws.osml.model_runner.exceptions import ModelCallError
 from aws.osml.model_runner.inference.call_errors import error_of_aws_answer
 from aws.osml.model_runner.inference.call_limit import CallLimit
@@ -324,7 +324,7 @@ class Attempt:
             return
         wait_s = 0.0
         if not self.ended:
-            wait_s = backoff_s(region.backoffs, fleet.rng)
+            wait_s = region_wait_s(region.backoffs, fleet.rng)
             region.backoffs += 1
         fleet.clock.after(wait_s + 0.05, lambda: fleet.queue.append(region))
 
