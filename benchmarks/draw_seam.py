@@ -14,7 +14,7 @@ from aws.osml.model_runner.local.demo.run import ENDPOINT, write_scene
 from aws.osml.model_runner.local.demo.scene import Scene, generate_scene
 from aws.osml.model_runner.local.image_request import ModelTarget, TileSettings, image_request, merge_step
 from aws.osml.model_runner.local.job import JobRun
-from aws.osml.model_runner.local.stack.local_stack import LocalStack, ModelSettings
+from aws.osml.model_runner.local.stack import LocalStack, ModelSettings
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 SIDE_PX = 2400

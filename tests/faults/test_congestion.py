@@ -2,7 +2,7 @@
 
 import pytest
 
-from aws.osml.model_runner.local.stack.local_stack import sagemaker_gateway
+from aws.osml.model_runner.local.stack import sagemaker_gateway
 from aws.osml.model_runner.scheduler.endpoint_capacity import CONCURRENCY_TAG
 from worker_process import eventually
 

@@ -18,8 +18,8 @@ import pytest
 
 from aws.osml.model_runner.cli import main
 from aws.osml.model_runner.cli.run_command import default_output
+from aws.osml.model_runner.local.stack import LocalStack
 from aws.osml.model_runner.local.stack.http_service import HttpRequest, HttpResponse, HttpService
-from aws.osml.model_runner.local.stack.local_stack import LocalStack
 from aws.osml.model_runner.raster.pixels import write_geotiff
 
 

@@ -19,8 +19,8 @@ from aws.osml.model_runner.local.demo.run import run_demo
 from aws.osml.model_runner.local.exceptions import LocalStackError
 from aws.osml.model_runner.local.image_request import TileSettings
 from aws.osml.model_runner.local.image_run import ImageRun, _only_source, run_image
+from aws.osml.model_runner.local.stack import LocalStack, ModelSettings, WorkerSettings
 from aws.osml.model_runner.local.stack.environment import clean_environment
-from aws.osml.model_runner.local.stack.local_stack import LocalStack, ModelSettings, WorkerSettings
 from aws.osml.model_runner.raster.exceptions import LoadImageException
 from aws.osml.model_runner.raster.open_images import OpenImages
 from aws.osml.model_runner.raster.pixels import write_geotiff
@@ -116,7 +116,7 @@ def test_nothing_runs_on_when_the_parent_is_killed(tmp_path, number):
     script = f"""
 import signal, time
 from pathlib import Path
-from aws.osml.model_runner.local.stack.local_stack import LocalStack, ModelSettings
+from aws.osml.model_runner.local.stack import LocalStack, ModelSettings
 signal.signal(signal.SIGINT, signal.default_int_handler)
 with LocalStack(Path({str(tmp_path)!r}), {{"a": ModelSettings("centerpoint")}}):
     print("up", flush=True)

@@ -22,7 +22,7 @@ from aws.osml.model_runner.database.scheduler_lock import SchedulerLock
 from aws.osml.model_runner.jobs.cancel import JobCanceller
 from aws.osml.model_runner.jobs.leases import Lease, LeaseKeeper
 from aws.osml.model_runner.jobs.redrive import JobRedriver, redrive_dead_letters
-from aws.osml.model_runner.local.stack.local_stack import LocalStack
+from aws.osml.model_runner.local.stack import LocalStack
 from aws.osml.model_runner.queue.exceptions import QueueError
 from aws.osml.model_runner.queue.request_queue import QueueMessage
 from aws.osml.model_runner.scheduler import load as survey_module

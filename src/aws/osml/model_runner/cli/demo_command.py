@@ -27,7 +27,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from aws.osml.model_runner.local.demo.run import run_demo
-    from aws.osml.model_runner.local.stack.local_stack import WorkerSettings
+    from aws.osml.model_runner.local.stack import WorkerSettings
 
     workers = WorkerSettings(processes=arguments.workers, environment={"IMAGE_SOURCES": "s3"})
     with ended_by_sigterm():

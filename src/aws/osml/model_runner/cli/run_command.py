@@ -154,7 +154,7 @@ def _delivered(outcome: "JobOutcome", output: "OutputFile", given: Path) -> str:
 def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun":
     from aws.osml.model_runner.local.image_request import TileSettings
     from aws.osml.model_runner.local.image_run import ImageRun
-    from aws.osml.model_runner.local.stack.local_stack import WorkerSettings
+    from aws.osml.model_runner.local.stack import WorkerSettings
 
     side = arguments.region_size
     environment = {"REGION_SIZE": f"({side}, {side})"} if side else {}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from aws.osml.model_runner.local.stack.local_stack import RESULT_BUCKET
+from aws.osml.model_runner.local.stack import RESULT_BUCKET
 
 
 @dataclass(frozen=True)

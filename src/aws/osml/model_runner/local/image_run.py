@@ -22,7 +22,7 @@ from aws.osml.model_runner.local.image_request import ModelTarget, TileSettings,
 from aws.osml.model_runner.local.job import JobOutcome, JobRun
 from aws.osml.model_runner.local.patience import JobStuckError, Patience
 from aws.osml.model_runner.local.progress import ProgressDisplay
-from aws.osml.model_runner.local.stack.local_stack import LocalStack, ModelSettings, WorkerSettings
+from aws.osml.model_runner.local.stack import LocalStack, ModelSettings, WorkerSettings
 from aws.osml.model_runner.local.worker_logs import WorkerLogs
 
 _CONNECT_TIMEOUT_S = 5.0

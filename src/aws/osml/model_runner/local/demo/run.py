@@ -16,7 +16,7 @@ from .picture import draw_picture
 from aws.osml.model_runner.local.progress import ProgressDisplay
 from .scene import EPSG, GEOTRANSFORM, Scene, generate_scene
 from .score import TOLERANCE_PX, Score, score_features
-from aws.osml.model_runner.local.stack.local_stack import LocalStack, ModelSettings, WorkerSettings
+from aws.osml.model_runner.local.stack import LocalStack, ModelSettings, WorkerSettings
 from aws.osml.model_runner.raster import RasterSettings, configure_gdal, write_geotiff
 
 JOB_ID = "harbour-demo"
