@@ -241,7 +241,7 @@ def test_no_features_stay_no_features():
 
 
 def test_a_feature_without_a_place_is_an_error():
-    with pytest.raises(FeatureError, match="no place"):
+    with pytest.raises(FeatureError, match="no image geometry"):
         refine(feature())
 
 

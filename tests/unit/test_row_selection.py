@@ -162,7 +162,7 @@ def test_row_by_row_comes_to_what_all_at_once_comes_to(scene, options, ends):
     assert in_steps(scene, options, [*sorted(ends), ROWS - 1])[0] == expected
     assert in_steps(scene, options, range(ROWS))[0] == expected
     assert in_steps(scene, options, [ROWS - 1])[0] == expected
-    assert in_steps(scene, options, range(ROWS), most_links=1)[0] == expected
+    assert in_steps(scene, options, range(ROWS), max_links=1)[0] == expected
 
 
 @examples(60)
@@ -214,8 +214,8 @@ def test_pairs_that_a_soft_suppression_does_not_keep_are_found_again():
     scores = np.sort(rng.uniform(0, 1, 300))[::-1]
     arguments = boxes, np.zeros(300, np.intp), scores, 0.5, 0.05, 500
     expected = soft_nms(*arguments)
-    for most_kept in (0, 1000):
-        np.testing.assert_array_equal(soft_nms(*arguments, most_kept=most_kept), expected)
+    for max_kept in (0, 1000):
+        np.testing.assert_array_equal(soft_nms(*arguments, max_kept=max_kept), expected)
 
 
 def column_of(boxes):

@@ -276,11 +276,11 @@ def is_plain(seen):
     seen=scenes().filter(is_plain),
     options=st.sampled_from(RULES),
     at_once=st.sampled_from([1, 7, 1000]),
-    most_links=st.sampled_from([0, seam_merge.MOST_LINKS]),
+    max_links=st.sampled_from([0, seam_merge.MAX_LINKS]),
 )
-def test_arrays_come_to_what_the_plain_version_comes_to(seen, options, at_once, most_links):
+def test_arrays_come_to_what_the_plain_version_comes_to(seen, options, at_once, max_links):
     distance_px = options.distance_px or 20 / 16
-    with mock.patch.object(seam_merge, "MOST_LINKS", most_links):
+    with mock.patch.object(seam_merge, "MAX_LINKS", max_links):
         found = merged(seen, options, pairs_at_once=at_once)
     assert found == plain.suppressors(seen, TILES, options, distance_px)
 

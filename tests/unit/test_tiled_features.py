@@ -10,7 +10,7 @@ from aws.osml.model_runner.api.post_processing import (
     FeatureDistillationSoftNMS,
 )
 from aws.osml.model_runner.common.typing import ImageRegion
-from aws.osml.model_runner.features.feature_columns import Kind, place_of
+from aws.osml.model_runner.features.feature_columns import Kind, kind_and_box
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
 from aws.osml.model_runner.features.selection import FeatureSelector, select
 from aws.osml.model_runner.features.tiled_features import TiledFeatures, shapes_of
@@ -55,20 +55,20 @@ PLACES = {
 
 @pytest.mark.parametrize(("properties", "kind"), PLACES.values(), ids=PLACES)
 def test_place_and_kind(properties, kind):
-    assert place_of({"properties": properties}) == (kind, (1.0, 2.0, 4.0, 6.0))
+    assert kind_and_box({"properties": properties}) == (kind, (1.0, 2.0, 4.0, 6.0))
 
 
 @pytest.mark.parametrize(
     "properties", [None, {}, {"imageBBox": [1, 2, 3]}, {"imageBBox": "none"}, {"imageGeometry": {"type": "Circle"}}]
 )
 def test_what_has_no_usable_place_has_none(properties):
-    assert np.isnan(place_of({"properties": properties})[1]).all()
+    assert np.isnan(kind_and_box({"properties": properties})[1]).all()
 
 
 @given(box=st.lists(st.floats(-1e6, 1e6), min_size=4, max_size=4))
 def test_short_way_and_checked_way_agree(box):
     feature = {"properties": {"imageBBox": box}}
-    assert place_of(feature)[1] == feature_image_bounds(feature)
+    assert kind_and_box(feature)[1] == feature_image_bounds(feature)
 
 
 def polygon(*ring):

@@ -1,4 +1,4 @@
-"""From what a model said to what is delivered: pure functions over dictionaries and arrays."""
+"""Turns a model's responses into delivered features. Pure functions of dictionaries and arrays."""
 
 from .encoding import EncodedFeatures, decode_feature, encode_feature, encode_features
 from .geolocation import refine_features

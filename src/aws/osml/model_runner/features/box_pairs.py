@@ -1,4 +1,4 @@
-"""Which boxes overlap, and by how much, without looking at all pairs and in a bounded amount of memory."""
+"""Finds boxes that overlap, and by how much, in bounded memory and without comparing all pairs."""
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -11,23 +11,23 @@ from .scored_boxes import Floats, Indices
 
 Flags = NDArray[np.bool_]
 
-# Added to a side of zero length, so that points and lines have an area to compare.
+# Added to a side of zero length, so that points and lines have an area.
 MIN_SIDE_PX = 0.1
 
-# How many candidate pairs are looked at in one go: about 100 bytes each while they are.
+# Maximum number of candidate pairs in memory; each takes about 100 bytes.
 PAIRS_AT_ONCE = 1_000_000
 
-# Cells along each axis of the grid on which the number of candidates is foreseen.
+# Cells along each axis of the grid that limits the number of candidates.
 CELLS = 512
-# So few boxes are not worth counting.
+# Up to so many boxes, counting in cells is not worth its time.
 _FEW = 100
 
 
 class BoxPairs:
-    """Finds, for some of the boxes at a time, the boxes of the same category that overlap them.
+    """Finds the boxes of the same category that overlap some of the boxes.
 
-    ``searched``: (n, 4) where each is looked for: the box itself, or a part of it. ``note`` is called before each
-    batch, and raises where the work has to stop.
+    ``searched``: (n, 4) the areas that the search compares: each box, or a part of it. ``note`` is called before each
+    batch and raises an error to stop the work.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class BoxPairs:
         self.searched = self._boxes if searched is None else with_area(searched)
         self.categories = categories
         self.note = note
-        # A tree looks at nothing but envelopes, and a diagonal has the envelope of its box at half the price.
+        # The tree uses only envelopes, and a diagonal has the envelope of its box at half the cost.
         diagonals = np.asarray(shapely.linestrings(self.searched.reshape(-1, 2, 2)))
         self._tree = shapely.STRtree(diagonals)
 
@@ -50,7 +50,7 @@ class BoxPairs:
         return len(self._boxes)
 
     def touching(self, queries: Indices) -> tuple[Indices, Indices]:
-        """Return (i, j) of the pairs with i of the queries and j any other box that meets i's; rising in i."""
+        """Return pairs (i, j) of a query i and any other box j whose searched areas meet; sorted by i."""
         first, second = self._tree.query(self._tree.geometries[queries])
         first = queries[first]
         is_pair = (first != second) & (self.categories[first] == self.categories[second])
@@ -59,14 +59,14 @@ class BoxPairs:
         return first[order], second[order]
 
     def overlapping(self, queries: Indices) -> tuple[Indices, Indices, Floats]:
-        """Return (i, j, IoU) of the pairs with i of the queries, j any other box, and IoU > 0; rising in i."""
+        """Return (i, j, IoU) of pairs of a query i and any other box j with IoU > 0; sorted by i."""
         first, second = self.touching(queries)
         iou = self.overlap_of(first, second)
         is_overlap = iou > 0
         return first[is_overlap], second[is_overlap], iou[is_overlap]
 
     def touching_new(self, queries: Indices, is_new: Flags) -> tuple[Indices, Indices]:
-        """Return (i, j), i < j, of the pairs that ``touching`` finds of new boxes, each once; the queries are new."""
+        """Return each pair of ``touching`` once, as (i, j) with i < j. The queries must be new boxes."""
         first, second = self.touching(queries)
         is_once = (first < second) | ~is_new[second]
         first, second = first[is_once], second[is_once]
@@ -77,18 +77,18 @@ class BoxPairs:
         return intersection_over_union(self._boxes[first], self._boxes[second])
 
     def take(self, indices: Indices) -> "BoxPairs":
-        """Return the pairs of these boxes alone, in this order."""
+        """Return the pairs of only these boxes, in this order."""
         return BoxPairs(self._boxes[indices], self.categories[indices], self.searched[indices], self.note)
 
     @cached_property
     def limits(self) -> Floats:
-        """(n,) a number of boxes that those which touch each box do not exceed."""
+        """(n,) an upper bound on the number of boxes that touch each box."""
         return candidate_limits(self.searched)
 
     def batches(self, pairs_at_once: int) -> Iterator[tuple[int, int]]:
-        """Yield [start, end) of boxes to query together, so that together they meet no more candidates than this.
+        """Yield [start, end) of boxes to query together, with at most ``pairs_at_once`` candidates.
 
-        A box that alone may meet more is a batch of its own.
+        A box that alone may have more candidates is its own batch.
         """
         total = np.cumsum(self.limits)
         start, done = 0, 0
@@ -100,39 +100,39 @@ class BoxPairs:
 
 
 def with_area(boxes: Floats) -> Floats:
-    """Return boxes whose sides are longer than zero: what has no width or height gets a tenth of a pixel."""
+    """Return boxes whose sides are longer than zero: zero width or height becomes ``MIN_SIDE_PX``."""
     low, high = boxes[:, :2], boxes[:, 2:]
     grown: Floats = np.hstack([low, np.where(high > low, high, low + MIN_SIDE_PX)])
     return grown
 
 
 def intersection_over_union(first: Floats, second: Floats) -> Floats:
-    """Return the area that two boxes share over the area that they cover together, for n pairs of (n, 4)."""
+    """Return the area that two boxes share divided by the area of their union, for n pairs of (n, 4)."""
     shared = area(intersections(first, second))
     iou: Floats = shared / (area(first) + area(second) - shared)
     return iou
 
 
 def intersections(first: Floats, second: Floats) -> Floats:
-    """Return the box that two boxes share, for n pairs of (n, 4); turned inside out where they share nothing."""
+    """Return the intersection of two boxes, for n pairs of (n, 4). If it is empty, a minimum exceeds its maximum."""
     shared: Floats = np.hstack([np.maximum(first[:, :2], second[:, :2]), np.minimum(first[:, 2:], second[:, 2:])])
     return shared
 
 
 def area(boxes: Floats) -> Floats:
-    """Return the areas of (n, 4) boxes, 0 for one that is turned inside out."""
+    """Return the areas of (n, 4) boxes, 0 for an empty intersection."""
     width, height = (boxes[:, 2:] - boxes[:, :2]).clip(0).T
     product: Floats = width * height
     return product
 
 
 def candidate_limits(boxes: Floats, weights: Floats | None = None) -> Floats:
-    """Return for each of (n, 4) boxes a number that its overlaps, itself among them, do not exceed; at most n.
+    """Return an upper bound on the number of boxes that overlap each of (n, 4) boxes, itself included; at most n.
 
-    With ``weights``, (n,), it is the sum of the weights of the overlaps that is not exceeded, and at most that of all.
+    With ``weights``, (n,), it is an upper bound on the sum of their weights, at most the sum of all weights.
 
-    The boxes are counted on a grid whose lines are quantiles, so that one far box does not make the cells coarse.
-    Boxes that overlap share a cell, so the sum over the cells of a box counts each of its overlaps at least once.
+    Boxes are counted on a grid whose lines are quantiles, so that one distant box does not make the cells coarse.
+    Overlapping boxes share a cell, so the sum over the cells of a box counts each overlapping box at least once.
     """
     if len(boxes) <= _FEW:
         return np.full(len(boxes), len(boxes) if weights is None else weights.sum(), dtype=np.float64)
@@ -156,6 +156,6 @@ def candidate_limits(boxes: Floats, weights: Floats | None = None) -> Floats:
 
 
 def _cells(low: Floats, high: Floats) -> tuple[Indices, Indices]:
-    """Return the first and the last of CELLS cells of an axis that [low, high] touches."""
+    """Return the first and the last cell of an axis that [low, high] touches."""
     lines = np.quantile(low, np.linspace(0, 1, CELLS + 1)[1:-1])
     return np.searchsorted(lines, low, side="right"), np.searchsorted(lines, high, side="right")

@@ -1,11 +1,11 @@
-"""Which tiles report so many features on one spot that their features are not compared with any others.
+"""Finds crowded tiles, whose features are not compared because too many lie on one spot.
 
-A merge compares the features that touch. A model that reports thousands of boxes on one spot makes them millions of
-pairs, and that number grows with the square of what it reports. So the work of each tile has a limit, which grows with
-its features, and an image's work grows with its tiles and features alone.
+A merge compares features that touch. Thousands of boxes on one spot make millions of pairs, and the number grows with
+the square of the boxes. So the work of each tile has a limit that grows with its features. Thus an image's work grows
+only linearly with its tiles and features.
 
-The work of a tile is that of its pairs: with features of its own, and with those of tiles before it in the order of the
-walk. So it does not depend on how many rows of tiles are looked at together.
+A tile's work is that of its pairs: pairs of its own features, and pairs with features of earlier tiles. So it does not
+depend on the number of rows of tiles in a step.
 """
 
 import numpy as np
@@ -14,24 +14,23 @@ import shapely
 from .box_pairs import BoxPairs, Flags, candidate_limits
 from .scored_boxes import Floats, Indices
 
-# The work of one pair of boxes is 1, about a fifth of a microsecond; see ``TiledFeatures.weights`` for others.
+# The work of one pair of boxes is 1, about 0.2 microseconds; for other pairs see ``TiledFeatures.weights``.
 FREE_WORK = 4_000_000
 WORK_PER_WEIGHT = 64
-# How many pairs of a tile are counted at once.
+# Maximum number of pairs of a tile that are counted at once.
 _PAIRS_AT_ONCE = 1_000_000
 
 
 def crowded_tiles(pairs: BoxPairs, tiles: Indices, weights: Floats, is_new: Flags) -> Indices:
-    """Return the tiles whose work is more than ``FREE_WORK`` and ``WORK_PER_WEIGHT`` for the weight of their features.
+    """Return the tiles whose work exceeds ``FREE_WORK`` plus ``WORK_PER_WEIGHT`` times the weight of their features.
 
-    ``tiles``: (n,) the number of the tile of each of the ``pairs``' boxes, in the order of the walk; ``weights``: (n,);
-    ``is_new``: (n,) which tiles have not been judged in an earlier step. A tile that is crowded adds nothing to the
-    work of later ones.
+    ``tiles``: (n,) the tile number of each box of ``pairs``, in processing order. ``weights``: (n,). ``is_new``: (n,)
+    features whose tiles were not checked in an earlier step. Crowded tiles do not count for the work of later tiles.
     """
     allowed = FREE_WORK + WORK_PER_WEIGHT * np.bincount(tiles, weights)
     heavy = pairs.limits if (weights == 1).all() else candidate_limits(pairs.searched, weights)
-    most = (pairs.limits * weights + heavy) / 2
-    suspects = np.flatnonzero(np.bincount(tiles[is_new], most[is_new], minlength=len(allowed)) > allowed)
+    max_work = (pairs.limits * weights + heavy) / 2
+    suspects = np.flatnonzero(np.bincount(tiles[is_new], max_work[is_new], minlength=len(allowed)) > allowed)
     if not len(suspects):
         return suspects
     is_left = np.ones(len(tiles), dtype=np.bool_)
@@ -47,7 +46,7 @@ def crowded_tiles(pairs: BoxPairs, tiles: Indices, weights: Floats, is_new: Flag
 
 
 def _exceeds(pairs: BoxPairs, own: Indices, before: Indices, weights: Floats, allowed: float) -> bool:
-    """Return True when the pairs of ``own`` boxes with each other and with those before are more work than allowed."""
+    """Return True if the pairs of ``own`` boxes, and of these with boxes ``before``, exceed the allowed work."""
     boxes = pairs.searched
     low, high = boxes[own, :2].min(axis=0), boxes[own, 2:].max(axis=0)
     before = before[((boxes[before, :2] <= high) & (boxes[before, 2:] >= low)).all(axis=1)]

@@ -1,4 +1,4 @@
-"""Features as the bytes that are stored and delivered."""
+"""Encodes features as JSON bytes, for storage and delivery."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -9,14 +9,14 @@ import orjson
 from .feature_columns import FeatureColumns
 from .text_stamp import own_end
 
-# Guides for models have always asked for features below 300 KB; a DynamoDB item holds 400 KB.
+# Guides for models require features below 300 KB; a DynamoDB item holds 400 KB.
 MAX_FEATURE_BYTES = 300_000
 
 FEATURE_TOO_LARGE = "FEATURE_TOO_LARGE"
 
 
 class EncodedFeatures(NamedTuple):
-    """Features as JSON, those that fit, and in columns; and why others were dropped."""
+    """JSON and columns of the features that fit, and the number of dropped features for each reason."""
 
     bodies: list[bytes]
     columns: FeatureColumns
@@ -26,8 +26,7 @@ class EncodedFeatures(NamedTuple):
 def encode_feature(feature: Mapping[str, Any]) -> bytes:
     """Return a feature as compact UTF-8 JSON.
 
-    Members stay in the order in which they were set, so the same feature made by the same steps has the same bytes.
-    Numbers are written in full: who makes a feature rounds it.
+    Members keep their order, so a tile that is processed again has the same bytes. Numbers are not rounded here.
     """
     return orjson.dumps(feature)
 
@@ -41,7 +40,7 @@ def decode_feature(body: bytes) -> dict[str, Any]:
 def encode_features(
     features: Iterable[Mapping[str, Any]], max_feature_bytes: int = MAX_FEATURE_BYTES
 ) -> EncodedFeatures:
-    """Return features as JSON; one that has outgrown the limit, since its places were added, is dropped and counted."""
+    """Return features as JSON. A feature that geolocation made larger than the limit is dropped and counted."""
     fitting, dropped = [], Counter[str]()
     for feature in features:
         body = encode_feature(feature)

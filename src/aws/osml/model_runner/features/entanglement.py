@@ -1,7 +1,7 @@
-"""Which shapes cross themselves or one another so often that no exact operation may be made of them.
+"""Finds shapes that cross themselves or one another too often for exact operations.
 
-The intersection of two combs has as many corners as the product of their teeth: of two polygons with 3,000 teeth, which
-a feature has room for, it takes hours and tens of gigabytes.
+The intersection of two combs has as many corners as the product of their numbers of teeth. For two polygons of 3,000
+teeth, which fit in features, it takes hours and tens of gigabytes.
 """
 
 import numpy as np
@@ -9,17 +9,17 @@ import shapely
 
 from .geometry_arrays import ObjectArray
 
-# Segments that meet, those of one outline included: so many, and so many more for each segment. A fraction of a second.
+# Allowed pairs of segments that meet, also within one outline: a constant, and a number for each segment.
 ALLOWED_MEETINGS = 50_000
 MEETINGS_PER_SEGMENT = 10
-# With fewer corners nothing is entangled.
+# Shapes with fewer corners are never entangled.
 FEW_CORNERS = 200
 _PAIRS_AT_ONCE = 1_000_000
 _COARSE_CORNERS = 100
 
 
 def is_entangled(shapes: ObjectArray) -> bool:
-    """Return True when the segments of these shapes meet, each with all, more often than allowed."""
+    """Return True if the segments of all these shapes meet more often than allowed."""
     corners, owners = shapely.get_coordinates(shapes, return_index=True)
     is_segment = owners[1:] == owners[:-1]
     segments = shapely.linestrings(np.stack([corners[:-1], corners[1:]], axis=1)[is_segment])
@@ -36,7 +36,7 @@ def is_entangled(shapes: ObjectArray) -> bool:
 
 
 def coarse(shape: shapely.Geometry) -> shapely.Geometry:
-    """Return what stands for a shape that is entangled with itself: the box of an area, a line through few corners."""
+    """Return a replacement for a shape that is entangled with itself: an area's box, a line's with few corners."""
     if shapely.get_dimensions(shape) == 2:
         return shapely.box(*shapely.bounds(shape))
     corners = shapely.get_coordinates(shape)

@@ -1,4 +1,4 @@
-"""What merging and delivering need to know of each feature, in columns, so that its JSON need not be read."""
+"""The facts that merging and delivery need of each feature, in columns, so that its JSON need not be parsed."""
 
 import math
 from array import array
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from .image_geometry import COLLECTION, Box, Geometry, feature_image_bounds, find_image_geometry, geometry_paths
 from .scored_boxes import NO_BOX, BestClass, Indices, best_class
 
-# One feature. ``tile_blob`` stores it column by column.
+# The record of one feature. ``tile_blob`` stores records column by column.
 RECORD = np.dtype(
     [
         ("box", "<f8", 4),
@@ -26,7 +26,7 @@ RECORD = np.dtype(
 
 
 class Kind(IntEnum):
-    """By what features are compared. A box is an area that is all of its bounds."""
+    """How features are compared. A box is an area that fills its bounds."""
 
     BOX = 0
     AREA = 1
@@ -34,7 +34,7 @@ class Kind(IntEnum):
     POINT = 3
 
 
-_BOX = Kind.BOX  # what most features are; a member of an enumeration is looked up slowly
+_BOX = Kind.BOX  # the kind of most features; a lookup in an enumeration is slow
 _KINDS = {
     "Point": Kind.POINT,
     "MultiPoint": Kind.POINT,
@@ -47,10 +47,10 @@ _KINDS = {
 
 @dataclass(frozen=True, eq=False)
 class FeatureColumns:
-    """n features: one ``RECORD`` of each, and the ``iris`` that their categories count, from 0 on.
+    """n features: a ``RECORD`` of each, and the ``iris`` that ``category`` indexes.
 
-    ``box``: minx, miny, maxx, maxy in pixels of the image, NaN for a feature without a place. ``score``: that of the
-    best class, NaN for none. ``kind``: of ``Kind``. ``own_end``: see ``text_stamp.own_end``.
+    ``box``: minx, miny, maxx, maxy in pixels of the image, NaN for a feature without an image geometry. ``score``: of
+    the best class, or NaN. ``kind``: a ``Kind``. ``own_end``: see ``text_stamp.own_end``.
     """
 
     records: NDArray[np.void]
@@ -58,10 +58,10 @@ class FeatureColumns:
 
     @classmethod
     def of(cls, features: Iterable[Mapping[str, Any]], own_ends: Sequence[int] = ()) -> "FeatureColumns":
-        """Return what these features are; each is asked for once, and let go before the next."""
+        """Return the columns of these features. Iterates once and keeps no feature."""
         kinds, boxes, scores, iris = array("b"), array("d"), array("d"), []
         for feature in features:
-            kind, box = place_of(feature)
+            kind, box = kind_and_box(feature)
             found = best_class(feature) or _NO_CLASS
             kinds.append(kind)
             boxes.extend(box)
@@ -78,7 +78,7 @@ class FeatureColumns:
 
     @classmethod
     def joined(cls, parts: Sequence["FeatureColumns"]) -> "FeatureColumns":
-        """Return the features of all parts, in order."""
+        """Return the columns of all parts together, in order."""
         if len(parts) == 1:
             return parts[0]
         numbers: dict[str, int] = {}
@@ -91,7 +91,7 @@ class FeatureColumns:
         return cls(records, list(numbers))
 
     def take(self, indices: Indices) -> "FeatureColumns":
-        """Return these features alone, in this order, and none but their iris."""
+        """Return only these features, in this order, and only their iris."""
         records = self.records[indices]
         used, records["category"] = np.unique(records["category"], return_inverse=True)
         return FeatureColumns(records, [self.iris[number] for number in used.tolist()])
@@ -103,12 +103,12 @@ class FeatureColumns:
 _NO_CLASS = BestClass(-1, "", math.nan)
 
 
-def place_of(feature: Mapping[str, Any]) -> tuple[Kind, Box]:
-    """Return by what a feature is compared, and its bounds in pixels; a box of NaN where it has no usable place."""
+def kind_and_box(feature: Mapping[str, Any]) -> tuple[Kind, Box]:
+    """Return a feature's kind and its bounds in pixels; a box of NaN if its image geometry is not valid."""
     try:
-        return _usual_place(feature["properties"])
+        return _usual_kind_and_box(feature["properties"])
     except (AttributeError, KeyError, TypeError, ValueError):
-        # Anything out of the ordinary takes the way on which everything is checked.
+        # All other features take the slower way, which checks everything.
         box = feature_image_bounds(feature)
     if box is None:
         return Kind.BOX, NO_BOX
@@ -116,8 +116,8 @@ def place_of(feature: Mapping[str, Any]) -> tuple[Kind, Box]:
     return (_kind_of(geometry) if geometry else Kind.BOX), box
 
 
-def _usual_place(properties: Mapping[str, Any]) -> tuple[Kind, Box]:
-    """Return the place of a feature that has a box, or a polygon of one ring; any error means that it has neither."""
+def _usual_kind_and_box(properties: Mapping[str, Any]) -> tuple[Kind, Box]:
+    """Return kind and bounds of a box or a polygon of one ring. Any error means that the feature has neither."""
     geometry = properties.get("imageGeometry")
     if geometry is None:
         return _BOX, _box_between(*properties["imageBBox"])
@@ -138,7 +138,7 @@ def _box_between(x0: float, y0: float, x1: float, y1: float) -> Box:
 
 
 def is_rectangle(ring: Sequence[Sequence[float]]) -> bool:
-    """Tell whether a closed ring is an upright rectangle, begun at any corner in either direction."""
+    """Return True for a closed ring that is an axis-aligned rectangle, from any corner in either direction."""
     if len(ring) != 5:
         return False
     a, b, c, d, last = ring
@@ -150,7 +150,7 @@ def is_rectangle(ring: Sequence[Sequence[float]]) -> bool:
 
 
 def _kind_of(geometry: Geometry) -> Kind:
-    """Return the kind of a geometry; of a collection, that of its members of the highest dimension."""
+    """Return the kind of a geometry. A collection has the kind of its member of the highest dimension."""
     if geometry["type"] == COLLECTION:
         return min((_kind_of(member) for member in geometry["geometries"]), default=Kind.POINT)
     kind = _KINDS[geometry["type"]]

@@ -1,7 +1,6 @@
-"""From detections in a tile to features of the image: offset into the full image, and located on the ground.
+"""Turns detections of a tile into features of the image: moves them into the full image and locates them.
 
-All features of a tile go through numpy together; only taking their dictionaries apart and putting them together
-again is done one by one.
+Numbers of all features of a tile are computed in one numpy call. Only dictionaries are handled one by one.
 """
 
 from collections.abc import Sequence
@@ -19,14 +18,14 @@ from .properties import IMAGE_ID, INFERENCE_TIME, UNCUT, Feature, convert_deprec
 from .rfc7946 import bounds_of, crosses_antimeridian, cut, ring_areas, ring_order, wrapped
 from .scored_boxes import set_flat_class
 
-# A millionth of a pixel, and at least of a degree (0.1 m) in geometries: what the GeoJSON library of earlier releases
-# wrote. Pixels of less than a metre take more.
+# Decimals of pixels, and the minimum for degrees in geometries (0.1 m): the GeoJSON library of earlier releases wrote
+# as many. Pixels smaller than a metre need more: see ``decimals_of``.
 POSITION_DECIMALS = 6
 _ROUNDING_PX = 0.1
-# Boxes and centres were never rounded: 0.1 mm keeps what they tell and drops the noise of the last bits.
+# Decimals of boxes and centres in degrees. 0.1 mm keeps all information and drops the noise of the last bits.
 BOX_DECIMALS = 9
 
-# The columns of a box that make its four corners (x, y), counterclockwise on the ground where north is up.
+# The columns of a box that are its four corners (x, y), counterclockwise on the ground if north is up.
 _CORNERS = np.array([[0, 1], [0, 3], [2, 3], [2, 1]])
 _RING = [0, 1, 2, 3, 0]
 
@@ -36,17 +35,17 @@ def refine_features(
     tile: ImageRegion,
     grid: LocationGrid | None,
 ) -> list[Feature]:
-    """Return the features of one tile, as ``check_features`` lets them pass, as features of the image.
+    """Return the features of one tile, checked by ``check_features``, as new features of the image.
 
-    Pixels move by the tile's origin; a place in a deprecated property becomes ``imageGeometry``, the old property
-    stays relative to the tile. With a grid, ``geometry`` is the place on the ground, of the same type, its positions
-    [longitude, latitude], and elevation where the grid has heights; ``bbox`` is its box where there is an
-    ``imageBBox``; and ``center_longitude`` and ``center_latitude`` are those of the centroid in pixels. Without one,
-    ``geometry`` stays what the model said. What crosses the antimeridian has the property ``UNCUT`` and is cut when it
-    is delivered. ``class`` and ``score`` are those of the best class, unless the model has properties of these names.
-    Properties come last in each feature, and ``id`` first. The features passed in are not changed.
+    Pixels move by the tile's origin. A geometry in a deprecated property becomes ``imageGeometry``; the deprecated
+    property stays relative to the tile.
+    With a grid, ``geometry`` is the geometry on the ground, of the same type. Its positions are [longitude, latitude],
+    with the elevation if the grid has heights. ``bbox`` is set if there is an ``imageBBox``. ``center_longitude`` and
+    ``center_latitude`` locate the centroid in pixels. Without a grid, ``geometry`` is the model's.
+    A geometry that crosses the antimeridian has the property ``UNCUT`` and is cut at delivery. ``class`` and ``score``
+    are those of the best class, unless the model has set them. ``id`` is the first member, ``properties`` the last.
 
-    Raises FeatureError where a feature has no place in pixels.
+    Raises FeatureError if a feature has no image geometry.
     """
     if not features:
         return []
@@ -55,21 +54,24 @@ def refine_features(
     shaped = [feature for feature in refined if not _is_box_alone(feature)]
     boxed = [feature for feature in refined if feature["properties"].get(IMAGE_BBOX) is not None]
     if shaped:
-        places = _moved_places(shaped, offset)
+        geometries = _move_geometries(shaped, offset)
         if grid is not None:
-            _locate_shapes(shaped, places, grid)
+            _locate_shapes(shaped, geometries, grid)
     if boxed:
-        boxes = _moved_boxes(boxed, offset)
-        alone = [place for place, feature in enumerate(boxed) if _is_box_alone(feature)]
+        boxes = _move_boxes(boxed, offset)
+        alone = [index for index, feature in enumerate(boxed) if _is_box_alone(feature)]
         if grid is not None and alone:
-            _locate_boxes([boxed[place] for place in alone], boxes[alone], grid)
+            _locate_boxes([boxed[index] for index in alone], boxes[alone], grid)
     for feature in refined:
-        _put_properties_last(feature)
+        # ``text_stamp`` relies on the order, and these two properties are stored once for the whole tile.
+        properties = feature["properties"] = feature.pop("properties")
+        properties.pop(IMAGE_ID, None)
+        properties.pop(INFERENCE_TIME, None)
     return refined
 
 
 def _is_box_alone(feature: Feature) -> bool:
-    """Tell whether nothing but its ``imageBBox`` says where a feature is: most models say no more, so it is fast."""
+    """Return True if a feature has an ``imageBBox`` alone, as from most models. It takes a quicker way."""
     properties = feature["properties"]
     return properties.get(IMAGE_GEOMETRY) is None and properties.get(IMAGE_BBOX) is not None
 
@@ -85,31 +87,23 @@ def _copied(feature: Feature) -> Feature:
     return copy
 
 
-def _put_properties_last(feature: Feature) -> None:
-    """Move the properties to the end, without those that are set for the whole tile: see ``text_stamp``."""
-    properties = feature["properties"] = feature.pop("properties")
-    properties.pop(IMAGE_ID, None)
-    properties.pop(INFERENCE_TIME, None)
-
-
-def _place(feature: Feature) -> Geometry:
-    geometry = find_image_geometry(feature["properties"])
-    if geometry is None:
-        raise FeatureError("a feature has no place in pixels")
-    return geometry
-
-
-def _moved_places(features: Sequence[Feature], offset: FloatArray) -> GeometryArrays:
-    """Write ``imageGeometry`` in pixels of the image."""
-    found = GeometryArrays.of([_place(feature) for feature in features])
-    places = found.with_places(rounded(found.positions + offset, POSITION_DECIMALS))
-    for feature, geometry in zip(features, places.geometries, strict=True):
+def _move_geometries(features: Sequence[Feature], offset: FloatArray) -> GeometryArrays:
+    """Set ``imageGeometry`` in pixels of the image."""
+    geometries = []
+    for feature in features:
+        geometry = find_image_geometry(feature["properties"])
+        if geometry is None:
+            raise FeatureError("a feature has no image geometry")
+        geometries.append(geometry)
+    in_tile = GeometryArrays.of(geometries)
+    in_image = in_tile.moved_to(rounded(in_tile.positions + offset, POSITION_DECIMALS))
+    for feature, geometry in zip(features, in_image.geometries, strict=True):
         feature["properties"][IMAGE_GEOMETRY] = geometry
-    return places
+    return in_image
 
 
-def _moved_boxes(boxed: Sequence[Feature], offset: FloatArray) -> FloatArray:
-    """Write each ``imageBBox`` in pixels of the image, the smaller numbers first, and return them as (n, 4)."""
+def _move_boxes(boxed: Sequence[Feature], offset: FloatArray) -> FloatArray:
+    """Set each ``imageBBox`` in pixels of the image, the smaller numbers first, and return the boxes as (n, 4)."""
     corners = np.array([feature["properties"][IMAGE_BBOX] for feature in boxed], dtype=np.float64).reshape(-1, 2, 2)
     boxes = rounded(np.sort(corners, axis=1) + offset, POSITION_DECIMALS).reshape(-1, 4)
     for feature, box in zip(boxed, boxes.tolist(), strict=True):
@@ -117,26 +111,25 @@ def _moved_boxes(boxed: Sequence[Feature], offset: FloatArray) -> FloatArray:
     return boxes
 
 
-def _locate_shapes(features: Sequence[Feature], places: GeometryArrays, grid: LocationGrid) -> None:
-    """Write where features are on the ground, from their places in pixels of the image.
+def _locate_shapes(features: Sequence[Feature], shapes: GeometryArrays, grid: LocationGrid) -> None:
+    """Set the geometries on the ground from the geometries in pixels of the image.
 
-    A feature with a position off the Earth has no geometry.
+    A feature with a position off the Earth gets the geometry None and no ``bbox``.
     """
-    world = grid.locate(np.concatenate([places.positions, places.centroids()]))
-    ground, centres = np.split(world, [len(places.positions)])
+    world = grid.locate(np.concatenate([shapes.positions, shapes.centroids()]))
+    ground, centres = np.split(world, [len(shapes.positions)])
     ground = rounded(ground[:, : _dimensions(grid)], decimals_of(grid))
-    ground = ground[ring_order(places, ground)]
-    geometries = places.with_positions(ground)
-    _set_geometries(features, geometries)
+    ground = ground[ring_order(shapes, ground)]
+    _set_geometries(features, shapes.with_positions(ground))
     _set_centres(features, centres[:, :2])
     is_inner = np.ones(len(ground), dtype=np.bool_)
-    is_inner[np.concatenate([[0], places.ends[:-1]])] = False
+    is_inner[np.concatenate([[0], shapes.ends[:-1]])] = False
     is_jump = is_inner & np.concatenate([[False], crosses_antimeridian(ground[:, 0])])
-    extremes = places.extremes(ground)
+    extremes = shapes.extremes(ground)
     for feature, box in zip(features, extremes.tolist(), strict=True):
         if feature["properties"].get(IMAGE_BBOX) is not None:
             feature["bbox"] = box
-    owners = places.owners[np.searchsorted(places.ends, np.flatnonzero(is_jump), side="right")]
+    owners = shapes.owners[np.searchsorted(shapes.ends, np.flatnonzero(is_jump), side="right")]
     is_off_earth = np.isnan(extremes[:, 0])
     for index in np.flatnonzero(is_off_earth).tolist():
         features[index]["geometry"] = None
@@ -148,9 +141,9 @@ def _locate_shapes(features: Sequence[Feature], places: GeometryArrays, grid: Lo
 
 
 def _locate_boxes(features: Sequence[Feature], boxes: FloatArray, grid: LocationGrid) -> None:
-    """Write where features are on the ground whose (n, 4) boxes in pixels of the image are all that is known.
+    """Set the geometries on the ground of features that have a box alone; ``boxes``: (n, 4), in pixels of the image.
 
-    A feature with a corner off the Earth has neither geometry nor ``bbox``.
+    A feature with a corner off the Earth gets the geometry None and no ``bbox``.
     """
     corners = boxes[:, _CORNERS].reshape(-1, 2)
     world = grid.locate(np.concatenate([corners, (boxes[:, :2] + boxes[:, 2:]) / 2]))
@@ -170,7 +163,7 @@ def _locate_boxes(features: Sequence[Feature], boxes: FloatArray, grid: Location
 
 
 def decimals_of(grid: LocationGrid) -> int:
-    """Return the decimals of longitudes and latitudes that tell a tenth of a pixel apart."""
+    """Return the decimals of longitude and latitude that resolve a tenth of a pixel."""
     if not 0.0 < grid.pixel_degrees < np.inf:
         return POSITION_DECIMALS
     return int(np.clip(np.ceil(-np.log10(_ROUNDING_PX * grid.pixel_degrees) - 1e-3), POSITION_DECIMALS, BOX_DECIMALS))
@@ -194,9 +187,10 @@ def _set_centres(features: Sequence[Feature], centres: FloatArray) -> None:
 
 
 def _set_ground_boxes(boxed: Sequence[Feature], corners: FloatArray) -> None:
-    """Set ``bbox`` = [west, south, east, north] from (n, 4, 2) corners, or with least and most elevation from 3.
+    """Set ``bbox`` = [west, south, east, north] from (n, 4, 2) corners.
 
-    Across the antimeridian west is greater than east, as RFC 7946, 5.2, has it.
+    From (n, 4, 3) corners it is [west, south, min elevation, east, north, max elevation]. Across the antimeridian west
+    is greater than east (RFC 7946, 5.2).
     """
     first = corners[:, :1, :1] * np.eye(1, corners.shape[2])
     around_first = corners - first

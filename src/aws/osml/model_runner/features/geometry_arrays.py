@@ -1,4 +1,4 @@
-"""Geometries of many features as arrays, so that one numpy call does the work of thousands of small ones."""
+"""Geometries of many features as arrays, so that one numpy call replaces thousands of small calls."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ _PATH_KINDS = {kind: _POINTS if "Point" in kind else _RING if kind in AREAS else
 
 @dataclass(frozen=True)
 class GeometryArrays:
-    """Usable GeoJSON geometries, and their positions one after another in one array.
+    """Valid GeoJSON geometries, and the positions of all of them in one array.
 
-    ``positions`` is (n, 2), x before y; a third number of a position is left behind. A path is a ring, a line, or all
-    points of a (multi)point, and has one entry in each of the other arrays: ``ends`` is the index past its last
-    position, ``owners`` the index of its geometry, ``parts`` a number that the rings of one polygon share. Rings are
-    closed here even where the model left them open.
+    ``positions`` is (n, 2), x before y; a third number of a position is dropped. A path is a ring, a line, or all
+    points of a (multi)point. Each of the other arrays has one entry per path: ``ends`` is the index after its last
+    position, ``owners`` the index of its geometry, ``parts`` a number that the rings of one polygon share, ``kinds``
+    its kind. Rings that the model left open are closed here.
     """
 
     geometries: Sequence[Geometry]
@@ -39,7 +39,7 @@ class GeometryArrays:
 
     @classmethod
     def of(cls, geometries: Sequence[Geometry]) -> "GeometryArrays":
-        """Return the arrays of geometries that ``geometry_problem`` has nothing against."""
+        """Return the arrays of geometries, which must be valid: see ``geometry_problem``."""
         positions: list[Position] = []
         paths: list[tuple[int, int, int, int]] = []
         part_number = -1
@@ -52,15 +52,18 @@ class GeometryArrays:
                         positions.append(path[0])
                     paths.append((len(positions), owner, part_number, kind))
         ends, owners, parts, kinds = np.array(paths, dtype=np.intp).reshape(-1, 4).T
-        return cls(geometries, _plane_positions(positions), ends, owners, parts, kinds)
+        if set(map(len, positions)) - {2}:
+            positions = [position[:2] for position in positions]
+        numbers = np.fromiter(chain.from_iterable(positions), dtype=np.float64, count=2 * len(positions))
+        return cls(geometries, numbers.reshape(-1, 2), ends, owners, parts, kinds)
 
     def with_positions(self, positions: FloatArray) -> list[Geometry]:
-        """Return the geometries, each of its own type, with other positions: (n, 2) or (n, 3), in the same order."""
+        """Return the geometries, types unchanged, with other positions: (n, 2) or (n, 3), in the same order."""
         rows = positions.tolist()
         paths = (rows[start:end] for start, end in pairwise([0, *self.ends.tolist()]))
         return [_rebuilt(geometry, paths) for geometry in self.geometries]
 
-    def with_places(self, positions: FloatArray) -> "GeometryArrays":
+    def moved_to(self, positions: FloatArray) -> "GeometryArrays":
         """Return arrays of the same geometries at other (n, 2) positions."""
         return replace(self, geometries=self.with_positions(positions), positions=positions)
 
@@ -69,16 +72,15 @@ class GeometryArrays:
         return self.extremes(self.positions)
 
     def extremes(self, positions: FloatArray) -> FloatArray:
-        """Return the least and then the most of each number of (n, k) positions in this order, one row a geometry."""
+        """Return minima, then maxima, of the columns of (n, k) positions; one row for each geometry."""
         starts = self.position_starts
-        least, most = (extreme.reduceat(positions, starts) for extreme in (np.minimum, np.maximum))
-        return np.hstack([least, most])
+        return np.hstack([extreme.reduceat(positions, starts) for extreme in (np.minimum, np.maximum)])
 
     def centroids(self) -> FloatArray:
         """Return the centroid (x, y) of each geometry: of its areas, or else its lines, or else its points.
 
-        The sum over signed areas runs away where a ring crosses itself so that almost no area is left; a centroid
-        is therefore held inside the geometry's bounds.
+        Each centroid is clipped to the geometry's bounds. Otherwise a ring that crosses itself, whose signed areas
+        nearly cancel, would have a centroid far away.
         """
         parts, owners = self._shapes()
         order = np.argsort(owners, kind="stable")
@@ -89,18 +91,18 @@ class GeometryArrays:
 
     @property
     def is_ring(self) -> NDArray[np.bool_]:
-        """Which paths are rings."""
+        """Paths that are rings."""
         flags: NDArray[np.bool_] = self.kinds == _RING
         return flags
 
     @property
     def is_outer(self) -> NDArray[np.bool_]:
-        """Which paths are the first of their part: of a polygon, its outer ring."""
+        """Paths that are the first of their part; in a polygon, the outer ring."""
         flags: NDArray[np.bool_] = np.diff(self.parts, prepend=-1) != 0
         return flags
 
     def _shapes(self) -> tuple[ObjectArray, IndexArray]:
-        """Return every point, line and polygon as a shape, and the index of the geometry it belongs to."""
+        """Return each point, line and polygon as a shape, and the index of its geometry."""
         lengths = np.diff(self.ends, prepend=0)
         kinds = np.repeat(self.kinds, lengths)
         path_of = np.repeat(np.arange(len(self.ends)), lengths)
@@ -126,7 +128,7 @@ class GeometryArrays:
 
 
 def _parts(geometry: Geometry) -> Iterator[tuple[int, list[Path]]]:
-    """Yield the kind and the paths of each point, line and polygon, of a collection too."""
+    """Yield the kind and the paths of each point, line and polygon, also in a collection."""
     if geometry["type"] == COLLECTION:
         for member in geometry["geometries"]:
             yield from _parts(member)
@@ -151,7 +153,7 @@ def _rebuilt(geometry: Geometry, paths: Iterator[Path]) -> Geometry:
 
 
 def _take(pattern: Any, nesting: int, paths: Iterator[Path]) -> Any:
-    """Take as many paths as a geometry's coordinates have, nested alike."""
+    """Take as many paths as ``pattern`` has, with the same nesting."""
     if nesting < 2:
         path = next(paths)
         return path if nesting else path[0]
@@ -160,14 +162,8 @@ def _take(pattern: Any, nesting: int, paths: Iterator[Path]) -> Any:
     return [[next(paths) for _ in polygon] for polygon in pattern]
 
 
-def _plane_positions(positions: list[Position]) -> FloatArray:
-    if set(map(len, positions)) - {2}:
-        positions = [position[:2] for position in positions]
-    return np.fromiter(chain.from_iterable(positions), dtype=np.float64, count=2 * len(positions)).reshape(-1, 2)
-
-
 def _grouped(make: Any, items: Any, groups: IndexArray) -> ObjectArray:
-    """Make one shape of each run of items that share a group; ``groups`` ascends, and may leave numbers out."""
+    """Make one shape of each run of items that share a group; ``groups`` ascends, with gaps allowed."""
     if len(groups) == 0:
         return np.empty(0, dtype=object)
     shapes: ObjectArray = make(items, indices=np.cumsum(np.diff(groups, prepend=groups[0]) != 0))

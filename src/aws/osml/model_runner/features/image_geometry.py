@@ -1,9 +1,9 @@
-"""The place of a feature in pixels: which property holds it, and whether what stands there can be used.
+"""Image geometry of a feature, in pixels: which property holds it, and whether it is valid.
 
 All pixel coordinates are (x, y) = (column, row), with (0, 0) at the outer corner of the upper left pixel. They are
-relative to the tile in a model's answer, and to the full image after ``refinement``.
+relative to the tile in a model's response, and to the full image after ``geolocation``.
 
-Models have written the place in five ways. The first of these wins; a property that is ``null`` counts as absent:
+Models write the geometry in five ways. The first of these properties is used; a ``null`` property counts as absent:
 
 1. ``imageGeometry``: a GeoJSON geometry of any type
 2. ``imageBBox``: ``[minx, miny, maxx, maxy]``
@@ -11,7 +11,7 @@ Models have written the place in five ways. The first of these wins; a property 
 4. ``detection`` (deprecated): ``{"type": …, "pixelCoordinates": …}``, a GeoJSON geometry under another name
 5. ``bounds_imcoords`` (deprecated): a box like ``imageBBox``
 
-The deprecated three are looked at only where both of the first two are absent.
+The three deprecated properties are read only if both of the first two are absent.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +33,7 @@ DETECTION = "detection"
 
 COLLECTION = "GeometryCollection"
 
-# How many lists are wrapped around a position in the coordinates of each type.
+# How many lists enclose a position in the coordinates of each type.
 NESTING = {"Point": 0, "MultiPoint": 1, "LineString": 1, "MultiLineString": 2, "Polygon": 2, "MultiPolygon": 3}
 AREAS = frozenset({"Polygon", "MultiPolygon"})
 _LINES = frozenset({"LineString", "MultiLineString"})
@@ -42,13 +42,13 @@ _LISTS = (list, tuple)
 _LIST_TYPES = frozenset(_LISTS)
 _NUMBER_TYPES = frozenset({int, float})
 
-# The largest image is 2^20 pixels on a side. A coordinate far beyond it is an error of the model, and its square
-# would swamp every area that is computed from it.
+# The largest image has 2^20 pixels on a side. A coordinate far beyond it is an error of the model, and its square
+# would make areas that are computed from it useless.
 MAX_COORDINATE_PX = 2.0**24
 
 
 class GeometryProblem(StrEnum):
-    """Why a place in pixels cannot be used; a short code for counters."""
+    """Reason why an image geometry is not valid; a short code for counters."""
 
     NO_IMAGE_GEOMETRY = "NO_IMAGE_GEOMETRY"
     BAD_IMAGE_GEOMETRY = "BAD_IMAGE_GEOMETRY"
@@ -57,7 +57,7 @@ class GeometryProblem(StrEnum):
 
 
 def feature_image_bounds(feature: Mapping[str, Any]) -> Box | None:
-    """Return (minx, miny, maxx, maxy) of a feature's place in pixels, or None where it has no usable one."""
+    """Return (minx, miny, maxx, maxy) of a feature's image geometry, or None if no geometry is valid."""
     properties = feature.get("properties")
     if not isinstance(properties, Mapping):
         return None
@@ -69,9 +69,9 @@ def feature_image_bounds(feature: Mapping[str, Any]) -> Box | None:
 
 
 def find_image_geometry(properties: Mapping[str, Any]) -> Geometry | None:
-    """Return the place as a GeoJSON geometry in pixels, boxes as polygons, or None where there is none.
+    """Return the GeoJSON geometry in pixels, a box as a polygon, or None if every such property is absent.
 
-    ``image_geometry_problem`` says whether the properties are fit for this.
+    The properties must be valid: see ``image_geometry_problem``.
     """
     geometry: Geometry | None = properties.get(IMAGE_GEOMETRY)
     if geometry is not None:
@@ -82,7 +82,7 @@ def find_image_geometry(properties: Mapping[str, Any]) -> Geometry | None:
 
 
 def find_deprecated_geometry(properties: Mapping[str, Any]) -> Geometry | None:
-    """Return the place that the deprecated properties give, as ``find_image_geometry`` does."""
+    """Return the geometry of the deprecated properties, as ``find_image_geometry`` does."""
     ring = properties.get(GEOM_IMCOORDS)
     if ring is not None:
         return {"type": "Polygon", "coordinates": [ring]}
@@ -94,10 +94,10 @@ def find_deprecated_geometry(properties: Mapping[str, Any]) -> Geometry | None:
 
 
 def image_geometry_problem(properties: Mapping[str, Any]) -> GeometryProblem | None:
-    """Return what is wrong with a feature's place in pixels, or None where it can be used.
+    """Return the first problem of a feature's image geometry, or None if it is valid.
 
-    Only the properties that would be used are looked at: a broken deprecated property beside a good ``imageBBox``
-    does no harm. A broken ``imageBBox`` beside a good ``imageGeometry`` does, since both are delivered.
+    Only properties that are used are checked. So a deprecated property beside a valid ``imageBBox`` is not. A bad
+    ``imageBBox`` beside a valid ``imageGeometry`` is a problem, because both are delivered.
     """
     box = properties.get(IMAGE_BBOX)
     if box is not None and not is_box(box):
@@ -105,27 +105,22 @@ def image_geometry_problem(properties: Mapping[str, Any]) -> GeometryProblem | N
     geometry = properties.get(IMAGE_GEOMETRY)
     if geometry is not None:
         return geometry_problem(geometry)
-    return None if box is not None else _deprecated_problem(properties)
-
-
-def _deprecated_problem(properties: Mapping[str, Any]) -> GeometryProblem | None:
-    ring, bounds = properties.get(GEOM_IMCOORDS), properties.get(BOUNDS_IMCOORDS)
-    if ring is None and not _has_detection(properties) and bounds is not None and not is_box(bounds):
+    if box is not None:
+        return None
+    detection, bounds = properties.get(DETECTION), properties.get(BOUNDS_IMCOORDS)
+    has_detection = isinstance(detection, Mapping) and detection.get("pixelCoordinates") is not None
+    has_geometry = properties.get(GEOM_IMCOORDS) is not None or has_detection
+    if not has_geometry and bounds is not None and not is_box(bounds):
         return GeometryProblem.BAD_IMAGE_BBOX
     geometry = find_deprecated_geometry(properties)
     return GeometryProblem.NO_IMAGE_GEOMETRY if geometry is None else geometry_problem(geometry)
 
 
-def _has_detection(properties: Mapping[str, Any]) -> bool:
-    detection = properties.get(DETECTION)
-    return isinstance(detection, Mapping) and detection.get("pixelCoordinates") is not None
-
-
 def geometry_problem(geometry: object) -> GeometryProblem | None:
-    """Return what is wrong with a GeoJSON geometry, or None where each of its paths holds usable positions.
+    """Return the first problem of a GeoJSON geometry, or None if each of its paths has valid positions.
 
-    A line needs two positions, a ring three, or four where the last repeats the first. A collection needs a member,
-    and may not hold a collection (RFC 7946, 3.1.8, advises against it).
+    A line needs two positions. A ring needs three, or four if the last repeats the first. A collection needs a member
+    and must not contain a collection (RFC 7946, 3.1.8, advises against it).
     """
     if not isinstance(geometry, dict):
         return GeometryProblem.BAD_IMAGE_GEOMETRY
@@ -142,7 +137,8 @@ def _simple_geometry_problem(geometry: Geometry) -> GeometryProblem | None:
     if not isinstance(kind, str) or kind not in NESTING or not _is_nested(coordinates, NESTING[kind]):
         return GeometryProblem.BAD_IMAGE_GEOMETRY
     for path in _paths(coordinates, NESTING[kind]):
-        if not _are_positions(path):
+        are_positions = set(map(type, path)) <= _LIST_TYPES and min(map(len, path)) >= 2
+        if not are_positions or not _are_coordinates([*chain(*path)]):
             return GeometryProblem.BAD_COORDINATES
         if not _is_long_enough(path, kind):
             return GeometryProblem.BAD_IMAGE_GEOMETRY
@@ -150,21 +146,16 @@ def _simple_geometry_problem(geometry: Geometry) -> GeometryProblem | None:
 
 
 def _is_nested(coordinates: Any, nesting: int) -> bool:
-    """Tell whether non-empty lists are nested so deep that the innermost can hold positions, or numbers at 0."""
+    """Return True if non-empty lists are nested so deep that the innermost can hold positions, or numbers at 0."""
     if not isinstance(coordinates, _LISTS) or not coordinates:
         return False
     return nesting < 2 or all(_is_nested(item, nesting - 1) for item in coordinates)
 
 
-def _are_positions(path: Sequence[Any]) -> bool:
-    """Tell whether a path holds nothing but positions of two or more usable coordinates."""
-    return set(map(type, path)) <= _LIST_TYPES and min(map(len, path)) >= 2 and _are_coordinates([*chain(*path)])
-
-
 def _are_coordinates(values: Sequence[Any]) -> bool:
-    """Tell whether all values are finite numbers that can be pixel coordinates; true and false are no numbers.
+    """Return True if all values are finite numbers in the range of pixel coordinates. Booleans do not count.
 
-    NaN makes the sum NaN, wherever it hides from min and max.
+    The sum is NaN if a value is, which min and max do not always show.
     """
     return (
         set(map(type, values)) <= _NUMBER_TYPES
@@ -181,12 +172,12 @@ def _is_long_enough(path: Path, kind: str) -> bool:
 
 
 def is_box(value: object) -> bool:
-    """Tell whether a value is a list of four usable coordinates."""
+    """Return True for a list of four valid coordinates."""
     return isinstance(value, _LISTS) and len(value) == 4 and _are_coordinates(value)
 
 
 def box_polygon(box: Iterable[float]) -> Geometry:
-    """Return a box of two opposite corners as a polygon, counterclockwise on the ground where north is up."""
+    """Return a box of two opposite corners as a polygon, counterclockwise on the ground if north is up."""
     x_1, y_1, x_2, y_2 = box
     left, right, top, bottom = min(x_1, x_2), max(x_1, x_2), min(y_1, y_2), max(y_1, y_2)
     ring = [[left, top], [left, bottom], [right, bottom], [right, top], [left, top]]
@@ -194,7 +185,7 @@ def box_polygon(box: Iterable[float]) -> Geometry:
 
 
 def geometry_paths(geometry: Geometry) -> list[Path]:
-    """Return the lists of positions of a geometry, in the order they are written: points, lines and rings alike."""
+    """Return each point, line and ring of a geometry as a list of positions, in the order of its coordinates."""
     if geometry["type"] == COLLECTION:
         return [path for member in geometry["geometries"] for path in geometry_paths(member)]
     return _paths(geometry["coordinates"], NESTING[geometry["type"]])

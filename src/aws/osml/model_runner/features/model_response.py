@@ -1,4 +1,4 @@
-"""A model's answer for one tile: taken apart, checked feature by feature, made safe for every step that follows."""
+"""Parses and checks a model's response for one tile, feature by feature, so that all later steps can rely on it."""
 
 import math
 import re
@@ -16,17 +16,17 @@ from .encoding import FEATURE_TOO_LARGE, MAX_FEATURE_BYTES
 from .image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, geometry_problem, image_geometry_problem
 from .properties import FEATURE_CLASSES, FEATURE_TYPES, Feature, without_null_score
 
-# A megabyte of ``[],`` becomes twenty of lists, so what an answer takes is estimated before it is read: bytes of an
-# empty object, of an entry in one, of an empty list, and of an element with its number, as CPython 3.11 has them.
+# A megabyte of ``[],`` becomes twenty megabytes of lists, so the memory is estimated before parsing. Bytes in CPython
+# 3.11 of an empty object, of an entry in it, of an empty list, and of an element with its number.
 MAX_PARSED_BYTES = 128 * 1024 * 1024
 _PARSED_BYTES = {b"{": 232, b":": 104, b"[": 64, b",": 40}
-# Only a response with such a number is searched for integers above the other.
+# Only a response that matches is searched for integers above ``_MAX_INTEGER``.
 _LONG_INTEGER = re.compile(rb"(?<![0-9.])[1-9][0-9]{18}")
-_MOST_INTEGER = 2**63 - 1
+_MAX_INTEGER = 2**63 - 1
 
 
 class FeatureProblem(StrEnum):
-    """Why a feature was dropped, besides the codes of ``GeometryProblem``."""
+    """Reasons to drop a feature, besides the codes of ``GeometryProblem``."""
 
     NOT_A_FEATURE = "NOT_A_FEATURE"
     BAD_PROPERTIES = "BAD_PROPERTIES"
@@ -36,34 +36,35 @@ class FeatureProblem(StrEnum):
 
 
 class ParsedResponse(NamedTuple):
-    """The features of an answer that can be used, in its order, and how many others there were for each reason."""
+    """The valid features of a response, in its order, and the number of dropped features for each reason."""
 
     features: list[Feature]
     dropped: Counter[str]
 
 
 def parse_response(body: bytes, max_parsed_bytes: int = MAX_PARSED_BYTES) -> ParsedResponse:
-    """Return the features of an answer: a JSON object with a list ``features``, whatever its ``type``.
+    """Return the features of a response: a JSON object with a list ``features``. Its ``type`` does not matter.
 
-    An empty list is a tile without detections. An object without the list is not: error bodies look like that, and
-    a tile that was never looked at must not count as done. The feature collections of RFC 7946 always have it.
+    An empty list means that the tile has no detections. An object without the list is an error: error bodies look like
+    that, and a tile without a prediction must not count as processed. RFC 7946 always requires the list.
 
-    Raises BadModelResponseError, whose text never holds the body, for anything else: no JSON (NaN and infinity are
-    none), nested too deeply to be read, larger than ``MAX_ANSWER_BYTES``, or of so many parts that it would take more
-    than ``max_parsed_bytes``.
+    Raises BadModelResponseError for a body that is not valid JSON (also for NaN and infinity), nested too deeply,
+    larger than ``MAX_ANSWER_BYTES``, or estimated to use more than ``max_parsed_bytes`` of memory. Its text never
+    contains the body.
     """
     if len(body) > MAX_ANSWER_BYTES:
-        raise BadModelResponseError(f"the answer has {len(body)} bytes, {MAX_ANSWER_BYTES} are allowed")
+        raise BadModelResponseError(f"the response has {len(body)} bytes, at most {MAX_ANSWER_BYTES} are allowed")
     parsed_bytes = sum(body.count(mark) * size for mark, size in _PARSED_BYTES.items())
     if parsed_bytes > max_parsed_bytes:
-        raise BadModelResponseError(f"the answer would take {parsed_bytes} bytes, {max_parsed_bytes} are allowed")
+        reason = f"the parsed response needs {parsed_bytes} bytes, at most {max_parsed_bytes} are allowed"
+        raise BadModelResponseError(reason)
     try:
-        answer = orjson.loads(body)
+        response = orjson.loads(body)
     except orjson.JSONDecodeError as err:
-        raise BadModelResponseError(f"the answer is no JSON: {err.msg} at character {err.pos}") from err
-    features = answer.get("features") if isinstance(answer, dict) else None
+        raise BadModelResponseError(f"the response is not valid JSON: {err.msg} at character {err.pos}") from err
+    features = response.get("features") if isinstance(response, dict) else None
     if not isinstance(features, list):
-        raise BadModelResponseError("the answer is no feature collection: it has no list of features")
+        raise BadModelResponseError("the response is not a feature collection: it has no list of features")
     checked = check_features(features)
     if _LONG_INTEGER.search(body):
         return ParsedResponse([_without_long_integers(feature) for feature in checked.features], checked.dropped)
@@ -71,7 +72,7 @@ def parse_response(body: bytes, max_parsed_bytes: int = MAX_PARSED_BYTES) -> Par
 
 
 def _without_long_integers(value: Any, replaced: Callable[[int], str | float] = str) -> Any:
-    """Return JSON whose integers of 2^63 and more are texts, or floats in scores: GDAL cannot read them."""
+    """Replace integers of 2^63 and more by text, in scores by floats, because GDAL cannot read them."""
     if isinstance(value, dict):
         return {
             name: _without_long_integers(inner, float if name in (FEATURE_CLASSES, FEATURE_TYPES) else replaced)
@@ -79,27 +80,27 @@ def _without_long_integers(value: Any, replaced: Callable[[int], str | float] = 
         }
     if isinstance(value, list):
         return [_without_long_integers(inner, replaced) for inner in value]
-    return replaced(value) if type(value) is int and value > _MOST_INTEGER else value
+    return replaced(value) if type(value) is int and value > _MAX_INTEGER else value
 
 
 def check_features(candidates: Iterable[Any]) -> ParsedResponse:
-    """Return those of the candidates, fresh from JSON, that are GeoJSON features with a usable place in pixels.
+    """Return the candidates, as parsed from JSON, that are GeoJSON features with a valid image geometry.
 
-    They come as new objects in which ``geometry`` is a GeoJSON geometry or null, and ``imageGeometry``, ``imageBBox``
-    and ``featureClasses``, where present, are what they should be; null counts as absent there and in scores.
+    The features are new objects. Their ``geometry`` is a GeoJSON geometry or null. Their ``imageGeometry``,
+    ``imageBBox`` and ``featureClasses`` are valid or absent; null in these and in scores is removed.
     """
-    answer = ParsedResponse([], Counter())
+    response = ParsedResponse([], Counter())
     for candidate in candidates:
         problem = feature_problem(candidate)
         if problem is None:
-            answer.features.append(_normalized(candidate))
+            response.features.append(_normalized(candidate))
         else:
-            answer.dropped[str(problem)] += 1
-    return answer
+            response.dropped[str(problem)] += 1
+    return response
 
 
 def feature_problem(candidate: Any) -> StrEnum | None:
-    """Return why a candidate is no feature that can be used, or None."""
+    """Return the reason to drop a candidate, or None if it is valid."""
     if not isinstance(candidate, dict) or candidate.get("type") != "Feature":
         return FeatureProblem.NOT_A_FEATURE
     properties = candidate.get("properties")
@@ -112,14 +113,13 @@ def feature_problem(candidate: Any) -> StrEnum | None:
 def _classes_problem(properties: Mapping[str, Any]) -> FeatureProblem | None:
     classes, types = properties.get(FEATURE_CLASSES), properties.get(FEATURE_TYPES)
     if classes is not None:
-        is_sound = isinstance(classes, list) and all(map(_is_class, classes))
+        is_valid = isinstance(classes, list) and all(
+            isinstance(item, dict) and isinstance(item.get("iri"), str) and _is_score(item.get("score"))
+            for item in classes
+        )
     else:
-        is_sound = types is None or (isinstance(types, dict) and all(map(_is_score, types.values())))
-    return None if is_sound else FeatureProblem.BAD_FEATURE_CLASSES
-
-
-def _is_class(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get("iri"), str) and _is_score(value.get("score"))
+        is_valid = types is None or (isinstance(types, dict) and all(map(_is_score, types.values())))
+    return None if is_valid else FeatureProblem.BAD_FEATURE_CLASSES
 
 
 def _is_score(value: Any) -> bool:
@@ -127,7 +127,7 @@ def _is_score(value: Any) -> bool:
 
 
 def _size_problem(candidate: Feature) -> FeatureProblem | None:
-    """Encode the feature: it can be read at depths at which it cannot be written."""
+    """Encode the feature, because orjson reads deeper nesting than it can write."""
     try:
         size_bytes = len(orjson.dumps(candidate))
     except orjson.JSONEncodeError:
@@ -135,11 +135,11 @@ def _size_problem(candidate: Feature) -> FeatureProblem | None:
     return FeatureProblem.FEATURE_TOO_LARGE if size_bytes > MAX_FEATURE_BYTES else None
 
 
-def _is_point_beside_box(place: Mapping[str, Any] | None, box: Sequence[float] | None) -> bool:
-    """Return True for a point that is not the place: helpers of models write [0, 0] where they have a box alone."""
-    if place is None or box is None or place["type"] != "Point":
+def _is_point_beside_box(geometry: Mapping[str, Any] | None, box: Sequence[float] | None) -> bool:
+    """Return True for a point outside the box: helpers of models write [0, 0] if they have only a box."""
+    if geometry is None or box is None or geometry["type"] != "Point":
         return False
-    (x, y), (x_1, y_1, x_2, y_2) = place["coordinates"][:2], box
+    (x, y), (x_1, y_1, x_2, y_2) = geometry["coordinates"][:2], box
     return not (min(x_1, x_2) <= x <= max(x_1, x_2) and min(y_1, y_2) <= y <= max(y_1, y_2))
 
 

@@ -1,7 +1,7 @@
-"""Non-maximum suppression and its soft sibling over arrays, equal to the textbook's loops over all pairs.
+"""Non-maximum suppression and Soft-NMS over arrays, with the results of the textbook's loops over all pairs.
 
-Both take boxes in the order in which they are to be considered, strongest first, and compare within a category only.
-No more than ``pairs_at_once`` candidate pairs are in memory together, unless a single box has more.
+Both take boxes by falling score and compare only boxes of one category. At most ``pairs_at_once`` candidate pairs are
+in memory at a time, unless a single box has more.
 """
 
 import heapq
@@ -17,8 +17,8 @@ from .scored_boxes import Floats, Indices
 
 Flags = NDArray[np.bool_]
 
-# How many pairs a soft suppression keeps: 16 bytes each.
-_MOST_KEPT = 4_000_000
+# Maximum number of pairs that Soft-NMS keeps, 16 bytes each.
+_MAX_KEPT = 4_000_000
 
 
 def suppress(
@@ -27,43 +27,43 @@ def suppress(
     removals: Callable[[Indices], tuple[Indices, Indices]],
     is_asked: Flags | None = None,
 ) -> Indices:
-    """Return for each of ``count`` items the first that removes it, or itself where none does.
+    """Return for each of ``count`` items the first item that suppresses it, or itself.
 
-    Items are numbered from the strongest on. ``removals`` returns, for some of them, the pairs (stronger, weaker) of
-    what each would remove, rising in the stronger; ``batches`` are the [start, end) for which it is asked at a time.
-    One that is removed removes none, nor does one that is not ``is_asked``.
+    Items are numbered by falling score. For some items, ``removals`` returns the pairs (stronger, weaker) in which the
+    first would suppress the second, sorted by the first. It is called once for each of the [start, end) in
+    ``batches``. Suppressed items do not suppress others, nor do items without the flag ``is_asked``.
     """
-    standing = list(range(count))
+    suppressed_by = list(range(count))
     asked = [True] * count if is_asked is None else is_asked.tolist()
     for start, end in batches:
-        alive = [item for item in range(start, end) if asked[item] and standing[item] == item]
+        alive = [item for item in range(start, end) if asked[item] and suppressed_by[item] == item]
         stronger, weaker = removals(np.array(alive, dtype=np.intp))
-        # Pairs rise in the stronger one, so its fate is settled before it decides on another's.
+        # Pairs are sorted by the stronger item, so it is decided before it suppresses others.
         for i, j in zip(stronger.tolist(), weaker.tolist(), strict=True):
-            if standing[i] == i and standing[j] == j:
-                standing[j] = i
-    return np.array(standing, dtype=np.intp)
+            if suppressed_by[i] == i and suppressed_by[j] == j:
+                suppressed_by[j] = i
+    return np.array(suppressed_by, dtype=np.intp)
 
 
 def suppress_linked(count: int, links: NDArray[np.intp]) -> Indices:
-    """Return what ``suppress`` does where all pairs are known: (2, k), of the stronger and the weaker."""
+    """Return the result of ``suppress`` for known pairs: (2, k), stronger and weaker items."""
     stronger, weaker = links[:, np.argsort(links[0], kind="stable")]
     return suppress(count, [(0, count)], lambda _: (stronger, weaker))
 
 
 def nms(boxes: Floats, categories: Indices, iou_threshold: float, pairs_at_once: int = PAIRS_AT_ONCE) -> Indices:
-    """Return for each box the one that removes it, or itself: each that stays removes the weaker ones that it overlaps.
+    """Return for each box the index of the box that suppresses it, or its own index: (n,).
 
-    That is, those with IoU above the threshold. ``boxes`` (n, 4) and ``categories`` (n,) are in falling order of
-    strength; so is the result, (n,).
+    A box that is kept suppresses weaker boxes whose IoU with it is above the threshold. ``boxes`` (n, 4) and
+    ``categories`` (n,) are sorted by falling score.
     """
-    return hard_suppression_of(BoxPairs(boxes, categories), iou_threshold, pairs_at_once)
+    return nms_of(BoxPairs(boxes, categories), iou_threshold, pairs_at_once)
 
 
-def hard_suppression_of(
+def nms_of(
     pairs: BoxPairs, iou_threshold: float, pairs_at_once: int = PAIRS_AT_ONCE, is_asked: Flags | None = None
 ) -> Indices:
-    """Return what ``nms`` does, for pairs that are found already; only ``is_asked`` remove others."""
+    """Return the result of ``nms`` for indexed boxes; only boxes with ``is_asked`` suppress others."""
 
     def removals(queries: Indices) -> tuple[Indices, Indices]:
         stronger, weaker, iou = pairs.overlapping(queries)
@@ -82,19 +82,19 @@ def soft_nms(
     pairs_at_once: int = PAIRS_AT_ONCE,
     searched: Floats | None = None,
     note: Callable[[], None] = lambda: None,
-    most_kept: int = _MOST_KEPT,
+    max_kept: int = _MAX_KEPT,
 ) -> tuple[Flags, Floats]:
-    """Return which boxes stay, and their scores, when each lowers the weaker ones instead of removing them.
+    """Return which boxes are kept, and their scores, when each box lowers the scores of weaker boxes: Soft-NMS.
 
-    Again and again the strongest box is set aside and multiplies the score of every other that is left by
-    exp(-IoU² / sigma); among equals the first counts as stronger. A box stays if its score is above
-    ``skip_box_threshold`` when its turn comes (Bodla et al., Soft-NMS, 2017, equation 4).
-    ``boxes`` (n, 4), ``categories`` (n,) and ``scores`` (n,) are in falling order of score; so are the results, (n,).
-    ``searched`` and ``note``: see ``BoxPairs``. No more than ``most_kept`` pairs are kept until they count; others are
-    found again.
+    In a loop, the box with the highest score is settled and multiplies the score of every other box that is not
+    settled by exp(-IoU² / sigma); of equals the first is settled first. A box is kept if its score is above
+    ``skip_box_threshold`` when it is settled (Bodla et al., Soft-NMS, 2017, equation 4).
+    ``boxes`` (n, 4), ``categories`` (n,) and ``scores`` (n,) are sorted by falling score; so are the results, (n,).
+    ``searched`` and ``note``: see ``BoxPairs``. At most ``max_kept`` pairs are kept until they are used; other pairs
+    are searched a second time.
     """
     pairs = BoxPairs(boxes, categories, searched, note)
-    run = _SoftRun(pairs, scores.tolist(), sigma, skip_box_threshold, most_kept)
+    run = _SoftRun(pairs, scores.tolist(), sigma, skip_box_threshold, max_kept)
     for start, end in pairs.batches(pairs_at_once):
         run.settle_above(scores[start])
         open_boxes = run.admit(start, end)
@@ -105,17 +105,17 @@ def soft_nms(
 
 @dataclass
 class _SoftRun:
-    """A soft suppression under way.
+    """State of a Soft-NMS.
 
-    Boxes are admitted in falling order of their first score, so whatever scores above the next to come can be
-    settled. A box whose score falls to the threshold can lower only scores that are below it too: it is forgotten.
+    Boxes are admitted by falling initial score, so each box with a score above that of the next can be settled. A box
+    whose score falls to the threshold is dropped, because it can only lower scores that are below the threshold too.
     """
 
     pairs: BoxPairs
     scores: list[float]
     sigma: float
     threshold: float
-    most_kept: int
+    max_kept: int
     is_settled: list[bool] = field(init=False)
     _admitted: int = 0
     _heap: list[tuple[float, int]] = field(default_factory=list)
@@ -127,7 +127,7 @@ class _SoftRun:
         self.is_settled = [False] * len(self.scores)
 
     def admit(self, start: int, end: int) -> list[int]:
-        """Queue the boxes [start, end) that still count, and return them."""
+        """Queue the boxes of [start, end) that score above the threshold, and return them."""
         self._admitted = end
         admitted = [box for box in range(start, end) if self.scores[box] > self.threshold]
         for box in admitted:
@@ -135,9 +135,9 @@ class _SoftRun:
         return admitted
 
     def link(self, first: Indices, second: Indices, iou: Floats) -> None:
-        """Remember what each box of ``first``, which rises, does to its neighbour of ``second``."""
+        """Store the factor by which each box of ``first``, which is sorted, multiplies its neighbour's score."""
         owners, starts = np.unique(first, return_index=True)
-        if self._kept + len(first) > self.most_kept:
+        if self._kept + len(first) > self.max_kept:
             self._found_again.update(owners.tolist())
             return
         self._kept += len(first)
@@ -147,7 +147,7 @@ class _SoftRun:
             self._neighbours[owner] = second[start:end], decay[start:end]
 
     def settle_above(self, score: float) -> None:
-        """Set aside the strongest box, again and again, while it scores at least this much."""
+        """Settle the box with the highest score, again and again, while it is at least this score."""
         while self._heap and -self._heap[0][0] >= score:
             negative, box = heapq.heappop(self._heap)
             is_outdated = -negative != self.scores[box]

@@ -1,4 +1,4 @@
-"""Which features more than one tile could have seen, so that they may be there twice."""
+"""Finds features that more than one tile covers, so that they may be duplicates."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -12,7 +12,7 @@ from .tile_spans import TileSpans
 
 
 class Selector(Protocol):
-    """Decides which of several features are kept; ``FeatureSelector`` is one."""
+    """Selects the features to keep, as ``FeatureSelector`` does."""
 
     def select_features(self, feature_list: list[Feature]) -> list[Feature]:
         """Return the features that are kept."""
@@ -25,14 +25,14 @@ def select_where_shared(
     tile_rows: Sequence[tuple[int, int]],
     selector: Selector,
 ) -> list[Feature]:
-    """Return the features, after the selector has had its say on those that more than one tile could have seen.
+    """Return the features, with the selector applied to the features that more than one tile covers.
 
-    ``tile_columns`` and ``tile_rows`` are [start, end) pixels of the tiles on each axis; a tile is where a pair of one
-    meets a pair of the other. All features in question go to the selector in one call, since a seam has no end: what
-    lies at a corner meets the duplicates of both seams. It is not called where there are none.
+    ``tile_columns`` and ``tile_rows`` are [start, end) pixels of the tiles on each axis; a tile is the product of a
+    column and a row. The selector gets all these features in one call, because seams meet: a feature at a corner can
+    have duplicates at both seams. It is not called without such features.
 
-    The features that one tile alone could have seen come first, then what the selector returned. Each part is, or
-    was given to the selector, in ``canonical_order``; so the order of ``features`` has no influence.
+    Features that one tile covers come first, in ``canonical_order``, then the result of the selector. It gets its
+    features in ``canonical_order`` too, so the order of ``features`` does not matter.
     """
     scored = score_boxes(features)
     order = canonical_order(features, scored)
@@ -43,7 +43,7 @@ def select_where_shared(
 
 
 def shared_flags(boxes: Floats, spans: TileSpans) -> NDArray[np.bool_]:
-    """Return which of (n, 4) boxes more than one tile of a plan could have seen."""
+    """Return which of (n, 4) boxes more than one tile of a plan covers."""
     flags: NDArray[np.bool_] = tiles_covering(boxes, spans.columns, spans.rows) > 1
     return flags
 
@@ -51,19 +51,19 @@ def shared_flags(boxes: Floats, spans: TileSpans) -> NDArray[np.bool_]:
 def tiles_covering(
     boxes: Floats, tile_columns: Sequence[tuple[int, int]] | Floats, tile_rows: Sequence[tuple[int, int]] | Floats
 ) -> Indices:
-    """Return for each of (n, 4) boxes how many tiles contain at least one of its pixels; 0 for a box of NaN.
+    """Return for each of (n, 4) boxes the number of tiles that contain at least one of its pixels; 0 for NaN.
 
-    A box from x_1 to x_2 has the pixels floor(x_1) to ceil(x_2) - 1, and never less than the one its corner is in: it
-    ends where the next pixel begins, so a box that ends where a tile begins is none of that tile's.
+    A box from x_1 to x_2 has the pixels floor(x_1) to ceil(x_2) - 1, and always the pixel floor(x_1). So a tile that
+    begins where a box ends does not cover the box.
     """
-    seen: Indices = _spans_that_see(boxes[:, [0, 2]], tile_columns) * _spans_that_see(boxes[:, [1, 3]], tile_rows)
-    return seen
+    count: Indices = _spans_covering(boxes[:, [0, 2]], tile_columns) * _spans_covering(boxes[:, [1, 3]], tile_rows)
+    return count
 
 
-def _spans_that_see(intervals: Floats, spans: Sequence[tuple[int, int]] | Floats) -> Indices:
+def _spans_covering(intervals: Floats, spans: Sequence[tuple[int, int]] | Floats) -> Indices:
     starts, ends = np.sort(np.array(spans, dtype=np.float64).reshape(-1, 2), axis=0).T
     first = np.floor(intervals[:, 0])
     last = np.maximum(first, np.ceil(intervals[:, 1]) - 1)
-    # Those that have begun, less those that are over; NaN sorts behind all numbers, and counts as both.
+    # Spans that have begun minus spans that have ended. NaN sorts after all numbers, so it counts as both.
     count: Indices = np.searchsorted(starts, last, side="right") - np.searchsorted(ends, first, side="right")
     return count

@@ -1,4 +1,4 @@
-"""The properties of a feature: what older models call them, what a job stamps on them, what never leaves the house."""
+"""Properties of features: deprecated names, properties that a job adds, and internal ones that are never delivered."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -24,11 +24,11 @@ CLASS = "class"
 SCORE = "score"
 INFERENCE_METADATA = "inferenceMetadata"
 
-# What the worker keeps on a feature between its stages may use any name with this prefix.
+# Prefix of properties that the worker sets between its stages.
 INTERNAL_PREFIX = "_modelRunner"
-# The tile that saw a feature, [[row, col], [width, height]].
+# Tile in which the feature was detected, [[row, col], [width, height]].
 TILE = f"{INTERNAL_PREFIX}Tile"
-# Its geometry crosses the antimeridian in one piece: see ``rfc7946``.
+# Marks a geometry that crosses the antimeridian and is not cut yet: see ``rfc7946``.
 UNCUT = f"{INTERNAL_PREFIX}Uncut"
 INTERNAL_PROPERTIES = (
     INFERENCE_TIME,
@@ -45,9 +45,9 @@ _FEATURE_NAMESPACE = UUID("5f4e9bd2-93c1-5d0a-8a54-6f1f3a0f7c11").bytes
 
 
 class FeatureOrigin(NamedTuple):
-    """Where a feature comes from: its id, the tile that saw it and when, and the features that it absorbed.
+    """Origin of a feature: its id, its tile, the time of inference, and the number of features merged into it.
 
-    ``absorbed_ids`` are told where their places are part of this feature's.
+    ``absorbed_ids``: ids of the features whose geometries were joined to this one's.
     """
 
     feature_id: str
@@ -57,18 +57,18 @@ class FeatureOrigin(NamedTuple):
     inference_time: str | None = None
 
     def metadata(self) -> dict[str, Any]:
-        """Return what ``inferenceMetadata`` tells of it."""
-        told: dict[str, Any] = {"featureId": self.feature_id, "tile": self.tile.to_lists()}
+        """Return the members that ``inferenceMetadata`` has besides the job id and the time."""
+        members: dict[str, Any] = {"featureId": self.feature_id, "tile": self.tile.to_lists()}
         if self.absorbed:
-            told["absorbed"] = self.absorbed
+            members["absorbed"] = self.absorbed
         if self.absorbed_ids:
-            told["absorbedIds"] = list(self.absorbed_ids)
-        return told
+            members["absorbedIds"] = list(self.absorbed_ids)
+        return members
 
 
 @dataclass(frozen=True)
 class FeatureStamp:
-    """What one job writes on each of its features."""
+    """Properties that one job adds to each of its features."""
 
     job_id: str
     properties: Mapping[str, Any]
@@ -80,32 +80,36 @@ class FeatureStamp:
         feature_properties: Sequence[Mapping[str, Any]] | None,
         source_metadata: Mapping[str, Any] | None = None,
     ) -> "FeatureStamp":
-        """Return the stamp of a request's ``featureProperties``, in order, and the image's source metadata after them.
+        """Return the stamp of a request's ``featureProperties``, in order, then the image's source metadata.
 
-        Raises InvalidFeaturePropertiesException where they are no list of JSON objects.
+        A later property replaces an earlier one of the same name.
+        Raises InvalidFeaturePropertiesException if they are not a list of JSON objects.
         """
         if isinstance(feature_properties, Mapping | str) or not isinstance(feature_properties, Sequence | None):
-            raise InvalidFeaturePropertiesException("featureProperties is no list of objects")
+            raise InvalidFeaturePropertiesException("featureProperties: expected a list of JSON objects")
         merged: dict[str, Any] = {}
         for number, properties in enumerate(feature_properties or ()):
             if not isinstance(properties, Mapping):
-                raise InvalidFeaturePropertiesException(f"featureProperties[{number}] is no object")
+                raise InvalidFeaturePropertiesException(f"featureProperties[{number}]: expected a JSON object")
             merged.update(properties)
         merged.update(source_metadata or {})
-        _check_is_json(merged)
+        try:
+            orjson.dumps(merged)
+        except TypeError as err:
+            raise InvalidFeaturePropertiesException(f"featureProperties cannot be written as JSON: {err}") from err
         return cls(job_id, merged)
 
     def finalized(self, feature: Mapping[str, Any], origin: FeatureOrigin | None = None) -> Feature:
-        """Return the feature as it is delivered; the one passed in stays as it is.
+        """Return a copy of the feature as it is delivered.
 
-        ``inferenceMetadata`` comes first, so that a request may override it; internal properties go last, whoever
-        set them and whatever their value.
+        The job's properties are added after ``inferenceMetadata``, so that a request can override it. Internal
+        properties are removed at the end, also those that the request or the model set.
 
-        Raises InvalidFeaturePropertiesException where the feature's own properties are no object.
+        Raises InvalidFeaturePropertiesException if the feature's own properties are not a JSON object.
         """
         own = feature.get("properties")
         if type(own) is not dict and not isinstance(own, Mapping | None):
-            raise InvalidFeaturePropertiesException("the properties of a feature are no object")
+            raise InvalidFeaturePropertiesException("the properties of a feature are not a JSON object")
         properties = dict(own or {})
         if UNCUT in properties:
             feature = conformed(feature)
@@ -117,7 +121,7 @@ class FeatureStamp:
         properties |= self.properties
         for name in internal_among(tuple(properties)):
             del properties[name]
-        # The last member, as ``TextStamp`` sets it.
+        # The id is the last member, because ``TextStamp`` appends it to the text.
         own_id = {"id": origin.feature_id} if origin and feature.get("id") is None else {}
         return {**feature, "properties": properties, **own_id}
 
@@ -128,52 +132,45 @@ def finalize_feature(
     feature_properties: Sequence[Mapping[str, Any]] | None,
     source_metadata: Mapping[str, Any] | None = None,
 ) -> Feature:
-    """Return one feature as it is delivered; for many features of a job, make one ``FeatureStamp`` instead.
+    """Return one feature as it is delivered. For many features of a job, use one ``FeatureStamp``.
 
-    ``source_metadata`` is the whole object to add: ``{"sourceMetadata": [{…}]}``.
+    ``source_metadata`` is the complete object to add: ``{"sourceMetadata": [{…}]}``.
     """
     return FeatureStamp.from_request(job_id, feature_properties, source_metadata).finalized(feature)
 
 
 @lru_cache(maxsize=256)
 def internal_among(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return which of a feature's names are internal; the features of a model have the same names, or nearly."""
+    """Return the internal names. Cached, because nearly all features of a model have the same names."""
     return tuple(filter(is_internal, names))
 
 
 def is_internal(name: str) -> bool:
-    """Tell whether a property is the worker's own business."""
+    """Return True for a property that is never delivered."""
     return name in _INTERNAL_NAMES or name.startswith(INTERNAL_PREFIX)
 
 
-def _check_is_json(properties: Mapping[str, Any]) -> None:
-    try:
-        orjson.dumps(dict(properties))
-    except TypeError as err:
-        raise InvalidFeaturePropertiesException(f"featureProperties cannot be written as JSON: {err}") from err
-
-
 def convert_deprecated_feature_properties(feature: Mapping[str, Any]) -> None:
-    """Turn ``feature_types`` {name: score} into ``featureClasses`` [{iri, score}], in place, where those are absent."""
+    """Replace ``feature_types`` {name: score} by ``featureClasses`` [{iri, score}] in place, if those are absent."""
     properties = feature["properties"]
     if properties.get(FEATURE_CLASSES) is None and properties.get(FEATURE_TYPES) is not None:
         properties[FEATURE_CLASSES] = classes_of_types(properties.pop(FEATURE_TYPES))
 
 
 def classes_of_types(feature_types: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    """Return ``featureClasses`` for the older form {name: score}."""
+    """Return ``featureClasses`` for the deprecated form {name: score}."""
     return [without_null_score({"iri": iri, "score": score}) for iri, score in feature_types.items()]
 
 
 def without_null_score(feature_class: dict[str, Any]) -> dict[str, Any]:
-    """Return an element of ``featureClasses``, its score left out where it is null."""
+    """Return an element of ``featureClasses`` without its score if that is null."""
     if feature_class.get("score") is not None or "score" not in feature_class:
         return feature_class
     return {name: value for name, value in feature_class.items() if name != "score"}
 
 
 def feature_id(job_id: str, region_id: str, tile_index: int, ordinal: int) -> str:
-    """Return the identity of a feature within all jobs: the same whenever and wherever its tile is done again."""
+    """Return a feature's id, unique in all jobs. It is the same whenever a worker processes the tile again."""
     digest = _digest_of_tile(job_id, region_id, tile_index).copy()
     digest.update(b"%d]" % ordinal)
     return _uuid5_text(digest.hexdigest())
@@ -181,15 +178,15 @@ def feature_id(job_id: str, region_id: str, tile_index: int, ordinal: int) -> st
 
 @lru_cache(maxsize=64)
 def _digest_of_tile(job_id: str, region_id: str, tile_index: int) -> "hashlib._Hash":
-    """Return the SHA-1 of what the names of a tile's features begin with."""
-    begun = orjson.dumps([job_id, region_id, tile_index])[:-1] + b","
-    return hashlib.sha1(_FEATURE_NAMESPACE + begun, usedforsecurity=False)
+    """Return the SHA-1 of the namespace and of the name's beginning, which all features of a tile share."""
+    prefix = orjson.dumps([job_id, region_id, tile_index])[:-1] + b","
+    return hashlib.sha1(_FEATURE_NAMESPACE + prefix, usedforsecurity=False)
 
 
 def _uuid5_text(digits: str) -> str:
-    """Return the UUID of version 5, RFC 9562, of a SHA-1 of namespace and name, in hexadecimal digits.
+    """Return the version 5 UUID (RFC 9562) for the hexadecimal SHA-1 of namespace and name.
 
-    As ``str(uuid.uuid5(namespace, name))``, in a fraction of the time.
+    Equals ``str(uuid.uuid5(namespace, name))`` in a fraction of the time.
     """
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"

@@ -1,8 +1,8 @@
-"""Geometries on the ground as RFC 7946 has them: rings by the right-hand rule, cut at the antimeridian, around poles.
+"""Geometries on the ground by RFC 7946: right-hand rule for rings, cut at the antimeridian, around poles.
 
-Positions are [longitude, latitude] or [longitude, latitude, elevation]. Most geometries only need their rings wound,
-for which ``ring_order`` takes arrays. Geometries that cross the antimeridian are stored as one piece, because merging
-needs a position for each pixel; ``cut`` makes pieces of them when they are delivered.
+Positions are [longitude, latitude] or [longitude, latitude, elevation]. For most geometries only the direction of rings
+matters; ``ring_order`` computes it for arrays. Geometries that cross the antimeridian are stored in one piece, because
+merging needs a position for each pixel. ``cut`` splits them at delivery.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ from .geometry_arrays import FloatArray, GeometryArrays, IndexArray
 from .image_geometry import COLLECTION, Geometry
 
 _FULL_TURN = 360.0
-# Positions that a cut adds: a tenth of a millimetre.
+# Decimals of cut geometries, in degrees: a tenth of a millimetre.
 _DECIMALS = 9
 
 
@@ -30,15 +30,15 @@ def wrapped(degrees: FloatArray) -> FloatArray:
 
 
 def crosses_antimeridian(longitudes: FloatArray) -> NDArray[np.bool_]:
-    """Return for each longitude whether the way from the one before it leads across the antimeridian."""
+    """Return for each longitude but the first whether the step to it crosses the antimeridian."""
     flags: NDArray[np.bool_] = np.abs(np.diff(longitudes, axis=-1)) > _FULL_TURN / 2
     return flags
 
 
 def ring_areas(rings: FloatArray, ends: IndexArray, are_degrees: bool = True) -> FloatArray:
-    """Return twice the area of paths, positive for those that run from x to y: counterclockwise on the ground.
+    """Return twice the signed area of paths, positive if they turn from x to y: counterclockwise on the ground.
 
-    ``rings`` (n, 2 or 3): the positions of one path after another; ``ends``: the index past the last of each.
+    ``rings``: (n, 2 or 3) the positions of all paths. ``ends``: the index after the last position of each path.
     """
     starts = np.concatenate([[0], ends[:-1]])
     first = np.repeat(starts, ends - starts)
@@ -51,7 +51,7 @@ def ring_areas(rings: FloatArray, ends: IndexArray, are_degrees: bool = True) ->
 
 
 def ring_order(arrays: GeometryArrays, world: FloatArray) -> IndexArray:
-    """Return the order of positions in which outer rings run counterclockwise on the ground, and holes clockwise.
+    """Return the order of positions that makes outer rings counterclockwise on the ground and holes clockwise.
 
     ``world``: (n, 2 or 3) the positions of ``arrays`` on the ground.
     """
@@ -59,7 +59,7 @@ def ring_order(arrays: GeometryArrays, world: FloatArray) -> IndexArray:
 
 
 def right_hand_order(arrays: GeometryArrays, areas: FloatArray) -> IndexArray:
-    """Return the order of positions after rings are reversed whose areas have the wrong sign; ``areas``: of paths."""
+    """Return the order of positions that reverses rings of the wrong direction; ``areas``: signed, of each path."""
     order = np.arange(arrays.ends[-1] if len(arrays.ends) else 0)
     is_ring = arrays.is_ring
     if not is_ring.any():
@@ -72,7 +72,7 @@ def right_hand_order(arrays: GeometryArrays, areas: FloatArray) -> IndexArray:
 
 
 def conformed(feature: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a feature with its geometry cut, and its ``bbox`` that of the geometry where it has one."""
+    """Return a feature with its geometry cut, and with the ``bbox`` of the cut geometry if it has a ``bbox``."""
     geometry = cut(feature["geometry"])
     changed = {**feature, "geometry": geometry}
     if "bbox" in feature:
@@ -81,9 +81,9 @@ def conformed(feature: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def cut(geometry: Geometry) -> Geometry:
-    """Return a geometry without a part that crosses the antimeridian (3.1.9), and with areas around their poles (5.3).
+    """Return a geometry that is cut at the antimeridian (3.1.9) and includes the pole that it surrounds (5.3).
 
-    What has no area, because the model gave it none, stays in one piece.
+    Polygons without an area are returned as they are.
     """
     kind = geometry["type"]
     if kind == COLLECTION:
@@ -103,7 +103,7 @@ def cut(geometry: Geometry) -> Geometry:
 
 
 def bounds_of(geometry: Geometry) -> list[float]:
-    """Return the ``bbox`` of a geometry that is cut; across the antimeridian west is greater than east (5.2)."""
+    """Return the ``bbox`` of a cut geometry. West is greater than east across the antimeridian (5.2)."""
     parts = [np.array(path, dtype=np.float64) for path in _paths(geometry)]
     low = np.min([part.min(axis=0) for part in parts], axis=0)
     high = np.max([part.max(axis=0) for part in parts], axis=0)
@@ -112,7 +112,7 @@ def bounds_of(geometry: Geometry) -> list[float]:
 
 
 def _around(spans: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Return west and east of spans of longitude: what lies between them is the widest gap."""
+    """Return west and east around spans of longitude, so that the widest gap is outside."""
     merged: list[list[float]] = []
     for west, east in sorted(spans):
         if merged and west <= merged[-1][1]:
@@ -122,7 +122,7 @@ def _around(spans: Iterable[tuple[float, float]]) -> tuple[float, float]:
     last = merged[-1][1] - _FULL_TURN
     gaps = [west - before for (west, _), before in zip(merged, [last, *(east for _, east in merged)], strict=False)]
     widest = int(np.argmax(gaps))
-    # -1 is the last: what comes before the first span.
+    # Index -1 is the last span, which precedes the first.
     return (merged[widest][0], merged[widest - 1][1]) if max(gaps) > 0 else (-180.0, 180.0)
 
 
@@ -136,20 +136,20 @@ def _areas(rings: Sequence[Sequence[Sequence[float]]]) -> list[BaseGeometry]:
     for hole in holes:
         turns = round((area.centroid.x - hole.centroid.x) / _FULL_TURN)
         area = area.difference(shapely.make_valid(_moved(hole, turns)))
-    # What goes around a pole meets itself where it began.
+    # The pieces of an area around a pole touch at the antimeridian; the union joins them.
     pieces = shapely.get_parts(shapely.union_all(_windows(area, "Polygon")))
     return [orient(piece) for piece in pieces if isinstance(piece, Polygon)]
 
 
 def _continuous(path: Sequence[Sequence[float]]) -> FloatArray:
-    """Return positions whose longitudes go on beyond the antimeridian."""
-    places = np.array(path, dtype=np.float64)
-    places[1:, 0] = places[0, 0] + np.cumsum(wrapped(np.diff(places[:, 0])))
-    return places
+    """Return positions with continuous longitudes, which may exceed 180 degrees."""
+    positions = np.array(path, dtype=np.float64)
+    positions[1:, 0] = positions[0, 0] + np.cumsum(wrapped(np.diff(positions[:, 0])))
+    return positions
 
 
 def _closed(ring: FloatArray) -> FloatArray:
-    """Return a ring closed: one that runs around a pole goes there and back, along the antimeridian it began at."""
+    """Return a closed ring. A ring around a pole is extended to the pole and back along its first meridian."""
     if round((ring[-1, 0] - ring[0, 0]) / _FULL_TURN) == 0:
         return ring
     at_pole = ring[[-1, 0]]
@@ -158,7 +158,7 @@ def _closed(ring: FloatArray) -> FloatArray:
 
 
 def _windows(shape: BaseGeometry, kind: str) -> list[BaseGeometry]:
-    """Return the pieces of this kind that a shape has in each turn of longitude, all moved into the first."""
+    """Return the pieces of this kind in each window of 360 degrees, all moved to [-180, 180]."""
     west, _, east, _ = shape.bounds
     turns = range(round(west / _FULL_TURN), round(east / _FULL_TURN) + 1)
     pieces = []
@@ -171,9 +171,9 @@ def _windows(shape: BaseGeometry, kind: str) -> list[BaseGeometry]:
 
 
 def _moved(shape: BaseGeometry, turns: int) -> BaseGeometry:
-    def move(places: FloatArray) -> FloatArray:
-        places[:, 0] += turns * _FULL_TURN
-        moved: FloatArray = np.round(places, _DECIMALS) + 0.0
+    def move(positions: FloatArray) -> FloatArray:
+        positions[:, 0] += turns * _FULL_TURN
+        moved: FloatArray = np.round(positions, _DECIMALS) + 0.0
         return moved
 
     return shapely.transform(shape, move, include_z=shape.has_z)

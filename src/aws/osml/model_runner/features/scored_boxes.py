@@ -1,4 +1,4 @@
-"""What merging needs to know of features, as arrays: box, score, category; and an order in which chance has no part."""
+"""Features as arrays for merging: box, score and category; and a deterministic order of features."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ _LISTS = (list, tuple)
 
 
 class BestClass(NamedTuple):
-    """The class that a feature is taken for: its place in ``featureClasses``, its iri, its score (NaN: it has none)."""
+    """The class of a feature: its index in ``featureClasses``, its iri, and its score or NaN."""
 
     position: int
     iri: str
@@ -33,9 +33,9 @@ class BestClass(NamedTuple):
 class ScoredBoxes:
     """n features as arrays.
 
-    ``boxes``: (n, 4) minx, miny, maxx, maxy in pixels of the full image; NaN for a feature without a place in pixels.
+    ``boxes``: (n, 4) minx, miny, maxx, maxy in pixels of the full image; NaN for a feature without an image geometry.
     ``scores``: (n,) the score of the best class; NaN for a feature without a score.
-    ``categories``: (n,) a number for each iri; features without classes have one of their own.
+    ``categories``: (n,) a number for each iri; all features without classes share one number.
     """
 
     boxes: Floats
@@ -43,7 +43,7 @@ class ScoredBoxes:
     categories: Indices
 
     def take(self, indices: Indices) -> "ScoredBoxes":
-        """Return these features alone, in this order."""
+        """Return only these features, in this order."""
         return ScoredBoxes(self.boxes[indices], self.scores[indices], self.categories[indices])
 
 
@@ -62,7 +62,7 @@ def score_boxes(features: Sequence[Feature]) -> ScoredBoxes:
 
 
 def set_flat_class(feature: Mapping[str, Any]) -> None:
-    """Set the properties ``class`` and ``score`` to those of the best class, where the model has not used the names."""
+    """Set the properties ``class`` and ``score`` from the best class, unless the model has set them."""
     best, properties = best_class(feature), feature["properties"]
     if best is None:
         return
@@ -72,9 +72,9 @@ def set_flat_class(feature: Mapping[str, Any]) -> None:
 
 
 def best_class(feature: Mapping[str, Any]) -> BestClass | None:
-    """Return the class with the highest score, the first of equals; the first class where none has a score.
+    """Return the class with the highest score, the first of equals. If no class has a score, return the first.
 
-    A score is a finite number. What is no class at all is passed over; None where nothing is left.
+    A score is a finite number. Items that are not objects are skipped; without an object the result is None.
     """
     properties = feature.get("properties")
     classes = properties.get("featureClasses") if isinstance(properties, dict) else None
@@ -83,37 +83,37 @@ def best_class(feature: Mapping[str, Any]) -> BestClass | None:
     best = None
     for position, item in enumerate(classes):
         if isinstance(item, dict):
-            score = _score(item.get("score"))
+            value = item.get("score")
+            if type(value) is float:  # the usual type, so the check is quick
+                score = value if math.isfinite(value) else math.nan
+            elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                score = float(value)
+            else:
+                score = math.nan
             if best is None or score > best.score or (math.isnan(best.score) and not math.isnan(score)):
                 best = BestClass(position, str(item.get("iri", "")), score)
     return best
 
 
-def _score(value: object) -> float:
-    if type(value) is float:  # what most scores are
-        return value if math.isfinite(value) else math.nan
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if is_number else math.nan  # type: ignore[arg-type]
-
-
 def strength_order(scored: ScoredBoxes) -> Indices:
-    """Return the indices of features by falling score, then box, then category, then as they stand in the list.
+    """Return the indices of features by falling score, then box, then category, then list order.
 
-    Features without a score come after those that have one.
+    Features without a score come last.
     """
     order: Indices = np.lexsort(_keys(scored))
     return order
 
 
 def canonical_order(features: Sequence[Feature], scored: ScoredBoxes) -> Indices:
-    """Return the order of strength, but equals by their content.
+    """Return the order of ``strength_order``, with ties broken by the content of the features.
 
-    So it follows from what the features are, not from where they stand in the list: two that change places are equal
-    in every part.
+    So the order does not depend on the list: two features can only be swapped if they are equal in every part.
     """
     keys, order = _keys(scored), strength_order(scored)
     is_tie = (keys[:, order[1:]] == keys[:, order[:-1]]).all(axis=0)
-    for start, end in _runs(is_tie):
+    edges = np.diff(np.concatenate([[False], is_tie, [False]]).astype(np.int8))
+    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) + 1
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         order[start:end] = sorted(order[start:end], key=lambda index: _content_key(features[index]))
     return order
 
@@ -122,13 +122,6 @@ def _keys(scored: ScoredBoxes) -> Floats:
     minx, miny, maxx, maxy = np.nan_to_num(scored.boxes, nan=np.inf).T
     falling = np.where(np.isnan(scored.scores), np.inf, -scored.scores)
     return np.stack([scored.categories, maxy, maxx, miny, minx, falling])
-
-
-def _runs(is_tie: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Return [start, end) of the runs of equal items, from the flags of neighbours that are equal."""
-    edges = np.diff(np.concatenate([[False], is_tie, [False]]).astype(np.int8))
-    starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1)
-    return list(zip(starts.tolist(), (ends + 1).tolist(), strict=True))
 
 
 def _content_key(feature: Feature) -> tuple[bytes, bytes]:

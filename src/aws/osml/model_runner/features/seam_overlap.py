@@ -1,10 +1,10 @@
-"""By how much the detections of two tiles agree: in area, in length, or in place.
+"""Compares detections of two tiles: by area, by length, or by distance.
 
-Two views of one object differ in what each tile has cut off. So a pair is compared twice. First as the tiles report
-it: what one tile cut lies within what the other saw whole. Then within the pixels that both tiles saw, where both must
-show the same; that tells the two halves of an object which neither tile saw whole. The second comparison asks for
-intersection over union, and only for pairs that it can be true of: where one reaches beyond the other's tile, the
-other has to touch that edge of its tile.
+Each tile may have cut off another part of one object, so a pair is compared twice. The first comparison takes the
+detections as they are: a cut detection lies within the whole detection of the other tile. The second comparison is
+limited to the pixels that both tiles cover, where both must show the same. It finds the two halves of an object that no
+tile covers completely. It uses intersection over union, and only for pairs whose truncation agrees: if a detection
+reaches beyond the other's tile, the other must touch that edge of its tile.
 """
 
 from collections.abc import Sequence
@@ -23,19 +23,19 @@ from .scored_boxes import Floats, Indices
 
 Flags = NDArray[np.bool_]
 
-# How far from an edge of its tile a detection may end and still be taken for one that the edge cuts; and how far
-# beyond an edge a box may reach for the noise of the model alone.
+# Tolerance at an edge of a tile. A detection that ends nearer to the edge counts as cut by it. A box that reaches less
+# beyond the edge does not count as reaching beyond it, because of the model's noise.
 EDGE_PX = 4.0
-# A detection below this share of the other's area is smaller by more than noise.
+# A detection with less than this share of the other's area is smaller by more than noise.
 FRAGMENT_SHARE = 0.9
 
 
 @dataclass(frozen=True, eq=False)
 class TileDetections:
-    """Detections as their tiles show them; n of them, and ``take`` chooses some.
+    """n detections and their tiles.
 
-    ``boxes`` and ``tiles``: (n, 4) minx, miny, maxx, maxy of the detection and of its tile. ``is_touching``: (n, 4) at
-    which of these sides an inner edge of the tile cuts the detection.
+    ``boxes`` and ``tiles``: (n, 4) minx, miny, maxx, maxy of the detection and of its tile. ``is_touching``: (n, 4) the
+    sides at which an inner edge of the tile cuts the detection.
     """
 
     boxes: Floats
@@ -43,14 +43,14 @@ class TileDetections:
     is_touching: Flags
 
     def take(self, indices: Indices) -> "TileDetections":
-        """Return these detections alone, in this order."""
+        """Return only these detections, in this order."""
         return TileDetections(self.boxes[indices], self.tiles[indices], self.is_touching[indices])
 
 
 def touching_edges(boxes: Floats, tiles: Floats, outermost: Floats) -> Flags:
-    """Return at which sides each box touches an inner edge of its tile: (n, 4), sides as in a box.
+    """Return the sides at which each box touches an inner edge of its tile: (n, 4), in the order of a box.
 
-    An edge is an inner one where the tiles reach beyond it, so that another tile may have seen what it cuts;
+    An edge is an inner edge if tiles reach beyond it, so that another tile may cover the rest of the object.
     ``outermost``: (4,) the box around all tiles.
     """
     low, high = tiles[:, :2], tiles[:, 2:]
@@ -60,7 +60,7 @@ def touching_edges(boxes: Floats, tiles: Floats, outermost: Floats) -> Flags:
 
 
 def are_same_boxes(first: TileDetections, second: TileDetections, options: FeatureDistillationSeam) -> Flags:
-    """Tell of each pair of (n,) detections that are boxes whether they are one object."""
+    """Return for each of n pairs of boxes whether they are one object."""
     shared = intersections(first.boxes, second.boxes)
     both = area(shared)
     is_same = _agree(both, (area(first.boxes), area(second.boxes)), options.metric, options.iou_threshold)
@@ -78,9 +78,9 @@ def are_same_areas(
     shapes: tuple[ObjectArray, ObjectArray],
     options: FeatureDistillationSeam,
 ) -> Flags:
-    """Tell of each pair of polygons whether they are one object; ``shapes`` are theirs, valid and with an area.
+    """Return for each pair of polygons whether they are one object; ``shapes`` must be valid and have an area.
 
-    Polygons that are entangled are two.
+    Entangled polygons are two objects.
     """
     shared = np.asarray(shapely.intersection(*_without_entangled(shapes)))
     is_same = _agree(
@@ -96,7 +96,7 @@ def are_same_areas(
 
 
 def _without_entangled(shapes: tuple[ObjectArray, ObjectArray]) -> tuple[ObjectArray, ObjectArray]:
-    """Return pairs of polygons; the first is empty where they are entangled."""
+    """Return the pairs of polygons, with the first of each entangled pair replaced by an empty polygon."""
     first, second = shapes
     corners = shapely.get_num_coordinates(first) * shapely.get_num_coordinates(second)
     doubtful = np.flatnonzero(corners > FEW_CORNERS**2).tolist()
@@ -114,7 +114,7 @@ def are_same_lines(
     options: FeatureDistillationSeam,
     distance_px: float,
 ) -> Flags:
-    """Tell of each pair of lines whether they are one object: by the length of each that lies near the other."""
+    """Return for each pair of lines whether they are one object, by the length of each that is near the other."""
     is_same = _agree_in_length(shapes, distance_px, options.metric, options.iou_threshold)
     indices = np.flatnonzero(~is_same & truncation_agrees(first, second))
     both_saw = shapely.box(*intersections(first.tiles[indices], second.tiles[indices]).T)
@@ -124,13 +124,13 @@ def are_same_lines(
 
 
 def are_same_points(first: ObjectArray, second: ObjectArray, distance_px: float) -> Flags:
-    """Tell of each pair of points whether they are no farther apart than this."""
+    """Return for each pair of points whether their distance is at most ``distance_px``."""
     flags: Flags = shapely.distance(first, second) <= distance_px
     return flags
 
 
 def truncation_agrees(first: TileDetections, second: TileDetections) -> Flags:
-    """Tell of each pair whether each touches every edge of its tile beyond which the other reaches."""
+    """Return for each pair whether each touches every edge of its tile that the other reaches beyond."""
     flags: Flags = ~(
         _reaches_beyond(first.boxes, second.tiles) & ~second.is_touching
         | _reaches_beyond(second.boxes, first.tiles) & ~first.is_touching
@@ -139,9 +139,9 @@ def truncation_agrees(first: TileDetections, second: TileDetections) -> Flags:
 
 
 def are_fragments(views: TileDetections, others: TileDetections) -> Flags:
-    """Return of each pair, which is one object, whether the first shows less of it because its tile ends there.
+    """Return for each pair of one object whether the first shows less of it because its tile ends there.
 
-    The other reaches beyond that tile: by more than noise, or by less where it is larger by so much.
+    The other reaches beyond that tile by more than noise, or by less if its area is larger by more than noise.
     """
     is_larger = area(views.boxes) < FRAGMENT_SHARE * area(others.boxes)
     is_outreached = _reaches_beyond(others.boxes, views.tiles).any(axis=1)
@@ -156,7 +156,7 @@ def _reaches_beyond(boxes: Floats, tiles: Floats, noise_px: float = EDGE_PX) -> 
 
 
 def _agree(shared: Floats, parts: Sequence[Floats], metric: OverlapMetric, threshold: float) -> Flags:
-    """Compare the areas that pairs share with the smaller of the two or with what both cover."""
+    """Compare the shared area of pairs with the smaller area (IOS) or with the area of the union (IOU)."""
     first, second = parts
     whole = np.minimum(first, second) if metric is OverlapMetric.IOS else first + second - shared
     flags: Flags = np.divide(shared, whole, out=np.zeros(len(whole)), where=whole > 0) > threshold
@@ -168,7 +168,7 @@ def _agree_in_length(
 ) -> Flags:
     """Compare lines by the share of each that lies within ``distance_px`` of the other.
 
-    IOS asks it of the shorter line alone, IOU of both.
+    IOS uses the share of the shorter line, IOU the smaller of both shares.
     """
     first, second = lines
     lengths = np.stack([shapely.length(first), shapely.length(second)])

@@ -1,4 +1,4 @@
-"""Which features are kept where several may show the same object."""
+"""Selects the features to keep where several may show the same object."""
 
 import copy
 from collections import defaultdict
@@ -21,7 +21,7 @@ from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import FeatureDistillationException
 
 from .box_pairs import BoxPairs
-from .nms import hard_suppression_of, soft_nms, suppress_linked
+from .nms import nms_of, soft_nms, suppress_linked
 from .overlap_groups import shared_flags
 from .properties import SCORE, TILE, Feature
 from .scored_boxes import Floats, Indices, ScoredBoxes, best_class, canonical_order, score_boxes, strength_order
@@ -37,37 +37,38 @@ DROPPED = -1
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """What becomes of each of n features.
+    """The outcome for each of n features.
 
-    ``standing``: (n,) the index of the feature that is delivered for it: its own, that of the one that absorbed it, or
-    ``DROPPED``. ``scores`` holds the new scores of those that have one; ``joined`` those that are delivered together
-    with what they absorbed, as one; lines are joined where they are no farther apart than ``distance_px``.
+    ``merged_into``: (n,) the index of the feature that is delivered in its stead, its own index if it is kept, or
+    ``DROPPED``. ``scores``: changed scores by index. ``joined``: indices of features that are delivered as the union
+    with the features merged into them. Lines are joined if they are at most ``distance_px`` apart.
     """
 
-    standing: Indices
+    merged_into: Indices
     scores: Mapping[int, float] = field(default_factory=dict)
     joined: frozenset[int] = frozenset()
     distance_px: float = 0.0
 
     @property
     def kept(self) -> Indices:
-        """The indices of the features that are delivered, rising."""
-        return np.flatnonzero(self.standing == np.arange(len(self.standing)))
+        """The indices of the features that are delivered, sorted."""
+        return np.flatnonzero(self.merged_into == np.arange(len(self.merged_into)))
 
     @cached_property
     def absorbed(self) -> Mapping[int, list[int]]:
-        """The indices of the features that each has absorbed, rising; those that absorbed none are not named."""
+        """For each feature into which others were merged, the indices of these, sorted."""
         found = defaultdict(list)
-        for index in np.flatnonzero((self.standing != np.arange(len(self.standing))) & (self.standing >= 0)).tolist():
-            found[int(self.standing[index])].append(index)
+        is_other = self.merged_into != np.arange(len(self.merged_into))
+        for index in np.flatnonzero(is_other & (self.merged_into >= 0)).tolist():
+            found[int(self.merged_into[index])].append(index)
         return dict(found)
 
     def changes(self, index: int) -> bool:
-        """Tell whether a feature that is kept has a new score, or a new place."""
+        """Return True if a kept feature gets a new score or a new geometry."""
         return index in self.scores or index in self.joined
 
     def finished(self, index: int, feature: Feature, feature_at: Callable[[int], Feature]) -> Feature:
-        """Return a feature that is kept, with its new score, or its new place, where it has one."""
+        """Return a kept feature with its new score or new geometry, if it has one."""
         if index in self.scores:
             return with_score(feature, self.scores[index])
         if index in self.joined:
@@ -76,32 +77,32 @@ class Selection:
 
 
 class Comparison(Protocol):
-    """The features that may have an influence on one another: which those are, and what becomes of them."""
+    """Finds the features that may affect one another, and decides their outcome."""
 
     @property
     def ranking(self) -> Indices:
-        """The indices of the features that are compared, strongest first."""
+        """The indices of the compared features, strongest first."""
 
     @property
     def pairs(self) -> BoxPairs:
-        """Finds those that may be linked; it counts them by their places in the ranking."""
+        """Finds pairs that may be linked, as indices in the ranking."""
 
     @property
     def margin_px(self) -> float:
-        """By how much ``pairs`` looks beyond what a feature is."""
+        """The margin that ``pairs`` adds around a feature."""
 
     @property
     def weights(self) -> Floats:
-        """(n,) the work of comparing each of the ranking, in units of ``TiledFeatures.weights``."""
+        """(n,) the work of comparing each feature of the ranking, in units of ``TiledFeatures.weights``."""
 
     def linked(self, first: Indices, second: Indices) -> Flags:
-        """Tell of each pair (stronger, weaker) of ``pairs`` whether one has an influence on the other."""
+        """Return for each pair (stronger, weaker) of ``pairs`` whether one affects the other."""
 
     def selection(self, is_asked: Flags | None = None, links: Links | None = None) -> Selection:
-        """Return what becomes of all features; of the ranking, only of those that are asked for.
+        """Return the outcome for all features. In the ranking, only features with ``is_asked`` are compared.
 
-        Where it is asked for one, it has to be for all that are linked to it, directly or through others. ``links``:
-        (2, k) stronger and weaker of all pairs of them that are linked, where the caller knows.
+        ``is_asked`` must include all features that are linked to an included one, directly or through others.
+        ``links``: (2, k) stronger and weaker features of all linked pairs, if known.
         """
 
 
@@ -111,10 +112,10 @@ def compared(
     is_left_out: Flags | None = None,
     note: Callable[[], None] = lambda: None,
 ) -> Comparison | None:
-    """Return the comparison of the features of an image; None where each is delivered as it is.
+    """Return the comparison of the features of an image, or None if all features are delivered unchanged.
 
-    ``is_left_out``: (n,) features that are delivered as they are anyway. ``note`` is called now and then during the
-    comparison, and raises where it has to stop.
+    ``is_left_out``: (n,) features that are delivered unchanged. ``note`` is called repeatedly during the comparison and
+    raises an error to stop it.
     """
     if isinstance(options, FeatureDistillationSeam):
         return _SeamSelection.of(features, options, is_left_out, note)
@@ -124,15 +125,14 @@ def compared(
     order = strength_order(scored)
     is_shared = shared_flags(scored.boxes, features.spans)
     order = order[(is_shared if is_left_out is None else is_shared & ~is_left_out)[order]]
-    searched = features.spans.within_reach(scored.boxes, features.frames[features.tiles])
+    searched = features.spans.within_reach(scored.boxes, features.tile_bounds[features.tiles])
     return _compared_boxes(scored, order, options, searched, note)
 
 
 def select(features: TiledFeatures, options: FeatureDistillationAlgorithm | None) -> Selection:
-    """Return what becomes of the features of an image; see ``FeatureSelector`` for the rules.
+    """Return the outcome for the features of an image; see ``FeatureSelector`` for the rules.
 
-    ``NMS`` and ``SOFT_NMS`` have their say only on what more than one of the tiles could have seen. Equals count in
-    the order of the list.
+    ``NMS`` and ``SOFT_NMS`` consider only features that more than one tile covers. Ties keep the order of the list.
     """
     comparison = compared(features, options)
     return comparison.selection() if comparison else Selection(np.arange(len(features.tiles)))
@@ -145,7 +145,7 @@ def _compared_boxes(
     searched: Floats,
     note: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    """Return the comparison by boxes alone, among those of the ranking, which holds the strongest first."""
+    """Return the comparison by boxes alone of the features in ``ranking``, strongest first."""
     ranking = ranking[~np.isnan(scored.boxes[ranking, 0])]
     match options:
         case FeatureDistillationNMS():
@@ -157,19 +157,19 @@ def _compared_boxes(
 
 class _SeamSelection(SeamComparison):
     def selection(self, is_asked: Flags | None = None, links: Links | None = None) -> Selection:
-        standing = self.suppressors(is_asked=is_asked, links=links)
+        merged_into = self.suppressors(is_asked=is_asked, links=links)
         if self.options.merge is not SeamMerge.UNION:
-            return Selection(standing)
-        # What no edge cuts is delivered as the model gave it, however many tiles saw it.
-        is_absorbed = standing != np.arange(len(standing))
+            return Selection(merged_into)
+        # An object that no edge cuts keeps the model's geometry, however many tiles cover it.
+        is_merged = merged_into != np.arange(len(merged_into))
         is_cut = are_cut(self.features)
-        joined = np.unique(standing[is_absorbed & (is_cut | is_cut[standing])])
-        return Selection(standing, {}, frozenset(joined.tolist()), self.distance_px)
+        joined = np.unique(merged_into[is_merged & (is_cut | is_cut[merged_into])])
+        return Selection(merged_into, {}, frozenset(joined.tolist()), self.distance_px)
 
 
 @dataclass(frozen=True, eq=False)
 class _HardComparison:
-    """``weak`` holds the indices of those that score too little, whatever they overlap."""
+    """NMS. ``weak``: indices of features that are dropped because of their score alone."""
 
     count: int
     ranking: Indices
@@ -187,8 +187,8 @@ class _HardComparison:
         searched: Floats,
         note: Callable[[], None],
     ) -> "_HardComparison":
-        least = options.skip_box_threshold
-        is_weak = scored.scores[ranking] <= (-np.inf if least is None else least)
+        threshold = options.skip_box_threshold
+        is_weak = scored.scores[ranking] <= (-np.inf if threshold is None else threshold)
         strong = ranking[~is_weak]
         pairs = BoxPairs(scored.boxes[strong], scored.categories[strong], searched[strong], note)
         return cls(len(scored.scores), strong, pairs, ranking[is_weak], options.iou_threshold)
@@ -202,14 +202,14 @@ class _HardComparison:
         return flags
 
     def selection(self, is_asked: Flags | None = None, links: Links | None = None) -> Selection:
-        standing = np.arange(self.count)
-        standing[self.weak] = DROPPED
+        merged_into = np.arange(self.count)
+        merged_into[self.weak] = DROPPED
         if links is None:
-            found = hard_suppression_of(self.pairs, self.iou_threshold, is_asked=is_asked)
+            found = nms_of(self.pairs, self.iou_threshold, is_asked=is_asked)
         else:
             found = suppress_linked(len(self.pairs), links)
-        standing[self.ranking] = self.ranking[found]
-        return Selection(standing)
+        merged_into[self.ranking] = self.ranking[found]
+        return Selection(merged_into)
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +246,7 @@ class _SoftComparison:
     def selection(
         self,
         is_asked: Flags | None = None,
-        links: Links | None = None,  # noqa: ARG002 - by how much they overlap counts, not only which do
+        links: Links | None = None,  # noqa: ARG002 - the decay needs the IoU of pairs too
     ) -> Selection:
         chosen = np.arange(len(self.ranking)) if is_asked is None else np.flatnonzero(is_asked)
         ranking = self.ranking[chosen]
@@ -256,39 +256,38 @@ class _SoftComparison:
             searched=self.pairs.searched[chosen],
             note=self.pairs.note,
         )
-        standing = np.arange(len(self.scored.scores))
-        standing[ranking[~is_kept]] = DROPPED
-        return Selection(standing, dict(zip(ranking[is_kept].tolist(), scores[is_kept].tolist(), strict=True)))
+        merged_into = np.arange(len(self.scored.scores))
+        merged_into[ranking[~is_kept]] = DROPPED
+        return Selection(merged_into, dict(zip(ranking[is_kept].tolist(), scores[is_kept].tolist(), strict=True)))
 
 
 class FeatureSelector:
     """Keeps one feature of each object.
 
-    ``SEAM`` compares only features of different tiles, by their true shape; ``features.seam_merge`` tells the rule. A
-    feature's tile is the property ``_modelRunnerTile``, ``[[row, col], [width, height]]``; one without is kept.
+    ``SEAM`` compares only features of different tiles, by their true shape; ``features.seam_merge`` has the rules. A
+    feature's tile is its property ``_modelRunnerTile``, ``[[row, col], [width, height]]``. Features without it are kept.
 
-    The others judge by boxes and scores within a category. A feature's box is the bounds of its place in pixels, a
-    tenth of a pixel wide or high where they have no width or height; its category is the iri of its best class. The
-    strongest comes first: by score, features without a score after all others, equals in ``canonical_order``. Features
-    without a place in pixels are always kept.
+    The other algorithms compare boxes and scores within a category. A feature's box is the bounds of its image
+    geometry; zero width or height becomes a tenth of a pixel. Its category is the iri of its best class. Features are
+    ranked by falling score, features without a score last, ties in ``canonical_order``. Features without an image
+    geometry are always kept.
 
-    ``NMS`` removes what overlaps a stronger feature that is kept, IoU above ``iou_threshold``; and what scores no more
-    than ``skip_box_threshold``, where that is set.
-    ``SOFT_NMS`` lowers the score of what overlaps a stronger one by exp(-IoU² / ``sigma``), and keeps what still scores
-    above ``skip_box_threshold``. It has no say on features without a score: they are kept.
-    ``NONE``, or no options, keeps all.
+    ``NMS`` drops a feature whose IoU with a stronger kept feature is above ``iou_threshold``. If ``skip_box_threshold``
+    is set, it also drops features whose score is not above it.
+    ``SOFT_NMS`` multiplies the score of a feature that overlaps a stronger one by exp(-IoU² / ``sigma``). It keeps
+    features whose score stays above ``skip_box_threshold``, and features without a score.
+    ``NONE``, or no options, keeps all features.
     """
 
     def __init__(self, options: FeatureDistillationAlgorithm | None = None) -> None:
         self.options = options
 
     def select_features(self, feature_list: list[Feature]) -> list[Feature]:
-        """Return the features that are kept, in the order in which they came.
+        """Return the kept features in the order of the list; the choice does not depend on the order.
 
-        Which are kept does not depend on that order. The features that came are not changed: ``SOFT_NMS`` returns
-        copies, in whose best class ``rawScore`` is the score that the model gave, and ``score`` the lowered one, and
-        ``SEAM`` copies with another place where it joins parts.
-        Raises FeatureDistillationException for options that do not exist.
+        The given features are not changed. ``SOFT_NMS`` returns copies, whose best class has the model's score as
+        ``rawScore`` and the lowered score as ``score``. ``SEAM`` returns copies with a new geometry if it joins parts.
+        Raises FeatureDistillationException for unknown options.
         """
         if self.options is None or isinstance(self.options, FeatureDistillationNone):
             return feature_list
@@ -309,25 +308,26 @@ def _selected_by_tiles(features: Sequence[Feature], order: Indices, options: Fea
         tile = (features[index].get("properties") or {}).get(TILE)
         if tile is not None:
             tiles[ImageRegion.of(tile)].append(index)
-    places = [index for indices in tiles.values() for index in indices]
+    tiled = [index for indices in tiles.values() for index in indices]
     groups = [(tile, [features[index] for index in indices]) for tile, indices in tiles.items()]
 
-    def feature_at(place: int) -> Feature:
-        return features[places[place]]
+    def feature_at(position: int) -> Feature:
+        return features[tiled[position]]
 
     selection = select(TiledFeatures.of(groups, feature_at), options)
-    chosen = set(places)
+    chosen = set(tiled)
     found = {index: feature for index, feature in enumerate(features) if index not in chosen}
     found |= {
-        places[place]: selection.finished(place, feature_at(place), feature_at) for place in selection.kept.tolist()
+        tiled[position]: selection.finished(position, feature_at(position), feature_at)
+        for position in selection.kept.tolist()
     }
     return [found[index] for index in sorted(found)]
 
 
 def with_score(feature: Feature, score: float) -> Feature:
-    """Return a copy of a feature whose best class has this score, and its old one as ``rawScore``.
+    """Return a copy of a feature whose best class has this score, and the old score as ``rawScore``.
 
-    A feature without classes is returned as it is.
+    A feature without classes is returned unchanged.
     """
     best = best_class(feature)
     if best is None:

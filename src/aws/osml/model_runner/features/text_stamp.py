@@ -1,7 +1,7 @@
-"""Features stamped in their JSON, without parsing it.
+"""Adds a job's properties to the JSON text of a feature without parsing it.
 
-A feature is stored without the properties that are internal to the worker, and its properties come last. The text that
-is delivered differs at its end alone: the job's properties follow the feature's own.
+A feature is stored without internal properties, and ``properties`` is its last member. So the delivered text differs
+only at its end: the job's properties follow the feature's own properties.
 """
 
 from collections.abc import Mapping
@@ -13,18 +13,18 @@ from aws.osml.model_runner.common.typing import ImageRegion
 
 from .properties import INFERENCE_METADATA, FeatureOrigin, FeatureStamp, internal_among
 
-# Ends the properties, and the feature after them.
+# Ends the properties and the feature.
 CLOSING = b"}}"
 _ID_IN_TEXT = b'"featureId":""'
-# ``refinement`` puts the id that a model gave first.
+# ``geolocation`` makes the model's own id the first member.
 _OWN_ID = b'{"id":'
 
 
 def own_end(feature: Mapping[str, Any], body: bytes) -> int:
-    """Return where a feature's own text ends, which is before ``CLOSING``; 0 where it cannot be stamped in its text.
+    """Return the offset of ``CLOSING`` in ``body``, or 0 if properties cannot be added to the text.
 
-    It can be when an id comes first and the properties last, there are some, and none of them is internal or is stamped
-    by every job.
+    They can be added if all of this holds: an id, if any, is the first member and is not null; ``properties`` is the
+    last member and is not empty; no property is internal, and none is ``inferenceMetadata``, which each job adds.
     """
     properties = feature.get("properties") or {}
     names = tuple(properties)
@@ -37,7 +37,7 @@ def own_end(feature: Mapping[str, Any], body: bytes) -> int:
 
 
 class TextStamp:
-    """Stamps features of one tile in their text: byte for byte what ``FeatureStamp`` makes of them."""
+    """Adds a job's properties to the texts of one tile's features, byte for byte as ``FeatureStamp`` does."""
 
     def __init__(self, stamp: FeatureStamp, tile: ImageRegion, inference_time: str | None) -> None:
         self._stamp = stamp
@@ -48,10 +48,10 @@ class TextStamp:
         self._around_id: dict[int, tuple[bytes, bytes]] = {}
 
     def stamped(self, body: bytes, own_end: int, feature_id_text: str, absorbed: int) -> bytes | None:
-        """Return a feature as it is delivered; None where that takes more than to add to its text.
+        """Return a feature as it is delivered, or None if ``FeatureStamp`` has to be used.
 
-        So it does where ``own_end`` is 0, where the job stamps ``inferenceMetadata`` itself, and where it sets what the
-        feature may have already.
+        That is so if ``own_end`` is 0, if the job sets ``inferenceMetadata``, or if a name that the job sets may
+        already be in the feature.
         """
         own = body[:own_end]
         if not own or not self._is_possible or any(name in own for name in self._names_in_text):
@@ -65,7 +65,7 @@ class TextStamp:
         return b"".join((own, around[0], feature_id, around[1], b',"id":"', feature_id, b'"}'))
 
     def _text_around_id(self, absorbed: int) -> tuple[bytes, bytes]:
-        """Return what follows a feature's own text, before and after the feature's id."""
+        """Return the texts between the feature's own text and its id, and after the id."""
         origin = FeatureOrigin("", self._tile, absorbed, inference_time=self._inference_time)
         stamped = self._stamp.finalized({"properties": {}}, origin)
         before, _, after = orjson.dumps(stamped["properties"]).partition(_ID_IN_TEXT)

@@ -1,10 +1,15 @@
-"""The features of one tile as one compressed blob: their JSON, and their columns.
+"""Stores the features of one tile as one compressed blob: their JSON and their columns.
 
-A blob is a zstd frame with a checksum. Its content: the number of features and the length of the IRIs, two uint32; the
-IRIs of the categories, a JSON list; the length of each feature's JSON, uint32; a ``RECORD`` of each feature; then the
-JSON of all features. All numbers are little-endian. Lengths and records are transposed, the first byte of each one
-first, because bytes of the same weight compress better together. For the same reason ``own_end`` is counted from the
-end of the JSON.
+A blob is a zstd frame with a checksum. Its content, all numbers little-endian:
+
+1. the number of features and the length of the IRIs, two uint32
+2. the IRIs of the categories, a JSON list
+3. the length of each feature's JSON, uint32
+4. a ``RECORD`` of each feature
+5. the JSON of all features
+
+Lengths and records are transposed: all first bytes come before all second bytes, because similar bytes compress better
+together. For the same reason ``own_end`` is counted from the end of the JSON.
 """
 
 import struct
@@ -20,7 +25,7 @@ from aws.osml.model_runner.exceptions import FeatureBlobError, FeaturesTooLargeE
 
 from .feature_columns import RECORD, FeatureColumns
 
-# The most that the features of one tile may be before compression: a reader holds several tiles at once.
+# Maximum size of a tile's features before compression. A reader holds several tiles at a time.
 MAX_CONTENT_BYTES = 128 * 1024 * 1024
 
 _HEAD = struct.Struct("<II")
@@ -30,7 +35,7 @@ _LENGTH = np.dtype("<u4")
 
 
 class FeatureTexts(Sequence[bytes]):
-    """The JSON of each feature of a tile, cut out of one text when it is read."""
+    """The JSON of each feature of a tile: slices of one text, made on access."""
 
     def __init__(self, text: bytes, lengths: NDArray[np.uint32]) -> None:
         self._text = text
@@ -40,13 +45,13 @@ class FeatureTexts(Sequence[bytes]):
         return len(self._ends)
 
     @overload
-    def __getitem__(self, place: int) -> bytes: ...
+    def __getitem__(self, key: int) -> bytes: ...
     @overload
-    def __getitem__(self, place: slice) -> Sequence[bytes]: ...
-    def __getitem__(self, place: int | slice) -> bytes | Sequence[bytes]:
-        if isinstance(place, slice):
-            return [self[index] for index in range(*place.indices(len(self)))]
-        index = range(len(self))[place]
+    def __getitem__(self, key: slice) -> Sequence[bytes]: ...
+    def __getitem__(self, key: int | slice) -> bytes | Sequence[bytes]:
+        if isinstance(key, slice):
+            return [self[index] for index in range(*key.indices(len(self)))]
+        index = range(len(self))[key]
         start = self._ends.item(index - 1) if index else 0
         return self._text[start : self._ends.item(index)]
 
@@ -69,23 +74,23 @@ def pack_tile(bodies: Sequence[bytes], columns: FeatureColumns) -> bytes:
     """Return the blob of a tile's features.
 
     Raises:
-        FeaturesTooLargeError: they are more than ``MAX_CONTENT_BYTES``.
+        FeaturesTooLargeError: the content exceeds ``MAX_CONTENT_BYTES``.
     """
     iris = orjson.dumps(list(columns.iris))
     size = _HEAD.size + len(iris) + len(bodies) * (_LENGTH.itemsize + RECORD.itemsize) + sum(map(len, bodies))
     if size > MAX_CONTENT_BYTES:
-        reason = f"the features of a tile are {size} bytes; at most {MAX_CONTENT_BYTES} can be stored"
+        reason = f"the features of a tile have {size} bytes; at most {MAX_CONTENT_BYTES} can be stored"
         raise FeaturesTooLargeError(reason)
     lengths = np.fromiter(map(len, bodies), _LENGTH, len(bodies))
     records = columns.records.copy()
     records["own_end"] = lengths - records["own_end"]
     content = b"".join((_HEAD.pack(len(bodies), len(iris)), iris, _transposed(lengths), _transposed(records), *bodies))
-    # Made for each blob: a compressor may not be shared by threads.
+    # One compressor per blob, because threads must not share a compressor.
     return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(content)
 
 
 def unpack_tile(blob: bytes) -> tuple[FeatureTexts, FeatureColumns]:
-    """Return the features that ``pack_tile`` was given.
+    """Return the texts and columns of the features in a blob of ``pack_tile``.
 
     Raises:
         FeatureBlobError: ``blob`` is damaged.
@@ -93,7 +98,7 @@ def unpack_tile(blob: bytes) -> tuple[FeatureTexts, FeatureColumns]:
     try:
         size = zstandard.frame_content_size(blob)
         if not 0 <= size <= MAX_CONTENT_BYTES:
-            raise FeatureBlobError(f"the features of a tile are {size} bytes")
+            raise FeatureBlobError(f"the features of a tile have {size} bytes; expected 0 to {MAX_CONTENT_BYTES}")
         content = zstandard.ZstdDecompressor().decompress(blob)
         return _read(content)
     except (zstandard.ZstdError, struct.error, ValueError) as err:
@@ -119,6 +124,6 @@ def _transposed(values: NDArray[Any]) -> bytes:
 
 
 def _restored(content: bytes, start: int, count: int, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return what ``_transposed`` was given."""
+    """Return the numbers or records whose transposed bytes begin at ``start``."""
     planes = np.frombuffer(content, np.uint8, count * dtype.itemsize, start).reshape(dtype.itemsize, count)
     return planes.T.copy().view(dtype).reshape(count)

@@ -1,4 +1,4 @@
-"""The features of an image as arrays: what merging needs to know of each, and of the tile that it comes from."""
+"""The features of an image, and their tiles, as arrays for merging."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,56 +22,56 @@ from .properties import Feature
 from .scored_boxes import Floats, Indices, ScoredBoxes
 from .tile_spans import TileSpans, frames_of
 
-# A polygon of few corners takes so many times the work of a box, and a long one that of its text.
+# Work of comparing a polygon, in units of a box: a constant, plus one per so many bytes of its text.
 SHAPE_WEIGHT = 50
 BYTES_PER_WEIGHT = 64
 
 
 @dataclass(frozen=True, eq=False)
 class TiledFeatures:
-    """n features and the m tiles that they come from.
+    """n features and their m tiles.
 
-    ``kinds``: (n,) of ``Kind``. ``tiles``: (n,) rows of ``frames``; ``frames``: (m, 4) minx, miny, maxx, maxy of the
-    tiles in pixels of the image. ``shapes`` returns the shapes in pixels of the features with these indices: polygons
-    that are valid and have an area, lines, points. It is asked for few, and never for those of boxes alone.
-    ``plan``: the spans of all tiles of the image, where these are not all; see ``spans``. ``sizes``: (n,) the bytes of
-    the JSON of each, where the caller knows.
+    ``kinds``: (n,) of ``Kind``. ``tiles``: (n,) row indices of ``tile_bounds``. ``tile_bounds``: (m, 4) minx, miny,
+    maxx, maxy of the tiles in pixels of the image. ``shapes`` returns the shapes in pixels of the features with these
+    indices: lines, points, and valid polygons with an area. It is called only for features of candidate pairs that are
+    not both boxes. ``plan``: the spans of all tiles of the image, if ``tile_bounds`` does not have all; see ``spans``.
+    ``sizes``: (n,) the bytes of each feature's JSON, if known.
     """
 
     scored: ScoredBoxes
     kinds: NDArray[np.int8]
     tiles: Indices
-    frames: Floats
+    tile_bounds: Floats
     shapes: Callable[[Indices], ObjectArray]
     plan: TileSpans | None = None
     sizes: Indices | None = None
 
     @cached_property
     def weights(self) -> Floats:
-        """(n,) the work of comparing each by its shape: that of a box is 1, that of others grows with their text."""
+        """(n,) the work of comparing each feature: 1 for a box; for others it grows with their text."""
         sizes = np.zeros(len(self.kinds)) if self.sizes is None else self.sizes
         weights: Floats = np.where(self.kinds == Kind.BOX, 1.0, SHAPE_WEIGHT + sizes // BYTES_PER_WEIGHT)
         return weights
 
     @cached_property
     def spans(self) -> TileSpans:
-        """The spans of the plan, or those of ``frames`` where these are all tiles."""
-        return self.plan or TileSpans.of(self.frames)
+        """The spans of the plan, or of ``tile_bounds`` if these are all tiles."""
+        return self.plan or TileSpans.of(self.tile_bounds)
 
     @classmethod
     def of(
         cls, tiles: Iterable[tuple[ImageRegion, Iterable[Feature]]], feature_at: Callable[[int], Feature]
     ) -> "TiledFeatures":
-        """Return the arrays of the features of these tiles, in order; ``feature_at`` returns one of them again."""
+        """Return the arrays of the features of these tiles, in order; ``feature_at`` returns a feature by its index."""
         return cls.joined([(bounds, FeatureColumns.of(features)) for bounds, features in tiles], feature_at)
 
     @classmethod
     def joined(
         cls, tiles: Sequence[tuple[ImageRegion, FeatureColumns]], feature_at: Callable[[int], Feature]
     ) -> "TiledFeatures":
-        """Return the arrays of the features of these tiles, in order; ``feature_at`` returns one of them again."""
+        """Return the arrays of the features of these tiles, in order; ``feature_at`` returns a feature by its index."""
         records = FeatureColumns.joined([columns for _, columns in tiles]).records
-        # Each an array of its own: numbers that lie between others are slow to work on.
+        # Copies, because numpy is slow on the strided fields of records.
         scored = ScoredBoxes(records["box"].copy(), records["score"].copy(), records["category"].astype(np.intp))
         return cls(
             scored,
@@ -82,12 +82,12 @@ class TiledFeatures:
         )
 
     def take(self, indices: Indices) -> "TiledFeatures":
-        """Return these features alone, in this order, with all tiles."""
+        """Return only these features, in this order, with all tiles."""
         return TiledFeatures(
             self.scored.take(indices),
             self.kinds[indices],
             self.tiles[indices],
-            self.frames,
+            self.tile_bounds,
             lambda chosen: self.shapes(indices[chosen]),
             self.spans,
             None if self.sizes is None else self.sizes[indices],
@@ -95,16 +95,17 @@ class TiledFeatures:
 
 
 def shapes_of(features: Sequence[Mapping[str, Any]]) -> ObjectArray:
-    """Return the places of features in pixels as shapes that can be compared.
+    """Return the image geometries of features as shapes that can be compared.
 
-    What crosses itself is made valid, or coarse where it does so too often; what has no area gets that of its bounds,
-    several points become their centre; of a collection only the members of the highest dimension count.
+    A shape that crosses itself is made valid, or coarse if it does so too often. A polygon without an area becomes the
+    box of its bounds. Several points become their centroid. A collection is reduced to its members of the highest
+    dimension.
     """
     geometries = [find_image_geometry(feature["properties"]) for feature in features]
     texts = [orjson.dumps(geometry) for geometry in geometries]
     shapes = np.asarray(shapely.from_geojson(texts, on_invalid="ignore"), dtype=object).reshape(-1)
     for index in np.flatnonzero(shapely.is_missing(shapes)).tolist():
-        shapes[index] = shape(geometries[index])  # it closes rings that models leave open
+        shapes[index] = shape(geometries[index])  # closes rings that the model left open
     return comparable(np.asarray(shapely.force_2d(shapes)))
 
 
@@ -118,15 +119,11 @@ def comparable(shapes: ObjectArray) -> ObjectArray:
     sound = shapes.copy()
     sound[~is_valid] = shapely.make_valid(shapes[~is_valid])
     for index in np.flatnonzero(shapely.get_type_id(sound) == shapely.GeometryType.GEOMETRYCOLLECTION).tolist():
-        sound[index] = _largest_dimension(sound[index])
+        parts = shapely.get_parts(sound[index])
+        dimensions = shapely.get_dimensions(parts)
+        sound[index] = shapely.union_all(parts[dimensions == dimensions.max()])
     is_flat = (shapely.get_dimensions(shapes) == 2) & (shapely.area(sound) == 0)
     sound[is_flat] = shapely.box(*with_area(shapely.bounds(shapes[is_flat])).T)
-    is_place = shapely.get_dimensions(sound) == 0
-    sound[is_place] = shapely.centroid(sound[is_place])
+    is_point = shapely.get_dimensions(sound) == 0
+    sound[is_point] = shapely.centroid(sound[is_point])
     return sound
-
-
-def _largest_dimension(collection: shapely.Geometry) -> shapely.Geometry:
-    parts = shapely.get_parts(collection)
-    dimensions = shapely.get_dimensions(parts)
-    return shapely.union_all(parts[dimensions == dimensions.max()])
