@@ -635,7 +635,7 @@ class TestRegion:
         row = worker.jobs.get_image_request(request.image_id)
         assert row.tile_errors == {"BAD_RESPONSE": 1}
         assert row.message.startswith(
-            "1 of 8 tiles failed: BAD_RESPONSE 1; for example BAD_RESPONSE: the answer is no JSON"
+            "1 of 8 tiles failed: BAD_RESPONSE 1; for example BAD_RESPONSE: the response is not valid JSON"
         )
         assert f"{2 * len(dropped)} features that the model returned were dropped: NOT_A_FEATURE" in row.message
         assert row.features_dropped == dict.fromkeys(("NO_IMAGE_GEOMETRY", "NOT_A_FEATURE"), len(dropped))

@@ -1,4 +1,4 @@
-"""Messages: what may be asked of the worker, checked."""
+"""Parses and checks requests: JSON messages, image URLs, regions of interest, policies."""
 
 from .image_request import ImageRequest
 from .image_request_message import job_id_of, parse_image_request_message

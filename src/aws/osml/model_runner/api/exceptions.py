@@ -1,4 +1,4 @@
-"""The names under which this room's errors are imported."""
+"""Published names of the errors of this package."""
 
 from aws.osml.model_runner.exceptions import (
     InvalidImageRequestException,

@@ -1,4 +1,4 @@
-"""The image request inside the worker, and its forms in messages and tables."""
+"""The image request in the worker, and its conversion from messages and to and from rows."""
 
 import hashlib
 import json
@@ -35,13 +35,12 @@ _DEFAULT_OVERLAP = ImageDimensions(DEFAULT_TILE_OVERLAP, DEFAULT_TILE_OVERLAP)
 
 @dataclass
 class ImageRequest:
-    """One image to be processed: which, by what model, in tiles of what size and form, and where its features go.
+    """A request to process one image: the image, the model, the tiles and the outputs.
 
-    ``image_id`` is ``<jobId>:<image URL>``, with a hash in place of a web address's query. ``outputs`` keep the
-    message's names (``batchSize``, ``assumedRole``). ``result_name`` is empty unless the message named several images;
-    then it is the image's file name, unique within the job. ``request_sha256`` is the same for the same message,
-    however it is laid out. Of requests for one endpoint that came at the same time, those with a higher ``priority``
-    start first.
+    ``image_id`` is ``<jobId>:<image URL>``, with a hash instead of a web address's query. ``outputs`` keep the
+    message's names (``batchSize``, ``assumedRole``). ``result_name`` is empty unless the message has several images;
+    then it is the image's file name, unique within the job. ``request_sha256`` does not depend on the layout of the
+    message. For one endpoint, waiting requests with a higher ``priority`` start first.
     """
 
     job_id: str = ""
@@ -68,7 +67,7 @@ class ImageRequest:
 
     @staticmethod
     def from_external_message(image_request: dict[str, Any]) -> "ImageRequest":
-        """Return the request for the first image of a message, already parsed from JSON.
+        """Return the request for the first image of a message that is parsed from JSON.
 
         Raises InvalidImageRequestException with every problem of the message.
         """
@@ -76,20 +75,20 @@ class ImageRequest:
 
     @staticmethod
     def from_item(item: Mapping[str, Any]) -> "ImageRequest":
-        """Return the request that ``to_item`` made an item of; numbers may have become Decimals on the way.
+        """Return the request of an item that ``to_item`` made. Numbers may be Decimals, as boto3 reads them.
 
-        Raises InvalidImageRequestException when the item is no request.
+        Raises InvalidImageRequestException if the item is not a request.
         """
         try:
-            return ImageRequest(**_read_item(item))
+            return ImageRequest(**_fields_of(item))
         except (KeyError, TypeError, ValueError, FeatureError, shapely.errors.GEOSException) as err:
             raise InvalidImageRequestException(f"a stored request cannot be read: {err}") from err
 
     def to_item(self) -> dict[str, Any]:
-        """Return the request as a map of snake_case names that JSON and DynamoDB hold without loss.
+        """Return the request as a map of snake_case names that JSON and DynamoDB store without loss.
 
-        What the user may nest at will (properties, parameters) is JSON text, numbers with a fraction are text, unset
-        fields are left out.
+        Properties and parameters, whose nesting is free, are JSON text. Numbers with a fraction are text. Unset fields
+        are omitted.
         """
         item = {name: getattr(self, name) for name in _TEXT_FIELDS}
         item |= {name: str(getattr(self, name)) for name in _ENUM_FIELDS}
@@ -103,7 +102,7 @@ class ImageRequest:
         return item
 
     def is_valid(self) -> bool:
-        """Return whether the request can be carried out."""
+        """Return True if the request can be processed."""
         return (
             shared_properties_are_valid(self)
             and outputs_are_valid(self.outputs)
@@ -111,11 +110,11 @@ class ImageRequest:
         )
 
     def get_shared_values(self) -> dict[str, Any]:
-        """Return what every region of the image has in common with it, in the order of the region message."""
+        """Return the fields that regions share with the image, in the order of the region message."""
         return shared_values(self)
 
     def get_feature_distillation_option(self) -> list[FeatureDistillationAlgorithm]:
-        """Return the algorithms that remove duplicates; a valid request has one at most."""
+        """Return the algorithms that remove duplicates; a valid request has at most one."""
         return [
             step.algorithm
             for step in self.post_processing
@@ -144,7 +143,7 @@ _JSON_FIELDS = ("feature_properties", "model_endpoint_parameters")
 
 
 def validated(message: dict[str, Any]) -> ImageRequestMessage:
-    """Return the message with every rule checked, or raise InvalidImageRequestException with every problem."""
+    """Return the checked message, or raise InvalidImageRequestException with every problem."""
     problems = value_problems(message)
     try:
         checked = ImageRequestMessage.model_validate(message)
@@ -160,9 +159,9 @@ def validated(message: dict[str, Any]) -> ImageRequestMessage:
 
 
 def distillation_from(message: dict[str, Any]) -> FeatureDistillationAlgorithm:
-    """Return the algorithm that a message's ``postProcessing[].algorithm`` describes.
+    """Return the algorithm of a message's ``postProcessing[].algorithm``.
 
-    Raises InvalidImageRequestException with every problem of it.
+    Raises InvalidImageRequestException with every problem.
     """
     try:
         checked = Algorithm.model_validate(message)
@@ -172,7 +171,7 @@ def distillation_from(message: dict[str, Any]) -> FeatureDistillationAlgorithm:
 
 
 def fingerprint(message: dict[str, Any]) -> str:
-    """Return the SHA-256 of a message, in hexadecimal, over its keys in order and without blanks."""
+    """Return the hexadecimal SHA-256 of a message as JSON with sorted keys and without blanks."""
     canonical = json.dumps(message, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(canonical.encode()).hexdigest()
 
@@ -184,17 +183,19 @@ def requests_of(message: ImageRequestMessage, sha256: str) -> list[ImageRequest]
 
 
 def result_names(urls: list[str]) -> list[str]:
-    """Return the name under which each image's features are stored; empty when there is only one.
+    """Return the name of each image's result; empty if there is only one image.
 
-    Otherwise the image's file name; of file names that repeat, the second gets ``-2`` and so on. Making keys of such
-    names, with whatever characters they hold, is for the sinks.
+    The name is the image's file name; the second of equal names gets ``-2``, and so on. The sinks turn these names,
+    which may contain any characters, into object keys.
     """
     if len(urls) == 1:
         return [""]
     taken: set[str] = set()
     names = []
     for url in urls:
-        base = _file_name(url)
+        # A web address can have a query; in an object key ``?`` is a character.
+        path = url.partition("?")[0] if url.startswith("http") else url
+        base = path.rpartition("/")[2]
         name, count = base, 1
         while name in taken:
             count += 1
@@ -202,12 +203,6 @@ def result_names(urls: list[str]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def _file_name(url: str) -> str:
-    """Return the last part of an image's path; in a web address a query follows it, in a key ``?`` is a character."""
-    path = url.partition("?")[0] if url.startswith("http") else url
-    return path.rpartition("/")[2]
 
 
 def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: str) -> ImageRequest:
@@ -243,12 +238,18 @@ def _step_item(step: MRPostProcessing) -> dict[str, Any]:
     }
 
 
-def _read_item(item: Mapping[str, Any]) -> dict[str, Any]:
+def _fields_of(item: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {name: item[name] for name in _TEXT_FIELDS if name in item}
     values |= {name: kind(item[name]) for name, kind in _ENUM_FIELDS.items() if name in item}
     values |= {name: _dimensions(item[name]) for name in _SIZE_FIELDS if name in item}
-    values |= {name: _from_json(item[name]) for name in _JSON_FIELDS if item.get(name) is not None}
-    values["outputs"] = [_whole_numbers(output) for output in item.get("outputs", ())]
+    for name in _JSON_FIELDS:
+        if (value := item.get(name)) is not None:
+            # JSON text; older rows hold the value itself.
+            values[name] = json.loads(value) if isinstance(value, str) else value
+    values["outputs"] = [
+        {name: value if isinstance(value, str) else int(value) for name, value in output.items()}
+        for output in item.get("outputs", ())
+    ]
     if "post_processing" in item:
         values["post_processing"] = deserialize_post_processing_list(item["post_processing"])
     values["priority"] = int(item.get("priority", 0))
@@ -260,12 +261,3 @@ def _read_item(item: Mapping[str, Any]) -> dict[str, Any]:
 def _dimensions(size: Any) -> ImageDimensions:
     width, height = size
     return ImageDimensions(int(width), int(height))
-
-
-def _from_json(value: Any) -> Any:
-    """Return the value of JSON text; older rows hold the value itself."""
-    return json.loads(value) if isinstance(value, str) else value
-
-
-def _whole_numbers(output: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value if isinstance(value, str) else int(value) for name, value in output.items()}

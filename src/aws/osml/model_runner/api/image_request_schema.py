@@ -1,7 +1,7 @@
-"""The image request as it arrives: field names, kinds, defaults and rules of the external message.
+"""The schema of the image request: field names, types, defaults and rules of the external message.
 
-``null`` means that a key is absent, keys that nobody knows are kept apart for a warning, and fields are checked in the
-order in which they are declared, so that a rule may look at the fields above it.
+``null`` means that a key is absent. Unknown keys are kept for a warning. Fields are checked in the order of their
+declaration, so a rule can use the fields above it.
 """
 
 from collections.abc import Iterator
@@ -39,19 +39,19 @@ DEFAULT_TILE_SIZE = 1024
 DEFAULT_TILE_OVERLAP = 50
 HIGHEST_PRIORITY = 10
 MAX_IMAGES = 1_000
-# What the row of each image of a message repeats.
+# Bytes of outputs and parameters, which are repeated in the row of each image, for all images together.
 MAX_REPEATED_BYTES = 16 * 1024 * 1024
-# An item of DynamoDB holds 400 KiB, and a message of SQS 256 KiB, where escapes make text three times as long. The row
-# of a request holds all of these and up to 64 KiB of its message; a region's message holds the parameters.
+# A DynamoDB item holds 400 KiB. An SQS message holds 256 KiB, and escapes can make text three times as long. The row of
+# a request contains all of these and up to 64 KiB of its message.
 MAX_PARAMETERS_BYTES = 64 * 1024
 MAX_OUTPUTS_BYTES = 64 * 1024
 MAX_REGION_OF_INTEREST_BYTES = 128 * 1024
-# Written on every feature of the job.
+# These are added to each feature of the job.
 MAX_FEATURE_PROPERTIES_BYTES = 16 * 1024
 
 
 class _Message(BaseModel):
-    """What all objects of a message have in common."""
+    """Base of all objects of a message."""
 
     model_config = ConfigDict(extra="allow", frozen=True, arbitrary_types_allowed=True)
 
@@ -62,7 +62,7 @@ class _Message(BaseModel):
 
 
 class ImageProcessor(_Message):
-    """The model: what kind of endpoint serves it, its name or URL, and the role by which it is called."""
+    """The model: the type of its endpoint, its name or URL, and the role to assume for calls."""
 
     type: Annotated[Literal["SM_ENDPOINT", "HTTP_ENDPOINT"], default_when_empty("SM_ENDPOINT")] = "SM_ENDPOINT"
     name: str
@@ -79,7 +79,7 @@ class ImageProcessor(_Message):
 
 
 class S3Output(_Message):
-    """A file in a bucket."""
+    """Output to an object in a bucket."""
 
     type: Literal["S3"]
     bucket: Bucket
@@ -103,7 +103,7 @@ class S3Output(_Message):
 
 
 class KinesisOutput(_Message):
-    """One record per feature on a stream; more than 500 records never travel in one call, whatever is asked."""
+    """Output to a stream, one record per feature. A call has at most 500 records, whatever ``batchSize`` is."""
 
     type: Literal["Kinesis"]
     stream: Stream
@@ -122,7 +122,7 @@ Output = Annotated[S3Output | KinesisOutput, Field(discriminator="type")]
 
 
 class Algorithm(_Message):
-    """How duplicates are removed; options that an algorithm does not have are accepted and not used."""
+    """The algorithm that removes duplicates. Options that it does not have are accepted and ignored."""
 
     algorithm_type: AlgorithmType = Field(validation_alias=AliasChoices("algorithmType", "algorithm_type"))
     iou_threshold: Annotated[RealNumber, Field(ge=0, le=1)] | None = Field(
@@ -142,12 +142,12 @@ class Algorithm(_Message):
     sigma: Annotated[RealNumber, Field(gt=0, le=1_000)] | None = None
 
     def options(self) -> dict[str, Any]:
-        """Return the algorithm in the snake_case form of ``common.mr_post_processing``."""
+        """Return the algorithm in the snake_case form of ``post_processing``."""
         return self.model_dump(mode="json", exclude=set(self.model_extra or ()))
 
 
 class PostProcessingStep(_Message):
-    """One step that is done with all features of an image."""
+    """One step of processing all features of an image."""
 
     step: Literal["FEATURE_DISTILLATION"]
     algorithm: Algorithm
@@ -159,9 +159,9 @@ def _default_post_processing() -> list[PostProcessingStep]:
 
 
 def _check_size(text: str, limit: int) -> None:
-    size = len(text.encode(errors="surrogatepass"))  # broken characters are a problem of their own
+    size = len(text.encode(errors="surrogatepass"))  # lone surrogates are reported separately
     if size > limit:
-        raise broken_rule(f"at most {limit} bytes as it is stored (it has {size})")
+        raise broken_rule(f"at most {limit} bytes when stored (it has {size})")
 
 
 def _region(value: Any) -> BaseGeometry | None:
@@ -228,7 +228,7 @@ class ImageRequestMessage(_Message):
     @classmethod
     def _at_least_one(cls, outputs: list[Output], info: Info) -> list[Output]:
         if outputs or not {"output_bucket", "output_prefix"} <= info.data.keys():
-            return outputs  # an older form that is wrong was reported under its own names
+            return outputs  # a problem of the older form is reported under its own field names
         bucket, prefix = info.data["output_bucket"], info.data["output_prefix"]
         if not (bucket and prefix):
             raise broken_rule("at least one S3 or Kinesis output, or both outputBucket and outputPrefix")
@@ -241,7 +241,7 @@ class ImageRequestMessage(_Message):
         try:
             text = json_text(value)
         except RecursionError:
-            return value  # too many levels are a problem of their own
+            return value  # too many levels are reported separately
         _check_size(text, MAX_PARAMETERS_BYTES if is_parameters else MAX_FEATURE_PROPERTIES_BYTES)
         return value
 
@@ -280,7 +280,7 @@ class ImageRequestMessage(_Message):
 
 
 def unknown_keys(message: BaseModel, path: str = "") -> Iterator[str]:
-    """Yield the path of every key in a message that no field stands for."""
+    """Yield the path of every unknown key in a message."""
     yield from (f"{path}{key}" for key in message.model_extra or ())
     for name in type(message).model_fields:
         value = getattr(message, name)

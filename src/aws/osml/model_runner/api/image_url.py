@@ -1,8 +1,8 @@
-"""Where an image lies, from a URL that a stranger wrote.
+"""Parses the untrusted URL of an image.
 
 Three forms exist: ``s3://bucket/key``, an absolute path of a local file (or ``file:///path``), and ``http(s)://host/path``.
-Everything else is refused before GDAL sees it: GDAL's own virtual paths (``/vsizip/…``), connection strings (``PG:…``),
-inline documents (``<VRTDataset>``). Whether a form may be used at all is the worker's configuration.
+All other text is refused before it reaches GDAL: its virtual paths (``/vsizip/…``), connection strings (``PG:…``), and
+inline documents (``<VRTDataset>``). The worker's settings decide which forms are allowed.
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from aws.osml.model_runner.common.address_rule import is_forbidden
 from aws.osml.model_runner.exceptions import InvalidImageURLException, Problem
@@ -32,9 +32,9 @@ _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
 
 @dataclass(frozen=True)
 class ImageLocation:
-    """An image's place: what was asked for, which source serves it, and the path by which GDAL opens it.
+    """The location of an image: its URL, its source, and the path by which GDAL opens it.
 
-    ``bucket`` and ``key`` are set for images in S3 only.
+    ``bucket`` and ``key`` are set only for images in S3.
     """
 
     url: str
@@ -45,9 +45,9 @@ class ImageLocation:
 
 
 def parse_image_url(url: str, allowed_sources: Collection[str] = ALL_SOURCES) -> ImageLocation:
-    """Return the place that ``url`` names.
+    """Return the location of the image at ``url``.
 
-    Raises InvalidImageURLException when it names none, or one of a source that is not in ``allowed_sources``.
+    Raises InvalidImageURLException if ``url`` is not valid or its source is not in ``allowed_sources``.
     """
     _check_text(url)
     if url.startswith("s3://"):
@@ -64,15 +64,15 @@ def parse_image_url(url: str, allowed_sources: Collection[str] = ALL_SOURCES) ->
 
 
 def store_of(url: str) -> str:
-    """Return the bucket or the host that serves an image; all local files lie in one store."""
+    """Return the bucket or the host that serves an image. All local files share one store."""
     scheme, mark, path = url.partition("://")
     return f"{scheme}://{path.partition('/')[0]}" if mark else "file://"
 
 
 def public_url(url: str) -> str:
-    """Return an image's URL as ids, logs and features show it: a web address without its query, which may be a key.
+    """Return an image's URL for ids, logs and features: without the query, which may contain a credential.
 
-    A hash of the query follows as a fragment, which no image's own URL has, so that two images stay two.
+    A hash of the query follows as a fragment, so that two images have different ids. Image URLs have no fragment.
     """
     address, mark, query = url.partition("?")
     if not (mark and url.startswith(("http://", "https://"))):
@@ -81,16 +81,16 @@ def public_url(url: str) -> str:
 
 
 def is_bucket_name(name: str) -> bool:
-    """Return whether ``name`` follows S3's rules for bucket names."""
+    """Return True if ``name`` follows S3's rules for bucket names."""
     return _BUCKET.fullmatch(name) is not None and ".." not in name
 
 
 def web_host(url: str) -> str | None:
-    """Return the host of an ``http(s)://`` URL that a client may be pointed at, or None when it is not such a URL.
+    """Return the host of an ``http(s)://`` URL that may be called, or None.
 
-    Refused are user information (it would be ignored, and logged), blanks and control characters, link-local and
+    These are refused: user information (it would be ignored and logged), blanks and control characters, link-local and
     unspecified addresses, and hosts that only some resolvers read as an address: ``2852039166``, ``0xa9fea9fe``.
-    A name may still resolve to any address; who connects checks that.
+    A name can still resolve to any address, so the connection has to check the address.
     """
     if not url.isprintable() or " " in url or "\\" in url:
         return None
@@ -130,7 +130,7 @@ def _s3_location(url: str) -> ImageLocation:
         raise _refusal(url, "s3://bucket/key with a bucket name of 3 to 63 letters, digits, dots and hyphens")
     if not key or key.endswith("/") or len(key.encode()) > MAX_KEY_BYTES:
         raise _refusal(url, f"s3://bucket/key with the key of an object, at most {MAX_KEY_BYTES} bytes")
-    # HTTP clients take dot segments out of a path, which may leave the bucket.
+    # HTTP clients resolve dot segments in a path, which could leave the bucket.
     if not {".", ".."}.isdisjoint(key.split("/")):
         raise _refusal(url, "s3://bucket/key without the segments . and ..")
     return ImageLocation(url, "s3", f"/vsis3/{bucket}/{key}", bucket, key)
@@ -146,20 +146,16 @@ def _http_location(url: str) -> ImageLocation:
 
 
 def _file_location(url: str) -> ImageLocation:
-    path = _local_path(url)
+    path = url
+    if url.startswith("file://"):
+        parts = urlsplit(url)
+        path = unquote(parts.path) if not parts.netloc and not parts.query and not parts.fragment else ""
     segments = path.split("/")[1:]
     if not path.startswith("/") or not {"", ".", ".."}.isdisjoint(segments) or not path.isprintable():
         raise _refusal(url, "the absolute path of a file, without empty and dot segments")
     if segments[0].lower().startswith("vsi"):
-        raise _refusal(url, "the path of a local file, none of GDAL's virtual file systems")
+        raise _refusal(url, "the path of a local file, not of a virtual file system of GDAL")
     return ImageLocation(url, "file", path)
-
-
-def _local_path(url: str) -> str:
-    if not url.startswith("file://"):
-        return url
-    parts: SplitResult = urlsplit(url)
-    return unquote(parts.path) if not parts.netloc and not parts.query and not parts.fragment else ""
 
 
 def _listed(sources: Collection[str]) -> str:

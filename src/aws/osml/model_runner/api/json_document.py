@@ -1,4 +1,4 @@
-"""Reads JSON from strangers: limits are counted before anything is parsed, and every problem is told."""
+"""Parses untrusted JSON: checks limits before parsing, and returns every problem."""
 
 import json
 import math
@@ -14,26 +14,33 @@ from .problems import path_text, shortened
 MAX_MESSAGE_BYTES = 256 * 1024
 MAX_DEPTH = 32
 
-# A string, closed or not, or a bracket outside of strings. Possessive, so that no text makes it look twice.
+# A string, closed or not, or a bracket outside strings. Possessive, so that no text makes it backtrack.
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 
 Step = str | int
 
 
 def load_object(body: str | bytes) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the object in ``body`` and what is wrong with it as JSON.
+    """Return the object in ``body`` and its problems.
 
-    When it cannot be read at all, the object is empty and the problems say why. Problems that leave it readable are a
-    key that is given twice, a number that is not finite and a string with half a character.
+    If it cannot be parsed, the object is empty and there is a problem. Other problems leave it readable: a repeated
+    key, a number that is not finite, and a string with half of a surrogate pair.
     """
     text, problem = _checked_text(body)
     if problem:
         return {}, [problem]
     repeated: Counter[str] = Counter()
+
+    def to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(pairs)
+        if len(result) < len(pairs):
+            repeated.update(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        return result
+
     try:
-        document = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, repeated))
-    except ValueError as err:  # a JSONDecodeError, or an integer of more digits than Python converts
-        return {}, [Problem("body", _described(body), f"JSON that can be read: {err}")]
+        document = json.loads(text, object_pairs_hook=to_object)
+    except ValueError as err:  # JSONDecodeError, or an integer with more digits than Python converts
+        return {}, [Problem("body", _described(body), f"valid JSON: {err}")]
     if not isinstance(document, dict):
         return {}, [Problem("body", shortened(document), "a JSON object")]
     twice = [Problem(path_text([key]), "given more than once", "each key once") for key in repeated]
@@ -41,14 +48,14 @@ def load_object(body: str | bytes) -> tuple[dict[str, Any], list[Problem]]:
 
 
 def value_problems(document: Any) -> list[Problem]:
-    """Return what no JSON from a friend holds: numbers that are not finite, broken characters, too many levels."""
+    """Return problems with values: numbers that are not finite, lone surrogates, too many levels."""
     problems = []
     for steps, value in _values(document):
         if len(steps) > MAX_DEPTH:
             problems.append(_problem(steps[:2], value, f"at most {MAX_DEPTH} levels"))
         elif isinstance(value, float) and not math.isfinite(value):
             problems.append(_problem(steps, value, "a finite number"))
-        elif isinstance(value, str) and _is_broken(value):
+        elif isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
             problems.append(_problem(steps, value, "text without broken characters"))
     return problems
 
@@ -71,35 +78,24 @@ def _checked_text(body: str | bytes) -> tuple[str, Problem | None]:
 
 
 def _depth(text: str) -> int:
-    """Return how deep the brackets of ``text`` are nested, in one pass and without recursion."""
-    level = deepest = 0
+    """Return the nesting depth of the brackets of ``text``, in one pass and without recursion."""
+    level = max_level = 0
     for token in _TOKEN.finditer(text):
         mark = token[0][0]
         if mark in "[{":
             level += 1
-            deepest = max(deepest, level)
+            max_level = max(max_level, level)
         elif mark in "]}":
             level -= 1
-    return deepest
+    return max_level
 
 
 def _described(body: str | bytes) -> str:
     return f"{len(body)} {'bytes' if isinstance(body, bytes) else 'characters'}"
 
 
-def _object(pairs: list[tuple[str, Any]], repeated: Counter[str]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        repeated.update(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-    return result
-
-
-def _is_broken(text: str) -> bool:
-    return any("\ud800" <= character <= "\udfff" for character in text) if not text.isascii() else False
-
-
 def _values(document: Any) -> Iterator[tuple[tuple[Step, ...], Any]]:
-    """Yield every key and value of a document with its path, depth first, down to the deepest level allowed."""
+    """Yield every value and every non-ASCII key of a document with its path, down to ``MAX_DEPTH`` levels."""
     waiting: list[tuple[tuple[Step, ...], Any]] = [((), document)]
     while waiting:
         steps, value = waiting.pop()

@@ -1,4 +1,4 @@
-"""What the operator lets requests reach: a request may be well-formed and still name what is none of its business."""
+"""Limits that the operator sets on requests: image sources, buckets, streams and roles."""
 
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -13,13 +13,13 @@ from .problems import shortened
 
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html: paths of 512 characters, names of 64
 _ROLE_ARN = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:role/([\x21-\x7e]{0,510}/)?[A-Za-z0-9_+=,.@-]{1,64}", re.ASCII)
-# Each kind of output has its own words for its place and for its role; the second word for a role is understood too.
+# Keys of an output's role: each type of output has its own, and both are accepted.
 _ROLE_KEYS = ("role", "assumedRole")
 
 
 @dataclass(frozen=True)
 class RequestPolicy:
-    """Names in which ``*`` stands for any characters; no names at all allow every one. Roles are ARNs."""
+    """Allowed names, in which ``*`` matches any characters. An empty list allows all names. Roles are ARNs."""
 
     image_sources: Collection[str] = ALL_SOURCES
     image_buckets: Sequence[str] = ()
@@ -28,7 +28,7 @@ class RequestPolicy:
     roles: Sequence[str] = ()
 
     def check(self, request: ImageRequest) -> None:
-        """Raise InvalidImageRequestException with everything that a request names and may not reach."""
+        """Raise InvalidImageRequestException with a problem for each name in the request that is not allowed."""
         problems = [*self._image_problems(request), *self._output_problems(request)]
         problems += self._role_problems("imageReadRole", request.image_read_role)
         problems += self._role_problems("imageProcessor.assumedRole", request.model_invocation_role)
@@ -51,7 +51,7 @@ class RequestPolicy:
                 ("stream", "OUTPUT_STREAMS", self.output_streams),
             ):
                 if key in output and not _is_among(output[key], names):
-                    yield Problem(f"outputs[{index}].{key}", shortened(output[key]), f"one that {setting} allows")
+                    yield Problem(f"outputs[{index}].{key}", shortened(output[key]), f"a {key} that {setting} allows")
             for key in _ROLE_KEYS:
                 yield from self._role_problems(f"outputs[{index}].{key}", output.get(key))
 

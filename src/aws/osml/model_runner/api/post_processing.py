@@ -1,4 +1,4 @@
-"""What a request asks to be done with all features of an image before they are delivered."""
+"""Options for processing all features of an image before delivery."""
 
 import dataclasses
 from abc import ABC, ABCMeta, abstractmethod
@@ -15,15 +15,15 @@ DEFAULT_SIGMA = 0.1
 
 
 class ABCEnumMeta(ABCMeta, EnumMeta):
-    """The metaclass of an enumeration that is an abstract class too."""
+    """Metaclass of an enumeration that is also an abstract class."""
 
 
 class MRPostProcessingAlgorithmType(StrEnum):
-    """The kinds of algorithms of one step; each step has an enumeration of its own."""
+    """Base of the enumerations of algorithms; each step has its own."""
 
 
 class FeatureDistillationAlgorithmType(MRPostProcessingAlgorithmType):
-    """How features that report the same object become one."""
+    """Algorithms that reduce several features of one object to one feature."""
 
     SEAM = "SEAM"
     NMS = "NMS"
@@ -32,7 +32,7 @@ class FeatureDistillationAlgorithmType(MRPostProcessingAlgorithmType):
 
     @classmethod
     def of(cls, name: str) -> "FeatureDistillationAlgorithmType":
-        """Return the member that ``name`` means: its value, or ``SOFT-NMS`` as the model guide spells it.
+        """Return the member for its value, or for ``SOFT-NMS`` as the model guide spells it.
 
         Raises FeatureDistillationException for any other name.
         """
@@ -40,11 +40,11 @@ class FeatureDistillationAlgorithmType(MRPostProcessingAlgorithmType):
             return cls(name.replace("-", "_") if isinstance(name, str) else name)
         except ValueError as err:
             choices = ", ".join(cls)
-            raise FeatureDistillationException(f"no algorithm {name!r}; there are {choices}") from err
+            raise FeatureDistillationException(f"unknown algorithm {name!r}; allowed are {choices}") from err
 
 
 class MRPostprocessingStep(StrEnum):
-    """The steps that exist."""
+    """Steps of post-processing."""
 
     FEATURE_DISTILLATION = "FEATURE_DISTILLATION"
 
@@ -56,27 +56,27 @@ class MRPostProcessingAlgorithm(ABC):
     algorithm_type: MRPostProcessingAlgorithmType
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the algorithm's name and options in snake_case; options that are not set are left out."""
+        """Return the algorithm's name and options in snake_case; unset options are omitted."""
         return dataclasses.asdict(self, dict_factory=mr_post_processing_options_factory)
 
 
 @dataclasses.dataclass(frozen=True)
 class FeatureDistillationAlgorithm(MRPostProcessingAlgorithm):
-    """A way to make one feature of several; ``iou_threshold`` is a share in [0, 1]."""
+    """An algorithm that reduces several features to one; ``iou_threshold`` is a share in [0, 1]."""
 
     algorithm_type: FeatureDistillationAlgorithmType
     iou_threshold: float = DEFAULT_IOU_THRESHOLD
 
 
 class OverlapMetric(StrEnum):
-    """What the area that two features share is compared with: the smaller of them, or both together."""
+    """Denominator for the shared area of two features: the smaller area (IOS) or the area of the union (IOU)."""
 
     IOS = "IOS"
     IOU = "IOU"
 
 
 class SeamMerge(StrEnum):
-    """What becomes of the parts of one object: the strongest is delivered, or all of them joined."""
+    """Delivery of the parts of one object: the strongest part, or the union of all parts."""
 
     STRONGEST = "STRONGEST"
     UNION = "UNION"
@@ -84,10 +84,11 @@ class SeamMerge(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureDistillationSeam(FeatureDistillationAlgorithm):
-    """Of features that different tiles report of one object the strongest stays; see ``features.seam_merge``.
+    """Keep the strongest of the features of one object in different tiles; see ``features.seam_merge``.
 
-    Areas are one object where ``metric`` is above ``iou_threshold``, within a class unless ``is_class_agnostic``;
-    points and lines where they are no farther apart than ``distance_px``, by default a part of the tiles' overlap.
+    Areas are one object if ``metric`` is above ``iou_threshold``. Points and lines are one object if their distance is
+    at most ``distance_px``, by default a share of the tiles' overlap. Only features of one class are compared, unless
+    ``is_class_agnostic``.
     """
 
     algorithm_type: FeatureDistillationAlgorithmType = FeatureDistillationAlgorithmType.SEAM
@@ -100,9 +101,10 @@ class FeatureDistillationSeam(FeatureDistillationAlgorithm):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureDistillationNMS(FeatureDistillationAlgorithm):
-    """Of two features of one class with an IoU above ``iou_threshold`` the one with the lower score goes.
+    """Drop the feature with the lower score of two features of a class with an IoU above ``iou_threshold``.
 
-    A feature with a score at or below ``skip_box_threshold`` goes too, when that is set; one without a score stays.
+    If ``skip_box_threshold`` is set, also drop features whose score is not above it; features without a score are
+    kept.
     """
 
     algorithm_type: FeatureDistillationAlgorithmType = FeatureDistillationAlgorithmType.NMS
@@ -111,7 +113,7 @@ class FeatureDistillationNMS(FeatureDistillationAlgorithm):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureDistillationSoftNMS(FeatureDistillationAlgorithm):
-    """A feature's score decays by exp(-IoU^2 / sigma) for every better one; at ``skip_box_threshold`` it goes."""
+    """Multiply a score by exp(-IoU^2 / sigma) for each stronger feature; drop it at ``skip_box_threshold``."""
 
     algorithm_type: FeatureDistillationAlgorithmType = FeatureDistillationAlgorithmType.SOFT_NMS
     skip_box_threshold: float = DEFAULT_SKIP_BOX_THRESHOLD
@@ -120,14 +122,14 @@ class FeatureDistillationSoftNMS(FeatureDistillationAlgorithm):
 
 @dataclasses.dataclass(frozen=True)
 class FeatureDistillationNone(FeatureDistillationAlgorithm):
-    """Every feature stays."""
+    """Keep all features."""
 
     algorithm_type: FeatureDistillationAlgorithmType = FeatureDistillationAlgorithmType.NONE
 
 
 @dataclasses.dataclass(frozen=True)
 class MRPostProcessing:
-    """One step with the algorithm that carries it out."""
+    """One step and its algorithm."""
 
     step: MRPostprocessingStep = MRPostprocessingStep.FEATURE_DISTILLATION
     algorithm: MRPostProcessingAlgorithm = dataclasses.field(default_factory=FeatureDistillationNMS)
@@ -139,7 +141,7 @@ class PostProcessingDeserializer(ABC):
     @staticmethod
     @abstractmethod
     def deserialize(post_processing_algorithm: dict[str, Any]) -> MRPostProcessingAlgorithm:
-        """Return the algorithm that a snake_case dict describes."""
+        """Return the algorithm of a snake_case dict."""
 
 
 class FeatureDistillationDeserializer(PostProcessingDeserializer):
@@ -154,10 +156,10 @@ class FeatureDistillationDeserializer(PostProcessingDeserializer):
 
     @staticmethod
     def deserialize(post_processing_algorithm: dict[str, Any]) -> FeatureDistillationAlgorithm:
-        """Return the algorithm that ``{"algorithm_type", "iou_threshold", …}`` describes.
+        """Return the algorithm of ``{"algorithm_type", "iou_threshold", …}``.
 
-        Options that the algorithm does not have are left out, and numbers may be text or Decimals, as tables hold them.
-        Raises FeatureDistillationException for an unknown algorithm or an option that cannot be read.
+        Options that the algorithm does not have are ignored. Numbers may be text or Decimals, as rows store them.
+        Raises FeatureDistillationException for an unknown algorithm or an invalid option.
         """
         options = dict(post_processing_algorithm)
         chosen = FeatureDistillationAlgorithmType.of(options.pop("algorithm_type", ""))
@@ -180,7 +182,7 @@ def _flag(value: Any) -> bool:
     return value
 
 
-# What is read from an option's value; all others are numbers.
+# Converters of options; all other options are numbers.
 _OPTION_KINDS: Mapping[str, Callable[[Any], Any]] = {
     "metric": OverlapMetric,
     "merge": SeamMerge,
@@ -189,20 +191,20 @@ _OPTION_KINDS: Mapping[str, Callable[[Any], Any]] = {
 
 
 class MRPostProcessingDeserializer:
-    """Knows who reads the options of each step."""
+    """Finds the deserializer of each step."""
 
     @staticmethod
     def get_deserializer(step: MRPostprocessingStep) -> PostProcessingDeserializer:
-        """Return the reader of a step's options; raises FeatureDistillationException for a step that does not exist."""
+        """Return the deserializer of a step; raises FeatureDistillationException for an unknown step."""
         if step != MRPostprocessingStep.FEATURE_DISTILLATION:
-            raise FeatureDistillationException(f"no post-processing step {step!r}")
+            raise FeatureDistillationException(f"unknown post-processing step {step!r}")
         return FeatureDistillationDeserializer()
 
 
 def deserialize_post_processing_list(mr_processing_list: list[dict[str, Any]]) -> list[MRPostProcessing]:
-    """Return the steps that ``[{"step", "algorithm": {…}}]`` describes, in order.
+    """Return the steps of ``[{"step", "algorithm": {…}}]``, in order.
 
-    Raises FeatureDistillationException when a step or its options cannot be read.
+    Raises FeatureDistillationException for an unknown step or invalid options.
     """
     steps = []
     for entry in mr_processing_list:
@@ -213,9 +215,9 @@ def deserialize_post_processing_list(mr_processing_list: list[dict[str, Any]]) -
 
 
 def mr_post_processing_options_factory(properties_list: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a dict of a dataclass's fields fit for JSON: enumerations as their values, unset fields left out.
+    """Return a dataclass's fields as a dict for JSON: enumerations as values, unset fields omitted.
 
-    Meant as the ``dict_factory`` of ``dataclasses.asdict``.
+    Use it as the ``dict_factory`` of ``dataclasses.asdict``.
     """
     return {
         name: value.value if isinstance(value, Enum) else value for name, value in properties_list if value is not None

@@ -1,4 +1,4 @@
-"""Says what is wrong with a document in words for its writer: where, what stands there, what was expected."""
+"""Turns validation errors into problems for the author of a document: field, value, expectation."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,10 +11,10 @@ from aws.osml.model_runner.exceptions import Problem
 from aws.osml.model_runner.telemetry.redaction import is_secret_name, redacted_beginning
 
 ABSENT = "absent"
-_LONGEST_VALUE = 80
-_LONGEST_KEY = 64
+_MAX_VALUE_LENGTH = 80
+_MAX_KEY_LENGTH = 64
 
-# What pydantic's kinds of errors mean to someone who has never heard of pydantic; ``{…}`` comes from the error.
+# Expectations for pydantic's types of errors, without its terms; values for ``{…}`` come from the error.
 _EXPECTATIONS = {
     "missing": "required",
     "string_type": "a string",
@@ -45,9 +45,9 @@ _EXPECTATIONS = {
 
 
 def shortened(value: Any, name: str = "") -> str:
-    """Return ``value`` as JSON text of at most 80 characters, control characters escaped and credentials taken out.
+    """Return ``value`` as JSON text of at most 80 characters, with control characters escaped, credentials redacted.
 
-    Objects and lists are described by their size only, so that no message body travels in an error.
+    Objects and lists are described only by their size, so that errors do not contain message bodies.
     """
     if isinstance(value, Mapping):
         return f"an object of {len(value)} keys"
@@ -55,26 +55,26 @@ def shortened(value: Any, name: str = "") -> str:
         return f"a list of {len(value)} items"
     if is_secret_name(name):
         return '"[redacted]"'
-    shown = redacted_beginning(value, _LONGEST_VALUE) if isinstance(value, str) else value
+    shown = redacted_beginning(value, _MAX_VALUE_LENGTH) if isinstance(value, str) else value
     text = json.dumps(shown, default=repr)
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 1] + "…"
+    return text if len(text) <= _MAX_VALUE_LENGTH else text[: _MAX_VALUE_LENGTH - 1] + "…"
 
 
 def role_problem(field: str, role: str, code: str) -> Problem:
-    """Return the problem of a role that STS refuses; ``code`` is its reason."""
+    """Return the problem of a role that STS refuses; ``code`` is the error code of STS."""
     return Problem(field, shortened(role), f"a role that the worker may assume ({code})")
 
 
 def path_text(steps: Sequence[str | int]) -> str:
-    """Return a path as it is read aloud: ``outputs[0].bucket``; the whole document is ``body``."""
+    """Return a path as text, such as ``outputs[0].bucket``; the path of the whole document is ``body``."""
     text = "".join(f"[{step}]" if isinstance(step, int) else f".{_key_text(step)}" for step in steps)
     return text.removeprefix(".") or "body"
 
 
 def problems_of(error: ValidationError, document: Any, model: type[BaseModel]) -> list[Problem]:
-    """Return one problem for each error that pydantic found in ``document``; paths are those of the document.
+    """Return one problem for each error that pydantic found in ``document``, with paths in the document.
 
-    An error about a default of ``model`` comes under the field's own name, and is told under that of the message.
+    pydantic reports an error in a default of ``model`` by the field's name; here it gets the name in the message.
     """
     names = {name: field.alias or name for name, field in model.model_fields.items()}
     found = []
@@ -86,16 +86,16 @@ def problems_of(error: ValidationError, document: Any, model: type[BaseModel]) -
 
 
 def expectation_of(details: ErrorDetails) -> str:
-    """Return what was expected, from one of pydantic's errors."""
+    """Return the expectation for one of pydantic's errors."""
     template = _EXPECTATIONS.get(details["type"])
     return template.format(**details.get("ctx", {})) if template else details["msg"]
 
 
 def _key_text(key: str) -> str:
-    """Return a stranger's key fit for a log line: printable, and not endless."""
-    key = redacted_beginning(key, _LONGEST_KEY)
+    """Return an untrusted key for a log line: printable, redacted and of limited length."""
+    key = redacted_beginning(key, _MAX_KEY_LENGTH)
     shown = key if key.isprintable() else json.dumps(key)[1:-1]
-    return shown if len(shown) <= _LONGEST_KEY else shown[: _LONGEST_KEY - 1] + "…"
+    return shown if len(shown) <= _MAX_KEY_LENGTH else shown[: _MAX_KEY_LENGTH - 1] + "…"
 
 
 def _problem(details: ErrorDetails, document: Any) -> Problem:
@@ -106,10 +106,10 @@ def _problem(details: ErrorDetails, document: Any) -> Problem:
 
 
 def _located(details: ErrorDetails, document: Any) -> tuple[list[str | int], Any]:
-    """Follow an error's location into the document; return the steps that exist there and the value they lead to.
+    """Return the steps of an error's location that exist in the document, and the value at the end.
 
-    pydantic puts the tag of a tagged union (``S3``) between an item and its field: a step that the document does not
-    have and that is not the last one is such a tag. An error about the tag itself stops one step early.
+    pydantic inserts the tag of a tagged union (``S3``) between an item and its field. So a step that is not in the
+    document and is not the last step is such a tag. The location of an error in the tag itself lacks its last step.
     """
     location = list(details["loc"])
     if details["type"].startswith("union_tag"):

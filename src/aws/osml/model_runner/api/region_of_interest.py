@@ -1,8 +1,7 @@
-"""The part of the Earth that a request is about: a polygon in WKT, longitude and latitude in degrees.
+"""Parses a region of interest: a polygon in WKT, longitude before latitude, in degrees.
 
-The parser of such text is native code that recurses and that costs more than linear time, so a stranger's text is
-measured first: 50,000 nested parentheses end the process, and a random polygon of some hundred vertices takes a minute
-to repair.
+The parser is native code that recurses and needs more than linear time, so untrusted text is checked first. 50,000
+nested parentheses would end the process, and the repair of a random polygon with some hundred vertices takes a minute.
 """
 
 import math
@@ -21,9 +20,9 @@ from .problems import shortened
 MAX_WKT_BYTES = 64 * 1024
 MAX_VERTICES = 5_000
 MAX_DEPTH = 4
-# Repairing takes the cube of the number of vertices; this many take some hundredths of a second.
+# The time of a repair grows with the cube of the vertices; this many take some hundredths of a second.
 MAX_REPAIRED_VERTICES = 250
-# About a tenth of a micrometre, and few enough digits for every number to survive being written as text.
+# About a tenth of a micrometre. Numbers with so few digits are not changed by writing them as text.
 GRID_DEGREES = 1e-12
 _GRID_DECIMALS = 12
 
@@ -35,25 +34,29 @@ _RING_END = re.compile(r"\)\s*,")
 
 
 def parse_roi(wkt: str) -> Polygon | MultiPolygon:
-    """Return the region that ``wkt`` describes, valid, with an area, and with coordinates of at most twelve decimals.
+    """Return the region of ``wkt``: valid, with an area, and with at most twelve decimals.
 
-    POLYGON and MULTIPOLYGON are accepted, with or without heights. A polygon that crosses itself is repaired when it is
-    small. Latitudes lie in [-90, 90] and longitudes in [-360, 360], so that a region may cross the antimeridian.
+    POLYGON and MULTIPOLYGON are accepted, with or without heights. A small polygon that crosses itself is repaired.
+    Latitudes must be in [-90, 90], longitudes in [-360, 360], so that a region can cross the antimeridian.
     Raises InvalidImageRequestException, in milliseconds, for anything else.
     """
     _check_before_parsing(wkt)
     try:
         geometry = shapely.from_wkt(wkt)
     except shapely.errors.GEOSException as err:
-        _refuse(wkt, f"WKT that can be read: {str(err).splitlines()[0][:120]}", err)
+        _refuse(wkt, f"valid WKT: {str(err).splitlines()[0][:120]}", err)
     coordinates = shapely.get_coordinates(geometry)
     if not (np.abs(coordinates) <= (360.0, 90.0)).all():
         _refuse(wkt, "longitudes within ±360 and latitudes within ±90 degrees, in this order")
-    return _on_grid(_repaired(geometry, wkt), wkt)
+    if not geometry.is_valid:
+        if shapely.get_num_coordinates(geometry) > MAX_REPAIRED_VERTICES:
+            _refuse(wkt, f"a valid polygon; only polygons of up to {MAX_REPAIRED_VERTICES} vertices are repaired")
+        geometry = shapely.make_valid(geometry, method="structure", keep_collapsed=False)
+    return _on_grid(geometry, wkt)
 
 
 def _check_before_parsing(wkt: str) -> None:
-    """Refuse what the parser should not see, in one pass over the text."""
+    """Refuse text that could harm the parser, in linear time."""
     if len(wkt.encode("utf-8", "replace")) > MAX_WKT_BYTES:
         _refuse(wkt, f"at most {MAX_WKT_BYTES} bytes")
     shape = _SHAPE.match(wkt)
@@ -68,14 +71,14 @@ def _check_before_parsing(wkt: str) -> None:
 
 
 def _depth(wkt: str) -> int:
-    level = deepest = 0
+    level = max_level = 0
     for character in wkt:
         if character == "(":
             level += 1
-            deepest = max(deepest, level)
+            max_level = max(max_level, level)
         elif character == ")":
             level -= 1
-    return deepest
+    return max_level
 
 
 def _is_finite(text: str) -> bool:
@@ -85,18 +88,10 @@ def _is_finite(text: str) -> bool:
         return False
 
 
-def _repaired(geometry: BaseGeometry, wkt: str) -> BaseGeometry:
-    if not geometry.is_valid:
-        if shapely.get_num_coordinates(geometry) > MAX_REPAIRED_VERTICES:
-            _refuse(wkt, f"a valid polygon; only those of up to {MAX_REPAIRED_VERTICES} vertices are repaired")
-        geometry = shapely.make_valid(geometry, method="structure", keep_collapsed=False)
-    return geometry
-
-
 def _on_grid(geometry: BaseGeometry, wkt: str) -> Polygon | MultiPolygon:
-    """Return a valid geometry with its numbers rounded, still valid; by way of bytes, which forget the grid."""
+    """Return the geometry rounded and valid. The detour through WKB removes the precision grid from it."""
     # Numbers far smaller than the grid make GEOS divide by zero.
-    rounded = shapely.transform(geometry, lambda places: np.round(places, _GRID_DECIMALS))
+    rounded = shapely.transform(geometry, lambda positions: np.round(positions, _GRID_DECIMALS))
     try:
         precise = shapely.set_precision(shapely.make_valid(rounded), GRID_DEGREES)
     except shapely.errors.GEOSException as err:

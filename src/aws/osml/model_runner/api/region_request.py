@@ -1,4 +1,4 @@
-"""The region request: a part of an image with all that is needed to process it, and the message that names it."""
+"""The region request: a part of an image with all facts to process it, and the message that names it."""
 
 import contextlib
 from collections.abc import Callable, Mapping
@@ -18,9 +18,9 @@ _NOWHERE = ImageRegion.of(((0, 0), (0, 0)))
 
 
 class RegionRequest:
-    """A rectangle of an image with all that is needed to process it.
+    """A rectangle of an image with all facts to process it.
 
-    ``region_id`` is ``(<row>, <col>)(<w>, <h>)-<jobId>``; ``image_extension`` says what kind of file the image is.
+    ``region_id`` is ``(<row>, <col>)(<w>, <h>)-<jobId>``; ``image_extension`` is the file type of the image.
     """
 
     region_id: str = ""
@@ -40,9 +40,9 @@ class RegionRequest:
     region_bounds: ImageRegion = _NOWHERE
 
     def __init__(self, *initial_data: Mapping[str, Any], **kwargs: Any) -> None:
-        """Take fields from mappings, then from keywords; later ones win, and names that are no fields are left out.
+        """Set fields from mappings, then from keywords. Later values win; other names are ignored.
 
-        Lists become pairs and text becomes enumerations where they can; ``is_valid`` tells where they cannot.
+        Lists become pairs and text becomes enumerations if possible; otherwise ``is_valid`` returns False.
         """
         for data in (*initial_data, kwargs):
             for name, value in data.items():
@@ -58,7 +58,7 @@ class RegionRequest:
         return f"RegionRequest(region_id={self.region_id!r}, image_id={self.image_id!r})"
 
     def is_valid(self) -> bool:
-        """Return whether the region can be processed."""
+        """Return True if the region can be processed."""
         bounds = self.region_bounds
         return (
             shared_properties_are_valid(self)
@@ -68,7 +68,7 @@ class RegionRequest:
         )
 
     def to_message(self) -> dict[str, Any]:
-        """Return the message's dict, keys in their known order, values fit for JSON."""
+        """Return the message as a dict for JSON, with its keys in the published order."""
         message = {name: _plain(value) for name, value in shared_values(self).items()}
         bounds = self.region_bounds
         message["region_bounds"] = bounds.to_lists() if isinstance(bounds, ImageRegion) else bounds
@@ -78,7 +78,7 @@ class RegionRequest:
 
 
 class RegionName(BaseModel):
-    """The body of a region message. It names a region; everything else about the region is in the tables.
+    """The body of a region message. It names a region; all other facts are in the tables.
 
     Further fields are ignored: earlier versions sent the whole ``RegionRequest``.
     """
@@ -102,7 +102,7 @@ class RegionName(BaseModel):
 def parse_region_message(body: str | bytes) -> RegionName:
     """Return the region that the body of a region message names.
 
-    Raises InvalidRegionRequestException, and nothing else, with every problem found.
+    Raises only InvalidRegionRequestException, with every problem found.
     """
     document, problems = load_object(body)
     if not problems:

@@ -1,4 +1,4 @@
-"""What image requests and region requests have in common."""
+"""Fields and checks that image requests and region requests share."""
 
 import json
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from .inference import VALID_MODEL_HOSTING_OPTIONS
 from .rules import is_role
 from .sink import SinkType
 
-# Shared by a region with its image, in the order of the region message.
+# Fields that a region shares with its image, in the order of the region message.
 _SHARED_FIELDS = (
     "image_id",
     "job_id",
@@ -31,7 +31,7 @@ _REQUIRED_OUTPUT_KEY: dict[Any, str] = {SinkType.S3: "bucket", SinkType.KINESIS:
 
 
 class SharedProperties(Protocol):
-    """What ``shared_properties_are_valid`` looks at."""
+    """The fields that ``shared_properties_are_valid`` checks."""
 
     job_id: str
     image_id: str
@@ -48,7 +48,7 @@ class SharedProperties(Protocol):
 
 
 def json_text(value: Any) -> str:
-    """Return ``value`` as rows hold it: JSON without blanks, characters as they are and not as ASCII escapes."""
+    """Return ``value`` as stored in rows: JSON without blanks and without ASCII escapes."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -58,7 +58,7 @@ def shared_values(request: SharedProperties) -> dict[str, Any]:
 
 
 def shared_properties_are_valid(request: SharedProperties) -> bool:
-    """Return whether image, model, tiling and roles of a request can be used."""
+    """Return True if image, model, tiling and roles of a request are valid."""
     return (
         all([request.job_id, request.image_id, request.image_url, request.model_name])
         and request.model_invoke_mode in VALID_MODEL_HOSTING_OPTIONS
@@ -71,29 +71,29 @@ def shared_properties_are_valid(request: SharedProperties) -> bool:
 
 
 def sizes_are_valid(tile_size: Sequence[int], tile_overlap: Sequence[int]) -> bool:
-    """Return whether both are pairs of whole numbers and the overlap is smaller than the tile, per axis."""
+    """Return True if both are pairs of whole numbers and the overlap is smaller than the tile on each axis."""
     if not (_is_pair(tile_size) and _is_pair(tile_overlap)):
         return False
     return all(0 <= overlap < size for size, overlap in zip(tile_size, tile_overlap, strict=True))
 
 
 def outputs_are_valid(outputs: Sequence[dict[str, Any]]) -> bool:
-    """Return whether there is an output, and each is of a known type and says where it goes."""
+    """Return True if there is an output, and each has a known type and its bucket or stream."""
     return bool(outputs) and all(
         bool(output.get(_REQUIRED_OUTPUT_KEY.get(output.get("type"), ""))) for output in outputs
     )
 
 
 def get_image_path(image_url: str, assumed_role: str = "") -> str:  # noqa: ARG001  # the known name has it
-    """Return the path by which GDAL opens an image; raises InvalidImageURLException when the URL names none.
+    """Return the path by which GDAL opens an image. Raises InvalidImageURLException if the URL is not valid.
 
-    Whether the object is there, and readable by the role, is found out by opening it.
+    It does not check that the object exists and that the role can read it; opening does.
     """
     return parse_image_url(image_url).gdal_path
 
 
 def validate_image_path(image_url: str, assumed_role: str | None = None) -> bool:  # noqa: ARG001  # the known name has it
-    """Return whether ``image_url`` names a place from which images can be read."""
+    """Return True if ``image_url`` is the valid URL of an image."""
     try:
         parse_image_url(image_url)
     except InvalidImageURLException:

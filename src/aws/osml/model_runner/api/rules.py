@@ -1,4 +1,4 @@
-"""Rules for single values of a message, as types of the validation library; each says what it expects."""
+"""Rules for single values of a message, as pydantic types; each has its expectation in words."""
 
 import re
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _DIGITS = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
 
 
 def broken_rule(expectation: str) -> PydanticCustomError:
-    """Return the error by which a rule refuses a value."""
+    """Return the error of a rule that a value breaks."""
     return PydanticCustomError("rule", "{expectation}", {"expectation": expectation})
 
 
@@ -38,7 +38,7 @@ def _must(expectation: str, holds: Callable[[Any], bool]) -> AfterValidator:
 
 
 def is_job_id(text: str) -> bool:
-    """Return whether ``text`` can name a job: printable, and with a last segment that can name a file."""
+    """Return True for a valid job id: printable, and its last segment can be a file name."""
     return (
         0 < len(text) <= MAX_JOB_ID_LENGTH
         and text.isprintable()
@@ -47,18 +47,18 @@ def is_job_id(text: str) -> bool:
 
 
 def is_role(text: str) -> bool:
-    """Return whether ``text`` is empty or an ARN."""
+    """Return True if ``text`` is empty or an ARN."""
     return text == "" or (text.startswith("arn:") and text.isprintable() and " " not in text and len(text) <= 2_048)
 
 
 def is_prefix(text: str) -> bool:
-    """Return whether ``text`` can precede a key: it stays where it is and holds no control characters."""
+    """Return True for a valid prefix of a key: no leading slash, no dot segments, no control characters."""
     is_inside = not text.startswith("/") and {".", ".."}.isdisjoint(text.split("/"))
     return is_inside and text.isprintable() and len(text.encode()) <= MAX_PREFIX_BYTES
 
 
 def model_name_expectation(mode: ModelInvokeMode, name: str) -> str | None:
-    """Return what the model's name should have been, or None when it fits the kind of endpoint."""
+    """Return the expectation for the model's name, or None if the name fits the type of endpoint."""
     if mode == ModelInvokeMode.HTTP_ENDPOINT:
         fits = len(name) <= MAX_NAME_LENGTH and web_host(name) is not None
         return None if fits else "an http:// or https:// URL with a host that may be called, without user information"
@@ -67,7 +67,7 @@ def model_name_expectation(mode: ModelInvokeMode, name: str) -> str | None:
 
 
 def _whole_number(value: Any) -> int:
-    """Return the number of pixels or records in ``value``: a number, cut to whole ones, or its digits as text."""
+    """Return ``value`` as an int: a number without its fraction, or digits as text."""
     if isinstance(value, str) and _DIGITS.fullmatch(value):
         return int(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 10**18:
@@ -90,7 +90,7 @@ def _algorithm_type(value: Any) -> FeatureDistillationAlgorithmType:
 
 
 def default_when_empty(default: Any) -> BeforeValidator:
-    """Return a rule by which an empty string means ``default``, as it does in older messages."""
+    """Return a rule that replaces an empty string by ``default``, for older messages."""
     return BeforeValidator(lambda value: default if value == "" else value)
 
 

@@ -1,17 +1,17 @@
-"""Where features go, and when."""
+"""Enumerations of outputs: type, mode, file format and compression."""
 
 from enum import StrEnum
 
 
 class SinkMode(StrEnum):
-    """AGGREGATE: once per image, after its last region. STREAMING: as they are found."""
+    """AGGREGATE: deliver once per image, after its last region. STREAMING: deliver features at once."""
 
     AGGREGATE = "AGGREGATE"
     STREAMING = "STREAMING"
 
 
 class SinkType(StrEnum):
-    """The kinds of outputs a request may name, spelled as requests spell them."""
+    """Types of outputs, spelled as in requests."""
 
     S3 = "S3"
     KINESIS = "Kinesis"
@@ -26,7 +26,7 @@ class OutputFormat(StrEnum):
 
 
 class OutputCompression(StrEnum):
-    """How a result in S3 that is text may be compressed."""
+    """Compression of text formats in S3."""
 
     NONE = "NONE"
     GZIP = "GZIP"

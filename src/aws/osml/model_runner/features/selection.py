@@ -265,7 +265,7 @@ class FeatureSelector:
     """Keeps one feature of each object.
 
     ``SEAM`` compares only features of different tiles, by their true shape; ``features.seam_merge`` has the rules. A
-    feature's tile is its property ``_modelRunnerTile``, ``[[row, col], [width, height]]``. Features without it are kept.
+    feature's tile is its property ``_modelRunnerTile``, ``[[row, col], [width, height]]``. Others are always kept.
 
     The other algorithms compare boxes and scores within a category. A feature's box is the bounds of its image
     geometry; zero width or height becomes a tenth of a pixel. Its category is the iri of its best class. Features are
