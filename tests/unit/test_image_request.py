@@ -72,7 +72,7 @@ def test_a_malformed_request_is_refused_with_every_wrong_field(body, fields):
 def test_a_field_that_no_row_or_message_could_hold_is_refused_by_name(field, value):
     problems = problems_in(changed(**{field: value}))
     assert list(problems) == [field]
-    assert "bytes as it is stored (it has " in problems[field].expectation
+    assert "bytes as stored (it has " in problems[field].expectation
 
 
 def test_the_largest_request_fits_rows_and_region_messages():

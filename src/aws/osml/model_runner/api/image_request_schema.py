@@ -161,7 +161,7 @@ def _default_post_processing() -> list[PostProcessingStep]:
 def _check_size(text: str, limit: int) -> None:
     size = len(text.encode(errors="surrogatepass"))  # lone surrogates are reported separately
     if size > limit:
-        raise broken_rule(f"at most {limit} bytes when stored (it has {size})")
+        raise broken_rule(f"at most {limit} bytes as stored (it has {size})")
 
 
 def _region(value: Any) -> BaseGeometry | None:
