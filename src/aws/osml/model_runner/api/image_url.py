@@ -49,7 +49,12 @@ def parse_image_url(url: str, allowed_sources: Collection[str] = ALL_SOURCES) ->
 
     Raises InvalidImageURLException if ``url`` is not valid or its source is not in ``allowed_sources``.
     """
-    _check_text(url)
+    if not isinstance(url, str) or not url:
+        raise _refusal(url, _FORMS)
+    if not url.isprintable():
+        raise _refusal(url, f"{_FORMS}, without control characters")
+    if len(url.encode()) > MAX_URL_BYTES:
+        raise _refusal(url, f"at most {MAX_URL_BYTES} bytes")
     if url.startswith("s3://"):
         location = _s3_location(url)
     elif url.startswith(("http://", "https://")):
@@ -102,10 +107,10 @@ def web_host(url: str) -> str | None:
         return None
     if parts.scheme not in ("http", "https") or "@" in parts.netloc or not is_whole:
         return None
-    return host if _is_host(host) else None
+    return host if _is_callable_host(host) else None
 
 
-def _is_host(host: str) -> bool:
+def _is_callable_host(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -113,15 +118,6 @@ def _is_host(host: str) -> bool:
         return _HOST.fullmatch(host) is not None and not _NUMBER.fullmatch(last_label)
     inner = getattr(address, "ipv4_mapped", None) or address
     return not (is_forbidden(address) or inner.is_unspecified)
-
-
-def _check_text(url: str) -> None:
-    if not isinstance(url, str) or not url:
-        raise _refusal(url, _FORMS)
-    if not url.isprintable():
-        raise _refusal(url, f"{_FORMS}, without control characters")
-    if len(url.encode()) > MAX_URL_BYTES:
-        raise _refusal(url, f"at most {MAX_URL_BYTES} bytes")
 
 
 def _s3_location(url: str) -> ImageLocation:

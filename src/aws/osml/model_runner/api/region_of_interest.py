@@ -66,7 +66,11 @@ def _check_before_parsing(wkt: str) -> None:
         _refuse(wkt, f"at most {MAX_DEPTH} levels of parentheses")
     if wkt.count(",") + 1 - len(_RING_END.findall(wkt)) > MAX_VERTICES:
         _refuse(wkt, f"at most {MAX_VERTICES} vertices")
-    if not all(_is_finite(number) for number in _NUMBER.findall(wkt, shape.end())):
+    try:
+        is_finite = all(math.isfinite(float(number)) for number in _NUMBER.findall(wkt, shape.end()))
+    except ValueError:
+        is_finite = False
+    if not is_finite:
         _refuse(wkt, "finite numbers")
 
 
@@ -79,13 +83,6 @@ def _depth(wkt: str) -> int:
         elif character == ")":
             level -= 1
     return max_level
-
-
-def _is_finite(text: str) -> bool:
-    try:
-        return math.isfinite(float(text))
-    except ValueError:
-        return False
 
 
 def _on_grid(geometry: BaseGeometry, wkt: str) -> Polygon | MultiPolygon:

@@ -140,7 +140,12 @@ def _simple_geometry_problem(geometry: Geometry) -> GeometryProblem | None:
         are_positions = set(map(type, path)) <= _LIST_TYPES and min(map(len, path)) >= 2
         if not are_positions or not _are_coordinates([*chain(*path)]):
             return GeometryProblem.BAD_COORDINATES
-        if not _is_long_enough(path, kind):
+        min_length = 1
+        if kind in _LINES:
+            min_length = 2
+        elif kind in AREAS:
+            min_length = 4 if path[0] == path[-1] else 3
+        if len(path) < min_length:
             return GeometryProblem.BAD_IMAGE_GEOMETRY
     return None
 
@@ -163,12 +168,6 @@ def _are_coordinates(values: Sequence[Any]) -> bool:
         and max(values) <= MAX_COORDINATE_PX
         and not isnan(sum(values))
     )
-
-
-def _is_long_enough(path: Path, kind: str) -> bool:
-    if kind in _LINES:
-        return len(path) >= 2
-    return kind not in AREAS or len(path) >= (4 if path[0] == path[-1] else 3)
 
 
 def is_box(value: object) -> bool:

@@ -114,7 +114,11 @@ def canonical_order(features: Sequence[Feature], scored: ScoredBoxes) -> Indices
     edges = np.diff(np.concatenate([[False], is_tie, [False]]).astype(np.int8))
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) + 1
     for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        order[start:end] = sorted(order[start:end], key=lambda index: _content_key(features[index]))
+        # Equal keys mean equal content. The id comes before all other members.
+        order[start:end] = sorted(
+            order[start:end],
+            key=lambda index: (_canonical_json(features[index].get("id")), _canonical_json(features[index])),
+        )
     return order
 
 
@@ -122,11 +126,6 @@ def _keys(scored: ScoredBoxes) -> Floats:
     minx, miny, maxx, maxy = np.nan_to_num(scored.boxes, nan=np.inf).T
     falling = np.where(np.isnan(scored.scores), np.inf, -scored.scores)
     return np.stack([scored.categories, maxy, maxx, miny, minx, falling])
-
-
-def _content_key(feature: Feature) -> tuple[bytes, bytes]:
-    """Return a key that is equal only for features of equal content, with the id before the rest."""
-    return _canonical_json(feature.get("id")), _canonical_json(feature)
 
 
 def _canonical_json(value: object) -> bytes:

@@ -59,14 +59,12 @@ class TextStamp:
         feature_id = feature_id_text.encode()
         around = self._around_id.get(absorbed)
         if around is None:
-            around = self._around_id[absorbed] = self._text_around_id(absorbed)
+            # The texts between the feature's own text and its id, and after the id.
+            origin = FeatureOrigin("", self._tile, absorbed, inference_time=self._inference_time)
+            added = self._stamp.finalized({"properties": {}}, origin)["properties"]
+            before, _, after = orjson.dumps(added).partition(_ID_IN_TEXT)
+            around = b"," + before[1:] + _ID_IN_TEXT[:-1], _ID_IN_TEXT[-1:] + after
+            self._around_id[absorbed] = around
         if own.startswith(_OWN_ID):
             return b"".join((own, around[0], feature_id, around[1], b"}"))
         return b"".join((own, around[0], feature_id, around[1], b',"id":"', feature_id, b'"}'))
-
-    def _text_around_id(self, absorbed: int) -> tuple[bytes, bytes]:
-        """Return the texts between the feature's own text and its id, and after the id."""
-        origin = FeatureOrigin("", self._tile, absorbed, inference_time=self._inference_time)
-        stamped = self._stamp.finalized({"properties": {}}, origin)
-        before, _, after = orjson.dumps(stamped["properties"]).partition(_ID_IN_TEXT)
-        return b"," + before[1:] + _ID_IN_TEXT[:-1], _ID_IN_TEXT[-1:] + after
