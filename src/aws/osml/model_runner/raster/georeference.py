@@ -1,6 +1,6 @@
-"""From pixels to the Earth and back, for many points at once.
+"""Maps pixels to the Earth and back, for many points at once.
 
-Pixels are (n, 2) arrays of x (column) and y (row), counted from the outer corner of the upper left pixel; places are
+Pixels are (n, 2) arrays of x (column) and y (row), counted from the outer corner of the upper left pixel. Places are
 (n, 3) arrays of longitude and latitude in degrees (WGS 84) and elevation in metres.
 """
 
@@ -31,7 +31,7 @@ from .solution import CLOSED_PX, UNREADABLE, default_height, is_solution, surfac
 FloatArray = npt.NDArray[np.float64]
 _EXTENT_NODES = 17
 _CHECKED_NODES = 5
-# A place that may be off by more is not to be relied on.
+# A larger error, in pixels, makes `Georeference.warning` report it.
 ROUGH_PX = 1.0
 _METHODS = {
     "GDALAffineSensorModel": "geotransform",
@@ -42,17 +42,17 @@ _METHODS = {
 }
 # A feature at the edge of a global grid may begin some pixels outside the image.
 _PIXELS_BEYOND_POLE = 10.0
-# So many points of a region at which Newton's method fails are left to the toolkit's search.
-_MOST_SOLVED_ALONE = 32
-_NEWTON_STEPS, _NEWTON_PX, _LONGEST_STEP_RAD = 20, 1e-3, 0.1
-# A cylindrical projection has the same scale along all parallels, up to this part of it.
+# Points per mapping that the slow search of the toolkit may solve after Newton's method failed.
+_MAX_SEARCHED_POINTS = 32
+_NEWTON_STEPS, _NEWTON_PX, _MAX_STEP_RAD = 20, 1e-3, 0.1
+# A cylindrical projection has the same scale along all parallels, within this relative tolerance.
 _CYLINDRICAL = 1e-6
 
 ImageToWorld = Callable[[FloatArray], FloatArray]
 
 
 class HasExtent(Protocol):
-    """An image of a known size that may know where it is."""
+    """An image with a size and, where it is georeferenced, a sensor model."""
 
     @property
     def width(self) -> int:
@@ -71,13 +71,13 @@ class HasExtent(Protocol):
 
 
 def image_to_world(sensor_model: Any, elevation_model: Any | None = None) -> ImageToWorld:
-    """Return the function that places pixels on the Earth.
+    """Return the function that maps (n, 2) pixels to (n, 3) places on the Earth.
 
-    Affine and projective models, and RPCs where there is no elevation model, are computed for all points at once; the
-    others point by point by the toolkit, which takes milliseconds each: evaluate a grid and interpolate.
+    Affine, control point and projective models are computed for all points at once, as are RPCs without an elevation
+    model. The toolkit computes the others point by point, in milliseconds each: evaluate a grid and interpolate.
 
     A solver's result is accepted only if it lies on the Earth and projects back to its pixel; else the row is NaN.
-    Where no point of the elevation model's surface projects to the pixel, the sensor model's own height counts.
+    Where no point of the elevation model's surface projects to the pixel, the sensor model's own height is used.
     """
     model = _precise(sensor_model)
     if isinstance(model, GDALAffineSensorModel):
@@ -93,7 +93,7 @@ def image_to_world(sensor_model: Any, elevation_model: Any | None = None) -> Ima
 
 
 def is_quick(sensor_model: Any, elevation_model: Any | None = None) -> bool:
-    """Return whether ``image_to_world`` places many pixels at once; other models take milliseconds for each."""
+    """Return whether ``image_to_world`` computes many pixels at once; other models take milliseconds per pixel."""
     model = _precise(sensor_model)
     if isinstance(model, RPCSensorModel):
         return elevation_model is None
@@ -101,10 +101,11 @@ def is_quick(sensor_model: Any, elevation_model: Any | None = None) -> bool:
 
 
 class Georeference(NamedTuple):
-    """How an image is placed on the Earth, and how well: the worst error that can be measured, in pixels.
+    """The method that maps an image to the Earth, and the largest error that can be measured, in pixels.
 
-    It is what control points miss, or how far pixels come back from the ground beside themselves. It is infinite where
-    no pixel that was tried has a place, or where a place leads back to no pixel.
+    For control points, the error is their largest residual. For other models, it is the largest distance between a
+    pixel and its projection to the ground and back. It is infinite where no tried pixel has a place, or where the way
+    back from a place fails.
     """
 
     method: str
@@ -112,7 +113,7 @@ class Georeference(NamedTuple):
 
     @property
     def warning(self) -> str:
-        """Why places are not to be relied on; empty where they are good to a pixel."""
+        """Reason not to rely on the places; empty where their error is at most one pixel."""
         if not math.isfinite(self.error_px):
             return f"places are not to be relied on: pixels could not be placed and led back ({self.method})"
         if self.error_px > ROUGH_PX:
@@ -121,7 +122,7 @@ class Georeference(NamedTuple):
 
 
 def georeference_of(source: HasExtent) -> Georeference | None:
-    """Return how an image is placed on the Earth; None without a georeference."""
+    """Return the method and the error of an image's georeference; None without one."""
     model = source.sensor_model
     if model is None:
         return None
@@ -136,7 +137,7 @@ def georeference_of(source: HasExtent) -> Georeference | None:
 
 
 def _round_trip_px(source: HasExtent) -> float:
-    """Return how far pixels of a lattice come back beside themselves, infinite where none of them has a place."""
+    """Return the largest round-trip error over a lattice of pixels; infinite where no pixel of it has a place."""
     model = source.sensor_model
     xs, ys = np.meshgrid(*(np.linspace(0.5, side - 0.5, _CHECKED_NODES) for side in (source.width, source.height)))
     pixels = np.column_stack([xs.ravel(), ys.ravel()])
@@ -146,13 +147,13 @@ def _round_trip_px(source: HasExtent) -> float:
         return math.inf
     off_px = _ways_back_px(model, places[is_place], pixels[is_place])
     if isinstance(_precise(model), GDALAffineSensorModel):
-        # Of a place past the antimeridian a projection knows one side only; the way there was checked all the same.
+        # A projection maps a place past the antimeridian to one side only. ``_checked_affine`` checked the way there.
         off_px = off_px[off_px < source.width / 2]
     return float(np.max(off_px, initial=0.0))
 
 
 def _ways_back_px(model: Any, places: FloatArray, pixels: FloatArray) -> FloatArray:
-    """Return how far from its pixel each place leads back: the shortest of the ways that its longitude has."""
+    """Return the round-trip error of each place, the smallest over longitudes that differ by full turns."""
     shortest = np.full(len(places), np.inf)
     for turn in (0.0, 360.0, -360.0):
         is_open = ~(shortest <= CLOSED_PX)
@@ -167,8 +168,8 @@ def _ways_back_px(model: Any, places: FloatArray, pixels: FloatArray) -> FloatAr
 def world_to_image(sensor_model: Any, lonlat: npt.ArrayLike, elevation_model: Any | None = None) -> FloatArray:
     """Map (n, 2) longitude and latitude in degrees, or (n, 3) with elevation in metres, to (n, 2) x, y.
 
-    A place without elevation lies on the elevation model's surface, or where that says nothing at the height at which
-    the sensor model places pixels by itself, so that this is the way back of ``image_to_world``.
+    A place without elevation gets the elevation model's. Where that has no data, it gets the height that the sensor
+    model uses by itself. So this is the inverse of ``image_to_world``.
     """
     places = np.asarray(lonlat, dtype=np.float64)
     pixels = np.empty((len(places), 2))
@@ -184,12 +185,12 @@ def world_to_image(sensor_model: Any, lonlat: npt.ArrayLike, elevation_model: An
 
 
 def extents(source: HasExtent) -> dict[str, float]:
-    """Return the degrees that the image's four corners span: ``north``, ``south``, ``east``, ``west``.
+    """Return the bounds of the image's four corners in degrees: ``north``, ``south``, ``east``, ``west``.
 
-    Where a corner is off the Earth, they span those points of a lattice that are on it.
+    Where a corner is off the Earth, the bounds are those of the points of a lattice that are on it.
 
     Where the image crosses the antimeridian, ``west`` is greater than ``east``, as in a GeoJSON bounding box.
-    Raises LoadImageException when the image has no sensor model, or one that fails at a corner.
+    Raises LoadImageException without a sensor model, when it fails, or when no point is on the Earth.
     """
     if source.sensor_model is None:
         raise LoadImageException("the image has no georeference, so it has no extents")
@@ -208,34 +209,34 @@ def extents(source: HasExtent) -> dict[str, float]:
         raise LoadImageException("the image's corners cannot be placed: the sensor model finds no place for them")
     longitudes, latitudes = places[:, 0], places[:, 1]
     west, east = float(longitudes.min()), float(longitudes.max())
-    # A damaged sensor model places all corners beyond the globe on one side.
+    # A damaged sensor model can map all corners to one side beyond the globe, so both signs are required.
     if east - west > 180.0 and west < 0.0 <= east:
         west, east = float(longitudes[longitudes >= 0].min()), float(longitudes[longitudes < 0].max())
     return {"north": float(latitudes.max()), "south": float(latitudes.min()), "east": east, "west": west}
 
 
 def _precise(sensor_model: Any) -> Any:
-    """Return the model that decides: of a pair, the exact one."""
+    """Return the exact model of a composite one; any other model as it is."""
     is_pair = isinstance(sensor_model, CompositeSensorModel)
     return sensor_model.precision_sensor_model if is_pair else sensor_model
 
 
 def _affine(model: Any) -> ImageToWorld:
-    """Return the toolkit's own computation, over arrays, NaN off the Earth."""
+    """Return the toolkit's computation for arrays; its rows are NaN off the Earth."""
     to_lonlat = model.image_to_wgs84
     if to_lonlat is None:
         return lambda pixels: _geographic(model, pixels, 90.0)
     if to_lonlat.source_crs is not None and to_lonlat.source_crs.is_geographic:
         pole = np.pi / 2 / to_lonlat.source_crs.axis_info[0].unit_conversion_factor
         return lambda pixels: _at_height_zero(transformed(to_lonlat, "FORWARD", _geographic(model, pixels, pole)))
-    return _checked(model)
+    return _checked_affine(model)
 
 
 def _geographic(model: Any, pixels: FloatArray, pole: float) -> FloatArray:
-    """Return longitude and latitude in units of the image; ``pole`` is the latitude of the north pole in these.
+    """Return longitude and latitude in units of the image; ``pole`` is the latitude of the north pole in them.
 
-    The outer rows of a global grid may reach half a pixel beyond a pole, and a feature some pixels more: that is the
-    pole. Farther beyond there is no place.
+    The outer rows of a global grid may reach half a pixel beyond a pole, and a feature some pixels more. Their latitude
+    is clipped to the pole; farther beyond it is NaN.
     """
     places = np.column_stack((pixels, np.ones(len(pixels)))) @ model.transform.T
     most_beyond = _PIXELS_BEYOND_POLE * np.abs(model.transform[1, :2]).sum()
@@ -244,10 +245,10 @@ def _geographic(model: Any, pixels: FloatArray, pole: float) -> FloatArray:
     return np.column_stack((places[:, 0], latitudes, np.zeros(len(pixels))))
 
 
-def _checked(model: Any) -> ImageToWorld:
-    """Return the way from pixels of a projected image to the ground, NaN where the way back leads elsewhere.
+def _checked_affine(model: Any) -> ImageToWorld:
+    """Return the map from pixels of a projected image; NaN where its inverse does not return to the pixel.
 
-    Projections give some place for points outside the Earth, or beyond the part of it that they are valid for.
+    Projections return wrong places, not errors, for points off the Earth or outside their area of validity.
     """
     to_lonlat, turn = model.image_to_wgs84, _full_turn(model.image_to_wgs84)
 
@@ -271,7 +272,7 @@ def _at_height_zero(places: FloatArray) -> FloatArray:
 
 
 def _full_turn(to_lonlat: Any) -> float:
-    """Return how far apart a place lies from itself in a cylindrical projection, where x goes on; 0 in others."""
+    """Return the width of the Earth in a cylindrical projection, where x is periodic; 0 for other projections."""
     longitudes = np.arange(-180.0, 180.0)
     steps = []
     for latitude in (0.0, 45.0):
@@ -291,18 +292,18 @@ def transformed(transformer: Any, direction: str, places: FloatArray) -> FloatAr
     """Return (n, 2) or (n, 3) places after a pyproj transformer, infinite where it fails."""
     # Lists, because pyproj takes an array of one element for a number.
     transform = functools.partial(transformer.transform, direction=direction)
-    return np.column_stack(_projecting().submit(transform, *places.T.tolist()).result())
+    return np.column_stack(_projection_thread().submit(transform, *places.T.tolist()).result())
 
 
 @functools.cache
-def _projecting() -> ThreadPoolExecutor:
-    """Return the one thread that projects: a transformer of pyproj makes itself anew in each, which takes 20 ms."""
+def _projection_thread() -> ThreadPoolExecutor:
+    """Return the only thread that projects: pyproj rebuilds a transformer in each thread, which takes 20 ms."""
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="project")
 
 
 def _projective(model: Any) -> ImageToWorld:
     def locate(pixels: FloatArray) -> FloatArray:
-        # Three corners on one line have a horizon, on which nothing has a place.
+        # Three corners on one line have a horizon, where the division is by zero.
         with np.errstate(divide="ignore", invalid="ignore"):
             lonlat = np.degrees(model.lonlat_to_xy_transform.inverse(np.asarray(pixels, dtype=np.float64)))
         return _at_height_zero(lonlat)
@@ -311,18 +312,18 @@ def _projective(model: Any) -> ImageToWorld:
 
 
 def _rational(model: Any, each: ImageToWorld) -> ImageToWorld:
-    """Return Newton's method at the camera's own height; ``each`` places the points where it finds nothing.
+    """Return Newton's method at the RPC's own height; ``each`` solves points where that does not converge.
 
-    ``each`` takes some hundredths of a second for a point, so it is called for a few points only; others are NaN.
+    ``each`` takes some 10 ms per point, so it gets only a few points; the others are NaN.
     """
-    camera = RPCModel.from_sensor_model(model)
+    rpc = RPCModel.from_sensor_model(model)
     height = default_height(model)
     numbers = itertools.count()
 
     def locate(pixels: FloatArray) -> FloatArray:
-        places = camera.to_world(np.asarray(pixels, dtype=np.float64), height)
+        places = rpc.to_world(np.asarray(pixels, dtype=np.float64), height)
         for index in np.flatnonzero(np.isnan(places[:, 0])):
-            if next(numbers) >= _MOST_SOLVED_ALONE:
+            if next(numbers) >= _MAX_SEARCHED_POINTS:
                 break
             places[index] = each(pixels[index : index + 1])[0]
         return places
@@ -352,9 +353,9 @@ def _point_by_point(sensor_model: Any, elevation_model: Any | None) -> ImageToWo
 
 
 def _improved(sensor_model: Any, pixel: Any, start: Any, surface: Any | None) -> Any:
-    """Return the place on a surface that Newton's method finds from ``start``, converged or not.
+    """Return the result of Newton's method on a surface, from ``start``, converged or not.
 
-    The toolkit's search for a place stops at the edge of the domain of some models.
+    The toolkit's own search stops at the edge of the domain of some models.
     """
 
     def placed(lonlat: FloatArray) -> Any:
@@ -377,7 +378,7 @@ def _improved(sensor_model: Any, pixel: Any, start: Any, surface: Any | None) ->
         if not determinant:
             break
         change = np.array([north[1] * off[0] - north[0] * off[1], east[0] * off[1] - east[1] * off[0]]) / determinant
-        lonlat = lonlat + np.clip(change, -_LONGEST_STEP_RAD, _LONGEST_STEP_RAD)
+        lonlat = lonlat + np.clip(change, -_MAX_STEP_RAD, _MAX_STEP_RAD)
     return placed(lonlat)
 
 

@@ -1,4 +1,4 @@
-"""Opens a file as an image, or says in a sentence fit for users why not."""
+"""Opens a file as an image, or raises an error whose message is fit for users."""
 
 import os
 import posixpath
@@ -15,23 +15,22 @@ from osgeo import gdal
 from .crs_text import are_plain_citations, is_plain_gml
 from .exceptions import ImageUnreachableError, LoadImageException, NotAnImageError
 from .handle_pool import AwsKeys
-from .jpeg2000 import Box, Codestream, ReadAt, boxes, codestreams
+from .jpeg2000 import Box, ReadAt, boxes, codestreams
 from .settings import RasterSettings
 from .tiff_tags import CITATIONS, tiff_sizes, tiff_tags
 from .transfers import watched_transfers
 
 _MISSING = frozenset({gdal.CPLE_AWSBucketNotFound, gdal.CPLE_AWSObjectNotFound})
 _FORBIDDEN = frozenset({gdal.CPLE_AWSAccessDenied, gdal.CPLE_AWSInvalidCredentials, gdal.CPLE_AWSSignatureDoesNotMatch})
-# A failed request, and GDAL's number, which has no name, for all that S3 may answer besides the above: too many
-# requests, an error within, a token that expired.
+# A failed request, and GDAL's unnamed number for all other errors of S3: throttling, internal error, expired token.
 _UNREACHABLE = frozenset({gdal.CPLE_HttpResponse, gdal.CPLE_AWSSignatureDoesNotMatch + 1})
 _REFUSED = re.compile(r"response code[^\n]{0,256}?: 40[13]\b|<Code>AccessDenied</Code>")
 _ABSENT = re.compile(r"response code[^\n]{0,256}?: 404\b")
-# A NITF of a thousand JPEG 2000 images has about 30,000 parts.
-_MOST_READS = 100_000
-# Kinds of metadata, each of which may be as large as one may be.
-_MOST_METADATA = 4
-# The name of a uuid box, before its content.
+# A NITF of a thousand JPEG 2000 images has about 30,000 parts, each with a read.
+_MAX_READS = 100_000
+# Kinds of metadata in one file; each may have the size that the settings allow.
+_MAX_METADATA_KINDS = 4
+# Length of the identifier at the start of a uuid box.
 _UUID_BYTES = 16
 _S3_PREFIX = "/vsis3/"
 _REMOTE_PREFIXES = (_S3_PREFIX, "/vsicurl/")
@@ -39,17 +38,17 @@ _REMOTE_PREFIXES = (_S3_PREFIX, "/vsicurl/")
 
 @contextmanager
 def signing_with(keys: AwsKeys | None) -> Iterator[None]:
-    """Let this thread, and no other, sign what it opens with ``keys``; None is the process's own chain.
+    """Sign with ``keys`` whatever this thread opens, and no other thread; None means the process's own chain.
 
-    /vsis3 copies the keys into a file handle when it opens it, so the options need not outlive the opening, and two
-    jobs may read one object under different roles at the same time. GDAL's path-specific options cannot do that: they
-    are matched by prefix, so those of ``/vsis3/b/a`` also sign for ``/vsis3/b/ab``, whoever asks.
+    /vsis3 copies the keys into a file handle when it opens the file, so the options need not outlive the opening. So
+    two jobs may read one object under different roles at the same time. GDAL's path-specific options cannot do that:
+    they are matched by prefix, so the keys of ``/vsis3/b/a`` would also sign requests for ``/vsis3/b/ab``.
     """
     if keys is None:
         yield
         return
     access_key, secret_key, token = keys
-    # An empty token hides the process's own, which does not belong to these keys.
+    # An empty token overrides the process's own token, which does not belong to these keys.
     options = {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key, "AWS_SESSION_TOKEN": token or ""}
     for name, value in options.items():
         gdal.SetThreadLocalConfigOption(name, value)
@@ -61,14 +60,14 @@ def signing_with(keys: AwsKeys | None) -> Iterator[None]:
 
 
 def is_remote(path: str) -> bool:
-    """Tell whether GDAL fetches what lies at ``path`` over the network."""
+    """Return whether GDAL fetches ``path`` over the network."""
     return path.startswith(_REMOTE_PREFIXES)
 
 
 def forget_remote(path: str) -> None:
-    """Drop what GDAL remembers of a remote object: its size, its absence, its bytes.
+    """Clear GDAL's cache of a remote object: its size, its absence, its bytes.
 
-    What one job fetched must not be served to another that may not read it, and an object may have been uploaded since.
+    Bytes that one job fetched must not reach a job without access. An object may also have been uploaded since.
     """
     if is_remote(path):
         gdal.VSICurlPartialClearCache(path)
@@ -77,22 +76,22 @@ def forget_remote(path: str) -> None:
 def open_dataset(path: str, url: str, keys: AwsKeys | None, settings: RasterSettings) -> Any:
     """Open ``path`` with the allowed drivers only and return the GDAL dataset.
 
-    Raises LoadImageException: missing, forbidden, no image of a supported format; ImageUnreachableError when its store
-    did not answer. ``url`` is what messages call the image.
+    Raises LoadImageException: missing, forbidden, or not an image of a supported format; ImageUnreachableError when
+    its store did not respond. ``url`` names the image in messages.
     """
     _refuse_odd_path(path, url, settings)
     with signing_with(keys):
-        _refuse_greedy_header(path, url, settings)
+        _check_header_of(path, url, settings)
         try:
             return _opened(path, url, settings)
         except _AbsentFromListingError:
-            # Somebody listed the folder before the object was there, and GDAL goes by that without asking again.
+            # GDAL relies on a listing of the folder that was cached before the object was uploaded.
             gdal.VSICurlPartialClearCache(posixpath.dirname(path))
             return _opened(path, url, settings)
 
 
 class _AbsentFromListingError(LoadImageException):
-    """GDAL says that an object does not exist, and did not necessarily ask."""
+    """A cached listing of the folder lacks the object; GDAL may not have requested the object itself."""
 
 
 def _opened(path: str, url: str, settings: RasterSettings) -> Any:
@@ -100,7 +99,7 @@ def _opened(path: str, url: str, settings: RasterSettings) -> Any:
     try:
         dataset = gdal.OpenEx(path, gdal.OF_RASTER | gdal.OF_READONLY, allowed_drivers=drivers)
     except RuntimeError as err:
-        # Asked for at once: the next call of GDAL in this thread forgets it.
+        # Read the number first: the next call of GDAL in this thread resets it.
         number = gdal.GetLastErrorNo()
         raise _explained(path, url, number, str(err), drivers) from err
     if dataset is None:
@@ -109,10 +108,10 @@ def _opened(path: str, url: str, settings: RasterSettings) -> Any:
 
 
 def entity_tag(path: str, url: str, keys: AwsKeys | None) -> str | None:
-    """Return what tells two versions of a file apart: the ETag of an object, else time of change and size.
+    """Return an identifier of a file's version: the ETag of a remote object, else time of change and size.
 
-    Of an object in S3 this always asks S3. Raises LoadImageException when these keys may not read it: GDAL keeps what
-    it fetched by URL, whoever signed for it, so an image that opens is no proof that its reader may have it.
+    For an object in S3 this always sends a request. Raises LoadImageException when these keys may not read it. A
+    successful opening does not prove access: GDAL caches by URL, regardless of the keys that signed.
     """
     if not is_remote(path):
         status = os.stat(path)
@@ -128,9 +127,9 @@ def entity_tag(path: str, url: str, keys: AwsKeys | None) -> str | None:
 
 
 def check_store(path: str, url: str, keys: AwsKeys | None, etag: str | None) -> None:
-    """Raise ImageUnreachableError unless the store of a remote file answers, LoadImageException unless with ``etag``.
+    """Check that the store of a remote file responds, and still has the version ``etag``, where that is known.
 
-    ``etag`` is None where it is not known.
+    Raises ImageUnreachableError when the store does not respond, LoadImageException for another version.
     """
     with watched_transfers() as transfers:
         tag = entity_tag(path, url, keys)
@@ -141,22 +140,18 @@ def check_store(path: str, url: str, keys: AwsKeys | None, etag: str | None) -> 
 
 
 def _refuse_odd_path(path: str, url: str, settings: RasterSettings) -> None:
-    """Refuse what is no S3 object, no HTTP resource and no regular file in its place, before GDAL sees it."""
+    """Refuse a path that is not an S3 object, an HTTP resource or an allowed regular file, before GDAL opens it."""
     if path.startswith("/vsicurl/"):
         _refuse_redirect(path.removeprefix("/vsicurl/"), url)
     elif not path.startswith(_S3_PREFIX):
-        _refuse_no_file(path, url)
-        _refuse_stray_file(path, url, settings.directories)
+        _check_regular_file(path, url)
+        real = Path(path).resolve()  # all symbolic links are resolved
+        directories = settings.directories
+        if directories and not any(real.is_relative_to(Path(directory).resolve()) for directory in directories):
+            raise LoadImageException(f"{url} is not in a directory that IMAGE_DIRECTORIES allows")
 
 
-def _refuse_stray_file(path: str, url: str, directories: Sequence[str]) -> None:
-    """Refuse a file outside the directories from which images may be read, wherever links on the way lead."""
-    real = Path(path).resolve()
-    if directories and not any(real.is_relative_to(Path(directory).resolve()) for directory in directories):
-        raise LoadImageException(f"{url} is not in a directory that IMAGE_DIRECTORIES allows")
-
-
-def _refuse_no_file(path: str, url: str) -> None:
+def _check_regular_file(path: str, url: str) -> None:
     if path.startswith("/vsi"):
         raise LoadImageException(f"{url} is not a file")
     try:
@@ -171,14 +166,14 @@ def _refuse_no_file(path: str, url: str) -> None:
         raise LoadImageException(f"{url} may not be read: permission denied")
 
 
-def _refuse_greedy_header(path: str, url: str, settings: RasterSettings) -> None:
-    """Refuse a file that would take too much memory or time to be opened, or whose opening leads to other files.
+def _check_header_of(path: str, url: str, settings: RasterSettings) -> None:
+    """Refuse a file whose opening would take too much memory or time, or would open other files.
 
-    Every other limit is checked on the open image.
+    All other limits are checked on the open image.
     """
     file = gdal.VSIFOpenL(path, "rb")
     if file is None:
-        forget_remote(path)  # and let the opening that follows find out why
+        forget_remote(path)  # so that the opening that follows reports the reason
         return
 
     def read_at(offset: int, count: int) -> bytes:
@@ -196,25 +191,34 @@ def _refuse_greedy_header(path: str, url: str, settings: RasterSettings) -> None
 
 
 def check_header(read_at: ReadAt, file_bytes: int, url: str, settings: RasterSettings) -> None:
-    """Raise LoadImageException for the header of a file that is no more to be opened than to be read to its end."""
+    """Raise LoadImageException for a header that has too many parts, or whose parts exceed a limit."""
     read_at = _counted(read_at, url, settings)
     _check_tiff(read_at, url, settings)
     for codestream in codestreams(read_at, file_bytes):
-        _check_codestream(codestream, file_bytes, url, settings)
+        for name, value, limit, setting in (
+            ("number of bands", codestream.component_count, settings.max_bands, "MAX_IMAGE_BANDS"),
+            (
+                "memory in bytes to decode a piece",
+                codestream.decoder_bytes(file_bytes),
+                settings.max_block_bytes,
+                "MAX_BLOCK_BYTES",
+            ),
+        ):
+            refuse_excess(url, name, value, limit, setting)
     for box in boxes(read_at, file_bytes):
         _check_box(read_at, box, url, settings)
 
 
 def _counted(read_at: ReadAt, url: str, settings: RasterSettings) -> ReadAt:
-    """Return reads that end where a header has too many parts: parts of some formats may be named again and again."""
+    """Return ``read_at`` with a limit on reads and bytes: some formats may refer to one part again and again."""
     reads = read_bytes = 0
 
     def counted(offset: int, count: int) -> bytes:
         nonlocal reads, read_bytes
         body = read_at(offset, count)
         reads, read_bytes = reads + 1, read_bytes + len(body)
-        refuse_excess(url, "number of parts of its header", reads, _MOST_READS)
-        refuse_excess(url, "header in bytes", read_bytes, _MOST_METADATA * settings.max_xml_bytes)
+        refuse_excess(url, "number of parts of its header", reads, _MAX_READS)
+        refuse_excess(url, "header in bytes", read_bytes, _MAX_METADATA_KINDS * settings.max_xml_bytes)
         return body
 
     return counted
@@ -229,7 +233,7 @@ def _check_tiff(read_at: ReadAt, url: str, settings: RasterSettings) -> None:
 
 
 def _check_box(read_at: ReadAt, box: Box, url: str, settings: RasterSettings) -> None:
-    """Check the boxes that say where a JPEG 2000 lies: GeoJP2, which is a TIFF, and GML."""
+    """Check the boxes that georeference a JPEG 2000: GeoJP2, which is a TIFF, and GML."""
     if box.kind == b"uuid":
         content = box.offset + _UUID_BYTES
         _check_tiff(lambda offset, count: read_at(content + offset, count), url, settings)
@@ -246,15 +250,6 @@ def _odd_crs(url: str) -> LoadImageException:
     )
 
 
-def _check_codestream(codestream: Codestream, file_bytes: int, url: str, settings: RasterSettings) -> None:
-    decoder_bytes = codestream.decoder_bytes(file_bytes)
-    for name, value, limit, setting in (
-        ("number of bands", codestream.component_count, settings.max_bands, "MAX_IMAGE_BANDS"),
-        ("memory in bytes to decode a piece", decoder_bytes, settings.max_block_bytes, "MAX_BLOCK_BYTES"),
-    ):
-        refuse_excess(url, name, value, limit, setting)
-
-
 def refuse_excess(url: str, name: str, value: int, limit: int, setting: str = "") -> None:
     """Raise LoadImageException, which names the limit and the setting that changes it, when ``value`` is above it."""
     if value > limit:
@@ -263,7 +258,7 @@ def refuse_excess(url: str, name: str, value: int, limit: int, setting: str = ""
 
 
 def _refuse_redirect(http_url: str, url: str) -> None:
-    """Refuse a location that sends readers elsewhere: GDAL would follow, to a host that nobody allowed."""
+    """Refuse a URL that redirects: GDAL would follow, to a host that the settings do not allow."""
     if not http_url.startswith(("http://", "https://")):
         raise LoadImageException(f"{url} is not an http or https URL")
     try:
@@ -271,11 +266,11 @@ def _refuse_redirect(http_url: str, url: str) -> None:
     except urllib3.exceptions.HTTPError as err:
         raise ImageUnreachableError(f"{url} cannot be reached: {type(err).__name__}") from err
     if 300 <= response.status < 400:
-        raise LoadImageException(f"{url} redirects to another place; give the image's own URL")
+        raise LoadImageException(f"{url} redirects to another URL; give the image's own URL")
 
 
 def _explained(path: str, url: str, number: int, message: str, drivers: Sequence[str]) -> LoadImageException:
-    """Return the error that says what a failed open means. The order matters: specific numbers before wording."""
+    """Return the error for a failed open. The order matters: specific numbers come before wording."""
     if number in _FORBIDDEN or _REFUSED.search(message):
         return LoadImageException(f"{url} may not be read with the credentials of this job: {message}")
     if number in _MISSING or _ABSENT.search(message):

@@ -1,24 +1,23 @@
-"""Builds the toolkit's sensor model of an opened image from whatever georeference the file carries.
+"""Builds the toolkit's sensor model of an opened image from the georeference that the file carries.
 
-What counts, the most exact first:
+The first georeference of this list that can be read is used, the most exact first:
 
 ==================  ===============================================================================================
 NITF                SICD or SIDD, else RSM, else RPC00B, each beside a rough one (CSCRNA, or corners in IGEOLO)
 other formats       a geotransform with a coordinate system, else RPC tags, else three or more ground control points
-nothing of these    no sensor model: features keep their pixels and get no place on the Earth
+none of these       no sensor model: features keep their pixels and get no place on the Earth
 ==================  ===============================================================================================
 
-GDAL answers the identity where a file has no geotransform, so the identity is none. A geotransform without a coordinate
-system is taken for longitude and latitude where all four corners are such and a pixel is smaller than a degree; else it
-is a local grid, and no georeference. Metadata that cannot be understood counts as absent, with a warning.
+GDAL returns the identity where a file has no geotransform, so the identity is ignored. A geotransform without a
+coordinate system is read as longitude and latitude if all four corners are valid degrees and a pixel is smaller than a
+degree. Else it is a local grid and is ignored. Metadata that cannot be understood is ignored with a warning.
 
-The toolkit's builders come with the classes of every version of SICD and SIDD, which take half a second to import: as
-long as the rest of a worker. They are imported where a NITF or control points need them.
+The toolkit's builders import the classes of every version of SICD and SIDD. That takes half a second, as long as the
+rest of a worker, so they are imported only where a NITF or elevation tiles need them.
 """
 
 import re
 from typing import Any
-from xml.etree.ElementTree import Element
 
 import numpy as np
 import numpy.typing as npt
@@ -48,8 +47,8 @@ _WGS84 = "EPSG:4326"
 _HALF_PIXEL = 0.5
 _SAR_DOCUMENTS = ("SICD", "SIDD")
 _OLDER_SICD = re.compile(r"urn:SICD:(?:1\.[01]\.\d|1\.2\.0)\b")
-# Degrees of longitude for one of latitude in a pixel: more are a NITF's corners across the antimeridian.
-_MOST_STRETCHED = 20.0
+# Ratio of degrees of longitude to degrees of latitude above which a NITF's corners cross the antimeridian.
+_MAX_STRETCH = 20.0
 # Points on a side of the lattice at which a georeference is checked.
 _PROBES = 5
 
@@ -74,7 +73,7 @@ def build_sensor_model(dataset: Any, settings: RasterSettings) -> Any | None:
 def parsed_des(dataset: Any, max_bytes: int) -> list[str]:
     """Return the data extension segments of a NITF as GDAL's XML, after a check that they are safe to parse.
 
-    The toolkit hands the XML inside to a parser that is not hardened, so a hardened one reads it first.
+    The toolkit passes the XML inside to a parser that is not hardened, so a hardened parser reads it first.
     Raises ValueError where a segment is too large or is an attack, ParseError where a SICD or SIDD is not XML.
     """
     segments = dataset.GetMetadata("xml:DES") or []
@@ -93,7 +92,7 @@ def parsed_des(dataset: Any, max_bytes: int) -> list[str]:
 
 
 def _usable(dataset: Any, build: Any, *arguments: Any) -> Any | None:
-    """Return what ``build`` makes if it places some of the image on the Earth; None, with a warning, if it fails."""
+    """Return the model of ``build`` if it maps a part of the image to the Earth; else None, with a warning."""
     try:
         model = build(*arguments)
         if model is None:
@@ -109,7 +108,7 @@ def _usable(dataset: Any, build: Any, *arguments: Any) -> Any | None:
 
 
 def _probes(dataset: Any) -> npt.NDArray[np.float64]:
-    """Return the image's centre, then points over the whole of it: 5 x 5, half a pixel inside the edges."""
+    """Return the image's centre, then a lattice of 5 x 5 points that ends half a pixel inside the edges."""
     width, height = dataset.RasterXSize, dataset.RasterYSize
     xs, ys = np.meshgrid(np.linspace(0.5, width - 0.5, _PROBES), np.linspace(0.5, height - 0.5, _PROBES))
     return np.vstack([[width / 2, height / 2], np.column_stack([xs.ravel(), ys.ravel()])])
@@ -128,7 +127,7 @@ def _affine(dataset: Any, geo_transform: list[float] | None) -> Any | None:
 def _turned_corners(dataset: Any) -> ControlPointModel | None:
     """Return the model of a NITF whose corners lie on both sides of the antimeridian; None for others.
 
-    GDAL makes a geotransform of these corners that leads around the Earth from one to the other.
+    GDAL's geotransform of such corners goes the wrong way around the Earth.
     """
     transform, system = dataset.GetGeoTransform(), dataset.GetSpatialRef()
     width, height = dataset.RasterXSize, dataset.RasterYSize
@@ -136,7 +135,7 @@ def _turned_corners(dataset: Any) -> ControlPointModel | None:
     if system is None or not system.IsGeographic() or max(turns) < 180.0:
         return None
     of_latitude = max(abs(side * step) for side, step in ((width, transform[4]), (height, transform[5])))
-    if max(turns) < _MOST_STRETCHED * of_latitude * max(1.0, width / height, height / width):
+    if max(turns) < _MAX_STRETCH * of_latitude * max(1.0, width / height, height / width):
         return None
     pixels = [(x, y) for x in (0.5, width - 0.5) for y in (0.5, height - 0.5)]
     corners = np.array([gdal.ApplyGeoTransform(transform, x, y) for x, y in pixels])
@@ -171,8 +170,11 @@ def _control_points(dataset: Any) -> ControlPointModel | None:
 
 
 def _nitf_model(dataset: Any, settings: RasterSettings) -> Any | None:
-    """Let the toolkit choose among all that a NITF says beside its corners; None when it says no more."""
-    tres, segments = _parsed_tres(dataset, settings.max_xml_bytes), parsed_des(dataset, settings.max_xml_bytes)
+    """Return the toolkit's model of a NITF's TREs and data extension segments; None when it has neither."""
+    texts = dataset.GetMetadata("xml:TRE") or []
+    _refuse_large(texts, settings.max_xml_bytes)
+    tres = ElementTree.fromstring(texts[0]) if texts else None
+    segments = parsed_des(dataset, settings.max_xml_bytes)
     if tres is None and not segments:
         return None
     from aws.osml.gdal import NITFDESAccessor, SensorModelFactory, SensorModelTypes
@@ -194,52 +196,46 @@ def _nitf_model(dataset: Any, settings: RasterSettings) -> Any | None:
 
 
 def _older_sicd(text: str) -> Any | None:
-    """Return the model of a SICD older than 1.2.1: the toolkit knows the schema of that, which holds all of theirs."""
+    """Return the model of a SICD older than 1.2.1, read as 1.2.1, whose schema holds all older elements."""
     from aws.osml.gdal.sicd_sensor_model_builder import SICDSensorModelBuilder
 
     return SICDSensorModelBuilder(sicd_xml=_OLDER_SICD.sub("urn:SICD:1.2.1", text)).build()
 
 
 def _count_from_corner(model: Any) -> None:
-    """Have an RPC of a NITF count pixels from the corner of the first one, as sensor models here do.
+    """Shift an RPC to count pixels from the corner of the first pixel, as all sensor models here do.
 
-    RPC00B gives the first pixel's centre the numbers (0, 0), in NITF as in tags of a GeoTIFF.
+    RPC00B numbers the centre of the first pixel (0, 0), in NITF as in tags of a GeoTIFF.
     """
-    camera = getattr(model, "precision_sensor_model", model)
-    camera = getattr(camera, "full_image_sensor_model", camera)
-    if isinstance(camera, RPCSensorModel):
-        camera.line_off += _HALF_PIXEL
-        camera.samp_off += _HALF_PIXEL
+    rpc = getattr(model, "precision_sensor_model", model)
+    rpc = getattr(rpc, "full_image_sensor_model", rpc)
+    if isinstance(rpc, RPCSensorModel):
+        rpc.line_off += _HALF_PIXEL
+        rpc.samp_off += _HALF_PIXEL
 
 
 def _rpc_model(dataset: Any) -> Any | None:
     metadata = dataset.GetMetadata("RPC")
     if not metadata:
         return None
-    camera = RPCModel.from_metadata(metadata)
+    rpc = RPCModel.from_metadata(metadata)
     model = RPCSensorModel(
-        camera.error_bias,
-        camera.error_random,
-        camera.line.offset,
-        camera.sample.offset,
-        camera.latitude.offset,
-        camera.longitude.offset,
-        camera.height.offset,
-        camera.line.scale,
-        camera.sample.scale,
-        camera.latitude.scale,
-        camera.longitude.scale,
-        camera.height.scale,
-        *(RPCPolynomial(row.tolist()) for row in camera.polynomials),
+        rpc.error_bias,
+        rpc.error_random,
+        rpc.line.offset,
+        rpc.sample.offset,
+        rpc.latitude.offset,
+        rpc.longitude.offset,
+        rpc.height.offset,
+        rpc.line.scale,
+        rpc.sample.scale,
+        rpc.latitude.scale,
+        rpc.longitude.scale,
+        rpc.height.scale,
+        *(RPCPolynomial(row.tolist()) for row in rpc.polynomials),
     )
     _count_from_corner(model)
     return model
-
-
-def _parsed_tres(dataset: Any, max_bytes: int) -> Element | None:
-    texts = dataset.GetMetadata("xml:TRE") or []
-    _refuse_large(texts, max_bytes)
-    return ElementTree.fromstring(texts[0]) if texts else None
 
 
 def _refuse_large(texts: list[str], max_bytes: int) -> None:
@@ -248,7 +244,7 @@ def _refuse_large(texts: list[str], max_bytes: int) -> None:
 
 
 def _geo_transform(dataset: Any) -> list[float] | None:
-    """Return the geotransform if it says where the image is."""
+    """Return the geotransform if it maps pixels to the Earth; else None."""
     values = dataset.GetGeoTransform(can_return_null=True)
     if values is None or tuple(values) == _IDENTITY:
         return None
