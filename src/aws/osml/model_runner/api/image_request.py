@@ -96,7 +96,11 @@ class ImageRequest:
         item |= {name: json_text(getattr(self, name)) for name in _JSON_FIELDS if getattr(self, name) is not None}
         item["priority"] = self.priority
         item["outputs"] = [dict(output) for output in self.outputs]
-        item["post_processing"] = [_step_item(step) for step in self.post_processing]
+        item["post_processing"] = []
+        for step in self.post_processing:
+            options = step.algorithm.to_dict()
+            texts = {name: repr(value) if isinstance(value, float) else value for name, value in options.items()}
+            item["post_processing"].append({"step": str(step.step), "algorithm": texts})
         if self.roi is not None:
             item["roi"] = self.roi.wkt
         return item
@@ -228,14 +232,6 @@ def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: s
         request_sha256=sha256,
         priority=message.priority,
     )
-
-
-def _step_item(step: MRPostProcessing) -> dict[str, Any]:
-    options = step.algorithm.to_dict()
-    return {
-        "step": str(step.step),
-        "algorithm": {name: repr(value) if isinstance(value, float) else value for name, value in options.items()},
-    }
 
 
 def _fields_of(item: Mapping[str, Any]) -> dict[str, Any]:

@@ -46,8 +46,13 @@ class RegionRequest:
         """
         for data in (*initial_data, kwargs):
             for name, value in data.items():
-                if name in RegionRequest.__annotations__:
-                    setattr(self, name, _converted(name, value))
+                if name not in RegionRequest.__annotations__:
+                    continue
+                converted = value
+                if convert := _CONVERSIONS.get(name):
+                    with contextlib.suppress(TypeError, ValueError):
+                        converted = convert(value)
+                setattr(self, name, converted)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, RegionRequest) and self.to_message() == other.to_message()
@@ -121,15 +126,6 @@ _CONVERSIONS: dict[str, Callable[[Any], Any]] = {
     "tile_compression": ImageCompression,
     "region_bounds": ImageRegion.of,
 }
-
-
-def _converted(name: str, value: Any) -> Any:
-    convert = _CONVERSIONS.get(name)
-    if convert is None:
-        return value
-    with contextlib.suppress(TypeError, ValueError):
-        return convert(value)
-    return value
 
 
 def _plain(value: Any) -> Any:

@@ -107,7 +107,14 @@ def feature_problem(candidate: Any) -> StrEnum | None:
     if not isinstance(properties, dict | None):
         return FeatureProblem.BAD_PROPERTIES
     properties = properties or {}
-    return image_geometry_problem(properties) or _classes_problem(properties) or _size_problem(candidate)
+    problem = image_geometry_problem(properties) or _classes_problem(properties)
+    if problem is not None:
+        return problem
+    try:
+        size_bytes = len(orjson.dumps(candidate))
+    except orjson.JSONEncodeError:  # orjson reads deeper nesting than it can write
+        return FeatureProblem.FEATURE_NOT_ENCODABLE
+    return FeatureProblem.FEATURE_TOO_LARGE if size_bytes > MAX_FEATURE_BYTES else None
 
 
 def _classes_problem(properties: Mapping[str, Any]) -> FeatureProblem | None:
@@ -124,15 +131,6 @@ def _classes_problem(properties: Mapping[str, Any]) -> FeatureProblem | None:
 
 def _is_score(value: Any) -> bool:
     return value is None or (type(value) in (float, int) and -math.inf < value < math.inf)
-
-
-def _size_problem(candidate: Feature) -> FeatureProblem | None:
-    """Encode the feature, because orjson reads deeper nesting than it can write."""
-    try:
-        size_bytes = len(orjson.dumps(candidate))
-    except orjson.JSONEncodeError:
-        return FeatureProblem.FEATURE_NOT_ENCODABLE
-    return FeatureProblem.FEATURE_TOO_LARGE if size_bytes > MAX_FEATURE_BYTES else None
 
 
 def _is_point_beside_box(geometry: Mapping[str, Any] | None, box: Sequence[float] | None) -> bool:

@@ -173,7 +173,10 @@ def feature_id(job_id: str, region_id: str, tile_index: int, ordinal: int) -> st
     """Return a feature's id, unique in all jobs. It is the same whenever a worker processes the tile again."""
     digest = _digest_of_tile(job_id, region_id, tile_index).copy()
     digest.update(b"%d]" % ordinal)
-    return _uuid5_text(digest.hexdigest())
+    # Equals ``str(uuid.uuid5(namespace, name))``, version 5 of RFC 9562, in a fraction of the time.
+    digits = digest.hexdigest()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
 @lru_cache(maxsize=64)
@@ -181,12 +184,3 @@ def _digest_of_tile(job_id: str, region_id: str, tile_index: int) -> "hashlib._H
     """Return the SHA-1 of the namespace and of the name's beginning, which all features of a tile share."""
     prefix = orjson.dumps([job_id, region_id, tile_index])[:-1] + b","
     return hashlib.sha1(_FEATURE_NAMESPACE + prefix, usedforsecurity=False)
-
-
-def _uuid5_text(digits: str) -> str:
-    """Return the version 5 UUID (RFC 9562) for the hexadecimal SHA-1 of namespace and name.
-
-    Equals ``str(uuid.uuid5(namespace, name))`` in a fraction of the time.
-    """
-    variant = "89ab"[int(digits[16], 16) & 3]
-    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
