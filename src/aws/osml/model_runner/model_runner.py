@@ -1,4 +1,4 @@
-"""The daemon: receive, dispatch, keep what is claimed, sweep, and stop in order."""
+"""The daemon: receives messages, runs their handlers, renews leases, sweeps, and stops in order."""
 
 import os
 import resource
@@ -31,40 +31,34 @@ from .worker.wiring import wired
 
 logger = structlog.get_logger(__name__)
 
-# How many requests are accepted, and their images' headers read, at once.
+# Number of requests that are accepted at a time; accepting reads the headers of their images.
 _INTAKE_SLOTS = 4
 
 _SWEEP_JITTER = (0.7, 1.3)
-# How often a worker looks whether a description of an endpoint is due.
+# Interval at which a worker checks whether a description of an endpoint is due.
 _REFRESH_EVERY_S = 5.0
 
-
-# What sysexits.h calls an internal software error; whoever runs the worker starts it anew.
+# EX_SOFTWARE of sysexits.h, an internal software error; the container service then starts a new worker.
 _STUCK = 70
 
 
 def _limit_memory(max_bytes: int | None) -> None:
-    """Have what asks for too much memory fail, rather than the kernel choose whom to kill."""
+    """Set RLIMIT_DATA so that an oversized allocation raises MemoryError instead of triggering the OOM killer."""
     if max_bytes is not None:
         resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
 
 
 def _exit_stuck(lease: Lease) -> None:
-    """End the process at once: a thread that hangs cannot be ended by itself, and others can do its work."""
+    """End the process at once: Python cannot end a thread that hangs, and other workers can take over its work."""
     logger.critical("worker.stuck", lease=lease.name)
     sys.stdout.flush()
     os._exit(_STUCK)
 
 
-def _to_the_end(handle: Callable[[Any], None]) -> Callable[[Any, Callable[[], None]], None]:
-    """Return a consumer's handler that keeps its slot until it is done."""
-    return lambda message, _make_room: handle(message)
-
-
 class ModelRunner:
-    """One worker process. ``run`` works until ``stop`` is called, from a signal or another thread.
+    """One worker process. ``run`` returns after ``stop`` is called, from a signal handler or another thread.
 
-    ``context`` holds its clients, threads and clock; without one it is made from the configuration.
+    ``context`` holds its clients, threads and clock; by default it is made from the configuration.
     """
 
     def __init__(
@@ -102,7 +96,7 @@ class ModelRunner:
         self.sweeper = parts.sweeper
 
     def run(self) -> int:
-        """Work until stopped, and return the exit status: 0 when everything in hand was ended or given back in time."""
+        """Process messages until stopped; return 0 when all work was ended or released in time, else 1."""
         _limit_memory(self.config.memory_limit_bytes)
         tune_malloc()
         tune_gc()
@@ -125,53 +119,50 @@ class ModelRunner:
         return self._drain(consumers)
 
     def stop(self) -> None:
-        """Receive no more, begin no further tile, and give back what cannot be ended; ``run`` returns then."""
+        """Stop receiving, begin no further tile, and release unfinished work; then ``run`` returns."""
         self.context.stopping.set()
-        # The scheduler waits for this, and has to see that the process stops.
+        # The scheduler waits for this event; setting it lets the scheduler see that the process stops.
         self.context.image_due.set()
 
     def monitor_work_queues(self) -> None:
-        """Work until stopped; the name under which earlier versions had it."""
+        """Process messages until stopped: the name of ``run`` in earlier versions."""
         self.run()
 
     # Consumers ------------------------------------------------------------------------------------------------------
 
     def _consumers(self) -> list[QueueConsumer[Any]]:
-        turns = SchedulerLock(self.outstanding_jobs, self.job_table, self.context.now)
-        scheduler = self._scheduler(turns)
-        look_ahead = LookAhead(turns, self.config.image_look_ahead, self.context.now)
+        lock = SchedulerLock(self.outstanding_jobs, self.job_table, self.context.now)
+        scheduler = self._scheduler(lock)
+        look_ahead = LookAhead(lock, self.config.image_look_ahead, self.context.now)
         buffered = BufferedImageRequestQueue(self.image_request_queue, look_ahead, self.context.pause)
-        messages = self._image_messages(scheduler.due.set, look_ahead)
+        messages = ImageMessages(
+            self.image_request_queue,
+            self.image_dead_letters,
+            self.image_request_handler,
+            on_waiting=scheduler.due.set,
+            look_ahead=look_ahead,
+        )
         starts = ScheduledImages(scheduler, self.image_request_handler)
-        return [
-            self._consumer("images", buffered, _to_the_end(messages.handle), _INTAKE_SLOTS),
-            # An image gives its slot up when its first region is cut: else a model that never responds takes all slots.
-            self._consumer("starts", scheduler, starts.handle, self._slots, self.config.workers),
-            self._region_consumer(scheduler.note_room),
-        ]
-
-    def _scheduler(self, turns: SchedulerLock) -> LockedScheduler:
-        context = self.context
-        parts = (turns, self.config, context.owner, context.metrics, context.now, context.pause, context.rng)
-        if self.config.image_scheduler == "fifo":
-            return FIFOImageScheduler(*parts, context.image_due)
-        return EndpointLoadImageScheduler(self.endpoint_capacities, *parts, context.image_due)
-
-    def _image_messages(
-        self, on_waiting: Callable[[], None] | None = None, look_ahead: LookAhead | None = None
-    ) -> ImageMessages:
-        queue, dead_letters = self.image_request_queue, self.image_dead_letters
-        return ImageMessages(queue, dead_letters, self.image_request_handler, on_waiting, look_ahead)
-
-    def _region_consumer(self, on_ended: Callable[[], None] = lambda: None) -> QueueConsumer[Any]:
         regions = RegionMessages(
             self.region_request_queue,
             DeadLetters(self.region_request_queue, self.config.region_dlq),
             self.region_request_handler,
-            on_ended,
+            on_ended=scheduler.note_room,
         )
-        # Each that is cut has a tile with the model, or in front of it: more of them would keep no further call busy.
-        return self._consumer("regions", self.region_request_queue, regions.handle, self._slots, self.config.workers)
+        return [
+            self._consumer("images", buffered, lambda message, _make_room: messages.handle(message), _INTAKE_SLOTS),
+            # An image frees its slot when its first region is cut: else a model that never responds takes all slots.
+            self._consumer("starts", scheduler, starts.handle, self._slots, self.config.workers),
+            # At most WORKERS regions can have a tile in flight, so freeing more slots would add no concurrency.
+            self._consumer("regions", self.region_request_queue, regions.handle, self._slots, self.config.workers),
+        ]
+
+    def _scheduler(self, lock: SchedulerLock) -> LockedScheduler:
+        context = self.context
+        parts = (lock, self.config, context.owner, context.metrics, context.now, context.pause, context.rng)
+        if self.config.image_scheduler == "fifo":
+            return FIFOImageScheduler(*parts, context.image_due)
+        return EndpointLoadImageScheduler(self.endpoint_capacities, *parts, context.image_due)
 
     def _consumer(
         self,
@@ -186,13 +177,13 @@ class ModelRunner:
 
     @property
     def _slots(self) -> int:
-        """How many regions of the queue are cut at once; and how many images are started, whose first region runs."""
+        """Number of regions from the queue that are cut at a time, and of images that are started at a time."""
         return self.config.regions_in_progress
 
     # Life -----------------------------------------------------------------------------------------------------------
 
     def _install_signal_handlers(self) -> None:
-        """Stop on SIGTERM and Ctrl-C; the second one ends the process at once, and the tables allow that any time."""
+        """Stop on SIGTERM and Ctrl-C. A second signal ends the process at once, which the tables allow at any time."""
         if threading.current_thread() is not threading.main_thread():
             return
 
@@ -205,7 +196,7 @@ class ModelRunner:
             signal.signal(number, on_signal)
 
     def _drain(self, consumers: list[QueueConsumer[Any]]) -> int:
-        """Stop in order, each step with its share of the time that the container gives."""
+        """Stop in order, within the shutdown budget; return 0 when all consumers drained in time, else 1."""
         budget_s = self.config.shutdown_budget_s
         logger.info("worker.stopping", budget_s=budget_s)
         deadline_s = time.monotonic() + budget_s
@@ -218,21 +209,21 @@ class ModelRunner:
         return 0 if is_drained else 1
 
     def _sweep(self) -> None:
-        """Look after open jobs now and then; one worker of the fleet does it at a time."""
+        """Sweep the open jobs at intervals; one worker of all does it at a time."""
         context = self.context
         every_s = self.config.sweep_interval_s
         while not context.stopping.wait(every_s * context.rng.uniform(*_SWEEP_JITTER)):
             try:
                 if self.outstanding_jobs.claim_sweep(context.owner, every_s):
                     self.sweeper.sweep(context.stopping.is_set)
-            except Exception:  # The sweeper leads every stuck job on, so it must outlive any error
+            except Exception:  # Stuck jobs depend on the sweeper, so no error may end it
                 logger.exception("sweeper.failed")
 
     def _refresh_capacities(self) -> None:
-        """Renew descriptions of endpoints apart from every decision that rests on them."""
+        """Refresh descriptions of endpoints in a thread of their own, so that no decision waits for one."""
         context = self.context
         while not context.stopping.wait(_REFRESH_EVERY_S * context.rng.uniform(*_SWEEP_JITTER)):
             try:
                 self.endpoint_capacities.refresh()
-            except Exception:  # Scheduling goes on by older descriptions, and this thread must be there for newer ones
+            except Exception:  # Scheduling continues with older descriptions; no error may end this thread
                 logger.exception("endpoint.capacities_not_refreshed")

@@ -1,4 +1,4 @@
-"""Ends jobs that nobody wants any more, when a person asks."""
+"""Cancels open jobs, for the command line."""
 
 import dataclasses
 
@@ -9,7 +9,7 @@ from aws.osml.model_runner.exceptions import JobNotFoundError
 
 @dataclasses.dataclass(frozen=True)
 class CancelReport:
-    """What became of the open images of a job: cancelled, had just ended (how), or could not be cancelled (why)."""
+    """Outcome per open image of a job: cancelled, already ended (status), or not cancelled (error)."""
 
     cancelled: tuple[str, ...]
     ended: dict[str, str]
@@ -19,8 +19,8 @@ class CancelReport:
 class JobCanceller:
     """Ends waiting and running jobs by their rows alone.
 
-    Their load counts no more from then on. Workers stop the regions of a cancelled image at their next heartbeat and
-    drop those that wait; the fleet's sweeper publishes the status.
+    A cancelled job no longer counts as load. Workers stop its regions at the next heartbeat and drop waiting ones; the
+    sweeper publishes the status.
     """
 
     def __init__(self, job_table: JobTable, outstanding_jobs: OutstandingJobsTable) -> None:
@@ -31,7 +31,7 @@ class JobCanceller:
         """C1: end each open image of a job as FAILED, with the reason "cancelled".
 
         Raises:
-            JobNotFoundError: no image of such a job is open.
+            JobNotFoundError: no image of the job is open.
         """
         images = [job.image_id for job in self._outstanding_jobs.open_rows() if job.job_id == job_id]
         if not images:
@@ -44,6 +44,6 @@ class JobCanceller:
                     continue
                 known = self._job_table.find(image_id)
                 ended[image_id] = str(known.image_status) if known is not None else "unknown, its row has expired"
-            except Exception as err:  # noqa: BLE001 - the other images of the job are to be cancelled all the same
+            except Exception as err:  # noqa: BLE001 - the other images of the job are cancelled after any error
                 failed[image_id] = f"{type(err).__name__}: {err}"
         return CancelReport(tuple(cancelled), ended, failed)

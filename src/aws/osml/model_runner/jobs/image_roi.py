@@ -1,4 +1,4 @@
-"""Which pixels of an image lie in a region of interest, kept for as long as the image is open."""
+"""Computes the region of interest in pixels of an image, once per open image."""
 
 import functools
 from typing import Any
@@ -13,7 +13,7 @@ from aws.osml.model_runner.tiling.pixel_roi import interest_in_pixels
 
 @functools.lru_cache(maxsize=16)
 def interest_in(sensor_model: Any, width: int, height: int, roi: shapely.Geometry) -> shapely.Geometry:
-    """Return the part of a georeferenced image that lies in ``interest``, in pixels; see ``interest_in_pixels``.
+    """Return the part of a georeferenced image that lies in ``roi``, in pixels; see ``interest_in_pixels``.
 
     Every region of an image needs the same shape, so the result is cached by the image's sensor model.
     """

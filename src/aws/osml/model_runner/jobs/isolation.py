@@ -1,4 +1,4 @@
-"""Keeps a region that crashed several workers in a row apart from the other regions of a process."""
+"""Runs a suspected poison region alone in its process."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -13,11 +13,11 @@ _RETRY_AFTER_S = 5.0
 
 
 class Isolation:
-    """While a suspect is worked on, its process claims no other region.
+    """While a worker processes a suspect, it claims no other region.
 
-    Regions share their process, so the one that kills it takes the others with it, and each of them counts a crash.
-    Without this a healthy region could be given up for what its neighbour did, whenever the two are claimed together.
-    ``pause`` waits for so many seconds; ``claiming`` lets one thread in at a time.
+    A region that crashes the process ends the other regions in it too, and each of them counts a crash. Without
+    isolation a healthy region could be abandoned because of its neighbour. ``pause`` waits for a number of seconds;
+    ``claiming`` is a lock for one thread at a time.
     """
 
     def __init__(self, pause: Callable[[float], object], claiming: AbstractContextManager[object]) -> None:
@@ -27,14 +27,14 @@ class Isolation:
 
     @contextmanager
     def entered(self, claim: Callable[[], C], is_suspect: Callable[[C], bool]) -> Iterator[C | Deferred]:
-        """Claim a region and yield what ``claim`` returned, for as long as the caller works on it.
+        """Call ``claim`` and yield its result while the caller processes the region.
 
-        Where a suspect is here nothing is claimed, and ``Deferred`` is yielded.
+        While a suspect is in this process, nothing is claimed and ``Deferred`` is yielded.
         """
         if self._has_suspect:
-            # Or this worker would give back the whole queue, message after message, for as long as the suspect takes.
+            # Without this pause the worker would receive and release the whole queue in a busy loop.
             self._pause(_WAIT_S)
-        claimed: C | Deferred = Deferred("a region that crashed workers is alone here", _RETRY_AFTER_S)
+        claimed: C | Deferred = Deferred("the worker is isolating a region that crashed workers", _RETRY_AFTER_S)
         is_alone = False
         with self._claiming:
             if not self._has_suspect:

@@ -1,4 +1,4 @@
-"""What became of a region that a worker was to process. Each outcome decides what happens to the region's message."""
+"""Outcomes of a region that a worker received. The outcome decides what happens to the region's message."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 class Ended:
     """The region needs no further work: its message is deleted.
 
-    It has ended, here or before, or its image has. ``job`` is the image's row; None when the image has none any more.
+    The region has ended, here or before, or its image has. ``job`` is the image's row; None when the row is gone.
     """
 
     job: "JobItem | None"
@@ -19,7 +19,7 @@ class Ended:
 
 @dataclasses.dataclass(frozen=True)
 class Deferred:
-    """The region cannot be done now: its message becomes visible again after ``retry_after_s``.
+    """The region cannot be processed now: its message becomes visible again after ``retry_after_s``.
 
     ``is_backoff`` is True when the region's endpoint, image or tables are the reason: the row counts those waits.
     """

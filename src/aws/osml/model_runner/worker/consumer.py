@@ -1,4 +1,4 @@
-"""Takes messages off one queue and has them worked on, so many at once."""
+"""Receives messages of one queue and passes them to a handler, a limited number at a time."""
 
 import threading
 import time
@@ -19,16 +19,16 @@ _LONGEST_DELAY_S = 300
 
 
 class Message(Protocol):
-    """What comes off a queue; ``receive_count`` is 1 the first time."""
+    """A message as its queue delivered it."""
 
     @property
     def receipt_handle(self) -> str:
-        """What the message is given back by."""
+        """The handle that releases or deletes the message."""
         ...
 
     @property
     def receive_count(self) -> int:
-        """How often it came, this time included."""
+        """Number of receives, this one included: 1 the first time."""
         ...
 
 
@@ -36,23 +36,24 @@ M = TypeVar("M", bound=Message)
 
 
 class Source(Protocol[M]):
-    """A queue, or what behaves like one."""
+    """A queue, or an object with the same interface, such as the scheduler."""
 
     def receive(self) -> list[M]:
-        """Return a message, or none after a while."""
+        """Return messages; an empty list after a wait without any."""
         ...
 
     def reset_request(self, receipt_handle: str, visibility_timeout: int = 0) -> None:
-        """Give a message back, to come again in so many seconds."""
+        """Release a message; it becomes visible again after ``visibility_timeout`` seconds."""
         ...
 
 
 class QueueConsumer(Generic[M]):
-    """One thread that waits for messages, and others that work on them.
+    """One thread receives messages; ``slots`` threads and more process them.
 
-    No message is taken before there is a slot for it: what a worker cannot begin is another worker's. ``handle`` is
-    called with a message and a function by which it gives its slot up early, when what is left of its work keeps this
-    process from nothing. ``most_given_up`` messages may have done so at a time; others keep theirs.
+    The consumer takes a slot before it receives, so that a message without a slot stays for another worker.
+    ``handle`` is called with a message and a function that frees the slot early. A handler calls it when its remaining
+    work no longer blocks new messages. At most ``most_given_up`` messages without a slot are processed at a time;
+    for further ones the function does nothing.
     """
 
     def __init__(
@@ -77,14 +78,14 @@ class QueueConsumer(Generic[M]):
         self._thread = threading.Thread(target=self._receive, name=f"{name}-receive", daemon=True)
 
     def start(self) -> None:
-        """Start to receive."""
+        """Start the thread that receives."""
         self._thread.start()
 
     def join(self, timeout_s: float) -> bool:
-        """Begin nothing more and wait for what is being worked on; True when that ended in time.
+        """Stop taking messages and wait for the handlers in progress; return True when all ended in time.
 
-        A message that a receive under way still brings is given back. So the receive is waited for as well: else the
-        message would be hidden until its time is over.
+        A receive in progress may still return a message, which is then released. So the call also waits for the
+        receive: otherwise the message would stay invisible until its visibility timeout ends.
         """
         deadline_s = time.monotonic() + timeout_s
         self._pool.shutdown(wait=False)
@@ -97,25 +98,25 @@ class QueueConsumer(Generic[M]):
         while not self._stopping.is_set():
             if not self._slots.acquire(timeout=_SLOT_POLL_S):
                 continue
-            # A source that returns several knows how many slots are free; one too many is given back.
+            # A source that returns several messages counts free slots itself. A message without a slot is released.
             has_slot = True
             for message in self._poll():
                 has_slot = has_slot or self._slots.acquire(blocking=False)
                 if has_slot and self._submit(message):
                     has_slot = False
                 else:
-                    self._give_back(message)
+                    self._release(message)
             if has_slot:
                 self._slots.release()
 
     def _submit(self, message: M) -> bool:
-        """Have a message worked on; False when this worker is to stop and begins nothing more."""
+        """Process a message in the pool; return False when the worker stops or no thread can be started."""
         if self._stopping.is_set():
             return False
         try:
             future = self._pool.submit(self._work, message)
         except RuntimeError:
-            # The pool was shut down since, and this worker stops; or it finds no memory for another thread.
+            # The pool was shut down because the worker stops, or memory for another thread is lacking.
             self._stopping.wait(_ERROR_PAUSE_S)
             return False
         self._running.add(future)
@@ -133,25 +134,25 @@ class QueueConsumer(Generic[M]):
 
         try:
             self._handle(message, make_room)
-        except Exception:  # One message's error must not end the daemon; the message comes again
+        except Exception:  # An error of one message must not end the daemon; the message is delivered again
             logger.exception("message.failed", queue=self._name, receive_count=message.receive_count)
-            # Later each time, since SQS sets aside what is received too often.
-            self._give_back(message, int(backoff_s(message.receive_count - 1, _FIRST_DELAY_S, _LONGEST_DELAY_S)))
+            # The delay doubles, because SQS dead-letters a message after too many receives.
+            self._release(message, int(backoff_s(message.receive_count - 1, _FIRST_DELAY_S, _LONGEST_DELAY_S)))
         finally:
             (self._given_up if is_given_up else self._slots).release()
 
-    def _give_back(self, message: M, delay_s: int = 0) -> None:
+    def _release(self, message: M, delay_s: int = 0) -> None:
         try:
             self._queue.reset_request(message.receipt_handle, delay_s)
-        except Exception as err:  # noqa: BLE001 - the thread that receives must not end by it
-            # It comes again in any case, when its time hidden is over.
+        except Exception as err:  # noqa: BLE001 - an error must not end the thread that receives
+            # The message becomes visible again in any case, when its visibility timeout ends.
             logger.warning("message.not_given_back", queue=self._name, reason=f"{type(err).__name__}: {err}")
 
     def _poll(self) -> list[M]:
         try:
             messages = self._queue.receive()
             self._on_poll()
-        except Exception as err:  # noqa: BLE001 - the daemon outlives whatever AWS does; it pauses and asks again
+        except Exception as err:  # noqa: BLE001 - no failure of AWS may end the daemon; it pauses and receives again
             logger.error("queue.not_received", queue=self._name, error=type(err).__name__, reason=str(err))
             self._stopping.wait(_ERROR_PAUSE_S)
             return []

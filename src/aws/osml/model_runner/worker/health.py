@@ -1,4 +1,4 @@
-"""When this worker last made progress, in a file that the container's health check reads."""
+"""Writes the time of the worker's last progress to a file that the container's health check reads."""
 
 import json
 import os
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-# A worker that neither received nor finished anything for this long is stuck: an idle one polls far more often.
+# A worker without progress for this long is stuck: even an idle worker polls its queues far more often.
 MAX_AGE_S = 120.0
 
 
 @dataclass(frozen=True)
 class HealthReport:
-    """What the file says: the process, what it is doing, and the epoch second of its last progress."""
+    """Contents of the file: process id, state, and Unix time of the last progress in seconds."""
 
     pid: int
     state: str
@@ -29,7 +29,7 @@ class HealthReport:
 
 
 class HealthFile:
-    """Writes the report; cheap enough to be told of every poll and every tile. Without a path it writes nothing."""
+    """Writes the report; cheap enough to be called for every poll and every tile. Without a path it writes nothing."""
 
     def __init__(
         self, path: str | Path | None, now: Callable[[], float] = time.time, min_interval_s: float = 5.0
@@ -41,35 +41,32 @@ class HealthFile:
         self._lock = threading.Lock()
 
     def note_progress(self, state: str = "running") -> None:
-        """Record that the worker got on; the file is written every few seconds at most."""
+        """Record progress; in state ``running`` the file is written once per ``min_interval_s`` at most."""
         now_s = self._now()
         with self._lock:
             if now_s - self._written < self._min_interval_s and state == "running":
                 return
             self._written = now_s
             if self._path is not None:
-                _write(self._path, HealthReport(os.getpid(), state, now_s))
-
-
-def _write(path: Path, report: HealthReport) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    fresh = path.with_suffix(f".{report.pid}.new")
-    fresh.write_text(json.dumps(asdict(report)))
-    # Replaced in one step, so that a reader never sees half a report.
-    fresh.replace(path)
+                report = HealthReport(os.getpid(), state, now_s)
+                self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                fresh = self._path.with_suffix(f".{report.pid}.new")
+                fresh.write_text(json.dumps(asdict(report)))
+                # A rename is atomic, so a reader never sees half a report.
+                fresh.replace(self._path)
 
 
 def read_health(path: str | Path) -> HealthReport:
     """Return the report in a health file.
 
     Raises:
-        OSError, ValueError, TypeError: there is none, or it is no report.
+        OSError, ValueError, TypeError: the file does not exist, or does not hold a report.
     """
     return HealthReport(**json.loads(Path(path).read_text()))
 
 
 def is_process_alive(pid: int) -> bool:
-    """Return True when a process of this number runs."""
+    """Return True when a process with this id exists."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -1,4 +1,4 @@
-"""What becomes of a message: it is worked on while others do not see it, then deleted, given back or set aside."""
+"""Handles queue messages: process while extending visibility, then delete, release or dead-letter."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -38,27 +38,27 @@ from aws.osml.model_runner.telemetry.logs import bind_job
 
 logger = structlog.get_logger(__name__)
 
-# SQS sets a message aside that was received too often. One that only waits is sent anew after so many receives.
+# SQS dead-letters a message after too many receives. A message that only waits is sent anew after this many.
 _RENEWED_AFTER = 10
-# Acceptance of a request is tried so often where it raises an error that no try mends, and so often where memory is
-# lacking. Another worker may take each try.
+# Receives of a request whose acceptance raises a permanent error, or MemoryError, before the request is rejected.
+# Another worker may make each attempt.
 _HOPELESS_TRIES = 3
 _MEMORY_TRIES = 10
-# A message whose endpoint has no room for further images comes again after so many seconds, chosen at random.
+# Range of the random wait before a message is visible again, when enough images wait for its endpoint.
 _FULL_S = (60.0, 180.0)
-# Before the next message is looked at then, so that a queue full of such messages costs few calls.
+# Pause before the next message is received then, so that a queue full of such messages costs few calls.
 _FULL_PAUSE_S = 1.0
 
 
 @contextmanager
 def visibility_extended(queue: RequestQueue, message: QueueMessage, context: WorkerContext) -> Iterator[None]:
-    """Keep a message hidden from other workers while the caller works on it.
+    """Extend the visibility timeout of a message while the caller processes it.
 
-    SQS lets nobody hide a message for more than 12 hours after its receive; then it comes again, and whoever gets it
-    finds the work's lease taken.
+    SQS limits visibility to 12 hours after the receive. Then the message is delivered again, and the second worker
+    finds the lease held.
     """
     visibility_s = queue.visibility_timeout_s()
-    # Long enough for the next heartbeat, however short the queue's own time is.
+    # At least one lease, so that the next heartbeat comes in time even if the queue's own timeout is short.
     hidden_s = max(visibility_s, math.ceil(context.config.region_lease_s))
     hurried = queue.through(context.clients.hurried_sqs())
 
@@ -74,7 +74,7 @@ def visibility_extended(queue: RequestQueue, message: QueueMessage, context: Wor
 
 
 def come_again(queue: RequestQueue, message: QueueMessage, wait_s: int) -> None:
-    """Have a message come again after a while, as a new one where SQS counts many receives."""
+    """Requeue a message after ``wait_s`` seconds, as a new message when SQS has counted many receives."""
     if message.receive_count < _RENEWED_AFTER or wait_s > MAX_DELAY_S:
         queue.reset_request(message.receipt_handle, wait_s)
         return
@@ -83,9 +83,9 @@ def come_again(queue: RequestQueue, message: QueueMessage, wait_s: int) -> None:
 
 
 class DeadLetters:
-    """Where messages of a queue go that can never be carried out, as they came, so that somebody can look at them.
+    """Sends messages that can never be processed, unchanged, to a dead-letter queue for an operator to inspect.
 
-    That is the queue at ``url``, or else the one to which SQS itself sends what is received too often.
+    The queue is the one at ``url``; without ``url``, the dead-letter queue of the source queue's redrive policy.
     """
 
     def __init__(self, queue: RequestQueue, url: str | None) -> None:
@@ -93,23 +93,23 @@ class DeadLetters:
         self._url = url
 
     def put(self, body: str, reason: str) -> None:
-        """Set a message aside; where there is no dead-letter queue, the log is all that is left of it."""
+        """Send a message to the dead-letter queue; without such a queue, only log the reason."""
         url = self._url or self._queue.dead_letter_queue_url()
         logger.error("message.rejected", reason=reason, has_dead_letter_queue=url is not None)
         if url is not None:
             RequestQueue(url, client=self._queue.sqs_client).send_body(body)
 
     def put_image(self, job: JobItem) -> None:
-        """Set aside the message of an image that failed before it had a plan."""
+        """Dead-letter the message of an image that failed before it had a plan."""
         if job.body is not None:
             self.put(job.body, job.message or "")
 
 
 class ImageMessages:
-    """Image requests: accepted, and their message deleted.
+    """Accepts image requests and deletes their messages.
 
-    Where images are scheduled, their headers are read then, and they wait to be started; else they are planned at once.
-    ``on_waiting`` is called for each that waits; ``look_ahead`` bounds how many images wait for an endpoint.
+    With ``on_waiting`` images are scheduled: the handler reads their headers, calls ``on_waiting``, and they wait for
+    the scheduler. Without it they are planned at once. ``look_ahead`` limits how many images wait for an endpoint.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class ImageMessages:
         self._look_ahead = look_ahead
 
     def handle(self, message: QueueMessage) -> None:
-        """Begin every image of a request. Once accepted, an image depends on its rows and not on the message."""
+        """Accept every image of a request. An accepted image depends on its rows and no longer on the message."""
         with visibility_extended(self._queue, message, self._handler.context):
             try:
                 jobs = self._accept(message)
@@ -144,7 +144,7 @@ class ImageMessages:
                 self._queue.reset_request(message.receipt_handle, math.ceil(err.retry_after_s))
                 return
             except Exception as err:
-                if message.receive_count < _most_tries(err):
+                if message.receive_count < _max_tries(err):
                     raise
                 logger.exception("request.not_accepted", receive_count=message.receive_count)
                 problem = f"the request cannot be accepted: {type(err).__name__}: {err}"
@@ -156,14 +156,14 @@ class ImageMessages:
                 self._plan_or_buffer(job)
             except ProcessImageException as err:
                 logger.warning("image.not_planned", reason=str(err))
-            except Exception:  # The other images of the request go on; the sweeper and the scheduler lead this one on
+            except Exception:  # The other images continue; the sweeper or the scheduler continues this image
                 logger.exception("image.not_begun", image_id=job.image_id)
 
-    def _take_room(self, requests: list[ImageRequest]) -> None:
-        """Count the images of a message as waiting, unless it was accepted before.
+    def _count_waiting(self, requests: list[ImageRequest]) -> None:
+        """Count the images of a message as waiting for their endpoint.
 
         Raises:
-            EndpointFullError: enough of its endpoint's images wait.
+            EndpointFullError: enough images wait for the endpoint, and the message was not accepted before.
         """
         first = requests[0]
         if self._look_ahead is None or self._look_ahead.take(lane_of(first), len(requests)):
@@ -183,7 +183,7 @@ class ImageMessages:
         requests = parse_image_request_message(message.body)
         for request in requests:
             self._handler.config.policy.check(request)
-        self._take_room(requests)
+        self._count_waiting(requests)
         for request in requests:
             self._handler.check(request, message.receive_count)
         accepted: list[OpenJob] = []
@@ -191,18 +191,18 @@ class ImageMessages:
             try:
                 job = self._handler.accept(request, message.message_id, message.body)
             except ClientError as err:
-                # The same write fails each time that the message comes.
+                # The same write would fail for each delivery of the message.
                 if not is_invalid_write(err):
                     raise
-                raise self._taken_back(accepted, request, err) from err
+                raise self._roll_back(accepted, request, err) from err
             if job is not None:
                 accepted.append(job)
         return accepted
 
-    def _taken_back(
+    def _roll_back(
         self, accepted: list[OpenJob], request: ImageRequest, err: ClientError
     ) -> InvalidImageRequestException:
-        """End the images of a request of which one cannot be stored: it is accepted whole or not at all."""
+        """Fail the accepted images of a message in which ``request`` cannot be stored; return the refusal."""
         problem = Problem("imageUrls", shortened(request.image_url), f"what the tables can hold: {err}")
         refusal = InvalidImageRequestException("the request cannot be stored", [problem])
         for job in accepted:
@@ -219,22 +219,22 @@ class ImageMessages:
         self._queue.finish_request(message.receipt_handle)
 
 
-def _most_tries(err: Exception) -> float:
-    """Return after how many deliveries a request is refused whose acceptance raised ``err``."""
+def _max_tries(err: Exception) -> float:
+    """Return the number of receives after which a request is rejected when its acceptance raises ``err``."""
     if isinstance(err, MemoryError):
         return _MEMORY_TRIES
     return _HOPELESS_TRIES if is_hopeless(err) else math.inf
 
 
 class ScheduledImages:
-    """Images that this worker starts: planned, and their first region done."""
+    """Plans the images that the scheduler starts in this worker, and processes the first region of each."""
 
     def __init__(self, scheduler: LockedScheduler, handler: ImageRequestHandler) -> None:
         self._scheduler = scheduler
         self._handler = handler
 
     def handle(self, image: ScheduledImage, on_cut: Callable[[], None] = lambda: None) -> None:
-        """Plan an image that this worker has claimed; ``on_cut`` is called when another one can be started."""
+        """Plan an image that this worker has claimed; ``on_cut`` is called when another image can be started."""
         try:
             self._handler.process_first(self._handler.plan_started(image.job), on_cut)
         except ProcessImageException as err:
@@ -245,7 +245,7 @@ class ScheduledImages:
 
 
 class RegionMessages:
-    """Region messages: the region is processed, and the message deleted when the region has ended."""
+    """Processes the regions that messages name, and deletes each message when its region has ended."""
 
     def __init__(
         self,
@@ -260,23 +260,21 @@ class RegionMessages:
         self._on_ended = on_ended
 
     def handle(self, message: QueueMessage, on_cut: Callable[[], None] = lambda: None) -> None:
-        """Process the region that a message names; ``on_cut`` is called when another one can be cut."""
+        """Process the region that a message names; ``on_cut`` is called when another region can be cut."""
         with visibility_extended(self._queue, message, self._regions.context):
-            outcome = self._outcome_of(message, on_cut)
+            try:
+                region = parse_region_message(message.body)
+            except InvalidRequestError as err:
+                self._dead_letters.put(message.body, str(err))
+                outcome: Ended | Deferred = Ended(None)
+            else:
+                outcome = self._regions.process_region_request(region, message.receive_count, on_cut)
+                if isinstance(outcome, Deferred):
+                    retry_after_s, reason = round(outcome.retry_after_s, 1), outcome.reason
+                    with bind_job(job_id=region.job_id, image_id=region.image_id, region_id=region.region_id):
+                        logger.info("region.given_back", retry_after_s=retry_after_s, reason=reason)
         if isinstance(outcome, Deferred):
             come_again(self._queue, message, math.ceil(outcome.retry_after_s))
             return
         self._queue.finish_request(message.receipt_handle)
         self._on_ended()
-
-    def _outcome_of(self, message: QueueMessage, on_cut: Callable[[], None]) -> Ended | Deferred:
-        try:
-            region = parse_region_message(message.body)
-        except InvalidRequestError as err:
-            self._dead_letters.put(message.body, str(err))
-            return Ended(None)
-        outcome = self._regions.process_region_request(region, message.receive_count, on_cut)
-        if isinstance(outcome, Deferred):
-            with bind_job(job_id=region.job_id, image_id=region.image_id, region_id=region.region_id):
-                logger.info("region.given_back", retry_after_s=round(outcome.retry_after_s, 1), reason=outcome.reason)
-        return outcome

@@ -1,4 +1,4 @@
-"""Looks after open jobs, so that none waits for a person: what a dead worker left undone is begun again or ended."""
+"""Sweeper: continues or ends the open jobs that no worker processes, so that no job waits for an operator."""
 
 import dataclasses
 import enum
@@ -37,19 +37,19 @@ _MAX_PLANNING_ATTEMPTS = 5
 
 
 class NextStep(enum.Enum):
-    """What an open job needs."""
+    """The step that an open job needs."""
 
     NOTHING = "nothing"
     FORGET = "forget"  # its row has expired
-    CLOSE = "close"  # it has ended, and somebody died before saying so
+    CLOSE = "close"  # it has ended, but a worker died before it published the status
     GIVE_UP_PLANNING = "give up planning"
-    FINISH = "finish"  # every region was counted, and somebody died before finishing it
+    FINISH = "finish"  # every region was counted, but a worker died before it finished the image
     LOOK_AT_REGIONS = "look at regions"
     SEAL_REGIONS = "seal regions"  # past its deadline
 
 
 def next_step(job: OpenJob, item: JobItem | None, now_s: float, config: ServiceConfig) -> NextStep:
-    """Return what an open job needs, from its two rows. Pure."""
+    """Return the step that an open job needs, from its open row and its image's row. Pure."""
     if item is None:
         return NextStep.FORGET
     if item.is_terminal:
@@ -71,14 +71,14 @@ def _planning_step(job: OpenJob, now_s: float, config: ServiceConfig) -> NextSte
     is_broken = is_poison(job.num_attempts, began_s, now_s, _MAX_PLANNING_ATTEMPTS, POISON_IMAGE_S)
     if is_broken or _is_late(job, now_s, config):
         return NextStep.GIVE_UP_PLANNING
-    # The worker whose turn it is starts the image, again if need be.
+    # The worker that holds the scheduler lock starts the image, for a second time if necessary.
     return NextStep.NOTHING
 
 
 def _running_since(job: OpenJob | UnreadableJob) -> float | None:
-    """Return when the first plan of a job was begun; None while it waits."""
+    """Return the Unix time at which the first plan of a job was begun; None while the job waits."""
     is_begun = isinstance(job, OpenJob) and (job.num_attempts or job.planned_time is not None)
-    # Rows of earlier versions know only when they were accepted.
+    # Rows of earlier versions hold only the time of acceptance.
     return job.request_time if job.first_attempt is None and is_begun else job.first_attempt
 
 
@@ -88,7 +88,7 @@ def _is_late(job: OpenJob | UnreadableJob, now_s: float, config: ServiceConfig) 
 
 
 class JobSweeper:
-    """Gives each open job its next step. ``sweep`` is called every half minute by every worker; one of them does it."""
+    """Takes the next step of each open job. Every worker claims the sweep now and then; the one that gets it sweeps."""
 
     def __init__(
         self,
@@ -113,7 +113,7 @@ class JobSweeper:
         self._now = now
 
     def sweep(self, should_stop: Callable[[], bool] = lambda: False) -> None:
-        """Walk the open jobs. One job's error is that job's: it keeps no other waiting."""
+        """Take the next step of every open job. An error in one job does not stop the others."""
         for job in self._outstanding_jobs.open_rows():
             if should_stop():
                 break
@@ -121,10 +121,10 @@ class JobSweeper:
                 try:
                     self._lead_on(job)
                 except Exception as err:  # noqa: BLE001 - MemoryError included; the next sweep tries again
-                    self._note_error(err)
+                    self._record_error(err)
         self._metrics.flush()
 
-    def _note_error(self, err: Exception) -> None:
+    def _record_error(self, err: Exception) -> None:
         self._metrics.record("JobSweep", "Errors", 1, COUNT)
         if isinstance(err, ModelRunnerError | ClientError | BotoCoreError):
             logger.warning("job.not_advanced", error=type(err).__name__, reason=str(err))
@@ -143,7 +143,7 @@ class JobSweeper:
             self._fail(job, f"the job could not be ended at its deadline: {type(err).__name__}: {err}")
 
     def _lead_on_unreadable(self, job: UnreadableJob) -> None:
-        """Report a job that this version cannot read, and end it by its keys when its time is over."""
+        """Log a job that this version cannot read, and end it by its keys after its deadline."""
         logger.error("job.unreadable", endpoint_id=job.endpoint_id, job_key=job.job_key, reason=job.reason)
         self._metrics.record("JobSweep", "Errors", 1, COUNT)
         item = self._job_table.find(job.image_id) if job.image_id else None
@@ -155,7 +155,7 @@ class JobSweeper:
             self._fail(job, f"this version cannot read the job, and its time is over: {job.reason}")
 
     def _fail(self, job: OpenJob | UnreadableJob, reason: str) -> None:
-        """F2, and what follows, by the keys of the job's row alone; the row goes too where its image has none."""
+        """F2: fail a job by its keys and close it; delete the open row when the image has no row."""
         generation = job.generation if isinstance(job, OpenJob) else None
         ended = self._job_table.fail_hopeless(job.image_id, safe_text(reason), generation) if job.image_id else None
         item = ended or (self._job_table.find(job.image_id) if job.image_id else None)
@@ -168,7 +168,7 @@ class JobSweeper:
 
     def _close(self, job: OpenJob | UnreadableJob, item: JobItem) -> None:
         if self._images.completion.close(item):
-            # Its row may lie under other keys than those that follow from the image's row.
+            # The keys of its row may differ from the keys that the image's row implies.
             self._outstanding_jobs.strike_off(job)
 
     def _is_late(self, job: UnreadableJob, item: JobItem | None) -> bool:
@@ -178,7 +178,10 @@ class JobSweeper:
         return _is_late(job, self._now(), self._config)
 
     def _is_hopeless(self, job: OpenJob) -> bool:
-        """Return True when a job is long past its deadline, and no end of it is under way that counts its tries."""
+        """Return True when a job is long past its deadline, and its regions were not all counted.
+
+        The completion of a counted image limits its own attempts.
+        """
         if not _is_late(job, self._now() - POISON_IMAGE_S, self._config):
             return False
         item = self._job_table.find(job.image_id)
@@ -205,7 +208,9 @@ class JobSweeper:
                     self._sweep_regions(item, job.planned_time or 0.0, is_late=step is NextStep.SEAL_REGIONS)
 
     def _sweep_regions(self, job: JobItem, planned_s: float, is_late: bool) -> None:
-        """Walk a job's regions. One region's error keeps no other waiting; the gravest is raised in the end.
+        """Send again or end the regions of a job that no worker processes.
+
+        An error in one region does not stop the others; a permanent error is raised rather than a passing one.
 
         Raises:
             ConservationError: the job is late and every region has ended, but the image's counters say otherwise.
@@ -216,14 +221,14 @@ class JobSweeper:
             is_any_open = is_any_open or not region.is_terminal
             try:
                 self._sweep_region(job, region, planned_s, is_late)
-            except Exception as err:  # noqa: BLE001 - whatever it is, others can be led on
+            except Exception as err:  # noqa: BLE001 - the other regions are continued after any error
                 error, reason = type(err).__name__, str(err)
                 logger.warning("region.not_advanced", region_id=region.region_id, error=error, reason=reason)
                 gravest = err if gravest is None or is_passing(gravest) else gravest
         if gravest is not None:
             raise gravest
         if is_late and not is_any_open:
-            raise ConservationError("every region has ended, and the image has not counted them all")
+            raise ConservationError("every region has ended, but the image has not counted all of them")
 
     def _sweep_region(self, job: JobItem, region: RegionRequestItem, planned_s: float, is_late: bool) -> None:
         now_s = self._now()
@@ -248,7 +253,7 @@ class JobSweeper:
 
 
 def _is_counted(item: JobItem) -> bool:
-    """Return True when every region was counted, so that the image only has to be finished."""
+    """Return True when every region was counted, so that the image only needs to be finished."""
     try:
         return JobTable.is_image_request_complete(item)
     except IsImageCompleteException:
@@ -259,11 +264,11 @@ def _given_up_because(job: OpenJob, config: ServiceConfig) -> str:
     if _running_since(job) is None:
         return (
             f"its endpoint had no room for it within {config.job_wait_limit_s:g} s (JOB_WAIT_LIMIT_S):"
-            " send the job again when the endpoint has less to do, or give the endpoint more instances"
+            " send the job again when the endpoint has less load, or add instances to the endpoint"
         )
     if job.num_attempts > _MAX_PLANNING_ATTEMPTS:
         return f"planning failed {job.num_attempts} times"
     return (
-        f"it could not be planned within {config.job_deadline_s:g} s of the first try (JOB_DEADLINE_S):"
-        " look for image.planning_put_off in the log, and send the job again"
+        f"it could not be planned within {config.job_deadline_s:g} s of the first attempt (JOB_DEADLINE_S):"
+        " see image.planning_put_off in the log for the reason, and send the job again"
     )

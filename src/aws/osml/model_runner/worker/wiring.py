@@ -1,4 +1,4 @@
-"""The composition root: makes the tables, queues and handlers of a worker, each with what it needs."""
+"""The composition root: constructs the tables, queues and handlers of a worker."""
 
 import dataclasses
 
@@ -25,7 +25,7 @@ from .sweeper import JobSweeper
 
 @dataclasses.dataclass(frozen=True)
 class WorkerParts:
-    """What the daemon runs. It is handed to no part: each has its own arguments."""
+    """The parts that the daemon runs. No part receives this object: each has its own arguments."""
 
     job_table: JobTable
     region_request_table: RegionRequestTable
