@@ -1,4 +1,4 @@
-"""The one room that imports GDAL: open an image under credentials, cut and encode tiles, place pixels on the Earth."""
+"""The only package that imports GDAL: opens images with credentials, encodes tiles, maps pixels to the Earth."""
 
 from .elevation import open_elevation_model
 from .exceptions import ImageBreaksOffError, ImageUnreachableError

@@ -1,7 +1,7 @@
-"""How large GDAL's cache of decoded blocks is: what neighbouring tiles share fits, and no more memory is taken.
+"""Size of GDAL's cache of decoded blocks: large enough for the blocks that neighbouring tiles share.
 
-The cache never gives memory back by itself, so a cache as large as the setting allows would be filled by any image of
-that size, most of it with blocks that no tile asks for again.
+The cache never shrinks by itself. A cache of the allowed size would be filled by any large image, mostly with blocks
+that no tile reads again.
 """
 
 from osgeo import gdal
@@ -14,10 +14,10 @@ _TILE_PX = 1024
 
 
 def shared_bytes(header: ImageHeader, settings: RasterSettings) -> int:
-    """Return the bytes of the blocks that a row of tiles decodes and the next tile, or the next row, asks for again.
+    """Return the bytes of the blocks that one tile or row of tiles decodes and the next reads again.
 
-    A block as wide as the image is shared by every tile beside it, so all of those that a tile touches have to stay. Of
-    smaller blocks, the last row of a region's row of tiles is what its next row asks for again.
+    A block as wide as the image is shared by all tiles in its rows, so all blocks that a tile touches have to stay.
+    With smaller blocks, the next row of tiles of a region reads only the last row of blocks again.
     """
     block_width, block_height = header.block_size
     pixel_bytes = header.band_count * gdal.GetDataTypeSize(gdal.GetDataTypeByName(header.data_type)) // 8
@@ -28,9 +28,9 @@ def shared_bytes(header: ImageHeader, settings: RasterSettings) -> int:
 
 
 def make_room(header: ImageHeader, settings: RasterSettings, is_remote: bool) -> None:
-    """Let the cache grow to what an image needs, within the settings; it does not shrink, others may need it.
+    """Let the cache grow to the size that an image needs, within the settings. It never shrinks: others may need it.
 
-    Of a remote image, what a region shares with the one beside it is to stay as well: it would be fetched again.
+    For a remote image, the blocks that neighbouring regions share stay as well, since they would be fetched again.
     """
     wanted = min(settings.cache_bytes, shared_bytes(header, settings) * (2 if is_remote else 1))
     if wanted > gdal.GetCacheMax():

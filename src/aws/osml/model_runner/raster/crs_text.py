@@ -13,10 +13,10 @@ _FORBIDDEN = re.compile(
     rb"|NADGRIDS|GEOIDGRIDS|GRIDSHIFT|GRIDS\s*=|[+]\s*(?:INIT|PROJ|STEP|FILE)\s*=|PIPELINE",
     re.IGNORECASE,
 )
-# Before WKT in a citation of a GeoTIFF. GDAL takes every other citation for a name.
+# Marks WKT in a citation of a GeoTIFF. GDAL treats every other citation as a name.
 _WKT_MARK = re.compile(rb"ESRI PE String", re.IGNORECASE)
 # GDAL writes a PROJ string beside a projection that WKT 1 does not describe, such as that of a geostationary satellite.
-# Keys with numbers, and a few names, lead nowhere: PROJ reads files by other keys.
+# These keys, with numbers and a few names, are safe: PROJ reads files by other keys only.
 _PLAIN_PROJ4 = re.compile(
     r',EXTENSION\["PROJ4","(?:\+(?:proj=(?!\w*(?:shift|pipeline|def|horner))\w+|(?:ellps|units|sweep|axis|o_proj)=\w+'
     r"|(?:lat_|lon_|o_lat_|o_lon_|x_|y_|k_)\w+=[-\d.e]+|(?:h|k|a|b|f|rf|R|zone|alpha|gamma|lonc|to_meter|pm)=[-\d.e]+"
@@ -39,7 +39,7 @@ _NODES = frozenset(
 
 
 def are_plain_citations(raw: bytes) -> bool:
-    """Return whether PROJ may get the citations of a GeoTIFF: what is WKT in them is that of a plain system."""
+    """Return whether PROJ may read the citations of a GeoTIFF: any WKT in them describes a plain coordinate system."""
     marked = _WKT_MARK.split(raw, maxsplit=1)
     if len(marked) == 1:
         return True
@@ -48,7 +48,7 @@ def are_plain_citations(raw: bytes) -> bool:
 
 
 def is_plain_gml(raw: bytes) -> bool:
-    """Return whether PROJ may get the GML of a JPEG 2000, which names a system or describes it."""
+    """Return whether PROJ may read the GML of a JPEG 2000, which names or describes a coordinate system."""
     return not _FORBIDDEN.search(raw)
 
 

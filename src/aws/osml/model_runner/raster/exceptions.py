@@ -14,14 +14,14 @@ __all__ = [
 
 
 class ImageUnreachableError(LoadImageException):
-    """The image's store did not answer, or is overloaded: the same open may succeed later."""
+    """The image's store did not respond, or is overloaded: the same open may succeed later."""
 
     can_retry: ClassVar[bool] = True
 
 
 class ImageBreaksOffError(ImageUnreachableError):
-    """The image's store answers, and breaks off each time that this part of the image is read."""
+    """The image's store responds, but every transfer of this part of the image breaks off."""
 
 
 class NotAnImageError(LoadImageException):
-    """GDAL takes the bytes that it fetched for no image of a supported format."""
+    """GDAL does not recognize the fetched bytes as an image of a supported format."""

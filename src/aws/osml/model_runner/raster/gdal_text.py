@@ -1,4 +1,4 @@
-"""Text and metadata of a GDAL object as ``str``, whatever bytes the file holds."""
+"""Text and metadata of a GDAL object as ``str``, also where the file is not UTF-8."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ logger = structlog.get_logger(__name__)
 def decoded(text: str | bytes | None) -> str:
     """Return text of a file, decoded as Latin-1 where it is not UTF-8.
 
-    GDAL returns such text as bytes, or as ``str`` with surrogates, which it does not take back.
+    GDAL returns such text as bytes, or as ``str`` with surrogates, which its setters refuse.
     """
     if isinstance(text, str):
         raw = text.encode("utf-8", "surrogateescape")

@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class AwsKeys(NamedTuple):
-    """What signs a call to S3. The token is None for keys that do not expire."""
+    """Keys that sign a call to S3. The token is None for keys that do not expire."""
 
     access_key: str
     secret_key: str
@@ -23,9 +23,9 @@ class AwsKeys(NamedTuple):
 
 
 class ImageHandle:
-    """One open GDAL dataset, the keys that it signs with, and what was made for it and must die with it.
+    """One open GDAL dataset, the keys that sign its requests, and a cache of objects that belong to it.
 
-    ``fetched`` are the pixels that were fetched ahead last, of each of two regions.
+    ``fetched`` are the last two windows that were fetched ahead.
     """
 
     def __init__(self, dataset: Any, keys: AwsKeys | None = None) -> None:
@@ -35,7 +35,7 @@ class ImageHandle:
         self._companions: dict[Hashable, Any] = {}
 
     def companion(self, key: Hashable, create: Callable[[Any], T]) -> T:
-        """Return what ``create(dataset)`` made for this handle the first time that ``key`` was asked for.
+        """Return the cached object of ``key``, which the first call makes by ``create(dataset)``.
 
         Raises IncompleteReadError when a transfer broke off meanwhile.
         """
@@ -49,9 +49,9 @@ class ImageHandle:
 
 
 class HandlePool:
-    """At most ``limit`` handles, opened when first needed and lent last-returned first, so that caches stay warm.
+    """At most ``limit`` handles, opened on demand. The last returned is lent first, so that caches stay warm.
 
-    A thread that holds a handle must not ask for a second one: with all handles lent out that waits for ever.
+    A thread that holds a handle must not call ``lend`` again: when all handles are lent, that is a deadlock.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class HandlePool:
     def lend(self) -> Iterator[ImageHandle]:
         """Lend a handle for the length of a ``with`` block; waits while all are lent.
 
-        A handle on which anything failed is not lent again: GDAL may remember the failure in it.
+        A handle is not lent again after an error, because GDAL may keep the error in the handle.
         """
         handle = self._take()
         is_sound = False
@@ -77,43 +77,43 @@ class HandlePool:
             yield handle
             is_sound = True
         finally:
-            self._give_back(handle if is_sound else None)
+            self._return(handle if is_sound else None)
 
     def open(self) -> ImageHandle:
         """Open a handle that the pool does not count, for a caller that keeps it."""
         return self._open_handle()
 
     def narrow(self, limit: int) -> None:
-        """Have at most ``limit`` handles from now on, if that is fewer than before."""
+        """Reduce the limit to ``limit`` handles; a larger value has no effect."""
         with self._changed:
             self._limit = min(self._limit, limit)
 
     def drop_idle(self) -> None:
-        """Close the handles that nobody holds."""
+        """Close the handles that are not lent."""
         with self._changed:
             self._count -= len(self._idle)
             self._idle.clear()
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Close what is idle now and what is lent as soon as it comes back; nothing is lent any more."""
+        """Close idle handles now and lent handles when they are returned; ``lend`` raises from now on."""
         with self._changed:
             self._is_closed = True
         self.drop_idle()
 
     def _take(self) -> ImageHandle:
-        """Return an idle handle that is current, or a new one in its place."""
+        """Return an idle handle with current keys, or a new handle instead."""
         handle = self._take_idle()
         try:
             if handle is not None and self._is_current(handle):
                 return handle
             return self._open_handle()
         except BaseException:
-            self._give_back(None)
+            self._return(None)
             raise
 
     def _take_idle(self) -> ImageHandle | None:
-        """Return an idle handle, or None when the caller is to open one, for which a place is now reserved."""
+        """Return an idle handle, or None with a slot reserved, for which the caller has to open a handle."""
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or self._idle or self._count < self._limit)
             if self._is_closed:
@@ -123,8 +123,8 @@ class HandlePool:
             self._count += 1
             return None
 
-    def _give_back(self, handle: ImageHandle | None) -> None:
-        """Return a lent handle, or the place of one that is gone."""
+    def _return(self, handle: ImageHandle | None) -> None:
+        """Return a lent handle to the pool; None frees the slot of a closed handle."""
         with self._changed:
             if handle is None or self._is_closed:
                 self._count -= 1

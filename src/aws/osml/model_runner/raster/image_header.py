@@ -1,4 +1,4 @@
-"""What an image says about itself, and whether a worker may take it on."""
+"""Header of an image, and the check that a worker can process it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _EXTENSIONS = {"GTIFF": "TIFF", "JP2OPENJPEG": "JP2"}
 
 @dataclass(frozen=True)
 class ImageHeader:
-    """What an image says about itself, read once.
+    """Properties of an image, read once.
 
     ``data_type`` is GDAL's name of the pixel type that holds every band; ``block_size`` is (width, height) in pixels of
     the pieces that the file is stored in. ``image_count`` is the number of images in the file; this is the first.
@@ -45,13 +45,13 @@ class ImageHeader:
 
 
 def check_limits(dataset: Any, url: str, settings: RasterSettings) -> None:
-    """Refuse, by its header alone, an image that is larger than a worker may take on.
+    """Check the header against the limits of the settings.
 
-    Raises LoadImageException that names the limit.
+    Raises LoadImageException that names the exceeded limit.
     """
     width, height, bands = dataset.RasterXSize, dataset.RasterYSize, dataset.RasterCount
     if bands == 0:
-        raise LoadImageException(f"{url} holds no image")
+        raise LoadImageException(f"{url} does not hold an image")
     for name, value, limit, setting in (
         ("width in pixels", width, settings.max_side_px, "MAX_IMAGE_SIDE"),
         ("height in pixels", height, settings.max_side_px, "MAX_IMAGE_SIDE"),
@@ -72,13 +72,13 @@ def _block_bytes(dataset: Any) -> int:
 
 
 def handle_limit(dataset: Any, is_remote: bool, settings: RasterSettings) -> int:
-    """Return how many handles an image may have: as many as decode at once without taking more than the cache does.
+    """Return the number of handles of an image whose decoding buffers together fit into the size of the cache.
 
-    Each keeps a piece of its own beside the cache. A progressive JPEG is one piece, and its coefficients have two bytes
-    each; whether a JPEG is progressive does not show.
+    Each handle keeps one decoded piece beside the cache. A progressive JPEG is one piece, with two bytes per
+    coefficient; every JPEG counts as progressive, because GDAL does not report it.
 
-    A remote GeoTIFF has half as many as a local one: of this format GDAL fetches all blocks of a read at once, past the
-    cache of fetched bytes that handles share, so that what two tiles share comes once for each handle.
+    A remote GeoTIFF gets at most half of ``max_handles``. For it, GDAL fetches all blocks of a read at once and
+    bypasses the shared cache of fetched bytes. So each handle fetches the blocks that two tiles share.
     """
     driver, piece_bytes = dataset.GetDriver().ShortName, _block_bytes(dataset)
     if driver == "JPEG":
@@ -90,7 +90,7 @@ def handle_limit(dataset: Any, is_remote: bool, settings: RasterSettings) -> int
 
 
 def read_header(dataset: Any, etag: str | None, settings: RasterSettings) -> ImageHeader:
-    """Return what a dataset says about itself; ``etag`` tells this version of its file from another."""
+    """Return the header of a dataset; ``etag`` identifies the version of its file."""
     block_width, block_height = dataset.GetRasterBand(1).GetBlockSize()
     return ImageHeader(
         width=dataset.RasterXSize,
@@ -109,7 +109,7 @@ def read_header(dataset: Any, etag: str | None, settings: RasterSettings) -> Ima
 
 
 def is_same(dataset: Any, header: ImageHeader) -> bool:
-    """Return whether another dataset of an image says of itself what ``header`` says."""
+    """Return whether a dataset has the size, geotransform and metadata of ``header``."""
     size = dataset.RasterXSize, dataset.RasterYSize, dataset.RasterCount
     return (
         size == (header.width, header.height, header.band_count)
@@ -135,7 +135,7 @@ def _samples(dataset: Any) -> Samples:
 
 
 def _bits(band: Any) -> int:
-    """Return how many bits of a sample the file holds."""
+    """Return how many bits the file stores per sample."""
     bits = band.GetMetadataItem("NBITS", "IMAGE_STRUCTURE") or ""
     return int(bits) if bits.isdigit() else int(gdal.GetDataTypeSize(band.DataType))
 

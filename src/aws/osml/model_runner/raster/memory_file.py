@@ -1,4 +1,4 @@
-"""Files in GDAL's memory file system that never outlive their use and never meet another thread's."""
+"""Files in GDAL's memory file system, each in a folder that one caller uses and that is deleted afterwards."""
 
 import contextlib
 import secrets
@@ -9,7 +9,7 @@ from osgeo import gdal
 
 @contextlib.contextmanager
 def memory_folder() -> Iterator[str]:
-    """Yield the path of a folder of one's own in memory; it goes with everything in it."""
+    """Yield the path of a new folder in memory; the folder is deleted with its files afterwards."""
     folder = f"/vsimem/{secrets.token_hex(16)}"
     try:
         yield folder
@@ -19,7 +19,7 @@ def memory_folder() -> Iterator[str]:
 
 
 def read_memory_file(path: str) -> bytes:
-    """Return the content of a file in memory; empty when there is none."""
+    """Return the content of a file in memory; empty when the file does not exist."""
     status = gdal.VSIStatL(path, gdal.VSI_STAT_SIZE_FLAG)
     if status is None:
         return b""

@@ -1,4 +1,4 @@
-"""What a NITF tile says about itself: its corners, its part of the SICD or SIDD document, its camera, its date."""
+"""Metadata of a NITF tile: corners, SICD or SIDD document, RPC, title, category and date."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,12 +17,12 @@ from .sensor_model import UNREADABLE, parsed_des
 logger = structlog.get_logger(__name__)
 
 _IGEOLO_CHARS = 60
-# Fields of the source's headers that stay true of a part of it; GDAL writes constants where nobody says otherwise.
+# Header fields of the source that are valid for a tile too; without these options GDAL writes constants.
 _KEPT_FIELDS = ("FTITLE", "ICAT", "IDATIM")
 
 
 class SarDocument:
-    """The SICD or SIDD document of one dataset, rewritten for each tile. For one thread: it changes as it works."""
+    """The SICD or SIDD document of one dataset, rewritten for each tile. Not thread-safe."""
 
     def __init__(self, updater: Any | None, header: str | None) -> None:
         self._updater = updater
@@ -30,7 +30,7 @@ class SarDocument:
 
     @classmethod
     def of(cls, dataset: Any, max_xml_bytes: int) -> "SarDocument":
-        """Return the document of a NITF; an empty one where there is none that can be understood."""
+        """Return the document of a NITF; an empty document where the NITF has none or it cannot be read."""
         if dataset.GetDriver().ShortName != "NITF":
             return cls(None, None)
         try:
@@ -46,20 +46,20 @@ class SarDocument:
         return cls(factory.sar_updater, factory.sar_des_header)
 
     def options_for(self, tile: ImageRegion, band_count: int) -> list[str]:
-        """Return creation options with the document as it is true for ``tile``; empty without a document."""
+        """Return creation options with the document adjusted to ``tile``; empty without a document."""
         if self._updater is None:
             return []
         (row, col), (width, height) = tile
         self._updater.update_image_data_for_chip([col, row, width, height], None)
         segment = f"{self._header}{self._updater.encode_current_xml()}"
-        # GDAL undoes backslashes in what it writes, so those in the document must be doubled.
+        # GDAL removes one level of backslashes, so backslashes in the document must be doubled.
         options = ["ICAT=SAR", f"DES=XML_DATA_CONTENT={gdal.EscapeString(segment, gdal.CPLES_BackslashQuotable)}"]
-        # Two bands are the parts of complex pixels, and nothing to look at.
+        # Two bands are the parts of complex pixels, which are not for display.
         return [*options, "IREP=NODISPLY", "IREPBAND= , ", "ISUBCAT=I,Q"] if band_count == 2 else options
 
 
 def corner_options(locate: ImageToWorld | None, tile: ImageRegion) -> list[str]:
-    """Return creation options with the tile's four corners to the second of arc; empty where they have no place."""
+    """Return creation options with the tile's four corners in seconds of arc; empty where one is off the Earth."""
     if locate is None:
         return []
     left, top, right, bottom = tile.origin.col, tile.origin.row, tile.right, tile.bottom
@@ -81,14 +81,14 @@ def header_options(metadata: Mapping[str, str]) -> list[str]:
 
 
 def keep_rpc(view: Any) -> None:
-    """Give the tile's dataset an RPC that RPC00B can hold, or none: GDAL refuses offsets left of or above the tile."""
+    """Make the RPC of the tile fit into RPC00B, or remove it: GDAL refuses offsets left of or above the tile."""
     metadata = view.GetMetadata("RPC")
     if not metadata:
         return
     try:
-        camera = RPCModel.from_metadata(metadata).encodable()
+        rpc = RPCModel.from_metadata(metadata).encodable()
     except UNREADABLE as err:
         logger.warning("tile.rpc_dropped", reason=f"{type(err).__name__}: {err}")
         view.SetMetadata({}, "RPC")
         return
-    view.SetMetadata(camera.to_metadata(), "RPC")
+    view.SetMetadata(rpc.to_metadata(), "RPC")

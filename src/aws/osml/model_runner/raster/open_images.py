@@ -1,4 +1,4 @@
-"""The images that this process has open: opened once, lent to every region that wants them, closed when idle."""
+"""Open images of this process: each is opened once, lent to all regions that need it, and closed when idle."""
 
 import threading
 import time
@@ -32,10 +32,10 @@ class _Entry:
 
 
 class OpenImages:
-    """Opens images by URL and role, and keeps a few that nobody uses at the moment, since the next region may.
+    """Opens images by URL and role, and keeps a few idle images open, because the next region may need them.
 
-    ``sleep`` waits between two attempts at a store that broke off. ``probe`` reads each image that nobody has read
-    before; without it such an image is opened at once.
+    ``sleep`` waits between two attempts after a broken transfer. ``probe`` reads each new image first in a child
+    process; without a probe, the image is opened directly.
     """
 
     def __init__(
@@ -52,7 +52,6 @@ class OpenImages:
         self._credentials_for = credentials_for
         self._now = now
         self._relay = HttpRelay(settings)
-        # Waits between two attempts at a store that broke off.
         self._sleep = sleep
         self.probe = probe
         self._lock = threading.Lock()
@@ -62,7 +61,7 @@ class OpenImages:
     def lend(self, url: str, role: Role = None, is_new: bool = False) -> Iterator[ImageSource]:
         """Lend the image at ``url``, read as ``role``, for as long as the caller is inside.
 
-        ``is_new``: nobody has read it for this job, so the probe reads it first.
+        ``is_new``: no worker has read it for this job, so the probe reads it first.
 
         Raises:
             InvalidImageURLException: the URL may not be read here.
@@ -83,7 +82,7 @@ class OpenImages:
                 source.close()
 
     def close(self) -> None:
-        """Close every image that nobody uses, and end the probe."""
+        """Close every image that is not lent, end the probe, and close the relay."""
         if self.probe is not None:
             self.probe.close()
         with self._lock:
@@ -93,7 +92,7 @@ class OpenImages:
         self._relay.close()
 
     def _opened(self, entry: _Entry, url: str, role: Role, is_new: bool) -> ImageSource:
-        # One opens while the others wait, without keeping those from waiting who want another image.
+        # The lock belongs to this image, so other images can be opened meanwhile.
         with entry.lock:
             if entry.source is not None and entry.borrowers == 1 and self._is_outdated(entry.source, role):
                 entry.source.close()
@@ -109,7 +108,7 @@ class OpenImages:
             return entry.source
 
     def _is_outdated(self, source: ImageSource, role: Role) -> bool:
-        """Return True when another file lies where an idle image was opened: the next job is to see that one."""
+        """Return True when the file of an idle image was replaced, so that the next job has to open it again."""
         path = source.place.gdal_path
         try:
             tag = entity_tag(path, source.place.url, self._keys(role) if path.startswith("/vsis3/") else None)
@@ -128,7 +127,7 @@ class OpenImages:
         return AwsKeys(keys.access_key, keys.secret_key, keys.token)
 
     def _take_surplus(self, keep: int = _IDLE_IMAGES) -> list[ImageSource]:
-        """Forget idle images but for the ``keep`` used last, and any that failed to open; return what to close."""
+        """Remove idle images, except the ``keep`` used last, and failed openings; return the images to close."""
         idle = [(key, entry) for key, entry in self._entries.items() if entry.borrowers == 0]
         idle.sort(key=lambda pair: pair[1].last_used, reverse=True)
         opened = [pair for pair in idle if pair[1].source is not None]

@@ -1,14 +1,14 @@
-"""Reads a remote image again where the network broke off, and finds out whether its store or the file is at fault.
+"""Repeats a read of a remote image after a broken transfer, and decides whether the store or the file is at fault.
 
 ===================================================  ===========================================================
 a read fails, or lacks bytes, and                    then
 ===================================================  ===========================================================
 the file is local                                    it is damaged: raise the error at once
-the store said why: missing, forbidden, too large    raise that error at once
+the reason is known: missing, forbidden, too large   raise that error at once
 a transfer broke off or was refused                  read again on a new handle, ``read_tries`` times in all
-so each time, or for more than ``read_patience_s``   ImageBreaksOffError if the store answers, else
+so each time, or for more than ``read_patience_s``   ImageBreaksOffError if the store responds, else
                                                      ImageUnreachableError
-every transfer was whole, twice                      the file is damaged: raise the error, if the store answers
+every transfer was whole, twice                      the file is damaged: raise the error if the store responds
 ===================================================  ===========================================================
 """
 
@@ -34,13 +34,14 @@ T = TypeVar("T")
 
 logger = structlog.get_logger(__name__)
 
-# Whole transfers and an error, so often: a piece that another thread's broken transfer left in the cache is gone then.
+# Failures with complete transfers before the file counts as damaged. The first may come from a short piece that another
+# thread's broken transfer left in the cache.
 _CLEAN_FAILURES = 2
 
 
 @dataclass(frozen=True)
 class PatientReads:
-    """How a file is read: ``check_store`` raises ImageError when its store does not answer, or has another version."""
+    """Reads of one file; ``check_store`` raises ImageError when its store does not respond or has another version."""
 
     path: str
     url: str
@@ -62,9 +63,11 @@ class PatientReads:
                     return attempt(transfers)
                 except (*UNREADABLE, ImageError) as err:
                     failure = err
-            if not is_remote(self.path) or _is_definite(failure):
+            is_temporary = isinstance(failure, ImageUnreachableError | NotAnImageError)
+            is_definite = isinstance(failure, LoadImageException) and not is_temporary
+            if not is_remote(self.path) or is_definite:
                 raise failure
-            # A piece that was cut lies in the cache, and would be served to the next handle as well.
+            # The cache may hold a truncated piece, which the next handle would get as well.
             forget_remote(self.path)
             fault = transfers.fault or (str(failure) if isinstance(failure, ImageUnreachableError) else "")
             if not fault:
@@ -83,8 +86,3 @@ class PatientReads:
             raise failure
         self.check_store()
         raise ImageBreaksOffError(f"{self.url} breaks off while it is read: {failure}") from failure
-
-
-def _is_definite(failure: Exception) -> bool:
-    """Return whether the store, or a limit, said what is wrong, so that another attempt fails alike."""
-    return isinstance(failure, LoadImageException) and not isinstance(failure, (ImageUnreachableError, NotAnImageError))

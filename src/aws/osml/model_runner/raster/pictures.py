@@ -11,12 +11,12 @@ PICTURE_DRIVERS = ("PNG", "JPEG")
 # GDAL's default.
 _JPEG_QUALITY = 75
 
-# To the order in which OpenCV has colours; by the number of bands.
+# Conversion to OpenCV's order of colours, by the number of bands.
 _TO_OPENCV = {1: None, 3: cv2.COLOR_RGB2BGR, 4: cv2.COLOR_RGBA2BGRA}
 
 
 def is_plain(dataset: Any) -> bool:
-    """Return True when pixels are all there is to say: a palette or a value for "no data" is GDAL's to write."""
+    """Return True when OpenCV can write the image: it has no palette and no nodata value, which only GDAL writes."""
     bands = [dataset.GetRasterBand(number + 1) for number in range(dataset.RasterCount)]
     has_meaning = any(band.GetRasterColorTable() is not None or band.GetNoDataValue() is not None for band in bands)
     return len(bands) in _TO_OPENCV and not has_meaning

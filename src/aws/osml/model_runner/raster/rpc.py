@@ -1,8 +1,8 @@
-"""Rational polynomial cameras as arrays: many points at once, and moved to a tile without losing the place.
+"""Rational polynomial coefficients (RPC) as arrays, for many points at once, and as the fields of RPC00B hold them.
 
-A camera maps the ground to pixels: ``line = LINE_NUM(L, P, H) / LINE_DEN(L, P, H) * LINE_SCALE + LINE_OFF``, and the
-same for samples, where L, P and H are longitude, latitude and height less their offset, over their scale. The terms and
-their order are those of RPC00B (STDI-0002, volume 1, appendix E).
+An RPC maps the ground to pixels: ``line = LINE_NUM(L, P, H) / LINE_DEN(L, P, H) * LINE_SCALE + LINE_OFF``, and the
+same for samples, where L is longitude, P is latitude and H is height, each minus its offset and divided by its scale.
+The terms and their order are defined by RPC00B (STDI-0002, volume 1, appendix E).
 """
 
 from collections.abc import Mapping
@@ -16,38 +16,38 @@ FloatArray = npt.NDArray[np.float64]
 
 _MAX_STEPS = 30
 _CONVERGED_PX = 1e-3
-# A camera is fitted to ground within one scale of its offset. Its polynomials have more roots far outside of that.
-_FARTHEST_SCALES = 10.0
+# An RPC is fitted to ground within one scale of its offset. Its polynomials have more roots far outside.
+_MAX_SCALES = 10.0
 _FITTED_PX = 1e-2
-# The pole, and what rounding from radians adds.
+# The pole, plus the rounding error of radians.
 _POLE_DEG = 90.0 + 1e-9
 # A field of RPC00B has one digit for the exponent.
-_SMALLEST_TERM = 1e-9
+_MIN_TERM = 1e-9
 
 
 @dataclass(frozen=True)
 class Axis:
-    """How one coordinate is made small: ``(value - offset) / scale``."""
+    """Normalization of one coordinate: ``(value - offset) / scale``."""
 
     offset: float
     scale: float
 
     def normalized(self, values: FloatArray) -> FloatArray:
-        """Return ``values`` less the offset, over the scale."""
+        """Return ``(values - offset) / scale``."""
         return (values - self.offset) / self.scale
 
     def restored(self, values: FloatArray) -> FloatArray:
-        """Undo ``normalized``."""
+        """Return the inverse of ``normalized``."""
         return values * self.scale + self.offset
 
     def rounded(self, decimals: int) -> "Axis":
-        """Return offset and scale as a fixed-width field holds them; a scale that would vanish becomes one unit."""
+        """Return offset and scale, rounded as for a fixed-width field; a scale that rounds to 0 becomes one unit."""
         return Axis(round(self.offset, decimals), round(self.scale, decimals) or 10.0**-decimals)
 
 
 @dataclass(frozen=True)
 class RPCModel:
-    """A camera's axes, its four polynomials as rows of 20 (line over line, sample over sample), and its errors in m."""
+    """Axes, polynomials as rows of 20 (line numerator, denominator, sample numerator, denominator), errors in m."""
 
     line: Axis
     sample: Axis
@@ -60,7 +60,7 @@ class RPCModel:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "RPCModel":
-        """Read GDAL's RPC metadata; raises ValueError or KeyError where it is incomplete, or divides by zero."""
+        """Read GDAL's RPC metadata; raises ValueError or KeyError where it is incomplete or would divide by zero."""
 
         def axis(name: str) -> Axis:
             offset, scale = _number(metadata[f"{name}_OFF"]), _number(metadata[f"{name}_SCALE"])
@@ -87,7 +87,7 @@ class RPCModel:
 
     @classmethod
     def from_sensor_model(cls, model: Any) -> "RPCModel":
-        """Return what the toolkit's RPCSensorModel computes with."""
+        """Return the coefficients of the toolkit's RPCSensorModel."""
         polynomials = (
             model.line_numerator_poly,
             model.line_denominator_poly,
@@ -131,7 +131,7 @@ class RPCModel:
         """Map (n, 2) x, y at one height to (n, 3) longitude, latitude, height by Newton's method.
 
         A row is NaN unless its solution projects back to within a thousandth of a pixel, lies on the Earth, and lies
-        within ten scales of the camera's offset.
+        within ten scales of the RPC's offset.
         """
         target_line = self.line.normalized(pixels[:, 1])
         target_sample = self.sample.normalized(pixels[:, 0])
@@ -147,18 +147,18 @@ class RPCModel:
                 (self.longitude.restored(lon), self.latitude.restored(lat), np.full(len(pixels), height_m))
             )
             is_converged = np.linalg.norm(self.to_pixels(world) - pixels, axis=1) < _CONVERGED_PX
-            is_near = np.maximum(np.abs(lon), np.abs(lat)) <= _FARTHEST_SCALES
+            is_near = np.maximum(np.abs(lon), np.abs(lat)) <= _MAX_SCALES
         world[~(is_converged & is_near & is_on_earth(world))] = np.nan
         return world
 
     def encodable(self) -> "RPCModel":
-        """Return the same camera with offsets and scales that the fields of RPC00B can hold.
+        """Return an equivalent RPC whose offsets and scales fit into the fields of RPC00B.
 
-        Those fields are short: whole, non-negative lines and samples, degrees to four decimals, whole metres. Rounding
-        them would move the image, by hundreds of metres for a tile that begins past the camera's offset, so the
-        polynomials take up the difference: they are fitted anew, exactly, since the terms of degree three stay among
-        themselves under such a change of axes. Raises ValueError when even that leaves the fields, or when the fitted
-        camera does not give the same pixels.
+        The fields are short: whole, non-negative lines and samples, degrees to four decimals, whole metres. Rounding
+        alone would move the image, by hundreds of metres for a tile that begins past the RPC's offset. So the
+        polynomials are fitted again to compensate. The fit is exact, because a change of axes maps polynomials of
+        degree three to polynomials of degree three. Raises ValueError when the heights do not fit into the fields, or
+        when the fitted RPC does not give the same pixels.
         """
         axes = replace(
             self,
@@ -169,13 +169,13 @@ class RPCModel:
             height=self.height.rounded(0),
         )
         if abs(axes.height.offset) > 9999 or abs(axes.height.scale) > 9999:
-            raise ValueError("the camera's heights do not fit into RPC00B")
+            raise ValueError("the heights of the RPC do not fit into RPC00B")
         if axes == self:
             return self
         return replace(axes, polynomials=self._polynomials_for(axes))
 
     def _polynomials_for(self, other: "RPCModel") -> FloatArray:
-        """Return the polynomials that make the axes of ``other`` give the pixels of this camera."""
+        """Return the polynomials with which the axes of ``other`` give the pixels of this RPC."""
         side = np.linspace(-1.0, 1.0, 5)
         lon, lat, height = (values.ravel() for values in np.meshgrid(side, side, side))
         own = _terms(
@@ -188,14 +188,14 @@ class RPCModel:
             shifted = values[:, numerator] * old.scale + (old.offset - new.offset) * values[:, numerator + 1]
             values[:, numerator] = shifted / new.scale
         solution, *_ = np.linalg.lstsq(_terms(lon, lat, height), values, rcond=None)
-        polynomials = np.where(np.abs(solution.T) < _SMALLEST_TERM, 0.0, solution.T)
+        polynomials = np.where(np.abs(solution.T) < _MIN_TERM, 0.0, solution.T)
         world = np.column_stack(
             (other.longitude.restored(lon), other.latitude.restored(lat), other.height.restored(height))
         )
         with np.errstate(all="ignore"):
             moved = replace(other, polynomials=polynomials).to_pixels(world) - self.to_pixels(world)
         if not np.abs(moved).max() < _FITTED_PX:  # NaN is refused as well
-            raise ValueError("the camera cannot be fitted to the fields of RPC00B")
+            raise ValueError("the RPC cannot be fitted to the fields of RPC00B")
         return polynomials
 
     def _ratios(self, lon: FloatArray, lat: FloatArray, height: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -206,7 +206,7 @@ class RPCModel:
     def _newton_step(
         self, lon: FloatArray, lat: FloatArray, height: FloatArray, line: FloatArray, sample: FloatArray
     ) -> tuple[FloatArray, FloatArray]:
-        """Return the change of longitude and latitude that a linear camera would need; central differences."""
+        """Return the Newton step in normalized longitude and latitude; derivatives by central differences."""
         h = 1e-5
         here_line, here_sample = self._ratios(lon, lat, height)
         (east_l, east_s), (west_l, west_s) = self._ratios(lon + h, lat, height), self._ratios(lon - h, lat, height)

@@ -1,4 +1,4 @@
-"""How a solution of a sensor model is checked, and which errors a broken georeference raises."""
+"""Check of a sensor model's solution, and the errors that a broken georeference raises."""
 
 from typing import Any
 from xml.etree.ElementTree import ParseError
@@ -17,7 +17,7 @@ from aws.osml.photogrammetry import (
 
 from .rpc import is_on_earth
 
-# What the toolkit's builders and pyproj raise on metadata that is broken or hostile. defusedxml's are ValueErrors.
+# Errors of the toolkit's builders and pyproj on broken or hostile metadata. defusedxml raises ValueErrors.
 UNREADABLE = (
     ArithmeticError,
     AttributeError,
@@ -47,7 +47,7 @@ def is_solution(sensor_model: Any, pixel: ImageCoordinate, place: GeodeticWorldC
 
 
 def default_height(sensor_model: Any) -> float:
-    """Return the height in metres at which a sensor model places pixels when there is no elevation model."""
+    """Return the height in metres that a sensor model uses without an elevation model."""
     if isinstance(sensor_model, CompositeSensorModel):
         return default_height(sensor_model.precision_sensor_model)
     if hasattr(sensor_model, "full_image_sensor_model"):
@@ -59,10 +59,10 @@ def default_height(sensor_model: Any) -> float:
 
 
 def surface_of(sensor_model: Any) -> Any | None:
-    """Return the surface on which a sensor model places pixels when there is no elevation model; None for its own.
+    """Return the surface for a sensor model without an elevation model; None to use the model's own surface.
 
-    A SICD by itself would place pixels on the plane that touches the Earth at the scene's centre, which is tens of
-    metres above the ground at its edges.
+    A SICD's own surface is the plane that touches the Earth at the scene's centre. At the edges of the scene, it
+    is tens of metres above the ground.
     """
     precise = getattr(sensor_model, "precision_sensor_model", sensor_model)
     if hasattr(getattr(precise, "coord_converter", None), "scp_ecf"):

@@ -1,4 +1,4 @@
-"""What a NITF says about where its pixels come from, in the form that features carry."""
+"""Source metadata of a NITF, in the form that features carry."""
 
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ _DATE_FORM = "%Y%m%d%H%M%S"
 def source_metadata(source: ImageSource, url: str) -> dict[str, Any] | None:
     """Return ``{"sourceMetadata": [{…}]}`` to be added to each feature's properties; None for other formats than NITF.
 
-    ``sourceDT`` is the acquisition date as ISO 8601 in UTC, or None where the header holds none that is complete.
+    ``sourceDT`` is the acquisition date as ISO 8601 in UTC, or None where the header has no complete date.
     """
     if source.driver_name != "NITF":
         return None

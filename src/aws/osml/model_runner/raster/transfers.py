@@ -1,8 +1,8 @@
-"""Whether bytes from a remote store arrived whole, from the messages that libcurl logs through GDAL.
+"""Detects incomplete transfers from a remote store by the messages that libcurl logs through GDAL.
 
-GDAL takes a body that was cut for a whole one: it caches the short piece for every handle of the URL, a JPEG decoder
+GDAL treats a truncated body as complete: it caches the short piece for every handle of the URL, a JPEG decoder
 fills the rest with grey, and a TIFF loses the tags that were not read. A read that succeeds is therefore no proof, and
-a read that fails may be the fault of the network or of the file. libcurl knows which, and its messages arrive in the
+a read that fails may be the fault of the network or of the file. libcurl's messages distinguish them, and arrive in the
 thread that reads.
 """
 
@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 from osgeo import gdal
 
-# Of libcurl's texts, those of a transfer that did not reach its end.
+# Texts that libcurl logs when a transfer did not complete.
 _BROKEN = re.compile(
     r"failure:|timed out|too slow|closed with|empty reply|not closed cleanly|couldn't connect|could not resolve"
     r"|ssl_read|ssl_connect|recv error|framing layer|chunked-encoding",
@@ -34,11 +34,11 @@ _local = threading.local()
 
 
 class IncompleteReadError(RuntimeError):
-    """A read of which GDAL says that it succeeded lacks bytes."""
+    """A read lacks bytes, although GDAL reported success."""
 
 
 class TransferWatch:
-    """What went wrong on the network while it was watched.
+    """Network faults of one thread while it was watched.
 
     ``fault`` is the last fault, or empty. GDAL may have repeated the request, so a fault alone does not fail a read.
     """
@@ -52,7 +52,7 @@ class TransferWatch:
     def check(self, is_header: bool = False) -> None:
         """Raise IncompleteReadError when bytes are missing, even if the read succeeded.
 
-        ``is_header``: what GDAL could not read of a header, after all its requests, it leaves out without an error.
+        ``is_header``: any fault counts, because GDAL omits unreadable parts of a header without an error.
         """
         if self._is_cut or (is_header and self.fault):
             raise IncompleteReadError(f"a transfer broke off: {self.fault}")
@@ -60,7 +60,7 @@ class TransferWatch:
             raise IncompleteReadError(f"the file lacks bytes: {_SHORT_JPEG}")
 
     def note(self, error_class: int, message: str) -> None:
-        """Take in one of GDAL's messages."""
+        """Record a fault if one of GDAL's messages reports it."""
         if error_class != gdal.CE_Debug:
             self._is_short = self._is_short or _SHORT_JPEG in message
         elif message.startswith(_TEXT) and _BROKEN.search(message):
@@ -86,7 +86,7 @@ class TransferWatch:
 
 @contextmanager
 def watched_transfers() -> Iterator[TransferWatch]:
-    """Watch what this thread transfers while the caller is inside; ``note_message`` has to be GDAL's error handler."""
+    """Watch the transfers of this thread in the ``with`` block; GDAL's error handler has to call ``note_message``."""
     before, watch = getattr(_local, "watch", None), TransferWatch()
     _local.watch = watch
     for name, value in _OPTIONS.items():
@@ -104,15 +104,15 @@ def watched_transfers() -> Iterator[TransferWatch]:
 
 @contextmanager
 def last_warning() -> Iterator[Callable[[], str]]:
-    """Yield what returns the last warning of GDAL in this thread, empty without one, while the caller is inside."""
+    """Yield a function that returns GDAL's last warning in this thread during the ``with`` block, or an empty text."""
     _local.warning = ""
     yield lambda: str(_local.warning)
 
 
 def note_message(error_class: int, message: str) -> bool:
-    """Hand one of GDAL's messages to this thread's watch; True when it is for the watch alone, and is not logged.
+    """Pass one of GDAL's messages to this thread's watch; return True when it must not be logged.
 
-    libcurl's messages carry headers, and so signatures.
+    libcurl's messages contain headers, and thus signatures.
     """
     if error_class == gdal.CE_Warning:
         _local.warning = message

@@ -1,8 +1,8 @@
-"""A tile of an image as a dataset in memory: its pixels, and what the image says about them, as it is true of the tile.
+"""A tile of an image as a dataset in memory: its pixels and the image's metadata, adjusted to the tile.
 
-``gdal.Translate`` does the same and asks for the image's overviews and masks on the way, which GDAL looks for in files
-beside the image and in one that its metadata may name, with any driver that is registered; Translate itself registers
-VRT. So a stranger's file would lead the worker wherever it likes, for something that nobody wants.
+``gdal.Translate`` is not used, because it also looks for overviews and masks of the image. GDAL looks for them in files
+beside the image and in a file that the metadata names, with any registered driver; Translate itself registers VRT. An
+untrusted file could thus make the worker open arbitrary paths for data that tiles do not need.
 """
 
 from typing import Any
@@ -15,19 +15,19 @@ from aws.osml.model_runner.common.typing import ImageRegion
 
 from .gdal_text import decoded, metadata_of
 
-# Items of a NITF that hold the corners of the whole image.
+# Prefix of a NITF's items with the corners of the whole image.
 _WHOLE_IMAGE_PREFIX = "NITF_BLOCKA_"
 _STRUCTURE = "IMAGE_STRUCTURE"
 _BITS, _PIXEL_TYPE = "NBITS", "PIXELTYPE"
 # The largest palette that a NITF look-up table holds.
-_MOST_NITF_COLOURS = 256
+_MAX_NITF_COLOURS = 256
 
 
 def read_pixels(dataset: Any, tile: ImageRegion, data_type: str, into: memoryview | None = None) -> npt.NDArray[Any]:
-    """Return the pixels of ``tile``, as ``data_type``, in an array of (rows, columns, bands); ``into`` a given memory.
+    """Return the pixels of ``tile``, as ``data_type``, in an array of (rows, columns, bands), which views ``into``.
 
-    Its elements have the size of that type, and are numbers only where they have one or two bytes. Raises RuntimeError
-    where the pixels cannot be read.
+    Without ``into`` the array has memory of its own. Its elements have the size of ``data_type``; they are integers
+    only where they have one or two bytes. Raises RuntimeError where the pixels cannot be read.
     """
     (row, col), (width, height) = tile
     number = gdal.GetDataTypeByName(data_type)
@@ -39,14 +39,14 @@ def read_pixels(dataset: Any, tile: ImageRegion, data_type: str, into: memoryvie
 
 
 def _spaces(dataset: Any, width: int, data_type: int) -> dict[str, int]:
-    """Return the distances, in bytes, of bands, pixels and lines that lie band by band in each pixel."""
+    """Return the strides of pixels, lines and bands, in bytes, of pixel-interleaved memory."""
     band = gdal.GetDataTypeSize(data_type) // 8
     pixel = band * dataset.RasterCount
     return {"buf_pixel_space": pixel, "buf_line_space": pixel * width, "buf_band_space": band}
 
 
 def corner_of(dataset: Any, tile: ImageRegion) -> tuple[float, float] | None:
-    """Return where the first pixel of ``tile`` lies, by the image's geotransform; None where it has none."""
+    """Return x and y of the tile's upper left corner by the image's geotransform; None without a geotransform."""
     transform = dataset.GetGeoTransform(can_return_null=True)
     row, col = tile.origin
     return None if transform is None else tuple(gdal.ApplyGeoTransform(transform, col, row))
@@ -55,7 +55,7 @@ def corner_of(dataset: Any, tile: ImageRegion) -> tuple[float, float] | None:
 def tile_view(dataset: Any, tile: ImageRegion, data_type: str, pixels: npt.NDArray[Any], driver: str) -> Any:
     """Return a dataset of GDAL's MEM driver with the ``pixels`` of a ``tile``, as ``read_pixels`` gives them.
 
-    It holds no more than GDAL's ``driver`` can write: a driver that cannot write something may fail the whole tile.
+    It holds only metadata that GDAL's ``driver`` can write, because other metadata may fail the whole tile.
     """
     number = gdal.GetDataTypeByName(data_type)
     view = gdal.GetDriverByName("MEM").Create("", *tile.size, 0, number)
@@ -64,23 +64,26 @@ def tile_view(dataset: Any, tile: ImageRegion, data_type: str, pixels: npt.NDArr
     for band in range(dataset.RasterCount):
         first = pixels.ctypes.data + band * spaces["buf_band_space"]
         view.AddBand(number, [f"DATAPOINTER={first}", *layout])
-    # GDAL reads where they lie, and does not keep them alive.
+    # GDAL reads from this memory, but does not keep it alive.
     view.pixels = pixels
     if driver == "GTiff":
-        _keep_place(dataset, view, tile)
-    _keep_camera(dataset, view, tile)
-    _keep_metadata(dataset, view)
+        _copy_georeference(dataset, view, tile)
+    rpc = metadata_of(dataset, "RPC")
+    if rpc:
+        view.SetMetadata(_shifted_rpc(rpc, *tile.origin), "RPC")
+    items = metadata_of(dataset).items()
+    view.SetMetadata({name: text for name, text in items if not name.startswith(_WHOLE_IMAGE_PREFIX)})
     for band in range(1, dataset.RasterCount + 1):
-        _keep_meaning(dataset.GetRasterBand(band), view.GetRasterBand(band))
-        _keep_palette(dataset.GetRasterBand(band), view.GetRasterBand(band), driver, dataset.RasterCount == 1)
+        _copy_band_metadata(dataset.GetRasterBand(band), view.GetRasterBand(band))
+        _copy_palette(dataset.GetRasterBand(band), view.GetRasterBand(band), driver, dataset.RasterCount == 1)
     return view
 
 
-def _keep_place(dataset: Any, view: Any, tile: ImageRegion) -> None:
-    """Say of the tile where it is: by geotransform and control points, as far as the image has them.
+def _copy_georeference(dataset: Any, view: Any, tile: ImageRegion) -> None:
+    """Copy geotransform, coordinate system and GCPs to the tile, shifted to its origin.
 
-    A NITF gets neither: its corners are options of their own, and GDAL's writer refuses a tile whose geotransform or
-    control points do not give four corners on the Earth.
+    A NITF gets none of them: its corners are creation options. GDAL's writer refuses a tile whose geotransform or GCPs
+    do not give four corners on the Earth.
     """
     row, col = tile.origin
     corner, transform = corner_of(dataset, tile), dataset.GetGeoTransform()
@@ -97,31 +100,20 @@ def _keep_place(dataset: Any, view: Any, tile: ImageRegion) -> None:
         view.SetGCPs(points, dataset.GetGCPProjection())
 
 
-def _keep_camera(dataset: Any, view: Any, tile: ImageRegion) -> None:
-    camera = metadata_of(dataset, "RPC")
-    if camera:
-        view.SetMetadata(_moved(camera, *tile.origin), "RPC")
-
-
-def _moved(camera: dict[str, str], row: int, col: int) -> dict[str, str]:
-    """Return an RPC that counts pixels from the tile's corner; an empty one where it has no numbers to count from."""
+def _shifted_rpc(rpc: dict[str, str], row: int, col: int) -> dict[str, str]:
+    """Return an RPC that counts pixels from the tile's corner; empty where its offsets are not numbers."""
     try:
-        line, sample = (float(camera[name].split()[0]) for name in ("LINE_OFF", "SAMP_OFF"))
+        line, sample = (float(rpc[name].split()[0]) for name in ("LINE_OFF", "SAMP_OFF"))
     except (KeyError, ValueError, IndexError):
         return {}
-    return {**camera, "LINE_OFF": f"{line - row:.15g}", "SAMP_OFF": f"{sample - col:.15g}"}
+    return {**rpc, "LINE_OFF": f"{line - row:.15g}", "SAMP_OFF": f"{sample - col:.15g}"}
 
 
-def _keep_metadata(dataset: Any, view: Any) -> None:
-    items = metadata_of(dataset).items()
-    view.SetMetadata({name: text for name, text in items if not name.startswith(_WHOLE_IMAGE_PREFIX)})
+def _copy_band_metadata(source: Any, target: Any) -> None:
+    """Copy colour interpretation, nodata, scale, offset, unit, description, categories and items of a band.
 
-
-def _keep_meaning(source: Any, target: Any) -> None:
-    """Say of a band's numbers what they mean.
-
-    The number of bits becomes an item of metadata. As part of the structure it would have GDAL write samples that are
-    no whole bytes, which few libraries read, and the bits of the first band would cut the values of all others.
+    NBITS moves from IMAGE_STRUCTURE to the default domain. In IMAGE_STRUCTURE it would make GDAL write samples that do
+    not fill whole bytes, which few libraries read. The bits of the first band would also cut the values of the others.
     """
     target.SetColorInterpretation(source.GetColorInterpretation())
     if source.GetNoDataValue() is not None:
@@ -140,17 +132,17 @@ def _keep_meaning(source: Any, target: Any) -> None:
         target.SetMetadataItem(_PIXEL_TYPE, pixel_type, _STRUCTURE)
 
 
-def _keep_palette(source: Any, target: Any, driver: str, is_only_band: bool) -> None:
-    """Give a band the palette of its source, where ``driver`` can write it."""
+def _copy_palette(source: Any, target: Any, driver: str, is_only_band: bool) -> None:
+    """Copy the palette of a band, where ``driver`` can write it."""
     palette = source.GetColorTable()
     if palette is None:
         return
-    if driver == "NITF" and not (is_only_band and palette.GetCount() <= _MOST_NITF_COLOURS):
-        # Else GDAL takes the indices for a palette that is missing.
+    if driver == "NITF" and not (is_only_band and palette.GetCount() <= _MAX_NITF_COLOURS):
+        # Otherwise GDAL would treat the values as indices of a palette that is missing.
         target.SetColorInterpretation(gdal.GCI_GrayIndex)
         return
-    if driver == "PNG" and palette.GetCount() < _MOST_NITF_COLOURS:
-        # libpng refuses a tile in which a pixel lies beyond the palette.
+    if driver == "PNG" and palette.GetCount() < _MAX_NITF_COLOURS:
+        # libpng refuses a tile with a pixel that exceeds the palette.
         palette = palette.Clone()
-        palette.SetColorEntry(_MOST_NITF_COLOURS - 1, (0, 0, 0, 255))
+        palette.SetColorEntry(_MAX_NITF_COLOURS - 1, (0, 0, 0, 255))
     target.SetColorTable(palette)
