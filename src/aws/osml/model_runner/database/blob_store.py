@@ -1,4 +1,4 @@
-"""Blobs of features in the work bucket, for tiles whose row has no room for them."""
+"""Blobs of features in the work bucket, for tiles whose blob is too large for a row."""
 
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ _NOT_FOUND = 404
 
 
 class BlobStore(Protocol):
-    """Holds blobs under keys of the caller's. A blob is written once and never changed."""
+    """Stores blobs under keys that the caller chooses. A blob is written once and never changed."""
 
     def put(self, key: str, blob: bytes) -> None:
         """Store a blob. Storing the same blob again changes nothing.
@@ -22,7 +22,7 @@ class BlobStore(Protocol):
         ...
 
     def get(self, key: str) -> bytes | None:
-        """Return a blob; None where there is none.
+        """Return a blob; None when the key does not exist.
 
         Raises:
             TableBusyError: the store is busy or does not respond.
@@ -31,7 +31,7 @@ class BlobStore(Protocol):
 
 
 class WorkBucket:
-    """The blobs of a fleet in an S3 bucket, whose lifecycle rule deletes them."""
+    """Blobs of all workers in an S3 bucket, whose lifecycle rule deletes them."""
 
     def __init__(self, bucket: str, client: Any) -> None:
         self._bucket = bucket

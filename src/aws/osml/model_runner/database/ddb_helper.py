@@ -1,4 +1,4 @@
-"""What every table has in common: keys, items, and calls whose answers are plain Python values."""
+"""Base of all tables: keys, items, and calls that return plain Python values."""
 
 import copy
 import dataclasses
@@ -27,11 +27,11 @@ from aws.osml.model_runner.exceptions import (
 Item = dict[str, Any]
 T = TypeVar("T")
 
-_BATCH_ITEMS = 25  # the most that one BatchWriteItem takes
-_BATCH_GET_ITEMS = 100  # the most that one BatchGetItem takes
+_BATCH_ITEMS = 25  # limit of BatchWriteItem
+_BATCH_GET_ITEMS = 100  # limit of BatchGetItem
 _FIRST_DELAY_S = 0.125
 _LONGEST_DELAY_S = 8.0
-# A write that meets a transaction on its item is refused; the transaction is over within milliseconds.
+# DynamoDB refuses a write while a transaction holds its item, which takes milliseconds.
 _CONFLICT = "TransactionConflictException"
 _CONFLICT_TRIES = 8
 FIRST_CONFLICT_WAIT_S = 0.05
@@ -40,7 +40,7 @@ _LONGEST_CONFLICT_WAIT_S = 2.0
 
 @dataclasses.dataclass
 class DDBKey:
-    """Where an item lies: its partition, and within it the sort key when the table has one."""
+    """Key of an item: its partition key, and the sort key when the table has one."""
 
     hash_key: str
     hash_value: str
@@ -50,7 +50,7 @@ class DDBKey:
 
 @dataclasses.dataclass
 class DDBItem:
-    """A row of a table. A subclass names its attributes as dataclass fields and sets ``ddb_key`` when it is made."""
+    """A row of a table. A subclass defines attributes as dataclass fields and sets ``ddb_key`` in ``__post_init__``."""
 
     ddb_key: DDBKey = dataclasses.field(init=False, repr=False, compare=False)
 
@@ -59,7 +59,7 @@ class DDBItem:
         return {name: to_dynamodb(getattr(self, name)) for name in self.__get_fields()}
 
     def to_update(self) -> Item:
-        """Return every attribute that has a value, without the keys, which an update may not touch."""
+        """Return every attribute that has a value, without the keys, which an update may not change."""
         keys = {self.ddb_key.hash_key, self.ddb_key.range_key}
         return {name: value for name, value in self.to_put().items() if name not in keys}
 
@@ -73,9 +73,9 @@ def attribute_names(item_class: type[DDBItem]) -> list[str]:
 
 
 def to_dynamodb(value: Any) -> Any:
-    """Return ``value`` in types that boto3 accepts: it takes no float and no tuple."""
+    """Return ``value`` in types that boto3 accepts: it accepts neither float nor tuple."""
     kind = type(value)
-    if kind is str or kind is int:  # what most values are, and features are a great many of them
+    if kind is str or kind is int:  # fast path: most values have these types
         return value
     if kind is dict:
         return {key: to_dynamodb(inner) for key, inner in value.items()}
@@ -94,11 +94,11 @@ class DDBHelper:
     Attributes:
         table_name: the table's name.
         client: the DynamoDB service resource that the process shares.
-        table: the table as boto3 sees it.
-        patience_s: how long a read of many items is repeated while the table is busy, beyond botocore's own retries.
+        table: boto3's resource of the table.
+        patience_s: how long ``patiently`` repeats calls while the table is busy, beyond botocore's own retries.
 
-    Every method raises ``TableBusyError`` where DynamoDB throttles or does not respond, and botocore's errors where it
-    refuses the call for good.
+    Every method raises ``TableBusyError`` when DynamoDB throttles or does not respond, and botocore's error when
+    another try cannot help.
     """
 
     patience_s = 0.0
@@ -118,7 +118,7 @@ class DDBHelper:
         self._now = now
 
     def through(self, client: Any) -> Self:
-        """Return this table, called through another service resource."""
+        """Return a copy of this table that calls through another service resource."""
         other = copy.copy(self)
         other._given_client = client
         return other
@@ -132,20 +132,20 @@ class DDBHelper:
 
     @property
     def table(self) -> Any:
-        """The table, for callers that want boto3's own interface."""
+        """The table, for callers that need boto3's own interface."""
         return self.client.Table(self.table_name)
 
     @property
     def _api(self) -> Any:
-        """The resource's low-level client: unlike resources it may be used by any thread, and it converts types."""
+        """The resource's low-level client. It is thread-safe, unlike resources, and converts types as they do."""
         return self.client.meta.client
 
     def get_ddb_item(self, ddb_item: DDBItem) -> Item:
-        """Return the item under ``ddb_item``'s key as it stands now (a consistent read), or an empty dict."""
+        """Return the current item under ``ddb_item``'s key (a consistent read), or an empty dict."""
         return dict(self.read(self.get_keys(ddb_item)) or {})
 
     def put_ddb_item(self, ddb_item: DDBItem, condition_expression: str | None = None) -> Item:
-        """Write ``ddb_item`` whole, if ``condition_expression`` holds, and return DynamoDB's answer."""
+        """Put ``ddb_item``, if ``condition_expression`` holds, and return DynamoDB's response."""
         request: Item = {"TableName": self.table_name, "Item": ddb_item.to_put()}
         if condition_expression:
             request["ConditionExpression"] = condition_expression
@@ -158,7 +158,7 @@ class DDBHelper:
         max_delay: float = 8,
         keep_trying: Callable[[], bool] = lambda: True,
     ) -> None:
-        """Write many items, 25 to a call; what DynamoDB hands back unprocessed is sent again after a jittered wait.
+        """Write many items, 25 per call; unprocessed items are sent again after a jittered wait.
 
         ``keep_trying`` is called before each wait; False ends the tries.
 
@@ -177,8 +177,8 @@ class DDBHelper:
         pending: dict[str, Any] = {self.table_name: requests}
         for attempt in range(max_retries + 1):
             try:
-                answer = self._call(self._api.batch_write_item, {"RequestItems": pending})
-                pending = answer.get("UnprocessedItems", {})
+                response = self._call(self._api.batch_write_item, {"RequestItems": pending})
+                pending = response.get("UnprocessedItems", {})
             except TableBusyError as err:
                 if attempt == max_retries:
                     raise DDBBatchWriteException(str(err)) from err
@@ -192,14 +192,14 @@ class DDBHelper:
         raise DDBBatchWriteException(f"{self.table_name}: items still unprocessed after {max_retries} tries")
 
     def delete_ddb_item(self, ddb_item: DDBItem) -> Item:
-        """Delete the item under ``ddb_item``'s key; deleting what is not there is no error."""
+        """Delete the item under ``ddb_item``'s key; a missing item is not an error."""
         request: Item = {"TableName": self.table_name, "Key": self.get_keys(ddb_item)}
         return dict(self._without_conflict(self._api.delete_item, request))
 
     def update_ddb_item(
         self, ddb_item: DDBItem, update_exp: str | None = None, update_attr: dict[str, Any] | None = None
     ) -> Item:
-        """Update one item and return it as it then stands.
+        """Update one item and return the updated item.
 
         Without an expression, every attribute of ``ddb_item`` that has a value is set.
 
@@ -219,14 +219,14 @@ class DDBHelper:
 
     @staticmethod
     def get_update_params(body: dict[str, Any], ddb_item: DDBItem) -> tuple[str, dict[str, Any]]:
-        """Return ``SET a = :a, b = :b`` and its values for every entry of ``body`` that is no key."""
+        """Return ``SET a = :a, b = :b`` and its values for every entry of ``body`` that is not a key."""
         keys = {ddb_item.ddb_key.hash_key, ddb_item.ddb_key.range_key}
         names = [name for name in body if name not in keys]
         return "SET " + ", ".join(f"{name} = :{name}" for name in names), {f":{name}": body[name] for name in names}
 
     @staticmethod
     def get_keys(ddb_item: DDBItem) -> dict[str, Any]:
-        """Return the hash key, and the range key when the item has one, as DynamoDB asks for them."""
+        """Return the hash key, and the range key when the item has one, in the form of DynamoDB's ``Key``."""
         key = ddb_item.ddb_key
         keys = {key.hash_key: key.hash_value}
         if key.range_key is not None and key.range_value is not None:
@@ -235,8 +235,8 @@ class DDBHelper:
 
     @staticmethod
     def convert_decimal(data: Any) -> Any:
-        """Return ``data`` with each Decimal as an int when it is integral, else as a float, however deep it lies."""
-        kind = type(data)  # an exact type is found much faster, and a large image has millions of values
+        """Return ``data`` with each Decimal, at any depth, as an int when it is integral, else as a float."""
+        kind = type(data)  # comparing exact types is much faster, and a large image has millions of values
         if kind is str:
             return data
         if kind is Decimal:
@@ -244,24 +244,24 @@ class DDBHelper:
             return whole if whole == data else float(data)
         convert = DDBHelper.convert_decimal
         if kind is list:
-            # Features above all: without a call for each.
+            # Most lists hold strings: this avoids a call for each.
             return [inner if type(inner) is str else convert(inner) for inner in data]
         if kind is dict:
             return {key: convert(inner) for key, inner in data.items()}
         return data
 
-    # What the protocol's writes are made of -------------------------------------------------------------------------
+    # Calls for the protocol's writes --------------------------------------------------------------------------------
 
     def read(self, key: Mapping[str, str]) -> Item | None:
-        """Return the item under ``key`` as it stands now, or None."""
+        """Return the current item under ``key`` (a consistent read), or None."""
         request = {"TableName": self.table_name, "Key": dict(key), "ConsistentRead": True}
-        answer = self._call(self._api.get_item, request)
-        return self.convert_decimal(answer["Item"]) if "Item" in answer else None
+        response = self._call(self._api.get_item, request)
+        return self.convert_decimal(response["Item"]) if "Item" in response else None
 
     def put(
         self, item: Mapping[str, Any], condition: str | None = None, values: Mapping[str, Any] | None = None
     ) -> None:
-        """Write ``item`` whole if ``condition`` holds; else raise ``ConditionNotMetError`` with what is there."""
+        """Put ``item`` if ``condition`` holds; else raise ``ConditionNotMetError`` with the stored item."""
         request: Item = {"TableName": self.table_name, "Item": to_dynamodb(item)}
         if condition:
             request |= {"ConditionExpression": condition, "ReturnValuesOnConditionCheckFailure": "ALL_OLD"}
@@ -272,9 +272,9 @@ class DDBHelper:
     def update(
         self, key: Mapping[str, Any], expression: str, values: Mapping[str, Any], condition: str | None = None
     ) -> Item:
-        """Update one item if ``condition`` holds and return it as it then stands; else raise ``ConditionNotMetError``.
+        """Update one item if ``condition`` holds and return the updated item; else raise ``ConditionNotMetError``.
 
-        DynamoDB refuses values that neither expression names.
+        DynamoDB refuses a call with values that neither expression uses.
         """
         request: Item = {
             "TableName": self.table_name,
@@ -293,7 +293,7 @@ class DDBHelper:
     ) -> None:
         """Delete one item if ``condition`` holds, else raise ``ConditionNotMetError``.
 
-        Without a condition, deleting what is not there is no error.
+        Without a condition, a missing item is not an error.
         """
         request: Item = {"TableName": self.table_name, "Key": dict(key)}
         if condition:
@@ -317,35 +317,36 @@ class DDBHelper:
         yield from self._pages(self._api.scan, {"TableName": self.table_name, "ConsistentRead": True} | request)
 
     def batch_get(self, keys: Sequence[Mapping[str, str]], attributes: Sequence[str]) -> Iterator[Item]:
-        """Yield the named attributes of those of ``keys`` that exist, read consistently, in no particular order."""
+        """Yield the named attributes of the items that exist under ``keys``, read consistently, in no order."""
         projection = {"ProjectionExpression": ", ".join(attributes), "ConsistentRead": True}
         for start in range(0, len(keys), _BATCH_GET_ITEMS):
             wanted = [dict(key) for key in keys[start : start + _BATCH_GET_ITEMS]]
             pending: Item = {self.table_name: {"Keys": wanted, **projection}}
             attempt = 0
             while pending:
-                answer = self._read_patiently(self._api.batch_get_item, {"RequestItems": pending})
-                yield from self.convert_decimal(answer["Responses"].get(self.table_name, []))
-                pending = answer.get("UnprocessedKeys", {})
+                response = self._read_patiently(self._api.batch_get_item, {"RequestItems": pending})
+                yield from self.convert_decimal(response["Responses"].get(self.table_name, []))
+                pending = response.get("UnprocessedKeys", {})
                 if pending:
                     self._sleep(self._delay_s(attempt))
                     attempt += 1
 
     def _pages(self, operation: Callable[..., Item], request: Item) -> Iterator[Item]:
         while True:
-            answer = self._read_patiently(operation, request)
-            yield from self.convert_decimal(answer.get("Items", []))
-            if "LastEvaluatedKey" not in answer:
+            response = self._read_patiently(operation, request)
+            yield from self.convert_decimal(response.get("Items", []))
+            if "LastEvaluatedKey" not in response:
                 return
-            request = {**request, "ExclusiveStartKey": answer["LastEvaluatedKey"]}
+            request = {**request, "ExclusiveStartKey": response["LastEvaluatedKey"]}
 
     def _read_patiently(self, operation: Callable[..., Item], request: Item) -> Item:
         return self.patiently(lambda: self._call(operation, request))
 
     def patiently(self, call: Callable[[], T], keep_trying: Callable[[], bool] | None = None) -> T:
-        """Return what ``call`` does; while it raises TableBusyError, repeat it after a jittered wait.
+        """Return the result of ``call``; while it raises TableBusyError, repeat it after a jittered wait.
 
-        ``keep_trying`` is called before each wait and returns whether to go on; without it, that is ``patience_s``.
+        ``keep_trying`` is called before each wait and returns whether to continue; without it, ``patience_s`` is the
+        limit.
         """
         give_up_at, waited_s = self._now() + self.patience_s, 0.0
         for attempt in itertools.count():
@@ -371,11 +372,11 @@ class DDBHelper:
             raise
 
     def _delay_s(self, attempt: int, longest_s: float = _LONGEST_DELAY_S) -> float:
-        """Return how long to wait after a try that failed; ``attempt`` counts from 0."""
+        """Return the wait after a failed try; ``attempt`` counts from 0."""
         return backoff_s(attempt, _FIRST_DELAY_S, longest_s, self._rng)
 
     def name_of_claim(self, owner: str) -> str:
-        """Return a name for one claim of a worker, so that a repeated call can tell its own write from another's."""
+        """Return a unique name for one claim of a worker, so that a repeated call can recognise its own write."""
         return f"{owner}#{self._rng.getrandbits(32):08x}"
 
     def _conditional(self, operation: Callable[..., Item], request: Item) -> Item:
@@ -384,12 +385,12 @@ class DDBHelper:
         except ClientError as err:
             if error_code(err) != "ConditionalCheckFailedException":
                 raise
-            # boto3 converts the types of answers, but not those of errors.
+            # boto3 converts the types of responses, but not of items in errors.
             old: Any = err.response.get("Item")
             raise ConditionNotMetError(deserialize(old) if old else None) from err
 
     def _without_conflict(self, operation: Callable[..., Item], request: Item) -> Item:
-        """Send a write again while it meets transactions on its item; botocore does not."""
+        """Repeat a write while a transaction holds its item; botocore does not repeat it."""
         for attempt in range(_CONFLICT_TRIES - 1):
             with suppress(TransactionConflictError):
                 return self._call(operation, request)
@@ -401,7 +402,7 @@ class DDBHelper:
 
         Raises:
             ClientError: one of the writes is invalid, or the call was refused.
-            ConditionNotMetError: a condition did not hold; ``old`` is not told, since it may be any of several items.
+            ConditionNotMetError: a condition did not hold; ``old`` is None, since any of the items may have failed.
             TransactionConflictError: another transaction touched one of the items at the same time.
         """
         try:

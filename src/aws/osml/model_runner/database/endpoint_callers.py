@@ -1,4 +1,4 @@
-"""Which workers call an endpoint: a row for each in the table of regions, so that they can share its capacity."""
+"""Rows of the workers that call an endpoint, in the table of regions, so that they can share its capacity."""
 
 import random
 import time
@@ -7,14 +7,14 @@ from typing import Any
 
 from .ddb_helper import DDBHelper
 
-# The rows of an endpoint's callers form a partition of their own; no image id begins like this.
+# The rows of an endpoint's callers form a partition of their own; no image id has this prefix.
 _PREFIX = "_callers#"
-# Rows of workers that are gone are deleted after this time.
+# DynamoDB deletes the rows of stopped workers after this time.
 _LIFE_S = 3600
 
 
 class EndpointCallers(DDBHelper):
-    """The workers that hold regions of an endpoint, in rows of the table of regions that are no regions."""
+    """The workers that hold regions of an endpoint, in reserved rows of the table of regions."""
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class EndpointCallers(DDBHelper):
         super().__init__(table_name, client, sleep, rng, now)
 
     def note(self, endpoint: str, owner: str, for_s: float) -> None:
-        """N1: count a worker among the callers of an endpoint for the next ``for_s``; 0 counts it out."""
+        """N1: record a worker as caller of an endpoint for the next ``for_s`` seconds; 0 ends its record."""
         now_s = self._now()
         row = {
             "image_id": _PREFIX + endpoint,

@@ -1,7 +1,7 @@
-"""Facts of endpoints that all workers share, such as the number of instances: one row per fact, with an age.
+"""Facts of endpoints that all workers share, such as the number of instances: one row per fact, with a due time.
 
-One worker at a time looks a fact up and stores it. All others read the row, so a control plane that throttles hinders
-nobody: a fact stays in force until a newer one replaces it.
+One worker at a time looks a fact up and stores it. All others read the row. A fact stays valid until a newer fact
+replaces it, so a throttled control plane stops no worker.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ PARTITION = "_facts"
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """A fact as it was last looked up; ``value`` is None until a look-up succeeded.
+    """Result of the last look-up; ``value`` is None until a look-up succeeded.
 
-    Nobody looks it up again before ``due_at``, in epoch seconds. ``error`` names the error of the last look-up.
+    The next look-up happens at ``due_at`` or later, in epoch seconds. ``error`` is that of the last look-up.
     """
 
     value: Mapping[str, Any] | None = None
@@ -29,7 +29,7 @@ class Fact:
 
 
 class SharedFacts(DDBHelper):
-    """Facts in rows of the table of open jobs that are no jobs."""
+    """Facts, in reserved rows of the table of open jobs."""
 
     def __init__(self, table_name: str, client: Any = None, now: Callable[[], float] = time.time) -> None:
         super().__init__(table_name, client)
@@ -40,11 +40,11 @@ class SharedFacts(DDBHelper):
         return {row["job_id"]: _fact(row) for row in self.query_partition("endpoint_id", PARTITION)}
 
     def get(self, key: str) -> Fact:
-        """Return a fact as it stands now."""
+        """Return the current fact, by a consistent read."""
         return _fact(self.read(_key(key)) or {})
 
     def claim(self, key: str, for_s: float) -> bool:
-        """L1: take the right to look a fact up, for ``for_s``; False while it is not due, or another worker has it."""
+        """L1: claim the look-up of a fact for ``for_s`` seconds; False when it is not due, or claimed already."""
         now_s = self._now()
         try:
             self.update(

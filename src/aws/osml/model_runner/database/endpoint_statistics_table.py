@@ -1,7 +1,7 @@
-"""How many regions each endpoint works on, for workers that throttle themselves.
+"""Table of endpoints: limits how many regions call each endpoint, for workers with self-throttling.
 
-An endpoint has as many slots as it may work on regions, and each slot is a row with a lease. So regions of one endpoint
-do not write the same row, and the lease of a worker that died runs out.
+An endpoint has one slot for each region that may call it, and each slot is a row with a lease. So regions of one
+endpoint do not contend for one row, and the lease of a worker that died runs out.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from aws.osml.model_runner.exceptions import ConditionNotMetError
 
 from .ddb_helper import DDBHelper, DDBItem, DDBKey
 
-# How many slots a region tries before it waits. Of an endpoint with more slots some may be free then.
+# Maximum number of slots that a region tries before it waits. With more slots, it may miss a free slot.
 _TRIES = 12
-# How long a process believes that a slot is taken, or all are: a region may end at any time.
+# How long a process skips a slot that was taken, or an endpoint that was full: a region may end at any time.
 _BELIEVED_S = 5.0
-# When the most regions of an endpoint are looked up again, after a success and after an error.
+# Time until the limit of an endpoint is looked up again, after a success and after an error.
 _DUE_AFTER_S = (240.0, 300.0)
 _DUE_AFTER_ERROR_S = (15.0, 30.0)
 _LOOK_UP_S = 60.0
@@ -26,9 +26,9 @@ _LOOK_UP_S = 60.0
 
 @dataclasses.dataclass
 class EndpointStatisticsItem(DDBItem):
-    """One endpoint's row: the most regions that there may be, and when that is looked up again, in epoch seconds.
+    """One endpoint's row: the maximum number of regions, and the time of its next look-up, in epoch seconds.
 
-    ``regions_in_progress`` is for callers that count regions themselves; workers take slots.
+    ``regions_in_progress`` is for callers that count regions themselves; workers use slots.
     """
 
     endpoint: str
@@ -56,7 +56,7 @@ class EndpointSlotItem(DDBItem):
 
 @dataclasses.dataclass(frozen=True)
 class Slot:
-    """A slot that a region holds, under a name that no other region has."""
+    """A slot that a region holds; ``owner`` is unique to the claim."""
 
     endpoint: str
     number: int
@@ -80,12 +80,12 @@ class EndpointStatisticsTable(DDBHelper):
         rng: random.Random | None = None,
     ) -> None:
         super().__init__(table_name, client, sleep, rng, now)
-        # Until when this process believes that a slot is taken, by endpoint and number, and that all slots are.
+        # Until when this process skips a taken slot, by endpoint and number, and an endpoint without free slots.
         self._taken_until: dict[tuple[str, int], float] = {}
         self._full_until: dict[str, float] = {}
 
     def upsert_endpoint(self, endpoint: str, max_regions: int) -> None:
-        """Begin to follow an endpoint, or renew the most regions that it may work on; those in progress stay."""
+        """Create an endpoint's row or update its maximum number of regions; the count in progress stays."""
         self.update(
             {"endpoint": endpoint},
             "SET max_regions = :max, regions_in_progress = if_not_exists(regions_in_progress, :zero)",
@@ -93,11 +93,11 @@ class EndpointStatisticsTable(DDBHelper):
         )
 
     def increment_region_count(self, endpoint: str) -> None:
-        """Count one region more in progress; the worker itself takes slots."""
+        """Increment the regions in progress; the worker itself uses slots."""
         self.update({"endpoint": endpoint}, "ADD regions_in_progress :one", {":one": 1})
 
     def decrement_region_count(self, endpoint: str) -> None:
-        """Count one region less in progress, and never fewer than none."""
+        """Decrement the regions in progress, not below zero."""
         try:
             self.update(
                 {"endpoint": endpoint},
@@ -109,16 +109,16 @@ class EndpointStatisticsTable(DDBHelper):
             return
 
     def current_in_progress_regions(self, endpoint: str) -> int:
-        """Return how many regions are in progress now; an endpoint that is not followed has none."""
+        """Return how many regions are in progress now; 0 for an endpoint without a row."""
         row = self.read({"endpoint": endpoint})
         return int(row["regions_in_progress"]) if row else 0
 
     # Slots ----------------------------------------------------------------------------------------------------------
 
     def most_regions(self, endpoint: str, look_up: Callable[[], int | None]) -> int | None:
-        """Return the most regions that an endpoint may work on; one worker of the fleet calls ``look_up`` when due.
+        """Return the maximum number of regions of an endpoint; one worker at a time calls ``look_up`` when it is due.
 
-        ``look_up`` returns None when it fails: then the last value stays in force, and None is returned without one.
+        ``look_up`` returns None when it fails. Then the last value stays valid; without a last value, None is returned.
         """
         row = self.read({"endpoint": endpoint}) or {}
         known, now_s = row.get("max_regions") if "due_time" in row else None, self._now()
@@ -141,7 +141,7 @@ class EndpointStatisticsTable(DDBHelper):
         return True
 
     def is_full(self, endpoint: str) -> bool:
-        """Return True when this process found no free slot of an endpoint a moment ago. This calls nothing."""
+        """Return True when this process recently found no free slot of an endpoint. This reads no table."""
         return self._full_until.get(endpoint, 0.0) > self._now()
 
     def take_slot(self, endpoint: str, owner: str, most: int, lease_s: float) -> Slot | None:
@@ -157,7 +157,7 @@ class EndpointStatisticsTable(DDBHelper):
         return None
 
     def _is_taken(self, slot: Slot, lease_s: float) -> bool:
-        """Take a slot that nobody holds; a first send of this very call, whose answer was lost, took it for us."""
+        """Claim a free slot. An earlier send of this call, whose response was lost, counts as success."""
         now_s = self._now()
         values = {":owner": slot.owner, ":until": now_s + lease_s, ":now": now_s}
         try:
@@ -172,7 +172,7 @@ class EndpointStatisticsTable(DDBHelper):
         return True
 
     def renew_slot(self, slot: Slot, lease_s: float) -> bool:
-        """E2: keep a slot; False when its lease had run out and another region took it."""
+        """E2: renew a slot; False when its lease had run out and another region took it."""
         values: dict[str, Any] = {":until": self._now() + lease_s, ":owner": slot.owner}
         try:
             self.update(slot.key, "SET lease_until = :until", values, "slot_owner = :owner")
@@ -181,7 +181,7 @@ class EndpointStatisticsTable(DDBHelper):
         return True
 
     def leave_slot(self, slot: Slot) -> None:
-        """E3: give a slot back; nothing changes when another region has it."""
+        """E3: release a slot; nothing changes when another region holds it."""
         self._full_until.pop(slot.endpoint, None)
         self._taken_until.pop((slot.endpoint, slot.number), None)
         try:

@@ -1,10 +1,10 @@
-"""Features: one row per tile, which holds the tile's outcome and holds or names its features.
+"""Table of features: one row per tile, which holds the tile's outcome and holds or names its features.
 
-The row's key follows from image, region and tile, and the first writer wins (T1): so the row is the checkpoint, the
-unit of resume, and the guard against a tile that two workers did. The features of a tile are one blob. A small blob
-lies in the row. A larger one is an object of the work bucket, or lies in overflow rows where there is no bucket. Both
-are written before the row, and their keys hold the writer's token, which the row names: blobs of a writer that lost
-are never read, and expire.
+The row's key follows from image, region and tile, and the first writer wins (T1). So the row is the checkpoint, the
+unit of resume, and the guard against two workers that process one tile. The features of a tile are one blob. A small
+blob lies in the row. A larger blob is an object of the work bucket, or lies in overflow rows where no bucket is set.
+Objects and overflow rows are written before the tile's row. Their keys hold the writer's token, which the row names. So
+blobs of a writer that lost are never read, and expire.
 """
 
 import dataclasses
@@ -51,7 +51,7 @@ MAX_CHUNK_BYTES = 200_000
 # Prefix of the work bucket's keys of blobs.
 BLOB_PREFIX = "tiles/"
 _READERS = 10
-# Rows that are read by key at once: with the most features in each, they take ten megabytes.
+# Number of rows in one read by key: with the largest blobs they take ten megabytes.
 _ROWS_PER_READ = 25
 
 
@@ -59,7 +59,7 @@ T = TypeVar("T")
 
 
 class ReadAll(Protocol):
-    """Reads partitions by their numbers, and returns what each holds, in order."""
+    """Calls ``read`` for each number, in any order, and returns the results in the order of the numbers."""
 
     def __call__(self, read: Callable[[int], T], numbers: Iterable[int], /) -> Iterable[T]:
         """Return what ``read`` returns for each number."""
@@ -73,10 +73,10 @@ def read_in_threads(read: Callable[[int], T], numbers: Iterable[int]) -> list[T]
 
 @dataclasses.dataclass
 class FeatureItem(DDBItem):
-    """A row of the feature table: a tile's, an overflow row of it, or some features that were stored by themselves.
+    """A row of the feature table: the row of a tile, an overflow row of a tile, or a row of loose features.
 
-    A tile's row holds its ``feature_blob``, or the first part of it, or the ``blob_key`` of it in the work bucket.
-    ``features`` are features that were stored by themselves, each as GeoJSON text.
+    A tile's row holds its ``feature_blob``, or the blob's first part, or the ``blob_key`` of the blob in the work
+    bucket. ``features`` are loose features, which ``add_features`` stored without a tile, each as GeoJSON text.
     """
 
     hash_key: str
@@ -84,7 +84,7 @@ class FeatureItem(DDBItem):
     tile_id: str | None = None
     features: list[str] | None = None
     expire_time: int | None = None
-    # The job protocol's. Overflow rows have ``chunk`` and no ``tile_status``.
+    # Attributes of the job protocol. Overflow rows have ``chunk`` and no ``tile_status``.
     region_id: str | None = None
     tile_index: int | None = None
     tile_bounds: list[list[int]] | None = None
@@ -108,7 +108,7 @@ class FeatureItem(DDBItem):
 
 @dataclasses.dataclass(frozen=True)
 class TileKey:
-    """Which tile: the image, the region, and the tile's place in the region's plan, from 0."""
+    """Key of a tile: the image, the region, and the tile's index in the region's plan, from 0."""
 
     image_id: str
     region_id: str
@@ -117,9 +117,9 @@ class TileKey:
 
 @dataclasses.dataclass(frozen=True)
 class TileOutcome:
-    """How a tile ended: its features as GeoJSON text each, and in columns; or the code of its error and the reason.
+    """Outcome of a tile: its features, each as GeoJSON text, and as columns; or its error code and the reason.
 
-    The columns are made from the features where they are None. ``inference_time`` is ISO 8601 in UTC.
+    Columns that are None are computed from the features. ``inference_time`` is ISO 8601 in UTC.
     """
 
     state: TileState
@@ -149,7 +149,7 @@ class StoredTile:
     error_reason: str | None = None
 
     def without_features(self) -> "StoredTile":
-        """Return what else there is of the tile."""
+        """Return the tile without its features and columns."""
         return dataclasses.replace(self, features=(), columns=_NO_COLUMNS)
 
 
@@ -157,12 +157,12 @@ class FeatureTable(DDBHelper):
     """The table of features. ``tile_size`` and ``overlap`` are the request's, (width, height) in pixels.
 
     ``on_wait`` is called before each wait for a busy table, from the thread that waits; an error that it raises ends
-    the call. ``blobs`` takes the blobs that a row has no room for; without it they lie in overflow rows.
+    the call. ``blobs`` stores blobs that are too large for a row; without it they lie in overflow rows.
     """
 
     patience_s = 300.0
     hash_salt = 50
-    # A plan of more tiles is found in fewer calls by reading the partitions.
+    # For a plan with more tiles, reading all partitions takes fewer calls.
     most_tiles_by_key = hash_salt * _ROWS_PER_READ
 
     def __init__(
@@ -191,13 +191,13 @@ class FeatureTable(DDBHelper):
         self._blobs = blobs
 
     def add_features(self, features: list[geojson.Feature], metrics: MetricsLogger | None = None) -> None:
-        """Store features by themselves, in groups that could have been seen by the same tiles.
+        """Store features without a tile, grouped by the range of tiles that could have detected them.
 
-        The keys follow from what is stored, so that adding the same features again changes nothing. The worker itself
-        stores features with their tile, by ``commit_tile``.
+        The keys follow from the content, so adding the same features again changes nothing. The worker itself stores
+        features with their tile, by ``commit_tile``.
 
         Raises:
-            AddFeaturesException: a feature has no place in the image, or DynamoDB did not take the rows.
+            AddFeaturesException: a feature has no location in the image, or DynamoDB did not take the rows.
         """
         try:
             rows: list[DDBItem] = []
@@ -213,7 +213,7 @@ class FeatureTable(DDBHelper):
     def get_features(self, image_id: str, metrics: MetricsLogger | None = None) -> list[geojson.Feature]:
         """Return every feature stored for an image, in an order that does not depend on when it was stored.
 
-        Those that were stored with their tile name it in the property ``_modelRunnerTile``.
+        Features that were stored with their tile have its bounds in the property ``_modelRunnerTile``.
         """
         rows = self._rows_of(image_id)
         loose = sorted(text.encode() for row in rows if not _is_protocol_row(row) for text in row.get("features", []))
@@ -232,10 +232,10 @@ class FeatureTable(DDBHelper):
         return dict(groups)
 
     def generate_tile_key(self, feature: geojson.Feature) -> str:
-        """Return ``<image id>-region-<minx>:<maxx>:<miny>:<maxy>``, the tiles that could have seen a feature.
+        """Return ``<image id>-region-<minx>:<maxx>:<miny>:<maxy>``, the range of tiles that could detect a feature.
 
         Raises:
-            ValueError: the feature has no place in the image.
+            ValueError: the feature has no location in the image.
         """
         bounds = feature_image_bounds(feature)
         if bounds is None:
@@ -249,7 +249,7 @@ class FeatureTable(DDBHelper):
         return self.get_features(image_request_item.image_id, metrics)
 
     def _grid_key(self, min_x: float, min_y: float, max_x: float, max_y: float) -> str:
-        """Return the range of tiles along x and y that a box may touch, on the grid of the requested overlap."""
+        """Return the range of tiles along x and y that a bounding box may touch, on the grid of the request."""
         (width, height), (overlap_x, overlap_y) = self.tile_size, self.overlap
         spans = []
         for low, high, stride, overlap in (
@@ -286,17 +286,17 @@ class FeatureTable(DDBHelper):
         generation: int = 0,
         keep_trying: Callable[[], bool] | None = None,
     ) -> TileState:
-        """T1: commit a tile's features and its outcome in one write, and return the outcome that counts.
+        """T1: commit a tile's features and its outcome in one write, and return the outcome that is stored.
 
-        That is another's when another worker, or an earlier send of this call, was first. Only the tile of an earlier
-        generation gives way, if it failed or will not be stored for one more whole job: the job was sent again to have
-        such tiles done again.
+        When another worker, or an earlier send of this call, wrote first, its outcome stays and is returned. Only a row
+        of an earlier generation is replaced, if its tile failed or the row expires before a whole job could end. A job
+        is started again to process such tiles again.
 
         While the table or the work bucket is busy, writes are repeated under one token. ``keep_trying`` is called
-        before each wait and returns whether to go on; without it, that is ``patience_s``.
+        before each wait and returns whether to continue; without it, ``patience_s`` limits the time.
 
         Raises:
-            FeaturesTooLargeError: the features are more than can be stored; nothing was written.
+            FeaturesTooLargeError: the features are too large to be stored; nothing was written.
             TableBusyError: the table or the work bucket stays busy.
         """
         token = f"{self._rng.getrandbits(64):016x}"
@@ -337,7 +337,7 @@ class FeatureTable(DDBHelper):
         return outcome.state
 
     def _store_blob(self, row: FeatureItem, blob: bytes, keep_trying: Callable[[], bool] | None) -> None:
-        """Put a tile's blob into its row where it fits, or else where the row names it, before the row is written."""
+        """Put a small blob into the tile's row. Store a larger blob elsewhere first, and name it in the row."""
         blobs = self._blobs
         if len(blob) <= MAX_INLINE_BYTES:
             row.feature_blob = blob
@@ -358,10 +358,10 @@ class FeatureTable(DDBHelper):
     def committed_tiles(
         self, image_id: str, region_id: str, indexes: Sequence[int], generation: int = 0
     ) -> dict[int, TileState]:
-        """Return the outcomes of those tiles of a region that are committed, by the tiles' indexes.
+        """Return the outcomes of committed tiles of a region, by the tiles' indexes.
 
-        Tiles of earlier generations are left out if they failed, or will not be stored for one more whole job: they are
-        to be done again.
+        Tiles of earlier generations are omitted if they failed, or if their row expires before a whole job could end.
+        They have to be processed again.
         """
         keys = [self._tile_row_key(TileKey(image_id, region_id, index)) for index in indexes]
         rows = self.batch_get(keys, ["tile_index", "tile_status", "expire_time", "generation"])
@@ -372,7 +372,7 @@ class FeatureTable(DDBHelper):
         }
 
     def failures_of(self, image_id: str, region_id: str, indexes: Sequence[int]) -> TileProblems:
-        """Return why tiles of a region failed, by their rows."""
+        """Return the errors of a region's failed tiles, from the rows of the tiles."""
         keys = [self._tile_row_key(TileKey(image_id, region_id, index)) for index in indexes]
         rows = self.batch_get(keys, ["tile_index", "error_code", "error_reason"])
         return TileProblems.of_tiles(sorted(rows, key=lambda row: int(row["tile_index"])))
@@ -380,8 +380,8 @@ class FeatureTable(DDBHelper):
     def stored_tiles(self, image_id: str, planned: Sequence[TileKey] = ()) -> list[StoredTile]:
         """Return every committed tile of an image, in order of region and tile.
 
-        ``planned`` are all the tiles that the image may have, where the caller knows: where they are few, they are
-        read by their keys, in fewer calls than there are partitions.
+        ``planned`` are all tiles that the image may have, if the caller has them. Few tiles are read by their keys,
+        because that takes fewer calls than there are partitions.
 
         Raises:
             ConservationError: a part of a tile's features is missing.
@@ -389,7 +389,7 @@ class FeatureTable(DDBHelper):
         return [tile for tile, _ in self.look_at_tiles(image_id, lambda _: None, planned)]
 
     def read_tiles(self, keys: Sequence[TileKey]) -> list[StoredTile]:
-        """Return the tiles of ``keys`` that have a row, in the order of the keys; read by key, from several threads.
+        """Return the tiles of ``keys`` that have a row, in the order of the keys. Several threads read them by key.
 
         Raises:
             ConservationError: a part of a tile's features is missing.
@@ -400,7 +400,7 @@ class FeatureTable(DDBHelper):
         return [tiles[key] for key in keys if key in tiles]
 
     def tile_places(self, image_id: str) -> list[tuple[TileKey, ImageRegion]]:
-        """Return the keys and the pixels of an image's stored tiles, in no order: all partitions are read for them."""
+        """Return the keys and bounds of an image's stored tiles, in no order. This reads all partitions."""
         names = ", ".join(("region_id", "tile_index", "tile_bounds", "expire_time"))
 
         def places(salt: int) -> list[tuple[TileKey, ImageRegion]]:
@@ -416,10 +416,10 @@ class FeatureTable(DDBHelper):
     def look_at_tiles(
         self, image_id: str, look: Callable[[StoredTile], T], planned: Sequence[TileKey] = ()
     ) -> list[tuple[StoredTile, T]]:
-        """Return every tile that ``stored_tiles`` does, with what ``look`` finds in it.
+        """Return every tile that ``stored_tiles`` returns, with the value of ``look(tile)``.
 
-        ``look`` is called from the threads that read, so one tile is looked at while others are on their way. A tile
-        may be looked at twice.
+        The reading threads call ``look``, so it overlaps with the reads of other tiles. It may be called twice for a
+        tile.
 
         Raises:
             ConservationError: a part of a tile's features is missing.
@@ -430,11 +430,11 @@ class FeatureTable(DDBHelper):
 
         def batch(number: int) -> list[tuple[StoredTile, T]] | None:
             rows = self._rows_at(planned[number * _ROWS_PER_READ : (number + 1) * _ROWS_PER_READ])
-            # Nobody knows the keys of overflow rows beforehand.
+            # The keys of overflow rows follow from the tile's row only, so the partitions are read instead.
             return None if any(row["chunks"] > 1 for row in rows) else look_at(rows)
 
         def partition(salt: int) -> list[tuple[StoredTile, T]]:
-            # The rows of a tile are all in one partition.
+            # All rows of a tile are in one partition.
             return look_at(self._rows_of_partition(image_id, salt))
 
         found: list[list[tuple[StoredTile, T]] | None] = [None]
@@ -446,7 +446,7 @@ class FeatureTable(DDBHelper):
         return sorted(tiles, key=lambda pair: (pair[0].key.region_id, pair[0].key.index))
 
     def _tiles_in(self, image_id: str, rows: Iterable[Item]) -> list[StoredTile]:
-        """Return the tiles whose rows, and whose overflow rows, are among ``rows``, in order of region and tile."""
+        """Return the tiles in ``rows``, which hold their overflow rows too, in order of region and tile."""
         parts: dict[tuple[str, str], bytes] = {}
         tile_rows = []
         for row in rows:
@@ -496,7 +496,7 @@ class FeatureTable(DDBHelper):
         return blob
 
     def _tiles_at(self, keys: Sequence[TileKey]) -> list[StoredTile]:
-        """Read tiles by their keys; those of their overflow rows follow from the token in the tile's row."""
+        """Read tiles by their keys. The keys of overflow rows follow from the token in the tile's row."""
         tiles = []
         for image_id in dict.fromkeys(key.image_id for key in keys):
             rows = self._rows_at([key for key in dict.fromkeys(keys) if key.image_id == image_id])
@@ -516,7 +516,7 @@ class FeatureTable(DDBHelper):
         return [row for rows in read for row in rows]
 
     def _rows_of_partition(self, image_id: str, salt: int) -> list[Item]:
-        """Read one partition of an image, and leave out what has expired and is only not yet deleted."""
+        """Read one partition of an image, without rows that have expired but are not deleted yet."""
         rows = self.query_partition("hash_key", f"{image_id}-{salt}")
         return [row for row in rows if not self._is_expired(row)]
 
@@ -524,16 +524,16 @@ class FeatureTable(DDBHelper):
         return float(row.get("expire_time", math.inf)) < self._now()
 
     def _stays(self, row: Mapping[str, Any]) -> bool:
-        """Return True for a tile of an earlier generation that need not be done again."""
+        """Return True for a tile of an earlier generation that need not be processed again."""
         is_good = row["tile_status"] == TileState.SUCCEEDED.name
         return is_good and float(row.get("expire_time", math.inf)) >= self._needed_until()
 
     def _needed_until(self) -> float:
-        """Return until when a job that begins now may need its tiles."""
+        """Return the latest time at which a job that starts now may need its tiles."""
         return self._now() + self._life_s - TILE_MARGIN_S
 
     def _tile_row_key(self, key: TileKey) -> dict[str, str]:
-        """Return the tile's key: spread over the partitions by a hash that every worker and every run agrees on."""
+        """Return the key of a tile's row. A hash that is the same in every process spreads tiles over partitions."""
         salt = zlib.crc32(f"{key.region_id}#{key.index}".encode()) % self.hash_salt + 1
         return {"hash_key": f"{key.image_id}-{salt}", "range_key": f"{key.region_id}#{key.index:06d}"}
 
@@ -546,7 +546,7 @@ def _packed(outcome: TileOutcome) -> bytes:
 
 
 def _blob_key(row: FeatureItem) -> str:
-    """Return where a tile's blob lies in the work bucket: keys begin differently, since S3 scales by how keys begin."""
+    """Return the object key of a tile's blob. Keys begin with a hash, because S3 scales by the prefixes of keys."""
     digest = hashlib.sha256(f"{row.hash_key} {row.range_key}".encode()).hexdigest()
     return f"{BLOB_PREFIX}{digest[:32]}-{row.tile_token}"
 
@@ -581,7 +581,7 @@ def _is_protocol_row(row: Mapping[str, Any]) -> bool:
 
 
 def _decode(body: bytes, tile: StoredTile | None = None) -> geojson.Feature:
-    # Filled after it is made, because geojson rounds the coordinates that it makes a feature from.
+    # The feature is filled after its construction, because the constructor rounds coordinates.
     feature = geojson.Feature()
     feature.update(decode_feature(body))
     if tile is not None:
@@ -591,7 +591,7 @@ def _decode(body: bytes, tile: StoredTile | None = None) -> geojson.Feature:
 
 
 def _parts(bodies: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Yield features in parts that stay within MAX_CHUNK_BYTES; a longer one stands alone."""
+    """Yield features in parts of at most MAX_CHUNK_BYTES; a longer feature forms a part of its own."""
     start = size = 0
     for end, body in enumerate(bodies):
         if end > start and size + len(body) > MAX_CHUNK_BYTES:

@@ -1,12 +1,12 @@
-"""Images: one row each, from the request's acceptance to its terminal status, and one row for each request.
+"""Table of images: one row per image, from acceptance to its terminal status, and one row per request.
 
-R3 and every heartbeat pay for the size of an image's row, so what may be large lies in the request's row, once for all
-images of a job. It is written once, by A0, and read when an image is planned, located, merged or set aside. It also
-holds the job id: only the request that it describes may have images under that id.
+R3 and every heartbeat pay for the size of an image's row. So large attributes lie in the request's row, once for all
+images of a job. A0 writes that row once. It is read when an image is planned, located, merged or dead-lettered. The row
+also reserves the job id: only the request that it describes may have images under that id.
 
 The conditional writes carry the letters of docs/explanation/what-happens-when-a-worker-dies.md: A0 to A3 begin an
-image, F0 and F1 fail one that cannot be planned, F2 one that cannot be led on, C1 cancels it, G1 to G4 finish it, D1
-and D3 begin it again.
+image. F0 and F1 fail an image that cannot be planned, F2 an image that cannot be continued. C1 cancels an image, G1 to
+G4 finish it, D1 and D3 start it again.
 """
 
 import dataclasses
@@ -43,25 +43,25 @@ from aws.osml.model_runner.exceptions import (
 from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
 from .tile_problems import TileProblems
 
-# A tombstone outlives every copy of a message that SQS may still hold: 14 days of retention, and two to spare.
+# The row of an ended image outlives every copy of its message in SQS: 14 days of retention and two days of margin.
 ROW_LIFE_S = 16 * 24 * 3600
 
-# A message may be worked on for half a day, by one worker after the other.
+# SQS lets a message stay in flight for 12 hours, and several workers may process it in turn.
 _CLAIM_MARGIN_S = 24 * 3600
 
-# How many claims a process remembers, and for how long at most.
+# Maximum number of claims that a process remembers, and for how long.
 _MOST_KNOWN = 64
 _KNOWN_FOR_S = 600.0
 
-# Why an image ended that somebody cancelled.
+# Message of a cancelled image.
 CANCELLED = "cancelled"
 
-# Rows have 400 KB, and most of that is the request's own.
+# A row holds at most 400 KB, and the request takes most of it.
 _MAX_PACKED_BODY_BYTES = 64 * 1024
 
 TERMINAL_VALUES = {":success": "SUCCESS", ":partial": "PARTIAL", ":failed": "FAILED"}
 NOT_TERMINAL = "NOT image_status IN (:success, :partial, :failed)"
-# The row is still there and not ended: an expired row is never brought back to life by a late writer.
+# The row exists and is not terminal. Without the first part, a late update would create a deleted row again.
 IS_OPEN = f"attribute_exists(image_id) AND {NOT_TERMINAL}"
 _IS_GENERATION = "generation = :generation"
 # Attributes of ``record_sink_done``'s counts.
@@ -69,9 +69,9 @@ COUNTS_OF_MERGE = (
     *("tile_errors", "first_failure", "features_dropped"),
     *("features_stored", "features_delivered", "features_unmerged"),
 )
-# Only the aggregation that was claimed last may go on: a worker that slept through its lease has an older number.
+# Only the newest claim may continue: a worker whose lease ran out has an older fence.
 IS_OUR_AGGREGATION = f"agg_fence = :fence AND {NOT_TERMINAL}"
-# Tries before a step that got on are forgotten.
+# Progress resets the count of failed tries.
 _IS_PROGRESS = "agg_stalled = :zero REMOVE agg_first_time, agg_error"
 
 
@@ -79,7 +79,7 @@ _IS_PROGRESS = "agg_stalled = :zero REMOVE agg_first_time, agg_error"
 class JobItem(DDBItem):
     """One image's row. Times are epoch milliseconds.
 
-    In epoch seconds are ``expire_time``, ``first_attempt``, leases and waits.
+    ``expire_time``, ``first_attempt``, leases and waits are in epoch seconds instead.
 
     Sizes and outputs are kept as text, as existing readers of the table expect: ``tile_size`` is ``"(512, 512)"``,
     ``outputs``, ``feature_properties`` and ``feature_distillation_option`` are JSON.
@@ -107,7 +107,7 @@ class JobItem(DDBItem):
     feature_properties: str | None = None
     feature_distillation_option: str | None = None
     roi_wkt: str | None = None
-    # What the job protocol adds.
+    # Attributes of the job protocol.
     image_status: str | None = None
     message: str | None = None
     request_sha256: str | None = None
@@ -139,9 +139,9 @@ class JobItem(DDBItem):
     sinks_done: set[str] | None = None
     sink_errors: dict[str, str] | None = None
     sink_positions: dict[str, int] | None = None
-    # Counted while the image is merged: failed tiles by error code, features that were dropped by reason, features that
-    # tiles reported, features that are delivered, and features of crowded tiles, which were compared with none.
-    # ``first_failure`` is the first failed tile's error.
+    # The merge counts these: failed tiles by error code, dropped features by reason, features that tiles reported,
+    # delivered features, and features of crowded tiles, which were not compared with others.
+    # ``first_failure`` is the error of the first failed tile.
     tile_errors: dict[str, int] | None = None
     first_failure: str | None = None
     features_dropped: dict[str, int] | None = None
@@ -153,7 +153,7 @@ class JobItem(DDBItem):
     priority: int | None = None
     first_attempt: float | None = None
     message_body: bytes | None = None
-    # When the plan was fixed, in epoch seconds: no tile's row is older.
+    # Time at which the plan was fixed, in epoch seconds: no tile's row is older.
     tiles_since: float | None = None
 
     def __post_init__(self) -> None:
@@ -189,11 +189,11 @@ class JobItem(DDBItem):
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "JobItem":
-        """Return the item that a row describes; attributes that this version does not know are left out."""
+        """Return the item that a row describes, without attributes that this version does not define."""
         return cls(**{name: row[name] for name in attribute_names(cls) if name in row})
 
     def image_request(self) -> ImageRequest:
-        """Return the request that the image came with, as far as its row tells it."""
+        """Return the image's request, rebuilt from the attributes of the image's row."""
         option = self.feature_distillation_option
         steps = [{"step": "FEATURE_DISTILLATION", "algorithm": json.loads(option)}] if option else []
         return ImageRequest(
@@ -230,44 +230,44 @@ class JobItem(DDBItem):
 
     @property
     def endpoint_parameters(self) -> dict[str, Any] | None:
-        """What the request passes to the endpoint with each tile."""
+        """Parameters that the request sends to the endpoint with each tile."""
         return json.loads(self.model_endpoint_parameters) if self.model_endpoint_parameters else None
 
     @property
     def body(self) -> str | None:
-        """The message that the image came with, as it came; None where the row does not hold it."""
+        """Unchanged text of the image's request message; None where the row does not hold it."""
         return zlib.decompress(bytes(self.message_body)).decode() if self.message_body else None
 
     @property
     def problems(self) -> TileProblems:
-        """Why tiles failed and features were dropped, as the merge has counted them."""
+        """Reasons of failed tiles and dropped features, as the merge counted them."""
         return TileProblems(self.tile_errors or {}, self.features_dropped or {}, self.first_failure or "")
 
     def needs_outputs_only(self, now_s: float, outputs_only: bool = False) -> bool:
-        """Return True when D3 begins this image again, and False when D1 does; see ``job_rules``."""
+        """Return True when D3 starts this image again, and False when D1 does; see ``job_rules``."""
         regions_ended = (self.region_success or 0) + (self.region_error or 0)
         age_s = None if self.tiles_since is None else now_s - self.tiles_since
         return needs_outputs_only(regions_ended, self.region_count, self.tile_error or 0, age_s, outputs_only)
 
     @property
     def accuracy(self) -> dict[str, Any] | None:
-        """How well the image is placed on the Earth, as results say it; None without a georeference, or a plan."""
+        """Accuracy of the georeference, as in results; None without a georeference or without a plan."""
         return json.loads(self.georeference) if self.georeference else None
 
     @property
     def running_since(self) -> float:
-        """When its first plan was begun, in epoch seconds, from which its deadline counts."""
-        # Rows of earlier versions know only when they were accepted.
+        """Start of the first planning, in epoch seconds. The deadline counts from it."""
+        # Rows of earlier versions hold the time of acceptance only.
         return self.first_attempt if self.first_attempt is not None else (self.start_time or 0) / 1000
 
     @property
     def is_terminal(self) -> bool:
-        """True when the image has ended, however it did."""
+        """True when the image has a terminal status."""
         return self.image_status in TERMINAL_STATUSES
 
 
 class Redirection(NamedTuple):
-    """The outputs that an image has from its next generation on, as JSON, and the names of those that are complete."""
+    """Outputs of an image's next generation, as JSON, and the names of outputs that are already complete."""
 
     outputs: str
     done: frozenset[str]
@@ -284,10 +284,10 @@ def reopening_update(
 ) -> Item:
     """Return D1 or D3 for an image's row: the next generation of a job that ended PARTIAL or FAILED.
 
-    After D1 it is as if just accepted. After D3 its regions stay counted, so that it only has to be finished. The state
-    that either leaves is part of the condition, so it happens once. The fencing number moves on, because a worker may
-    still believe that it finishes the generation before. Outputs that are complete stay so only where no tile is done
-    again, since other tiles make other features.
+    After D1 the image is as if just accepted. After D3 its regions stay counted, so only the merge and the delivery
+    remain. The condition holds the previous status and generation, so the write succeeds once. The fence rises, because
+    a worker may still finish the previous generation. Complete outputs stay complete only if no tile is processed
+    again: processing a tile again can change its features.
     """
     keeps_tiles = item.needs_outputs_only(now_s, outputs_only)
     changes = [
@@ -331,13 +331,13 @@ def reopening_update(
 
 
 def _dimensions(text: str | None) -> ImageDimensions:
-    """Return the size that a row's text holds: ``(512, 512)``, or ``[512, 512]`` as other versions write it."""
+    """Parse a size from a row's text: ``(512, 512)``, or ``[512, 512]`` as other versions write it."""
     width, height = (text or "").strip("()[] ").split(",")
     return ImageDimensions(int(width), int(height))
 
 
 def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S, message_id: str = "") -> Item:
-    """Return the row that A1 puts: every counter and lease at zero, since absent ones compare with nothing."""
+    """Return the row that A1 puts; counters and leases are zero, since no comparison holds for absent attributes."""
     item = dataclasses.replace(JobItem.from_image_request(image_request), feature_properties=None, roi_wkt=None)
     item.image_status = "ACCEPTED"
     item.start_time = int(now_s * 1000)
@@ -351,9 +351,9 @@ def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_
 
 
 def request_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S, body: str = "") -> Item:
-    """Return the request's row, which A0 puts; ``body`` is the message that it came with.
+    """Return the request's row, which A0 puts; ``body`` is the text of the request's message.
 
-    Its images may be accepted a while later, and their rows live no longer than it.
+    The request's images may be accepted later. The margin in ``expire_time`` lets this row outlive their rows.
     """
     packed = _packed(body)
     row = {
@@ -369,7 +369,7 @@ def _request_key(job_id: str) -> dict[str, Any]:
 
 
 def _packed(body: str) -> bytes | None:
-    """Return a message as its row keeps it, so that it can be set aside as it came; None when it is too long."""
+    """Compress a message, so that it can be dead-lettered unchanged; None when it is empty or too long."""
     packed = zlib.compress(body.encode())
     return packed if body and len(packed) <= _MAX_PACKED_BODY_BYTES else None
 
@@ -388,14 +388,14 @@ class JobTable(DDBHelper):
     ) -> None:
         super().__init__(table_name, client, sleep, rng, now)
         self.life_s = life_s
-        # Job ids that were claimed here for a request, so that each image of many needs no claim of its own.
+        # Job ids that this process has claimed, so that a job of many images needs one claim only.
         self._claimed: dict[str, tuple[str, float]] = {}
 
     def start_image_request(self, image_request_item: JobItem) -> JobItem:
         """Write the first row of an image, with its start time and every counter at zero.
 
         Raises:
-            StartImageException: the image has a row already, whose counters a second start would lose.
+            StartImageException: the image has a row already; a second start would reset its counters.
         """
         now_s = self._now()
         item = dataclasses.replace(image_request_item)
@@ -405,14 +405,14 @@ class JobTable(DDBHelper):
         try:
             self.put(item.to_put(), "attribute_not_exists(image_id)")
         except ConditionNotMetError as err:
-            raise StartImageException(f"{item.image_id} was started before") from err
+            raise StartImageException(f"the image {item.image_id} has a row already") from err
         return item
 
     def complete_region_request(self, image_id: str, error: bool) -> JobItem:
-        """Count one region as ended, well or in error, and return the row as it then stands.
+        """Count one region as succeeded or failed and return the updated row.
 
-        The worker itself counts a region in the transaction that ends the region's row (R3), so that a region whose
-        message comes twice is counted once; this is for callers that keep such order themselves.
+        The worker itself counts a region in the transaction that ends the region's row (R3). So a region whose message
+        is delivered twice is counted once. Callers of this method have to prevent a second count themselves.
         """
         counter = "region_error" if error else "region_success"
         row = self.update({"image_id": image_id}, f"ADD {counter} :one", {":one": 1}, "attribute_exists(image_id)")
@@ -423,18 +423,20 @@ class JobTable(DDBHelper):
         """Return True when every region of the plan was counted.
 
         Raises:
-            IsImageCompleteException: the row has no counters, so it is not one that was started.
+            IsImageCompleteException: the row has no counters, so the image was never started.
         """
         success, error = image_request_item.region_success, image_request_item.region_error
         if success is None or error is None:
-            raise IsImageCompleteException(f"{image_request_item.image_id} was never started")
+            raise IsImageCompleteException(
+                f"the image {image_request_item.image_id} was never started: its row has no counters"
+            )
         return image_request_item.region_count is not None and success + error == image_request_item.region_count
 
     def end_image_request(self, image_id: str) -> JobItem:
         """Record the time at which an image ended and return its row.
 
         Raises:
-            EndImageException: there is no such image.
+            EndImageException: the image has no row.
         """
         now_ms = int(self._now() * 1000)
         try:
@@ -442,18 +444,18 @@ class JobTable(DDBHelper):
                 {"image_id": image_id}, "SET end_time = :now", {":now": now_ms}, "attribute_exists(image_id)"
             )
         except ConditionNotMetError as err:
-            raise EndImageException(f"no image {image_id}") from err
+            raise EndImageException(f"the image {image_id} has no row") from err
         return JobItem.from_row(row)
 
     def get_image_request(self, image_id: str) -> JobItem:
         """Return an image's row as it stands now.
 
         Raises:
-            GetImageRequestItemException: there is no such image, or its row has expired.
+            GetImageRequestItemException: the image has no row, or its row has expired.
         """
         item = self.find_whole(image_id)
         if item is None:
-            raise GetImageRequestItemException(f"no image {image_id}")
+            raise GetImageRequestItemException(f"the image {image_id} has no row, or the row has expired")
         return item
 
     def find_whole(self, image_id: str) -> JobItem | None:
@@ -482,7 +484,7 @@ class JobTable(DDBHelper):
     def claim(self, request: ImageRequest, body: str = "") -> bool:
         """A0: store a request under its job id, once; False when the id belongs to another request.
 
-        ``body`` is the message that the request came with.
+        ``body`` is the text of the request's message.
         """
         now_s = self._now()
         if self._claimed.get(request.job_id) == (request.request_sha256, now_s // _KNOWN_FOR_S):
@@ -499,7 +501,7 @@ class JobTable(DDBHelper):
         return True
 
     def keep_request(self, job_id: str) -> None:
-        """Let the row of a request live as long as an image that begins again now."""
+        """Extend the life of a request's row, so that it outlives an image that starts again now."""
         expire = {":expire": int(self._now() + self.life_s + _CLAIM_MARGIN_S)}
         try:
             self.update(_request_key(job_id), "SET expire_time = :expire", expire, "attribute_exists(image_id)")
@@ -507,15 +509,15 @@ class JobTable(DDBHelper):
             return
 
     def _request_row(self, item: JobItem) -> Item | None:
-        """Return the row of an image's request; None for an image that ``start_image_request`` began without one."""
+        """Return the row of an image's request; None for an image that ``start_image_request`` started."""
         row = self.read(_request_key(str(item.job_id))) or {}
         is_its = row.get("request_sha256", "") == (item.request_sha256 or "")
         return row if is_its and "full_request" in row else None
 
     def _with_request(self, item: JobItem) -> JobItem:
-        """Add the attributes of the request's row to an image's row as it was read.
+        """Add the attributes of the request's row to an image's row.
 
-        A row that ``start_image_request`` wrote holds everything itself.
+        A row that ``start_image_request`` wrote holds all attributes itself.
         """
         row = self._request_row(item)
         if row is None:
@@ -531,7 +533,7 @@ class JobTable(DDBHelper):
         )
 
     def find(self, image_id: str) -> JobItem | None:
-        """Return an image's row as it stands now, or None; a row that has expired counts as gone.
+        """Return an image's current row, or None when the row does not exist or has expired.
 
         The attributes of the request's row are missing: properties, region of interest, message.
         """
@@ -541,11 +543,11 @@ class JobTable(DDBHelper):
         return JobItem.from_row(row)
 
     def is_expired(self, row: Mapping[str, Any]) -> bool:
-        """Return True for a row that DynamoDB may delete any time, and that counts as gone."""
+        """Return True for a row that DynamoDB may delete at any time; callers treat it as deleted."""
         return bool(row.get("expire_time", math.inf) < self._now())
 
     def images_of(self, job_id: str) -> Iterator[JobItem]:
-        """Yield the rows of a job's images. That reads the whole table, so it is for what a person asks."""
+        """Yield the rows of a job's images. The scan reads the whole table, so only commands of operators use it."""
         rows = self.scan(FilterExpression="job_id = :job", ExpressionAttributeValues={":job": job_id})
         yield from (self._with_request(JobItem.from_row(row)) for row in rows)
 
@@ -564,7 +566,7 @@ class JobTable(DDBHelper):
     # The protocol's writes ------------------------------------------------------------------------------------------
 
     def fix_plan(self, item: JobItem) -> JobItem:
-        """A3: store the plan, once. Whoever comes second gets the plan that was stored first.
+        """A3: store the plan, once. A second caller gets the plan that was stored first.
 
         ``item.first_attempt`` is stored once in each generation.
 
@@ -592,7 +594,7 @@ class JobTable(DDBHelper):
             return stored if stored.first_attempt is not None else self._begin_again(item)
 
     def _begin_again(self, item: JobItem) -> JobItem:
-        """A3 in a later generation, whose plan is there already: note when it began."""
+        """A3 in a later generation, whose plan exists already: record when this generation began."""
         values = {":first": item.first_attempt, ":generation": item.generation or 0} | TERMINAL_VALUES
         condition = f"{IS_OPEN} AND attribute_not_exists(first_attempt) AND {_IS_GENERATION}"
         try:
@@ -607,44 +609,44 @@ class JobTable(DDBHelper):
     def fail_unplanned(self, image_id: str, message: str, generation: int = 0) -> JobItem | None:
         """F0: end an image that has no plan, in the generation that was to be planned.
 
-        Return its row, or None when it has a plan, has ended, or was begun again meanwhile.
+        Return its row, or None when it has a plan, has ended, or was started again meanwhile.
         """
         values = self._terminal_values(RequestStatus.FAILED, message, is_dead_letter=True) | TERMINAL_VALUES
         condition = f"{IS_OPEN} AND attribute_not_exists(region_count)"
         return self._end(image_id, values, condition, generation)
 
     def fail_unshared(self, image_id: str, message: str, generation: int = 0) -> JobItem | None:
-        """F1: end an image whose plan nobody can share out: whoever made it died, and the image is gone.
+        """F1: end an image whose regions cannot all be sent: its planner died, and the image is no longer readable.
 
-        Regions that were shared out all the same lose their count (R3) and end with the image. Return None when it has
-        ended, or was begun again meanwhile.
+        Regions that were already sent end with the image and are not counted (R3). Return None when the image has
+        ended, or was started again meanwhile.
         """
         values = self._terminal_values(RequestStatus.FAILED, message, is_dead_letter=True) | TERMINAL_VALUES
         return self._end(image_id, values, f"{IS_OPEN} AND attribute_exists(region_count)", generation)
 
     def fail_hopeless(self, image_id: str, message: str, generation: int | None = None) -> JobItem | None:
-        """F2: end an image that nobody can lead on, past its deadline. None when it has ended.
+        """F2: end an image that cannot be continued, past its deadline. None when it has ended.
 
-        Like C1, it needs nothing but the key: regions that are still at work lose their count (R3). ``generation`` is
-        None where the open job cannot be read.
+        Like C1, it needs the key only: regions in progress are not counted any more (R3). ``generation`` is None where
+        the open job cannot be read.
         """
         values = self._terminal_values(RequestStatus.FAILED, message) | TERMINAL_VALUES
         return self._end(image_id, values, IS_OPEN, generation)
 
     def cancel(self, image_id: str) -> JobItem | None:
-        """C1: end an image as FAILED because somebody asked for it. None when it has ended.
+        """C1: end an image as FAILED because its job was cancelled. None when it has ended.
 
-        Its regions lose their count (R3), and whoever works on one stops at the next heartbeat.
+        Its regions are not counted any more (R3). A worker that processes a region stops at the next heartbeat.
         """
         values = self._terminal_values(RequestStatus.FAILED, CANCELLED) | TERMINAL_VALUES
         return self._end(image_id, values, IS_OPEN)
 
     def claim_aggregation(self, item: JobItem, owner: str, lease_s: float, wait_s: float) -> JobItem | None:
-        """G1: take the right to finish an image whose regions have all been counted, under a new fencing number.
+        """G1: claim the right to finish an image whose regions have all been counted, under a new fence.
 
-        The counters that the caller saw are part of the condition, because a condition cannot add. ``wait_s`` is how
-        long the next claim has to wait if this one dies. Return None when another worker holds the claim, or when
-        regions are missing. A claim whose answer was lost is known again by its name when the call is repeated.
+        The condition holds the counters that the caller read, because a condition cannot add. ``wait_s`` is how long
+        the next claim has to wait if this worker dies. Return None when another worker holds the claim, or when regions
+        are missing. The claim's unique name lets a repeated call recognise its own write after a lost response.
         """
         if not self.is_image_request_complete(item):
             return None
@@ -676,14 +678,14 @@ class JobTable(DDBHelper):
         return self._with_request(JobItem.from_row(row))
 
     def renew_aggregation(self, image_id: str, fence: int, lease_s: float) -> bool:
-        """Extend our claim; False when it is no longer ours."""
+        """Extend our claim; False when another worker holds it or the image has ended."""
         values = {":until": self._now() + lease_s, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, "SET agg_lease_until = :until", values, IS_OUR_AGGREGATION) is not None
 
     def release_aggregation(self, image_id: str, fence: int, wait_s: float = 0.0, backoffs: int = 0) -> bool:
-        """Give the claim back after a try that says nothing about the image, so it does not count.
+        """Release the claim after a try that failed for a reason outside the image; the try does not count.
 
-        ``backoffs``: how often in a row it was given back because an output did not take the features.
+        ``backoffs``: how often in a row the claim was released because an output did not take the features.
         """
         expression = (
             "SET agg_lease_until = :zero, agg_stalled = :zero, agg_backoffs = :backoffs, agg_not_before = :not_before"
@@ -698,22 +700,22 @@ class JobTable(DDBHelper):
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
     def fail_aggregation(self, image_id: str, fence: int, wait_s: float, error: str) -> bool:
-        """Give the claim back after a try that failed. It stays counted, as that of a worker that crashed does.
+        """Release the claim after a failed try. The try stays counted, as the try of a crashed worker does.
 
-        ``error`` says why: the status tells it if the image is given up.
+        ``error`` is the reason, which the status names if no further try is made.
         """
         expression = "SET agg_lease_until = :zero, agg_not_before = :not_before, agg_error = :error"
         values = {":zero": 0, ":not_before": self._now() + wait_s, ":error": error, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
     def record_sink_progress(self, image_id: str, fence: int, positions: Mapping[str, int]) -> bool:
-        """G2: note how many features each sink has confirmed; False when the claim is no longer ours."""
+        """G2: record how many features each sink has confirmed; False when the claim is no longer ours."""
         expression = f"SET sink_positions = :positions, agg_backoffs = :zero, {_IS_PROGRESS}"
         values = {":positions": dict(positions), ":zero": 0, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
     def record_sink_done(self, image_id: str, fence: int, sink: str, counts: Mapping[str, Any] | None = None) -> bool:
-        """G2: note that a sink is complete, and ``counts`` of the merge, by attribute."""
+        """G2: record that a sink is complete, and ``counts`` of the merge, by attribute."""
         counts = counts or {}
         set_counts = "".join(f"{name} = :{name}, " for name in counts)
         expression = f"SET {set_counts}agg_backoffs = :zero, {_IS_PROGRESS} ADD sinks_done :sink"
@@ -722,18 +724,18 @@ class JobTable(DDBHelper):
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
     def record_sink_failed(self, image_id: str, fence: int, errors: Mapping[str, str]) -> bool:
-        """G2: note why sinks are given up, by sink, all that are so far."""
+        """G2: record the errors of all sinks that have failed for good so far, by sink."""
         expression = f"SET sink_errors = :errors, {_IS_PROGRESS}"
         values = {":errors": dict(errors), ":zero": 0, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
     def end_aggregation(self, image_id: str, fence: int, status: RequestStatus, message: str) -> JobItem | None:
-        """G3: write the terminal status and the message that tells it, in one item; None when the claim is not ours."""
+        """G3: write the terminal status and its outbox in one item; None when the claim is not ours."""
         values = self._terminal_values(status, message) | {":fence": fence} | TERMINAL_VALUES
         return self._end(image_id, values, IS_OUR_AGGREGATION)
 
     def clear_outbox(self, image_id: str, generation: int = 0) -> None:
-        """G4: forget the status that has been published; a row that is gone or has begun again needs nothing."""
+        """G4: remove the published status from the row; a row of another generation stays as it is."""
         condition = "attribute_exists(image_id) AND (generation = :generation OR attribute_not_exists(generation))"
         try:
             self.update({"image_id": image_id}, "REMOVE status_outbox", {":generation": generation}, condition)
@@ -747,10 +749,10 @@ class JobTable(DDBHelper):
     def _end(
         self, image_id: str, values: dict[str, Any], condition: str, generation: int | None = None
     ) -> JobItem | None:
-        """Write a terminal status, of ``generation`` alone unless that is None.
+        """Write a terminal status, only for ``generation`` unless that is None.
 
-        A worker that was slow must not end the next generation for a reason of the last one. The duration needs the
-        start time, which never changes, so it is read before.
+        A slow worker must not end the next generation for a reason of the last one. The duration needs the start time,
+        which does not change within a generation, so it is read first.
         """
         if generation is not None:
             condition += f" AND {_IS_GENERATION}"

@@ -1,6 +1,6 @@
-"""Which jobs are open: accepted, and not yet closed. The sweeper walks this list, so that nothing waits for a person.
+"""Table of open jobs: images that were accepted and are not closed. The sweeper and the scheduler read these rows.
 
-``OutstandingJobsTable`` has a row per open image, which is deleted last of all.
+Each open image has a row, which is deleted as the last step (G5). So a job that stops on the way is always found.
 """
 
 import dataclasses
@@ -25,18 +25,18 @@ logger = structlog.get_logger(__name__)
 
 
 class Acceptance(enum.Enum):
-    """What became of a request that came in."""
+    """Result of accepting a request."""
 
     ACCEPTED = "accepted"
-    KNOWN = "known"  # the same request came before: a second delivery, or a resubmission
-    REUSED = "reused"  # its job id belongs to another request
+    KNOWN = "known"  # the same request was accepted before: a second delivery, or a resubmission
+    REUSED = "reused"  # another request holds its job id
 
 
 @dataclasses.dataclass(frozen=True)
 class OpenJob:
     """One image that was accepted and is not closed. Times are epoch seconds; None means it has not happened.
 
-    ``request`` holds what a decision needs of the request: the job, the model and what of it is called, the priority.
+    ``request`` holds only the fields that the scheduler needs: job, model, variant or component, role, priority.
     """
 
     endpoint_id: str
@@ -54,7 +54,7 @@ class OpenJob:
 
     @property
     def job_id(self) -> str:
-        """The id of the job that the image belongs to."""
+        """Id of the image's job."""
         return self.request.job_id
 
     @classmethod
@@ -62,7 +62,7 @@ class OpenJob:
         """Return the job that a row describes.
 
         Raises:
-            KeyError, TypeError: an attribute is missing, or of another type.
+            KeyError, TypeError: an attribute is missing or has another type.
             InvalidImageRequestException: the request cannot be read.
         """
         _check_numbers(row)
@@ -90,14 +90,14 @@ def _check_numbers(row: Mapping[str, Any]) -> None:
     names = [*_NUMBERS, *(name for name in _NUMBERS_OF_LATER if row.get(name) is not None)]
     wrong = [name for name in names if _number(row[name]) is None]
     if wrong:
-        raise TypeError(f"no numbers: {', '.join(wrong)}")
+        raise TypeError(f"attributes must be numbers: {', '.join(wrong)}")
 
 
 @dataclasses.dataclass(frozen=True)
 class UnreadableJob:
-    """An open job whose row this version cannot read: its keys, its times as far as they are numbers, and why.
+    """An open job whose row this version cannot read: its keys, its readable times, and the reason.
 
-    A newer version may have written it, so it is left to that until its time is over.
+    A newer version may have written the row, so this version ends the job only after its deadline.
     """
 
     endpoint_id: str
@@ -111,7 +111,7 @@ class UnreadableJob:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], error: Exception) -> "UnreadableJob":
-        """Return what a row holds, whatever that is."""
+        """Read keys and times from a row of any content."""
         return cls(
             endpoint_id=str(row.get("endpoint_id", "")),
             job_key=str(row.get("job_id", "")),
@@ -129,10 +129,10 @@ def _number(value: object) -> float | None:
 
 
 def _open_row(row: Mapping[str, Any]) -> OpenJob | UnreadableJob:
-    """Return the job of a row. A row that cannot be read is its own job's trouble, and never ends a walk over all."""
+    """Return the job of a row. An unreadable row becomes a value, so it does not stop a scan of all jobs."""
     try:
         return OpenJob.from_row(row)
-    except Exception as err:  # noqa: BLE001 - there is no telling what another version writes
+    except Exception as err:  # noqa: BLE001 - another version may write any content
         return UnreadableJob.from_row(row, err)
 
 
@@ -145,12 +145,12 @@ def _readable(row: Mapping[str, Any]) -> OpenJob | None:
 
 
 def ledger_key(image: ImageRequest | JobItem) -> str:
-    """Return the key of an image among its endpoint's jobs."""
+    """Return the sort key of an image's open job."""
     return open_job_key(str(image.job_id), public_url(str(image.image_url)) if image.result_name else None)
 
 
-# A worker that slept while its job ended and began again must not touch the next generation's row. Rows of earlier
-# versions carry no generation.
+# A worker of an earlier generation must not change the row of the next one. Rows of earlier versions have no
+# generation.
 _IS_ITS_GENERATION = "(generation = :generation OR attribute_not_exists(generation))"
 
 
@@ -160,7 +160,7 @@ _IS_OUR_ATTEMPT = "lease_owner = :owner AND num_attempts = :attempt AND attribut
 def planning_update(job: OpenJob, owner: str, now_s: float, stale_s: float) -> tuple[str, dict[str, Any], str]:
     """Return A2 as an expression, its values and its condition.
 
-    The count that was read is part of the condition, so one of several workers wins.
+    The condition holds the count of attempts that was read, so only one of several workers succeeds.
     """
     expression = (
         "SET last_attempt = :now, num_attempts = :next, lease_owner = :owner,"
@@ -182,7 +182,7 @@ def planning_update(job: OpenJob, owner: str, now_s: float, stale_s: float) -> t
 
 
 def attempted(job: OpenJob, now_s: float) -> OpenJob:
-    """Return a job as A2 leaves it."""
+    """Return the job after A2."""
     first = job.first_attempt if job.first_attempt is not None else now_s
     return dataclasses.replace(job, num_attempts=job.num_attempts + 1, last_attempt=now_s, first_attempt=first)
 
@@ -199,13 +199,13 @@ def _new_job(request: ImageRequest, now_s: float, generation: int = 0) -> Item:
     }
 
 
-# What of an endpoint is called, and so has a capacity of its own.
+# Parameters that select a part of an endpoint with a capacity of its own.
 _TARGETS = ("TargetVariant", "InferenceComponentName")
 _OUTLINED = ("job_id", "image_id", "model_name", "model_invoke_mode", "model_invocation_role", "priority")
 
 
 def _outline(request: ImageRequest) -> Item:
-    """Return what a decision needs of a request: every turn of the scheduler reads it of every open job."""
+    """Return the fields that the scheduler needs: each scheduling pass reads them for every open job."""
     item = request.to_item()
     target = {name: value for name, value in (request.model_endpoint_parameters or {}).items() if name in _TARGETS}
     parameters = {"model_endpoint_parameters": json_text(target)} if target else {}
@@ -231,9 +231,9 @@ class OutstandingJobsTable(DDBHelper):
         self._job_table = job_table
 
     def accept(self, request: ImageRequest, message_id: str = "", body: str = "") -> Acceptance:
-        """A0, A1: put the request's row, then the open job and the image's row, both or neither, if none is there.
+        """A0, A1: put the request's row, then the open job and the image's row, both or neither, unless one exists.
 
-        ``body`` is the message that the request came with.
+        ``body`` is the text of the request's message.
         """
         if not self._job_table.claim(request, body):
             return Acceptance.REUSED
@@ -276,7 +276,7 @@ class OutstandingJobsTable(DDBHelper):
         return True
 
     def find(self, request: ImageRequest) -> OpenJob | None:
-        """Return the open job of a request, or None when it is closed, unreadable here, or was never accepted."""
+        """Return the open job of a request, or None when it is closed, unreadable, expired or was never accepted."""
         row = self.read({"endpoint_id": request.model_name, "job_id": ledger_key(request)})
         if row is None or "request_payload" not in row or self._job_table.is_expired(row):
             return None
@@ -287,8 +287,8 @@ class OutstandingJobsTable(DDBHelper):
         return (job for job in self.open_rows() if isinstance(job, OpenJob))
 
     def open_rows(self) -> Iterator[OpenJob | UnreadableJob]:
-        """Yield every open job, including each one that this version cannot read."""
-        # The rows of leases and of endpoints have neither attribute.
+        """Yield every open job, including jobs that this version cannot read."""
+        # The table also holds rows of leases and of endpoint facts, which have neither attribute.
         for row in self.scan(FilterExpression="attribute_exists(request_payload) AND attribute_exists(image_id)"):
             yield _open_row(row)
 
@@ -298,22 +298,22 @@ class OutstandingJobsTable(DDBHelper):
         self._try(job, "SET region_count = :count", values, f"attribute_exists(job_id) AND {_IS_ITS_GENERATION}")
 
     def start_planning(self, job: OpenJob, owner: str, stale_s: float) -> OpenJob | None:
-        """A2: take the right to plan; a plan that was begun within ``stale_s`` is left to its worker.
+        """A2: claim the right to plan, unless another worker renewed its claim within the last ``stale_s``.
 
-        Return the job with the attempt counted, or None when the right is another worker's.
+        Return the job with the attempt counted, or None when another worker holds the right or the plan is done.
         """
         now_s = self._now()
         return attempted(job, now_s) if self._try(job, *planning_update(job, owner, now_s, stale_s)) else None
 
     def renew_planning(self, job: OpenJob, owner: str) -> bool:
-        """A2: keep the right to plan; False when it is no longer ours."""
+        """A2: renew the right to plan; False when it is no longer ours."""
         values = {":now": self._now(), ":owner": owner, ":attempt": job.num_attempts}
         return self._try(job, "SET last_attempt = :now", values, _IS_OUR_ATTEMPT)
 
     def release_planning(self, job: OpenJob, owner: str) -> None:
-        """A2: give the right to plan back. A worker that can do so did not crash, so this was no attempt."""
+        """A2: release the right to plan. A worker that can release it did not crash, so the attempt is not counted."""
         values = {":zero": 0, ":before": job.num_attempts - 1, ":owner": owner, ":attempt": job.num_attempts}
-        # An image that was never begun waits on, and its deadline does not count yet.
+        # This was the first attempt: the image waits again, and its deadline does not count yet.
         expression = "SET last_attempt = :zero, num_attempts = :before"
         if job.num_attempts == 1:
             expression += " REMOVE first_attempt"
@@ -325,7 +325,7 @@ class OutstandingJobsTable(DDBHelper):
         self._try(job, "SET planned_time = :now", values, f"attribute_exists(job_id) AND {_IS_ITS_GENERATION}")
 
     def mark_swept(self, job: OpenJob) -> bool:
-        """Take the right to look after a job's silent regions; False when another sweeper was faster."""
+        """Claim the right to send a job's stalled regions again; False when another sweeper was faster."""
         values = {":now": self._now()}
         if job.swept_time is None:
             return self._try(
@@ -334,15 +334,15 @@ class OutstandingJobsTable(DDBHelper):
         return self._try(job, "SET swept_time = :now", values | {":seen": job.swept_time}, "swept_time = :seen")
 
     def close(self, image: JobItem) -> None:
-        """G5: delete the row; deleting it twice does no harm, and the next generation's stays."""
+        """G5: delete the row. Deleting it twice is harmless, and a row of the next generation stays."""
         self._delete({"endpoint_id": image.model_name, "job_id": ledger_key(image)}, image.generation or 0)
 
     def strike_off(self, job: OpenJob | UnreadableJob) -> None:
-        """G5: delete a job by the keys of its row, whatever else the row or the image's row holds."""
+        """G5: delete a job by the keys of its row; the rest of the row and the image's row are not read."""
         self._delete(_key(job), job.generation)
 
     def claim_sweep(self, owner: str, for_s: float) -> bool:
-        """Take the fleet's right to sweep, for ``for_s``; False while another worker has it."""
+        """Claim the right to sweep for all workers, for ``for_s`` seconds; False while another worker holds it."""
         now_s = self._now()
         try:
             self.update(
@@ -356,7 +356,7 @@ class OutstandingJobsTable(DDBHelper):
         return True
 
     def _new_row(self, request: ImageRequest, now_s: float, generation: int = 0) -> Item:
-        # The table has no expiry; but a job whose image has expired counts as gone.
+        # DynamoDB does not expire rows of this table, but a job whose image has expired counts as deleted.
         expiry = {"expire_time": int(now_s + self._job_table.life_s)}
         return _new_job(request, now_s, generation) | {"job_id": ledger_key(request)} | expiry
 
@@ -379,7 +379,7 @@ def _key(job: OpenJob | UnreadableJob) -> dict[str, str]:
 
 
 def _put_new(table_name: str, item: Item, key: str, now_s: float) -> Item:
-    """Return the put of a row that is not there, or that has expired: DynamoDB deletes such rows some days later."""
+    """Return a put that replaces only an expired row, because DynamoDB deletes such rows some days later."""
     put = {
         "TableName": table_name,
         "Item": to_dynamodb(item),
@@ -390,7 +390,7 @@ def _put_new(table_name: str, item: Item, key: str, now_s: float) -> Item:
 
 
 def _acceptance_of_known(job_table: JobTable, request: ImageRequest) -> Acceptance:
-    """Tell a second delivery of one request from another request under its job id."""
+    """Distinguish a second delivery of one request from another request under its job id."""
     known = job_table.find(request.image_id)
     is_same = known is not None and (known.request_sha256 or "") == request.request_sha256
     return Acceptance.KNOWN if is_same else Acceptance.REUSED

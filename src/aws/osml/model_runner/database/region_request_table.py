@@ -1,8 +1,8 @@
-"""Regions: one row each, claimed under a lease, ended once.
+"""Table of regions: one row per region, claimed under a lease, ended once.
 
-The conditional writes carry the letters of docs/explanation/what-happens-when-a-worker-dies.md: A4 creates a row, R1
-claims it, R2 keeps or gives back the claim, R3 ends it and counts it on the image's row in one transaction, D2 begins
-it again.
+The conditional writes carry the letters of docs/explanation/what-happens-when-a-worker-dies.md. A4 creates a row, R1
+claims it, R2 renews or releases the claim. R3 ends the region and counts it on the image's row in one transaction. D2
+starts the region again.
 """
 
 import dataclasses
@@ -26,13 +26,13 @@ from .ddb_helper import FIRST_CONFLICT_WAIT_S, DDBHelper, DDBItem, DDBKey, Item,
 from .job_table import IS_OPEN, ROW_LIFE_S, TERMINAL_VALUES, JobTable
 
 NOT_TERMINAL = "NOT region_status IN (:success, :partial, :failed)"
-# The claim is still ours: another worker's claim has another number, and an ended region has none that counts.
+# The claim is still ours: every other claim has another fence, and the region has not ended.
 IS_OUR_CLAIM = f"lease_owner = :owner AND fence = :fence AND {NOT_TERMINAL}"
-# A worker that slept through the end of its generation must not end a region of the next one.
+# A worker that still processes an earlier generation must not end a region of the next one.
 IS_OUR_GENERATION = "(generation = :generation OR attribute_not_exists(generation))"
 IS_OPEN_REGION = f"attribute_exists(region_id) AND {NOT_TERMINAL}"
 
-# A row lists its tiles as its readers know them, as long as the list leaves room in an item of 400 KB.
+# Maximum number of tiles that a row lists: a longer list might not fit into an item of 400 KB.
 MAX_LISTED_TILES = 5000
 
 _CONFLICT_TRIES = 6
@@ -65,7 +65,7 @@ class RegionRequestItem(DDBItem):
     tile_format: str | None = None
     tile_overlap: list[int] | None = None
     tile_size: list[int] | None = None
-    # What the job protocol adds.
+    # Attributes of the job protocol.
     tiles_truncated: bool | None = None
     lease_owner: str | None = None
     lease_until: float | None = None
@@ -99,18 +99,18 @@ class RegionRequestItem(DDBItem):
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> "RegionRequestItem":
-        """Return the item that a row describes; attributes that this version does not know are left out."""
+        """Return the item that a row describes, without attributes that this version does not define."""
         return cls(**{name: row[name] for name in attribute_names(cls) if name in row})
 
     @property
     def is_terminal(self) -> bool:
-        """True when the region has ended, however it did."""
+        """True when the region has a terminal status."""
         return self.region_status in TERMINAL_VALUES.values()
 
 
 @dataclasses.dataclass(frozen=True)
 class RegionClaim:
-    """The right to work on a region: ours as long as the row carries the claim's name and number."""
+    """The right to process a region: ours as long as the row holds the claim's owner and fence."""
 
     item: RegionRequestItem
     owner: str
@@ -124,14 +124,14 @@ class RegionClaim:
 
 @dataclasses.dataclass(frozen=True)
 class RegionHeld:
-    """The region is another worker's, or has to wait: ask again in ``retry_after_s``."""
+    """Another worker holds the region, or the region has to wait: claim it again after ``retry_after_s``."""
 
     retry_after_s: float
 
 
 @dataclasses.dataclass(frozen=True)
 class RegionEnded:
-    """The region has ended, or its row is gone: there is nothing to do."""
+    """The region has ended, or its row no longer exists: nothing remains to be done."""
 
 
 class RegionRequestTable(DDBHelper):
@@ -152,10 +152,10 @@ class RegionRequestTable(DDBHelper):
     def start_region_request(self, region_request_item: RegionRequestItem) -> RegionRequestItem:
         """Write the first row of a region, with its start time and every counter at zero.
 
-        A row that is there already is left as it is, and returned: a region is planned once, however often it is asked.
+        An existing row is not changed, and is returned: a region is planned once, however often this is called.
 
         Raises:
-            StartRegionException: the row is there and has ended.
+            StartRegionException: the row exists and has ended.
         """
         row = self._new_row(region_request_item)
         try:
@@ -164,16 +164,16 @@ class RegionRequestTable(DDBHelper):
         except ConditionNotMetError as err:
             stored = RegionRequestItem.from_row(err.old or row)
             if stored.is_terminal:
-                raise StartRegionException(f"{stored.region_id} has ended already") from err
+                raise StartRegionException(f"the region {stored.region_id} has ended already") from err
             return stored
         return RegionRequestItem.from_row(row)
 
     def complete_region_request(
         self, region_request_item: RegionRequestItem, region_status: RequestStatus
     ) -> RegionRequestItem:
-        """Write a region's end, with every attribute that has a value, and return the row as it then stands.
+        """Write a region's end, with every attribute that has a value, and return the updated row.
 
-        The worker itself ends a region by ``end_region``, which counts it on its image's row as well.
+        The worker itself ends a region by ``end_region``, which also counts the region on its image's row.
 
         Raises:
             CompleteRegionException: the region has no row.
@@ -183,7 +183,7 @@ class RegionRequestTable(DDBHelper):
         return self._update_existing(item, CompleteRegionException)
 
     def update_region_request(self, region_request_item: RegionRequestItem) -> RegionRequestItem:
-        """Set every attribute that has a value and return the row as it then stands.
+        """Set every attribute that has a value and return the updated row.
 
         Raises:
             UpdateRegionException: the region has no row.
@@ -191,16 +191,16 @@ class RegionRequestTable(DDBHelper):
         return self._update_existing(self._touched(region_request_item), UpdateRegionException)
 
     def get_region_request(self, region_id: str, image_id: str) -> RegionRequestItem | None:
-        """Return a region's row as it stands now, or None; a row that has expired counts as gone."""
+        """Return a region's current row, or None when the row does not exist or has expired."""
         row = self.read({"image_id": image_id, "region_id": region_id})
         if row is None or row.get("expire_time", self._now()) < self._now():
             return None
         return RegionRequestItem.from_row(row)
 
     def add_tile(self, image_id: str, region_id: str, tile: ImageRegion, state: TileState) -> RegionRequestItem:
-        """Append one tile to the list of those that succeeded or failed, and return the row as it then stands.
+        """Append one tile to the list of succeeded or failed tiles, and return the updated row.
 
-        The worker itself keeps tiles in rows of their own (T1) and writes the lists once, when the region ends.
+        The worker itself stores each tile in a row of the feature table (T1) and writes the lists once, in R3.
         """
         name = f"{TileState(state).value}_tiles"
         row = self.update(
@@ -216,7 +216,7 @@ class RegionRequestTable(DDBHelper):
         fresh.region_status = str(RequestStatus.STARTED)
         fresh.expire_time = int(now_s + self._life_s)
         fresh.queued_time = now_s
-        # No comparison holds for an absent attribute, so the lease's are there from the start.
+        # No comparison holds for an absent attribute, so the attributes of the lease exist from the start.
         fresh.lease_until = fresh.not_before = 0.0
         fresh.generation = fresh.generation or 0
         fresh.fence = fresh.stalled_attempts = fresh.backoffs = fresh.region_retry_count = 0
@@ -235,7 +235,7 @@ class RegionRequestTable(DDBHelper):
         try:
             row = self.update(self.get_keys(item), expression, values, "attribute_exists(region_id)")
         except ConditionNotMetError as err:
-            raise error(f"no region {item.region_id}") from err
+            raise error(f"the region {item.region_id} has no row") from err
         return RegionRequestItem.from_row(row)
 
     # The protocol's writes ------------------------------------------------------------------------------------------
@@ -243,11 +243,11 @@ class RegionRequestTable(DDBHelper):
     def claim(
         self, image_id: str, region_id: str, owner: str, lease_s: float, is_to_seal: bool = False
     ) -> RegionClaim | RegionHeld | RegionEnded:
-        """R1: take a region that is nobody's, under a new fencing number; a claim is an attempt until it progresses.
+        """R1: claim a region that no worker holds, under a new fence. The claim counts as an attempt without progress.
 
-        A region that is taken only to be sealed is not waited for: its endpoint will not be called any more. A claim
-        whose answer was lost is known again by its own name when the call is repeated; it would else be taken for
-        that of a worker that crashed.
+        A region that is claimed to be abandoned skips its back-off, because its endpoint is not called any more. The
+        claim's unique name lets a repeated call recognise its own write after a lost response. Otherwise that write
+        would count as the claim of a crashed worker.
         """
         now_s, holder = self._now(), self.name_of_claim(owner)
         expression = (
@@ -283,15 +283,15 @@ class RegionRequestTable(DDBHelper):
         return self._while_ours(claim, "SET lease_until = :until", {":until": self._now() + lease_s})
 
     def note_progress(self, claim: RegionClaim) -> bool:
-        """R2: a tile was done, so the attempts before this one are forgotten.
+        """R2: record that a tile was processed: only the current attempt stays counted as stalled.
 
-        This one still counts, so that the next worker goes carefully should this one die as those before it did.
+        It stays counted because this worker may still crash on the region as earlier workers did.
         """
         expression = "SET stalled_attempts = :one, backoffs = :zero REMOVE stall_first_time"
         return self._while_ours(claim, expression, {":zero": 0, ":one": 1})
 
     def release(self, claim: RegionClaim, not_before: float = 0.0, is_backoff: bool = False) -> bool:
-        """R2: give a claim back. Whoever lives to say so did not crash, so this was no attempt."""
+        """R2: release a claim. A worker that can release it did not crash, so the attempt does not count as stalled."""
         expression = (
             "SET lease_until = :zero, stalled_attempts = :zero, not_before = :not_before"
             " ADD backoffs :backoff REMOVE stall_first_time"
@@ -308,10 +308,10 @@ class RegionRequestTable(DDBHelper):
         failed: Sequence[ImageRegion],
         message: str | None = None,
     ) -> RegionRequestItem | None:
-        """R3: end a region and count it and its tiles on the image's row, both or neither; return it as it ended.
+        """R3: end a region and count it and its tiles on the image's row, both or neither; return the ended region.
 
-        Return None when it had been ended before: by another worker, or by a first send of this very call whose
-        answer was lost. Either way it is counted once.
+        Return None when the region or its image had ended before, or is in another generation. An earlier send of this
+        call, whose response was lost, may have ended it too. In every case the region is counted at most once.
 
         Raises:
             TableBusyError: a table, or the image's row, was busy at each of several tries.
@@ -329,16 +329,16 @@ class RegionRequestTable(DDBHelper):
             except TableBusyError:
                 if attempt == _CONFLICT_TRIES - 1:
                     raise
-                # Two doublings at once: the regions of a large image contend for one row.
+                # The wait grows by a factor of four, because all regions of a large image contend for one row.
                 self._sleep(backoff_s(2 * attempt, FIRST_CONFLICT_WAIT_S, _CONFLICT_WAIT_S, self._rng))
             else:
                 return dataclasses.replace(claim.item, **end)
         raise AssertionError("unreachable")
 
     def reopen(self, image_id: str, region_id: str, generation: int) -> bool:
-        """D2: begin a region again whose earlier generation is over; False when this was done before.
+        """D2: start a region of an earlier generation again; False when this was done before.
 
-        It may not have ended itself: an image that is cancelled, or given up, ends before its regions.
+        The region need not have ended: an image that is cancelled or fails ends before its regions.
         """
         expression = (
             "SET region_status = :started, generation = :next, lease_until = :zero, not_before = :zero,"
@@ -392,7 +392,7 @@ class RegionRequestTable(DDBHelper):
         failed: Sequence[ImageRegion],
         message: str | None,
     ) -> dict[str, Any]:
-        """Return the attributes that a region has when it has ended."""
+        """Return the attributes that R3 writes to the region's row."""
         now_ms = int(self._now() * 1000)
         end: dict[str, Any] = {
             "region_status": str(status),
@@ -429,7 +429,7 @@ class RegionRequestTable(DDBHelper):
 def _count_write(
     table_name: str, region: RegionRequestItem, status: RequestStatus, succeeded: int, failed: int
 ) -> Item:
-    """Return the half of R3 that moves an image's counters: a region with a failed tile counts as one in error."""
+    """Return the half of R3 that counts on the image's row. A region that is not SUCCESS counts as failed."""
     counter = "region_success" if status is RequestStatus.SUCCESS else "region_error"
     update = {
         "TableName": table_name,

@@ -1,8 +1,8 @@
-"""Whose turn it is to start an image: one worker of the fleet decides at a time, so no endpoint is filled twice over.
+"""Fenced lock of the scheduler, so that one worker at a time starts images.
 
-What a worker decides rests on the loads that it read. Were two to decide at once, each would fill the room that both
-saw. So a turn is claimed under a number, and an image starts only while that number is the highest: a worker that
-slept through its turn starts nothing.
+A decision depends on the load that the worker read. Two workers that decide at once would both fill the same free
+capacity. So each claim of the lock has a fence, and an image starts only while that fence is the highest. A worker
+whose claim ran out starts nothing.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ _PROGRESS = ("image_id", "image_status", "region_count", "region_success", "regi
 
 @dataclasses.dataclass(frozen=True)
 class Turn:
-    """The right to start images: ours as long as the row carries its number; ``until`` is in epoch seconds."""
+    """A claim of the lock, valid while the row holds its fence; ``until`` is in epoch seconds."""
 
     owner: str
     fence: int
@@ -30,10 +30,10 @@ class Turn:
 
 @dataclasses.dataclass(frozen=True)
 class SchedulerState:
-    """What the last turn left for all workers: until when it is taken, when to look next, and how many images wait.
+    """State that the last claim published: end of the claim, time of the next pass, number of waiting images.
 
-    ``looked_at`` is when the last turn began to read the open jobs: it has seen what happened before. ``waiting_for``
-    has the number of images that wait for each endpoint, under a short key.
+    ``looked_at`` is the time at which the last pass began to read the open jobs, so it includes all earlier changes.
+    ``waiting_for`` has the number of images that wait for each endpoint, by ``endpoint_key``.
     """
 
     taken_until: float = 0.0
@@ -44,7 +44,7 @@ class SchedulerState:
 
 
 class SchedulerLock(DDBHelper):
-    """The fleet's turns, in a row of the table of open jobs that is no job."""
+    """The lock, stored in a reserved row of the table of open jobs."""
 
     def __init__(
         self, outstanding_jobs: OutstandingJobsTable, job_table: JobTable, now: Callable[[], float] = time.time
@@ -56,7 +56,7 @@ class SchedulerLock(DDBHelper):
         self._job_table = job_table
 
     def notice(self) -> SchedulerState:
-        """Return what the last turn left."""
+        """Read the state that the last claim published."""
         row = self.read(_KEY) or {}
         taken_until, next_look, waiting, looked_at = (
             row.get(name, 0) for name in ("lease_until", "next_look", "waiting", "look_time")
@@ -64,7 +64,7 @@ class SchedulerLock(DDBHelper):
         return SchedulerState(taken_until, next_look, waiting, looked_at, row.get("waiting_for", {}))
 
     def claim(self, owner: str, for_s: float) -> Turn | None:
-        """Q1: take the turn under a new number; None while another worker has it."""
+        """Q1: claim the lock under a new fence; None while another worker holds it."""
         now_s, holder = self._now(), self.name_of_claim(owner)
         values = {":owner": holder, ":until": now_s + for_s, ":now": now_s, ":one": 1}
         try:
@@ -83,7 +83,7 @@ class SchedulerLock(DDBHelper):
     def end(
         self, turn: Turn, next_look: float, waiting: int, looked_at: float, waiting_for: Mapping[str, int] | None = None
     ) -> None:
-        """Q2: let the next worker have its turn, not before ``next_look``; the jobs were read from ``looked_at`` on."""
+        """Q2: release the lock and publish the state; the next pass begins at ``next_look`` or later."""
         values: Item = {":zero": 0, ":look": next_look, ":waiting": waiting, ":seen": looked_at, ":fence": turn.fence}
         values[":endpoints"] = dict(waiting_for or {})
         expression = (
@@ -96,7 +96,7 @@ class SchedulerLock(DDBHelper):
             return
 
     def start(self, turn: Turn, job: OpenJob, stale_s: float) -> OpenJob | None:
-        """A2 within a turn: take the right to plan a job, if nobody took it and the turn is still ours.
+        """A2 under the lock: claim the right to plan a job, if it is free and the lock is still ours.
 
         Return the job with the attempt counted, else None.
         """
@@ -112,7 +112,7 @@ class SchedulerLock(DDBHelper):
         ours = {
             "TableName": self.table_name,
             "Key": _KEY,
-            # What stands there already: a mere check would need a permission that older roles do not have.
+            # This writes the stored value again: a ConditionCheck needs a permission that older roles lack.
             "UpdateExpression": "SET lease_until = :until",
             "ConditionExpression": "fence = :fence",
             "ExpressionAttributeValues": to_dynamodb({":until": turn.until, ":fence": turn.fence}),
@@ -124,14 +124,14 @@ class SchedulerLock(DDBHelper):
         return attempted(job, now_s)
 
     def open_jobs(self) -> Iterator[OpenJob]:
-        """Yield every open job, as it stands now."""
+        """Yield every open job that this version can read."""
         return self._outstanding_jobs.open_jobs()
 
     def progress(self, jobs: list[OpenJob]) -> dict[str, JobItem]:
-        """Return by image what the rows of ``jobs`` say of their regions."""
+        """Return the images' rows of ``jobs``, by image id, with status and counts of regions only."""
         keys: list[dict[str, str]] = [{"image_id": job.image_id} for job in jobs]
         return {row["image_id"]: JobItem.from_row(row) for row in self._job_table.batch_get(keys, _PROGRESS)}
 
     def release(self, job: OpenJob, owner: str) -> None:
-        """Give back the right to plan a job."""
+        """Release the right to plan a job."""
         self._outstanding_jobs.release_planning(job, owner)

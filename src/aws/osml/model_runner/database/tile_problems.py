@@ -1,13 +1,13 @@
-"""Why tiles failed and features were dropped: counts by code, one example, and the words that a status has for them."""
+"""Reasons of failed tiles and dropped features: counts by code, one example, and their text in a status."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-# A reason of a tile has its place in every row and every status beside others.
+# Maximum length of one tile's reason, which shares rows and statuses with other text.
 MAX_REASON_CHARACTERS = 200
-# A status names so many codes; the rest are one number.
+# Maximum number of codes that a status names; the others are summed.
 _MAX_CODES = 4
 
 
@@ -21,13 +21,13 @@ class TileProblems:
 
     @classmethod
     def of_tiles(cls, rows: Sequence[Mapping[str, Any]]) -> "TileProblems":
-        """Return what rows of tiles, with ``error_code`` and ``error_reason``, amount to."""
+        """Count the failures in rows of tiles, by ``error_code`` and ``error_reason``."""
         failed = Counter(row["error_code"] for row in rows if row.get("error_code"))
         firsts = (failure_text(row["error_code"], row["error_reason"]) for row in rows if row.get("error_reason"))
         return cls(failed, first=next(firsts, ""))
 
     def reasons(self, tiles: int, failed_tiles: int) -> list[str]:
-        """Return in words what a status has to name; nothing where every tile and every feature is good."""
+        """Return the sentences for a status; empty when no tile failed and no feature was dropped."""
         reasons = []
         if failed_tiles:
             counts = _counts(self.failed)
@@ -41,7 +41,7 @@ class TileProblems:
 
 
 def failure_text(code: str | None, reason: str) -> str:
-    """Return how a status names one tile's failure."""
+    """Return the text of one tile's failure in a status."""
     return f"{code}: {reason}"
 
 
