@@ -28,8 +28,8 @@ from aws.osml.model_runner.inference.call_limit import CallLimit
 from aws.osml.model_runner.pipeline.pipeline import BAD_RESPONSE, INTERNAL_ERROR, TILE_ENCODING, TilePipeline
 from aws.osml.model_runner.pipeline.queue_shares import QueueShares
 from aws.osml.model_runner.pipeline.region_run import RegionProgress
+from aws.osml.model_runner.pipeline.thread_shares import ThreadShares
 from aws.osml.model_runner.raster.exceptions import ImageUnreachableError
-from aws.osml.model_runner.tile_worker.thread_shares import ThreadShares
 from aws.osml.model_runner.tiling.strategy import Tile
 from worker_process import eventually
 
@@ -268,6 +268,18 @@ def test_an_endpoint_or_a_store_that_never_responds_leaves_threads_to_others(sta
         end()
     pipeline.close()
     assert [len(steps.stored) for steps in silent] == [8, 8]
+
+
+def test_the_reserve_of_threads_starts_when_a_second_endpoint_appears(pipeline):
+    first, again, second = FakeSteps(), FakeSteps(), FakeSteps()
+    again.endpoint, again.image_store = first.endpoint, first.image_store
+    threads = threading.active_count()
+    for steps in (first, again):
+        run_tiles(pipeline, new_run(), steps, 2)
+    assert threading.active_count() == threads
+    for steps in (second, first):
+        run_tiles(pipeline, new_run(), steps, 2)
+    assert threading.active_count() > threads
 
 
 def test_another_region_may_come_while_the_tiles_of_one_wait_for_its_endpoint(pipeline, monkeypatch):

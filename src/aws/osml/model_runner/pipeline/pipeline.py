@@ -32,12 +32,12 @@ from aws.osml.model_runner.exceptions import (
     TableBusyError,
     TileEncodingError,
 )
-from aws.osml.model_runner.tile_worker.thread_shares import ThreadShares
 from aws.osml.model_runner.tiling.strategy import Tile
 
 from .bounded_queue import BoundedQueue, QueueClosedError
 from .queue_shares import QueueShares
 from .region_run import RegionProgress, TileStages
+from .thread_shares import ThreadShares
 
 logger = structlog.get_logger(__name__)
 
@@ -134,16 +134,33 @@ class TilePipeline:
         self._shares = QueueShares(cutters, self._cut_ahead, 2 * max_encoded_bytes // 3)
         self._to_store: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * callers)
         cut, detect = _StageThreads(cutters, _store_of), _StageThreads(callers, _endpoint_of, _begin_call)
+        cutting = self._stage("cut", cut.count, self._to_cut, self._cut, cut)
+        detecting = self._stage("detect", detect.count, self._to_detect, self._detect, detect)
         self._threads = [
-            *self._stage("cut", cut.count, self._to_cut, self._cut, cut),
-            *self._stage("detect", detect.count, self._to_detect, self._detect, detect),
+            *(cutting[:cutters] + detecting[:callers]),
             *self._stage("store", storers, self._to_store, self._locate_and_store),
         ]
+        # Idle threads cost memory and take turns with warm ones, so these start when a second holder appears.
+        self._reserve = cutting[cutters:] + detecting[callers:]
+        self._holders: tuple[Hashable, Hashable] | None = None
+        self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Start the stages' threads."""
+        """Start the threads that one store of images and one endpoint need."""
         for thread in self._threads:
             thread.start()
+
+    def _start_reserve_for(self, steps: TileStages) -> None:
+        """Start the other threads when a region has another store or endpoint than all regions before it."""
+        with self._lock:
+            holders = (steps.image_store, steps.endpoint)
+            self._holders = self._holders or holders
+            if holders == self._holders or not self._reserve:
+                return
+            started, self._reserve = self._reserve, []
+            for thread in started:
+                thread.start()
+            self._threads += started
 
     def run(
         self, run: RegionProgress, steps: TileStages, tiles: Sequence[Tile], on_cut: Callable[[], None] = lambda: None
@@ -154,6 +171,7 @@ class TilePipeline:
         before half of this region's are on their way; when this region's wait for their endpoint; and when none is left
         to be put in.
         """
+        self._start_reserve_for(steps)
         few_left = len(tiles) - min(self._cut_ahead, len(tiles) // 2)
         with self._shares.of(run):
             for place, tile in enumerate(tiles):
