@@ -1,10 +1,10 @@
-"""The error of this room."""
+"""Errors of this package."""
 
 from aws.osml.model_runner.exceptions import ModelRunnerError
 
 
 class QueueError(ModelRunnerError):
-    """SQS did not do what was asked."""
+    """A call to SQS failed."""
 
     can_retry = True
 

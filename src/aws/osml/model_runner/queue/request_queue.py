@@ -1,4 +1,4 @@
-"""One SQS queue: receive, finish, give back, send."""
+"""One SQS queue: receive, delete, release and send messages."""
 
 import copy
 import json
@@ -18,16 +18,16 @@ from .exceptions import QueueError
 logger = structlog.get_logger(__name__)
 
 MAX_BATCH_MESSAGES = 10
-# Older queues still take no more than this, for one message and for a batch together.
+# Limit of older queues, for one message and for all messages of a batch together.
 MAX_BATCH_BYTES = 262_144
 MAX_VISIBILITY_S = 43_200
-# The longest time that SQS delays a message that is sent.
+# Maximum delay of a message that is sent.
 MAX_DELAY_S = 900
 MAX_SEND_TRIES = 5
 BASE_DELAY_S = 0.2
 MAX_RESEND_DELAY_S = 5.0
 
-# Another receive has the message now, or it is gone: the lease in the tables decides who works, not the handle.
+# The message was received again, or deleted. Leases in the tables decide which worker processes it, not handles.
 _STALE_HANDLE_ERRORS = frozenset(
     {
         "AWS.SimpleQueueService.MessageNotInflight",
@@ -39,9 +39,9 @@ _STALE_HANDLE_ERRORS = frozenset(
 
 
 class QueueMessage(NamedTuple):
-    """A message that was received; ``receive_count`` is 1 the first time.
+    """A received message; ``receive_count`` is 1 the first time.
 
-    ``message_id`` is the same each time that SQS delivers one message, and another one when its sender sends it again.
+    ``message_id`` is the same in each delivery of one message, and differs when its sender sends it again.
     """
 
     receipt_handle: str
@@ -53,7 +53,8 @@ class QueueMessage(NamedTuple):
 class RequestQueue:
     """A queue of JSON requests. Any thread may use it.
 
-    ``wait_seconds`` (0 to 20) is how long a receive waits for a message, ``num_messages`` (1 to 10) how many it takes.
+    ``wait_seconds`` (0 to 20) is how long a receive waits for a message. ``num_messages`` (1 to 10) is the maximum
+    number of messages per receive.
     """
 
     def __init__(
@@ -72,15 +73,15 @@ class RequestQueue:
         self._visibility_timeout_s: int | None = None
 
     def through(self, client: Any) -> "RequestQueue":
-        """Return this queue, called through another client."""
+        """Return a copy of this queue that calls through another client."""
         other = copy.copy(self)
         other.sqs_client = client
         return other
 
     def __iter__(self) -> Iterator[tuple[str | None, dict[str, Any] | None]]:
-        """Yield ``(receipt_handle, request)`` for ever, and ``(None, None)`` after each receive that brought none.
+        """Yield ``(receipt_handle, request)`` for ever, and ``(None, None)`` after each receive without a request.
 
-        A message that is no JSON object is passed over; the queue's redrive policy takes care of it.
+        A message that is not a JSON object is skipped; the queue's redrive policy dead-letters it.
         """
         while True:
             is_idle = True
@@ -93,7 +94,7 @@ class RequestQueue:
                 yield None, None
 
     def receive(self) -> list[QueueMessage]:
-        """Receive up to ``num_messages``; an empty list when none came in time.
+        """Receive up to ``num_messages``; an empty list when none arrived in time.
 
         Raises:
             QueueError: SQS could not be asked.
@@ -115,18 +116,18 @@ class RequestQueue:
         ]
 
     def finish_request(self, receipt_handle: str) -> None:
-        """Delete a message; one whose handle is stale is left alone.
+        """Delete a message; a stale handle is logged and ignored.
 
         Raises:
-            QueueError: SQS could not be asked; the message comes again.
+            QueueError: the call failed; SQS delivers the message again.
         """
         self._call_with_handle("delete_message", receipt_handle)
 
     def reset_request(self, receipt_handle: str, visibility_timeout: int = 0) -> None:
-        """Hide a message for ``visibility_timeout`` seconds from now; 0 gives it back at once.
+        """Set a message's visibility to ``visibility_timeout`` seconds from now; 0 releases it at once.
 
         Raises:
-            QueueError: SQS could not be asked; the message comes again when its time is over.
+            QueueError: the call failed; SQS delivers the message again when its visibility ends.
         """
         seconds = max(0, min(int(visibility_timeout), MAX_VISIBILITY_S))
         self._call_with_handle("change_message_visibility", receipt_handle, VisibilityTimeout=seconds)
@@ -140,7 +141,7 @@ class RequestQueue:
         self.send_body(json.dumps(request))
 
     def send_body(self, body: str, delay_s: int = 0) -> None:
-        """Send a text as it is; nobody receives it within ``delay_s`` seconds, at most ``MAX_DELAY_S``.
+        """Send a text unchanged; it can be received after ``delay_s`` seconds, at most ``MAX_DELAY_S``.
 
         Raises:
             QueueError: SQS did not take it.
@@ -148,16 +149,16 @@ class RequestQueue:
         self._call("send_message", MessageBody=body, DelaySeconds=delay_s)
 
     def send_requests(self, requests: Sequence[dict[str, Any]]) -> None:
-        """Send requests as JSON, ten at a time; those of a batch that SQS refused are sent again.
+        """Send requests as JSON, in batches of ten; requests that SQS did not take are sent again.
 
         Raises:
-            QueueError: some were not taken; others may have been, and sending all again does no harm.
+            QueueError: some were not taken. Others may have been taken, and sending all again is harmless.
         """
         for bodies in batches_of_bodies([json.dumps(request) for request in requests]):
             self._send_batch(bodies)
 
     def visibility_timeout_s(self) -> int:
-        """Return how long a received message stays hidden; read from the queue once.
+        """Return the queue's visibility timeout in seconds; it is read from SQS once.
 
         Raises:
             QueueError: SQS could not be asked.
@@ -168,7 +169,7 @@ class RequestQueue:
         return self._visibility_timeout_s
 
     def message_count(self) -> int:
-        """Return about how many messages can be received now.
+        """Return the approximate number of messages that can be received now.
 
         Raises:
             QueueError: SQS could not be asked.
@@ -177,7 +178,7 @@ class RequestQueue:
         return int(self._call("get_queue_attributes", AttributeNames=[name])["Attributes"][name])
 
     def dead_letter_queue_url(self) -> str | None:
-        """Return the queue to which SQS moves what is received too often here; None when there is none.
+        """Return the URL of this queue's dead-letter queue; None when none is set.
 
         Raises:
             QueueError: SQS could not be asked.
@@ -233,7 +234,7 @@ class RequestQueue:
 
 
 def parse_request(body: str) -> dict[str, Any] | None:
-    """Return the JSON object that a message holds, None when it holds none."""
+    """Return the JSON object in a message, or None when the message is not a JSON object."""
     try:
         request = json.loads(body)
     except (ValueError, RecursionError):
@@ -245,7 +246,7 @@ def parse_request(body: str) -> dict[str, Any] | None:
 
 
 def batches_of_bodies(bodies: Sequence[str]) -> Iterator[list[str]]:
-    """Yield the bodies in order, in lists that SQS takes in one call; a body too long for any goes alone."""
+    """Yield the bodies in order, in lists within the limits of one call; a longer body forms a list of its own."""
     batch: list[str] = []
     size = 0
     for body in bodies:

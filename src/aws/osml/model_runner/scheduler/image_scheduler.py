@@ -25,26 +25,26 @@ from .policy import Decision, Lane, LaneCapacity, LaneLoad, Reason, WaitingImage
 
 logger = structlog.get_logger(__name__)
 
-# A turn lasts some tenths of a second; one whose worker died keeps the others waiting for this long.
+# Lease of the scheduler lock. A pass takes some tenths of a second; after a crash, others wait for the lease to end.
 TURN_S = 15.0
-# No image is started in a turn that is older than this, so that its start does not meet the next turn.
+# No image is started under a claim that is older than this, so that its start does not meet the next claim.
 _STARTING_S = 5.0
-# A turn reads all open jobs. It starts several images, so that a fleet starts more of them than it takes turns.
+# Images started per pass. A pass reads all open jobs, so it may start several images.
 _STARTS_PER_TURN = 8
-# How soon the fleet looks again when nothing could start: after news, and without any.
+# Time until the next pass when nothing could start: with changes, and without.
 LOOK_EVERY_S = 0.5
 QUIET_LOOK_S = 3.0
-# How often a worker reads whether to look, while images wait and while none does.
+# Interval at which a worker reads the scheduler state, while images wait and while none waits.
 _POLL_S = 2.0
 _IDLE_POLL_S = 5.0
 _POLL_JITTER = (0.7, 1.3)
-# How long a worker with news waits beyond the time of the next look, and while another worker has the turn.
+# Wait of a worker with changes beyond the time of the next pass, and while another worker holds the lock.
 _BUSY_PAUSE_S = (0.05, 0.25)
 _COUNTED_EVERY_S = 60.0
 
 
 class ScheduledImage(NamedTuple):
-    """An image that this worker is to plan; it comes as messages come off a queue."""
+    """An image that this worker has to plan, in the form of a queue message."""
 
     receipt_handle: str
     job: OpenJob
@@ -52,27 +52,27 @@ class ScheduledImage(NamedTuple):
 
 
 class ImageScheduler(Protocol):
-    """Says which image this worker starts next."""
+    """Decides which images this worker starts next."""
 
     def receive(self) -> list[ScheduledImage]:
-        """Return images to start, or nothing after a while."""
+        """Return images to start, or an empty list after a wait."""
         ...
 
     def reset_request(self, receipt_handle: str, visibility_timeout: int = 0) -> None:
-        """Give an image back that was not begun; one that comes again later comes when its claim has run out."""
+        """Release an image that was not begun; with a time-out, its claim runs out by itself instead."""
         ...
 
 
 class Capacities(Protocol):
-    """Tells what endpoints take."""
+    """Returns the capacity of endpoints."""
 
     def capacity(self, request: ImageRequest) -> LaneCapacity:
-        """Return what the lane of a request takes."""
+        """Return the capacity of a request's lane."""
         ...
 
 
 class LockedScheduler:
-    """What both schedulers share: turns, and the claim of what was decided."""
+    """Base of both schedulers: it claims the lock and starts the images that were decided."""
 
     def __init__(
         self,
@@ -91,14 +91,14 @@ class LockedScheduler:
         self._now = now
         self._pause = pause
         self._rng = rng or random.Random()
-        # Set when something new is known here: an image came in, or one that waits may find room.
+        # Set after a change here: an image was accepted, or a waiting image may have room.
         self.due = due or threading.Event()
         self._lease_s = config.region_lease_s
         self._slots = config.regions_in_progress
         self._rules = LoadRules(config.tile_workers_per_instance, config.region_lease_s)
         # Images started here whose planning and first region have not ended.
         self._held: dict[str, OpenJob] = {}
-        # When something became known here that no turn has seen yet, and how long to wait before looking for it.
+        # Time of a change here that no pass has read yet, and how long to wait before the next claim.
         self._news_at: float | None = None
         self._pause_s = 0.0
         self._is_anything_waiting = True
@@ -108,14 +108,14 @@ class LockedScheduler:
         self._left_out: frozenset[str] = frozenset()
 
     def decision(self, found: ClusterLoad, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
-        """Return what starts, and the capacities that this was decided by."""
+        """Return the decision, and the capacities that it used."""
         raise NotImplementedError
 
     def receive(self) -> list[ScheduledImage]:
-        """Return images to start, at most as many as there are free slots; or nothing after a second or so.
+        """Return images to start, at most one per free slot; or an empty list after some seconds.
 
-        News makes a worker look as soon as the fleet looks again, and not at once: whoever looks then sees the news of
-        all workers.
+        After a change a worker waits for the next pass instead of claiming the lock at once: the next pass reads the
+        changes of all workers.
         """
         self._wait_for_news()
         notice, now_s = self._notice(), self._now()
@@ -137,7 +137,7 @@ class LockedScheduler:
         return [ScheduledImage(job.image_id, job, job.num_attempts) for job in jobs]
 
     def _wait_for_news(self) -> None:
-        """Wait until something becomes known here, or until it is time to read what the last turn left."""
+        """Wait until something changes here, or until it is time to read the scheduler state."""
         if self._news_at is not None:
             self._pause(self._pause_s)
             is_new = self.due.is_set()
@@ -149,15 +149,15 @@ class LockedScheduler:
             self._news_at = self._now()
 
     def note_room(self) -> None:
-        """Hear that a region has ended: an image that waits may start now.
+        """Record that a region has ended, because a waiting image may fit now.
 
-        A turn reads every open job, so none is taken for each of an image's many regions while no image waits.
+        A pass reads every open job, so regions that end cause no pass while no image waits.
         """
         try:
             if not self._is_anything_waiting and self._now() - self._noticed_at > LOOK_EVERY_S:
                 self._notice()
         except (TableError, ClientError, BotoCoreError):
-            # The scheduler's own thread will meet the error, and outlive it.
+            # The scheduler's own thread will meet the same error and handle it.
             self._is_anything_waiting = True
         if self._is_anything_waiting:
             self.due.set()
@@ -169,7 +169,7 @@ class LockedScheduler:
             self._turns.release(job, self._owner)
 
     def note_ended(self, image: ScheduledImage) -> None:
-        """Note that an image needs its slot no longer."""
+        """Free the slot of an image."""
         self._held.pop(image.receipt_handle, None)
 
     def _notice(self) -> SchedulerState:
@@ -180,7 +180,7 @@ class LockedScheduler:
     # A turn ---------------------------------------------------------------------------------------------------------
 
     def _use(self, turn: Turn) -> list[OpenJob]:
-        """Decide and start; leave word for the other workers however that goes."""
+        """Decide and start images; always publish the scheduler state and release the lock."""
         began_s, jobs = self._now(), list[OpenJob]()
         waiting, is_more, images = 0, False, dict[str, WaitingImage]()
         try:
@@ -202,7 +202,7 @@ class LockedScheduler:
         return jobs
 
     def _start_images(self, turn: Turn, found: ClusterLoad, jobs: list[OpenJob]) -> bool:
-        """Start images into ``jobs``; True when more may start than this worker has slots for, or time."""
+        """Start images and append them to ``jobs``; True when more may start than this worker has slots or time for."""
         most = min(_STARTS_PER_TURN, max(1, self._slots - len(self._held)))
         while len(jobs) < most and self._now() < turn.until - TURN_S + _STARTING_S:
             decision, capacities = self.decision(found, self._now())
@@ -216,7 +216,7 @@ class LockedScheduler:
             except Exception as err:
                 if is_passing(err):
                     raise
-                # It would be the first again in each turn: it is left out, and the others start.
+                # Every pass would try this image first again: skip it, so that others start.
                 found.leave_out(decision.image.key, f"{type(err).__name__}: {err}")
                 continue
             if started is None:
@@ -249,7 +249,7 @@ class LockedScheduler:
         )
 
     def _note_held_back(self, decision: Decision, found: ClusterLoad) -> None:
-        """Measure and log that endpoints were full; in the log once, until others are."""
+        """Record and log that endpoints were full; log at info level only when the set of lanes changes."""
         for lane in decision.full:
             self._metrics.record("Scheduling", "Throttles", 1, COUNT, ModelName=lane.endpoint)
         if decision.image is not None:
@@ -263,7 +263,7 @@ class LockedScheduler:
         if decision.full != self._last_held_back:
             logger.info("image.held_back", tag="SCHEDULER EVENT", reason=reason, endpoints=endpoints, waiting=waiting)
         else:
-            # The same decision twice a second says nothing new.
+            # The same decision may repeat twice a second.
             logger.debug("image.held_back", tag="SCHEDULER EVENT", reason=reason, endpoints=endpoints, waiting=waiting)
         self._last_held_back = decision.full
 
@@ -276,14 +276,14 @@ class LockedScheduler:
             self._metrics.record("Scheduling", "Utilization", percent, PERCENT, ModelName=lane.endpoint)
 
     def _note_left_out(self, found: ClusterLoad) -> None:
-        """Report images that no decision can be made of; each once, until others are."""
+        """Log images that were skipped, each once while it stays skipped."""
         for image_id in found.left_out.keys() - self._left_out:
             logger.warning("image.left_out", image_id=image_id, reason=found.left_out[image_id])
             self._metrics.record("Scheduling", "Errors", 1, COUNT)
         self._left_out = frozenset(found.left_out)
 
     def _count(self, found: ClusterLoad) -> None:
-        """Record how many requests there are, and how many of them wait, once a minute."""
+        """Record the number of running and waiting images, and of images ready to start, once a minute."""
         now_s = self._now()
         if self._counted_at is not None and now_s - self._counted_at < _COUNTED_EVERY_S:
             return
@@ -296,7 +296,7 @@ class LockedScheduler:
 
 
 class EndpointLoadImageScheduler(LockedScheduler):
-    """Starts what the least loaded endpoint has waiting, and fills no endpoint above its target."""
+    """Starts images of the least loaded endpoint first, and fills endpoints up to their target."""
 
     def __init__(
         self,
@@ -314,7 +314,7 @@ class EndpointLoadImageScheduler(LockedScheduler):
         self._capacities = capacities
 
     def decision(self, found: ClusterLoad, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
-        """Return what ``decide`` says of lanes with their capacities."""
+        """Decide by the load and capacity of each lane."""
         capacities: dict[Lane, LaneCapacity] = {}
         for key, image in found.waiting.items():
             if image.lane not in capacities:
@@ -326,10 +326,10 @@ _ONE_LANE = Lane("")
 
 
 class FIFOImageScheduler(LockedScheduler):
-    """Starts what came first, whatever its endpoint has to do."""
+    """Starts the oldest image first, independent of the load of its endpoint."""
 
     def decision(self, found: ClusterLoad, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
-        """Return what ``decide`` says where all images are in one lane that takes everything."""
+        """Decide as if all images were in one lane without limits."""
         waiting = [dataclasses.replace(image, lane=_ONE_LANE) for image in found.waiting.values()]
         decision = decide(waiting, {}, {}, now_s)
         if decision.image is not None:
@@ -338,5 +338,5 @@ class FIFOImageScheduler(LockedScheduler):
 
 
 def _logged(target: float) -> float | None:
-    """Return a target as JSON has it, which knows no infinity."""
+    """Return None for an infinite target, which is not valid JSON."""
     return target if math.isfinite(target) else None

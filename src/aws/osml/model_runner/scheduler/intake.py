@@ -1,4 +1,4 @@
-"""The image queue as workers see it: requests are taken off it while the table of open jobs has room."""
+"""Intake of image requests: messages are received while the table of open jobs has room."""
 
 import time
 from collections.abc import Callable
@@ -12,7 +12,7 @@ _FULL_PAUSE_S = 2.0
 
 
 class BufferedImageRequestQueue:
-    """Receives image requests, unless as many images wait as a turn of the scheduler may read."""
+    """Receives image requests, unless as many images wait as a scheduling pass may read."""
 
     def __init__(self, queue: RequestQueue, look_ahead: LookAhead, pause: Callable[[float], Any] = time.sleep) -> None:
         self._queue = queue
@@ -20,10 +20,10 @@ class BufferedImageRequestQueue:
         self._pause = pause
 
     def receive(self) -> list[QueueMessage]:
-        """Receive as the queue does; nothing, after a pause, while there is no room.
+        """Receive messages; while the table of open jobs is full, pause and return an empty list.
 
         Raises:
-            QueueError: SQS could not be asked.
+            QueueError: the call to SQS failed.
         """
         if self._look_ahead.is_full():
             self._pause(_FULL_PAUSE_S)
@@ -31,5 +31,5 @@ class BufferedImageRequestQueue:
         return self._queue.receive()
 
     def reset_request(self, receipt_handle: str, visibility_timeout: int = 0) -> None:
-        """Hide a message for so many seconds from now; 0 gives it back at once."""
+        """Set a message's visibility, in seconds from now; 0 releases it at once."""
         self._queue.reset_request(receipt_handle, visibility_timeout)

@@ -1,4 +1,4 @@
-"""What waits and what runs, from the rows of the open jobs. Pure."""
+"""Load snapshot: waiting and running images, from the rows of open jobs. Pure functions."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +12,7 @@ from aws.osml.model_runner.database.outstanding_jobs_table import OpenJob
 
 from .policy import Lane, LaneLoad, WaitingImage
 
-# What an image is taken for whose header nobody could read yet.
+# Regions assumed for an image whose header has not been read.
 REGIONS_OF_UNKNOWN = 20
 
 _ACCOUNT = re.compile(r"arn:[^:]*:iam::(\d+):")
@@ -20,21 +20,21 @@ _ACCOUNT = re.compile(r"arn:[^:]*:iam::(\d+):")
 
 @dataclass
 class ClusterLoad:
-    """The open jobs, sorted: those that wait, by key, as the decision sees them, and what runs in each lane."""
+    """The open jobs: waiting images by key, and the load of running images in each lane."""
 
     waiting: dict[str, WaitingImage] = field(default_factory=dict)
     loads: dict[Lane, LaneLoad] = field(default_factory=dict)
     jobs: dict[str, OpenJob] = field(default_factory=dict)
-    # Jobs that nobody can make anything of, by image, and why.
+    # Reasons why jobs were skipped, by image.
     left_out: dict[str, str] = field(default_factory=dict)
 
     def leave_out(self, key: str, reason: str) -> None:
-        """Have an image that waits start in no turn that rests on this."""
+        """Remove a waiting image from this snapshot, so that it does not start."""
         del self.waiting[key]
         self.left_out[key] = reason
 
     def note_start(self, image: WaitingImage) -> None:
-        """Count an image that waited as one that runs."""
+        """Move a waiting image to the running images."""
         del self.waiting[image.key]
         load = self.loads.get(image.lane, LaneLoad())
         self.loads[image.lane] = LaneLoad(load.images + 1, load.calls + image.load)
@@ -42,7 +42,7 @@ class ClusterLoad:
 
 @dataclass(frozen=True)
 class LoadRules:
-    """How rows are read: calls at once per region, and for how long a worker may be silent that plans or measures."""
+    """Parameters: concurrent calls per region, and the seconds after which a planner without renewal counts as dead."""
 
     calls_per_region: int
     lease_s: float
@@ -59,7 +59,7 @@ def lane_of(request: ImageRequest | RegionRequest) -> Lane:
 
 
 def is_running(job: OpenJob, now_s: float, lease_s: float) -> bool:
-    """Return True for an image that is planned, or that a living worker plans."""
+    """Return True for an image that is planned, or whose planner renewed its claim in time."""
     return job.planned_time is not None or bool(job.num_attempts and job.last_attempt + lease_s >= now_s)
 
 
@@ -69,9 +69,9 @@ def cluster_load(
     now_s: float,
     rules: LoadRules,
 ) -> ClusterLoad:
-    """Return what waits and what runs. ``progress_of`` is asked for the rows of images that are planned.
+    """Return the waiting and the running images. ``progress_of`` returns the rows of planned images.
 
-    An image that has ended counts no more, even before it is struck off. A job that cannot be sorted is left out.
+    An image that has ended does not count, even before its job is closed. A job that raises an error is skipped.
     """
     found = ClusterLoad()
     running: list[OpenJob] = []
@@ -82,7 +82,7 @@ def cluster_load(
             else:
                 found.waiting[job.image_id] = _waiting(job, rules)
                 found.jobs[job.image_id] = job
-        except Exception as err:  # noqa: BLE001 - one job's row keeps no other image from starting
+        except Exception as err:  # noqa: BLE001 - one bad row must not stop other images
             found.left_out[job.image_id] = f"{type(err).__name__}: {err}"
     progress = progress_of([job for job in running if job.planned_time is not None])
     for job in running:
@@ -99,7 +99,7 @@ def cluster_load(
 
 def _waiting(job: OpenJob, rules: LoadRules) -> WaitingImage:
     regions = REGIONS_OF_UNKNOWN if job.region_count is None else job.region_count
-    # Who accepted it may still be reading its header. A plan that did not succeed waits for its lease anyway.
+    # The worker that accepted the image may still read its header. A failed plan waits for its lease anyway.
     ready_at = job.request_time + rules.lease_s if job.region_count is None else job.request_time
     return WaitingImage(
         key=job.image_id,
@@ -112,7 +112,7 @@ def _waiting(job: OpenJob, rules: LoadRules) -> WaitingImage:
 
 
 def _regions_left(job: OpenJob, item: JobItem | None) -> int:
-    """Return the regions of a running image that have not ended; one that is being planned has none ended."""
+    """Return the number of regions of a running image that have not ended; all of them while it is planned."""
     if item is not None and item.is_terminal:
         return 0
     planned = item.region_count if item is not None else None

@@ -1,7 +1,7 @@
-"""How many images may wait in the table of open jobs, and how many of them at one endpoint.
+"""Limits of waiting images in the table of open jobs: in total, and per endpoint.
 
-Each turn of the scheduler reads every open job, so their number is bounded; what is left on the queue is safe there.
-Each endpoint has a share of the bound, so one that never responds keeps no other's messages on the queue. The shares
+Each scheduling pass reads every open job, so their number is bounded; further messages stay in the queue. Each endpoint
+has a share of the bound, so a stuck endpoint does not keep messages for other endpoints in the queue. The shares
 are dynamic thresholds, as in a switch whose ports share a buffer (A. Choudhury and E. Hahne, "Dynamic Queue Length
 Thresholds for Shared-Memory Packet Switches", 1998): an endpoint has room while fewer of its images wait than are free.
 """
@@ -17,42 +17,42 @@ from aws.osml.model_runner.database.scheduler_lock import SchedulerLock, Schedul
 
 from .policy import Lane
 
-# How old what a worker knows of the waiting images may be.
+# Maximum age of a worker's counts of waiting images.
 _KNOWN_FOR_S = 2.0
-# How long it takes until the rows of a message's images are there, so that a turn sees them.
+# Time until the rows of a message's images are stored, so that a scheduling pass counts them.
 _STORED_S = 2.0
 _STORED_S_PER_IMAGE = 0.1
-# Whoever's they are, no more images wait: a turn over so many takes about four seconds.
+# Maximum number of waiting images in total: a scheduling pass over so many takes about four seconds.
 MOST_WAITING = 20_000
-# A turn publishes the counts of these many endpoints, the ones with most images. The others have room anyway.
+# Number of endpoints, with the most images, whose counts a scheduling pass publishes. The others have room anyway.
 _MOST_ENDPOINTS = 1_000
 
 
 def waiting_by_endpoint(lanes: Iterable[Lane]) -> dict[str, int]:
-    """Return how many of ``lanes``, one for each image that waits, are of each endpoint, under ``endpoint_key``."""
+    """Count waiting images by ``endpoint_key``; ``lanes`` has the lane of each waiting image."""
     return dict(Counter(map(endpoint_key, lanes)).most_common(_MOST_ENDPOINTS))
 
 
 def endpoint_key(lane: Lane) -> str:
-    """Return a short key of the endpoint of a lane: its variant is drawn only when an image is accepted."""
+    """Return a short key of a lane's endpoint, without the variant, which is drawn later, at acceptance."""
     return hashlib.sha256(f"{lane.account} {lane.endpoint}".encode()).hexdigest()[:16]
 
 
 def room_of_an_endpoint(look_ahead: int, waiting: Mapping[str, int]) -> int:
-    """Return how many images of one endpoint may wait, where so many of each do.
+    """Return how many images of one endpoint may wait, given the waiting images of each endpoint.
 
-    One endpoint alone gets half of ``look_ahead``, and each of n that are full gets ``look_ahead / (n + 1)``. Images
-    beyond that, of a message that has many, do not count against other endpoints. 1 is left in any case.
+    A single endpoint gets half of ``look_ahead``, and each of n full endpoints gets ``look_ahead / (n + 1)``. Images
+    beyond a share, from one message with many, do not reduce the room of other endpoints. The result is at least 1.
     """
     share = max(1, look_ahead // (len(waiting) + 1))
     return max(1, look_ahead - sum(min(count, share) for count in waiting.values()))
 
 
 class LookAhead:
-    """Room for further images as a worker sees it. Any thread may call.
+    """A worker's view of the room for further images. Any thread may call.
 
-    Workers learn from the last scheduling turn how many images wait, so several of them may overshoot by what each
-    takes in two seconds.
+    Workers read the counts of the last scheduling pass. So several workers together may exceed the limit by the images
+    that each accepts in two seconds.
     """
 
     def __init__(self, turns: SchedulerLock, look_ahead: int, now: Callable[[], float] = time.time) -> None:
@@ -61,18 +61,18 @@ class LookAhead:
         self._now = now
         self._notice = SchedulerState()
         self._known_at = -math.inf
-        # What was taken here and may be missing in the notice: until when, for which endpoint, how many images.
+        # Images accepted here that the counts may lack: time of expiry, key of the endpoint, number of images.
         self._taken: list[tuple[float, str, int]] = []
         self._lock = threading.Lock()
 
     def is_full(self) -> bool:
-        """Return True while so many images wait that no message is received, whoever sent it."""
+        """Return True while so many images wait that no message may be received."""
         self._learn()
         with self._lock:
             return self._notice.waiting + sum(images for _, _, images in self._taken) >= MOST_WAITING
 
     def take(self, lane: Lane, images: int) -> bool:
-        """Count ``images`` as waiting for an endpoint and return True; return False where it has no room."""
+        """Count ``images`` as waiting for an endpoint and return True; return False if it has no room."""
         key = endpoint_key(lane)
         self._learn()
         with self._lock:

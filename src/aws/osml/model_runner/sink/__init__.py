@@ -1,4 +1,4 @@
-"""Where features go: a file per image in S3, a record per feature in Kinesis."""
+"""Delivers features: one file per image to S3, one record per feature to Kinesis."""
 
 from .delivery import Delivery, FeatureBatch
 from .exceptions import InvalidKinesisStreamException, InvalidS3BucketException, SinkError, SinkPermanentError

@@ -1,4 +1,4 @@
-"""What a sink is asked to deliver: the features of one image, already encoded."""
+"""Deliveries: the encoded features of one image, for a sink."""
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
-# Features that come without an id of their own get one from their place in the job's list.
+# Features without an id get one from the job id and their index in the job's list.
 _NAMESPACE = uuid.UUID("6f1d4f0a-5c53-5a8e-9d5a-0b8e1f6a2c77")
 
 
@@ -18,7 +18,7 @@ _NAMESPACE = uuid.UUID("6f1d4f0a-5c53-5a8e-9d5a-0b8e1f6a2c77")
 class FeatureBatch:
     """Consecutive features of a delivery: each as a GeoJSON feature in UTF-8, and its stable id.
 
-    ``centres``: (n, 2) the middle of each in pixels, NaN for one without a place; None where that is not known.
+    ``centres``: (n, 2) the centre (x, y) of each in pixels, NaN for a feature without pixels; None when not computed.
     """
 
     bodies: Sequence[bytes]
@@ -33,14 +33,13 @@ class FeatureBatch:
 class Delivery:
     """The features of one image in their final order, as a stream: ``batches`` is read once.
 
-    ``result_name`` tells the results of one job apart; it is empty where a job has one image. A sink that goes on where
-    another left off starts at ``position``, which counts features. ``metadata`` is kept with the result where the
-    output has a place for it. ``members`` returns the file's members about the whole image, when all batches are read;
-    ``GEOJSONSEQ`` and Kinesis have no place for them. ``note`` is called while an output is written, and raises where
-    it has to stop.
+    ``result_name`` distinguishes the results of one job; it is empty when a job has one image. A sink that continues an
+    earlier delivery starts at ``position``, an index of features. ``metadata`` is stored with the result if the output
+    supports it. ``members`` returns the file's members about the whole image, after all batches are read;
+    ``GEOJSONSEQ`` and Kinesis omit them. ``note`` is called while an output is written, and raises to stop it.
 
-    The end of ``batches`` is the permission to complete the result: where the features turn out to be incomplete, the
-    iteration raises instead, and the result must not appear.
+    A sink may complete the result only after ``batches`` has ended. If features turn out to be missing, the iteration
+    raises instead, and the result must not appear.
     """
 
     job_id: str
@@ -55,12 +54,12 @@ class Delivery:
     def of(
         cls, job_id: str, result_name: str, bodies: Sequence[bytes], ids: Sequence[str], **options: Any
     ) -> "Delivery":
-        """Return the delivery of features that are all there."""
+        """Return the delivery of a complete list of features."""
         return cls(job_id, result_name, [FeatureBatch(bodies, ids)], **options)
 
     @classmethod
     def from_features(cls, job_id: str, features: Sequence[Mapping[str, Any]]) -> "Delivery":
-        """Encode features; each keeps the ``feature_id`` in its properties, or gets one from the job and its index."""
+        """Encode features; a feature without ``feature_id`` in its properties gets an id from the job and its index."""
         ids = [_feature_id(job_id, index, feature) for index, feature in enumerate(features)]
         return cls.of(job_id, "", [encode_feature(feature) for feature in features], ids)
 
@@ -88,7 +87,7 @@ def encode_feature(feature: Mapping[str, Any]) -> bytes:
 def _plain_number(value: Any) -> float:
     if isinstance(value, Decimal):
         return float(value)
-    raise TypeError(f"a feature holds a {type(value).__name__}, which is no JSON")
+    raise TypeError(f"a feature holds a {type(value).__name__}, which is not valid in JSON")
 
 
 def _feature_id(job_id: str, index: int, feature: Mapping[str, Any]) -> str:

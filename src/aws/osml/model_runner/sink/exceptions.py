@@ -1,4 +1,4 @@
-"""The names under which this room's errors are imported."""
+"""Published import path of this package's errors."""
 
 from aws.osml.model_runner.exceptions import (
     InvalidKinesisStreamException,

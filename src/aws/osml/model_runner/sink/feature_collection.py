@@ -1,4 +1,4 @@
-"""GeoJSON as bytes, written piece by piece: a result is never in memory as a whole."""
+"""GeoJSON as bytes, in pieces, so that a whole result is never in memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +14,7 @@ def collection_bytes(features: Sequence[bytes]) -> bytes:
 
 
 def collection_pieces(features: Iterable[bytes], members: Callable[[], Mapping[str, Any]] = dict) -> Iterator[bytes]:
-    """Yield a feature collection in small pieces; ``members`` returns its foreign members when it has all features."""
+    """Yield a feature collection in small pieces; ``members`` is called last and returns the foreign members."""
     yield HEAD
     rest = iter(features)
     yield next(rest, b"")

@@ -1,8 +1,8 @@
-"""Features as GeoParquet 1.1: columns of geometries with their boxes, zstd.
+"""Features as GeoParquet 1.1: columns of geometries with their bounding boxes, compressed by zstd.
 
-https://geoparquet.org/releases/v1.1.0/ tells the format. Row groups are made as features come, row by row of tiles, and
-each is in the order of a Hilbert curve. Readers that know of the ``bbox`` column, such as GDAL, geopandas and DuckDB,
-skip the row groups and pages that a query does not touch.
+https://geoparquet.org/releases/v1.1.0/ defines the format. Row groups are written in the order of the features, and
+each is sorted along a Hilbert curve. Readers that use the ``bbox`` column, such as GDAL, geopandas and DuckDB, skip row
+groups and pages that a query does not touch.
 """
 
 import io
@@ -24,25 +24,25 @@ from .exceptions import SinkPermanentError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# As pyproject.toml names it.
+# Must match pyproject.toml.
 REQUIREMENT = "pyarrow>=17,<24"
 ROWS_PER_GROUP = 50_000
 BYTES_PER_GROUP = 64 * 1024 * 1024
-# Features that are decoded at once: they take several times the memory of their JSON meanwhile.
+# Number of features that are decoded at once: decoded, they take several times the memory of their JSON.
 _ROWS_AT_ONCE = 2_000
 _CURVE_BITS = 16
 
 
 def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
-    """Yield the file of a delivery, a row group at a time; no more of it is in memory.
+    """Yield the file of a delivery, one row group at a time; only one row group is in memory.
 
     Columns: ``id`` and ``feature_id``; ``class``, ``iri`` and ``score`` of the best class; ``properties`` as JSON;
-    ``geometry`` in degrees, null where the feature has none, and its ``bbox``. The file's metadata has the members of
+    ``geometry`` in degrees, null if the feature has none, and its ``bbox``. The file's metadata has the members of
     the delivery, as JSON.
 
-    Raises SinkPermanentError where pyarrow is not installed.
+    Raises SinkPermanentError when pyarrow is not installed.
     """
-    # Arrow's own pool reserves a gigabyte at its first use, all of which counts where MEMORY_LIMIT_BYTES is set.
+    # Arrow's own pool reserves a gigabyte at its first use, which counts against MEMORY_LIMIT_BYTES.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         import pyarrow as pa
@@ -67,7 +67,7 @@ def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
 
 
 def row_groups(batches: Iterable[FeatureBatch]) -> Iterator[FeatureBatch]:
-    """Yield features in groups of at most ROWS_PER_GROUP and, but for a single feature, BYTES_PER_GROUP."""
+    """Yield features in groups of at most ROWS_PER_GROUP and BYTES_PER_GROUP; a longer feature forms a group."""
     bodies: list[bytes] = []
     ids: list[str] = []
     points: list[NDArray[np.float64]] = []
@@ -95,7 +95,7 @@ def _ordered_parts(group: FeatureBatch) -> Iterator[FeatureBatch]:
 
 
 def centres(batch: FeatureBatch) -> NDArray[np.float64]:
-    """Return (n, 2) the middle of each feature in pixels; NaN for one without a place in pixels."""
+    """Return (n, 2) the centre (x, y) of each feature in pixels; NaN for a feature without pixels."""
     if batch.centres is not None:
         return batch.centres
     boxes = [feature_image_bounds(orjson.loads(body)) or NO_BOX for body in batch.bodies]
@@ -140,7 +140,7 @@ def _along_the_curve(x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.i
 
 
 class _Buffer(io.RawIOBase):
-    """A file that only grows, and whose content is taken away now and then."""
+    """An append-only file; ``take`` removes the bytes written so far."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,14 +159,14 @@ class _Buffer(io.RawIOBase):
         return self._position
 
     def take(self) -> bytes:
-        """Return what was written since the last time."""
+        """Return the bytes written since the last call."""
         taken = b"".join(self._pieces)
         self._pieces = []
         return taken
 
 
 class _Extent:
-    """What the geometries of a file have in common: their types, and the box around all."""
+    """Types and bounding box of all geometries of a file."""
 
     def __init__(self) -> None:
         self.types: set[str] = set()

@@ -1,4 +1,4 @@
-"""Features as Kinesis records, in batches that the service takes."""
+"""Features as Kinesis records, in batches within the limits of the service."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,14 +14,15 @@ MAX_KEY_CHARACTERS = 256
 PARTITION_BY_JOB = "JOB"
 PARTITION_BY_FEATURE = "FEATURE"
 
-# The most that a record adds to its feature, both ids apart: the collection around it, the two properties, an empty
-# "properties" where there was none, and up to six bytes for each character of an id that JSON has to escape.
+# Maximum that a record adds to its feature without both ids: the collection around it, the two properties, and an
+# empty "properties" where the feature has none.
 _ENVELOPE_BYTES = 192
+# Maximum length of one character of an id, escaped in JSON.
 _ESCAPED_BYTES = 6
 
 
 class Record(NamedTuple):
-    """One record of PutRecords, and the place of its feature in the delivery."""
+    """One record of PutRecords, and the index of its feature in the delivery."""
 
     position: int
     data: bytes
@@ -29,18 +30,18 @@ class Record(NamedTuple):
 
     @property
     def size_bytes(self) -> int:
-        """What the record counts against the limits of Kinesis: data and key."""
+        """Size for the limits of Kinesis: data and key."""
         return len(self.data) + len(self.partition_key.encode())
 
     def to_entry(self) -> dict[str, Any]:
-        """Return the record as PutRecords takes it."""
+        """Return the record's entry for PutRecords."""
         return {"Data": self.data, "PartitionKey": self.partition_key}
 
 
 def record_of(job_id: str, index: int, feature_id: str, body: bytes, partition_by: str) -> Record:
-    """Return the record of one feature, given as JSON: a feature collection of one, which names it and its job.
+    """Return the record of one feature, given as JSON: a feature collection with the ids of feature and job.
 
-    Kinesis delivers at least once; ``properties.feature_id`` is what consumers drop copies by.
+    Kinesis delivers at least once; consumers drop copies by ``properties.feature_id``.
     """
     feature = orjson.loads(body)
     feature["properties"] = {**(feature.get("properties") or {}), "feature_id": feature_id, "job_id": job_id}
@@ -49,7 +50,7 @@ def record_of(job_id: str, index: int, feature_id: str, body: bytes, partition_b
 
 
 def may_be_oversize(job_id: str, feature_id: str, body: bytes, max_record_bytes: int) -> bool:
-    """Tell whether the record of a feature may be longer than the stream takes, without making it."""
+    """Return True when the record of a feature may exceed the stream's limit, without building the record."""
     ids_bytes = 2 * _ESCAPED_BYTES * (len(job_id) + len(feature_id))
     return len(body) + _ENVELOPE_BYTES + ids_bytes > max_record_bytes
 
@@ -71,5 +72,5 @@ def batches(
 
 
 def refused(entries: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries of a PutRecords call that its answer says were not taken."""
+    """Return the entries of a PutRecords call that Kinesis did not take, by its response."""
     return [entry for entry, answer in zip(entries, answers, strict=True) if answer.get("ErrorCode")]

@@ -1,4 +1,4 @@
-"""One record per feature on a stream: each at least once, and the same feature always under the same id."""
+"""Kinesis sink: one record per feature, each at least once, and a feature always has the same id."""
 
 import random
 import time
@@ -34,7 +34,7 @@ logger = structlog.get_logger(__name__)
 
 DEFAULT_RECORD_BYTES = 1024 * 1024
 WRITABLE_STATES = frozenset({"ACTIVE", "UPDATING"})
-# A shard takes 1000 records a second, so a big delivery is refused in part all the time: only idle tries count.
+# A shard takes 1000 records a second, so Kinesis refuses parts of a large delivery: only tries without progress count.
 MAX_IDLE_TRIES = 8
 BASE_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
@@ -89,7 +89,7 @@ class KinesisSink(Sink):
 
     @staticmethod
     def name() -> str:
-        """The name of this kind of sink."""
+        """Name of this type of sink."""
         return SinkType.KINESIS.value
 
     @property
@@ -99,7 +99,7 @@ class KinesisSink(Sink):
 
     @property
     def kinesis_client(self) -> Any:
-        """The client that writes, made when it is first asked for."""
+        """The client that writes, created at the first use."""
         if self._client is None:
             self._client = default_clients().client("kinesis", self.assumed_role)
         return self._client
@@ -116,7 +116,7 @@ class KinesisSink(Sink):
         return True
 
     def check(self, job_id: str, result_name: str = "") -> list[Problem]:  # noqa: ARG002 - a stream has one name
-        """See ``Sink``. The stream is described; no call tells whether it may be written and writes no record."""
+        """See ``Sink``. This describes the stream only: no call checks the permission to write without a record."""
         try:
             self._sign_for(job_id)
             state = self._summary()["StreamStatus"]
@@ -134,13 +134,13 @@ class KinesisSink(Sink):
         return []
 
     def deliver(self, delivery: Delivery, on_progress: Callable[[int], None] = lambda _position: None) -> None:
-        """Write the features from ``delivery.position`` on; ``on_progress`` hears of each batch that is confirmed.
+        """Write the features from ``delivery.position`` on; ``on_progress`` is called after each confirmed batch.
 
-        Features too long for the stream are left out, whatever the position, and make the delivery fail at its end:
-        the others arrive all the same.
+        Features that are too long for the stream are omitted, at any position. They make the delivery fail after all
+        other features were written.
 
         Raises:
-            InvalidKinesisStreamException: the stream is missing, or may not be written; the message names it.
+            InvalidKinesisStreamException: the stream does not exist, or may not be written; the message names it.
             SinkPermanentError: features are too long for the stream; the message names them.
             SinkError: another try, from the last confirmed position, may help.
         """
@@ -158,7 +158,7 @@ class KinesisSink(Sink):
         logger.info("sink.written", sink=str(self), stream=self.stream, features=sum(counts))
 
     def _records(self, delivery: Delivery, max_record_bytes: int, oversize: list[str]) -> Iterator[Record]:
-        """Yield the records from the delivery's position on, and note the ids of features that are too long for one."""
+        """Yield the records from the delivery's position on; add the ids of oversize features to ``oversize``."""
         features = ((body, feature_id) for batch in delivery.batches for body, feature_id in _pairs(batch))
         for index, (body, feature_id) in enumerate(features):
             is_behind = index < delivery.position
@@ -171,7 +171,7 @@ class KinesisSink(Sink):
                 yield record
 
     def validate_kinesis_stream(self) -> bool:
-        """True when the stream exists and takes records; why not is logged."""
+        """Return True when the stream exists and takes records; otherwise log the reason."""
         try:
             self._max_record_bytes()
         except SinkError as err:
@@ -180,10 +180,10 @@ class KinesisSink(Sink):
         return True
 
     def _flush_stream(self, records: list[dict[str, Any]]) -> None:
-        """Send records until the stream has taken each of them; only those that it refused are sent again.
+        """Send records until the stream has taken each of them; only refused records are sent again.
 
         Raises:
-            InvalidKinesisStreamException: the stream takes none.
+            InvalidKinesisStreamException: the stream cannot be written.
             SinkError: several tries in a row brought no progress.
         """
         pending = records
@@ -198,7 +198,7 @@ class KinesisSink(Sink):
                 self._sleep(backoff_s(idle_tries, BASE_DELAY_S, MAX_DELAY_S, self._rng))
 
     def _put(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Send entries once and return those that were refused."""
+        """Send entries once and return the refused entries."""
         try:
             answer = self.kinesis_client.put_records(StreamName=self.stream, Records=entries)
         except (ClientError, BotoCoreError) as err:
@@ -206,7 +206,7 @@ class KinesisSink(Sink):
         return refused(entries, answer["Records"]) if answer.get("FailedRecordCount") else []
 
     def _sign_for(self, job_id: str) -> None:
-        """Make the client that writes for a job, unless there is one."""
+        """Create the client that writes for a job, unless it exists."""
         if self._client is None:
             session = streaming_session(self.assumed_role, job_id, self.stream)
             self._client = default_clients().client("kinesis", session)
@@ -217,7 +217,7 @@ class KinesisSink(Sink):
         return summary
 
     def _max_record_bytes(self) -> int:
-        """Return how long a record of this stream may be, key included; the stream has to be writable."""
+        """Return the maximum length of a record, key included; raise SinkError unless the stream is writable."""
         try:
             summary = self._summary()
         except (ClientError, BotoCoreError) as err:
@@ -238,7 +238,7 @@ def _pairs(batch: FeatureBatch) -> Iterator[tuple[bytes, str]]:
 
 
 def sink_error(stream: str, error: ClientError | BotoCoreError) -> SinkError:
-    """Return what a failure of Kinesis means for this output."""
+    """Return the sink's error for a failure of Kinesis."""
     code = error_code(error)
     if code in _STREAM_ERRORS or isinstance(error, ParamValidationError):
         return InvalidKinesisStreamException(f"Kinesis: the stream {stream} cannot be written: {code}")

@@ -1,4 +1,4 @@
-"""The file formats of a result: what its key ends in, what it is called on the web, and its bytes."""
+"""File formats of a result: extension of the key, content type, and bytes."""
 
 import importlib.util
 import zlib
@@ -11,7 +11,7 @@ from .delivery import Delivery
 from .feature_collection import collection_pieces, sequence_pieces
 from .geoparquet import REQUIREMENT, parquet_pieces
 
-# The gzip container, with the header that holds no time and no name: the same text gives the same bytes.
+# The gzip container. Its header holds neither time nor name, so the same text gives the same bytes.
 _GZIP_WINDOW_BITS = 31
 _GZIP_LEVEL = 6
 
@@ -20,7 +20,7 @@ _GZIP_LEVEL = 6
 class ResultFormat:
     """``pieces`` yields the bytes of a result, piece by piece: the same for the same delivery.
 
-    ``library`` is the package that writes the format, empty where none is needed.
+    ``library`` is the package that writes the format; empty when none is needed.
     """
 
     name: OutputFormat
@@ -31,14 +31,14 @@ class ResultFormat:
 
     @classmethod
     def of(cls, name: OutputFormat, compression: OutputCompression = OutputCompression.NONE) -> "ResultFormat":
-        """Return the format that an output names; GeoParquet is never compressed once more."""
+        """Return the format that an output names; GeoParquet is not compressed again."""
         plain = _FORMATS[name]
         if compression is OutputCompression.NONE or name is OutputFormat.GEOPARQUET:
             return plain
         return cls(name, f"{plain.extension}.gz", "application/gzip", lambda delivery: gzipped(plain.pieces(delivery)))
 
     def missing_library(self) -> str:
-        """Return how to install the package that the format needs and does not find; empty where nothing is missing."""
+        """Return the command that installs the format's missing package; empty when no package is missing."""
         if not self.library or importlib.util.find_spec(self.library) is not None:
             return ""
         return f"pip install '{REQUIREMENT}'"
@@ -76,7 +76,7 @@ def gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def in_parts(pieces: Iterable[bytes], part_bytes: int) -> Iterator[bytes]:
-    """Yield pieces put together to parts of at least ``part_bytes``, but for the last one, which may be empty."""
+    """Join pieces to parts of at least ``part_bytes``; the last part may be shorter or empty."""
     pending: list[bytes] = []
     size = 0
     for piece in pieces:

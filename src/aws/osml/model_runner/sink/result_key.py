@@ -1,4 +1,4 @@
-"""The key of a result in its bucket: always below the prefix, and never shared by two jobs."""
+"""Object key of a result: always below the prefix, and never shared by two jobs."""
 
 import re
 from urllib.parse import quote
@@ -8,19 +8,19 @@ from .exceptions import SinkPermanentError
 MAX_KEY_BYTES = 1024
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# What a name keeps as it is. The percent sign is not among them, so two names never become one.
+# Characters that are not encoded. The percent sign is encoded, so two names never give the same key.
 _SAFE = "._:-"
 
 
 def result_key(prefix: str, job_id: str, result_name: str = "", extension: str = ".geojson") -> str:
     """Return ``<prefix>/<job id>.geojson``, or ``<prefix>/<job id>/<result name>.geojson`` where a job has several.
 
-    Anything in a name but letters, digits and ``. _ : -`` is percent-encoded, the slashes of a job id too, because
-    ``a/b`` and ``c/b`` are two jobs. A part of only dots is encoded whole, since some clients would walk up a
-    directory, and an empty one is a lone percent sign.
+    Characters of a name other than letters, digits and ``. _ : - ~`` are percent-encoded. Slashes of a job id are
+    encoded too, because ``a/b`` and ``c/b`` are two jobs. A name of only dots is encoded as a whole, since some clients
+    would resolve it as a directory. An empty name becomes a percent sign.
 
     Raises:
-        SinkPermanentError: the prefix leaves its place, or the key is longer than S3 allows.
+        SinkPermanentError: the prefix is not allowed, or the key is longer than S3 allows.
     """
     check_prefix(prefix)
     name = f"{_encode(job_id)}/{_encode(result_name)}" if result_name else _encode(job_id)

@@ -1,4 +1,4 @@
-"""One GeoJSON file per image in a bucket: there whole or not at all, and the same bytes whoever writes it."""
+"""S3 sink: one file per image, complete or absent, with the same bytes from every worker."""
 
 import base64
 import hashlib
@@ -33,9 +33,9 @@ _EXPECTED_BUCKETS = {
     "AccessDenied": "a bucket that the worker, or the role of the output, may write",
 }
 
-# Small, so that little is left to write when the last one is made; 10,000 of them are a result of 80 GB.
+# Parts are small, so that little remains to be written after the last one; 10,000 parts hold a result of 80 GB.
 PART_BYTES = 8 * 1024 * 1024
-# One stream to S3 is slower than parts are made.
+# One upload to S3 is slower than the production of parts.
 PARTS_AT_ONCE = 3
 
 _BUCKET_ERRORS = frozenset(
@@ -50,14 +50,14 @@ _BUCKET_ERRORS = frozenset(
         "PermanentRedirect",
     }
 )
-# Client errors by their status that another try may mend all the same.
+# Errors with a 4xx status that another try may still solve.
 _PASSING_ERRORS = frozenset(
     {
         "ConditionalRequestConflict",
         "ExpiredToken",
         "ExpiredTokenException",
         "InvalidAccessKeyId",
-        "NoSuchKey",  # of If-Match: the result was deleted meanwhile
+        "NoSuchKey",  # from If-Match: the result was deleted meanwhile
         "NoSuchUpload",
         "OperationAborted",
         "PreconditionFailed",
@@ -71,9 +71,9 @@ _PASSING_ERRORS = frozenset(
 )
 
 
-# The name of the metadata that says whose result an object is.
+# Name of the metadata that holds the job id of a result.
 _JOB_ID = "job-id"
-# How S3 refuses to write where another object lies than the sink has seen.
+# Error codes of S3 when the stored object is not the object that the sink read.
 _CHANGED = frozenset({"PreconditionFailed", "NoSuchKey"})
 _PUTS = 3
 
@@ -83,13 +83,13 @@ def _threads() -> Executor:
 
 
 class S3Sink(Sink):
-    """Writes the features of an image to ``<prefix>/<name>.geojson``, or what else its format's files end in.
+    """Writes the features of an image to ``<prefix>/<name>.geojson``, or with the extension of its format.
 
-    A result below ``part_bytes`` is one put; a larger one goes up in parts, each as soon as it is made, and appears
-    when the last is there. ``make_writer`` returns what writes parts while the next ones are made.
-    ``acl`` is set on the object when given: buckets that enforce their owner refuse any. With ``expected_owner``, an
-    account, S3 refuses to write to a bucket of anybody else's, whatever its name. The result of another job is never
-    replaced, as far as the sink may read whose it is: S3 compares the object that the sink saw when it writes.
+    A result below ``part_bytes`` is one put. A larger result is uploaded in parts while the next parts are produced,
+    and appears after the last part. ``make_writer`` creates the executor that uploads parts. ``acl`` is set on the
+    object if given; buckets that enforce their owner refuse any ACL. With ``expected_owner``, an account, S3 refuses to
+    write to a bucket of another account. The result of another job is never replaced if the sink may read the object's
+    metadata: S3 writes only if the object is still the one that the sink read.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class S3Sink(Sink):
 
     @staticmethod
     def name() -> str:
-        """The name of this kind of sink."""
+        """Name of this type of sink."""
         return SinkType.S3.value
 
     @property
@@ -127,7 +127,7 @@ class S3Sink(Sink):
 
     @property
     def s3_client(self) -> Any:
-        """The client that writes, made when it is first asked for."""
+        """The client that writes, created at the first use."""
         if self._client is None:
             self._client = default_clients().client("s3", self.assumed_role)
         return self._client
@@ -144,14 +144,14 @@ class S3Sink(Sink):
         return True
 
     def key_of(self, delivery: Delivery) -> str:
-        """Return the key of a result; raises SinkPermanentError where there is none."""
+        """Return the object key of a result; raises SinkPermanentError when the prefix or the length is not allowed."""
         return result_key(self.prefix, delivery.job_id, delivery.result_name, self.format.extension)
 
     def check(self, job_id: str, result_name: str = "") -> list[Problem]:
-        """See ``Sink``. The bucket is checked by an upload in parts that is begun at the result's key and aborted.
+        """See ``Sink``. To check the bucket, this begins an upload in parts at the result's key and aborts it.
 
-        Such an upload needs the permissions of the delivery and leaves nothing to be read. Where it may not be aborted,
-        it stays without parts until a lifecycle rule of the bucket removes it.
+        Such an upload needs the permissions of the delivery and creates no object. If it may not be aborted, it stays
+        without parts until a lifecycle rule of the bucket removes it.
         """
         problems = []
         if library := self.format.missing_library():
@@ -191,8 +191,8 @@ class S3Sink(Sink):
         """Write the whole result; a second delivery writes the same bytes over the first.
 
         Raises:
-            InvalidS3BucketException: the bucket is missing, or may not be written; the message names it.
-            SinkPermanentError: there is no key for this result, or the result of another job is there.
+            InvalidS3BucketException: the bucket does not exist, or may not be written; the message names it.
+            SinkPermanentError: the key is not allowed, or holds the result of another job.
             SinkError: another try may help.
         """
         key = self.key_of(delivery)
@@ -206,7 +206,7 @@ class S3Sink(Sink):
         logger.info("sink.written", sink=str(self), bucket=self.bucket, key=key, features=sum(counts))
 
     def validate_s3_bucket(self) -> bool:
-        """True when the bucket exists and may be reached; why not is logged."""
+        """Return True when the bucket exists and can be reached; otherwise log the reason."""
         try:
             self.s3_client.head_bucket(Bucket=self.bucket)
         except (ClientError, BotoCoreError) as err:
@@ -215,20 +215,20 @@ class S3Sink(Sink):
         return True
 
     def _sign_for(self, job_id: str) -> None:
-        """Make the client that writes for a job, unless there is one."""
+        """Create the client that writes for a job, unless it exists."""
         if self._client is None:
             session = writing_session(self.assumed_role, job_id, self.bucket, self.prefix)
             self._client = default_clients().client("s3", session)
 
     def _condition(self, key: str, job_id: str) -> dict[str, str]:
-        """Return the condition by which S3 writes only if the same object, or none, still lies at ``key``.
+        """Return the condition that the object at ``key`` is unchanged, or still does not exist.
 
-        Empty where the sink may not read what lies there. Raises SinkPermanentError for the result of another job.
+        Empty if the sink may not read the object. Raises SinkPermanentError for the result of another job.
         """
         try:
             stored = self.s3_client.head_object(**self._place(key))
         except ClientError as err:
-            # 403 where the object may not be read; and where it is missing, if the bucket may not be listed.
+            # 403 if the object may not be read; also if it does not exist and the bucket may not be listed.
             if error_status(err) == 403:
                 return {}
             if error_status(err) == 404:
@@ -250,14 +250,14 @@ class S3Sink(Sink):
         return {"Bucket": self.bucket, "Key": key, **owner}
 
     def _write(self, key: str, condition: dict[str, str], delivery: Delivery, counts: Sequence[int]) -> None:
-        """Write the object; ``counts`` adds up to the number of features that have been read of the delivery."""
+        """Write the object; the sum of ``counts`` is the number of features read from the delivery so far."""
         place = self._place(key)
         metadata = {_JOB_ID: delivery.job_id, **delivery.metadata}
         parts = in_parts(self.format.pieces(delivery), self.part_bytes)
         first = next(parts)
         second = next(parts, None)
         if second is None:
-            # An upload in parts begins with its metadata, before its features are counted.
+            # Only a put can hold the count: an upload in parts sends its metadata before features are counted.
             options = self._object_options({**metadata, "feature-count": str(sum(counts))})
             self._put(first, place | options, condition, delivery.job_id)
         else:
@@ -266,7 +266,7 @@ class S3Sink(Sink):
             self._write_in_parts(place, options, condition, noted)
 
     def _put(self, body: bytes, options: dict[str, Any], condition: dict[str, str], job_id: str) -> None:
-        """Write a small object. Where its condition fails, look again: a lost reply may have been that of this put."""
+        """Write a small object. If its condition fails, read again: an earlier send may have written the object."""
         for tries_left in reversed(range(_PUTS)):
             try:
                 self.s3_client.put_object(Body=body, ChecksumSHA256=sha256_base64(body), **options, **condition)
@@ -304,7 +304,7 @@ class S3Sink(Sink):
                 self._abort(upload)
 
     def _write_each(self, upload: Mapping[str, str], parts: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-        """Write parts while the next ones are made; a few are in memory at once."""
+        """Upload parts while the next parts are produced; at most a few are in memory."""
         with self.make_writer() as writer:
             pending: deque[Future[dict[str, Any]]] = deque()
             for number, body in enumerate(parts, start=1):
@@ -323,7 +323,7 @@ class S3Sink(Sink):
         return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
     def _abort(self, upload: Mapping[str, str]) -> None:
-        """Give the parts' storage back; when even that fails, the bucket's lifecycle rule does it."""
+        """Abort an upload, which frees its storage; if that fails, the bucket's lifecycle rule removes it."""
         try:
             self.s3_client.abort_multipart_upload(**upload)
         except (ClientError, BotoCoreError) as err:
@@ -341,7 +341,7 @@ class S3Sink(Sink):
 
 
 def sink_error(bucket: str, error: ClientError | BotoCoreError) -> SinkError:
-    """Return what a failure of S3 means for this output."""
+    """Return the sink's error for a failure of S3."""
     code = error_code(error)
     if code in _BUCKET_ERRORS or isinstance(error, ParamValidationError):
         return InvalidS3BucketException(f"S3: the bucket {bucket} cannot be written: {code}")
@@ -357,5 +357,5 @@ def _is_about_decrypting(error: ClientError | BotoCoreError) -> bool:
 
 
 def sha256_base64(body: bytes) -> str:
-    """Return the SHA-256 of ``body`` as S3 wants it."""
+    """Return the SHA-256 of ``body`` in base64, the form of S3."""
     return base64.b64encode(hashlib.sha256(body).digest()).decode("ascii")

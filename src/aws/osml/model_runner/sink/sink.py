@@ -1,4 +1,4 @@
-"""What every output is to the rest of the runner."""
+"""Interface of all sinks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from .exceptions import SinkError
 
 
 class Sink(ABC):
-    """The mechanism by which features are sent to their destination."""
+    """Delivers features to one output."""
 
     def __str__(self) -> str:
         return f"{self.name()} {self.mode.value}"
@@ -32,15 +32,15 @@ class Sink(ABC):
 
     @abstractmethod
     def write(self, image_id: str, features: list[geojson.Feature]) -> bool:
-        """Write all features of an image and tell whether that succeeded; ``image_id`` names the result."""
+        """Write all features of an image and return True on success; ``image_id`` names the result."""
 
     def check(self, job_id: str, result_name: str = "") -> list[Problem]:  # noqa: ARG002 - the names of a result
-        """Return every reason for which ``deliver`` can never write this result; nothing is written.
+        """Return every reason why ``deliver`` can never write this result; nothing is written.
 
-        The fields of the problems are those of the output in a request. A sink that cannot be checked has no problems.
+        The problems name fields of the output in a request. A sink that cannot be checked has no problems.
 
         Raises:
-            SinkError: the service cannot answer now, so nothing is known.
+            SinkError: the service does not respond now, so the check has no result.
         """
         return []
 
@@ -49,11 +49,11 @@ class Sink(ABC):
         delivery: Delivery,
         on_progress: Callable[[int], None] = lambda _position: None,  # noqa: ARG002 - all or nothing
     ) -> None:
-        """Write what is left of a delivery; done again, it ends in the same state.
+        """Write the remaining features of a delivery; a second call ends in the same state.
 
-        A sink that can go on in the middle tells ``on_progress`` up to which index features are confirmed; one that
-        writes all or nothing tells it nothing. A sink that only knows ``write`` is given a list of all features, which
-        takes as much memory as they are: no setting limits it.
+        A sink that can continue in the middle calls ``on_progress`` with the number of confirmed features. A sink that
+        writes all or nothing does not call it. For a sink that implements only ``write``, all features are in memory
+        at once, and no setting limits that.
 
         Raises:
             SinkError: nothing, or not everything, was written; another try may help.

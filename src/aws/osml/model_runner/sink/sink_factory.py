@@ -1,4 +1,4 @@
-"""From the ``outputs`` of a request to the sinks that write them."""
+"""Creates the sinks for the ``outputs`` of a request."""
 
 import json
 from collections.abc import Mapping
@@ -21,23 +21,23 @@ logger = structlog.get_logger(__name__)
 
 
 class SinkFactory:
-    """Makes sinks, and writes features to all that a request names."""
+    """Creates sinks, and writes features to all outputs of a request."""
 
     @staticmethod
     def outputs_to_sinks(destinations: list[dict[str, Any]], bucket_owner: str | None = None) -> list[Sink]:
-        """Return one sink per output, in order; ``bucket_owner`` is the account that buckets have to be of.
+        """Return one sink per output, in order; ``bucket_owner`` is the account that must own the buckets.
 
         Raises:
-            InvalidImageRequestException: an output is of no known type, or lacks its bucket or stream.
+            InvalidImageRequestException: an output has an unknown type, or lacks its bucket or stream.
         """
         return [_sink_of(destination, index, bucket_owner) for index, destination in enumerate(destinations)]
 
     @staticmethod
     def sink_features(job_id: str, outputs: str, features: list[geojson.Feature]) -> bool:
-        """Write features to every output and tell whether at least one took them; one that fails hides no other.
+        """Write features to every output, even after one fails. Return True when at least one took them.
 
         Raises:
-            InvalidImageRequestException: ``outputs`` is no JSON list of outputs.
+            InvalidImageRequestException: ``outputs`` is not a JSON list of outputs.
         """
         sinks = SinkFactory.outputs_to_sinks(_parse_outputs(outputs))
         delivery = Delivery.from_features(job_id, features)
@@ -66,7 +66,7 @@ def _parse_outputs(outputs: str) -> list[dict[str, Any]]:
 
 def _sink_of(destination: Mapping[str, Any], index: int, bucket_owner: str | None) -> Sink:
     field = f"outputs[{index}]"
-    # Each kind has its own word for the role; either is understood.
+    # Each type has its own field for the role; both are accepted.
     role = destination.get("role") or destination.get("assumedRole") or None
     match destination.get("type"):
         case SinkType.S3.value:

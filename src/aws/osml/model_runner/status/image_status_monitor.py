@@ -14,7 +14,7 @@ logger = structlog.get_logger(__name__)
 
 
 class ImageStatusMonitor(BaseStatusMonitor):
-    """Publishes what becomes of an image, on the topic for images."""
+    """Publishes the status of images on the topic for images."""
 
     def __init__(self, image_status_topic: str | None) -> None:
         super().__init__(image_status_topic)
@@ -49,11 +49,11 @@ class ImageStatusMonitor(BaseStatusMonitor):
         )
 
     def get_status(self, request_item: StatusItem) -> RequestStatus:
-        """Return the status that an image's counters amount to.
+        """Compute the status from an image's counters.
 
-        While regions are missing: IN_PROGRESS. Then by tiles where the row counts them: SUCCESS when none failed,
-        FAILED when none succeeded, else PARTIAL; so an image all of whose regions are PARTIAL is PARTIAL. A row that
-        counts only regions is judged by regions in the same way.
+        The status is IN_PROGRESS while regions are missing. Then it follows from the tiles: SUCCESS when none failed,
+        FAILED when none succeeded, else PARTIAL. So an image whose regions are all PARTIAL is PARTIAL. In a row without
+        counts of tiles, it follows from the regions by the same rules.
         """
         total = count_of(request_item, "region_count")
         good, bad = (count_of(request_item, name) or 0 for name in ("region_success", "region_error"))
@@ -68,10 +68,10 @@ class ImageStatusMonitor(BaseStatusMonitor):
 
 
 def _marks(request: StatusItem, status: RequestStatus) -> list[object]:
-    """Return what tells an image's events of one status apart.
+    """Return values that distinguish an image's events of one status.
 
-    That is its generation, and how far it has got while it is at work. Where no image belongs to a request, since it
-    was refused, it is the request's message.
+    They are its generation, and the number of ended tiles while it is IN_PROGRESS. For a refused request, which has no
+    image, the id of the request's message is added.
     """
     marks: list[object] = [count_of(request, "generation") or 0]
     if status == RequestStatus.IN_PROGRESS:

@@ -14,7 +14,7 @@ logger = structlog.get_logger(__name__)
 
 
 class RegionStatusMonitor(BaseStatusMonitor):
-    """Publishes what became of a region, on the topic for regions."""
+    """Publishes the status of regions on the topic for regions."""
 
     def __init__(self, region_status_topic: str | None) -> None:
         super().__init__(region_status_topic)
@@ -51,10 +51,10 @@ class RegionStatusMonitor(BaseStatusMonitor):
         )
 
     def get_status(self, request_item: StatusItem) -> RequestStatus:
-        """Return the status that a region's counters amount to: FAILED when every tile failed, PARTIAL when some did.
+        """Compute the status from a region's counters: FAILED when every tile failed, PARTIAL when some failed.
 
-        A region without tiles is SUCCESS. A row that does not know its total yet is judged by the tiles that it has
-        counted, and one that has counted nothing is IN_PROGRESS.
+        A region without tiles is SUCCESS. In a row without a total, the counted tiles are the total. A row without any
+        counter is IN_PROGRESS.
         """
         total = count_of(request_item, "total_tiles")
         good, bad = (count_of(request_item, name) for name in ("succeeded_tile_count", "failed_tile_count"))

@@ -1,7 +1,7 @@
-"""Text that may leave the runner: short, printable, and without secrets.
+"""Text that may leave the worker: short, printable, and without secrets.
 
-The reason of a failure is made from errors of other people's services and from what stood in a request, and it ends
-on topics and in tables that many may read.
+Reasons of failures contain errors of other services and parts of requests. Many users may read the topics and tables
+that hold them.
 """
 
 import re
@@ -20,7 +20,7 @@ def safe_text(text: str, max_characters: int = MAX_CHARACTERS) -> str:
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with control characters and lone surrogates as escapes, so that XML and log lines hold it."""
+    """Return ``text`` with control characters and lone surrogates escaped, so that it is valid in XML and in logs."""
     return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 

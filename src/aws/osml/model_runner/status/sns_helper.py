@@ -19,7 +19,7 @@ FIFO_SUFFIX = ".fifo"
 
 
 class SNSHelper:
-    """Publishes messages with attributes to a topic; without a topic, nothing is sent."""
+    """Publishes messages with attributes to a topic; without a topic, it only logs a warning."""
 
     def __init__(self, topic_arn: str | None, client: Any = None) -> None:
         self.topic_arn = topic_arn
@@ -28,8 +28,8 @@ class SNSHelper:
     def publish_message(self, message: str, attributes: dict[str, Any]) -> str | None:
         """Publish ``message`` and return its id, or None without a topic.
 
-        Values of ``attributes`` are text or bytes; empty ones are left out, because SNS takes none. When everything
-        together is too long for SNS, the longest attributes are left out.
+        Values of ``attributes`` are text or bytes; empty values are omitted, because SNS refuses them. When the message
+        is too long for SNS, the longest attributes are omitted.
 
         Raises:
             SNSPublishException: SNS did not take the message.
@@ -53,7 +53,7 @@ class SNSHelper:
         return self.sns_client
 
     def _ordering(self, attributes: dict[str, Any]) -> dict[str, str]:
-        """Return what a FIFO topic asks for: messages of a job in order, each event once."""
+        """Return the parameters of a FIFO topic: messages of a job in order, each event once."""
         if self.topic_arn is None or not self.topic_arn.endswith(FIFO_SUFFIX):
             return {}
         ordering = {"MessageGroupId": str(attributes.get("job_id") or "-")[:128]}
@@ -63,7 +63,7 @@ class SNSHelper:
 
 
 def fitting_attributes(attributes: dict[str, Any], max_bytes: int) -> dict[str, dict[str, Any]]:
-    """Return ``attributes`` as SNS takes them, the longest left out until all fit into ``max_bytes``."""
+    """Return ``attributes`` in the form of SNS, without the longest attributes until all fit into ``max_bytes``."""
     entries = {name: _entry(value) for name, value in attributes.items() if value}
     while sum(_size_bytes(name, entry) for name, entry in entries.items()) > max_bytes:
         longest = max(entries, key=lambda name: _size_bytes(name, entries[name]))

@@ -1,4 +1,4 @@
-"""What a status event says, and how it reads as SNS attributes."""
+"""Status messages, and their form as SNS attributes."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ from aws.osml.model_runner.common.typing import RequestStatus
 
 from .safe_text import printable
 
-# SNS takes 256 KiB for text and attributes together; the rest of a message needs far less than what this leaves.
+# SNS limits text and attributes together to 256 KiB; the rest of a message is far shorter than the remainder.
 MAX_FAILED_TILES_BYTES = 100 * 1024
 
 
@@ -33,24 +33,24 @@ class StatusMessage:
 
     @property
     def status_id(self) -> str:
-        """The id of the only event of this status that an image or region has."""
+        """Event id for a status that an image or region has once."""
         return self.event_id()
 
     def event_id(self, *marks: object) -> str:
         """Return an id that is the same in every copy of an event, so that subscribers can drop copies.
 
-        ``marks`` tell the events of one status apart, such as a job's generations and how far it has got.
+        ``marks`` distinguish the events of one status, such as a job's generation and its progress.
         """
         parts = [self.job_id, self.image_id, self.region_id, status_name(self.status), *map(str, marks)]
-        # As JSON, where no separator can be part of a name.
+        # JSON escapes separators, so two different lists never give the same text.
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def asdict(self) -> dict[str, Any]:
-        """Return every field as it is."""
+        """Return every field unchanged."""
         return dataclasses.asdict(self)
 
     def asdict_str_values(self) -> dict[str, str]:
-        """Return the fields as text, the form of SNS attributes; what is empty or zero is left out."""
+        """Return the fields as text, the form of SNS attributes; empty and zero fields are omitted."""
         values = {field: _text(value) for field, value in self.asdict().items() if value and field != "failed_tiles"}
         if self.failed_tiles:
             values["failed_tiles"], is_whole = tiles_json(self.failed_tiles)
@@ -82,5 +82,5 @@ def _text(value: object) -> str:
 
 
 def _plain(value: object) -> object:
-    """Return as JSON knows it what tables hold: decimals, sets, and the like."""
+    """Convert values of tables, such as decimals and sets, to JSON types."""
     return list(value) if isinstance(value, Iterable) else int(str(value))
