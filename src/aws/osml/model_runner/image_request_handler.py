@@ -1,4 +1,4 @@
-"""An image: accept it, plan its regions, and finish it when the last of them has ended."""
+"""Handles images: accepts them, plans their regions, and finishes them when the last region has ended."""
 
 import dataclasses
 import functools
@@ -61,12 +61,12 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger(__name__)
 
-# How many rows of regions are written at once.
+# Number of threads that write the rows of regions.
 _REGION_WRITERS = 16
 
 
 class ImageRequestHandler:
-    """Processes images, any number of them at once."""
+    """Processes images. Any number of threads may call it."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class ImageRequestHandler:
         self.endpoint_utils = endpoint_utils
         self.config = config
         self.region_request_handler = region_request_handler
-        self._given_ledger = outstanding_jobs
+        self._given_outstanding_jobs = outstanding_jobs
         self.endpoints = endpoints
         self.preflight = Preflight(
             lambda: self.context, endpoints.description if endpoints is not None else lambda _request: None
@@ -101,19 +101,19 @@ class ImageRequestHandler:
 
     @functools.cached_property
     def outstanding_jobs(self) -> OutstandingJobsTable:
-        """The open jobs: as given, else the table that the configuration names."""
-        if self._given_ledger is not None:
-            return self._given_ledger
+        """The table of open jobs: the argument, else the table that the configuration names."""
+        if self._given_outstanding_jobs is not None:
+            return self._given_outstanding_jobs
         return OutstandingJobsTable(self.config.outstanding_jobs_table, self.job_table, self.job_table.client)
 
     @property
     def context(self) -> WorkerContext:
-        """What this process's handlers share."""
+        """The parts that the handlers of this process share."""
         return self.region_request_handler.context
 
     @functools.cached_property
     def completion(self) -> ImageCompletion:
-        """What finishes images: as given, else made of the handler's own parts."""
+        """The completion of images: the argument, else one made from the handler's own parts."""
         if self._given_completion is not None:
             return self._given_completion
         return ImageCompletion(
@@ -123,11 +123,11 @@ class ImageRequestHandler:
     def process_image_request(self, image_request: ImageRequest) -> None:
         """Accept an image, plan its regions, put each on the queue, and process the first here.
 
-        A request that was accepted before changes nothing; its status is published again.
+        For a request that was accepted before, a terminal status is published again.
 
         Raises:
             InvalidImageRequestException: its job id belongs to another request, or it cannot be carried out.
-            ProcessImageException: the image failed before it had a plan; its FAILED status is out.
+            ProcessImageException: the image failed before it had a plan; its FAILED status was published.
         """
         self.check(image_request)
         job = self.accept(image_request)
@@ -135,7 +135,7 @@ class ImageRequestHandler:
             self.process_first(self.plan(job))
 
     def process_first(self, region: RegionName | None, on_cut: Callable[[], None] = lambda: None) -> None:
-        """Process the first region of a plan here. Its message is on the queue, so it is done from there if not now."""
+        """Process the first region of a plan here. Its message is on the queue, so another worker can do it too."""
         if region is None:
             return
         outcome = self.region_request_handler.process_region_request(region, on_cut=on_cut)
@@ -144,13 +144,13 @@ class ImageRequestHandler:
                 logger.info("region.left_to_queue", reason=outcome.reason)
 
     def check(self, image_request: ImageRequest, tries: int | None = None) -> None:
-        """Refuse a new request that cannot be carried out as things stand, see ``Preflight``; ``tries`` likewise.
+        """Refuse a new request that cannot be carried out now; see ``Preflight.check``, also for ``tries``.
 
-        One that was accepted before has a job of its own, which is not refused any more.
+        A request that was accepted before already has a job and is not refused.
 
         Raises:
             InvalidImageRequestException: with every problem of its outputs, roles and endpoint.
-            RequestDeferredError: its endpoint is not there yet.
+            RequestDeferredError: its endpoint does not respond yet.
         """
         with bind_job(job_id=image_request.job_id, image_id=image_request.image_id):
             try:
@@ -160,17 +160,21 @@ class ImageRequestHandler:
                     raise
 
     def accept(self, image_request: ImageRequest, message_id: str = "", body: str = "") -> OpenJob | None:
-        """A1: begin an image, once. Return its open job, or None when it has been closed since.
+        """A1: accept an image, once. Return its open job, or None when the job is closed.
 
-        ``body`` is the message that it came with. A job that ended PARTIAL or FAILED begins again (D1) when its request
-        was sent again, which ``message_id`` tells from a second delivery of the same message.
+        ``body`` is the text of the request's message. A job that ended PARTIAL or FAILED begins again (D1) when its
+        request was sent again: ``message_id`` then differs from the stored id. A second delivery has the same id.
 
         Raises:
             InvalidImageRequestException: its job id belongs to another request.
-            RetryableJobException: it was sent again, and its last end is still being published.
+            RetryableJobException: the request was sent again while the job's last status is still being published.
         """
         with bind_job(job_id=image_request.job_id, image_id=image_request.image_id):
-            image_request = self._with_variant(image_request)
+            variant = self.endpoints.choose_variant(image_request) if self.endpoints is not None else None
+            if variant is not None:
+                # Variants may hold different models, so all tiles of an image go to one.
+                parameters = (image_request.model_endpoint_parameters or {}) | {"TargetVariant": variant}
+                image_request = dataclasses.replace(image_request, model_endpoint_parameters=parameters)
             acceptance = self.outstanding_jobs.accept(image_request, message_id, body)
             logger.info("image.received", acceptance=acceptance.value)
             if acceptance is Acceptance.REUSED:
@@ -184,12 +188,12 @@ class ImageRequestHandler:
             return self.outstanding_jobs.find(image_request)
 
     def redrive(self, item: JobItem, image_request: ImageRequest, message_id: str) -> bool:
-        """D1, D3: begin an image again that ended PARTIAL or FAILED: what failed is done again, what succeeded stays.
+        """D1, D3: begin an image again that ended PARTIAL or FAILED: failed tiles are processed again, others stay.
 
-        False when it is open, has succeeded, or was begun again by somebody else.
+        Return False when the image is open, has succeeded, or was begun again by another process.
         """
-        # Regions that are sent again take the parameters from the image's row, and all have to go to one variant. Its
-        # outputs may have been replaced since.
+        # Regions take the parameters from the image's row, and all regions must call the same variant. The outputs in
+        # the row may have been replaced since the request was sent.
         request = dataclasses.replace(
             image_request,
             model_endpoint_parameters=item.endpoint_parameters,
@@ -203,10 +207,10 @@ class ImageRequestHandler:
         return True
 
     def plan(self, job: OpenJob) -> RegionName | None:
-        """A2 to A4: plan an image, and return its first open region; None when it was planned, or another plans it.
+        """A2 to A4: plan an image and return its first open region; None when it is planned here or elsewhere already.
 
         Raises:
-            ProcessImageException: it cannot be planned; its FAILED status is out.
+            ProcessImageException: it cannot be planned; its FAILED status was published.
         """
         if job.planned_time is not None:
             return None
@@ -214,10 +218,10 @@ class ImageRequestHandler:
         return None if started is None else self.plan_started(started)
 
     def plan_started(self, job: OpenJob) -> RegionName | None:
-        """A3 and A4: plan an image that this worker has the right to plan, and return its first open region.
+        """A3 and A4: plan an image that this worker has claimed, and return its first open region.
 
         Raises:
-            ProcessImageException: it cannot be planned; its FAILED status is out.
+            ProcessImageException: it cannot be planned; its FAILED status was published.
         """
         with (
             bind_job(job_id=job.request.job_id, image_id=job.image_id),
@@ -225,7 +229,7 @@ class ImageRequestHandler:
         ):
             item = self.job_table.get_image_request(job.image_id)
             if item.is_terminal:
-                # It was cancelled while it waited.
+                # The image was cancelled while it waited.
                 self.completion.close(item)
                 return None
             request = self._stored_request(item)
@@ -241,20 +245,20 @@ class ImageRequestHandler:
                 self._planning_failed(item, err)
                 return None
             if (stored.generation or 0) != job.generation:
-                # This worker slept while the job ended and began again. To begin its regions again as well would
-                # count them twice where only outputs are missing.
+                # This worker paused while the job ended and began again. Beginning its regions again would count them
+                # twice when only outputs are missing.
                 return None
             logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
             self.completion.publish_progress(stored)
             return self._enqueue_regions(plan.regions, request, stored.image_extension or "", stored.generation or 0)
 
     def estimate_load(self, job: OpenJob) -> None:
-        """Read the header of an image that waits, so that its load is known; one that cannot be planned ends here.
+        """Plan a waiting image from its header and record its number of regions, so that the scheduler knows its load.
 
-        What goes wrong now and may work later is left to the plan.
+        The image ends here when an error is permanent. After any other error it is planned again when it starts.
 
         Raises:
-            ProcessImageException: it cannot be planned; its FAILED status is out.
+            ProcessImageException: it cannot be planned; its FAILED status was published.
         """
         if job.region_count is not None or job.planned_time is not None:
             return
@@ -280,9 +284,9 @@ class ImageRequestHandler:
         sensor_model: "SensorModel | None",
         image_extension: str | None,
     ) -> None:
-        """A4: give each region its row, put it on the queue for all workers to share, and process the first here.
+        """A4: write a row for each region, put each on the queue, and process the first here.
 
-        The first one has its message like every other, so that nothing depends on this worker's life.
+        The first region has a message too, so that another worker can process it if this worker dies.
         """
         self.process_first(self._enqueue_regions(all_regions, image_request, image_extension or "", 0))
 
@@ -302,12 +306,12 @@ class ImageRequestHandler:
             return source.extension, source.open_dataset(), source.sensor_model, plan.regions
 
     def fail_image_request(self, job_item: JobItem, err: Exception) -> None:
-        """F0: end an image without a plan as FAILED, and publish why.
+        """F0: end an image without a plan as FAILED, and publish the reason.
 
         An image that has ended, or that was begun again since ``job_item`` was read, stays as it is.
 
-        So does one that got a plan meanwhile, unless ``job_item`` has it already: then the plan was made by a worker
-        that died before it had shared it out (F1).
+        F1: if ``job_item`` has a plan, a worker died before it had queued all regions, and the image fails too. An
+        image that got a plan after ``job_item`` was read stays as it is.
         """
         fail = self.job_table.fail_unplanned if job_item.region_count is None else self.job_table.fail_unshared
         ended = fail(job_item.image_id, str(err), job_item.generation or 0)
@@ -323,10 +327,10 @@ class ImageRequestHandler:
         raster_dataset: "gdal.Dataset | None" = None,
         sensor_model: "SensorModel | None" = None,
     ) -> None:
-        """Finish a region's image if this was its last region: bring features together, deliver them, end it.
+        """Finish the region's image if this was its last region: merge its features, deliver them, and end it.
 
         Raises:
-            AggregateFeaturesException: that cannot be done now; the sweeper tries again.
+            AggregateFeaturesException: the image cannot be finished now; the sweeper tries again.
         """
         with bind_job(job_id=region_request.job_id, image_id=region_request.image_id):
             self.completion.finish(region_request.image_id)
@@ -347,10 +351,10 @@ class ImageRequestHandler:
         return [stamp.finalized(feature) for feature in self.completion.merged(job_item, features)]
 
     def validate_model_hosting(self, image_request: JobItem) -> None:
-        """Check that the way of calling the model exists.
+        """Check the invoke mode of the model.
 
         Raises:
-            UnsupportedModelException: it does not.
+            UnsupportedModelException: the mode does not exist.
         """
         mode = str(image_request.model_invoke_mode)
         if mode not in VALID_MODEL_HOSTING_OPTIONS:
@@ -360,7 +364,7 @@ class ImageRequestHandler:
     def end_image_request(self, job_item: JobItem, image_format: str, metrics: MetricsLogger | None = None) -> None:
         """G3 to G5: write an image's terminal status, decided by its tiles, publish it, and close the job.
 
-        Nothing happens unless ``job_item`` carries the number of the claim that is in force.
+        Nothing happens unless ``job_item`` carries the fence of the current claim.
         """
         job_item.image_format = job_item.image_format or image_format
         status = image_status(job_item.tile_success or 0, job_item.tile_error or 0, sinks=1, failed_sinks=0)
@@ -370,7 +374,7 @@ class ImageRequestHandler:
     def calculate_processing_bounds(
         raster_dataset: "gdal.Dataset", sensor_model: "SensorModel | None", roi_wkt: str | None = None
     ) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Return ``((row, col), (width, height))`` of the pixels that are processed: all, or those around the ROI.
+        """Return ``((row, col), (width, height))`` of the pixels to process: all, or the bounds of the ROI.
 
         Raises:
             LoadImageException: the region of interest is not in the image, or the image is not georeferenced.
@@ -385,26 +389,18 @@ class ImageRequestHandler:
 
     @staticmethod
     def sink_features(job_item: JobItem, features: list[geojson.Feature], metrics: MetricsLogger | None = None) -> None:
-        """Write features to every output of a job, by themselves.
+        """Write features to every output of a job, without completing the job.
 
         Raises:
-            AggregateOutputFeaturesException: no output took them.
+            AggregateOutputFeaturesException: every output failed.
         """
         if not SinkFactory.sink_features(str(job_item.job_id), job_item.outputs or "", features):
             raise AggregateOutputFeaturesException(f"no output of {job_item.job_id} took its features")
 
     # Planning -------------------------------------------------------------------------------------------------------
 
-    def _with_variant(self, request: ImageRequest) -> ImageRequest:
-        """Return a request with the variant of its endpoint to which all its tiles go, where it is drawn by weight."""
-        variant = self.endpoints.choose_variant(request) if self.endpoints is not None else None
-        if variant is None:
-            return request
-        parameters = (request.model_endpoint_parameters or {}) | {"TargetVariant": variant}
-        return dataclasses.replace(request, model_endpoint_parameters=parameters)
-
     def _stored_request(self, item: JobItem) -> ImageRequest | None:
-        """Return the request of an image; None when this version cannot read it, because another one may."""
+        """Return the request of an image; None when this version cannot read it, because another version may."""
         try:
             return self.job_table.request_of(item)
         except InvalidImageRequestException as err:
@@ -416,14 +412,14 @@ class ImageRequestHandler:
         return Lease(
             name=f"{job.image_id} plan",
             renew=lambda: self.outstanding_jobs.renew_planning(job, owner),
-            # Another one may plan it as well: the first plan counts, and so does each region's row.
+            # Another worker may plan the image too: the first write of the plan and of each region's row counts.
             on_lost=lambda: None,
             last_progress=lambda: began,
         )
 
     def _plan_of(self, request: ImageRequest, item: JobItem) -> ImagePlan:
         self.validate_model_hosting(item)
-        # A job with tiles that were paid for is led to its end, whatever its outputs or its endpoint are by now.
+        # A job whose tiles may have been processed continues, even if an output or its endpoint is missing by now.
         if item.region_count is None or item.first_attempt is None:
             self.preflight.check(request)
         config, body_bytes = self.config, self.preflight.max_body_bytes(request)
@@ -434,11 +430,11 @@ class ImageRequestHandler:
             return plan_image(source, request, self.tiling_strategy, self._region_size(item), limits)
 
     def _region_size(self, item: JobItem) -> ImageDimensions:
-        """Return the size that the job was planned with; a deployment in between may have changed the setting."""
+        """Return the region size of the job's plan; a deployment may have changed the setting since."""
         return ImageDimensions(*(item.region_size or self.config.region_size))
 
     def _planning_failed(self, item: JobItem, err: Exception) -> None:
-        """Leave what may work later to the next try; end what never will."""
+        """End an image after a permanent error; after any other error a later attempt plans it again."""
         if not is_hopeless(err):
             logger.warning("image.planning_put_off", reason=str(err) or type(err).__name__)
             return
@@ -455,21 +451,29 @@ class ImageRequestHandler:
         extension: str,
         generation: int,
     ) -> RegionName | None:
-        """A4: give each region its row and put it on the queue; return the first that has not ended."""
-        requests = [_region_request(request, region, extension) for region in regions]
+        """A4: write a row for each region and put it on the queue; return the first that has not ended."""
+        requests = [
+            RegionRequest(
+                request.get_shared_values(),
+                region_bounds=region,
+                region_id=region_id_of(region, request.job_id),
+                image_extension=extension,
+            )
+            for region in regions
+        ]
         # Each write takes some milliseconds, and a large image has thousands of regions.
         with self.context.make_writers(_REGION_WRITERS) as writers:
             is_begun = writers.map(lambda region: self._is_begun(region, generation), requests)
             waiting = [RegionName.of(region) for region, is_open in zip(requests, is_begun, strict=True) if is_open]
         self.region_request_queue.send_requests([region.to_message() for region in waiting])
         job = self.outstanding_jobs.find(request)
-        # Whoever slept while the job ended and began again has not shared out the plan of this generation.
+        # If the job ended and began again meanwhile, this worker has not queued the regions of the new generation.
         if job is not None and job.generation == generation:
             self.outstanding_jobs.finish_planning(job)
         return waiting[0] if waiting else None
 
     def _is_begun(self, region: RegionRequest, generation: int) -> bool:
-        """Give a region its row, or begin it again in a later generation (D2); False when it has ended in this one."""
+        """Write a region's row, or reopen it in a later generation (D2); return False when it ended in this one."""
         item = RegionRequestItem.from_region_request(region)
         item.generation = generation
         try:
@@ -477,15 +481,15 @@ class ImageRequestHandler:
         except StartRegionException:
             return self.region_request_table.reopen(region.image_id, region.region_id, generation)
         if (stored.generation or 0) < generation:
-            # Its generation ended before it did, by being cancelled or given up.
+            # Its generation was cancelled or failed before the region ended.
             self.region_request_table.reopen(region.image_id, region.region_id, generation)
         return True
 
     def _handle_resubmission(self, request: ImageRequest, message_id: str) -> None:
-        """Deal with a request that came before: begin it again if it was sent again, else tell its status again.
+        """Handle a request that was accepted before: redrive it if it was sent again, else publish its status again.
 
         Raises:
-            RetryableJobException: it was sent again, and its last end is still being published.
+            RetryableJobException: the request was sent again while the job's last status is still being published.
         """
         item = self.job_table.find(request.image_id)
         if item is None or not item.is_terminal:
@@ -496,12 +500,3 @@ class ImageRequestHandler:
                 raise RetryableJobException("the job is being closed, or was begun again just now")
         elif not item.status_outbox:
             publish(self.image_status_monitor, item, RequestStatus(str(item.image_status)), item.message or "")
-
-
-def _region_request(request: ImageRequest, region: ImageRegion, extension: str) -> RegionRequest:
-    return RegionRequest(
-        request.get_shared_values(),
-        region_bounds=region,
-        region_id=region_id_of(region, request.job_id),
-        image_extension=extension,
-    )

@@ -1,4 +1,4 @@
-"""A region: claim it, run its tiles, end it and count it, once."""
+"""Handles regions: claims a region, runs its tiles, ends it and counts it, once."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
@@ -52,38 +52,38 @@ from .tiling.strategy import TilingStrategy
 
 logger = structlog.get_logger(__name__)
 
-# What the row of a tile says that nobody did, because its region was given up.
+# Error code of tiles that were never processed because their region was abandoned.
 ABANDONED = "ABANDONED"
 
-# An endpoint that is missing or denied, and an image that will not open, are waited for so many times in a row: both
-# were there when the image was planned, and somebody may be mending them. Nine waits are about a quarter of an hour.
+# Back-offs in a row for an endpoint that is missing or denied, and for an image that does not open. Both worked when
+# the image was planned, so an operator may be repairing them. Nine waits take about a quarter of an hour.
 _MAX_ENDPOINT_TRIES = 9
 _MAX_OPEN_TRIES = 5
 
-# How often the progress of an image with one region is published.
+# Interval at which the progress of an image with one region is published.
 _PROGRESS_EVERY_S = 30.0
 
-# How long a region waits here for room at its endpoint, before it is left to another worker for a while.
+# Checks for room at the endpoint, the pause between them, and the wait before a refused message is visible again.
 _ROOM_LOOKS = 20
 _ROOM_PAUSE_S = 0.25
 _NO_ROOM_S = (20.0, 40.0)
-# How often the wait for a slot at an endpoint doubles.
+# Limit of doublings of the wait for a slot at an endpoint.
 _SLOT_DOUBLINGS = 3
-# A region whose tables are busy, or whose lease another worker took, is tried again after so many seconds.
+# Wait before a region is tried again when its tables are busy, or when another worker took its lease.
 _TABLE_BUSY_S = (10.0, 30.0)
 _LEASE_LOST_S = (30.0, 60.0)
 
 
 def _nothing() -> None:
-    """Do nothing."""
+    pass
 
 
 class RegionRequestHandler:
-    """Processes regions, any number of them at once.
+    """Processes regions. Any number of threads may call it.
 
-    ``publish_progress`` publishes how far an image is, from a row with the counts of tiles so far. ``on_ended`` is
-    called with the image's row after a region has ended. ``endpoint_calls`` returns how many calls at once the endpoint
-    of a request takes, as the fleet last knew; None where it does not know.
+    ``publish_progress`` publishes the progress of an image from a row with its counts of tiles. ``on_ended`` is called
+    with the image's row after a region has ended. ``endpoint_calls`` returns how many concurrent calls the endpoint of
+    a request can take, by its last description; None when that is not known.
     """
 
     def __init__(
@@ -115,10 +115,11 @@ class RegionRequestHandler:
     def process_region_request(
         self, region: RegionName, receive_count: int = 1, on_cut: Callable[[], None] = _nothing
     ) -> Ended | Deferred:
-        """Claim a region, do the tiles without an outcome, end the region, and finish its image if it was the last.
+        """Claim a region, process tiles without an outcome, end the region, and finish its image if it was the last.
 
-        The tables say what the region is. ``receive_count`` is how often its message came. ``on_cut`` is called when
-        few tiles are left to cut, unless the endpoint counts regions: it would only refuse the next one.
+        The message only names the region; its parameters are read from the tables. ``receive_count`` counts the
+        receives of the message. ``on_cut`` is called when few tiles are left to cut, unless workers throttle the
+        endpoint by regions: then it would refuse the next region anyway.
         """
         with bind_job(job_id=region.job_id, image_id=region.image_id, region_id=region.region_id):
             try:
@@ -135,9 +136,9 @@ class RegionRequestHandler:
     def fail_region_request(
         self, region_request_item: RegionRequestItem, metrics: MetricsLogger | None = None
     ) -> Ended | Deferred:
-        """End a region whose remaining tiles nobody will do: each without an outcome fails, then the region ends.
+        """Abandon a region: fail each tile without an outcome, then end the region.
 
-        ``region_request_item.message`` says why. Tiles that have an outcome keep it. A region that another worker
+        ``region_request_item.message`` is the reason. Tiles with an outcome keep it. A region that another worker
         processes is deferred.
         """
         item = region_request_item
@@ -171,7 +172,7 @@ class RegionRequestHandler:
             keep_slot = held.enter_context(self._slot_at_endpoint(request, receive_count))
             if isinstance(keep_slot, Deferred):
                 return keep_slot
-            # Before the claim, whose lease runs while these tables are slow.
+            # Taken before the claim, because the lease of a claim would run while these tables are slow.
             refresh_share = held.enter_context(self._share_of_endpoint(request))
             claim = held.enter_context(
                 self.context.isolation.entered(partial(self._claim, name.image_id, name.region_id), self._is_suspect)
@@ -200,7 +201,7 @@ class RegionRequestHandler:
             return self._seal(claim, work, job, f"no progress in {attempts} attempts")
         run = self._new_run(claim, job)
         if job.region_count == 1:
-            run.on_tick = self._progress_teller(job, run)
+            run.on_tick = self._progress_publisher(job, run)
         if run.is_late():
             return self._seal(claim, work, job, late_reason(self.config.job_deadline_s))
         try:
@@ -217,10 +218,10 @@ class RegionRequestHandler:
             return self._end(claim, work, job, tiles, outcomes)
         if run.is_late():
             return self._seal(claim, work, job, late_reason(self.config.job_deadline_s))
-        return self._give_back(claim, work, job, run)
+        return self._defer_or_abandon(claim, work, job, run)
 
     def _released_unless_ended(self, claim: RegionClaim, work: Callable[[], Ended | Deferred]) -> Ended | Deferred:
-        """Release the claim however the work fails: a worker that lives to do so has not crashed."""
+        """Release the claim after any failure of ``work``, so that the attempt does not count as a crash."""
         try:
             outcome = work()
         except LeaseLostError:
@@ -241,10 +242,10 @@ class RegionRequestHandler:
     # Claim ----------------------------------------------------------------------------------------------------------
 
     def _wait_for_room(self, request: RegionRequest) -> Deferred | None:
-        """Wait a little until this process can use a region of the request's endpoint.
+        """Wait a few seconds for room at the request's endpoint; return Deferred when there is none.
 
-        A fast endpoint has room soon, and its next region should be here then. For a slow one the region goes to a
-        worker with less to do: claimed here it would only wait in a queue.
+        A fast endpoint has room soon. For a slow endpoint the region goes to a worker with less load: claimed here, it
+        would only wait in a queue.
         """
         context, lane = self.context, lane_of(request)
         limit = context.call_limit_for(lane)
@@ -253,9 +254,9 @@ class RegionRequestHandler:
                 break
             context.pause(_ROOM_PAUSE_S)
         if limit.is_full:
-            return Deferred("tiles of its endpoint wait here", context.rng.uniform(*_NO_ROOM_S))
+            return Deferred("tiles for its endpoint wait in this worker", context.rng.uniform(*_NO_ROOM_S))
         if not context.shares.has_room(lane.name, self._endpoint_calls(request)):
-            return Deferred("other workers use its endpoint fully", context.rng.uniform(*_NO_ROOM_S))
+            return Deferred("other workers use the whole capacity of its endpoint", context.rng.uniform(*_NO_ROOM_S))
         return None
 
     def _share_of_endpoint(self, request: RegionRequest) -> AbstractContextManager[Callable[[], None]]:
@@ -264,7 +265,7 @@ class RegionRequestHandler:
         return context.shares.holding(lane.name, capacity, context.call_limit_for(lane))
 
     def _claim(self, image_id: str, region_id: str, is_to_seal: bool = False) -> RegionClaim | Deferred | None:
-        """Return our claim, or None when the region has ended; it is deferred while another worker holds it."""
+        """Return our claim, None when the region has ended, or Deferred while another worker holds it."""
         claim = self.region_request_table.claim(
             image_id, region_id, self.context.owner, self.config.region_lease_s, is_to_seal
         )
@@ -274,7 +275,7 @@ class RegionRequestHandler:
         return None if isinstance(claim, RegionEnded) else claim
 
     def _is_suspect(self, claim: RegionClaim | Deferred | None) -> bool:
-        """Return True for a region that has come half of the way to being given up."""
+        """Return True for a region that used more than half of the attempts after which it is abandoned."""
         if not isinstance(claim, RegionClaim):
             return False
         return (claim.item.stalled_attempts or 0) > max(1, self.config.max_region_attempts // 2)
@@ -284,22 +285,22 @@ class RegionRequestHandler:
         return RegionProgress(
             now=self.context.now,
             log_fields={"job_id": item.job_id or "", "image_id": item.image_id, "region_id": item.region_id},
-            # On the first attempt too: the time without progress, after which a region is given up, begins after it.
+            # On the first attempt too: the time without progress after which a region is abandoned begins there.
             on_progress=lambda: self.region_request_table.note_progress(claim),
             stopping=self.context.stopping,
-            # What is left of the time to stop is for giving regions back.
+            # The other half of the shutdown budget is reserved for releasing regions.
             stop_grace_s=self.config.shutdown_budget_s / 2,
             deadline=job.running_since + self.config.job_deadline_s,
         )
 
-    def _progress_teller(self, job: JobItem, run: RegionProgress) -> Callable[[], None]:
-        """Return what publishes the progress of an image with one region now and then.
+    def _progress_publisher(self, job: JobItem, run: RegionProgress) -> Callable[[], None]:
+        """Return a function that publishes the progress of an image with one region, at most once per interval.
 
-        Other images get on by regions: a worker does not know what the others have done of theirs.
+        Images with several regions publish after each region, because a worker does not know the tiles of the others.
         """
         next_at, last_count = self.context.now() + _PROGRESS_EVERY_S, 0
 
-        def tell() -> None:
+        def publish_if_due() -> None:
             nonlocal next_at, last_count
             now_s = self.context.now()
             if now_s < next_at:
@@ -311,13 +312,13 @@ class RegionRequestHandler:
                 self._publish_progress(dataclasses.replace(job, tile_success=last_count - failed, tile_error=failed))
                 run.note_life()
 
-        return tell
+        return publish_if_due
 
     def _lease(self, claim: RegionClaim, run: RegionProgress, keep_slot: Callable[[], bool]) -> Lease:
         regions, jobs = self.context.hurried(self.region_request_table), self.context.hurried(self.job_table)
 
         def renew() -> bool:
-            # A job that was cancelled has no use for the region any more.
+            # The lease is not renewed for a job that was cancelled, so that the region stops.
             is_ours = regions.renew(claim, self.config.region_lease_s)
             return is_ours and keep_slot() and self._is_open(jobs, claim.item.image_id)
 
@@ -335,10 +336,10 @@ class RegionRequestHandler:
 
     @contextmanager
     def _slot_at_endpoint(self, request: RegionRequest, receive_count: int) -> Iterator[Callable[[], bool] | Deferred]:
-        """Hold one of the endpoint's slots for a region, where workers throttle themselves; yield what keeps it.
+        """Hold a slot of the endpoint for a region, when workers throttle themselves; yield a function that renews it.
 
-        Where the endpoint works on as many regions as it may, ``Deferred`` is yielded: for twice as long each time that
-        the message comes, so that many such regions cost few calls.
+        Yield ``Deferred`` when all slots are taken. The wait doubles with each receive of the message, so that many
+        such regions cost few calls.
         """
         table, lease_s = self.endpoint_statistics_table, self.config.region_lease_s
         endpoint = dataclasses.replace(lane_of(request), part="").name
@@ -347,17 +348,17 @@ class RegionRequestHandler:
             return
         slot = None
         if not table.is_full(endpoint):
-            most = table.most_regions(endpoint, partial(self._look_up_most_regions, request))
-            if most is None:
+            max_regions = table.most_regions(endpoint, partial(self._look_up_max_regions, request))
+            if max_regions is None:
                 yield lambda: True
                 return
-            # A serverless endpoint has no machines to count, and must not wait for ever.
-            slot = table.take_slot(endpoint, self.context.owner, max(1, most), lease_s)
+            # A serverless endpoint has no instances to count, so 0 regions become 1: else they would wait for ever.
+            slot = table.take_slot(endpoint, self.context.owner, max(1, max_regions), lease_s)
         if slot is None:
             self.context.metrics.record("RegionProcessing", "Throttles", 1, "Count", ModelName=request.model_name)
             doublings, base_s = min(receive_count - 1, _SLOT_DOUBLINGS), self.config.throttling_retry_timeout
             wait_s = backoff_s(doublings, base_s, MAX_VISIBILITY_S, self.context.rng, HALF_JITTER)
-            yield Deferred(f"{request.model_name} works on as many regions as it may", wait_s)
+            yield Deferred(f"all region slots of {request.model_name} are taken", wait_s)
             return
         try:
             hurried = self.context.hurried(table)
@@ -365,12 +366,12 @@ class RegionRequestHandler:
         finally:
             table.leave_slot(slot)
 
-    def _look_up_most_regions(self, request: RegionRequest) -> int | None:
-        """Return how many regions the machines of an endpoint may work on; None when they cannot be described."""
+    def _look_up_max_regions(self, request: RegionRequest) -> int | None:
+        """Return how many regions the endpoint's instances may process; None when the endpoint cannot be described."""
         try:
             return self.endpoint_utils.calculate_max_regions(request.model_name, request.model_invocation_role)
         except (ClientError, BotoCoreError) as err:
-            # Missing, or not ours to describe: what becomes of the region is decided where its tiles are sent.
+            # The endpoint is missing, or the role may not describe it: the calls of the tiles decide about the region.
             logger.warning("endpoint.capacity_unknown", endpoint=request.model_name, error=type(err).__name__)
             return None
 
@@ -379,10 +380,10 @@ class RegionRequestHandler:
 
     # Ends -----------------------------------------------------------------------------------------------------------
 
-    def _give_back(
+    def _defer_or_abandon(
         self, claim: RegionClaim, work: RegionProcessor, job: JobItem, run: RegionProgress
     ) -> Ended | Deferred:
-        """Decide when a region that was not finished is tried again, or seal it."""
+        """Decide when an unfinished region is tried again, or abandon it."""
         reason, rng, backoffs = run.stopped_by, self.context.rng, claim.item.backoffs or 0
         if isinstance(reason, ModelJobError) and backoffs >= _MAX_ENDPOINT_TRIES:
             return self._seal(claim, work, job, _endpoint_trouble(job, reason))
@@ -401,9 +402,9 @@ class RegionRequestHandler:
     def _give_up_image(
         self, claim: RegionClaim, work: RegionProcessor, job: JobItem, err: ImageError | FeatureError
     ) -> Ended | Deferred:
-        """Try again later to open an image that was there when planned; not for ever, if it was reached.
+        """Defer a region whose image does not open, since it opened for the plan; abandon it after several tries.
 
-        Features that cannot be located once cannot be located later.
+        An error that can be retried is deferred without limit. Features that cannot be located are never retried.
         """
         backoffs = claim.item.backoffs or 0
         if err.can_retry or (isinstance(err, ImageError) and backoffs < _MAX_OPEN_TRIES):
@@ -411,7 +412,7 @@ class RegionRequestHandler:
         return self._seal(claim, work, job, str(err))
 
     def _seal(self, claim: RegionClaim, work: RegionProcessor, job: JobItem, reason: str) -> Ended:
-        """Fail every tile without an outcome, then end the region; a worker that still does a tile loses its write."""
+        """Fail every tile without an outcome, then end the region; a later write of such a tile has no effect."""
         logger.warning("region.sealed", reason=reason)
         reason = safe_text(reason, MAX_REASON_CHARACTERS)
         tiles = _tiles_to_seal(work, job)
@@ -433,7 +434,7 @@ class RegionRequestHandler:
         outcomes: dict[int, TileState],
         message: str | None = None,
     ) -> Ended:
-        """R3, then tell the world; a status that cannot be published changes no count."""
+        """R3, then publish the status; a failure to publish changes no count."""
         succeeded = [tile.bounds for tile in tiles if outcomes[tile.index] is TileState.SUCCEEDED]
         failed = [tile.bounds for tile in tiles if outcomes[tile.index] is not TileState.SUCCEEDED]
         status = region_status(len(succeeded), len(failed))
@@ -459,7 +460,7 @@ class RegionRequestHandler:
             logger.warning("status.not_published", reason=str(err))
 
     def _record(self, claim: RegionClaim, job: JobItem, failed_tiles: int) -> None:
-        # The claim was this attempt's first write.
+        # The claim was the first write of this attempt, so it holds the start time.
         duration_s = self.context.now() - (claim.item.last_updated_time or 0) / 1000
         metrics, model, image_format = self.context.metrics, str(job.model_name), str(job.image_format)
         metrics.record("RegionProcessing", "Duration", duration_s, "Seconds", ModelName=model, InputFormat=image_format)
@@ -470,13 +471,13 @@ class RegionRequestHandler:
 
 
 def _endpoint_trouble(job: JobItem, reason: Exception | None) -> str:
-    """Return why a region waits for its endpoint."""
+    """Return the reason why a region waits for its endpoint."""
     code = f"{reason.code}: " if isinstance(reason, ModelJobError) else ""
     return f"{code}the endpoint {job.model_name}: {reason or 'no tile was done'}"
 
 
 def _tiles_to_seal(work: RegionProcessor, job: JobItem) -> list[Tile]:
-    """Return a region's tiles; where the image that tells which of them are wanted will not open, all of them."""
+    """Return the region's tiles; all of them when the image does not open and so its ROI cannot be applied."""
     try:
         return work.tiles(job)
     except ImageError:
@@ -484,7 +485,7 @@ def _tiles_to_seal(work: RegionProcessor, job: JobItem) -> list[Tile]:
 
 
 def region_request_of(job: JobItem, region: RegionRequestItem) -> RegionRequest:
-    """Return the request of a region, from its own row and its image's."""
+    """Return the request of a region, made from its row and its image's row."""
     return RegionRequest(
         image_id=job.image_id,
         job_id=job.job_id,

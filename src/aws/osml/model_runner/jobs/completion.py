@@ -1,4 +1,4 @@
-"""The end of an image: bring its features together, remove duplicates, deliver, and say how it ended. Once."""
+"""Completes an image, once: merges its features, delivers them, and publishes its terminal status."""
 
 import dataclasses
 import json
@@ -50,15 +50,15 @@ logger = structlog.get_logger(__name__)
 
 Feature = dict[str, Any]
 
-# How long an image waits that finds no memory here, in seconds.
+# Wait before an image is finished that lacked memory here.
 _DEFERRAL_S = (5.0, 15.0)
-# How far the walk over the tiles may be ahead of each output.
+# Number of batches that the merge may be ahead of each output.
 _BATCHES_ON_THEIR_WAY = 4
 
 
 @dataclasses.dataclass
 class _Claim:
-    """An image that this worker finishes, under its row's number; ``progressed_at`` is in epoch seconds."""
+    """An image that this worker finishes, under the fence in its row; ``progressed_at`` is a Unix time in seconds."""
 
     job: JobItem
     progressed_at: float
@@ -75,9 +75,9 @@ class _Claim:
 
 
 class ImageCompletion:
-    """Finishes images whose regions have all been counted. Any worker may try; the claim lets one of them do it.
+    """Finishes images whose regions have all been counted. Any worker may try; the claim admits one at a time.
 
-    ``dead_letter`` gets the row of an image that could not be planned, with its message.
+    ``dead_letter`` is called with the row of an image that could not be planned; the row holds the message.
     """
 
     def __init__(
@@ -97,9 +97,9 @@ class ImageCompletion:
         self._dead_letter = dead_letter
 
     def region_ended(self, job: JobItem) -> None:
-        """Finish an image if all its regions have ended, else publish how far it is.
+        """Finish an image if all its regions have ended, else publish its progress.
 
-        Where its outputs do not take it now, the sweeper finishes it later: the region itself has ended.
+        If the image cannot be finished now, the sweeper finishes it later; the region itself has ended.
         """
         if JobTable.is_image_request_complete(job):
             with suppress(AggregateFeaturesException):
@@ -108,11 +108,11 @@ class ImageCompletion:
             self.publish_progress(job)
 
     def publish_progress(self, job: JobItem) -> None:
-        """Publish how far an image is."""
+        """Publish the progress of an image."""
         publish_progress(self._status_monitor, job)
 
     def finish(self, image_id: str) -> None:
-        """Finish an image if every region was counted and nobody else is at it; else do nothing.
+        """Finish an image if every region was counted and no other worker finishes it; else do nothing.
 
         Raises:
             AggregateFeaturesException: it cannot be finished now; the sweeper tries again.
@@ -132,25 +132,25 @@ class ImageCompletion:
             self._finish_claimed(claimed)
 
     def close(self, job: JobItem) -> bool:
-        """G4, G5: publish the status that waits in the row, forget it there, and strike the job off, in this order.
+        """G4, G5: publish the status in the outbox, clear the outbox, and close the job, in this order.
 
         Return False when the status could not be published; the sweeper tries again.
         """
         if job.status_outbox:
-            # A row that lacks what a message needs will not have it later: it is told as far as the row allows.
-            told = dataclasses.replace(
+            # A row that lacks fields of a status message will not get them later, so defaults replace them.
+            shown = dataclasses.replace(
                 job,
                 job_id=job.job_id or job.image_id.partition(":")[0],
                 processing_duration=job.processing_duration or 0,
             )
             status = RequestStatus(job.status_outbox.get("status") or str(job.image_status))
             try:
-                self._status_monitor.process_event(told, status, job.status_outbox.get("message") or job.message or "")
+                self._status_monitor.process_event(shown, status, job.status_outbox.get("message") or job.message or "")
             except StatusError as err:
                 logger.warning("status.not_published", status=str(status), reason=str(err))
                 return False
             if job.status_outbox.get("is_dead_letter"):
-                # The message lies in the row of the request.
+                # The message is stored with the request, in a separate row.
                 self._dead_letter(self._job_table.find_whole(job.image_id) or job)
             self._job_table.clear_outbox(job.image_id, job.generation or 0)
         self._close_job(job)
@@ -171,7 +171,7 @@ class ImageCompletion:
     def merged(self, job: JobItem, features: Sequence[Feature]) -> list[Feature]:
         """Return the features without the duplicates that overlapping tiles made.
 
-        This is for callers that hold features themselves; what the job delivers goes through ``MergedImage``.
+        For callers that hold the features in memory; the features that a job delivers go through ``MergedImage``.
         """
         options = distillation_of(job)
         if options is None:
@@ -203,19 +203,19 @@ class ImageCompletion:
             logger.info("image.deferred", reason=str(err), wait_s=wait_s)
             self._job_table.release_aggregation(job.image_id, claim.fence, wait_s, job.agg_backoffs or 0)
         except BaseException as err:
-            self._give_back(claim, err)
+            self._release(claim, err)
             raise
 
     def _is_given_up(self, job: JobItem) -> bool:
-        """Return True when an image was tried too often: for an hour at least, unless its time is over anyway."""
+        """Return True after too many attempts; before the deadline they must also span an hour or more."""
         stalled, config = job.agg_stalled or 0, self._context.config
         if self._is_late(job):
             return stalled > config.max_aggregation_attempts
         now_s = self._context.now()
         return is_poison(stalled, job.agg_first_time, now_s, config.max_aggregation_attempts, POISON_IMAGE_S)
 
-    def _give_back(self, claim: _Claim, err: BaseException) -> None:
-        """Give a claim back after a try that failed. The try counts, unless its error says nothing about the image."""
+    def _release(self, claim: _Claim, err: BaseException) -> None:
+        """Release a claim after a failed attempt. The attempt counts, unless its error is unrelated to the image."""
         job, is_stopping = claim.job, self._context.stopping.is_set()
         error = f"{type(err).__name__}: {err}"
         is_counted = self._is_counted(job, err)
@@ -231,7 +231,7 @@ class ImageCompletion:
         self._job_table.release_aggregation(job.image_id, claim.fence, wait_s, backoffs + 1)
 
     def _is_counted(self, job: JobItem, err: BaseException) -> bool:
-        """Return False for the end of the worker, and for what passes by itself while the job has time for it."""
+        """Return False when the worker stops, and for passing errors before the job's deadline."""
         if not isinstance(err, Exception) or self._context.stopping.is_set():
             return False
         return not isinstance(err, RetryableJobException) and (self._is_late(job) or not is_passing(err))
@@ -256,7 +256,7 @@ class ImageCompletion:
         self.end(claim.job, status, end_message(claim.job, status, errors.values()))
 
     def _deliver(self, claim: _Claim, pending: Mapping[str, Sink], errors_before: Mapping[str, str]) -> dict[str, str]:
-        """Write outputs, all from one walk over the tiles; return what went wrong for good, by output."""
+        """Write outputs, all from one read of the tiles; return the permanent errors by output."""
         job, context = claim.job, self._context
         note = self._sign_of_life(claim)
         table = context.feature_table(job.tile_dimensions, job.overlap_dimensions, note)
@@ -288,13 +288,13 @@ class ImageCompletion:
         positions: dict[str, int],
         batches: Iterable[FeatureBatch],
     ) -> None:
-        """Write an output, in a thread of its own where there are several, and note that it is complete."""
+        """Write an output, in a thread of its own when there are several, and record that it is complete."""
         job, note = claim.job, self._sign_of_life(claim)
 
         def on_progress(position: int) -> None:
             note()
             positions[name] = position
-            # Outputs note their positions at once; one may fall behind by a batch, which is sent again then.
+            # Threads record positions at the same time, so one may lag by a batch; a resumed delivery sends it again.
             claim.check(self._job_table.record_sink_progress(job.image_id, claim.fence, dict(positions)))
 
         delivery = Delivery(
@@ -308,7 +308,7 @@ class ImageCompletion:
     def _settled(
         self, claim: _Claim, failures: Mapping[str, BaseException | None], errors_before: Mapping[str, str]
     ) -> dict[str, str]:
-        """Note which outputs have failed for good, and return why; any other failure is raised."""
+        """Record outputs with permanent errors and return these errors; raise any other failure."""
         errors: dict[str, str] = {}
         passing: list[BaseException] = []
         for name, failure in failures.items():
@@ -322,14 +322,14 @@ class ImageCompletion:
         if errors:
             all_errors = {**errors_before, **errors}
             claim.check(self._job_table.record_sink_failed(claim.job.image_id, claim.fence, all_errors))
-        # A claim that is lost, or a process that stops, says more than an output that is away.
+        # A lost claim or a stopping process takes precedence over an output that is not available.
         passing.sort(key=lambda failure: not isinstance(failure, RetryableJobException))
         for failure in passing:
             raise failure
         return errors
 
     def _sign_of_life(self, claim: _Claim) -> Callable[[], None]:
-        """Return what each part of the work calls now and then; it raises where the work has to stop."""
+        """Return a function that records progress, and raises when the work has to stop."""
 
         def note() -> None:
             claim.progressed_at = self._context.now()
@@ -358,7 +358,7 @@ class ImageCompletion:
 
 
 def _counts_of(image: MergedImage) -> dict[str, Any]:
-    """Return the counts that the image's row keeps of a merge that is complete."""
+    """Return the counts of a complete merge for the image's row."""
     tally = image.tally
     return {
         "tile_errors": dict(tally.failed),
@@ -371,7 +371,7 @@ def _counts_of(image: MergedImage) -> dict[str, Any]:
 
 
 def end_message(job: JobItem, status: RequestStatus, output_errors: Iterable[str] = ()) -> str:
-    """Return why an image ended as it did: failed tiles, dropped features, failed outputs, and places that are bad."""
+    """Return the reasons of an image's end: failed tiles, dropped features, failed outputs, a bad georeference."""
     tiles, failed = (job.tile_success or 0) + (job.tile_error or 0), job.tile_error or 0
     reasons = [*job.problems.reasons(tiles, failed), *dict.fromkeys(output_errors)]
     if job.features_unmerged:
@@ -387,11 +387,11 @@ def end_message(job: JobItem, status: RequestStatus, output_errors: Iterable[str
 
 def _given_up_because(job: JobItem) -> str:
     if job.agg_error:
-        # This claim is no try any more.
+        # The current claim made no attempt, so it is not counted.
         return f"the image could not be finished in {(job.agg_stalled or 0) - 1} tries: {job.agg_error}"
     return f"aggregation crashed {job.agg_stalled} workers"
 
 
 def _named(sinks: Sequence[Sink]) -> list[tuple[str, Sink]]:
-    """Give each output a name that stays the same whoever resumes: its place in the request, and its kind."""
+    """Name each output by its index in the request and its kind, so that every worker resumes under one name."""
     return [(f"{index}:{sink.name()}", sink) for index, sink in enumerate(sinks)]

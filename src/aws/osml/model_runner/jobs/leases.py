@@ -1,10 +1,10 @@
-"""Keeps what this worker has claimed from being taken for abandoned, as long as the work moves.
+"""Renews the leases of this worker while their work makes progress.
 
-A lease only saves work: should it end under a living worker, another one does the same tiles, and the conditional
-writes count them once.
+Leases save work, but correctness does not depend on them. If a lease ends under a living worker, another worker
+processes the same tiles, and the conditional writes count them once.
 
-Leases in tables and hidden messages are renewed by different threads, and each by a few at a time. So neither one call
-that hangs nor trouble of SQS ends the leases in the tables, on which the work depends.
+Separate threads renew leases in tables and the visibility of messages, several at a time. So neither a call that hangs
+nor a failure of SQS ends the leases in the tables.
 """
 
 import threading
@@ -23,7 +23,7 @@ from aws.osml.model_runner.exceptions import ModelRunnerError
 logger = structlog.get_logger(__name__)
 
 
-# How many renewals of one kind are under way at once.
+# Number of threads that renew leases of one kind.
 _RENEWERS = 4
 
 
@@ -36,16 +36,16 @@ class LeaseKind(Enum):
 
 @dataclass(eq=False)
 class Lease:
-    """Something claimed.
+    """A claim with an end time.
 
     Attributes:
-        name: what is claimed, for the log.
+        name: name of the claim, for the log.
         renew: extends the claim; False when it is no longer ours.
         on_lost: called once when it is no longer ours.
         kind: where the claim is kept.
-        last_progress: last sign of life of the work, in the keeper's clock; a claim whose work hangs is let go.
+        last_progress: returns the time of the last progress, by the keeper's clock; a lease whose work hangs is lost.
         lost: set when the claim is gone.
-        renewing: held during a renewal, so that none is under way any more when the holder has left.
+        renewing: held during a renewal, so that ``keep`` returns only after a renewal in progress.
     """
 
     name: str
@@ -60,8 +60,8 @@ class Lease:
 class LeaseKeeper:
     """Renews every lease each ``interval_s``, until its holder leaves or its work stalls.
 
-    ``on_stall`` hears of work that has stood still for ``stall_s``, after its lease was let go. ``make_pool`` makes the
-    threads that renew the leases of one kind.
+    ``on_stall`` is called for work without progress for ``stall_s``, after its lease was dropped. ``make_pool`` makes
+    the threads that renew the leases of one kind.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class LeaseKeeper:
             thread.start()
 
     def close(self) -> None:
-        """Stop renewing; what is still claimed runs out by itself."""
+        """Stop renewing; leases that are still held end by themselves."""
         self._stopped.set()
 
     @contextmanager
     def keep(self, lease: Lease) -> Iterator[Lease]:
-        """Renew ``lease`` while the caller is inside, and never after: a claim that was given back stays so."""
+        """Renew ``lease`` while the caller is inside, and never after, so that a released claim stays released."""
         with self._lock:
             self._leases.add(lease)
         try:
@@ -110,24 +110,22 @@ class LeaseKeeper:
         while not self._stopped.wait(self._interval_s):
             with self._lock:
                 leases = [lease for lease in self._leases if lease.kind is kind]
-            # A renewal that hangs holds up no other.
+            # A renewal that hangs does not delay the others.
             under_way = {lease: renewal for lease, renewal in under_way.items() if not renewal.done()}
             for lease in leases:
                 if lease not in under_way:
                     try:
                         under_way[lease] = pool.submit(self._renew_if_kept, lease)
-                    except RuntimeError:  # No memory for another thread; the next beat tries again
+                    except RuntimeError:  # Memory for another thread is lacking; the next heartbeat tries again
                         logger.exception("lease.not_renewed", lease=lease.name)
         pool.shutdown(wait=False, cancel_futures=True)
 
     def _renew_if_kept(self, lease: Lease) -> None:
         with lease.renewing:
-            if self._is_kept(lease):
+            with self._lock:
+                is_kept = lease in self._leases
+            if is_kept:
                 self._renew(lease)
-
-    def _is_kept(self, lease: Lease) -> bool:
-        with self._lock:
-            return lease in self._leases
 
     def _renew(self, lease: Lease) -> None:
         if self._now() - lease.last_progress() > self._stall_s:
@@ -138,10 +136,10 @@ class LeaseKeeper:
         try:
             is_ours = lease.renew()
         except (ModelRunnerError, ClientError, BotoCoreError) as err:
-            # The next beat tries again; two beats may fail before the lease ends.
+            # The next heartbeat tries again; two heartbeats may fail before the lease ends.
             logger.warning("lease.not_renewed", lease=lease.name, error=type(err).__name__)
             return
-        except Exception:  # A defect that ends no lease but its own
+        except Exception:  # A defect may end this lease, but not the thread that renews all
             logger.exception("lease.not_renewed", lease=lease.name)
             return
         if not is_ours:

@@ -1,4 +1,4 @@
-"""Merges the stored features of jobs that have ended once more, with other options and without calling a model."""
+"""Merges the stored features of ended jobs again, with other options and without calling a model."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,9 +23,9 @@ from .tile_reader import ImageTiles, ignore
 
 @dataclass(frozen=True)
 class JobMerger:
-    """Merges jobs again. Nothing of a job changes: neither its rows nor what it has delivered.
+    """Merges jobs again. Neither the rows of a job nor its delivered outputs change.
 
-    ``strategy`` is the one by which the workers have planned.
+    ``strategy`` must be the strategy by which the workers planned the job.
     """
 
     job_table: JobTable
@@ -37,7 +37,7 @@ class JobMerger:
         """Return the images of a job.
 
         Raises:
-            JobNotFoundError: there is no such job.
+            JobNotFoundError: the job does not exist.
             JobNotFinishedError: one of its images has not ended.
         """
         images = list(self.job_table.images_of(job_id))
@@ -50,10 +50,10 @@ class JobMerger:
 
     @contextmanager
     def merged(self, job: JobItem, options: FeatureDistillationAlgorithm) -> Iterator[MergedImage]:
-        """Lend the features of an image, merged in this way, while they are read.
+        """Yield the features of an image, merged with ``options``; they can be read inside the ``with`` block.
 
         Raises:
-            AggregateFeaturesException: the features are not all there any more.
+            AggregateFeaturesException: some stored features have expired.
         """
         try:
             table = self.feature_table(job)

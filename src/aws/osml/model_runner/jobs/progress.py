@@ -1,4 +1,4 @@
-"""Publishes statuses of an image that change nothing: how it begins, and how far it is."""
+"""Publishes the statuses of an image that has not ended: STARTED and IN_PROGRESS."""
 
 import structlog
 
@@ -17,7 +17,7 @@ def publish(
     message: str,
     attributes: dict[str, str] | None = None,
 ) -> None:
-    """Publish a status of an image; one that cannot be published is only logged."""
+    """Publish a status of an image; a failure to publish is only logged."""
     try:
         monitor.process_event(item, status, message, attributes or {})
     except StatusError as err:
@@ -25,7 +25,7 @@ def publish(
 
 
 def publish_progress(monitor: ImageStatusMonitor, item: JobItem) -> None:
-    """Publish how many tiles of an image are done, in words and as attributes."""
+    """Publish how many tiles of an image are done, as text and as attributes."""
     attributes = progress_of(item)
     text = f"Processing regions: {attributes['tiles_done']} of {attributes['tiles_total']} tiles done"
     if item.tile_error:

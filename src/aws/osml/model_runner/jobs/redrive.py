@@ -1,4 +1,4 @@
-"""Begins again what did not end well, when a person asks: jobs that ended PARTIAL or FAILED, and dead letters."""
+"""Redrives jobs that ended PARTIAL or FAILED, and dead letters, for the command line."""
 
 import dataclasses
 import json
@@ -29,14 +29,14 @@ _SCHEME = "s3://"
 
 @dataclasses.dataclass(frozen=True)
 class RedriveReport:
-    """The images of a job: those begun again, with what is done for them, and those left as they are, with why."""
+    """Images of a job: ``begun`` maps ids to the work that follows, ``left`` maps ids of skipped images to reasons."""
 
     begun: dict[str, str]
     left: dict[str, str]
 
 
 class JobRedriver:
-    """Begins jobs again from their rows alone; the fleet's sweeper finds them open and goes on.
+    """Begins jobs again from their rows alone; the sweeper then continues them as open jobs.
 
     ``allow`` raises InvalidImageRequestException for a request that names what the operator has not allowed.
     """

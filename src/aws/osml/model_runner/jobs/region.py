@@ -1,4 +1,4 @@
-"""The work of one region: its image, its plan of tiles, and what of it is done."""
+"""Processes one region: opens its image, plans its tiles, and runs those without an outcome."""
 
 import dataclasses
 import random
@@ -30,14 +30,14 @@ from .worker_context import WorkerContext
 
 logger = structlog.get_logger(__name__)
 
-# A model that crashes on more than this share of a region's tiles is taken to be down, so many times in a row.
+# A model that crashes on more than this share of a region's tiles counts as down, at most this many times in a row.
 _OUTAGE_SHARE = 0.5
 _MAX_OUTAGE_TRIES = 5
 # After so many back-offs in a row without a tile that ended, the next tile is called alone; and after so many it may
 # fail even where no other tile shows that the endpoint responds. That takes more than half an hour.
 _BACKOFFS_BEFORE_ALONE = 2
 _BACKOFFS_BEFORE_BLAME = 10
-# So many tiles are done one at a time in a region that killed a worker, before others are done at once again.
+# Number of tiles that are processed one at a time in a region that killed a worker, before batches grow.
 _TILES_ALONE = 4
 # A response within a third of the time that SageMaker gives a model did not wait in a long queue.
 _QUICK_S = 20.0
@@ -48,7 +48,7 @@ _MAX_BREAKS = 10
 
 
 class RegionProcessor:
-    """What a worker does with a region that it has claimed. ``opened`` comes before ``run``.
+    """Processes a region that the worker has claimed. Call ``run`` inside ``opened``.
 
     ``on_cut`` is called when another region can be cut soon; see ``TilePipeline.run``. It may be called several times.
     """
@@ -72,10 +72,10 @@ class RegionProcessor:
 
     @contextmanager
     def opened(self, job: JobItem) -> Iterator[ImageSource]:
-        """Have the image open for as long as the caller is inside.
+        """Keep the image open while the caller is inside.
 
         Raises:
-            ImageError: it cannot be opened, or it is not the image that was planned.
+            ImageError: the image cannot be opened, or it was replaced after it was planned.
         """
         with self._context.lend_image(self._request) as source:
             if job.image_etag and source.etag and source.etag != job.image_etag:
@@ -98,16 +98,16 @@ class RegionProcessor:
         return planner.tiles(ImageRegion.of(self._request.region_bounds))
 
     def committed(self, tiles: Sequence[Tile], item: RegionRequestItem) -> dict[int, TileState]:
-        """Return the outcomes that are in the table already, by the tiles' indexes."""
+        """Return the outcomes that the table already holds, by the index of the tile."""
         indexes = [tile.index for tile in tiles]
         return self.features.committed_tiles(item.image_id, item.region_id, indexes, item.generation or 0)
 
     def run(
         self, run: RegionProgress, tiles: Sequence[Tile], item: RegionRequestItem
     ) -> dict[int, TileState] | Deferred:
-        """Do every tile without an outcome, and return all outcomes; fewer than tiles when ``run`` was stopped.
+        """Process every tile without an outcome; return all outcomes, fewer than tiles when ``run`` was stopped.
 
-        A region most of whose tiles crash the model is deferred: the model may be mended soon.
+        The region is deferred when most of its tiles crash the model, because the model may be repaired soon.
         """
         self._run = run
         is_first_attempt = (item.region_retry_count or 0) <= 1
@@ -130,7 +130,7 @@ class RegionProcessor:
         return done | run.outcomes
 
     def _note_life(self) -> None:
-        """Note that the region's own thread waits for a busy table, and does not hang."""
+        """Record that the region's own thread waits for a busy table, and does not hang."""
         self._context.note_progress()
         if self._run is not None:
             self._run.note_life()
@@ -138,7 +138,7 @@ class RegionProcessor:
     def _run_tiles(
         self, run: RegionProgress, steps: TileProcessor, tiles: list[Tile], known: list[Tile], item: RegionRequestItem
     ) -> None:
-        """Run ``tiles``; ``known`` holds a tile that the model could do before, if there is one."""
+        """Run ``tiles``; ``known`` holds a tile that succeeded before, if there is one."""
         pipeline, backoffs = self._context.pipeline, item.backoffs or 0
         if backoffs >= _MAX_BREAKS:
             steps = dataclasses.replace(steps, waits_for_image=False)
@@ -149,8 +149,8 @@ class RegionProcessor:
                 pipeline.run(run, steps, batch)
             return
         if backoffs:
-            # The endpoint refused before: one call, without retries, finds out whether it still does. Each time with
-            # another tile, since the tile itself may be too much for the model.
+            # The endpoint refused before. One call without retries shows whether it still refuses. Each attempt uses
+            # another tile, because the tile itself may be the reason.
             first = backoffs % len(tiles)
             tiles = tiles[first:] + tiles[:first]
             probe = dataclasses.replace(steps, retry_budget=RetryBudget(floor=0))
@@ -164,10 +164,10 @@ class RegionProcessor:
     def _run_alone(
         self, run: RegionProgress, probe: TileProcessor, tile: Tile, known: list[Tile], *, is_last_resort: bool
     ) -> None:
-        """Run the tile at which the region does not get on, as the only call of this process at its endpoint.
+        """Run the tile at which the region makes no progress, as the only call of this process at its endpoint.
 
-        Such a tile fails when it times out several times, but only where that is not the endpoint's fault: the endpoint
-        has to respond quickly to a tile that it could do before. Else the region waits on, up to ``is_last_resort``.
+        The tile fails when it times out several times, but only if the endpoint works: it has to respond quickly to a
+        tile that succeeded before. Otherwise the region waits, until ``is_last_resort``.
         """
         pipeline, is_quick = self._context.pipeline, False
         if known:
@@ -181,8 +181,8 @@ class RegionProcessor:
         source, request, context = self._source, self._request, self._context
         if source is None:
             raise AssertionError("the image is not open")
-        places = [tile.bounds for tile in tiles]
-        encoder = context.make_encoder(source, request.tile_format, request.tile_compression, places)
+        tile_bounds = [tile.bounds for tile in tiles]
+        encoder = context.make_encoder(source, request.tile_format, request.tile_compression, tile_bounds)
         grid = None
         if source.sensor_model is not None:
             to_world = image_to_world(source.sensor_model, context.elevation_model)
@@ -217,15 +217,15 @@ class RegionProcessor:
 
 
 def is_outage(crashes: int, tiles: int, backoffs: int) -> bool:
-    """Return True when so many of a region's tiles crash the model that it is the model's fault; not for ever."""
+    """Return True when more than half of the tiles crash the model, for a limited number of back-offs."""
     return crashes > tiles * _OUTAGE_SHARE and backoffs < _MAX_OUTAGE_TRIES
 
 
 def careful_batches(tiles: Sequence[Tile]) -> Iterator[Sequence[Tile]]:
-    """Yield tiles in order, some alone and then in batches that double, each at most a quarter of what is left.
+    """Yield tiles in order, the first alone, then in batches that double, each at most a quarter of the remainder.
 
-    In most cases a worker died for another reason than the region's tiles. If a tile did kill it, the next crash loses
-    the outcomes of one batch, so that a few attempts still find the tile.
+    In most cases the worker died for another reason than a tile of the region. If a tile killed it, the next crash
+    loses the outcomes of one batch only, so that a few attempts find the tile.
     """
     begun = 0
     size = 1
@@ -237,10 +237,10 @@ def careful_batches(tiles: Sequence[Tile]) -> Iterator[Sequence[Tile]]:
 
 
 def _in_order_of_attempt(tiles: Sequence[Tile], attempt: int) -> list[Tile]:
-    """Return tiles at random, every second attempt in the reverse order of the one before.
+    """Return tiles in random order; every second attempt reverses the order of the attempt before.
 
-    So a tile that kills its worker stands between others in two attempts at most, wherever it is, and two such tiles
-    do not shut in those between them for ever.
+    So the tiles before and after a tile that kills its worker are both reached within two attempts. The order of each
+    pair of attempts is new, so two such tiles do not block the tiles between them for ever.
     """
     pair, is_second = divmod(attempt, 2)
     return sorted(tiles, key=lambda tile: random.Random(f"{pair}:{tile.index}").random(), reverse=bool(is_second))

@@ -1,4 +1,4 @@
-"""How a tile of one region is cut, sent to the model, placed and stored, with each step timed."""
+"""The steps of a tile: cut, call the model, locate the features, and store them, each step timed."""
 
 import random
 import threading
@@ -31,12 +31,12 @@ from aws.osml.model_runner.tiling.strategy import Tile
 
 logger = structlog.get_logger(__name__)
 
-# What the row of a tile says whose features are more than can be stored.
+# Error code of a tile whose features are too large to store.
 FEATURES_TOO_LARGE = "FEATURES_TOO_LARGE"
 
-# An answer of this size takes some hundred megabytes while it is taken apart, so one is, at a time.
-_LARGE_ANSWER_BYTES = 4 * 1024 * 1024
-_LARGE_ANSWERS = threading.Lock()
+# Parsing a response larger than this takes several hundred megabytes, so one thread parses such a response at a time.
+_LARGE_RESPONSE_BYTES = 4 * 1024 * 1024
+_LARGE_RESPONSES = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class TileProcessor:
     _begun: dict[int, float] = field(default_factory=dict)
 
     def cut(self, tile: Tile) -> EncodedTile:
-        """Return the tile's pixels, encoded as the request asks."""
+        """Return the tile's pixels in the format and compression of the request."""
         self._begun[tile.index] = self.now()
         try:
             with self.metrics.timed("TileGeneration", InputFormat=self.image_format):
@@ -90,20 +90,20 @@ class TileProcessor:
             raise TileEncodingError(str(err)) from err
 
     def begin_call(self) -> bool:
-        """Return True when the endpoint takes one call more from this process."""
+        """Take a slot of the endpoint's call limit; return False when none is free."""
         is_begun = self.call_limit.try_enter(self.is_alone)
         if is_begun:
             self.note_begun()
         return is_begun
 
     def end_call(self) -> None:
-        """Make room for the next call."""
+        """Free the slot of a call."""
         self.call_limit.leave()
 
     def detect(self, tile: Tile, encoded: EncodedTile) -> bytes:
-        """Return the model's answer; see ``inference.retry`` for what a failed call becomes."""
+        """Return the model's response; see ``invoke_with_retries`` for the errors of a failed call."""
         with self.metrics.timed("ModelInvocation", ModelName=self.request.model_name):
-            answer = invoke_with_retries(
+            response = invoke_with_retries(
                 _WatchedDetector(self, tile),
                 encoded,
                 sleep=self.sleep,
@@ -112,13 +112,13 @@ class TileProcessor:
                 should_stop=self.should_stop,
                 budget=self.retry_budget,
             )
-        self.metrics.record("ModelInvocation", "Retries", answer.retries, "Count", ModelName=self.request.model_name)
-        return answer.body
+        self.metrics.record("ModelInvocation", "Retries", response.retries, "Count", ModelName=self.request.model_name)
+        return response.body
 
     def locate(self, tile: Tile, answer: bytes) -> TileOutcome:
-        """Return the features of an answer, in full-image pixels and, with a grid, in degrees."""
-        turn = _LARGE_ANSWERS if len(answer) > _LARGE_ANSWER_BYTES else nullcontext()
-        with turn, self.metrics.timed("FeatureRefinement"):
+        """Return the features of a response, in pixels of the image and, with a grid, in degrees."""
+        lock = _LARGE_RESPONSES if len(answer) > _LARGE_RESPONSE_BYTES else nullcontext()
+        with lock, self.metrics.timed("FeatureRefinement"):
             parsed = parse_response(answer, self.max_parsed_bytes)
             inference_time = datetime.fromtimestamp(self.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             encoded = encode_features(refine_features(parsed.features, tile.bounds, self.grid))
@@ -130,9 +130,9 @@ class TileProcessor:
         )
 
     def store(self, tile: Tile, result: TileOutcome) -> TileState | None:
-        """Commit a result; the first worker's outcome counts, whoever that is.
+        """Commit a result; if several workers commit one tile, the first outcome counts.
 
-        A tile that crashed the model is held back: whether it is the tile's fault shows when the others are done.
+        A tile that crashed the model is kept as a suspect: the other tiles show whether the tile or the model failed.
         """
         if self.is_control:
             return None
@@ -143,7 +143,7 @@ class TileProcessor:
         return self.commit(tile, result)
 
     def commit(self, tile: Tile, result: TileOutcome) -> TileState:
-        """Commit a result for good, and return the state that counts."""
+        """Write a result, and return the state that counts: that of the first write."""
         key = TileKey(self.request.image_id, self.request.region_id, tile.index)
         outcome = replace(result, error_reason=safe_text(result.error_reason, MAX_REASON_CHARACTERS))
         try:
@@ -160,13 +160,13 @@ class TileProcessor:
         return state
 
     def _keep_storing(self, tile: Tile) -> bool:
-        """Return True when a result that a busy table did not take is to be written again."""
+        """Return True when a write that a busy table refused should be repeated."""
         self.note_life(tile)
         self.note_progress()
         return self.may_store()
 
     def _record(self, tile: Tile, state: TileState) -> None:
-        """Record a tile from its first step to its last, waiting included."""
+        """Record the metrics of a tile; the duration runs from its first step to its last, waits included."""
         model_name = self.request.model_name
         duration_s = self.now() - self._begun.pop(tile.index, self.now())
         self.metrics.record("TileProcessing", "Duration", duration_s, "Seconds", ModelName=model_name)
@@ -176,7 +176,7 @@ class TileProcessor:
 
 
 class _WatchedDetector:
-    """A detector whose calls for one tile are noted: by the endpoint's limit, and as signs of life."""
+    """Reports each call for a tile to the endpoint's call limit and as progress of the region."""
 
     def __init__(self, steps: TileProcessor, tile: Tile) -> None:
         self._steps = steps
