@@ -12,12 +12,13 @@ from rich.console import Console
 from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.local.image_request import ModelTarget, TileSettings, image_request
 from aws.osml.model_runner.local.job import JobOutcome, JobRun
-from .picture import draw_picture
 from aws.osml.model_runner.local.progress import ProgressDisplay
-from .scene import EPSG, GEOTRANSFORM, Scene, generate_scene
-from .score import TOLERANCE_PX, Score, score_features
 from aws.osml.model_runner.local.stack import LocalStack, ModelSettings, WorkerSettings
 from aws.osml.model_runner.raster import RasterSettings, configure_gdal, write_geotiff
+
+from .picture import draw_picture
+from .scene import EPSG, GEOTRANSFORM, Scene, generate_scene
+from .score import TOLERANCE_PX, Score, score_features
 
 JOB_ID = "harbour-demo"
 ENDPOINT = "bright-objects"
