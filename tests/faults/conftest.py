@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults.forkserver import Fleet, Nursery
 
 from aws.osml.model_runner.local.stack.data_plane import create_data_plane
 from aws.osml.model_runner.local.stack.model_server import ModelServer
 from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, SageMakerGateway
 from aws_proxy.proxy import AwsProxy, Step
+from faults.forkserver import Fleet, Nursery
 from faults.numbered_scene import NumberedModel, write_numbered_scene
 from faults.queueing_model import QueueingModel
 from faults.trial import SETTINGS, Trial

@@ -4,9 +4,9 @@ import signal
 
 import numpy as np
 import pytest
-from faults.forkserver import Fleet
 
 from aws.osml.model_runner.raster.pixels import write_geotiff
+from faults.forkserver import Fleet
 from worker_process import Site, eventually, kill
 
 TILES = 64

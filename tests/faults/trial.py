@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from faults.forkserver import FaultyWorker, Fleet
-
 from aws.osml.model_runner.local.stack.model_server import ModelServer
 from faults.books import TERMINAL, Books, check_jobs
+from faults.forkserver import FaultyWorker, Fleet
 from faults.numbered_scene import REGION_PX, TILE_PX
 from worker_process import Site, eventually
 
