@@ -130,7 +130,7 @@ def _setting(*names: str, description: str, default: Any = PydanticUndefined) ->
 
 
 class ServiceConfig(BaseModel):
-    """What one worker process needs to know. Optional tables, queues and topics are None when they are not set."""
+    """The settings of one worker process. Optional tables, queues and topics are None when they are not set."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", loc_by_alias=False)
 
@@ -290,7 +290,7 @@ class ServiceConfig(BaseModel):
     ) = _setting(
         "ROLE_EXTERNAL_ID",
         default=None,
-        description="The external id with which roles are assumed, for trust policies that ask for one.",
+        description="The external id for assuming roles, where a trust policy requires it.",
     )
     role_session_policies: Switch = _setting(
         "ROLE_SESSION_POLICIES",
@@ -338,8 +338,8 @@ class ServiceConfig(BaseModel):
     memory_limit_bytes: Annotated[int, Field(ge=256 * _MIB, le=2**50)] | None = _setting(
         "MEMORY_LIMIT_BYTES",
         default=None,
-        description="The most bytes of memory that the process may ask for; what asks for more fails, not the machine."
-        " Set it somewhat below the memory of the container. Unset: what the system gives.",
+        description="The most bytes of memory that the process may allocate. A larger allocation fails instead of the"
+        " machine. Set it somewhat below the memory of the container. Unset: what the system gives.",
     )
     http_endpoint_hosts: Hosts = _setting(
         "HTTP_ENDPOINT_HOSTS",
@@ -512,7 +512,7 @@ class ServiceConfig(BaseModel):
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "ServiceConfig":
-        """Return the configuration that environment variables describe; one that is empty is taken as unset.
+        """Return the configuration that environment variables describe. An empty variable counts as unset.
 
         Raises ConfigurationError with every problem, each under the name of its variable.
         """
@@ -525,7 +525,7 @@ class ServiceConfig(BaseModel):
 
     @property
     def policy(self) -> RequestPolicy:
-        """What requests may reach."""
+        """The image sources, buckets, streams and roles that requests may name."""
         return RequestPolicy(
             image_sources=self.image_sources,
             image_buckets=self.image_buckets,

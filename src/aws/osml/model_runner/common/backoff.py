@@ -2,7 +2,7 @@
 
 import random
 
-# More doublings than any maximum allows; a larger power of two is no float.
+# More doublings than any maximum allows; a larger power of two overflows a float.
 _MOST_DOUBLINGS = 64
 FULL_JITTER = (0.0, 1.0)
 HALF_JITTER = (0.5, 1.0)

@@ -616,7 +616,7 @@ class JobTable(DDBHelper):
         return self._end(image_id, values, condition, generation)
 
     def fail_unshared(self, image_id: str, message: str, generation: int = 0) -> JobItem | None:
-        """F1: end an image whose regions cannot all be sent: its planner died, and the image is no longer readable.
+        """F1: end a planned image that nobody can read any more, after its planner died before it sent all regions.
 
         Regions that were already sent end with the image and are not counted (R3). Return None when the image has
         ended, or was started again meanwhile.
