@@ -1,5 +1,6 @@
 """What tests of handlers in this process share: clients, a gateway, a scene, a clock, and the statuses published."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from aws.osml.model_runner.aws.clients import AwsClients, default_clients
 from aws.osml.model_runner.local.stack.data_plane import DataPlane
 from aws.osml.model_runner.local.stack.emulator import Emulator
 from aws.osml.model_runner.local.stack.sagemaker_gateway import SageMakerGateway
-from worker_in_process import Clock, StatusListener, write_scene
+from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
 
 
 @pytest.fixture(scope="module")
@@ -45,3 +46,12 @@ def clock() -> Clock:
 def statuses(emulator: Emulator, data_plane: DataPlane) -> StatusListener:
     """The statuses of images that are published on the data plane's topic."""
     return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
+
+
+@pytest.fixture
+def worker(data_plane: DataPlane, clients: AwsClients) -> Iterator[InProcessWorker]:
+    """A worker that writes results to the data plane's bucket."""
+    made = InProcessWorker(data_plane.environment, clients, Clock())
+    made.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
+    yield made
+    made.close()

@@ -28,7 +28,6 @@ from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_request_message import parse_image_request_message
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.region_request import RegionName, RegionRequest
-from aws.osml.model_runner.aws.clients import AwsClients, default_clients
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database import JobItem, JobTable, TileKey, TileOutcome, feature_table
 from aws.osml.model_runner.database.outstanding_jobs_table import OpenJob
@@ -49,7 +48,7 @@ from aws.osml.model_runner.jobs.redrive import JobRedriver
 from aws.osml.model_runner.local.models.centerpoint import Centerpoint
 from aws.osml.model_runner.local.models.example_model import ModelReply
 from aws.osml.model_runner.local.stack.http_service import HttpRequest, HttpResponse, HttpService
-from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, SageMakerGateway
+from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint
 from aws.osml.model_runner.pipeline.region_run import RegionProgress
 from aws.osml.model_runner.raster import ImageUnreachableError, RasterSettings, configure_gdal, image_to_world
 from aws.osml.model_runner.raster.sensor_model import build_sensor_model
@@ -59,7 +58,7 @@ from aws.osml.model_runner.worker.messages import DeadLetters, RegionMessages
 from aws_faults import Raw, answering, json_error, query_error, xml_error
 from range_server import Fault, RangeServer
 from raster_files import write_image
-from worker_in_process import Clock, InProcessWorker, StatusListener, write_scene
+from worker_in_process import InProcessWorker, StatusListener, write_scene
 
 
 class CrashingOnOne(Centerpoint):
@@ -98,33 +97,11 @@ def logs() -> Iterator[list[Any]]:
         yield caught
 
 
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[SageMakerGateway]:
-    with SageMakerGateway({}) as running:
-        yield running
-
-
 @pytest.fixture
 def impatient_gateway(gateway, monkeypatch) -> None:
     """Give a model so little time that tests can wait for its end."""
     monkeypatch.setitem(gateway._models.connection_pool_kw, "timeout", 0.15)
     gateway._models.clear()
-
-
-@pytest.fixture(scope="module")
-def clients(emulator, gateway) -> Iterator[AwsClients]:
-    """One set of clients for all tests here, also for the constructors that ask for the process's own."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (emulator.environment | gateway.environment | {"AWS_EMF_ENVIRONMENT": "local"}).items():
-            patch.setenv(name, value)
-        default_clients.cache_clear()
-        yield default_clients()
-        default_clients.cache_clear()
-
-
-@pytest.fixture(scope="module")
-def scene(tmp_path_factory) -> Path:
-    return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif")
 
 
 @pytest.fixture
@@ -133,11 +110,6 @@ def stored_scene(scene) -> Iterator[tuple[RangeServer, str]]:
     configure_gdal(RasterSettings(http_max_retries=0), {})
     with RangeServer({"/scene.tif": scene.read_bytes()}) as store:
         yield store, f"{store.url}/scene.tif"
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture
@@ -159,11 +131,6 @@ def new_worker(data_plane, clients, clock) -> Iterator[Callable[..., InProcessWo
 @pytest.fixture
 def worker(new_worker) -> InProcessWorker:
     return new_worker()
-
-
-@pytest.fixture
-def statuses(emulator, data_plane) -> StatusListener:
-    return StatusListener(emulator.client, data_plane.image_status_topic, f"{data_plane.name}-heard")
 
 
 def planned(worker: InProcessWorker, request: ImageRequest) -> JobItem:
@@ -433,7 +400,7 @@ class TestImage:
         assert (row.image_status, row.status_outbox["status"]) == ("SUCCESS", "SUCCESS")
         assert worker.open_jobs() == [request.image_id], "somebody has to publish it yet"
 
-    def test_a_ledger_is_not_needed_to_make_a_handler(self, worker):
+    def test_a_handler_needs_no_table_of_open_jobs(self, worker):
         handler = worker.image_handler
         other = ImageRequestHandler(
             *(handler.job_table, handler.image_status_monitor, None, handler.tiling_strategy),

@@ -22,7 +22,7 @@ from aws.osml.model_runner.worker.messages import (
     visibility_extended,
 )
 from aws_faults import answering, json_error
-from worker_in_process import Clock, InProcessWorker, write_scene
+from worker_in_process import InProcessWorker, write_scene
 
 
 @pytest.fixture(autouse=True)
@@ -35,14 +35,6 @@ def logs() -> Iterator[list[Any]]:
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory) -> Path:
     return write_scene(tmp_path_factory.mktemp("scene") / "scene.tif", 256, 256)
-
-
-@pytest.fixture
-def worker(data_plane, clients) -> Iterator[InProcessWorker]:
-    made = InProcessWorker(data_plane.environment, clients, Clock())
-    made.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
-    yield made
-    made.close()
 
 
 @pytest.fixture

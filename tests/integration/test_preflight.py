@@ -42,14 +42,6 @@ def endpoint(gateway, model_server) -> str:
 
 
 @pytest.fixture
-def worker(data_plane, clients) -> Iterator[InProcessWorker]:
-    worker = InProcessWorker(data_plane.environment, clients, Clock())
-    worker.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
-    yield worker
-    worker.close()
-
-
-@pytest.fixture
 def messages(worker, data_plane) -> ImageMessages:
     queue = RequestQueue(data_plane.image_queue, 0, client=worker.clients.client("sqs"))
     return ImageMessages(queue, DeadLetters(queue, worker.config.image_dlq), worker.image_handler)
