@@ -14,7 +14,7 @@ from aws.osml.model_runner.local.stack.data_plane import create_data_plane
 from aws.osml.model_runner.local.stack.model_server import ModelServer
 from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, SageMakerGateway
 from aws_proxy.proxy import AwsProxy, Step
-from faults.forkserver import Fleet, Nursery
+from faults.forkserver import Fleet, ForkServer
 from faults.numbered_scene import NumberedModel, write_numbered_scene
 from faults.queueing_model import QueueingModel
 from faults.trial import SETTINGS, Trial
@@ -53,8 +53,8 @@ def _print_table(terminal: Any, rows: dict[str, Counter[str]]) -> None:
 
 
 @pytest.fixture(scope="session")
-def forkserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
-    with Nursery(tmp_path_factory.mktemp("nursery"), os.environ) as running:
+def forkserver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    with ForkServer(tmp_path_factory.mktemp("fork-server"), os.environ) as running:
         yield running
 
 
@@ -96,7 +96,7 @@ def new_proxy(emulator: Any) -> Iterator[Callable[..., AwsProxy]]:
 @pytest.fixture
 def new_trial(
     emulator: Any,
-    forkserver: Nursery,
+    forkserver: ForkServer,
     scenes: dict[str, Path],
     new_model: Callable[..., ModelServer],
     tmp_path: Path,

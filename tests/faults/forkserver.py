@@ -61,7 +61,7 @@ class FaultyWorker:
         return self
 
 
-class Nursery:
+class ForkServer:
     """Forks workers from one process that has imported them, since ten imports take longer than a test may."""
 
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
@@ -73,13 +73,13 @@ class Nursery:
         }
         # A socket's path may have 108 bytes, and pytest's directories are longer.
         self._sockets = tempfile.TemporaryDirectory(prefix="mr-")
-        self._socket = str(Path(self._sockets.name) / "nursery")
+        self._socket = str(Path(self._sockets.name) / "fork-server")
         self._running = ExitStack()
 
     def __enter__(self) -> Self:
         command = [sys.executable, str(_SCRIPT), self._socket]
-        log = self._directory / "nursery.log"
-        process = ChildProcess.start("the nursery", command, self._environment, log)
+        log = self._directory / "fork-server.log"
+        process = ChildProcess.start("the fork server", command, self._environment, log)
         self._running.callback(self._sockets.cleanup)
         self._running.enter_context(process)
         process.wait_until(lambda: os.path.exists(self._socket) or None, timeout_s=60)
@@ -101,8 +101,8 @@ class Nursery:
 class Fleet:
     """The workers of one test, and the journal of what happened to them."""
 
-    def __init__(self, forkserver: Nursery, environment: Callable[..., dict[str, str]], directory: Path) -> None:
-        self._nursery = forkserver
+    def __init__(self, forkserver: ForkServer, environment: Callable[..., dict[str, str]], directory: Path) -> None:
+        self._fork_server = forkserver
         self._environment = environment
         self._directory = directory
         self.workers: list[FaultyWorker] = []
@@ -117,7 +117,7 @@ class Fleet:
         document = {"journal": str(self.journal_file), "rules": rules, "seed": number, **faults}
         environment = self._environment(**(settings or {})) | {"FAULTS": json.dumps(document)}
         environment = {name: value for name, value in environment.items() if not name.startswith("COVERAGE")}
-        worker = self._nursery.start(environment, self._directory / f"faulty-{number}.log")
+        worker = self._fork_server.start(environment, self._directory / f"faulty-{number}.log")
         self.workers.append(worker)
         return worker
 

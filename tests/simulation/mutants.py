@@ -253,7 +253,7 @@ def _closed_before_published() -> list[Replacement]:
 
 def _close_of_any_generation() -> list[Replacement]:
     def close(self: Any, image: Any) -> None:
-        self.delete({"endpoint_id": image.model_name, "job_id": outstanding_jobs_table.ledger_key(image)})
+        self.delete({"endpoint_id": image.model_name, "job_id": outstanding_jobs_table.key_of_image(image)})
 
     return [(OutstandingJobsTable, "close", close)]
 

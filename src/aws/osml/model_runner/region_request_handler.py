@@ -144,14 +144,14 @@ class RegionRequestHandler:
         item = region_request_item
         with bind_job(job_id=item.job_id or "", image_id=item.image_id, region_id=item.region_id):
             job = self.job_table.get_image_request(item.image_id)
-            claim = self._claim(item.image_id, item.region_id, is_to_seal=True)
+            claim = self._claim(item.image_id, item.region_id, is_to_abandon=True)
             outcome: Ended | Deferred = Ended(job)
             if isinstance(claim, Deferred):
                 return claim
             if claim is not None:
                 work = RegionProcessor(region_request_of(job, claim.item), self.tiling_strategy, self.context)
                 outcome = self._released_unless_ended(
-                    claim, lambda: self._seal(claim, work, job, item.message or "the region was given up")
+                    claim, lambda: self._abandon(claim, work, job, item.message or "the region was given up")
                 )
             if isinstance(outcome, Ended) and outcome.job is not None:
                 self._on_ended(outcome.job)
@@ -198,12 +198,12 @@ class RegionRequestHandler:
             return Ended(job)
         attempts, now_s = claim.item.stalled_attempts or 0, self.context.now()
         if is_poison(attempts, claim.item.stall_first_time, now_s, self.config.max_region_attempts, POISON_REGION_S):
-            return self._seal(claim, work, job, f"no progress in {attempts} attempts")
+            return self._abandon(claim, work, job, f"no progress in {attempts} attempts")
         run = self._new_run(claim, job)
         if job.region_count == 1:
             run.on_tick = self._progress_publisher(job, run)
         if run.is_late():
-            return self._seal(claim, work, job, late_reason(self.config.job_deadline_s))
+            return self._abandon(claim, work, job, late_reason(self.config.job_deadline_s))
         try:
             with self.context.leases.keep(self._lease(claim, run, keep_slot)) as lease, work.opened(job):
                 tiles = work.tiles(job)
@@ -217,7 +217,7 @@ class RegionRequestHandler:
         if len(outcomes) == len(tiles):
             return self._end(claim, work, job, tiles, outcomes)
         if run.is_late():
-            return self._seal(claim, work, job, late_reason(self.config.job_deadline_s))
+            return self._abandon(claim, work, job, late_reason(self.config.job_deadline_s))
         return self._defer_or_abandon(claim, work, job, run)
 
     def _released_unless_ended(self, claim: RegionClaim, work: Callable[[], Ended | Deferred]) -> Ended | Deferred:
@@ -264,10 +264,10 @@ class RegionRequestHandler:
         capacity = partial(self._endpoint_calls, request)
         return context.shares.holding(lane.name, capacity, context.call_limit_for(lane))
 
-    def _claim(self, image_id: str, region_id: str, is_to_seal: bool = False) -> RegionClaim | Deferred | None:
+    def _claim(self, image_id: str, region_id: str, is_to_abandon: bool = False) -> RegionClaim | Deferred | None:
         """Return our claim, None when the region has ended, or Deferred while another worker holds it."""
         claim = self.region_request_table.claim(
-            image_id, region_id, self.context.owner, self.config.region_lease_s, is_to_seal
+            image_id, region_id, self.context.owner, self.config.region_lease_s, is_to_abandon
         )
         if isinstance(claim, RegionHeld):
             jitter_s = self.context.rng.uniform(0, 2)
@@ -386,7 +386,7 @@ class RegionRequestHandler:
         """Decide when an unfinished region is tried again, or abandon it."""
         reason, rng, backoffs = run.stopped_by, self.context.rng, claim.item.backoffs or 0
         if isinstance(reason, ModelJobError) and backoffs >= _MAX_ENDPOINT_TRIES:
-            return self._seal(claim, work, job, _endpoint_trouble(job, reason))
+            return self._abandon(claim, work, job, _endpoint_trouble(job, reason))
         if self.context.stopping.is_set():
             return Deferred("the worker stops", 0.0)
         if isinstance(reason, ImageError):
@@ -409,13 +409,13 @@ class RegionRequestHandler:
         backoffs = claim.item.backoffs or 0
         if err.can_retry or (isinstance(err, ImageError) and backoffs < _MAX_OPEN_TRIES):
             return Deferred(str(err), region_wait_s(backoffs, self.context.rng), is_backoff=True)
-        return self._seal(claim, work, job, str(err))
+        return self._abandon(claim, work, job, str(err))
 
-    def _seal(self, claim: RegionClaim, work: RegionProcessor, job: JobItem, reason: str) -> Ended:
+    def _abandon(self, claim: RegionClaim, work: RegionProcessor, job: JobItem, reason: str) -> Ended:
         """Fail every tile without an outcome, then end the region; a later write of such a tile has no effect."""
         logger.warning("region.sealed", reason=reason)
         reason = safe_text(reason, MAX_REASON_CHARACTERS)
-        tiles = _tiles_to_seal(work, job)
+        tiles = _tiles_to_abandon(work, job)
         outcomes = work.committed(tiles, claim.item)
         for tile in tiles:
             if tile.index not in outcomes:
@@ -476,7 +476,7 @@ def _endpoint_trouble(job: JobItem, reason: Exception | None) -> str:
     return f"{code}the endpoint {job.model_name}: {reason or 'no tile was done'}"
 
 
-def _tiles_to_seal(work: RegionProcessor, job: JobItem) -> list[Tile]:
+def _tiles_to_abandon(work: RegionProcessor, job: JobItem) -> list[Tile]:
     """Return the region's tiles; all of them when the image does not open and so its ROI cannot be applied."""
     try:
         return work.tiles(job)

@@ -144,7 +144,7 @@ def _readable(row: Mapping[str, Any]) -> OpenJob | None:
     return job
 
 
-def ledger_key(image: ImageRequest | JobItem) -> str:
+def key_of_image(image: ImageRequest | JobItem) -> str:
     """Return the sort key of an image's open job."""
     return open_job_key(str(image.job_id), public_url(str(image.image_url)) if image.result_name else None)
 
@@ -277,7 +277,7 @@ class OutstandingJobsTable(DDBHelper):
 
     def find(self, request: ImageRequest) -> OpenJob | None:
         """Return the open job of a request, or None when it is closed, unreadable, expired or was never accepted."""
-        row = self.read({"endpoint_id": request.model_name, "job_id": ledger_key(request)})
+        row = self.read({"endpoint_id": request.model_name, "job_id": key_of_image(request)})
         if row is None or "request_payload" not in row or self._job_table.is_expired(row):
             return None
         return _readable(row)
@@ -335,7 +335,7 @@ class OutstandingJobsTable(DDBHelper):
 
     def close(self, image: JobItem) -> None:
         """G5: delete the row. Deleting it twice is harmless, and a row of the next generation stays."""
-        self._delete({"endpoint_id": image.model_name, "job_id": ledger_key(image)}, image.generation or 0)
+        self._delete({"endpoint_id": image.model_name, "job_id": key_of_image(image)}, image.generation or 0)
 
     def strike_off(self, job: OpenJob | UnreadableJob) -> None:
         """G5: delete a job by the keys of its row; the rest of the row and the image's row are not read."""
@@ -358,7 +358,7 @@ class OutstandingJobsTable(DDBHelper):
     def _new_row(self, request: ImageRequest, now_s: float, generation: int = 0) -> Item:
         # DynamoDB does not expire rows of this table, but a job whose image has expired counts as deleted.
         expiry = {"expire_time": int(now_s + self._job_table.life_s)}
-        return _new_job(request, now_s, generation) | {"job_id": ledger_key(request)} | expiry
+        return _new_job(request, now_s, generation) | {"job_id": key_of_image(request)} | expiry
 
     def _try(self, job: OpenJob, expression: str, values: dict[str, Any], condition: str) -> bool:
         try:

@@ -241,7 +241,7 @@ class RegionRequestTable(DDBHelper):
     # The protocol's writes ------------------------------------------------------------------------------------------
 
     def claim(
-        self, image_id: str, region_id: str, owner: str, lease_s: float, is_to_seal: bool = False
+        self, image_id: str, region_id: str, owner: str, lease_s: float, is_to_abandon: bool = False
     ) -> RegionClaim | RegionHeld | RegionEnded:
         """R1: claim a region that no worker holds, under a new fence. The claim counts as an attempt without progress.
 
@@ -264,7 +264,7 @@ class RegionRequestTable(DDBHelper):
             ":one": 1,
         } | TERMINAL_VALUES
         condition = f"{IS_OPEN_REGION} AND lease_until < :now"
-        if not is_to_seal:
+        if not is_to_abandon:
             condition += " AND not_before <= :now"
         try:
             row = self.update({"image_id": image_id, "region_id": region_id}, expression, values, condition)
