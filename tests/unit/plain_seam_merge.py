@@ -44,6 +44,14 @@ def saw(tile, seen):
     return columns[0] < tile[2] and columns[1] >= tile[0] and rows[0] < tile[3] and rows[1] >= tile[1]
 
 
+def may_be_seen_twice(seen, tiles, distance_px):
+    """Tell whether several tiles have a pixel of what was seen, whose ends are uncertain; no other is compared."""
+    noise_px = EDGE_PX + (distance_px / 2 if seen.kind in ("Point", "LineString") else 0)
+    minx, miny, maxx, maxy = seen.bounds
+    around = Seen(shapely.box(minx - noise_px, miny - noise_px, maxx + noise_px, maxy + noise_px), seen.tile)
+    return sum(saw(tile, around) for tile in tiles) > 1
+
+
 def reaches_beyond(seen, tile, noise_px=EDGE_PX):
     return [
         *(seen.bounds[s] < tile[s] - noise_px for s in (0, 1)),
@@ -79,6 +87,8 @@ def agree_in_length(a, b, metric, threshold, distance_px):
 
 def are_same(a, b, tiles, options, distance_px):
     if a.tile == b.tile or a.kind != b.kind or not (options.is_class_agnostic or a.category == b.category):
+        return False
+    if not all(may_be_seen_twice(seen, tiles, distance_px) for seen in (a, b)):
         return False
     if a.kind == "Point":
         return a.shape.distance(b.shape) <= distance_px

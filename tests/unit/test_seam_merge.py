@@ -223,6 +223,13 @@ def test_what_has_no_place_stays():
     assert suppressors(features, Seam()).tolist() == [0, 1]
 
 
+def test_a_detection_that_no_other_tile_could_have_seen_is_compared_with_none():
+    """Even with one that reaches far beyond its own tile, over most of it."""
+    alone = box(BELOW, 0, 64, 25, 64.5, score=0.25)
+    astray = Seen(shapely.box(10, 25, 70, 85), CORNER, 0.25)
+    assert merged([alone, astray]) == plain.suppressors([alone, astray], TILES, SEAM, 20 / 16) == [0, 1]
+
+
 # --- equal to the plain version, whatever is seen ---
 
 QUARTERS = st.integers(0, 4 * 59)
