@@ -1,13 +1,13 @@
 """Ground control points as a sensor model: the simplest map through them that is good enough.
 
-The map is fitted in the points' own coordinate system, where it is smoothest. What is tried, in this order, until the
-worst point is off by less than half a pixel:
+The map is fitted in the points' own coordinate system, where it is smoothest. These maps are tried in order, until the
+largest error of a point is at most half a pixel:
 
 ===================  ===================================================================================================
 affine               three points or more
 perspective          four points or more; four corners always fit
 polynomial           of degree two with nine points or more, of degree three with sixteen or more
-thin-plate spline    passes through every point; its error is that of each point without which the spline is made
+thin-plate spline    passes through every point; its error is the largest leave-one-out error
 ===================  ===================================================================================================
 """
 
@@ -23,30 +23,30 @@ from aws.osml.photogrammetry import GeodeticWorldCoordinate, ImageCoordinate, Se
 FloatArray = npt.NDArray[np.float64]
 PointMap = Callable[[FloatArray], FloatArray]
 
-# The worst point of a map that is good enough.
+# Largest error of a point, in pixels, at which a map is accepted.
 _GOOD_PX = 0.5
 # Points on a line narrower than this part of its length, or than a pixel, do not fix a map.
-_LEAST_SPREAD = 1e-4
+_MIN_SPREAD = 1e-4
 _DEGREES_AND_POINTS = ((2, 9), (3, 16))
-# A spline takes the cube of its points; of more, these many are used, and the others show how good it is.
-_MOST_SPLINE_POINTS = 400
+# The cost of a spline grows with the cube of its points. All other points only check its error.
+_MAX_SPLINE_POINTS = 400
 _AT_ONCE = 4_096
 _MAX_STEPS = 30
 _CONVERGED_PX = 1e-4
-# Nearer to a pole, or over more longitudes, degrees are no plane.
+# Nearer to a pole, or over more longitudes, degrees cannot be used as a plane.
 _HIGHEST_LATITUDE, _WIDEST_DEG = 80.0, 180.0
 
 
 @dataclass(frozen=True)
 class PlaneMap:
-    """How points of a plane become longitude and latitude in degrees, and the way back; both (n, 2) to (n, 2)."""
+    """Map from a plane to longitude and latitude in degrees, and its inverse; both (n, 2) to (n, 2)."""
 
     to_lonlat: PointMap
     from_lonlat: PointMap
 
 
 class ControlPointModel(SensorModel):  # type: ignore[misc]  # the toolkit has no types
-    """A map from pixels to a plane on the ground; ``method`` and ``error_px`` say which, and how good it is."""
+    """A map from pixels to a plane on the ground; ``method`` is its name, ``error_px`` its largest error."""
 
     def __init__(self, to_plane: PointMap, plane: PlaneMap, start: FloatArray, method: str, error_px: float) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class ControlPointModel(SensorModel):  # type: ignore[misc]  # the toolkit has n
     def fitted(cls, pixels: FloatArray, lonlat: FloatArray, plane: PlaneMap | None = None) -> "ControlPointModel":
         """Return the model of (n, 2) pixels at (n, 2) degrees; ``plane`` is the points' own coordinate system.
 
-        Raises ValueError where the points do not fix a map: fewer than three, or on one line.
+        Raises ValueError where the points do not determine a map: fewer than three, or on one line.
         """
         plane = plane or _plane_of(lonlat)
         pixels, first = np.unique(pixels, axis=0, return_index=True)
@@ -76,7 +76,7 @@ class ControlPointModel(SensorModel):  # type: ignore[misc]  # the toolkit has n
             off_px = np.linalg.norm((to_plane(pixels) - ground) @ to_pixels, axis=1).max()
             if off_px <= _GOOD_PX:
                 return cls(to_plane, plane, start, method, float(off_px))
-        chosen = np.unique(np.linspace(0, len(pixels) - 1, min(len(pixels), _MOST_SPLINE_POINTS)).round().astype(int))
+        chosen = np.unique(np.linspace(0, len(pixels) - 1, min(len(pixels), _MAX_SPLINE_POINTS)).round().astype(int))
         spline, left_out = _spline(pixels[chosen], ground[chosen])
         missed = np.vstack([left_out, spline(pixels) - ground])
         off_px = np.linalg.norm(missed @ to_pixels, axis=1).max()
@@ -131,13 +131,13 @@ def _candidates(pixels: FloatArray, ground: FloatArray) -> Sequence[tuple[str, P
         if len(pixels) >= count:
             maps.append((f"polynomial of degree {degree}", _polynomial(pixels, ground, degree)))
     if len(pixels) == 3:
-        # Three points fix an affine map, whatever they are.
+        # Three points determine an affine map exactly.
         return maps[:1]
     return maps
 
 
 def _plane_of(lonlat: FloatArray) -> PlaneMap:
-    """Return degrees as a plane, longitudes going on past the antimeridian; near a pole, a plane that touches it."""
+    """Return the plane of degrees, continuous across the antimeridian; near a pole, a plane that touches the pole."""
     reference = lonlat[0, 0]
     east = lonlat[:, 0] - reference
     span = np.ptp(east - 360.0 * np.round(east / 360.0))
@@ -163,7 +163,7 @@ def _plane_of(lonlat: FloatArray) -> PlaneMap:
 
 def _are_on_line(points: FloatArray) -> bool:
     spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
-    return bool(spread[1] <= _LEAST_SPREAD * spread[0])
+    return bool(spread[1] <= _MIN_SPREAD * spread[0])
 
 
 def _units_of(points: FloatArray) -> PointMap:
@@ -204,7 +204,7 @@ def _perspective(pixels: FloatArray, ground: FloatArray) -> PointMap:
 
 
 def _spline(pixels: FloatArray, ground: FloatArray) -> tuple[PointMap, FloatArray]:
-    """Return the thin-plate spline through the points, and by how much each is missed by the spline of the others."""
+    """Return the thin-plate spline through the points, and the leave-one-out error of each point."""
     units, middle = _units_of(pixels), ground.mean(axis=0)
     knots = units(pixels)
     linear = _powers(knots, 1)

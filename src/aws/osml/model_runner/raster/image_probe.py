@@ -1,8 +1,8 @@
-"""Reads an image for the first time in a child process, so that a file that crashes or hangs GDAL ends the child alone.
+"""Reads an image first in a child process, so that a file that crashes or hangs GDAL ends only the child.
 
-A decoder may abort, or never return, on a file that is damaged with intent. In the worker that would take every job
-along that runs beside it. The child opens the image as the worker will, reads its header and two tiles, and waits for
-the next image; one that died is replaced. ``python -m`` runs this module as the child: settings, then one image a line.
+A decoder may abort, or never return, on a file that is damaged with intent. In the worker that would end all other jobs
+too. The child opens the image as the worker will, reads its header and two tiles, and waits for the next image. A child
+that died is replaced. ``python -m`` runs this module as the child: settings, then one image a line.
 """
 
 import dataclasses
@@ -34,18 +34,18 @@ from .window import read_pixels
 logger = structlog.get_logger(__name__)
 
 _COMMAND = (sys.executable, "-m", "aws.osml.model_runner.raster.image_probe")
-# So many children have to die of an image before it is given up: one may die of something else.
-_MOST_DEATHS = 3
-_MOST_IDLE = 1
+# An image is refused after so many children died on it, because one child may die for another reason.
+_MAX_DEATHS = 3
+_MAX_IDLE = 1
 _START_S = 60.0
 _TILE_PX = 256
-# Python, GDAL and their libraries, beside what GDAL's cache and the pieces of an image may take.
+# Memory of Python, GDAL and their libraries, without GDAL's caches and the blocks of an image.
 _OWN_BYTES = 768 * MIB
 _DONE, _NO_MEMORY = "done", "memory"
 
 
 class ImageProbe:
-    """Reads images for the first time; any number of threads may ask at once, each of which gets a child of its own."""
+    """Reads images first in child processes. Thread-safe: each call of ``check`` uses its own child."""
 
     def __init__(self, settings: RasterSettings, timeout_s: float, command: Sequence[str] = _COMMAND) -> None:
         self._settings = settings
@@ -56,19 +56,19 @@ class ImageProbe:
         self._lock = threading.Lock()
 
     def warm(self) -> None:
-        """Start a child, so that the first image need not wait for it."""
+        """Start a child, so that the first image does not wait for the start."""
         child = self._take()
         if child is not None:
             self._give_back(child)
 
     def check(self, path: str, url: str, keys: AwsKeys | None) -> None:
-        """Raise LoadImageException where each child that reads the image dies of it, or takes too long or too much.
+        """Raise LoadImageException when each child that reads the image dies, takes too long or needs too much memory.
 
-        Raise ImageUnreachableError where its store does not respond meanwhile. Any other error of an image is left to
-        the opening that follows.
+        Raises ImageUnreachableError when the image's store does not respond then. All other errors of an image are
+        raised by the opening that follows.
         """
         reason = ""
-        for deaths in range(1, _MOST_DEATHS + 1):
+        for deaths in range(1, _MAX_DEATHS + 1):
             child = self._take()
             if child is None:
                 return
@@ -84,7 +84,7 @@ class ImageProbe:
         raise LoadImageException(f"{url} cannot be read: reading its header and first tiles {reason}")
 
     def close(self) -> None:
-        """End all children that read nothing; the others end when they are done."""
+        """End all idle children; the others end when they are done."""
         with self._lock:
             self._is_closed = True
             idle, self._idle = self._idle, []
@@ -92,7 +92,7 @@ class ImageProbe:
             child.end()
 
     def _take(self) -> "_Child | None":
-        """Return an idle child, or a new one; None where there can be none, and images are opened without."""
+        """Return an idle or a new child; None when it cannot be started: images are then opened without a probe."""
         with self._lock:
             while self._idle:
                 child = self._idle.pop()
@@ -107,7 +107,7 @@ class ImageProbe:
 
     def _give_back(self, child: "_Child") -> None:
         with self._lock:
-            if not self._is_closed and len(self._idle) < _MOST_IDLE:
+            if not self._is_closed and len(self._idle) < _MAX_IDLE:
                 self._idle.append(child)
                 return
         child.end()
@@ -128,14 +128,14 @@ class _Child:
         self._send({"settings": dataclasses.asdict(settings), "timeout_s": timeout_s})
         if self._received(_START_S) is None:
             self.end()
-            raise OSError("the process that reads images first does not start")
+            raise OSError("the process that reads images first did not start")
 
     @property
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
     def read(self, path: str, url: str, keys: AwsKeys | None, timeout_s: float) -> str:
-        """Return what went wrong with the child, empty where it could read the image or say why not."""
+        """Return the reason for the child's failure; empty when the child read the image or handled its error."""
         self._send({"path": path, "url": url, "keys": keys})
         outcome = self._received(timeout_s)
         if outcome == _DONE:
@@ -159,7 +159,7 @@ class _Child:
             self._process.wait(1.0)
         except subprocess.TimeoutExpired:
             return True
-        # The child ends itself by an alarm at the same time as it is given up.
+        # The child's own alarm fires at about the same time as the timeout.
         return self._process.returncode == -signal.SIGALRM
 
     def _send(self, message: Any) -> None:
@@ -169,10 +169,10 @@ class _Child:
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
         except BrokenPipeError:
-            pass  # it has died, which reading from it shows
+            pass  # the child has died, which the following read detects
 
     def _received(self, timeout_s: float) -> str | None:
-        """Return what the child says, in a line that it writes at once; None where it says nothing in time."""
+        """Return the line that the child writes, which it writes at once; None after the timeout."""
         pipe = self._process.stdout
         if pipe is None or not select.select([pipe], [], [], timeout_s)[0]:
             return None
@@ -181,7 +181,7 @@ class _Child:
 
 def main() -> None:
     """Read the images that the parent names, one a line, until it closes the pipe or dies."""
-    # Libraries may print, and would spoil what the parent reads.
+    # Libraries may print to stdout, so the pipe to the parent gets another descriptor.
     parent = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     start = json.loads(sys.stdin.readline())
@@ -191,7 +191,7 @@ def main() -> None:
     configure_gdal(settings, os.environ)
     os.write(parent, b"ready\n")
     for line in sys.stdin:
-        # Ends a child that hangs even where its parent has died meanwhile.
+        # The alarm ends a child that hangs, even when its parent has died.
         signal.alarm(max(1, int(start["timeout_s"])))
         outcome = _read(settings, **json.loads(line))
         signal.alarm(0)
@@ -218,7 +218,7 @@ def _read(settings: RasterSettings, path: str, url: str, keys: list[str] | None)
         check_limits(dataset, url, settings)
         header = read_header(dataset, None, settings)
         _read_tiles(dataset, header)
-        # A worker cuts tiles of other handles too, which nobody asked for a header: GDAL may behave otherwise.
+        # A worker also reads tiles from handles whose header was not read. GDAL may behave differently there.
         other = opened()
         if is_same(other, header):
             _read_tiles(other, header)
@@ -232,7 +232,7 @@ def _read(settings: RasterSettings, path: str, url: str, keys: list[str] | None)
 
 
 def _read_tiles(dataset: Any, header: ImageHeader) -> None:
-    """Read the first tile and the last one, whether the first can be read or not."""
+    """Read the first tile and the last tile, even if the first cannot be read."""
     width, height = min(_TILE_PX, header.width), min(_TILE_PX, header.height)
     for row, col in ((0, 0), (header.height - height, header.width - width)):
         tile = ImageRegion(ImageCoord(row, col), ImageDimensions(width, height))

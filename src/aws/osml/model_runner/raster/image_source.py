@@ -1,4 +1,4 @@
-"""An image that is open for tiles to be cut from, by several threads, for as long as its job runs."""
+"""An open image, from which several threads read windows."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +25,11 @@ logger = structlog.get_logger(__name__)
 
 
 class ImagePlace(Protocol):
-    """Where an image is: its URL as users know it, and the path by which GDAL opens it."""
+    """Location of an image: the URL for users, and the path that GDAL opens."""
 
     @property
     def url(self) -> str:
-        """What messages call the image."""
+        """Name of the image in messages."""
         ...
 
     @property
@@ -40,7 +40,7 @@ class ImagePlace(Protocol):
 
 @dataclass(frozen=True)
 class _DatasetPlace:
-    """The place of an image that was opened elsewhere, by the name that GDAL has for it."""
+    """Location of an image that was opened elsewhere; GDAL's name serves as the URL."""
 
     gdal_path: str
 
@@ -50,7 +50,7 @@ class _DatasetPlace:
 
 
 class ImageSource:
-    """An opened image: its header as attributes, and GDAL handles on loan. Made by ``open_image``."""
+    """An open image: its header as attributes, and a pool of GDAL handles. Made by ``open_image``."""
 
     def __init__(
         self,
@@ -114,13 +114,13 @@ class ImageSource:
 
     @property
     def etag(self) -> str | None:
-        """What tells this version of the file from another; None where an HTTP server does not say."""
+        """Identifier of the file's version; None where an HTTP server sends none."""
         return self.header.etag
 
     def read(self, take: Callable[[ImageHandle], T]) -> T:
-        """Return what ``take`` reads with a handle; where a transfer broke off, it is called again with a new one.
+        """Return the result of ``take``, which is called again with a new handle after a broken transfer.
 
-        Raises ImageUnreachableError when the store is at fault, else what ``take`` raises; see ``patient_reads``.
+        Raises ImageUnreachableError when the store is at fault, else the error of ``take``; see ``patient_reads``.
         """
 
         def attempt(transfers: TransferWatch) -> T:
@@ -140,21 +140,21 @@ class ImageSource:
     def handle(self) -> AbstractContextManager[ImageHandle]:
         """Lend this thread a handle; waits while all are lent, so a thread must not hold two.
 
-        A handle that was opened with keys that are no longer current is opened anew first.
+        A handle whose keys are no longer current is replaced by a new handle.
         """
         return self._pool.lend()
 
     def open_dataset(self) -> Any:
-        """Return a GDAL dataset of the image that belongs to the caller and to nobody else."""
+        """Return a new GDAL dataset of the image that only the caller uses."""
         return self._reads.read(lambda _transfers: self._pool.open().dataset)
 
     def refresh_credentials(self) -> None:
-        """Open anew, with the credentials of that time, whatever is lent from now on."""
+        """Close idle handles, so that handles that are opened from now on use the current credentials."""
         self._pool.drop_idle()
         forget_remote(self.place.gdal_path)
 
     def close(self) -> None:
-        """Lend no more; handles close as they come back. May be called again."""
+        """Lend no more handles; lent handles are closed when they are returned. May be called again."""
         self._pool.close()
         forget_remote(self.place.gdal_path)
 
@@ -167,10 +167,10 @@ def open_image(
 ) -> ImageSource:
     """Open an image and read its header; the caller closes it.
 
-    ``credentials`` returns (access key, secret key, token or None) that are valid now, for this image alone; it is
-    asked each time that a handle is lent, so it should answer from memory. No callable, or one that returns None,
-    leaves signing to GDAL's own chain: the environment, a container's or an instance's role. ``sleep`` waits between
-    two attempts at a store that broke off. Raises LoadImageException with a sentence fit for users.
+    ``credentials`` returns (access key, secret key, token or None) that are valid now, for this image only. It is
+    called whenever a handle is lent, so it should return from memory. Without it, or when it returns None, GDAL's own
+    chain signs: the environment, a container's or an instance's role. ``sleep`` waits between attempts after a broken
+    transfer. Raises LoadImageException with a message fit for users.
     """
     path, url = location.gdal_path, location.url
     headers: list[ImageHeader] = []

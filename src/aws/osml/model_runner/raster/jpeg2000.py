@@ -1,12 +1,12 @@
-"""What it would take to decode a JPEG 2000 image, from the headers of its file alone.
+"""Estimates the memory to decode a JPEG 2000 image from the headers of its file.
 
 The decoder allocates for every tile that the header announces when it opens a file, and for every code-block of a tile
-when it decodes one, before it has seen a byte of either. A file of 300 bytes can ask for 5 GB that way, so the header
-is read here first. A codestream (ISO/IEC 15444-1, annex A) comes bare, in a box of a JP2 file, or as the pixels of an
+when it decodes one, before it reads their bytes. A file of 300 bytes can thus allocate 5 GB, so this module reads the
+header first. A codestream (ISO/IEC 15444-1, annex A) comes bare, in a box of a JP2 file, or as the pixels of an
 image segment in a NITF.
 
 Headers of single tiles may announce smaller code-blocks than the main header does. They lie anywhere in the file and
-are not read here; the memory limit of the process is what bounds them.
+are not read here; the memory limit of the process bounds them.
 """
 
 import math
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-# Reads so many bytes from a place in the file; fewer, or none, where it ends before.
+# (offset, count) -> bytes of the file; fewer, or none, where the file ends before.
 ReadAt = Callable[[int, int], bytes]
 
 # OpenJPEG's own records, measured with version 2.5: of a tile, of a component in a tile, of a code-block, of a precinct
@@ -38,7 +38,7 @@ _NITF_HEADER_BYTES = 403
 
 @dataclass(frozen=True)
 class Codestream:
-    """What the main header of a codestream announces. Sizes are in pixels; the last tiles may be smaller."""
+    """Contents of a codestream's main header. Sizes are in pixels; the last tiles may be smaller."""
 
     width: int
     height: int
@@ -50,15 +50,15 @@ class Codestream:
 
     @property
     def tile_count(self) -> int:
-        """Tiles of the whole image; without a size there are none."""
+        """Tiles of the whole image; 0 where the tile size is 0."""
         if not (self.tile_width and self.tile_height):
             return 0
         return math.ceil(self.width / self.tile_width) * math.ceil(self.height / self.tile_height)
 
     def decoder_bytes(self, file_bytes: int) -> int:
-        """Return about how much memory the decoder takes, pixels apart, for a file of ``file_bytes``.
+        """Return the approximate memory of the decoder, without pixels, for a file of ``file_bytes``.
 
-        That is the records of all tiles, and for one tile its code-blocks, its precincts and its share of the file.
+        It is the sum of the records of all tiles, and one tile's code-blocks, precincts and share of the file.
         """
         tile_px = min(self.tile_width, self.width) * min(self.tile_height, self.height) * self.component_count
         records = self.tile_count * (_TILE_BYTES + self.component_count * _TILE_COMPONENT_BYTES)
@@ -68,7 +68,7 @@ class Codestream:
 
 
 class Box(NamedTuple):
-    """A box of a JP2 file, by where its content lies."""
+    """A box of a JP2 file; ``offset`` and ``size_bytes`` locate its content."""
 
     kind: bytes
     offset: int
@@ -78,7 +78,7 @@ class Box(NamedTuple):
 def codestreams(read_at: ReadAt, file_bytes: int) -> Iterator[Codestream]:
     """Yield every codestream of a file that GDAL may open as an image; nothing where the file is of another kind.
 
-    What cannot be understood is passed over: the decoder refuses it as well.
+    Broken codestreams are skipped, because the decoder refuses them as well.
     """
     for offset in _pictures(read_at):
         for start in _codestream_starts(read_at, offset, file_bytes):
@@ -185,7 +185,7 @@ def _coding(read_at: ReadAt, offset: int, component_count: int) -> tuple[int, fl
 
 
 def _as_cod(segment: bytes, component_bytes: int) -> bytes:
-    """Return a COC segment in the layout of COD: without the component, with a progression that means nothing."""
+    """Return a COC segment in the layout of COD: without the component, with an unused progression."""
     style, coding = segment[component_bytes : component_bytes + 1], segment[component_bytes + 1 :]
     return style + bytes(4) + coding
 

@@ -15,7 +15,7 @@ _MAX_STRIP_BYTES = 12 * MIB
 
 
 def strips_of(tiles: Iterable[ImageRegion], max_pixels: int) -> Mapping[ImageRegion, ImageRegion]:
-    """Return for each tile the strip that it is fetched with: tiles that follow each other, side by side without gaps.
+    """Return the strip in which each tile is fetched: consecutive tiles, side by side without gaps.
 
     Strips of more than one tile have at most ``max_pixels``.
     """
@@ -45,16 +45,16 @@ def _pixels(region: ImageRegion) -> int:
 
 
 class ReadAhead:
-    """Fetches a tile's whole strip with the first of its tiles. One for each region; ``tiles`` in the order of work."""
+    """Fetches a whole strip with the first of its tiles. One object per region; ``tiles`` in the order of reading."""
 
     def __init__(self, tiles: Iterable[ImageRegion], pixel_bytes: int, settings: RasterSettings) -> None:
         max_bytes = min(_MAX_STRIP_BYTES, settings.cache_bytes // 4)
         self._strips = strips_of(tiles, max_bytes // pixel_bytes)
 
     def fetch(self, handle: ImageHandle, tile: ImageRegion) -> None:
-        """Have GDAL fetch the strip of ``tile``, unless this handle did so lately.
+        """Fetch the strip of ``tile``, unless it is one of the last that this handle fetched.
 
-        What cannot be read is left for the tiles to find: it may be none of theirs.
+        Errors are ignored: reading the tile itself raises them, if they concern the tile.
         """
         strip = self._strips.get(tile, tile)
         if strip == tile or strip in handle.fetched:

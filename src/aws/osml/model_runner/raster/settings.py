@@ -1,4 +1,4 @@
-"""How GDAL is set up for a worker: caches of a known size, no guessing of neighbours, nothing on stderr."""
+"""Configuration of GDAL for a worker: caches of a known size, no reads of neighbouring files, nothing on stderr."""
 
 import functools
 import re
@@ -18,7 +18,7 @@ MIB = 1024 * 1024
 # Enough for any image in blocks of usual size; see ``block_cache`` for others.
 FIRST_CACHE_BYTES = 64 * MIB
 
-# Besides the formats that may be read, a worker holds a tile's pixels in MEM and may find its elevation data in DTED or
+# Besides the allowed formats, a worker needs MEM for a tile's pixels and may find its elevation data in DTED or
 # SRTM files. All other drivers are taken away, for GDAL opens the overviews and masks of an image with any driver there
 # is: a file beside the image, or one that its metadata names, may be a VRT that leads anywhere.
 _INTERNAL_DRIVERS = ("MEM", "DTED", "SRTMHGT")
@@ -26,13 +26,13 @@ _INTERNAL_DRIVERS = ("MEM", "DTED", "SRTMHGT")
 
 @dataclass(frozen=True)
 class RasterSettings:
-    """What an image may be, and how much memory GDAL may use for all of them together.
+    """Limits of each image, and the memory that GDAL may use for all images together.
 
     ``cache_bytes`` is the most that decoded blocks of all open images may take; ``curl_cache_bytes`` holds what was
     fetched from S3 and HTTP. ``vsi_cache_bytes`` is per open file and on top of both: 0 leaves it off, because local
     files are cached by the system and remote ones by the fetch cache. The limits refuse an image before a pixel of it
-    is read; ``directories`` are the only ones from which local files may be read, all of them when it is empty.
-    ``region_width_px`` and ``regions_at_once`` are what the worker does at a time, for the size of the cache.
+    is read; ``directories`` are the allowed roots of local files, and an empty tuple allows any.
+    ``region_width_px`` and ``regions_at_once`` determine how much of the cache is needed.
 
     GDAL repeats a request that failed ``http_max_retries`` times; ``http_timeout_s`` bounds a whole body, and
     ``http_stall_s`` the time without any byte. A read that failed all the same is made again, see ``patient_reads``.
@@ -91,7 +91,7 @@ def gdal_options(settings: RasterSettings, environ: Mapping[str, str]) -> dict[s
 
 
 def _endpoint_options(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the options that send /vsis3 where boto3 goes; empty where nobody says, or GDAL's own variable does."""
+    """Return the options that send /vsis3 to boto3's endpoint; empty without one, or where GDAL's variable is set."""
     url = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL")
     if not url or environ.get("AWS_S3_ENDPOINT"):
         return {}
@@ -106,8 +106,8 @@ def _endpoint_options(environ: Mapping[str, str]) -> dict[str, str]:
 def configure_gdal(settings: RasterSettings, environ: Mapping[str, str]) -> None:
     """Set GDAL up for this process: options, exceptions instead of error codes, messages as log events.
 
-    Called once by whoever owns the process, before the first image is opened and before threads start. Calling it
-    again applies the options again and is harmless.
+    Call it once per process, before the first image is opened and before threads start. Another call applies the
+    options again and is harmless.
     """
     for name, value in gdal_options(settings, environ).items():
         gdal.SetConfigOption(name, value)
@@ -126,7 +126,7 @@ def _keep_only_drivers(names: frozenset[str]) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _log_messages_and_raise_errors() -> None:
-    # Exceptions mode puts a handler of its own on top, which passes on what is no error. So ours goes underneath.
+    # Exceptions mode puts a handler of its own on top, which passes on all but errors. So ours is set first.
     gdal.DontUseExceptions()
     gdal.SetErrorHandler(log_gdal_message)
     gdal.UseExceptions()

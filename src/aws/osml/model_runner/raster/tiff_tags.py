@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-# Reads so many bytes from a place in the file; fewer, or none, where it ends before.
+# (offset, count) -> bytes of the file; fewer, or none, where the file ends before.
 ReadAt = Callable[[int, int], bytes]
 
 GDAL_METADATA, CITATIONS, TIE_POINTS = 42112, 34737, 33922
@@ -71,7 +71,7 @@ def tiff_tags(read_at: ReadAt) -> Iterator[TiffTag]:
 
 
 class Excess(NamedTuple):
-    """A property of a header that may be too large: what messages call it, its value and its limit."""
+    """A property of a header that may be too large: its name in messages, its value and its limit."""
 
     name: str
     value: int

@@ -1,4 +1,4 @@
-"""Cuts tiles out of an image and encodes them, in memory, as the file that a model is sent."""
+"""Reads tiles of an image and encodes them in memory as the files that models get."""
 
 import functools
 import itertools
@@ -33,17 +33,17 @@ from .window import corner_of, read_pixels, tile_view
 
 logger = structlog.get_logger(__name__)
 
-# What a tile has beside its pixels is seldom more.
-_MOST_HEADER_BYTES = 256 * 1024
+# The metadata of a tile is rarely larger.
+_MAX_HEADER_BYTES = 256 * 1024
 _PLAIN_TIFF = TilePlan("GTiff", ("COMPRESS=NONE",))
 
 
 class TileEncoder:
-    """Encodes tiles of one image in one format; any number of threads may ask at once.
+    """Encodes tiles of one image in one format. Thread-safe.
 
-    NITF tiles carry the corners, the SICD or SIDD document and the RPC as they are true of the tile; GTIFF tiles carry
-    its georeference; PNG and JPEG tiles carry pixels only. ``tiles`` are those that will be asked for, in order: of a
-    remote image some of them are fetched at once.
+    NITF tiles carry the corners, the SICD or SIDD document and the RPC, adjusted to the tile. GTIFF tiles carry the
+    georeference of the tile; PNG and JPEG tiles carry pixels only. ``tiles`` are the tiles that the caller will encode,
+    in order: for a remote image, several of them are fetched at once.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class TileEncoder:
     def check(self, tile_size: ImageDimensions | None = None) -> None:
         """Raise TileEncodingError when the format cannot hold the image, or a tile of ``tile_size`` would be too large.
 
-        Warn, once, where tiles are written otherwise than asked for.
+        Logs a warning where tiles are written with another compression than requested.
         """
         if tile_size is not None:
             width, height = min(tile_size.width, self._source.width), min(tile_size.height, self._source.height)
@@ -70,16 +70,15 @@ class TileEncoder:
             logger.warning("tile.compression_replaced", reason=self._plan.warning)
 
     def largest_payload(self, tile: ImageRegion, limit: int) -> int:
-        """Return how many bytes ``tile`` has when it is encoded, where that follows from its size; 0 where it does not.
+        """Return the bytes of the encoded ``tile``, where they depend only on its size; 0 for a compressed format.
 
-        Only a tile of nearly ``limit`` bytes of pixels is read and encoded for that, because its header decides.
-
-        Raises TileEncodingError: not readable.
+        The header is not counted, except for a tile with nearly ``limit`` bytes of pixels, where the header decides.
+        Such a tile is read and encoded. Raises TileEncodingError when it cannot be read.
         """
         if self._plan.compresses:
             return 0
         size = tile.size.width * tile.size.height * self.pixel_bytes
-        return len(self.encode(tile)) if limit - _MOST_HEADER_BYTES < size <= limit else size
+        return len(self.encode(tile)) if limit - _MAX_HEADER_BYTES < size <= limit else size
 
     @property
     def pixel_bytes(self) -> int:
@@ -89,8 +88,8 @@ class TileEncoder:
     def encode(self, tile: ImageRegion) -> EncodedTile:
         """Return the encoded pixels of ``tile``, which must lie inside the image.
 
-        Raises TileEncodingError: outside, too large, damaged, or not to be held by the format; another ImageError where
-        the image as a whole cannot be read, for now or for good.
+        Raises TileEncodingError when the tile is outside, too large, damaged, or not supported by the format; another
+        ImageError when the image as a whole cannot be read, temporarily or permanently.
         """
         self._refuse_unfit(tile)
         try:
@@ -134,8 +133,8 @@ class TileEncoder:
             )
 
     def _read(self, handle: ImageHandle, tile: ImageRegion, is_again: bool) -> Callable[[], EncodedTile]:
-        """Read the pixels of a tile; return what encodes them, which takes longer and needs the handle no more."""
-        if not is_again:  # what broke off may not be the tile's own
+        """Read the pixels of a tile; return the function that encodes them, without the handle, which takes longer."""
+        if not is_again:  # the broken transfer may belong to another tile of the strip
             self._ahead.fetch(handle, tile)
         gdal.ErrorReset()
         if self._plan == _PLAIN_TIFF:
@@ -162,7 +161,7 @@ class TileEncoder:
         return partial(self._learned, tile, view, corner)
 
     def _learned(self, tile: ImageRegion, view: Any, corner: Corner | None) -> bytes:
-        """Return what GDAL makes of a tile, and learn a template from it where that may help."""
+        """Return the file that GDAL writes, and add it to the templates while they need examples."""
         encoded = self._by_gdal(view, list(_PLAIN_TIFF.options))
         templates = self._source.tiff_templates
         if templates.wants(tile.size):
@@ -182,7 +181,7 @@ class TileEncoder:
             del copy  # closing writes the last bytes
             encoded = read_memory_file(path)
         if not encoded:
-            raise RuntimeError("the encoder wrote nothing")
+            raise RuntimeError("the encoder wrote an empty file")
         return encoded
 
     def _nitf_options(self, handle: ImageHandle, tile: ImageRegion) -> list[str]:
