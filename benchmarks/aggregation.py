@@ -1,12 +1,11 @@
-"""From the feature table to a result in S3: read, merge, stamp, write. Ours and the peer's, in the same run.
+"""From the feature table to a result in S3: read, merge, stamp, write. Both runners in the same run.
 
     .venv/bin/python benchmarks/aggregation.py [--features 85000] [--runs 3] [--peer /tmp/peer-venv/bin/python]
 
-Starts an emulator, stores the features of a scene as a job's tiles store them, and has each side bring them together in
-a process of its own, several times in turns: who comes first gets memory that the machine has not touched yet. Both
-read the same features, each in rows of its own form. Prints seconds, and the memory that a process took at most; what
-the emulator needs to hand out the rows and to take the result, from and to somebody who does not look at them; and the
-medians.
+Starts an emulator and stores the features of a scene as a job's tiles store them. Each runner aggregates them in a
+process of its own, several times in turns, because the first process gets untouched memory. Both read the same
+features, each in rows of its own form. Prints seconds and peak memory, the seconds that the emulator alone needs to
+return the rows and to take the result, and the medians.
 """
 
 import argparse
@@ -50,7 +49,7 @@ SEED = 20_261_121
 JOB_ID, IMAGE_ID = "bench", "bench:s3://images/bench.tif"
 BUCKET = "bench-results"
 INFERENCE_TIME = "2026-11-21T08:00:00Z"
-# The peer cannot read our rows: it gets the same features in rows of its own form.
+# osml-model-runner 2.3.0 cannot read our rows: it gets the same features in rows of its own form.
 TABLES = {
     "FEATURE_TABLE": ("hash_key", "range_key"),
     "JOB_TABLE": ("image_id",),
@@ -213,7 +212,7 @@ def emulator_alone(emulator: Emulator) -> None:
     headers = {
         "X-Amz-Target": "DynamoDB_20120810.Query",
         "Content-Type": "application/x-amz-json-1.0",
-        # Nobody checks it, but it says which service is meant.
+        # The emulator does not check the signature; it reads the service's name from it.
         "Authorization": "AWS4-HMAC-SHA256 Credential=any/20261121/us-west-2/dynamodb/aws4_request",
     }
 

@@ -1,4 +1,4 @@
-"""What a tile costs on AWS: capacity units, requests and dollars, and how many tiles a second AWS admits.
+"""Count capacity units, requests and dollars per tile on AWS, and the tiles per second that AWS admits.
 
     .venv/bin/python benchmarks/costs.py                            tiles of 20 and of 500 features
     .venv/bin/python benchmarks/costs.py --label now --json results.json

@@ -1,7 +1,7 @@
 """Stands in for AWS where an emulator's memory would not do: objects and one table lie on disk, records are counted.
 
 It knows what the product calls: put, get, uploads in parts, PutRecords, and writing and reading rows by key. No
-condition is checked. What concerns other tables goes on to the emulator.
+condition is checked. Calls for other tables go on to the emulator.
 
     disk_storage.py DIRECTORY TABLE EMULATOR_URL
 """

@@ -1,6 +1,6 @@
-"""A model that answers every tile alike after a fixed time: what is left of a job's time is the runner's.
+"""A model that returns the same response for every tile after a fixed time. The runner takes the rest of a job's time.
 
-fixed_model.py LATENCY_S FEATURES TILE_PX [MOST_AT_ONCE]      prints its port; GET /stats tells what it was asked
+fixed_model.py LATENCY_S FEATURES TILE_PX [MOST_AT_ONCE]      prints its port; GET /stats returns the calls
 """
 
 import json

@@ -3,9 +3,8 @@
     .venv/bin/python benchmarks/large_image.py [--features 1000000] [--memory-gb 2] [--outputs GEOJSON,KINESIS]
 
 Starts an emulator, and ``disk_storage.py`` for S3, Kinesis and the table of features. Commits the tiles of a made-up
-image as workers do, and has one process finish the image through the product's own classes, with RLIMIT_DATA at the
-memory that is named. Prints seconds, CPU, the most memory that the process took, and how many features each output
-holds.
+image as workers do. One process finishes the image through the product's own classes, under RLIMIT_DATA of the given
+memory. Prints seconds, CPU, peak memory, and the number of features in each output.
 """
 
 import argparse

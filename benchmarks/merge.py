@@ -1,4 +1,4 @@
-"""How many objects the merge delivers twice or not at all, and how long it takes, beside the peer if it is there.
+"""Count the objects that the merge delivers twice or not at all, and time it, beside 2.3.0 if that is installed.
 
     .venv/bin/python benchmarks/merge.py [--peer /tmp/peer-venv/bin/python] [--quick]
 
@@ -76,7 +76,7 @@ def measured(features: TiledFeatures, options: FeatureDistillationAlgorithm) -> 
 
 
 def peer_lines(python: str, detections: Detections, directory: Path) -> Iterator[str]:
-    """Yield a row for each of the peer's methods; it measures itself, without starting up."""
+    """Yield a row for each method of osml-model-runner 2.3.0, which times its own calls, without start-up."""
     given, found = directory / "detections.npz", directory / "kept.npz"
     np.savez(
         given,
@@ -105,7 +105,7 @@ def cut_polygons(detections: Detections) -> np.ndarray:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--peer", help="Python of an environment with the peer")
+    parser.add_argument("--peer", help="Python of an environment with osml-model-runner 2.3.0")
     parser.add_argument("--quick", action="store_true", help="leave out the large scenes")
     arguments = parser.parse_args()
     print(f"{'':34} {'twice':>11} {'missed':>12} {'time':>11}")

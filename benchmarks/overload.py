@@ -1,10 +1,10 @@
 """Plays fleets against endpoints that are sent more calls than they can serve, in virtual time, and prints a table.
 
 ``.venv/bin/python benchmarks/overload.py``. The endpoint and the threads of the workers are modelled; limits, budgets,
-retries, classes of errors and waits of regions are the product's own. SageMaker answers a call that its container did
-not answer within 60 s with a ModelError of original status 0, and the container serves such a call all the same. Every
-tile is healthy. A row prints the time that the job took beside the least possible one, the tiles that failed, and the
-calls per tile; once for a fleet that knows the endpoint's capacity and once for one that does not.
+retries, classes of errors and waits of regions are the product's own. SageMaker ends a call after 60 s without a
+response with a ModelError of original status 0. The container serves such a call all the same. Every tile is healthy.
+A row prints the job's time beside the least possible time, the failed tiles, and the calls per tile. Each row is played
+twice: by a fleet that knows the endpoint's capacity, and by a fleet that does not.
 """
 
 import argparse
@@ -80,7 +80,7 @@ SCENARIOS = [
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a job."""
+    """Time, tiles and calls of a finished job."""
 
     took_s: float
     failed_tiles: int

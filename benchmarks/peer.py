@@ -1,7 +1,7 @@
-"""The peer's side of the comparison; runs in an environment with ``osml-model-runner==2.3.0``, not in ours.
+"""Run osml-model-runner 2.3.0 for the comparison, in an environment with ``osml-model-runner==2.3.0``.
 
-peer.py merge DETECTIONS.npz KEPT.npz IOU         what it keeps of detections, and how long it takes
-peer.py aggregate IMAGE_ID TILE_PX OVERLAP_PX     an image's features, from the tables of the environment to S3
+peer.py merge DETECTIONS.npz KEPT.npz IOU         time its merge of detections
+peer.py aggregate IMAGE_ID TILE_PX OVERLAP_PX     aggregate an image's features to S3
 """
 
 import json

@@ -29,7 +29,7 @@ LABELLED_PX = 46
 
 
 class Line(NamedTuple):
-    """A line of the table; ``is_reached`` is None where there is no target."""
+    """A line of the table; ``is_reached`` is None without a target."""
 
     what: str
     target: str

@@ -1,7 +1,7 @@
 """How fast tiles pass, and what each costs: a real worker, on the embedded emulator, with a model that does nothing.
 
     .venv/bin/python benchmarks/pipeline.py                                    every row, our worker alone
-    .venv/bin/python benchmarks/pipeline.py --peer PYTHON throughput small_images          two rows, beside the peer
+    .venv/bin/python benchmarks/pipeline.py --peer PYTHON throughput small_images          two rows, beside 2.3.0
     .venv/bin/python benchmarks/pipeline.py --runs 3 --json results.json       medians of three runs
 
 Worker, model and emulator share the machine, as they do in every run, so compare ratios of one run. CPU and memory are

@@ -19,7 +19,7 @@ from aws.osml.model_runner.raster.window import read_pixels, tile_view
 Row = dict[str, Any]
 
 _CORES = usable_cores()
-# The worker's own names of what happens to a tile, in order. What is left of ``TileProcessing`` is waiting.
+# The worker's own names of what happens to a tile, in order. The rest of ``TileProcessing`` is waiting.
 STEPS = {
     "cut": "TileGeneration",
     "model": "ModelInvocation",

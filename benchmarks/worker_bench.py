@@ -67,7 +67,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Figures:
-    """What a job came to, or several that were sent together.
+    """Times, CPU and memory of a job, or of several that were sent together.
 
     Times are seconds from the submission: to the first status, the model's first and last call, and the last end.
     ``cpu_s`` and ``rss_mb`` are the worker's own; ``servers_cpu_s`` is what emulator and model took of the same cores.
@@ -102,7 +102,7 @@ class Figures:
 
 
 class Bench:
-    """The emulator that every run shares, and the images. ``peer`` is the Python of the peer's environment."""
+    """The emulator that every run shares, and the images. ``peer`` is the Python of the environment of 2.3.0."""
 
     def __init__(self, directory: Path, emulator: Emulator, peer: str | None) -> None:
         self.directory = directory
@@ -143,7 +143,7 @@ class Bench:
             **clean_environment(os.environ),
             **self.emulator.environment,
             **names,
-            # Names that the peer has for the same things.
+            # The names that osml-model-runner 2.3.0 uses for the same things.
             "IMAGE_REQUEST_TABLE": names["JOB_TABLE"],
             "OUTSTANDING_IMAGE_REQUEST_TABLE": names["OUTSTANDING_JOBS_TABLE"],
             "ARTIFACT_BUCKET": plane.result_bucket,
@@ -292,7 +292,7 @@ def _tree(process: psutil.Process) -> list[psutil.Process]:
 
 
 def _cpu_s(processes: list[psutil.Process]) -> float:
-    """Return the CPU seconds of processes and their children, living ones and those that have been waited for."""
+    """Return the CPU seconds of processes and of their children, both alive and ended."""
     times = [(one, one.cpu_times()) for process in processes for one in _tree(process)]
     return sum(sum(spent[:4]) for _, spent in times)
 

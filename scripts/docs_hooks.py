@@ -33,7 +33,7 @@ def target_of(link: str, source: str) -> str:
 
 
 def linked_files(source: str) -> set[str]:
-    """Return the files outside ``docs/`` that a Markdown file links to, and those that these link to."""
+    """Return the files outside ``docs/`` that a Markdown file links to, directly or through other files."""
     found: set[str] = set()
     pending = [source]
     while pending:
