@@ -533,16 +533,17 @@ def test_a_nitf_with_corners_is_affine(tmp_path):
 
 
 @pytest.mark.parametrize("version", [b"1.0.1", b"1.1.0", b"1.2.0", b"1.2.1"])
-def test_a_complex_sicd_is_located_on_its_scene(tmp_path, version):
+def test_the_centre_of_a_sicd_s_scene_pixel_is_its_scene_point(tmp_path, version):
     path = write_sicd(tmp_path / "sicd.ntf", 300, 400)
     path.write_bytes(re.sub(rb"urn:SICD:1\.\d\.\d", b"urn:SICD:" + version, path.read_bytes()))
     source = open_image(place(path), SETTINGS)
 
-    centre = image_to_world(source.sensor_model)(np.array([[200.0, 150.0]]))
+    # SCPPixel is row 150, column 200, and SICD numbers the centres of pixels.
+    centre = image_to_world(source.sensor_model)(np.array([[200.5, 150.5]]))
 
-    np.testing.assert_allclose(centre[0], [10.0, 20.0, 50.0], atol=1e-3)
+    np.testing.assert_allclose(centre[0], [10.0, 20.0, 50.0], rtol=0, atol=1e-7)
     assert default_height(source.sensor_model) == pytest.approx(50.0, abs=1e-3)
-    np.testing.assert_allclose(world_to_image(source.sensor_model, [[10.0, 20.0]]), [[200.0, 150.0]], atol=0.01)
+    np.testing.assert_allclose(world_to_image(source.sensor_model, [[10.0, 20.0]]), [[200.5, 150.5]], atol=0.01)
 
 
 @pytest.mark.parametrize(

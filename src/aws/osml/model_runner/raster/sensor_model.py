@@ -32,6 +32,7 @@ from aws.osml.photogrammetry import (
     ProjectiveSensorModel,
     RPCPolynomial,
     RPCSensorModel,
+    SICDSensorModel,
 )
 
 from .control_points import ControlPointModel, PlaneMap
@@ -199,19 +200,25 @@ def _older_sicd(text: str) -> Any | None:
     """Return the model of a SICD older than 1.2.1, read as 1.2.1, whose schema holds all older elements."""
     from aws.osml.gdal.sicd_sensor_model_builder import SICDSensorModelBuilder
 
-    return SICDSensorModelBuilder(sicd_xml=_OLDER_SICD.sub("urn:SICD:1.2.1", text)).build()
+    model = SICDSensorModelBuilder(sicd_xml=_OLDER_SICD.sub("urn:SICD:1.2.1", text)).build()
+    _count_from_corner(model)
+    return model
 
 
 def _count_from_corner(model: Any) -> None:
-    """Shift an RPC to count pixels from the corner of the first pixel, as all sensor models here do.
+    """Shift an RPC, SICD or SIDD to count pixels from the corner of the first pixel, as all sensor models here do.
 
-    RPC00B numbers the centre of the first pixel (0, 0), in NITF as in tags of a GeoTIFF.
+    RPC00B numbers the centre of the first pixel (0, 0), in NITF as in tags of a GeoTIFF. So do SICD (volume 1, 4.1.1)
+    and SIDD. RSM counts from the corner.
     """
-    rpc = getattr(model, "precision_sensor_model", model)
-    rpc = getattr(rpc, "full_image_sensor_model", rpc)
-    if isinstance(rpc, RPCSensorModel):
-        rpc.line_off += _HALF_PIXEL
-        rpc.samp_off += _HALF_PIXEL
+    exact = getattr(model, "precision_sensor_model", model)
+    exact = getattr(exact, "full_image_sensor_model", exact)
+    if isinstance(exact, RPCSensorModel):
+        exact.line_off += _HALF_PIXEL
+        exact.samp_off += _HALF_PIXEL
+    elif isinstance(exact, SICDSensorModel):
+        exact.coord_converter.scp_pixel.c += _HALF_PIXEL
+        exact.coord_converter.scp_pixel.r += _HALF_PIXEL
 
 
 def _rpc_model(dataset: Any) -> Any | None:
