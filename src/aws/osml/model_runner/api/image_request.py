@@ -80,9 +80,28 @@ class ImageRequest:
         Raises InvalidImageRequestException if the item is not a request.
         """
         try:
-            return ImageRequest(**_fields_of(item))
+            values: dict[str, Any] = {name: item[name] for name in _TEXT_FIELDS if name in item}
+            values |= {name: kind(item[name]) for name, kind in _ENUM_FIELDS.items() if name in item}
+            for name in _SIZE_FIELDS:
+                if name in item:
+                    width, height = item[name]
+                    values[name] = ImageDimensions(int(width), int(height))
+            for name in _JSON_FIELDS:
+                if (value := item.get(name)) is not None:
+                    # JSON text; older rows hold the value itself.
+                    values[name] = json.loads(value) if isinstance(value, str) else value
+            values["outputs"] = [
+                {name: value if isinstance(value, str) else int(value) for name, value in output.items()}
+                for output in item.get("outputs", ())
+            ]
+            if "post_processing" in item:
+                values["post_processing"] = deserialize_post_processing_list(item["post_processing"])
+            values["priority"] = int(item.get("priority", 0))
+            if item.get("roi"):
+                values["roi"] = shapely.from_wkt(item["roi"])
+            return ImageRequest(**values)
         except (KeyError, TypeError, ValueError, FeatureError, shapely.errors.GEOSException) as err:
-            raise InvalidImageRequestException(f"a stored request cannot be read: {err}") from err
+            raise InvalidImageRequestException(f"the stored request cannot be read: {err}") from err
 
     def to_item(self) -> dict[str, Any]:
         """Return the request as a map of snake_case names that JSON and DynamoDB store without loss.
@@ -232,28 +251,3 @@ def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: s
         request_sha256=sha256,
         priority=message.priority,
     )
-
-
-def _fields_of(item: Mapping[str, Any]) -> dict[str, Any]:
-    values: dict[str, Any] = {name: item[name] for name in _TEXT_FIELDS if name in item}
-    values |= {name: kind(item[name]) for name, kind in _ENUM_FIELDS.items() if name in item}
-    values |= {name: _dimensions(item[name]) for name in _SIZE_FIELDS if name in item}
-    for name in _JSON_FIELDS:
-        if (value := item.get(name)) is not None:
-            # JSON text; older rows hold the value itself.
-            values[name] = json.loads(value) if isinstance(value, str) else value
-    values["outputs"] = [
-        {name: value if isinstance(value, str) else int(value) for name, value in output.items()}
-        for output in item.get("outputs", ())
-    ]
-    if "post_processing" in item:
-        values["post_processing"] = deserialize_post_processing_list(item["post_processing"])
-    values["priority"] = int(item.get("priority", 0))
-    if item.get("roi"):
-        values["roi"] = shapely.from_wkt(item["roi"])
-    return values
-
-
-def _dimensions(size: Any) -> ImageDimensions:
-    width, height = size
-    return ImageDimensions(int(width), int(height))

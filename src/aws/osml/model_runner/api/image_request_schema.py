@@ -202,7 +202,6 @@ class ImageRequestMessage(_Message):
     roi: Annotated[BaseGeometry | None, BeforeValidator(_region)] = Field(None, alias="regionOfInterest")
     feature_properties: list[dict[str, Any]] = Field(default_factory=list, alias="featureProperties")
     post_processing: list[PostProcessingStep] = Field(default_factory=_default_post_processing, alias="postProcessing")
-
     priority: Annotated[WholeNumber, Field(ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)] = 0
 
     @field_validator("image_urls")

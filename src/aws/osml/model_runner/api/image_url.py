@@ -64,7 +64,8 @@ def parse_image_url(url: str, allowed_sources: Collection[str] = ALL_SOURCES) ->
     else:
         raise _refusal(url, _FORMS)
     if location.source not in allowed_sources:
-        raise _refusal(url, f"an image from one of the sources that IMAGE_SOURCES allows: {_listed(allowed_sources)}")
+        allowed = ", ".join(sorted(allowed_sources)) or "none"
+        raise _refusal(url, f"an image from one of the sources that IMAGE_SOURCES allows: {allowed}")
     return location
 
 
@@ -93,7 +94,7 @@ def is_bucket_name(name: str) -> bool:
 def web_host(url: str) -> str | None:
     """Return the host of an ``http(s)://`` URL that may be called, or None.
 
-    These are refused: user information (it would be ignored and logged), blanks and control characters, link-local and
+    Refused are user information (it would be ignored and logged), blanks and control characters, link-local and
     unspecified addresses, and hosts that only some resolvers read as an address: ``2852039166``, ``0xa9fea9fe``.
     A name can still resolve to any address, so the connection has to check the address.
     """
@@ -107,17 +108,13 @@ def web_host(url: str) -> str | None:
         return None
     if parts.scheme not in ("http", "https") or "@" in parts.netloc or not is_whole:
         return None
-    return host if _is_callable_host(host) else None
-
-
-def _is_callable_host(host: str) -> bool:
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
         last_label = host.rstrip(".").rpartition(".")[2]
-        return _HOST.fullmatch(host) is not None and not _NUMBER.fullmatch(last_label)
+        return host if _HOST.fullmatch(host) and not _NUMBER.fullmatch(last_label) else None
     inner = getattr(address, "ipv4_mapped", None) or address
-    return not (is_forbidden(address) or inner.is_unspecified)
+    return None if is_forbidden(address) or inner.is_unspecified else host
 
 
 def _s3_location(url: str) -> ImageLocation:
@@ -152,10 +149,6 @@ def _file_location(url: str) -> ImageLocation:
     if segments[0].lower().startswith("vsi"):
         raise _refusal(url, "the path of a local file, not of a virtual file system of GDAL")
     return ImageLocation(url, "file", path)
-
-
-def _listed(sources: Collection[str]) -> str:
-    return ", ".join(sorted(sources)) or "none"
 
 
 def _refusal(url: object, expectation: str) -> InvalidImageURLException:

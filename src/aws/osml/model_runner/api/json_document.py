@@ -23,12 +23,19 @@ Step = str | int
 def load_object(body: str | bytes) -> tuple[dict[str, Any], list[Problem]]:
     """Return the object in ``body`` and its problems.
 
-    If it cannot be parsed, the object is empty and there is a problem. Other problems leave it readable: a repeated
-    key, a number that is not finite, and a string with half of a surrogate pair.
+    If ``body`` cannot be parsed, the object is empty and there is a problem. Other problems leave the object readable:
+    a repeated key, a number that is not finite, and a string with half of a surrogate pair.
     """
-    text, problem = _checked_text(body)
-    if problem:
-        return {}, [problem]
+    described = f"{len(body)} {'bytes' if isinstance(body, bytes) else 'characters'}"
+    try:
+        text = body.decode() if isinstance(body, bytes) else body
+        size = len(text.encode())
+    except UnicodeError:
+        return {}, [Problem("body", described, "UTF-8 text")]
+    if size > MAX_MESSAGE_BYTES:
+        return {}, [Problem("body", f"{size} bytes", f"at most {MAX_MESSAGE_BYTES} bytes")]
+    if _depth(text) > MAX_DEPTH:
+        return {}, [Problem("body", described, f"JSON of at most {MAX_DEPTH} levels")]
     repeated: Counter[str] = Counter()
 
     def to_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -40,7 +47,7 @@ def load_object(body: str | bytes) -> tuple[dict[str, Any], list[Problem]]:
     try:
         document = json.loads(text, object_pairs_hook=to_object)
     except ValueError as err:  # JSONDecodeError, or an integer with more digits than Python converts
-        return {}, [Problem("body", _described(body), f"valid JSON: {err}")]
+        return {}, [Problem("body", described, f"valid JSON: {err}")]
     if not isinstance(document, dict):
         return {}, [Problem("body", shortened(document), "a JSON object")]
     twice = [Problem(path_text([key]), "given more than once", "each key once") for key in repeated]
@@ -64,19 +71,6 @@ def _problem(steps: tuple[Step, ...], value: Any, expectation: str) -> Problem:
     return Problem(path_text(steps), shortened(value, str(steps[-1]) if steps else ""), expectation)
 
 
-def _checked_text(body: str | bytes) -> tuple[str, Problem | None]:
-    try:
-        text = body.decode() if isinstance(body, bytes) else body
-        size = len(text.encode())
-    except UnicodeError:
-        return "", Problem("body", _described(body), "UTF-8 text")
-    if size > MAX_MESSAGE_BYTES:
-        return "", Problem("body", f"{size} bytes", f"at most {MAX_MESSAGE_BYTES} bytes")
-    if _depth(text) > MAX_DEPTH:
-        return "", Problem("body", _described(body), f"JSON of at most {MAX_DEPTH} levels")
-    return text, None
-
-
 def _depth(text: str) -> int:
     """Return the nesting depth of the brackets of ``text``, in one pass and without recursion."""
     level = max_level = 0
@@ -88,10 +82,6 @@ def _depth(text: str) -> int:
         elif mark in "]}":
             level -= 1
     return max_level
-
-
-def _described(body: str | bytes) -> str:
-    return f"{len(body)} {'bytes' if isinstance(body, bytes) else 'characters'}"
 
 
 def _values(document: Any) -> Iterator[tuple[tuple[Step, ...], Any]]:

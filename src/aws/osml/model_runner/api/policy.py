@@ -29,31 +29,29 @@ class RequestPolicy:
 
     def check(self, request: ImageRequest) -> None:
         """Raise InvalidImageRequestException with a problem for each name in the request that is not allowed."""
-        problems = [*self._image_problems(request), *self._output_problems(request)]
+        problems: list[Problem] = []
+        try:
+            location = parse_image_url(request.image_url, self.image_sources)
+        except InvalidImageURLException as err:
+            problems += err.problems
+        else:
+            if location.bucket is not None and not _is_among(location.bucket, self.image_buckets):
+                expectation = "an image in a bucket that IMAGE_BUCKETS allows"
+                problems.append(Problem("imageUrls", shortened(request.image_url), expectation))
+        for index, output in enumerate(request.outputs):
+            for key, setting, patterns in (
+                ("bucket", "OUTPUT_BUCKETS", self.output_buckets),
+                ("stream", "OUTPUT_STREAMS", self.output_streams),
+            ):
+                if key in output and not _is_among(output[key], patterns):
+                    expectation = f"a {key} that {setting} allows"
+                    problems.append(Problem(f"outputs[{index}].{key}", shortened(output[key]), expectation))
+            for key in _ROLE_KEYS:
+                problems += self._role_problems(f"outputs[{index}].{key}", output.get(key))
         problems += self._role_problems("imageReadRole", request.image_read_role)
         problems += self._role_problems("imageProcessor.assumedRole", request.model_invocation_role)
         if problems:
             raise InvalidImageRequestException("the image request is not allowed", problems)
-
-    def _image_problems(self, request: ImageRequest) -> Iterator[Problem]:
-        try:
-            location = parse_image_url(request.image_url, self.image_sources)
-        except InvalidImageURLException as err:
-            yield from err.problems
-            return
-        if location.bucket is not None and not _is_among(location.bucket, self.image_buckets):
-            yield Problem("imageUrls", shortened(request.image_url), "an image in a bucket that IMAGE_BUCKETS allows")
-
-    def _output_problems(self, request: ImageRequest) -> Iterator[Problem]:
-        for index, output in enumerate(request.outputs):
-            for key, setting, names in (
-                ("bucket", "OUTPUT_BUCKETS", self.output_buckets),
-                ("stream", "OUTPUT_STREAMS", self.output_streams),
-            ):
-                if key in output and not _is_among(output[key], names):
-                    yield Problem(f"outputs[{index}].{key}", shortened(output[key]), f"a {key} that {setting} allows")
-            for key in _ROLE_KEYS:
-                yield from self._role_problems(f"outputs[{index}].{key}", output.get(key))
 
     def _role_problems(self, field: str, role: str | None) -> Iterator[Problem]:
         if not role:

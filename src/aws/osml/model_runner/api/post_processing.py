@@ -86,9 +86,9 @@ class SeamMerge(StrEnum):
 class FeatureDistillationSeam(FeatureDistillationAlgorithm):
     """Keep the strongest of the features of one object in different tiles; see ``features.seam_merge``.
 
-    Areas are one object if ``metric`` is above ``iou_threshold``. Points and lines are one object if their distance is
-    at most ``distance_px``, by default a share of the tiles' overlap. Only features of one class are compared, unless
-    ``is_class_agnostic``.
+    Two areas are one object if their ``metric`` is above ``iou_threshold``. Two points or lines are one object if their
+    distance is at most ``distance_px``, by default a share of the tiles' overlap. Only features of one class are
+    compared, unless ``is_class_agnostic``.
     """
 
     algorithm_type: FeatureDistillationAlgorithmType = FeatureDistillationAlgorithmType.SEAM

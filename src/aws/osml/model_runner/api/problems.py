@@ -39,8 +39,8 @@ _EXPECTATIONS = {
     "greater_than_equal": "a number of at least {ge}",
     "less_than": "a number below {lt}",
     "less_than_equal": "a number of at most {le}",
-    "too_short": "at least {min_length} of them",
-    "too_long": "at most {max_length} of them",
+    "too_short": "at least {min_length} items",
+    "too_long": "at most {max_length} items",
 }
 
 
@@ -67,7 +67,15 @@ def role_problem(field: str, role: str, code: str) -> Problem:
 
 def path_text(steps: Sequence[str | int]) -> str:
     """Return a path as text, such as ``outputs[0].bucket``; the path of the whole document is ``body``."""
-    text = "".join(f"[{step}]" if isinstance(step, int) else f".{_key_text(step)}" for step in steps)
+    text = ""
+    for step in steps:
+        if isinstance(step, int):
+            text += f"[{step}]"
+            continue
+        # A key is untrusted, and the path goes to logs: printable, redacted and of limited length.
+        key = redacted_beginning(step, _MAX_KEY_LENGTH)
+        shown = key if key.isprintable() else json.dumps(key)[1:-1]
+        text += "." + (shown if len(shown) <= _MAX_KEY_LENGTH else shown[: _MAX_KEY_LENGTH - 1] + "…")
     return text.removeprefix(".") or "body"
 
 
@@ -91,13 +99,6 @@ def expectation_of(details: ErrorDetails) -> str:
     return template.format(**details.get("ctx", {})) if template else details["msg"]
 
 
-def _key_text(key: str) -> str:
-    """Return an untrusted key for a log line: printable, redacted and of limited length."""
-    key = redacted_beginning(key, _MAX_KEY_LENGTH)
-    shown = key if key.isprintable() else json.dumps(key)[1:-1]
-    return shown if len(shown) <= _MAX_KEY_LENGTH else shown[: _MAX_KEY_LENGTH - 1] + "…"
-
-
 def _problem(details: ErrorDetails, document: Any) -> Problem:
     steps, value = _located(details, document)
     name = next((str(step) for step in reversed(steps) if isinstance(step, str)), "")
@@ -116,13 +117,13 @@ def _located(details: ErrorDetails, document: Any) -> tuple[list[str | int], Any
         location.append(details["ctx"]["discriminator"].strip("'"))
     steps: list[str | int] = []
     value = document
-    for position, step in enumerate(location):
-        is_there = (isinstance(value, dict) and step in value) or (
+    for index, step in enumerate(location):
+        is_present = (isinstance(value, dict) and step in value) or (
             isinstance(value, list) and isinstance(step, int) and step < len(value)
         )
-        if is_there:
+        if is_present:
             value = value[step]
-        elif position < len(location) - 1 or not isinstance(value, dict):
+        elif index < len(location) - 1 or not isinstance(value, dict):
             continue
         else:
             value = None

@@ -1,7 +1,8 @@
 """Parses a region of interest: a polygon in WKT, longitude before latitude, in degrees.
 
-The parser is native code that recurses and needs more than linear time, so untrusted text is checked first. 50,000
-nested parentheses would end the process, and the repair of a random polygon with some hundred vertices takes a minute.
+The parser is native code that recurses and needs more than linear time, so untrusted text is checked first.
+50,000 nested parentheses would end the process. The repair of a random polygon with some hundred vertices takes a
+minute.
 """
 
 import math
@@ -11,7 +12,6 @@ from typing import NoReturn
 import numpy as np
 import shapely
 from shapely.geometry import MultiPolygon, Polygon
-from shapely.geometry.base import BaseGeometry
 
 from aws.osml.model_runner.exceptions import InvalidImageRequestException, Problem
 
@@ -20,7 +20,7 @@ from .problems import shortened
 MAX_WKT_BYTES = 64 * 1024
 MAX_VERTICES = 5_000
 MAX_DEPTH = 4
-# The time of a repair grows with the cube of the vertices; this many take some hundredths of a second.
+# The time of a repair grows with the cube of the vertices. A polygon of this size takes some hundredths of a second.
 MAX_REPAIRED_VERTICES = 250
 # About a tenth of a micrometre. Numbers with so few digits are not changed by writing them as text.
 GRID_DEGREES = 1e-12
@@ -52,11 +52,21 @@ def parse_roi(wkt: str) -> Polygon | MultiPolygon:
         if shapely.get_num_coordinates(geometry) > MAX_REPAIRED_VERTICES:
             _refuse(wkt, f"a valid polygon; only polygons of up to {MAX_REPAIRED_VERTICES} vertices are repaired")
         geometry = shapely.make_valid(geometry, method="structure", keep_collapsed=False)
-    return _on_grid(geometry, wkt)
+    # Numbers far smaller than the grid make GEOS divide by zero.
+    rounded = shapely.transform(geometry, lambda positions: np.round(positions, _GRID_DECIMALS))
+    try:
+        precise = shapely.set_precision(shapely.make_valid(rounded), GRID_DEGREES)
+    except shapely.errors.GEOSException as err:
+        _refuse(wkt, "a region with an area, apart from rounding", err)
+    # The detour through WKB removes the precision grid from the geometry.
+    geometry = shapely.from_wkb(shapely.to_wkb(precise, output_dimension=3))
+    if not isinstance(geometry, (Polygon, MultiPolygon)) or not geometry.area > 0:
+        _refuse(wkt, "a region with an area")
+    return geometry
 
 
 def _check_before_parsing(wkt: str) -> None:
-    """Refuse text that could harm the parser, in linear time."""
+    """Reject text that could crash or block the parser, in linear time."""
     if len(wkt.encode("utf-8", "replace")) > MAX_WKT_BYTES:
         _refuse(wkt, f"at most {MAX_WKT_BYTES} bytes")
     shape = _SHAPE.match(wkt)
@@ -83,20 +93,6 @@ def _depth(wkt: str) -> int:
         elif character == ")":
             level -= 1
     return max_level
-
-
-def _on_grid(geometry: BaseGeometry, wkt: str) -> Polygon | MultiPolygon:
-    """Return the geometry rounded and valid. The detour through WKB removes the precision grid from it."""
-    # Numbers far smaller than the grid make GEOS divide by zero.
-    rounded = shapely.transform(geometry, lambda positions: np.round(positions, _GRID_DECIMALS))
-    try:
-        precise = shapely.set_precision(shapely.make_valid(rounded), GRID_DEGREES)
-    except shapely.errors.GEOSException as err:
-        _refuse(wkt, "a region with an area, apart from rounding", err)
-    geometry = shapely.from_wkb(shapely.to_wkb(precise, output_dimension=3))
-    if not isinstance(geometry, (Polygon, MultiPolygon)) or not geometry.area > 0:
-        _refuse(wkt, "a region with an area")
-    return geometry
 
 
 def _refuse(wkt: str, expectation: str, cause: Exception | None = None) -> NoReturn:
