@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from aws.osml.model_runner.common.job_rules import region_wait_s
 from aws.osml.model_runner.exceptions import ModelCallError
-from aws.osml.model_runner.inference.call_errors import error_of_aws_answer
+from aws.osml.model_runner.inference.call_errors import error_of_aws_response
 from aws.osml.model_runner.inference.call_limit import CallLimit
 from aws.osml.model_runner.inference.retry import Action, RetryBudget, Tries
 
@@ -133,7 +133,7 @@ class Endpoint:
         self.calls += 1
         backlog = self._scenario.backlog
         if backlog is not None and len(self._waiting) + self._scenario.servers - self._free >= backlog:
-            self._clock.after(0.02, lambda: on_end(error_of_aws_answer(UNAVAILABLE)))
+            self._clock.after(0.02, lambda: on_end(error_of_aws_response(UNAVAILABLE)))
             return
         call = Call(on_end)
         self._clock.after(TIME_LIMIT_S, lambda: self._time_out(call))
@@ -158,7 +158,7 @@ class Endpoint:
     def _time_out(self, call: "Call") -> None:
         if not call.is_over:
             self.timeouts += 1
-            call.end(error_of_aws_answer(TIMED_OUT))
+            call.end(error_of_aws_response(TIMED_OUT))
 
 
 class Call:
@@ -280,7 +280,7 @@ class Attempt:
     def _ended(self, tries: Tries, began_s: float, error: ModelCallError | None) -> None:
         fleet, limit = self.worker.fleet, self.worker.limit
         if error is None:
-            limit.note_answer(fleet.clock() - began_s)
+            limit.record_response(fleet.clock() - began_s)
             self.is_probing = False
             self.ended += 1
             self.region.left -= 1
@@ -288,9 +288,9 @@ class Attempt:
             fleet.tiles_left -= 1
             self._leave()
             return
-        limit.note_failure(error, fleet.clock() - began_s)
+        limit.record_failure(error, fleet.clock() - began_s)
         decision = tries.failed(error)
-        if decision.action is Action.AGAIN and not self.is_stopped:
+        if decision.action is Action.RETRY and not self.is_stopped:
             fleet.clock.after(decision.delay_s, lambda: self._again(tries))
             return
         if decision.action is Action.FAIL_TILE:

@@ -43,7 +43,7 @@ def round_of(limit: CallLimit, clock: Clock, latency_s: float = 0.3) -> int:
     begun = fill(limit)
     clock.now_s += latency_s
     for _ in range(begun):
-        limit.note_answer(latency_s)
+        limit.record_response(latency_s)
         limit.leave()
     return begun
 
@@ -72,7 +72,7 @@ def test_a_limit_that_is_not_used_does_not_grow(clock):
     clock.now_s += 10
     for _ in range(100):
         assert limit.try_enter()
-        limit.note_answer(0.3)
+        limit.record_response(0.3)
         limit.leave()
     assert limit.calls == 8
 
@@ -82,7 +82,7 @@ def test_a_refusal_lowers_it_and_it_grows_back_by_one_a_round_to_below_what_was_
     for _ in range(5):
         round_of(limit, clock)
     before = limit.calls
-    limit.note_failure(refusal(), 0.0)
+    limit.record_failure(refusal(), 0.0)
     assert limit.calls == int(before * 0.7)
     clock.now_s += 10
     after = [round_of(limit, clock) for _ in range(30)]
@@ -97,26 +97,26 @@ def test_the_refusals_of_one_round_count_once(clock):
         round_of(limit, clock)
     before = limit.calls
     for _ in range(30):
-        limit.note_failure(refusal(), 0.0)
+        limit.record_failure(refusal(), 0.0)
         clock.now_s += 0.005
     assert limit.calls == int(before * 0.7)
     clock.now_s += 1
-    limit.note_failure(refusal(), 0.0)
+    limit.record_failure(refusal(), 0.0)
     assert limit.calls == int(before * 0.49)
 
 
 def test_one_call_is_always_allowed(clock):
     limit = CallLimit(64, clock)
     for _ in range(50):
-        limit.note_failure(refusal(), 0.0)
+        limit.record_failure(refusal(), 0.0)
         clock.now_s += 1
     assert fill(limit) == 1
 
 
 def test_an_endpoint_that_wants_to_rest_is_called_by_nobody_until_then(clock):
     limit = CallLimit(8, clock)
-    limit.note_failure(refusal(30.0), 0.0)
-    limit.note_failure(refusal(5.0), 0.0)
+    limit.record_failure(refusal(30.0), 0.0)
+    limit.record_failure(refusal(5.0), 0.0)
     assert fill(limit) == 0
     clock.now_s += 29
     assert fill(limit) == 0
@@ -141,10 +141,10 @@ def test_it_settles_about_what_the_endpoint_takes(clock, capacity):
         clock.now_s += 0.1
         for number in range(begun):
             if number < capacity:
-                limit.note_answer(0.1)
+                limit.record_response(0.1)
                 answered += 1
             else:
-                limit.note_failure(refusal(), 0.0)
+                limit.record_failure(refusal(), 0.0)
                 refused += 1
             limit.leave()
     assert answered >= 0.8 * 400 * capacity
@@ -154,7 +154,7 @@ def test_it_settles_about_what_the_endpoint_takes(clock, capacity):
 def test_an_endpoint_that_was_given_more_machines_gets_more_calls(clock):
     limit = CallLimit(64, clock)
     round_of(limit, clock)
-    limit.note_failure(refusal(), 0.0)
+    limit.record_failure(refusal(), 0.0)
     clock.now_s += 10
     for _ in range(300):
         round_of(limit, clock, 0.1)
@@ -169,7 +169,7 @@ def test_time_outs_lower_it_and_crashes_do_when_other_calls_are_under_way(clock,
     assert fill(limit) == 32
     clock.now_s += 60
     for _ in range(32):
-        limit.note_failure(failure, 60.0)
+        limit.record_failure(failure, 60.0)
         limit.leave()
     assert limit.calls == 22, "they began before the limit fell, so they count once"
 
@@ -178,10 +178,10 @@ def test_a_crash_of_the_only_call_and_a_wrong_tile_say_nothing_about_load(clock)
     limit = CallLimit(64, clock)
     round_of(limit, clock)
     assert limit.try_enter()
-    limit.note_failure(CRASHED, 0.3)
+    limit.record_failure(CRASHED, 0.3)
     limit.leave()
     assert fill(limit) == 8
-    limit.note_failure(ModelCallError("bad", ModelErrorClass.PERMANENT, "MODEL_4XX"), 0.3)
+    limit.record_failure(ModelCallError("bad", ModelErrorClass.PERMANENT, "MODEL_4XX"), 0.3)
     assert limit.calls == 8
 
 
@@ -192,20 +192,20 @@ def test_below_one_call_it_pauses_after_each_and_recovers_with_responses(clock):
         while not limit.try_enter():
             clock.now_s += 1
         clock.now_s += 60
-        limit.note_failure(TIMED_OUT, 60.0)
+        limit.record_failure(TIMED_OUT, 60.0)
         limit.leave()
         began = clock.now_s
         while not limit.try_enter():
             clock.now_s += 1
         pauses.append(clock.now_s - began)
-        limit.note_answer(1.0)
+        limit.record_response(1.0)
         limit.leave()
     assert 0 < pauses[0] < pauses[-1] <= 300
     for _ in range(20):
         while not limit.try_enter():
             clock.now_s += 1
         clock.now_s += 1
-        limit.note_answer(1.0)
+        limit.record_response(1.0)
         limit.leave()
     began = clock.now_s
     assert limit.try_enter(), "it needs no pause any more"
@@ -275,9 +275,9 @@ def test_it_is_full_while_tiles_wait_for_an_endpoint_that_no_longer_responds(clo
         assert limit.is_full
         begun()
         assert not limit.is_full, "nothing waits, and the endpoint may take more calls"
-    limit.note_failure(TIMED_OUT, 70.0)
+    limit.record_failure(TIMED_OUT, 70.0)
     limit.leave()
     with limit.expecting(2 * limit.calls):
         assert limit.is_full, "the next calls may take as long"
-        limit.note_answer(0.1)
+        limit.record_response(0.1)
         assert not limit.is_full

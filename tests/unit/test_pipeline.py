@@ -91,9 +91,9 @@ class FakeSteps:
             self.detecting.add(-1)
         return b"answer %d" % tile.index
 
-    def locate(self, tile: Tile, answer: bytes) -> TileOutcome:
+    def locate(self, tile: Tile, response: bytes) -> TileOutcome:
         self._step("locate", tile)
-        return TileOutcome(TileState.SUCCEEDED, (answer,))
+        return TileOutcome(TileState.SUCCEEDED, (response,))
 
     def store(self, tile: Tile, result: TileOutcome) -> TileState:
         self._step("store", tile)
@@ -200,10 +200,10 @@ def test_never_more_calls_in_flight_than_the_endpoint_takes():
     limit = CallLimit(3)
     for _ in range(3):
         assert limit.try_enter()
-        limit.note_answer(0.005)
+        limit.record_response(0.005)
         limit.leave()
     steps = FakeSteps(
-        detect=lambda tile: time.sleep(0.005) or (limit.note_failure(REFUSED, 0.0) if tile.index == 20 else None)
+        detect=lambda tile: time.sleep(0.005) or (limit.record_failure(REFUSED, 0.0) if tile.index == 20 else None)
     )
     steps.limit = limit
     pipeline = TilePipeline(cutters=2, callers=8, storers=2, max_encoded_bytes=1000)
@@ -314,15 +314,15 @@ def test_the_share_of_a_region_shrinks_when_others_come():
     shares = QueueShares(first_tiles=2, max_tiles=6, max_bytes=1000)
     with shares.of("a"):
         assert [shares.take("a") for _ in range(3)] == [True] * 2 + [False]
-        shares.note_bytes("a", 10)
+        shares.record_bytes("a", 10)
         assert [shares.take("a") for _ in range(5)] == [True] * 4 + [False]
         with shares.of("b"):
-            shares.note_bytes("b", 10)
+            shares.record_bytes("b", 10)
             assert [shares.take("b") for _ in range(4)] == [True] * 3 + [False]
             shares.give_back("a")
             assert not shares.take("a")
         assert shares.take("a")
-        shares.note_bytes("a", 2000)
+        shares.record_bytes("a", 2000)
         assert not shares.take("a")
         for _ in range(6):
             shares.give_back("a")
@@ -541,7 +541,7 @@ def test_a_step_that_hangs_shows_and_one_that_shows_life_does_not(pipeline, step
         assert in_step.wait(WAIT_S)
         clock.now_s += 500.0
         assert run.last_life == 1000.0
-        run.note_life(tiles(4)[3])
+        run.record_life(tiles(4)[3])
         assert run.last_life == 1500.0
         release.set()
         ended()

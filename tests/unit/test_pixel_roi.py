@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import shapely
 
-from aws.osml.model_runner.tiling.pixel_roi import interest_in_pixels
+from aws.osml.model_runner.tiling.pixel_roi import roi_in_pixels
 
 
 def degrees(pixels: np.ndarray) -> np.ndarray:
@@ -14,7 +14,7 @@ def degrees(pixels: np.ndarray) -> np.ndarray:
 
 def test_interest_keeps_its_holes():
     shape = shapely.Polygon([(10, 20), (14, 20), (14, 16), (10, 16)], holes=[[(11, 19), (13, 19), (13, 17), (11, 17)]])
-    pixels = interest_in_pixels(shape, degrees, 1000, 1000)
+    pixels = roi_in_pixels(shape, degrees, 1000, 1000)
     assert pixels.area == pytest.approx(400 * 400 - 200 * 200, abs=1)
     assert not any(part.intersects(shapely.Point(200, 200)) for part in pixels.geoms)
     assert pixels.bounds == (0, 0, 400, 400)
@@ -24,32 +24,32 @@ def test_edges_that_are_straight_on_the_map_may_bend_in_the_image():
     def bent(pixels: np.ndarray) -> np.ndarray:
         return degrees(np.column_stack([pixels[:, 0], pixels[:, 1] - 20 * np.sin(np.pi * pixels[:, 0] / 400)]))
 
-    pixels = interest_in_pixels(shapely.box(10, 18, 14, 20), bent, 400, 400)
+    pixels = roi_in_pixels(shapely.box(10, 18, 14, 20), bent, 400, 400)
     assert pixels.bounds[1] == pytest.approx(0, abs=0.5)
     assert pixels.bounds[3] == pytest.approx(220, abs=0.5), "the lower edge hangs through in its middle"
 
 
 def test_heights_of_the_interest_do_not_matter():
     shape = shapely.Polygon([(10, 20, 500), (11, 20, 500), (11, 19, 0)])
-    pixels = interest_in_pixels(shape, degrees, 400, 400)
-    assert pixels.equals(interest_in_pixels(shapely.force_2d(shape), degrees, 400, 400))
+    pixels = roi_in_pixels(shape, degrees, 400, 400)
+    assert pixels.equals(roi_in_pixels(shapely.force_2d(shape), degrees, 400, 400))
     assert pixels.area == pytest.approx(5000, abs=1)
 
 
 @pytest.mark.parametrize("west", [-352, 8, 368 - 16])
 def test_longitudes_may_differ_by_a_full_turn(west):
-    pixels = interest_in_pixels(shapely.box(west, 19, west + 3, 20), degrees, 400, 400)
+    pixels = roi_in_pixels(shapely.box(west, 19, west + 3, 20), degrees, 400, 400)
     expected = (0, 0, 100, 100) if west != 352 else None
     assert pixels.is_empty if expected is None else pixels.bounds == expected
 
 
 def test_an_image_that_no_pixel_of_is_on_the_earth_has_no_part_in_it():
-    assert interest_in_pixels(shapely.box(0, 0, 1, 1), lambda pixels: pixels * np.nan, 400, 300).is_empty
+    assert roi_in_pixels(shapely.box(0, 0, 1, 1), lambda pixels: pixels * np.nan, 400, 300).is_empty
 
 
 def test_a_map_that_turns_back_is_in_the_interest_twice():
     def folded(pixels: np.ndarray) -> np.ndarray:
         return degrees(np.column_stack([np.abs(pixels[:, 0] - 200), pixels[:, 1]]))
 
-    pixels = interest_in_pixels(shapely.box(10.5, 18, 11, 19), folded, 400, 400)
+    pixels = roi_in_pixels(shapely.box(10.5, 18, 11, 19), folded, 400, 400)
     assert pixels.area == pytest.approx(2 * 50 * 100, abs=1)

@@ -192,10 +192,10 @@ def test_the_size_of_a_plan_is_known_before_it_is_made(strategy, width, height, 
 def test_no_plan_has_fewer_tiles_than_are_certain(strategy, width, height, tile_px, overlap_px):
     planner = TilePlanner(strategy, square(tile_px), square(overlap_px))
     bounds = region(7, 5, width, height)
-    least = planner.least_tiles(bounds)
+    least = planner.min_tiles(bounds)
     assert 1 <= least <= planner.size(bounds, square(200)).tiles
 
 
 def test_an_endless_plan_is_known_at_once():
     planner = TilePlanner(VO, square(16), square(15))
-    assert planner.least_tiles(region(0, 0, 2**20, 900_000)) == (2**20 - 15) * (900_000 - 15)
+    assert planner.min_tiles(region(0, 0, 2**20, 900_000)) == (2**20 - 15) * (900_000 - 15)

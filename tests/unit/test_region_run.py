@@ -62,9 +62,9 @@ def test_life_is_that_of_the_thread_that_gave_no_sign_for_longest():
         run.begin_step(tile(index))
     assert run.last_life == 100.0, "the region's own thread opens the image since then"
     clock.now_s = 109.0
-    run.note_life()
+    run.record_life()
     assert run.last_life == 105.0
-    run.note_life(tile(0))
+    run.record_life(tile(0))
     assert run.last_life == 107.0
     run.end_step(tile(1))
     assert run.last_life == 109.0
@@ -82,11 +82,11 @@ def test_tiles_that_wait_in_a_queue_count_as_no_hang():
         run.leave(tile(0), TileState.SUCCEEDED)
         clock.now_s = 5000.0
         assert run.last_life == 5000.0, "no thread works on the other two"
-        run.note_life(tile(1))
+        run.record_life(tile(1))
         assert run.last_life == 5000.0
     clock.now_s = 5001.0
     assert run.last_life == 5000.0, "the region's own thread goes on"
-    run.note_life(tile(7))
+    run.record_life(tile(7))
     assert run.last_life == 5001.0, "a tile that is in no stage is worked on by the region's own thread"
 
 

@@ -14,7 +14,7 @@ from aws.osml.model_runner.exceptions import (
 )
 from aws.osml.model_runner.inference.call_errors import (
     ModelErrorCode,
-    error_of_aws_answer,
+    error_of_aws_response,
     error_of_model_status,
     retry_after_seconds,
 )
@@ -31,7 +31,7 @@ from aws.osml.model_runner.inference.retry import (
 )
 
 C = ModelErrorClass
-AGAIN, GIVE_BACK, FAIL_TILE, FAIL_JOB = Action.AGAIN, Action.GIVE_BACK, Action.FAIL_TILE, Action.FAIL_JOB
+RETRY, RELEASE, FAIL_TILE, FAIL_JOB = Action.RETRY, Action.RELEASE, Action.FAIL_TILE, Action.FAIL_JOB
 
 NOW_S = 1_700_000_000.0
 
@@ -43,24 +43,24 @@ def error(error_class: ModelErrorClass, retry_after_s: float | None = None) -> M
 @pytest.mark.parametrize(
     ("error_class", "attempt", "has_budget", "has_refreshed", "expected"),
     [
-        (C.THROTTLE, 1, True, False, AGAIN),
-        (C.THROTTLE, 3, True, False, AGAIN),
-        (C.THROTTLE, 4, True, False, GIVE_BACK),
-        (C.THROTTLE, 1, False, False, GIVE_BACK),
-        (C.TRANSIENT, 1, True, False, AGAIN),
-        (C.TRANSIENT, 3, True, False, AGAIN),
-        (C.TRANSIENT, 4, True, False, GIVE_BACK),
-        (C.TRANSIENT, 1, False, False, GIVE_BACK),
-        (C.SUSPICIOUS, 1, True, False, AGAIN),
-        (C.SUSPICIOUS, 2, False, False, AGAIN),
+        (C.THROTTLE, 1, True, False, RETRY),
+        (C.THROTTLE, 3, True, False, RETRY),
+        (C.THROTTLE, 4, True, False, RELEASE),
+        (C.THROTTLE, 1, False, False, RELEASE),
+        (C.TRANSIENT, 1, True, False, RETRY),
+        (C.TRANSIENT, 3, True, False, RETRY),
+        (C.TRANSIENT, 4, True, False, RELEASE),
+        (C.TRANSIENT, 1, False, False, RELEASE),
+        (C.SUSPICIOUS, 1, True, False, RETRY),
+        (C.SUSPICIOUS, 2, False, False, RETRY),
         (C.SUSPICIOUS, 3, True, False, FAIL_TILE),
         (C.PERMANENT, 1, True, False, FAIL_TILE),
         (C.JOB, 1, True, False, FAIL_JOB),
-        (C.CREDENTIAL, 1, True, False, AGAIN),
-        (C.CREDENTIAL, 4, False, False, AGAIN),
-        (C.CREDENTIAL, 1, True, True, AGAIN),
-        (C.CREDENTIAL, 4, True, True, GIVE_BACK),
-        (C.CREDENTIAL, 1, False, True, GIVE_BACK),
+        (C.CREDENTIAL, 1, True, False, RETRY),
+        (C.CREDENTIAL, 4, False, False, RETRY),
+        (C.CREDENTIAL, 1, True, True, RETRY),
+        (C.CREDENTIAL, 4, True, True, RELEASE),
+        (C.CREDENTIAL, 1, False, True, RELEASE),
     ],
 )
 def test_decision_table(
@@ -75,13 +75,13 @@ def test_decision_table(
 @pytest.mark.parametrize(
     ("error_class", "retry_after_s", "action", "least_s", "most_s"),
     [
-        (C.THROTTLE, 7.0, AGAIN, 7.0, 7.0),
-        (C.THROTTLE, 60.0, AGAIN, 60.0, 60.0),
-        (C.THROTTLE, 61.0, GIVE_BACK, 61.0, 61.0),
-        (C.TRANSIENT, 1e9, GIVE_BACK, 300.0, 300.0),
-        (C.SUSPICIOUS, 1e9, AGAIN, 60.0, 60.0),
-        (C.THROTTLE, 0.0, AGAIN, 0.0, 0.5),
-        (C.THROTTLE, None, AGAIN, 0.0, 0.5),
+        (C.THROTTLE, 7.0, RETRY, 7.0, 7.0),
+        (C.THROTTLE, 60.0, RETRY, 60.0, 60.0),
+        (C.THROTTLE, 61.0, RELEASE, 61.0, 61.0),
+        (C.TRANSIENT, 1e9, RELEASE, 300.0, 300.0),
+        (C.SUSPICIOUS, 1e9, RETRY, 60.0, 60.0),
+        (C.THROTTLE, 0.0, RETRY, 0.0, 0.5),
+        (C.THROTTLE, None, RETRY, 0.0, 0.5),
     ],
 )
 def test_what_the_endpoint_asks_for_is_honoured_up_to_a_minute(
@@ -115,12 +115,12 @@ def test_every_decision_is_bounded(
         has_budget=has_budget,
         has_refreshed=has_refreshed,
     )
-    longest_s = {AGAIN: DEFAULT_POLICY.max_retry_after_s, GIVE_BACK: DEFAULT_POLICY.max_rest_s}.get(decision.action, 0)
+    longest_s = {RETRY: DEFAULT_POLICY.max_retry_after_s, RELEASE: DEFAULT_POLICY.max_rest_s}.get(decision.action, 0)
     assert 0 <= decision.delay_s <= longest_s
     if attempt >= DEFAULT_POLICY.max_tries:
-        assert decision.action is not AGAIN or decision.should_refresh
+        assert decision.action is not RETRY or decision.should_refresh
     if error_class in (C.THROTTLE, C.TRANSIENT):
-        assert decision.action in (AGAIN, GIVE_BACK), "a busy endpoint must fail no tile"
+        assert decision.action in (RETRY, RELEASE), "a busy endpoint must fail no tile"
 
 
 @given(attempt=st.integers(1, 12), seed=st.integers())
@@ -358,12 +358,12 @@ def test_classes_of_sagemakers_errors(
         "ResponseMetadata": {"HTTPStatusCode": status},
         **extra,
     }
-    result = error_of_aws_answer(answer)
+    result = error_of_aws_response(answer)
     assert (result.error_class, result.code) == (error_class, expected)
 
 
 def test_an_answer_without_any_field_is_transient() -> None:
-    assert error_of_aws_answer({}).error_class is C.TRANSIENT
+    assert error_of_aws_response({}).error_class is C.TRANSIENT
 
 
 @pytest.mark.parametrize(

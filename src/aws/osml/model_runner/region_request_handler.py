@@ -310,7 +310,7 @@ class RegionRequestHandler:
             if len(states) > last_count:
                 last_count, failed = len(states), states.count(TileState.FAILED)
                 self._publish_progress(dataclasses.replace(job, tile_success=last_count - failed, tile_error=failed))
-                run.note_life()
+                run.record_life()
 
         return publish_if_due
 

@@ -107,7 +107,7 @@ def error_of_model_status(status: int, retry_after_s: float | None = None) -> Mo
     return ModelCallError(message, ModelErrorClass.PERMANENT, ModelErrorCode.MODEL_4XX)
 
 
-def error_of_aws_answer(answer: Mapping[str, Any]) -> ModelCallError:
+def error_of_aws_response(answer: Mapping[str, Any]) -> ModelCallError:
     """Return what an error answer of SageMaker's runtime means; ``answer`` is a botocore ``ClientError.response``."""
     name = str(answer.get("Error", {}).get("Code", ""))
     text = str(answer.get("Error", {}).get("Message", ""))

@@ -71,7 +71,7 @@ class CallLimit:
         # When the last call ended, or when the first call began since none was under way.
         self._quiet_since = now()
         self._mean_s: float | None = None
-        self._best_s = self._last_s = self._answer_s = 0.0
+        self._best_s = self._last_s = self._last_response_s = 0.0
 
     @property
     def calls(self) -> int:
@@ -84,9 +84,9 @@ class CallLimit:
         return self._in_flight
 
     @property
-    def answer_s(self) -> float:
+    def last_response_s(self) -> float:
         """Latency of the last response; 0 before the first one."""
-        return self._answer_s
+        return self._last_response_s
 
     def set_ceiling(self, calls: int | None) -> None:
         """Set this process's share of an endpoint whose capacity is known, at least 1; None where it is not known."""
@@ -167,10 +167,10 @@ class CallLimit:
                 pause_s = self._last_s * (1 / self._limit - 1) * self._rng.uniform(*_REST_JITTER)
                 self._rest(pause_s)
 
-    def note_answer(self, latency_s: float) -> None:
+    def record_response(self, latency_s: float) -> None:
         """Note a call that got a response, and raise the limit if it was in full use and latency holds."""
         with self._lock:
-            is_first, self._last_s, self._answer_s = self._mean_s is None, latency_s, latency_s
+            is_first, self._last_s, self._last_response_s = self._mean_s is None, latency_s, latency_s
             self._learn_latency(latency_s)
             if self._is_slow():
                 return
@@ -183,7 +183,7 @@ class CallLimit:
             elif self._now() - self._full_at <= 2 * self._round_s():
                 self._limit = min(self._ceiling, self._limit + self._step())
 
-    def note_failure(self, error: ModelCallError, elapsed_s: float) -> None:
+    def record_failure(self, error: ModelCallError, elapsed_s: float) -> None:
         """Note a call that failed after ``elapsed_s``; a refusal or a time-out lowers the limit.
 
         So does a crash of the model, unless the call was the only one: models run out of memory under load. A call that

@@ -41,8 +41,8 @@ from .exceptions import ModelJobError
 class Action(StrEnum):
     """What follows a failed try."""
 
-    AGAIN = "AGAIN"
-    GIVE_BACK = "GIVE_BACK"
+    RETRY = "RETRY"
+    RELEASE = "RELEASE"
     FAIL_TILE = "FAIL_TILE"
     FAIL_JOB = "FAIL_JOB"
 
@@ -51,7 +51,7 @@ class Action(StrEnum):
 class Decision:
     """What to do after a failed try.
 
-    ``delay_s`` is the wait before the next try, or, with GIVE_BACK, the rest that the endpoint asked for (0 for none).
+    ``delay_s`` is the wait before the next try, or, with RELEASE, the rest that the endpoint asked for (0 for none).
     ``should_refresh`` asks for new credentials before the next try.
     """
 
@@ -152,7 +152,7 @@ def decide(
         case ModelErrorClass.JOB:
             return Decision(Action.FAIL_JOB, 0.0, error.code)
         case ModelErrorClass.CREDENTIAL if not has_refreshed:
-            return Decision(Action.AGAIN, 0.0, error.code, should_refresh=True)
+            return Decision(Action.RETRY, 0.0, error.code, should_refresh=True)
         case ModelErrorClass.SUSPICIOUS if attempt >= policy.max_suspicious_tries:
             return Decision(Action.FAIL_TILE, 0.0, error.code)
         case ModelErrorClass.TRANSIENT if policy.max_timeouts is not None and timeouts >= policy.max_timeouts:
@@ -162,9 +162,9 @@ def decide(
     is_probe = policy.max_timeouts is not None and timeouts == 0
     is_exhausted = attempt >= policy.max_tries or not has_budget or rest_s > policy.max_retry_after_s or is_probe
     if is_exhausted and error.error_class is not ModelErrorClass.SUSPICIOUS:
-        return Decision(Action.GIVE_BACK, rest_s, error.code)
+        return Decision(Action.RELEASE, rest_s, error.code)
     delay_s = max(min(rest_s, policy.max_retry_after_s), jittered_delay_s(attempt, rng, policy))
-    return Decision(Action.AGAIN, delay_s, error.code)
+    return Decision(Action.RETRY, delay_s, error.code)
 
 
 class Tries:
@@ -197,7 +197,7 @@ class Tries:
             has_budget=self._budget.has_retry,
             timeouts=self._timeouts if error.code == ModelErrorCode.TIMEOUT else 0,
         )
-        if decision.action is not Action.AGAIN:
+        if decision.action is not Action.RETRY:
             return decision
         self.retries += 1
         if decision.should_refresh:
@@ -255,7 +255,7 @@ def _raise_unless_again(decision: Decision, error: ModelCallError) -> None:
             raise ModelTileError(str(error), decision.code) from error
         case Action.FAIL_JOB:
             raise ModelJobError(str(error), decision.code) from error
-        case Action.GIVE_BACK:
+        case Action.RELEASE:
             raise ModelBackPressureError(str(error), decision.delay_s or None) from error
 
 

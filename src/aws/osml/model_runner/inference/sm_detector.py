@@ -26,7 +26,7 @@ from aws.osml.model_runner.common.typing import EncodedTile
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
 
 from .bounded_read import read_bounded
-from .call_errors import ModelErrorCode, error_of_aws_answer
+from .call_errors import ModelErrorCode, error_of_aws_response
 from .content_types import content_type_of
 from .detection import detect
 from .detector import Detector
@@ -118,7 +118,7 @@ class SMDetector(Detector):
             answer = self.sm_client.invoke_endpoint(EndpointName=self.endpoint, Body=bytes(tile), **self._arguments())
             return self._body(answer["Body"], deadline_s)
         except ClientError as err:
-            raise error_of_aws_answer(err.response) from err
+            raise error_of_aws_response(err.response) from err
         except (BotoCoreError, http_errors.HTTPError) as err:
             raise error_of_transport(err) from err
 

@@ -8,12 +8,12 @@ import shapely
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
 from aws.osml.model_runner.features.geolocation_grid import LocationGrid
 from aws.osml.model_runner.raster import image_to_world, is_quick
-from aws.osml.model_runner.tiling.pixel_roi import interest_in_pixels
+from aws.osml.model_runner.tiling.pixel_roi import roi_in_pixels
 
 
 @functools.lru_cache(maxsize=16)
 def interest_in(sensor_model: Any, width: int, height: int, roi: shapely.Geometry) -> shapely.Geometry:
-    """Return the part of a georeferenced image that lies in ``roi``, in pixels; see ``interest_in_pixels``.
+    """Return the part of a georeferenced image that lies in ``roi``, in pixels; see ``roi_in_pixels``.
 
     Every region of an image needs the same shape, so the result is cached by the image's sensor model.
     """
@@ -21,4 +21,4 @@ def interest_in(sensor_model: Any, width: int, height: int, roi: shapely.Geometr
     if not is_quick(sensor_model):
         whole = ImageRegion(ImageCoord(0, 0), ImageDimensions(width, height))
         locate = LocationGrid.from_sensor_model(locate, whole).locate
-    return interest_in_pixels(roi, locate, width, height)
+    return roi_in_pixels(roi, locate, width, height)

@@ -135,9 +135,9 @@ def plan_image(
 def _refuse_excess(planner: TilePlanner, bounds: ImageRegion, region_size: ImageDimensions, limits: PlanLimits) -> None:
     """Raise LoadImageException when a plan has too many parts, before any of them is made."""
     advice = "ask for larger tiles, or for less overlap"
-    least_tiles, most_tiles = planner.least_tiles(bounds), limits.regions * limits.tiles_per_region
-    if least_tiles > most_tiles:
-        raise LoadImageException(f"{least_tiles} tiles are too many: at most {most_tiles}; {advice}")
+    min_tiles, max_tiles = planner.min_tiles(bounds), limits.regions * limits.tiles_per_region
+    if min_tiles > max_tiles:
+        raise LoadImageException(f"{min_tiles} tiles are too many: at most {max_tiles}; {advice}")
     size = planner.size(bounds, region_size)
     if size.regions > limits.regions or size.largest_region_tiles > limits.tiles_per_region:
         raise LoadImageException(
@@ -146,7 +146,7 @@ def _refuse_excess(planner: TilePlanner, bounds: ImageRegion, region_size: Image
         )
     if size.tiles <= limits.tiles:
         return
-    tiles = sum(planner.most_tiles(region) for region in planner.touched(bounds, region_size))
+    tiles = sum(planner.max_tiles(region) for region in planner.touched(bounds, region_size))
     if tiles > limits.tiles:
         raise LoadImageException(f"{tiles} tiles are too many for an image: at most {limits.tiles}; {advice}")
 

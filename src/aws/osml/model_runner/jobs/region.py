@@ -133,7 +133,7 @@ class RegionProcessor:
         """Record that the region's own thread waits for a busy table, and does not hang."""
         self._context.note_progress()
         if self._run is not None:
-            self._run.note_life()
+            self._run.record_life()
 
     def _run_tiles(
         self, run: RegionProgress, steps: TileProcessor, tiles: list[Tile], known: list[Tile], item: RegionRequestItem
@@ -172,7 +172,7 @@ class RegionProcessor:
         pipeline, is_quick = self._context.pipeline, False
         if known:
             pipeline.run(run, dataclasses.replace(probe, is_control=True), known, self._on_cut)
-            is_quick = probe.call_limit.answer_s <= _QUICK_S
+            is_quick = probe.call_limit.last_response_s <= _QUICK_S
         if is_quick or is_last_resort:
             probe = dataclasses.replace(probe, is_alone=True, retry_budget=RetryBudget())
         pipeline.run(run, probe, [tile], self._on_cut)
@@ -210,7 +210,7 @@ class RegionProcessor:
             now=context.now,
             should_stop=lambda: run.is_stopped,
             note_progress=context.note_progress,
-            note_life=run.note_life,
+            record_life=run.record_life,
             may_store=lambda: run.may_store,
             max_parsed_bytes=context.config.max_parsed_answer_bytes,
         )

@@ -43,8 +43,9 @@ _LARGE_RESPONSES = threading.Lock()
 class TileProcessor:
     """The steps of every tile of one region. ``grid`` is None where the image is not georeferenced.
 
-    ``note_progress`` is called for each tile that ended. ``note_life`` is called between the attempts of a step, which
-    may then last longer than ``TILE_STALL_S``. ``may_store`` returns whether results of the region's tiles are needed.
+    ``note_progress`` is called for each tile that ended. ``record_life`` is called between the attempts of a step,
+    which may then last longer than ``TILE_STALL_S``. ``may_store`` returns whether results of the region's tiles are
+    needed.
     ``note_begun`` is called when the call of a tile begins. With ``is_alone`` a tile is the only call of this process
     at its endpoint, and fails when it times out several times. With ``is_control`` a result is not stored: the call
     only finds out whether the endpoint responds. With ``waits_for_image`` no tile fails because the store of its image
@@ -68,7 +69,7 @@ class TileProcessor:
     now: Callable[[], float]
     should_stop: Callable[[], bool]
     note_progress: Callable[[], None]
-    note_life: Callable[[Tile], None]
+    record_life: Callable[[Tile], None]
     may_store: Callable[[], bool]
     note_begun: Callable[[], None] = lambda: None
     is_alone: bool = False
@@ -115,11 +116,11 @@ class TileProcessor:
         self.metrics.record("ModelInvocation", "Retries", response.retries, "Count", ModelName=self.request.model_name)
         return response.body
 
-    def locate(self, tile: Tile, answer: bytes) -> TileOutcome:
+    def locate(self, tile: Tile, response: bytes) -> TileOutcome:
         """Return the features of a response, in pixels of the image and, with a grid, in degrees."""
-        lock = _LARGE_RESPONSES if len(answer) > _LARGE_RESPONSE_BYTES else nullcontext()
+        lock = _LARGE_RESPONSES if len(response) > _LARGE_RESPONSE_BYTES else nullcontext()
         with lock, self.metrics.timed("FeatureRefinement"):
-            parsed = parse_response(answer, self.max_parsed_bytes)
+            parsed = parse_response(response, self.max_parsed_bytes)
             inference_time = datetime.fromtimestamp(self.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             encoded = encode_features(refine_features(parsed.features, tile.bounds, self.grid))
         dropped = dict(parsed.dropped + encoded.dropped)
@@ -161,7 +162,7 @@ class TileProcessor:
 
     def _keep_storing(self, tile: Tile) -> bool:
         """Return True when a write that a busy table refused should be repeated."""
-        self.note_life(tile)
+        self.record_life(tile)
         self.note_progress()
         return self.may_store()
 
@@ -188,11 +189,11 @@ class _WatchedDetector:
         try:
             body = steps.detector.invoke(tile)
         except ModelCallError as err:
-            steps.call_limit.note_failure(err, steps.now() - began_at)
+            steps.call_limit.record_failure(err, steps.now() - began_at)
             raise
         finally:
-            steps.note_life(self._tile)
-        steps.call_limit.note_answer(steps.now() - began_at)
+            steps.record_life(self._tile)
+        steps.call_limit.record_response(steps.now() - began_at)
         return body
 
     def refresh_credentials(self) -> None:

@@ -279,7 +279,7 @@ class TilePipeline:
             # The image cannot be read, for now or for good: the region goes back, no tile fails.
             self._drop(item, err)
             return None
-        self._shares.note_bytes(item.run, len(item.encoded))
+        self._shares.record_bytes(item.run, len(item.encoded))
         return self._to_detect
 
     def _detect(self, item: _TileOnItsWay) -> BoundedQueue[_TileOnItsWay] | None:

@@ -49,7 +49,7 @@ class QueueShares:
             self._shares[region].tiles += 1
             return True
 
-    def note_bytes(self, region: Hashable, tile_bytes: int) -> None:
+    def record_bytes(self, region: Hashable, tile_bytes: int) -> None:
         """Note how large a tile of ``region`` is."""
         with self._changed:
             if region in self._shares:

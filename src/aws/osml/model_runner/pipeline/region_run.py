@@ -46,7 +46,7 @@ class TileStages(Protocol):
         """Return the model's answer."""
         ...
 
-    def locate(self, tile: Tile, answer: bytes) -> TileOutcome:
+    def locate(self, tile: Tile, response: bytes) -> TileOutcome:
         """Return the features that an answer holds, placed in the image and on the ground."""
         ...
 
@@ -64,7 +64,7 @@ class RegionProgress:
 
     A thread that hangs is found by ``last_life``. It covers threads that work on the region: a stage's thread between
     ``begin_step`` and ``end_step``, and the region's own thread outside of ``waiting``. A tile that waits in a queue
-    does not count, however long the endpoint takes. A step that lasts long and is not stuck calls ``note_life``.
+    does not count, however long the endpoint takes. A step that lasts long and is not stuck calls ``record_life``.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class RegionProgress:
         with self._changed:
             self._life.pop(tile.index, None)
 
-    def note_life(self, tile: Tile | None = None) -> None:
+    def record_life(self, tile: Tile | None = None) -> None:
         """Note that the step of ``tile`` is not stuck, from inside the step.
 
         A step that makes one attempt after the other calls this after each, and may last as long as it needs to.

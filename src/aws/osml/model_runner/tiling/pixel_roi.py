@@ -34,7 +34,7 @@ _NODES = np.array([[-1, -1], [0, -1], [1, -1], [1, 0], [1, 1], [0, 1], [-1, 1], 
 _CORNERS, _TOP, _RIGHT, _BOTTOM, _LEFT, _CENTRE = [0, 2, 4, 6], 1, 3, 5, 7, 8
 
 
-def interest_in_pixels(roi: shapely.Geometry, locate: Locate, width: int, height: int) -> shapely.Geometry:
+def roi_in_pixels(roi: shapely.Geometry, locate: Locate, width: int, height: int) -> shapely.Geometry:
     """Return the part of an image of ``width`` x ``height`` pixels in ``interest``, as polygons in pixels (x, y).
 
     ``interest`` is in degrees (lon, lat), straight between its vertices; longitudes may differ from those of the image

@@ -57,7 +57,7 @@ class PlanSize(NamedTuple):
 class TilePlanner:
     """Cuts an image into regions and regions into tiles, for one request. Every worker comes to the same plan.
 
-    ``interest`` is the region of interest in pixels: polygons that do not overlap, see ``interest_in_pixels``.
+    ``interest`` is the region of interest in pixels: polygons that do not overlap, see ``roi_in_pixels``.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class TilePlanner:
         self._overlap = overlap
         self._interest = None if roi is None else shapely.STRtree(shapely.get_parts(roi))
 
-    def least_tiles(self, bounds: ImageRegion) -> int:
+    def min_tiles(self, bounds: ImageRegion) -> int:
         """Return how many tiles any plan of ``bounds`` has at least, when no region of interest leaves any out."""
         counts = [
             1 + max(0, ceildiv(length - tile_px, tile_px - overlap_px))
@@ -116,7 +116,7 @@ class TilePlanner:
         ]
         return [(region, count) for region, count in counts if count]
 
-    def most_tiles(self, region: ImageRegion) -> int:
+    def max_tiles(self, region: ImageRegion) -> int:
         """Return how many tiles a region has when no region of interest leaves any out."""
         columns, rows = self._strips(region)
         return len(columns) * len(rows)
