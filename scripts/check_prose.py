@@ -37,6 +37,8 @@ RULES = {
     "negate the verb": re.compile(r"\b(?:is|are|was|were|be) no (?!(?:longer|more|less|fewer|earlier|later)\b)[a-z]"),
     "use the glossary": re.compile(rf"\b(?:{REPLACED})\b", re.I),
 }
+# The head of an entry in a list of parameters or attributes: ":param name:" or "    name, other: ".
+_ENTRY = re.compile(r"^(?:\s*:\w+[^:]*:|    [\w, ]+: )", re.MULTILINE)
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
 
@@ -110,7 +112,7 @@ def _of_comments(text: str) -> Iterator[Text]:
 
 
 def _of_markdown(text: Text) -> Iterator[Text]:
-    for token in MARKDOWN.parse(re.sub(r"^\s*:\w+[^:]*:", "\n", text.words, flags=re.MULTILINE)):
+    for token in MARKDOWN.parse(_ENTRY.sub("\n", text.words)):
         if token.type == "inline" and token.children:
             words = "".join("X" if c.type == "code_inline" else c.content or " " for c in token.children)
             yield Text(text.line + (token.map or [0])[0], _without_code(words))

@@ -76,7 +76,7 @@ def answering(client: Any, operation: str, *answers: tuple[int, dict[str, str], 
 
 @contextmanager
 def losing_first_reply(client: Any, operation: str) -> Iterator[list[str]]:
-    """Let the server do the first call of ``operation``, and the client never hear of it."""
+    """Execute the first call of ``operation`` in the server, and drop its response."""
     lost: list[str] = []
 
     def lose(request: Any, **_: Any) -> None:

@@ -20,7 +20,7 @@ from template_json import template_json
 stack_numbers = itertools.count()
 # They run again and again what other tests cover, and would take half as long again.
 _NOT_MEASURED = {"compat", "faults", "fuzz", "scheduling", "security", "simulation", "sweep"}
-# Tells a Python process that it is measured, and how.
+# Makes a Python process measure its own coverage.
 _COVERAGE = "COVERAGE_PROCESS_CONFIG"
 
 

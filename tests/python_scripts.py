@@ -1,4 +1,4 @@
-"""Loads scripts that are no part of the package."""
+"""Loads scripts from outside the package."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""An HTTP server of files in memory that serves ranges as S3 does, and breaks off where a test wants it to."""
+"""An HTTP server of files in memory that serves ranges as S3 does, and breaks off where a test asks for it."""
 
 import contextlib
 import re
@@ -30,8 +30,8 @@ class Fault:
     """How an answer goes wrong.
 
     ``status`` instead of the content; ``close`` the connection unanswered; ``sent`` bytes of the body at most (a
-    negative number counts from its end), after which the connection is reset or closed; with ``is_announced`` the
-    headers announce the short body as if it were whole; ``wait_s`` before all this.
+    negative number counts from its end), after which the connection is reset or closed. With ``is_announced`` the
+    headers announce the short body as if it were whole. ``wait_s`` before all this.
     """
 
     status: int | None = None
@@ -49,7 +49,7 @@ Faults = Callable[[Request], Fault | None]
 class RangeServer:
     """``files`` by path, such as ``/bucket/key``; ``faults`` decides how each request goes wrong, None for not at all.
 
-    Use it as a context manager. ``requests`` are those that came, in order.
+    Use it as a context manager. ``requests`` lists the received requests, in order.
     """
 
     files: dict[str, bytes] = field(default_factory=dict)

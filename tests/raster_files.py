@@ -107,7 +107,8 @@ def rpc_metadata(line_offset: float = 300.0, sample_offset: float = 400.0) -> di
     }
 
 
-# A scene at 10 E, 20 N seen by a sensor that flies north, 700 km up: a slant plane, a plane grid, two-band I and Q.
+# A scene at 10 E, 20 N, seen by a sensor that flies north at 700 km. The slant plane has a plane grid, with I and Q
+# as bands.
 SICD_XML = """<SICD xmlns="urn:SICD:1.2.1">
 <CollectionInfo><CollectorName>test\\made</CollectorName><CoreName>one</CoreName>
 <RadarMode><ModeType>SPOTLIGHT</ModeType></RadarMode><Classification>UNCLASSIFIED</Classification></CollectionInfo>

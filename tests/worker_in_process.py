@@ -305,7 +305,7 @@ class InProcessWorker:
 
 
 class StatusListener:
-    """A queue that hears a topic."""
+    """A queue that is subscribed to a topic."""
 
     def __init__(self, client: Callable[[str], Any], topic: str, name: str) -> None:
         self._sqs = client("sqs")

@@ -103,7 +103,7 @@ class Site:
         return self.told(job_id)
 
     def told(self, job_id: str) -> list[str]:
-        """Return what has been heard about a job so far, in order."""
+        """Return the statuses of a job that have been received so far, in order."""
         return [str(event.status) for event in self.events if event.attributes.get("job_id") == job_id]
 
     def last_event(self, job_id: str) -> StatusEvent:

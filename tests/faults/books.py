@@ -48,7 +48,7 @@ class Books:
             self._expect(f"{job_id}: a row", True, False)
             return
         told = {told for told in self.site.statuses(job_id) if told in TERMINAL}
-        self._expect(f"{job_id}: distinct terminal statuses told", {image.get("image_status")}, told)
+        self._expect(f"{job_id}: distinct terminal statuses published", {image.get("image_status")}, told)
         self._expect(f"{job_id}: status", status or image.get("image_status"), image.get("image_status"))
         self._expect(f"{job_id}: an outbox", False, "status_outbox" in image)
         # A worker that is killed between the write and the note of it leaves none.
@@ -159,7 +159,7 @@ def _records(site: Site) -> dict[str, list[Row]]:
 
 
 def _identity(feature: Row) -> str:
-    """Return what tells one feature from another: where it is, and which answer it came with."""
+    """Return the identity of a feature: its bounding box and the response that it came with."""
     properties = feature["properties"]
     return json.dumps([properties["imageGeometry"], properties.get("tile_number"), properties.get("attempt")])
 

@@ -1,10 +1,10 @@
-"""Starts workers that meet faults: what ``model-runner serve`` runs, in a process forked from one that has imported it.
+"""Starts workers that meet faults: ``model-runner serve``, in a process forked after its imports.
 
-``python faulty_worker.py SOCKET`` listens there and forks a worker for each JSON line ``{"environment", "log"}``,
-answering its process id; its exit status comes to lie beside its log as ``LOG.exit``. A worker ends with this process.
-Of its environment, ``FAULTS`` is a JSON object: ``journal``, ``rules`` (see ``injection``), ``seed``, and what no call
-can do: ``clock_ahead_s``, ``killer_tile`` (path of an image, row and column of the tile whose encoding kills the
-process) and ``stuck_tile`` (the same, whose encoding never ends).
+``python faulty_worker.py SOCKET`` listens there, forks a worker for each JSON line ``{"environment", "log"}``, and
+returns its process id. The exit status is written beside its log as ``LOG.exit``. A worker ends with this process.
+The variable ``FAULTS`` of its environment is a JSON object: ``journal``, ``rules`` (see ``injection``), ``seed``, and
+faults outside calls: ``clock_ahead_s``, ``killer_tile`` (path of an image, row and column of the tile whose encoding
+kills the process) and ``stuck_tile`` (the same, whose encoding never ends).
 """
 
 import ctypes

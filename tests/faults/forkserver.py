@@ -67,7 +67,7 @@ class ForkServer:
     def __init__(self, directory: Path, environment: Mapping[str, str]) -> None:
         self._directory = directory
         self._environment = {
-            # What tests measure of the package's coverage comes from workers that start as everybody's do.
+            # Coverage is measured in workers that start in the ordinary way, not in forked ones.
             **{name: value for name, value in environment.items() if not name.startswith("COVERAGE")},
             "OPENBLAS_NUM_THREADS": "1",
         }
@@ -131,7 +131,7 @@ class Fleet:
             self.end(worker)
 
     def end(self, *workers: FaultyWorker) -> None:
-        """End workers in order; one that does not is killed."""
+        """Stop workers in order, and kill a worker that does not stop."""
         for worker in workers:
             worker.send(signal.SIGCONT)
             worker.send(signal.SIGTERM)

@@ -18,8 +18,8 @@ _RENEWAL_S = 900
 class FrontDoor(AwsProxy):
     """``url`` is for AWS_ENDPOINT_URL. Credentials live ``life_s``, and are to be renewed after ``renew_s``.
 
-    ``issued`` counts by role, ``sessions`` holds what STS was asked for each; ``late`` lists the service and the role
-    of each call with credentials that had expired. ``calls`` are all others; what ``may`` says no to is refused.
+    ``issued`` counts by role, ``sessions`` holds the requests to STS; ``late`` lists the service and the role of each
+    call with expired credentials. ``calls`` are all others. A call for which ``may`` returns False is refused.
     The ``role`` of a call is empty where the worker signed as itself.
     """
 
@@ -75,7 +75,7 @@ class FrontDoor(AwsProxy):
 
 
 def _as_owner(call: Call) -> dict[str, str]:
-    """Return headers with the emulator owner's key: it knows no other keys but those that it has issued itself."""
+    """Return headers with the emulator owner's key; the emulator accepts only this key and its own keys."""
     headers = {name: value for name, value in call.headers.items() if name != "x-amz-security-token"}
     if call.key:
         headers["authorization"] = headers.get("authorization", "").replace(call.key, "local")

@@ -5,15 +5,15 @@ write; ``do`` is one of
 
 * ``die_before``, ``die_after``: the process ends as if killed, before the call or when the server has done it;
 * ``stop_before``, ``stop_after``: the whole process is stopped there (SIGSTOP) until the test wakes it;
-* ``lose``: the server does it and the client never hears of it;
-* ``refuse``: the server never hears of it and answers ``code`` with ``status``;
+* ``lose``: the server executes the call, and the response is lost;
+* ``refuse``: the call does not reach the server; the response is ``code`` with ``status``;
 * ``partly``: of a batch, each entry is refused with the probability ``share``;
 * ``repeat``: the server gets it three times;
 * ``delay``: it is sent ``seconds`` later;
-* ``limit``: a stream says that it takes records of ``kib`` at most.
+* ``limit``: a stream reports that it takes records of ``kib`` at most.
 
 ``nth`` (from 1) and ``times`` say which sends, ``chance`` how likely each is, ``while`` names a file: the rule holds
-as long as that exists. What happened is appended to the journal, one JSON object a line, by all processes.
+as long as that exists. All processes append their faults to the journal, one JSON object a line.
 """
 
 import json
@@ -94,7 +94,7 @@ _OTHERS = {
     "PutRecords": "Kinesis",
 }
 _SERVICES = ("dynamodb", "sqs", "sns", "s3", "kinesis", "sts")
-# What is read: a rule on "*" leaves it alone.
+# Reads: a rule on "*" does not apply to them.
 _READS = frozenset(
     {"receive", "GetItem", "Query", "Scan", "BatchGetItem", "DescribeStreamSummary", "GetQueueAttributes"}
 )
@@ -122,7 +122,7 @@ def name_of_call(operation: str, body: str, url: str = "") -> str:
 
 
 class Journal:
-    """What happened to whom, in a file that many processes append to."""
+    """Faults and the calls that they hit, in a file to which many processes append."""
 
     def __init__(self, path: Path) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -295,6 +295,6 @@ def _text(body: Any) -> str:
 
 
 def _row_of(body: Any) -> str:
-    """Return which image or tile a write is about, as far as it says."""
+    """Return the image or tile of a write, or an empty text if the write names neither."""
     found = re.findall(r'"(?:image_id|hash_key|range_key|region_id|job_id)": ?\{"S": ?"([^"]*)"', _text(body)[:20_000])
     return " ".join(found[:2])

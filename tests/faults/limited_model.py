@@ -14,7 +14,7 @@ from faults.numbered_scene import NumberedModel
 class LimitedModel(NumberedModel):
     """A ``NumberedModel`` that takes ``limit`` calls at once, each of ``call_ms``, and refuses more with 429.
 
-    ``tiles_across`` is the width of the image in tiles; with it, tiles are told apart by their region.
+    ``tiles_across`` is the width of the image in tiles; with it, tiles of different regions are distinguished.
     """
 
     limit: int = 1_000

@@ -16,7 +16,7 @@ class QueueingModel(NumberedModel):
     servers: int = 1
     call_ms: float = 100.0
     _free: int = PrivateAttr()
-    # In the order of arrival: a semaphore would let newcomers overtake, and some callers wait without end.
+    # Serves callers in the order of arrival: with a semaphore some callers would wait without end.
     _queue: deque[threading.Event] = PrivateAttr(default_factory=deque)
     _lock: threading.Lock = PrivateAttr(default_factory=threading.Lock)
     _waiting: int = PrivateAttr(default=0)
@@ -26,7 +26,7 @@ class QueueingModel(NumberedModel):
         self._free = self.servers
 
     def forget(self) -> None:
-        """Begin to count ``most_at_once`` anew."""
+        """Reset ``most_at_once``."""
         with self._lock:
             self._most_waiting = self._waiting
 

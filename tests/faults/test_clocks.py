@@ -16,7 +16,7 @@ def test_clocks_that_are_minutes_apart_only_cost_time(trial, kills):
         trial.fleet.start({"on": "T1", "do": "die_after", "nth": 5}, clock_ahead_s=skew_s).wait()
     for skew_s in (-120.0, 0.0, 120.0):
         trial.fleet.start(clock_ahead_s=skew_s)
-    # The lease of the dead worker that was ahead ends 240 s later on the clock of the one that is behind.
+    # The dead worker's clock was ahead, so its lease ends 240 s later on the clock of the other worker.
     trial.wait(patience_s=300.0)
-    # A worker that is behind gives messages back until the leases of one that is ahead end on its own clock.
+    # A worker whose clock is behind releases messages until the other worker's leases end on its own clock.
     trial.check(empty=ALL_QUEUES - {"REGION_QUEUE"})

@@ -35,7 +35,7 @@ def check(trial, *writes):
 
 
 def submit_for(trial, model, write):
-    """Submit a job that leads to a write: one that cannot be planned, or a good one."""
+    """Submit a job that leads to a write: an image that cannot be planned, or a good one."""
     if write == "F0":
         trial.submit(trial.request(model, "/no/such/image.tif"), ends="FAILED")
     else:

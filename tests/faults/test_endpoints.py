@@ -28,7 +28,7 @@ def test_an_endpoint_that_is_busy_for_a_while_fails_no_tile(trial):
 
 @pytest.mark.long
 def test_exactly_the_tiles_that_the_model_refuses_for_good_fail(trial):
-    """T8. One that fails once is asked again, and a good body under a bad status is no answer."""
+    """T8. An endpoint that fails once is called again. A good body under an error status is not a response."""
     refused = {number: 400 if number % 2 else 422 for number in range(0, 128, 10)}
     once = dict.fromkeys(range(3, 128, 10), 500) | dict.fromkeys(range(7, 128, 20), 503)
     model = trial.model(always=refused, first=once, is_json_error=True)
@@ -44,7 +44,7 @@ def test_exactly_the_tiles_that_the_model_refuses_for_good_fail(trial):
 
 
 class RawModel:
-    """A server that reads a request and then does as ``answer`` says with the socket."""
+    """A server that reads a request and then passes the socket to ``answer``."""
 
     def __init__(self, answer):
         self._answer = answer

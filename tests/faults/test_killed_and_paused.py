@@ -1,4 +1,4 @@
-"""T1, T3, T9, T11, T18: workers are killed, paused, told to stop, crashed by a tile, and stuck in one."""
+"""T1, T3, T9, T11, T18: workers are killed, paused, stopped, crashed by a tile, and stuck in a tile."""
 
 import random
 import signal
@@ -36,7 +36,7 @@ def test_workers_are_killed_all_the_time(new_trial, seed):
     trial.wait(patience_s=180.0)
     assert time.monotonic() - begun <= 180
     books = trial.check()
-    # What was in flight when a worker died is asked again, and little else.
+    # Only calls that were in flight when a worker died are repeated, and few others.
     assert trial.calls_per_tile(books) <= 2.0
 
 

@@ -1,4 +1,4 @@
-"""Results that take long to write: a worker that writes them is at work, and says so."""
+"""Results that take long to write: the writing worker shows progress to the heartbeat."""
 
 import pytest
 

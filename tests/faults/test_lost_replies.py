@@ -87,7 +87,7 @@ def refusing(write, code, chance):
 
 @pytest.mark.long
 def test_entries_that_a_batch_leaves_out_are_sent_again(new_trial):
-    """T15: overflow rows of tiles with more features than an item holds, where there is no work bucket."""
+    """T15: overflow rows of tiles with more features than an item holds, without a work bucket."""
     trial = new_trial(WORK_BUCKET="")
     model = trial.model(bytes_per_feature={3: 150_000, 5: 150_000}, features_per_tile={3: 5, 5: 5})
     trial.submit(trial.request(model, "one"))

@@ -15,7 +15,7 @@ from worker_process import eventually
 
 @pytest.mark.long
 def test_every_message_comes_three_times_and_too_early(trial):
-    """T5. Whoever tries to keep a message hidden fails half of the time, so it comes again while it is worked on."""
+    """T5. Half of the calls that extend visibility fail, so a message comes again while a worker processes it."""
     model = trial.model(latency_ms=50)
     request = trial.request(model, "small")
     for _ in range(3):
@@ -89,7 +89,7 @@ def median_s(books, job_ids):
 
 
 def fuzzed(rng, good, number):
-    """Return a message that is no valid request: cut off, not JSON, or with one thing wrong."""
+    """Return a message that is not a valid request: cut off, not JSON, or with one wrong field."""
     text = json.dumps(good | {"jobId": f"fuzz-{number}"})
     match rng.randrange(4):
         case 0:

@@ -82,7 +82,7 @@ def test_a_fleet_fills_its_endpoints_and_floods_none(new_trial, limited, tmp_pat
 
 @pytest.mark.long
 def test_a_worker_that_is_killed_leaves_no_room_taken(new_trial, limited):
-    """What it planned goes on elsewhere, and the next image of the endpoint starts."""
+    """Another worker continues its image, and the next image of the endpoint starts."""
     trial = new_trial(WORKERS="4", DEFAULT_HTTP_ENDPOINT_CONCURRENCY="4")
     model = limited(call_ms=300)
     trial.models.append(model)
@@ -120,7 +120,7 @@ def test_an_endpoint_never_has_more_regions_than_it_may_and_a_killed_workers_slo
                 f"\nboth slots were taken again {time.monotonic() - killed_at:.1f} s after the kill; lease {LEASE_S} s"
             )
             trial.wait()
-            # While they run, since the messages of the one that was killed may be hidden still.
+            # While they run: messages of the killed worker may still be invisible.
             trial.check()
     assert model.model.most_regions == 2
     (row,) = trial.site.rows("ENDPOINT_TABLE")

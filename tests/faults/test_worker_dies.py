@@ -1,4 +1,4 @@
-"""What becomes of a job when its worker is killed, told to stop, or has another beside it."""
+"""Jobs whose worker is killed or stopped, or runs beside another worker."""
 
 import signal
 

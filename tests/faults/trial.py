@@ -72,7 +72,7 @@ class Trial:
         return str(request["jobId"])
 
     def running(self, *job_ids: str) -> list[str]:
-        """Return the jobs, of these or of all, whose terminal status has not been heard."""
+        """Return the jobs, of these or of all, whose terminal status has not been received."""
         return [job for job in job_ids or self.jobs if not TERMINAL.intersection(self.site.told(job))]
 
     def wait(self, *job_ids: str, patience_s: float = 60.0) -> None:

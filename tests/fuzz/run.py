@@ -1,8 +1,8 @@
 """Looks for bytes that break a parser: ``python tests/fuzz/run.py TARGET [SECONDS]``, TARGET one of ``targets.py``.
 
-Needs atheris (``pip install atheris``; a wheel exists for Linux and macOS). What reaches new code is kept below
-.cache/fuzz, from where what is worth repeating goes to tests/fuzz/corpus; a crash is written there as well, and ends
-the run with a status other than 0.
+Needs atheris (``pip install atheris``; a wheel exists for Linux and macOS). Inputs that reach new code are
+kept below .cache/fuzz; copy the valuable ones to tests/fuzz/corpus. A crash is written there as well, and ends the run
+with a status other than 0.
 """
 
 import logging
@@ -43,7 +43,7 @@ def main() -> None:
     corpus = [str(kept), *(str(path) for path in [ROOT / "tests" / "fuzz" / "corpus" / name] if path.exists())]
 
     def mutated(data: bytes, max_size: int, number: int) -> bytes:
-        # What regular expressions look for shows in no coverage, so that seeds are damaged again and again.
+        # Coverage does not show what a regular expression matched, so seeds are damaged again and again.
         rng = random.Random(number)
         return (
             damaged(name, rng)[:max_size]

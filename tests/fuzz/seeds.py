@@ -32,7 +32,7 @@ _LONLAT = (3.0, 0.01, 0.0, 48.0, 0.0, -0.01)
 
 @cache
 def seeds(target: str) -> list[bytes]:
-    """Return the inputs that are made for a target; none for one that has a corpus alone."""
+    """Return the generated inputs of a target; none for a target that has a corpus alone."""
     makers = {"headers": headers, "crs": crs_texts}
     return list(makers[target]()) if target in makers else []
 
@@ -60,7 +60,7 @@ def headers() -> Iterator[bytes]:
 
 
 def crs_texts() -> Iterator[bytes]:
-    """Yield citations of GeoTIFFs, plain ones and those that name files."""
+    """Yield citations of GeoTIFFs: plain citations and citations that name files."""
     for code in _EPSG_CODES:
         for form in ("WKT1_GDAL", "WKT1_ESRI", "WKT2_2019"):
             try:

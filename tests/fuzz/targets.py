@@ -1,6 +1,6 @@
-"""What has to hold for every sequence of bytes that a stranger sends; each function raises AssertionError where not.
+"""Properties of the parsers for every sequence of bytes; each function raises AssertionError where one does not hold.
 
-``run.py`` looks for bytes for which it does not, and the tests repeat what was found.
+``run.py`` looks for bytes that break a property, and the tests repeat those bytes.
 """
 
 import math
@@ -36,7 +36,7 @@ TILE = ImageRegion(ImageCoord(1000, 2000), ImageDimensions(512, 512))
 MAX_MESSAGE_CHARACTERS = 100_000
 SETTINGS = RasterSettings(max_xml_bytes=16 * 1024)
 MAX_READS = 110_000
-# What is read of a header beside metadata: directories of tags, heads of boxes and of segments.
+# Bytes read from headers beside metadata: directories of tags, headers of boxes and of segments.
 MAX_READ_BYTES = 5 * SETTINGS.max_xml_bytes + 128 * 1024
 # GDAL's own words for files that a coordinate system names.
 _NAMES_FILE = re.compile(r"(?:grids|file)=(?!@null\b)|PARAMETERFILE|PROJ4_GRIDS", re.IGNORECASE)
@@ -108,7 +108,7 @@ def _check_numbers(value: Any) -> None:
 
 
 def check_codestream(body: bytes) -> None:
-    """Whatever a file holds, its headers are read in bounded time, and what they announce is a number."""
+    """Check that headers of any bytes are read in bounded time, and that their sizes are numbers."""
     for codestream in codestreams(
         lambda offset, count: body[offset : offset + count] if offset >= 0 else b"", len(body)
     ):
@@ -138,7 +138,7 @@ def check_image_header(body: bytes) -> None:
 
 
 def check_crs_text(body: bytes) -> None:
-    """Whatever PROJ may get of a coordinate system, GDAL finds no file in it."""
+    """Check that no coordinate system that is passed to PROJ makes GDAL open a file."""
     is_plain_gml(body)
     for citations in (body, b"ESRI PE String = " + body):
         if are_plain_citations(citations):

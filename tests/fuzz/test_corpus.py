@@ -1,4 +1,4 @@
-"""What a fuzzer has found worth keeping, and what strangers are known to send, against every target."""
+"""Inputs that a fuzzer found, and known hostile inputs, against every target."""
 
 import json
 import random

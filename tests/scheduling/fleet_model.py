@@ -64,7 +64,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a rule sees of an image."""
+    """Image as a rule sees it."""
 
     image: WaitingImage
     regions: int
@@ -74,7 +74,7 @@ class Candidate:
 
 
 class Rule(Protocol):
-    """Chooses what starts: production's decision, or the peer's."""
+    """Chooses the images that start: by production's decision, or by that of 2.3.0."""
 
     def __call__(
         self, jobs: Sequence[Candidate], capacities: Mapping[Lane, LaneCapacity], now_s: float
@@ -98,8 +98,8 @@ PEER_VISIBLE_AGAIN_S = 600.0
 def peer_rule(jobs: Sequence[Candidate], capacities: Mapping[Lane, LaneCapacity], now_s: float) -> Decision:
     """Return what the known release candidate decides.
 
-    Waiting jobs count as load where it orders endpoints; one candidate is looked at and no other when that does not
-    fit; a running job keeps its whole load until it ends, or until ten minutes are over, when it counts no more.
+    Waiting jobs count as load where it orders endpoints. It considers one candidate, and no other when that does not
+    fit. A running job keeps its whole load until it ends, or until ten minutes are over.
     """
     waiting = [job for job in jobs if not job.is_running]
     if not waiting:
@@ -187,7 +187,7 @@ class _Service:
 
 @dataclass
 class Outcome:
-    """What a run came to; times are in seconds."""
+    """Result of a run; times are in seconds."""
 
     images: int
     makespan_s: float
@@ -259,7 +259,7 @@ class FleetModel:
     # Images -------------------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        """Do what the fleet's scheduling turn does each second: fill the buffer, start what the rule says."""
+        """Do the scheduler's work of each second: fill the buffer, start the images that the rule chooses."""
         while self._inbox and self._waiting() < self.look_ahead:
             self._buffer[self._inbox.popleft()] = None
         free = [worker for worker in self._workers if worker.is_alive and len(worker.images) < IMAGE_SLOTS]
@@ -392,7 +392,7 @@ class FleetModel:
         worker.is_alive = True
         self._hand_out()
 
-    # What is counted ----------------------------------------------------------------------------------------------
+    # Counters ----------------------------------------------------------------------------------------------------
 
     def _note_start(self, image: Image, decision: Decision) -> None:
         """Count a start above the target: an overload where the endpoint had no room at all, else an exception."""
@@ -413,7 +413,7 @@ class FleetModel:
     def _note_idleness(self, has_free_slot: bool) -> None:
         """Count the seconds in which an endpoint does nothing while an image for it waits, and somebody could start it.
 
-        ``blocked_s`` counts all that wait in front of an idle endpoint, those that are not in the buffer too.
+        ``blocked_s`` counts all images that wait for an idle endpoint, in the buffer or not.
         """
         busy = {image.endpoint.name for image in self._buffer if self._is_running(image)}
         buffered = {image.endpoint.name for image in self._buffer if not self._is_running(image)}

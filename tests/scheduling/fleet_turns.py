@@ -2,8 +2,8 @@
 
     python tests/scheduling/fleet_turns.py               # the table of docs/explanation/scheduling.md; some minutes
 
-Each call to DynamoDB takes some milliseconds, a scan more with the bytes that it reads, and each call to SageMaker's
-control plane a tenth of a second. Read units are counted as DynamoDB counts them.
+Each call to DynamoDB takes some milliseconds, and a scan takes longer with the bytes that it reads. Each call to
+SageMaker's control plane takes a tenth of a second. Read units are counted as DynamoDB counts them.
 """
 
 import math

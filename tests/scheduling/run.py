@@ -1,11 +1,11 @@
-"""Plays a large queue of images through the fleet in virtual time, by production's rule and by the peer's.
+"""Plays a large queue of images through the fleet in virtual time, by production's rule and by that of 2.3.0.
 
     python tests/scheduling/run.py                       # 10,000 images, our rule; some minutes
     python tests/scheduling/run.py --rule both --images 2000
 
-Prints the time until the last image ended against the least possible (the work of the slowest endpoint over what it
-takes), the share of the endpoints' capacity that was used, how long images waited, and what must not happen: starts
-at an endpoint without room, seconds in which an endpoint idled before a waiting image.
+Prints the time until the last image ended beside the least possible time, which is the work of the slowest endpoint
+over its capacity. Prints the used share of the endpoints' capacity and the waits of images. Prints two faults: starts
+at an endpoint without room, and seconds in which an endpoint idled before a waiting image.
 """
 
 import argparse

@@ -103,7 +103,7 @@ def _png(width: int, height: int, interlace: int, text: bytes = b"") -> bytes:
 def codestream(width: int, height: int, tile: int, components: int, code_block: int = 4, more: bytes = b"") -> bytes:
     """Return a JPEG 2000 codestream with one empty tile; code-blocks are 2^(code_block + 2) pixels wide and high.
 
-    ``more`` are segments behind those that every codestream has.
+    ``more`` are segments behind the required ones.
     """
     size = struct.pack(">HHIIIIIIIIH", 38 + 3 * components, 0, width, height, 0, 0, tile, tile, 0, 0, components)
     quantization = struct.pack(">HHB", 0xFF5C, 3 + 16, 0x40) + b"\x48" * 16
@@ -146,7 +146,7 @@ def _small(path: Path, driver: str = "GTiff", options: tuple[str, ...] = (), **g
 
 
 def _nitf_with_codestream(path: Path, _: Bait) -> None:
-    """A NITF whose image says that its pixels are JPEG 2000, and so they are."""
+    """A NITF whose image segment declares JPEG 2000, and holds JPEG 2000."""
     _small(path, "NITF", ("IC=C8",))
     body = path.read_bytes()
     path.write_bytes(body[: body.index(b"\xff\x4f\xff\x51")] + codestream(255 * 64, 257 * 64, 64, 64))
@@ -173,7 +173,7 @@ def _progressive_jpeg(path: Path, _: Bait) -> None:
     gdal.GetDriverByName("JPEG").CreateCopy(str(path), memory, options=["PROGRESSIVE=YES", "QUALITY=10"])
 
 
-# Documents that are no image ----------------------------------------------------------------------------------------
+# Documents that are not images --------------------------------------------------------------------------------------
 
 
 def _documents() -> list[Hostile]:
@@ -315,7 +315,7 @@ def _metadata_text(path: Path, text: bytes) -> None:
 
 
 def _gml(path: Path, bait: Bait) -> None:
-    """A JP2 whose georeference is said to stand on a web server, in a schema that stands there as well."""
+    """A JP2 whose georeference refers to a web server, with a schema on that server as well."""
     grid = (
         f'<gml:FeatureCollection xmlns:gml="http://www.opengis.net/gml" xmlns:xsi="http://www.w3.org/2001/XMLSchema-'
         f'instance" xmlns:xlink="http://www.w3.org/1999/xlink" xsi:schemaLocation="a {bait.url}/a.xsd">'

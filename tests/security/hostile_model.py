@@ -1,4 +1,4 @@
-"""A model that answers as its path says: well, badly, endlessly, or not at all."""
+"""A model whose path selects its behaviour: a good response, a bad, an endless, or none."""
 
 import socketserver
 import threading
@@ -19,7 +19,7 @@ def collection(*features: bytes) -> bytes:
 
 BODIES = {
     "good": collection(GOOD),
-    # Features that are dropped, beside one that is kept.
+    # Dropped features, beside a kept one.
     "far": collection(GOOD, _FEATURE % b"1e300,1e300"),
     "nothing": collection(GOOD, b"null", b"[]", b'"text"', b"{}", b'{"type":"Feature"}'),
     "nested": collection(GOOD, b'{"type":"Feature","properties":{"imageGeometry":' + b"[" * 900 + b"]" * 900 + b"}}"),
@@ -36,7 +36,7 @@ BODIES = {
     "no-list": b'{"features":{"0":1}}',
     "lists": b'{"features":[' + b"[]," * 8_000_000 + b"1]}",
 }
-# Those that never come, and those that come to no end.
+# Responses that never come, and responses that never end.
 LATE = ("trickle", "silent", "header-flood")
 NO_ANSWER = ("endless", "redirect")
 LONG_BYTES = 60 * 1024 * 1024

@@ -1,4 +1,4 @@
-"""Opens images as a worker does and cuts two tiles of each; a process of its own, for one that may not survive it.
+"""Opens images as a worker does and cuts two tiles of each, in a process that an image may end.
 
 ``python read_images.py SIDE PATH…`` prints one JSON object for each path, when it is done with it.
 """
@@ -45,7 +45,7 @@ def read(path: str, side: int) -> dict[str, object]:
 
 
 def peak_memory_kib() -> int:
-    """Return the most memory of this program; what ``getrusage`` tells begins with that of whoever started it."""
+    """Return the peak memory of this program; ``getrusage`` would include the memory of its parent."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0])
 

@@ -22,7 +22,7 @@ MAX_PEAK_KIB = 1024 * 1024
 
 
 class Reading(NamedTuple):
-    """What a process that read files said of each, and whatever else it touched."""
+    """Output of a process for each file that it read, and everything else that it touched."""
 
     results: Mapping[str, Mapping[str, Any]]
     opened: set[str]

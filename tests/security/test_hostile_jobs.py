@@ -56,13 +56,13 @@ class Siege:
         return status, ends[-1].message
 
     def tile_error(self, job_id: str) -> str:
-        """Return what the row of a job's only tile says about its failure."""
+        """Return the error of a job's only tile, from its row."""
         rows = self.site.rows("FEATURE_TABLE")
         (tile,) = [row for row in rows if "tile_status" in row and row["hash_key"]["S"].startswith(f"{job_id}:")]
         return str(tile["error_code"]["S"])
 
     def refused(self) -> list[str]:
-        """Return every message that has been set aside so far."""
+        """Return every dead-lettered message so far."""
         self._refused += self.site.drain("IMAGE_DLQ")
         return self._refused
 

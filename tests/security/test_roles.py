@@ -83,7 +83,7 @@ def test_two_jobs_under_two_roles_at_once_never_sign_for_each_other(site: Site, 
         with site.worker(**settings):
             for name in ROLES.values():
                 site.submit(request_of(site, name, f"job-{name}", image_owner=name))
-            # and one that may not read what the first is reading
+            # and a job that may not read the first job's image
             site.submit(request_of(site, "two", "job-thief", image_owner="one"))
             ends = {job: site.wait_for_end(job)[-1] for job in ("job-one", "job-two", "job-thief")}
     assert ends == {"job-one": "SUCCESS", "job-two": "SUCCESS", "job-thief": "FAILED"}
@@ -100,7 +100,7 @@ def test_two_jobs_under_two_roles_at_once_never_sign_for_each_other(site: Site, 
 
 
 def check_sessions(door: FrontDoor) -> None:
-    """Assert that each session tells its job or endpoint and its external id, and may do no more than that needs."""
+    """Assert that each session names its job or endpoint and its external id, and has no other permission."""
     names = {session["RoleSessionName"] for session in door.sessions}
     assert names == {session_name(job) for job in ("job-one", "job-two", "job-thief", "flood")}
     for session in door.sessions:

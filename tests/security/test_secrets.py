@@ -1,7 +1,7 @@
-"""Secrets that strangers write into a request, and those of the worker: none shows in logs, statuses or reasons.
+"""Secrets in a request, and secrets of the worker: none shows in logs, statuses or reasons.
 
-Each field of a request carries a secret of its own, in the places where people really put them: query strings, user
-names, tokens and keys. What is asked for has to be kept, so the rows hold the request; what is told of it does not.
+Each field of a request carries a secret of its own where people really put secrets: in query strings, user names,
+tokens and keys. The rows have to hold the request; logs, statuses and reasons do not.
 """
 
 import json
@@ -18,7 +18,7 @@ from raster_files import pattern, write_image
 from security.hostile_model import HostileModel
 from worker_process import Site, eventually
 
-# What a row has to hold so that the job can be done; everything else in it is there to be read by people.
+# Columns that a job needs; all other columns are for people to read.
 WORKING_COLUMNS = {
     "image_url",
     "image_id",

@@ -1,4 +1,4 @@
-"""TIFF files with whatever tags a test wants, true or not; GDAL would refuse to write most of them."""
+"""TIFF files with any tags, true or not; GDAL would refuse to write most of them."""
 
 import struct
 from collections.abc import Mapping
@@ -23,12 +23,12 @@ def write_tiff(
     counts: Mapping[int, int] = {},
     kinds: Mapping[int, int] = {},
 ) -> Path:
-    """Write a BigTIFF: numbers as 64 bits, bytes as text; ``counts`` says of a tag how many values it claims to have.
+    """Write a BigTIFF: numbers as 64 bits, bytes as text; ``counts`` overrides the number of values of a tag.
 
     ``kinds`` names another type for a tag's numbers: 3 for 16 bits, 12 for doubles, given by their 64 bits.
 
-    Offsets in ``STRIPS`` and ``TILES`` count from the start of ``pixels``; a file without pixels keeps them as zeros,
-    which means that the block is not there and reads as zeros.
+    Offsets in ``STRIPS`` and ``TILES`` count from the start of ``pixels``. A file without pixels keeps them as zeros:
+    the block is missing and reads as zeros.
     """
     directory_end = _HEADER.size + 8 + _ENTRY.size * len(tags) + 8
     packed = {tag: _packed(value, kinds.get(tag, _LONG8)) for tag, value in tags.items()}

@@ -1,4 +1,4 @@
-"""What may not be touched, with somebody who tells when it is: a web server, and a directory."""
+"""A web server and a directory that may not be touched, and that record each touch."""
 
 import ctypes
 import os

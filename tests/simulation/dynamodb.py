@@ -1,8 +1,8 @@
 """A twin of DynamoDB in memory, called as boto3's client of a resource is: Python values in, Python values out.
 
 Each operation takes effect at once and whole. Conditional writes, transactions with their reasons, the old item on a
-failed condition, pages, consistent and other reads, and the refusals of the service are as in the service; the same
-tests run against this twin and against an emulator.
+failed condition, pages, consistent and other reads, and refusals behave as in the service. The same tests run against
+this twin and against an emulator.
 """
 
 import dataclasses
@@ -144,7 +144,7 @@ class Table:
 
 
 class Write(NamedTuple):
-    """One change of one item, as observers hear of it."""
+    """One change of one item, as observers receive it."""
 
     table: str
     key: Key
@@ -443,7 +443,7 @@ class DynamoDB:
         return self.tables[name]
 
     def _values(self, operation: str, given: Item | None, *texts: str | None, update_text: str | None = None) -> Item:
-        """Return the values of placeholders; one that is missing, or that no expression names, is refused."""
+        """Return the values of placeholders. Refuse a placeholder without a value, or without a use."""
         named = _placeholders(operation, update_text, texts)
         given = given or {}
         if named != given.keys():

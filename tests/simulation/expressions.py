@@ -1,7 +1,7 @@
 """DynamoDB's expressions, compiled to functions of an item: each text once, and strictly, as the service has them.
 
-A compiled expression is a function of the item and of the values of its placeholders. What the grammar here does not
-know is a ``SyntaxProblem``, so that an expression that the production code begins to use cannot pass unnoticed.
+A compiled expression is a function of the item and of the values of its placeholders. An expression
+outside this grammar is a ``SyntaxProblem``, so a new kind of expression in production code cannot pass unnoticed.
 """
 
 import functools
@@ -19,7 +19,7 @@ MISSING = object()
 
 _TOKEN = re.compile(r"\s*(?::\w+|[A-Za-z_]\w*|<>|<=|>=|[=<>(),+\-])")
 _KEYWORDS = frozenset({"AND", "OR", "NOT", "IN", "BETWEEN", "SET", "REMOVE", "ADD", "DELETE"})
-# Of DynamoDB's reserved words those that somebody might take for the name of an attribute.
+# DynamoDB's reserved words that could be names of attributes.
 _WORDS = """
     ACTION ADD AGENT ALL AND ANY AS AT ATTRIBUTE ATTRIBUTES BATCH BEGIN BETWEEN BLOB BOOLEAN BOTH BUCKETS BY BYTES
     CACHE CALL CAPACITY CASE CLASS CLOSE CLUSTER COLLECTION COLUMN CONDITION CONNECTION COUNT COUNTER CREATE CURSOR
@@ -37,7 +37,7 @@ _RESERVED = frozenset(_WORDS.split())
 
 
 class SyntaxProblem(Exception):
-    """A text that is no expression."""
+    """A text that is not an expression."""
 
 
 class Condition(NamedTuple):
@@ -100,7 +100,7 @@ def _tokens(text: str) -> Iterator[str]:
 def _name(tokens: _Tokens) -> str:
     name = tokens.take()
     if not re.fullmatch(r"[A-Za-z_]\w*", name) or name.upper() in _KEYWORDS:
-        raise SyntaxProblem(f"{name!r} is no name of an attribute")
+        raise SyntaxProblem(f"{name!r} is not the name of an attribute")
     if name.upper() in _RESERVED:
         raise SyntaxProblem(f"{name} is a reserved word")
     return name

@@ -1,4 +1,4 @@
-"""What goes wrong in a world, and how often: the profiles."""
+"""Kinds of faults in a world and their probabilities: the profiles."""
 
 import dataclasses
 import math
@@ -10,11 +10,11 @@ class InjectedError(RuntimeError):
 
 @dataclasses.dataclass(frozen=True)
 class Faults:
-    """Probabilities, each for one send of one call unless it says otherwise; all of them end after ``until_s``.
+    """Probabilities, each for one send of one call unless noted; all faults end after ``until_s``.
 
     Attributes:
         error: the service refuses, or is not reached.
-        lost_reply: the service did it, and the caller never hears.
+        lost_reply: the service executes the call, and the response is lost.
         crash_before, crash_after: the process dies on either side of the effect.
         pause: the process stands still for 20 to 200 s.
         stall: this one call takes that long, and the rest of the process goes on.
@@ -27,15 +27,15 @@ class Faults:
         busy: of a model call, the endpoint refuses. stumble: it fails in a way that another call mends.
         kill, spot: of a worker, each 10 s: SIGKILL, or SIGTERM and SIGKILL 30 s later.
         skew_s: how far a worker's clock is off, at most.
-        throttle: of a world, its workers hold back regions for which the endpoint has no place.
+        throttle: of a world, its workers hold back regions for which the endpoint has no room.
         cancel: of a job, somebody cancels it.
         is_resubmitted: of a job, its message is sent again, after one of ``resubmission_s``.
         again: of a job that ended PARTIAL or FAILED for the first time, its message is sent again at once.
         denied: of a job, its bucket refuses the result from the first delivery on until the job has ended; then its
             message is sent again.
-        unreadable: of a job, nobody can read its image.
-        spoilt_row: of a job, one of its rows is spoilt after a while: nobody can read its open job, or a counter of its
-            image is gone.
+        unreadable: of a job, its image cannot be read.
+        spoilt_row: of a job, a row is spoilt after a while: its open job cannot be read, or a counter of
+            its image is gone.
         has_bad_tiles: a tenth of the tiles is refused by the model for good.
         poison: what kills every worker that touches it: "", "tile", "plan" or "aggregation", of the first job; or
             "finish", which fails each time that somebody tries, and kills nobody.

@@ -1,4 +1,4 @@
-"""What the world's jobs are: images of so many regions with so many tiles each, and a model that has moods."""
+"""Jobs of a world: images with numbers of regions and tiles, and a model whose behaviour changes."""
 
 import dataclasses
 import json
@@ -81,7 +81,7 @@ def random_jobs(rng: random.Random, unreadable: float) -> list[Job]:
 
 
 class Model:
-    """Answers each call otherwise: other features, and another number of them. Remembers what it said."""
+    """Returns other features, and another number of them, for each call. Records its responses."""
 
     def __init__(self, rng: random.Random, jobs: dict[str, Job], has_bad_tiles: bool) -> None:
         self._rng = rng

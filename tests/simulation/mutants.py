@@ -41,9 +41,9 @@ Replacement = tuple[Any, str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """What is replaced, and the world in which that shows.
+    """A replacement of production code, and the world in which its fault shows.
 
-    ``is_harmless`` is one that costs work and breaks nothing. ``seeds`` is how many worlds are tried until it shows.
+    ``is_harmless``: the mutant costs work and breaks nothing. ``seeds``: worlds to try until the fault shows.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""What must be true of a world in the end, whatever happened in it."""
+"""Rules that must hold for a world in the end, after any faults."""
 
 import json
 from collections import Counter, defaultdict
@@ -41,7 +41,7 @@ def _open_jobs(world: World) -> list[Item]:
 
 # How the end of a job begins that nobody could lead on.
 _GIVEN_UP = ("this version cannot read the job", "the job could not be ended at its deadline")
-# What makes it impossible to finish a job, and a word of the reason that it ends with.
+# Faults that prevent a job from finishing, and a word of the reason in its status.
 _UNFINISHED = {"aggregation": "aggregation crashed", "finish": "InjectedError"}
 # The longest that a job takes in a world whose endpoint answers.
 _LONGEST_S = 5400.0
@@ -104,7 +104,7 @@ class _JobOracle:
             return True
         if self._is_spoilt and message.startswith(_GIVEN_UP):
             return True
-        # What ran at the endpoint held it until the time of both was over.
+        # A slot of the endpoint is held until both the lease and the region have ended.
         was_planned = self.image.get("region_count") is not None
         return bool(self.world.is_dead or self.world.spoilt) and not was_planned and "no room" in message
 
@@ -112,7 +112,7 @@ class _JobOracle:
         if self.status != "FAILED" or self.job.result_key in self.world.s3.objects:
             yield f"cannot be aggregated, and ended as {self.status}"
         if _UNFINISHED[self.world.faults.poison] not in str(self.image.get("message")):
-            yield f"cannot be aggregated, and was told to have ended for another reason: {self.image['message']}"
+            yield f"cannot be aggregated, and its status has another reason: {self.image['message']}"
 
     def _status_problems(self) -> Iterator[str]:
         writes = [write for write in self.world.status_writes if write.image_id == self.job.image_id]

@@ -1,8 +1,8 @@
 """The way from a worker to the services: every call takes time, lets others run, and may go wrong on the way.
 
 A call is made as boto3 makes it: sent again, up to so many times, when it fails in a way that botocore repeats. Each
-send may fail before it reached the service, or take effect and lose its answer; the process may die on either side of
-the effect, and so between any two lines of the code that lie between two calls.
+send may fail before it reaches the service, or take effect and lose its response. The process may die on either side
+of the effect, and so between any two lines of the code that lie between two calls.
 """
 
 import itertools

@@ -3,8 +3,8 @@
     python tests/simulation/run.py --seeds 10000 --jobs 2
     python tests/simulation/run.py --profile hard --seed 207 --loud
 
-A row counts the worlds of a profile, those that broke a rule, the model calls for each tile row, the copies of each
-record in Kinesis, and the longest time from a job's acceptance to its last end.
+A row counts the worlds of a profile, the broken worlds, the model calls per tile row, and the copies of each record in
+Kinesis. It prints the longest time from a job's acceptance to its last end.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from simulation.faults import PROFILES
 from simulation.oracle import violations
 from simulation.world import Laboratory, World, run_world
 
-# Of how many worlds in a hundred each profile gets; the long ones get fewer.
+# Percentage of the worlds for each profile; profiles with long worlds get fewer.
 SHARES = {
     "hard": 24,
     "zombie": 23,
@@ -42,7 +42,7 @@ _CHUNK = 50
 
 @dataclasses.dataclass
 class Tally:
-    """What the worlds of one profile came to."""
+    """Results of the worlds of one profile."""
 
     runs: int = 0
     bad: list[tuple[int, list[str]]] = dataclasses.field(default_factory=list)

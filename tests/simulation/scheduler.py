@@ -132,7 +132,7 @@ class Scheduler:
             event.fiber.switch()
 
     def close(self) -> None:
-        """Unwind every thread that still waits; whatever it tries on its way out ends it."""
+        """Unwind every thread that still waits; its next call ends it."""
         self._is_over = True
         for fiber in self._fibers:
             fiber.process.kill()

@@ -1,7 +1,7 @@
 """Twins of SQS, SNS, S3, Kinesis and SageMaker's runtime in memory, with boto3's signatures and errors.
 
-A twin does what it is asked at once; what goes wrong on the way is the port's business, see ``ports``. What services
-themselves do to their callers is here: messages that come twice, early or never, records that are refused.
+A twin executes a call at once; ``ports`` adds the faults on the way. The faults of the services themselves are here:
+messages that come twice, early or never, and records that are refused.
 """
 
 import base64
@@ -101,7 +101,7 @@ class Queue:
         return True
 
     def take(self) -> list[_Message]:
-        """Receive a message; one that was received too often goes to the dead letters instead."""
+        """Receive a message. A message that was received too often moves to the dead-letter queue instead."""
         while found := self._visible():
             message = self._chance.rng.choice(found)
             message.receive_count += 1
@@ -359,7 +359,7 @@ class Kinesis:
 
 
 class SageMaker:
-    """What SageMaker tells of its endpoints: each has two variants, and room for one image of a world or two."""
+    """SageMaker's descriptions of endpoints: each has two variants, and room for one image of a world or two."""
 
     def describe_endpoint(self, *, EndpointName: str) -> Answer:
         variants = [
@@ -377,7 +377,7 @@ class SageMaker:
 
 
 class EC2:
-    """What EC2 tells of the machines behind the endpoint."""
+    """EC2's descriptions of the machines behind the endpoint."""
 
     def __init__(self, processors: int) -> None:
         self._processors = processors

@@ -9,8 +9,8 @@ from .scheduler import Process, Scheduler
 class Slots:
     """Follows the rows of slots: one is held from the write that takes it until its holder leaves or it runs out.
 
-    A clock may be off by ``skew_s``, so a slot has run out for sure only that much later, and is held for sure until
-    that much earlier; what lies between is left out.
+    A clock may be off by ``skew_s``, so a slot has certainly expired only that much later, and is certainly held until
+    that much earlier. The time between is not counted.
     """
 
     def __init__(self, scheduler: Scheduler, most: int, skew_s: float) -> None:
@@ -24,7 +24,7 @@ class Slots:
         """Note a write, by the thread that runs."""
         if write.table != "endpoints" or "#" not in str(write.key[0]):
             return
-        # Whoever keeps a slot believes that it holds it, whatever the row says; one that another deletes is still held.
+        # A holder trusts its own state, not the row: a slot that another worker deletes is still held.
         row = write.new or write.old or {}
         name = write.key, str(row.get("slot_owner")), getcurrent().process
         if write.new is not None:

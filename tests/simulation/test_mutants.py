@@ -35,7 +35,7 @@ _QUICK = {
 
 
 def params(*, is_harmless: bool) -> list[Any]:
-    """Return the mutants that break something, or those that only cost work, as parameters of a test."""
+    """Return the harmful or the harmless mutants, as parameters of a test."""
     return [
         pytest.param(mutant, id=mutant.name, marks=() if mutant.name in _QUICK else pytest.mark.long)
         for mutant in MUTANTS

@@ -1,4 +1,4 @@
-"""What the simulation's services do is what an emulator does: each test runs on both."""
+"""The simulation's services behave as the emulator does: each test runs on both."""
 
 import base64
 import hashlib
@@ -346,7 +346,7 @@ class TestOutputs:
 
 
 class TestStrictness:
-    """What the emulator lets pass and DynamoDB does not, or what only a world shows."""
+    """Refusals of DynamoDB that the emulator lacks, and behaviour that only a world shows."""
 
     @pytest.mark.parametrize("text", ["token = :t", "region = :r", "a.b = :c", "a = b = c", "a", "f(a)", "a = :b :c"])
     def test_reserved_words_and_unknown_forms_are_no_conditions(self, text):

@@ -46,7 +46,7 @@ class InTurn(Executor):
 
 
 class Surroundings(Protocol):
-    """What a worker finds in its world."""
+    """Services and clock of a worker in its world."""
 
     scheduler: Scheduler
     chance: Chance
@@ -295,7 +295,7 @@ class Worker:
             self._is_sweeping = False
 
     def terminate(self) -> None:
-        """Send SIGTERM: begin nothing more, give back what cannot be ended, and exit."""
+        """Send SIGTERM: begin nothing more, release the unfinished work, and exit."""
         self._runner.stop()
         budget_s = self._world.config.shutdown_budget_s
         self._scheduler.at(budget_s / 2, self._pipeline.give_up)

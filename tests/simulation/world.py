@@ -36,7 +36,7 @@ from .worker import Worker
 WORKERS = 3
 TERMINAL = ("SUCCESS", "PARTIAL", "FAILED")
 
-# What an image's row counts of its work.
+# Counters of an image's row.
 _WORK = ("region_count", "region_success", "region_error", "tile_success", "tile_error")
 
 _JANITOR_S = 10.0
@@ -81,7 +81,7 @@ def worker_config(
 
 @dataclasses.dataclass(frozen=True)
 class StatusWrite:
-    """How an image ended, in one of its generations; ``end_time`` tells two writes of one status apart."""
+    """How an image ended, in one of its generations; ``end_time`` distinguishes two writes of one status."""
 
     image_id: str
     generation: int
@@ -109,7 +109,7 @@ class World:
         self.poisoned = specs[0] if faults.poison else None
         self.status_writes: list[StatusWrite] = []
         self.surprises: list[str] = []
-        # What observers of its tables found wrong.
+        # Rules that observers of the tables found broken.
         self.broken_rules: set[str] = set()
         self.alarms: list[str] = []
         # To which generation an image must come, because its request was sent again after it had not ended well.
@@ -318,7 +318,7 @@ class World:
         if write.new.get("num_attempts", 0) > (write.old or {}).get("num_attempts", 0):
             turn = self.dynamodb.tables["outstanding"].item(("_scheduler", "_")) or {}
             if str(turn.get("lease_owner")).rpartition("#")[0] != write.new.get("lease_owner"):
-                self.broken_rules.add("an image was started by a worker whose turn was over")
+                self.broken_rules.add("an image was started by a worker whose scheduler lock was over")
 
     # Logs -----------------------------------------------------------------------------------------------------------
 
@@ -331,7 +331,7 @@ class World:
 
 
 class _QuietLogger:
-    """A logger that tells nobody, but has the world remember errors that nobody foresaw."""
+    """A logger without output that records unexpected errors in the world."""
 
     def __init__(self, is_loud: bool) -> None:
         self._is_loud = is_loud

@@ -91,7 +91,7 @@ def _gcps(places: list[tuple[float, float]]) -> list[Any]:
 
 
 def _corners() -> list[Any]:
-    """Return control points at the centres of the four corner pixels, as NITF has it, that are no parallelogram."""
+    """Return control points at the centres of the four corner pixels, as NITF has it, not a parallelogram."""
     near, far = 0.5, SIDE - 0.5
     places = [(3.0, 48.0, near, near), (3.1, 48.0, far, near), (3.08, 47.9, far, far), (3.02, 47.9, near, far)]
     return [gdal.GCP(longitude, latitude, 0.0, x, y) for longitude, latitude, x, y in places]

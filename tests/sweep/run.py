@@ -1,8 +1,8 @@
 """Very many images, sound and damaged, through one worker: ``python tests/sweep/run.py [--damaged 2000] [--also DIR]``.
 
-Each image is a job of its own, several at once. After every few, a control image has to come back as it should. The
-run fails when the worker ends, when a job has no end, when the worker takes more than a GiB, or when a control job is
-wrong. Images that ended a worker, or had no end, are kept in ``--keep``.
+Each image is a job of its own, several at once. After every few jobs, a control image must give the right result. The
+run fails when the worker ends, a job does not end, the worker takes more than a GiB, or a control job is wrong. Images
+that ended a worker, or had no end, are kept in ``--keep``.
 """
 
 import argparse
@@ -44,7 +44,7 @@ TERMINAL = {"SUCCESS", "PARTIAL", "FAILED"}
 
 @dataclass
 class Report:
-    """What became of the images."""
+    """Ends of the images, and the failures of the run."""
 
     statuses: Counter[str] = field(default_factory=Counter)
     endless: list[str] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Report:
 
     @property
     def problems(self) -> list[str]:
-        """What must not happen, and did."""
+        """Failures of the run."""
         found = [f"{name} had no end" for name in self.endless]
         found += [f"the control image after {name} was wrong" for name in self.wrong_controls]
         if self.exit_code is not None:
@@ -110,7 +110,7 @@ class Sweep:
         return job
 
     def _look(self) -> None:
-        """Take in which jobs have ended; give up those that have taken too long."""
+        """Record the jobs that have ended, and give up jobs that have taken too long."""
         self._site.listen(wait_s=1)
         for event in self._site.events:
             job = str(event.attributes.get("job_id"))
