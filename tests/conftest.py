@@ -5,6 +5,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import botocore.session
 import coverage
@@ -52,7 +53,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
     """
     stopped: list[coverage.Coverage] = []
     told = None
-    if item.path.parent.name in _NOT_MEASURED or item.get_closest_marker("unmeasured"):
+    if item.path.relative_to(Path(__file__).parent).parts[0] in _NOT_MEASURED or item.get_closest_marker("unmeasured"):
         told = os.environ.pop(_COVERAGE, None)
         while running := coverage.Coverage.current():
             running.stop()

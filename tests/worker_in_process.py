@@ -5,11 +5,16 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
+import botocore.endpoint
 import numpy as np
+from botocore.awsrequest import AWSResponse
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.region_request import RegionName, RegionRequest, parse_region_message
@@ -34,7 +39,7 @@ from aws.osml.model_runner.jobs.outcome import Deferred, Ended
 from aws.osml.model_runner.jobs.worker_context import WorkerContext
 from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 from aws.osml.model_runner.raster import write_geotiff
-from aws.osml.model_runner.region_request_handler import RegionRequestHandler
+from aws.osml.model_runner.region_request_handler import RegionRequestHandler, region_request_of
 from aws.osml.model_runner.scheduler import EndpointCapacityEstimator, EndpointLoadImageScheduler
 from aws.osml.model_runner.scheduler.image_scheduler import LOOK_EVERY_S
 from aws.osml.model_runner.status.image_status_monitor import ImageStatusMonitor
@@ -42,7 +47,11 @@ from aws.osml.model_runner.status.region_status_monitor import RegionStatusMonit
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
 from aws.osml.model_runner.worker.messages import DeadLetters, ScheduledImages
 from aws.osml.model_runner.worker.sweeper import JobSweeper
+from aws_faults import Raw, json_error
 
+# Tiles of the usual scene, in all and in each of its two regions.
+TILES = 8
+TILES_PER_REGION = 4
 UTM_31N = (500_000.0, 0.5, 0.0, 5_400_000.0, 0.0, -0.5)
 
 
@@ -204,6 +213,10 @@ class InProcessWorker:
         self.image_handler.plan(job)
         return self.jobs.get_image_request(request.image_id)
 
+    def skip_preflight(self) -> None:
+        """Accept requests whose endpoint or output does not exist, as if it had been deleted since."""
+        self.image_handler.preflight.check = lambda *_: None  # type: ignore[method-assign]
+
     def outcome_of(self, region: RegionName | RegionRequest) -> Ended | Deferred:
         """Process a region, as the daemon does, but finish no image."""
         self._is_finishing = False
@@ -269,6 +282,11 @@ class InProcessWorker:
     def regions_of(self, request: ImageRequest) -> list[RegionRequestItem]:
         return list(self.regions.regions_of(request.image_id))
 
+    def region_requests(self, request: ImageRequest) -> list[RegionRequest]:
+        """Return the regions of a planned image, as workers get them."""
+        job = self.jobs.get_image_request(request.image_id)
+        return [region_request_of(job, item) for item in self.regions_of(request)]
+
     def open_jobs(self) -> list[str]:
         return [job.image_id for job in self.outstanding_jobs.open_jobs()]
 
@@ -326,3 +344,27 @@ class StatusListener:
                 attributes = envelope.get("MessageAttributes", {})
                 found.append((envelope["Message"], {key: value["Value"] for key, value in attributes.items()}))
         return found
+
+
+@contextmanager
+def throttling(worker: InProcessWorker, table: str, operation: str, times: int, refused: list[str]) -> Iterator[None]:
+    """Answer the first ``times`` sends of an operation on a table as DynamoDB does when it is busy."""
+    client = worker.clients.dynamodb_resource().meta.client
+    name, lock = getattr(worker.config, table.lower()), threading.Lock()
+    status, headers, body = json_error("ProvisionedThroughputExceededException")
+
+    def refuse(request: Any, **_: Any) -> AWSResponse | None:
+        with lock:
+            if f'"{name}"'.encode() not in request.body or len(refused) >= times:
+                return None
+            refused.append(operation)
+        return AWSResponse(request.url, status, headers, Raw(body))
+
+    event = f"before-send.dynamodb.{operation}"
+    client.meta.events.register_first(event, refuse)
+    try:
+        # botocore's own waits between its sends.
+        with patch.object(botocore.endpoint, "time", SimpleNamespace(sleep=lambda _: None)):
+            yield
+    finally:
+        client.meta.events.unregister(event, refuse)

@@ -8,7 +8,7 @@ import pytest
 
 from fuzz.seeds import damaged_seeds, of_many_segments, of_tags, seeds
 from fuzz.targets import TARGETS
-from unit.malformed_requests import GOOD, MALFORMED
+from malformed_requests import GOOD, MALFORMED
 
 CORPUS = Path(__file__).parent / "corpus"
 KEPT = sorted(path for path in CORPUS.rglob("*") if path.is_file())

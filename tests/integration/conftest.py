@@ -1,10 +1,13 @@
 """What tests of handlers in this process share: clients, a gateway, a scene, a clock, and the statuses published."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 
 from aws.osml.model_runner.aws.clients import AwsClients, default_clients
 from aws.osml.model_runner.local.stack.data_plane import DataPlane
@@ -49,9 +52,35 @@ def statuses(emulator: Emulator, data_plane: DataPlane) -> StatusListener:
 
 
 @pytest.fixture
-def worker(data_plane: DataPlane, clients: AwsClients) -> Iterator[InProcessWorker]:
+def logs() -> Iterator[list[Any]]:
+    """The events that are logged, with the context that is bound to them."""
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as caught:
+        yield caught
+
+
+@pytest.fixture
+def worker_settings() -> dict[str, str]:
+    """Variables of the environment of each worker; modules override them."""
+    return {}
+
+
+@pytest.fixture
+def new_worker(
+    data_plane: DataPlane, clients: AwsClients, clock: Clock, logs: list[Any], worker_settings: dict[str, str]
+) -> Iterator[Callable[..., InProcessWorker]]:
+    """Make workers that share a data plane and a clock, and that write results to the data plane's bucket."""
+    with ExitStack() as running:
+
+        def make(name: str = "worker", **settings: str) -> InProcessWorker:
+            worker = InProcessWorker(data_plane.environment, clients, clock, name, **(worker_settings | settings))
+            worker.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
+            running.callback(worker.close)
+            return worker
+
+        yield make
+
+
+@pytest.fixture
+def worker(new_worker: Callable[..., InProcessWorker]) -> InProcessWorker:
     """A worker that writes results to the data plane's bucket."""
-    made = InProcessWorker(data_plane.environment, clients, Clock())
-    made.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
-    yield made
-    made.close()
+    return new_worker()

@@ -14,12 +14,11 @@ import pytest
 from aws.osml.model_runner.local.stack.child_process import ChildProcess
 from aws.osml.model_runner.local.stack.data_plane import create_data_plane
 from aws.osml.model_runner.local.stack.emulator import Emulator
+from hostile_urls import HOSTILE_IMAGE_URLS, HOSTILE_MODEL_URLS
 from raster_files import pattern, write_image
 from security.hostile_images import Bait, hostile_files
 from security.hostile_model import BODIES, LATE, NO_ANSWER, HostileModel
 from security.watched import CanaryServer, OpenedFiles, watching
-from unit.test_endpoint_address import HOSTILE_URLS
-from unit.test_image_url import HOSTILE
 from worker_process import Site, eventually
 
 # A model that does not answer in time is waited for until its job's time is over; all others are done long before.
@@ -151,7 +150,7 @@ def test_files_elsewhere_are_not_read(siege: Siege, path: str) -> None:
 
 
 def test_hostile_urls_are_refused(siege: Siege) -> None:
-    urls = [url for url in HOSTILE if url and url.isprintable()]
+    urls = [url for url in HOSTILE_IMAGE_URLS if url and url.isprintable()]
     canary = f"{siege.canary.url}/a.tif"
     urls += [canary, f"/vsicurl/{canary}", f"/vsizip//vsicurl/{canary}", f"file:///vsicurl/{canary}"]
     for number, url in enumerate(urls):
@@ -161,7 +160,7 @@ def test_hostile_urls_are_refused(siege: Siege) -> None:
 
 
 def test_hostile_endpoints_are_never_called(siege: Siege) -> None:
-    urls = [url for url in HOSTILE_URLS if url and len(url) < 200]
+    urls = [url for url in HOSTILE_MODEL_URLS if url and len(url) < 200]
     for host in ("localhost", "127.1", "0x7f000001", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "127.0.0.1.", "0"):
         urls.append(siege.canary.url.replace("127.0.0.1", host))
     urls += [siege.canary.url, siege.canary.url.replace("http://", f"http://127.0.0.1:{siege.model.port}@")]

@@ -1,8 +1,6 @@
 """A job that is cancelled ends once, its regions stop soon, what it held is free, and it may be begun again."""
 
-import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,13 @@ from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.exceptions import JobNotFoundError
 from aws.osml.model_runner.jobs.cancel import JobCanceller
 from aws.osml.model_runner.jobs.outcome import Deferred
-from worker_in_process import Clock, InProcessWorker
+from worker_in_process import InProcessWorker
 from worker_process import eventually
 
 
 @pytest.fixture
-def worker(data_plane, clients) -> Iterator[InProcessWorker]:
-    made = InProcessWorker(data_plane.environment, clients, Clock(), REGION_LEASE_S="60")
-    made.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
-    yield made
-    made.close()
+def worker_settings() -> dict[str, str]:
+    return {"REGION_LEASE_S": "60"}
 
 
 @pytest.fixture

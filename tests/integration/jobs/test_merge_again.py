@@ -12,17 +12,9 @@ from aws.osml.model_runner.api.sink import OutputFormat
 from aws.osml.model_runner.cli import main
 from aws.osml.model_runner.cli.merge_command import ALGORITHMS, FORMATS
 from aws.osml.model_runner.database import feature_table
-from worker_in_process import Clock, InProcessWorker, write_scene
+from worker_in_process import write_scene
 
 OVERLAP_PX = 64
-
-
-@pytest.fixture
-def worker(data_plane, clients):
-    made = InProcessWorker(data_plane.environment, clients, Clock())
-    made.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
-    yield made
-    made.close()
 
 
 def ended_job(worker, tmp_path, model_server, job_id, **changes):

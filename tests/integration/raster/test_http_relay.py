@@ -19,8 +19,8 @@ from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadI
 from aws.osml.model_runner.raster.http_relay import HttpRelay
 from aws.osml.model_runner.raster.open_images import OpenImages
 from aws.osml.model_runner.raster.settings import RasterSettings
+from hostile_urls import HOSTILE_MODEL_URLS
 from range_server import Fault, RangeServer
-from unit.test_endpoint_address import HOSTILE_URLS
 
 SETTINGS = RasterSettings(
     http_max_retries=0, http_timeout_s=3, http_stall_s=2, read_retry_delay_s=0.001, read_patience_s=0.5
@@ -159,7 +159,7 @@ def test_the_relay_serves_nothing_but_the_images_that_were_opened():
     relay.close()
 
 
-@pytest.mark.parametrize("url", HOSTILE_URLS)
+@pytest.mark.parametrize("url", HOSTILE_MODEL_URLS)
 def test_a_hostile_url_is_refused_as_an_image_and_as_an_endpoint(url):
     request = {
         "jobId": "job",

@@ -23,7 +23,7 @@ from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats
 from aws.osml.model_runner.database.job_table import JobItem, request_row
 from examples import examples
-from unit.malformed_requests import GOOD, MALFORMED, changed, without
+from malformed_requests import GOOD, MALFORMED, changed, without
 
 MINIMAL = {
     "jobId": "job-1",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = Path(__file__).parents[2] / "examples" / "submit_and_wait.py"
+SCRIPT = Path(__file__).parents[3] / "examples" / "submit_and_wait.py"
 URLS = ["https://host/a.tif?token=1", "s3://images/b.tif"]
 
 

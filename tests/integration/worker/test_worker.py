@@ -12,7 +12,7 @@ from aws.osml.model_runner.local.stack.child_process import ChildProcess
 from aws.osml.model_runner.local.stack.data_plane import create_data_plane
 from aws.osml.model_runner.local.stack.model_server import create_model
 from aws.osml.model_runner.raster.pixels import write_geotiff
-from unit.malformed_requests import MALFORMED
+from malformed_requests import MALFORMED
 from worker_process import Site, eventually
 
 

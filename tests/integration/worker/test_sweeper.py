@@ -1,13 +1,10 @@
 """The sweeper leads on whatever a dead worker left undone: each of its steps, acted on for real."""
 
 import itertools
-import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
@@ -28,37 +25,9 @@ SILENT_S = 3 * LEASE_S + 1
 DEADLINE_S = 86_400.0
 
 
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[list[Any]]:
-    """Catch what is logged."""
-    with structlog.testing.capture_logs() as caught:
-        yield caught
-
-
 @pytest.fixture
-def new_worker(data_plane, clients, clock) -> Iterator[Callable[..., InProcessWorker]]:
-    made: list[InProcessWorker] = []
-
-    def make(name: str = "worker", **settings: str) -> InProcessWorker:
-        settings = {"REGION_LEASE_S": str(LEASE_S), "JOB_DEADLINE_S": str(DEADLINE_S)} | settings
-        worker = InProcessWorker(data_plane.environment, clients, clock, name, **settings)
-        worker.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
-        made.append(worker)
-        return worker
-
-    yield make
-    for worker in made:
-        worker.close()
-
-
-@pytest.fixture
-def worker(new_worker) -> InProcessWorker:
-    return new_worker()
-
-
-def planned(worker: InProcessWorker, request: ImageRequest) -> JobItem:
-    """Accept and plan an image, and process none of its regions."""
-    return worker.plan(request)
+def worker_settings() -> dict[str, str]:
+    return {"REGION_LEASE_S": str(LEASE_S), "JOB_DEADLINE_S": str(DEADLINE_S)}
 
 
 def lose_messages(worker: InProcessWorker) -> int:
@@ -107,7 +76,7 @@ def test_a_plan_that_is_being_made_is_left_to_its_worker_until_it_is_stale(worke
 def test_a_plan_whose_worker_died_between_its_messages_is_sent_whole(worker, scene, model_server, clock):
     model = model_server("centerpoint")
     request = worker.request(scene, model.invocations_url)
-    planned(worker, request)
+    worker.plan(request)
     lose_messages(worker)
     key = {"endpoint_id": request.model_name, "job_id": request.job_id}
     table = worker.outstanding_jobs
@@ -125,7 +94,7 @@ def test_a_plan_whose_worker_died_between_its_messages_is_sent_whole(worker, sce
 def test_a_plan_that_is_made_again_leaves_regions_that_have_ended_alone(worker, scene, model_server, clock):
     model = model_server("centerpoint")
     request = worker.request(scene, model.invocations_url)
-    planned(worker, request)
+    worker.plan(request)
     lose_messages(worker)
     do_region(worker, request, 0)
     key = {"endpoint_id": request.model_name, "job_id": request.job_id}
@@ -154,7 +123,7 @@ def test_planning_that_fails_again_and_again_is_given_up_after_an_hour(worker, s
 
 def test_a_region_whose_message_was_lost_is_sent_again(worker, scene, model_server, clock):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
-    planned(worker, request)
+    worker.plan(request)
     assert lose_messages(worker) == 2
     worker.sweeper.sweep()
     assert worker.received_regions() == [], "it may still be on its way"
@@ -166,7 +135,7 @@ def test_a_region_whose_message_was_lost_is_sent_again(worker, scene, model_serv
 
 def test_only_regions_that_nobody_is_at_are_sent_again(worker, scene, model_server, clock):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
-    planned(worker, request)
+    worker.plan(request)
     lose_messages(worker)
     held, waiting = worker.regions_of(request)
     clock.ahead_s += SILENT_S
@@ -182,7 +151,7 @@ def test_only_regions_that_nobody_is_at_are_sent_again(worker, scene, model_serv
 
 def test_a_region_that_was_just_sent_is_not_sent_once_more(worker, scene, model_server, clock):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
-    planned(worker, request)
+    worker.plan(request)
     do_region(worker, request, 0)
     lose_messages(worker)
     clock.ahead_s += SILENT_S
@@ -196,7 +165,7 @@ def test_a_region_that_was_just_sent_is_not_sent_once_more(worker, scene, model_
 def test_a_region_that_waits_in_a_long_queue_is_sent_less_and_less_often(new_worker, scene, model_server, clock, logs):
     worker = new_worker()
     request = worker.request(scene, model_server("centerpoint").invocations_url)
-    planned(worker, request)
+    worker.plan(request)
     do_region(worker, request, 0)
     sent_after = []
     for leases in range(1, 30):
@@ -213,7 +182,7 @@ def test_a_region_that_waits_in_a_long_queue_is_sent_less_and_less_often(new_wor
 
 def test_an_image_whose_last_region_was_counted_by_a_worker_that_died_then_is_finished(worker, scene, model_server):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
-    planned(worker, request)
+    worker.plan(request)
     for number in (0, 1):
         do_region(worker, request, number)
     assert status_of(worker, request) == "IN_PROGRESS"
@@ -268,7 +237,7 @@ def test_each_beginning_and_each_end_of_a_job_is_an_event_of_its_own(worker, tmp
 def test_past_its_deadline_a_job_is_sealed_and_ends(new_worker, scene, clock, statuses, good_tiles, status):
     worker = new_worker()
     request = worker.request(scene, "http://127.0.0.1:9/invocations")
-    planned(worker, request)
+    worker.plan(request)
     lose_messages(worker)
     first, second = worker.regions_of(request)
     for index in range(good_tiles):
@@ -323,7 +292,7 @@ def test_a_job_that_is_begun_again_may_wait_again_before_its_deadline_counts(
     worker, scene, model_server, clock, monkeypatch
 ):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
-    planned(worker, request)
+    worker.plan(request)
     lose_messages(worker)
     clock.ahead_s += DEADLINE_S + 2
     worker.sweeper.sweep()
@@ -345,7 +314,7 @@ def test_past_the_deadline_an_image_that_is_gone_is_sealed_all_the_same(new_work
     planner, worker = new_worker("planner"), new_worker("worker")
     roi = "POLYGON ((2.9 48.6, 3.1 48.6, 3.1 48.9, 2.9 48.9, 2.9 48.6))"
     request = planner.request(image, "http://127.0.0.1:9/invocations", regionOfInterest=roi)
-    planned(planner, request)
+    planner.plan(request)
     image.unlink()
     clock.ahead_s += DEADLINE_S + 2
     worker.sweeper.sweep()
@@ -365,11 +334,11 @@ def test_a_job_whose_row_has_expired_is_forgotten(new_worker, scene, clock):
 
 def test_a_job_that_cannot_be_helped_now_keeps_no_other_waiting(worker, scene, model_server, clients, clock, logs):
     stuck = worker.request(scene, model_server("centerpoint").invocations_url, job_id="a-stuck")
-    planned(worker, stuck)
+    worker.plan(stuck)
     for number in (0, 1):
         do_region(worker, stuck, number)
     other = worker.request(scene, model_server("centerpoint").invocations_url, job_id="b-other")
-    planned(worker, other)
+    worker.plan(other)
     lose_messages(worker)
     clock.ahead_s += SILENT_S
     with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)):
@@ -396,7 +365,7 @@ def finish_failing_with(monkeypatch: pytest.MonkeyPatch, image_id: str, error: E
 
 def with_all_regions_done(worker: InProcessWorker, scene: Path, model: str, job_id: str) -> ImageRequest:
     request = worker.request(scene, model, job_id=job_id)
-    planned(worker, request)
+    worker.plan(request)
     for number in (0, 1):
         do_region(worker, request, number)
     return request
@@ -420,7 +389,7 @@ def test_an_image_that_cannot_be_finished_ends_failed_and_holds_no_other_up(
     tries = finish_failing_with(monkeypatch, bad.image_id, error)
     worker.sweeper.sweep()
     other = worker.request(scene, "http://127.0.0.1:9/invocations", job_id="b-other")
-    planned(worker, other)
+    worker.plan(other)
     lose_messages(worker)
     clock.ahead_s += 700
     worker.sweeper.sweep()
@@ -539,7 +508,7 @@ def test_past_its_deadline_a_region_that_cannot_be_sealed_keeps_no_other_from_it
 ):
     worker = new_worker()
     request = worker.request(scene, "http://127.0.0.1:9/invocations")
-    planned(worker, request)
+    worker.plan(request)
     lose_messages(worker)
     broken = worker.regions_of(request)[0]
     seal = RegionRequestHandler.fail_region_request
@@ -567,7 +536,7 @@ def test_past_its_deadline_a_region_that_cannot_be_sealed_keeps_no_other_from_it
 
 def test_a_sweep_ends_between_two_jobs_when_the_worker_stops(worker, scene, clock):
     for name in ("a", "b", "c"):
-        planned(worker, worker.request(scene, "http://127.0.0.1:9/invocations", job_id=name))
+        worker.plan(worker.request(scene, "http://127.0.0.1:9/invocations", job_id=name))
     lose_messages(worker)
     clock.ahead_s += SILENT_S
     answers = iter([False, True])
@@ -578,7 +547,7 @@ def test_a_sweep_ends_between_two_jobs_when_the_worker_stops(worker, scene, cloc
 def test_of_two_sweepers_one_looks_after_a_job(new_worker, scene, clock):
     one, other = new_worker("one"), new_worker("other")
     request = one.request(scene, "http://127.0.0.1:9/invocations")
-    planned(one, request)
+    one.plan(request)
     lose_messages(one)
     clock.ahead_s += SILENT_S
     jobs = [list(worker.outstanding_jobs.open_jobs()) for worker in (one, other)]

@@ -16,8 +16,8 @@ from aws.osml.model_runner.features.seam_merge import default_distance_px, suppr
 from aws.osml.model_runner.features.tile_spans import TileSpans
 from aws.osml.model_runner.features.tiled_features import TiledFeatures, comparable
 from examples import examples
-from unit import plain_seam_merge as plain
-from unit.plain_seam_merge import Seen
+from unit.features import plain_seam_merge as plain
+from unit.features.plain_seam_merge import Seen
 
 # Four tiles of 60 pixels that share 20, then one that shares nothing with them.
 TILES = [(0, 0, 60, 60), (40, 0, 100, 60), (0, 40, 60, 100), (40, 40, 100, 100), (100, 0, 160, 60)]

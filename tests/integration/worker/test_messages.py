@@ -2,13 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import shapely
-import structlog
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from aws.osml.model_runner.jobs.outcome import Deferred
@@ -23,13 +22,6 @@ from aws.osml.model_runner.worker.messages import (
 )
 from aws_faults import answering, json_error
 from worker_in_process import InProcessWorker, write_scene
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[list[Any]]:
-    """Catch what is logged, with what is bound to it."""
-    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as caught:
-        yield caught
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import pytest
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.policy import RequestPolicy
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
-from unit.malformed_requests import GOOD
+from malformed_requests import GOOD
 
 ROLE = "arn:aws:iam::123456789012:role/osml/reader"
 

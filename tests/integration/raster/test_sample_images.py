@@ -7,7 +7,7 @@ import pytest
 from aws.osml.model_runner.local.stack.data_plane import create_data_plane
 from worker_process import Site
 
-SAMPLES = Path(__file__).resolve().parents[3] / "shared" / "data"
+SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 # The tiles of 512 pixels with an overlap of 64, and west, south, east, north of the image where it says so.
 EXPECTED = {

@@ -38,7 +38,7 @@ def image(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _processes_are_not_measured(monkeypatch):
-    """Start workers and models without coverage; tests/integration/test_worker.py measures what they run."""
+    """Start workers and models without coverage; tests/integration/worker/test_worker.py measures what they run."""
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 

@@ -11,7 +11,7 @@ from aws.osml.model_runner.local.stack.emulator import Emulator
 from aws.osml.model_runner.local.stack.environment import ACCESS_KEY, SECRET_KEY
 from aws.osml.model_runner.local.stack.model_server import ModelServer, create_model
 
-DOCKER = Path(__file__).parents[2] / "docker"
+DOCKER = Path(__file__).parents[3] / "docker"
 
 
 def wait_for(path: Path, process: subprocess.Popen[bytes], within_s: float = 20.0) -> None:

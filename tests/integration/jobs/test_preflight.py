@@ -4,13 +4,11 @@ import dataclasses
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 
 from aws.osml.model_runner.exceptions import (
     InvalidImageRequestException,
@@ -27,12 +25,6 @@ from aws_faults import answering, json_error, never_sending, query_error, xml_er
 from worker_in_process import Clock, InProcessWorker
 
 ROLE = "arn:aws:iam::000000000000:role/team/writer"
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[list[Any]]:
-    with structlog.testing.capture_logs() as caught:
-        yield caught
 
 
 @pytest.fixture

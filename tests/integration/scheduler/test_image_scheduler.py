@@ -2,12 +2,11 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.database.scheduler_lock import SchedulerLock
@@ -20,32 +19,6 @@ from aws.osml.model_runner.worker.messages import DeadLetters, ImageMessages
 from worker_in_process import InProcessWorker
 
 LEASE_S = 60.0
-
-
-@pytest.fixture(autouse=True)
-def logs() -> Iterator[list[Any]]:
-    with structlog.testing.capture_logs() as caught:
-        yield caught
-
-
-@pytest.fixture
-def new_worker(data_plane, clients, clock) -> Iterator[Callable[..., InProcessWorker]]:
-    made: list[InProcessWorker] = []
-
-    def make(name: str = "worker", **settings: str) -> InProcessWorker:
-        worker = InProcessWorker(data_plane.environment, clients, clock, name, **settings)
-        worker.outputs = json.dumps([{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}])
-        made.append(worker)
-        return worker
-
-    yield make
-    for worker in made:
-        worker.close()
-
-
-@pytest.fixture
-def worker(new_worker) -> InProcessWorker:
-    return new_worker()
 
 
 @pytest.fixture
