@@ -1,5 +1,6 @@
 """Images of web servers: GDAL reads them through the relay, which goes nowhere that a model call would not go."""
 
+import dataclasses
 import http.server
 import json
 import socket
@@ -10,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import urllib3
 
 from aws.osml.model_runner.api.image_request_message import parse_image_request_message
 from aws.osml.model_runner.common.web_address import allowed_addresses
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 from aws.osml.model_runner.raster import write_geotiff
 from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadImageException
+from aws.osml.model_runner.raster.http_copies import HttpCopies, asked_bytes
 from aws.osml.model_runner.raster.http_relay import HttpRelay
 from aws.osml.model_runner.raster.open_images import OpenImages
 from aws.osml.model_runner.raster.settings import RasterSettings
@@ -43,9 +46,9 @@ def images() -> Iterator[OpenImages]:
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers HEAD well and GET by ``answer``; counts requests and connections."""
+    """Answers HEAD with a size, or as GET for None, and GET by ``answer``; records requests."""
 
-    def __init__(self, answer: Any) -> None:
+    def __init__(self, answer: Any, head: int | None = 1000) -> None:
         self.requests: list[str] = []
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -54,8 +57,11 @@ class Server(http.server.ThreadingHTTPServer):
 
             def do_HEAD(self) -> None:
                 self.server.requests.append("HEAD")  # type: ignore[attr-defined]
+                if head is None:
+                    answer(self)
+                    return
                 self.send_response(200)
-                self.send_header("Content-Length", "1000")
+                self.send_header("Content-Length", str(head))
                 self.end_headers()
 
             def do_GET(self) -> None:
@@ -89,6 +95,62 @@ def test_an_image_is_read_whole_over_few_connections(images, image):
             assert (dataset.ReadAsArray() == PIXELS[0]).all()
         assert "hidden" not in source.place.gdal_path
         assert {request.path for request in server.requests} == {"/image.tif"}
+
+
+def without_ranges(image: bytes, version: list[str]) -> Any:
+    def answer(handler: Any) -> None:
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(image)))
+        handler.send_header("ETag", version[-1])
+        handler.end_headers()
+        if handler.command == "GET":
+            handler.wfile.write(image)
+
+    return answer
+
+
+def test_an_image_is_fetched_once_when_its_server_lacks_ranges(images, image):
+    with Server(without_ranges(image, ["a"]), head=None) as server:
+        for _ in range(2):
+            with images.lend(server.url) as source, source.dataset() as dataset:
+                assert (dataset.ReadAsArray() == PIXELS[0]).all()
+        assert server.requests.count("GET") == 1
+
+
+def test_a_new_version_is_fetched_when_the_server_lacks_ranges(image):
+    copies, version = HttpCopies(len(image)), ["a"]
+    with Server(without_ranges(image, version), head=None) as server:
+        first = urllib3.request("GET", server.url, preload_content=False)
+        assert copies.make(server.url, first) is copies.find(server.url) is not None
+        copies.forget_older(server.url, urllib3.request("HEAD", server.url))
+        assert copies.find(server.url) is not None
+        version.append("b")
+        copies.forget_older(server.url, urllib3.request("HEAD", server.url))
+        assert copies.find(server.url) is None
+
+
+def test_an_image_above_the_limit_fails_when_its_server_lacks_ranges(image):
+    images = OpenImages(dataclasses.replace(SETTINGS, max_copy_bytes=len(image) - 1), {"http"}, lambda _role: None)
+    with (
+        Server(without_ranges(image, ["a"]), head=None) as server,
+        pytest.raises((LoadImageException, ImageUnreachableError), match="Range"),
+        images.lend(server.url),
+    ):
+        pass
+    images.close()
+
+
+@pytest.mark.parametrize(
+    ("header", "asked"),
+    [
+        ("bytes=0-9", range(10)),
+        ("bytes=95-200", range(95, 100)),
+        ("bytes=7-", range(7, 100)),
+        ("bytes=100-", range(0)),
+    ],
+)
+def test_a_range_ends_with_the_file(header, asked):
+    assert asked_bytes(header, 100) == asked
 
 
 def test_a_redirect_is_not_followed_even_where_only_gdal_meets_it(images):

@@ -312,6 +312,12 @@ class ServiceConfig(BaseModel):
         default=256 * _MIB,
         description="The most bytes of memory that one stored piece of an image may take to be decoded.",
     )
+    max_http_copy_bytes: Annotated[int, Field(ge=0)] = _setting(
+        "MAX_HTTP_COPY_BYTES",
+        default=256 * _MIB,
+        description="The most bytes of an image that is copied to a temporary file because its web server does not"
+        " serve ranges; a process keeps four copies. 0: images of such servers fail.",
+    )
     image_open_timeout_s: Annotated[int, Field(ge=0, le=3600)] = _setting(
         "IMAGE_OPEN_TIMEOUT_S",
         default=60,

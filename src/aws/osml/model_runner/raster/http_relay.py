@@ -3,7 +3,8 @@
 libcurl in GDAL resolves names by itself and follows redirects; no option forbids either for one file system. So GDAL
 reads from the relay, which fetches the image as model calls are made: it resolves the host, connects to the addresses
 that it checked, verifies the certificate, follows no redirect, and gives a response a total time. The relay serves the
-URLs of images that this process has opened, each under a path that cannot be guessed.
+URLs of images that this process has opened, each under a path that cannot be guessed. It copies an image to a
+temporary file when its server does not serve ranges.
 """
 
 import hashlib
@@ -25,6 +26,7 @@ from aws.osml.model_runner.common.checked_connection import Resolve, checked_poo
 from aws.osml.model_runner.common.web_address import ForbiddenAddressError, allowed_addresses
 
 from .exceptions import ImageUnreachableError, LoadImageException
+from .http_copies import Copy, HttpCopies, asked_bytes
 from .settings import RasterSettings
 
 logger = structlog.get_logger(__name__)
@@ -50,6 +52,7 @@ class HttpRelay:
         self._resolve = resolve
         self._key = secrets.token_bytes(32)
         self._urls: OrderedDict[str, str] = OrderedDict()
+        self._copies = HttpCopies(settings.max_copy_bytes)
         self._lock = threading.Lock()
         self._server: ThreadingHTTPServer | None = None
 
@@ -93,7 +96,7 @@ class HttpRelay:
         timeout = Timeout(connect=min(_CONNECT_S, settings.http_timeout_s), read=settings.http_stall_s)
 
         class Handler(_Handler):
-            urls, pool_manager, timeouts = self._urls, pool, timeout
+            urls, copies, pool_manager, timeouts = self._urls, self._copies, pool, timeout
 
         server = ThreadingHTTPServer((_HOST, 0), Handler)
         server.daemon_threads = True
@@ -109,6 +112,7 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = 64 * 1024
     disable_nagle_algorithm = True
     urls: OrderedDict[str, str]
+    copies: HttpCopies
     pool_manager: PoolManager
     timeouts: Timeout
 
@@ -127,11 +131,25 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         asked = {name: value for name in _ASKED if (value := self.headers.get(name))}
+        is_part = self.command == "GET" and "Range" in asked
         try:
+            copy = self.copies.find(url) if is_part else None
+            if copy is not None:
+                self._answer_from(copy)
+                return
             response = self._fetch(self.command, url, asked)
             if self.command == "HEAD" and response.status in _NO_HEAD:
                 response.close()
-                self._answer_head(self._fetch("GET", url, {"Range": "bytes=0-0"}))
+                response = self._fetch("GET", url, {"Range": "bytes=0-0"})
+                self.copies.forget_older(url, response)
+                self._answer_head(response)
+                return
+            if self.command == "HEAD":
+                self.copies.forget_older(url, response)
+            if is_part and response.status == HTTPStatus.OK:
+                copy = self.copies.make(url, response)
+            if copy is not None:
+                self._answer_from(copy)
                 return
         except ForbiddenAddressError:
             self.send_error(403)
@@ -166,6 +184,19 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.end_headers()
+        self.wfile.flush()
+
+    def _answer_from(self, copy: Copy) -> None:
+        part = asked_bytes(self.headers["Range"], copy.size_bytes)
+        if part is None or not part:
+            self.send_error(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+            return
+        self.send_response_only(HTTPStatus.PARTIAL_CONTENT)
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("Content-Range", f"bytes {part.start}-{part.stop - 1}/{copy.size_bytes}")
+        self.end_headers()
+        for start in part[::_PIECE_BYTES]:
+            self.wfile.write(os.pread(copy.file.fileno(), min(_PIECE_BYTES, part.stop - start), start))
         self.wfile.flush()
 
     def _answer(self, response: BaseHTTPResponse) -> None:

@@ -36,6 +36,7 @@ class RasterSettings:
 
     GDAL repeats a request that failed ``http_max_retries`` times; ``http_timeout_s`` bounds a whole body, and
     ``http_stall_s`` the time without any byte. A read that failed all the same is made again, see ``patient_reads``.
+    An image of a web server without ranges is copied to a temporary file of at most ``max_copy_bytes``.
     """
 
     cache_bytes: int = 256 * MIB
@@ -59,6 +60,7 @@ class RasterSettings:
     max_block_bytes: int = 256 * MIB
     max_tile_bytes: int = 256 * MIB
     max_xml_bytes: int = 8 * MIB
+    max_copy_bytes: int = 256 * MIB
     directories: tuple[str, ...] = ()
 
 
