@@ -1,4 +1,4 @@
-"""Deliveries: the encoded features of one image, for a sink."""
+"""Deliveries: the encoded features of one image, for a sink, and their GeoJSON in pieces."""
 
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ _NAMESPACE = uuid.UUID("6f1d4f0a-5c53-5a8e-9d5a-0b8e1f6a2c77")
 class FeatureBatch:
     """Consecutive features of a delivery: each as a GeoJSON feature in UTF-8, and its stable id.
 
-    ``centres``: (n, 2) the centre (x, y) of each in pixels, NaN for a feature without pixels; None when not computed.
+    ``centres``: (n, 2) the centre (x, y) of each in pixels, NaN for a feature without pixels; None if not computed.
     """
 
     bodies: Sequence[bytes]
@@ -33,7 +33,7 @@ class FeatureBatch:
 class Delivery:
     """The features of one image in their final order, as a stream: ``batches`` is read once.
 
-    ``result_name`` distinguishes the results of one job; it is empty when a job has one image. A sink that continues an
+    ``result_name`` distinguishes the results of one job; it is empty if a job has one image. A sink that continues an
     earlier delivery starts at ``position``, an index of features. ``metadata`` is stored with the result if the output
     supports it. ``members`` returns the file's members about the whole image, after all batches are read;
     ``GEOJSONSEQ`` and Kinesis omit them. ``note`` is called while an output is written, and raises to stop it.
@@ -60,7 +60,11 @@ class Delivery:
     @classmethod
     def from_features(cls, job_id: str, features: Sequence[Mapping[str, Any]]) -> "Delivery":
         """Encode features; a feature without ``feature_id`` in its properties gets an id from the job and its index."""
-        ids = [_feature_id(job_id, index, feature) for index, feature in enumerate(features)]
+        ids = []
+        for index, feature in enumerate(features):
+            own_id = (feature.get("properties") or {}).get("feature_id")
+            derived_id = str(uuid.uuid5(_NAMESPACE, f"{job_id}#{index}"))
+            ids.append(own_id if isinstance(own_id, str) and own_id else derived_id)
         return cls.of(job_id, "", [encode_feature(feature) for feature in features], ids)
 
     def bodies(self) -> Iterator[bytes]:
@@ -69,7 +73,7 @@ class Delivery:
             yield from batch.bodies
 
     def counting(self, count: Callable[[int], None]) -> "Delivery":
-        """Return this delivery; ``count`` is called with the number of features of each batch that is read."""
+        """Return a copy that calls ``count`` with the number of features of each batch that is read."""
 
         def counted() -> Iterator[FeatureBatch]:
             for batch in self.batches:
@@ -90,6 +94,21 @@ def _plain_number(value: Any) -> float:
     raise TypeError(f"a feature holds a {type(value).__name__}, which is not valid in JSON")
 
 
-def _feature_id(job_id: str, index: int, feature: Mapping[str, Any]) -> str:
-    own_id = (feature.get("properties") or {}).get("feature_id")
-    return own_id if isinstance(own_id, str) and own_id else str(uuid.uuid5(_NAMESPACE, f"{job_id}#{index}"))
+def collection_pieces(features: Iterable[bytes], members: Callable[[], Mapping[str, Any]] = dict) -> Iterator[bytes]:
+    """Yield a feature collection in small pieces; ``members`` is called last and returns the foreign members."""
+    yield b'{"type":"FeatureCollection","features":['
+    rest = iter(features)
+    yield next(rest, b"")
+    for feature in rest:
+        yield b"," + feature
+    yield b"]"
+    for name, value in members().items():
+        yield b"".join((b",", orjson.dumps(name), b":", orjson.dumps(value)))
+    yield b"}"
+
+
+def sequence_pieces(features: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield each feature and a line feed."""
+    for feature in features:
+        yield feature
+        yield b"\n"

@@ -7,7 +7,7 @@ groups and pages that a query does not touch.
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 REQUIREMENT = "pyarrow>=17,<24"
 ROWS_PER_GROUP = 50_000
 BYTES_PER_GROUP = 64 * 1024 * 1024
-# Number of features that are decoded at once: decoded, they take several times the memory of their JSON.
+# Number of features that are decoded at once. Decoded features take several times the memory of their JSON.
 _ROWS_AT_ONCE = 2_000
 _CURVE_BITS = 16
 
@@ -40,7 +40,7 @@ def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
     ``geometry`` in degrees, null if the feature has none, and its ``bbox``. The file's metadata has the members of
     the delivery, as JSON.
 
-    Raises SinkPermanentError when pyarrow is not installed.
+    Raises SinkPermanentError if pyarrow is not installed.
     """
     # Arrow's own pool reserves a gigabyte at its first use, which counts against MEMORY_LIMIT_BYTES.
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
@@ -55,10 +55,13 @@ def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
         pa.PythonFile(buffer, mode="w"), _schema(pa), compression="zstd", write_statistics=True
     ) as writer:
         for group in row_groups(delivery.batches):
+            order = hilbert_order(centres(group)).tolist()
             tables = []
-            for part in _ordered_parts(group):
+            for start in range(0, len(order), _ROWS_AT_ONCE):
+                indices = order[start : start + _ROWS_AT_ONCE]
                 delivery.note()
-                tables.append(_table(pa, part, extent))
+                bodies = [group.bodies[index] for index in indices]
+                tables.append(_table(pa, FeatureBatch(bodies, [group.ids[index] for index in indices]), extent))
             writer.write_table(pa.concat_tables(tables), row_group_size=ROWS_PER_GROUP)
             yield buffer.take()
         metadata = {"geo": _geo_metadata(extent), **delivery.members()}
@@ -67,7 +70,7 @@ def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
 
 
 def row_groups(batches: Iterable[FeatureBatch]) -> Iterator[FeatureBatch]:
-    """Yield features in groups of at most ROWS_PER_GROUP and BYTES_PER_GROUP; a longer feature forms a group."""
+    """Yield features in groups of at most ROWS_PER_GROUP and BYTES_PER_GROUP; a longer feature is a group."""
     bodies: list[bytes] = []
     ids: list[str] = []
     points: list[NDArray[np.float64]] = []
@@ -84,14 +87,6 @@ def row_groups(batches: Iterable[FeatureBatch]) -> Iterator[FeatureBatch]:
             size += len(body)
     if bodies:
         yield FeatureBatch(bodies, ids, np.array(points))
-
-
-def _ordered_parts(group: FeatureBatch) -> Iterator[FeatureBatch]:
-    """Yield a row group in the order of the curve, a part at a time."""
-    order = hilbert_order(centres(group)).tolist()
-    for start in range(0, len(order), _ROWS_AT_ONCE):
-        indices = order[start : start + _ROWS_AT_ONCE]
-        yield FeatureBatch([group.bodies[index] for index in indices], [group.ids[index] for index in indices])
 
 
 def centres(batch: FeatureBatch) -> NDArray[np.float64]:
@@ -118,12 +113,13 @@ def hilbert_order(points: NDArray[np.float64]) -> NDArray[np.intp]:
     if len(known):
         low, size = known.min(axis=0), np.ptp(known, axis=0).max() or 1.0
         steps = np.minimum((known - low) / size * 2**_CURVE_BITS, 2**_CURVE_BITS - 1).astype(np.int64)
-        distances[is_known] = _along_the_curve(*steps.T)
+        distances[is_known] = _hilbert_distances(*steps.T)
     order: NDArray[np.intp] = np.argsort(distances, kind="stable")
     return order
 
 
-def _along_the_curve(x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
+def _hilbert_distances(x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the steps along the curve from its start to each (x, y), both in [0, 2^16)."""
     x, y = x.copy(), y.copy()
     distance = np.zeros_like(x)
     for bit in range(_CURVE_BITS - 1, -1, -1):
@@ -201,7 +197,9 @@ _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 def _table(pa: Any, batch: FeatureBatch, extent: _Extent) -> "pa.Table":
     features = [orjson.loads(body) for body in batch.bodies]
-    shapes = _shapes([feature.get("geometry") for feature in features])
+    geometries = [feature.get("geometry") for feature in features]
+    texts = [orjson.dumps(geometry) if geometry else None for geometry in geometries]
+    shapes: NDArray[np.object_] = np.asarray(shapely.from_geojson(np.array(texts, dtype=object)), dtype=object)
     boxes = shapely.bounds(shapes).reshape(-1, 4)
     extent.add(shapes, boxes)
     best = [best_class(feature) for feature in features]
@@ -219,12 +217,6 @@ def _table(pa: Any, batch: FeatureBatch, extent: _Extent) -> "pa.Table":
         ],
     }
     return pa.table(columns, schema=_schema(pa))
-
-
-def _shapes(geometries: Sequence[Any]) -> NDArray[np.object_]:
-    texts = [orjson.dumps(geometry) if geometry else None for geometry in geometries]
-    shapes: NDArray[np.object_] = np.asarray(shapely.from_geojson(np.array(texts, dtype=object)), dtype=object)
-    return shapes
 
 
 def _text(value: Any) -> str | None:

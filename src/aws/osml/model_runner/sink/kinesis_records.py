@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from .feature_collection import collection_bytes
+from .delivery import collection_pieces
 
 MAX_BATCH_RECORDS = 500
 MAX_BATCH_BYTES = 5 * 1024 * 1024
@@ -14,8 +14,8 @@ MAX_KEY_CHARACTERS = 256
 PARTITION_BY_JOB = "JOB"
 PARTITION_BY_FEATURE = "FEATURE"
 
-# Maximum that a record adds to its feature without both ids: the collection around it, the two properties, and an
-# empty "properties" where the feature has none.
+# Maximum that a record adds to its feature, apart from both ids: the collection, the two properties, and an empty
+# "properties" if the feature has none.
 _ENVELOPE_BYTES = 192
 # Maximum length of one character of an id, escaped in JSON.
 _ESCAPED_BYTES = 6
@@ -46,11 +46,12 @@ def record_of(job_id: str, index: int, feature_id: str, body: bytes, partition_b
     feature = orjson.loads(body)
     feature["properties"] = {**(feature.get("properties") or {}), "feature_id": feature_id, "job_id": job_id}
     key = job_id if partition_by == PARTITION_BY_JOB else feature_id
-    return Record(index, collection_bytes([orjson.dumps(feature)]), key[:MAX_KEY_CHARACTERS] or "-")
+    data = b"".join(collection_pieces([orjson.dumps(feature)]))
+    return Record(index, data, key[:MAX_KEY_CHARACTERS] or "-")
 
 
 def may_be_oversize(job_id: str, feature_id: str, body: bytes, max_record_bytes: int) -> bool:
-    """Return True when the record of a feature may exceed the stream's limit, without building the record."""
+    """Return True if the record of a feature may exceed the stream's limit, without building the record."""
     ids_bytes = 2 * _ESCAPED_BYTES * (len(job_id) + len(feature_id))
     return len(body) + _ENVELOPE_BYTES + ids_bytes > max_record_bytes
 
@@ -58,7 +59,10 @@ def may_be_oversize(job_id: str, feature_id: str, body: bytes, max_record_bytes:
 def batches(
     records: Iterable[Record], max_records: int = MAX_BATCH_RECORDS, max_bytes: int = MAX_BATCH_BYTES
 ) -> Iterator[list[Record]]:
-    """Yield the records in order, in lists of at most ``max_records`` and, but for a single record, ``max_bytes``."""
+    """Yield the records in order, in lists of at most ``max_records`` and ``max_bytes``.
+
+    A record above ``max_bytes`` is a list of its own.
+    """
     batch: list[Record] = []
     size = 0
     for record in records:
@@ -71,6 +75,6 @@ def batches(
         yield batch
 
 
-def refused(entries: Sequence[dict[str, Any]], answers: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the entries of a PutRecords call that Kinesis did not take, by its response."""
-    return [entry for entry, answer in zip(entries, answers, strict=True) if answer.get("ErrorCode")]
+def refused(entries: Sequence[dict[str, Any]], results: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the entries of a PutRecords call that Kinesis refused; ``results`` are the records of its response."""
+    return [entry for entry, result in zip(entries, results, strict=True) if result.get("ErrorCode")]

@@ -1,8 +1,9 @@
-"""Kinesis sink: one record per feature, each at least once, and a feature always has the same id."""
+"""Kinesis sink: one record per feature, delivered at least once. The id of a feature does not change."""
 
 import random
 import time
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 import geojson
@@ -17,7 +18,7 @@ from aws.osml.model_runner.aws.role_session import streaming_session
 from aws.osml.model_runner.common.backoff import backoff_s
 from aws.osml.model_runner.exceptions import Problem
 
-from .delivery import Delivery, FeatureBatch
+from .delivery import Delivery
 from .exceptions import InvalidKinesisStreamException, SinkError, SinkPermanentError
 from .kinesis_records import (
     MAX_BATCH_RECORDS,
@@ -34,7 +35,8 @@ logger = structlog.get_logger(__name__)
 
 DEFAULT_RECORD_BYTES = 1024 * 1024
 WRITABLE_STATES = frozenset({"ACTIVE", "UPDATING"})
-# A shard takes 1000 records a second, so Kinesis refuses parts of a large delivery: only tries without progress count.
+# A shard accepts 1,000 records a second, so Kinesis refuses parts of a large delivery. Only tries without progress
+# count.
 MAX_IDLE_TRIES = 8
 BASE_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
@@ -105,7 +107,7 @@ class KinesisSink(Sink):
         return self._client
 
     def write(self, job_id: str, features: list[geojson.Feature]) -> bool:
-        """Write all features of a job as records. False, with a log line, when not all of them were taken."""
+        """Write all features of a job as records. Return False if that fails, and log why."""
         if not self.validate_kinesis_stream():
             return False
         try:
@@ -116,7 +118,7 @@ class KinesisSink(Sink):
         return True
 
     def check(self, job_id: str, result_name: str = "") -> list[Problem]:  # noqa: ARG002 - a stream has one name
-        """See ``Sink``. This describes the stream only: no call checks the permission to write without a record."""
+        """See ``Sink``. This only describes the stream, because Kinesis checks the permission to write by a record."""
         try:
             self._sign_for(job_id)
             state = self._summary()["StreamStatus"]
@@ -142,7 +144,7 @@ class KinesisSink(Sink):
         Raises:
             InvalidKinesisStreamException: the stream does not exist, or may not be written; the message names it.
             SinkPermanentError: features are too long for the stream; the message names them.
-            SinkError: another try, from the last confirmed position, may help.
+            SinkError: a retry from the last confirmed position may succeed.
         """
         self._sign_for(delivery.job_id)
         max_record_bytes = self._max_record_bytes()
@@ -154,24 +156,26 @@ class KinesisSink(Sink):
             self._flush_stream([record.to_entry() for record in batch])
             on_progress(batch[-1].position + 1)
         if oversize:
-            raise SinkPermanentError(self._oversize_message(oversize))
+            named = ", ".join(oversize[:NAMED_IDS])
+            more = f" and {len(oversize) - NAMED_IDS} more" if len(oversize) > NAMED_IDS else ""
+            raise SinkPermanentError(f"Kinesis: features too long for the stream {self.stream}: {named}{more}")
         logger.info("sink.written", sink=str(self), stream=self.stream, features=sum(counts))
 
     def _records(self, delivery: Delivery, max_record_bytes: int, oversize: list[str]) -> Iterator[Record]:
         """Yield the records from the delivery's position on; add the ids of oversize features to ``oversize``."""
-        features = ((body, feature_id) for batch in delivery.batches for body, feature_id in _pairs(batch))
-        for index, (body, feature_id) in enumerate(features):
-            is_behind = index < delivery.position
-            if is_behind and not may_be_oversize(delivery.job_id, feature_id, body, max_record_bytes):
+        pairs = (zip(batch.bodies, batch.ids, strict=True) for batch in delivery.batches)
+        for index, (body, feature_id) in enumerate(chain.from_iterable(pairs)):
+            is_delivered = index < delivery.position
+            if is_delivered and not may_be_oversize(delivery.job_id, feature_id, body, max_record_bytes):
                 continue
             record = record_of(delivery.job_id, index, feature_id, body, self.partition_key)
             if record.size_bytes > max_record_bytes:
                 oversize.append(feature_id)
-            elif not is_behind:
+            elif not is_delivered:
                 yield record
 
     def validate_kinesis_stream(self) -> bool:
-        """Return True when the stream exists and takes records; otherwise log the reason."""
+        """Return True if the stream exists and can be written; otherwise log the reason."""
         try:
             self._max_record_bytes()
         except SinkError as err:
@@ -180,30 +184,26 @@ class KinesisSink(Sink):
         return True
 
     def _flush_stream(self, records: list[dict[str, Any]]) -> None:
-        """Send records until the stream has taken each of them; only refused records are sent again.
+        """Send records until the stream has accepted each of them; only refused records are sent again.
 
         Raises:
             InvalidKinesisStreamException: the stream cannot be written.
-            SinkError: several tries in a row brought no progress.
+            SinkError: the stream refused all records of several calls in a row.
         """
         pending = records
         idle_tries = 0
         while pending:
-            left = self._put(pending)
+            try:
+                response = self.kinesis_client.put_records(StreamName=self.stream, Records=pending)
+            except (ClientError, BotoCoreError) as err:
+                raise sink_error(self.stream, err) from err
+            left = refused(pending, response["Records"]) if response.get("FailedRecordCount") else []
             idle_tries = idle_tries + 1 if len(left) == len(pending) else 0
             if idle_tries >= self.max_idle_tries:
                 raise SinkError(f"Kinesis: the stream {self.stream} refused {len(left)} records {idle_tries} times")
             pending = left
             if pending:
                 self._sleep(backoff_s(idle_tries, BASE_DELAY_S, MAX_DELAY_S, self._rng))
-
-    def _put(self, entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Send entries once and return the refused entries."""
-        try:
-            answer = self.kinesis_client.put_records(StreamName=self.stream, Records=entries)
-        except (ClientError, BotoCoreError) as err:
-            raise sink_error(self.stream, err) from err
-        return refused(entries, answer["Records"]) if answer.get("FailedRecordCount") else []
 
     def _sign_for(self, job_id: str) -> None:
         """Create the client that writes for a job, unless it exists."""
@@ -212,8 +212,8 @@ class KinesisSink(Sink):
             self._client = default_clients().client("kinesis", session)
 
     def _summary(self) -> dict[str, Any]:
-        answer = self.kinesis_client.describe_stream_summary(StreamName=self.stream)
-        summary: dict[str, Any] = answer["StreamDescriptionSummary"]
+        response = self.kinesis_client.describe_stream_summary(StreamName=self.stream)
+        summary: dict[str, Any] = response["StreamDescriptionSummary"]
         return summary
 
     def _max_record_bytes(self) -> int:
@@ -227,19 +227,10 @@ class KinesisSink(Sink):
         limit_kib = summary.get("MaxRecordSizeInKiB")
         return int(limit_kib) * 1024 if limit_kib else DEFAULT_RECORD_BYTES
 
-    def _oversize_message(self, ids: list[str]) -> str:
-        named = ", ".join(ids[:NAMED_IDS])
-        more = f" and {len(ids) - NAMED_IDS} more" if len(ids) > NAMED_IDS else ""
-        return f"Kinesis: features too long for the stream {self.stream}: {named}{more}"
-
-
-def _pairs(batch: FeatureBatch) -> Iterator[tuple[bytes, str]]:
-    return zip(batch.bodies, batch.ids, strict=True)
-
 
 def sink_error(stream: str, error: ClientError | BotoCoreError) -> SinkError:
     """Return the sink's error for a failure of Kinesis."""
     code = error_code(error)
     if code in _STREAM_ERRORS or isinstance(error, ParamValidationError):
         return InvalidKinesisStreamException(f"Kinesis: the stream {stream} cannot be written: {code}")
-    return SinkError(f"Kinesis: the stream {stream} did not take the records: {code}")
+    return SinkError(f"Kinesis: the stream {stream} did not accept the records: {code}")

@@ -7,20 +7,19 @@ from dataclasses import dataclass
 
 from aws.osml.model_runner.api.sink import OutputCompression, OutputFormat
 
-from .delivery import Delivery
-from .feature_collection import collection_pieces, sequence_pieces
+from .delivery import Delivery, collection_pieces, sequence_pieces
 from .geoparquet import REQUIREMENT, parquet_pieces
 
-# The gzip container. Its header holds neither time nor name, so the same text gives the same bytes.
+# The gzip container. Its header does not hold a time or a name, so the same text gives the same bytes.
 _GZIP_WINDOW_BITS = 31
 _GZIP_LEVEL = 6
 
 
 @dataclass(frozen=True)
 class ResultFormat:
-    """``pieces`` yields the bytes of a result, piece by piece: the same for the same delivery.
+    """A file format; ``pieces`` yields the bytes of a result, and equal deliveries give equal bytes.
 
-    ``library`` is the package that writes the format; empty when none is needed.
+    ``library`` is the package that writes the format; it is empty if the format needs no package.
     """
 
     name: OutputFormat
@@ -38,7 +37,7 @@ class ResultFormat:
         return cls(name, f"{plain.extension}.gz", "application/gzip", lambda delivery: gzipped(plain.pieces(delivery)))
 
     def missing_library(self) -> str:
-        """Return the command that installs the format's missing package; empty when no package is missing."""
+        """Return the command that installs the format's missing package; empty if no package is missing."""
         if not self.library or importlib.util.find_spec(self.library) is not None:
             return ""
         return f"pip install '{REQUIREMENT}'"
@@ -76,7 +75,7 @@ def gzipped(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def in_parts(pieces: Iterable[bytes], part_bytes: int) -> Iterator[bytes]:
-    """Join pieces to parts of at least ``part_bytes``; the last part may be shorter or empty."""
+    """Join pieces into parts of at least ``part_bytes``; the last part may be shorter or empty."""
     pending: list[bytes] = []
     size = 0
     for piece in pieces:

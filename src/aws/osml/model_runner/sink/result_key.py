@@ -8,12 +8,12 @@ from .exceptions import SinkPermanentError
 MAX_KEY_BYTES = 1024
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
-# Characters that are not encoded. The percent sign is encoded, so two names never give the same key.
+# Characters that are not encoded. The percent sign is encoded, so different names give different keys.
 _SAFE = "._:-"
 
 
 def result_key(prefix: str, job_id: str, result_name: str = "", extension: str = ".geojson") -> str:
-    """Return ``<prefix>/<job id>.geojson``, or ``<prefix>/<job id>/<result name>.geojson`` where a job has several.
+    """Return ``<prefix>/<job id>.geojson``, or ``<prefix>/<job id>/<result name>.geojson`` if a job has several images.
 
     Characters of a name other than letters, digits and ``. _ : - ~`` are percent-encoded. Slashes of a job id are
     encoded too, because ``a/b`` and ``c/b`` are two jobs. A name of only dots is encoded as a whole, since some clients
@@ -27,15 +27,15 @@ def result_key(prefix: str, job_id: str, result_name: str = "", extension: str =
     separator = "" if not prefix or prefix.endswith("/") else "/"
     key = f"{prefix}{separator}{name}{extension}"
     if len(key.encode(errors="surrogatepass")) > MAX_KEY_BYTES:
-        raise SinkPermanentError(f"S3: the result's key would be longer than {MAX_KEY_BYTES} bytes")
+        raise SinkPermanentError(f"S3: the object key of the result is longer than {MAX_KEY_BYTES} bytes")
     return key
 
 
 def check_prefix(prefix: str) -> None:
-    """Raise SinkPermanentError for a prefix that begins with a slash, walks up, or holds control characters."""
+    """Raise SinkPermanentError for a prefix with a leading slash, dot segments or control characters."""
     parts = prefix.split("/")
     if prefix.startswith("/") or ".." in parts or "." in parts or _CONTROL.search(prefix):
-        raise SinkPermanentError("S3: the prefix may not begin with '/', hold '.' or '..' parts or control characters")
+        raise SinkPermanentError("S3: the prefix must not have a leading /, segments . or .., or control characters")
 
 
 def _encode(name: str) -> str:

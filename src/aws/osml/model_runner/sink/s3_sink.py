@@ -33,9 +33,9 @@ _EXPECTED_BUCKETS = {
     "AccessDenied": "a bucket that the worker, or the role of the output, may write",
 }
 
-# Parts are small, so that little remains to be written after the last one; 10,000 parts hold a result of 80 GB.
+# Parts are small, so that little remains to be written after the last feature; 10,000 parts hold a result of 80 GB.
 PART_BYTES = 8 * 1024 * 1024
-# One upload to S3 is slower than the production of parts.
+# Several uploads at once, because one upload is slower than the production of parts.
 PARTS_AT_ONCE = 3
 
 _BUCKET_ERRORS = frozenset(
@@ -50,7 +50,7 @@ _BUCKET_ERRORS = frozenset(
         "PermanentRedirect",
     }
 )
-# Errors with a 4xx status that another try may still solve.
+# Errors with a 4xx status after which a retry may succeed.
 _PASSING_ERRORS = frozenset(
     {
         "ConditionalRequestConflict",
@@ -133,7 +133,7 @@ class S3Sink(Sink):
         return self._client
 
     def write(self, image_id: str, features: list[geojson.Feature]) -> bool:
-        """Write all features of an image; the key's name is ``image_id``. False, with a log line, when that failed."""
+        """Write all features of an image; ``image_id`` names the object. Return False if that fails, and log why."""
         if not self.validate_s3_bucket():
             return False
         try:
@@ -144,7 +144,7 @@ class S3Sink(Sink):
         return True
 
     def key_of(self, delivery: Delivery) -> str:
-        """Return the object key of a result; raises SinkPermanentError when the prefix or the length is not allowed."""
+        """Return the object key of a result; raises SinkPermanentError if the prefix or the length is not allowed."""
         return result_key(self.prefix, delivery.job_id, delivery.result_name, self.format.extension)
 
     def check(self, job_id: str, result_name: str = "") -> list[Problem]:
@@ -171,13 +171,16 @@ class S3Sink(Sink):
                 self._condition(key, job_id)
             except SinkPermanentError as err:
                 return Problem("prefix", shortened(self.prefix), str(err).removeprefix("S3: "))
-            self._begin_and_abort(key, job_id)
+            target, options = self._target(key), self._object_options({_JOB_ID: job_id})
+            upload_id = self.s3_client.create_multipart_upload(**target, **options)["UploadId"]
+            self._abort({**target, "UploadId": upload_id})
         except (ClientError, BotoCoreError) as err:
             code = error_code(err)
             if is_role_refusal(err):
                 return role_problem("role", str(self.assumed_role), code)
             error = sink_error(self.bucket, err)
-            if error.can_retry or _is_about_decrypting(err):
+            # An upload in parts needs the permission to decrypt, and a small result does not.
+            if error.can_retry or "kms:Decrypt" in str(err):
                 raise SinkError(str(error)) from err
             expected = _EXPECTED_BUCKETS.get(code, "a bucket that can be written")
             return Problem("bucket", shortened(self.bucket), f"{expected} ({code})")
@@ -193,7 +196,7 @@ class S3Sink(Sink):
         Raises:
             InvalidS3BucketException: the bucket does not exist, or may not be written; the message names it.
             SinkPermanentError: the key is not allowed, or holds the result of another job.
-            SinkError: another try may help.
+            SinkError: a retry may succeed.
         """
         key = self.key_of(delivery)
         self._sign_for(delivery.job_id)
@@ -206,7 +209,7 @@ class S3Sink(Sink):
         logger.info("sink.written", sink=str(self), bucket=self.bucket, key=key, features=sum(counts))
 
     def validate_s3_bucket(self) -> bool:
-        """Return True when the bucket exists and can be reached; otherwise log the reason."""
+        """Return True if the bucket exists and can be reached; otherwise log the reason."""
         try:
             self.s3_client.head_bucket(Bucket=self.bucket)
         except (ClientError, BotoCoreError) as err:
@@ -226,9 +229,9 @@ class S3Sink(Sink):
         Empty if the sink may not read the object. Raises SinkPermanentError for the result of another job.
         """
         try:
-            stored = self.s3_client.head_object(**self._place(key))
+            stored = self.s3_client.head_object(**self._target(key))
         except ClientError as err:
-            # 403 if the object may not be read; also if it does not exist and the bucket may not be listed.
+            # S3 returns 403 if the object may not be read, and if it does not exist and the bucket may not be listed.
             if error_status(err) == 403:
                 return {}
             if error_status(err) == 404:
@@ -236,22 +239,18 @@ class S3Sink(Sink):
             raise
         owner = unquote(stored["Metadata"].get(_JOB_ID, "")).strip()
         if owner and owner != job_id.strip():
-            is_of = f"{shortened(key)} is the result of the job {shortened(owner)}"
-            raise SinkPermanentError(f"S3: a place without results of other jobs: {is_of}")
+            conflict = f"{shortened(key)} is the result of the job {shortened(owner)}"
+            raise SinkPermanentError(f"S3: a prefix without results of other jobs: {conflict}")
         return {"IfMatch": stored["ETag"]}
 
-    def _begin_and_abort(self, key: str, job_id: str) -> None:
-        place, options = self._place(key), self._object_options({_JOB_ID: job_id})
-        upload_id = self.s3_client.create_multipart_upload(**place, **options)["UploadId"]
-        self._abort({**place, "UploadId": upload_id})
-
-    def _place(self, key: str) -> dict[str, str]:
+    def _target(self, key: str) -> dict[str, str]:
+        """Return the parameters that name an object in every call of S3."""
         owner = {"ExpectedBucketOwner": self.expected_owner} if self.expected_owner else {}
         return {"Bucket": self.bucket, "Key": key, **owner}
 
     def _write(self, key: str, condition: dict[str, str], delivery: Delivery, counts: Sequence[int]) -> None:
         """Write the object; the sum of ``counts`` is the number of features read from the delivery so far."""
-        place = self._place(key)
+        target = self._target(key)
         metadata = {_JOB_ID: delivery.job_id, **delivery.metadata}
         parts = in_parts(self.format.pieces(delivery), self.part_bytes)
         first = next(parts)
@@ -259,14 +258,21 @@ class S3Sink(Sink):
         if second is None:
             # Only a put can hold the count: an upload in parts sends its metadata before features are counted.
             options = self._object_options({**metadata, "feature-count": str(sum(counts))})
-            self._put(first, place | options, condition, delivery.job_id)
-        else:
-            options = self._object_options(metadata)
-            noted = self._noted(delivery, chain((first, second), parts))
-            self._write_in_parts(place, options, condition, noted)
+            self._put(first, target | options, condition, delivery.job_id)
+            return
+        options = self._object_options(metadata)
+        upload = {**target, "UploadId": self.s3_client.create_multipart_upload(**target, **options)["UploadId"]}
+        is_complete = False
+        try:
+            done = list(self._upload_parts(upload, chain((first, second), parts), delivery.note))
+            self.s3_client.complete_multipart_upload(MultipartUpload={"Parts": done}, **upload, **condition)
+            is_complete = True
+        finally:
+            if not is_complete:
+                self._abort(upload)
 
     def _put(self, body: bytes, options: dict[str, Any], condition: dict[str, str], job_id: str) -> None:
-        """Write a small object. If its condition fails, read again: an earlier send may have written the object."""
+        """Write a small object. If its condition fails, read again: an earlier request may have written the object."""
         for tries_left in reversed(range(_PUTS)):
             try:
                 self.s3_client.put_object(Body=body, ChecksumSHA256=sha256_base64(body), **options, **condition)
@@ -277,50 +283,31 @@ class S3Sink(Sink):
             else:
                 return
 
-    @staticmethod
-    def _noted(delivery: Delivery, parts: Iterable[bytes]) -> Iterator[bytes]:
-        for part in parts:
-            delivery.note()
-            yield part
+    def _upload_parts(
+        self, upload: Mapping[str, str], parts: Iterable[bytes], note: Callable[[], None]
+    ) -> Iterator[dict[str, Any]]:
+        """Upload parts while the next parts are produced; at most a few are in memory.
 
-    def _write_in_parts(
-        self,
-        place: Mapping[str, str],
-        options: Mapping[str, Any],
-        condition: Mapping[str, str],
-        parts: Iterable[bytes],
-    ) -> None:
-        upload = {
-            **place,
-            "UploadId": self.s3_client.create_multipart_upload(**place, **options)["UploadId"],
-        }
-        is_complete = False
-        try:
-            done = list(self._write_each(upload, parts))
-            self.s3_client.complete_multipart_upload(MultipartUpload={"Parts": done}, **upload, **condition)
-            is_complete = True
-        finally:
-            if not is_complete:
-                self._abort(upload)
+        ``note`` is called before each part. Yields each part as CompleteMultipartUpload needs it.
+        """
 
-    def _write_each(self, upload: Mapping[str, str], parts: Iterable[bytes]) -> Iterator[dict[str, Any]]:
-        """Upload parts while the next parts are produced; at most a few are in memory."""
+        def upload_part(number: int, body: bytes) -> dict[str, Any]:
+            checksum = {"ChecksumSHA256": sha256_base64(body)}
+            response = self.s3_client.upload_part(
+                PartNumber=number, Body=body, ChecksumAlgorithm="SHA256", **checksum, **upload
+            )
+            return {"PartNumber": number, "ETag": response["ETag"], **checksum}
+
         with self.make_writer() as writer:
             pending: deque[Future[dict[str, Any]]] = deque()
             for number, body in enumerate(parts, start=1):
+                note()
                 if len(pending) == PARTS_AT_ONCE:
                     yield pending.popleft().result()
                 if body:
-                    pending.append(writer.submit(self._write_part, upload, number, body))
+                    pending.append(writer.submit(upload_part, number, body))
             for part in pending:
                 yield part.result()
-
-    def _write_part(self, upload: Mapping[str, str], number: int, body: bytes) -> dict[str, Any]:
-        checksum = {"ChecksumSHA256": sha256_base64(body)}
-        answer = self.s3_client.upload_part(
-            PartNumber=number, Body=body, ChecksumAlgorithm="SHA256", **checksum, **upload
-        )
-        return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
     def _abort(self, upload: Mapping[str, str]) -> None:
         """Abort an upload, which frees its storage; if that fails, the bucket's lifecycle rule removes it."""
@@ -348,12 +335,7 @@ def sink_error(bucket: str, error: ClientError | BotoCoreError) -> SinkError:
     status = error_status(error)
     if 400 <= status < 500 and status not in (408, 409, 429) and code not in _PASSING_ERRORS:
         return SinkPermanentError(f"S3: the bucket {bucket} refused the result: {code}")
-    return SinkError(f"S3: the bucket {bucket} did not take the result: {code}")
-
-
-def _is_about_decrypting(error: ClientError | BotoCoreError) -> bool:
-    """Return True for the one permission that an upload in parts needs and a small result does not."""
-    return "kms:Decrypt" in str(error)
+    return SinkError(f"S3: the bucket {bucket} did not accept the result: {code}")
 
 
 def sha256_base64(body: bytes) -> str:

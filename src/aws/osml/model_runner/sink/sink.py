@@ -23,12 +23,12 @@ class Sink(ABC):
     @staticmethod
     @abstractmethod
     def name() -> str:
-        """The name of this kind of sink."""
+        """Name of this type of sink."""
 
     @property
     @abstractmethod
     def mode(self) -> SinkMode:
-        """Whether results are written per image (aggregate) or per tile (streaming)."""
+        """AGGREGATE if results are written per image, STREAMING if per tile."""
 
     @abstractmethod
     def write(self, image_id: str, features: list[geojson.Feature]) -> bool:
@@ -37,10 +37,10 @@ class Sink(ABC):
     def check(self, job_id: str, result_name: str = "") -> list[Problem]:  # noqa: ARG002 - the names of a result
         """Return every reason why ``deliver`` can never write this result; nothing is written.
 
-        The problems name fields of the output in a request. A sink that cannot be checked has no problems.
+        The problems name fields of the output in a request. A sink that cannot be checked returns an empty list.
 
         Raises:
-            SinkError: the service does not respond now, so the check has no result.
+            SinkError: the service does not respond now, so the check is not complete.
         """
         return []
 
@@ -56,9 +56,9 @@ class Sink(ABC):
         at once, and no setting limits that.
 
         Raises:
-            SinkError: nothing, or not everything, was written; another try may help.
-            SinkPermanentError: no further try can help.
+            SinkError: the result was not written, or only a part of it; a retry may succeed.
+            SinkPermanentError: a retry cannot succeed.
         """
         features: list[Any] = [orjson.loads(feature) for feature in delivery.bodies()]
         if not self.write(delivery.job_id, features):
-            raise SinkError(f"the sink {self} did not take the features")
+            raise SinkError(f"the sink {self} did not write the features")

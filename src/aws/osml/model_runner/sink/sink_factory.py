@@ -30,59 +30,56 @@ class SinkFactory:
         Raises:
             InvalidImageRequestException: an output has an unknown type, or lacks its bucket or stream.
         """
-        return [_sink_of(destination, index, bucket_owner) for index, destination in enumerate(destinations)]
+        sinks: list[Sink] = []
+        for index, destination in enumerate(destinations):
+            field = f"outputs[{index}]"
+            # Each type has its own field for the role; both are accepted.
+            role = destination.get("role") or destination.get("assumedRole") or None
+            match destination.get("type"):
+                case SinkType.S3.value:
+                    sink: Sink = S3Sink(
+                        bucket=_required(destination, "bucket", field),
+                        prefix=destination.get("prefix") or "",
+                        assumed_role=role,
+                        acl=destination.get("acl") or None,
+                        result_format=OutputFormat(destination.get("format") or OutputFormat.GEOJSON),
+                        expected_owner=bucket_owner,
+                        compression=OutputCompression(destination.get("compression") or OutputCompression.NONE),
+                    )
+                case SinkType.KINESIS.value:
+                    stream = _required(destination, "stream", field)
+                    partition_key = destination.get("partitionKey") or PARTITION_BY_FEATURE
+                    sink = KinesisSink(stream, destination.get("batchSize"), role, partition_key)
+                case other:
+                    raise _invalid(f"{field}.type", other, "expected S3 or Kinesis")
+            sinks.append(sink)
+        return sinks
 
     @staticmethod
     def sink_features(job_id: str, outputs: str, features: list[geojson.Feature]) -> bool:
-        """Write features to every output, even after one fails. Return True when at least one took them.
+        """Write features to every output, even after one fails. Return True if at least one output was written.
 
         Raises:
             InvalidImageRequestException: ``outputs`` is not a JSON list of outputs.
         """
-        sinks = SinkFactory.outputs_to_sinks(_parse_outputs(outputs))
+        try:
+            destinations = json.loads(outputs or "")
+        except ValueError as err:
+            raise InvalidImageRequestException("the outputs of the request are not valid JSON") from err
+        if not isinstance(destinations, list):
+            raise InvalidImageRequestException("the outputs of the request are not a list")
+        sinks = SinkFactory.outputs_to_sinks(destinations)
         delivery = Delivery.from_features(job_id, features)
-        done = [_is_delivered(sink, delivery) for sink in sinks if sink.mode is SinkMode.AGGREGATE]
-        return any(done)
-
-
-def _is_delivered(sink: Sink, delivery: Delivery) -> bool:
-    try:
-        sink.deliver(delivery)
-    except SinkError as err:
-        logger.error("sink.failed", sink=str(sink), job_id=delivery.job_id, reason=str(err))
-        return False
-    return True
-
-
-def _parse_outputs(outputs: str) -> list[dict[str, Any]]:
-    try:
-        parsed = json.loads(outputs or "")
-    except ValueError as err:
-        raise InvalidImageRequestException("the request names no outputs, or not as JSON") from err
-    if not isinstance(parsed, list):
-        raise InvalidImageRequestException("the outputs of the request are no list")
-    return parsed
-
-
-def _sink_of(destination: Mapping[str, Any], index: int, bucket_owner: str | None) -> Sink:
-    field = f"outputs[{index}]"
-    # Each type has its own field for the role; both are accepted.
-    role = destination.get("role") or destination.get("assumedRole") or None
-    match destination.get("type"):
-        case SinkType.S3.value:
-            bucket = _required(destination, "bucket", field)
-            return S3Sink(
-                *(bucket, destination.get("prefix") or "", role),
-                acl=destination.get("acl") or None,
-                result_format=OutputFormat(destination.get("format") or OutputFormat.GEOJSON),
-                expected_owner=bucket_owner,
-                compression=OutputCompression(destination.get("compression") or OutputCompression.NONE),
-            )
-        case SinkType.KINESIS.value:
-            stream = _required(destination, "stream", field)
-            partition_key = destination.get("partitionKey") or PARTITION_BY_FEATURE
-            return KinesisSink(stream, destination.get("batchSize"), role, partition_key)
-    raise _invalid(f"{field}.type", destination.get("type"), "expected S3 or Kinesis")
+        is_delivered = False
+        for sink in sinks:
+            if sink.mode is not SinkMode.AGGREGATE:
+                continue
+            try:
+                sink.deliver(delivery)
+                is_delivered = True
+            except SinkError as err:
+                logger.error("sink.failed", sink=str(sink), job_id=job_id, reason=str(err))
+        return is_delivered
 
 
 def _required(destination: Mapping[str, Any], key: str, field: str) -> str:
