@@ -47,6 +47,11 @@ def json_error(code: str, status: int = 400) -> tuple[int, dict[str, str], bytes
     return status, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps({"__type": code, "message": ""}).encode()
 
 
+def json_answer(document: dict[str, Any]) -> tuple[int, dict[str, str], bytes]:
+    """Return a successful answer of a service that speaks JSON."""
+    return 200, {"Content-Type": "application/x-amz-json-1.1"}, json.dumps(document).encode()
+
+
 def xml_error(code: str, status: int = 400) -> tuple[int, dict[str, str], bytes]:
     """Return an error answer of S3 (``Error``) and of SNS (``ErrorResponse``)."""
     error = f"<Error><Code>{code}</Code><Message>m</Message></Error>"

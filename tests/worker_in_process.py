@@ -118,12 +118,14 @@ class InProcessWorker:
         self.region_queue = RequestQueue(config.region_queue, 0, client=clients.client("sqs"))
         self.context = self._new_context(name)
         self.features = self.context.feature_table(ImageDimensions(256, 256), ImageDimensions(0, 0))
-        self.endpoint_utils = EndpointUtils(clients=clients)
         facts = SharedFacts(config.outstanding_jobs_table, dynamodb, clock)
         self.capacities = EndpointCapacityEstimator(
             config, clients, self.context.metrics, facts, clock, self.context.rng
         )
         self.context.endpoint_body_bytes = self.capacities.max_body_bytes
+        self.endpoint_utils = EndpointUtils(
+            clients=clients, describe=lambda name, role: self.capacities.describe("endpoint", name, role or "")
+        )
         self.image_status_monitor = ImageStatusMonitor(config.image_status_topic)
         image_queue = RequestQueue(config.image_queue, 0, client=clients.client("sqs"))
         self.completion = ImageCompletion(

@@ -53,7 +53,7 @@ _DYNAMODB: Mapping[str, Sequence[tuple[str, ...]]] = {
         ("A0", "expire_time < :now"),
     ),
     "BatchWriteItem": (("T1-overflow",),),
-    "DeleteItem": (("G5",),),
+    "DeleteItem": (("L3", "attribute_not_exists(fact)"), ("G5",)),
     "UpdateItem": (
         ("A2", "num_attempts = :next"),
         ("A3", "region_count = :region_count"),

@@ -264,7 +264,7 @@ class Worker:
         self._runner = ModelRunner(config=world.config, context=self._context(name, port))
         self._runner.image_request_handler.preflight = Preflight(
             lambda: self._runner.context,
-            self._runner.endpoint_capacities.description,
+            self._runner.endpoint_capacities.describe,
             self.process.now,
             lambda looks, _within_s: [look() for look in looks],
         )

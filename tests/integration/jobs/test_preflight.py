@@ -21,7 +21,7 @@ from aws.osml.model_runner.jobs.preflight import Preflight, at_once
 from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, Variant
 from aws.osml.model_runner.queue.request_queue import RequestQueue
 from aws.osml.model_runner.worker.messages import DeadLetters, ImageMessages
-from aws_faults import answering, json_error, never_sending, query_error, xml_error
+from aws_faults import answering, json_answer, json_error, never_sending, query_error, xml_error
 from worker_in_process import Clock, InProcessWorker
 
 ROLE = "arn:aws:iam::000000000000:role/team/writer"
@@ -127,7 +127,7 @@ class TestRefusal:
         body = body_of(worker, scene, endpoint, outputs=[{"type": "S3", "bucket": bucket, "prefix": "p"}])
         handle(messages, body)
         clients.client("s3").delete_bucket(Bucket=bucket)
-        worker.image_handler.preflight = Preflight(lambda: worker.context)
+        worker.image_handler.preflight = Preflight(lambda: worker.context, worker.capacities.describe)
         handle(messages, body)
         assert dead_letters(worker) == []
         assert "FAILED" not in statuses.heard()
@@ -141,7 +141,7 @@ class TestRefusal:
         worker.image_handler.check(request)
         job = worker.image_handler.accept(request)
         clients.client("s3").delete_bucket(Bucket=bucket)
-        worker.image_handler.preflight = Preflight(lambda: worker.context)
+        worker.image_handler.preflight = Preflight(lambda: worker.context, worker.capacities.describe)
         with pytest.raises(ProcessImageException, match=bucket):
             worker.image_handler.plan(job)
         row = worker.jobs.get_image_request(request.image_id)
@@ -156,7 +156,7 @@ class TestRefusal:
         item = worker.jobs.get_image_request(request.image_id)
         worker.jobs.fix_plan(dataclasses.replace(item, region_count=1, first_attempt=1.0))
         clients.client("s3").delete_bucket(Bucket=bucket)
-        worker.image_handler.preflight = Preflight(lambda: worker.context)
+        worker.image_handler.preflight = Preflight(lambda: worker.context, worker.capacities.describe)
         worker.image_handler.plan(job)
         assert worker.jobs.get_image_request(request.image_id).image_status == "IN_PROGRESS"
 
@@ -183,7 +183,7 @@ class TestNoRefusal:
 
     def test_a_check_that_takes_too_long(self, worker, scene, endpoint, logs):
         worker.image_handler.preflight = Preflight(
-            lambda: worker.context, run=lambda looks, _within_s: [looks[0](), None]
+            lambda: worker.context, worker.capacities.describe, run=lambda looks, _within_s: [looks[0](), None]
         )
         worker.image_handler.check(worker.request(scene, endpoint))
         assert [entry["check"] for entry in logs if entry["event"] == "preflight.unknown"] == ["output"]
@@ -220,6 +220,33 @@ class TestCost:
                 worker.image_handler.check(worker.request(scene, endpoint, job_id=f"job-{number}"))
         assert {name: len(made) for name, made in calls.items()} == dict.fromkeys(calls, 1)
 
+    def test_a_cold_job_describes_its_endpoint_once(self, worker, scene, endpoint, clients):
+        sagemaker = clients.client("sagemaker")
+        with answering(sagemaker, "DescribeEndpoint", None) as calls, answering(sagemaker, "ListTags", None) as tags:
+            worker.image_handler.process_image_request(worker.request(scene, endpoint))
+        assert (len(calls), len(tags)) == (1, 1)
+        assert worker.capacities.known_calls(worker.request(scene, endpoint)) == 2
+
+    def test_a_cold_job_describes_its_component_once(self, worker, scene, endpoint, clients):
+        sagemaker = clients.client("sagemaker")
+        document = {"InferenceComponentStatus": "InService", "EndpointName": endpoint}
+        component = json_answer(document | {"RuntimeConfig": {"CurrentCopyCount": 3}})
+        request = worker.request(scene, endpoint, imageProcessorParameters={"InferenceComponentName": "part"})
+        with (
+            answering(sagemaker, "DescribeEndpoint", None) as endpoints,
+            answering(sagemaker, "DescribeInferenceComponent", component) as components,
+        ):
+            worker.plan(request)
+        assert (len(endpoints), len(components)) == (1, 1)
+        assert worker.capacities.known_calls(request) == 6
+
+    def test_a_missing_endpoint_is_looked_up_once_and_leaves_no_row(self, worker, scene, clients):
+        with answering(clients.client("sagemaker"), "DescribeEndpoint", None) as calls:
+            assert len(refusal(worker, scene, "no-such-endpoint")) == 1
+            worker.capacities.refresh()
+        assert len(calls) == 1
+        assert [row for row in worker.outstanding_jobs.scan() if "no-such-endpoint" in row["job_id"]] == []
+
     def test_an_endpoint_that_the_fleet_has_described_is_not_described_again(
         self, worker, scene, endpoint, clients, data_plane
     ):
@@ -229,6 +256,7 @@ class TestCost:
         with answering(clients.client("sagemaker"), "DescribeEndpoint", None) as calls:
             other.image_handler.check(other.request(scene, endpoint, job_id="second"))
             assert calls == []
+            worker.clock.ahead_s += 10
             parameters = {"TargetVariant": "green"}
             assert len(refusal(other, scene, endpoint, imageProcessorParameters=parameters, job_id="third")) == 1
         assert len(calls) == 1, "nothing is refused for what was seen minutes ago"
@@ -236,7 +264,9 @@ class TestCost:
 
     def test_findings_are_remembered_for_a_while_and_unknown_ones_for_less(self, worker, scene, endpoint, clients):
         now = [0.0]
-        worker.image_handler.preflight = Preflight(lambda: worker.context, now=lambda: now[0])
+        worker.image_handler.preflight = Preflight(
+            lambda: worker.context, worker.capacities.describe, now=lambda: now[0]
+        )
         request = worker.request(scene, endpoint)
         described = answering(clients.client("sagemaker"), "DescribeEndpoint", json_error("AccessDeniedException"))
         with described as endpoints, answering(clients.client("s3"), "CreateMultipartUpload", None) as buckets:

@@ -66,11 +66,8 @@ class Components:
     def __init__(self, **description: str) -> None:
         self._description = description
 
-    def describe_endpoint(self, **_: str) -> dict[str, Any]:
-        return {"EndpointStatus": "InService", "ProductionVariants": []}
-
-    def describe_inference_component(self, **_: str) -> dict[str, str]:
-        return self._description
+    def __call__(self, kind: str, name: str, role: str, is_new: bool = False) -> dict[str, Any]:
+        return {"EndpointStatus": "InService"} if kind == "endpoint" else self._description
 
 
 @pytest.mark.parametrize(
@@ -83,9 +80,19 @@ class Components:
     ],
 )
 def test_a_component_is_one_of_its_endpoint_and_in_service(description: dict[str, str], reason: str | None) -> None:
-    client = Components(**description)
-    finding = check_sagemaker(client, "ships", "", {"InferenceComponentName": "one"})
+    finding = check_sagemaker(Components(**description), "ships", "", {"InferenceComponentName": "one"})
     assert [problem.expectation for problem in finding.problems] == ([reason] if reason else [])
+
+
+def test_only_a_new_description_refuses_a_request() -> None:
+    looked_up: list[bool] = []
+
+    def describe(_kind: str, _name: str, _role: str, is_new: bool = False) -> dict[str, Any]:
+        looked_up.append(is_new)
+        return {"EndpointStatus": "InService" if is_new else "OutOfService"}
+
+    assert check_sagemaker(describe, "ships", "", {}) == Finding()
+    assert looked_up == [False, True]
 
 
 def answering(*errors: BaseException | None) -> Callable[..., socket.socket]:

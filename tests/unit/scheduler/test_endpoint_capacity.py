@@ -10,6 +10,7 @@ import structlog
 from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.common.endpoint_utils import EndpointUtils
 from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.endpoint_facts import SharedFacts
 from aws.osml.model_runner.inference.endpoint_check import MAX_SERVERLESS_BODY_BYTES
@@ -42,7 +43,7 @@ class ScriptedSageMaker:
         self.roles: list[str | None] = []
 
     def client(self, service: str, assumed_role: str | None = None) -> "ScriptedSageMaker":
-        assert service == "sagemaker"
+        assert service in ("sagemaker", "ec2")
         self.roles.append(assumed_role)
         return self
 
@@ -52,7 +53,19 @@ class ScriptedSageMaker:
             raise ClientError({"Error": {"Code": "ThrottlingException"}}, "DescribeEndpoint")
         if EndpointName not in self.endpoints:
             raise ClientError({"Error": {"Code": "ValidationException"}}, "DescribeEndpoint")
-        return {"EndpointArn": f"arn:{EndpointName}", "ProductionVariants": self.endpoints[EndpointName]}
+        return {
+            "EndpointArn": f"arn:{EndpointName}",
+            "EndpointConfigName": EndpointName,
+            "ProductionVariants": self.endpoints[EndpointName],
+        }
+
+    def describe_endpoint_config(self, EndpointConfigName: str) -> dict[str, Any]:
+        names = [variant["VariantName"] for variant in self.endpoints[EndpointConfigName]]
+        return {"ProductionVariants": [{"VariantName": name, "InstanceType": "ml.m5.xlarge"} for name in names]}
+
+    def describe_instance_types(self, InstanceTypes: list[str]) -> dict[str, Any]:
+        assert InstanceTypes == ["m5.xlarge"]
+        return {"InstanceTypes": [{"VCpuInfo": {"DefaultVCpus": 4}}]}
 
     def list_tags(self, ResourceArn: str, MaxResults: int) -> dict[str, Any]:
         return {"Tags": [{"Key": key, "Value": value} for key, value in self.tags.items()]}
@@ -279,14 +292,46 @@ def test_a_first_request_waits_for_the_worker_that_describes_its_endpoint(estima
     assert (sagemaker.calls["ships"], clock.now_s) == (1, pytest.approx(1.2, abs=0.25))
 
 
-def test_a_first_request_goes_on_without_a_description_when_that_worker_dies(estimator, clock):
+def test_a_first_request_looks_up_itself_when_that_worker_dies(estimator, sagemaker, clock):
+    sagemaker.endpoints["ships"] = [variant("a", 3)]
     shared = new_facts(clock)
     known = estimator(shared)
     known.capacity(request())
     (subject,) = known._due.values()
     assert shared.claim(subject.key, 60.0)
-    assert known.choose_variant(request()) is None
-    assert 10.0 <= clock.now_s < 11.0
+    assert known.choose_variant(request()) == "a"
+    assert 5.0 <= clock.now_s < 6.0
+
+
+def test_an_endpoint_is_described_once_per_age_for_all_who_need_it(estimator, sagemaker, clock):
+    sagemaker.endpoints["ships"] = [variant("a", 3)]
+    known = estimator()
+    role = request().model_invocation_role
+    for _ in range(3):
+        described_variants = known.describe("endpoint", "ships", role)["ProductionVariants"]
+        assert [one["CurrentInstanceCount"] for one in described_variants] == [3]
+        assert known.choose_variant(request()) == "a"
+        known.describe("endpoint", "ships", role, is_new=True)
+    assert sagemaker.calls["ships"] == 1
+    clock.now_s = 6.0
+    known.describe("endpoint", "ships", role)
+    assert sagemaker.calls["ships"] == 1
+    known.describe("endpoint", "ships", role, is_new=True)
+    assert sagemaker.calls["ships"] == 2
+    clock.now_s = 400.0
+    known.describe("endpoint", "ships", role)
+    assert sagemaker.calls["ships"] == 3
+
+
+def test_self_throttling_rests_on_the_same_description(estimator, sagemaker):
+    sagemaker.endpoints["ships"] = [variant("a", 3)]
+    known = estimator()
+    known.choose_variant(request())
+    throttling = EndpointUtils(
+        clients=sagemaker, describe=lambda name, role: known.describe("endpoint", name, role or "")
+    )
+    assert throttling.calculate_max_regions("ships", request().model_invocation_role) == 10 * 3 * 4
+    assert sagemaker.calls["ships"] == 1
 
 
 def test_a_request_that_names_its_variant_or_component_has_its_lane_described_too(estimator, sagemaker):

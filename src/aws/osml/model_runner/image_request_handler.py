@@ -18,6 +18,7 @@ from .common.endpoint_utils import EndpointUtils
 from .common.job_rules import image_status, is_hopeless, is_redrivable
 from .common.typing import ImageDimensions, ImageRegion, RequestStatus
 from .config import ServiceConfig
+from .database.endpoint_facts import SharedFacts
 from .database.endpoint_statistics_table import EndpointStatisticsTable
 from .database.job_table import JobItem, JobTable
 from .database.outstanding_jobs_table import Acceptance, OpenJob, OutstandingJobsTable
@@ -93,9 +94,10 @@ class ImageRequestHandler:
         self.config = config
         self.region_request_handler = region_request_handler
         self._given_outstanding_jobs = outstanding_jobs
-        self.endpoints = endpoints
+        self._given_endpoints = endpoints
         self.preflight = Preflight(
-            lambda: self.context, endpoints.description if endpoints is not None else lambda _request: None
+            lambda: self.context,
+            lambda kind, name, role, is_new=False: self.endpoints.describe(kind, name, role, is_new),
         )
         self._given_completion = completion
 
@@ -105,6 +107,17 @@ class ImageRequestHandler:
         if self._given_outstanding_jobs is not None:
             return self._given_outstanding_jobs
         return OutstandingJobsTable(self.config.outstanding_jobs_table, self.job_table, self.job_table.client)
+
+    @functools.cached_property
+    def endpoints(self) -> EndpointCapacityEstimator:
+        """The descriptions of endpoints: the argument, else those in the table that the configuration names."""
+        if self._given_endpoints is not None:
+            return self._given_endpoints
+        context = self.context
+        facts = SharedFacts(self.config.outstanding_jobs_table, context.clients.dynamodb_resource(), context.now)
+        return EndpointCapacityEstimator(
+            self.config, context.clients, context.metrics, facts, context.now, context.rng, context.sleep
+        )
 
     @property
     def context(self) -> WorkerContext:
@@ -170,7 +183,7 @@ class ImageRequestHandler:
             RetryableJobException: the request was sent again while the job's last status is still being published.
         """
         with bind_job(job_id=image_request.job_id, image_id=image_request.image_id):
-            variant = self.endpoints.choose_variant(image_request) if self.endpoints is not None else None
+            variant = self.endpoints.choose_variant(image_request)
             if variant is not None:
                 # Variants may hold different models, so all tiles of an image go to one.
                 parameters = (image_request.model_endpoint_parameters or {}) | {"TargetVariant": variant}

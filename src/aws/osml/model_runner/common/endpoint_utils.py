@@ -2,6 +2,7 @@
 
 import math
 import threading
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cachetools import TTLCache
@@ -14,13 +15,24 @@ _CACHED_ENDPOINTS = 100
 
 
 class EndpointUtils:
-    """Looks up the capacity of endpoints, and remembers each answer for a minute."""
+    """The rule of self-throttling: the maximum number of regions of an endpoint follows from its vCPUs.
 
-    def __init__(self, scale_factor: float = 10, workers_per_cpu: float = 1, clients: AwsClients | None = None) -> None:
+    ``describe`` returns DescribeEndpoint's response for an endpoint, seen under a role. A worker passes the
+    descriptions that its fleet shares. Without it, the class describes endpoints itself, at most once a minute each.
+    """
+
+    def __init__(
+        self,
+        scale_factor: float = 10,
+        workers_per_cpu: float = 1,
+        clients: AwsClients | None = None,
+        describe: Callable[[str, str | None], Mapping[str, Any]] | None = None,
+    ) -> None:
         self.scale_factor = scale_factor
         self.workers_per_cpu = workers_per_cpu
         self.max_region_cache: TTLCache[str, int] = TTLCache(maxsize=_CACHED_ENDPOINTS, ttl=_CACHE_S)
         self._clients = clients
+        self._describe = describe
         self._lock = threading.Lock()
 
     @property
@@ -47,13 +59,17 @@ class EndpointUtils:
             return known
         cpus = self._processors_behind(endpoint_name, model_invocation_role)
         max_regions = math.floor(self.scale_factor * cpus / self.workers_per_cpu)
-        with self._lock:
-            self.max_region_cache[endpoint_name] = max_regions
+        if self._describe is None:
+            with self._lock:
+                self.max_region_cache[endpoint_name] = max_regions
         return max_regions
 
     def _processors_behind(self, endpoint_name: str, role: str | None) -> int:
         sagemaker = self.clients.client("sagemaker", describing_session(role, endpoint_name))
-        endpoint = sagemaker.describe_endpoint(EndpointName=endpoint_name)
+        if self._describe is None:
+            endpoint = sagemaker.describe_endpoint(EndpointName=endpoint_name)
+        else:
+            endpoint = self._describe(endpoint_name, role)
         config = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
         instance_types = {
             variant["VariantName"]: variant["InstanceType"].removeprefix("ml.")

@@ -7,6 +7,7 @@ replaces it, so a throttled control plane stops no worker.
 import dataclasses
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from aws.osml.model_runner.exceptions import ConditionNotMetError
@@ -20,12 +21,14 @@ PARTITION = "_facts"
 class Fact:
     """Result of the last look-up; ``value`` is None until a look-up succeeded.
 
-    The next look-up happens at ``due_at`` or later, in epoch seconds. ``error`` is that of the last look-up.
+    ``value`` was looked up at ``looked_up_at``; the next look-up happens at ``due_at`` or later, in epoch seconds.
+    ``error`` is that of the last look-up.
     """
 
     value: Mapping[str, Any] | None = None
     due_at: float = 0.0
     error: str | None = None
+    looked_up_at: float = 0.0
 
 
 class SharedFacts(DDBHelper):
@@ -60,12 +63,19 @@ class SharedFacts(DDBHelper):
     def store(self, key: str, value: Mapping[str, Any], due_at: float) -> None:
         """L2: replace a fact."""
         self.update(
-            _key(key), "SET fact = :fact, due_time = :due REMOVE look_up_error", {":fact": value, ":due": due_at}
+            _key(key),
+            "SET fact = :fact, due_time = :due, look_up_time = :now REMOVE look_up_error",
+            {":fact": value, ":due": due_at, ":now": self._now()},
         )
 
     def note_error(self, key: str, error: str, due_at: float) -> None:
         """L2: record that a look-up failed; the value stays."""
         self.update(_key(key), "SET look_up_error = :error, due_time = :due", {":error": error, ":due": due_at})
+
+    def forget(self, key: str) -> None:
+        """L3: delete the row of a fact without a value, so that names of missing endpoints leave no rows."""
+        with suppress(ConditionNotMetError):
+            self.delete(_key(key), "attribute_not_exists(fact)")
 
 
 def _key(key: str) -> dict[str, str]:
@@ -73,4 +83,4 @@ def _key(key: str) -> dict[str, str]:
 
 
 def _fact(row: Mapping[str, Any]) -> Fact:
-    return Fact(row.get("fact"), row.get("due_time", 0.0), row.get("look_up_error"))
+    return Fact(row.get("fact"), row.get("due_time", 0.0), row.get("look_up_error"), row.get("look_up_time", 0.0))

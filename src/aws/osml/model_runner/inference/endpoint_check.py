@@ -3,9 +3,9 @@
 import dataclasses
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.api.inference import MAX_SERVERLESS_BODY_BYTES
 from aws.osml.model_runner.api.problems import role_problem, shortened
@@ -50,30 +50,50 @@ class Finding:
 UNKNOWN = Finding(is_known=False)
 
 
-def check_sagemaker(client: Any, name: str, role: str, parameters: Mapping[str, Any]) -> Finding:
-    """Describe an endpoint, and the inference component that ``parameters`` name, and return what is wrong with them.
+class Describe(Protocol):
+    """A source of descriptions of endpoints and inference components."""
 
-    ``client`` is one of SageMaker's control plane, signed as ``role`` where that is not empty.
+    def __call__(self, kind: str, name: str, role: str, is_new: bool = False) -> Mapping[str, Any]:
+        """Return the description of an ``"endpoint"`` or a ``"component"``, seen under ``role`` if that is not empty.
+
+        The description has the form of SageMaker's response. With ``is_new`` it was looked up within the last seconds.
+
+        Raises:
+            ClientError, BotoCoreError: it was looked up by this call, and cannot be described.
+        """
+
+
+def check_sagemaker(describe: Describe, name: str, role: str, parameters: Mapping[str, Any]) -> Finding:
+    """Return the problems of an endpoint, and of the inference component that ``parameters`` name.
 
     Raises:
         ClientError, BotoCoreError: the endpoint cannot be described now, or may not be; nothing is known.
     """
-    field, value, kind = _NAME, name, "an endpoint"
     component = parameters.get("InferenceComponentName")
-    try:
-        finding = endpoint_finding(client.describe_endpoint(EndpointName=name), name, parameters)
-        if component and not finding.problems:
-            field, value, kind = _COMPONENT, str(component), "an inference component"
-            answer = client.describe_inference_component(InferenceComponentName=value)
-            finding = dataclasses.replace(finding, problems=tuple(_component_problems(answer, name, value)))
-    except ClientError as err:
-        code = error_code(err)
-        if is_role_refusal(err):
-            return Finding((role_problem(_ROLE, role, code),))
-        if code not in _MISSING:
-            raise
-        return Finding((Problem(field, shortened(value), f"{kind} that exists ({code})"),))
+    finding = UNKNOWN
+    # An older description may show that nothing is wrong; a request is refused only by a new one.
+    for is_new in (False, True):
+        field, value, kind = _NAME, name, "an endpoint"
+        try:
+            finding = endpoint_finding(describe("endpoint", name, role, is_new), name, parameters)
+            if component and finding.is_good:
+                field, value, kind = _COMPONENT, str(component), "an inference component"
+                described = describe("component", value, role, is_new)
+                finding = dataclasses.replace(finding, problems=tuple(_component_problems(described, name, value)))
+        except ClientError as err:
+            if is_role_refusal(err):
+                return Finding((role_problem(_ROLE, role, error_code(err)),))
+            if not is_missing(err):
+                raise
+            return Finding((Problem(field, shortened(value), f"{kind} that exists ({error_code(err)})"),))
+        if finding.is_good:
+            break
     return finding
+
+
+def is_missing(error: ClientError | BotoCoreError) -> bool:
+    """Return True when SageMaker responded that what was to be described does not exist."""
+    return error_code(error) in _MISSING
 
 
 def endpoint_finding(description: Mapping[str, Any], name: str, parameters: Mapping[str, Any]) -> Finding:

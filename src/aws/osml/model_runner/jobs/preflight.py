@@ -8,9 +8,9 @@ import dataclasses
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
@@ -21,7 +21,7 @@ from aws.osml.model_runner.api.image_url import parse_image_url
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.problems import role_problem
 from aws.osml.model_runner.aws.errors import error_code, is_role_refusal
-from aws.osml.model_runner.aws.role_session import describing_session, reading_session
+from aws.osml.model_runner.aws.role_session import reading_session
 from aws.osml.model_runner.exceptions import (
     InvalidImageRequestException,
     RequestDeferredError,
@@ -30,10 +30,10 @@ from aws.osml.model_runner.exceptions import (
 from aws.osml.model_runner.inference.endpoint_address import parse_endpoint_address
 from aws.osml.model_runner.inference.endpoint_check import (
     UNKNOWN,
+    Describe,
     Finding,
     check_http,
     check_sagemaker,
-    endpoint_finding,
 )
 from aws.osml.model_runner.sink.sink import Sink
 
@@ -88,19 +88,20 @@ def at_once(looks: Sequence[Callable[[], T]], within_s: float) -> list[T | None]
 class Preflight:
     """Checks requests. Any thread may ask; each finding that stands in no job's way is remembered for a while.
 
-    ``described`` returns a recent description of a SageMaker endpoint, where the fleet has one, so that workers do not
-    each call the control plane. ``run`` makes several checks at the same time, within so many seconds.
+    ``describe`` returns the descriptions of SageMaker endpoints that the fleet shares, so that an endpoint is described
+    once for the preflight and the scheduler of all workers. ``run`` makes several checks at the same time, within so
+    many seconds.
     """
 
     def __init__(
         self,
         context: Callable[[], WorkerContext],
-        described: Callable[[ImageRequest], Mapping[str, Any] | None] = lambda _request: None,
+        describe: Describe,
         now: Callable[[], float] = time.monotonic,
         run: Callable[[Sequence[Callable[[], Finding]], float], list[Finding | None]] = at_once,
     ) -> None:
         self._context = context
-        self._described = described
+        self._describe = describe
         self._run = run
         self._found: TLRUCache[tuple[str, ...], Finding] = TLRUCache(_KEPT, _time_to_use, timer=now)
         self._lock = threading.Lock()
@@ -155,21 +156,10 @@ class Preflight:
         except UnsupportedModelException as err:
             return Finding(err.problems)
         if request.model_invoke_mode == ModelInvokeMode.SM_ENDPOINT:
-            return self._look_at_sagemaker(request)
+            parameters = request.model_endpoint_parameters or {}
+            return check_sagemaker(self._describe, request.model_name, request.model_invocation_role, parameters)
         address = parse_endpoint_address(request.model_name, context.config.http_endpoint_hosts)
         return check_http(address, request.model_name)
-
-    def _look_at_sagemaker(self, request: ImageRequest) -> Finding:
-        name, role = request.model_name, request.model_invocation_role
-        parameters = request.model_endpoint_parameters or {}
-        description = None if "InferenceComponentName" in parameters else self._described(request)
-        if description is not None:
-            finding = endpoint_finding(description, name, parameters)
-            if finding.is_good:
-                return finding
-        # Nothing is refused for what somebody saw minutes ago.
-        client = self._context().clients.client("sagemaker", describing_session(role, name))
-        return check_sagemaker(client, name, role, parameters)
 
     def _look_at_reader(self, request: ImageRequest, bucket: str) -> Finding:
         role = request.image_read_role

@@ -15,12 +15,12 @@ from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.aws.clients import AwsClients
-from aws.osml.model_runner.aws.errors import error_code
+from aws.osml.model_runner.aws.errors import error_code, is_role_refusal
 from aws.osml.model_runner.aws.role_session import describing_session
 from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.endpoint_facts import Fact, SharedFacts
 from aws.osml.model_runner.exceptions import TableError
-from aws.osml.model_runner.inference.endpoint_check import endpoint_finding
+from aws.osml.model_runner.inference.endpoint_check import endpoint_finding, is_missing
 from aws.osml.model_runner.telemetry.metrics import COUNT, MetricsRecorder
 
 from .load import lane_of
@@ -39,9 +39,12 @@ _DUE_AFTER_ERROR_S = (15.0, 30.0)
 _LOOK_UP_S = 60.0
 # How old the descriptions that a process has read may be.
 _READ_EVERY_S = 10.0
-# How long a request waits for the first description of its endpoint, while another worker looks it up.
-_FIRST_LOOK_UP_S = 10.0
-_FIRST_LOOK_UP_POLL_S = (0.2, 0.4)
+# Maximum age of a description that shows that nothing is wrong, and of a description by which a request is refused.
+_RECENT_S = _DUE_AFTER_S[1] + _LOOK_UP_S
+_NEW_S = 5.0
+# How long a request waits while another worker looks its endpoint up. A preflight has twice that time.
+_WAIT_S = 5.0
+_WAIT_POLL_S = (0.2, 0.4)
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,15 @@ class _Subject:
     @property
     def key(self) -> str:
         digest = hashlib.sha256(self.role.encode()).hexdigest()[:16] if self.role else "-"
-        return f"{self.kind}#{self.name}#{digest}"
+        # Earlier versions stored less, in rows without the number.
+        return f"{self.kind}#{self.name}#{digest}#2"
 
 
 class EndpointCapacityEstimator:
-    """Knows endpoints by descriptions that the whole fleet shares. Any thread may call.
+    """Describes endpoints, with descriptions that the whole fleet shares. Any thread may call.
 
-    ``refresh`` looks due descriptions up, and ``choose_variant`` that of an endpoint that nobody has described. No
-    other method calls the control plane. A description that cannot be renewed stays in force.
+    One worker at a time looks an endpoint up; all others read its description from a table. Only ``describe``,
+    ``choose_variant`` and ``refresh`` call the control plane. A description that cannot be renewed stays in force.
     """
 
     def __init__(
@@ -158,25 +162,31 @@ class EndpointCapacityEstimator:
         """
         if request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
             return None
-        parameters = request.model_endpoint_parameters or {}
-        return endpoint_finding(self.description(request) or {}, request.model_name, parameters).max_body_bytes
-
-    def description(self, request: ImageRequest | RegionRequest) -> dict[str, Any] | None:
-        """Return the state and the variants of a request's endpoint in DescribeEndpoint's form.
-
-        None where the last look-up failed, or is long past its time. Like ``known_calls``, this reads a table at most.
-        """
         fact = self._fact(_subject("endpoint", request.model_name, request))
-        if fact.value is None or fact.error is not None or fact.due_at < self._now() - _LOOK_UP_S:
+        if not self._is_within(fact, _RECENT_S) or fact.value is None:
             return None
-        variants = fact.value["variants"]
-        return {
-            "EndpointStatus": fact.value.get("state", "InService"),
-            "ProductionVariants": [
-                {"VariantName": name, "CurrentServerlessConfig": variants[name].get("max_concurrency")}
-                for name in variants
-            ],
-        }
+        parameters = request.model_endpoint_parameters or {}
+        return endpoint_finding(_described_form(fact.value), request.model_name, parameters).max_body_bytes
+
+    def describe(self, kind: str, name: str, role: str, is_new: bool = False) -> Mapping[str, Any]:
+        """Return the description of an endpoint or a component; see ``Describe``.
+
+        Without ``is_new`` it may be six minutes old, and this waits a few seconds while another worker looks it up.
+        """
+        subject = _Subject(kind, name, role)
+        fact = self._fact(subject)
+        if not self._is_within(fact, _NEW_S if is_new else _RECENT_S):
+            try:
+                fact = self._look_up(subject) if is_new else self._shared_look_up(subject)
+            except (ClientError, BotoCoreError) as err:
+                if isinstance(err, ClientError) and (is_missing(err) or is_role_refusal(err)):
+                    with self._lock:
+                        self._due.pop(subject.key, None)
+                    self._facts.forget(subject.key)
+                else:
+                    self._record_error(subject, err)
+                raise
+        return _described_form(fact.value or {})
 
     def choose_variant(self, request: ImageRequest) -> str | None:
         """Draw a variant of a request's endpoint by weight; None where the request names one, or there is none.
@@ -185,10 +195,10 @@ class EndpointCapacityEstimator:
         """
         if request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
             return None
-        fact = self._described(_subject("endpoint", request.model_name, request))
+        value = self._any_description(_subject("endpoint", request.model_name, request))
         if component := _component_of(request):
-            self._described(_subject("component", component, request))
-        variants = {} if fact is None else self._endpoint_from(fact).variants
+            self._any_description(_subject("component", component, request))
+        variants = {} if value is None else self._endpoint_from(value).variants
         if not variants or lane_of(request).part:
             return None
         names = sorted(variants)
@@ -201,7 +211,10 @@ class EndpointCapacityEstimator:
             due, self._due = self._due, {}
         for subject in due.values():
             if self._facts.claim(subject.key, _LOOK_UP_S):
-                self._look_up(subject)
+                try:
+                    self._look_up(subject)
+                except (ClientError, BotoCoreError) as err:
+                    self._record_error(subject, err)
 
     # Facts ----------------------------------------------------------------------------------------------------------
 
@@ -244,36 +257,52 @@ class EndpointCapacityEstimator:
         with self._lock:
             self._read = facts
 
-    def _described(self, subject: _Subject) -> Mapping[str, Any] | None:
-        """Return the description of a subject, which is looked up now if nobody ever did; None if that fails."""
-        value = self._fact(subject).value
-        if value is not None:
-            return value
+    def _is_within(self, fact: Fact, max_age_s: float) -> bool:
+        return fact.value is not None and fact.error is None and self._now() - fact.looked_up_at <= max_age_s
+
+    def _any_description(self, subject: _Subject) -> Mapping[str, Any] | None:
+        """Return the last description, which is looked up now if nobody ever did; None if that failed."""
+        fact = self._fact(subject)
+        if fact.value is None and (fact.error is None or fact.due_at <= self._now()):
+            try:
+                fact = self._shared_look_up(subject)
+            except (ClientError, BotoCoreError) as err:
+                self._record_error(subject, err)
+        return fact.value
+
+    def _shared_look_up(self, subject: _Subject) -> Fact:
+        """Look a subject up, or wait until the worker that looks it up has stored it."""
         waited_s = 0.0
-        while True:
-            if self._facts.claim(subject.key, _LOOK_UP_S):
-                return self._look_up(subject)
+        while not self._facts.claim(subject.key, _LOOK_UP_S):
             fact = self._facts.get(subject.key)
             self._remember(subject, fact)
-            if fact.value is not None or fact.error is not None or waited_s >= _FIRST_LOOK_UP_S:
-                return fact.value
-            pause_s = self._rng.uniform(*_FIRST_LOOK_UP_POLL_S)
+            if self._is_within(fact, _RECENT_S):
+                return fact
+            if fact.error is not None or waited_s >= _WAIT_S:
+                break
+            pause_s = self._rng.uniform(*_WAIT_POLL_S)
             self._sleep(pause_s)
             waited_s += pause_s
+        return self._look_up(subject)
 
-    def _look_up(self, subject: _Subject) -> Mapping[str, Any] | None:
-        """Look a subject up and store what is found; an error leaves the last value in force."""
-        try:
-            value = self._endpoint_facts(subject) if subject.kind == "endpoint" else self._component_facts(subject)
-        except (ClientError, BotoCoreError) as err:
-            logger.warning("endpoint.capacity_unknown", endpoint=subject.name, error=error_code(err))
-            self._metrics.record("Scheduling", "Errors", 1, COUNT, ModelName=subject.name)
-            self._facts.note_error(subject.key, error_code(err), self._now() + self._rng.uniform(*_DUE_AFTER_ERROR_S))
-        else:
-            self._facts.store(subject.key, value, self._now() + self._rng.uniform(*_DUE_AFTER_S))
+    def _look_up(self, subject: _Subject) -> Fact:
+        """Look a subject up and store what is found.
+
+        Raises:
+            ClientError, BotoCoreError: the subject cannot be described.
+        """
+        value = self._endpoint_facts(subject) if subject.kind == "endpoint" else self._component_facts(subject)
+        self._facts.store(subject.key, value, self._now() + self._rng.uniform(*_DUE_AFTER_S))
         fact = self._facts.get(subject.key)
         self._remember(subject, fact)
-        return fact.value
+        return fact
+
+    def _record_error(self, subject: _Subject, err: ClientError | BotoCoreError) -> None:
+        """Record when a subject is looked up again; its last description stays in force."""
+        logger.warning("endpoint.capacity_unknown", endpoint=subject.name, error=error_code(err))
+        self._metrics.record("Scheduling", "Errors", 1, COUNT, ModelName=subject.name)
+        self._facts.note_error(subject.key, error_code(err), self._now() + self._rng.uniform(*_DUE_AFTER_ERROR_S))
+        self._remember(subject, self._facts.get(subject.key))
 
     def _remember(self, subject: _Subject, fact: Fact) -> None:
         with self._lock:
@@ -287,6 +316,8 @@ class EndpointCapacityEstimator:
         variants = {variant["VariantName"]: _variant_facts(variant) for variant in answer.get("ProductionVariants", ())}
         concurrency = self._tagged_concurrency(sagemaker, answer.get("EndpointArn", ""))
         facts = {"variants": variants, "state": answer.get("EndpointStatus", "InService")}
+        if config_name := answer.get("EndpointConfigName"):
+            facts["config"] = config_name
         return facts | ({} if concurrency is None else {"concurrency": concurrency})
 
     def _tagged_concurrency(self, sagemaker: Any, arn: str) -> int | None:
@@ -308,7 +339,9 @@ class EndpointCapacityEstimator:
     def _component_facts(self, subject: _Subject) -> dict[str, Any]:
         sagemaker = self._clients.client("sagemaker", describing_session(subject.role, subject.name))
         answer = sagemaker.describe_inference_component(InferenceComponentName=subject.name)
-        return {"copies": int(answer.get("RuntimeConfig", {}).get("CurrentCopyCount", 0))}
+        facts = {"copies": int(answer.get("RuntimeConfig", {}).get("CurrentCopyCount", 0))}
+        described = {"state": answer.get("InferenceComponentStatus"), "endpoint": answer.get("EndpointName")}
+        return facts | {name: value for name, value in described.items() if value is not None}
 
 
 def _component_of(request: ImageRequest | RegionRequest) -> str:
@@ -317,6 +350,26 @@ def _component_of(request: ImageRequest | RegionRequest) -> str:
 
 def _subject(kind: str, name: str, request: ImageRequest | RegionRequest) -> _Subject:
     return _Subject(kind, name, request.model_invocation_role or "")
+
+
+def _described_form(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of an endpoint or a component in the form of SageMaker's response."""
+    if "copies" in value:
+        names = {"state": "InferenceComponentStatus", "endpoint": "EndpointName"}
+        return {names[name]: value[name] for name in names if name in value}
+    variants = value["variants"]
+    return {
+        "EndpointStatus": value["state"],
+        "EndpointConfigName": value.get("config"),
+        "ProductionVariants": [
+            {
+                "VariantName": name,
+                "CurrentInstanceCount": variants[name]["instances"],
+                "CurrentServerlessConfig": variants[name].get("max_concurrency"),
+            }
+            for name in variants
+        ],
+    }
 
 
 def _variant_facts(described: Mapping[str, Any]) -> dict[str, Any]:

@@ -60,10 +60,15 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, context: WorkerContex
     image_monitor = ImageStatusMonitor(config.image_status_topic)
     region_monitor = RegionStatusMonitor(config.region_status_topic)
 
-    endpoint_utils = EndpointUtils(config.throttling_scale_factor, config.workers_per_cpu, clients)
     facts = SharedFacts(config.outstanding_jobs_table, dynamodb, now)
     capacities = EndpointCapacityEstimator(config, clients, context.metrics, facts, now, rng, sleep)
     context.endpoint_body_bytes = capacities.max_body_bytes
+    endpoint_utils = EndpointUtils(
+        config.throttling_scale_factor,
+        config.workers_per_cpu,
+        clients,
+        describe=lambda name, role: capacities.describe("endpoint", name, role or ""),
+    )
 
     dead_letters = DeadLetters(image_queue, config.image_dlq)
     completion = ImageCompletion(
