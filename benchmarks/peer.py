@@ -28,7 +28,7 @@ from aws.osml.model_runner.inference.feature_selection import FeatureSelector  #
 from geojson import Feature  # noqa: E402
 
 from aws.osml.model_runner.api import post_processing as mr_post_processing  # noqa: E402
-from aws.osml.model_runner.tiling.variable_overlap import VariableOverlapTilingStrategy  # noqa: E402
+from aws.osml.model_runner.tiling.strategy import VariableOverlapTilingStrategy  # noqa: E402
 
 
 def merge(given: str, found: str, threshold: str) -> None:

@@ -16,8 +16,8 @@ from aws.osml.model_runner.jobs.preflight import Preflight
 from aws.osml.model_runner.jobs.worker_context import WorkerContext
 from aws.osml.model_runner.model_runner import ModelRunner
 from aws.osml.model_runner.pipeline.pipeline import TilePipeline, _TileOnItsWay
-from aws.osml.model_runner.pipeline.queue_shares import QueueShares
 from aws.osml.model_runner.pipeline.region_run import RegionProgress, TileStages
+from aws.osml.model_runner.pipeline.shares import QueueShares
 from aws.osml.model_runner.raster import RasterSettings
 from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadImageException
 from aws.osml.model_runner.raster.tile_formats import PLAIN_SAMPLES

@@ -32,8 +32,7 @@ from aws.osml.model_runner.features.tiled_features import TiledFeatures
 from aws.osml.model_runner.jobs.merging import MergedImage, distillation_of
 from aws.osml.model_runner.jobs.tile_reader import ImageTiles, size_of
 from aws.osml.model_runner.tiling.region_plan import TilePlanner, region_id_of
-from aws.osml.model_runner.tiling.variable_overlap import VariableOverlapTilingStrategy
-from aws.osml.model_runner.tiling.variable_tile import VariableTileTilingStrategy
+from aws.osml.model_runner.tiling.strategy import VariableOverlapTilingStrategy, VariableTileTilingStrategy
 from examples import examples
 
 ALGORITHMS = [

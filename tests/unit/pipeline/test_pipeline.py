@@ -26,9 +26,8 @@ from aws.osml.model_runner.exceptions import (
 )
 from aws.osml.model_runner.inference.call_limit import CallLimit
 from aws.osml.model_runner.pipeline.pipeline import BAD_RESPONSE, INTERNAL_ERROR, TILE_ENCODING, TilePipeline
-from aws.osml.model_runner.pipeline.queue_shares import QueueShares
 from aws.osml.model_runner.pipeline.region_run import RegionProgress
-from aws.osml.model_runner.pipeline.thread_shares import ThreadShares
+from aws.osml.model_runner.pipeline.shares import QueueShares, ThreadShares
 from aws.osml.model_runner.raster.exceptions import ImageUnreachableError
 from aws.osml.model_runner.tiling.strategy import Tile
 from worker_process import eventually
@@ -231,11 +230,11 @@ def test_tiles_of_another_endpoint_pass_those_that_have_to_wait(pipeline):
 
 
 def test_a_holder_takes_fewer_threads_than_are_free():
-    shares = ThreadShares(most=8)
+    shares = ThreadShares(max_threads=8)
     taken = {holder: sum(shares.take(holder) for _ in range(20)) for holder in "abcdef"}
     assert taken == {"a": 8, "b": 4, "c": 2, "d": 1, "e": 1, "f": 0}
     for _ in range(8):
-        shares.give_back("a")
+        shares.release("a")
     assert sum(shares.take("f") for _ in range(20)) == 4
 
 
@@ -319,13 +318,13 @@ def test_the_share_of_a_region_shrinks_when_others_come():
         with shares.of("b"):
             shares.record_bytes("b", 10)
             assert [shares.take("b") for _ in range(4)] == [True] * 3 + [False]
-            shares.give_back("a")
+            shares.release("a")
             assert not shares.take("a")
         assert shares.take("a")
         shares.record_bytes("a", 2000)
         assert not shares.take("a")
         for _ in range(6):
-            shares.give_back("a")
+            shares.release("a")
         assert shares.take("a"), "one tile, however large"
 
 

@@ -48,6 +48,8 @@
     │   ├── JobNotFinishedError                  an operator names a job that still waits or runs
     │   ├── ProcessImageException
     │   ├── ProcessRegionException
+    │   │   ├── SetupTileWorkersException
+    │   │   └── ProcessTilesException
     │   ├── AggregateFeaturesException   (again)
     │   ├── AggregationTooLargeError             AGGREGATION_MEMORY_BYTES is too little for the image
     │   └── AggregateOutputFeaturesException (again)
@@ -346,6 +348,14 @@ class ProcessImageException(JobError):
 
 class ProcessRegionException(JobError):
     """A region could not be processed."""
+
+
+class SetupTileWorkersException(ProcessRegionException):
+    """The workers of a region could not be prepared: the model, the credentials or the image is missing."""
+
+
+class ProcessTilesException(ProcessRegionException):
+    """The tiles of a region could not be processed."""
 
 
 class AggregateFeaturesException(JobError):

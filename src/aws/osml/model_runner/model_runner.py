@@ -22,8 +22,7 @@ from .raster import configure_gdal
 from .scheduler.image_scheduler import EndpointLoadImageScheduler, FIFOImageScheduler, LockedScheduler
 from .scheduler.intake import BufferedImageRequestQueue
 from .scheduler.look_ahead import LookAhead
-from .tiling.strategy import TilingStrategy
-from .tiling.variable_overlap import VariableOverlapTilingStrategy
+from .tiling.strategy import TilingStrategy, VariableOverlapTilingStrategy
 from .worker.consumer import QueueConsumer, Source
 from .worker.health import HealthFile
 from .worker.messages import DeadLetters, ImageMessages, RegionMessages, ScheduledImages

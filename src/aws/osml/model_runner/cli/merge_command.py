@@ -103,7 +103,7 @@ def _merger(config: "ServiceConfig") -> "JobMerger":
     from aws.osml.model_runner.database.job_table import JobItem, JobTable
     from aws.osml.model_runner.jobs.merge_again import JobMerger
     from aws.osml.model_runner.jobs.worker_context import aggregation_memory
-    from aws.osml.model_runner.tiling.variable_overlap import VariableOverlapTilingStrategy
+    from aws.osml.model_runner.tiling.strategy import VariableOverlapTilingStrategy
 
     clients = default_clients()
     dynamodb = clients.dynamodb_resource()

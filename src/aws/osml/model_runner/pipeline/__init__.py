@@ -1,1 +1,1 @@
-"""The stages of a region's tiles, their threads and their queues."""
+"""The stages that tiles pass, their threads and their queues."""

@@ -1,4 +1,4 @@
-"""A queue between two stages that holds no more than it may, by count and by bytes."""
+"""A queue between two stages, bounded by count and by bytes."""
 
 import threading
 from collections import deque
@@ -7,19 +7,19 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-# How often items that were not ready are looked at again, when nothing else happens.
-_LOOK_AGAIN_S = 0.1
+# Interval at which a waiting thread checks again whether an item is ready, when nothing wakes it.
+_POLL_S = 0.1
 
 
 class QueueClosedError(Exception):
-    """The queue was closed: nothing goes in any more, and what was in it has come out."""
+    """The queue is closed: it takes no item, and is empty when ``get`` raises this."""
 
 
 class BoundedQueue(Generic[T]):
     """First in, first out, for any number of threads.
 
-    ``put`` waits while the queue holds ``max_items`` items or ``max_bytes`` bytes; None is no bound. An item larger
-    than ``max_bytes`` goes in when the queue is empty, so that it passes at all.
+    ``put`` waits while the queue holds ``max_items`` items or ``max_bytes`` bytes; None sets no bound. An item larger
+    than ``max_bytes`` goes in when the queue is empty, because it would never fit.
     """
 
     def __init__(self, max_items: int | None = None, max_bytes: int | None = None) -> None:
@@ -27,7 +27,7 @@ class BoundedQueue(Generic[T]):
         self._max_bytes = max_bytes
         self._items: deque[tuple[T, int]] = deque()
         self._bytes = 0
-        self._is_closed = self._is_watched = False
+        self._is_closed = self._is_polled = False
         lock = threading.Lock()
         self._filled = threading.Condition(lock)
         self._emptied = threading.Condition(lock)
@@ -36,7 +36,7 @@ class BoundedQueue(Generic[T]):
         """Append ``item`` when there is room.
 
         Raises:
-            QueueClosedError: the queue is closed, or was closed while this waited.
+            QueueClosedError: the queue is closed, or was closed during the wait.
         """
         with self._emptied:
             self._emptied.wait_for(lambda: self._is_closed or self._has_room(size_bytes))
@@ -49,61 +49,61 @@ class BoundedQueue(Generic[T]):
     def get(
         self, is_ready: Callable[[T], bool] = lambda _: True, kind_of: Callable[[T], Hashable] = lambda _: None
     ) -> T:
-        """Remove and return the oldest item that is ready, when there is one; of a closed queue, the oldest.
+        """Wait for an item that is ready, and remove and return the oldest; a closed queue returns its oldest item.
 
-        An item that is not ready lets items of another kind pass: ``is_ready`` is asked for the oldest of each kind.
+        Items of another kind pass an item that is not ready: ``is_ready`` is called for the oldest item of each kind.
 
         Raises:
             QueueClosedError: the queue is closed and empty.
         """
         with self._filled:
             while True:
-                place = 0 if self._is_closed and self._items else self._first_ready(is_ready, kind_of)
-                if place is not None:
-                    return self._take(place)
+                index = 0 if self._is_closed and self._items else self._first_ready(is_ready, kind_of)
+                if index is not None:
+                    return self._take(index)
                 if self._is_closed:
                     raise QueueClosedError
                 self._wait()
 
     def wake(self) -> None:
-        """Have one thread that waits look again whether an item is ready."""
+        """Wake one waiting thread, so that it checks again whether an item is ready."""
         with self._filled:
             self._filled.notify()
 
     def close(self) -> None:
-        """Let nothing more in, and wake every thread that waits."""
+        """Refuse further items, and wake every waiting thread."""
         with self._filled:
             self._is_closed = True
             self._filled.notify_all()
             self._emptied.notify_all()
 
     def _wait(self) -> None:
-        """Wait for an item, or for items that are not ready: of the threads that wait, one looks again and again."""
-        if self._is_watched or not self._items:
+        """Wait for an item. While items are not ready, one of the waiting threads polls them."""
+        if self._is_polled or not self._items:
             self._filled.wait()
             return
-        self._is_watched = True
+        self._is_polled = True
         try:
-            self._filled.wait(_LOOK_AGAIN_S)
+            self._filled.wait(_POLL_S)
         finally:
-            self._is_watched = False
+            self._is_polled = False
 
     def _first_ready(self, is_ready: Callable[[T], bool], kind_of: Callable[[T], Hashable]) -> int | None:
-        asked: set[Hashable] = set()
-        for place, (item, _) in enumerate(self._items):
+        checked: set[Hashable] = set()
+        for index, (item, _) in enumerate(self._items):
             kind = kind_of(item)
-            if kind not in asked and is_ready(item):
-                return place
-            asked.add(kind)
+            if kind not in checked and is_ready(item):
+                return index
+            checked.add(kind)
         return None
 
-    def _take(self, place: int) -> T:
-        item, size_bytes = self._items[place]
-        del self._items[place]
+    def _take(self, index: int) -> T:
+        item, size_bytes = self._items[index]
+        del self._items[index]
         self._bytes -= size_bytes
         self._emptied.notify_all()
-        if self._items and not self._is_watched:
-            # This thread may have been the one that looked at the others.
+        if self._items and not self._is_polled:
+            # This thread may have been the polling thread, so another one has to take over.
             self._filled.notify()
         return item
 

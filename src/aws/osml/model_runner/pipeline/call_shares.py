@@ -1,4 +1,4 @@
-"""Shares the capacity of an endpoint between the workers that hold regions of it."""
+"""Divides the capacity of an endpoint between the workers that process regions of it."""
 
 import threading
 import time
@@ -15,17 +15,17 @@ from aws.osml.model_runner.inference.call_limit import CallLimit
 
 logger = structlog.get_logger(__name__)
 
-# How often a worker counts the callers, and how long it counts as one after that.
-_COUNTED_EVERY_S = 20.0
+# Interval at which a worker counts the callers, and how long its own row then counts as a caller.
+_COUNT_INTERVAL_S = 20.0
 _CALLER_S = 70.0
 
 
 class CallShares:
     """Sets the ceilings of a process's call limits. Any thread may call.
 
-    Each worker notes in a table that it calls an endpoint while it holds regions of it, and divides the endpoint's
-    capacity by the number of such workers. An endpoint of unknown capacity has no ceiling, and costs no call to the
-    table. An error of the table leaves the last ceiling in force.
+    Each worker records itself in a table as a caller of an endpoint while it processes regions of it. The ceiling is
+    the endpoint's capacity divided by the number of such workers. An endpoint of unknown capacity has no ceiling, and
+    costs no call to the table. An error of the table leaves the last ceiling in force.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class CallShares:
         self._lock = threading.Lock()
 
     def has_room(self, endpoint: str, capacity: int | None) -> bool:
-        """Return False when other workers hold regions of an endpoint that takes no more calls than they are."""
+        """Return False if this worker does not call the endpoint yet, and at least ``capacity`` other workers do."""
         if capacity is None:
             return True
         with self._lock:
@@ -52,7 +52,10 @@ class CallShares:
     def holding(
         self, endpoint: str, capacity: Callable[[], int | None], limit: CallLimit
     ) -> Iterator[Callable[[], None]]:
-        """Take a share of an endpoint while this process works on a region of it; yield what keeps the share right."""
+        """Take a share of an endpoint while this process works on a region of it.
+
+        Yields a function that updates the share; call it regularly, it does nothing within 20 s.
+        """
 
         def refresh() -> None:
             self._share(endpoint, capacity(), limit)
@@ -68,7 +71,7 @@ class CallShares:
                 is_last = not self._regions[endpoint]
                 was_counted = is_last and self._counted_at.pop(endpoint, None) is not None
             if was_counted:
-                self._note(endpoint, 0.0)
+                self._record(endpoint, 0.0)
 
     def _share(self, endpoint: str, capacity: int | None, limit: CallLimit) -> None:
         if capacity is None:
@@ -76,15 +79,15 @@ class CallShares:
             return
         now_s = self._now()
         with self._lock:
-            if 0 <= now_s - self._counted_at.get(endpoint, float("-inf")) < _COUNTED_EVERY_S:
+            if 0 <= now_s - self._counted_at.get(endpoint, float("-inf")) < _COUNT_INTERVAL_S:
                 return
             self._counted_at[endpoint] = now_s
-        self._note(endpoint, _CALLER_S)
+        self._record(endpoint, _CALLER_S)
         others = self._others(endpoint)
         if others is not None:
             limit.set_ceiling(capacity // (1 + others))
 
-    def _note(self, endpoint: str, for_s: float) -> None:
+    def _record(self, endpoint: str, for_s: float) -> None:
         try:
             self._callers().note(endpoint, self._owner, for_s)
         except (ClientError, BotoCoreError, TableError) as err:

@@ -1,18 +1,18 @@
-"""The stages that every tile of every region passes, as threads that live as long as the process.
+"""The stages that the tiles of all regions pass, as threads that live as long as the process.
 
 ::
 
     run() ──► to cut ──► cutters ──► to detect ──► callers ──► to store ──► storers ──► RegionProgress
              (shares)    one per core  (bytes)     WORKERS       (count)
 
-Pixels, model and tables are waited for at the same time, and several regions share the stages: the next region is
-cut while the slowest tile of this one is still with the model. Each queue is bounded, so a slow stage holds back the
-ones before it and memory does not grow with the image. A tile whose endpoint takes no further call waits in its queue,
-and tiles for other endpoints pass it. No region has more than its share of the tiles that wait for the model, so that
-there is room for those others.
+The stages wait for pixels, model and tables at the same time. Several regions share the stages: the next region is cut
+while the model still processes the slowest tile of this one. Each queue is bounded, so a slow stage holds back the
+stages before it, and memory does not grow with the image. A tile whose endpoint takes no further call waits in its
+queue, and tiles for other endpoints pass it. Each region has a share of the tiles that wait for the model, which leaves
+room for tiles of other endpoints.
 
-A call to an endpoint that does not respond holds its thread until it times out, and so does a read from a store of
-images. So there are twice as many cutters and callers as may work for one store or one endpoint, see ``ThreadShares``.
+A call to an endpoint that does not respond holds its thread until it times out; a read from an image store does the
+same. So there are twice as many cutters and callers as may work for one store or one endpoint, see ``ThreadShares``.
 """
 
 import threading
@@ -35,64 +35,58 @@ from aws.osml.model_runner.exceptions import (
 from aws.osml.model_runner.tiling.strategy import Tile
 
 from .bounded_queue import BoundedQueue, QueueClosedError
-from .queue_shares import QueueShares
 from .region_run import RegionProgress, TileStages
-from .thread_shares import ThreadShares
+from .shares import QueueShares, ThreadShares
 
 logger = structlog.get_logger(__name__)
 
-# What a failed tile's row says when it was not the endpoint that refused.
+# Error codes of tiles that fail for another reason than the endpoint.
 TILE_ENCODING = "TILE_ENCODING"
 BAD_RESPONSE = "BAD_RESPONSE"
 INTERNAL_ERROR = "INTERNAL_ERROR"
 
-# A region that waits for its share so often in a row, 0.1 s each, waits for its endpoint: another region can be cut.
+# After so many waits of 0.1 s in a row for its share, a region waits for its endpoint: another region can be cut.
 _WAITS_BEFORE_NEXT = 50
 
 
 class _TileOnItsWay:
-    """A tile in the pipeline, with what the last stage made of it."""
+    """A tile in the pipeline, with the result of its last stage."""
 
-    __slots__ = ("answer", "encoded", "has_share", "has_thread", "is_calling", "result", "run", "steps", "tile")
+    __slots__ = ("encoded", "has_share", "has_thread", "is_calling", "response", "result", "run", "steps", "tile")
 
     def __init__(self, run: RegionProgress, steps: TileStages, tile: Tile) -> None:
         self.run = run
         self.steps = steps
         self.tile = tile
         self.encoded: EncodedTile = b""
-        self.answer = b""
+        self.response = b""
         self.is_calling = False
         self.has_thread = False
         self.has_share = True
         self.result: TileOutcome | None = None
 
-
-def _endpoint_of(item: _TileOnItsWay) -> Hashable:
-    return item.steps.endpoint
-
-
-def _store_of(item: _TileOnItsWay) -> Hashable:
-    return item.steps.image_store
-
-
-def _begin_call(item: _TileOnItsWay) -> bool:
-    item.is_calling = item.steps.begin_call()
-    return item.is_calling
+    def begin_call(self) -> bool:
+        """Return whether the model may be called with the tile now; see ``TileStages``."""
+        self.is_calling = self.steps.begin_call()
+        return self.is_calling
 
 
 _Step = Callable[[_TileOnItsWay], BoundedQueue[_TileOnItsWay] | None]
 
 
 class _StageThreads:
-    """Decides which tile a free thread of a stage takes. ``may_begin`` is called for a tile whose holder has room."""
+    """Decides which tile a free thread of a stage takes. ``may_begin`` is called for a tile whose holder has room.
+
+    The holder of a tile is its endpoint or its image store; ``max_threads`` are the most for one holder.
+    """
 
     def __init__(
         self,
-        most: int,
+        max_threads: int,
         holder_of: Callable[[_TileOnItsWay], Hashable],
         may_begin: Callable[[_TileOnItsWay], bool] = lambda _: True,
     ) -> None:
-        self._shares = ThreadShares(most)
+        self._shares = ThreadShares(max_threads)
         self._holder_of = holder_of
         self._may_begin = may_begin
         self.count = self._shares.threads
@@ -105,53 +99,55 @@ class _StageThreads:
         item.has_thread = self._shares.take(holder)
         if item.has_thread and not self._may_begin(item):
             item.has_thread = False
-            self._shares.give_back(holder)
+            self._shares.release(holder)
         return item.has_thread
 
     @contextmanager
     def working(self, item: _TileOnItsWay) -> Iterator[None]:
-        """Count a tile's thread as free at the end, when the next stage may have the tile already."""
+        """Release the thread of a tile at the end; the next stage may have the tile by then."""
         holder, has_thread, item.has_thread = self._holder_of(item), item.has_thread, False
         try:
             yield
         finally:
             if has_thread:
-                self._shares.give_back(holder)
+                self._shares.release(holder)
 
 
 class TilePipeline:
     """Runs tiles through cut, detect, and locate-and-store. One per process; ``close`` ends its threads.
 
-    ``cutters`` and ``callers`` are the most threads for one store of images, and for one endpoint.
+    ``cutters`` is the maximum of threads for one store of images, ``callers`` for one endpoint.
     """
 
     def __init__(self, cutters: int, callers: int, storers: int, max_encoded_bytes: int) -> None:
         self._cut_ahead = 2 * callers
-        # The regions' shares bound how many tiles these two hold. With a bound of its own a queue would fill up with
-        # the tiles of one store or endpoint.
+        # The shares of the regions bound the number of tiles in these two queues. With a bound of its own, a queue
+        # would fill up with the tiles of one store or endpoint.
         self._to_cut: BoundedQueue[_TileOnItsWay] = BoundedQueue()
         self._to_detect: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_bytes=max_encoded_bytes)
         self._shares = QueueShares(cutters, self._cut_ahead, 2 * max_encoded_bytes // 3)
         self._to_store: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * callers)
-        cut, detect = _StageThreads(cutters, _store_of), _StageThreads(callers, _endpoint_of, _begin_call)
+        cut = _StageThreads(cutters, lambda item: item.steps.image_store)
+        detect = _StageThreads(callers, lambda item: item.steps.endpoint, _TileOnItsWay.begin_call)
         cutting = self._stage("cut", cut.count, self._to_cut, self._cut, cut)
         detecting = self._stage("detect", detect.count, self._to_detect, self._detect, detect)
         self._threads = [
             *(cutting[:cutters] + detecting[:callers]),
             *self._stage("store", storers, self._to_store, self._locate_and_store),
         ]
-        # Idle threads cost memory and take turns with warm ones, so these start when a second holder appears.
+        # Idle threads cost memory, and work moves to them from threads with warm caches. So these threads start only
+        # when a second endpoint or image store appears.
         self._reserve = cutting[cutters:] + detecting[callers:]
         self._holders: tuple[Hashable, Hashable] | None = None
         self._lock = threading.Lock()
 
     def start(self) -> None:
-        """Start the threads that one store of images and one endpoint need."""
+        """Start the threads for one image store and one endpoint."""
         for thread in self._threads:
             thread.start()
 
     def _start_reserve_for(self, steps: TileStages) -> None:
-        """Start the other threads when a region has another store or endpoint than all regions before it."""
+        """Start the other threads when a region has another image store or endpoint than all regions before it."""
         with self._lock:
             holders = (steps.image_store, steps.endpoint)
             self._holders = self._holders or holders
@@ -167,15 +163,17 @@ class TilePipeline:
     ) -> None:
         """Put a region's ``tiles`` through the stages; return when each has ended, or the run was stopped.
 
-        ``on_cut`` is called when the cutters will soon need another region's tiles, which take a while to come, but not
-        before half of this region's are on their way; when this region's wait for their endpoint; and when none is left
-        to be put in.
+        ``on_cut`` is called when another region should be fetched, because the cutters will soon need its tiles:
+
+        - when few tiles of this region are left, but at least half of them have been put in;
+        - when its tiles wait for their endpoint;
+        - when no tile is left to be put in.
         """
         self._start_reserve_for(steps)
         few_left = len(tiles) - min(self._cut_ahead, len(tiles) // 2)
         with self._shares.of(run):
-            for place, tile in enumerate(tiles):
-                if place == few_left:
+            for position, tile in enumerate(tiles):
+                if position == few_left:
                     on_cut()
                 if not self._enter(run, on_cut):
                     break
@@ -188,7 +186,7 @@ class TilePipeline:
         run.wait()
 
     def _enter(self, run: RegionProgress, on_wait: Callable[[], None]) -> bool:
-        """Count one tile in when the region's share has room; False when the run is stopped."""
+        """Count one tile in once the region's share has room; return False when the run is stopped."""
         waits = 0
         while not run.is_stopped:
             if self._shares.take(run):
@@ -199,7 +197,7 @@ class TilePipeline:
         return False
 
     def close(self, timeout_s: float = 1.0) -> None:
-        """End the threads: what waits is dropped, what is in a stage ends first, all of it within ``timeout_s``."""
+        """End the threads within ``timeout_s``: drop tiles that wait, and finish the steps in progress."""
         for queue in (self._to_cut, self._to_detect, self._to_store):
             queue.close()
         deadline_s = time.monotonic() + timeout_s
@@ -230,9 +228,9 @@ class TilePipeline:
         return [threading.Thread(target=work, name=f"{name}-{n}", daemon=True) for n in range(threads)]
 
     def _advance(self, item: _TileOnItsWay, step: _Step) -> None:
-        """Take one tile one stage further; whatever happens, it is counted out in the end.
+        """Take one tile one stage further; after any error the tile is counted out in the end.
 
-        A step that ends its thread stays begun, so that the region is found to hang.
+        A step that ends its thread stays begun, so ``last_life`` shows that the region hangs.
         """
         item.run.begin_step(item.tile)
         try:
@@ -243,27 +241,23 @@ class TilePipeline:
         except QueueClosedError:
             self._drop(item)
         except MemoryError as err:
-            # The process lacks memory, the tile is not at fault: its region is another worker's, or waits.
+            # The process lacks memory, which is not the tile's fault: the region goes to another worker, or waits.
             logger.error("tile.out_of_memory", tile_index=item.tile.index)
             self._drop(item, err)
-        except Exception as err:  # noqa: BLE001 - the stage's thread serves every region and must live on
-            self._survive(item, err)
-
-    def _survive(self, item: _TileOnItsWay, err: Exception) -> None:
-        """Deal with an error that no stage foresaw: the tile fails alone, unless it is storing that does not work."""
-        logger.exception("tile.broken", tile_index=item.tile.index)
-        if item.result is not None:
-            self._drop(item, err)
-            return
-        # Stored by this very thread: one of the last stage must not wait for room in the queue that it empties.
-        self._advance(
-            self._as_failed(item, INTERNAL_ERROR, f"{type(err).__name__}, see tile.broken in the log"),
-            self._locate_and_store,
-        )
+        except Exception as err:  # The thread of a stage serves every region, so no error may end it
+            logger.exception("tile.broken", tile_index=item.tile.index)
+            if item.result is not None:
+                # Storing fails, so no tile of the region can end.
+                self._drop(item, err)
+                return
+            # Only this tile fails. This thread stores it: a thread of the last stage must not wait for room in the
+            # queue that it empties.
+            self._set_failed(item, INTERNAL_ERROR, f"{type(err).__name__}, see tile.broken in the log")
+            self._advance(item, self._locate_and_store)
 
     def _drop(self, item: _TileOnItsWay, err: Exception | None = None) -> None:
-        """Count a tile out without an outcome, and begin none of its region's others."""
-        self._give_share_back(item)
+        """Count a tile out without an outcome, and begin no other tile of its region."""
+        self._release_share(item)
         item.run.stop(err)
         item.run.leave(item.tile, None)
 
@@ -276,33 +270,29 @@ class TilePipeline:
         except TileEncodingError as err:
             return self._failed(item, TILE_ENCODING, err)
         except ModelRunnerError as err:
-            # The image cannot be read, for now or for good: the region goes back, no tile fails.
+            # The image cannot be read, now or ever: the region is released, and no tile fails.
             self._drop(item, err)
             return None
         self._shares.record_bytes(item.run, len(item.encoded))
         return self._to_detect
 
     def _detect(self, item: _TileOnItsWay) -> BoundedQueue[_TileOnItsWay] | None:
-        self._give_share_back(item)
+        self._release_share(item)
         try:
-            return self._detected(item)
+            if item.run.is_stopped:
+                self._drop(item)
+                return None
+            item.response = item.steps.detect(item.tile, item.encoded)
+        except ModelTileError as err:
+            return self._failed(item, err.code, err)
+        except ModelRunnerError as err:
+            # Back-pressure, or an endpoint that refuses all tiles of this job: the region is released, no tile fails.
+            self._drop(item, err)
+            return None
         finally:
             if item.is_calling:
                 item.steps.end_call()
                 self._to_detect.wake()
-
-    def _detected(self, item: _TileOnItsWay) -> BoundedQueue[_TileOnItsWay] | None:
-        if item.run.is_stopped:
-            self._drop(item)
-            return None
-        try:
-            item.answer = item.steps.detect(item.tile, item.encoded)
-        except ModelTileError as err:
-            return self._failed(item, err.code, err)
-        except ModelRunnerError as err:
-            # Back-pressure, or an endpoint that answers no tile of this job: the region goes back, no tile fails.
-            self._drop(item, err)
-            return None
         item.encoded = b""
         return self._to_store
 
@@ -319,23 +309,22 @@ class TilePipeline:
 
     def _locate(self, item: _TileOnItsWay) -> TileOutcome:
         try:
-            return item.steps.locate(item.tile, item.answer)
+            return item.steps.locate(item.tile, item.response)
         except BadModelResponseError as err:
             logger.warning("tile.failed", tile_index=item.tile.index, code=BAD_RESPONSE, reason=str(err))
             return TileOutcome(TileState.FAILED, error_code=BAD_RESPONSE, error_reason=str(err))
 
     def _failed(self, item: _TileOnItsWay, code: str, err: Exception) -> BoundedQueue[_TileOnItsWay]:
         logger.warning("tile.failed", tile_index=item.tile.index, code=code, reason=str(err))
-        self._as_failed(item, code, str(err))
+        self._set_failed(item, code, str(err))
         return self._to_store
 
-    def _give_share_back(self, item: _TileOnItsWay) -> None:
+    def _release_share(self, item: _TileOnItsWay) -> None:
         if item.has_share:
             item.has_share = False
-            self._shares.give_back(item.run)
+            self._shares.release(item.run)
 
-    def _as_failed(self, item: _TileOnItsWay, code: str, reason: str) -> _TileOnItsWay:
-        self._give_share_back(item)
-        item.encoded = item.answer = b""
+    def _set_failed(self, item: _TileOnItsWay, code: str, reason: str) -> None:
+        self._release_share(item)
+        item.encoded = item.response = b""
         item.result = TileOutcome(TileState.FAILED, error_code=code, error_reason=reason)
-        return item

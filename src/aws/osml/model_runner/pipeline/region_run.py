@@ -1,4 +1,4 @@
-"""One region while its tiles are on their way through the pipeline."""
+"""The progress of one region while its tiles pass the pipeline."""
 
 import math
 import threading
@@ -10,24 +10,21 @@ from aws.osml.model_runner.common.typing import EncodedTile, TileState
 from aws.osml.model_runner.database.feature_table import TileOutcome
 from aws.osml.model_runner.tiling.strategy import Tile
 
-# How often a run that waits looks whether its process is to stop.
+# Interval at which a waiting run checks whether its process is to stop.
 _STOP_POLL_S = 0.5
 
 
 class TileStages(Protocol):
-    """The four steps of a tile, and when the second may be taken.
-
-    The pipeline knows when each is done; a region's steps know how.
-    """
+    """The four steps of a tile: cut, detect, locate, store. The pipeline decides when each of them is taken."""
 
     @property
     def endpoint(self) -> Hashable:
-        """The endpoint that is called: its calls last long together, and share their threads."""
+        """The endpoint that is called; all calls of one endpoint share their threads."""
         ...
 
     @property
     def image_store(self) -> Hashable:
-        """The store that the image is read from: its reads last long together, and share their threads."""
+        """The store that the image is read from; all reads of one store share their threads."""
         ...
 
     def cut(self, tile: Tile) -> EncodedTile:
@@ -35,7 +32,7 @@ class TileStages(Protocol):
         ...
 
     def begin_call(self) -> bool:
-        """Return True when the model may be called now; then ``end_call`` follows, whatever the call comes to."""
+        """Return True when the model may be called now; then ``end_call`` follows, even if the call fails."""
         ...
 
     def end_call(self) -> None:
@@ -43,28 +40,28 @@ class TileStages(Protocol):
         ...
 
     def detect(self, tile: Tile, encoded: EncodedTile) -> bytes:
-        """Return the model's answer."""
+        """Return the model's response."""
         ...
 
     def locate(self, tile: Tile, response: bytes) -> TileOutcome:
-        """Return the features that an answer holds, placed in the image and on the ground."""
+        """Return the features in a response, in pixels of the image and in degrees."""
         ...
 
     def store(self, tile: Tile, result: TileOutcome) -> TileState | None:
-        """Commit a result and return the state that counts, which may be another worker's; None to decide later."""
+        """Commit a result and return the state that counts, which may be another worker's; None if not decided yet."""
         ...
 
 
 class RegionProgress:
-    """Counts a region's tiles in and out, and remembers why it was stopped, if it was.
+    """Counts a region's tiles in and out, and keeps the error that stopped it.
 
-    ``now`` is the clock that ``last_life`` is read from; ``log_fields`` are bound to every event that its tiles
-    log; ``on_progress`` is called once, when the first tile has ended. ``stopping`` stops every run of the process;
-    ``stop_grace_s`` is how long tiles in flight are waited for then. Past ``deadline`` no tile is begun either.
+    ``now`` is the clock of ``last_life`` and ``deadline``. ``log_fields`` are bound to every event of the tiles.
+    ``on_progress`` is called once, when the first tile has ended. ``stopping`` stops every run of the process; then a
+    run waits ``stop_grace_s`` for its tiles in flight. After ``deadline`` no tile is begun either.
 
-    A thread that hangs is found by ``last_life``. It covers threads that work on the region: a stage's thread between
+    ``last_life`` shows a thread that hangs. It covers threads that work on the region: the thread of a stage between
     ``begin_step`` and ``end_step``, and the region's own thread outside of ``waiting``. A tile that waits in a queue
-    does not count, however long the endpoint takes. A step that lasts long and is not stuck calls ``record_life``.
+    does not count, however long the endpoint takes. A long step that does not hang calls ``record_life``.
     """
 
     def __init__(
@@ -78,9 +75,9 @@ class RegionProgress:
     ) -> None:
         self._stop_grace_s = stop_grace_s
         self._deadline = deadline
-        # Called by the region's own thread, often and without a lock, so that it may tell how far the region is.
+        # Called by the region's own thread, often and without a lock, so that it can report progress.
         self.on_tick: Callable[[], None] = lambda: None
-        # Tiles that earlier attempts have done.
+        # Outcomes of tiles that earlier attempts have done, by tile index.
         self.done_before: Mapping[int, TileState] = {}
         self._stopping = stopping or threading.Event()
         self.log_fields = dict(log_fields or {})
@@ -97,25 +94,25 @@ class RegionProgress:
 
     @property
     def last_life(self) -> float:
-        """Last sign of life of the thread that gave none for longest; the present when no thread works."""
+        """The oldest of all threads' last signs of life; the present when no thread works."""
         with self._changed:
             return min(self._life.values(), default=self._now())
 
     def begin_step(self, tile: Tile) -> None:
-        """Note that a stage's thread begins to work on ``tile``."""
+        """Record that the thread of a stage begins to work on ``tile``."""
         with self._changed:
             self._life[tile.index] = self._now()
 
     def end_step(self, tile: Tile) -> None:
-        """Note that no stage's thread works on ``tile`` any more; ``leave`` does the same."""
+        """Record that the thread of a stage no longer works on ``tile``; ``leave`` does the same."""
         with self._changed:
             self._life.pop(tile.index, None)
 
     def record_life(self, tile: Tile | None = None) -> None:
-        """Note that the step of ``tile`` is not stuck, from inside the step.
+        """Record that the step of ``tile`` does not hang; the step itself calls this.
 
-        A step that makes one attempt after the other calls this after each, and may last as long as it needs to.
-        Without a tile, or with one that is in no stage, it is the region's own thread that is not stuck.
+        A step with several attempts calls this after each attempt, and may then last as long as it needs. Without a
+        tile, or with a tile that no stage works on, this records life of the region's own thread.
         """
         with self._changed:
             key = tile.index if tile is not None and tile.index in self._life else None
@@ -124,7 +121,7 @@ class RegionProgress:
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
-        """Do not count the region's own thread while it only waits for its tiles."""
+        """Leave the region's own thread out of ``last_life`` while it only waits for its tiles."""
         with self._changed:
             self._life.pop(None, None)
         try:
@@ -135,20 +132,20 @@ class RegionProgress:
 
     @property
     def is_stopped(self) -> bool:
-        """True when no further tile is to be begun."""
+        """True when no further tile may be begun."""
         return self._is_stopped or self._stopping.is_set() or self.is_late()
 
     def is_late(self) -> bool:
-        """True when the time of the region's job is over."""
+        """Return True when the deadline of the region's job is over."""
         return self._now() > self._deadline
 
     @property
     def stopped_by(self) -> Exception | None:
-        """The first error that made going on pointless, if there was one."""
+        """The first error that stopped the region; None without one."""
         return self._stopped_by
 
     def enter(self) -> bool:
-        """Count one tile in; False when the run is stopped and the tile must not be begun."""
+        """Count one tile in; return False when the run is stopped, and then do not begin the tile."""
         self.on_tick()
         with self._changed:
             if self.is_stopped:
@@ -168,24 +165,24 @@ class RegionProgress:
             self._changed.notify_all()
 
     def stop(self, error: Exception | None = None) -> None:
-        """Begin no further tile; those that the model has answered still end."""
+        """Begin no further tile; tiles with a response are still stored."""
         with self._changed:
             self._is_stopped = True
             self._stopped_by = self._stopped_by or error
             self._changed.notify_all()
 
     def lose(self) -> None:
-        """Stop because the region is not ours any more: what its tiles came to is not needed."""
+        """Stop because another worker holds the region: the results of its tiles are not needed."""
         self._is_given_up = True
         self.stop()
 
     @property
     def may_store(self) -> bool:
-        """True while results of the region's tiles are needed: the region is ours, and its thread waits for them."""
+        """True while the results of the region's tiles are needed: this worker holds the region and waits for them."""
         return not self._is_given_up
 
     def wait(self) -> None:
-        """Return when every tile that was counted in is counted out, or the process stops and cannot wait longer."""
+        """Return when every tile that was counted in is counted out, or the process stops and its grace is over."""
         while not self._is_empty_within(_STOP_POLL_S):
             if self._stopping.is_set():
                 self._is_given_up = not self._is_empty_within(self._stop_grace_s)

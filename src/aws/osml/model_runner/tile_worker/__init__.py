@@ -1,9 +1,13 @@
-"""From a region to its tiles, and from tiles to what the model says about them."""
+"""The published names of tiling: strategies, crops and the errors of tile workers."""
 
-from aws.osml.model_runner.pipeline.exceptions import ProcessTilesException, SetupTileWorkersException
-from aws.osml.model_runner.tiling.strategy import TilingStrategy, ceildiv, generate_crops
-from aws.osml.model_runner.tiling.variable_overlap import VariableOverlapTilingStrategy
-from aws.osml.model_runner.tiling.variable_tile import VariableTileTilingStrategy
+from aws.osml.model_runner.exceptions import ProcessTilesException, SetupTileWorkersException
+from aws.osml.model_runner.tiling.strategy import (
+    TilingStrategy,
+    VariableOverlapTilingStrategy,
+    VariableTileTilingStrategy,
+    ceildiv,
+    generate_crops,
+)
 
 __all__ = [
     "ProcessTilesException",

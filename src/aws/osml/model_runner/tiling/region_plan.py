@@ -1,4 +1,4 @@
-"""Which regions an image has, and which tiles a region has, when a region of interest may leave some out. Pure."""
+"""Plans the regions of an image and the tiles of a region; a region of interest leaves some of them out. Pure."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -11,24 +11,22 @@ from numpy.typing import NDArray
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
 from aws.osml.model_runner.exceptions import LoadImageException
 from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
-from aws.osml.model_runner.tiling.strategy import Tile
 
-from .strategy import TilingStrategy, ceildiv
+from .strategy import Tile, TilingStrategy, ceildiv
 
 # Shapes that share less than this area only touch each other.
-_LEAST_SHARED_PX2 = 1e-6
-
+_MIN_SHARED_PX2 = 1e-6
 
 FloatArray = NDArray[np.float64]
 
 
 def region_id_of(region: ImageRegion, job_id: str) -> str:
-    """Return the id of a region, the same whenever the image is planned again: ``(0, 344)(512, 512)-job-1``."""
+    """Return the id of a region, such as ``(0, 344)(512, 512)-job-1``; a second plan of the image gives the same id."""
     return f"{tuple(region.origin)}{tuple(region.size)}-{job_id}"
 
 
 def processing_bounds(width: int, height: int, roi: shapely.Geometry | None) -> ImageRegion:
-    """Return the pixels to process: the whole image, or the smallest rectangle around what it shares with ``interest``.
+    """Return the pixels to process: the whole image, or the bounding box of its intersection with ``roi``.
 
     Raises:
         LoadImageException: the image and the region of interest share no pixel.
@@ -55,9 +53,9 @@ class PlanSize(NamedTuple):
 
 
 class TilePlanner:
-    """Cuts an image into regions and regions into tiles, for one request. Every worker comes to the same plan.
+    """Plans the regions and tiles of one request. Every worker computes the same plan.
 
-    ``interest`` is the region of interest in pixels: polygons that do not overlap, see ``roi_in_pixels``.
+    ``roi`` is the region of interest in pixels: polygons that do not overlap, see ``roi_in_pixels``.
     """
 
     def __init__(
@@ -70,10 +68,10 @@ class TilePlanner:
         self._strategy = strategy
         self._tile_size = tile_size
         self._overlap = overlap
-        self._interest = None if roi is None else shapely.STRtree(shapely.get_parts(roi))
+        self._roi = None if roi is None else shapely.STRtree(shapely.get_parts(roi))
 
     def min_tiles(self, bounds: ImageRegion) -> int:
-        """Return how many tiles any plan of ``bounds`` has at least, when no region of interest leaves any out."""
+        """Return a lower bound on the tiles of any plan of ``bounds`` without a region of interest."""
         counts = [
             1 + max(0, ceildiv(length - tile_px, tile_px - overlap_px))
             for length, tile_px, overlap_px in zip(bounds.size, self._tile_size, self._overlap, strict=True)
@@ -81,9 +79,9 @@ class TilePlanner:
         return counts[0] * counts[1]
 
     def size(self, bounds: ImageRegion, region_size: ImageDimensions) -> PlanSize:
-        """Return how large the plan of ``bounds`` would be, without making it.
+        """Return the size of the plan of ``bounds``, without making the plan.
 
-        Columns and rows are divided apart, so a strip of one pixel shows how either is.
+        Columns and rows are divided separately, so a strip of one pixel shows the division of either axis.
         """
         (row, col), (width, height) = bounds
         columns = self._tiles_per_region(ImageRegion(ImageCoord(row, col), ImageDimensions(width, 1)), region_size)
@@ -104,39 +102,39 @@ class TilePlanner:
         return [region for region, _ in self.tile_counts(bounds, region_size)]
 
     def touched(self, bounds: ImageRegion, region_size: ImageDimensions) -> list[ImageRegion]:
-        """Return the regions of ``bounds`` that share an area with the region of interest; no tile is made."""
+        """Return the regions of ``bounds`` that share an area with the region of interest, without making tiles."""
         regions = self._strategy.compute_regions(bounds, region_size, self._tile_size, self._overlap)
-        shared = self._shared_areas(frames_of(regions))
-        return [region for region, area in zip(regions, shared, strict=True) if area > _LEAST_SHARED_PX2]
+        return [regions[index] for index in np.flatnonzero(self._touch_roi(frames_of(regions))).tolist()]
 
     def tile_counts(self, bounds: ImageRegion, region_size: ImageDimensions) -> list[tuple[ImageRegion, int]]:
         """Return the regions of ``bounds`` that have at least one tile, each with the number of its tiles."""
         counts = [
-            (region, int(self._are_wanted(self._frames(region)).sum())) for region in self.touched(bounds, region_size)
+            (region, int(self._touch_roi(self._tile_bounds(region)).sum()))
+            for region in self.touched(bounds, region_size)
         ]
         return [(region, count) for region, count in counts if count]
 
     def max_tiles(self, region: ImageRegion) -> int:
-        """Return how many tiles a region has when no region of interest leaves any out."""
+        """Return the number of tiles of a region without a region of interest."""
         columns, rows = self._strips(region)
         return len(columns) * len(rows)
 
     def tiles(self, region: ImageRegion) -> list[Tile]:
         """Return the tiles of a region that share an area with the region of interest.
 
-        Each keeps its index in the region's grid.
+        Each tile keeps its index in the region's grid.
         """
         tiles = self._strategy.compute_tiles(region, self._tile_size, self._overlap)
-        return [Tile(index, tiles[index]) for index in np.flatnonzero(self._are_wanted(frames_of(tiles))).tolist()]
+        return [Tile(index, tiles[index]) for index in np.flatnonzero(self._touch_roi(frames_of(tiles))).tolist()]
 
     def rows(self, bounds: ImageRegion, region_size: ImageDimensions) -> Iterator[list[tuple[ImageRegion, Tile]]]:
-        """Yield the tiles of all regions, each with its region, row by row of tiles.
+        """Yield the tiles of all regions, each with its region, one row of tiles at a time.
 
         Tiles of a row begin at the same row of pixels; they are in order of region and tile.
         """
         waiting: dict[int, list[tuple[ImageRegion, Tile]]] = {}
         for first_row, regions in groupby(self.regions(bounds, region_size), key=lambda region: region.origin.row):
-            # No tile of this region, or of one that follows, begins above it.
+            # No tile of these regions, or of later regions, begins above their first row.
             for row in sorted(row for row in waiting if row < first_row):
                 yield waiting.pop(row)
             for region in regions:
@@ -146,9 +144,9 @@ class TilePlanner:
             yield waiting[row]
 
     def spans(self, bounds: ImageRegion, region_size: ImageDimensions) -> TileSpans:
-        """Return the columns and rows of all tiles, when no region of interest leaves any out."""
+        """Return the columns and rows of all tiles, without a region of interest."""
         regions = self._strategy.compute_regions(bounds, region_size, self._tile_size, self._overlap)
-        # Columns and rows are divided apart: the first row of regions has all columns, the first column all rows.
+        # The axes are divided separately: the first row of regions has all columns, the first column all rows.
         tiles = (
             tile
             for region in regions
@@ -165,21 +163,17 @@ class TilePlanner:
         )
         return columns, rows
 
-    def _frames(self, region: ImageRegion) -> FloatArray:
-        """Return (minx, miny, maxx, maxy) of a region's tiles, in their order, without making them."""
+    def _tile_bounds(self, region: ImageRegion) -> FloatArray:
+        """Return (n, 4) pixels minx, miny, maxx, maxy of a region's tiles, in their order, without making the tiles."""
         columns, rows = (frames_of(strip) for strip in self._strips(region))
         across, down = np.tile(columns, (len(rows), 1)), np.repeat(rows, len(columns), axis=0)
         return np.column_stack([across[:, 0], down[:, 1], across[:, 2], down[:, 3]])
 
-    def _are_wanted(self, frames: FloatArray) -> NDArray[np.bool_]:
-        wanted: NDArray[np.bool_] = self._shared_areas(frames) > _LEAST_SHARED_PX2
-        return wanted
-
-    def _shared_areas(self, frames: FloatArray) -> FloatArray:
-        """Return the area that each rectangle shares with the region of interest, in square pixels."""
-        boxes = np.asarray(shapely.box(*frames.T), dtype=object)
-        if self._interest is None:
-            return np.asarray(shapely.area(boxes))
-        of, part = self._interest.query(boxes, predicate="intersects")
-        areas = shapely.area(shapely.intersection(boxes[of], self._interest.geometries[part]))
-        return np.bincount(of, weights=areas, minlength=len(boxes)).astype(np.float64)
+    def _touch_roi(self, bounds: FloatArray) -> NDArray[np.bool_]:
+        """Return which rectangles, (n, 4) as minx, miny, maxx, maxy, share an area with the region of interest."""
+        boxes = np.asarray(shapely.box(*bounds.T), dtype=object)
+        if self._roi is None:
+            return np.asarray(shapely.area(boxes) > _MIN_SHARED_PX2)
+        box, part = self._roi.query(boxes, predicate="intersects")
+        areas = shapely.area(shapely.intersection(boxes[box], self._roi.geometries[part]))
+        return np.asarray(np.bincount(box, weights=areas, minlength=len(boxes)) > _MIN_SHARED_PX2)
