@@ -28,9 +28,9 @@ def shared_bytes(header: ImageHeader, settings: RasterSettings) -> int:
 
 
 def make_room(header: ImageHeader, settings: RasterSettings, is_remote: bool) -> None:
-    """Let the cache grow to the size that an image needs, within the settings. It never shrinks: others may need it.
+    """Let the cache grow to the size that an image needs, within the settings. It never shrinks: other images use it.
 
-    For a remote image, the blocks that neighbouring regions share stay as well, since they would be fetched again.
+    For a remote image, the blocks that neighbouring regions share stay as well. Otherwise they are fetched again.
     """
     wanted = min(settings.cache_bytes, shared_bytes(header, settings) * (2 if is_remote else 1))
     if wanted > gdal.GetCacheMax():

@@ -44,17 +44,14 @@ def are_plain_citations(raw: bytes) -> bool:
     if len(marked) == 1:
         return True
     text = _PLAIN_PROJ4.sub("", marked[1].decode("latin-1"))
-    return is_plain_gml(text.encode("latin-1")) and _is_plain_wkt(text)
+    names = _QUOTED.findall(text)
+    # A citation ends at the bar.
+    before_brackets = _QUOTED.sub("", text).partition("|")[0].replace("(", "[").split("[")[:-1]
+    nodes = (part.rpartition(",")[2].strip(" \t\r\n=").upper() for part in before_brackets)
+    are_names_plain = all(_PLAIN_NAME.fullmatch(name) for name in names)
+    return is_plain_gml(text.encode("latin-1")) and are_names_plain and all(node in _NODES for node in nodes)
 
 
 def is_plain_gml(raw: bytes) -> bool:
     """Return whether PROJ may read the GML of a JPEG 2000, which names or describes a coordinate system."""
     return not _FORBIDDEN.search(raw)
-
-
-def _is_plain_wkt(text: str) -> bool:
-    names = _QUOTED.findall(text)
-    # A citation ends at the bar.
-    before_brackets = _QUOTED.sub("", text).partition("|")[0].replace("(", "[").split("[")[:-1]
-    nodes = (part.rpartition(",")[2].strip(" \t\r\n=").upper() for part in before_brackets)
-    return all(node in _NODES for node in nodes) and all(_PLAIN_NAME.fullmatch(name) for name in names)

@@ -1,4 +1,4 @@
-"""The surface of the Earth from a folder of elevation tiles, for images whose pixels depend on it."""
+"""Elevation model from a folder of elevation tiles, for images whose georeference depends on the ground's height."""
 
 import threading
 from typing import Any
@@ -19,10 +19,10 @@ from .transfers import TransferWatch
 
 
 class PatientTileFactory(DigitalElevationModelTileFactory):  # type: ignore[misc]  # the toolkit has no types
-    """Loads elevation tiles as another factory does, and tells a tile that is missing from a store that broke off.
+    """Loads elevation tiles by another factory, and distinguishes a missing tile from a store that does not respond.
 
-    The toolkit takes any error for a missing tile, and remembers it: places would lose their elevation for good. So
-    ``lost`` keeps the error until somebody takes it.
+    The toolkit treats any error as a missing tile, and caches that. Places would lose their elevation for good. So
+    ``lost`` keeps the error of the store until the elevation model raises it.
     """
 
     def __init__(self, factory: Any, location: str, settings: RasterSettings) -> None:
@@ -33,7 +33,7 @@ class PatientTileFactory(DigitalElevationModelTileFactory):  # type: ignore[misc
         self._settings = settings
 
     def get_tile(self, tile_path: str) -> Any:
-        """Return the array, sensor model and summary of a tile; raises RuntimeError where there is none."""
+        """Return the array, sensor model and summary of a tile; raises RuntimeError where the tile is missing."""
 
         def attempt(transfers: TransferWatch) -> Any:
             tile = self._factory.get_tile(tile_path)
@@ -50,9 +50,9 @@ class PatientTileFactory(DigitalElevationModelTileFactory):  # type: ignore[misc
 
 
 class SharedElevationModel(ElevationModel):  # type: ignore[misc]  # the toolkit has no types
-    """An elevation model that several threads may ask; the toolkit's keeps its tiles in a cache without a lock.
+    """A thread-safe elevation model; the toolkit's model keeps its tiles in a cache without a lock.
 
-    Both methods raise ImageUnreachableError when the store of the tiles does not answer.
+    Both methods raise ImageUnreachableError when the store of the tiles does not respond.
     """
 
     def __init__(self, model: DigitalElevationModel, tiles: PatientTileFactory) -> None:
@@ -62,21 +62,21 @@ class SharedElevationModel(ElevationModel):  # type: ignore[misc]  # the toolkit
         self._lock = threading.Lock()
 
     def set_elevation(self, world_coordinate: GeodeticWorldCoordinate) -> bool:
-        """Set the place's elevation in metres; return False, and leave it, where there is no data."""
+        """Set the place's elevation in metres; return False, and leave it, where the tiles hold nothing."""
         with self._lock:
             is_set = bool(self._model.set_elevation(world_coordinate))
             self._check()
             return is_set
 
     def describe_region(self, world_coordinate: GeodeticWorldCoordinate) -> ElevationRegionSummary | None:
-        """Return what is known of the tile at a place; None where there is none."""
+        """Return the summary of the tile at a place; None where a tile is missing."""
         with self._lock:
             summary = self._model.describe_region(world_coordinate)
             self._check()
             return summary
 
     def _check(self) -> None:
-        """Raise the error of a tile that could not be loaded, and forget that the model holds it for missing."""
+        """Raise the store's error, and clear the model's cache, in which the tile counts as missing."""
         lost, self._tiles.lost = self._tiles.lost, None
         if lost is not None:
             self._model.raster_cache.clear()
@@ -91,12 +91,12 @@ def open_elevation_model(
 ) -> Any | None:
     """Return the elevation model of a folder or an ``s3://`` prefix that holds tiles as SRTM names them; None for None.
 
-    A tile is ``<location>/n47_e034_<version><extension>``. Nothing is read before the first place is asked for; a tile
-    that is missing leaves places as they are, since there is none over the sea.
+    A tile is ``<location>/n47_e034_<version><extension>``. Tiles are read when the first place in them needs them.
+    Places without a tile keep their elevation, because SRTM has no tiles over the sea.
     """
     if not location:
         return None
-    from aws.osml.gdal import GDALDigitalElevationModelTileFactory  # half a second, see sensor_model.py
+    from aws.osml.gdal import GDALDigitalElevationModelTileFactory  # takes half a second, see sensor_model.py
 
     folder = location.rstrip("/")
     tiles = PatientTileFactory(GDALDigitalElevationModelTileFactory(folder), folder, settings or RasterSettings())

@@ -12,18 +12,13 @@ def decoded(text: str | bytes | None) -> str:
 
     GDAL returns such text as bytes, or as ``str`` with surrogates, which its setters refuse.
     """
-    if isinstance(text, str):
-        raw = text.encode("utf-8", "surrogateescape")
-        return text if text.isascii() else raw.decode("utf-8" if _is_utf8(raw) else "latin-1")
-    return (text or b"").decode("latin-1")
-
-
-def _is_utf8(raw: bytes) -> bool:
+    if not isinstance(text, str):
+        return (text or b"").decode("latin-1")
+    raw = text.encode("utf-8", "surrogateescape")
     try:
-        raw.decode()
+        return raw.decode()
     except UnicodeDecodeError:
-        return False
-    return True
+        return raw.decode("latin-1")
 
 
 def metadata_of(owner: Any, domain: str = "") -> dict[str, str]:

@@ -145,24 +145,20 @@ def _round_trip_px(source: HasExtent) -> float:
     is_place = np.isfinite(places).all(axis=1)
     if not is_place.any():
         return math.inf
-    off_px = _ways_back_px(model, places[is_place], pixels[is_place])
-    if isinstance(_precise(model), GDALAffineSensorModel):
-        # A projection maps a place past the antimeridian to one side only. ``_checked_affine`` checked the way there.
-        off_px = off_px[off_px < source.width / 2]
-    return float(np.max(off_px, initial=0.0))
-
-
-def _ways_back_px(model: Any, places: FloatArray, pixels: FloatArray) -> FloatArray:
-    """Return the round-trip error of each place, the smallest over longitudes that differ by full turns."""
-    shortest = np.full(len(places), np.inf)
+    places, pixels = places[is_place], pixels[is_place]
+    # The error of a place is the smallest over longitudes that differ by full turns.
+    off_px = np.full(len(places), np.inf)
     for turn in (0.0, 360.0, -360.0):
-        is_open = ~(shortest <= CLOSED_PX)
+        is_open = ~(off_px <= CLOSED_PX)
         if not is_open.any():
             break
         with np.errstate(divide="ignore", invalid="ignore"):
             back = world_to_image(model, places[is_open] + [turn, 0.0, 0.0])
-        shortest[is_open] = np.fmin(shortest[is_open], np.linalg.norm(back - pixels[is_open], axis=1))
-    return shortest
+        off_px[is_open] = np.fmin(off_px[is_open], np.linalg.norm(back - pixels[is_open], axis=1))
+    if isinstance(_precise(model), GDALAffineSensorModel):
+        # A projection maps a place past the antimeridian to one side only. ``_affine`` checked the way there.
+        off_px = off_px[off_px < source.width / 2]
+    return float(np.max(off_px, initial=0.0))
 
 
 def world_to_image(sensor_model: Any, lonlat: npt.ArrayLike, elevation_model: Any | None = None) -> FloatArray:
@@ -222,14 +218,30 @@ def _precise(sensor_model: Any) -> Any:
 
 
 def _affine(model: Any) -> ImageToWorld:
-    """Return the toolkit's computation for arrays; its rows are NaN off the Earth."""
+    """Return the map of a geotransform for arrays; rows are NaN off the Earth.
+
+    Projections return wrong places, not errors, for points off the Earth or outside their area of validity. So the row
+    of a projected image is also NaN where the inverse does not return to the pixel.
+    """
     to_lonlat = model.image_to_wgs84
     if to_lonlat is None:
         return lambda pixels: _geographic(model, pixels, 90.0)
     if to_lonlat.source_crs is not None and to_lonlat.source_crs.is_geographic:
         pole = np.pi / 2 / to_lonlat.source_crs.axis_info[0].unit_conversion_factor
         return lambda pixels: _at_height_zero(transformed(to_lonlat, "FORWARD", _geographic(model, pixels, pole)))
-    return _checked_affine(model)
+    turn = _full_turn(to_lonlat)
+
+    def locate(pixels: FloatArray) -> FloatArray:
+        projected = np.column_stack((pixels, np.ones(len(pixels)))) @ model.transform.T
+        places = transformed(to_lonlat, "FORWARD", projected)
+        with np.errstate(all="ignore"):
+            missing = projected[:, :2] - transformed(to_lonlat, "INVERSE", places)[:, :2]
+            if turn:
+                missing[:, 0] -= turn * np.round(missing[:, 0] / turn)
+            off_px = np.abs(missing @ model.inv_transform[:2, :2].T).max(axis=1, initial=0.0)
+        return np.where((off_px <= CLOSED_PX)[:, None], _at_height_zero(places), np.nan)
+
+    return locate
 
 
 def _geographic(model: Any, pixels: FloatArray, pole: float) -> FloatArray:
@@ -243,26 +255,6 @@ def _geographic(model: Any, pixels: FloatArray, pole: float) -> FloatArray:
     beyond = np.abs(places[:, 1]) - pole
     latitudes = np.where(beyond <= most_beyond, np.clip(places[:, 1], -pole, pole), np.nan)
     return np.column_stack((places[:, 0], latitudes, np.zeros(len(pixels))))
-
-
-def _checked_affine(model: Any) -> ImageToWorld:
-    """Return the map from pixels of a projected image; NaN where its inverse does not return to the pixel.
-
-    Projections return wrong places, not errors, for points off the Earth or outside their area of validity.
-    """
-    to_lonlat, turn = model.image_to_wgs84, _full_turn(model.image_to_wgs84)
-
-    def locate(pixels: FloatArray) -> FloatArray:
-        projected = np.column_stack((pixels, np.ones(len(pixels)))) @ model.transform.T
-        places = transformed(to_lonlat, "FORWARD", projected)
-        with np.errstate(all="ignore"):
-            missing = projected[:, :2] - transformed(to_lonlat, "INVERSE", places)[:, :2]
-            if turn:
-                missing[:, 0] -= turn * np.round(missing[:, 0] / turn)
-            off_px = np.abs(missing @ model.inv_transform[:2, :2].T).max(axis=1, initial=0.0)
-        return np.where((off_px <= CLOSED_PX)[:, None], _at_height_zero(places), np.nan)
-
-    return locate
 
 
 def _at_height_zero(places: FloatArray) -> FloatArray:

@@ -102,8 +102,15 @@ class HandlePool:
         self.drop_idle()
 
     def _take(self) -> ImageHandle:
-        """Return an idle handle with current keys, or a new handle instead."""
-        handle = self._take_idle()
+        """Return an idle handle with current keys, or a new handle instead; waits while all are lent."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._idle or self._count < self._limit)
+            if self._is_closed:
+                raise LoadImageException("the image was closed while it was still needed")
+            handle = self._idle.pop() if self._idle else None
+            if handle is None:
+                # This reserves the slot of the handle that is opened below, outside the lock.
+                self._count += 1
         try:
             if handle is not None and self._is_current(handle):
                 return handle
@@ -111,17 +118,6 @@ class HandlePool:
         except BaseException:
             self._return(None)
             raise
-
-    def _take_idle(self) -> ImageHandle | None:
-        """Return an idle handle, or None with a slot reserved, for which the caller has to open a handle."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._idle or self._count < self._limit)
-            if self._is_closed:
-                raise LoadImageException("the image was closed while it was still needed")
-            if self._idle:
-                return self._idle.pop()
-            self._count += 1
-            return None
 
     def _return(self, handle: ImageHandle | None) -> None:
         """Return a lent handle to the pool; None frees the slot of a closed handle."""

@@ -1,6 +1,7 @@
 """Header of an image, and the check that a worker can process it."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from .sensor_model import build_sensor_model
 from .settings import RasterSettings
 from .tile_formats import PLAIN_SAMPLES, Samples
 
-# The words that messages and tables use for a driver's files; other drivers go by their own name.
+# Names of formats in messages and tables. Other formats have the name of GDAL's driver.
 _EXTENSIONS = {"GTIFF": "TIFF", "JP2OPENJPEG": "JP2"}
 
 
@@ -21,8 +22,9 @@ _EXTENSIONS = {"GTIFF": "TIFF", "JP2OPENJPEG": "JP2"}
 class ImageHeader:
     """Properties of an image, read once.
 
-    ``data_type`` is GDAL's name of the pixel type that holds every band; ``block_size`` is (width, height) in pixels of
-    the pieces that the file is stored in. ``image_count`` is the number of images in the file; this is the first.
+    ``data_type`` is GDAL's name of the smallest pixel type that holds every band. ``block_size`` is (width, height) in
+    pixels of the blocks that the file is stored in. ``image_count`` is the number of image segments of a NITF, or pages
+    of a TIFF; the header is that of the first.
     """
 
     width: int
@@ -40,7 +42,7 @@ class ImageHeader:
 
     @property
     def extension(self) -> str:
-        """The kind of file as messages name it: ``TIFF``, ``NITF``, ``PNG``, ``JPEG``, ``JP2``."""
+        """Name of the file's format in messages: ``TIFF``, ``NITF``, ``PNG``, ``JPEG``, ``JP2``."""
         return _EXTENSIONS.get(self.driver_name, self.driver_name)
 
 
@@ -63,7 +65,7 @@ def check_limits(dataset: Any, url: str, settings: RasterSettings) -> None:
 
 
 def _block_bytes(dataset: Any) -> int:
-    """Return the memory that one stored piece takes when decoded; with pixel interleave it holds every band."""
+    """Return the memory of one decoded block; with pixel interleave it holds every band."""
     band = dataset.GetRasterBand(1)
     block_width, block_height = band.GetBlockSize()
     is_interleaved = dataset.GetMetadataItem("INTERLEAVE", "IMAGE_STRUCTURE") == "PIXEL"
@@ -74,16 +76,16 @@ def _block_bytes(dataset: Any) -> int:
 def handle_limit(dataset: Any, is_remote: bool, settings: RasterSettings) -> int:
     """Return the number of handles of an image whose decoding buffers together fit into the size of the cache.
 
-    Each handle keeps one decoded piece beside the cache. A progressive JPEG is one piece, with two bytes per
+    Each handle keeps one decoded block beside the cache. A progressive JPEG is one block, with two bytes per
     coefficient; every JPEG counts as progressive, because GDAL does not report it.
 
     A remote GeoTIFF gets at most half of ``max_handles``. For it, GDAL fetches all blocks of a read at once and
     bypasses the shared cache of fetched bytes. So each handle fetches the blocks that two tiles share.
     """
-    driver, piece_bytes = dataset.GetDriver().ShortName, _block_bytes(dataset)
+    driver, block_bytes = dataset.GetDriver().ShortName, _block_bytes(dataset)
     if driver == "JPEG":
-        piece_bytes = 2 * dataset.RasterXSize * dataset.RasterYSize * dataset.RasterCount
-    limit = settings.cache_bytes // max(1, piece_bytes)
+        block_bytes = 2 * dataset.RasterXSize * dataset.RasterYSize * dataset.RasterCount
+    limit = settings.cache_bytes // max(1, block_bytes)
     if driver == "GTiff" and is_remote:
         limit = min(limit, settings.max_handles // 2)
     return max(1, limit)
@@ -91,20 +93,25 @@ def handle_limit(dataset: Any, is_remote: bool, settings: RasterSettings) -> int
 
 def read_header(dataset: Any, etag: str | None, settings: RasterSettings) -> ImageHeader:
     """Return the header of a dataset; ``etag`` identifies the version of its file."""
-    block_width, block_height = dataset.GetRasterBand(1).GetBlockSize()
+    bands = [dataset.GetRasterBand(number + 1) for number in range(dataset.RasterCount)]
+    block_width, block_height = bands[0].GetBlockSize()
+    smallest_type = functools.reduce(gdal.DataTypeUnion, [band.DataType for band in bands])
+    driver = dataset.GetDriver().ShortName
+    # The image segments of a NITF, or the pages of a TIFF. Their overviews and masks are not listed.
+    parts = metadata_of(dataset, "SUBDATASETS") if driver in ("NITF", "GTiff") else {}
     return ImageHeader(
         width=dataset.RasterXSize,
         height=dataset.RasterYSize,
         band_count=dataset.RasterCount,
-        data_type=_data_type(dataset),
-        driver_name=dataset.GetDriver().ShortName.upper(),
+        data_type=str(gdal.GetDataTypeName(smallest_type)),
+        driver_name=driver.upper(),
         block_size=(block_width, block_height),
         metadata=metadata_of(dataset),
         sensor_model=build_sensor_model(dataset, settings),
         etag=etag,
         geo_transform=dataset.GetGeoTransform(can_return_null=True),
-        samples=_samples(dataset),
-        image_count=_image_count(dataset),
+        samples=_samples(bands),
+        image_count=max(1, sum(name.endswith("_NAME") for name in parts)),
     )
 
 
@@ -118,31 +125,11 @@ def is_same(dataset: Any, header: ImageHeader) -> bool:
     )
 
 
-def _data_type(dataset: Any) -> str:
-    """Return the name of the smallest type that holds every band."""
-    union = dataset.GetRasterBand(1).DataType
-    for number in range(2, dataset.RasterCount + 1):
-        union = gdal.DataTypeUnion(union, dataset.GetRasterBand(number).DataType)
-    return str(gdal.GetDataTypeName(union))
-
-
-def _samples(dataset: Any) -> Samples:
-    bands = [dataset.GetRasterBand(number + 1) for number in range(dataset.RasterCount)]
-    bits = [_bits(band) for band in bands]
+def _samples(bands: Sequence[Any]) -> Samples:
+    stored_bits = []
+    for band in bands:
+        bits = band.GetMetadataItem("NBITS", "IMAGE_STRUCTURE") or ""
+        stored_bits.append(int(bits) if bits.isdigit() else int(gdal.GetDataTypeSize(band.DataType)))
     palettes = [table.GetCount() for band in bands if (table := band.GetColorTable()) is not None]
     is_signed = any(band.GetMetadataItem("PIXELTYPE", "IMAGE_STRUCTURE") == "SIGNEDBYTE" for band in bands)
-    return Samples(min(bits), max(palettes, default=0), is_signed)
-
-
-def _bits(band: Any) -> int:
-    """Return how many bits the file stores per sample."""
-    bits = band.GetMetadataItem("NBITS", "IMAGE_STRUCTURE") or ""
-    return int(bits) if bits.isdigit() else int(gdal.GetDataTypeSize(band.DataType))
-
-
-def _image_count(dataset: Any) -> int:
-    """Return how many image segments a NITF has, or pages a TIFF; their overviews and masks do not count."""
-    if dataset.GetDriver().ShortName not in ("NITF", "GTiff"):
-        return 1
-    names = metadata_of(dataset, "SUBDATASETS")
-    return max(1, sum(name.endswith("_NAME") for name in names))
+    return Samples(min(stored_bits), max(palettes, default=0), is_signed)

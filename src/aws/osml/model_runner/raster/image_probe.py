@@ -142,8 +142,12 @@ class _Child:
             return ""
         if outcome == _NO_MEMORY:
             return "takes too much memory"
-        if outcome is None and self._is_running_on():
-            return f"takes longer than {timeout_s:g} s"
+        if outcome is None:
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(1.0)
+            # The child's own alarm fires at about the same time as the timeout.
+            if self._process.returncode in (None, -signal.SIGALRM):
+                return f"takes longer than {timeout_s:g} s"
         return f"ends its process by signal {-self._process.returncode}"
 
     def end(self) -> None:
@@ -154,25 +158,15 @@ class _Child:
             if pipe is not None:
                 pipe.close()
 
-    def _is_running_on(self) -> bool:
-        try:
-            self._process.wait(1.0)
-        except subprocess.TimeoutExpired:
-            return True
-        # The child's own alarm fires at about the same time as the timeout.
-        return self._process.returncode == -signal.SIGALRM
-
     def _send(self, message: Any) -> None:
         if self._process.stdin is None:
-            raise AssertionError("a child has pipes")
-        try:
+            raise AssertionError("the child was started without a pipe to its stdin")
+        with suppress(BrokenPipeError):  # the child has died, which the following read detects
             self._process.stdin.write(json.dumps(message).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # the child has died, which the following read detects
 
     def _received(self, timeout_s: float) -> str | None:
-        """Return the line that the child writes, which it writes at once; None after the timeout."""
+        """Return the line that the child writes at once; None after the timeout, or when the child has ended."""
         pipe = self._process.stdout
         if pipe is None or not select.select([pipe], [], [], timeout_s)[0]:
             return None
@@ -185,7 +179,10 @@ def main() -> None:
     parent = os.dup(sys.stdout.fileno())
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     start = json.loads(sys.stdin.readline())
-    settings = RasterSettings(**{name: _as_tuple(value) for name, value in start["settings"].items()})
+    # JSON holds the tuples of the settings as lists.
+    values: dict[str, Any] = start["settings"]
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    settings = RasterSettings(**values)
     _limit_memory(settings)
     structlog.configure(logger_factory=structlog.ReturnLoggerFactory())
     configure_gdal(settings, os.environ)
@@ -196,10 +193,6 @@ def main() -> None:
         outcome = _read(settings, **json.loads(line))
         signal.alarm(0)
         os.write(parent, f"{outcome}\n".encode())
-
-
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
 
 
 def _limit_memory(settings: RasterSettings) -> None:

@@ -1,14 +1,15 @@
 """Estimates the memory to decode a JPEG 2000 image from the headers of its file.
 
-The decoder allocates for every tile that the header announces when it opens a file, and for every code-block of a tile
-when it decodes one, before it reads their bytes. A file of 300 bytes can thus allocate 5 GB, so this module reads the
-header first. A codestream (ISO/IEC 15444-1, annex A) comes bare, in a box of a JP2 file, or as the pixels of an
-image segment in a NITF.
+When the decoder opens a file, it allocates for every tile that the header announces. When it decodes a tile, it
+allocates for every code-block of that tile. Both happen before it reads their bytes. A file of 300 bytes can thus
+allocate 5 GB, so this module reads the header first. A codestream (ISO/IEC 15444-1, annex A) is a whole file, a box of
+a JP2 file, or the pixels of an image segment in a NITF.
 
 Headers of single tiles may announce smaller code-blocks than the main header does. They lie anywhere in the file and
 are not read here; the memory limit of the process bounds them.
 """
 
+import itertools
 import math
 import struct
 from collections.abc import Callable, Iterator
@@ -18,8 +19,7 @@ from typing import NamedTuple
 # (offset, count) -> bytes of the file; fewer, or none, where the file ends before.
 ReadAt = Callable[[int, int], bytes]
 
-# OpenJPEG's own records, measured with version 2.5: of a tile, of a component in a tile, of a code-block, of a precinct
-# with its two tag trees.
+# Memory of OpenJPEG's records, measured with version 2.5. A precinct has two tag trees.
 _TILE_BYTES = 10 * 1024
 _TILE_COMPONENT_BYTES = 1_100
 _CODE_BLOCK_BYTES = 450
@@ -81,7 +81,9 @@ def codestreams(read_at: ReadAt, file_bytes: int) -> Iterator[Codestream]:
     Broken codestreams are skipped, because the decoder refuses them as well.
     """
     for offset in _pictures(read_at):
-        for start in _codestream_starts(read_at, offset, file_bytes):
+        bare = [offset] if read_at(offset, 4).startswith(_START) else []
+        boxed = (box.offset for box in _boxes(read_at, offset, file_bytes) if box.kind == b"jp2c")
+        for start in itertools.chain(bare, boxed):
             codestream = _codestream(read_at, start)
             if codestream is not None:
                 yield codestream
@@ -94,19 +96,23 @@ def boxes(read_at: ReadAt, file_bytes: int) -> Iterator[Box]:
 
 
 def _pictures(read_at: ReadAt) -> Iterator[int]:
-    """Yield where an image may begin: at the start of the file, and in a NITF at each image segment."""
-    if read_at(0, 9).startswith(_NITF_VERSIONS):
-        yield from _nitf_segments(read_at)
-    else:
+    """Yield the offsets at which an image may begin: 0, or in a NITF the pixels of each image segment.
+
+    See MIL-STD-2500C, table A-1. The header of a NITF before 2.1 may be 40 bytes longer.
+    """
+    if not read_at(0, 9).startswith(_NITF_VERSIONS):
         yield 0
-
-
-def _codestream_starts(read_at: ReadAt, offset: int, file_bytes: int) -> Iterator[int]:
-    if read_at(offset, 4).startswith(_START):
+        return
+    header = read_at(0, _NITF_HEADER_BYTES)
+    is_longer = header[:9] in (b"NITF02.00", b"NITF01.10") and header[280:286] == b"999998"
+    start = 394 if is_longer else 354
+    offset, count = _number(header[start : start + 6]), _number(header[start + 6 : start + 9])
+    lengths = read_at(start + 9, 16 * count)
+    for number in range(len(lengths) // 16):
+        entry = lengths[16 * number : 16 * number + 16]
+        offset += _number(entry[:6])
         yield offset
-    for box in _boxes(read_at, offset, file_bytes):
-        if box.kind == b"jp2c":
-            yield box.offset
+        offset += _number(entry[6:])
 
 
 def _boxes(read_at: ReadAt, offset: int, file_bytes: int) -> Iterator[Box]:
@@ -125,20 +131,6 @@ def _boxes(read_at: ReadAt, offset: int, file_bytes: int) -> Iterator[Box]:
         if is_last:
             return
         offset += length
-
-
-def _nitf_segments(read_at: ReadAt) -> Iterator[int]:
-    """Yield where each image segment of a NITF has its pixels; see MIL-STD-2500C, table A-1. 2.0 may be longer."""
-    header = read_at(0, _NITF_HEADER_BYTES)
-    is_longer = header[:9] in (b"NITF02.00", b"NITF01.10") and header[280:286] == b"999998"
-    start = 394 if is_longer else 354
-    offset, count = _number(header[start : start + 6]), _number(header[start + 6 : start + 9])
-    lengths = read_at(start + 9, 16 * count)
-    for number in range(len(lengths) // 16):
-        entry = lengths[16 * number : 16 * number + 16]
-        offset += _number(entry[:6])
-        yield offset
-        offset += _number(entry[6:])
 
 
 def _number(digits: bytes) -> int:
@@ -176,7 +168,9 @@ def _coding(read_at: ReadAt, offset: int, component_count: int) -> tuple[int, fl
         if marker in (_COD, _COC):
             segment = read_at(offset + 4, length - 2)
             if marker == _COC:
-                segment = _as_cod(segment, 2 if component_count >= _WIDE_COMPONENTS else 1)
+                # In the layout of COD: without the component, with an unused progression.
+                style_at = 2 if component_count >= _WIDE_COMPONENTS else 1
+                segment = segment[style_at : style_at + 1] + bytes(4) + segment[style_at + 1 :]
             styles.append(_coding_style(segment))
         offset += 2 + length
     if not styles:
@@ -184,16 +178,10 @@ def _coding(read_at: ReadAt, offset: int, component_count: int) -> tuple[int, fl
     return min(px for px, _ in styles), max(per_px for _, per_px in styles)
 
 
-def _as_cod(segment: bytes, component_bytes: int) -> bytes:
-    """Return a COC segment in the layout of COD: without the component, with an unused progression."""
-    style, coding = segment[component_bytes : component_bytes + 1], segment[component_bytes + 1 :]
-    return style + bytes(4) + coding
-
-
 def _coding_style(segment: bytes) -> tuple[int, float]:
     """Read a COD segment: style, progression, layers, transform, levels, code-block width and height, style, wavelet.
 
-    After that come the precincts of each resolution, the coarsest first, if the style says that they are listed.
+    If the first bit of the style is set, the precincts of each resolution follow, the coarsest first.
     """
     if len(segment) < 10:
         return Codestream.code_block_px, Codestream.precincts_per_px

@@ -5,7 +5,7 @@ import posixpath
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from osgeo import gdal
 from .crs_text import are_plain_citations, is_plain_gml
 from .exceptions import ImageUnreachableError, LoadImageException, NotAnImageError
 from .handle_pool import AwsKeys
-from .jpeg2000 import Box, ReadAt, boxes, codestreams
+from .jpeg2000 import ReadAt, boxes, codestreams
 from .settings import RasterSettings
 from .tiff_tags import CITATIONS, tiff_sizes, tiff_tags
 from .transfers import watched_transfers
@@ -141,17 +141,11 @@ def check_store(path: str, url: str, keys: AwsKeys | None, etag: str | None) -> 
 
 def _refuse_odd_path(path: str, url: str, settings: RasterSettings) -> None:
     """Refuse a path that is not an S3 object, an HTTP resource or an allowed regular file, before GDAL opens it."""
+    if path.startswith(_S3_PREFIX):
+        return
     if path.startswith("/vsicurl/"):
         _refuse_redirect(path.removeprefix("/vsicurl/"), url)
-    elif not path.startswith(_S3_PREFIX):
-        _check_regular_file(path, url)
-        real = Path(path).resolve()  # all symbolic links are resolved
-        directories = settings.directories
-        if directories and not any(real.is_relative_to(Path(directory).resolve()) for directory in directories):
-            raise LoadImageException(f"{url} is not in a directory that IMAGE_DIRECTORIES allows")
-
-
-def _check_regular_file(path: str, url: str) -> None:
+        return
     if path.startswith("/vsi"):
         raise LoadImageException(f"{url} is not a file")
     try:
@@ -164,6 +158,10 @@ def _check_regular_file(path: str, url: str) -> None:
         raise LoadImageException(f"{url} is not a regular file")
     if not os.access(path, os.R_OK):
         raise LoadImageException(f"{url} may not be read: permission denied")
+    real = Path(path).resolve()  # all symbolic links are resolved
+    directories = settings.directories
+    if directories and not any(real.is_relative_to(Path(directory).resolve()) for directory in directories):
+        raise LoadImageException(f"{url} is not in a directory that IMAGE_DIRECTORIES allows")
 
 
 def _check_header_of(path: str, url: str, settings: RasterSettings) -> None:
@@ -193,7 +191,7 @@ def _check_header_of(path: str, url: str, settings: RasterSettings) -> None:
 def check_header(read_at: ReadAt, file_bytes: int, url: str, settings: RasterSettings) -> None:
     """Raise LoadImageException for a header that has too many parts, or whose parts exceed a limit."""
     read_at = _counted(read_at, url, settings)
-    _check_tiff(read_at, url, settings)
+    _check_tiff(read_at, url, settings, start=0)
     for codestream in codestreams(read_at, file_bytes):
         for name, value, limit, setting in (
             ("number of bands", codestream.component_count, settings.max_bands, "MAX_IMAGE_BANDS"),
@@ -205,8 +203,14 @@ def check_header(read_at: ReadAt, file_bytes: int, url: str, settings: RasterSet
             ),
         ):
             refuse_excess(url, name, value, limit, setting)
+    # Two kinds of boxes georeference a JPEG 2000: GeoJP2, which is a TIFF, and GML.
     for box in boxes(read_at, file_bytes):
-        _check_box(read_at, box, url, settings)
+        if box.kind == b"uuid":
+            _check_tiff(read_at, url, settings, start=box.offset + _UUID_BYTES)
+        elif box.kind == b"asoc":
+            refuse_excess(url, "metadata in bytes (box asoc)", box.size_bytes, settings.max_xml_bytes)
+            if not is_plain_gml(read_at(box.offset, box.size_bytes)):
+                raise _odd_crs(url)
 
 
 def _counted(read_at: ReadAt, url: str, settings: RasterSettings) -> ReadAt:
@@ -224,29 +228,23 @@ def _counted(read_at: ReadAt, url: str, settings: RasterSettings) -> ReadAt:
     return counted
 
 
-def _check_tiff(read_at: ReadAt, url: str, settings: RasterSettings) -> None:
-    for tag in tiff_tags(read_at):
-        for name, value, limit in tiff_sizes(read_at, tag, settings.max_xml_bytes):
+def _check_tiff(read_at: ReadAt, url: str, settings: RasterSettings, start: int) -> None:
+    """Check the tags of a TIFF that begins at ``start`` in the file."""
+
+    def read_tiff(offset: int, count: int) -> bytes:
+        return read_at(start + offset, count)
+
+    for tag in tiff_tags(read_tiff):
+        for name, value, limit in tiff_sizes(read_tiff, tag, settings.max_xml_bytes):
             refuse_excess(url, name, value, limit)
-        if tag.number == CITATIONS and not are_plain_citations(read_at(tag.offset, tag.size_bytes)):
-            raise _odd_crs(url)
-
-
-def _check_box(read_at: ReadAt, box: Box, url: str, settings: RasterSettings) -> None:
-    """Check the boxes that georeference a JPEG 2000: GeoJP2, which is a TIFF, and GML."""
-    if box.kind == b"uuid":
-        content = box.offset + _UUID_BYTES
-        _check_tiff(lambda offset, count: read_at(content + offset, count), url, settings)
-    elif box.kind == b"asoc":
-        refuse_excess(url, "metadata in bytes (box asoc)", box.size_bytes, settings.max_xml_bytes)
-        if not is_plain_gml(read_at(box.offset, box.size_bytes)):
+        if tag.number == CITATIONS and not are_plain_citations(read_tiff(tag.offset, tag.size_bytes)):
             raise _odd_crs(url)
 
 
 def _odd_crs(url: str) -> LoadImageException:
     return LoadImageException(
-        f"{url} has a coordinate system that names grids, files or transformations, which are never read:"
-        " store it as an EPSG code, or by the parameters of its projection"
+        f"{url} has a coordinate system that names grids, files or transformations; these are never read."
+        " Store it as an EPSG code, or by the parameters of its projection"
     )
 
 
@@ -279,17 +277,9 @@ def _explained(path: str, url: str, number: int, message: str, drivers: Sequence
         return _AbsentFromListingError(f"{url} does not exist")
     if is_remote(path) and (number in _UNREACHABLE or "response code" in message):
         return ImageUnreachableError(f"{url} cannot be reached: {message}")
-    if _looks_like_vrt(path):
-        return LoadImageException(f"{url} is a GDAL VRT, which may name other files and is never read")
+    if not is_remote(path):
+        with suppress(OSError), open(path, "rb") as file:
+            if file.read(256).lstrip().startswith(b"<VRTDataset"):
+                return LoadImageException(f"{url} is a GDAL VRT, which may name other files and is never read")
     supported = ", ".join(drivers)
     return NotAnImageError(f"{url} is not a readable image of a supported format ({supported}): {message}")
-
-
-def _looks_like_vrt(path: str) -> bool:
-    if is_remote(path):
-        return False
-    try:
-        with open(path, "rb") as file:
-            return file.read(256).lstrip().startswith(b"<VRTDataset")
-    except OSError:
-        return False

@@ -52,7 +52,7 @@ class PatientReads:
     rng: random.Random = field(default_factory=random.Random)
 
     def read(self, attempt: Callable[[TransferWatch], T]) -> T:
-        """Return what ``attempt`` returns. It opens a new handle when it is called again, and calls ``check``.
+        """Return the result of ``attempt``, which opens a new handle when it is called again, and calls ``check``.
 
         Raises the last error of ``attempt`` where the file is at fault, ImageUnreachableError where its store is.
         """

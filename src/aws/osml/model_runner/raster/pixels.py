@@ -1,4 +1,4 @@
-"""Pixels as numpy arrays of (bands, rows, columns): out of an image, out of an encoded tile, into a GeoTIFF."""
+"""Pixels as numpy arrays of (bands, rows, columns): read an image, decode a tile, write a GeoTIFF."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,17 +29,20 @@ def read_window(source: ImageSource, window: ImageRegion) -> npt.NDArray[Any]:
 
 
 def decode_tile(encoded: bytes) -> npt.NDArray[Any]:
-    """Return the pixels of an encoded tile as (bands, rows, columns); raises TileEncodingError when it is no image."""
+    """Return the pixels of an encoded tile as (bands, rows, columns).
+
+    Raises TileEncodingError when the bytes are not an image of a tile format.
+    """
     with memory_folder() as folder:
         path = f"{folder}/tile"
         gdal.FileFromMemBuffer(path, encoded)
         try:
             dataset = gdal.OpenEx(path, gdal.OF_RASTER, allowed_drivers=_TILE_DRIVERS)
             if dataset is None:
-                raise TileEncodingError("these bytes are no image of a known format")
+                raise TileEncodingError(f"the bytes are not an image; the formats are {', '.join(_TILE_DRIVERS)}")
             return _all_bands(dataset, 0, 0, dataset.RasterXSize, dataset.RasterYSize)
         except RuntimeError as err:
-            raise TileEncodingError(f"these bytes cannot be read as an image: {err}") from err
+            raise TileEncodingError(f"the bytes cannot be read as an image: {err}") from err
 
 
 def write_geotiff(
@@ -51,8 +54,8 @@ def write_geotiff(
 ) -> None:
     """Write (bands, rows, columns) as a GeoTIFF in blocks of 512 pixels.
 
-    ``geo_transform`` is GDAL's six numbers in the units of the coordinate system ``epsg``; ``compression`` is a name of
-    GDAL's, such as ``NONE`` or ``DEFLATE``. Raises RuntimeError when the file cannot be written.
+    ``geo_transform`` is GDAL's six numbers in the units of the coordinate system ``epsg``; ``compression`` is GDAL's
+    name, such as ``NONE`` or ``DEFLATE``. Raises RuntimeError when the file cannot be written.
     """
     bands, height, width = pixels.shape
     options = [f"COMPRESS={compression}", "TILED=YES", f"BLOCKXSIZE={_BLOCK_PX}", f"BLOCKYSIZE={_BLOCK_PX}"]
@@ -64,7 +67,7 @@ def write_geotiff(
         dataset.SetGeoTransform(list(geo_transform))
     if epsg is not None:
         dataset.SetProjection(CRS.from_epsg(epsg).to_wkt("WKT1_GDAL"))
-    # A row of blocks at a time, all bands of it: else each block is compressed once per band.
+    # All bands of a row of blocks at a time. Otherwise each block is compressed once per band.
     for row in range(0, height, _BLOCK_PX):
         dataset.WriteArray(pixels[:, row : row + _BLOCK_PX], 0, row)
     dataset.FlushCache()

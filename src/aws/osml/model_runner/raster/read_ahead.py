@@ -1,6 +1,6 @@
-"""Fetches the blocks of several tiles of a remote image at once: one wait for the network instead of one for each.
+"""Fetches the blocks of several tiles of a remote image at once, with one network latency instead of one per tile.
 
-GDAL asks for all blocks of one read of a GeoTIFF at the same time, and keeps them in its cache.
+GDAL requests all blocks of one read of a GeoTIFF at the same time, and keeps them in its cache.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,27 +21,19 @@ def strips_of(tiles: Iterable[ImageRegion], max_pixels: int) -> Mapping[ImageReg
     """
     strips: list[list[ImageRegion]] = []
     for tile in tiles:
-        last = strips[-1] if strips else None
-        if last is not None and _continues(last, tile) and _pixels(_around([*last, tile])) <= max_pixels:
-            last.append(tile)
+        first, last = (strips[-1][0], strips[-1][-1]) if strips else (tile, tile)
+        is_beside = last.origin.row == tile.origin.row and last.size.height == tile.size.height
+        continues = is_beside and last.origin.col < tile.origin.col <= last.right
+        if continues and (tile.right - first.origin.col) * tile.size.height <= max_pixels:
+            strips[-1].append(tile)
         else:
             strips.append([tile])
-    return {tile: _around(strip) for strip in strips for tile in strip}
-
-
-def _continues(strip: list[ImageRegion], tile: ImageRegion) -> bool:
-    last = strip[-1]
-    is_beside = last.origin.row == tile.origin.row and last.size.height == tile.size.height
-    return is_beside and last.origin.col < tile.origin.col <= last.right
-
-
-def _around(strip: list[ImageRegion]) -> ImageRegion:
-    (row, col), (_, height) = strip[0]
-    return ImageRegion(ImageCoord(row, col), ImageDimensions(strip[-1].right - col, height))
-
-
-def _pixels(region: ImageRegion) -> int:
-    return region.size.width * region.size.height
+    bounds: dict[ImageRegion, ImageRegion] = {}
+    for strip in strips:
+        (row, col), (_, height) = strip[0]
+        size = ImageDimensions(strip[-1].right - col, height)
+        bounds |= dict.fromkeys(strip, ImageRegion(ImageCoord(row, col), size))
+    return bounds
 
 
 class ReadAhead:
@@ -54,7 +46,7 @@ class ReadAhead:
     def fetch(self, handle: ImageHandle, tile: ImageRegion) -> None:
         """Fetch the strip of ``tile``, unless it is one of the last that this handle fetched.
 
-        Errors are ignored: reading the tile itself raises them, if they concern the tile.
+        Errors are ignored, because reading the tile itself raises them, if they concern the tile.
         """
         strip = self._strips.get(tile, tile)
         if strip == tile or strip in handle.fetched:

@@ -1,7 +1,7 @@
 """Rational polynomial coefficients (RPC) as arrays, for many points at once, and as the fields of RPC00B hold them.
 
 An RPC maps the ground to pixels: ``line = LINE_NUM(L, P, H) / LINE_DEN(L, P, H) * LINE_SCALE + LINE_OFF``, and the
-same for samples, where L is longitude, P is latitude and H is height, each minus its offset and divided by its scale.
+same for samples. L is longitude, P is latitude and H is height, each minus its offset and divided by its scale.
 The terms and their order are defined by RPC00B (STDI-0002, volume 1, appendix E).
 """
 
@@ -130,7 +130,7 @@ class RPCModel:
     def to_world(self, pixels: FloatArray, height_m: float) -> FloatArray:
         """Map (n, 2) x, y at one height to (n, 3) longitude, latitude, height by Newton's method.
 
-        A row is NaN unless its solution projects back to within a thousandth of a pixel, lies on the Earth, and lies
+        A row is NaN unless its solution lies on the Earth, projects back to within a thousandth of a pixel, and is
         within ten scales of the RPC's offset.
         """
         target_line = self.line.normalized(pixels[:, 1])

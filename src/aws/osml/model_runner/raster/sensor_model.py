@@ -8,12 +8,12 @@ other formats       a geotransform with a coordinate system, else RPC tags, else
 none of these       no sensor model: features keep their pixels and get no place on the Earth
 ==================  ===============================================================================================
 
-GDAL returns the identity where a file has no geotransform, so the identity is ignored. A geotransform without a
-coordinate system is read as longitude and latitude if all four corners are valid degrees and a pixel is smaller than a
-degree. Else it is a local grid and is ignored. Metadata that cannot be understood is ignored with a warning.
+GDAL returns the identity where a file has no geotransform, so the identity is ignored. Without a coordinate system, a
+geotransform is in degrees if all four corners are valid degrees and a pixel is smaller than a degree. Else it is a
+local grid and is ignored. Metadata that cannot be understood is ignored with a warning.
 
 The toolkit's builders import the classes of every version of SICD and SIDD. That takes half a second, as long as the
-rest of a worker, so they are imported only where a NITF or elevation tiles need them.
+rest of a worker. So they are imported only where a NITF or elevation tiles need them.
 """
 
 import re
@@ -98,21 +98,18 @@ def _usable(dataset: Any, build: Any, *arguments: Any) -> Any | None:
         model = build(*arguments)
         if model is None:
             return None
+        # The image's centre, then a lattice that ends half a pixel inside the edges.
+        width, height = dataset.RasterXSize, dataset.RasterYSize
+        xs, ys = np.meshgrid(np.linspace(0.5, width - 0.5, _PROBES), np.linspace(0.5, height - 0.5, _PROBES))
+        probes = np.vstack([[width / 2, height / 2], np.column_stack([xs.ravel(), ys.ravel()])])
         with np.errstate(all="ignore"):
-            if np.isfinite(image_to_world(model)(_probes(dataset))).all(axis=1).any():
+            if np.isfinite(image_to_world(model)(probes)).all(axis=1).any():
                 return model
         reason = "no part of the image has a place on the Earth"
     except UNREADABLE as err:
         reason = f"{type(err).__name__}: {err}"
     logger.warning("image.georeference_unreadable", source=build.__name__.strip("_"), reason=reason)
     return None
-
-
-def _probes(dataset: Any) -> npt.NDArray[np.float64]:
-    """Return the image's centre, then a lattice of 5 x 5 points that ends half a pixel inside the edges."""
-    width, height = dataset.RasterXSize, dataset.RasterYSize
-    xs, ys = np.meshgrid(np.linspace(0.5, width - 0.5, _PROBES), np.linspace(0.5, height - 0.5, _PROBES))
-    return np.vstack([[width / 2, height / 2], np.column_stack([xs.ravel(), ys.ravel()])])
 
 
 def _refined(rough: Any | None, exact: Any | None) -> Any | None:
@@ -193,16 +190,14 @@ def _nitf_model(dataset: Any, settings: RasterSettings) -> Any | None:
         selected_sensor_model_types=list(SensorModelTypes),
     ).build()
     _count_from_corner(model)
-    return model if older is None else _refined(model, _older_sicd(older))
-
-
-def _older_sicd(text: str) -> Any | None:
-    """Return the model of a SICD older than 1.2.1, read as 1.2.1, whose schema holds all older elements."""
+    if older is None:
+        return model
     from aws.osml.gdal.sicd_sensor_model_builder import SICDSensorModelBuilder
 
-    model = SICDSensorModelBuilder(sicd_xml=_OLDER_SICD.sub("urn:SICD:1.2.1", text)).build()
-    _count_from_corner(model)
-    return model
+    # The schema of SICD 1.2.1 holds all elements of older versions.
+    exact = SICDSensorModelBuilder(sicd_xml=_OLDER_SICD.sub("urn:SICD:1.2.1", older)).build()
+    _count_from_corner(exact)
+    return _refined(model, exact)
 
 
 def _count_from_corner(model: Any) -> None:

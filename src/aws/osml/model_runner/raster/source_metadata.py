@@ -30,7 +30,7 @@ def source_metadata(source: ImageSource, url: str) -> dict[str, Any] | None:
 
 
 def acquisition_date(text: str) -> str | None:
-    """Return a NITF date (``CCYYMMDDhhmmss``) as ISO 8601 with ``Z``; None when a part of it is unknown."""
+    """Return a NITF date (``CCYYMMDDhhmmss``) as ISO 8601 with ``Z``; None when a part of it is not a number."""
     digits = text.strip()
     if len(digits) != len("CCYYMMDDhhmmss") or not digits.isdigit():
         return None

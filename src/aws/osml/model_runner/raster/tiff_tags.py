@@ -1,6 +1,6 @@
 """The tags of the first image of a TIFF (TIFF 6.0, BigTIFF), read before GDAL opens the file.
 
-GDAL parses some tags when it opens a file, in a time that grows with the square or the cube of what they hold.
+GDAL parses some tags when it opens a file, in a time that grows with the square or the cube of their size.
 """
 
 import re
@@ -17,7 +17,7 @@ _PARSED_TAGS = frozenset({270, 700, 33550, TIE_POINTS, 34264, 34675, 34735, 3473
 _KIND_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _NUMBERS_OF_TIE_POINT = 6
 # libtiff refuses a directory with more tags.
-_MOST_TAGS = 4096
+_MAX_TAGS = 4096
 _DOMAIN = re.compile(rb"""domain\s*=\s*["']([^"']*)""")
 
 
@@ -46,7 +46,7 @@ _LAYOUTS = {
 
 
 def tiff_tags(read_at: ReadAt) -> Iterator[TiffTag]:
-    """Yield the tags of the first directory of a TIFF; nothing where the file is of another kind or is cut off."""
+    """Yield the tags of the first directory of a TIFF; nothing where the file is not a TIFF or is truncated."""
     head = read_at(0, 16)
     layout = _LAYOUTS.get(head[:4])
     if layout is None or len(head) < 16:
@@ -57,7 +57,7 @@ def tiff_tags(read_at: ReadAt) -> Iterator[TiffTag]:
     raw = read_at(start, count_bytes)
     if len(raw) < count_bytes:
         return
-    count = min(struct.unpack(order + layout.tag_count, raw)[0], _MOST_TAGS)
+    count = min(struct.unpack(order + layout.tag_count, raw)[0], _MAX_TAGS)
     first, entry = start + count_bytes, struct.Struct(order + layout.entry)
     entry_bytes = entry.size + layout.word_bytes
     entries = read_at(first, count * entry_bytes)
@@ -79,21 +79,21 @@ class Excess(NamedTuple):
 
 
 # Measured: 1,000 domains and 50,000 items open in a second, 10,000 domains in five.
-_MOST_DOMAINS = 1_000
-_MOST_ITEMS = 50_000
-_MOST_TIE_POINTS = 10_000
+_MAX_DOMAINS = 1_000
+_MAX_ITEMS = 50_000
+_MAX_TIE_POINTS = 10_000
 
 
 def tiff_sizes(read_at: ReadAt, tag: TiffTag, max_bytes: int) -> Iterator[Excess]:
-    """Yield the sizes of a tag that decide how long GDAL takes to open its file; nothing for a tag that it ignores."""
+    """Yield the sizes of a tag that determine how long GDAL takes to open its file; nothing for ignored tags."""
     if tag.number not in _PARSED_TAGS:
         return
     yield Excess(f"metadata in bytes (TIFF tag {tag.number})", tag.size_bytes, max_bytes)
     if tag.size_bytes > max_bytes:
         return
     if tag.number == TIE_POINTS:
-        yield Excess("number of control points", tag.values // _NUMBERS_OF_TIE_POINT, _MOST_TIE_POINTS)
+        yield Excess("number of control points", tag.values // _NUMBERS_OF_TIE_POINT, _MAX_TIE_POINTS)
     if tag.number == GDAL_METADATA:
         text = read_at(tag.offset, tag.size_bytes)
-        yield Excess("number of items of metadata", text.count(b"<Item"), _MOST_ITEMS)
-        yield Excess("number of domains of metadata", len(set(_DOMAIN.findall(text))), _MOST_DOMAINS)
+        yield Excess("number of items of metadata", text.count(b"<Item"), _MAX_ITEMS)
+        yield Excess("number of domains of metadata", len(set(_DOMAIN.findall(text))), _MAX_DOMAINS)

@@ -1,4 +1,4 @@
-"""Which tile format holds which pixels, and the GDAL options that write it. Pixels are never scaled or converted.
+"""Tile formats: the pixels that each can hold, and the GDAL options that write it. Pixels are never scaled.
 
 ========  ===========  ==============================================  ============================================
 format    compression  bands and pixel types                           written as
@@ -9,14 +9,14 @@ NITF      J2K, LZW     any; Byte, UInt16, Int16 (others as NONE)       IC=C8, lo
 GTIFF     NONE         any; any                                        COMPRESS=NONE
 GTIFF     LZW, J2K     any; any                                        COMPRESS=LZW; J2K, which GTIFF lacks, warns
 GTIFF     JPEG         any; Byte                                       COMPRESS=JPEG, lossy
-PNG       any          1 to 4; Byte, UInt16                            PNG, lossless; the compression means nothing
-JPEG      any          1 or 3; Byte                                    JPEG at quality 75; likewise
+PNG       any          1 to 4; Byte, UInt16                            PNG, lossless; the compression has no effect
+JPEG      any          1 or 3; Byte                                    JPEG at quality 75; no effect either
 ========  ===========  ==============================================  ============================================
 
-Samples of an odd number of bits fill whole bytes, since most libraries read no others. Signed bytes, for which GDAL 3.6
-has no type of its own, are ``Int8`` here, and only GTIFF without loss holds them. Lossy formats hold neither one-bit
-samples nor indices into a palette. PNG holds a palette of one band of bytes; NITF and GTIFF leave out a palette that
-they cannot hold, and keep the indices.
+Samples of an odd number of bits fill whole bytes, because most libraries cannot read other samples. GDAL 3.6 has no
+type for signed bytes; they are ``Int8`` here, and only a lossless GTIFF holds them. Lossy formats hold neither one-bit
+samples nor indices into a palette. PNG holds a palette of one band of bytes. NITF and GTIFF omit a palette that they
+cannot hold, and keep the indices.
 """
 
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ _PNG_TYPES = frozenset({"Byte", "UInt16"})
 class Samples:
     """Properties of an image's samples beside their type.
 
-    ``bits`` is the least number of bits that a band has, ``palette_size`` the number of colours in the largest palette,
-    0 without one. ``is_signed_byte``: GDAL's type is Byte and the values are -128 to 127.
+    ``bits`` is the least number of bits of a band. ``palette_size`` is the number of colours in the largest palette, 0
+    without a palette. ``is_signed_byte``: GDAL's type is Byte and the values are -128 to 127.
     """
 
     bits: int = 8
@@ -45,11 +45,11 @@ class Samples:
 
     @property
     def can_lose(self) -> bool:
-        """True where a value that is nearly right means nearly the same."""
+        """True where a nearly correct value has nearly the same meaning, unlike an index into a palette."""
         return self.bits > 1 and not self.palette_size
 
     def named(self, data_type: str) -> str:
-        """Return what messages call the samples."""
+        """Return the name of the samples in messages."""
         odd_bits = f" of {self.bits} bit" if self.bits == 1 else ""
         palette = f" with a palette of {self.palette_size} colours" if self.palette_size else ""
         return f"{data_type}{odd_bits}{palette}"
@@ -57,7 +57,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class TilePlan:
-    """How a tile is written: GDAL's driver, its creation options, and what the user should be warned of."""
+    """GDAL's driver and creation options for a tile, and a warning for the user when its compression is replaced."""
 
     driver: str
     options: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class TilePlan:
 
     @property
     def compresses(self) -> bool:
-        """True where the bytes of a tile depend on its pixels, and not on their number alone."""
+        """True where the size of an encoded tile depends on the values of its pixels."""
         return self.options not in (("IC=NC",), ("COMPRESS=NONE",))
 
     @property
@@ -84,16 +84,16 @@ def plan_tile(
     data_type: str,
     samples: Samples = PLAIN_SAMPLES,
 ) -> TilePlan:
-    """Return how to write tiles of ``band_count`` bands of GDAL's ``data_type``.
+    """Return the plan for tiles of ``band_count`` bands of GDAL's ``data_type``.
 
-    Raises TileEncodingError when the format cannot hold them; the message names what would.
+    Raises TileEncodingError when the format cannot hold them; the message names the formats that can.
     """
-    asked = compression or ImageCompression.NONE
-    plan = _plan(tile_format, asked, band_count, data_type, samples)
+    requested = compression or ImageCompression.NONE
+    plan = _plan(tile_format, requested, band_count, data_type, samples)
     if plan is None:
         name = samples.named(_type_name(data_type, samples))
         raise TileEncodingError(
-            f"tiles of format {tile_format} with compression {asked} cannot hold {band_count} band(s) of {name}; "
+            f"tiles of format {tile_format} with compression {requested} cannot hold {band_count} band(s) of {name}; "
             f"use {formats_that_hold(band_count, data_type, samples)}"
         )
     return plan
@@ -102,11 +102,19 @@ def plan_tile(
 def _plan(
     tile_format: ImageFormats, compression: ImageCompression, band_count: int, data_type: str, samples: Samples
 ) -> TilePlan | None:
-    plan = _PLANNERS[tile_format](compression, band_count, _type_name(data_type, samples))
-    if plan is None or (plan.is_lossy and not samples.can_lose):
-        return None
-    is_odd_palette = samples.palette_size and (band_count > 1 or data_type not in _BYTE)
-    return None if plan.driver == "PNG" and is_odd_palette else plan
+    type_name, is_byte = _type_name(data_type, samples), data_type in _BYTE and not samples.is_signed_byte
+    plan: TilePlan | None = None
+    if tile_format == ImageFormats.NITF:
+        plan = _plan_nitf(compression, band_count, type_name)
+    elif tile_format == ImageFormats.GTIFF:
+        plan = _plan_gtiff(compression, band_count, type_name)
+    elif tile_format == ImageFormats.PNG:
+        has_odd_palette = samples.palette_size and not (band_count == 1 and is_byte)
+        if 1 <= band_count <= 4 and type_name in _PNG_TYPES and not has_odd_palette:
+            plan = TilePlan("PNG", ("ZLEVEL=1",))
+    elif is_byte and band_count in (1, 3):
+        plan = TilePlan("JPEG")
+    return None if plan is not None and plan.is_lossy and not samples.can_lose else plan
 
 
 def _type_name(data_type: str, samples: Samples) -> str:
@@ -135,22 +143,6 @@ def _plan_gtiff(compression: ImageCompression, band_count: int, data_type: str) 
     if compression == ImageCompression.J2K:
         return TilePlan("GTiff", ("COMPRESS=LZW",), "GTIFF has no J2K compression: tiles are compressed by LZW")
     return TilePlan("GTiff", (f"COMPRESS={compression}",))
-
-
-def _plan_png(_compression: ImageCompression, band_count: int, data_type: str) -> TilePlan | None:
-    return TilePlan("PNG", ("ZLEVEL=1",)) if 1 <= band_count <= 4 and data_type in _PNG_TYPES else None
-
-
-def _plan_jpeg(_compression: ImageCompression, band_count: int, data_type: str) -> TilePlan | None:
-    return TilePlan("JPEG") if band_count in (1, 3) and data_type in _BYTE else None
-
-
-_PLANNERS = {
-    ImageFormats.NITF: _plan_nitf,
-    ImageFormats.GTIFF: _plan_gtiff,
-    ImageFormats.PNG: _plan_png,
-    ImageFormats.JPEG: _plan_jpeg,
-}
 
 
 def formats_that_hold(
