@@ -383,8 +383,14 @@ def test_every_command_and_option_is_documented(render: types.ModuleType) -> Non
     assert re.findall(r"^## (.+)$", page, re.MULTILINE) == [*render.subcommands(), "Notes"]
 
 
-def test_every_example_model_is_documented() -> None:
-    assert set(MODELS) <= set(coded(section(reference("command-line.md"), "Notes")))
+def test_every_setting_of_an_example_model_is_documented_with_its_default() -> None:
+    table = rows(section(reference("command-line.md"), "Example models"))
+    documented = [(coded(row["Model"])[0], *coded(row["Setting"]), *coded(row["Default"])) for row in table]
+    expected = [(name,) for name in MODELS]
+    for name, model in MODELS.items():
+        defaults = model().model_dump(mode="json")
+        expected += [(name, setting, json.dumps(default)) for setting, default in defaults.items()]
+    assert sorted(documented) == sorted(expected)
 
 
 # Logs -----------------------------------------------------------------------------------------------------------------

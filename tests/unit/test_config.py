@@ -43,6 +43,17 @@ def test_the_required_variables_are_enough():
     assert {getattr(config, name) for name in [*optional, "region_status_topic", "elevation_data_location"]} == {None}
 
 
+def test_a_command_needs_its_own_settings_only():
+    needed = {"AWS_DEFAULT_REGION": "us-west-2", "JOB_TABLE": "jobs"}
+    config = ServiceConfig.for_command(needed, ("aws_region", "job_table"))
+    assert (config.job_table, config.workers, config.region_queue) == ("jobs", None, None)
+    assert config.row_life_s == configured().row_life_s
+    with pytest.raises(ConfigurationError, match="JOB_TABLE") as refusal:
+        ServiceConfig.for_command({"AWS_DEFAULT_REGION": "us-west-2", "WORKERS": "many"}, ("aws_region", "job_table"))
+    names = {problem.field for problem in refusal.value.problems}
+    assert names == {"JOB_TABLE or IMAGE_REQUEST_TABLE", "WORKERS"}
+
+
 def test_every_missing_variable_is_named_at_once():
     problems = problems_of({})
     assert set(problems) == {

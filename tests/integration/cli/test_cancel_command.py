@@ -10,8 +10,9 @@ from aws.osml.model_runner.database import JobTable, OutstandingJobsTable
 
 @pytest.fixture
 def outstanding_jobs(emulator, data_plane, monkeypatch) -> OutstandingJobsTable:
-    variables = emulator.environment | data_plane.environment | {"WORKERS": "1"}
-    for name, value in variables.items():
+    variables = data_plane.environment
+    needed = {name: variables[name] for name in ("JOB_TABLE", "OUTSTANDING_JOBS_TABLE")}
+    for name, value in (emulator.environment | needed).items():
         monkeypatch.setenv(name, value)
     default_clients.cache_clear()
     jobs = JobTable(variables["JOB_TABLE"])

@@ -43,6 +43,13 @@ def test_help_names_every_command(capsys):
     assert all(command in shown for command in ("serve", "health", "demo", "run"))
 
 
+@pytest.mark.parametrize("command", ["serve", "health", "redrive", "cancel", "merge", "demo", "run"])
+def test_help_of_a_command_has_an_example(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    assert re.search(rf"\nexamples?:\n  .*model-runner {command}\b", capsys.readouterr().out)
+
+
 def test_misuse_has_its_own_status(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["fly"])
@@ -107,7 +114,8 @@ def test_version_names_the_program_and_python(capsys):
         (["image.tif", "--overlap", "1024"], "--overlap 1024: expected less than --tile-size"),
         (["image.tif", "--overlap", "-3"], "--overlap -3: "),
         (["image.tif", "--roi", "roi.geojson"], r"--roi .?roi\.geojson.?: expected a POLYGON or MULTIPOLYGON in WKT"),
-        (["image.tif", "--iou", "7"], "--iou 7"),
+        (["image.tif", "--iou", "7"], "--threshold 7"),
+        (["image.tif", "--threshold", "7"], "--threshold 7"),
         (["image.tif", "--model-options", '{"shape": 1}'], r"--model-options: shape: .*; settings of centerpoint: "),
         (["image.tif", "--output", "."], "--output .: it is a directory"),
         (["image.tif", "--resume"], r"--resume: there is no .*image\.geojson\.resume"),

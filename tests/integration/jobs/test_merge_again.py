@@ -74,8 +74,8 @@ def test_feature_tells_its_tile_and_nothing_internal(worker, tmp_path, model_ser
 @pytest.fixture
 def command(worker, monkeypatch, data_plane):
     """Run ``model-runner merge`` in the deployment of the test."""
-    for name, value in (data_plane.environment | {"WORKERS": "1", "WORKERS_PER_CPU": "1"}).items():
-        monkeypatch.setenv(name, value)
+    for name in ("JOB_TABLE", "FEATURE_TABLE", "WORK_BUCKET"):
+        monkeypatch.setenv(name, data_plane.environment[name])
 
     def run(*arguments):
         return main(["merge", *map(str, arguments)])

@@ -164,7 +164,10 @@ class TestImage:
         [
             ({"imageUrls": ["file:///none/at/all.tif"]}, "does not exist"),
             ({"imageUrls": ["http://127.0.0.1:1/a.tif"]}, "IMAGE_SOURCES"),
-            ({"regionOfInterest": "POLYGON ((0 0, 1 0, 1 1, 0 1, 0 0))"}, "regionOfInterest"),
+            (
+                {"regionOfInterest": "POLYGON ((0 0, 1 0, 1 1, 0 1, 0 0))"},
+                "regionOfInterest does not touch the image, which covers longitudes 3.0",
+            ),
         ],
         ids=["missing", "source not allowed", "interest elsewhere"],
     )

@@ -136,7 +136,7 @@ def test_a_vrt_is_refused_whatever_its_name_and_reads_nothing(tmp_path, tiff, na
         "</SimpleSource></VRTRasterBand></VRTDataset>"
     )
 
-    assert "VRT" in refusal(tmp_path / name)
+    assert "gdal_translate -of COG" in refusal(tmp_path / name)
 
 
 @pytest.mark.parametrize("path", ["<VRTDataset/>", "WMS:http://example.invalid", "GTIFF_DIR:1:/etc/hosts"])

@@ -13,6 +13,15 @@ def test_features_as_they_should_be_need_no_hint():
     assert hints([]) == []
 
 
+def test_boxes_outside_their_tile_are_counted():
+    inside, outside = feature([1100, 10, 1120, 30]), feature([6024, 10, 6044, 30])
+    for found in (inside, outside):
+        found["properties"]["inferenceMetadata"] = {"tile": [[0, 1024], [512, 256]]}
+    assert hints([inside, outside, outside]) == [
+        "2 boxes lie outside their tile: a box is [x1, y1, x2, y2] in pixels of the tile"
+    ]
+
+
 def test_shares_of_the_tile_scores_in_percent_and_a_missing_georeference_are_named():
     odd = [feature([0.1, 0.2, 0.3, 0.4], 97.3, None), feature([1024.5, 0, 1024.9, 0.2], 12, None)]
     assert [hint.partition(":")[0] for hint in hints(odd)] == [

@@ -1,12 +1,21 @@
 """The worker's configuration, from environment variables; every setting describes itself."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 import structlog
-from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+)
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError, PydanticUndefined
 
@@ -515,6 +524,19 @@ class ServiceConfig(BaseModel):
     codeguru_profiling_group: str | None = _setting(
         "CODEGURU_PROFILING_GROUP", default=None, description="Accepted from older deployments; nothing uses it."
     )
+
+    @classmethod
+    def for_command(cls, environ: Mapping[str, str], needed: Collection[str]) -> "ServiceConfig":
+        """Return the configuration of a command that reads only some of the required settings.
+
+        A required setting outside ``needed`` may be unset, and is None then. Raises as ``from_environment`` does.
+        """
+        optional: dict[str, Any] = {
+            name: (info.annotation, Field(default=None, validation_alias=info.validation_alias))
+            for name, info in cls.model_fields.items()
+            if info.is_required() and name not in needed
+        }
+        return create_model("CommandConfig", __base__=cls, **optional).from_environment(environ)
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "ServiceConfig":

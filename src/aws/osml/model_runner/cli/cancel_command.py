@@ -1,9 +1,15 @@
-"""`model-runner cancel`: end jobs that nobody wants any more."""
+"""`model-runner cancel`: end jobs before they are finished."""
 
 import argparse
 import os
 import sys
 from typing import Any
+
+_EXAMPLES = """\
+example:
+  env $(cat worker.env) model-runner cancel harbour-7
+"""
+_SETTINGS = ("aws_region", "job_table", "outstanding_jobs_table")
 
 
 def add_parser(commands: Any) -> None:
@@ -12,9 +18,10 @@ def add_parser(commands: Any) -> None:
         "cancel",
         help="end a job that waits or runs",
         description=(
-            "Ends jobs in the deployment that the environment names, as FAILED with the reason `cancelled`. Workers"
-            " stop what they do of them within seconds. What they delivered before stays."
+            "Ends jobs as FAILED with the reason `cancelled`. Workers stop their tiles within seconds. Features that"
+            " were delivered before stay. Needs AWS_DEFAULT_REGION, JOB_TABLE and OUTSTANDING_JOBS_TABLE."
         ),
+        epilog=_EXAMPLES,
     )
     parser.add_argument("job", nargs="+", metavar="JOB", help="id of a job that waits or runs")
     parser.set_defaults(run=run)
@@ -28,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     from aws.osml.model_runner.database.outstanding_jobs_table import OutstandingJobsTable
     from aws.osml.model_runner.jobs.cancel import JobCanceller
 
-    config = ServiceConfig.from_environment(os.environ)
+    config = ServiceConfig.for_command(os.environ, _SETTINGS)
     dynamodb = default_clients().dynamodb_resource()
     jobs = JobTable(config.job_table, dynamodb, life_s=config.row_life_s)
     canceller = JobCanceller(jobs, OutstandingJobsTable(config.outstanding_jobs_table, jobs, dynamodb))

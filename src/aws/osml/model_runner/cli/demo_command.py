@@ -13,11 +13,21 @@ def add_parser(commands: Any) -> None:
     parser = commands.add_parser(
         "demo",
         help="find ships in a generated harbour, without an AWS account",
-        description="Starts the embedded stack, runs a job on a generated harbour, and compares it with the truth.",
+        description=(
+            "Starts the embedded stack, runs a job on a generated harbour, and compares the features with the ships"
+            " that were drawn. Exits with 0 when at least 99 % of the ships were found and none twice."
+        ),
+        epilog="example:\n  model-runner demo --size 4000 --output /tmp/demo\n",
     )
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="directory for result.geojson and result.png")
-    parser.add_argument("--size", type=int, default=8000, help="width and height of the scene in pixels")
-    parser.add_argument("--workers", type=int, default=1, help="worker processes")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=Path("demo"),
+        metavar="DIR",
+        help="directory for result.geojson, result.png and logs",
+    )
+    parser.add_argument("--size", type=int, default=8000, metavar="PIXELS", help="width and height of the scene")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="worker processes")
     parser.set_defaults(run=run)
 
 

@@ -1,4 +1,4 @@
-"""`model-runner health`: whether the worker in this container gets on."""
+"""`model-runner health`: check that the worker in this container makes progress."""
 
 import argparse
 import os
@@ -14,11 +14,19 @@ def add_parser(commands: Any) -> None:
     """Add this command to the command line."""
     parser = commands.add_parser(
         "health",
-        help="tell whether a worker gets on",
-        description="Exits with 0 when the worker that writes the health file lives and has made progress lately.",
+        help="check that a worker makes progress",
+        description=(
+            "Exits with 0 when the process that writes the health file runs and made progress within 120 s, else with 1"
+            " and the reason. It reads the file only and makes no call."
+        ),
+        epilog="example:\n  model-runner health --file /tmp/model-runner-health.json\n",
     )
     parser.add_argument(
-        "--file", type=Path, default=os.environ.get("HEALTH_FILE"), help="the worker's HEALTH_FILE (default: its value)"
+        "--file",
+        type=Path,
+        metavar="PATH",
+        default=os.environ.get("HEALTH_FILE"),
+        help="file that the worker writes (default: the value of HEALTH_FILE)",
     )
     parser.set_defaults(run=run)
 
@@ -33,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _problem(file: Path | None) -> str | None:
     if file is None:
-        return "neither --file nor HEALTH_FILE says where the worker reports"
+        return "the health file is not known: give --file PATH, or set HEALTH_FILE"
     try:
         report = read_health(file)
     except FileNotFoundError:

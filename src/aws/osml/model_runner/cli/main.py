@@ -32,6 +32,13 @@ COMMANDS = (
 )
 FAILED, MISUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 
+_EXAMPLES = """\
+examples:
+  model-runner demo
+  model-runner run harbour.tif --model http://127.0.0.1:8080/invocations
+  model-runner COMMAND --help
+"""
+
 
 class _Help(argparse.RawTextHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Shows defaults where there are any, and examples as they are written."""
@@ -51,7 +58,10 @@ class _Help(argparse.RawTextHelpFormatter, argparse.ArgumentDefaultsHelpFormatte
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line; each command adds its own part."""
     parser = argparse.ArgumentParser(
-        prog="model-runner", description="Runs detection models over very large images and delivers what they find."
+        prog="model-runner",
+        description="Runs detection models over very large images and delivers what they find.",
+        epilog=_EXAMPLES,
+        formatter_class=_Help,
     )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -70,7 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InterruptedRunError as err:
         return _complain([str(err)], _status_of(err.cause))
     except ConfigurationError as err:
-        return _complain([str(err)] if not err.problems else ["the environment:", *map(str, err.problems)], MISUSED)
+        return _complain(
+            [str(err)]
+            if not err.problems
+            else ["these environment variables are missing or wrong:", *map(str, err.problems)],
+            MISUSED,
+        )
     except ModelRunnerError as err:
         return _complain([str(err)], FAILED)
     except KeyboardInterrupt as err:

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
 ALGORITHMS = ("SEAM", "NMS", "SOFT_NMS", "NONE")
 FORMATS = ("GEOJSON", "GEOJSONSEQ", "GEOPARQUET")
 
+_EXAMPLES = """\
+examples:
+  env $(cat worker.env) model-runner merge harbour-7 --union --format GEOPARQUET
+  env $(cat worker.env) model-runner merge harbour-7 --algorithm NMS --threshold 0.5 --output s3://results/again
+"""
+_SETTINGS = ("aws_region", "job_table", "feature_table")
+
 
 def add_parser(commands: Any) -> None:
     """Add this command to the command line."""
@@ -30,19 +37,37 @@ def add_parser(commands: Any) -> None:
         "merge",
         help="merge the stored features of a job again, with other options",
         description=(
-            "Merges the features that a finished job has stored, without calling the model, and writes the result"
-            " beside, never over, what the job delivered. Works on the deployment that the environment names."
+            "Merges the stored features of a finished job again, without calling the model. The result never replaces"
+            " an output of the job. Needs AWS_DEFAULT_REGION, JOB_TABLE, FEATURE_TABLE, and WORK_BUCKET where the"
+            " deployment has one."
         ),
+        epilog=_EXAMPLES,
     )
     parser.add_argument("job", metavar="JOB", help="id of a job that has ended")
-    parser.add_argument("--algorithm", choices=ALGORITHMS, default="SEAM", help="how features of one object are found")
-    parser.add_argument("--threshold", type=float, help="overlap, a share in [0, 1], above which two features are one")
-    parser.add_argument("--metric", choices=("IOS", "IOU"), help="overlap over the smaller area, or over the union")
-    parser.add_argument("--class-agnostic", action="store_true", help="compare features of different classes too")
-    parser.add_argument("--union", action="store_true", help="join the parts of what tiles have cut")
-    parser.add_argument("--distance", type=float, help="pixels within which points, and lines, are one")
-    parser.add_argument("--sigma", type=float, help="how slowly scores decay with SOFT_NMS")
-    parser.add_argument("--skip", type=float, help="score up to which NMS and SOFT_NMS drop a feature")
+    parser.add_argument("--algorithm", choices=ALGORITHMS, default="SEAM", help="how duplicate features are found")
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        help="overlap in [0, 1] above which two features are one object (default: 0.5 for SEAM, 0.75 for NMS)",
+    )
+    parser.add_argument(
+        "--metric",
+        choices=("IOS", "IOU"),
+        help="area that SEAM divides an overlap by: IOS the smaller one, IOU the union (default: IOS)",
+    )
+    parser.add_argument("--class-agnostic", action="store_true", help="SEAM: compare features of different classes too")
+    parser.add_argument("--union", action="store_true", help="SEAM: join the parts of an object that tile edges cut")
+    parser.add_argument(
+        "--distance",
+        type=float,
+        help="SEAM: pixels within which two points, or two lines, are one object (default: a sixteenth of the overlap)",
+    )
+    parser.add_argument("--sigma", type=float, help="SOFT_NMS: a larger value lowers scores less (default: 0.1)")
+    parser.add_argument(
+        "--skip",
+        type=float,
+        help="NMS, SOFT_NMS: drop features up to this score (default: none; 0.0001 for SOFT_NMS)",
+    )
     _add_output_options(parser)
     parser.set_defaults(run=run)
 
@@ -50,7 +75,7 @@ def add_parser(commands: Any) -> None:
 def _add_output_options(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--output", default="merged", help="directory, or s3://BUCKET/PREFIX, for the result")
-    output.add_argument("--format", choices=FORMATS, default="GEOJSON")
+    output.add_argument("--format", choices=FORMATS, default="GEOJSON", help="file format of the result")
     output.add_argument("--gzip", action="store_true", help="compress GEOJSON or GEOJSONSEQ")
 
 
@@ -61,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.gzip and arguments.format == "GEOPARQUET":
         raise ConfigurationError("--gzip: GEOPARQUET is compressed in itself")
     options = _options(arguments)
-    merger = _merger(ServiceConfig.from_environment(os.environ))
+    merger = _merger(ServiceConfig.for_command(os.environ, _SETTINGS))
     are_merged = [_merge(merger, job, options, arguments) for job in merger.images_of(arguments.job)]
     return 0 if all(are_merged) else 1
 

@@ -7,28 +7,40 @@ from typing import Any
 
 from aws.osml.model_runner.exceptions import ConfigurationError, Problem
 
+_EXAMPLES = """\
+examples:
+  env $(cat worker.env) model-runner redrive harbour-7
+  env $(cat worker.env) model-runner redrive harbour-7 --output s3://other-bucket/prefix/
+  env $(cat worker.env) model-runner redrive --dead-letters
+"""
+_SETTINGS = ("aws_region", "job_table", "outstanding_jobs_table")
+
 
 def add_parser(commands: Any) -> None:
     """Add this command to the command line."""
     parser = commands.add_parser(
         "redrive",
-        help="begin a job again that ended PARTIAL or FAILED, or put dead letters back on their queues",
+        help="start a PARTIAL or FAILED job again, or move dead letters back to their queues",
         description=(
-            "Begins jobs again in the deployment that the environment names: what failed is done again, what succeeded"
-            " stays. A job of which only outputs failed is delivered again without a model call, for two days after its"
-            " plan. Running workers find them within a sweep."
+            "Starts jobs again: failed tiles are processed again, other tiles stay. A job of which only outputs failed"
+            " is delivered again without a model call, for two days after its plan. A running worker continues the job"
+            " within SWEEP_INTERVAL_S. Needs AWS_DEFAULT_REGION, JOB_TABLE and OUTSTANDING_JOBS_TABLE; with"
+            " --dead-letters also IMAGE_QUEUE, REGION_QUEUE and a dead-letter queue."
         ),
+        epilog=_EXAMPLES,
     )
     parser.add_argument("job", nargs="*", metavar="JOB", help="id of a job that ended PARTIAL or FAILED")
     parser.add_argument(
         "--output",
         action="append",
         default=[],
-        metavar="PLACE",
-        help="s3://BUCKET/PREFIX that takes the place of the outputs that failed; may be repeated",
+        metavar="URL",
+        help="s3://BUCKET/PREFIX that replaces the outputs that failed; repeat the option for several",
     )
     parser.add_argument(
-        "--outputs-only", action="store_true", help="deliver what there is: tiles that failed are not done again"
+        "--outputs-only",
+        action="store_true",
+        help="deliver the features that are stored, and process no failed tile again",
     )
     parser.add_argument(
         "--dead-letters", action="store_true", help="move the messages of IMAGE_DLQ and REGION_DLQ back to their queues"
@@ -44,7 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("name a job, or --dead-letters")
     if not arguments.job and (arguments.output or arguments.outputs_only):
         raise ConfigurationError("--output and --outputs-only need a job")
-    config = ServiceConfig.from_environment(os.environ)
+    queues = ("image_queue", "region_queue") if arguments.dead_letters else ()
+    config = ServiceConfig.for_command(os.environ, (*_SETTINGS, *queues))
     are_begun = [_redrive_job(config, job_id, arguments) for job_id in arguments.job]
     if arguments.dead_letters:
         _redrive_dead_letters(config)

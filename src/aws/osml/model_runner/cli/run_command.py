@@ -28,6 +28,7 @@ _EXAMPLES = """\
 examples:
   model-runner run harbour.tif --model http://127.0.0.1:8080/invocations
   model-runner run harbour.tif --model bright-objects --tile-size 512 --overlap 64 --output ships.geojson
+  model-runner run harbour.tif --model http://127.0.0.1:8080/invocations --roi 'POLYGON ((10 50, 11 50, 11 51, 10 50))'
 """
 
 
@@ -37,47 +38,69 @@ def add_parser(commands: Any) -> None:
         "run",
         help="run a model over an image of your own, without an AWS account",
         description=(
-            "Runs a model over an image on this machine. Exits with 0 on SUCCESS, 3 on PARTIAL, 1 on FAILED, 2 when an"
-            " option, the image or the output is wrong."
+            "Runs a model over an image on this machine. Exits with 0 on SUCCESS, 3 on PARTIAL, 1 on FAILED, and 2 when"
+            " an option, the image, the model or the output cannot be used."
         ),
         epilog=_EXAMPLES,
     )
-    parser.add_argument("image", help="a file that GDAL reads, or an http(s) URL of one")
+    parser.add_argument(
+        "image", metavar="IMAGE", help="GeoTIFF, NITF, PNG, JPEG or JPEG 2000 file, or the http(s) URL of one"
+    )
     parser.add_argument(
         "--model",
         required=True,
+        metavar="URL|NAME",
         help="URL that takes tiles by POST, or an example model: bright-objects, centerpoint, failure, flood",
     )
-    parser.add_argument("--model-options", type=_json_object, default={}, help="settings of an example model, as JSON")
     parser.add_argument(
-        "--output", type=Path, help="GeoJSON file to write (default: the image's name, in the current directory)"
+        "--model-options", type=_json_object, default={}, metavar="JSON", help="settings of an example model"
     )
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the tiles that an interrupted run of this command has kept"
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="GeoJSON file to write (default: IMAGE with .geojson as its suffix, in the current directory)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="continue an interrupted run of the same command from its FILE.resume"
     )
     parser.add_argument(
         "--wait-limit",
         type=_seconds,
         default=WAIT_LIMIT_S,
-        help="seconds without progress after which a run ends whose model or image does not respond",
+        metavar="SECONDS",
+        help="end the run when the model or the image store does not respond for so long",
     )
     _add_tile_options(parser)
-    parser.add_argument("--roi", help="region of interest: a WKT polygon in longitude and latitude")
-    parser.add_argument("--merge", choices=MERGES, help="how features that several tiles found are merged")
-    parser.add_argument("--iou", type=float, help="overlap, a share in [0, 1], above which two features are one")
-    parser.add_argument("--region-size", type=_count, help="largest width and height of a region in pixels")
-    parser.add_argument("--workers", type=_count, default=1, help="worker processes")
-    parser.add_argument("--calls", type=_count, default=4, help="model calls in flight per worker")
-    parser.add_argument("--logs", type=Path, help="directory that keeps the logs of the local stack")
+    parser.add_argument(
+        "--roi", metavar="WKT", help="region of interest: a POLYGON or MULTIPOLYGON in longitude and latitude"
+    )
+    parser.add_argument(
+        "--merge", choices=MERGES, help="how features of one object in several tiles are merged (default: SEAM)"
+    )
+    parser.add_argument(
+        "--iou",
+        "--threshold",
+        dest="threshold",
+        type=float,
+        metavar="SHARE",
+        help="overlap in [0, 1] above which two features are one object (default: 0.5 for SEAM, 0.75 for NMS)",
+    )
+    parser.add_argument(
+        "--region-size", type=_count, metavar="PIXELS", help="largest side of a region (default: 10240)"
+    )
+    parser.add_argument("--workers", type=_count, default=1, metavar="N", help="worker processes")
+    parser.add_argument("--calls", type=_count, default=4, metavar="N", help="concurrent model calls of each worker")
+    parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the logs of the local stack in this directory")
     parser.set_defaults(run=run)
 
 
 def _add_tile_options(parser: argparse.ArgumentParser) -> None:
     tiles = parser.add_argument_group("tiles")
-    tiles.add_argument("--tile-size", type=int, default=1024, help="width and height in pixels")
-    tiles.add_argument("--overlap", type=int, default=128, help="pixels that neighbours share at least")
+    tiles.add_argument("--tile-size", type=int, default=1024, metavar="PIXELS", help="width and height")
+    tiles.add_argument("--overlap", type=int, default=128, metavar="PIXELS", help="least overlap of neighbouring tiles")
     tiles.add_argument(
-        "--format", choices=VALID_IMAGE_FORMATS, default="GTIFF", help="file format in which the model gets tiles"
+        "--format", choices=VALID_IMAGE_FORMATS, default="GTIFF", help="file format of the tiles that the model gets"
     )
     tiles.add_argument(
         "--compression", choices=VALID_IMAGE_COMPRESSION, default="NONE", help="compression of the tiles"
@@ -146,9 +169,10 @@ def _delivered(outcome: "JobOutcome", output: "OutputFile", given: Path) -> str:
     if outcome.status is RequestStatus.FAILED or not outcome.result:
         stays = f"; {given} stays as it was" if output.path.exists() else ""
         return f"features  none: no file was written{stays}"
+    replaced = ", which replaces an earlier file" if output.path.exists() else ""
     output.write(outcome.result)
     missing = "; those of failed tiles are missing" if outcome.tiles_failed else ""
-    return f"features  {len(outcome.features)}, in {given}{missing}"
+    return f"features  {len(outcome.features)}, in {given}{replaced}{missing}"
 
 
 def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun":
@@ -198,6 +222,6 @@ def _request_members(arguments: argparse.Namespace) -> dict[str, Any]:
     members: dict[str, Any] = {}
     if arguments.roi:
         members["regionOfInterest"] = arguments.roi
-    if arguments.merge or arguments.iou is not None:
-        members["postProcessing"] = merge_step(arguments.merge or "SEAM", arguments.iou)
+    if arguments.merge or arguments.threshold is not None:
+        members["postProcessing"] = merge_step(arguments.merge or "SEAM", arguments.threshold)
     return members

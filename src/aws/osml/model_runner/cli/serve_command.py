@@ -9,7 +9,13 @@ from typing import Any
 def add_parser(commands: Any) -> None:
     """Add this command to the command line."""
     parser = commands.add_parser(
-        "serve", help="work on the queues that the environment names", description="Works until SIGTERM."
+        "serve",
+        help="run a worker on the queues that the environment names",
+        description=(
+            "Runs a worker until SIGTERM or Ctrl-C. Its settings are environment variables; it starts with all that are"
+            " required, or lists every variable that is missing or wrong and exits with 2."
+        ),
+        epilog="example:\n  env $(cat worker.env) model-runner serve\n",
     )
     parser.set_defaults(run=run)
 

@@ -105,12 +105,15 @@ def plan_image(
     encoder = TileEncoder(source, request.tile_format, request.tile_compression)
     encoder.check(request.tile_size)
     roi = _interest(source, request)
-    bounds = processing_bounds(source.width, source.height, roi)
+    try:
+        bounds = processing_bounds(source.width, source.height, roi)
+    except LoadImageException as err:
+        raise LoadImageException(f"{err}{_covered(source)}") from err
     planner = TilePlanner(strategy, request.tile_size, request.tile_overlap, roi)
     _refuse_excess(planner, bounds, region_size, limits)
     counts = planner.tile_counts(bounds, region_size)
     if not counts:
-        raise LoadImageException("regionOfInterest does not touch the image")
+        raise LoadImageException(f"regionOfInterest does not touch the image{_covered(source)}")
     regions = [region for region, _ in counts]
     if limits.body_bytes is not None:
         largest = max((tile.bounds for tile in planner.tiles(regions[0])), key=lambda bounds: math.prod(bounds.size))
@@ -180,6 +183,15 @@ def _extents(source: ImageSource) -> dict[str, float] | None:
         # Some of its pixels may have a place all the same.
         logger.warning("image.extents_unknown", reason=str(err))
         return None
+
+
+def _covered(source: ImageSource) -> str:
+    """Return a clause for an error: the longitudes and latitudes of the image, where they are known."""
+    found = _extents(source)
+    if found is None:
+        return ""
+    west, east, south, north = (f"{found[side]:.5f}" for side in ("west", "east", "south", "north"))
+    return f", which covers longitudes {west} to {east} and latitudes {south} to {north}"
 
 
 def _refuse_unsendable(encoder: TileEncoder, source: ImageSource, tile: ImageRegion, limit: int) -> None:

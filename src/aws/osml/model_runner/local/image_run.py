@@ -147,7 +147,7 @@ _OPTIONS = {
     "imageProcessor": "--model",
     "imageUrls": "IMAGE",
     "regionOfInterest": "--roi",
-    "postProcessing": "--iou",
+    "postProcessing": "--threshold",
 }
 
 

@@ -280,6 +280,9 @@ def _explained(path: str, url: str, number: int, message: str, drivers: Sequence
     if not is_remote(path):
         with suppress(OSError), open(path, "rb") as file:
             if file.read(256).lstrip().startswith(b"<VRTDataset"):
-                return LoadImageException(f"{url} is a GDAL VRT, which may name other files and is never read")
+                return LoadImageException(
+                    f"{url} is a GDAL VRT, which may name other files and is never read;"
+                    " convert it first: gdal_translate -of COG IN.vrt OUT.tif"
+                )
     supported = ", ".join(drivers)
     return NotAnImageError(f"{url} is not a readable image of a supported format ({supported}): {message}")
