@@ -7,7 +7,7 @@ import pytest
 import urllib3
 from botocore.exceptions import ClientError, ConnectionClosedError
 
-from aws.osml.model_runner.local.stack.clients import local_client
+from aws.osml.model_runner.local.stack.emulator import local_client
 from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, SageMakerGateway
 from aws_proxy.limits import ServiceLimits
 from aws_proxy.meter import UnitMeter

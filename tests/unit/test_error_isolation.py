@@ -312,7 +312,7 @@ def stop_a_local_stack(error: Exception, tmp_path: Any) -> list[str]:
     stack, stopped = LocalStack(tmp_path, {}), []
     for name in reversed(NAMES):
         stack._running.callback(stopped.append, name)
-    stack._children = [SimpleNamespace(ask_to_end=failing_at_a(error).__get__("a"))]  # type: ignore[list-item]
+    stack._children = [SimpleNamespace(terminate=failing_at_a(error).__get__("a"))]  # type: ignore[list-item]
     with pytest.raises(type(error)):
         stack.__exit__(None, None, None)
     return stopped[1:]

@@ -12,8 +12,7 @@ from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.local.exceptions import LocalStackError
 from aws.osml.model_runner.local.stack.child_process import ChildProcess
-from aws.osml.model_runner.local.stack.clients import local_client
-from aws.osml.model_runner.local.stack.emulator import Emulator
+from aws.osml.model_runner.local.stack.emulator import Emulator, local_client
 
 CLIENTS = 16
 ROUNDS = 25
@@ -155,7 +154,7 @@ def test_child_dies_with_a_parent_that_is_killed(tmp_path):
 import os, sys, time
 from pathlib import Path
 from aws.osml.model_runner.local.stack.child_process import ChildProcess
-from aws.osml.model_runner.local.stack.clients import local_client
+from aws.osml.model_runner.local.stack.emulator import local_client
 child = ChildProcess.start("sleep", ["sleep", "60"], os.environ, Path({str(tmp_path / "log")!r}))
 print(child.pid, flush=True)
 time.sleep(60)

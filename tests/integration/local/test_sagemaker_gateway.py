@@ -7,7 +7,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.api.inference import MAX_SAGEMAKER_BODY_BYTES, MAX_SERVERLESS_BODY_BYTES
-from aws.osml.model_runner.local.stack.clients import local_client
+from aws.osml.model_runner.local.stack.emulator import local_client
 from aws.osml.model_runner.local.stack.http_service import HttpResponse, HttpService
 from aws.osml.model_runner.local.stack.sagemaker_gateway import (
     NO_RESPONSE,

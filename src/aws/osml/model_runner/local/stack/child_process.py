@@ -21,7 +21,7 @@ T = TypeVar("T")
 class ChildProcess:
     """A running command. It ends when the ``with`` block ends, or with this process, whichever comes first.
 
-    Start it from a thread that lives as long as the child shall: the kernel ties the child to that thread.
+    Start it from a thread that outlives the child, because the kernel ends the child with that thread.
     """
 
     def __init__(self, name: str, process: subprocess.Popen[bytes], log_file: Path, grace_s: float) -> None:
@@ -39,9 +39,9 @@ class ChildProcess:
         log_file: Path,
         grace_s: float = 5.0,
     ) -> "ChildProcess":
-        """Start ``command`` with exactly this environment; what it writes is appended to ``log_file``.
+        """Start ``command`` with exactly this environment; its output is appended to ``log_file``.
 
-        ``grace_s`` is the time it has to end when it is asked to.
+        ``grace_s`` is the time between SIGTERM and SIGKILL.
         """
         die_with_parent = [sys.executable, "-I", "-S", str(DIE_WITH_PARENT), str(os.getpid())]
         with log_file.open("ab") as log:
@@ -66,32 +66,35 @@ class ChildProcess:
         return self._process.poll()
 
     def log_text(self) -> str:
-        """Everything the process has written so far."""
+        """Return the output of the process so far."""
         return self.log_file.read_text(errors="replace")
 
     def check_alive(self) -> None:
-        """Raise LocalStackError with the end of the log when the process has ended."""
+        """Raise LocalStackError with the end of the log if the process has ended."""
         if self.exit_code is not None:
-            raise LocalStackError(f"{self.name} ended with exit code {self.exit_code}{self._last_words()}")
+            raise LocalStackError(f"{self.name} ended with exit code {self.exit_code}{self._log_tail()}")
 
     def wait_until(self, probe: Callable[[], T | None], timeout_s: float = 30.0) -> T:
-        """Ask ``probe`` until it answers something, and return that; the process has to stay alive meanwhile."""
+        """Call ``probe`` until it returns a value that is not None, and return that value.
+
+        Raises LocalStackError if the process ends, or after ``timeout_s``.
+        """
         deadline = time.monotonic() + timeout_s
-        while (answer := probe()) is None:
+        while (result := probe()) is None:
             self.check_alive()
             if time.monotonic() > deadline:
-                raise LocalStackError(f"{self.name} was not ready after {timeout_s:.0f} s{self._last_words()}")
+                raise LocalStackError(f"{self.name} was not ready after {timeout_s:.0f} s{self._log_tail()}")
             time.sleep(POLL_S)
-        return answer
+        return result
 
-    def ask_to_end(self) -> None:
+    def terminate(self) -> None:
         """Send SIGTERM, and do not wait."""
         if self._process.poll() is None:
             self._process.terminate()
 
     def stop(self) -> None:
-        """Ask the process to end, and kill it when it has not done so after its time of grace."""
-        self.ask_to_end()
+        """Send SIGTERM, and SIGKILL if the process has not ended after its time of grace."""
+        self.terminate()
         try:
             self._process.wait(self._grace_s)
         except subprocess.TimeoutExpired:
@@ -106,6 +109,6 @@ class ChildProcess:
     ) -> None:
         self.stop()
 
-    def _last_words(self) -> str:
+    def _log_tail(self) -> str:
         lines = self.log_text().splitlines()[-TAIL_LINES:]
         return "\n".join([f"; the end of {self.log_file}:", *(f"    {line}" for line in lines)])

@@ -14,13 +14,13 @@ from aws.osml.model_runner.local.exceptions import LocalStackError
 TEMPLATE_NAME = "data-plane.yaml"
 POLL_S = 0.05
 CREATE_TIMEOUT_S = 60.0
-# On AWS these parameters protect data; the emulator forgets everything at its end.
+# On AWS these parameters protect data; the emulator loses all data when it ends.
 LOCAL_PARAMETERS = {"PointInTimeRecovery": "false", "StreamMode": "PROVISIONED"}
 
 
 @dataclass(frozen=True)
 class DataPlane:
-    """What a stack has made. ``environment`` maps a worker's variable to the name, URL or ARN that it takes."""
+    """The resources of a stack. ``environment`` maps a worker's variable to the name, URL or ARN of a resource."""
 
     name: str
     environment: Mapping[str, str]
@@ -63,10 +63,10 @@ def create_data_plane(
     parameters: Mapping[str, str] = LOCAL_PARAMETERS,
     template: str | None = None,
 ) -> DataPlane:
-    """Create the stack ``name`` and return what it made, once everything in it is ready.
+    """Create the stack ``name`` and return its resources when all of them are ready.
 
-    ``client`` gives the AWS client of a service. Physical names derive from the stack's name, so several data planes
-    live side by side on one emulator. LocalStackError tells which resource failed and why.
+    ``client`` returns the AWS client of a service. Physical names contain the stack's name, so one emulator can hold
+    several data planes. Raises LocalStackError with the resources that failed and the reasons.
     """
     cloudformation = client("cloudformation")
     body = template or template_text()
@@ -76,12 +76,19 @@ def create_data_plane(
         Parameters=[{"ParameterKey": key, "ParameterValue": value} for key, value in parameters.items()],
     )
     outputs = _wait_for_outputs(cloudformation, name)
-    _complete_time_to_live(cloudformation, client("dynamodb"), name, body)
+    # The emulator's CloudFormation omits the time to live of a table.
+    dynamodb = client("dynamodb")
+    for logical_id, specification in _times_to_live(body).items():
+        resource = cloudformation.describe_stack_resource(StackName=name, LogicalResourceId=logical_id)
+        table = resource["StackResourceDetail"]["PhysicalResourceId"]
+        status = dynamodb.describe_time_to_live(TableName=table)["TimeToLiveDescription"]["TimeToLiveStatus"]
+        if status == "DISABLED":
+            dynamodb.update_time_to_live(TableName=table, TimeToLiveSpecification=specification)
     return DataPlane(name, {output["Description"]: output["OutputValue"] for output in outputs})
 
 
 def _wait_for_outputs(cloudformation: Any, name: str) -> list[dict[str, str]]:
-    # botocore's own waiter looks every 30 s; the emulator is done in a fraction of one.
+    # botocore's waiter polls every 30 s; the emulator needs a fraction of a second.
     deadline = time.monotonic() + CREATE_TIMEOUT_S
     while True:
         stack = cloudformation.describe_stacks(StackName=name)["Stacks"][0]
@@ -89,39 +96,29 @@ def _wait_for_outputs(cloudformation: Any, name: str) -> list[dict[str, str]]:
             outputs: list[dict[str, str]] = stack["Outputs"]
             return outputs
         if stack["StackStatus"] != "CREATE_IN_PROGRESS":
-            raise LocalStackError(f"stack {name}: {stack['StackStatus']}; {_failures(cloudformation, name)}")
+            failures = [
+                f"{event.get('LogicalResourceId', '?')}: {reason}"
+                for event in cloudformation.describe_events(StackName=name)["OperationEvents"]
+                if (reason := event.get("ValidationStatusReason") or event.get("ResourceStatusReason"))
+            ]
+            raise LocalStackError(f"stack {name}: {stack['StackStatus']}; {'; '.join(failures)}")
         if time.monotonic() > deadline:
             raise LocalStackError(f"stack {name} was not complete after {CREATE_TIMEOUT_S:.0f} s")
         time.sleep(POLL_S)
 
 
-def _failures(cloudformation: Any, name: str) -> str:
-    events = cloudformation.describe_events(StackName=name)["OperationEvents"]
-    reasons = [event.get("ValidationStatusReason") or event.get("ResourceStatusReason") for event in events]
-    pairs = zip((event.get("LogicalResourceId", "?") for event in events), reasons, strict=True)
-    return "; ".join(f"{resource}: {reason}" for resource, reason in pairs if reason)
-
-
 class _TemplateLoader(yaml.SafeLoader):
-    """Reads a template without evaluating it: ``!Ref X`` and its like become null."""
+    """Reads a template without evaluating it: ``!Ref X`` and other tags become null."""
 
 
 _TemplateLoader.add_multi_constructor("!", lambda *_: None)
 
 
-def _complete_time_to_live(cloudformation: Any, dynamodb: Any, name: str, template: str) -> None:
-    """Switch on the time to live that the template asks for: the emulator's CloudFormation leaves it out."""
-    for logical_id, specification in _times_to_live(template).items():
-        found = cloudformation.describe_stack_resource(StackName=name, LogicalResourceId=logical_id)
-        table = found["StackResourceDetail"]["PhysicalResourceId"]
-        status = dynamodb.describe_time_to_live(TableName=table)["TimeToLiveDescription"]["TimeToLiveStatus"]
-        if status == "DISABLED":
-            dynamodb.update_time_to_live(TableName=table, TimeToLiveSpecification=specification)
-
-
 @lru_cache(maxsize=4)
 def _times_to_live(template: str) -> Mapping[str, Any]:
-    """Return the time to live of each table that has one, by logical id; parsing takes longer than the rest."""
+    """Return the time to live of each table that has one, by logical id. Cached, because parsing is slow."""
     resources = yaml.load(template, Loader=_TemplateLoader)["Resources"]  # noqa: S506 - derived from SafeLoader
-    found = {name: one.get("Properties", {}).get("TimeToLiveSpecification") for name, one in resources.items()}
-    return {name: specification for name, specification in found.items() if specification is not None}
+    specifications = {
+        name: resource.get("Properties", {}).get("TimeToLiveSpecification") for name, resource in resources.items()
+    }
+    return {name: specification for name, specification in specifications.items() if specification is not None}

@@ -1,8 +1,8 @@
-"""Runs a command that ends with its parent, however the parent ends: ``python die_with_parent.py PARENT_PID COMMAND…``.
+"""Runs a command that ends with its parent: ``python die_with_parent.py PARENT_PID COMMAND…``.
 
-A process that is killed cannot clean up after itself, so the kernel is asked to do it (``PR_SET_PDEATHSIG``). The
-request survives ``exec``, so the command replaces this script and keeps its process id. Where the kernel has no such
-call the command just runs. This file is started by its path and imports nothing outside the standard library.
+A parent that is killed cannot end its children, so the kernel does it (``PR_SET_PDEATHSIG``). The setting survives
+``exec``, so the command replaces this script and keeps its process id. A kernel other than Linux does not have this
+setting; there the command only runs. This file is started by its path, so it imports only the standard library.
 """
 
 import ctypes
@@ -14,12 +14,12 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: list[str]) -> None:
-    """Tie this process to the parent named first, then become the command that follows."""
+    """Set the signal for the parent in ``arguments[0]``, then execute the command in the other arguments."""
     parent_pid, command = int(arguments[0]), arguments[1:]
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # the parent ended before the request was made: no signal will come
-        sys.exit(f"the parent {parent_pid} is gone")
+    if os.getppid() != parent_pid:  # the parent ended before the signal was set, so the kernel will not send it
+        sys.exit(f"the parent {parent_pid} has ended")
     os.execvp(command[0], command)  # noqa: S606 - the command is the caller's own
 
 

@@ -1,6 +1,6 @@
 """The AWS emulator: SQS, SNS, DynamoDB, S3, Kinesis and CloudFormation on a loopback port, in memory.
 
-This module and ``emulator_guard`` alone know which emulator it is.
+Only this module and ``emulator_guard`` depend on the product.
 """
 
 import importlib.util
@@ -17,23 +17,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import boto3
+import botocore.session
+from botocore.config import Config
+
 from aws.osml.model_runner.local.exceptions import LocalStackError
 from aws.osml.model_runner.local.stack.emulator_guard import ACCESS_KEY_VARIABLE, HEALTH_PATH
 
 from .child_process import ChildProcess
-from .clients import local_client
-from .environment import ACCESS_KEY, LOOPBACK, REGION, aws_environment, clean_environment
+from .environment import ACCESS_KEY, LOOPBACK, REGION, SECRET_KEY, aws_environment, clean_environment
 
 GUARD = Path(__file__).with_name("emulator_guard.py")
 START_TRIES = 3
 SERVICES = "cloudformation,dynamodb,ec2,kinesis,s3,sns,sqs,sts"
+# The last entry of each is a fixed default. The other entries name no environment variable, so the user's AWS profile
+# is not read.
+_IGNORE_USER_SETTINGS = {
+    "profile": (None, None, None, None),
+    "config_file": (None, None, os.devnull, None),
+    "credentials_file": (None, None, os.devnull, None),
+}
 
 
 class Emulator:
-    """A context manager: the emulator runs inside the ``with`` block, and all that it holds is gone afterwards.
+    """A context manager: the emulator runs inside the ``with`` block, and its data is lost at the end.
 
-    ``command`` is what starts it, when it is installed apart from this environment. ``url`` is where it listens. It
-    serves requests that are signed with ``access_key``, None being any key, and refuses those of browsers.
+    ``command`` starts an emulator that is installed in another environment. ``url`` is its address. The emulator serves
+    requests that are signed with ``access_key`` (None: with any key), and refuses requests of browsers.
     """
 
     def __init__(self, directory: Path, command: Sequence[str] | None = None, access_key: str | None = None) -> None:
@@ -48,18 +58,18 @@ class Emulator:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that point boto3 and GDAL in another process at this emulator."""
+        """Environment variables that direct boto3 and GDAL in another process to this emulator."""
         return aws_environment(self.url, self.access_key or ACCESS_KEY)
 
     def client(self, service: str) -> Any:
-        """Return this process's client of ``service``; the same one for every caller, safe to share by threads."""
+        """Return this process's client of ``service``. All callers share one client; threads can share it too."""
         with self._clients_lock:
             if service not in self._clients:
                 self._clients[service] = local_client(service, self.url, access_key=self.access_key or ACCESS_KEY)
             return self._clients[service]
 
     def check_alive(self) -> None:
-        """Raise LocalStackError with the end of its log when the emulator has ended."""
+        """Raise LocalStackError with the end of its log if the emulator has ended."""
         if self._process is not None:
             self._process.check_alive()
 
@@ -69,7 +79,7 @@ class Emulator:
             try:
                 self._start(command)
             except LocalStackError:
-                # Between choosing a free port and listening on it, another process may have taken it.
+                # Another process may have taken the free port before the emulator listened on it.
                 if not tries_left:
                     raise
             else:
@@ -87,7 +97,7 @@ class Emulator:
     def _start(self, command: Sequence[str]) -> None:
         port = free_port()
         self.url = f"http://{LOOPBACK}:{port}"
-        # Not traced when tests measure coverage: it is another program, and would run at half its speed.
+        # Without coverage, because the emulator is another program and would run at half its speed.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
         environment = clean_environment(inherited) | {
             "BIND_HOST": LOOPBACK,
@@ -97,29 +107,54 @@ class Emulator:
             "SERVICES": SERVICES,
             ACCESS_KEY_VARIABLE: self.access_key or "",
             "LOG_LEVEL": "WARNING",
-            # These listen on every interface, whatever BIND_HOST says.
+            # These listen on every interface and ignore BIND_HOST.
             "IOT_MTLS_ENABLED": "0",
             "SFTP_ENABLED": "0",
             "TMPDIR": str(self.directory),
         }
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+        def probe() -> bool | None:
+            try:
+                with opener.open(self.url + HEALTH_PATH, timeout=5):
+                    return True
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                return None
+
         with ExitStack() as starting:
             self._process = starting.enter_context(
                 ChildProcess.start("the AWS emulator", command, environment, self.directory / "emulator.log")
             )
-            self._process.wait_until(self._probe)
+            self._process.wait_until(probe)
             self._children = starting.pop_all()
 
-    def _probe(self) -> bool | None:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(self.url + HEALTH_PATH, timeout=5):
-                return True
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
-            return None
+
+def local_client(service: str, endpoint_url: str, max_attempts: int = 5, access_key: str = ACCESS_KEY) -> Any:
+    """Return a client of ``service`` that sends requests to ``endpoint_url`` with keys of the embedded stack.
+
+    It ignores the AWS profile, proxy and endpoint that the user has configured.
+    """
+    config = Config(
+        proxies={},
+        max_pool_connections=32,
+        connect_timeout=5,
+        retries={"mode": "standard", "total_max_attempts": max_attempts},
+        s3={"addressing_style": "path"},
+    )
+    session: Any = boto3.Session(
+        aws_access_key_id=access_key,
+        aws_secret_access_key=SECRET_KEY,
+        region_name=REGION,
+        botocore_session=botocore.session.Session(session_vars=_IGNORE_USER_SETTINGS),
+    )
+    return session.client(service, endpoint_url=endpoint_url, config=config)
 
 
 def default_command() -> list[str]:
-    """Return the command of the emulator that is installed here; LocalStackError says how to install one."""
+    """Return the command of the emulator that is installed here.
+
+    Raises LocalStackError, with the command that installs the emulator, if it is not installed.
+    """
     if importlib.util.find_spec("ministack") is not None:
         return [sys.executable, str(GUARD)]
     if (found := shutil.which("ministack")) is not None:
@@ -128,7 +163,7 @@ def default_command() -> list[str]:
 
 
 def free_port() -> int:
-    """Return a loopback port on which nothing listens at the moment."""
+    """Return a loopback port that is not in use."""
     with socket.socket() as listener:
         listener.bind((LOOPBACK, 0))
         return int(listener.getsockname()[1])

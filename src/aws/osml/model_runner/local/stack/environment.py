@@ -1,4 +1,4 @@
-"""The environment of the embedded stack's processes: nothing of the user's AWS account may leak into it."""
+"""The environment of the embedded stack's processes, without the settings of the user's AWS account."""
 
 import os
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ SECRET_KEY = "local"  # noqa: S105 - the emulator checks no signature
 
 
 def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return ``environ`` without any AWS or GDAL setting, and with loopback kept away from proxies."""
+    """Return ``environ`` without AWS and GDAL settings, and with loopback addresses that bypass proxies."""
     kept = {name: value for name, value in environ.items() if not name.startswith(("AWS_", "GDAL_", "VSI_", "CPL_"))}
     for name in ("NO_PROXY", "no_proxy"):
         kept[name] = ",".join(filter(None, [environ.get(name), LOOPBACK, "localhost"]))
@@ -18,7 +18,7 @@ def clean_environment(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def aws_environment(endpoint_url: str, access_key: str = ACCESS_KEY) -> dict[str, str]:
-    """Return what points boto3 and GDAL at the emulator, with keys that work nowhere else."""
+    """Return the variables that direct boto3 and GDAL to the emulator, with keys that only the emulator accepts."""
     return {
         "AWS_ACCESS_KEY_ID": access_key,
         "AWS_SECRET_ACCESS_KEY": SECRET_KEY,

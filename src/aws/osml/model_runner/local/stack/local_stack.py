@@ -1,4 +1,4 @@
-"""Everything that a job needs, on this machine: emulator, data plane, SageMaker gateway, model servers, workers."""
+"""All services of a job on this machine: emulator, data plane, SageMaker gateway, model servers, workers."""
 
 import json
 import os
@@ -26,7 +26,7 @@ WORKER_GRACE_S = 10.0
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """An example model and its settings, as `model_server` knows them."""
+    """Name and settings of an example model, see `model_server`."""
 
     model: str
     options: Mapping[str, object] = field(default_factory=dict)
@@ -34,7 +34,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """How many worker processes there are, how many model calls each has in flight, and what else they are told."""
+    """Number of worker processes, model calls in flight per process, and further environment variables."""
 
     processes: int = 1
     calls_in_flight: int = 4
@@ -44,7 +44,8 @@ class WorkerSettings:
 class LocalStack:
     """Runs while its ``with`` block does. Each model is a SageMaker endpoint under its key in ``models``.
 
-    Logs, and the images that are uploaded, stay in ``directory``. ``check_alive`` tells when a part has ended.
+    ``directory`` holds the logs and the emulator's temporary files. ``check_alive`` raises if a process of the
+    stack has ended.
     """
 
     def __init__(
@@ -65,24 +66,24 @@ class LocalStack:
         return self.emulator.client(service)
 
     def upload_image(self, path: Path) -> str:
-        """Put an image into the stack's S3 and return its URL."""
+        """Upload an image to the stack's S3 and return its URL."""
         self.client("s3").upload_file(str(path), IMAGE_BUCKET, path.name)
         return f"s3://{IMAGE_BUCKET}/{path.name}"
 
     def check_alive(self) -> None:
-        """Raise LocalStackError, with the end of its log, when a part of the stack has ended."""
+        """Raise LocalStackError, with the end of its log, if a process of the stack has ended."""
         self.emulator.check_alive()
         for child in self._children:
             child.check_alive()
 
     def stop_workers(self) -> None:
-        """End the workers, so that the tables stand still. What they have done is stored, and they give back the rest.
+        """End the workers, so that the tables do not change. They store finished tiles and release their messages.
 
         ``check_alive`` raises from now on.
         """
         workers = [child for child in self._children if child.name.startswith("worker-")]
         for child in workers:
-            child.ask_to_end()
+            child.terminate()
         for child in workers:
             child.stop()
 
@@ -92,7 +93,10 @@ class LocalStack:
             servers = {name: starting.enter_context(self._start_model(name)) for name in self.models}
             starting.enter_context(self.emulator)
             starting.enter_context(self.gateway)
-            self._create_data_plane()
+            parameters = {**LOCAL_PARAMETERS, "ResultBucketName": RESULT_BUCKET}
+            self.data_plane = create_data_plane(self.client, parameters=parameters)
+            location = {"LocationConstraint": self.client("s3").meta.region_name}
+            self.client("s3").create_bucket(Bucket=IMAGE_BUCKET, CreateBucketConfiguration=location)
             for number in range(self.workers.processes):
                 self._children.append(starting.enter_context(self._start_worker(number)))
             for name, server in servers.items():
@@ -105,20 +109,20 @@ class LocalStack:
     ) -> None:
         try:
             for child in reversed(self._children):
-                child.ask_to_end()  # all at once, so that their times to end do not add up
+                child.terminate()  # all at once, so that they end in parallel
         finally:
             self._running.close()
 
     def worker_environment(self) -> dict[str, str]:
         """Return the environment of a worker of this stack."""
         settings = {
-            # The emulator serves this process and its children alone, which could read these images themselves.
+            # Only this process and its children can send requests, and they can read these images anyway.
             "IMAGE_SOURCES": "s3,file,http",
             "WORKERS": str(self.workers.calls_in_flight),
             "WORKERS_PER_CPU": "1",
-            # A worker that stops waits for its receive.
+            # A worker that stops waits for its receive call.
             "QUEUE_WAIT_S": "1",
-            # A job on this machine may take days, and one that was interrupted goes on with the first sweep.
+            # A job on this machine may take days. The first sweep continues a job that was interrupted.
             "JOB_DEADLINE_S": str(30 * 24 * 3600),
             "SWEEP_INTERVAL_S": "5",
             "PYTHONUNBUFFERED": "1",
@@ -129,12 +133,6 @@ class LocalStack:
         for part in (*parts, self.workers.environment):
             environment.update(part)
         return environment
-
-    def _create_data_plane(self) -> None:
-        parameters = {**LOCAL_PARAMETERS, "ResultBucketName": RESULT_BUCKET}
-        self.data_plane = create_data_plane(self.client, parameters=parameters)
-        location = {"LocationConstraint": self.client("s3").meta.region_name}
-        self.client("s3").create_bucket(Bucket=IMAGE_BUCKET, CreateBucketConfiguration=location)
 
     def _start_model(self, name: str) -> ChildProcess:
         settings = self.models[name]
@@ -152,18 +150,15 @@ class LocalStack:
         return ChildProcess.start(name, command, environment, log, grace_s=WORKER_GRACE_S)
 
     def _publish_model(self, name: str, server: ChildProcess) -> None:
-        url = server.wait_until(lambda: _announced_url(server))
-        with _direct_opener().open(f"{url}/ping", timeout=10):
+        def announced_url() -> str | None:
+            for line in server.log_text().splitlines(keepends=True):
+                if line.startswith(READY_LINE) and line.endswith("\n"):
+                    return line.removeprefix(READY_LINE).strip()
+            return None
+
+        url = server.wait_until(announced_url)
+        without_proxy = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with without_proxy.open(f"{url}/ping", timeout=10):
             self.model_urls[name] = f"{url}/invocations"
         self.gateway.add_endpoint(name, LocalEndpoint(self.model_urls[name]))
         self._children.append(server)
-
-
-def _announced_url(server: ChildProcess) -> str | None:
-    lines = server.log_text().splitlines(keepends=True)
-    urls = [line.removeprefix(READY_LINE).strip() for line in lines if line.startswith(READY_LINE) and line[-1] == "\n"]
-    return urls[0] if urls else None
-
-
-def _direct_opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
