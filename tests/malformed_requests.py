@@ -115,6 +115,62 @@ MALFORMED: list[tuple[str, str, set[str]]] = [
     ("format in lower case", changed(imageProcessorTileFormat="png"), {"imageProcessorTileFormat"}),
     ("format of no kind", changed(imageProcessorTileFormat=["PNG"]), {"imageProcessorTileFormat"}),
     ("unknown compression", changed(imageProcessorTileCompression="ZIP"), {"imageProcessorTileCompression"}),
+    # The pixels that the model gets.
+    ("input as text", changed(imageProcessorInput="RGB"), {"imageProcessorInput"}),
+    ("input with a misspelt key", changed(imageProcessorInput={"band": [1]}), {"imageProcessorInput.band"}),
+    (
+        "input of which every key is wrong",
+        changed(
+            imageProcessorInput={
+                "bands": [0, 1.5, True, " ", "red"],
+                "stretch": {"type": "LINEAR", "per": "PIXEL", "n": 0},
+                "pixelType": "INT8",
+                "nodataFill": "black",
+            }
+        ),
+        {
+            *(f"imageProcessorInput.bands[{index}]" for index in range(4)),
+            *(f"imageProcessorInput.stretch.{key}" for key in ("type", "per", "n")),
+            "imageProcessorInput.pixelType",
+            "imageProcessorInput.nodataFill",
+        },
+    ),
+    ("input without bands", changed(imageProcessorInput={"bands": []}), {"imageProcessorInput.bands"}),
+    (
+        "keys of another stretch",
+        changed(imageProcessorInput={"stretch": {"type": "SIGMA", "min": 1, "lower": 2}}),
+        {"imageProcessorInput.stretch.min", "imageProcessorInput.stretch.lower"},
+    ),
+    (
+        "percentiles the wrong way around",
+        changed(imageProcessorInput={"stretch": {"type": "PERCENTILE", "lower": 60, "upper": 40}}),
+        {"imageProcessorInput.stretch.upper"},
+    ),
+    (
+        "a lower percentile above the upper one by default",
+        changed(imageProcessorInput={"stretch": {"type": "PERCENTILE", "lower": 99}}),
+        {"imageProcessorInput.stretch"},
+    ),
+    (
+        "limits the wrong way around in one band",
+        changed(imageProcessorInput={"stretch": {"type": "MINMAX", "min": [1, 5], "max": 5}}),
+        {"imageProcessorInput.stretch.max"},
+    ),
+    (
+        "a limit for each band of a range of all bands",
+        changed(imageProcessorInput={"stretch": {"type": "MINMAX", "per": "ALL", "min": [1, 2]}}),
+        {"imageProcessorInput.stretch.min"},
+    ),
+    (
+        "more limits than bands",
+        changed(imageProcessorInput={"bands": [1, 2], "stretch": {"type": "MINMAX", "min": [1, 2, 3]}}),
+        {"imageProcessorInput.stretch"},
+    ),
+    (
+        "a fill that the pixel type does not hold",
+        changed(imageProcessorInput={"pixelType": "UINT8", "nodataFill": 256}),
+        {"imageProcessorInput.nodataFill"},
+    ),
     # Outputs.
     ("no outputs", without("outputs"), {"outputs"}),
     ("empty list of outputs", changed(outputs=[]), {"outputs"}),

@@ -1,5 +1,8 @@
 """Images for the tests of the raster room, written by GDAL itself, and the places of the sample imagery."""
 
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +77,14 @@ def write_image(
         memory.SetMetadata(rpc, "RPC")
     gdal.GetDriverByName(driver).CreateCopy(str(path), memory, options=list(options)).FlushCache()
     return path
+
+
+def translated(source: Path, target: Path, **options: Any) -> Path:
+    """Write ``target`` by ``gdal.Translate`` with these options, in a process that has all of GDAL's drivers."""
+    code = "import json, sys; from osgeo import gdal; gdal.UseExceptions(); a = sys.argv; "
+    code += "gdal.Translate(a[2], a[1], **json.loads(a[3])).FlushCache()"
+    subprocess.run([sys.executable, "-c", code, str(source), str(target), json.dumps(options)], check=True)
+    return target
 
 
 def wkt(epsg: int) -> str:

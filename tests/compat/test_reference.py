@@ -19,7 +19,14 @@ import zstandard
 from pydantic import AliasChoices, BaseModel
 from pydantic.fields import FieldInfo
 
-from aws.osml.model_runner.api import image_request_schema, image_url, json_document, region_of_interest, rules
+from aws.osml.model_runner.api import (
+    image_request_schema,
+    image_url,
+    json_document,
+    processor_input,
+    region_of_interest,
+    rules,
+)
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats, RequestStatus
 from aws.osml.model_runner.config import ServiceConfig, documented_settings
@@ -114,6 +121,8 @@ def test_the_minimal_worker_is_one() -> None:
 MESSAGE_PARTS: dict[str, type[BaseModel]] = {
     "The message": image_request_schema.ImageRequestMessage,
     "imageProcessor": image_request_schema.ImageProcessor,
+    "imageProcessorInput": processor_input.ProcessorInput,
+    "imageProcessorInput: stretch": processor_input.Stretch,
     "outputs: S3": image_request_schema.S3Output,
     "outputs: Kinesis": image_request_schema.KinesisOutput,
     "postProcessing": image_request_schema.PostProcessingStep,
@@ -133,6 +142,8 @@ def default_of(name: str, field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True)
     if name == "post_processing":
         return f"`{default[0].algorithm.algorithm_type}`"
+    if name == "stretch":
+        return f"`{default.type}`"
     return "" if default in (None, "", []) else f"`{default}`"
 
 

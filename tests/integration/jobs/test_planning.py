@@ -126,9 +126,9 @@ class TestImage:
         job = worker.image_handler.accept(worker.request(scene, model_server("centerpoint").invocations_url))
         plan_of = worker.image_handler._plan_of
 
-        def end_meanwhile(request, item):
+        def end_meanwhile(request, item, measures):
             worker.jobs.fail_unplanned(request.image_id, "given up")
-            return plan_of(request, item)
+            return plan_of(request, item, measures)
 
         monkeypatch.setattr(worker.image_handler, "_plan_of", end_meanwhile)
         worker.image_handler.plan(job)
@@ -233,7 +233,9 @@ class TestImage:
         request = worker.request(scene, model.invocations_url)
         with monkeypatch.context() as patch:
             patch.setattr(
-                worker.image_handler, "_plan_of", lambda *_: (_ for _ in ()).throw(ImageUnreachableError("S3 is away"))
+                worker.image_handler,
+                "_plan_of",
+                lambda *_, **__: (_ for _ in ()).throw(ImageUnreachableError("S3 is away")),
             )
             worker.image_handler.process_image_request(request)
         assert worker.jobs.get_image_request(request.image_id).image_status == "ACCEPTED"

@@ -13,6 +13,7 @@ from aws.osml.model_runner.local.stack.data_plane import create_data_plane
 from aws.osml.model_runner.local.stack.model_server import create_model
 from aws.osml.model_runner.raster.pixels import write_geotiff
 from malformed_requests import MALFORMED
+from raster_files import UTM_31N, translated, write_image
 from worker_process import Site, eventually
 
 
@@ -78,6 +79,46 @@ def test_an_image_in_s3_and_one_region(busy_site, tmp_path, model_server):
     assert busy_site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
     assert len(busy_site.features(request["jobId"])) == 3 * 2
     busy_site.check_books(request["jobId"])
+
+
+def test_a_model_for_8_bit_rgb_finds_the_same_in_eight_bands_of_16_bits_as_in_a_picture_made_by_hand(
+    busy_site, tmp_path, model_server
+):
+    model = model_server("bright-objects")
+    scene = np.random.default_rng(4).normal(400, 6, (8, 500, 700))
+    scene[1] += 200  # water is blue
+    for row, col in np.random.default_rng(5).integers(20, 460, (14, 2)).tolist():
+        scene[:, row : row + 8, col : col + 26] = np.arange(1500, 2300, 100)[:, None, None]
+    bands, scene = [5, 3, 2], scene.astype(np.uint16)
+    raw = write_image(tmp_path / "raw.tif", scene, options=("TILED=YES",), geo_transform=UTM_31N, epsg=32631)
+    limits = np.percentile(scene[[band - 1 for band in bands]], [2, 99.9]).tolist()
+    scale = [[*limits, 0, 255]] * 3
+    made = translated(raw, tmp_path / "made.tif", format="COG", bandList=bands, outputType=1, scaleParams=scale)
+    stretch = {"type": "PERCENTILE", "lower": 2, "upper": 99.9, "per": "ALL"}
+    asked = {"bands": bands, "stretch": stretch, "pixelType": "UINT8"}
+    found = []
+    for image, changes in ((made, {}), (raw, {"imageProcessorInput": asked})):
+        request = busy_site.request(str(image), model.invocations_url, imageProcessorTileFormat="PNG", **changes)
+        busy_site.submit(request)
+        assert busy_site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
+        busy_site.check_books(request["jobId"])
+        features = busy_site.features(request["jobId"])
+        found.append(sorted(feature["properties"]["imageGeometry"]["coordinates"] for feature in features))
+    assert len(found[0]) >= 10
+    assert found[0] == found[1]
+    row = next(row for row in busy_site.rows("JOB_TABLE") if row["image_id"]["S"].startswith(request["jobId"]))
+    assert json.loads(row["pixel_preparation"]["S"])["ranges"] == [limits] * 3
+
+
+def test_an_input_that_does_not_fit_the_image_fails_it_before_any_model_call(busy_site, image, model_server):
+    model = model_server("centerpoint")
+    request = busy_site.request(str(image), model.invocations_url, imageProcessorInput={"bands": ["NIR", 4]})
+    busy_site.submit(request)
+    assert busy_site.wait_for_end(request["jobId"])[-1] == "FAILED"
+    message = busy_site.last_event(request["jobId"]).message
+    assert 'imageProcessorInput.bands[0]="NIR": a band of the image: 1 (Red), 2 (Green), 3 (Blue)' in message
+    assert "imageProcessorInput.bands[1]=4" in message
+    assert model.stats()["requests"] == 0
 
 
 def test_every_malformed_request_is_set_aside_and_told_and_the_next_good_one_runs(site, image, model_server):

@@ -220,6 +220,17 @@ def test_parameters_and_properties_arrive_as_they_were_sent():
     assert request.feature_properties == properties
 
 
+def test_the_input_of_the_model_survives_the_row_and_a_request_without_it_has_no_trace_of_it():
+    asked = {"bands": [5, "red", 5], "stretch": {"type": "MINMAX", "min": [1, 2, 3], "max": 4.5}, "pixelType": "UINT8"}
+    request = parse_one(imageProcessorInput=asked)
+    assert request.processor_input == asked | {"stretch": {"type": "MINMAX", "min": [1.0, 2.0, 3.0], "max": 4.5}}
+    assert ImageRequest.from_item(json.loads(json.dumps(request.to_item()))) == request
+    plain = parse_one()
+    assert plain.processor_input is None
+    assert "processor_input" not in plain.to_item()
+    assert not [name for name, value in vars(JobItem.from_image_request(plain)).items() if value and "pixel" in name]
+
+
 def test_region_of_interest_is_parsed():
     assert parse_one(regionOfInterest="POLYGON((0 0, 2 0, 2 2, 0 2, 0 0))").roi.area == 4
 

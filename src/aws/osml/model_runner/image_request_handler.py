@@ -41,7 +41,7 @@ from .jobs.completion import ImageCompletion, end_message
 from .jobs.image_roi import interest_in
 from .jobs.leases import Lease
 from .jobs.outcome import Deferred
-from .jobs.planning import ImagePlan, PlanLimits, plan_image
+from .jobs.planning import ImagePlan, PlanLimits, plan_image, preparation_of
 from .jobs.preflight import Preflight
 from .jobs.progress import publish
 from .jobs.worker_context import WorkerContext
@@ -249,7 +249,7 @@ class ImageRequestHandler:
             if request is None:
                 return None
             try:
-                plan = self._plan_of(request, item)
+                plan = self._plan_of(request, item, measures=True)
                 planned = dataclasses.replace(plan.applied_to(item), first_attempt=job.first_attempt)
                 stored = self.job_table.fix_plan(planned)
             except ConditionNotMetError:
@@ -281,7 +281,7 @@ class ImageRequestHandler:
             if request is None:
                 return
             try:
-                plan = self._plan_of(request, item)
+                plan = self._plan_of(request, item, measures=False)
             except Exception as err:  # noqa: BLE001 - each has a verdict
                 self.context.metrics.record("Scheduling", "Errors", 1, "Count", ModelName=request.model_name)
                 self._planning_failed(item, err)
@@ -315,7 +315,9 @@ class ImageRequestHandler:
         request = dataclasses.replace(job_item.image_request(), roi=roi)
         limits = PlanLimits(self.config.max_regions, self.config.max_tiles_per_region, self.config.max_tiles_per_image)
         with self.context.lend_image(request) as source:
-            plan = plan_image(source, request, self.tiling_strategy, self._region_size(job_item), limits)
+            preparation = preparation_of(source, request, job_item.pixel_preparation, measures=False)
+            region_size = self._region_size(job_item)
+            plan = plan_image(source, request, self.tiling_strategy, region_size, limits, preparation)
             return source.extension, source.open_dataset(), source.sensor_model, plan.regions
 
     def fail_image_request(self, job_item: JobItem, err: Exception) -> None:
@@ -430,7 +432,7 @@ class ImageRequestHandler:
             last_progress=lambda: began,
         )
 
-    def _plan_of(self, request: ImageRequest, item: JobItem) -> ImagePlan:
+    def _plan_of(self, request: ImageRequest, item: JobItem, measures: bool) -> ImagePlan:
         self.validate_model_hosting(item)
         # A job whose tiles may have been processed continues, even if an output or its endpoint is missing by now.
         if item.region_count is None or item.first_attempt is None:
@@ -440,7 +442,8 @@ class ImageRequestHandler:
         with self.context.lend_image(request) as source:
             if item.image_etag and source.etag and item.image_etag != source.etag:
                 raise LoadImageException("the image was replaced after its job began")
-            return plan_image(source, request, self.tiling_strategy, self._region_size(item), limits)
+            preparation = preparation_of(source, request, item.pixel_preparation, measures)
+            return plan_image(source, request, self.tiling_strategy, self._region_size(item), limits, preparation)
 
     def _region_size(self, item: JobItem) -> ImageDimensions:
         """Return the region size of the job's plan; a deployment may have changed the setting since."""

@@ -40,7 +40,8 @@ class ImageRequest:
     ``image_id`` is ``<jobId>:<image URL>``, with a hash instead of a web address's query. ``outputs`` keep the
     message's names (``batchSize``, ``assumedRole``). ``result_name`` is empty unless the message has several images;
     then it is the image's file name, unique within the job. ``request_sha256`` does not depend on the layout of the
-    message. For one endpoint, waiting requests with a higher ``priority`` start first.
+    message. For one endpoint, waiting requests with a higher ``priority`` start first. ``processor_input`` is the
+    checked ``imageProcessorInput``, with the message's names; None leaves the image's pixels as they are.
     """
 
     job_id: str = ""
@@ -64,6 +65,7 @@ class ImageRequest:
     result_name: str = ""
     request_sha256: str = ""
     priority: int = 0
+    processor_input: dict[str, Any] | None = None
 
     @staticmethod
     def from_external_message(image_request: dict[str, Any]) -> "ImageRequest":
@@ -162,7 +164,7 @@ _ENUM_FIELDS = {
     "tile_compression": ImageCompression,
 }
 _SIZE_FIELDS = ("tile_size", "tile_overlap")
-_JSON_FIELDS = ("feature_properties", "model_endpoint_parameters")
+_JSON_FIELDS = ("feature_properties", "model_endpoint_parameters", "processor_input")
 
 
 def validated(message: dict[str, Any]) -> ImageRequestMessage:
@@ -250,4 +252,5 @@ def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: s
         result_name=result_name,
         request_sha256=sha256,
         priority=message.priority,
+        processor_input=message.processor_input.stored() if message.processor_input is not None else None,
     )

@@ -7,7 +7,7 @@ declaration, so a rule can use the fields above it.
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, field_validator
 from pydantic import ValidationInfo as Info
 from shapely.geometry.base import BaseGeometry
 
@@ -15,7 +15,9 @@ from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 
 from .inference import ModelInvokeMode
+from .message_object import MessageObject
 from .post_processing import FeatureDistillationAlgorithmType
+from .processor_input import ProcessorInput
 from .region_of_interest import parse_roi
 from .request_utils import json_text
 from .rules import (
@@ -50,18 +52,7 @@ MAX_REGION_OF_INTEREST_BYTES = 128 * 1024
 MAX_FEATURE_PROPERTIES_BYTES = 16 * 1024
 
 
-class _Message(BaseModel):
-    """Base of all objects of a message."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, arbitrary_types_allowed=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_absent(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
-
-
-class ImageProcessor(_Message):
+class ImageProcessor(MessageObject):
     """The model: the type of its endpoint, its name or URL, and the role to assume for calls."""
 
     type: Annotated[Literal["SM_ENDPOINT", "HTTP_ENDPOINT"], default_when_empty("SM_ENDPOINT")] = "SM_ENDPOINT"
@@ -78,7 +69,7 @@ class ImageProcessor(_Message):
         return name
 
 
-class S3Output(_Message):
+class S3Output(MessageObject):
     """Output to an object in a bucket."""
 
     type: Literal["S3"]
@@ -102,7 +93,7 @@ class S3Output(_Message):
         return named | _present(role=self.role, acl=self.acl, format=self.format, compression=self.compression)
 
 
-class KinesisOutput(_Message):
+class KinesisOutput(MessageObject):
     """Output to a stream, one record per feature. A call has at most 500 records, whatever ``batchSize`` is."""
 
     type: Literal["Kinesis"]
@@ -121,7 +112,7 @@ class KinesisOutput(_Message):
 Output = Annotated[S3Output | KinesisOutput, Field(discriminator="type")]
 
 
-class Algorithm(_Message):
+class Algorithm(MessageObject):
     """The algorithm that removes duplicates. Options that it does not have are accepted and ignored."""
 
     algorithm_type: AlgorithmType = Field(validation_alias=AliasChoices("algorithmType", "algorithm_type"))
@@ -146,7 +137,7 @@ class Algorithm(_Message):
         return self.model_dump(mode="json", exclude=set(self.model_extra or ()))
 
 
-class PostProcessingStep(_Message):
+class PostProcessingStep(MessageObject):
     """One step of processing all features of an image."""
 
     step: Literal["FEATURE_DISTILLATION"]
@@ -175,7 +166,7 @@ def _region(value: Any) -> BaseGeometry | None:
         raise broken_rule(err.problems[0].expectation) from err
 
 
-class ImageRequestMessage(_Message):
+class ImageRequestMessage(MessageObject):
     """The whole message."""
 
     job_id: JobId = Field(alias="jobId")
@@ -196,6 +187,7 @@ class ImageRequestMessage(_Message):
     tile_compression: Annotated[ImageCompression, default_when_empty(ImageCompression.NONE)] = Field(
         ImageCompression.NONE, alias="imageProcessorTileCompression"
     )
+    processor_input: ProcessorInput | None = Field(None, alias="imageProcessorInput")
     output_bucket: Bucket | None = Field(None, alias="outputBucket")
     output_prefix: Prefix | None = Field(None, alias="outputPrefix")
     outputs: list[Output] = Field(default_factory=list, validate_default=True)

@@ -155,6 +155,8 @@ class JobItem(DDBItem):
     message_body: bytes | None = None
     # Time at which the plan was fixed, in epoch seconds: no tile's row is older.
     tiles_since: float | None = None
+    # JSON of what is done to the pixels of each tile, where the request has ``imageProcessorInput``.
+    pixel_preparation: str | None = None
 
     def __post_init__(self) -> None:
         """Set the key under which the table holds the row."""
@@ -578,7 +580,7 @@ class JobTable(DDBHelper):
             for name in (
                 *("region_count", "tile_count", "width", "height", "extents", "region_size", "processing_bounds"),
                 *("image_etag", "image_extension", "image_format", "image_count", "source_properties", "georeference"),
-                "first_attempt",
+                *("pixel_preparation", "first_attempt"),
             )
             if getattr(item, name) is not None
         } | {"image_status": str(RequestStatus.IN_PROGRESS), "tiles_since": self._now()}

@@ -10,6 +10,7 @@ import structlog
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_url import public_url
+from aws.osml.model_runner.api.processor_input import ProcessorInput
 from aws.osml.model_runner.api.request_utils import json_text
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
 from aws.osml.model_runner.database.job_table import JobItem
@@ -19,7 +20,15 @@ from aws.osml.model_runner.exceptions import (
     Problem,
     TileEncodingError,
 )
-from aws.osml.model_runner.raster import ImageSource, TileEncoder, extents, georeference_of, source_metadata
+from aws.osml.model_runner.raster import (
+    ImageSource,
+    Preparation,
+    TileEncoder,
+    extents,
+    georeference_of,
+    prepare,
+    source_metadata,
+)
 from aws.osml.model_runner.raster.tile_formats import formats_that_hold
 from aws.osml.model_runner.tiling.region_plan import TilePlanner, processing_bounds
 from aws.osml.model_runner.tiling.strategy import TilingStrategy
@@ -63,6 +72,7 @@ class ImagePlan:
     image_format: str
     image_count: int
     source_metadata: dict[str, Any] | None
+    preparation: Preparation | None = None
 
     def applied_to(self, item: JobItem) -> JobItem:
         """Return the row with this plan in it; the image's metadata joins the properties that the request stamps."""
@@ -85,6 +95,7 @@ class ImagePlan:
             image_count=self.image_count if self.image_count > 1 else None,
             feature_properties=json_text(properties),
             source_properties=json_text([self.source_metadata]) if self.source_metadata else None,
+            pixel_preparation=self.preparation.to_text() if self.preparation else None,
         )
 
 
@@ -94,15 +105,18 @@ def plan_image(
     strategy: TilingStrategy,
     region_size: ImageDimensions,
     limits: PlanLimits,
+    preparation: Preparation | None = None,
 ) -> ImagePlan:
     """Return the plan of an open image. The same image and request give the same plan on every worker.
+
+    ``preparation`` is what is done to the pixels of tiles; None leaves them as they are.
 
     Raises:
         ImageError: the tile format cannot hold the image, a tile would be too large, the region of interest cannot be
             found in the image, or the plan would have too many parts.
         InvalidImageRequestException: no tile of the asked size fits into a call of the endpoint.
     """
-    encoder = TileEncoder(source, request.tile_format, request.tile_compression)
+    encoder = TileEncoder(source, request.tile_format, request.tile_compression, preparation=preparation)
     encoder.check(request.tile_size)
     roi = _interest(source, request)
     try:
@@ -117,7 +131,7 @@ def plan_image(
     regions = [region for region, _ in counts]
     if limits.body_bytes is not None:
         largest = max((tile.bounds for tile in planner.tiles(regions[0])), key=lambda bounds: math.prod(bounds.size))
-        _refuse_unsendable(encoder, source, largest, limits.body_bytes)
+        _refuse_unsendable(encoder, largest, limits.body_bytes)
     return ImagePlan(
         bounds=bounds,
         regions=regions,
@@ -132,7 +146,25 @@ def plan_image(
         image_format=source.driver_name,
         image_count=source.header.image_count,
         source_metadata=source_metadata(source, public_url(request.image_url)),
+        preparation=preparation,
     )
+
+
+def preparation_of(
+    source: ImageSource, request: ImageRequest, planned: str | None, measures: bool
+) -> Preparation | None:
+    """Return what is done to the pixels of an open image; None where the request leaves them as they are.
+
+    ``planned`` is the text of the image's row, once it has a plan: the image's values are measured once. Without
+    ``measures`` ranges that follow from them are not known.
+
+    Raises InvalidImageRequestException with every problem of ``imageProcessorInput`` with this image.
+    """
+    if planned is not None:
+        return Preparation.from_text(planned)
+    if request.processor_input is None:
+        return None
+    return prepare(source, ProcessorInput.model_validate(request.processor_input), measures)
 
 
 def _refuse_excess(planner: TilePlanner, bounds: ImageRegion, region_size: ImageDimensions, limits: PlanLimits) -> None:
@@ -194,7 +226,7 @@ def _covered(source: ImageSource) -> str:
     return f", which covers longitudes {west} to {east} and latitudes {south} to {north}"
 
 
-def _refuse_unsendable(encoder: TileEncoder, source: ImageSource, tile: ImageRegion, limit: int) -> None:
+def _refuse_unsendable(encoder: TileEncoder, tile: ImageRegion, limit: int) -> None:
     """Raise InvalidImageRequestException when every full tile would be longer than a call of the endpoint may be."""
     try:
         size = encoder.largest_payload(tile, limit)
@@ -203,9 +235,10 @@ def _refuse_unsendable(encoder: TileEncoder, source: ImageSource, tile: ImageReg
         return
     if size <= limit:
         return
-    pixels = f"{source.band_count} band(s) of {source.data_type}"
+    band_count, data_type, samples = encoder.pixel_kind
+    pixels = f"{band_count} band(s) of {data_type}"
     changes = [f"imageProcessorTileSize {side}"] if (side := _side_that_fits(encoder.pixel_bytes, limit)) else []
-    if compressed := formats_that_hold(source.band_count, source.data_type, source.header.samples, must_compress=True):
+    if compressed := formats_that_hold(band_count, data_type, samples, must_compress=True):
         changes.append(f"a format that compresses ({compressed})")
     expected = (
         f"a tile of at most {limit} bytes, which the endpoint takes; {tile.size.width} x {tile.size.height} pixels with"

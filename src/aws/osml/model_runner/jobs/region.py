@@ -18,7 +18,7 @@ from aws.osml.model_runner.exceptions import LoadImageException
 from aws.osml.model_runner.features.geolocation_grid import LocationGrid
 from aws.osml.model_runner.inference.retry import RetryBudget
 from aws.osml.model_runner.pipeline.region_run import RegionProgress
-from aws.osml.model_runner.raster import ImageSource, image_to_world, is_quick
+from aws.osml.model_runner.raster import ImageSource, Preparation, image_to_world, is_quick
 from aws.osml.model_runner.scheduler.load import lane_of
 from aws.osml.model_runner.tiling.region_plan import TilePlanner
 from aws.osml.model_runner.tiling.strategy import Tile, TilingStrategy
@@ -64,6 +64,7 @@ class RegionProcessor:
         self._strategy = strategy
         self._context = context
         self._source: ImageSource | None = None
+        self._preparation: Preparation | None = None
         self._on_cut = on_cut
         self._run: RegionProgress | None = None
         self.features = context.feature_table(
@@ -81,6 +82,8 @@ class RegionProcessor:
             if job.image_etag and source.etag and source.etag != job.image_etag:
                 raise LoadImageException("the image was replaced after its job began")
             self._source = source
+            text = job.pixel_preparation
+            self._preparation = None if text is None else Preparation.from_text(text)
             yield source
 
     def tiles(self, job: JobItem) -> list[Tile]:
@@ -182,7 +185,9 @@ class RegionProcessor:
         if source is None:
             raise AssertionError("the image is not open")
         tile_bounds = [tile.bounds for tile in tiles]
-        encoder = context.make_encoder(source, request.tile_format, request.tile_compression, tile_bounds)
+        encoder = context.make_encoder(
+            source, request.tile_format, request.tile_compression, tile_bounds, self._preparation
+        )
         grid = None
         if source.sensor_model is not None:
             to_world = image_to_world(source.sensor_model, context.elevation_model)

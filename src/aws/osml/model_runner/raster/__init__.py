@@ -6,15 +6,18 @@ from .georeference import extents, georeference_of, image_to_world, is_quick, wo
 from .handle_pool import AwsKeys
 from .image_source import ImageSource, open_image
 from .pixels import decode_tile, read_window, write_geotiff
+from .preparation import Preparation
 from .settings import RasterSettings, configure_gdal
 from .source_metadata import source_metadata
 from .tile_encoder import TileEncoder
+from .tile_pixels import prepare
 
 __all__ = [
     "AwsKeys",
     "ImageBreaksOffError",
     "ImageSource",
     "ImageUnreachableError",
+    "Preparation",
     "RasterSettings",
     "TileEncoder",
     "configure_gdal",
@@ -25,6 +28,7 @@ __all__ = [
     "is_quick",
     "open_elevation_model",
     "open_image",
+    "prepare",
     "read_window",
     "source_metadata",
     "world_to_image",

@@ -18,18 +18,19 @@ from aws.osml.model_runner.common.typing import (
 )
 from aws.osml.model_runner.exceptions import TileEncodingError
 
-from .georeference import ImageToWorld, image_to_world
+from .georeference import ImageToWorld
 from .handle_pool import ImageHandle
 from .image_source import ImageSource
 from .memory_file import memory_folder, read_memory_file
 from .nitf_tile import SarDocument, corner_options, header_options, keep_rpc
-from .pictures import PICTURE_DRIVERS, encode_picture, is_plain
+from .pictures import PICTURE_DRIVERS, encode_picture
+from .preparation import Preparation
 from .read_ahead import ReadAhead
 from .sensor_model import UNREADABLE
 from .tiff_templates import Corner
-from .tile_formats import TilePlan, plan_tile
+from .tile_formats import Samples, TilePlan, plan_tile
+from .tile_pixels import PreparedPixels, TilePixels
 from .transfers import last_warning
-from .window import corner_of, read_pixels, tile_view
 
 logger = structlog.get_logger(__name__)
 
@@ -52,8 +53,10 @@ class TileEncoder:
         tile_format: ImageFormats | str,
         compression: ImageCompression | str | None = None,
         tiles: Iterable[ImageRegion] = (),
+        preparation: Preparation | None = None,
     ) -> None:
         self._source = source
+        self._pixels = TilePixels(source) if preparation is None else PreparedPixels(source, preparation)
         self._tiles = tiles
         self._tile_format = ImageFormats(tile_format)
         self._compression = ImageCompression(compression) if compression else None
@@ -64,7 +67,7 @@ class TileEncoder:
         Logs a warning where tiles are written with another compression than requested.
         """
         if tile_size is not None:
-            width, height = min(tile_size.width, self._source.width), min(tile_size.height, self._source.height)
+            width, height = min(tile_size.width, self._pixels.width), min(tile_size.height, self._pixels.height)
             self._refuse_large(f"a tile of {width} x {height} pixels", width * height)
         if self._plan.warning:
             logger.warning("tile.compression_replaced", reason=self._plan.warning)
@@ -83,7 +86,12 @@ class TileEncoder:
     @property
     def pixel_bytes(self) -> int:
         """The bytes of a pixel, all bands of it."""
-        return self._source.band_count * _bytes_per_pixel(self._source.data_type)
+        return self._pixels.band_count * _bytes_per_pixel(self._pixels.data_type)
+
+    @property
+    def pixel_kind(self) -> tuple[int, str, Samples]:
+        """The number of bands of a tile, GDAL's name of their type, and other properties of their samples."""
+        return self._pixels.band_count, self._pixels.data_type, self._pixels.samples
 
     def encode(self, tile: ImageRegion) -> EncodedTile:
         """Return the encoded pixels of ``tile``, which must lie inside the image.
@@ -101,10 +109,7 @@ class TileEncoder:
 
     @functools.cached_property
     def _plan(self) -> TilePlan:
-        source = self._source
-        return plan_tile(
-            self._tile_format, self._compression, source.band_count, source.data_type, source.header.samples
-        )
+        return plan_tile(self._tile_format, self._compression, *self.pixel_kind)
 
     @functools.cached_property
     def _ahead(self) -> ReadAhead:
@@ -114,12 +119,11 @@ class TileEncoder:
 
     @functools.cached_property
     def _locate(self) -> ImageToWorld | None:
-        model = self._source.sensor_model
-        return None if model is None else image_to_world(model)
+        return self._pixels.locate()
 
     def _refuse_unfit(self, tile: ImageRegion) -> None:
         (row, col), (width, height) = tile
-        is_inside = row >= 0 and col >= 0 and tile.right <= self._source.width and tile.bottom <= self._source.height
+        is_inside = row >= 0 and col >= 0 and tile.right <= self._pixels.width and tile.bottom <= self._pixels.height
         if width <= 0 or height <= 0 or not is_inside:
             raise TileEncodingError(f"tile {tile.to_lists()} is not inside the image")
         self._refuse_large(f"tile {tile.to_lists()}", width * height)
@@ -139,10 +143,10 @@ class TileEncoder:
         gdal.ErrorReset()
         if self._plan == _PLAIN_TIFF:
             return self._read_plain_tiff(handle, tile)
-        pixels = read_pixels(handle.dataset, tile, self._source.data_type)
-        if self._plan.driver in PICTURE_DRIVERS and handle.companion("is plain", is_plain):
+        pixels = self._pixels.read(handle, tile)
+        if self._plan.driver in PICTURE_DRIVERS and self._pixels.is_plain(handle):
             return partial(encode_picture, pixels, self._plan.driver)
-        view = tile_view(handle.dataset, tile, self._source.data_type, pixels, self._plan.driver)
+        view = self._pixels.view(handle, tile, pixels, self._plan.driver)
         options = list(self._plan.options)
         if self._tile_format == ImageFormats.NITF:
             options += self._nitf_options(handle, tile)
@@ -150,20 +154,19 @@ class TileEncoder:
         return partial(self._by_gdal, view, options)
 
     def _read_plain_tiff(self, handle: ImageHandle, tile: ImageRegion) -> Callable[[], EncodedTile]:
-        corner, data_type = corner_of(handle.dataset, tile), self._source.data_type
-        template = self._source.tiff_templates.find(tile.size)
+        corner = self._pixels.corner(handle, tile)
+        template = self._pixels.templates.find(tile.size)
         if template is not None:
             blank = template.blank(corner)
-            read_pixels(handle.dataset, tile, data_type, into=blank.pixels)
+            self._pixels.read(handle, tile, into=blank.pixels)
             return lambda: blank.file
-        pixels = read_pixels(handle.dataset, tile, data_type)
-        view = tile_view(handle.dataset, tile, data_type, pixels, self._plan.driver)
+        view = self._pixels.view(handle, tile, self._pixels.read(handle, tile), self._plan.driver)
         return partial(self._learned, tile, view, corner)
 
     def _learned(self, tile: ImageRegion, view: Any, corner: Corner | None) -> bytes:
         """Return the file that GDAL writes, and add it to the templates while they need examples."""
         encoded = self._by_gdal(view, list(_PLAIN_TIFF.options))
-        templates = self._source.tiff_templates
+        templates = self._pixels.templates
         if templates.wants(tile.size):
             templates.learn(tile, view.pixels, corner, encoded)
         return encoded
@@ -185,9 +188,11 @@ class TileEncoder:
         return encoded
 
     def _nitf_options(self, handle: ImageHandle, tile: ImageRegion) -> list[str]:
-        source = self._source
-        document = handle.companion("sar", lambda dataset: SarDocument.of(dataset, source.settings.max_xml_bytes))
-        options = document.options_for(tile, source.band_count)
+        source, options = self._source, list[str]()
+        if self._pixels.has_sar_document:
+            max_xml_bytes = source.settings.max_xml_bytes
+            document = handle.companion("sar", lambda dataset: SarDocument.of(dataset, max_xml_bytes))
+            options = document.options_for(tile, source.band_count)
         is_sar = bool(options)
         kept = [item for item in header_options(source.header.metadata) if not (is_sar and item.startswith("ICAT="))]
         return [*options, *kept, *corner_options(self._locate, tile)]

@@ -5,6 +5,7 @@ beside the image and in a file that the metadata names, with any registered driv
 untrusted file could thus make the worker open arbitrary paths for data that tiles do not need.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -57,15 +58,7 @@ def tile_view(dataset: Any, tile: ImageRegion, data_type: str, pixels: npt.NDArr
 
     It holds only metadata that GDAL's ``driver`` can write, because other metadata may fail the whole tile.
     """
-    number = gdal.GetDataTypeByName(data_type)
-    view = gdal.GetDriverByName("MEM").Create("", *tile.size, 0, number)
-    spaces = _spaces(dataset, tile.size.width, number)
-    layout = [f"PIXELOFFSET={spaces['buf_pixel_space']}", f"LINEOFFSET={spaces['buf_line_space']}"]
-    for band in range(dataset.RasterCount):
-        first = pixels.ctypes.data + band * spaces["buf_band_space"]
-        view.AddBand(number, [f"DATAPOINTER={first}", *layout])
-    # GDAL reads from this memory, but does not keep it alive.
-    view.pixels = pixels
+    view = _memory_dataset(pixels, data_type)
     if driver == "GTiff":
         _copy_georeference(dataset, view, tile)
     rpc = metadata_of(dataset, "RPC")
@@ -77,6 +70,59 @@ def tile_view(dataset: Any, tile: ImageRegion, data_type: str, pixels: npt.NDArr
         _copy_band_metadata(dataset.GetRasterBand(band), view.GetRasterBand(band))
         _copy_palette(dataset.GetRasterBand(band), view.GetRasterBand(band), driver, dataset.RasterCount == 1)
     return view
+
+
+def prepared_view(
+    dataset: Any,
+    tile: ImageRegion,
+    data_type: str,
+    pixels: npt.NDArray[Any],
+    driver: str,
+    bands: Sequence[int],
+    keeps_values: bool,
+) -> Any:
+    """Return a dataset as ``tile_view`` does, with prepared pixels: the image's ``bands``, from 1, in this order.
+
+    Without ``keeps_values`` a band keeps its description and its colour only: unit, scale, statistics and palette are
+    those of other values. Samples that were not valid are filled, so no band has a value for "no data".
+    """
+    view = _memory_dataset(pixels, data_type)
+    if driver == "GTiff":
+        _copy_georeference(dataset, view, tile)
+    rpc = metadata_of(dataset, "RPC")
+    if rpc:
+        view.SetMetadata(_shifted_rpc(rpc, *tile.origin), "RPC")
+    items = metadata_of(dataset).items()
+    view.SetMetadata({name: text for name, text in items if not name.startswith(_WHOLE_IMAGE_PREFIX)})
+    for index, number in enumerate(bands):
+        source, target = dataset.GetRasterBand(number), view.GetRasterBand(index + 1)
+        if keeps_values:
+            _copy_band_metadata(source, target)
+            target.DeleteNoDataValue()
+            _copy_palette(source, target, driver, len(bands) == 1)
+        else:
+            target.SetColorInterpretation(_colour_without_palette(source))
+            target.SetDescription(decoded(source.GetDescription()))
+    return view
+
+
+def _memory_dataset(pixels: npt.NDArray[Any], data_type: str) -> Any:
+    """Return a dataset of GDAL's MEM driver that views ``pixels``, contiguous (rows, columns, bands)."""
+    height, width, bands = pixels.shape
+    number = gdal.GetDataTypeByName(data_type)
+    view = gdal.GetDriverByName("MEM").Create("", width, height, 0, number)
+    band_bytes = gdal.GetDataTypeSize(number) // 8
+    layout = [f"PIXELOFFSET={band_bytes * bands}", f"LINEOFFSET={band_bytes * bands * width}"]
+    for band in range(bands):
+        view.AddBand(number, [f"DATAPOINTER={pixels.ctypes.data + band * band_bytes}", *layout])
+    # GDAL reads from this memory, but does not keep it alive.
+    view.pixels = pixels
+    return view
+
+
+def _colour_without_palette(band: Any) -> int:
+    colour = band.GetColorInterpretation()
+    return gdal.GCI_GrayIndex if colour == gdal.GCI_PaletteIndex else int(colour)
 
 
 def _copy_georeference(dataset: Any, view: Any, tile: ImageRegion) -> None:

@@ -1,0 +1,100 @@
+"""Maps samples of an image to samples of a tile, each by itself: stretch, type and fill.
+
+Samples of one or two bytes are looked up in a table. Others are computed in float64, a few rows at a time. NumPy's
+arithmetic on arrays follows IEEE 754 on every machine, so the same sample gives the same byte everywhere.
+"""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .preparation import Preparation, Range
+
+Array = npt.NDArray[Any]
+
+# A strip of rows of one band has about so many samples, so that its temporary arrays stay in the cache of a core.
+_STRIP_SAMPLES = 32 * 1024
+_LARGEST_TABLE_BYTES = 2
+
+
+class PixelMap:
+    """The map of a band of a tile.
+
+    ``limits`` are the values that become the least and the largest sample; None leaves values as they are. ``nodata``
+    is the value of samples that are not valid, None without one.
+    """
+
+    def __init__(self, preparation: Preparation, limits: Range | None, nodata: float | None) -> None:
+        self._range = limits
+        self._fill = preparation.fill
+        self._source = np.dtype(preparation.source_dtype)
+        self._target = np.dtype(preparation.dtype)
+        self._nodata = representable(nodata, self._source)
+        self._table = self._made_table() if self._source.itemsize <= _LARGEST_TABLE_BYTES else None
+
+    def apply(self, source: Array, mask: Array | None, out: Array) -> None:
+        """Write the samples of ``source`` (rows, columns) to ``out`` of the same shape, which need not be contiguous.
+
+        ``mask`` has the same shape; where it is 0, samples are not valid.
+        """
+        rows_at_once = max(1, _STRIP_SAMPLES // max(1, source.shape[1]))
+        for first in range(0, len(source), rows_at_once):
+            rows = slice(first, first + rows_at_once)
+            out[rows] = self._mapped(source[rows])
+            if mask is not None:
+                out[rows][mask[rows] == 0] = self._fill
+
+    def _mapped(self, source: Array) -> Array:
+        if self._table is not None:
+            codes = source.view(f"u{source.itemsize}")
+            return np.take(self._table, codes, mode="clip")
+        return self._computed(source)
+
+    def _made_table(self) -> Array:
+        codes = np.arange(256**self._source.itemsize, dtype=f"u{self._source.itemsize}")
+        return self._computed(codes.view(self._source))
+
+    def _computed(self, source: Array) -> Array:
+        is_invalid = np.zeros(source.shape, np.bool_) if source.dtype.kind == "V" else ~np.isfinite(source)
+        if self._nodata is not None:
+            is_invalid |= source == self._nodata
+        if self._range is not None:
+            mapped = stretched(source, self._range, self._target)
+        else:
+            mapped = source.astype(self._target)
+        mapped[is_invalid] = self._fill
+        return mapped
+
+
+def stretched(source: Array, limits: Range, target: np.dtype[Any]) -> Array:
+    """Return samples of ``target``: the range of an integer type, or 0 to 1, for the values of ``limits``.
+
+    Values outside the limits are clamped. Where both limits are equal, values above them are the largest sample and
+    all others the least. Samples that are not finite are undefined.
+    """
+    low, high = limits
+    with np.errstate(invalid="ignore", over="ignore"):
+        if high > low:
+            share = np.clip((source.astype(np.float64) - low) / (high - low), 0.0, 1.0)
+        else:
+            share = (source.astype(np.float64) > low).astype(np.float64)
+        share[np.isnan(share)] = 0.0
+        if target.kind == "f":
+            return share.astype(target)
+        limits_of_type = np.iinfo(target)
+        least, largest = int(limits_of_type.min), int(limits_of_type.max)
+        share *= float(largest - least)
+        share += 0.5 + least
+        return np.floor(share).astype(target)
+
+
+def representable(nodata: float | None, source: np.dtype[Any]) -> Any | None:
+    """Return the sample that has the value ``nodata``; None where no finite sample has it."""
+    if nodata is None or source.kind == "V" or not np.isfinite(nodata):
+        return None
+    if source.kind == "f":
+        with np.errstate(over="ignore"):
+            return source.type(nodata)
+    limits = np.iinfo(source)
+    return source.type(int(nodata)) if limits.min <= nodata <= limits.max and nodata == int(nodata) else None

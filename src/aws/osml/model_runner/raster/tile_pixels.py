@@ -1,0 +1,209 @@
+"""Pixels of a tile: as the image has them, or in the bands, range and type that the model was trained on."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from osgeo import gdal
+
+from aws.osml.model_runner.api.processor_input import ProcessorInput
+from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.model_runner.exceptions import LoadImageException
+
+from .band_samples import valid_samples
+from .gdal_text import decoded
+from .georeference import ImageToWorld, image_to_world
+from .handle_pool import ImageHandle
+from .image_source import ImageSource
+from .pictures import is_plain
+from .pixel_map import PixelMap
+from .preparation import BandFacts, Preparation, needs_samples, ranges_of, resolve
+from .tiff_templates import TiffTemplates
+from .tile_formats import Samples
+from .validity import Validity, read_mask
+from .window import corner_of, prepared_view, read_pixels, tile_view
+
+_STRUCTURE = "IMAGE_STRUCTURE"
+
+
+class TilePixels:
+    """Pixels of tiles as the image has them. Any number of threads may use it, each with a handle of its own."""
+
+    has_sar_document = True
+
+    def __init__(self, source: ImageSource) -> None:
+        self._source = source
+
+    @property
+    def width(self) -> int:
+        """Columns of the raster that tiles are cut from."""
+        return self._source.width
+
+    @property
+    def height(self) -> int:
+        """Rows of the raster that tiles are cut from."""
+        return self._source.height
+
+    @property
+    def band_count(self) -> int:
+        """Bands of a tile."""
+        return self._source.band_count
+
+    @property
+    def data_type(self) -> str:
+        """GDAL's name of the type of a tile's samples."""
+        return self._source.data_type
+
+    @property
+    def samples(self) -> Samples:
+        """Properties of a tile's samples beside their type."""
+        return self._source.header.samples
+
+    @property
+    def templates(self) -> TiffTemplates:
+        """Templates of uncompressed GeoTIFF tiles with such pixels."""
+        return self._source.tiff_templates
+
+    def locate(self) -> ImageToWorld | None:
+        """Return the function that maps (n, 2) pixels x, y of the raster to the Earth; None without a georeference."""
+        model = self._source.sensor_model
+        return None if model is None else image_to_world(model)
+
+    def is_plain(self, handle: ImageHandle) -> bool:
+        """Return True when tiles have neither a palette nor a value for "no data"."""
+        return handle.companion("is plain", is_plain)
+
+    def corner(self, handle: ImageHandle, tile: ImageRegion) -> tuple[float, float] | None:
+        """Return x and y of the tile's upper left corner in the image's coordinate system; None without one."""
+        return corner_of(handle.dataset, tile)
+
+    def read(self, handle: ImageHandle, tile: ImageRegion, into: memoryview | None = None) -> npt.NDArray[Any]:
+        """Return the pixels of a tile as (rows, columns, bands); the array views ``into``, which they fill.
+
+        Raises RuntimeError where the pixels cannot be read.
+        """
+        return read_pixels(handle.dataset, tile, self._source.data_type, into)
+
+    def view(self, handle: ImageHandle, tile: ImageRegion, pixels: npt.NDArray[Any], driver: str) -> Any:
+        """Return a dataset in memory with the tile's pixels and the metadata that GDAL's ``driver`` can write."""
+        return tile_view(handle.dataset, tile, self._source.data_type, pixels, driver)
+
+
+class PreparedPixels(TilePixels):
+    """Pixels of tiles in the bands, range and type of a ``Preparation``."""
+
+    has_sar_document = False
+
+    def __init__(self, source: ImageSource, preparation: Preparation) -> None:
+        super().__init__(source)
+        self._preparation = preparation
+        self._templates = TiffTemplates()
+        self._read_bands = tuple(dict.fromkeys(preparation.bands))
+
+    @property
+    def band_count(self) -> int:
+        """Bands of a tile."""
+        return len(self._preparation.bands)
+
+    @property
+    def data_type(self) -> str:
+        """GDAL's name of the type of a tile's samples."""
+        return _gdal_type(self._preparation.data_type)
+
+    @property
+    def samples(self) -> Samples:
+        """Properties of a tile's samples beside their type."""
+        return self._preparation.samples
+
+    @property
+    def templates(self) -> TiffTemplates:
+        """Templates of uncompressed GeoTIFF tiles with such pixels."""
+        return self._templates
+
+    def is_plain(self, handle: ImageHandle) -> bool:  # noqa: ARG002  # the image's own value for "no data" is filled
+        """Return True when tiles have one, three or four bands without a palette."""
+        return self.band_count in (1, 3, 4) and not self._preparation.samples.palette_size
+
+    def read(self, handle: ImageHandle, tile: ImageRegion, into: memoryview | None = None) -> npt.NDArray[Any]:
+        """Return the prepared pixels of a tile; see ``TilePixels.read``."""
+        preparation, validity = self._preparation, handle.companion("validity", Validity.of)
+        (row, col), (width, height) = tile
+        shape = (height, width, len(preparation.bands))
+        dtype = np.dtype(preparation.dtype)
+        out = np.empty(shape, dtype) if into is None else np.frombuffer(into, dtype).reshape(shape)
+        number = gdal.GetDataTypeByName(_gdal_type(preparation.source_type))
+        raw = handle.dataset.ReadRaster(col, row, width, height, buf_type=number, band_list=list(self._read_bands))
+        source = np.frombuffer(raw, preparation.source_dtype).reshape(len(self._read_bands), height, width)
+        mask = read_mask(handle.dataset, col, row, width, height) if validity.has_mask else None
+        for index, band in enumerate(preparation.bands):
+            band_map = self._map(handle, index, validity.nodata[band - 1])
+            band_map.apply(source[self._read_bands.index(band)], mask, out[:, :, index])
+        return out
+
+    def view(self, handle: ImageHandle, tile: ImageRegion, pixels: npt.NDArray[Any], driver: str) -> Any:
+        """Return a dataset in memory with the prepared pixels; see ``TilePixels.view``."""
+        preparation = self._preparation
+        return prepared_view(
+            handle.dataset, tile, self.data_type, pixels, driver, preparation.bands, preparation.keeps_values
+        )
+
+    def _map(self, handle: ImageHandle, index: int, nodata: float | None) -> PixelMap:
+        """Return the map of a band of the tile; bands with the same map share it."""
+        preparation = self._preparation
+        limits = None if preparation.ranges is None else preparation.ranges[index]
+        key = (preparation, limits, nodata)
+        return handle.companion(key, lambda _dataset: PixelMap(preparation, limits, nodata))
+
+
+def prepare(source: ImageSource, asked: ProcessorInput, measures: bool = True) -> Preparation:
+    """Return the preparation of an open image; with ``measures`` its ranges follow from the image's own values.
+
+    The same image gives the same preparation on every worker. Raises InvalidImageRequestException with every problem,
+    ImageError when the image cannot be read.
+    """
+    preparation = resolve(asked, source.read(lambda handle: band_facts(handle.dataset)), union_of)
+    stretch = asked.stretch
+    if not asked.is_stretched or (needs_samples(stretch) and not measures):
+        return preparation
+
+    def samples(band: int) -> npt.NDArray[Any]:
+        return source.read(lambda handle: valid_samples(handle.dataset, band, preparation.source_type))
+
+    try:
+        return replace(preparation, ranges=ranges_of(stretch, preparation.bands, samples))
+    except RuntimeError as err:
+        raise LoadImageException(f"the values of the image cannot be read: {err}") from err
+
+
+def band_facts(dataset: Any) -> list[BandFacts]:
+    """Return the facts of each band of a dataset, in order."""
+    return [_facts(dataset.GetRasterBand(number + 1), number + 1) for number in range(dataset.RasterCount)]
+
+
+def union_of(data_types: list[str]) -> str:
+    """Return the smallest type that holds samples of all types."""
+    if len(set(data_types)) == 1:
+        return data_types[0]
+    union = gdal.GDT_Byte
+    for data_type in data_types:
+        union = gdal.DataTypeUnion(union, gdal.GetDataTypeByName("Int16" if data_type == "Int8" else data_type))
+    return str(gdal.GetDataTypeName(union))
+
+
+def _facts(band: Any, number: int) -> BandFacts:
+    is_signed = band.GetMetadataItem("PIXELTYPE", _STRUCTURE) == "SIGNEDBYTE"
+    bits = band.GetMetadataItem("NBITS", _STRUCTURE) or ""
+    table, colour = band.GetColorTable(), gdal.GetColorInterpretationName(band.GetColorInterpretation())
+    names = (decoded(band.GetDescription()).strip(), "" if colour == "Undefined" else colour)
+    return BandFacts(
+        number=number,
+        data_type="Int8" if is_signed else str(gdal.GetDataTypeName(band.DataType)),
+        names=tuple(dict.fromkeys(name for name in names if name)),
+        bits=int(bits) if bits.isdigit() else int(gdal.GetDataTypeSize(band.DataType)),
+        palette_size=0 if table is None else table.GetCount(),
+    )
+
+
+def _gdal_type(data_type: str) -> str:
+    return "Byte" if data_type == "Int8" else data_type

@@ -1,0 +1,184 @@
+"""Tiles in the bands, range and type of a model, cut by GDAL from real files and compared with NumPy."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from osgeo import gdal
+
+from aws.osml.model_runner.api.processor_input import ProcessorInput
+from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.model_runner.exceptions import InvalidImageRequestException, TileEncodingError
+from aws.osml.model_runner.raster import RasterSettings, TileEncoder, decode_tile, open_image, prepare
+from aws.osml.model_runner.raster.band_samples import MAX_SAMPLES_SIDE, valid_samples, windows_of
+from raster_files import UTM_31N, place, write_image
+
+SETTINGS = RasterSettings()
+TILES = [ImageRegion.of((origin, (256, 256))) for origin in ((0, 0), (44, 200), (132, 344), (45, 201), (131, 300))]
+RGB = {"bands": ["nir", 3, 2], "stretch": {"type": "PERCENTILE"}, "pixelType": "UINT8"}
+SIZE = (388, 600)
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    """Eight bands of 11 bits with a corner of zeros, which are declared not valid."""
+    values = np.random.default_rng(1).gamma(4.0, 120.0, (8, *SIZE)).clip(1, 2047).astype(np.uint16)
+    values[:, :90, :120] = 0
+    return values
+
+
+@pytest.fixture(scope="module", params=["GTiff", "NITF"])
+def source(request, tmp_path_factory, pixels):
+    path = tmp_path_factory.mktemp("eight") / "bands"
+    options = ("TILED=YES",) if request.param == "GTiff" else ("IC=NC",)
+    write_image(path, pixels, request.param, options, UTM_31N, 32631)
+    if request.param == "GTiff":
+        dataset = gdal.Open(str(path), gdal.GA_Update)
+        dataset.GetRasterBand(5).SetDescription("NIR")
+        for number in range(8):
+            dataset.GetRasterBand(number + 1).SetNoDataValue(0)
+        del dataset
+    opened = open_image(place(path), SETTINGS)
+    yield opened
+    opened.close()
+
+
+def asked(**keys):
+    return ProcessorInput.model_validate(keys)
+
+
+def encoder_of(source, tile_format, **keys):
+    encoder = TileEncoder(source, tile_format, preparation=prepare(source, asked(**keys)))
+    encoder.check()
+    return encoder
+
+
+def part(pixels, tile):
+    (row, col), (width, height) = tile
+    return pixels[..., row : row + height, col : col + width]
+
+
+def stretched(values, low, high):
+    return np.clip(np.round((values.astype(float) - low) / (high - low) * 255), 0, 255)
+
+
+@pytest.mark.parametrize("tile_format", ["GTIFF", "NITF", "PNG"])
+def test_every_tile_is_what_numpy_makes_of_the_image(source, pixels, tile_format):
+    is_declared = source.driver_name == "GTIFF"
+    encoder = encoder_of(source, tile_format, **RGB | {"bands": [5, 3, 2], "nodataFill": 9})
+    for tile in TILES:
+        decoded = decode_tile(bytes(encoder.encode(tile)))
+        assert (decoded.shape, decoded.dtype) == ((3, 256, 256), np.uint8)
+        for layer, band in zip(decoded, (5, 3, 2), strict=True):
+            values = pixels[band - 1]
+            limits = np.percentile(values[values > 0] if is_declared else values, [2, 98])
+            expected = stretched(part(values, tile), *limits)
+            if is_declared:
+                expected[part(values, tile) == 0] = 9
+            assert np.abs(layer - expected).max() <= 1
+
+
+@pytest.mark.parametrize("tile_format", ["GTIFF", "PNG"])
+def test_pixels_that_two_tiles_share_are_the_same_in_both(source, tile_format):
+    encoder = encoder_of(source, tile_format, **RGB | {"bands": [5, 3, 2]})
+    decoded = [decode_tile(bytes(encoder.encode(tile))) for tile in TILES]
+    for first, second in ((0, 1), (1, 2), (1, 3), (2, 4)):
+        (r1, c1), (r2, c2) = TILES[first].origin, TILES[second].origin
+        row, col = max(r1, r2), max(c1, c2)
+        height, width = min(r1, r2) + 256 - row, min(c1, c2) + 256 - col
+        one, other = (
+            pixels[:, row - r : row - r + height, col - c : col - c + width]
+            for pixels, (r, c) in ((decoded[first], (r1, c1)), (decoded[second], (r2, c2)))
+        )
+        assert one.size
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("source", ["GTiff"], indirect=True)
+def test_tiles_carry_the_bands_and_the_georeference_but_no_value_of_other_pixels(source, tmp_path):
+    encoder = encoder_of(source, "GTIFF", **RGB)
+    for number, tile in enumerate(TILES):
+        (tmp_path / f"{number}.tif").write_bytes(encoder.encode(tile))
+        dataset = gdal.Open(str(tmp_path / f"{number}.tif"))
+        x, y = gdal.ApplyGeoTransform(UTM_31N, tile.origin.col, tile.origin.row)
+        assert dataset.GetGeoTransform() == (x, 0.5, 0.0, y, 0.0, -0.5)
+        assert dataset.GetSpatialRef().GetAuthorityCode(None) == "32631"
+        band = dataset.GetRasterBand(1)
+        assert (band.GetDescription(), band.GetNoDataValue()) == ("NIR", None)
+
+
+@pytest.mark.parametrize("source", ["GTiff"], indirect=True)
+@pytest.mark.parametrize("keys", [{}, {"pixelType": "UINT16"}, {"bands": [4, 4, 1]}], ids=str)
+def test_values_that_are_asked_for_as_they_are_stay_so(source, pixels, keys):
+    bands = keys.get("bands", range(1, 9))
+    decoded = decode_tile(bytes(encoder_of(source, "GTIFF", **keys).encode(TILES[1])))
+    assert decoded.dtype == np.uint16
+    assert np.array_equal(decoded, part(pixels[[band - 1 for band in bands]], TILES[1]))
+
+
+@pytest.mark.parametrize("source", ["GTiff"], indirect=True)
+def test_the_format_has_to_hold_the_prepared_tile_not_the_image(source):
+    with pytest.raises(TileEncodingError, match=r"8 band\(s\) of UInt16"):
+        TileEncoder(source, "PNG").check()
+    with pytest.raises(TileEncodingError, match=r"3 band\(s\) of Float32"):
+        encoder_of(source, "PNG", **RGB | {"pixelType": "FLOAT32"})
+
+
+@pytest.mark.parametrize("source", ["GTiff"], indirect=True)
+def test_an_unknown_band_is_refused_with_those_that_exist(source):
+    with pytest.raises(
+        InvalidImageRequestException, match=r'bands\[0\]="swir": a band of the image: 1 \(Gray\), 2, .*NIR'
+    ):
+        prepare(source, asked(bands=["swir"]))
+
+
+@pytest.mark.parametrize("kind", ["mask", "alpha"])
+def test_a_mask_and_an_alpha_band_declare_what_is_not_valid(tmp_path, kind, monkeypatch):
+    values = np.full((4, 100, 100), 1000, np.uint16)
+    values[0] += np.arange(100, dtype=np.uint16)
+    is_valid = np.tri(100, dtype=bool)
+    path = tmp_path / "image.tif"
+    monkeypatch.setenv("GDAL_TIFF_INTERNAL_MASK", "YES")
+    options = ["ALPHA=YES", "PHOTOMETRIC=RGB"] if kind == "alpha" else []
+    dataset = gdal.GetDriverByName("GTiff").Create(str(path), 100, 100, 4, gdal.GDT_UInt16, options)
+    if kind == "mask":
+        dataset.CreateMaskBand(gdal.GMF_PER_DATASET)
+        dataset.GetRasterBand(1).GetMaskBand().WriteArray(is_valid.astype(np.uint8) * 255)
+    else:
+        values[3] = is_valid * 65535
+    dataset.WriteArray(values)
+    del dataset
+    source = open_image(place(path), SETTINGS)
+    encoder = encoder_of(source, "GTIFF", bands=[1], stretch={"type": "MINMAX"}, pixelType="UINT8", nodataFill=77)
+    decoded = decode_tile(bytes(encoder.encode(ImageRegion.of(((0, 0), (100, 100))))))[0]
+    expected = stretched(values[0], 1000, 1099)
+    expected[~is_valid] = 77
+    assert np.abs(decoded - expected).max() <= 1
+    source.close()
+
+
+def test_a_mask_is_not_looked_for_in_a_file_that_the_image_names(tmp_path):
+    path, other = tmp_path / "image.tif", tmp_path / "other.tif"
+    for target in (path, other):
+        write_image(target, np.full((1, 64, 64), 5, np.uint8))
+    dataset = gdal.Open(str(path), gdal.GA_Update)
+    dataset.SetMetadataItem("OVERVIEW_FILE", str(other), "OVERVIEWS")
+    del dataset
+    source = open_image(place(path), SETTINGS)
+    encoder = encoder_of(source, "GTIFF", stretch={"type": "MINMAX", "min": 0, "max": 10})
+    encoder.encode(ImageRegion.of(((0, 0), (64, 64))))
+    assert not [file for file in Path("/proc/self/fd").iterdir() if file.is_symlink() and file.resolve() == other]
+    source.close()
+
+
+def test_the_values_of_a_large_image_are_a_bounded_sample_of_all_of_it(tmp_path):
+    ramp = np.repeat(np.arange(5000, dtype=np.uint16), 2100).reshape(5000, 2100)
+    path = write_image(tmp_path / "ramp.tif", ramp[None], options=("TILED=YES", "COMPRESS=DEFLATE"))
+    source = open_image(place(path), SETTINGS)
+    with source.dataset() as dataset:
+        samples = valid_samples(dataset, 1, "UInt16")
+    assert 0 < samples.size <= MAX_SAMPLES_SIDE**2
+    assert (samples.min(), samples.max()) == (0, 4999)
+    assert np.abs(np.percentile(samples, [25, 50, 75]) - [1250, 2500, 3750]).max() < 250
+    assert list(windows_of(2048, 10)) == [(0, 0, 2048, 10)]
+    source.close()

@@ -1,0 +1,162 @@
+"""Samples of an image as samples of a tile, compared with NumPy."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aws.osml.model_runner.api.processor_input import ProcessorInput
+from aws.osml.model_runner.exceptions import InvalidImageRequestException
+from aws.osml.model_runner.raster.pixel_map import PixelMap
+from aws.osml.model_runner.raster.preparation import BandFacts, Preparation, ranges_of, resolve
+
+TYPES = {"Byte": "u1", "Int8": "i1", "UInt16": "u2", "Int16": "i2", "Int32": "i4", "Float32": "f4", "Float64": "f8"}
+TARGETS = {"Byte": (0, 255), "UInt16": (0, 65535), "Float32": (0.0, 1.0)}
+
+
+def union(data_types):
+    return max(data_types, key=lambda name: np.dtype(TYPES.get(name, "c8")).itemsize)
+
+
+def asked(**keys):
+    return ProcessorInput.model_validate(keys)
+
+
+def resolved(data_type="UInt16", count=3, **keys):
+    names = ("Red", "Green", "Blue", "NIR")
+    bands = [BandFacts(n + 1, data_type, (names[n],) if n < len(names) else (), bits=11) for n in range(count)]
+    return resolve(asked(**keys), bands, union)
+
+
+def problems(**keys):
+    with pytest.raises(InvalidImageRequestException) as refusal:
+        resolved(**keys)
+    return {problem.field: str(problem) for problem in refusal.value.problems}
+
+
+def mapped(pixels, data_type, target, limits=None, nodata=None, mask=None, fill=0.0):
+    ranges = None if limits is None else (limits,)
+    out = np.empty((*pixels.shape, 2), TYPES[target])
+    PixelMap(Preparation((1,), data_type, target, ranges, fill), limits, nodata).apply(pixels, mask, out[:, :, 1])
+    return out[:, :, 1]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("data_type", TYPES)
+@settings(max_examples=10)
+@given(low=st.floats(-40_000, 70_000), span=st.floats(0.01, 90_000), seed=st.integers(0, 2**32 - 1))
+def test_a_stretch_fills_the_range_of_the_type_and_clamps(data_type, target, low, span, seed):
+    dtype = np.dtype(TYPES[data_type])
+    limits = (-(2**31), 2**31) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
+    pixels = np.random.default_rng(seed).integers(*limits, (7, 9), endpoint=True).astype(dtype)
+    least, largest = TARGETS[target]
+    expected = least + np.clip((pixels.astype(np.float64) - low) / span, 0, 1) * (largest - least)
+    tolerance = 1e-6 if target == "Float32" else 0.51
+    assert np.abs(mapped(pixels, data_type, target, (low, low + span)) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("data_type", TYPES)
+def test_pixels_that_are_not_valid_are_filled(data_type):
+    pixels = np.arange(60, dtype=TYPES[data_type]).reshape(6, 10)
+    mask = np.ones((6, 10), np.uint8)
+    mask[0, :3] = 0
+    out = mapped(pixels, data_type, "Byte", (0.0, 255.0), nodata=42.0, mask=mask, fill=200.0)
+    assert out[0, :3].tolist() == [200] * 3
+    assert out.ravel()[42] == 200
+    kept = np.setdiff1d(np.arange(60), [0, 1, 2, 42])
+    assert out.ravel()[kept].tolist() == kept.tolist()
+
+
+def test_samples_that_are_no_numbers_are_filled_and_a_value_that_no_sample_has_marks_none():
+    pixels = np.array([[np.nan, np.inf, -np.inf, 0.5]], np.float32)
+    assert mapped(pixels, "Float32", "Byte", (0.0, 1.0), fill=7.0).tolist() == [[7, 7, 7, 128]]
+    assert mapped(pixels, "Float32", "Float32", nodata=0.5, fill=-1.0).tolist() == [[-1.0] * 4]
+    for nodata in (-9999.0, 0.5, 1e30, np.nan):
+        assert mapped(np.array([[0, 1]], np.uint8), "Byte", "Byte", nodata=nodata, fill=9.0).tolist() == [[0, 1]]
+
+
+def test_limits_that_are_equal_split_the_values():
+    pixels = np.array([[4, 5, 6]], np.uint16)
+    assert mapped(pixels, "UInt16", "Byte", (5.0, 5.0)).tolist() == [[0, 0, 255]]
+
+
+@pytest.mark.parametrize(("data_type", "target"), [("Byte", "UInt16"), ("UInt16", "Float32"), ("Int16", "Float32")])
+def test_a_type_that_holds_all_values_keeps_them(data_type, target):
+    pixels = np.arange(60, dtype=TYPES[data_type]).reshape(6, 10)
+    assert np.array_equal(mapped(pixels, data_type, target), pixels)
+
+
+@pytest.mark.parametrize(
+    ("stretch", "expected"),
+    [
+        ({"type": "PERCENTILE", "lower": 5, "upper": 90}, lambda v: np.percentile(v, [5, 90])),
+        ({"type": "SIGMA", "n": 1.5}, lambda v: [v.mean() - 1.5 * v.std(), v.mean() + 1.5 * v.std()]),
+        ({"type": "MINMAX"}, lambda v: [v.min(), v.max()]),
+        ({"type": "MINMAX", "min": 3}, lambda v: [3, v.max()]),
+        ({"type": "MINMAX", "min": 3, "max": 9}, lambda _v: [3, 9]),
+    ],
+    ids=["percentile", "sigma", "minmax", "max of the image", "limits"],
+)
+@pytest.mark.parametrize("per", ["BAND", "ALL"])
+def test_ranges_follow_from_the_valid_values_of_each_band_or_of_all(stretch, expected, per):
+    values = {1: np.arange(100, dtype=np.uint16), 2: np.arange(50, 1000, 7, dtype=np.uint16)}
+    ranges = ranges_of(asked(stretch=stretch | {"per": per}).stretch, (2, 1, 2), values.__getitem__)
+    together = np.concatenate([values[2], values[1]])
+    for band, found in zip((2, 1, 2), ranges, strict=True):
+        assert found == pytest.approx(tuple(expected(together if per == "ALL" else values[band])))
+
+
+def test_an_image_without_valid_pixels_needs_limits_of_its_own():
+    with pytest.raises(InvalidImageRequestException, match=r"imageProcessorInput\.stretch=PERCENTILE: MINMAX with min"):
+        ranges_of(asked(stretch={"type": "PERCENTILE"}).stretch, (1,), lambda _band: np.zeros(0))
+
+
+def test_bands_go_by_number_and_by_name_in_the_order_of_the_model():
+    preparation = resolved(count=5, bands=["nir", 5, "RED", "Red"])
+    assert preparation.bands == (4, 5, 1, 1)
+    assert (preparation.source_type, preparation.data_type, preparation.samples.bits) == ("UInt16", "UInt16", 11)
+    assert preparation.keeps_values
+    assert resolved().bands == (1, 2, 3)
+
+
+def test_every_problem_with_the_image_is_named_at_once():
+    found = problems(bands=[9, "Purple", 1], pixelType="UINT8", stretch={"type": "NONE"})
+    assert set(found) == {
+        "imageProcessorInput.bands[0]",
+        "imageProcessorInput.bands[1]",
+        "imageProcessorInput.pixelType",
+    }
+    assert '"Purple": a band of the image: 1 (Red), 2 (Green), 3 (Blue)' in found["imageProcessorInput.bands[1]"]
+    assert "a type that holds all values of UInt16, or a stretch" in found["imageProcessorInput.pixelType"]
+
+
+@pytest.mark.parametrize(
+    ("data_type", "pixel_type"),
+    [("UInt16", "UINT8"), ("Int16", "UINT16"), ("Float64", "FLOAT32"), ("Int32", "FLOAT32")],
+)
+def test_a_narrowing_type_needs_a_stretch(data_type, pixel_type):
+    assert set(problems(data_type=data_type, pixelType=pixel_type)) == {"imageProcessorInput.pixelType"}
+    assert resolved(data_type=data_type, pixelType=pixel_type, stretch={"type": "MINMAX"}).ranges == ((0.0, 1.0),) * 3
+
+
+def test_the_fill_and_the_limits_have_to_fit_the_image():
+    stretch = {"type": "MINMAX", "min": [1, 2]}
+    assert set(problems(data_type="Byte", nodataFill=-1, stretch=stretch)) == {
+        "imageProcessorInput.nodataFill",
+        "imageProcessorInput.stretch.min",
+    }
+
+
+def test_complex_samples_are_neither_stretched_nor_converted():
+    keys = {"stretch": {"type": "MINMAX"}, "pixelType": "FLOAT32"}
+    assert set(problems(data_type="CFloat32", count=1, **keys)) == {
+        "imageProcessorInput.stretch",
+        "imageProcessorInput.pixelType",
+    }
+    assert resolve(asked(bands=[1]), [BandFacts(1, "CFloat32")], lambda kinds: kinds[0]).keeps_values
+
+
+@given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9)), min_size=1, max_size=4), st.floats(-9, 9))
+def test_the_row_holds_a_preparation_to_the_bit(ranges, fill):
+    preparation = Preparation(tuple(range(1, len(ranges) + 1)), "UInt16", "Float32", tuple(ranges), fill)
+    assert Preparation.from_text(preparation.to_text()) == preparation
