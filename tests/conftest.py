@@ -4,7 +4,7 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 
 import botocore.session
@@ -16,13 +16,12 @@ from aws.osml.model_runner.local.stack.emulator import Emulator
 from aws.osml.model_runner.local.stack.model_server import ModelServer, create_model
 from aws.osml.model_runner.raster.settings import RasterSettings, configure_gdal
 from examples import choose_form
+from measured import aws_calls_not_traced, coverage_stopped
 from template_json import template_json
 
 stack_numbers = itertools.count()
 # They run again and again what other tests cover, and would take half as long again.
 _NOT_MEASURED = {"compat", "faults", "fuzz", "scheduling", "security", "simulation", "sweep"}
-# Makes a Python process measure its own coverage.
-_COVERAGE = "COVERAGE_PROCESS_CONFIG"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -47,24 +46,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """Measure nothing while an unmeasured test runs, with its fixtures and the processes that it starts.
-
-    pytest-cov has a marker for this, but in the processes of pytest-xdist it measures twice, and stops once.
-    """
-    stopped: list[coverage.Coverage] = []
-    told = None
-    if item.path.relative_to(Path(__file__).parent).parts[0] in _NOT_MEASURED or item.get_closest_marker("unmeasured"):
-        told = os.environ.pop(_COVERAGE, None)
-        while running := coverage.Coverage.current():
-            running.stop()
-            stopped.append(running)
-    try:
+    """Measure no coverage of an unmeasured test, and none of AWS's client but in the tests of the package ``aws``."""
+    folders = item.path.relative_to(Path(__file__).parent).parts[:-1]
+    measuring: AbstractContextManager[None] = nullcontext()
+    if folders[0] in _NOT_MEASURED or item.get_closest_marker("unmeasured"):
+        measuring = coverage_stopped()
+    elif "aws" not in folders and coverage.Coverage.current():
+        measuring = aws_calls_not_traced()
+    with measuring:
         return (yield)
-    finally:
-        for measuring in reversed(stopped):
-            measuring.start()
-        if told is not None:
-            os.environ[_COVERAGE] = told
 
 
 @pytest.fixture(scope="session", autouse=True)
