@@ -41,7 +41,9 @@ def hostile_files() -> list[Hostile]:
 
 # Bombs --------------------------------------------------------------------------------------------------------------
 
-TOO_LARGE, UNREADABLE = "is too large", "is not a readable image"
+TOO_LARGE, UNREADABLE, UNCHECKED = "is too large", "is not a readable image", "cannot be checked before it is opened"
+# A marker that OpenJPEG does not know, and a comment.
+NO_MARKER, COMMENT = b"\xff\x30", b"\xff\x64\x00\x05\x00\x01a"
 
 
 def _bombs() -> list[Hostile]:
@@ -64,6 +66,31 @@ def _bombs() -> list[Hostile]:
             "component.jp2", lambda path, _: path.write_bytes(codestream(8192, 8192, 8192, 1, 4, coc(0))), TOO_LARGE
         ),
         Hostile("again.jp2", lambda path, _: path.write_bytes(codestream(8192, 8192, 8192, 1, 4, cod(0))), TOO_LARGE),
+        Hostile(
+            "behind.j2k",
+            lambda path, _: path.write_bytes(codestream(8192, 8192, 8192, 1, 4, NO_MARKER + cod(0))),
+            TOO_LARGE,
+        ),
+        Hostile(
+            "before.jp2",
+            lambda path, _: path.write_bytes(jp2(_unknown_first(codestream(8192, 8192, 8192, 1, 0)))),
+            TOO_LARGE,
+        ),
+        Hostile(
+            "comments.j2k",
+            lambda path, _: path.write_bytes(codestream(8192, 8192, 8192, 1, 4, COMMENT * 1100 + cod(0))),
+            UNCHECKED,
+        ),
+        Hostile(
+            "many-boxes.jp2",
+            lambda path, _: path.write_bytes(jp2(codestream(255 * 64, 257 * 64, 64, 64), *FREE_BOXES)),
+            UNCHECKED,
+        ),
+        Hostile(
+            "long-box.jp2",
+            lambda path, _: path.write_bytes(_with_long_signature(jp2(codestream(255 * 64, 257 * 64, 64, 64)))),
+            UNCHECKED,
+        ),
         Hostile("boxed.jp2", lambda path, _: path.write_bytes(jp2(codestream(255 * 64, 257 * 64, 64, 64))), TOO_LARGE),
         Hostile("boxes.jp2", lambda path, _: path.write_bytes(jp2(b"", _nested_boxes(60_000))), UNREADABLE),
         Hostile("jp2-in.ntf", _nitf_with_codestream, TOO_LARGE),
@@ -121,8 +148,20 @@ def coc(code_block: int) -> bytes:
     return struct.pack(">HHBBBBBBB", 0xFF53, 9, 0, 0, 5, code_block, code_block, 0, 1)
 
 
+def _unknown_first(stream: bytes) -> bytes:
+    return stream[:2] + NO_MARKER + stream[2:]
+
+
 def box(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+FREE_BOXES = [box(b"free", b"")] * 1100
+
+
+def _with_long_signature(body: bytes) -> bytes:
+    """Return a JP2 whose signature box has its length in 64 bits."""
+    return struct.pack(">I4sQ", 1, b"jP  ", 20) + body[8:]
 
 
 def jp2(stream: bytes, *boxes: bytes) -> bytes:
@@ -279,19 +318,89 @@ def _metadata() -> list[Hostile]:
         Hostile("laughs.ntf", lambda path, _: _sicd_with(path, _LAUGHS), None),
         Hostile("entity.ntf", _external_entity, None),
         Hostile("domains.tif", lambda path, _: _metadata_text(path, metadata_of_domains(20_000)), TOO_LARGE),
+        Hostile("domains.jp2", _domains_in_box, TOO_LARGE),
+        *(
+            Hostile(f"domains-{name}.tif", lambda path, _, text=text: _metadata_text(path, text), TOO_LARGE)
+            for name, text in _other_domains()
+        ),
+        Hostile("domains-16-bit.tif", _wide_domains, UNCHECKED),
+        Hostile(
+            "items-lower.tif", lambda path, _: _metadata_text(path, b"<GDALMetadata>" + b"<item/>" * 60_000), TOO_LARGE
+        ),
         Hostile("items.tif", lambda path, _: _metadata_text(path, b"<GDALMetadata>" + b"<Item/>" * 60_000), TOO_LARGE),
         Hostile("points.tif", _many_tie_points, TOO_LARGE),
         *(
             Hostile(f"{name}.tif", lambda path, bait, text=text: write_crs(path, text, str(bait.secret)), NAMES_FILES)
             for name, text in CRS_TEXTS.items()
         ),
+        Hostile(
+            "wide-crs.tif",
+            lambda path, bait: write_crs(path, CRS_TEXTS["grids"], str(bait.secret), is_wide=True),
+            UNCHECKED,
+        ),
         Hostile("boxed-crs.jp2", _boxed_crs, NAMES_FILES),
+        Hostile("crs-behind-boxes.jp2", _crs_behind_boxes, UNCHECKED),
+        Hostile("crs-long-box.jp2", _crs_behind_long_signature, UNCHECKED),
+        *(
+            Hostile(f"crs-{name}.ntf", lambda path, bait, head=head: _crs_in_nitf(path, bait, head), reason)
+            for name, head, reason in NITF_HEADS
+        ),
         Hostile("gml-crs.jp2", _gml_crs, NAMES_FILES),
         Hostile("plain-crs.tif", lambda path, _: write_crs(path, PLAIN_CRS, ""), None),
     ]
 
 
 NAMES_FILES = "names grids, files or transformations"
+
+
+# How a NITF may begin, by what GDAL reads: signature and version, the length of the header with its digits.
+NITF_HEADS = [
+    ("plain", (b"NITF02.10", b"%06d"), NAMES_FILES),
+    ("other-version", (b"NITF02.11", b"%06d"), NAMES_FILES),
+    ("lower-case", (b"nitf02.10", b"%06d"), NAMES_FILES),
+    ("blanks", (b"NITF02.10", b"%6d"), UNCHECKED),
+    ("sign", (b"NITF02.10", b"%+6d"), UNCHECKED),
+]
+
+
+def _crs_in_nitf(path: Path, bait: Bait, head: tuple[bytes, bytes]) -> None:
+    """A NITF whose pixels are a JP2 with such a coordinate system."""
+    boxed = path.with_name("pixels.jp2")  # GDAL writes a JP2 under a name that ends so, else a bare codestream
+    _boxed_crs(boxed, bait)
+    pixels = boxed.read_bytes()
+    boxed.unlink()
+    _small(path, "NITF", ("IC=C8",))
+    body = path.read_bytes()
+    start = body.index(b"\xff\x4f\xff\x51")
+    signature, length = head
+    header = signature + body[9:342] + b"%012d" % (start + len(pixels)) + length % int(body[354:360])
+    path.write_bytes(header + body[360:369] + b"%010d" % len(pixels) + body[379:start] + pixels)
+
+
+def _crs_behind_boxes(path: Path, bait: Bait) -> None:
+    _boxed_crs(path, bait, b"".join(FREE_BOXES))
+
+
+def _crs_behind_long_signature(path: Path, bait: Bait) -> None:
+    _boxed_crs(path, bait)
+    path.write_bytes(_with_long_signature(path.read_bytes()))
+
+
+def _other_domains() -> list[tuple[str, bytes]]:
+    """Return the same domains as GDAL reads them too: in capitals, and without quotes."""
+    text = metadata_of_domains(5_000)
+    return [("capitals", text.replace(b"domain", b"DOMAIN")), ("bare", text.replace(b'"', b""))]
+
+
+def _wide_domains(path: Path, _: Bait) -> None:
+    """A text in numbers of 16 bits, which libtiff takes for characters."""
+    tags = {**plain_tags(SIDE, SIDE), GDAL_METADATA: [*metadata_of_domains(5_000), 0]}
+    write_tiff(path, tags, pattern(1, SIDE, SIDE).tobytes(), kinds={GDAL_METADATA: 3})
+
+
+def _domains_in_box(path: Path, _: Bait) -> None:
+    text = b"".join(b'<Metadata domain="d%d"><MDI key="a">b</MDI></Metadata>' % number for number in range(5_000))
+    _insert_box(path, box(b"xml ", b"<GDALMultiDomainMetadata>" + text + b"</GDALMultiDomainMetadata>"))
 
 
 def metadata_of_domains(count: int) -> bytes:
@@ -377,21 +486,24 @@ CRS_TEXTS = {
 }
 
 
-def write_crs(path: Path, text: str, grid: str) -> None:
-    """Write a GeoTIFF whose coordinate system is WKT that GDAL parses, as ESRI's software writes it."""
+def write_crs(path: Path, text: str, grid: str, is_wide: bool = False) -> None:
+    """Write a GeoTIFF whose coordinate system is WKT that GDAL parses, as ESRI's software writes it.
+
+    ``is_wide``: the text is stored in numbers of 16 bits, which libtiff takes for characters.
+    """
     citation = f"ESRI PE String = {text.replace('{path}', grid)}|".encode()
     keys = [(1024, 0, 32767), (1025, 0, 1), (2048, 0, 32767), (2050, 0, 32767), (2054, 0, 9102), (2056, 0, 7019)]
     keys += [(3072, 0, 32767), (3073, 34737, len(citation)), (3074, 0, 32767), (3076, 0, 9001)]
     words = [(key, 34737, value, 0) if tag else (key, 0, 1, value) for key, tag, value in keys]
     header = [1, 1, 0, len(keys)]
-    tags = {**plain_tags(SIDE, SIDE), 34737: citation}
+    tags = {**plain_tags(SIDE, SIDE), 34737: [*citation, 0] if is_wide else citation}
     write_geo_tiff(path, tags, header + [word for entry in words for word in entry])
 
 
-def _boxed_crs(path: Path, bait: Bait) -> None:
-    """A JPEG 2000 whose GeoJP2 box is such a GeoTIFF."""
+def _boxed_crs(path: Path, bait: Bait, before: bytes = b"") -> None:
+    """A JPEG 2000 whose GeoJP2 box is such a GeoTIFF, with more boxes before it."""
     write_crs(path, CRS_TEXTS["grids"], str(bait.secret))
-    _insert_box(path, box(b"uuid", bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03") + path.read_bytes()))
+    _insert_box(path, before + box(b"uuid", bytes.fromhex("b14bf8bd083d4b43a5ae8cd7d5a6ce03") + path.read_bytes()))
 
 
 def _gml_crs(path: Path, bait: Bait) -> None:
@@ -411,5 +523,8 @@ def write_geo_tiff(path: Path, tags: dict[int, int | bytes | list[int]], keys: l
     doubles = {33550: [0.5, 0.5, 0.0], 33922: [0.0, 0.0, 0.0, 500_000.0, 5_400_000.0, 0.0]}
     bits = {tag: [int(word) for word in np.asarray(values).view(np.uint64)] for tag, values in doubles.items()}
     write_tiff(
-        path, {**tags, **bits, 34735: keys}, pattern(1, SIDE, SIDE).tobytes(), kinds={33550: 12, 33922: 12, 34735: 3}
+        path,
+        {**tags, **bits, 34735: keys},
+        pattern(1, SIDE, SIDE).tobytes(),
+        kinds={33550: 12, 33922: 12, 34735: 3, 34737: 3},
     )

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import pytest
 
 from raster_files import pattern, rpc_metadata, write_image, write_sicd
 from security import read_images
-from security.hostile_images import CRS_TEXTS, Bait, Hostile, hostile_files, write_crs
+from security.hostile_images import NAMES_FILES, Bait, Hostile, hostile_files
 from security.watched import CanaryServer, watching
 
 HOSTILE = hostile_files()
@@ -74,17 +75,26 @@ def test_no_file_is_opened_but_the_images_themselves(reading: Reading) -> None:
     assert reading.opened - {"neighbours.ntf.aux.xml"} == {hostile.name for hostile in HOSTILE}
 
 
-@pytest.mark.parametrize("name", ["grids", "geographic", "bound"])
-def test_gdal_alone_opens_the_grid_that_a_coordinate_system_names(tmp_path: Path, name: str) -> None:
-    """The bait is live: without the check before it is opened, an image leads to a file."""
-    grid = tmp_path / "elsewhere" / "grid.gsb"
-    grid.parent.mkdir()
-    grid.write_bytes(b"NUM_OREC" + bytes(2000))
-    write_crs(tmp_path / "image.tif", CRS_TEXTS[name], str(grid))
-    with watching(grid.parent) as seen:
-        code = f"from osgeo import gdal; gdal.Open({str(tmp_path / 'image.tif')!r}).GetProjection()"
-        subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=False)
-        assert seen.names() == {"grid.gsb"}
+# GDAL 3.6 does not follow these; another version may.
+NOT_FOLLOWED = {"proj-string.tif", "pipeline.tif", "gml-crs.jp2"}
+
+
+def test_gdal_alone_opens_the_grids_that_coordinate_systems_name(tmp_path: Path) -> None:
+    """The baits are live: without the check before they are opened, these images lead to files."""
+    baited = [file for file in HOSTILE if file.reason == NAMES_FILES or ("crs" in file.name and file.reason)]
+    assert len(baited) >= 15
+    with ExitStack() as stack:
+        seen = {}
+        for file in baited:
+            bait = Bait("", tmp_path / f"beside-{file.name}")
+            bait.directory.mkdir()
+            bait.secret.write_bytes(b"NUM_OREC" + bytes(2000))
+            file.write(tmp_path / file.name, bait)
+            seen[file.name] = stack.enter_context(watching(bait.directory))
+        code = "import sys; from osgeo import gdal\nfor path in sys.argv[1:]: gdal.Open(path).GetProjection()"
+        paths = [str(tmp_path / file.name) for file in baited]
+        subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, timeout=60, check=True)
+        assert {name for name, opened in seen.items() if not opened.names()} == NOT_FOLLOWED
 
 
 def test_a_plain_coordinate_system_in_the_same_keys_places_its_image(reading: Reading) -> None:

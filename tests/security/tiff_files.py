@@ -25,7 +25,8 @@ def write_tiff(
 ) -> Path:
     """Write a BigTIFF: numbers as 64 bits, bytes as text; ``counts`` overrides the number of values of a tag.
 
-    ``kinds`` names another type for a tag's numbers: 3 for 16 bits, 12 for doubles, given by their 64 bits.
+    ``kinds`` names another type for a tag's numbers: 3 for 16 bits, 12 for doubles, given by their 64 bits. A text in
+    such a type has a number for each character.
 
     Offsets in ``STRIPS`` and ``TILES`` count from the start of ``pixels``. A file without pixels keeps them as zeros:
     the block is missing and reads as zeros.

@@ -1,11 +1,13 @@
 """What the headers of JPEG 2000 images announce, and what that would take to decode."""
 
 import struct
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aws.osml.model_runner.raster.exceptions import OddHeaderError
 from aws.osml.model_runner.raster.jpeg2000 import Codestream, codestreams
 from security.hostile_images import codestream, jp2
 
@@ -68,5 +70,6 @@ def test_a_large_file_of_one_tile_takes_its_own_size() -> None:
 @given(st.binary(max_size=300), st.integers(0, 120))
 def test_any_bytes_have_an_end(noise: bytes, at: int) -> None:
     stream = jp2(codestream(64, 64, 64, 1))
-    for header in found(stream[:at] + noise + stream[at + len(noise) :]):
-        assert header.decoder_bytes(300) >= 0
+    with suppress(OddHeaderError):
+        for header in found(stream[:at] + noise + stream[at + len(noise) :]):
+            assert header.decoder_bytes(300) >= 0

@@ -9,6 +9,7 @@ __all__ = [
     "ImageUnreachableError",
     "LoadImageException",
     "NotAnImageError",
+    "OddHeaderError",
     "TileEncodingError",
 ]
 
@@ -25,3 +26,7 @@ class ImageBreaksOffError(ImageUnreachableError):
 
 class NotAnImageError(LoadImageException):
     """GDAL does not recognize the fetched bytes as an image of a supported format."""
+
+
+class OddHeaderError(ValueError):
+    """GDAL may read a header in another way than the checks before it do; the message says why."""

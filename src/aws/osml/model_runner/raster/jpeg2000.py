@@ -5,6 +5,9 @@ allocates for every code-block of that tile. Both happen before it reads their b
 allocate 5 GB, so this module reads the header first. A codestream (ISO/IEC 15444-1, annex A) is a whole file, a box of
 a JP2 file, or the pixels of an image segment in a NITF.
 
+A file is read as GDAL and OpenJPEG read it, also where they accept more than the standards do. A header that they may
+read in another way than this module raises OddHeaderError.
+
 Headers of single tiles may announce smaller code-blocks than the main header does. They lie anywhere in the file and
 are not read here; the memory limit of the process bounds them.
 """
@@ -16,6 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from .exceptions import OddHeaderError
+
 # (offset, count) -> bytes of the file; fewer, or none, where the file ends before.
 ReadAt = Callable[[int, int], bytes]
 
@@ -25,14 +30,23 @@ _TILE_COMPONENT_BYTES = 1_100
 _CODE_BLOCK_BYTES = 450
 _PRECINCT_BYTES = 600
 
-_START = b"\xff\x4f\xff\x51"  # SOC, which SIZ has to follow
-_COD, _COC, _SOT, _SOD = 0xFF52, 0xFF53, 0xFF90, 0xFF93
+_START = b"\xff\x4f"  # SOC
+_SIZ, _COD, _COC, _SOT, _SOD = 0xFF51, 0xFF52, 0xFF53, 0xFF90, 0xFF93
+_SIZ_BYTES = 36
+# Markers of a main header that OpenJPEG knows, each with a segment. After any other marker, it searches for one of
+# these, two bytes at a time.
+_SEGMENTS = frozenset(
+    {0xFF50, _SIZ, _COD, _COC, 0xFF55, 0xFF57, 0xFF58, 0xFF59, 0xFF5C, 0xFF5D, 0xFF5E, 0xFF5F, 0xFF60, 0xFF63, 0xFF64}
+    | {0xFF74, 0xFF75, 0xFF77, 0xFF78}
+)
 # From so many components on, a COC segment names its component in two bytes.
 _WIDE_COMPONENTS = 257
 _SIGNATURE = b"\x00\x00\x00\x0cjP  \r\n\x87\n"
 _MAX_BOXES = 1_000
 _MAX_MARKERS = 1_000
-_NITF_VERSIONS = (b"NITF02.10", b"NSIF01.00", b"NITF02.00", b"NITF01.10")
+# GDAL recognizes files by these characters alone.
+_NITF_SIGNATURES = (b"NITF", b"NSIF")
+_JP2_KIND = b"jP  "
 _NITF_HEADER_BYTES = 403
 
 
@@ -81,7 +95,7 @@ def codestreams(read_at: ReadAt, file_bytes: int) -> Iterator[Codestream]:
     Broken codestreams are skipped, because the decoder refuses them as well.
     """
     for offset in _pictures(read_at):
-        bare = [offset] if read_at(offset, 4).startswith(_START) else []
+        bare = [offset] if read_at(offset, 2) == _START else []
         boxed = (box.offset for box in _boxes(read_at, offset, file_bytes) if box.kind == b"jp2c")
         for start in itertools.chain(bare, boxed):
             codestream = _codestream(read_at, start)
@@ -98,14 +112,14 @@ def boxes(read_at: ReadAt, file_bytes: int) -> Iterator[Box]:
 def _pictures(read_at: ReadAt) -> Iterator[int]:
     """Yield the offsets at which an image may begin: 0, or in a NITF the pixels of each image segment.
 
-    See MIL-STD-2500C, table A-1. The header of a NITF before 2.1 may be 40 bytes longer.
+    See MIL-STD-2500C, table A-1. The header of a NITF before 2.1 may be 40 bytes longer. GDAL applies this rule to all
+    versions.
     """
-    if not read_at(0, 9).startswith(_NITF_VERSIONS):
+    if read_at(0, 4).upper() not in _NITF_SIGNATURES:
         yield 0
         return
     header = read_at(0, _NITF_HEADER_BYTES)
-    is_longer = header[:9] in (b"NITF02.00", b"NITF01.10") and header[280:286] == b"999998"
-    start = 394 if is_longer else 354
+    start = 394 if header[280:286] == b"999998" else 354
     offset, count = _number(header[start : start + 6]), _number(header[start + 6 : start + 9])
     lengths = read_at(start + 9, 16 * count)
     for number in range(len(lengths) // 16):
@@ -116,8 +130,11 @@ def _pictures(read_at: ReadAt) -> Iterator[int]:
 
 
 def _boxes(read_at: ReadAt, offset: int, file_bytes: int) -> Iterator[Box]:
-    if read_at(offset, 12) != _SIGNATURE:
+    signature = read_at(offset, 12)
+    if signature[4:8] != _JP2_KIND:
         return
+    if signature != _SIGNATURE:
+        raise OddHeaderError("the signature box of its JPEG 2000 is not the one of ISO/IEC 15444-1")
     for _ in range(_MAX_BOXES):
         head = read_at(offset, 16)
         if len(head) < 8:
@@ -131,18 +148,25 @@ def _boxes(read_at: ReadAt, offset: int, file_bytes: int) -> Iterator[Box]:
         if is_last:
             return
         offset += length
+    raise OddHeaderError(f"its JPEG 2000 has more than {_MAX_BOXES} boxes")
 
 
 def _number(digits: bytes) -> int:
-    return int(digits) if digits.isdigit() else 0
+    """Return the value of a field of a NITF. GDAL ignores characters around the digits, so they are refused."""
+    if digits and not digits.isdigit():
+        raise OddHeaderError("a length or a number in the header of its NITF has other characters than digits")
+    return int(digits or b"0")
 
 
 def _codestream(read_at: ReadAt, offset: int) -> Codestream | None:
-    head = read_at(offset, 4 + 38)
-    if len(head) < 42 or not head.startswith(_START):
+    if read_at(offset, 2) != _START:
         return None
-    length, _, right, bottom, left, top, tile_width, tile_height, _, _, count = struct.unpack(">HHIIIIIIIIH", head[4:])
-    code_block_px, precincts_per_px = _coding(read_at, offset + 4 + length, count)
+    segments = _segments(read_at, offset + len(_START))
+    size = next((content for marker, content in segments if marker == _SIZ), b"")
+    if len(size) < _SIZ_BYTES:
+        return None
+    _, right, bottom, left, top, tile_width, tile_height, _, _, count = struct.unpack_from(">HIIIIIIIIH", size)
+    code_block_px, precincts_per_px = _coding(segments, count)
     return Codestream(
         width=max(0, right - left),
         height=max(0, bottom - top),
@@ -154,25 +178,37 @@ def _codestream(read_at: ReadAt, offset: int) -> Codestream | None:
     )
 
 
-def _coding(read_at: ReadAt, offset: int, component_count: int) -> tuple[int, float]:
+def _segments(read_at: ReadAt, offset: int) -> Iterator[tuple[int, bytes]]:
+    """Yield the marker and the content of the SIZ, COD and COC segments of a main header."""
+    for _ in range(_MAX_MARKERS):
+        head = read_at(offset, 4)
+        marker, length = struct.unpack(">HH", head) if len(head) == 4 else (_SOD, 0)
+        if marker in (_SOT, _SOD):
+            return
+        if marker not in _SEGMENTS:
+            offset += 2
+        elif length < 2:
+            return
+        else:
+            if marker in (_SIZ, _COD, _COC):
+                yield marker, read_at(offset + 4, length - 2)
+            offset += 2 + length
+    raise OddHeaderError(f"the main header of its JPEG 2000 has more than {_MAX_MARKERS} markers")
+
+
+def _coding(segments: Iterator[tuple[int, bytes]], component_count: int) -> tuple[int, float]:
     """Return the least pixels of a code-block and the most precincts per pixel that the main header announces.
 
     COD holds for all components, and each COC for one; a decoder takes the last of several.
     """
     styles = []
-    for _ in range(_MAX_MARKERS):
-        head = read_at(offset, 4)
-        marker, length = struct.unpack(">HH", head) if len(head) == 4 else (_SOD, 0)
-        if marker in (_SOT, _SOD) or length < 2:
-            break
-        if marker in (_COD, _COC):
-            segment = read_at(offset + 4, length - 2)
-            if marker == _COC:
-                # In the layout of COD: without the component, with an unused progression.
-                style_at = 2 if component_count >= _WIDE_COMPONENTS else 1
-                segment = segment[style_at : style_at + 1] + bytes(4) + segment[style_at + 1 :]
-            styles.append(_coding_style(segment))
-        offset += 2 + length
+    for marker, content in segments:
+        if marker == _COD:
+            styles.append(_coding_style(content))
+        elif marker == _COC:
+            # In the layout of COD: without the component, with an unused progression.
+            style_at = 2 if component_count >= _WIDE_COMPONENTS else 1
+            styles.append(_coding_style(content[style_at : style_at + 1] + bytes(4) + content[style_at + 1 :]))
     if not styles:
         return Codestream.code_block_px, Codestream.precincts_per_px
     return min(px for px, _ in styles), max(per_px for _, per_px in styles)

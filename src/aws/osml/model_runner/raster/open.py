@@ -13,11 +13,11 @@ import urllib3
 from osgeo import gdal
 
 from .crs_text import are_plain_citations, is_plain_gml
-from .exceptions import ImageUnreachableError, LoadImageException, NotAnImageError
+from .exceptions import ImageUnreachableError, LoadImageException, NotAnImageError, OddHeaderError
 from .handle_pool import AwsKeys
 from .jpeg2000 import ReadAt, boxes, codestreams
 from .settings import RasterSettings
-from .tiff_tags import CITATIONS, tiff_sizes, tiff_tags
+from .tiff_tags import CITATIONS, metadata_sizes, tiff_sizes, tiff_tags
 from .transfers import watched_transfers
 
 _MISSING = frozenset({gdal.CPLE_AWSBucketNotFound, gdal.CPLE_AWSObjectNotFound})
@@ -189,9 +189,16 @@ def _check_header_of(path: str, url: str, settings: RasterSettings) -> None:
 
 
 def check_header(read_at: ReadAt, file_bytes: int, url: str, settings: RasterSettings) -> None:
-    """Raise LoadImageException for a header that has too many parts, or whose parts exceed a limit."""
+    """Raise LoadImageException for a header with too many or too large parts, or that cannot be checked."""
     read_at = _counted(read_at, url, settings)
-    _check_tiff(read_at, url, settings, start=0)
+    try:
+        _check_tiff(read_at, url, settings, start=0)
+        _check_jpeg2000(read_at, file_bytes, url, settings)
+    except OddHeaderError as err:
+        raise LoadImageException(f"{url} cannot be checked before it is opened: {err}") from err
+
+
+def _check_jpeg2000(read_at: ReadAt, file_bytes: int, url: str, settings: RasterSettings) -> None:
     for codestream in codestreams(read_at, file_bytes):
         for name, value, limit, setting in (
             ("number of bands", codestream.component_count, settings.max_bands, "MAX_IMAGE_BANDS"),
@@ -203,7 +210,7 @@ def check_header(read_at: ReadAt, file_bytes: int, url: str, settings: RasterSet
             ),
         ):
             refuse_excess(url, name, value, limit, setting)
-    # Two kinds of boxes georeference a JPEG 2000: GeoJP2, which is a TIFF, and GML.
+    # GDAL parses three kinds of boxes: GeoJP2, which is a TIFF, GML, and XML, which may be GDAL's own metadata.
     for box in boxes(read_at, file_bytes):
         if box.kind == b"uuid":
             _check_tiff(read_at, url, settings, start=box.offset + _UUID_BYTES)
@@ -211,6 +218,10 @@ def check_header(read_at: ReadAt, file_bytes: int, url: str, settings: RasterSet
             refuse_excess(url, "metadata in bytes (box asoc)", box.size_bytes, settings.max_xml_bytes)
             if not is_plain_gml(read_at(box.offset, box.size_bytes)):
                 raise _odd_crs(url)
+        elif box.kind == b"xml ":
+            refuse_excess(url, "metadata in bytes (box xml)", box.size_bytes, settings.max_xml_bytes)
+            for name, value, limit in metadata_sizes(read_at(box.offset, box.size_bytes)):
+                refuse_excess(url, name, value, limit)
 
 
 def _counted(read_at: ReadAt, url: str, settings: RasterSettings) -> ReadAt:

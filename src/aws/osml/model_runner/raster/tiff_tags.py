@@ -8,6 +8,8 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from .exceptions import OddHeaderError
+
 # (offset, count) -> bytes of the file; fewer, or none, where the file ends before.
 ReadAt = Callable[[int, int], bytes]
 
@@ -15,10 +17,14 @@ GDAL_METADATA, CITATIONS, TIE_POINTS = 42112, 34737, 33922
 # Tags that GDAL parses: descriptions, XMP, ICC, the coordinate system, its own metadata, RPC.
 _PARSED_TAGS = frozenset({270, 700, 33550, TIE_POINTS, 34264, 34675, 34735, 34736, CITATIONS, GDAL_METADATA, 50844})
 _KIND_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+# Tags whose text is searched here. libtiff also reads text that is stored as wider numbers.
+_SEARCHED_TAGS = frozenset({CITATIONS, GDAL_METADATA})
 _NUMBERS_OF_TIE_POINT = 6
 # libtiff refuses a directory with more tags.
 _MAX_TAGS = 4096
-_DOMAIN = re.compile(rb"""domain\s*=\s*["']([^"']*)""")
+# GDAL ignores the case of names in XML, and reads values without quotes.
+_ITEM = re.compile(rb"<(?:Item|MDI)", re.IGNORECASE)
+_DOMAIN = re.compile(rb"""domain\s*=\s*(?:"([^"]*)|'([^']*)|([^\s>]*))""", re.IGNORECASE)
 
 
 class TiffTag(NamedTuple):
@@ -46,7 +52,10 @@ _LAYOUTS = {
 
 
 def tiff_tags(read_at: ReadAt) -> Iterator[TiffTag]:
-    """Yield the tags of the first directory of a TIFF; nothing where the file is not a TIFF or is truncated."""
+    """Yield the tags of the first directory of a TIFF; nothing where the file is not a TIFF or is truncated.
+
+    Raises OddHeaderError for a citation or metadata in numbers of more than one byte.
+    """
     head = read_at(0, 16)
     layout = _LAYOUTS.get(head[:4])
     if layout is None or len(head) < 16:
@@ -64,6 +73,8 @@ def tiff_tags(read_at: ReadAt) -> Iterator[TiffTag]:
     for at in range(0, len(entries) - entry_bytes + 1, entry_bytes):
         number, kind, values = entry.unpack_from(entries, at)
         size_bytes = values * _KIND_BYTES.get(kind, 1)
+        if number in _SEARCHED_TAGS and size_bytes != values:
+            raise OddHeaderError(f"its TIFF tag {number} is not text")
         value_at = first + at + entry.size
         if size_bytes > layout.word_bytes:
             (value_at,) = struct.unpack_from(order + word, entries, at + entry.size)
@@ -94,6 +105,11 @@ def tiff_sizes(read_at: ReadAt, tag: TiffTag, max_bytes: int) -> Iterator[Excess
     if tag.number == TIE_POINTS:
         yield Excess("number of control points", tag.values // _NUMBERS_OF_TIE_POINT, _MAX_TIE_POINTS)
     if tag.number == GDAL_METADATA:
-        text = read_at(tag.offset, tag.size_bytes)
-        yield Excess("number of items of metadata", text.count(b"<Item"), _MAX_ITEMS)
-        yield Excess("number of domains of metadata", len(set(_DOMAIN.findall(text))), _MAX_DOMAINS)
+        yield from metadata_sizes(read_at(tag.offset, tag.size_bytes))
+
+
+def metadata_sizes(text: bytes) -> Iterator[Excess]:
+    """Yield the sizes of GDAL's metadata in XML that determine how long GDAL takes to read them."""
+    yield Excess("number of items of metadata", sum(1 for _ in _ITEM.finditer(text)), _MAX_ITEMS)
+    domains = {match[match.lastindex or 0] for match in _DOMAIN.finditer(text)}
+    yield Excess("number of domains of metadata", len(domains), _MAX_DOMAINS)
