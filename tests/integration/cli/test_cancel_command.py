@@ -38,8 +38,8 @@ def test_it_says_what_it_cancelled_and_what_had_ended(outstanding_jobs, capsys):
     assert main(["cancel", "a"]) == 0
     assert main(["cancel", "b"]) == 1
     assert capsys.readouterr().out.splitlines() == [
-        "cancelled:  a:s3://images/a.tif",
-        "left alone: b:s3://images/b.tif: its status is FAILED",
+        "cancelled: a:s3://images/a.tif",
+        "skipped:   b:s3://images/b.tif: its status is FAILED",
     ]
     assert outstanding_jobs._job_table.get_image_request(first.image_id).message == "cancelled"
 

@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from .local_extra import require_local_extra
-from .termination import ended_by_sigterm
+from .local_commands import ended_by_sigterm, require_local_extra
 
 
 def add_parser(commands: Any) -> None:

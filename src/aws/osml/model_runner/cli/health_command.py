@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Return 0 when the worker is healthy; otherwise 1, with the reason on stderr."""
+    """Return 0 if the worker is healthy; otherwise write the reason to the standard error and return 1."""
     problem = _problem(arguments.file)
     if problem is not None:
         sys.stderr.write(f"unhealthy: {problem}\n")

@@ -19,7 +19,7 @@ from . import (
     run_command,
     serve_command,
 )
-from .termination import TerminatedError
+from .local_commands import TerminatedError
 
 COMMANDS = (
     serve_command,
@@ -41,7 +41,7 @@ examples:
 
 
 class _Help(argparse.RawTextHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
-    """Shows defaults where there are any, and examples as they are written."""
+    """Shows the default of an option that has one, and keeps the lines of examples."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         has_default = action.default not in (None, False, [], {})
@@ -63,7 +63,8 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES,
         formatter_class=_Help,
     )
-    parser.add_argument("--version", action="version", version=_version())
+    version = f"model-runner {metadata.version('tile-model-runner')}, Python {platform.python_version()}"
+    parser.add_argument("--version", action="version", version=version)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for command in COMMANDS:
         command.add_parser(commands)
@@ -78,24 +79,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status: int = arguments.run(arguments)
     except InterruptedRunError as err:
-        return _complain([str(err)], _status_of(err.cause))
+        return _fail([str(err)], _status_of(err.cause))
     except ConfigurationError as err:
-        return _complain(
-            [str(err)]
-            if not err.problems
-            else ["these environment variables are missing or wrong:", *map(str, err.problems)],
-            MISUSED,
-        )
+        if not err.problems:
+            return _fail([str(err)], MISUSED)
+        return _fail(["these environment variables are missing or wrong:", *map(str, err.problems)], MISUSED)
     except ModelRunnerError as err:
-        return _complain([str(err)], FAILED)
+        return _fail([str(err)], FAILED)
     except KeyboardInterrupt as err:
-        return _complain([str(err) or "interrupted"], _status_of(err))
+        return _fail([str(err) or "interrupted"], _status_of(err))
     return status
-
-
-def _version() -> str:
-    """Return the version of this program and of what runs it, as a report of a fault should have them."""
-    return f"model-runner {metadata.version('tile-model-runner')}, Python {platform.python_version()}"
 
 
 def _status_of(cause: BaseException) -> int:
@@ -104,7 +97,8 @@ def _status_of(cause: BaseException) -> int:
     return FAILED
 
 
-def _complain(lines: Sequence[str], status: int) -> int:
+def _fail(lines: Sequence[str], status: int) -> int:
+    """Write an error to the standard error and return ``status``."""
     first, *others = lines
     sys.stderr.write("\n  ".join([f"model-runner: {first}", *others]) + "\n")
     return status

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from aws.osml.model_runner.api.post_processing import FeatureDistillationAlgorithm
     from aws.osml.model_runner.config import ServiceConfig
-    from aws.osml.model_runner.database.job_table import JobItem
     from aws.osml.model_runner.jobs.merge_again import JobMerger
     from aws.osml.model_runner.jobs.merging import MergedImage
     from aws.osml.model_runner.sink.delivery import Delivery, FeatureBatch
@@ -68,41 +67,34 @@ def add_parser(commands: Any) -> None:
         type=float,
         help="NMS, SOFT_NMS: drop features up to this score (default: none; 0.0001 for SOFT_NMS)",
     )
-    _add_output_options(parser)
-    parser.set_defaults(run=run)
-
-
-def _add_output_options(parser: argparse.ArgumentParser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--output", default="merged", help="directory, or s3://BUCKET/PREFIX, for the result")
     output.add_argument("--format", choices=FORMATS, default="GEOJSON", help="file format of the result")
     output.add_argument("--gzip", action="store_true", help="compress GEOJSON or GEOJSONSEQ")
+    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the result of each of the job's images, and say where and how many features it has."""
+    """Write the result of each of the job's images; print its location and its number of features."""
     from aws.osml.model_runner.config import ServiceConfig
 
     if arguments.gzip and arguments.format == "GEOPARQUET":
         raise ConfigurationError("--gzip: GEOPARQUET is compressed in itself")
     options = _options(arguments)
     merger = _merger(ServiceConfig.for_command(os.environ, _SETTINGS))
-    are_merged = [_merge(merger, job, options, arguments) for job in merger.images_of(arguments.job)]
-    return 0 if all(are_merged) else 1
-
-
-def _merge(merger: "JobMerger", job: Any, options: Any, arguments: argparse.Namespace) -> bool:
-    """Merge an image and print where it was written. One that fails keeps no other image of the job from it."""
-    try:
-        with merger.merged(job, options) as image:
-            place = _write(image, arguments)
-    except ConfigurationError:  # the same option holds for every image
-        raise
-    except Exception as err:  # noqa: BLE001 - it is printed, and the command fails
-        sys.stderr.write(f"model-runner: {err or type(err).__name__}\n")
-        return False
-    sys.stdout.write(f"{image.kept} of {image.stored} features: {place}\n")
-    return True
+    exit_status = 0
+    for job in merger.images_of(arguments.job):
+        try:
+            with merger.merged(job, options) as image:
+                location = _write(image, arguments)
+        except ConfigurationError:  # the same option holds for every image
+            raise
+        except Exception as err:  # noqa: BLE001 - an image that fails does not keep the others from being merged
+            sys.stderr.write(f"model-runner: {err or type(err).__name__}\n")
+            exit_status = 1
+        else:
+            sys.stdout.write(f"{image.kept} of {image.stored} features: {location}\n")
+    return exit_status
 
 
 def _options(arguments: argparse.Namespace) -> "FeatureDistillationAlgorithm":
@@ -147,20 +139,25 @@ def _merger(config: "ServiceConfig") -> "JobMerger":
 
 
 def _write(image: "MergedImage", arguments: argparse.Namespace) -> str:
-    """Write a result and return its place. A file is there whole or not at all, as an object is."""
+    """Write a result and return its location. A file appears only when it is complete, as an object does."""
     from aws.osml.model_runner.api.sink import OutputCompression, OutputFormat
     from aws.osml.model_runner.sink.result_format import ResultFormat
     from aws.osml.model_runner.sink.result_key import result_key
     from aws.osml.model_runner.sink.s3_sink import S3Sink
+    from aws.osml.model_runner.sink.sink_factory import SinkFactory
 
-    kind = OutputFormat(arguments.format), OutputCompression.GZIP if arguments.gzip else OutputCompression.NONE
-    result_format = ResultFormat.of(*kind)
+    compression = OutputCompression.GZIP if arguments.gzip else OutputCompression.NONE
+    result_format = ResultFormat.of(OutputFormat(arguments.format), compression)
     job_id, result_name = str(image.job.job_id), image.job.result_name or ""
     if arguments.output.startswith("s3://"):
         bucket, _, prefix = arguments.output.removeprefix("s3://").partition("/")
-        sink = S3Sink(bucket, prefix, result_format=kind[0], compression=kind[1])
         key = result_key(prefix, job_id, result_name, result_format.extension)
-        _check_is_free(image.job, bucket, key)
+        for own in SinkFactory.outputs_to_sinks(json.loads(image.job.outputs or "[]")):
+            if isinstance(own, S3Sink) and own.bucket == bucket:
+                own_key = result_key(own.prefix, job_id, result_name, own.format.extension)
+                if own_key == key:
+                    raise ConfigurationError(f"--output s3://{bucket}/{key}: the job has delivered its result there")
+        sink = S3Sink(bucket, prefix, result_format=OutputFormat(arguments.format), compression=compression)
         _deliver(image, sink.deliver)
         return f"s3://{bucket}/{key}"
     path = Path(arguments.output) / result_key("", job_id, result_name, result_format.extension)
@@ -176,7 +173,7 @@ def _write(image: "MergedImage", arguments: argparse.Namespace) -> str:
 
 
 def _deliver(image: "MergedImage", write: "Callable[[Delivery], None]") -> None:
-    """Write a result; what goes wrong with the features is not taken for an error of the output."""
+    """Write a result. An error of the features is raised as it is, not as an error of the output."""
     from aws.osml.model_runner.common.channel import Threads, spread
     from aws.osml.model_runner.sink.delivery import Delivery
 
@@ -186,16 +183,3 @@ def _deliver(image: "MergedImage", write: "Callable[[Delivery], None]") -> None:
     for error in spread(image, [deliver], Threads.of_process(), capacity=1):
         if error is not None:
             raise error
-
-
-def _check_is_free(job: "JobItem", bucket: str, key: str) -> None:
-    """Raise ConfigurationError where the job itself has delivered its result."""
-    from aws.osml.model_runner.sink.result_key import result_key
-    from aws.osml.model_runner.sink.s3_sink import S3Sink
-    from aws.osml.model_runner.sink.sink_factory import SinkFactory
-
-    for own in SinkFactory.outputs_to_sinks(json.loads(job.outputs or "[]")):
-        if isinstance(own, S3Sink) and own.bucket == bucket:
-            own_key = result_key(own.prefix, str(job.job_id), job.result_name or "", own.format.extension)
-            if own_key == key:
-                raise ConfigurationError(f"--output s3://{bucket}/{key}: the job has delivered its result there")

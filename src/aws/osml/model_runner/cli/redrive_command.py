@@ -1,11 +1,14 @@
-"""`model-runner redrive`: begin again what did not end well."""
+"""`model-runner redrive`: start PARTIAL and FAILED jobs again, and move dead letters back."""
 
 import argparse
 import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aws.osml.model_runner.exceptions import ConfigurationError, Problem
+
+if TYPE_CHECKING:
+    from aws.osml.model_runner.config import ServiceConfig
 
 _EXAMPLES = """\
 examples:
@@ -49,8 +52,16 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Return 0 when everything that was named was begun again, else 1; ConfigurationError tells what is missing."""
+    """Start the jobs again, move dead letters, and print the result of each image and queue.
+
+    Returns 0 if every image was started again, else 1. Raises ConfigurationError for a missing option or setting.
+    """
+    from aws.osml.model_runner.aws.clients import default_clients
     from aws.osml.model_runner.config import ServiceConfig
+    from aws.osml.model_runner.database.job_table import JobTable
+    from aws.osml.model_runner.database.outstanding_jobs_table import OutstandingJobsTable
+    from aws.osml.model_runner.exceptions import InvalidImageRequestException, JobNotFoundError
+    from aws.osml.model_runner.jobs.redrive import JobRedriver
 
     if not arguments.job and not arguments.dead_letters:
         raise ConfigurationError("name a job, or --dead-letters")
@@ -58,36 +69,29 @@ def run(arguments: argparse.Namespace) -> int:
         raise ConfigurationError("--output and --outputs-only need a job")
     queues = ("image_queue", "region_queue") if arguments.dead_letters else ()
     config = ServiceConfig.for_command(os.environ, (*_SETTINGS, *queues))
-    are_begun = [_redrive_job(config, job_id, arguments) for job_id in arguments.job]
-    if arguments.dead_letters:
-        _redrive_dead_letters(config)
-    return 0 if all(are_begun) else 1
-
-
-def _redrive_job(config: Any, job_id: str, arguments: argparse.Namespace) -> bool:
-    from aws.osml.model_runner.aws.clients import default_clients
-    from aws.osml.model_runner.database.job_table import JobTable
-    from aws.osml.model_runner.database.outstanding_jobs_table import OutstandingJobsTable
-    from aws.osml.model_runner.exceptions import InvalidImageRequestException, JobNotFoundError
-    from aws.osml.model_runner.jobs.redrive import JobRedriver
-
     dynamodb = default_clients().dynamodb_resource()
     jobs = JobTable(config.job_table, dynamodb, life_s=config.row_life_s)
     outstanding_jobs = OutstandingJobsTable(config.outstanding_jobs_table, jobs, dynamodb)
     redriver = JobRedriver(jobs, outstanding_jobs, config.policy.check)
-    try:
-        report = redriver.redrive(job_id, arguments.output, arguments.outputs_only)
-    except (InvalidImageRequestException, JobNotFoundError) as err:
-        sys.stderr.write(f"model-runner: {err}\n")
-        return False
-    for image_id, work in report.begun.items():
-        sys.stdout.write(f"begun again: {image_id}: {work}\n")
-    for image_id, reason in report.left.items():
-        sys.stdout.write(f"left alone:  {image_id}: {reason}\n")
-    return not report.left
+    exit_status = 0
+    for job_id in arguments.job:
+        try:
+            report = redriver.redrive(job_id, arguments.output, arguments.outputs_only)
+        except (InvalidImageRequestException, JobNotFoundError) as err:
+            sys.stderr.write(f"model-runner: {err}\n")
+            exit_status = 1
+            continue
+        for image_id, work in report.begun.items():
+            sys.stdout.write(f"started again: {image_id}: {work}\n")
+        for image_id, reason in report.left.items():
+            sys.stdout.write(f"skipped:       {image_id}: {reason}\n")
+            exit_status = 1
+    if arguments.dead_letters:
+        _redrive_dead_letters(config)
+    return exit_status
 
 
-def _redrive_dead_letters(config: Any) -> None:
+def _redrive_dead_letters(config: "ServiceConfig") -> None:
     from aws.osml.model_runner.jobs.redrive import redrive_dead_letters
     from aws.osml.model_runner.queue.request_queue import RequestQueue
 
@@ -97,7 +101,7 @@ def _redrive_dead_letters(config: Any) -> None:
     }
     missing = [Problem(name, "unset", "URL of the dead-letter queue") for name, (dlq, _) in pairs.items() if not dlq]
     if len(missing) == len(pairs):
-        raise ConfigurationError("no dead-letter queue is known", missing)
+        raise ConfigurationError("neither IMAGE_DLQ nor REGION_DLQ is set", missing)
     for name, (dlq, queue) in pairs.items():
         if dlq:
             moved = redrive_dead_letters(RequestQueue(dlq, wait_seconds=1, num_messages=10), RequestQueue(queue))

@@ -11,12 +11,10 @@ from urllib.parse import unquote, urlsplit
 from aws.osml.model_runner.common.typing import VALID_IMAGE_COMPRESSION, VALID_IMAGE_FORMATS, RequestStatus
 from aws.osml.model_runner.exceptions import ConfigurationError
 
-from .local_extra import require_local_extra
-from .termination import ended_by_sigterm
+from .local_commands import ended_by_sigterm, require_local_extra
 
 if TYPE_CHECKING:
     from aws.osml.model_runner.local.image_run import ImageRun
-    from aws.osml.model_runner.local.job import JobOutcome
     from aws.osml.model_runner.local.output_file import OutputFile
 
 EXIT_STATUS = {RequestStatus.SUCCESS: 0, RequestStatus.PARTIAL: 3}
@@ -38,8 +36,8 @@ def add_parser(commands: Any) -> None:
         "run",
         help="run a model over an image of your own, without an AWS account",
         description=(
-            "Runs a model over an image on this machine. Exits with 0 on SUCCESS, 3 on PARTIAL, 1 on FAILED, and 2 when"
-            " an option, the image, the model or the output cannot be used."
+            "Runs a model over an image on this machine. Exits with 0 on SUCCESS, 3 on PARTIAL and 1 on FAILED. Exits"
+            " with 2 when an option, the image, the model or the output cannot be used."
         ),
         epilog=_EXAMPLES,
     )
@@ -71,7 +69,15 @@ def add_parser(commands: Any) -> None:
         metavar="SECONDS",
         help="end the run when the model or the image store does not respond for so long",
     )
-    _add_tile_options(parser)
+    tiles = parser.add_argument_group("tiles")
+    tiles.add_argument("--tile-size", type=int, default=1024, metavar="PIXELS", help="width and height")
+    tiles.add_argument("--overlap", type=int, default=128, metavar="PIXELS", help="least overlap of neighbouring tiles")
+    tiles.add_argument(
+        "--format", choices=VALID_IMAGE_FORMATS, default="GTIFF", help="file format of the tiles that the model gets"
+    )
+    tiles.add_argument(
+        "--compression", choices=VALID_IMAGE_COMPRESSION, default="NONE", help="compression of the tiles"
+    )
     parser.add_argument(
         "--roi", metavar="WKT", help="region of interest: a POLYGON or MULTIPOLYGON in longitude and latitude"
     )
@@ -95,26 +101,14 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
-def _add_tile_options(parser: argparse.ArgumentParser) -> None:
-    tiles = parser.add_argument_group("tiles")
-    tiles.add_argument("--tile-size", type=int, default=1024, metavar="PIXELS", help="width and height")
-    tiles.add_argument("--overlap", type=int, default=128, metavar="PIXELS", help="least overlap of neighbouring tiles")
-    tiles.add_argument(
-        "--format", choices=VALID_IMAGE_FORMATS, default="GTIFF", help="file format of the tiles that the model gets"
-    )
-    tiles.add_argument(
-        "--compression", choices=VALID_IMAGE_COMPRESSION, default="NONE", help="compression of the tiles"
-    )
-
-
 def _json_object(text: str) -> dict[str, Any]:
     try:
-        found = json.loads(text)
+        document = json.loads(text)
     except ValueError as err:
         raise argparse.ArgumentTypeError(f"{text!r} is not valid JSON: {err}") from err
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
-    return found
+    return document
 
 
 def _count(text: str) -> int:
@@ -134,7 +128,7 @@ def _seconds(text: str) -> float:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the job, write its result, and return an exit status by the job's own."""
+    """Run the job, write its result unless the job failed, print a summary, and return an exit status."""
     require_local_extra()
     from rich.console import Console
 
@@ -147,48 +141,50 @@ def run(arguments: argparse.Namespace) -> int:
     began = time.monotonic()
     with ended_by_sigterm():
         outcome = run_image(_image_run(arguments, output), Console(stderr=True))
-    say = [f"status    {outcome.status.value}: {outcome.message}"]
     duration = f"in {time.monotonic() - began:.0f} s"
-    say.append(f"tiles     {outcome.tiles_succeeded} done, {outcome.tiles_failed} failed, {duration}")
-    say.append(_delivered(outcome, output, given))
-    say += [f"note      {hint}" for hint in hints(outcome.features)]
+    lines = [f"status    {outcome.status.value}: {outcome.message}"]
+    lines.append(f"tiles     {outcome.tiles_succeeded} done, {outcome.tiles_failed} failed, {duration}")
+    existed = output.path.exists()
+    if outcome.status is RequestStatus.FAILED or not outcome.result:
+        unchanged = f"; {given} is unchanged" if existed else ""
+        lines.append(f"features  none: no file was written{unchanged}")
+    else:
+        output.write(outcome.result)
+        replaced = ", which replaces an earlier file" if existed else ""
+        missing = "; features of failed tiles are missing" if outcome.tiles_failed else ""
+        lines.append(f"features  {len(outcome.features)}, in {given}{replaced}{missing}")
+    lines += [f"note      {hint}" for hint in hints(outcome.features)]
     if outcome.status is not RequestStatus.SUCCESS and not arguments.logs:
-        say.append("logs      not kept: --logs DIRECTORY keeps what the workers log")
-    Console().print("\n".join(say), highlight=False, soft_wrap=True, markup=False)
+        lines.append("logs      not kept: --logs DIR keeps the logs of the workers")
+    Console().print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
     return EXIT_STATUS.get(outcome.status, FAILED)
 
 
 def default_output(image: str) -> Path:
-    """Return where the result of an image goes by default: a file of its name in the current directory."""
+    """Return the default path of an image's result: the image's name with .geojson, in the current directory."""
     name = unquote(urlsplit(image).path) if image.startswith(("http://", "https://")) else image
     return Path(f"{Path(name).stem or 'result'}.geojson")
 
 
-def _delivered(outcome: "JobOutcome", output: "OutputFile", given: Path) -> str:
-    """Write the result, unless the job failed, and return what the user should know about it."""
-    if outcome.status is RequestStatus.FAILED or not outcome.result:
-        stays = f"; {given} stays as it was" if output.path.exists() else ""
-        return f"features  none: no file was written{stays}"
-    replaced = ", which replaces an earlier file" if output.path.exists() else ""
-    output.write(outcome.result)
-    missing = "; those of failed tiles are missing" if outcome.tiles_failed else ""
-    return f"features  {len(outcome.features)}, in {given}{replaced}{missing}"
-
-
 def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun":
-    from aws.osml.model_runner.local.image_request import TileSettings
+    from aws.osml.model_runner.local.image_request import TileSettings, merge_step
     from aws.osml.model_runner.local.image_run import ImageRun
     from aws.osml.model_runner.local.stack import WorkerSettings
 
     side = arguments.region_size
     environment = {"REGION_SIZE": f"({side}, {side})"} if side else {}
+    members: dict[str, Any] = {}
+    if arguments.roi:
+        members["regionOfInterest"] = arguments.roi
+    if arguments.merge or arguments.threshold is not None:
+        members["postProcessing"] = merge_step(arguments.merge or "SEAM", arguments.threshold)
     return ImageRun(
         image=arguments.image,
         model=_known_model(arguments.model, arguments.model_options),
         tiles=TileSettings(arguments.tile_size, arguments.overlap, arguments.format, arguments.compression),
         workers=WorkerSettings(arguments.workers, arguments.calls, environment),
         model_options=arguments.model_options,
-        members=_request_members(arguments),
+        members=members,
         logs=arguments.logs,
         checkpoint=output.path.with_name(f"{output.path.name}.resume"),
         resume=arguments.resume,
@@ -214,14 +210,3 @@ def _known_model(model: str, options: dict[str, Any]) -> str:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in err.errors(include_url=False))
         raise ConfigurationError(f"--model-options: {wrong}; settings of {model}: {known}") from err
     return model
-
-
-def _request_members(arguments: argparse.Namespace) -> dict[str, Any]:
-    from aws.osml.model_runner.local.image_request import merge_step
-
-    members: dict[str, Any] = {}
-    if arguments.roi:
-        members["regionOfInterest"] = arguments.roi
-    if arguments.merge or arguments.threshold is not None:
-        members["postProcessing"] = merge_step(arguments.merge or "SEAM", arguments.threshold)
-    return members

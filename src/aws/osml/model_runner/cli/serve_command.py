@@ -21,7 +21,10 @@ def add_parser(commands: Any) -> None:
 
 
 def run(_arguments: argparse.Namespace) -> int:
-    """Work until told to stop; ConfigurationError lists everything that is wrong with the environment."""
+    """Run a worker until SIGTERM, and return its exit status.
+
+    Raises ConfigurationError with every problem of the environment.
+    """
     from aws.osml.model_runner.config import ServiceConfig
     from aws.osml.model_runner.model_runner import ModelRunner
     from aws.osml.model_runner.telemetry.logs import configure_logging
@@ -32,7 +35,7 @@ def run(_arguments: argparse.Namespace) -> int:
     configure_metrics()
     status = ModelRunner(config=config).run()
     if status != 0:
-        # Something hangs in a call, and an ordinary exit would wait for it beyond the time that the container gives.
+        # A thread hangs in a call. An ordinary exit would wait for it, longer than the container's stop timeout.
         sys.stdout.flush()
         os._exit(status)
     return status
