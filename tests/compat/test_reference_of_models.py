@@ -22,7 +22,7 @@ from aws.osml.model_runner.features.properties import (
 )
 from aws.osml.model_runner.inference import sagemaker_parameters
 from aws.osml.model_runner.inference.call_errors import ModelErrorCode
-from aws.osml.model_runner.inference.content_types import CONTENT_TYPES
+from aws.osml.model_runner.inference.detector import CONTENT_TYPES
 from aws.osml.model_runner.inference.retry import DEFAULT_POLICY
 from aws.osml.model_runner.pipeline import pipeline
 from aws.osml.model_runner.region_request_handler import ABANDONED
@@ -80,8 +80,8 @@ def test_parameters_and_headers_are_documented() -> None:
     words = coded(section(reference("model-contract.md"), "Parameters"))
     assert set(words) >= sagemaker_parameters.INVOKE_PARAMETERS
     headers = {word.lower() for word in words}
-    assert headers >= sagemaker_parameters._OWN_HEADERS
-    assert headers >= set(sagemaker_parameters._OWN_PREFIXES)
+    assert headers >= sagemaker_parameters._RESERVED_HEADERS
+    assert headers >= set(sagemaker_parameters._RESERVED_PREFIXES)
 
 
 def test_the_size_of_a_feature_is_documented() -> None:

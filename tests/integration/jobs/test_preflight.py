@@ -345,4 +345,4 @@ class TestPayload:
         with pytest.raises(ModelCallError) as caught:
             worker.context.detector_for(request).invoke(bytes(MAX_SERVERLESS_BODY_BYTES + 1))
         assert caught.value.code == "TILE_TOO_LARGE"
-        assert "the endpoint takes 4194304" in str(caught.value)
+        assert "the endpoint takes at most 4194304" in str(caught.value)

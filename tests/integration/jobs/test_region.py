@@ -53,7 +53,7 @@ class SlowOnOne(CrashingOnOne):
         return dataclasses.replace(super(CrashingOnOne, self).reply(tile, attempt), delay_s=1.0 if is_slow else 0.0)
 
 
-BAD_REQUEST = "MODEL_4XX: the model answered with status 400"
+BAD_REQUEST = "MODEL_4XX: the model returned status 400"
 MODEL = "ships"
 
 

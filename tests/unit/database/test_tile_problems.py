@@ -19,11 +19,9 @@ def test_an_image_that_ended_well_has_one_plain_text():
 
 def test_failed_tiles_are_named_by_code_with_one_example():
     item = job(tile_success=2, tile_error=7, tile_errors={"MODEL_4XX": 2, "BAD_RESPONSE": 5})
-    item.first_failure = "MODEL_4XX: the model answered with status 400"
+    item.first_failure = "MODEL_4XX: the model returned status 400"
     text = end_message(item, RequestStatus.PARTIAL)
-    expected = (
-        "7 of 9 tiles failed: BAD_RESPONSE 5, MODEL_4XX 2; for example MODEL_4XX: the model answered with status 400"
-    )
+    expected = "7 of 9 tiles failed: BAD_RESPONSE 5, MODEL_4XX 2; for example MODEL_4XX: the model returned status 400"
     assert text == expected
 
 

@@ -7,7 +7,7 @@ import structlog.testing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws.osml.model_runner.inference.content_types import content_type_of
+from aws.osml.model_runner.inference.detector import content_type_of
 from aws.osml.model_runner.inference.sagemaker_parameters import (
     INVOKE_PARAMETERS,
     header_of_parameter,

@@ -51,7 +51,7 @@ def test_a_job_that_stands_still_is_explained_and_ends_in_the_end(world):
     display, log, wait = world
     log.add("region.finished", reason="of long ago")
     wait(10, JobProgress(RUNNING, tiles_done=3, tiles_total=9))
-    log.add("tile.failed", "warning", reason="the model answered with status 500")
+    log.add("tile.failed", "warning", reason="the model returned status 500")
     log.add("region.given_back", reason="5 of 9 tiles crash the model", retry_after_s=5.4)
     log.add("region.started", tiles=9)
     wait(10, JobProgress(RUNNING, tiles_done=3, tiles_total=9))

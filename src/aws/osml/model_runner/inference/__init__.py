@@ -1,4 +1,4 @@
-"""Model endpoints: how they are called, what their failures mean, and when a call is made again."""
+"""Model endpoints: calls, the meaning of their failures, and retries."""
 
 from .call_errors import ModelErrorCode
 from .detector import Detector

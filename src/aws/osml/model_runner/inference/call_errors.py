@@ -1,32 +1,30 @@
-"""What a failed model call means: pure functions from a status or an AWS error to a ``ModelCallError``.
+"""Classifies failed model calls: pure functions from a status or an AWS error to a ``ModelCallError``.
 
-================================================================  ===========  =====================
-Signal                                                            Class        Code
-================================================================  ===========  =====================
-429, 503, throttling errors, ModelNotReadyException               THROTTLE     THROTTLED
-ModelError or HTTP endpoint with 429, 502, 503                    THROTTLE     THROTTLED
-ModelError or HTTP endpoint with any other 5xx                    SUSPICIOUS   MODEL_5XX
-ModelError or HTTP endpoint with 408, 425 or 504                  TRANSIENT    TIMEOUT
-ModelError without the status of a response: none, or 0           TRANSIENT    TIMEOUT
-ModelError or HTTP endpoint with any other status                 PERMANENT    MODEL_4XX
-HTTP endpoint with a redirect, or a success other than 200        PERMANENT    BAD_RESPONSE
-SageMaker's own 500, 530 and other 5xx                            TRANSIENT    SERVICE_5XX
-time-outs; connections that fail or break                         TRANSIENT    TIMEOUT, CONNECTION
-ValidationError "… not found"                                     JOB          ENDPOINT_NOT_FOUND
-AccessDenied and its kin                                          JOB          ACCESS_DENIED
-ExpiredToken, InvalidClientTokenId, RequestExpired and their kin  CREDENTIAL   CREDENTIALS
-any other 4xx of SageMaker, parameters that it does not take      PERMANENT    BAD_REQUEST
-a name or URL that may not be called, as it is written            PERMANENT    BAD_ENDPOINT
-a URL that resolves to a forbidden address, a wrong certificate   JOB          BAD_ENDPOINT
-a tile longer than the endpoint takes, 413 of SageMaker           PERMANENT    TILE_TOO_LARGE
-an answer that is too long                                        PERMANENT    BAD_RESPONSE
-================================================================  ===========  =====================
+| Signal                                                           | Class      | Code                |
+|------------------------------------------------------------------|------------|---------------------|
+| 429, 503, throttling errors, ModelNotReadyException              | THROTTLE   | THROTTLED           |
+| ModelError or HTTP endpoint with 429, 502, 503                   | THROTTLE   | THROTTLED           |
+| ModelError or HTTP endpoint with any other 5xx                   | SUSPICIOUS | MODEL_5XX           |
+| ModelError or HTTP endpoint with 408, 425 or 504                 | TRANSIENT  | TIMEOUT             |
+| ModelError without the status of a response: none, or 0          | TRANSIENT  | TIMEOUT             |
+| ModelError or HTTP endpoint with any other status                | PERMANENT  | MODEL_4XX           |
+| HTTP endpoint with a redirect, or a success other than 200       | PERMANENT  | BAD_RESPONSE        |
+| SageMaker's own 500, 530 and other 5xx                           | TRANSIENT  | SERVICE_5XX         |
+| time-outs; connections that fail or break                        | TRANSIENT  | TIMEOUT, CONNECTION |
+| ValidationError "… not found"                                    | JOB        | ENDPOINT_NOT_FOUND  |
+| AccessDenied and its kin                                         | JOB        | ACCESS_DENIED       |
+| ExpiredToken, InvalidClientTokenId, RequestExpired and their kin | CREDENTIAL | CREDENTIALS         |
+| any other 4xx of SageMaker, parameters that it does not take     | PERMANENT  | BAD_REQUEST         |
+| a name or URL that is refused before any look-up                 | PERMANENT  | BAD_ENDPOINT        |
+| a URL that resolves to a forbidden address, a wrong certificate  | JOB        | BAD_ENDPOINT        |
+| a tile longer than the endpoint takes, 413 of SageMaker          | PERMANENT  | TILE_TOO_LARGE      |
+| a response that is too long                                      | PERMANENT  | BAD_RESPONSE        |
 
-An HTTP endpoint is the model itself, so its 500 is read like the 500 that SageMaker passes on from a container: the
-tile may have crashed the model. SageMaker's own 500 says nothing about the tile.
+An HTTP endpoint is the model itself. So its 500 counts like a 500 that SageMaker passes on from a container: the tile
+may have crashed the model. SageMaker's own 500 does not depend on the tile.
 
 SageMaker sends a ModelError with original status 0 when the container did not respond within 60 s, or at all. In most
-cases the call waited in the queue of a container that was sent too many calls, so this is congestion and not a crash.
+cases the call waited in the queue of a container that got too many calls. So this is congestion and not a crash.
 """
 
 import re
@@ -39,7 +37,7 @@ from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass
 
 
 class ModelErrorCode(StrEnum):
-    """The short word that tables, metrics and status messages carry for a failed call."""
+    """The code of a failed call in tables, metrics and status messages."""
 
     THROTTLED = "THROTTLED"
     TIMEOUT = "TIMEOUT"
@@ -57,7 +55,7 @@ class ModelErrorCode(StrEnum):
 
 
 _BUSY_STATUSES = frozenset({429, 502, 503})
-_LATE_STATUSES = frozenset({408, 425, 504})
+_TIMEOUT_STATUSES = frozenset({408, 425, 504})
 _TOO_LARGE_STATUS = 413
 
 _BUSY_ERRORS = frozenset(
@@ -94,11 +92,11 @@ _NOT_FOUND = re.compile(r"not found|could not find|does not exist", re.IGNORECAS
 
 
 def error_of_model_status(status: int, retry_after_s: float | None = None) -> ModelCallError:
-    """Return what an answer of the model itself means; ``status`` is anything but 200."""
-    message = f"the model answered with status {status}"
+    """Return the error for a response of the model itself; ``status`` is any status but 200."""
+    message = f"the model returned status {status}"
     if status in _BUSY_STATUSES:
         return ModelCallError(message, ModelErrorClass.THROTTLE, ModelErrorCode.THROTTLED, retry_after_s)
-    if status in _LATE_STATUSES:
+    if status in _TIMEOUT_STATUSES:
         return ModelCallError(message, ModelErrorClass.TRANSIENT, ModelErrorCode.TIMEOUT, retry_after_s)
     if status >= 500:
         return ModelCallError(message, ModelErrorClass.SUSPICIOUS, ModelErrorCode.MODEL_5XX, retry_after_s)
@@ -107,13 +105,17 @@ def error_of_model_status(status: int, retry_after_s: float | None = None) -> Mo
     return ModelCallError(message, ModelErrorClass.PERMANENT, ModelErrorCode.MODEL_4XX)
 
 
-def error_of_aws_response(answer: Mapping[str, Any]) -> ModelCallError:
-    """Return what an error answer of SageMaker's runtime means; ``answer`` is a botocore ``ClientError.response``."""
-    name = str(answer.get("Error", {}).get("Code", ""))
-    text = str(answer.get("Error", {}).get("Message", ""))
-    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+def error_of_aws_response(response: Mapping[str, Any]) -> ModelCallError:
+    """Return the error for a failure of SageMaker's runtime; ``response`` is a botocore ``ClientError.response``."""
+    name = str(response.get("Error", {}).get("Code", ""))
+    text = str(response.get("Error", {}).get("Message", ""))
+    status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     if name == "ModelError":
-        return _error_of_container(answer.get("OriginalStatusCode"))
+        container_status = response.get("OriginalStatusCode")
+        if isinstance(container_status, int) and 300 <= container_status <= 599:
+            return error_of_model_status(container_status)
+        message = "the container sent no response in time"
+        return ModelCallError(message, ModelErrorClass.TRANSIENT, ModelErrorCode.TIMEOUT)
     if name in _VALIDATION_ERRORS and _NOT_FOUND.search(text):
         return _aws_error(name, status, ModelErrorClass.JOB, ModelErrorCode.ENDPOINT_NOT_FOUND)
     if name in _CREDENTIAL_ERRORS:
@@ -129,9 +131,9 @@ def error_of_aws_response(answer: Mapping[str, Any]) -> ModelCallError:
 
 
 def retry_after_seconds(header: str | None, now_s: float) -> float | None:
-    """Return how long a ``Retry-After`` header asks us to wait (RFC 9110, section 10.2.3); None when it asks nothing.
+    """Return the wait that a ``Retry-After`` header requires (RFC 9110, section 10.2.3); None without a valid header.
 
-    The header holds seconds or a date; ``now_s`` is the Unix time against which a date counts.
+    The header holds seconds or a date; the wait until a date counts from ``now_s``, in Unix time.
     """
     text = (header or "").strip()
     if re.fullmatch(r"\d{1,9}", text, re.ASCII):
@@ -142,13 +144,5 @@ def retry_after_seconds(header: str | None, now_s: float) -> float | None:
         return None
 
 
-def _error_of_container(status: object) -> ModelCallError:
-    """Return what a ModelError means, by the status that SageMaker had from the container."""
-    if isinstance(status, int) and 300 <= status <= 599:
-        return error_of_model_status(status)
-    message = "the container sent no response in time"
-    return ModelCallError(message, ModelErrorClass.TRANSIENT, ModelErrorCode.TIMEOUT)
-
-
 def _aws_error(name: str, status: int, error_class: ModelErrorClass, code: ModelErrorCode) -> ModelCallError:
-    return ModelCallError(f"SageMaker answered {name or 'an error'} with status {status}", error_class, code)
+    return ModelCallError(f"SageMaker returned {name or 'an error'} with status {status}", error_class, code)

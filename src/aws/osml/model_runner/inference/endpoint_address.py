@@ -1,12 +1,12 @@
-"""Where an HTTP endpoint may be: http or https, never a link-local address, and on request only listed hosts.
+"""Checks the URL of an HTTP endpoint: http or https, no link-local address, and optionally only listed hosts.
 
-A URL comes from whoever may send a request, and the worker stands inside a network with instance metadata and
-container credentials on link-local addresses. So an address is judged twice: as it is written, when the request is
-parsed, and as it resolves, when the connection is made; the connection then goes to the very address that was judged,
-because a name may resolve differently the next time.
+Any sender of a request chooses this URL, and the network of the worker has instance metadata and container credentials
+on link-local addresses. So an address is checked twice: in the URL, when the request is parsed, and after the look-up,
+when the connection is made. The connection then goes to the checked address, because a name may resolve differently
+the next time.
 
-Loopback and private addresses are allowed as long as no hosts are listed, which is how a model runs beside the worker
-on a laptop or in the same private network. With a list (``HTTP_ENDPOINT_HOSTS``), only its hosts are called.
+Loopback and private addresses are allowed as long as no hosts are listed. So a model can run on the same laptop, or in
+the same private network. With a list (``HTTP_ENDPOINT_HOSTS``), only its hosts are called.
 """
 
 import re
@@ -41,7 +41,7 @@ _ILLEGAL = re.compile(r"[\x00-\x20\x7f\\]")
 
 @dataclass(frozen=True)
 class EndpointAddress:
-    """A checked URL: ``host`` in lower case and without brackets."""
+    """The parts of a checked URL; ``host`` is in lower case and without brackets."""
 
     scheme: str
     host: str
@@ -49,16 +49,16 @@ class EndpointAddress:
 
 
 def parse_endpoint_address(url: str, allowed_hosts: Sequence[str] = ()) -> EndpointAddress:
-    """Check a URL as it is written; no name is looked up.
+    """Check a URL without a look-up, and return its parts.
 
-    ``allowed_hosts`` holds ``host``, ``host:port``, ``*.suffix`` or ``*.suffix:port``; an IPv6 address stands in
-    brackets. Empty means every host.
+    ``allowed_hosts`` holds ``host``, ``host:port``, ``*.suffix`` or ``*.suffix:port``; an IPv6 address is in brackets.
+    Empty allows every host.
 
     Raises:
-        UnsupportedModelException: the URL may not be called; the message says why.
+        UnsupportedModelException: the URL may not be called; the message gives the reason.
     """
     if len(url) > MAX_URL_CHARACTERS or _ILLEGAL.search(url):
-        raise _refusal(url, f"an URL of at most {MAX_URL_CHARACTERS} characters without spaces or controls")
+        raise _refusal(url, f"a URL of at most {MAX_URL_CHARACTERS} characters without spaces or control characters")
     try:
         parts = parse_url(url)
     except LocationParseError as err:
@@ -71,40 +71,37 @@ def parse_endpoint_address(url: str, allowed_hosts: Sequence[str] = ()) -> Endpo
     address = EndpointAddress(parts.scheme, host, parts.port or DEFAULT_PORTS[parts.scheme])
     literal = literal_address(host)
     if literal is not None and is_forbidden(literal):
-        raise _refusal(url, "no link-local, metadata or multicast address")
+        raise _refusal(url, "an address that is not link-local, metadata or multicast")
     if allowed_hosts and not any(matches(address, entry) for entry in allowed_hosts):
         raise _refusal(url, "a host that is listed in HTTP_ENDPOINT_HOSTS")
     return address
 
 
 def matches(address: EndpointAddress, entry: str) -> bool:
-    """True when an entry of the allow-list covers ``address``; ``*.suffix`` covers sub-domains and not the suffix."""
-    pattern, port = _split_port(entry.strip().lower())
-    if port is not None and port != address.port:
-        return False
+    """Return whether an allow-list entry covers ``address``; ``*.suffix`` covers sub-domains, but not the suffix."""
+    pattern = entry.strip().lower()
+    head, colon, tail = pattern.rpartition(":")
+    # An IPv6 address has colons of its own; with a port it is in brackets.
+    if colon and tail.isdecimal() and (":" not in head or head.endswith("]")):
+        if int(tail) != address.port:
+            return False
+        pattern = head
     if pattern.startswith("*."):
         return address.host.endswith(pattern[1:]) and len(address.host) > len(pattern) - 1
     return address.host == pattern.strip("[]").rstrip(".")
 
 
 def checked_addresses(host: str, port: int, look_up: LookUp = socket.getaddrinfo) -> list[str]:
-    """Return what ``allowed_addresses`` does, with the error of a model call.
+    """Return the same as ``allowed_addresses``, but raise the error of a model call.
 
     Raises:
-        ModelCallError: of class JOB, when the host is refused.
+        ModelCallError: the host is refused; the class is JOB.
         socket.gaierror: the name cannot be resolved.
     """
     try:
         return allowed_addresses(host, port, look_up)
     except ForbiddenAddressError as err:
         raise ModelCallError(str(err), ModelErrorClass.JOB, ModelErrorCode.BAD_ENDPOINT) from err
-
-
-def _split_port(entry: str) -> tuple[str, int | None]:
-    head, colon, tail = entry.rpartition(":")
-    if colon and tail.isdecimal() and (":" not in head or head.endswith("]")):
-        return head, int(tail)
-    return entry, None
 
 
 def _refusal(url: str, expectation: str) -> UnsupportedModelException:

@@ -1,4 +1,4 @@
-"""What builds a detector of one kind."""
+"""The interface of detector builders, under its published path."""
 
 from abc import ABC, abstractmethod
 
@@ -6,8 +6,8 @@ from .detector import Detector
 
 
 class FeatureEndpointBuilder(ABC):
-    """Builds the detector of one way of calling a model."""
+    """Builds a detector for one way of calling a model."""
 
     @abstractmethod
     def build(self) -> Detector | None:
-        """Return the detector, or None when there is none of this kind."""
+        """Return the detector; None where no detector of this kind exists."""

@@ -1,4 +1,4 @@
-"""Checks of an endpoint that call no model: whether it is there, and how long a tile may be that is sent to it."""
+"""Checks an endpoint without a model call: whether it exists and is in service, and its maximum tile size."""
 
 import dataclasses
 import socket
@@ -14,8 +14,8 @@ from aws.osml.model_runner.exceptions import ModelCallError, Problem
 
 from .endpoint_address import EndpointAddress, checked_addresses
 
-# States in which an endpoint will not take calls unless somebody acts. In all others it does, or is about to; after a
-# failed roll-back (UpdateRollbackFailed), too, with instances of both versions.
+# States in which an endpoint takes no calls until its owner acts. In all other states it takes calls, or soon will; so
+# does an endpoint after a failed roll-back (UpdateRollbackFailed), which has instances of both versions.
 _DOWN = frozenset({"OutOfService", "Failed", "Deleting"})
 _MISSING = frozenset({"ValidationException", "ValidationError", "ResourceNotFound", "ResourceNotFoundException"})
 
@@ -30,10 +30,10 @@ _MAX_ADDRESSES = 4
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """The result of a check; ``is_known`` is False where it could not be made.
+    """The result of a check; ``is_known`` is False where the check was not possible.
 
-    ``problems`` keep every call, or delivery, from succeeding. ``absent`` is set where nothing listens at present; that
-    may pass. ``max_body_bytes`` is the longest tile that an endpoint takes, where its description limits it.
+    With ``problems`` every call, or delivery, fails. ``absent`` is set where no server listens now; a server may start
+    later. ``max_body_bytes`` is the maximum size of a tile, where the endpoint's description limits it.
     """
 
     problems: tuple[Problem, ...] = ()
@@ -43,7 +43,7 @@ class Finding:
 
     @property
     def is_good(self) -> bool:
-        """True when nothing stands in the way, as far as it is known."""
+        """True when the check found no problem, or was not possible."""
         return not self.problems and self.absent is None
 
 
@@ -56,10 +56,10 @@ class Describe(Protocol):
     def __call__(self, kind: str, name: str, role: str, is_new: bool = False) -> Mapping[str, Any]:
         """Return the description of an ``"endpoint"`` or a ``"component"``, seen under ``role`` if that is not empty.
 
-        The description has the form of SageMaker's response. With ``is_new`` it was looked up within the last seconds.
+        The description has the form of SageMaker's response. With ``is_new`` it is at most some seconds old.
 
         Raises:
-            ClientError, BotoCoreError: it was looked up by this call, and cannot be described.
+            ClientError, BotoCoreError: this call looked it up, and cannot describe it.
         """
 
 
@@ -67,11 +67,11 @@ def check_sagemaker(describe: Describe, name: str, role: str, parameters: Mappin
     """Return the problems of an endpoint, and of the inference component that ``parameters`` name.
 
     Raises:
-        ClientError, BotoCoreError: the endpoint cannot be described now, or may not be; nothing is known.
+        ClientError, BotoCoreError: the endpoint cannot be described now, or access is denied.
     """
     component = parameters.get("InferenceComponentName")
     finding = UNKNOWN
-    # An older description may show that nothing is wrong; a request is refused only by a new one.
+    # An older description is enough to accept a request; only a new description refuses one.
     for is_new in (False, True):
         field, value, kind = _NAME, name, "an endpoint"
         try:
@@ -92,12 +92,12 @@ def check_sagemaker(describe: Describe, name: str, role: str, parameters: Mappin
 
 
 def is_missing(error: ClientError | BotoCoreError) -> bool:
-    """Return True when SageMaker responded that what was to be described does not exist."""
+    """Return True when SageMaker responded that the endpoint or component does not exist."""
     return error_code(error) in _MISSING
 
 
 def endpoint_finding(description: Mapping[str, Any], name: str, parameters: Mapping[str, Any]) -> Finding:
-    """Return what DescribeEndpoint's response means for calls with ``parameters``. Pure."""
+    """Return the result of the check, from DescribeEndpoint's response, for calls with ``parameters``. Pure."""
     state = description.get("EndpointStatus", "InService")
     if state in _DOWN:
         return Finding((Problem(_NAME, shortened(name), f"an endpoint in service (it is {state})"),))
@@ -126,14 +126,14 @@ def check_http(
     resolve: Callable[[str, int], Sequence[str]] = checked_addresses,
     connect: Callable[..., socket.socket] = socket.create_connection,
 ) -> Finding:
-    """Look up the host of an HTTP endpoint and open a connection to it; nothing is sent.
+    """Look up the host of an HTTP endpoint and open a connection to it, without sending a request.
 
     Raises:
-        OSError: the name cannot be looked up now, or nobody answers; nothing is known.
+        OSError: the look-up fails now, or an address cannot be reached; the check is not possible.
     """
     value = shortened(url.partition("?")[0])
     try:
-        places = resolve(address.host, address.port)[:_MAX_ADDRESSES]
+        addresses = resolve(address.host, address.port)[:_MAX_ADDRESSES]
     except ModelCallError as err:
         return Finding((Problem(_NAME, value, str(err)),))
     except socket.gaierror as err:
@@ -141,9 +141,9 @@ def check_http(
             raise
         return Finding((Problem(_NAME, value, "a host whose name can be resolved"),))
     refused: list[OSError] = []
-    for place in places:
+    for ip_address in addresses:
         try:
-            connect((place, address.port), timeout=_CONNECT_S).close()
+            connect((ip_address, address.port), timeout=_CONNECT_S).close()
         except OSError as err:
             refused.append(err)
         else:

@@ -1,4 +1,4 @@
-"""From the words of a request to the detector that speaks to its model."""
+"""Makes the detector for the model that a request names."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,15 +10,14 @@ from aws.osml.model_runner.exceptions import Problem, UnsupportedModelException
 from .detector import Detector
 from .endpoint_address import parse_endpoint_address
 from .endpoint_builder import FeatureEndpointBuilder
-from .endpoint_name import check_endpoint_name
 from .http_detector import DEFAULT_CONNECTIONS, DEFAULT_TIMEOUTS, CallTimeouts, HTTPDetectorBuilder
-from .sm_detector import SMDetectorBuilder
+from .sm_detector import SMDetectorBuilder, check_endpoint_name
 
 
 class FeatureDetectorFactory:
-    """Chooses the detector for an endpoint.
+    """Makes the detector of an endpoint, by its mode.
 
-    ``assumed_role`` makes a SageMaker client that refreshes itself; ``assumed_credentials`` are used as they are.
+    With ``assumed_role`` the SageMaker client refreshes its credentials; ``assumed_credentials`` are never refreshed.
     """
 
     def __init__(
@@ -48,10 +47,10 @@ class FeatureDetectorFactory:
         self.max_answer_bytes = max_answer_bytes
 
     def check(self) -> None:
-        """Check the endpoint as it is written, before any tile is cut for it; nothing is looked up or called.
+        """Check the endpoint's name or URL before any tile is cut for it, without a look-up or a call.
 
         Raises:
-            UnsupportedModelException: no call to this endpoint can ever be made.
+            UnsupportedModelException: the endpoint may never be called.
         """
         match self.endpoint_mode:
             case ModelInvokeMode.SM_ENDPOINT:
@@ -59,30 +58,29 @@ class FeatureDetectorFactory:
             case ModelInvokeMode.HTTP_ENDPOINT:
                 parse_endpoint_address(self.endpoint, self.allowed_hosts)
             case _:
-                problem = Problem("imageProcessor.type", str(self.endpoint_mode)[:80], "expected a way to call a model")
-                raise UnsupportedModelException("no model is called this way", [problem])
+                modes = f"expected {ModelInvokeMode.SM_ENDPOINT} or {ModelInvokeMode.HTTP_ENDPOINT}"
+                problem = Problem("imageProcessor.type", str(self.endpoint_mode)[:80], modes)
+                raise UnsupportedModelException("this imageProcessor.type is not supported", [problem])
 
     def build(self) -> Detector | None:
         """Return the detector; None for a mode that calls no model."""
-        builder = self._builder()
-        return builder.build() if builder is not None else None
-
-    def _builder(self) -> FeatureEndpointBuilder | None:
-        shared: dict[str, Any] = {
+        options: dict[str, Any] = {
             "parameters": self.parameters,
             "tile_format": self.tile_format,
             "max_answer_bytes": self.max_answer_bytes,
         }
+        builder: FeatureEndpointBuilder
         match self.endpoint_mode:
             case ModelInvokeMode.SM_ENDPOINT:
-                options = {**shared, "assumed_role": self.assumed_role, "max_body_bytes": self.max_body_bytes}
-                return SMDetectorBuilder(self.endpoint, self.assumed_credentials, **options)
+                options |= {"assumed_role": self.assumed_role, "max_body_bytes": self.max_body_bytes}
+                builder = SMDetectorBuilder(self.endpoint, self.assumed_credentials, **options)
             case ModelInvokeMode.HTTP_ENDPOINT:
-                options = {
-                    **shared,
+                options |= {
                     "allowed_hosts": self.allowed_hosts,
                     "max_connections": self.max_connections,
                     "timeouts": self.timeouts,
                 }
-                return HTTPDetectorBuilder(self.endpoint, **options)
-        return None
+                builder = HTTPDetectorBuilder(self.endpoint, **options)
+            case _:
+                return None
+        return builder.build()

@@ -1,4 +1,4 @@
-"""The names under which this room's errors are imported, and the one that only this room raises."""
+"""The errors of model calls under their published path, and ``ModelJobError``."""
 
 from aws.osml.model_runner.exceptions import (
     BadModelResponseError,
@@ -14,10 +14,10 @@ from aws.osml.model_runner.exceptions import (
 
 
 class ModelJobError(ModelError):
-    """No tile of this job can be answered for now: the endpoint is missing, or refuses us.
+    """No call of this job can succeed for now: the endpoint is missing, or denies access.
 
-    A person may mend that (deploy the endpoint, grant the right), so the work is given back and tried again for a
-    while; ``code`` is what the job's status names when that did not help.
+    The operator can correct that by deploying the endpoint or granting access. So the region is released and retried
+    for a while; if it still fails, the job's status names ``code``.
     """
 
     can_retry = True

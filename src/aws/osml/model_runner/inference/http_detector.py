@@ -1,4 +1,4 @@
-"""Models behind a plain HTTP endpoint: one POST of the tile's bytes, one JSON answer."""
+"""Models behind a plain HTTP endpoint: one POST of the tile's bytes, one JSON response."""
 
 import ssl
 import time
@@ -16,11 +16,9 @@ from aws.osml.model_runner.common.checked_connection import checked_pool_manager
 from aws.osml.model_runner.common.typing import EncodedTile
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
 
-from .bounded_read import read_bounded
 from .call_errors import ModelErrorCode, error_of_model_status, retry_after_seconds
-from .content_types import content_type_of
 from .detection import detect
-from .detector import Detector
+from .detector import Detector, content_type_of, read_bounded
 from .endpoint_address import checked_addresses, parse_endpoint_address
 from .endpoint_builder import FeatureEndpointBuilder
 from .sagemaker_parameters import header_parameters
@@ -31,13 +29,13 @@ if TYPE_CHECKING:
 
 DEFAULT_NAME = "http"
 DEFAULT_CONNECTIONS = 64
-# How much of an error page is read so that the connection can be used again; a longer one costs the connection.
+# Maximum size of an error page that is read, so that the connection can be reused; a longer page closes it.
 ERROR_PAGE_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
 class CallTimeouts:
-    """How long a call may take: to connect, between two pieces of the answer, and from request to end of answer."""
+    """How long a call may take: to connect, between two pieces of the response, and from request to end of response."""
 
     connect_s: float = 5.0
     read_s: float = 70.0
@@ -48,11 +46,11 @@ DEFAULT_TIMEOUTS = CallTimeouts()
 
 
 class HTTPDetector(Detector):
-    """Calls a model over HTTP, on kept-alive connections, following no redirect and verifying TLS.
+    """Calls a model over HTTP, on persistent connections, with TLS verification and without redirects.
 
-    ``name`` is the model's name in metrics. ``retry`` is urllib3's own, off unless given: the runner's retry layer
-    decides. ``parameters`` become headers. ``allowed_hosts`` limits where the URL may lead, and ``resolve`` turns its
-    host and port into addresses that may be called.
+    ``name`` is the model's name in metrics. ``retry`` is urllib3's own retry, off by default, because ``retry.decide``
+    decides. ``parameters`` become headers. ``allowed_hosts`` limits the hosts of the URL, and ``resolve`` returns the
+    addresses of a host and port that may be called.
     """
 
     def __init__(
@@ -86,14 +84,14 @@ class HTTPDetector(Detector):
         return ModelInvokeMode.HTTP_ENDPOINT
 
     def find_features(self, payload: BufferedReader | bytes, metrics: "MetricsLogger | None") -> "FeatureCollection":
-        """Call the model once with a tile and return what it found, in pixels of that tile."""
+        """Call the model once with a tile and return its detections, in pixels of that tile."""
         return detect(self, payload, metrics, self.name)
 
     def invoke(self, tile: EncodedTile) -> bytes:
-        """POST a tile and return the body of the answer, which has to have status 200.
+        """POST a tile and return the body of the response, whose status has to be 200.
 
         Raises:
-            ModelCallError: the call failed; its class says what may help.
+            ModelCallError: the call failed; its class decides whether to retry.
         """
         try:
             parse_endpoint_address(self.endpoint, self.allowed_hosts)
@@ -102,7 +100,17 @@ class HTTPDetector(Detector):
         self._count_request()
         deadline_s = time.monotonic() + self.timeouts.connect_s + self.timeouts.total_s
         try:
-            response = self._post(tile)
+            response = self.http_pool.request(
+                "POST",
+                self.endpoint,
+                body=tile,  # type: ignore[arg-type]  # urllib3 sends any object with bytes as it is
+                headers=self._headers(),
+                preload_content=False,
+                decode_content=False,
+                redirect=False,
+                retries=self.retry if self.retry is not None else False,
+                timeout=Timeout(connect=self.timeouts.connect_s, read=self.timeouts.read_s),
+            )
             return self._body(response, deadline_s)
         except http_errors.HTTPError as err:
             raise error_of_transport(err) from err
@@ -111,21 +119,8 @@ class HTTPDetector(Detector):
         """Close the idle connections; a later call opens new ones."""
         self.http_pool.clear()
 
-    def _post(self, tile: EncodedTile) -> BaseHTTPResponse:
-        return self.http_pool.request(
-            "POST",
-            self.endpoint,
-            body=tile,  # type: ignore[arg-type]  # anything that holds bytes is sent as it is
-            headers=self._headers(),
-            preload_content=False,
-            decode_content=False,
-            redirect=False,
-            retries=self.retry if self.retry is not None else False,
-            timeout=Timeout(connect=self.timeouts.connect_s, read=self.timeouts.read_s),
-        )
-
     def _headers(self) -> dict[str, str]:
-        """Return the headers of a call; a parameter may name another media type, in any case of letters."""
+        """Return the headers of a call; a parameter ``Content-Type``, in any case, replaces the tile's media type."""
         headers = header_parameters(self.parameters, self.endpoint)
         content_type = content_type_of(self.tile_format)
         if content_type and "content-type" not in map(str.lower, headers):
@@ -133,7 +128,7 @@ class HTTPDetector(Detector):
         return {**headers, "Accept-Encoding": "identity"}
 
     def _body(self, response: BaseHTTPResponse, deadline_s: float) -> bytes:
-        """Return the body of a good answer; whatever happens, the connection is left reusable or is closed."""
+        """Return the body of a response with status 200; the connection is reusable or closed after any outcome."""
         is_good = response.status == 200
         max_bytes = self.max_answer_bytes if is_good else ERROR_PAGE_BYTES
         try:
@@ -149,13 +144,16 @@ class HTTPDetector(Detector):
 
 
 def error_of_transport(error: http_errors.HTTPError) -> ModelCallError:
-    """Return what a failure below HTTP means: time-outs and broken connections pass, a wrong certificate does not."""
+    """Return the error for a failure below HTTP. Time-outs and broken connections are transient.
+
+    A wrong certificate fails the job, because each further call would fail too.
+    """
     if isinstance(error, http_errors.MaxRetryError) and isinstance(error.reason, http_errors.HTTPError):
         return error_of_transport(error.reason)
     message = f"the call failed with {type(error).__name__}"
     if isinstance(error, http_errors.SSLError) and isinstance(error.args[0], ssl.SSLCertVerificationError):
         return ModelCallError(message, ModelErrorClass.JOB, ModelErrorCode.BAD_ENDPOINT)
-    # NewConnectionError calls itself a time-out in urllib3's tree, and is none.
+    # NewConnectionError inherits from TimeoutError in urllib3, although it is not a time-out.
     is_unreachable = isinstance(error, http_errors.NewConnectionError)
     if isinstance(error, http_errors.TimeoutError) and not is_unreachable:
         return ModelCallError(message, ModelErrorClass.TRANSIENT, ModelErrorCode.TIMEOUT)
@@ -163,7 +161,7 @@ def error_of_transport(error: http_errors.HTTPError) -> ModelCallError:
 
 
 class HTTPDetectorBuilder(FeatureEndpointBuilder):
-    """Builds an ``HTTPDetector``; options beyond the endpoint are the detector's own."""
+    """Builds an ``HTTPDetector`` for an endpoint, with further options of the detector."""
 
     def __init__(self, endpoint: str, **options: Any) -> None:
         super().__init__()
@@ -171,5 +169,5 @@ class HTTPDetectorBuilder(FeatureEndpointBuilder):
         self.options = options
 
     def build(self) -> Detector | None:
-        """Return the detector; it has made no connection yet."""
+        """Return the detector; it makes its first connection at the first call."""
         return HTTPDetector(self.endpoint, **self.options)

@@ -1,21 +1,19 @@
-"""The one retry layer of the model call. The rule is a pure function; the loop around it acts.
+"""The only retry layer of the model call: ``decide`` is the pure rule, ``invoke_with_retries`` applies it.
 
-What is decided after a failed try, by the class of the error:
+The decision after a failed try, by the class of the error:
 
-===========  ====================  ===========================================================================
-Class        Tries                 What happens
-===========  ====================  ===========================================================================
-THROTTLE     4, within the budget  wait and call again; then give the region back: a busy endpoint fails no tile
-TRANSIENT    4, within the budget  the same; a tile that is called alone fails after 3 time-outs with ``TIMEOUT``
-SUSPICIOUS   3                     wait and call again; then the tile fails with ``MODEL_5XX``
-PERMANENT    1                     the tile fails with the error's code
-JOB          1                     the job cannot go on: give back now, fail later if nobody mends it
-CREDENTIAL   1, then as TRANSIENT  refresh the credentials once and call again at once
-===========  ====================  ===========================================================================
+| Class      | Tries                | Decision                                                                       |
+|------------|----------------------|--------------------------------------------------------------------------------|
+| THROTTLE   | 4, within the budget | wait and retry; then release the region: a busy endpoint fails no tile         |
+| TRANSIENT  | 4, within the budget | the same; a tile that is called alone fails after 3 time-outs with ``TIMEOUT`` |
+| SUSPICIOUS | 3                    | wait and retry; then the tile fails with ``MODEL_5XX``                         |
+| PERMANENT  | 1                    | the tile fails with the error's code                                           |
+| JOB        | 1                    | release the region; the job fails later if the operator does not act           |
+| CREDENTIAL | 1, then as TRANSIENT | refresh the credentials once and retry at once                                 |
 
-The wait is full jitter, uniform in [0, min(20 s, 0.5 s * 2^(try - 1))] (Brooker, "Exponential Backoff And Jitter"),
-but at least what the endpoint asked for in ``Retry-After`` when that is a minute or less. An endpoint that asks for
-more gets its region's rest at once instead of a thread that waits.
+The wait has full jitter: it is uniform in [0, min(20 s, 0.5 s * 2^(try - 1))], see Brooker, "Exponential Backoff And
+Jitter". It is at least the ``Retry-After`` of the endpoint, if that is a minute or less. For a longer ``Retry-After``
+the region is released, so that no thread is blocked.
 """
 
 import random
@@ -39,7 +37,7 @@ from .exceptions import ModelJobError
 
 
 class Action(StrEnum):
-    """What follows a failed try."""
+    """The action after a failed try."""
 
     RETRY = "RETRY"
     RELEASE = "RELEASE"
@@ -49,10 +47,10 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do after a failed try.
+    """An action after a failed try, and its details.
 
-    ``delay_s`` is the wait before the next try, or, with RELEASE, the rest that the endpoint asked for (0 for none).
-    ``should_refresh`` asks for new credentials before the next try.
+    ``delay_s`` is the wait before the next try, or, with RELEASE, the endpoint's ``Retry-After`` (0 without one).
+    ``should_refresh`` requires new credentials before the next try.
     """
 
     action: Action
@@ -65,7 +63,7 @@ class Decision:
 class RetryPolicy:
     """The numbers of the table above.
 
-    ``max_timeouts`` is None where a time-out may come from the queue of an endpoint that is sent too many calls.
+    ``max_timeouts`` is None where an endpoint may get too many calls, because its queue can then cause the time-out.
     """
 
     max_tries: int = 4
@@ -84,7 +82,7 @@ ALONE_POLICY = RetryPolicy(max_timeouts=3)
 
 @dataclass(frozen=True)
 class ModelResponse:
-    """The bytes of a successful answer, and how many calls failed before it came."""
+    """The body of a successful response, and the number of calls that failed before it."""
 
     body: bytes
     retries: int
@@ -103,9 +101,9 @@ class Invokable(Protocol):
 
 
 class RetryBudget:
-    """How many retries all threads that call one endpoint may spend: a tenth of their calls, after a first allowance.
+    """Limits the retries of all threads that call one endpoint: ``floor`` at first, then a tenth of their calls.
 
-    Without it, an endpoint that is down gets every call four times, just when it needs peace.
+    Without a budget, an endpoint that is overloaded would get every call four times.
     """
 
     def __init__(self, ratio: float = 0.1, floor: int = 10, ceiling: int = 100) -> None:
@@ -120,7 +118,7 @@ class RetryBudget:
             self._balance = min(self.ceiling, self._balance + self.ratio)
 
     def spend(self) -> None:
-        """Count one retry; the balance never falls below nothing."""
+        """Count one retry; the balance never falls below 0."""
         with self._lock:
             self._balance = max(0.0, self._balance - 1)
 
@@ -141,10 +139,10 @@ def decide(
     has_budget: bool = True,
     timeouts: int = 0,
 ) -> Decision:
-    """Return what follows the failure of try number ``attempt``.
+    """Return the decision after try number ``attempt`` failed with ``error``.
 
-    That counts from 1, leaves refreshes out, and counts tries that crashed the model apart from all others.
-    ``timeouts`` of the tries so far ended by a time-out, this one included.
+    ``attempt`` is 1-based and excludes credential refreshes. Tries that crashed the model have a count of their own.
+    ``timeouts`` is the number of tries that timed out, including this one.
     """
     match error.error_class:
         case ModelErrorClass.PERMANENT:
@@ -158,7 +156,7 @@ def decide(
         case ModelErrorClass.TRANSIENT if policy.max_timeouts is not None and timeouts >= policy.max_timeouts:
             return Decision(Action.FAIL_TILE, 0.0, error.code)
     rest_s = min(error.retry_after_s or 0.0, policy.max_rest_s)
-    # A tile that is alone is only called again to see whether it times out each time.
+    # A tile that is called alone is retried only after a time-out, to find out whether each try times out.
     is_probe = policy.max_timeouts is not None and timeouts == 0
     is_exhausted = attempt >= policy.max_tries or not has_budget or rest_s > policy.max_retry_after_s or is_probe
     if is_exhausted and error.error_class is not ModelErrorClass.SUSPICIOUS:
@@ -168,9 +166,9 @@ def decide(
 
 
 class Tries:
-    """Counts the tries of one tile's call, and decides what follows each that failed.
+    """Counts the tries of one tile's call, and decides after each failed try.
 
-    ``budget`` is shared by all calls of an endpoint.
+    All calls of an endpoint share ``budget``.
     """
 
     def __init__(self, budget: RetryBudget, rng: random.Random, policy: RetryPolicy = DEFAULT_POLICY) -> None:
@@ -178,13 +176,13 @@ class Tries:
         self._budget = budget
         self._rng = rng
         self._policy = policy
-        # Apart, because a tile must not fail for one crash of its model after two refusals.
+        # Counted separately, because a tile must not fail for one crash of its model after two refusals.
         self._crashed = self._refused = self._timeouts = 0
         self._has_refreshed = False
         budget.earn()
 
     def failed(self, error: ModelCallError) -> Decision:
-        """Count a try that failed, and the retry where one follows."""
+        """Count a failed try, and its retry if there is one; return the decision."""
         is_crash = error.error_class is ModelErrorClass.SUSPICIOUS
         self._timeouts += error.code == ModelErrorCode.TIMEOUT
         attempt = (self._crashed if is_crash else self._refused) + 1
@@ -226,15 +224,15 @@ def invoke_with_retries(
     should_stop: Callable[[], bool] = lambda: False,
     budget: RetryBudget | None = None,
 ) -> ModelResponse:
-    """Call the model until it answers or the table says otherwise.
+    """Call the model until it responds, or ``decide`` returns another action than a retry.
 
-    ``sleep`` may be a stop event's ``wait``, so that stopping need not wait. ``budget`` is shared by all calls of an
-    endpoint.
+    ``sleep`` may be the ``wait`` of a stop event, which ends when the process stops. All calls of an endpoint share
+    ``budget``.
 
     Raises:
         ModelTileError: this tile fails, with a code.
-        ModelBackPressureError: the endpoint refuses for now, or the process is to stop.
-        ModelJobError: no tile of the job can be answered.
+        ModelBackPressureError: the endpoint refuses for now, or the process stops.
+        ModelJobError: no call of the job can succeed.
     """
     tries = Tries(budget or RetryBudget(), rng, policy)
     while True:
@@ -242,26 +240,18 @@ def invoke_with_retries(
             return ModelResponse(detector.invoke(tile), tries.retries)
         except ModelCallError as err:
             decision = tries.failed(err)
-            _raise_unless_again(decision, err)
+            match decision.action:
+                case Action.FAIL_TILE:
+                    raise ModelTileError(str(err), decision.code) from err
+                case Action.FAIL_JOB:
+                    raise ModelJobError(str(err), decision.code) from err
+                case Action.RELEASE:
+                    raise ModelBackPressureError(str(err), decision.delay_s or None) from err
         if decision.should_refresh:
             detector.refresh_credentials()
             continue
-        _wait(decision.delay_s, sleep, should_stop)
-
-
-def _raise_unless_again(decision: Decision, error: ModelCallError) -> None:
-    match decision.action:
-        case Action.FAIL_TILE:
-            raise ModelTileError(str(error), decision.code) from error
-        case Action.FAIL_JOB:
-            raise ModelJobError(str(error), decision.code) from error
-        case Action.RELEASE:
-            raise ModelBackPressureError(str(error), decision.delay_s or None) from error
-
-
-def _wait(delay_s: float, sleep: Callable[[float], object], should_stop: Callable[[], bool]) -> None:
-    """Wait, unless the process is to stop: then the region goes back, and no try is started that nobody waits for."""
-    if not should_stop():
-        sleep(delay_s)
-    if should_stop():
-        raise ModelBackPressureError("the process is stopping")
+        if not should_stop():
+            sleep(decision.delay_s)
+        if should_stop():
+            # The region is released, so no result of a further try is needed.
+            raise ModelBackPressureError("the process is stopping")

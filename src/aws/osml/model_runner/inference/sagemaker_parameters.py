@@ -1,4 +1,4 @@
-"""``imageProcessorParameters``: what of it reaches InvokeEndpoint, and what reaches an HTTP endpoint as headers."""
+"""Selects the ``imageProcessorParameters`` for InvokeEndpoint, and those for HTTP endpoints as headers."""
 
 import functools
 import re
@@ -26,14 +26,14 @@ INVOKE_PARAMETERS = frozenset(
     }
 )
 
-# SageMaker hands CustomAttributes to a container under this header; an HTTP endpoint finds it in the same place.
+# SageMaker passes CustomAttributes to a container in this header, and this package passes it to HTTP endpoints.
 CUSTOM_ATTRIBUTES_HEADER = "X-Amzn-SageMaker-Custom-Attributes"
 _HEADER_OF_PARAMETER = {"CustomAttributes": CUSTOM_ATTRIBUTES_HEADER, "ContentType": "Content-Type"}
 
-# What decides where a call goes, what it does, whose it is and how its bytes are framed is ours alone (RFC 9110,
-# section 7.6.1, the headers by which proxies and the instance metadata service trust a caller, and those by which
-# a proxy replaces a method or a path).
-_OWN_HEADERS = frozenset(
+# A request may not set headers that control the target, the effect, the identity or the framing of a call. These are
+# the headers of RFC 9110, section 7.6.1, and headers by which proxies and the instance metadata service trust a caller.
+# Other headers here make a proxy replace a method or a path.
+_RESERVED_HEADERS = frozenset(
     {
         "accept-encoding",
         "authorization",
@@ -67,8 +67,8 @@ _OWN_HEADERS = frozenset(
         "x-real-ip",
     }
 )
-# Parameters become headers of any name that a model may read, so no list of names that are allowed can be complete.
-_OWN_PREFIXES = (
+# A model may read headers of any name, so a list of allowed names cannot be complete.
+_RESERVED_PREFIXES = (
     "if-",
     "proxy-",
     "x-amz-security-",
@@ -86,25 +86,25 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]{0,8192}")
 
 
 def invoke_parameters(parameters: Mapping[str, Any] | None, endpoint: str) -> dict[str, str]:
-    """Return the keyword arguments that InvokeEndpoint takes; all others are dropped, with one warning."""
+    """Return the parameters that InvokeEndpoint takes as arguments; the others are dropped, with one warning."""
     return _select(parameters, endpoint, argument_of_parameter)
 
 
 def argument_of_parameter(name: str, value: str) -> str | None:
-    """Return the name of the argument that a parameter becomes; None when there is none, or no header can carry it."""
+    """Return the name of InvokeEndpoint's argument for a parameter; None if it takes no such argument or value."""
     return name if name in INVOKE_PARAMETERS and _ASCII_VALUE.fullmatch(value) else None
 
 
 def header_parameters(parameters: Mapping[str, Any] | None, endpoint: str) -> dict[str, str]:
-    """Return the headers that parameters become; what is ours, or is no header, is dropped with one warning."""
+    """Return the headers for parameters; reserved and invalid headers are dropped, with one warning."""
     return _select(parameters, endpoint, header_of_parameter)
 
 
 def header_of_parameter(name: str, value: str) -> str | None:
-    """Return the name of the header that a parameter becomes, or None when it must not become one."""
+    """Return the name of the header for a parameter; None if the header is reserved or invalid."""
     header = _HEADER_OF_PARAMETER.get(name, name)
-    is_ours = header.lower() in _OWN_HEADERS or header.lower().startswith(_OWN_PREFIXES)
-    if is_ours or not _HEADER_NAME.fullmatch(header) or not _HEADER_VALUE.fullmatch(value):
+    is_reserved = header.lower() in _RESERVED_HEADERS or header.lower().startswith(_RESERVED_PREFIXES)
+    if is_reserved or not _HEADER_NAME.fullmatch(header) or not _HEADER_VALUE.fullmatch(value):
         return None
     return header
 

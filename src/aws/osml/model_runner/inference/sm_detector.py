@@ -1,5 +1,6 @@
 """Models behind a SageMaker endpoint."""
 
+import re
 import threading
 import time
 from collections.abc import Mapping
@@ -23,15 +24,12 @@ from urllib3 import exceptions as http_errors
 from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES, MAX_SAGEMAKER_BODY_BYTES, ModelInvokeMode
 from aws.osml.model_runner.aws.clients import Role, client_config, default_clients
 from aws.osml.model_runner.common.typing import EncodedTile
-from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
+from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, Problem, UnsupportedModelException
 
-from .bounded_read import read_bounded
 from .call_errors import ModelErrorCode, error_of_aws_response
-from .content_types import content_type_of
 from .detection import detect
-from .detector import Detector
+from .detector import Detector, content_type_of, read_bounded
 from .endpoint_builder import FeatureEndpointBuilder
-from .endpoint_name import check_endpoint_name
 from .sagemaker_parameters import invoke_parameters
 
 if TYPE_CHECKING:
@@ -40,11 +38,12 @@ if TYPE_CHECKING:
 
 SERVICE: Final = "sagemaker-runtime"
 MAX_CONNECTIONS = 64
-# A model may take 60 s; what is left of 75 s is for the answer's bytes.
+# A model may take 60 s; the other 15 s are for the bytes of the response.
 TOTAL_S = 75.0
-# Many threads meet an expired token in the same moment: one of them refreshes for all.
+# Many threads find an expired token in the same moment; one of them refreshes for all.
 REFRESH_INTERVAL_S = 5.0
 
+_ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", re.ASCII)
 _CREDENTIAL_FAILURES = (
     CredentialRetrievalError,
     NoCredentialsError,
@@ -56,10 +55,10 @@ _CREDENTIAL_FAILURES = (
 class SMDetector(Detector):
     """Calls a model by InvokeEndpoint.
 
-    The client is the one given; else one that signs with ``assumed_credentials`` (AccessKeyId, SecretAccessKey,
-    SessionToken), which cannot be refreshed; else the process's own for ``assumed_role``, which can.
-    ``parameters`` are those of a request; what InvokeEndpoint does not take is dropped. A tile longer than
-    ``max_body_bytes`` is refused here, before it is sent.
+    ``client`` makes the calls, if it is given. Otherwise a new client signs with ``assumed_credentials`` (AccessKeyId,
+    SecretAccessKey, SessionToken), which cannot be refreshed. Without both, the process's client for ``assumed_role``
+    signs with credentials that can be refreshed. ``parameters`` are the parameters of a request; InvokeEndpoint's
+    arguments are kept, others are dropped. A tile longer than ``max_body_bytes`` is refused before it is sent.
     """
 
     def __init__(
@@ -94,36 +93,47 @@ class SMDetector(Detector):
 
     @property
     def sm_client(self) -> Any:
-        """The client that makes the calls, made when it is first asked for."""
+        """The client that makes the calls, created on first use."""
         with self._client_lock:
-            if self._client is None:
-                self._client = self._make_client()
+            if self._client is None and self.assumed_credentials:
+                session = boto3.Session(
+                    aws_access_key_id=self.assumed_credentials["AccessKeyId"],
+                    aws_secret_access_key=self.assumed_credentials["SecretAccessKey"],
+                    aws_session_token=self.assumed_credentials["SessionToken"],
+                )
+                self._client = session.client(SERVICE, config=client_config(SERVICE, MAX_CONNECTIONS))
+            elif self._client is None:
+                self._client = default_clients().client(SERVICE, self.assumed_role)
             return self._client
 
     def find_features(self, payload: BufferedReader | bytes, metrics: "MetricsLogger | None") -> "FeatureCollection":
-        """Call the model once with a tile and return what it found, in pixels of that tile."""
+        """Call the model once with a tile and return its detections, in pixels of that tile."""
         return detect(self, payload, metrics, self.endpoint)
 
     def invoke(self, tile: EncodedTile) -> bytes:
-        """Call InvokeEndpoint with a tile and return the body of the answer.
+        """Call InvokeEndpoint with a tile and return the body of the response.
 
         Raises:
-            ModelCallError: the call failed; its class says what may help.
+            ModelCallError: the call failed; its class decides whether to retry.
         """
         self._check(tile)
         self._count_request()
         deadline_s = time.monotonic() + self.total_s
+        arguments = invoke_parameters(self.parameters, self.endpoint)
+        content_type = content_type_of(self.tile_format)
+        if content_type:
+            arguments.setdefault("ContentType", content_type)
         try:
-            # botocore takes nothing else for bytes.
-            answer = self.sm_client.invoke_endpoint(EndpointName=self.endpoint, Body=bytes(tile), **self._arguments())
-            return self._body(answer["Body"], deadline_s)
+            # botocore accepts bytes, but no memoryview.
+            response = self.sm_client.invoke_endpoint(EndpointName=self.endpoint, Body=bytes(tile), **arguments)
+            return self._body(response["Body"], deadline_s)
         except ClientError as err:
             raise error_of_aws_response(err.response) from err
         except (BotoCoreError, http_errors.HTTPError) as err:
             raise error_of_transport(err) from err
 
     def refresh_credentials(self) -> None:
-        """Sign the next call with credentials that are fetched anew; a client that was passed in stays as it is."""
+        """Fetch new credentials for the next call; a client that was passed in stays as it is."""
         with self._client_lock:
             is_recent = time.monotonic() - self._refreshed_at_s < REFRESH_INTERVAL_S
             if self._is_fixed_client or is_recent:
@@ -137,18 +147,11 @@ class SMDetector(Detector):
         except UnsupportedModelException as err:
             raise ModelCallError(str(err), ModelErrorClass.PERMANENT, ModelErrorCode.BAD_ENDPOINT) from err
         if len(tile) > self.max_body_bytes:
-            message = f"the tile has {len(tile)} bytes, the endpoint takes {self.max_body_bytes}"
+            message = f"the tile has {len(tile)} bytes; the endpoint takes at most {self.max_body_bytes}"
             raise ModelCallError(message, ModelErrorClass.PERMANENT, ModelErrorCode.TILE_TOO_LARGE)
 
-    def _arguments(self) -> dict[str, str]:
-        arguments = invoke_parameters(self.parameters, self.endpoint)
-        content_type = content_type_of(self.tile_format)
-        if content_type:
-            arguments.setdefault("ContentType", content_type)
-        return arguments
-
     def _body(self, stream: Any, deadline_s: float) -> bytes:
-        # botocore's stream reads until a piece is full, so only what it wraps can tell a trickle from a pause.
+        # botocore's stream reads until a piece is full, so a slow response is only visible in the stream that it wraps.
         raw = getattr(stream, "_raw_stream", stream)
         try:
             return read_bounded(raw.read1, self.max_answer_bytes, deadline_s, time.monotonic)
@@ -156,19 +159,18 @@ class SMDetector(Detector):
             stream.close()
             raise
 
-    def _make_client(self) -> Any:
-        if not self.assumed_credentials:
-            return default_clients().client(SERVICE, self.assumed_role)
-        session = boto3.Session(
-            aws_access_key_id=self.assumed_credentials["AccessKeyId"],
-            aws_secret_access_key=self.assumed_credentials["SecretAccessKey"],
-            aws_session_token=self.assumed_credentials["SessionToken"],
+
+def check_endpoint_name(name: str) -> None:
+    """Raise UnsupportedModelException for a name that CreateEndpoint does not accept."""
+    if not _ENDPOINT_NAME.fullmatch(name):
+        expectation = "expected the name of a SageMaker endpoint: at most 63 letters, digits and inner hyphens"
+        raise UnsupportedModelException(
+            "this endpoint may not be called", [Problem("imageProcessor.name", name[:80], expectation)]
         )
-        return session.client(SERVICE, config=client_config(SERVICE, MAX_CONNECTIONS))
 
 
 def error_of_transport(error: BotoCoreError | http_errors.HTTPError) -> ModelCallError:
-    """Return what a failure without an answer of SageMaker means."""
+    """Return the error for a call without a response of SageMaker."""
     message = f"the call failed with {type(error).__name__}"
     if isinstance(error, _CREDENTIAL_FAILURES):
         return ModelCallError(message, ModelErrorClass.CREDENTIAL, ModelErrorCode.CREDENTIALS)
@@ -180,7 +182,7 @@ def error_of_transport(error: BotoCoreError | http_errors.HTTPError) -> ModelCal
 
 
 class SMDetectorBuilder(FeatureEndpointBuilder):
-    """Builds an ``SMDetector``; options beyond the endpoint and its credentials are the detector's own."""
+    """Builds an ``SMDetector`` for an endpoint and its credentials, with further options of the detector."""
 
     def __init__(self, endpoint: str, assumed_credentials: dict[str, str] | None = None, **options: Any) -> None:
         super().__init__()
@@ -189,5 +191,5 @@ class SMDetectorBuilder(FeatureEndpointBuilder):
         self.options = options
 
     def build(self) -> Detector | None:
-        """Return the detector; it has made no client yet."""
+        """Return the detector; it creates its client at the first call."""
         return SMDetector(self.endpoint, self.assumed_credentials, **self.options)
