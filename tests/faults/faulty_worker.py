@@ -96,7 +96,7 @@ def _spoil_tiles(faults: dict[str, Any], journal: Journal) -> None:
     encode = TileEncoder.encode
 
     def encode_or_worse(encoder: TileEncoder, tile: ImageRegion) -> bytes:
-        here = [encoder._source.place.gdal_path, *tile.origin]
+        here = [encoder._source.location.gdal_path, *tile.origin]
         if here == faults.get("killer_tile"):
             journal.note(fault="segfault", on="tile")
             os.kill(os.getpid(), signal.SIGSEGV)

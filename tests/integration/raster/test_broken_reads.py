@@ -317,7 +317,7 @@ HEADERS = ("HTTP/1.1 206 Partial Content\r\n", "Content-Range: bytes 0-99/500\r\
 def test_messages_of_libcurl_tell_whether_bytes_are_missing(messages, is_cut, has_fault):
     watch = TransferWatch()
     for message in messages:
-        watch.note(gdal.CE_Debug, message)
+        watch.record(gdal.CE_Debug, message)
 
     assert bool(watch.fault) is has_fault
     for is_header, is_refused in ((False, is_cut), (True, has_fault)):
@@ -332,7 +332,7 @@ def test_waits_between_attempts_double_and_end_with_the_patience():
     waits, clock = [], iter(range(0, 1000, 6))
 
     def broken(transfers):
-        transfers.note(gdal.CE_Debug, "CURL_INFO_TEXT: Recv failure: Connection reset by peer")
+        transfers.record(gdal.CE_Debug, "CURL_INFO_TEXT: Recv failure: Connection reset by peer")
         transfers.check()
 
     def reads(**changes):

@@ -18,7 +18,7 @@ from aws.osml.model_runner.common.web_address import allowed_addresses
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 from aws.osml.model_runner.raster import write_geotiff
 from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadImageException
-from aws.osml.model_runner.raster.http_copies import HttpCopies, asked_bytes
+from aws.osml.model_runner.raster.http_copies import HttpCopies, requested_bytes
 from aws.osml.model_runner.raster.http_relay import HttpRelay
 from aws.osml.model_runner.raster.open_images import OpenImages
 from aws.osml.model_runner.raster.settings import RasterSettings
@@ -93,7 +93,7 @@ def test_an_image_is_read_whole_over_few_connections(images, image):
     with RangeServer({"/image.tif": image}) as server, images.lend(f"{server.url}/image.tif?token=hidden") as source:
         with source.dataset() as dataset:
             assert (dataset.ReadAsArray() == PIXELS[0]).all()
-        assert "hidden" not in source.place.gdal_path
+        assert "hidden" not in source.location.gdal_path
         assert {request.path for request in server.requests} == {"/image.tif"}
 
 
@@ -150,7 +150,7 @@ def test_an_image_above_the_limit_fails_when_its_server_lacks_ranges(image):
     ],
 )
 def test_a_range_ends_with_the_file(header, asked):
-    assert asked_bytes(header, 100) == asked
+    assert requested_bytes(header, 100) == asked
 
 
 def test_a_redirect_is_not_followed_even_where_only_gdal_meets_it(images):

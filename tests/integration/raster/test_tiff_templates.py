@@ -26,7 +26,7 @@ def source_of(tmp_path, pixels, **more):
 
 def written_by_gdal(source, tile):
     """The first tile of an image just opened, for which there is no template yet."""
-    return TileEncoder(open_image(source.place, source.settings), "GTIFF").encode(tile)
+    return TileEncoder(open_image(source.location, source.settings), "GTIFF").encode(tile)
 
 
 def said_by(encoded):

@@ -15,7 +15,7 @@ from typing import IO
 
 from urllib3 import BaseHTTPResponse
 
-_MOST_COPIES = 4
+_MAX_COPIES = 4
 _PIECE_BYTES = 1024 * 1024
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)$")
 # Headers that differ between two versions of a file.
@@ -34,7 +34,7 @@ class Copy:
 
 
 class HttpCopies:
-    """The last copies, each of at most ``max_bytes``. Any thread may call."""
+    """The last copies, each of at most ``max_bytes``. Thread-safe."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -71,12 +71,12 @@ class HttpCopies:
             file.flush()
             response.release_conn()
             copy = Copy(file, file.tell(), _version_of(response))
-            # Other threads may read a copy that is forgotten: the file closes with the last reference.
+            # Other threads may still read a copy that is removed here, so its file closes with the last reference.
             weakref.finalize(copy, opened.pop_all().close)
             with self._lock:
                 self._making.pop(url, None)
                 self._copies[url] = copy
-                if len(self._copies) > _MOST_COPIES:
+                if len(self._copies) > _MAX_COPIES:
                     self._copies.popitem(last=False)
         return copy
 
@@ -88,10 +88,10 @@ class HttpCopies:
                 del self._copies[url]
 
 
-def asked_bytes(header: str, size_bytes: int) -> range | None:
-    """Return the bytes that a ``Range`` header asks for of a file; None for a form that GDAL does not use.
+def requested_bytes(header: str, size_bytes: int) -> range | None:
+    """Return the bytes of a file that a ``Range`` header requests; None for a form that GDAL does not use.
 
-    The range is empty where it begins at the end of the file or behind it.
+    The range is empty where it begins at or after the end of the file.
     """
     found = _RANGE.match(header)
     if not found:

@@ -1,10 +1,10 @@
-"""The way of GDAL to images on web servers: a relay on loopback, so that one client decides where connections go.
+"""Relay on loopback between GDAL and web servers, so that one HTTP client decides which addresses are called.
 
 libcurl in GDAL resolves names by itself and follows redirects; no option forbids either for one file system. So GDAL
-reads from the relay, which fetches the image as model calls are made: it resolves the host, connects to the addresses
-that it checked, verifies the certificate, follows no redirect, and gives a response a total time. The relay serves the
-URLs of images that this process has opened, each under a path that cannot be guessed. It copies an image to a
-temporary file when its server does not serve ranges.
+reads from the relay, which fetches the image by the same rules as model calls. It resolves the host, connects to the
+addresses that it checked, verifies the certificate, and bounds the total time of a response. It does not follow
+redirects. The relay serves the URLs of images that this process has opened, each under a path that cannot be guessed.
+It copies an image to a temporary file when the image's server does not serve ranges.
 """
 
 import hashlib
@@ -26,26 +26,34 @@ from aws.osml.model_runner.common.checked_connection import Resolve, checked_poo
 from aws.osml.model_runner.common.web_address import ForbiddenAddressError, allowed_addresses
 
 from .exceptions import ImageUnreachableError, LoadImageException
-from .http_copies import Copy, HttpCopies, asked_bytes
+from .http_copies import Copy, HttpCopies, requested_bytes
 from .settings import RasterSettings
 
 logger = structlog.get_logger(__name__)
 
 _HOST = "127.0.0.1"
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-_MOST_URLS = 4_096
-_MOST_HOSTS, _CONNECTIONS = 16, 32
+_MAX_URLS = 4_096
+_MAX_HOSTS, _CONNECTIONS = 16, 32
 _CONNECT_S = 10.0
 _PIECE_BYTES = 256 * 1024
-# A URL that is signed for GET refuses HEAD, and some servers do not know it.
+# A URL that is signed for GET refuses HEAD, and some servers do not implement it.
 _NO_HEAD = frozenset({400, 401, 403, 405, 501})
-_ASKED = ("Range", "If-Range")
-# Without Location, so that nothing can be followed.
-_ANSWERED = ("Content-Length", "Content-Range", "Content-Type", "ETag", "Last-Modified", "Accept-Ranges", "Retry-After")
+_REQUEST_HEADERS = ("Range", "If-Range")
+# Without Location, so that GDAL cannot follow a redirect.
+_RESPONSE_HEADERS = (
+    "Content-Length",
+    "Content-Range",
+    "Content-Type",
+    "ETag",
+    "Last-Modified",
+    "Accept-Ranges",
+    "Retry-After",
+)
 
 
 class HttpRelay:
-    """Serves images of web servers on loopback. Any thread may call; it starts with the first image."""
+    """Serves images of web servers on loopback. Thread-safe; its server starts with the first image."""
 
     def __init__(self, settings: RasterSettings, resolve: Resolve = allowed_addresses) -> None:
         self._settings = settings
@@ -60,8 +68,8 @@ class HttpRelay:
         """Return the path by which GDAL reads the image at ``url``.
 
         Raises:
-            LoadImageException: its host has an address that may not be called.
-            ImageUnreachableError: its host cannot be resolved.
+            LoadImageException: the URL's host has an address that may not be called.
+            ImageUnreachableError: the URL's host cannot be resolved.
         """
         parts = urlsplit(url)
         host = parts.hostname or ""
@@ -75,24 +83,28 @@ class HttpRelay:
         with self._lock:
             self._urls[f"/{name}"] = url
             self._urls.move_to_end(f"/{name}")
-            if len(self._urls) > _MOST_URLS:
+            if len(self._urls) > _MAX_URLS:
                 self._urls.popitem(last=False)
             if self._server is None:
-                self._server = self._started()
+                self._server = self._start_server()
             return f"/vsicurl/http://{_HOST}:{self._server.server_port}/{name}"
 
     def close(self) -> None:
-        """Serve no more."""
+        """Stop the server, if it was started."""
         with self._lock:
             server, self._server = self._server, None
         if server is not None:
             server.shutdown()
             server.server_close()
 
-    def _started(self) -> ThreadingHTTPServer:
-        _keep_off_proxies()
+    def _start_server(self) -> ThreadingHTTPServer:
+        # libcurl must call the relay directly where the environment names a proxy.
+        has_proxy = any(os.environ.get(name) for name in ("http_proxy", "all_proxy", "ALL_PROXY"))
+        excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+        if has_proxy and excepted != "*" and _HOST not in excepted.split(","):
+            os.environ["no_proxy"] = f"{excepted},{_HOST}".lstrip(",")
         settings = self._settings
-        pool = checked_pool_manager(settings.http_timeout_s, _CONNECTIONS, self._resolve, _MOST_HOSTS)
+        pool = checked_pool_manager(settings.http_timeout_s, _CONNECTIONS, self._resolve, _MAX_HOSTS)
         timeout = Timeout(connect=min(_CONNECT_S, settings.http_timeout_s), read=settings.http_stall_s)
 
         class Handler(_Handler):
@@ -105,10 +117,10 @@ class HttpRelay:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    """One connection of GDAL, kept for many reads."""
+    """One connection from GDAL, kept open for many reads."""
 
     protocol_version = "HTTP/1.1"
-    # Headers and body leave in one piece where they are small.
+    # A small response leaves in one write, headers and body together.
     wbufsize = 64 * 1024
     disable_nagle_algorithm = True
     urls: OrderedDict[str, str]
@@ -123,42 +135,42 @@ class _Handler(BaseHTTPRequestHandler):
         self._relay()
 
     def log_message(self, *_: Any) -> None:
-        """Log nothing: GDAL's own messages say what failed."""
+        """Log nothing, because GDAL's own messages contain the failures."""
 
     def _relay(self) -> None:
         url = self.urls.get(self.path)
         if url is None:
             self.send_error(404)
             return
-        asked = {name: value for name in _ASKED if (value := self.headers.get(name))}
-        is_part = self.command == "GET" and "Range" in asked
+        headers = {name: value for name in _REQUEST_HEADERS if (value := self.headers.get(name))}
+        is_part = self.command == "GET" and "Range" in headers
         try:
             copy = self.copies.find(url) if is_part else None
             if copy is not None:
-                self._answer_from(copy)
+                self._respond_from(copy)
                 return
-            response = self._fetch(self.command, url, asked)
+            response = self._fetch(self.command, url, headers)
             if self.command == "HEAD" and response.status in _NO_HEAD:
                 response.close()
                 response = self._fetch("GET", url, {"Range": "bytes=0-0"})
                 self.copies.forget_older(url, response)
-                self._answer_head(response)
+                self._respond_to_head(response)
                 return
             if self.command == "HEAD":
                 self.copies.forget_older(url, response)
             if is_part and response.status == HTTPStatus.OK:
                 copy = self.copies.make(url, response)
             if copy is not None:
-                self._answer_from(copy)
+                self._respond_from(copy)
                 return
         except ForbiddenAddressError:
             self.send_error(403)
         except (HTTPError, OSError) as err:
-            # As if the server itself had closed the connection.
+            # GDAL then treats it as a connection that the web server closed.
             logger.info("relay.failed", error=type(err).__name__)
             self.close_connection = True
         else:
-            self._answer(response)
+            self._respond(response)
 
     def _fetch(self, method: str, url: str, headers: dict[str, str]) -> BaseHTTPResponse:
         return self.pool_manager.request(
@@ -172,9 +184,9 @@ class _Handler(BaseHTTPRequestHandler):
             decode_content=False,
         )
 
-    def _answer_head(self, response: BaseHTTPResponse) -> None:
-        """Answer HEAD with the headers of the first byte's response, and the size of the whole file."""
-        headers = {name: response.headers[name] for name in _ANSWERED if name in response.headers}
+    def _respond_to_head(self, response: BaseHTTPResponse) -> None:
+        """Respond to HEAD with the headers of a response to GET of the first byte, and the size of the whole file."""
+        headers = {name: response.headers[name] for name in _RESPONSE_HEADERS if name in response.headers}
         response.close()
         whole = headers.pop("Content-Range", "").rpartition("/")[2]
         if response.status == HTTPStatus.PARTIAL_CONTENT and whole.isdigit():
@@ -186,8 +198,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.flush()
 
-    def _answer_from(self, copy: Copy) -> None:
-        part = asked_bytes(self.headers["Range"], copy.size_bytes)
+    def _respond_from(self, copy: Copy) -> None:
+        part = requested_bytes(self.headers["Range"], copy.size_bytes)
         if part is None or not part:
             self.send_error(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
             return
@@ -199,11 +211,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(os.pread(copy.file.fileno(), min(_PIECE_BYTES, part.stop - start), start))
         self.wfile.flush()
 
-    def _answer(self, response: BaseHTTPResponse) -> None:
+    def _respond(self, response: BaseHTTPResponse) -> None:
         is_whole = False
         try:
             self.send_response_only(response.status)
-            for name in _ANSWERED:
+            for name in _RESPONSE_HEADERS:
                 if value := response.headers.get(name):
                     self.send_header(name, value)
             if "Content-Length" not in response.headers and self.command == "GET":
@@ -221,11 +233,3 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 self.close_connection = True
                 response.close()
-
-
-def _keep_off_proxies() -> None:
-    """Have libcurl call the relay directly where the environment names a proxy."""
-    has_proxy = any(os.environ.get(name) for name in ("http_proxy", "all_proxy", "ALL_PROXY"))
-    excepted = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    if has_proxy and excepted != "*" and _HOST not in excepted.split(","):
-        os.environ["no_proxy"] = f"{excepted},{_HOST}".lstrip(",")

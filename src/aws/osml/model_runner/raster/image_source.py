@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import structlog
@@ -24,7 +23,7 @@ T = TypeVar("T")
 logger = structlog.get_logger(__name__)
 
 
-class ImagePlace(Protocol):
+class ImageLocation(Protocol):
     """Location of an image: the URL for users, and the path that GDAL opens."""
 
     @property
@@ -38,34 +37,23 @@ class ImagePlace(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _DatasetPlace:
-    """Location of an image that was opened elsewhere; GDAL's name serves as the URL."""
-
-    gdal_path: str
-
-    @property
-    def url(self) -> str:
-        return self.gdal_path
-
-
 class ImageSource:
     """An open image: its header as attributes, and a pool of GDAL handles. Made by ``open_image``."""
 
     def __init__(
         self,
-        place: ImagePlace,
+        location: ImageLocation,
         header: ImageHeader,
         settings: RasterSettings,
         pool: HandlePool,
         reads: PatientReads | None = None,
     ) -> None:
-        self.place = place
+        self.location = location
         self.header = header
         self.settings = settings
         self.tiff_templates = TiffTemplates()
         self._pool = pool
-        self._reads = reads or PatientReads(place.gdal_path, place.url, settings, check_store=lambda: None)
+        self._reads = reads or PatientReads(location.gdal_path, location.url, settings, check_store=lambda: None)
 
     @property
     def width(self) -> int:
@@ -94,17 +82,17 @@ class ImageSource:
 
     @property
     def extension(self) -> str:
-        """The kind of file as messages name it: ``TIFF``, ``NITF``, ``PNG``, ``JPEG``, ``JP2``."""
+        """Name of the file's format in messages: ``TIFF``, ``NITF``, ``PNG``, ``JPEG``, ``JP2``."""
         return self.header.extension
 
     @property
     def is_remote_tiff(self) -> bool:
-        """True where GDAL fetches all blocks of a read at once, and keeps none for other handles."""
-        return self.driver_name == "GTIFF" and is_remote(self.place.gdal_path)
+        """True where GDAL fetches all blocks of a read at once, and does not share them between handles."""
+        return self.driver_name == "GTIFF" and is_remote(self.location.gdal_path)
 
     @property
     def block_size(self) -> tuple[int, int]:
-        """(width, height) in pixels of the pieces that the file is stored in."""
+        """(width, height) in pixels of the blocks that the file is stored in."""
         return self.header.block_size
 
     @property
@@ -114,7 +102,7 @@ class ImageSource:
 
     @property
     def etag(self) -> str | None:
-        """Identifier of the file's version; None where an HTTP server sends none."""
+        """Identifier of the file's version; None where an HTTP server does not send an ETag."""
         return self.header.etag
 
     def read(self, take: Callable[[ImageHandle], T]) -> T:
@@ -151,16 +139,16 @@ class ImageSource:
     def refresh_credentials(self) -> None:
         """Close idle handles, so that handles that are opened from now on use the current credentials."""
         self._pool.drop_idle()
-        forget_remote(self.place.gdal_path)
+        forget_remote(self.location.gdal_path)
 
     def close(self) -> None:
-        """Lend no more handles; lent handles are closed when they are returned. May be called again."""
+        """Stop lending handles; lent handles are closed when they are returned. May be called again."""
         self._pool.close()
-        forget_remote(self.place.gdal_path)
+        forget_remote(self.location.gdal_path)
 
 
 def open_image(
-    location: ImagePlace,
+    location: ImageLocation,
     settings: RasterSettings,
     credentials: Callable[[], AwsKeys | None] | None = None,
     sleep: Callable[[float], object] = time.sleep,

@@ -59,12 +59,12 @@ class OpenImages:
 
     @contextmanager
     def lend(self, url: str, role: Role = None, is_new: bool = False) -> Iterator[ImageSource]:
-        """Lend the image at ``url``, read as ``role``, for as long as the caller is inside.
+        """Lend the image at ``url``, read as ``role``, for the length of a ``with`` block.
 
-        ``is_new``: no worker has read it for this job, so the probe reads it first.
+        ``is_new``: no worker has read the image for this job, so the probe reads it first.
 
         Raises:
-            InvalidImageURLException: the URL may not be read here.
+            InvalidImageURLException: the URL is not valid, or ``allowed_sources`` does not allow it.
             ImageError: the image cannot be opened.
         """
         key = (url, role or None)
@@ -109,9 +109,9 @@ class OpenImages:
 
     def _is_outdated(self, source: ImageSource, role: Role) -> bool:
         """Return True when the file of an idle image was replaced, so that the next job has to open it again."""
-        path = source.place.gdal_path
+        path = source.location.gdal_path
         try:
-            tag = entity_tag(path, source.place.url, self._keys(role) if path.startswith("/vsis3/") else None)
+            tag = entity_tag(path, source.location.url, self._keys(role) if path.startswith("/vsis3/") else None)
         except OSError:
             return True
         return None not in (tag, source.etag) and tag != source.etag
@@ -123,7 +123,7 @@ class OpenImages:
         try:
             keys = credentials.get_frozen_credentials()
         except (ClientError, BotoCoreError) as err:
-            raise ImageUnreachableError(f"there are no credentials to read with: {err}") from err
+            raise ImageUnreachableError(f"the credentials to read the image cannot be fetched: {err}") from err
         return AwsKeys(keys.access_key, keys.secret_key, keys.token)
 
     def _take_surplus(self, keep: int = _IDLE_IMAGES) -> list[ImageSource]:

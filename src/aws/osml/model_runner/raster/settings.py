@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import structlog
 from osgeo import gdal
 
-from .transfers import note_message
+from .transfers import record_message
 
 logger = structlog.get_logger(__name__)
 
@@ -19,8 +19,8 @@ MIB = 1024 * 1024
 FIRST_CACHE_BYTES = 64 * MIB
 
 # Besides the allowed formats, a worker needs MEM for a tile's pixels and may find its elevation data in DTED or
-# SRTM files. All other drivers are taken away, for GDAL opens the overviews and masks of an image with any driver there
-# is: a file beside the image, or one that its metadata names, may be a VRT that leads anywhere.
+# SRTM files. All other drivers are deregistered, because GDAL opens overviews and masks with any registered driver. A
+# file beside the image, or a file that its metadata names, may be a VRT that leads anywhere.
 _INTERNAL_DRIVERS = ("MEM", "DTED", "SRTMHGT")
 
 
@@ -28,14 +28,14 @@ _INTERNAL_DRIVERS = ("MEM", "DTED", "SRTMHGT")
 class RasterSettings:
     """Limits of each image, and the memory that GDAL may use for all images together.
 
-    ``cache_bytes`` is the most that decoded blocks of all open images may take; ``curl_cache_bytes`` holds what was
-    fetched from S3 and HTTP. ``vsi_cache_bytes`` is per open file and on top of both: 0 leaves it off, because local
-    files are cached by the system and remote ones by the fetch cache. The limits refuse an image before a pixel of it
-    is read; ``directories`` are the allowed roots of local files, and an empty tuple allows any.
-    ``region_width_px`` and ``regions_at_once`` determine how much of the cache is needed.
+    ``cache_bytes`` bounds the decoded blocks of all open images; ``curl_cache_bytes`` bounds the bytes fetched from S3
+    and HTTP. ``vsi_cache_bytes`` is per open file and comes on top of both. 0 leaves it off, because the system caches
+    local files and the fetch cache holds remote files. The limits refuse an image before a pixel of it is read.
+    ``directories`` are the allowed roots of local files, and an empty tuple allows any. ``region_width_px`` and
+    ``regions_at_once`` determine how much of the cache is needed.
 
-    GDAL repeats a request that failed ``http_max_retries`` times; ``http_timeout_s`` bounds a whole body, and
-    ``http_stall_s`` the time without any byte. A read that failed all the same is made again, see ``patient_reads``.
+    GDAL repeats a failed request ``http_max_retries`` times. ``http_timeout_s`` bounds a whole body, and
+    ``http_stall_s`` the time without any byte. A read that still fails is repeated, see ``patient_reads``.
     An image of a web server without ranges is copied to a temporary file of at most ``max_copy_bytes``.
     """
 
@@ -67,7 +67,7 @@ class RasterSettings:
 def gdal_options(settings: RasterSettings, environ: Mapping[str, str]) -> dict[str, str]:
     """Return every configuration option that GDAL gets, by name."""
     return {
-        # A listing taken once hides objects uploaded later, and a neighbour's file must not change what an image means.
+        # A cached listing hides objects uploaded later, and a file beside the image must not change its meaning.
         "GDAL_DISABLE_READDIR_ON_OPEN": "EMPTY_DIR",
         "GDAL_PAM_ENABLED": "NO",
         "GDAL_VRT_ENABLE_PYTHON": "NO",
@@ -76,8 +76,8 @@ def gdal_options(settings: RasterSettings, environ: Mapping[str, str]) -> dict[s
         "GDAL_CACHEMAX": str(min(FIRST_CACHE_BYTES, settings.cache_bytes)),
         "VSI_CACHE": "YES" if settings.vsi_cache_bytes else "NO",
         "VSI_CACHE_SIZE": str(settings.vsi_cache_bytes),
-        # What one read may fetch at once, as stored: a strip of tiles, with the blocks that stick out of it. What is
-        # more is fetched block by block, one after the other.
+        # Stored bytes that one read fetches at once: enough for a strip of tiles and all blocks that it touches. A
+        # larger read fetches its blocks one after the other.
         "GDAL_MAX_RAW_BLOCK_CACHE_SIZE": str(32 * MIB),
         "CPL_VSIL_CURL_CHUNK_SIZE": str(settings.curl_chunk_bytes),
         "CPL_VSIL_CURL_CACHE_SIZE": str(settings.curl_cache_bytes),
@@ -113,30 +113,25 @@ def configure_gdal(settings: RasterSettings, environ: Mapping[str, str]) -> None
     """
     for name, value in gdal_options(settings, environ).items():
         gdal.SetConfigOption(name, value)
-    # The option alone is read only at the first use of the cache.
+    # GDAL reads the option only at the first use of the cache.
     gdal.SetCacheMax(min(FIRST_CACHE_BYTES, settings.cache_bytes))
-    _keep_only_drivers(frozenset((*settings.allowed_drivers, *_INTERNAL_DRIVERS)))
-    _log_messages_and_raise_errors()
-
-
-def _keep_only_drivers(names: frozenset[str]) -> None:
-    for index in reversed(range(gdal.GetDriverCount())):
-        driver = gdal.GetDriver(index)
-        if driver.ShortName not in names:
+    for driver in [gdal.GetDriver(index) for index in range(gdal.GetDriverCount())]:
+        if driver.ShortName not in (*settings.allowed_drivers, *_INTERNAL_DRIVERS):
             driver.Deregister()
+    _log_messages_and_raise_errors()
 
 
 @functools.lru_cache(maxsize=1)
 def _log_messages_and_raise_errors() -> None:
-    # Exceptions mode puts a handler of its own on top, which passes on all but errors. So ours is set first.
+    # Exceptions mode adds its own handler above, which forwards all messages except errors. So this one is set first.
     gdal.DontUseExceptions()
     gdal.SetErrorHandler(log_gdal_message)
     gdal.UseExceptions()
 
 
 def log_gdal_message(error_class: int, number: int, message: str) -> None:
-    """Turn one GDAL message into a log event; query strings are cut because presigned URLs carry secrets there."""
-    if note_message(error_class, message):
+    """Log one of GDAL's messages, without query strings, because presigned URLs carry secrets there."""
+    if record_message(error_class, message):
         return
     text = re.sub(r"\?\S*", "?[cut]", message)
     if error_class >= gdal.CE_Failure:

@@ -1,8 +1,8 @@
 """Detects incomplete transfers from a remote store by the messages that libcurl logs through GDAL.
 
-GDAL treats a truncated body as complete: it caches the short piece for every handle of the URL, a JPEG decoder
-fills the rest with grey, and a TIFF loses the tags that were not read. A read that succeeds is therefore no proof, and
-a read that fails may be the fault of the network or of the file. libcurl's messages distinguish them, and arrive in the
+GDAL treats a truncated body as complete, and caches the short piece for every handle of the URL. A JPEG decoder fills
+the rest with grey, and a TIFF loses the tags that were not read. A successful read is therefore not a proof, and a
+failed read may be the fault of the network or of the file. libcurl's messages distinguish them, and arrive in the
 thread that reads.
 """
 
@@ -59,16 +59,16 @@ class TransferWatch:
         if self._is_short:
             raise IncompleteReadError(f"the file lacks bytes: {_SHORT_JPEG}")
 
-    def note(self, error_class: int, message: str) -> None:
+    def record(self, error_class: int, message: str) -> None:
         """Record a fault if one of GDAL's messages reports it."""
         if error_class != gdal.CE_Debug:
             self._is_short = self._is_short or _SHORT_JPEG in message
-        elif message.startswith(_TEXT) and _BROKEN.search(message):
+            return
+        if message.startswith(_TEXT) and _BROKEN.search(message):
             self._cut(message.removeprefix(_TEXT).strip())
-        elif message.startswith(_HEADER):
-            self._note_header(message.removeprefix(_HEADER))
-
-    def _note_header(self, line: str) -> None:
+        if not message.startswith(_HEADER):
+            return
+        line = message.removeprefix(_HEADER)
         if found := _STATUS.match(line):
             self._range_bytes = None
             status = int(found[1])
@@ -86,7 +86,7 @@ class TransferWatch:
 
 @contextmanager
 def watched_transfers() -> Iterator[TransferWatch]:
-    """Watch the transfers of this thread in the ``with`` block; GDAL's error handler has to call ``note_message``."""
+    """Watch the transfers of this thread in the ``with`` block; GDAL's error handler has to call ``record_message``."""
     before, watch = getattr(_local, "watch", None), TransferWatch()
     _local.watch = watch
     for name, value in _OPTIONS.items():
@@ -109,7 +109,7 @@ def last_warning() -> Iterator[Callable[[], str]]:
     yield lambda: str(_local.warning)
 
 
-def note_message(error_class: int, message: str) -> bool:
+def record_message(error_class: int, message: str) -> bool:
     """Pass one of GDAL's messages to this thread's watch; return True when it must not be logged.
 
     libcurl's messages contain headers, and thus signatures.
@@ -118,5 +118,5 @@ def note_message(error_class: int, message: str) -> bool:
         _local.warning = message
     watch = getattr(_local, "watch", None)
     if watch is not None:
-        watch.note(error_class, message)
+        watch.record(error_class, message)
     return bool(error_class == gdal.CE_Debug and message.startswith("CURL_"))
