@@ -51,9 +51,9 @@ class QueueMessage(NamedTuple):
 
 
 class RequestQueue:
-    """A queue of JSON requests. Any thread may use it.
+    """A queue of JSON requests. Thread-safe.
 
-    ``wait_seconds`` (0 to 20) is how long a receive waits for a message. ``num_messages`` (1 to 10) is the maximum
+    ``wait_seconds`` (0 to 20) is the longest wait of a receive for a message. ``num_messages`` (1 to 10) is the maximum
     number of messages per receive.
     """
 
@@ -85,7 +85,12 @@ class RequestQueue:
         """
         while True:
             is_idle = True
-            for message in self._receive_or_nothing():
+            try:
+                messages = self.receive()
+            except QueueError as err:
+                logger.error("queue.receive_failed", reason=str(err))
+                messages = []
+            for message in messages:
                 request = parse_request(message.body)
                 if request is not None:
                     is_idle = False
@@ -97,9 +102,9 @@ class RequestQueue:
         """Receive up to ``num_messages``; an empty list when none arrived in time.
 
         Raises:
-            QueueError: SQS could not be asked.
+            QueueError: the call to SQS failed.
         """
-        answer = self._call(
+        response = self._call(
             "receive_message",
             MaxNumberOfMessages=self.num_messages,
             WaitTimeSeconds=self.wait_seconds,
@@ -112,7 +117,7 @@ class RequestQueue:
                 int(message.get("Attributes", {}).get("ApproximateReceiveCount", 1)),
                 message.get("MessageId", ""),
             )
-            for message in answer.get("Messages", [])
+            for message in response.get("Messages", [])
         ]
 
     def finish_request(self, receipt_handle: str) -> None:
@@ -155,24 +160,36 @@ class RequestQueue:
             QueueError: some were not taken. Others may have been taken, and sending all again is harmless.
         """
         for bodies in batches_of_bodies([json.dumps(request) for request in requests]):
-            self._send_batch(bodies)
+            pending = [{"Id": str(index), "MessageBody": body} for index, body in enumerate(bodies)]
+            for attempt in range(MAX_SEND_TRIES):
+                if attempt:
+                    self._sleep(backoff_s(attempt - 1, BASE_DELAY_S, MAX_RESEND_DELAY_S))
+                failed = self._call("send_message_batch", Entries=pending).get("Failed", [])
+                if any(entry.get("SenderFault") for entry in failed):
+                    raise QueueError(f"SQS refuses {len(failed)} messages: {failed[0].get('Code')}")
+                failed_ids = {entry["Id"] for entry in failed}
+                pending = [entry for entry in pending if entry["Id"] in failed_ids]
+                if not pending:
+                    break
+            else:
+                raise QueueError(f"SQS did not take {len(pending)} messages in {MAX_SEND_TRIES} tries")
 
     def visibility_timeout_s(self) -> int:
         """Return the queue's visibility timeout in seconds; it is read from SQS once.
 
         Raises:
-            QueueError: SQS could not be asked.
+            QueueError: the call to SQS failed.
         """
         if self._visibility_timeout_s is None:
-            answer = self._call("get_queue_attributes", AttributeNames=["VisibilityTimeout"])
-            self._visibility_timeout_s = int(answer["Attributes"]["VisibilityTimeout"])
+            response = self._call("get_queue_attributes", AttributeNames=["VisibilityTimeout"])
+            self._visibility_timeout_s = int(response["Attributes"]["VisibilityTimeout"])
         return self._visibility_timeout_s
 
     def message_count(self) -> int:
         """Return the approximate number of messages that can be received now.
 
         Raises:
-            QueueError: SQS could not be asked.
+            QueueError: the call to SQS failed.
         """
         name = "ApproximateNumberOfMessages"
         return int(self._call("get_queue_attributes", AttributeNames=[name])["Attributes"][name])
@@ -181,7 +198,7 @@ class RequestQueue:
         """Return the URL of this queue's dead-letter queue; None when none is set.
 
         Raises:
-            QueueError: SQS could not be asked.
+            QueueError: the call to SQS failed, or the dead-letter queue does not exist.
         """
         attributes = self._call("get_queue_attributes", AttributeNames=["RedrivePolicy"]).get("Attributes", {})
         target = json.loads(attributes.get("RedrivePolicy", "{}")).get("deadLetterTargetArn")
@@ -189,31 +206,10 @@ class RequestQueue:
             return None
         *_, account, name = target.split(":")
         try:
-            answer = self.sqs_client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)
+            response = self.sqs_client.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)
         except (ClientError, BotoCoreError) as err:
             raise QueueError(f"the dead-letter queue {target} cannot be found: {error_code(err)}") from err
-        return str(answer["QueueUrl"])
-
-    def _send_batch(self, bodies: Sequence[str]) -> None:
-        pending = [{"Id": str(index), "MessageBody": body} for index, body in enumerate(bodies)]
-        for attempt in range(MAX_SEND_TRIES):
-            if attempt:
-                self._sleep(backoff_s(attempt - 1, BASE_DELAY_S, MAX_RESEND_DELAY_S))
-            failed = self._call("send_message_batch", Entries=pending).get("Failed", [])
-            if any(entry.get("SenderFault") for entry in failed):
-                raise QueueError(f"SQS refuses {len(failed)} messages: {failed[0].get('Code')}")
-            failed_ids = {entry["Id"] for entry in failed}
-            pending = [entry for entry in pending if entry["Id"] in failed_ids]
-            if not pending:
-                return
-        raise QueueError(f"SQS did not take {len(pending)} messages in {MAX_SEND_TRIES} tries")
-
-    def _receive_or_nothing(self) -> list[QueueMessage]:
-        try:
-            return self.receive()
-        except QueueError as err:
-            logger.error("queue.receive_failed", reason=str(err))
-            return []
+        return str(response["QueueUrl"])
 
     def _call_with_handle(self, operation: str, receipt_handle: str, **arguments: Any) -> None:
         try:

@@ -1,4 +1,4 @@
-"""What the monitors of images and regions share."""
+"""Base of the status monitors of images and regions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from .status_message import StatusMessage, status_name
 
 
 class StatusItem(Protocol):
-    """A row whose status is told; the attributes of ``JobItem`` and ``RegionRequestItem`` are read by name."""
+    """A row whose status is published; other attributes of ``JobItem`` and ``RegionRequestItem`` are read by name."""
 
     job_id: Any
     image_id: Any
@@ -21,7 +21,7 @@ class StatusItem(Protocol):
 
 
 class BaseStatusMonitor(ABC):
-    """Tells the status of a row, and publishes it."""
+    """Computes the status of a row, and publishes it."""
 
     def __init__(self, sns_topic: str | None) -> None:
         self.sns_helper = SNSHelper(sns_topic)
@@ -33,17 +33,17 @@ class BaseStatusMonitor(ABC):
         """Publish ``status`` of a row with the reason for it; ``extra`` becomes attributes of the message.
 
         Raises:
-            StatusMonitorException: the row lacks what a message needs, or SNS did not take it.
+            StatusMonitorException: the row lacks an attribute of the message, or SNS did not take the message.
         """
 
     @abstractmethod
     def get_status(self, request_item: StatusItem) -> RequestStatus:
-        """Return the status that the counters of a row amount to."""
+        """Compute the status from the counters of a row."""
 
     def _publish(
         self, message: StatusMessage, reason: str, extra: Mapping[str, str] | None, marks: Sequence[object]
     ) -> None:
-        """Publish a status. ``marks`` tell the events of one status apart; see ``StatusMessage.event_id``."""
+        """Publish a status. ``marks`` distinguish the events of one status; see ``StatusMessage.event_id``."""
         text = f"StatusMonitor update: {status_name(message.status)} {message.job_id}: {safe_text(reason)}"
         attributes = {**(extra or {}), **message.asdict_str_values(), "status_id": message.event_id(*marks)}
         try:
@@ -53,13 +53,13 @@ class BaseStatusMonitor(ABC):
 
 
 def require_fields(item: StatusItem, names: tuple[str, ...]) -> None:
-    """Raise StatusMonitorException when an attribute is missing or None; zero and empty are values."""
+    """Raise StatusMonitorException when an attribute is missing or None; zero and empty values are allowed."""
     missing = [name for name in names if getattr(item, name, None) is None]
     if missing:
         raise StatusMonitorException(f"the row lacks {', '.join(missing)}")
 
 
 def count_of(item: StatusItem, name: str) -> int | None:
-    """Return a counter of a row, None when it is not there; tables may give it as a decimal."""
+    """Return a counter of a row, None when it is missing; DynamoDB returns it as a decimal."""
     value = getattr(item, name, None)
     return None if value is None else int(value)

@@ -1,4 +1,4 @@
-"""The status of images."""
+"""Status monitor of images."""
 
 from collections.abc import Mapping
 

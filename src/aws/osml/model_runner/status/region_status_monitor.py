@@ -1,4 +1,4 @@
-"""The status of regions."""
+"""Status monitor of regions."""
 
 from collections.abc import Mapping
 

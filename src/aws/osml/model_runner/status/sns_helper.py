@@ -39,27 +39,24 @@ class SNSHelper:
             return None
         text = shortened(printable(message), MAX_MESSAGE_CHARACTERS)
         entries = fitting_attributes(attributes, MAX_PUBLISH_BYTES - len(text.encode()))
+        ordering = {}
+        if self.topic_arn.endswith(FIFO_SUFFIX):
+            # A FIFO topic delivers the messages of a job in order, and each event once.
+            ordering["MessageGroupId"] = str(attributes.get("job_id") or "-")[:128]
+            if attributes.get("status_id"):
+                ordering["MessageDeduplicationId"] = str(attributes["status_id"])
         try:
-            answer = self._client().publish(
-                TopicArn=self.topic_arn, Message=text, MessageAttributes=entries, **self._ordering(attributes)
+            response = self._client().publish(
+                TopicArn=self.topic_arn, Message=text, MessageAttributes=entries, **ordering
             )
         except (ClientError, BotoCoreError) as err:
             raise SNSPublishException(f"SNS did not take the message: {error_code(err)}") from err
-        return str(answer["MessageId"])
+        return str(response["MessageId"])
 
     def _client(self) -> Any:
         if self.sns_client is None:
             self.sns_client = default_clients().client("sns")
         return self.sns_client
-
-    def _ordering(self, attributes: dict[str, Any]) -> dict[str, str]:
-        """Return the parameters of a FIFO topic: messages of a job in order, each event once."""
-        if self.topic_arn is None or not self.topic_arn.endswith(FIFO_SUFFIX):
-            return {}
-        ordering = {"MessageGroupId": str(attributes.get("job_id") or "-")[:128]}
-        if attributes.get("status_id"):
-            ordering["MessageDeduplicationId"] = str(attributes["status_id"])
-        return ordering
 
 
 def fitting_attributes(attributes: dict[str, Any], max_bytes: int) -> dict[str, dict[str, Any]]:

@@ -60,7 +60,7 @@ class StatusMessage:
 
 
 def tiles_json(tiles: Sequence[Any], max_bytes: int = MAX_FAILED_TILES_BYTES) -> tuple[str, bool]:
-    """Return as many of ``tiles`` as fit into ``max_bytes`` of JSON, and whether that is all of them."""
+    """Return as many of ``tiles`` as fit into ``max_bytes`` of JSON, and True when that is all of them."""
     texts: list[str] = []
     size = 1
     for tile in tiles:
@@ -73,7 +73,7 @@ def tiles_json(tiles: Sequence[Any], max_bytes: int = MAX_FAILED_TILES_BYTES) ->
 
 
 def status_name(status: RequestStatus | str) -> str:
-    """Return the bare name, which on some Pythons an f-string of an enumeration is not."""
+    """Return the bare name; on some versions of Python, an f-string of an enumeration adds its class."""
     return RequestStatus(status).value
 
 
