@@ -255,7 +255,7 @@ class InProcessWorker:
                     ScheduledImages(self.scheduler, self.image_handler).handle(image)
                 else:
                     self.image_handler.plan_started(image.job)
-                    self.scheduler.note_ended(image)
+                    self.scheduler.record_ended(image)
                 started += 1
         return started
 

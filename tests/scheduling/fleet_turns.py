@@ -237,7 +237,7 @@ class FleetTurns:
 
     def _end_region(self, per_s: float) -> None:
         worker = self._rng.choice(self._workers)
-        worker.process.spawn(worker.images.note_room)
+        worker.process.spawn(worker.images.record_room)
         self.scheduler.at(self._rng.expovariate(per_s), lambda: self._end_region(per_s))
 
     def close(self) -> None:
@@ -253,14 +253,14 @@ class _Worker:
         now, sleep, rng = self.process.now, scheduler.sleep, scheduler.rng
         self.jobs = JobTable("images", dynamodb, now, sleep=sleep, rng=rng)
         self.outstanding_jobs = OutstandingJobsTable("outstanding", self.jobs, dynamodb, now, sleep, rng)
-        self.turns = SchedulerLock(self.outstanding_jobs, self.jobs, now)
+        self.lock = SchedulerLock(self.outstanding_jobs, self.jobs, now)
         clients: Any = fleet.control_plane
         metrics: Any = _NoMetrics()
         facts = SharedFacts("outstanding", dynamodb, now)
         self.capacities = EndpointCapacityEstimator(CONFIG, clients, metrics, facts, now, rng, sleep)
         due: Any = Event(scheduler)
         self.images = EndpointLoadImageScheduler(
-            self.capacities, self.turns, CONFIG, name, metrics, now, sleep, rng, due
+            self.capacities, self.lock, CONFIG, name, metrics, now, sleep, rng, due
         )
 
     def start(self, look_ahead: int) -> None:
@@ -286,7 +286,7 @@ class _Worker:
 
     def _take_requests(self, look_ahead: int) -> None:
         while True:
-            if self.turns.notice().waiting < look_ahead:
+            if self.lock.state().waiting < look_ahead:
                 self._fleet.scheduler.sleep(HEADER_S)
                 self.accept(self._fleet.request(), regions=4)
                 self.images.due.set()
@@ -303,7 +303,7 @@ class _Worker:
         self._fleet.scheduler.sleep(PLANNING_S)
         self.plan(image.job, regions=4)
         self._fleet.scheduler.sleep(FIRST_REGION_S)
-        self.images.note_ended(image)
+        self.images.record_ended(image)
         # Ended at once: its endpoint has room for all, so only the table's size depends on it.
         item = self.jobs.cancel(image.job.image_id)
         if item is not None:

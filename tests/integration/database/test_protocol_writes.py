@@ -69,7 +69,7 @@ class Tables:
     regions: RegionRequestTable
     features: FeatureTable
     outstanding_jobs: OutstandingJobsTable
-    turns: SchedulerLock
+    lock: SchedulerLock
     endpoints: EndpointStatisticsTable
     blobs: WorkBucket
     clock: Clock
@@ -95,7 +95,7 @@ def tables(request) -> Tables:
         regions=RegionRequestTable(env["REGION_REQUEST_TABLE"], dynamodb, clock, rng=random.Random(1)),
         features=FeatureTable(env["FEATURE_TABLE"], (512, 512), (0, 0), dynamodb, clock, rng=random.Random(1)),
         outstanding_jobs=outstanding_jobs,
-        turns=SchedulerLock(outstanding_jobs, jobs, clock),
+        lock=SchedulerLock(outstanding_jobs, jobs, clock),
         endpoints=EndpointStatisticsTable(env["ENDPOINT_TABLE"], dynamodb, clock, rng=random.Random(1)),
         blobs=blobs,
         clock=clock,
@@ -943,40 +943,40 @@ class TestSchedule:
 
     def test_q1_one_worker_has_the_turn_and_the_next_has_a_higher_number(self, tables):
         with ThreadPoolExecutor(8) as pool:
-            turns = list(pool.map(lambda n: tables.turns.claim(f"w{n}", 15), range(8)))
+            turns = list(pool.map(lambda n: tables.lock.claim(f"w{n}", 15), range(8)))
         (first,) = [turn for turn in turns if turn]
-        assert tables.turns.claim("late", 15) is None
+        assert tables.lock.claim("late", 15) is None
         tables.clock.now_s += 16
-        second = tables.turns.claim("late", 15)
+        second = tables.lock.claim("late", 15)
         assert second.fence == first.fence + 1
-        tables.turns.end(first, 1.0, 99, 2.0)
-        assert tables.turns.notice().waiting == 0
-        tables.turns.end(second, tables.clock.now_s + 5, 3, tables.clock.now_s)
-        notice = tables.turns.notice()
-        assert (notice.taken_until, notice.next_look, notice.waiting) == (0, tables.clock.now_s + 5, 3)
+        tables.lock.end(first, 1.0, 99, 2.0)
+        assert tables.lock.state().waiting == 0
+        tables.lock.end(second, tables.clock.now_s + 5, 3, tables.clock.now_s)
+        state = tables.lock.state()
+        assert (state.locked_until, state.next_look, state.waiting) == (0, tables.clock.now_s + 5, 3)
         assert list(tables.outstanding_jobs.open_jobs()) == []
 
     def test_an_image_starts_once_and_only_in_the_turn_that_is_in_force(self, tables):
         tables.outstanding_jobs.accept(request())
         tables.outstanding_jobs.accept(request("other", "s3://images/b.tif"))
         job, other = tables.outstanding_jobs.open_jobs()
-        old = tables.turns.claim("w1", 15)
+        old = tables.lock.claim("w1", 15)
         tables.clock.now_s += 16
-        new = tables.turns.claim("w2", 15)
-        assert tables.turns.start(old, job, 60) is None, "it slept through its turn"
-        started = tables.turns.start(new, job, 60)
+        new = tables.lock.claim("w2", 15)
+        assert tables.lock.start(old, job, 60) is None, "it slept through its turn"
+        started = tables.lock.start(new, job, 60)
         assert (started.num_attempts, started.image_id) == (1, job.image_id)
-        assert tables.turns.start(new, job, 60) is None
+        assert tables.lock.start(new, job, 60) is None
         assert tables.outstanding_jobs.renew_planning(started, "w2")
-        assert tables.turns.start(new, other, 60) is not None
+        assert tables.lock.start(new, other, 60) is not None
 
     def test_progress_is_what_the_images_rows_say(self, tables):
         item = planned(tables, regions=2)
         tables.regions.end_region(tables.jobs, claimed(tables), RequestStatus.SUCCESS, [BOUNDS], [])
-        jobs = list(tables.turns.open_jobs())
-        row = tables.turns.progress(jobs)[item.image_id]
+        jobs = list(tables.lock.open_jobs())
+        row = tables.lock.progress(jobs)[item.image_id]
         assert (row.region_count, row.region_success, row.region_error, row.is_terminal) == (2, 1, 0, False)
-        assert tables.turns.progress([]) == {}
+        assert tables.lock.progress([]) == {}
 
 
 class TestCancel:

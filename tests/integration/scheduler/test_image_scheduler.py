@@ -14,7 +14,7 @@ from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, V
 from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 from aws.osml.model_runner.scheduler import BufferedImageRequestQueue, FIFOImageScheduler, LookAhead
 from aws.osml.model_runner.scheduler.load import lane_of
-from aws.osml.model_runner.scheduler.look_ahead import MOST_WAITING, waiting_by_endpoint
+from aws.osml.model_runner.scheduler.look_ahead import MAX_WAITING, waiting_by_endpoint
 from aws.osml.model_runner.worker.messages import DeadLetters, ImageMessages
 from worker_in_process import InProcessWorker
 
@@ -141,7 +141,7 @@ class TestBuffer:
         pauses: list[float] = []
         buffered = BufferedImageRequestQueue(queue, LookAhead(turns, 500, clock), pauses.append)
         queue.send_body(message(worker, scene, "ships", "a"))
-        for waiting, taken in ((MOST_WAITING, 0), (1, 1)):
+        for waiting, taken in ((MAX_WAITING, 0), (1, 1)):
             turns.end(turns.claim("w", 15), 0.0, waiting, 0.0)
             clock.ahead_s += 3
             assert len(buffered.receive()) == taken

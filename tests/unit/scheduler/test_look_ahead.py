@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from aws.osml.model_runner.database.scheduler_lock import SchedulerState
 from aws.osml.model_runner.scheduler.look_ahead import (
-    MOST_WAITING,
+    MAX_WAITING,
     LookAhead,
     endpoint_key,
     room_of_an_endpoint,
@@ -24,7 +24,7 @@ class Turns:
 
     left: SchedulerState = field(default_factory=SchedulerState)
 
-    def notice(self) -> SchedulerState:
+    def state(self) -> SchedulerState:
         return self.left
 
 
@@ -58,5 +58,5 @@ def test_all_workers_learn_what_waits_where_and_a_variant_is_its_endpoint():
 
 
 def test_beyond_what_a_turn_can_read_nothing_is_received():
-    assert look_ahead(Turns(SchedulerState(waiting=MOST_WAITING))).is_full()
-    assert not look_ahead(Turns(SchedulerState(waiting=MOST_WAITING - 1))).is_full()
+    assert look_ahead(Turns(SchedulerState(waiting=MAX_WAITING))).is_full()
+    assert not look_ahead(Turns(SchedulerState(waiting=MAX_WAITING - 1))).is_full()

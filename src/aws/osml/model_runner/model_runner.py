@@ -146,7 +146,7 @@ class ModelRunner:
             self.region_request_queue,
             DeadLetters(self.region_request_queue, self.config.region_dlq),
             self.region_request_handler,
-            on_ended=scheduler.note_room,
+            on_ended=scheduler.record_room,
         )
         return [
             self._consumer("images", buffered, lambda message, _make_room: messages.handle(message), _INTAKE_SLOTS),

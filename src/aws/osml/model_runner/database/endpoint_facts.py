@@ -1,7 +1,7 @@
 """Facts of endpoints that all workers share, such as the number of instances: one row per fact, with a due time.
 
 One worker at a time looks a fact up and stores it. All others read the row. A fact stays valid until a newer fact
-replaces it, so a throttled control plane stops no worker.
+replaces it, so a throttled control plane does not stop workers.
 """
 
 import dataclasses
@@ -68,7 +68,7 @@ class SharedFacts(DDBHelper):
             {":fact": value, ":due": due_at, ":now": self._now()},
         )
 
-    def note_error(self, key: str, error: str, due_at: float) -> None:
+    def record_error(self, key: str, error: str, due_at: float) -> None:
         """L2: record that a look-up failed; the value stays."""
         self.update(_key(key), "SET look_up_error = :error, due_time = :due", {":error": error, ":due": due_at})
 

@@ -2,7 +2,7 @@
 
 A decision depends on the load that the worker read. Two workers that decide at once would both fill the same free
 capacity. So each claim of the lock has a fence, and an image starts only while that fence is the highest. A worker
-whose claim ran out starts nothing.
+whose claim has expired cannot start an image.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ _PROGRESS = ("image_id", "image_status", "region_count", "region_success", "regi
 
 
 @dataclasses.dataclass(frozen=True)
-class Turn:
+class LockClaim:
     """A claim of the lock, valid while the row holds its fence; ``until`` is in epoch seconds."""
 
     owner: str
@@ -36,7 +36,7 @@ class SchedulerState:
     ``waiting_for`` has the number of images that wait for each endpoint, by ``endpoint_key``.
     """
 
-    taken_until: float = 0.0
+    locked_until: float = 0.0
     next_look: float = 0.0
     waiting: int = 0
     looked_at: float = 0.0
@@ -55,15 +55,15 @@ class SchedulerLock(DDBHelper):
         self._outstanding_jobs = outstanding_jobs
         self._job_table = job_table
 
-    def notice(self) -> SchedulerState:
+    def state(self) -> SchedulerState:
         """Read the state that the last claim published."""
         row = self.read(_KEY) or {}
-        taken_until, next_look, waiting, looked_at = (
+        locked_until, next_look, waiting, looked_at = (
             row.get(name, 0) for name in ("lease_until", "next_look", "waiting", "look_time")
         )
-        return SchedulerState(taken_until, next_look, waiting, looked_at, row.get("waiting_for", {}))
+        return SchedulerState(locked_until, next_look, waiting, looked_at, row.get("waiting_for", {}))
 
-    def claim(self, owner: str, for_s: float) -> Turn | None:
+    def claim(self, owner: str, for_s: float) -> LockClaim | None:
         """Q1: claim the lock under a new fence; None while another worker holds it."""
         now_s, holder = self._now(), self.name_of_claim(owner)
         values = {":owner": holder, ":until": now_s + for_s, ":now": now_s, ":one": 1}
@@ -78,13 +78,18 @@ class SchedulerLock(DDBHelper):
             if err.old is None or err.old.get("lease_owner") != holder:
                 return None
             row = err.old
-        return Turn(owner, int(row["fence"]), row["lease_until"])
+        return LockClaim(owner, int(row["fence"]), row["lease_until"])
 
     def end(
-        self, turn: Turn, next_look: float, waiting: int, looked_at: float, waiting_for: Mapping[str, int] | None = None
+        self,
+        claim: LockClaim,
+        next_look: float,
+        waiting: int,
+        looked_at: float,
+        waiting_for: Mapping[str, int] | None = None,
     ) -> None:
         """Q2: release the lock and publish the state; the next pass begins at ``next_look`` or later."""
-        values: Item = {":zero": 0, ":look": next_look, ":waiting": waiting, ":seen": looked_at, ":fence": turn.fence}
+        values: Item = {":zero": 0, ":look": next_look, ":waiting": waiting, ":seen": looked_at, ":fence": claim.fence}
         values[":endpoints"] = dict(waiting_for or {})
         expression = (
             "SET lease_until = :zero, next_look = :look, waiting = :waiting, look_time = :seen,"
@@ -95,13 +100,13 @@ class SchedulerLock(DDBHelper):
         except ConditionNotMetError:
             return
 
-    def start(self, turn: Turn, job: OpenJob, stale_s: float) -> OpenJob | None:
-        """A2 under the lock: claim the right to plan a job, if it is free and the lock is still ours.
+    def start(self, claim: LockClaim, job: OpenJob, stale_s: float) -> OpenJob | None:
+        """A2 under the lock: claim the right to plan a job, if it is free and ``claim`` still holds the lock.
 
         Return the job with the attempt counted, else None.
         """
         now_s = self._now()
-        expression, values, condition = planning_update(job, turn.owner, now_s, stale_s)
+        expression, values, condition = planning_update(job, claim.owner, now_s, stale_s)
         start = {
             "TableName": self.table_name,
             "Key": {"endpoint_id": job.endpoint_id, "job_id": job.job_key},
@@ -109,16 +114,16 @@ class SchedulerLock(DDBHelper):
             "ConditionExpression": condition,
             "ExpressionAttributeValues": to_dynamodb(values),
         }
-        ours = {
+        held_lock = {
             "TableName": self.table_name,
             "Key": _KEY,
             # This writes the stored value again: a ConditionCheck needs a permission that older roles lack.
             "UpdateExpression": "SET lease_until = :until",
             "ConditionExpression": "fence = :fence",
-            "ExpressionAttributeValues": to_dynamodb({":until": turn.until, ":fence": turn.fence}),
+            "ExpressionAttributeValues": to_dynamodb({":until": claim.until, ":fence": claim.fence}),
         }
         try:
-            self._transact({"Update": start}, {"Update": ours})
+            self._transact({"Update": start}, {"Update": held_lock})
         except (ConditionNotMetError, TransactionConflictError):
             return None
         return attempted(job, now_s)

@@ -1,4 +1,4 @@
-"""Which image starts next, and how much an endpoint can take."""
+"""Scheduler: the order in which waiting images start, and the capacity of endpoints."""
 
 from .endpoint_capacity import EndpointCapacityEstimator
 from .image_scheduler import EndpointLoadImageScheduler, FIFOImageScheduler, ImageScheduler, ScheduledImage

@@ -1,4 +1,4 @@
-"""How many calls at once an endpoint takes, and which of its variants an image goes to."""
+"""Capacity of endpoints in concurrent calls, and the choice of the variant that gets an image."""
 
 import hashlib
 import random
@@ -28,28 +28,31 @@ from .policy import LaneCapacity
 
 logger = structlog.get_logger(__name__)
 
-# Says of an endpoint how many calls at once one of its instances, or one copy of a component, takes.
+# Tag of an endpoint: concurrent calls per instance, or per copy of an inference component.
 CONCURRENCY_TAG = "osml:instance-concurrency"
 
-# When a description is looked up again, after a success and after an error; spread, so that those of many endpoints
-# do not come due together.
+# Age at which a description is looked up again, after a success and after an error. It is random, so that the
+# descriptions of many endpoints are not due together.
 _DUE_AFTER_S = (240.0, 300.0)
 _DUE_AFTER_ERROR_S = (15.0, 30.0)
-# How long the right to look up holds; a worker that dies in it delays the next try by so much.
+# Length of the claim of a look-up. A worker that dies meanwhile delays the next look-up by this time.
 _LOOK_UP_S = 60.0
-# How old the descriptions that a process has read may be.
+# Maximum age of the descriptions that a process has read.
 _READ_EVERY_S = 10.0
 # Maximum age of a description that shows that nothing is wrong, and of a description by which a request is refused.
 _RECENT_S = _DUE_AFTER_S[1] + _LOOK_UP_S
 _NEW_S = 5.0
-# How long a request waits while another worker looks its endpoint up. A preflight has twice that time.
+# Maximum wait of a request while another worker looks its endpoint up. A preflight has twice that time.
 _WAIT_S = 5.0
 _WAIT_POLL_S = (0.2, 0.4)
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A production variant: so many instances, or so many calls at once where it is serverless; its share of images."""
+    """A production variant. ``max_concurrency`` is in concurrent calls, of a serverless variant only.
+
+    ``weight`` is proportional to the variant's share of images.
+    """
 
     instances: int
     max_concurrency: int | None
@@ -58,7 +61,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """A description of an endpoint; ``concurrency`` is in calls at once per instance."""
+    """A description of an endpoint; ``concurrency`` is in concurrent calls per instance."""
 
     variants: Mapping[str, Variant]
     concurrency: int
@@ -66,7 +69,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class _Subject:
-    """An endpoint or an inference component, described under a role; another role may see another account."""
+    """An endpoint or an inference component, described under a role. Another role may belong to another account."""
 
     kind: str
     name: str
@@ -80,10 +83,10 @@ class _Subject:
 
 
 class EndpointCapacityEstimator:
-    """Describes endpoints, with descriptions that the whole fleet shares. Any thread may call.
+    """Estimates the capacity of endpoints from descriptions that all workers share. Thread-safe.
 
     One worker at a time looks an endpoint up; all others read its description from a table. Only ``describe``,
-    ``choose_variant`` and ``refresh`` call the control plane. A description that cannot be renewed stays in force.
+    ``choose_variant`` and ``refresh`` call the control plane. A description stays valid while it cannot be renewed.
     """
 
     def __init__(
@@ -105,12 +108,12 @@ class EndpointCapacityEstimator:
         self._sleep = sleep
         self._read: dict[str, Fact] = {}
         self._read_at: float | None = None
-        # What was needed here and is due.
+        # Descriptions that were needed in this process and are due.
         self._due: dict[str, _Subject] = {}
         self._lock = threading.Lock()
 
     def capacity(self, request: ImageRequest) -> LaneCapacity:
-        """Return what the lane of a request takes; an endpoint that was never described counts as one instance."""
+        """Return the capacity of a request's lane; an endpoint that was never described counts as one instance."""
         config = self._config
         if request.model_invoke_mode == ModelInvokeMode.SM_ENDPOINT:
             known = self.known_calls(request)
@@ -121,31 +124,32 @@ class EndpointCapacityEstimator:
         return LaneCapacity(calls, target if config.scheduler_throttling_enabled else float("inf"))
 
     def known_calls(self, request: ImageRequest | RegionRequest) -> int | None:
-        """Return how many calls at once the endpoint, variant or component of a request takes, as last described.
+        """Return the concurrent calls that the endpoint, variant or component of a request takes, as last described.
 
-        None where nothing is known: an HTTP endpoint, and a SageMaker endpoint whose first description is still to
-        come. 0 where no instance serves it at present. This reads a table each ten seconds at most, and never calls
-        the control plane, so it may be called for each region.
+        None for an HTTP endpoint, and for a SageMaker endpoint that was never described. 0 where no instance is in
+        service. This reads a table once in ten seconds at most, and never calls the control plane, so it may be called
+        for each region.
         """
         if request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
             return None
-        lane = lane_of(request)
-        component = _component_of(request)
-        endpoint = self._endpoint(_subject("endpoint", lane.endpoint, request))
-        copies = self._copies(_subject("component", component, request)) if component else None
-        if endpoint is None or (component and copies is None):
+        lane, component = lane_of(request), _component_of(request)
+        described = self._fact(_subject("endpoint", lane.endpoint, request)).value
+        described_component = self._fact(_subject("component", component, request)).value if component else None
+        if described is None or (component and described_component is None):
             return None
-        if copies is not None:
-            return copies * endpoint.concurrency
-        variants = endpoint.variants
-        if lane.part:
-            variants = {name: variant for name, variant in variants.items() if name == lane.part}
-        return sum(_calls_of(variant, endpoint.concurrency) for variant in variants.values())
+        endpoint = self._endpoint_from(described)
+        if described_component is not None:
+            return int(described_component["copies"]) * endpoint.concurrency
+        return sum(
+            variant.instances * endpoint.concurrency if variant.max_concurrency is None else variant.max_concurrency
+            for name, variant in endpoint.variants.items()
+            if not lane.part or name == lane.part
+        )
 
     def certain_calls(self, request: ImageRequest | RegionRequest) -> int | None:
-        """Return ``known_calls`` where the endpoint itself says it, by its tag or because it is serverless; else None.
+        """Return ``known_calls`` where the endpoint has the tag ``CONCURRENCY_TAG`` or is serverless; else None.
 
-        ``DEFAULT_INSTANCE_CONCURRENCY`` is a guess. The scheduler may rest on it, a limit of calls must not.
+        ``DEFAULT_INSTANCE_CONCURRENCY`` is a guess. The scheduler may rely on it, a limit of calls must not.
         """
         if request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
             return None
@@ -156,7 +160,7 @@ class EndpointCapacityEstimator:
         return self.known_calls(request) if "concurrency" in value or is_serverless else None
 
     def max_body_bytes(self, request: RegionRequest) -> int | None:
-        """Return the longest tile that the endpoint of a request takes, as last described; None where none is known.
+        """Return the largest body in bytes that the endpoint of a request takes, as last described; None if unknown.
 
         Like ``known_calls``, this reads a table at most.
         """
@@ -189,9 +193,10 @@ class EndpointCapacityEstimator:
         return _described_form(fact.value or {})
 
     def choose_variant(self, request: ImageRequest) -> str | None:
-        """Draw a variant of a request's endpoint by weight; None where the request names one, or there is none.
+        """Draw a variant of a request's endpoint by weight; None where the request names a variant or component.
 
-        Afterwards the capacity of the request's lane is known, unless it cannot be described.
+        Also None where the endpoint cannot be described or has no variants with a weight. Afterwards the capacity of
+        the request's lane is known, unless the endpoint cannot be described.
         """
         if request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
             return None
@@ -206,7 +211,7 @@ class EndpointCapacityEstimator:
         return self._rng.choices(names, weights)[0] if any(weights) else None
 
     def refresh(self) -> None:
-        """Look up what is due and was needed in this process, unless another worker does."""
+        """Look up descriptions that are due and were needed in this process, unless another worker claimed them."""
         with self._lock:
             due, self._due = self._due, {}
         for subject in due.values():
@@ -218,10 +223,6 @@ class EndpointCapacityEstimator:
 
     # Facts ----------------------------------------------------------------------------------------------------------
 
-    def _endpoint(self, subject: _Subject) -> Endpoint | None:
-        value = self._fact(subject).value
-        return None if value is None else self._endpoint_from(value)
-
     def _endpoint_from(self, value: Mapping[str, Any]) -> Endpoint:
         variants = {
             name: Variant(int(variant["instances"]), variant.get("max_concurrency"), float(variant["weight"]))
@@ -229,12 +230,8 @@ class EndpointCapacityEstimator:
         }
         return Endpoint(variants, int(value.get("concurrency", self._config.default_instance_concurrency)))
 
-    def _copies(self, subject: _Subject) -> int | None:
-        value = self._fact(subject).value
-        return None if value is None else int(value["copies"])
-
     def _fact(self, subject: _Subject) -> Fact:
-        """Return what this process has read of a subject; one that is due is looked up by the next ``refresh``."""
+        """Return the description that this process has read; the next ``refresh`` looks a due description up."""
         now_s = self._now()
         with self._lock:
             is_old = self._read_at is None or not 0 <= now_s - self._read_at < _READ_EVERY_S
@@ -261,7 +258,7 @@ class EndpointCapacityEstimator:
         return fact.value is not None and fact.error is None and self._now() - fact.looked_up_at <= max_age_s
 
     def _any_description(self, subject: _Subject) -> Mapping[str, Any] | None:
-        """Return the last description, which is looked up now if nobody ever did; None if that failed."""
+        """Return the last description, or look the first description up now; None if that failed."""
         fact = self._fact(subject)
         if fact.value is None and (fact.error is None or fact.due_at <= self._now()):
             try:
@@ -286,22 +283,29 @@ class EndpointCapacityEstimator:
         return self._look_up(subject)
 
     def _look_up(self, subject: _Subject) -> Fact:
-        """Look a subject up and store what is found.
+        """Look a subject up and store its description.
 
         Raises:
             ClientError, BotoCoreError: the subject cannot be described.
         """
-        value = self._endpoint_facts(subject) if subject.kind == "endpoint" else self._component_facts(subject)
+        sagemaker = self._clients.client("sagemaker", describing_session(subject.role, subject.name))
+        if subject.kind == "endpoint":
+            value = self._endpoint_facts(sagemaker, subject.name)
+        else:
+            response = sagemaker.describe_inference_component(InferenceComponentName=subject.name)
+            facts = {"state": response.get("InferenceComponentStatus"), "endpoint": response.get("EndpointName")}
+            value = {name: fact for name, fact in facts.items() if fact is not None}
+            value["copies"] = int(response.get("RuntimeConfig", {}).get("CurrentCopyCount", 0))
         self._facts.store(subject.key, value, self._now() + self._rng.uniform(*_DUE_AFTER_S))
         fact = self._facts.get(subject.key)
         self._remember(subject, fact)
         return fact
 
     def _record_error(self, subject: _Subject, err: ClientError | BotoCoreError) -> None:
-        """Record when a subject is looked up again; its last description stays in force."""
+        """Record an error and the time of the next look-up; the last description stays valid."""
         logger.warning("endpoint.capacity_unknown", endpoint=subject.name, error=error_code(err))
         self._metrics.record("Scheduling", "Errors", 1, COUNT, ModelName=subject.name)
-        self._facts.note_error(subject.key, error_code(err), self._now() + self._rng.uniform(*_DUE_AFTER_ERROR_S))
+        self._facts.record_error(subject.key, error_code(err), self._now() + self._rng.uniform(*_DUE_AFTER_ERROR_S))
         self._remember(subject, self._facts.get(subject.key))
 
     def _remember(self, subject: _Subject, fact: Fact) -> None:
@@ -310,18 +314,26 @@ class EndpointCapacityEstimator:
 
     # The control plane ----------------------------------------------------------------------------------------------
 
-    def _endpoint_facts(self, subject: _Subject) -> dict[str, Any]:
-        sagemaker = self._clients.client("sagemaker", describing_session(subject.role, subject.name))
-        answer = sagemaker.describe_endpoint(EndpointName=subject.name)
-        variants = {variant["VariantName"]: _variant_facts(variant) for variant in answer.get("ProductionVariants", ())}
-        concurrency = self._tagged_concurrency(sagemaker, answer.get("EndpointArn", ""))
-        facts = {"variants": variants, "state": answer.get("EndpointStatus", "InService")}
-        if config_name := answer.get("EndpointConfigName"):
-            facts["config"] = config_name
-        return facts | ({} if concurrency is None else {"concurrency": concurrency})
+    def _endpoint_facts(self, sagemaker: Any, name: str) -> dict[str, Any]:
+        response = sagemaker.describe_endpoint(EndpointName=name)
+        variants: dict[str, dict[str, Any]] = {}
+        for variant in response.get("ProductionVariants", ()):
+            facts = {
+                "instances": int(variant.get("CurrentInstanceCount", 0)),
+                "weight": float(variant.get("CurrentWeight", 1.0)),
+            }
+            serverless = variant.get("CurrentServerlessConfig") or {}
+            if "MaxConcurrency" in serverless:
+                facts["max_concurrency"] = int(serverless["MaxConcurrency"])
+            variants[variant["VariantName"]] = facts
+        concurrency = self._tagged_concurrency(sagemaker, response.get("EndpointArn", ""))
+        endpoint_facts = {"variants": variants, "state": response.get("EndpointStatus", "InService")}
+        if config_name := response.get("EndpointConfigName"):
+            endpoint_facts["config"] = config_name
+        return endpoint_facts | ({} if concurrency is None else {"concurrency": concurrency})
 
     def _tagged_concurrency(self, sagemaker: Any, arn: str) -> int | None:
-        # No resource has more than 50 tags, so one page holds them all.
+        # A resource has at most 50 tags, so one page holds them all.
         tags = sagemaker.list_tags(ResourceArn=arn, MaxResults=100)["Tags"]
         text = next((tag["Value"] for tag in tags if tag["Key"] == CONCURRENCY_TAG), None)
         if text is None:
@@ -335,13 +347,6 @@ class EndpointCapacityEstimator:
             logger.warning("endpoint.bad_tag", endpoint=arn, tag=CONCURRENCY_TAG, value=text, used=default)
             return None
         return concurrency
-
-    def _component_facts(self, subject: _Subject) -> dict[str, Any]:
-        sagemaker = self._clients.client("sagemaker", describing_session(subject.role, subject.name))
-        answer = sagemaker.describe_inference_component(InferenceComponentName=subject.name)
-        facts = {"copies": int(answer.get("RuntimeConfig", {}).get("CurrentCopyCount", 0))}
-        described = {"state": answer.get("InferenceComponentStatus"), "endpoint": answer.get("EndpointName")}
-        return facts | {name: value for name, value in described.items() if value is not None}
 
 
 def _component_of(request: ImageRequest | RegionRequest) -> str:
@@ -370,16 +375,3 @@ def _described_form(value: Mapping[str, Any]) -> dict[str, Any]:
             for name in variants
         ],
     }
-
-
-def _variant_facts(described: Mapping[str, Any]) -> dict[str, Any]:
-    serverless = described.get("CurrentServerlessConfig") or {}
-    facts = {
-        "instances": int(described.get("CurrentInstanceCount", 0)),
-        "weight": float(described.get("CurrentWeight", 1.0)),
-    }
-    return facts | ({"max_concurrency": int(serverless["MaxConcurrency"])} if "MaxConcurrency" in serverless else {})
-
-
-def _calls_of(variant: Variant, concurrency: int) -> int:
-    return variant.max_concurrency if variant.max_concurrency is not None else variant.instances * concurrency

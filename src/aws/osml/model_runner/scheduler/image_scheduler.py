@@ -1,4 +1,4 @@
-"""Starts images: takes the fleet's turn, looks at what waits and runs, decides, and claims what was decided."""
+"""Starts images: claims the scheduler lock, reads the load snapshot, decides, and claims the chosen images."""
 
 import dataclasses
 import math
@@ -15,22 +15,22 @@ from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.common.job_rules import is_passing
 from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.outstanding_jobs_table import OpenJob
-from aws.osml.model_runner.database.scheduler_lock import SchedulerLock, SchedulerState, Turn
+from aws.osml.model_runner.database.scheduler_lock import LockClaim, SchedulerLock, SchedulerState
 from aws.osml.model_runner.exceptions import TableError
 from aws.osml.model_runner.telemetry.metrics import COUNT, MILLISECONDS, PERCENT, MetricsRecorder
 
 from .load import ClusterLoad, LoadRules, cluster_load
 from .look_ahead import waiting_by_endpoint
-from .policy import Decision, Lane, LaneCapacity, LaneLoad, Reason, WaitingImage, decide
+from .policy import Decision, Lane, LaneCapacity, LaneLoad, WaitingImage, decide
 
 logger = structlog.get_logger(__name__)
 
 # Lease of the scheduler lock. A pass takes some tenths of a second; after a crash, others wait for the lease to end.
-TURN_S = 15.0
+LOCK_LEASE_S = 15.0
 # No image is started under a claim that is older than this, so that its start does not meet the next claim.
 _STARTING_S = 5.0
 # Images started per pass. A pass reads all open jobs, so it may start several images.
-_STARTS_PER_TURN = 8
+_MAX_STARTS_PER_PASS = 8
 # Time until the next pass when nothing could start: with changes, and without.
 LOOK_EVERY_S = 0.5
 QUIET_LOOK_S = 3.0
@@ -76,7 +76,7 @@ class LockedScheduler:
 
     def __init__(
         self,
-        turns: SchedulerLock,
+        lock: SchedulerLock,
         config: ServiceConfig,
         owner: str,
         metrics: MetricsRecorder,
@@ -85,7 +85,7 @@ class LockedScheduler:
         rng: random.Random | None = None,
         due: threading.Event | None = None,
     ) -> None:
-        self._turns = turns
+        self._lock = lock
         self._owner = owner
         self._metrics = metrics
         self._now = now
@@ -99,10 +99,10 @@ class LockedScheduler:
         # Images started here whose planning and first region have not ended.
         self._held: dict[str, OpenJob] = {}
         # Time of a change here that no pass has read yet, and how long to wait before the next claim.
-        self._news_at: float | None = None
+        self._changed_at: float | None = None
         self._pause_s = 0.0
         self._is_anything_waiting = True
-        self._noticed_at = -math.inf
+        self._state_read_at = -math.inf
         self._counted_at: float | None = None
         self._last_held_back: tuple[Lane, ...] = ()
         self._left_out: frozenset[str] = frozenset()
@@ -114,48 +114,48 @@ class LockedScheduler:
     def receive(self) -> list[ScheduledImage]:
         """Return images to start, at most one per free slot; or an empty list after some seconds.
 
-        After a change a worker waits for the next pass instead of claiming the lock at once: the next pass reads the
-        changes of all workers.
+        After a change a worker waits for the next pass instead of claiming the lock at once, because the next pass
+        reads the changes of all workers.
         """
-        self._wait_for_news()
-        notice, now_s = self._notice(), self._now()
-        if self._news_at is not None and notice.looked_at >= self._news_at:
-            self._news_at = None
-        look_at = notice.next_look
-        if look_at and self._news_at is None:
+        self._wait_for_changes()
+        state, now_s = self._read_state(), self._now()
+        if self._changed_at is not None and state.looked_at >= self._changed_at:
+            self._changed_at = None
+        look_at = state.next_look
+        if look_at and self._changed_at is None:
             look_at += QUIET_LOOK_S - LOOK_EVERY_S
         if look_at > now_s:
             self._pause_s = look_at - now_s + self._rng.uniform(*_BUSY_PAUSE_S)
             return []
-        turn = self._turns.claim(self._owner, TURN_S) if notice.taken_until < now_s else None
-        if turn is None:
+        claim = self._lock.claim(self._owner, LOCK_LEASE_S) if state.locked_until < now_s else None
+        if claim is None:
             self._pause_s = self._rng.uniform(*_BUSY_PAUSE_S)
             return []
-        self._news_at = None
-        jobs = self._use(turn)
+        self._changed_at = None
+        jobs = self._run_pass(claim)
         self._held |= {job.image_id: job for job in jobs}
         return [ScheduledImage(job.image_id, job, job.num_attempts) for job in jobs]
 
-    def _wait_for_news(self) -> None:
+    def _wait_for_changes(self) -> None:
         """Wait until something changes here, or until it is time to read the scheduler state."""
-        if self._news_at is not None:
+        if self._changed_at is not None:
             self._pause(self._pause_s)
-            is_new = self.due.is_set()
+            is_changed = self.due.is_set()
         else:
             poll_s = _POLL_S if self._is_anything_waiting else _IDLE_POLL_S
-            is_new = self.due.wait(poll_s * self._rng.uniform(*_POLL_JITTER))
+            is_changed = self.due.wait(poll_s * self._rng.uniform(*_POLL_JITTER))
         self.due.clear()
-        if is_new:
-            self._news_at = self._now()
+        if is_changed:
+            self._changed_at = self._now()
 
-    def note_room(self) -> None:
+    def record_room(self) -> None:
         """Record that a region has ended, because a waiting image may fit now.
 
-        A pass reads every open job, so regions that end cause no pass while no image waits.
+        A pass reads every open job, so regions that end do not cause a pass while no image waits.
         """
         try:
-            if not self._is_anything_waiting and self._now() - self._noticed_at > LOOK_EVERY_S:
-                self._notice()
+            if not self._is_anything_waiting and self._now() - self._state_read_at > LOOK_EVERY_S:
+                self._read_state()
         except (TableError, ClientError, BotoCoreError):
             # The scheduler's own thread will meet the same error and handle it.
             self._is_anything_waiting = True
@@ -166,53 +166,57 @@ class LockedScheduler:
         """See ``ImageScheduler``."""
         job = self._held.pop(receipt_handle, None)
         if job is not None and visibility_timeout == 0:
-            self._turns.release(job, self._owner)
+            self._lock.release(job, self._owner)
 
-    def note_ended(self, image: ScheduledImage) -> None:
+    def record_ended(self, image: ScheduledImage) -> None:
         """Free the slot of an image."""
         self._held.pop(image.receipt_handle, None)
 
-    def _notice(self) -> SchedulerState:
-        notice, self._noticed_at = self._turns.notice(), self._now()
-        self._is_anything_waiting = notice.waiting > 0
-        return notice
+    def _read_state(self) -> SchedulerState:
+        state, self._state_read_at = self._lock.state(), self._now()
+        self._is_anything_waiting = state.waiting > 0
+        return state
 
-    # A turn ---------------------------------------------------------------------------------------------------------
+    # A pass ---------------------------------------------------------------------------------------------------------
 
-    def _use(self, turn: Turn) -> list[OpenJob]:
+    def _run_pass(self, claim: LockClaim) -> list[OpenJob]:
         """Decide and start images; always publish the scheduler state and release the lock."""
         began_s, jobs = self._now(), list[OpenJob]()
         waiting, is_more, images = 0, False, dict[str, WaitingImage]()
         try:
-            found = cluster_load(self._turns.open_jobs(), self._turns.progress, began_s, self._rules)
+            found = cluster_load(self._lock.open_jobs(), self._lock.progress, began_s, self._rules)
             waiting, images = len(found.waiting), found.waiting
             self._count(found)
             if waiting:
-                is_more = self._start_images(turn, found, jobs)
+                is_more = self._start_images(claim, found, jobs)
                 self._metrics.record("Scheduling", "Invocations", 1, COUNT)
                 self._metrics.record("Scheduling", "Duration", 1000 * (self._now() - began_s), MILLISECONDS)
-            self._note_left_out(found)
+            # An image is logged once while it stays skipped.
+            for image_id in found.left_out.keys() - self._left_out:
+                logger.warning("image.left_out", image_id=image_id, reason=found.left_out[image_id])
+                self._metrics.record("Scheduling", "Errors", 1, COUNT)
+            self._left_out = frozenset(found.left_out)
         finally:
             left = max(0, waiting - len(jobs))
             waiting_for = waiting_by_endpoint(image.lane for image in images.values())
             self._is_anything_waiting = left > 0
             if is_more:
                 self.due.set()
-            self._turns.end(turn, 0.0 if is_more else self._now() + LOOK_EVERY_S, left, began_s, waiting_for)
+            self._lock.end(claim, 0.0 if is_more else self._now() + LOOK_EVERY_S, left, began_s, waiting_for)
         return jobs
 
-    def _start_images(self, turn: Turn, found: ClusterLoad, jobs: list[OpenJob]) -> bool:
+    def _start_images(self, claim: LockClaim, found: ClusterLoad, jobs: list[OpenJob]) -> bool:
         """Start images and append them to ``jobs``; True when more may start than this worker has slots or time for."""
-        most = min(_STARTS_PER_TURN, max(1, self._slots - len(self._held)))
-        while len(jobs) < most and self._now() < turn.until - TURN_S + _STARTING_S:
+        limit = min(_MAX_STARTS_PER_PASS, max(1, self._slots - len(self._held)))
+        while len(jobs) < limit and self._now() < claim.until - LOCK_LEASE_S + _STARTING_S:
             decision, capacities = self.decision(found, self._now())
             if not jobs:
-                self._measure(found.loads, capacities)
-                self._note_held_back(decision, found)
+                self._record_utilization(found.loads, capacities)
+                self._record_held_back(decision, found)
             if decision.image is None:
                 return False
             try:
-                started = self._turns.start(turn, found.jobs[decision.image.key], self._lease_s)
+                started = self._lock.start(claim, found.jobs[decision.image.key], self._lease_s)
             except Exception as err:
                 if is_passing(err):
                     raise
@@ -223,19 +227,19 @@ class LockedScheduler:
                 reason = "another worker was faster"
                 logger.info("image.not_scheduled", image_id=decision.image.key, reason=reason)
                 return False
-            self._log_start(decision.image, decision.reason, found, capacities)
+            self._log_start(decision.image, decision, found, capacities)
             jobs.append(started)
-            found.note_start(decision.image)
+            found.record_start(decision.image)
         return True
 
     def _log_start(
-        self, image: WaitingImage, reason: Reason, found: ClusterLoad, capacities: Mapping[Lane, LaneCapacity]
+        self, image: WaitingImage, decision: Decision, found: ClusterLoad, capacities: Mapping[Lane, LaneCapacity]
     ) -> None:
-        load, capacity = found.loads.get(image.lane, LaneLoad()), capacities.get(image.lane, LaneCapacity())
+        load, target = found.loads.get(image.lane, LaneLoad()), capacities.get(image.lane, LaneCapacity()).target
         logger.info(
             "image.scheduled",
             tag="SCHEDULER EVENT",
-            reason=reason.value,
+            reason=decision.reason.value,
             job_id=found.jobs[image.key].request.job_id,
             image_id=image.key,
             endpoint=image.lane.endpoint,
@@ -243,44 +247,37 @@ class LockedScheduler:
             load=image.load,
             running_load=load.calls,
             running_images=load.images,
-            target=_logged(capacity.target),
+            # An infinite target is not valid JSON.
+            target=target if math.isfinite(target) else None,
             waited_s=round(self._now() - image.request_time, 1),
             waiting=len(found.waiting),
         )
 
-    def _note_held_back(self, decision: Decision, found: ClusterLoad) -> None:
+    def _record_held_back(self, decision: Decision, found: ClusterLoad) -> None:
         """Record and log that endpoints were full; log at info level only when the set of lanes changes."""
         for lane in decision.full:
             self._metrics.record("Scheduling", "Throttles", 1, COUNT, ModelName=lane.endpoint)
         if decision.image is not None:
             self._last_held_back = ()
             return
-        endpoints, reason, waiting = (
-            [lane.endpoint for lane in decision.full],
-            decision.reason.value,
-            len(found.waiting),
+        # The same decision may repeat twice a second.
+        log = logger.debug if decision.full == self._last_held_back else logger.info
+        log(
+            "image.held_back",
+            tag="SCHEDULER EVENT",
+            reason=decision.reason.value,
+            endpoints=[lane.endpoint for lane in decision.full],
+            waiting=len(found.waiting),
         )
-        if decision.full != self._last_held_back:
-            logger.info("image.held_back", tag="SCHEDULER EVENT", reason=reason, endpoints=endpoints, waiting=waiting)
-        else:
-            # The same decision may repeat twice a second.
-            logger.debug("image.held_back", tag="SCHEDULER EVENT", reason=reason, endpoints=endpoints, waiting=waiting)
         self._last_held_back = decision.full
 
     # Measurements ---------------------------------------------------------------------------------------------------
 
-    def _measure(self, loads: Mapping[Lane, LaneLoad], capacities: Mapping[Lane, LaneCapacity]) -> None:
+    def _record_utilization(self, loads: Mapping[Lane, LaneLoad], capacities: Mapping[Lane, LaneCapacity]) -> None:
         for lane, capacity in capacities.items():
             used = loads.get(lane, LaneLoad()).calls / capacity.calls if capacity.calls else 1.0
             percent = 100.0 * min(1.0, used)
             self._metrics.record("Scheduling", "Utilization", percent, PERCENT, ModelName=lane.endpoint)
-
-    def _note_left_out(self, found: ClusterLoad) -> None:
-        """Log images that were skipped, each once while it stays skipped."""
-        for image_id in found.left_out.keys() - self._left_out:
-            logger.warning("image.left_out", image_id=image_id, reason=found.left_out[image_id])
-            self._metrics.record("Scheduling", "Errors", 1, COUNT)
-        self._left_out = frozenset(found.left_out)
 
     def _count(self, found: ClusterLoad) -> None:
         """Record the number of running and waiting images, and of images ready to start, once a minute."""
@@ -301,7 +298,7 @@ class EndpointLoadImageScheduler(LockedScheduler):
     def __init__(
         self,
         capacities: Capacities,
-        turns: SchedulerLock,
+        lock: SchedulerLock,
         config: ServiceConfig,
         owner: str,
         metrics: MetricsRecorder,
@@ -310,7 +307,7 @@ class EndpointLoadImageScheduler(LockedScheduler):
         rng: random.Random | None = None,
         due: threading.Event | None = None,
     ) -> None:
-        super().__init__(turns, config, owner, metrics, now, pause, rng, due)
+        super().__init__(lock, config, owner, metrics, now, pause, rng, due)
         self._capacities = capacities
 
     def decision(self, found: ClusterLoad, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
@@ -335,8 +332,3 @@ class FIFOImageScheduler(LockedScheduler):
         if decision.image is not None:
             decision = dataclasses.replace(decision, image=found.waiting[decision.image.key])
         return decision, {}
-
-
-def _logged(target: float) -> float | None:
-    """Return None for an infinite target, which is not valid JSON."""
-    return target if math.isfinite(target) else None

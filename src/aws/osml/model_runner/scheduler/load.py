@@ -33,7 +33,7 @@ class ClusterLoad:
         del self.waiting[key]
         self.left_out[key] = reason
 
-    def note_start(self, image: WaitingImage) -> None:
+    def record_start(self, image: WaitingImage) -> None:
         """Move a waiting image to the running images."""
         del self.waiting[image.key]
         load = self.loads.get(image.lane, LaneLoad())

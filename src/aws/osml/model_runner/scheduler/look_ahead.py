@@ -22,15 +22,15 @@ _KNOWN_FOR_S = 2.0
 # Time until the rows of a message's images are stored, so that a scheduling pass counts them.
 _STORED_S = 2.0
 _STORED_S_PER_IMAGE = 0.1
-# Maximum number of waiting images in total: a scheduling pass over so many takes about four seconds.
-MOST_WAITING = 20_000
+# Maximum number of waiting images in total. A scheduling pass over so many takes about four seconds.
+MAX_WAITING = 20_000
 # Number of endpoints, with the most images, whose counts a scheduling pass publishes. The others have room anyway.
-_MOST_ENDPOINTS = 1_000
+_MAX_ENDPOINTS = 1_000
 
 
 def waiting_by_endpoint(lanes: Iterable[Lane]) -> dict[str, int]:
     """Count waiting images by ``endpoint_key``; ``lanes`` has the lane of each waiting image."""
-    return dict(Counter(map(endpoint_key, lanes)).most_common(_MOST_ENDPOINTS))
+    return dict(Counter(map(endpoint_key, lanes)).most_common(_MAX_ENDPOINTS))
 
 
 def endpoint_key(lane: Lane) -> str:
@@ -49,34 +49,34 @@ def room_of_an_endpoint(look_ahead: int, waiting: Mapping[str, int]) -> int:
 
 
 class LookAhead:
-    """A worker's view of the room for further images. Any thread may call.
+    """A worker's view of the room for further images. Thread-safe.
 
     Workers read the counts of the last scheduling pass. So several workers together may exceed the limit by the images
     that each accepts in two seconds.
     """
 
-    def __init__(self, turns: SchedulerLock, look_ahead: int, now: Callable[[], float] = time.time) -> None:
-        self._turns = turns
+    def __init__(self, scheduler_lock: SchedulerLock, look_ahead: int, now: Callable[[], float] = time.time) -> None:
+        self._scheduler_lock = scheduler_lock
         self._look_ahead = look_ahead
         self._now = now
-        self._notice = SchedulerState()
-        self._known_at = -math.inf
+        self._state = SchedulerState()
+        self._read_at = -math.inf
         # Images accepted here that the counts may lack: time of expiry, key of the endpoint, number of images.
         self._taken: list[tuple[float, str, int]] = []
         self._lock = threading.Lock()
 
     def is_full(self) -> bool:
         """Return True while so many images wait that no message may be received."""
-        self._learn()
+        self._refresh()
         with self._lock:
-            return self._notice.waiting + sum(images for _, _, images in self._taken) >= MOST_WAITING
+            return self._state.waiting + sum(images for _, _, images in self._taken) >= MAX_WAITING
 
     def take(self, lane: Lane, images: int) -> bool:
         """Count ``images`` as waiting for an endpoint and return True; return False if it has no room."""
         key = endpoint_key(lane)
-        self._learn()
+        self._refresh()
         with self._lock:
-            waiting = Counter(self._notice.waiting_for)
+            waiting = Counter(self._state.waiting_for)
             for _, endpoint, count in self._taken:
                 waiting[endpoint] += count
             if waiting[key] >= room_of_an_endpoint(self._look_ahead, +waiting):
@@ -84,12 +84,12 @@ class LookAhead:
             self._taken.append((self._now() + _STORED_S + images * _STORED_S_PER_IMAGE, key, images))
             return True
 
-    def _learn(self) -> None:
+    def _refresh(self) -> None:
         now_s = self._now()
-        if now_s - self._known_at <= _KNOWN_FOR_S:
+        if now_s - self._read_at <= _KNOWN_FOR_S:
             return
         # No lock is held while a table is read.
-        notice = self._turns.notice()
+        state = self._scheduler_lock.state()
         with self._lock:
-            self._notice, self._known_at = notice, now_s
-            self._taken = [taken for taken in self._taken if taken[0] >= notice.looked_at]
+            self._state, self._read_at = state, now_s
+            self._taken = [taken for taken in self._taken if taken[0] >= state.looked_at]

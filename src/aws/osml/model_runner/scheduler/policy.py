@@ -1,7 +1,7 @@
-"""Which image starts next: one pure function of what waits, what runs, what endpoints take, and the time.
+"""Choice of the next image: a pure function of waiting images, running images, capacities of endpoints, and the time.
 
-Load and capacity are counted in calls at once. An image's load is what its regions may call at once, all together, so
-it is an upper bound that falls as its regions end.
+Load and capacity are counted in concurrent calls. An image's load is the number of calls that all its regions together
+may make at once, so it is an upper bound that falls as its regions end.
 """
 
 import enum
@@ -9,25 +9,25 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-# One step of priority is worth this many seconds of waiting. So a step up overtakes what came a little before, and
-# nothing waits for ever behind what is more important.
+# One step of priority is worth this many seconds of waiting. So an image of higher priority starts before images that
+# came up to ten minutes earlier, and no image waits for ever behind images of higher priority.
 PRIORITY_STEP_S = 600.0
 
-# Smaller images may start before one that does not fit if they came at most so long after it. So the room that is left
-# is used, and no image waits for ever: the number of images that may start before it is bounded.
+# Smaller images may backfill an image that does not fit if they came at most so long after it. So free capacity is
+# used, and no image waits for ever, because a bounded number of images may start before it.
 BACKFILL_S = 300.0
 
-# An image that fits an endpoint starts at the latest when less than this share of the target is in use. So a region
-# that straggles holds back at most so much of the endpoint.
+# An image smaller than the target starts at the latest when less than this share of the target is in use. So straggling
+# regions keep at most this share of the endpoint from other images.
 STRAGGLING_SHARE = 0.5
 
 
 @dataclass(frozen=True, order=True)
 class Lane:
-    """What has a capacity of its own: an endpoint, or one of its variants or inference components.
+    """Unit of capacity: an endpoint, or one of its variants or inference components.
 
-    ``account`` is that of the role under which a SageMaker endpoint is called: another one has other endpoints under
-    the same names.
+    ``account`` is the account of the role under which a SageMaker endpoint is called. Another account has other
+    endpoints under the same names.
     """
 
     endpoint: str
@@ -36,7 +36,7 @@ class Lane:
 
     @property
     def name(self) -> str:
-        """The name of the lane in keys of rows: that of the endpoint, and what it is told apart by."""
+        """The name of the lane in keys of rows: ``account@endpoint#part``, without the parts that are empty."""
         name = f"{self.endpoint}#{self.part}" if self.part else self.endpoint
         return f"{self.account}@{name}" if self.account else name
 
@@ -45,7 +45,7 @@ class Lane:
 class WaitingImage:
     """An image that may start from ``ready_at`` on.
 
-    ``load`` is in calls at once; ``priority`` is higher for what is more urgent; times are in epoch seconds.
+    ``load`` is in concurrent calls; a higher ``priority`` is more urgent; times are in epoch seconds.
     """
 
     key: str
@@ -57,13 +57,13 @@ class WaitingImage:
 
     @property
     def order(self) -> tuple[float, str]:
-        """What comes first among the images of a lane: the lowest."""
+        """Sort key among the images of a lane; the lowest comes first."""
         return (self.request_time - self.priority * PRIORITY_STEP_S, self.key)
 
 
 @dataclass(frozen=True)
 class LaneLoad:
-    """What runs in a lane: so many images, that may make so many calls at once."""
+    """Number of running images in a lane, and of concurrent calls that they may make together."""
 
     images: int = 0
     calls: int = 0
@@ -71,14 +71,14 @@ class LaneLoad:
 
 @dataclass(frozen=True)
 class LaneCapacity:
-    """How many calls at once a lane takes, and how many of them the scheduler may fill: more where it overcommits."""
+    """Concurrent calls that a lane takes, and the target up to which the scheduler fills it; it may overcommit."""
 
     calls: float = math.inf
     target: float = math.inf
 
 
 class Reason(enum.StrEnum):
-    """Why an image starts, or why none does."""
+    """Reason why an image starts, or why images wait."""
 
     FITS = "its load fits"
     LARGE = "its load fits no endpoint of this size, and there is room"
@@ -91,7 +91,7 @@ class Reason(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Decision:
-    """What starts, if anything, and why; and the lanes whose first image had to wait for want of room."""
+    """The image that starts, or None, and the reason; and the lanes whose first image has to wait for room."""
 
     image: WaitingImage | None
     reason: Reason
@@ -108,38 +108,43 @@ def decide(
     capacities: Mapping[Lane, LaneCapacity],
     now_s: float,
 ) -> Decision:
-    """Return which of ``waiting`` starts now.
+    """Return the image of ``waiting`` that starts now.
 
-    The least loaded lane comes first, by the share of its capacity that is in use; between equals, the lane whose first
-    image comes first. ``_reason_to_start`` decides on a lane's first image. If that has to wait, later images of the
-    lane that fit may start before it for a while. A lane that starts nothing keeps no other lane from starting.
+    The lane with the smallest share of its capacity in use comes first; between equals, the lane whose first image
+    comes first. ``_reason_to_start`` decides on a lane's first image. If that image has to wait, later images of the
+    lane may backfill. A lane in which no image can start does not affect other lanes.
     """
-    lanes = _by_lane(image for image in waiting if image.ready_at <= now_s)
+    lanes: dict[Lane, list[WaitingImage]] = {}
+    for image in waiting:
+        if image.ready_at <= now_s:
+            lanes.setdefault(image.lane, []).append(image)
     if not lanes:
         return Decision(None, Reason.NOTHING_WAITS)
+    for images in lanes.values():
+        images.sort(key=lambda image: image.order)
 
-    def place(lane: Lane) -> tuple[float, tuple[float, str]]:
+    def order(lane: Lane) -> tuple[float, tuple[float, str]]:
         return _share(loads.get(lane, _IDLE), capacities.get(lane, _UNLIMITED)), lanes[lane][0].order
 
     full: list[Lane] = []
-    for lane in sorted(lanes, key=place):
+    for lane in sorted(lanes, key=order):
         images, load = lanes[lane], loads.get(lane, _IDLE)
         target = capacities.get(lane, _UNLIMITED).target
         reason = _reason_to_start(images[0], load, target)
         if reason is not None:
             return Decision(images[0], reason, tuple(full))
         full.append(lane)
-        image = _backfill(images, target - load.calls)
-        if image is not None:
-            return Decision(image, Reason.BACKFILLS, tuple(full))
+        backfill = _backfill(images, target - load.calls)
+        if backfill is not None:
+            return Decision(backfill, Reason.BACKFILLS, tuple(full))
     return Decision(None, Reason.ALL_FULL, tuple(full))
 
 
 def _reason_to_start(image: WaitingImage, load: LaneLoad, target: float) -> Reason | None:
-    """Return why the first image of a lane starts now, or None while it has to wait.
+    """Return the reason why the first image of a lane starts now, or None while it has to wait.
 
-    An image that is larger than the target can never fit, so any room starts it: its load is compared as if it were
-    one call. An image that fits waits for its room, but not for stragglers.
+    An image that is larger than the target can never fit, so it starts when one call is free. An image that fits waits
+    for its room, but not for stragglers.
     """
     if load.calls + image.load <= target:
         return Reason.FITS
@@ -152,25 +157,16 @@ def _reason_to_start(image: WaitingImage, load: LaneLoad, target: float) -> Reas
     return None
 
 
-def _by_lane(waiting: Iterable[WaitingImage]) -> dict[Lane, list[WaitingImage]]:
-    lanes: dict[Lane, list[WaitingImage]] = {}
-    for image in waiting:
-        lanes.setdefault(image.lane, []).append(image)
-    for images in lanes.values():
-        images.sort(key=lambda image: image.order)
-    return lanes
-
-
 def _share(load: LaneLoad, capacity: LaneCapacity) -> float:
-    """Return how much of a lane is in use, where 1 is all; a lane without a known capacity counts as one call."""
+    """Return the share of a lane that is in use, where 1 is all; an unknown capacity counts as one call."""
     calls = capacity.calls if math.isfinite(capacity.calls) else 1.0
     return load.calls / max(1.0, calls)
 
 
 def _backfill(images: Sequence[WaitingImage], room: float) -> WaitingImage | None:
-    """Return what starts before a first image that does not fit: the largest that does and came soon enough after it.
+    """Return the image that starts before a first image that does not fit; None when none fits.
 
-    The largest, because the smallest fill the gaps that nothing else fits into.
+    It is the largest that fits and came at most ``BACKFILL_S`` later. Smaller images still fit into smaller gaps.
     """
     latest = images[0].order[0] + BACKFILL_S
     fitting = [image for image in images if image.load <= room and image.order[0] <= latest]

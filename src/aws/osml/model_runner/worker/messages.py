@@ -240,8 +240,8 @@ class ScheduledImages:
         except ProcessImageException as err:
             logger.warning("image.not_planned", reason=str(err))
         finally:
-            self._scheduler.note_ended(image)
-        self._scheduler.note_room()
+            self._scheduler.record_ended(image)
+        self._scheduler.record_room()
 
 
 class RegionMessages:
