@@ -10,8 +10,13 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field, PrivateAttr
 
-from aws.osml.model_runner.local.models.answers import feature_collection, polygon_feature
-from aws.osml.model_runner.local.models.example_model import ExampleModel, ModelReply, json_reply
+from aws.osml.model_runner.local.models.example_model import (
+    ExampleModel,
+    ModelReply,
+    feature_collection,
+    json_reply,
+    polygon_feature,
+)
 from aws.osml.model_runner.raster.pixels import decode_tile, write_geotiff
 
 TILE_PX = 64

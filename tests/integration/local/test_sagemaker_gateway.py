@@ -92,7 +92,7 @@ def test_failing_model_becomes_a_model_error_with_its_status(gateway, runtime, m
     assert response["Error"]["Code"] == "ModelError"
     assert response["ResponseMetadata"]["HTTPStatusCode"] == 424
     assert response["OriginalStatusCode"] == status
-    assert f"asked to fail with {status}" in response["OriginalMessage"]
+    assert f"configured to fail with {status}" in response["OriginalMessage"]
 
 
 def test_model_that_does_not_listen_is_unavailable(gateway, runtime):

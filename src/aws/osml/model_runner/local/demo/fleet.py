@@ -1,4 +1,4 @@
-"""Where the ships of the demo scene lie: at the piers, in the marina, at anchor, and under way."""
+"""Positions of the ships of the demo scene: at the piers, in the marina, at anchor, and under way."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -16,14 +16,28 @@ BERTHS_TAKEN, MARINA_TAKEN = 0.62, 0.27
 MOORING_GAP_PX, MARINA_GAP_PX, BERTH_SPACING_PX, MARINA_SPACING_PX = 8.0, 4.0, 26.0, 12.0
 CLEARANCE_PX = 16.0
 BORDER_PX = 150.0
-COARSE = 8  # distances to land are known on a grid of this many pixels
+COARSE = 8  # spacing in pixels of the grid of distances to land
 TRIES_PER_SHIP = 200
 
 
 def place_fleet(harbour: Harbour, rng: np.random.Generator) -> list[Ship]:
-    """Return ships that neither touch each other, nor the land, nor the image's border."""
-    moored = [*_moor_at_piers(harbour, rng), *_moor_in_marina(harbour, rng)]
-    return _add_ships_at_sea(harbour, moored, rng)
+    """Return ships that do not touch each other, the land or the image's border."""
+    ships = [*_moor_at_piers(harbour, rng), *_moor_in_marina(harbour, rng)]
+    size = harbour.ground.shape[0]
+    land_px: NDArray[np.float64] = COARSE * ndimage.distance_transform_edt(
+        harbour.ground[::COARSE, ::COARSE] == Ground.WATER
+    )
+    wanted = len(ships) + max(8, round(SHIPS_AT_SEA_PER_PIXEL * size * size))
+    classes, chances = [item for item, _ in CHANCE_AT_SEA], [chance for _, chance in CHANCE_AT_SEA]
+    for _ in range(TRIES_PER_SHIP * wanted):
+        if len(ships) == wanted:
+            break
+        x, y = rng.uniform(BORDER_PX, size - BORDER_PX, 2)
+        ship_class = classes[int(rng.choice(len(classes), p=chances))]
+        ship = _launch(ship_class, float(x), float(y), rng.uniform(0, 360), rng, bool(rng.random() < 0.45))
+        if _is_free(ship, ships, land_px):
+            ships.append(ship)
+    return ships
 
 
 def _launch(
@@ -64,33 +78,12 @@ def _moved(ship: Ship, x: float, y: float) -> Ship:
     return Ship(x, y, ship.length_px, ship.width_px, ship.heading_deg, ship.ship_class, ship.deck, ship.is_under_way)
 
 
-def _add_ships_at_sea(harbour: Harbour, moored: Iterable[Ship], rng: np.random.Generator) -> list[Ship]:
-    ships = list(moored)
-    size = harbour.ground.shape[0]
-    land_px = _distance_to_land(harbour.ground)
-    wanted = len(ships) + max(8, round(SHIPS_AT_SEA_PER_PIXEL * size * size))
-    classes, chances = [item for item, _ in CHANCE_AT_SEA], [chance for _, chance in CHANCE_AT_SEA]
-    for _ in range(TRIES_PER_SHIP * wanted):
-        if len(ships) == wanted:
-            break
-        x, y = rng.uniform(BORDER_PX, size - BORDER_PX, 2)
-        ship_class = classes[int(rng.choice(len(classes), p=chances))]
-        ship = _launch(ship_class, float(x), float(y), rng.uniform(0, 360), rng, bool(rng.random() < 0.45))
-        if _is_free(ship, ships, land_px):
-            ships.append(ship)
-    return ships
-
-
 def _is_free(ship: Ship, others: Iterable[Ship], land_px: NDArray[np.float64]) -> bool:
-    room = 3.5 * ship.length_px if ship.is_under_way else ship.reach_px
-    if land_px[int(ship.y) // COARSE, int(ship.x) // COARSE] < room + CLEARANCE_PX + COARSE:
+    """Return True if a ship, with its wake, is clear of the land and of the other ships.
+
+    ``land_px`` holds the distance to the nearest land for every ``COARSE``-th pixel.
+    """
+    clear_px = CLEARANCE_PX + (3.5 * ship.length_px if ship.is_under_way else ship.reach_px)
+    if land_px[int(ship.y) // COARSE, int(ship.x) // COARSE] < clear_px + COARSE:
         return False
-    room += CLEARANCE_PX
-    return all(math.hypot(ship.x - other.x, ship.y - other.y) > room + other.reach_px for other in others)
-
-
-def _distance_to_land(ground: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Return for every ``COARSE``-th pixel how far the nearest land is, in pixels of the scene."""
-    distance = ndimage.distance_transform_edt(ground[::COARSE, ::COARSE] == Ground.WATER)
-    scaled: NDArray[np.float64] = distance * COARSE
-    return scaled
+    return all(math.hypot(ship.x - other.x, ship.y - other.y) > clear_px + other.reach_px for other in others)

@@ -1,6 +1,6 @@
-"""The ground of the demo scene: a map of what lies where, from coast and quay to the boards of a marina.
+"""The ground of the demo scene: a map of the kinds of ground, from coast and quay to the boards of a marina.
 
-The layout grows with the size of the scene; quays, piers and ships keep theirs.
+The layout scales with the size of the scene; quays, piers and ships have fixed sizes.
 """
 
 import math
@@ -17,7 +17,7 @@ PONTOON_LENGTH_PX, PONTOON_WIDTH_PX, PONTOON_SPACING_PX = 260, 5, 64
 
 
 class Ground(IntEnum):
-    """What a pixel of the map shows; ``PALETTE`` has its colour."""
+    """Kind of ground of a pixel of the map; ``PALETTE`` has its colour."""
 
     WATER = 0
     BEACH = 1
@@ -57,7 +57,7 @@ BOXES = (Ground.BOX_BLUE, Ground.BOX_ORANGE, Ground.BOX_GREEN, Ground.ROOF_GREY)
 
 @dataclass(frozen=True)
 class Harbour:
-    """Where ships may be moored, in pixels. ``ground`` has the scene's shape (rows, columns), one `Ground` each.
+    """A map and its berths, in pixels. ``ground`` has the scene's shape (rows, columns), one `Ground` each.
 
     A pier is (left, top, right, bottom); a pontoon is (x of its middle, top, bottom).
     """
@@ -83,7 +83,7 @@ def build_harbour(size: int, rng: np.random.Generator) -> Harbour:
 
 
 class _Plan:
-    """Draws the parts of a harbour on its map. The port's west end and the quay's edge are where all else lines up."""
+    """Draws the parts of a harbour on its map. All parts align with the port's west end and the quay's edge."""
 
     def __init__(self, draw: ImageDraw.ImageDraw, size: int, rng: np.random.Generator) -> None:
         self.draw = draw
@@ -93,8 +93,8 @@ class _Plan:
         self.port_x = int(size * 0.44)
 
     def fill(self, box: tuple[float, float, float, float], ground: Ground) -> None:
-        """Fill the pixels from (left, top) up to, and without, (right, bottom)."""
-        left, top, right, bottom = (int(place) for place in box)
+        """Fill the pixels in [left, right) x [top, bottom)."""
+        left, top, right, bottom = (int(side) for side in box)
         if right > left and bottom > top:
             self.draw.rectangle((left, top, right - 1, bottom - 1), fill=ground)
 
@@ -114,12 +114,12 @@ class _Plan:
             self.draw.polygon([(0.0, -1.0), *_points(x, edge), (float(x[-1]), -1.0)], fill=ground)
         road = np.minimum(shore - 0.2 * self.quay_y, self.quay_y * (0.37 + 0.6 * wild))
         self.draw.line(_points(x, road), fill=Ground.ROAD, width=13, joint="curve")
-        for place_x, place_y in _points(x, road)[20:120]:
+        for road_x, road_y in _points(x, road)[20:120]:
             for side in (-54, 26):
                 if self.rng.random() < 0.62:
                     width, depth = self.rng.integers(15, 30, 2)
-                    top = place_y + side + self.rng.integers(-6, 6)
-                    self.fill((place_x, top, place_x + width, top + depth), self.one_of(ROOFS))
+                    top = road_y + side + self.rng.integers(-6, 6)
+                    self.fill((road_x, top, road_x + width, top + depth), self.one_of(ROOFS))
 
     def draw_port(self) -> None:
         """Draw the concrete of the port, meadows behind it, and its two roads."""
@@ -175,21 +175,21 @@ class _Plan:
 
     def draw_island(self) -> None:
         """Draw a wooded island with a beach all around."""
-        turn = np.linspace(0, 2 * math.pi, 120, endpoint=False)
+        angle = np.linspace(0, 2 * math.pi, 120, endpoint=False)
         phases = self.rng.uniform(0, 2 * math.pi, 3)
-        bumps = 1 + sum(0.1 / k * np.sin((k + 1) * turn + phases[k - 1]) for k in (1, 2, 3))
+        bumps = 1 + sum(0.1 / k * np.sin((k + 1) * angle + phases[k - 1]) for k in (1, 2, 3))
         for share, ground in ((1.0, Ground.BEACH), (0.9, Ground.GRASS), (0.62, Ground.FOREST)):
-            x = self.size * (0.62 + 0.062 * share * bumps * np.cos(turn))
-            y = self.size * (0.8 + 0.04 * share * bumps * np.sin(turn))
+            x = self.size * (0.62 + 0.062 * share * bumps * np.cos(angle))
+            y = self.size * (0.8 + 0.04 * share * bumps * np.sin(angle))
             self.draw.polygon(_points(x, y), fill=ground)
 
     def draw_breakwater(self) -> None:
         """Draw a breakwater of rock with a path on it and a light at its end."""
         bend = np.array([(0.985, 0.47), (0.93, 0.5), (0.85, 0.525), (0.75, 0.535)]) * self.size
-        places = _points(bend[:, 0], bend[:, 1])
-        self.draw.line(places, fill=Ground.ROCK, width=34, joint="curve")
-        self.draw.line(places, fill=Ground.ROAD, width=9, joint="curve")
-        x, y = places[-1]
+        points = _points(bend[:, 0], bend[:, 1])
+        self.draw.line(points, fill=Ground.ROCK, width=34, joint="curve")
+        self.draw.line(points, fill=Ground.ROAD, width=9, joint="curve")
+        x, y = points[-1]
         self.draw.ellipse((x - 24, y - 24, x + 24, y + 24), fill=Ground.CONCRETE)
 
 

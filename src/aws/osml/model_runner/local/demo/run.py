@@ -1,4 +1,4 @@
-"""The main job from end to end on this machine, on a scene whose ships are known."""
+"""Runs the demo: a job on this machine, from request to picture, on a scene whose ships are known."""
 
 import os
 import tempfile
@@ -26,14 +26,14 @@ ENDPOINT = "bright-objects"
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo has made."""
+    """Outcome and score of the demo."""
 
     outcome: JobOutcome
     score: Score
 
     @property
     def is_good(self) -> bool:
-        """True when the job succeeded and found the ships, each once."""
+        """True if the job succeeded, found the ships and found none twice."""
         return self.outcome.status is RequestStatus.SUCCESS and self.score.is_good
 
 
@@ -43,13 +43,19 @@ def run_demo(output: Path, console: Console, size: int = 8000, workers: WorkerSe
     Logs of the stack's processes go to ``output/logs``.
     """
     output.mkdir(parents=True, exist_ok=True)
-    say = _speaker(console)
+    logs = output / "logs"
+    for old in logs.glob("*.log"):
+        old.unlink()
+
+    def say(topic: str, text: str) -> None:
+        console.print(f"{topic:>8}  {text}", highlight=False, soft_wrap=True)
+
     with tempfile.TemporaryDirectory(prefix="model-runner-demo-") as directory:
         with console.status("drawing a harbour") if console.is_terminal else tempfile.TemporaryFile():
             scene = generate_scene(size)
             image = write_scene(scene, Path(directory))
-        say("scene", f"{size} x {size} pixels with {len(scene.ships)} ships whose places are known")
-        stack = LocalStack(_fresh_logs(output), {ENDPOINT: ModelSettings("bright-objects")}, workers)
+        say("scene", f"{size} x {size} pixels with {len(scene.ships)} ships whose positions are known")
+        stack = LocalStack(logs, {ENDPOINT: ModelSettings("bright-objects")}, workers)
         with stack, ProgressDisplay(console) as display:
             request = image_request(
                 JOB_ID, stack.upload_image(image), ModelTarget(ENDPOINT, "SM_ENDPOINT"), TileSettings()
@@ -68,14 +74,8 @@ def write_scene(scene: Scene, directory: Path) -> Path:
     return path
 
 
-def _fresh_logs(output: Path) -> Path:
-    logs = output / "logs"
-    for old in logs.glob("*.log"):
-        old.unlink()
-    return logs
-
-
 def _report(result: DemoResult, scene: Scene, output: Path, say: Callable[[str, str], None]) -> None:
+    """Print the result, and write ``result.geojson`` and ``result.png`` if the job delivered features."""
     outcome, score = result.outcome, result.score
     say("status", f"{outcome.status.value}: {outcome.message}")
     rate = f"{outcome.tiles_per_second:.1f} per second"
@@ -83,7 +83,7 @@ def _report(result: DemoResult, scene: Scene, output: Path, say: Callable[[str, 
     if not outcome.result:
         return
     say("ships", f"{score.found} of {score.known} found, {score.doubles} twice, {score.false_alarms} false alarms")
-    say("places", f"at most {score.largest_error_px:.2f} pixels from the truth (allowed: {TOLERANCE_PX:.0f})")
+    say("error", f"at most {score.largest_error_px:.2f} pixels from the true position (allowed: {TOLERANCE_PX:.0f})")
     say("result", str(outcome.location))
     (output / "result.geojson").write_bytes(outcome.result)
     title = f"{score.found} of {score.known} ships found, {score.doubles or 'none'} twice"
@@ -97,10 +97,3 @@ def _report(result: DemoResult, scene: Scene, output: Path, say: Callable[[str, 
     )
     draw_picture(scene.pixels, outcome.features, title, caption, output / "result.png")
     say("files", f"{output / 'result.geojson'}, {output / 'result.png'}")
-
-
-def _speaker(console: Console) -> Callable[[str, str], None]:
-    def say(topic: str, text: str) -> None:
-        console.print(f"{topic:>8}  {text}", highlight=False, soft_wrap=True)
-
-    return say

@@ -1,4 +1,4 @@
-"""A georeferenced harbour with ships whose places are known, to try a detector on."""
+"""A georeferenced harbour with ships whose positions are known, to test a detector."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ GEOTRANSFORM = (UPPER_LEFT[0], METRES_PER_PIXEL, 0.0, UPPER_LEFT[1], 0.0, -METRE
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture (rows, columns, RGB) and the ships in it, each with its place on the map."""
+    """A picture (rows, columns, RGB) and the ships in it, each with its longitude and latitude."""
 
     pixels: NDArray[np.uint8]
     ships: tuple[Ship, ...]
@@ -34,12 +34,8 @@ def generate_scene(size: int = 8000, seed: int = 2026) -> Scene:
     ships = place_fleet(harbour, rng)
     for ship in ships:
         draw_ship(pixels, ship)
-    return Scene(pixels, tuple(_locate(ships)))
-
-
-def _locate(ships: list[Ship]) -> list[Ship]:
     to_degrees = pyproj.Transformer.from_crs(EPSG, 4326, always_xy=True)
     east = [UPPER_LEFT[0] + ship.x * METRES_PER_PIXEL for ship in ships]
     north = [UPPER_LEFT[1] - ship.y * METRES_PER_PIXEL for ship in ships]
-    places = zip(ships, *to_degrees.transform(east, north), strict=True)
-    return [dataclasses.replace(ship, longitude=lon, latitude=lat) for ship, lon, lat in places]
+    located = zip(ships, *to_degrees.transform(east, north), strict=True)
+    return Scene(pixels, tuple(dataclasses.replace(ship, longitude=lon, latitude=lat) for ship, lon, lat in located))

@@ -1,4 +1,4 @@
-"""Ships of the demo scene: what they are and how they look from above.
+"""Ships of the demo scene: their classes, and their looks from above.
 
 Pixels are (x, y) from the upper left corner of the image, so the middle of the first pixel is (0.5, 0.5). A heading is
 in degrees clockwise from the top of the image. Ship coordinates are (u, v): u along the keel towards the bow, v to
@@ -22,7 +22,7 @@ WAKE_LENGTHS = 3.0  # of the ship
 
 
 class ShipClass(NamedTuple):
-    """A kind of ship: ranges of its length, its length over its width, and its colours."""
+    """A class of ships: ranges of the length and of length over width, colours, and the bow's share of the length."""
 
     name: str
     length_px: tuple[float, float]
@@ -39,7 +39,7 @@ FREIGHTER = ShipClass("freighter", (90, 112), (5.2, 6.2), ((178, 130, 108), (146
 
 @dataclass(frozen=True)
 class Ship:
-    """A ship whose place is known. ``longitude`` and ``latitude`` are those of its middle, in degrees."""
+    """A ship. ``x`` and ``y``, and ``longitude`` and ``latitude`` in degrees, are the position of its middle."""
 
     x: float
     y: float
@@ -65,7 +65,7 @@ class Ship:
         return [(self.x + i * a * ux + j * b * vx, self.y + i * a * uy + j * b * vy) for i, j in signs]
 
     def to_ship_axes(self, x: Pixels, y: Pixels) -> tuple[Pixels, Pixels]:
-        """Return (u, v) of the places (x, y)."""
+        """Return (u, v) of the positions (x, y)."""
         ux, uy, vx, vy = self._axes()
         dx, dy = x - self.x, y - self.y
         return dx * ux + dy * uy, dx * vx + dy * vy
@@ -77,7 +77,7 @@ class Ship:
 
 
 def draw_ship(image: NDArray[np.uint8], ship: Ship) -> None:
-    """Draw a ship with its shadow, and its wake when it is under way, into an image (rows, columns, 3) in place."""
+    """Draw a ship with its shadow into an image (rows, columns, 3) in place; also its wake if it is under way."""
     if ship.is_under_way:
         window, x, y = _window(image, ship, ship.reach_px + WAKE_LENGTHS * ship.length_px)
         image[window] = _to_bytes(image[window] + _wake(ship, x, y)[..., None])
@@ -103,26 +103,22 @@ def _window(image: NDArray[np.uint8], ship: Ship, reach_px: float) -> tuple[tupl
 
 
 def _coverage(ship: Ship, x: Pixels, y: Pixels) -> Pixels:
-    """Return the share of each pixel that the hull covers."""
+    """Return the share of each pixel that the hull covers: parallel sides, and a bow that is half an ellipse."""
     steps = (np.arange(SAMPLES, dtype=np.float32) + 0.5) / SAMPLES - 0.5
+    half = ship.length_px / 2
+    bow_px = ship.length_px * ship.ship_class.bow_share
     covered = np.zeros(x.shape, np.float32)
     for dy in steps:
         for dx in steps:
-            covered += _is_inside(ship, *ship.to_ship_axes(x + dx, y + dy))
+            u, v = ship.to_ship_axes(x + dx, y + dy)
+            into_bow = np.clip((u - (half - bow_px)) / bow_px, 0, 1)
+            beam = ship.width_px / 2 * np.sqrt(1 - into_bow**2)
+            covered += (np.abs(u) <= half) & (np.abs(v) <= beam)
     return covered / SAMPLES**2
 
 
-def _is_inside(ship: Ship, u: Pixels, v: Pixels) -> NDArray[np.bool_]:
-    """Tell which places lie within the hull: parallel sides, and a bow that is half an ellipse."""
-    half = ship.length_px / 2
-    bow_px = ship.length_px * ship.ship_class.bow_share
-    into_bow = np.clip((u - (half - bow_px)) / bow_px, 0, 1)
-    beam = ship.width_px / 2 * np.sqrt(1 - into_bow**2)
-    inside: NDArray[np.bool_] = (np.abs(u) <= half) & (np.abs(v) <= beam)
-    return inside
-
-
 def _deck_colours(ship: Ship, x: Pixels, y: Pixels) -> Pixels:
+    """Return the colours (rows, columns, RGB) of the deck with its hatches, bridge or cockpit."""
     u, v = ship.to_ship_axes(x, y)
     along, across = u / ship.length_px, v / ship.width_px
     colours = np.broadcast_to(np.asarray(ship.deck, np.float32), (*x.shape, 3)).copy()
@@ -140,7 +136,7 @@ def _deck_colours(ship: Ship, x: Pixels, y: Pixels) -> Pixels:
 def _wake(ship: Ship, x: Pixels, y: Pixels) -> Pixels:
     """Return how much brighter the water behind the stern is: two faint arms and the foam between them."""
     u, v = ship.to_ship_axes(x, y)
-    behind = -(u + ship.length_px / 2) / (WAKE_LENGTHS * ship.length_px)  # 0 at the stern, 1 where the wake ends
+    behind = -(u + ship.length_px / 2) / (WAKE_LENGTHS * ship.length_px)  # 0 at the stern, 1 at the end of the wake
     fade = np.where((behind > 0) & (behind < 1), 1 - behind, 0)
     arms = np.exp(-(((np.abs(v) - ship.width_px * (0.5 + 2.2 * behind)) / (0.18 * ship.width_px + 0.8)) ** 2))
     foam = 0.7 * np.exp(-((v / (0.45 * ship.width_px)) ** 2))

@@ -1,4 +1,4 @@
-"""Cheap structure for large pictures, computed by blocks of rows."""
+"""Textures for large pictures, computed by blocks of rows."""
 
 import math
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ Pixels = NDArray[np.float32]
 
 
 class Wave(NamedTuple):
-    """A plane wave; its direction is counted from the x axis towards the y axis."""
+    """A plane wave; its direction is the angle from the x axis towards the y axis."""
 
     wavelength_px: float
     direction_deg: float
@@ -29,13 +29,14 @@ def stretch_rows(grid: Pixels, height: int, width: int, start: int, stop: int) -
 
 
 def _positions(indices: NDArray[np.int64], length: int, cells: int) -> tuple[NDArray[np.int64], Pixels]:
-    place = (indices + 0.5) / length * (cells - 1)
-    lower = np.minimum(place.astype(np.int64), cells - 2)
-    return lower, (place - lower).astype(np.float32)
+    """Return for each index the lower of two neighbouring cells, and the share of the upper cell in [0, 1]."""
+    position = (indices + 0.5) / length * (cells - 1)
+    lower = np.minimum(position.astype(np.int64), cells - 2)
+    return lower, (position - lower).astype(np.float32)
 
 
 def periodic_noise(rng: np.random.Generator, size: int, smoothness_px: float) -> Pixels:
-    """Return a square of noise with mean 0 and deviation 1 that continues seamlessly at its edges."""
+    """Return a square of noise with mean 0 and standard deviation 1 that is periodic at its edges."""
     noise = rng.standard_normal((size, size), dtype=np.float32)
     if smoothness_px:
         noise = ndimage.gaussian_filter(noise, smoothness_px, mode="wrap")

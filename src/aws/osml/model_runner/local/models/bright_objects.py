@@ -1,12 +1,11 @@
-"""Finds compact bright things on water, such as ships, in the pixels it is sent.
+"""Finds compact bright objects on water, such as ships, in a tile.
 
-How: an object stands out from the dark background around it; what is left after size, shape and surroundings have been
-checked is reported as the smallest rectangle along its own axis. An object that touches the tile's edge is left out:
-with an overlap as large as the largest object, a neighbouring tile sees it whole.
+An object is brighter than the dark background around it. Size, shape and surroundings of a candidate are checked. The
+result is the smallest rectangle along the axis of each object. An object that touches the tile's edge is omitted: with
+an overlap as large as the largest object, a neighbouring tile contains it as a whole.
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +13,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from scipy import ndimage
 
-from aws.osml.model_runner.local.models.answers import feature_collection, polygon_feature
-from aws.osml.model_runner.local.models.example_model import ExampleModel, ModelReply, json_reply
+from aws.osml.model_runner.local.models.example_model import (
+    ExampleModel,
+    ModelReply,
+    feature_collection,
+    json_reply,
+    polygon_feature,
+)
 from aws.osml.model_runner.raster.pixels import decode_tile
 
 Pixels = NDArray[np.float32]
@@ -23,14 +27,14 @@ Mask = NDArray[np.bool_]
 
 BLOCK_PX, STRIDE_PX = 64, 4  # the background is the quartile of every 4th pixel in blocks of 64 x 64
 DARK_QUARTILE = 0.25
-RING_PX = (2, 5)  # surroundings are looked at between these distances from an object
-LEAST_WATER_SHARE = 0.8
-LEAST_RING_SHARE = 0.25  # of the ring has to be free of other objects to be judged
+RING_PX = (2, 5)  # the surroundings of an object are between these distances from it
+MIN_WATER_SHARE = 0.8
+MIN_RING_SHARE = 0.25  # the minimum share of the ring that is free of other objects
 BLUE_OVER_RED = 8.0
 
 
 class BrightObjects(ExampleModel):
-    """Settings: how far an object stands out, of 255, and how large it may be in pixels."""
+    """Settings: minimum contrast on a scale to 255, limits of size in pixels, of fill and of the score."""
 
     least_contrast: float = Field(default=30.0, gt=0)
     least_area_px: int = Field(default=20, ge=1)
@@ -39,13 +43,16 @@ class BrightObjects(ExampleModel):
     least_fill: float = Field(default=0.62, gt=0, le=1)
     least_score: float = Field(default=0.0, ge=0, le=1)
 
-    def reply(self, tile: bytes, attempt: int) -> ModelReply:  # noqa: ARG002 - it answers the same every time
-        """Answer with the objects in the tile."""
+    def reply(self, tile: bytes, attempt: int) -> ModelReply:  # noqa: ARG002 - every attempt gets the same reply
+        """Return the objects in the tile."""
         return json_reply(find_objects(decode_tile(tile), self))
 
 
 class OrientedBox(NamedTuple):
-    """A rectangle along an object's axis; ``corners`` are (x, y), lengths in pixels, ``fill`` is the share covered."""
+    """A rectangle along an object's axis; ``corners`` are (x, y) in pixels.
+
+    ``fill`` is the share of the rectangle that the object covers.
+    """
 
     corners: NDArray[np.float64]
     length_px: float
@@ -59,16 +66,27 @@ def find_objects(tile: NDArray[Any], model: BrightObjects) -> dict[str, Any]:
     brightness = bands.mean(axis=0, dtype=np.float32)
     contrast = brightness - _background(brightness)
     candidates = contrast > model.least_contrast
-    features = [
-        feature
-        for labels, window, label in _compact_parts(candidates, model)
-        if (feature := _describe(bands, contrast, candidates, labels, window, label, model)) is not None
-    ]
+    labels, count = ndimage.label(candidates, np.ones((3, 3), int))
+    if not count:
+        return feature_collection([])
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    height, width = candidates.shape
+    features = []
+    # Connected parts, from top to bottom. A part that touches the edge, or whose size does not fit, is skipped.
+    for label, window in enumerate(ndimage.find_objects(labels), start=1):
+        rows, columns = window
+        is_inside = rows.start > 0 and columns.start > 0 and rows.stop < height and columns.stop < width
+        length_px = max(rows.stop - rows.start, columns.stop - columns.start)
+        if not is_inside or areas[label] < model.least_area_px or length_px > model.largest_px:
+            continue
+        feature = _describe(bands, contrast, candidates, labels, window, label, model)
+        if feature is not None:
+            features.append(feature)
     return feature_collection(features)
 
 
 def _to_display_range(tile: NDArray[Any]) -> NDArray[Any]:
-    """Return the first three bands on a scale from 0 to 255, whatever the data type; magnitude for complex pixels."""
+    """Return the first three bands of any data type on a scale from 0 to 255; the magnitude of complex pixels."""
     bands = tile[:3] if tile.shape[0] >= 3 else tile[:1]
     if bands.dtype == np.uint8:
         return bands
@@ -79,7 +97,10 @@ def _to_display_range(tile: NDArray[Any]) -> NDArray[Any]:
 
 
 def _background(brightness: Pixels) -> Pixels:
-    """Return the dark level around each pixel: the lower quartile by blocks, the least of neighbours, interpolated."""
+    """Return the dark level around each pixel, interpolated.
+
+    The level of a block is the minimum over the neighbouring blocks' lower quartiles.
+    """
     height, width = brightness.shape
     rows, columns = -(-height // BLOCK_PX), -(-width // BLOCK_PX)
     sample = brightness[::STRIDE_PX, ::STRIDE_PX]
@@ -94,27 +115,10 @@ def _background(brightness: Pixels) -> Pixels:
 
 def _weights(length: int, blocks: int) -> Pixels:
     """Return the matrix (length, blocks) that interpolates linearly between the middles of the blocks."""
-    place = np.clip((np.arange(length) + 0.5) / BLOCK_PX - 0.5, 0, blocks - 1)
-    distance = np.abs(place[:, None] - np.arange(blocks))
+    position = np.clip((np.arange(length) + 0.5) / BLOCK_PX - 0.5, 0, blocks - 1)
+    distance = np.abs(position[:, None] - np.arange(blocks))
     weights: Pixels = np.maximum(0, 1 - distance).astype(np.float32)
     return weights
-
-
-def _compact_parts(
-    candidates: Mask, model: BrightObjects
-) -> Iterator[tuple[NDArray[np.int32], tuple[slice, slice], int]]:
-    """Yield the connected parts whose size fits and that do not touch the edge, from top to bottom."""
-    labels, count = ndimage.label(candidates, np.ones((3, 3), int))
-    if not count:
-        return
-    areas = np.bincount(labels.ravel(), minlength=count + 1)
-    height, width = candidates.shape
-    for label, window in enumerate(ndimage.find_objects(labels), start=1):
-        rows, columns = window
-        is_inside = rows.start > 0 and columns.start > 0 and rows.stop < height and columns.stop < width
-        reach = max(rows.stop - rows.start, columns.stop - columns.start)
-        if is_inside and areas[label] >= model.least_area_px and reach <= model.largest_px:
-            yield labels, window, label
 
 
 def _describe(
@@ -126,13 +130,13 @@ def _describe(
     label: int,
     model: BrightObjects,
 ) -> dict[str, Any] | None:
-    """Return the feature of one part, or None when it is no object of the kind looked for."""
-    around = tuple(slice(max(0, part.start - RING_PX[1] - 1), part.stop + RING_PX[1] + 1) for part in window)
+    """Return the feature of one part, or None if the part is not on water or its shape does not fit."""
+    around = tuple(slice(max(0, side.start - RING_PX[1] - 1), side.stop + RING_PX[1] + 1) for side in window)
     part = labels[around] == label
     if not _is_on_water(part, candidates[around], bands[(slice(None), *around)]):
         return None
     level = float(np.median(contrast[around][part]))
-    # Half of the object's own contrast is where its border runs, however bright it is.
+    # The border of an object is at half of its own contrast.
     rows, columns = np.nonzero(part & (contrast[around] > level / 2))
     box = oriented_box(columns + around[1].start + 0.5, rows + around[0].start + 0.5)
     score = round(1 - math.exp(-level / 45), 4)
@@ -144,16 +148,16 @@ def _describe(
 
 
 def _is_on_water(part: Mask, candidates: Mask, bands: NDArray[Any]) -> bool:
-    """Tell whether the ring around a part is blue water; pictures without colour cannot say no."""
+    """Return True if the ring around a part is blue water. Without colour, a free ring is enough."""
     near = ndimage.distance_transform_cdt(~part, metric="chessboard")
     ring = (near > RING_PX[0]) & (near <= RING_PX[1])
     free = ring & ~candidates
-    if np.count_nonzero(free) < LEAST_RING_SHARE * np.count_nonzero(ring):
+    if np.count_nonzero(free) < MIN_RING_SHARE * np.count_nonzero(ring):
         return False
     if len(bands) < 3:
         return True
     red, blue = bands[0][free].astype(np.float32), bands[2][free].astype(np.float32)
-    return float(np.mean(blue - red > BLUE_OVER_RED)) >= LEAST_WATER_SHARE
+    return float(np.mean(blue - red > BLUE_OVER_RED)) >= MIN_WATER_SHARE
 
 
 def oriented_box(x: NDArray[np.floating[Any]], y: NDArray[np.floating[Any]]) -> OrientedBox:
@@ -165,7 +169,7 @@ def oriented_box(x: NDArray[np.floating[Any]], y: NDArray[np.floating[Any]]) -> 
     axes = np.array([[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]])
     along = (points - middle) @ axes.T
     low, high = along.min(axis=0), along.max(axis=0)
-    # A pixel belongs to the part when half of it is covered, so the border runs half a pixel past the outer middles.
+    # A pixel belongs to a part if half of it is covered, so the border is half a pixel outside of the outer middles.
     low, high = low - 0.5, high + 0.5
     extent = high - low
     signs = np.array([[low[0], low[1]], [high[0], low[1]], [high[0], high[1]], [low[0], high[1]]])

@@ -1,11 +1,16 @@
-"""One square in the middle of each tile: the smallest model whose result can be checked by eye."""
+"""Returns one square in the middle of each tile: the smallest model whose result can be checked by eye."""
 
 from typing import Any
 
 from pydantic import Field
 
-from aws.osml.model_runner.local.models.answers import box_feature, feature_collection
-from aws.osml.model_runner.local.models.example_model import ExampleModel, ModelReply, json_reply
+from aws.osml.model_runner.local.models.example_model import (
+    ExampleModel,
+    ModelReply,
+    box_feature,
+    feature_collection,
+    json_reply,
+)
 from aws.osml.model_runner.raster.pixels import decode_tile
 
 
@@ -14,8 +19,8 @@ class Centerpoint(ExampleModel):
 
     share: float = Field(default=0.1, gt=0, le=1)
 
-    def reply(self, tile: bytes, attempt: int) -> ModelReply:  # noqa: ARG002 - it answers the same every time
-        """Answer with the middle of the tile."""
+    def reply(self, tile: bytes, attempt: int) -> ModelReply:  # noqa: ARG002 - every attempt gets the same reply
+        """Return the middle of the tile."""
         _bands, height, width = decode_tile(tile).shape
         return json_reply(find_center(width, height, self.share))
 

@@ -1,17 +1,22 @@
-"""What an example model is: settings with a name, and a reply to a tile."""
+"""Base of the example models: settings, the reply to a tile, and features by the model contract.
+
+Positions are (x, y) in pixels of the tile from its upper left corner. Models do not georeference their features.
+"""
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+MODEL_METADATA = {"ontologyName": "example", "ontologyVersion": "1.0.0"}
+
 
 @dataclass(frozen=True)
 class ModelReply:
-    """What the model's container answers to one call, after waiting ``delay_s``."""
+    """The response of the model's container to one call, sent after ``delay_s``."""
 
     body: bytes
     status: int = 200
@@ -20,26 +25,55 @@ class ModelReply:
 
 
 class ExampleModel(BaseModel, ABC):
-    """A model with its settings. The same tile gets the same answer from every process, whatever came before."""
+    """A model with its settings. Its reply depends only on the settings, the tile and the attempt."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @abstractmethod
     def reply(self, tile: bytes, attempt: int) -> ModelReply:
-        """Answer for an encoded tile; ``attempt`` counts from 0 the calls with these very bytes."""
+        """Return the reply for an encoded tile; ``attempt`` counts from 0 the calls with the same bytes."""
 
     def with_query(self, query: Mapping[str, str]) -> Self:
-        """Return the model with the settings that one request's URL overrides; structured values are JSON."""
+        """Return the model with the settings that the query of a request overrides; objects and lists are JSON."""
         if not query:
             return self
-        overrides = {name: _parse_value(text) for name, text in query.items()}
+        overrides = {name: json.loads(text) if text[:1] in ("{", "[") else text for name, text in query.items()}
         return type(self).model_validate(self.model_dump() | overrides)
 
 
-def json_reply(answer: Mapping[str, Any]) -> ModelReply:
-    """Return a successful reply that carries ``answer``."""
-    return ModelReply(json.dumps(answer, separators=(",", ":")).encode())
+def json_reply(document: Mapping[str, Any]) -> ModelReply:
+    """Return a successful reply whose body is ``document``."""
+    return ModelReply(json.dumps(document, separators=(",", ":")).encode())
 
 
-def _parse_value(text: str) -> Any:
-    return json.loads(text) if text[:1] in ("{", "[") else text
+def feature_collection(features: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Return the response for one tile."""
+    return {"type": "FeatureCollection", "features": list(features)}
+
+
+def polygon_feature(
+    corners: Sequence[tuple[float, float]], iri: str, score: float, model_name: str, **properties: object
+) -> dict[str, Any]:
+    """Return a detection with a polygon, its bounding box and its class.
+
+    ``corners`` are the (x, y) of an open ring in pixels; this function closes it.
+    """
+    xs, ys = [x for x, _ in corners], [y for _, y in corners]
+    ring = [[x, y] for x, y in (*corners, corners[0])]
+    return {
+        "type": "Feature",
+        "geometry": None,
+        "properties": {
+            "imageGeometry": {"type": "Polygon", "coordinates": [ring]},
+            "imageBBox": [min(xs), min(ys), max(xs), max(ys)],
+            "featureClasses": [{"iri": iri, "score": score}],
+            "modelMetadata": {"modelName": model_name, **MODEL_METADATA},
+            **properties,
+        },
+    }
+
+
+def box_feature(box: tuple[float, float, float, float], iri: str, score: float, model_name: str) -> dict[str, Any]:
+    """Return a detection with the upright box (min x, min y, max x, max y)."""
+    x0, y0, x1, y1 = box
+    return polygon_feature([(x0, y0), (x1, y0), (x1, y1), (x0, y1)], iri, score, model_name)

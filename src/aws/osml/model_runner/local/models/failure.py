@@ -1,4 +1,4 @@
-"""An endpoint in every kind of trouble: any mix of status codes, latency and garbage, repeatable by its seed."""
+"""Returns any mix of status codes, latencies and invalid bodies; the seed makes the mix repeatable."""
 
 import random
 import zlib
@@ -6,8 +6,13 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from aws.osml.model_runner.local.models.answers import box_feature, feature_collection
-from aws.osml.model_runner.local.models.example_model import ExampleModel, ModelReply, json_reply
+from aws.osml.model_runner.local.models.example_model import (
+    ExampleModel,
+    ModelReply,
+    box_feature,
+    feature_collection,
+    json_reply,
+)
 
 GARBAGE = "garbage"
 DEFAULT_OUTCOMES = {"200": 0.7, "429": 0.1, "500": 0.1, "503": 0.05, GARBAGE: 0.05}
@@ -18,11 +23,11 @@ _GARBAGE_BODIES = (
 
 
 class Failure(ExampleModel):
-    """Settings: what happens how often, how long it takes, and the seed.
+    """Settings: the weight of each outcome, the latency, and the seed.
 
-    ``outcomes`` maps a status code, or ``garbage`` for a 200 whose body is no feature collection, to its weight.
-    ``latency_ms`` is the range that each call's latency is drawn from. The first ``failures_first`` calls with a tile
-    never succeed when anything else can happen. ``retry_after_s`` goes with 429 and 503.
+    ``outcomes`` maps a status code to its weight; ``garbage`` is a 200 whose body is not a feature collection. The
+    latency of each call is drawn from the range ``latency_ms``. The first ``failures_first`` calls with a tile do not
+    succeed, unless all outcomes are successes. Responses with 429 and 503 contain ``retry_after_s``.
     """
 
     outcomes: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=lambda: dict(DEFAULT_OUTCOMES))
@@ -40,22 +45,19 @@ class Failure(ExampleModel):
         return outcomes
 
     def reply(self, tile: bytes, attempt: int) -> ModelReply:
-        """Answer as the dice for this tile and this attempt fall."""
+        """Return a reply that is drawn for this tile and this attempt."""
         rng = random.Random(f"{self.seed}:{zlib.crc32(tile)}:{attempt}")
-        outcome = self._draw(rng, attempt)
+        outcomes = self.outcomes
+        if attempt < self.failures_first:
+            outcomes = {name: weight for name, weight in outcomes.items() if not name.startswith("2")} or outcomes
+        outcome = rng.choices(list(outcomes), list(outcomes.values()))[0]
         delay_s = rng.uniform(*self.latency_ms) / 1000
         if outcome == GARBAGE:
             return ModelReply(rng.choice(_GARBAGE_BODIES), delay_s=delay_s)
         if 200 <= int(outcome) < 300:
             box = (10.0, 10.0, 30.0, 20.0)
-            answer = json_reply(feature_collection([box_feature(box, "object", 0.9, "failure")]))
-            return ModelReply(answer.body, int(outcome), delay_s)
-        has_wish = self.retry_after_s is not None and outcome in ("429", "503")
-        headers = {"Retry-After": str(self.retry_after_s)} if has_wish else {}
-        return ModelReply(f'{{"error":"asked to fail with {outcome}"}}'.encode(), int(outcome), delay_s, headers)
-
-    def _draw(self, rng: random.Random, attempt: int) -> str:
-        outcomes = self.outcomes
-        if attempt < self.failures_first:
-            outcomes = {name: weight for name, weight in outcomes.items() if not name.startswith("2")} or outcomes
-        return rng.choices(list(outcomes), list(outcomes.values()))[0]
+            success = json_reply(feature_collection([box_feature(box, "object", 0.9, "failure")]))
+            return ModelReply(success.body, int(outcome), delay_s)
+        has_retry_after = self.retry_after_s is not None and outcome in ("429", "503")
+        headers = {"Retry-After": str(self.retry_after_s)} if has_retry_after else {}
+        return ModelReply(f'{{"error":"configured to fail with {outcome}"}}'.encode(), int(outcome), delay_s, headers)
