@@ -12,7 +12,7 @@ def test_answers_are_kept_while_the_feature_table_is_throttled(new_trial, new_pr
     """As when the rest of a fleet takes what the table admits."""
     proxy = new_proxy()
     trial = new_trial(**proxy.environment)
-    throttle = ThrottledWrites(Chance(0.1, seed=1), trial.site.data_plane.environment["FEATURE_TABLE"])
+    throttle = ThrottledWrites(Chance(0.2, seed=1), trial.site.data_plane.environment["FEATURE_TABLE"])
     proxy.steps += [throttle, UnitMeter()]
     model = trial.model()
     trial.submit(trial.request(model, "small"))
