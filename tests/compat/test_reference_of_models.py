@@ -64,7 +64,7 @@ def test_every_reason_to_drop_a_feature_is_documented() -> None:
 
 def test_every_member_of_an_answer_is_documented() -> None:
     documented = set(
-        coded(" ".join(row["Member"] for row in rows(own_part(reference("model-contract.md"), "The answer"))))
+        coded(" ".join(row["Member"] for row in rows(own_part(reference("model-contract.md"), "The response"))))
     )
     places = {f"properties.{name}" for name in (IMAGE_GEOMETRY, IMAGE_BBOX, FEATURE_CLASSES)}
     assert documented == {"type", "geometry", "id", *places}
