@@ -260,15 +260,13 @@ class LockedScheduler:
         if decision.image is not None:
             self._last_held_back = ()
             return
+        reason, waiting = decision.reason.value, len(found.waiting)
+        endpoints = [lane.endpoint for lane in decision.full]
         # The same decision may repeat twice a second.
-        log = logger.debug if decision.full == self._last_held_back else logger.info
-        log(
-            "image.held_back",
-            tag="SCHEDULER EVENT",
-            reason=decision.reason.value,
-            endpoints=[lane.endpoint for lane in decision.full],
-            waiting=len(found.waiting),
-        )
+        if decision.full == self._last_held_back:
+            logger.debug("image.held_back", tag="SCHEDULER EVENT", reason=reason, endpoints=endpoints, waiting=waiting)
+        else:
+            logger.info("image.held_back", tag="SCHEDULER EVENT", reason=reason, endpoints=endpoints, waiting=waiting)
         self._last_held_back = decision.full
 
     # Measurements ---------------------------------------------------------------------------------------------------
