@@ -29,16 +29,17 @@ from scenes import OVERLAP, REGION, TILE, Floats
 from aws.osml.model_runner.common.memory import tune_gc, tune_malloc
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion, TileState
 from aws.osml.model_runner.config import ServiceConfig
-from aws.osml.model_runner.database import JobItem, TileKey, TileOutcome
+from aws.osml.model_runner.database import FeatureTable, JobItem, TileKey, TileOutcome
 from aws.osml.model_runner.features.encoding import encode_features
 from aws.osml.model_runner.features.tile_spans import frames_of
-from aws.osml.model_runner.jobs.worker_context import WorkerContext
 from aws.osml.model_runner.local.stack.data_plane import create_data_plane
 from aws.osml.model_runner.local.stack.emulator import Emulator
 from aws.osml.model_runner.local.stack.environment import clean_environment
 from aws.osml.model_runner.model_runner import ModelRunner
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
 from aws.osml.model_runner.tiling.region_plan import TilePlanner, region_id_of
+from aws.osml.model_runner.worker.process import WorkerProcess
+from aws.osml.model_runner.worker.wiring import wired
 
 JOB_ID, IMAGE_ID = "large", "large:s3://images/large.tif"
 FEATURES_PER_TILE = 500
@@ -113,13 +114,16 @@ def bounds_of(side_px: int) -> ImageRegion:
     return ImageRegion(ImageCoord(0, 0), ImageDimensions(side_px, side_px))
 
 
-def context() -> WorkerContext:
-    return WorkerContext.from_config(ServiceConfig.from_environment(os.environ))
+def feature_table() -> FeatureTable:
+    """Return a worker's table of features."""
+    config = ServiceConfig.from_environment(os.environ)
+    parts = wired(config, VariableOverlapTilingStrategy(), WorkerProcess.from_config(config))
+    return parts.new_feature_table(TILE, OVERLAP, lambda: None)
 
 
 def store(region: ImageRegion) -> tuple[int, int]:
     """Commit the tiles of a region as a worker does; return how many tiles, and how many features."""
-    table = context().feature_table(TILE, OVERLAP)
+    table = feature_table()
     tiles = planner().tiles(region)
     features = 0
     for tile in tiles:
@@ -170,7 +174,7 @@ def finish() -> None:
     config = ServiceConfig.from_environment(os.environ)
     resource.setrlimit(resource.RLIMIT_DATA, (config.memory_limit_bytes, config.memory_limit_bytes))
     runner = ModelRunner(config=config)
-    runner.context.leases.start()
+    runner.process.leases.start()
     started, cpu_started = time.perf_counter(), time.process_time()
     runner.image_request_handler.completion.finish(IMAGE_ID)
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started

@@ -19,34 +19,25 @@ from botocore.awsrequest import AWSResponse
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.region_request import RegionName, RegionRequest, parse_region_message
 from aws.osml.model_runner.aws.clients import AwsClients
-from aws.osml.model_runner.common.endpoint_utils import EndpointUtils
 from aws.osml.model_runner.common.typing import ImageDimensions
 from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database import (
-    EndpointStatisticsTable,
     JobItem,
-    JobTable,
-    OutstandingJobsTable,
     RegionRequestItem,
-    RegionRequestTable,
 )
-from aws.osml.model_runner.database.endpoint_facts import SharedFacts
 from aws.osml.model_runner.database.scheduler_lock import SchedulerLock
-from aws.osml.model_runner.image_request_handler import ImageRequestHandler
-from aws.osml.model_runner.jobs.completion import ImageCompletion
 from aws.osml.model_runner.jobs.leases import LeaseKeeper
 from aws.osml.model_runner.jobs.outcome import Deferred, Ended
-from aws.osml.model_runner.jobs.worker_context import WorkerContext
-from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
+from aws.osml.model_runner.jobs.preflight import Preflight
+from aws.osml.model_runner.queue.request_queue import QueueMessage
 from aws.osml.model_runner.raster import write_geotiff
-from aws.osml.model_runner.region_request_handler import RegionRequestHandler, region_request_of
-from aws.osml.model_runner.scheduler import EndpointCapacityEstimator, EndpointLoadImageScheduler
+from aws.osml.model_runner.region_request_handler import region_request_of
+from aws.osml.model_runner.scheduler import EndpointLoadImageScheduler
 from aws.osml.model_runner.scheduler.image_scheduler import LOOK_EVERY_S
-from aws.osml.model_runner.status.image_status_monitor import ImageStatusMonitor
-from aws.osml.model_runner.status.region_status_monitor import RegionStatusMonitor
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
-from aws.osml.model_runner.worker.messages import DeadLetters, ScheduledImages
-from aws.osml.model_runner.worker.sweeper import JobSweeper
+from aws.osml.model_runner.worker.messages import ScheduledImages
+from aws.osml.model_runner.worker.process import WorkerProcess
+from aws.osml.model_runner.worker.wiring import wired
 from aws_faults import Raw, json_error
 
 # Tiles of the usual scene, in all and in each of its two regions.
@@ -106,106 +97,59 @@ class InProcessWorker:
         self.config = config = ServiceConfig.from_environment(variables)
         self.clock = clock
         self.clients = clients
-        dynamodb = clients.dynamodb_resource()
-        self.jobs = JobTable(config.job_table, dynamodb, clock, config.row_life_s)
-        self.regions = RegionRequestTable(config.region_request_table, dynamodb, clock, lambda _: None)
-        self.outstanding_jobs = OutstandingJobsTable(config.outstanding_jobs_table, self.jobs, dynamodb, clock)
-        self.endpoints = (
-            EndpointStatisticsTable(config.endpoint_statistics_table, dynamodb, clock)
-            if config.endpoint_statistics_table
-            else None
-        )
-        self.region_queue = RequestQueue(config.region_queue, 0, client=clients.client("sqs"))
-        self.context = self._new_context(name)
-        self.features = self.context.feature_table(ImageDimensions(256, 256), ImageDimensions(0, 0))
-        facts = SharedFacts(config.outstanding_jobs_table, dynamodb, clock)
-        self.capacities = EndpointCapacityEstimator(
-            config, clients, self.context.metrics, facts, clock, self.context.rng
-        )
-        self.context.endpoint_body_bytes = self.capacities.max_body_bytes
-        self.endpoint_utils = EndpointUtils(
-            clients=clients, describe=lambda name, role: self.capacities.describe("endpoint", name, role or "")
-        )
-        self.image_status_monitor = ImageStatusMonitor(config.image_status_topic)
-        image_queue = RequestQueue(config.image_queue, 0, client=clients.client("sqs"))
-        self.completion = ImageCompletion(
-            self.jobs,
-            self.outstanding_jobs.close,
-            self.image_status_monitor,
-            VariableOverlapTilingStrategy(),
-            self.context,
-            DeadLetters(image_queue, config.image_dlq).put_image,
-        )
-        self._is_finishing = True
+        self.worker_process = self._new_process(name)
+        parts = wired(config, VariableOverlapTilingStrategy(), self.worker_process)
+        self.jobs = parts.job_table
+        self.regions = parts.region_request_table
+        self.outstanding_jobs = parts.outstanding_jobs
+        self.endpoints = parts.endpoint_statistics_table
+        self.region_queue = parts.region_request_queue
+        self.features = parts.new_feature_table(ImageDimensions(256, 256), ImageDimensions(0, 0), lambda: None)
+        self.capacities = parts.endpoint_capacities
+        self.endpoint_utils = parts.endpoint_utils
+        self.model_endpoints = parts.model_endpoints
+        self.image_status_monitor = parts.image_status_monitor
+        self.completion = parts.image_parts.completion
+        self.visibility = parts.visibility
+        self.region_handler = parts.region_request_handler
+        self.image_handler = parts.image_request_handler
+        self.scheduler = self._new_scheduler()
+        self.sweeper = parts.sweeper
         # How many calls at once an endpoint takes; tests may replace it.
         self.endpoint_calls: Callable[[RegionRequest], int | None] = lambda _request: None
-        self.region_handler = self._new_region_handler()
-        self.image_handler = self._new_image_handler()
-        self.scheduler = self._new_scheduler()
-        self.sweeper = JobSweeper(
-            *(
-                self.outstanding_jobs,
-                self.jobs,
-                self.regions,
-                self.region_queue,
-                self.image_handler,
-                self.region_handler,
-                config,
-            ),
-            metrics=self.context.metrics,
-            now=clock,
+        self.region_handler._endpoint_calls = lambda request: self.endpoint_calls(request)
+        self._is_finishing = True
+        region_ended = self.completion.region_ended
+        self.completion.region_ended = (  # type: ignore[method-assign]
+            lambda job: region_ended(job) if self._is_finishing else None
         )
 
-    def _new_context(self, name: str) -> WorkerContext:
-        context = WorkerContext.from_config(self.config, self.clients, stopping=ImpatientEvent())
-        context.now = self.clock
-        context.rng = random.Random(1)
-        context.owner = name
-        context.leases = LeaseKeeper(0.05, 600.0, self.clock)
-        context.start()
-        return context
-
-    def _new_region_handler(self) -> RegionRequestHandler:
-        return RegionRequestHandler(
-            self.regions,
-            self.jobs,
-            RegionStatusMonitor(self.config.region_status_topic),
-            self.endpoints,
-            VariableOverlapTilingStrategy(),
-            self.endpoint_utils,
-            self.config,
-            self.context,
-            self.completion.publish_progress,
-            lambda job: self.completion.region_ended(job) if self._is_finishing else None,
-            lambda request: self.endpoint_calls(request),
-        )
-
-    def _new_image_handler(self) -> ImageRequestHandler:
-        return ImageRequestHandler(
-            self.jobs,
-            self.image_status_monitor,
-            self.endpoints,
-            VariableOverlapTilingStrategy(),
-            self.region_queue,
-            self.regions,
-            self.endpoint_utils,
-            self.config,
-            self.region_handler,
-            self.outstanding_jobs,
-            self.capacities,
-            self.completion,
-        )
+    def _new_process(self, name: str) -> WorkerProcess:
+        process = WorkerProcess.from_config(self.config, self.clients, stopping=ImpatientEvent())
+        process.now = self.clock
+        process.sleep = lambda _: None
+        process.rng = random.Random(1)
+        process.owner = name
+        process.leases = LeaseKeeper(0.05, 600.0, self.clock)
+        process.start()
+        return process
 
     def _new_scheduler(self) -> EndpointLoadImageScheduler:
         """Return what starts images; they are not waited for here."""
-        context = self.context
-        turns = SchedulerLock(self.outstanding_jobs, self.jobs, self.clock)
+        process = self.worker_process
+        lock = SchedulerLock(self.outstanding_jobs, self.jobs, self.clock)
         return EndpointLoadImageScheduler(
-            self.capacities, turns, self.config, context.owner, context.metrics, self.clock, lambda _: None, context.rng
+            self.capacities, lock, self.config, process.owner, process.metrics, self.clock, lambda _: None, process.rng
         )
 
+    def new_preflight(self, **arguments: Any) -> Preflight:
+        """Return a preflight that remembers nothing yet."""
+        credentials, make_sinks = self.clients.credentials, self.worker_process.make_sinks
+        describe = self.capacities.describe
+        return Preflight(self.config, self.model_endpoints, describe, credentials, make_sinks, **arguments)
+
     def close(self) -> None:
-        self.context.close()
+        self.worker_process.close()
 
     def plan(self, request: ImageRequest) -> JobItem:
         """Accept and plan an image, process none of its regions, and return its row."""

@@ -12,8 +12,8 @@ from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.inference.sm_detector import SMDetector
 from aws.osml.model_runner.jobs.leases import Lease, LeaseKeeper, LeaseKind
+from aws.osml.model_runner.jobs.model_endpoints import ModelEndpoints
 from aws.osml.model_runner.jobs.preflight import Preflight
-from aws.osml.model_runner.jobs.worker_context import WorkerContext
 from aws.osml.model_runner.model_runner import ModelRunner
 from aws.osml.model_runner.pipeline.pipeline import TilePipeline, _TileOnItsWay
 from aws.osml.model_runner.pipeline.region_run import RegionProgress, TileStages
@@ -24,6 +24,7 @@ from aws.osml.model_runner.raster.tile_formats import PLAIN_SAMPLES
 from aws.osml.model_runner.sink import KinesisSink, S3Sink, Sink, SinkFactory
 from aws.osml.model_runner.tiling.strategy import Tile
 from aws.osml.model_runner.worker.consumer import QueueConsumer
+from aws.osml.model_runner.worker.process import WorkerProcess
 
 from .faults import InjectedError
 from .jobs import Job
@@ -245,12 +246,6 @@ class _NoMetrics:
 _NOTHING = nullcontext()
 
 
-class _Context(WorkerContext):
-    def detector_for(self, request: Any) -> Any:
-        client = self.clients.client("sagemaker-runtime")
-        return SMDetector(request.model_name, client=client, tile_format=str(request.tile_format))
-
-
 class Worker:
     """A process that runs a ``ModelRunner``."""
 
@@ -261,17 +256,20 @@ class Worker:
         port = Port(world.scheduler, world.chance, self.process)
         self._clients = Clients(world.twins, port, world.chance)
         self._pipeline = _Pipeline(world.scheduler, self.process)
-        self._runner = ModelRunner(config=world.config, context=self._context(name, port))
+        self._runner = ModelRunner(config=world.config, process=self._worker_process(name, port))
         self._runner.image_request_handler.preflight = Preflight(
-            lambda: self._runner.context,
+            world.config,
+            ModelEndpoints(world.config, lambda _request: None, world.scheduler.rng),
             self._runner.endpoint_capacities.describe,
+            self._clients.credentials,
+            self._make_sinks,
             self.process.now,
             lambda looks, _within_s: [look() for look in looks],
         )
         for monitor in (self._runner.image_status_monitor, self._runner.region_status_monitor):
             monitor.sns_helper.sns_client = self._clients.client("sns")
         self._pools = [self._as_fibers(consumer) for consumer in self._runner._consumers()]
-        self._runner.context.leases.start()
+        self._runner.process.leases.start()
         self._is_sweeping = False
         sweep = self._runner.sweeper.sweep
         self._runner.sweeper.sweep = lambda should_stop: self._noted(sweep, should_stop)  # type: ignore[method-assign]
@@ -280,7 +278,7 @@ class Worker:
 
     @property
     def is_stopping(self) -> bool:
-        return self._runner.context.stopping.is_set()
+        return self._runner.process.stopping.is_set()
 
     @property
     def is_idle(self) -> bool:
@@ -315,10 +313,10 @@ class Worker:
         self.process.spawn(consumer._receive)
         return pool
 
-    def _context(self, name: str, port: Port) -> WorkerContext:
+    def _worker_process(self, name: str, port: Port) -> WorkerProcess:
         world, process = self._world, self.process
         config = world.config
-        return _Context(
+        return WorkerProcess(
             config=config,
             clients=self._clients,  # type: ignore[arg-type]
             raster_settings=_RASTER,
@@ -331,6 +329,7 @@ class Worker:
             sleep=world.scheduler.sleep,
             rng=world.scheduler.rng,
             make_sinks=self._make_sinks,
+            new_detector=self._new_detector,
             read_all=port.read_together,
             make_writers=lambda _count: InTurn(),
             threads=Threads(process.spawn, lambda count: Semaphore(world.scheduler, count)),
@@ -339,6 +338,10 @@ class Worker:
             image_due=Event(world.scheduler),  # type: ignore[arg-type]
             claiming=Mutex(world.scheduler),
         )
+
+    def _new_detector(self, request: Any) -> SMDetector:
+        client = self._clients.client("sagemaker-runtime")
+        return SMDetector(request.model_name, client=client, tile_format=str(request.tile_format))
 
     def _make_sinks(self, outputs: list[dict[str, Any]]) -> list[Sink]:
         """Make the sinks that production makes, with this process's clients."""

@@ -229,12 +229,12 @@ def merge_images(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
 def begin_images_of_a_request(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
     begun: list[str] = []
     plan = failing_at_a(error, lambda job: begun.append(job.image_id))
-    handler = SimpleNamespace(plan=plan, process_first=lambda _region: None, context=None)
+    handler = SimpleNamespace(plan=plan, process_first=lambda _region: None)
     queue = SimpleNamespace(finish_request=lambda _handle: None)
-    messages = ImageMessages(queue, None, handler)  # type: ignore[arg-type]
+    visibility = SimpleNamespace(extended=contextmanager(lambda *_: iter([None])))
+    messages = ImageMessages(queue, None, handler, visibility)  # type: ignore[arg-type]
     jobs = [SimpleNamespace(image_id=name) for name in NAMES]
     patch.setattr(messages, "_accept", lambda _message: jobs)
-    patch.setattr("aws.osml.model_runner.worker.messages.visibility_extended", contextmanager(lambda *_: iter([None])))
     messages.handle(QueueMessage("handle", "{}", 1))
     return begun
 

@@ -156,7 +156,7 @@ class TestEnd:
         outputs = [{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}]
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
         worker.jobs.update({"image_id": request.image_id}, "SET tile_success = :n", {":n": TILES + 1})
-        make_sinks = worker.context.make_sinks
+        make_sinks = worker.completion._make_sinks
 
         def in_small_parts(outputs):
             sinks = make_sinks(outputs)
@@ -164,7 +164,7 @@ class TestEnd:
                 sink.part_bytes = 500
             return sinks
 
-        monkeypatch.setattr(worker.context, "make_sinks", in_small_parts)
+        monkeypatch.setattr(worker.completion, "_make_sinks", in_small_parts)
         with answering(clients.client("s3"), "UploadPart", None) as parts, pytest.raises(ConservationError):
             worker.image_handler.completion.finish(request.image_id)
         s3 = clients.client("s3")
@@ -189,11 +189,11 @@ class TestEnd:
 
     def test_a_worker_that_stops_releases_its_claim_at_once_and_no_try_is_counted(self, worker, scene, model_server):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
-        worker.context.stopping.set()
+        worker.worker_process.stopping.set()
         worker.image_handler.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.agg_stalled, row.agg_lease_until) == ("IN_PROGRESS", 0, 0)
-        worker.context.stopping.clear()
+        worker.worker_process.stopping.clear()
         worker.image_handler.completion.finish(request.image_id)
         assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
 
@@ -221,7 +221,7 @@ class TestEnd:
 
     def test_an_image_that_no_worker_can_hold_fails_with_the_name_of_the_setting(self, worker, scene, model_server):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
-        worker.context.aggregation_memory.total_bytes = 100
+        worker.completion.memory.total_bytes = 100
         worker.image_handler.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert row.image_status == "FAILED"
@@ -230,7 +230,7 @@ class TestEnd:
 
     def test_an_image_waits_for_memory_and_then_goes_back(self, worker, scene, model_server, clock):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
-        memory = worker.context.aggregation_memory
+        memory = worker.completion.memory
         memory.now = clock
         memory.pause = lambda seconds: setattr(clock, "ahead_s", clock.ahead_s + 100 * seconds)
         with memory.share(lambda: None) as other:

@@ -382,13 +382,13 @@ class TestLoad:
 
     def test_a_model_that_nobody_can_call_has_no_detector(self, worker):
         with pytest.raises(UnsupportedModelException):
-            worker.context.detector_for(RegionRequest(model_name="x", model_invoke_mode=ModelInvokeMode.NONE))
+            worker.model_endpoints.detector_for(RegionRequest(model_name="x", model_invoke_mode=ModelInvokeMode.NONE))
 
     def test_requests_for_one_endpoint_share_a_detector(self, worker, model_server):
         url = model_server("centerpoint").invocations_url
         detectors = {
             id(
-                worker.context.detector_for(
+                worker.model_endpoints.detector_for(
                     RegionRequest(model_name=url, model_invoke_mode="HTTP_ENDPOINT", tile_format=tile_format)
                 )
             )
@@ -403,6 +403,6 @@ class TestLoad:
             for role in roles
         ]
         assert len({lane.name for lane in lanes}) == 3
-        assert len({id(worker.context.retry_budget_for(lane)) for lane in lanes}) == 3
-        assert len({id(worker.context.call_limit_for(lane)) for lane in lanes}) == 3
-        assert worker.context.retry_budget_for(lanes[0]) is worker.context.retry_budget_for(lanes[0])
+        assert len({id(worker.model_endpoints.retry_budget_for(lane)) for lane in lanes}) == 3
+        assert len({id(worker.model_endpoints.call_limit_for(lane)) for lane in lanes}) == 3
+        assert worker.model_endpoints.retry_budget_for(lanes[0]) is worker.model_endpoints.retry_budget_for(lanes[0])

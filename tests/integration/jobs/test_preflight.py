@@ -17,7 +17,7 @@ from aws.osml.model_runner.exceptions import (
     RequestDeferredError,
 )
 from aws.osml.model_runner.inference.endpoint_check import MAX_SERVERLESS_BODY_BYTES
-from aws.osml.model_runner.jobs.preflight import Preflight, at_once
+from aws.osml.model_runner.jobs.preflight import at_once
 from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, Variant
 from aws.osml.model_runner.queue.request_queue import RequestQueue
 from aws.osml.model_runner.worker.messages import DeadLetters, ImageMessages
@@ -36,7 +36,7 @@ def endpoint(gateway, model_server) -> str:
 @pytest.fixture
 def messages(worker, data_plane) -> ImageMessages:
     queue = RequestQueue(data_plane.image_queue, 0, client=worker.clients.client("sqs"))
-    return ImageMessages(queue, DeadLetters(queue, worker.config.image_dlq), worker.image_handler)
+    return ImageMessages(queue, DeadLetters(queue, worker.config.image_dlq), worker.image_handler, worker.visibility)
 
 
 def body_of(worker: InProcessWorker, scene: Path, model: str, **changes: Any) -> str:
@@ -127,7 +127,7 @@ class TestRefusal:
         body = body_of(worker, scene, endpoint, outputs=[{"type": "S3", "bucket": bucket, "prefix": "p"}])
         handle(messages, body)
         clients.client("s3").delete_bucket(Bucket=bucket)
-        worker.image_handler.preflight = Preflight(lambda: worker.context, worker.capacities.describe)
+        worker.image_handler.preflight = worker.new_preflight()
         handle(messages, body)
         assert dead_letters(worker) == []
         assert "FAILED" not in statuses.heard()
@@ -141,7 +141,7 @@ class TestRefusal:
         worker.image_handler.check(request)
         job = worker.image_handler.accept(request)
         clients.client("s3").delete_bucket(Bucket=bucket)
-        worker.image_handler.preflight = Preflight(lambda: worker.context, worker.capacities.describe)
+        worker.image_handler.preflight = worker.new_preflight()
         with pytest.raises(ProcessImageException, match=bucket):
             worker.image_handler.plan(job)
         row = worker.jobs.get_image_request(request.image_id)
@@ -156,7 +156,7 @@ class TestRefusal:
         item = worker.jobs.get_image_request(request.image_id)
         worker.jobs.fix_plan(dataclasses.replace(item, region_count=1, first_attempt=1.0))
         clients.client("s3").delete_bucket(Bucket=bucket)
-        worker.image_handler.preflight = Preflight(lambda: worker.context, worker.capacities.describe)
+        worker.image_handler.preflight = worker.new_preflight()
         worker.image_handler.plan(job)
         assert worker.jobs.get_image_request(request.image_id).image_status == "IN_PROGRESS"
 
@@ -182,9 +182,7 @@ class TestNoRefusal:
             worker.image_handler.check(worker.request("s3://images/a.tif", endpoint, imageReadRole=ROLE))
 
     def test_a_check_that_takes_too_long(self, worker, scene, endpoint, logs):
-        worker.image_handler.preflight = Preflight(
-            lambda: worker.context, worker.capacities.describe, run=lambda looks, _within_s: [looks[0](), None]
-        )
+        worker.image_handler.preflight = worker.new_preflight(run=lambda looks, _within_s: [looks[0](), None])
         worker.image_handler.check(worker.request(scene, endpoint))
         assert [entry["check"] for entry in logs if entry["event"] == "preflight.unknown"] == ["output"]
 
@@ -264,9 +262,7 @@ class TestCost:
 
     def test_findings_are_remembered_for_a_while_and_unknown_ones_for_less(self, worker, scene, endpoint, clients):
         now = [0.0]
-        worker.image_handler.preflight = Preflight(
-            lambda: worker.context, worker.capacities.describe, now=lambda: now[0]
-        )
+        worker.image_handler.preflight = worker.new_preflight(now=lambda: now[0])
         request = worker.request(scene, endpoint)
         described = answering(clients.client("sagemaker"), "DescribeEndpoint", json_error("AccessDeniedException"))
         with described as endpoints, answering(clients.client("s3"), "CreateMultipartUpload", None) as buckets:
@@ -343,6 +339,6 @@ class TestPayload:
         request = worker.request(wide, "cheap", imageProcessorTileSize=1024, imageProcessorTileFormat="GTIFF")
         worker.capacities.choose_variant(request)
         with pytest.raises(ModelCallError) as caught:
-            worker.context.detector_for(request).invoke(bytes(MAX_SERVERLESS_BODY_BYTES + 1))
+            worker.model_endpoints.detector_for(request).invoke(bytes(MAX_SERVERLESS_BODY_BYTES + 1))
         assert caught.value.code == "TILE_TOO_LARGE"
         assert "the endpoint takes at most 4194304" in str(caught.value)

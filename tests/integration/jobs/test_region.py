@@ -15,6 +15,7 @@ from pydantic import Field
 from aws.osml.model_runner import region_request_handler
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database import TileKey, TileOutcome, feature_table
+from aws.osml.model_runner.database.endpoint_callers import EndpointCallers
 from aws.osml.model_runner.jobs.outcome import Deferred, Ended
 from aws.osml.model_runner.local.models.centerpoint import Centerpoint
 from aws.osml.model_runner.local.models.example_model import ModelReply
@@ -194,13 +195,13 @@ class TestRegion:
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         first, _ = worker.region_requests(request)
-        run = worker.context.pipeline.run
+        run = worker.worker_process.pipeline.run
 
         def run_one(region_run, steps, tiles, on_cut):
             run(region_run, steps, tiles[:1])
             clock.ahead_s += worker.config.job_deadline_s + 1
 
-        monkeypatch.setattr(worker.context.pipeline, "run", run_one)
+        monkeypatch.setattr(worker.worker_process.pipeline, "run", run_one)
         job = worker.process(first)
         assert (job.region_error, job.tile_success, job.tile_error) == (1, 1, 3)
 
@@ -254,7 +255,6 @@ class TestRegion:
     ):
         monkeypatch.setattr(feature_table, "MAX_INLINE_BYTES", inline_bytes)
         model, refused = model_server("centerpoint"), []
-        monkeypatch.setattr(worker.context, "sleep", lambda _: None)
         with throttling(worker, "FEATURE_TABLE", "PutItem", 30, refused):
             worker.image_handler.process_image_request(worker.request(scene, model.invocations_url))
             job = worker.work_off()
@@ -266,7 +266,6 @@ class TestRegion:
         self, worker, scene, model_server, monkeypatch
     ):
         """The process stops, and does not wait for the table beyond its grace."""
-        monkeypatch.setattr(worker.context, "sleep", lambda _: None)
         monkeypatch.setattr(RegionProgress, "may_store", property(lambda run: False))
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
@@ -285,7 +284,9 @@ class TestRegion:
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         first, _ = worker.region_requests(request)
-        messages = RegionMessages(worker.region_queue, DeadLetters(worker.region_queue, None), worker.region_handler)
+        messages = RegionMessages(
+            worker.region_queue, DeadLetters(worker.region_queue, None), worker.region_handler, worker.visibility
+        )
         ((message, _),) = list(worker.received_regions())[:1]
         with throttling(worker, "REGION_REQUEST_TABLE", operation, 1000, []):
             messages.handle(message)
@@ -369,9 +370,9 @@ class TestRegion:
             assert deferred.is_backoff
             clock.ahead_s += deferred.retry_after_s + 1
         assert worker.features.committed_tiles(request.image_id, first.region_id, range(4)) == {}
-        assert worker.context.call_limit_for(lane_of(first)).calls == 1
+        assert worker.model_endpoints.call_limit_for(lane_of(first)).calls == 1
         model.model = SlowOnOne(victims=[0])
-        worker.context.call_limit_for(lane_of(first))._rests_until = 0.0
+        worker.model_endpoints.call_limit_for(lane_of(first))._rests_until = 0.0
         job = worker.process(first)
         assert (job.region_success, job.tile_success) == (1, 4)
 
@@ -389,7 +390,7 @@ class TestRegion:
         while isinstance(outcome := worker.outcome_of(first), Deferred):
             waits.append(outcome.is_backoff)
             clock.ahead_s += outcome.retry_after_s + 1
-            worker.context.call_limit_for(lane_of(first))._rests_until = 0.0
+            worker.model_endpoints.call_limit_for(lane_of(first))._rests_until = 0.0
             assert len(waits) < 40, "on a loaded machine, healthy tiles are late as well"
         job = outcome.job
         assert waits[-2:] == [True, True], "it was back-pressure at first"
@@ -404,7 +405,7 @@ class TestRegion:
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         first, _ = worker.region_requests(request)
-        with worker.context.call_limit_for(lane_of(first)).expecting(1000):
+        with worker.model_endpoints.call_limit_for(lane_of(first)).expecting(1000):
             deferred = worker.deferred(first)
             assert deferred.retry_after_s >= 20
             row = worker.regions.get_region_request(first.region_id, request.image_id)
@@ -417,16 +418,17 @@ class TestRegion:
         request = worker.request(scene, request_url)
         worker.plan(request)
         first, second = worker.region_requests(request)
+        callers = EndpointCallers(worker.config.region_request_table, worker.clients.dynamodb_resource(), worker.clock)
         for name in ("a", "b"):
-            worker.context._endpoint_callers().note(request_url, name, 60)
+            callers.note(request_url, name, 60)
         worker.endpoint_calls = lambda _request: 2
         worker.deferred(first)
         worker.endpoint_calls = lambda _request: 9
         assert worker.process(first).region_success == 1
-        assert worker.context.call_limit_for(lane_of(first))._ceiling == 3
+        assert worker.model_endpoints.call_limit_for(lane_of(first))._ceiling == 3
         worker.endpoint_calls = lambda _request: None
         assert worker.process(second).region_success == 2
-        assert worker.context.call_limit_for(lane_of(first))._ceiling == worker.config.workers
+        assert worker.model_endpoints.call_limit_for(lane_of(first))._ceiling == worker.config.workers
 
     def test_an_endpoint_that_recovers_finishes_the_region(self, worker, scene, model_server, clock):
         model = model_server("failure", outcomes={"200": 1, "503": 1}, failures_first=6)
@@ -536,17 +538,17 @@ class TestRegion:
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         first, _ = worker.region_requests(request)
-        run = worker.context.pipeline.run
+        run = worker.worker_process.pipeline.run
 
         def lose_the_lease(region_run, steps, tiles, on_cut):
             run(region_run, steps, tiles, on_cut)
             worker.regions.update(
                 {"image_id": request.image_id, "region_id": first.region_id}, "ADD fence :one", {":one": 1}
             )
-            (lease,) = worker.context.leases._leases or {None}
+            (lease,) = worker.worker_process.leases._leases or {None}
             assert lease is None or lease.lost.wait(5)
 
-        worker.context.pipeline.run = lose_the_lease
+        worker.worker_process.pipeline.run = lose_the_lease
         worker.deferred(first)
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (row.region_status, row.fence) == ("IN_PROGRESS", 2)
@@ -555,7 +557,7 @@ class TestRegion:
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         first, _ = worker.region_requests(request)
-        worker.context.stopping.set()
+        worker.worker_process.stopping.set()
         deferred = worker.deferred(first)
         assert deferred.retry_after_s == 0
         row = worker.regions.get_region_request(first.region_id, request.image_id)
@@ -565,7 +567,9 @@ class TestRegion:
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         first, _ = worker.region_requests(request)
-        monkeypatch.setattr(worker.context, "detector_for", lambda _: (_ for _ in ()).throw(KeyError("unforeseen")))
+        monkeypatch.setattr(
+            worker.model_endpoints, "detector_for", lambda _: (_ for _ in ()).throw(KeyError("unforeseen"))
+        )
         with pytest.raises(KeyError):
             worker.process(first)
         row = worker.regions.get_region_request(first.region_id, request.image_id)

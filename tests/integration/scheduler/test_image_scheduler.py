@@ -25,7 +25,7 @@ LEASE_S = 60.0
 def messages(worker, data_plane) -> ImageMessages:
     queue = RequestQueue(data_plane.image_queue, 0, client=worker.clients.client("sqs"))
     letters = DeadLetters(queue, worker.config.image_dlq)
-    return ImageMessages(queue, letters, worker.image_handler, lambda: None)
+    return ImageMessages(queue, letters, worker.image_handler, worker.visibility, lambda: None)
 
 
 def message(worker: InProcessWorker, image: Path | str, model: str, job_id: str = "job", **changes: Any) -> str:
@@ -99,7 +99,7 @@ class TestBuffer:
         clients.client("s3").put_object(Bucket=bucket, Key="in/scene.tif", Body=scene.read_bytes())
         busy = ClientError({"Error": {"Code": "Throttling"}}, "AssumeRole")
         with monkeypatch.context() as patch:
-            patch.setattr(worker.context.images, "_credentials_for", _raising(busy))
+            patch.setattr(worker.worker_process.images, "_credentials_for", _raising(busy))
             send(messages, message(worker, f"s3://{bucket}/in/scene.tif", model_server("centerpoint").invocations_url))
         assert dead_letters(worker, data_plane) == []
         assert worker.start_waiting() == 0
@@ -175,7 +175,7 @@ class TestTurns:
             request = worker.request(scene, model_server("centerpoint").invocations_url, name)
             worker.image_handler.estimate_load(worker.image_handler.accept(request))
         worker.start_waiting()
-        worker.context.metrics.flush()
+        worker.worker_process.metrics.flush()
         lines = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"Scheduling"' in line]
         names = {name for line in lines for name in line if name not in ("Operation", "ModelName", "_aws")}
         assert {
@@ -185,9 +185,9 @@ class TestTurns:
 
     def test_first_come_first_served_asks_nothing_of_endpoints(self, new_worker, scene, model_server, clock):
         worker = new_worker(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="1")
-        context = worker.context
+        process = worker.worker_process
         turns = SchedulerLock(worker.outstanding_jobs, worker.jobs, clock)
-        worker.scheduler = FIFOImageScheduler(turns, worker.config, context.owner, context.metrics, clock)
+        worker.scheduler = FIFOImageScheduler(turns, worker.config, process.owner, process.metrics, clock)
         url = model_server("centerpoint").invocations_url
         for name in ("a", "b", "c"):
             worker.image_handler.estimate_load(worker.image_handler.accept(worker.request(scene, url, name)))

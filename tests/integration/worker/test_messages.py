@@ -18,7 +18,6 @@ from aws.osml.model_runner.worker.messages import (
     DeadLetters,
     ImageMessages,
     RegionMessages,
-    visibility_extended,
 )
 from aws_faults import answering, json_error
 from worker_in_process import InProcessWorker, write_scene
@@ -41,12 +40,12 @@ def dead_letters_of(queue_of) -> Callable[[str], DeadLetters]:
 
 @pytest.fixture
 def image_messages(worker, queue_of, dead_letters_of) -> ImageMessages:
-    return ImageMessages(queue_of("IMAGE_QUEUE"), dead_letters_of("IMAGE"), worker.image_handler)
+    return ImageMessages(queue_of("IMAGE_QUEUE"), dead_letters_of("IMAGE"), worker.image_handler, worker.visibility)
 
 
 @pytest.fixture
 def region_messages(worker, queue_of, dead_letters_of) -> RegionMessages:
-    return RegionMessages(queue_of("REGION_QUEUE"), dead_letters_of("REGION"), worker.region_handler)
+    return RegionMessages(queue_of("REGION_QUEUE"), dead_letters_of("REGION"), worker.region_handler, worker.visibility)
 
 
 def bodies(queue: RequestQueue) -> list[str]:
@@ -104,7 +103,7 @@ class TestHidden:
         queue = queue_of("REGION_QUEUE")
         message = sent(queue, "{}")
         waits = self.hidden_for(queue, monkeypatch)
-        with visibility_extended(queue, message, worker.context):
+        with worker.visibility.extended(queue, message):
             while len(waits) < 2:
                 time.sleep(0.01)
         assert set(waits) == {queue.visibility_timeout_s()}
@@ -118,7 +117,7 @@ class TestHidden:
         message = sent(queue, "{}")
         monkeypatch.setattr(queue, "visibility_timeout_s", lambda: 1)
         waits = self.hidden_for(queue, monkeypatch)
-        with visibility_extended(queue, message, worker.context):
+        with worker.visibility.extended(queue, message):
             assert waits[0] == worker.config.region_lease_s
 
 
@@ -252,7 +251,9 @@ class TestImageMessages:
     ):
         """GDAL, PROJ and GEOS raise errors of their own classes; only what a service or the machine lacks may pass."""
         on_waiting = (lambda: None) if is_scheduled else None
-        messages = ImageMessages(queue_of("IMAGE_QUEUE"), dead_letters_of("IMAGE"), worker.image_handler, on_waiting)
+        messages = ImageMessages(
+            queue_of("IMAGE_QUEUE"), dead_letters_of("IMAGE"), worker.image_handler, worker.visibility, on_waiting
+        )
         worker.image_handler.check = lambda *_: None
         errors = {
             "runtime": RuntimeError("Not a TIFF file"),

@@ -433,7 +433,7 @@ def test_a_worker_that_is_told_to_stop_gives_the_image_back_at_once(new_worker, 
     worker = new_worker()
     request = with_all_regions_done(worker, scene, model_server("centerpoint").invocations_url, "job")
     finish_failing_with(monkeypatch, request.image_id, RuntimeError("interrupted"))
-    worker.context.stopping.set()
+    worker.worker_process.stopping.set()
     with pytest.raises(RuntimeError, match="interrupted"):
         worker.image_handler.completion.finish(request.image_id)
     row = worker.jobs.get_image_request(request.image_id)

@@ -1,9 +1,9 @@
 """Handles images: accepts them, plans their regions, and finishes them when the last region has ended."""
 
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from typing import TYPE_CHECKING
 
 import geojson
@@ -18,7 +18,6 @@ from .common.endpoint_utils import EndpointUtils
 from .common.job_rules import image_status, is_hopeless, is_redrivable
 from .common.typing import ImageDimensions, ImageRegion, RequestStatus
 from .config import ServiceConfig
-from .database.endpoint_facts import SharedFacts
 from .database.endpoint_statistics_table import EndpointStatisticsTable
 from .database.job_table import JobItem, JobTable
 from .database.outstanding_jobs_table import Acceptance, OpenJob, OutstandingJobsTable
@@ -38,19 +37,19 @@ from .exceptions import (
 )
 from .features.properties import FeatureStamp
 from .jobs.completion import ImageCompletion, end_message
-from .jobs.image_roi import interest_in
-from .jobs.leases import Lease
+from .jobs.image_roi import LendImage, interest_in
+from .jobs.leases import Lease, LeaseKeeper
 from .jobs.outcome import Deferred
 from .jobs.planning import ImagePlan, PlanLimits, plan_image, preparation_of
 from .jobs.preflight import Preflight
 from .jobs.progress import publish
-from .jobs.worker_context import WorkerContext
 from .queue.request_queue import RequestQueue
 from .region_request_handler import RegionRequestHandler
 from .scheduler.endpoint_capacity import EndpointCapacityEstimator
 from .sink.sink_factory import SinkFactory
 from .status.image_status_monitor import ImageStatusMonitor
 from .telemetry.logs import bind_job
+from .telemetry.metrics import MetricsRecorder
 from .tiling.region_plan import processing_bounds, region_id_of
 from .tiling.strategy import TilingStrategy
 
@@ -66,8 +65,27 @@ logger = structlog.get_logger(__name__)
 _REGION_WRITERS = 16
 
 
+@dataclasses.dataclass(frozen=True)
+class ImageParts:
+    """The parts of an image handler beside the arguments of its published constructor."""
+
+    outstanding_jobs: OutstandingJobsTable
+    endpoints: EndpointCapacityEstimator
+    completion: ImageCompletion
+    preflight: Preflight
+    lend_image: LendImage
+    leases: LeaseKeeper
+    metrics: MetricsRecorder
+    make_writers: Callable[[int], Executor]
+    owner: str
+    now: Callable[[], float]
+
+
 class ImageRequestHandler:
-    """Processes images. Any number of threads may call it."""
+    """Processes images. Any number of threads may call it.
+
+    Without ``parts`` the handler makes those of a worker of its own from ``config``.
+    """
 
     def __init__(
         self,
@@ -80,9 +98,7 @@ class ImageRequestHandler:
         endpoint_utils: EndpointUtils,
         config: ServiceConfig,
         region_request_handler: RegionRequestHandler,
-        outstanding_jobs: OutstandingJobsTable | None = None,
-        endpoints: EndpointCapacityEstimator | None = None,
-        completion: ImageCompletion | None = None,
+        parts: ImageParts | None = None,
     ) -> None:
         self.job_table = job_table
         self.image_status_monitor = image_status_monitor
@@ -93,45 +109,17 @@ class ImageRequestHandler:
         self.endpoint_utils = endpoint_utils
         self.config = config
         self.region_request_handler = region_request_handler
-        self._given_outstanding_jobs = outstanding_jobs
-        self._given_endpoints = endpoints
-        self.preflight = Preflight(
-            lambda: self.context,
-            lambda kind, name, role, is_new=False: self.endpoints.describe(kind, name, role, is_new),
-        )
-        self._given_completion = completion
-
-    @functools.cached_property
-    def outstanding_jobs(self) -> OutstandingJobsTable:
-        """The table of open jobs: the argument, else the table that the configuration names."""
-        if self._given_outstanding_jobs is not None:
-            return self._given_outstanding_jobs
-        return OutstandingJobsTable(self.config.outstanding_jobs_table, self.job_table, self.job_table.client)
-
-    @functools.cached_property
-    def endpoints(self) -> EndpointCapacityEstimator:
-        """The descriptions of endpoints: the argument, else those in the table that the configuration names."""
-        if self._given_endpoints is not None:
-            return self._given_endpoints
-        context = self.context
-        facts = SharedFacts(self.config.outstanding_jobs_table, context.clients.dynamodb_resource(), context.now)
-        return EndpointCapacityEstimator(
-            self.config, context.clients, context.metrics, facts, context.now, context.rng, context.sleep
-        )
-
-    @property
-    def context(self) -> WorkerContext:
-        """The parts that the handlers of this process share."""
-        return self.region_request_handler.context
-
-    @functools.cached_property
-    def completion(self) -> ImageCompletion:
-        """The completion of images: the argument, else one made from the handler's own parts."""
-        if self._given_completion is not None:
-            return self._given_completion
-        return ImageCompletion(
-            self.job_table, self.outstanding_jobs.close, self.image_status_monitor, self.tiling_strategy, self.context
-        )
+        parts = parts or _parts_of_a_worker(config, tiling_strategy)
+        self.outstanding_jobs = parts.outstanding_jobs
+        self.endpoints = parts.endpoints
+        self.completion = parts.completion
+        self.preflight = parts.preflight
+        self._lend_image = parts.lend_image
+        self._leases = parts.leases
+        self._metrics = parts.metrics
+        self._make_writers = parts.make_writers
+        self._owner = parts.owner
+        self._now = parts.now
 
     def process_image_request(self, image_request: ImageRequest) -> None:
         """Accept an image, plan its regions, put each on the queue, and process the first here.
@@ -227,7 +215,7 @@ class ImageRequestHandler:
         """
         if job.planned_time is not None:
             return None
-        started = self.outstanding_jobs.start_planning(job, self.context.owner, self.config.region_lease_s)
+        started = self.outstanding_jobs.start_planning(job, self._owner, self.config.region_lease_s)
         return None if started is None else self.plan_started(started)
 
     def plan_started(self, job: OpenJob) -> RegionName | None:
@@ -238,7 +226,7 @@ class ImageRequestHandler:
         """
         with (
             bind_job(job_id=job.request.job_id, image_id=job.image_id),
-            self.context.leases.keep(self._planning_lease(job)),
+            self._leases.keep(self._planning_lease(job)),
         ):
             item = self.job_table.get_image_request(job.image_id)
             if item.is_terminal:
@@ -283,7 +271,7 @@ class ImageRequestHandler:
             try:
                 plan = self._plan_of(request, item, measures=False)
             except Exception as err:  # noqa: BLE001 - each has a verdict
-                self.context.metrics.record("Scheduling", "Errors", 1, "Count", ModelName=request.model_name)
+                self._metrics.record("Scheduling", "Errors", 1, "Count", ModelName=request.model_name)
                 self._planning_failed(item, err)
                 return
             self.outstanding_jobs.note_region_count(job, len(plan.regions))
@@ -314,7 +302,7 @@ class ImageRequestHandler:
         """
         request = dataclasses.replace(job_item.image_request(), roi=roi)
         limits = PlanLimits(self.config.max_regions, self.config.max_tiles_per_region, self.config.max_tiles_per_image)
-        with self.context.lend_image(request) as source:
+        with self._lend_image(request) as source:
             preparation = preparation_of(source, request, job_item.pixel_preparation, measures=False)
             region_size = self._region_size(job_item)
             plan = plan_image(source, request, self.tiling_strategy, region_size, limits, preparation)
@@ -423,7 +411,7 @@ class ImageRequestHandler:
             return None
 
     def _planning_lease(self, job: OpenJob) -> Lease:
-        owner, began = self.context.owner, self.context.now()
+        owner, began = self._owner, self._now()
         return Lease(
             name=f"{job.image_id} plan",
             renew=lambda: self.outstanding_jobs.renew_planning(job, owner),
@@ -439,7 +427,7 @@ class ImageRequestHandler:
             self.preflight.check(request)
         config, body_bytes = self.config, self.preflight.max_body_bytes(request)
         limits = PlanLimits(config.max_regions, config.max_tiles_per_region, config.max_tiles_per_image, body_bytes)
-        with self.context.lend_image(request) as source:
+        with self._lend_image(request) as source:
             if item.image_etag and source.etag and item.image_etag != source.etag:
                 raise LoadImageException("the image was replaced after its job began")
             preparation = preparation_of(source, request, item.pixel_preparation, measures)
@@ -478,7 +466,7 @@ class ImageRequestHandler:
             for region in regions
         ]
         # Each write takes some milliseconds, and a large image has thousands of regions.
-        with self.context.make_writers(_REGION_WRITERS) as writers:
+        with self._make_writers(_REGION_WRITERS) as writers:
             is_begun = writers.map(lambda region: self._is_begun(region, generation), requests)
             waiting = [RegionName.of(region) for region, is_open in zip(requests, is_begun, strict=True) if is_open]
         self.region_request_queue.send_requests([region.to_message() for region in waiting])
@@ -516,3 +504,13 @@ class ImageRequestHandler:
                 raise RetryableJobException("the job is being closed, or was begun again just now")
         elif not item.status_outbox:
             publish(self.image_status_monitor, item, RequestStatus(str(item.image_status)), item.message or "")
+
+
+def _parts_of_a_worker(config: ServiceConfig, strategy: TilingStrategy) -> ImageParts:
+    # The composition root imports this module.
+    from .worker.process import WorkerProcess
+    from .worker.wiring import wired
+
+    process = WorkerProcess.from_config(config)
+    process.leases.start()
+    return wired(config, strategy, process).image_parts

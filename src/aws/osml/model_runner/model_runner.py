@@ -17,7 +17,6 @@ from .common.memory import tune_gc, tune_malloc
 from .config import ServiceConfig
 from .database.scheduler_lock import SchedulerLock
 from .jobs.leases import Lease
-from .jobs.worker_context import WorkerContext
 from .raster import configure_gdal
 from .scheduler.image_scheduler import EndpointLoadImageScheduler, FIFOImageScheduler, LockedScheduler
 from .scheduler.intake import BufferedImageRequestQueue
@@ -26,6 +25,7 @@ from .tiling.strategy import TilingStrategy, VariableOverlapTilingStrategy
 from .worker.consumer import QueueConsumer, Source
 from .worker.health import HealthFile
 from .worker.messages import DeadLetters, ImageMessages, RegionMessages, ScheduledImages
+from .worker.process import WorkerProcess
 from .worker.wiring import wired
 
 logger = structlog.get_logger(__name__)
@@ -57,7 +57,7 @@ def _exit_stuck(lease: Lease) -> None:
 class ModelRunner:
     """One worker process. ``run`` returns after ``stop`` is called, from a signal handler or another thread.
 
-    ``context`` holds its clients, threads and clock; by default it is made from the configuration.
+    ``process`` holds its clients, threads and clock; by default it is made from the configuration.
     """
 
     def __init__(
@@ -65,20 +65,20 @@ class ModelRunner:
         tiling_strategy: TilingStrategy = VariableOverlapTilingStrategy(),  # noqa: B008 - it holds no state
         config: ServiceConfig | None = None,
         clients: AwsClients | None = None,
-        context: WorkerContext | None = None,
+        process: WorkerProcess | None = None,
     ) -> None:
         self.config = config or ServiceConfig.from_environment(os.environ)
         self.tiling_strategy = tiling_strategy
         self.running = False
         self._health = HealthFile(self.config.health_file)
-        self.context = context or WorkerContext.from_config(
+        self.process = process or WorkerProcess.from_config(
             self.config,
             clients or default_clients(),
             is_probing=True,
             note_progress=self._health.note_progress,
             on_stall=_exit_stuck,
         )
-        parts = wired(self.config, self.tiling_strategy, self.context)
+        parts = wired(self.config, self.tiling_strategy, self.process)
         self.job_table = parts.job_table
         self.region_request_table = parts.region_request_table
         self.endpoint_statistics_table = parts.endpoint_statistics_table
@@ -93,35 +93,36 @@ class ModelRunner:
         self.region_request_handler = parts.region_request_handler
         self.image_request_handler = parts.image_request_handler
         self.sweeper = parts.sweeper
+        self._visibility = parts.visibility
 
     def run(self) -> int:
         """Process messages until stopped; return 0 when all work was ended or released in time, else 1."""
         _limit_memory(self.config.memory_limit_bytes)
         tune_malloc()
         tune_gc()
-        configure_gdal(self.context.raster_settings, os.environ)
+        configure_gdal(self.process.raster_settings, os.environ)
         self._install_signal_handlers()
         consumers = self._consumers()
         helpers = [
             threading.Thread(target=work, name=name, daemon=True)
             for name, work in (("sweeper", self._sweep), ("capacities", self._refresh_capacities))
         ]
-        self.context.start()
+        self.process.start()
         for consumer in consumers:
             consumer.start()
         for helper in helpers:
             helper.start()
         self.running = True
         self._health.note_progress()
-        logger.info("worker.started", owner=self.context.owner, workers=self.config.workers)
-        self.context.stopping.wait()
+        logger.info("worker.started", owner=self.process.owner, workers=self.config.workers)
+        self.process.stopping.wait()
         return self._drain(consumers)
 
     def stop(self) -> None:
         """Stop receiving, begin no further tile, and release unfinished work; then ``run`` returns."""
-        self.context.stopping.set()
+        self.process.stopping.set()
         # The scheduler waits for this event; setting it lets the scheduler see that the process stops.
-        self.context.image_due.set()
+        self.process.image_due.set()
 
     def monitor_work_queues(self) -> None:
         """Process messages until stopped: the name of ``run`` in earlier versions."""
@@ -130,22 +131,26 @@ class ModelRunner:
     # Consumers ------------------------------------------------------------------------------------------------------
 
     def _consumers(self) -> list[QueueConsumer[Any]]:
-        lock = SchedulerLock(self.outstanding_jobs, self.job_table, self.context.now)
+        lock = SchedulerLock(self.outstanding_jobs, self.job_table, self.process.now)
         scheduler = self._scheduler(lock)
-        look_ahead = LookAhead(lock, self.config.image_look_ahead, self.context.now)
-        buffered = BufferedImageRequestQueue(self.image_request_queue, look_ahead, self.context.pause)
+        look_ahead = LookAhead(lock, self.config.image_look_ahead, self.process.now)
+        buffered = BufferedImageRequestQueue(self.image_request_queue, look_ahead, self.process.pause)
         messages = ImageMessages(
             self.image_request_queue,
             self.image_dead_letters,
             self.image_request_handler,
+            self._visibility,
             on_waiting=scheduler.due.set,
             look_ahead=look_ahead,
+            pause=self.process.pause,
+            rng=self.process.rng,
         )
         starts = ScheduledImages(scheduler, self.image_request_handler)
         regions = RegionMessages(
             self.region_request_queue,
             DeadLetters(self.region_request_queue, self.config.region_dlq),
             self.region_request_handler,
+            self._visibility,
             on_ended=scheduler.record_room,
         )
         return [
@@ -157,11 +162,11 @@ class ModelRunner:
         ]
 
     def _scheduler(self, lock: SchedulerLock) -> LockedScheduler:
-        context = self.context
-        parts = (lock, self.config, context.owner, context.metrics, context.now, context.pause, context.rng)
+        process = self.process
+        parts = (lock, self.config, process.owner, process.metrics, process.now, process.pause, process.rng)
         if self.config.image_scheduler == "fifo":
-            return FIFOImageScheduler(*parts, context.image_due)
-        return EndpointLoadImageScheduler(self.endpoint_capacities, *parts, context.image_due)
+            return FIFOImageScheduler(*parts, process.image_due)
+        return EndpointLoadImageScheduler(self.endpoint_capacities, *parts, process.image_due)
 
     def _consumer(
         self,
@@ -171,7 +176,7 @@ class ModelRunner:
         slots: int,
         most_given_up: int = 0,
     ) -> QueueConsumer[Any]:
-        stopping, note_progress = self.context.stopping, self._health.note_progress
+        stopping, note_progress = self.process.stopping, self._health.note_progress
         return QueueConsumer(name, source, handle, slots, stopping, note_progress, most_given_up)
 
     @property
@@ -187,7 +192,7 @@ class ModelRunner:
             return
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
-            if self.context.stopping.is_set():
+            if self.process.stopping.is_set():
                 os._exit(128 + number)
             self.stop()
 
@@ -200,8 +205,8 @@ class ModelRunner:
         logger.info("worker.stopping", budget_s=budget_s)
         deadline_s = time.monotonic() + budget_s
         is_drained = min([consumer.join(deadline_s - time.monotonic()) for consumer in consumers])
-        self.context.metrics.flush()
-        self.context.close()
+        self.process.metrics.flush()
+        self.process.close()
         self.running = False
         self._health.note_progress("stopped")
         logger.info("worker.stopped", is_drained=is_drained)
@@ -209,19 +214,19 @@ class ModelRunner:
 
     def _sweep(self) -> None:
         """Sweep the open jobs at intervals; one worker of all does it at a time."""
-        context = self.context
+        process = self.process
         every_s = self.config.sweep_interval_s
-        while not context.stopping.wait(every_s * context.rng.uniform(*_SWEEP_JITTER)):
+        while not process.stopping.wait(every_s * process.rng.uniform(*_SWEEP_JITTER)):
             try:
-                if self.outstanding_jobs.claim_sweep(context.owner, every_s):
-                    self.sweeper.sweep(context.stopping.is_set)
+                if self.outstanding_jobs.claim_sweep(process.owner, every_s):
+                    self.sweeper.sweep(process.stopping.is_set)
             except Exception:  # Stuck jobs depend on the sweeper, so no error may end it
                 logger.exception("sweeper.failed")
 
     def _refresh_capacities(self) -> None:
         """Refresh descriptions of endpoints in a thread of their own, so that no decision waits for one."""
-        context = self.context
-        while not context.stopping.wait(_REFRESH_EVERY_S * context.rng.uniform(*_SWEEP_JITTER)):
+        process = self.process
+        while not process.stopping.wait(_REFRESH_EVERY_S * process.rng.uniform(*_SWEEP_JITTER)):
             try:
                 self.endpoint_capacities.refresh()
             except Exception:  # Scheduling continues with older descriptions; no error may end this thread

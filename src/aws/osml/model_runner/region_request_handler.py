@@ -1,9 +1,12 @@
 """Handles regions: claims a region, runs its tiles, ends it and counts it, once."""
 
 import dataclasses
+import random
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
+from typing import Any, TypeVar
 
 import structlog
 from aws_embedded_metrics import MetricsLogger
@@ -18,6 +21,7 @@ from .common.endpoint_utils import EndpointUtils
 from .common.job_rules import POISON_REGION_S, is_poison, late_reason, region_status, region_wait_s
 from .common.typing import TileState
 from .config import ServiceConfig
+from .database.ddb_helper import DDBHelper
 from .database.endpoint_statistics_table import EndpointStatisticsTable
 from .database.feature_table import TileKey, TileOutcome
 from .database.job_table import JobItem, JobTable
@@ -38,19 +42,25 @@ from .exceptions import (
     TableBusyError,
 )
 from .inference.exceptions import ModelJobError
-from .jobs.leases import Lease
+from .jobs.completion import ImageCompletion
+from .jobs.isolation import Isolation
+from .jobs.leases import Lease, LeaseKeeper
+from .jobs.model_endpoints import ModelEndpoints
 from .jobs.outcome import Deferred, Ended
 from .jobs.region import RegionProcessor
-from .jobs.worker_context import WorkerContext
+from .pipeline.call_shares import CallShares
 from .pipeline.region_run import RegionProgress
 from .queue.request_queue import MAX_VISIBILITY_S
 from .scheduler.load import lane_of
 from .status.region_status_monitor import RegionStatusMonitor
 from .status.safe_text import safe_text
 from .telemetry.logs import bind_job
+from .telemetry.metrics import MetricsRecorder
 from .tiling.strategy import TilingStrategy
 
 logger = structlog.get_logger(__name__)
+
+T = TypeVar("T", bound=DDBHelper)
 
 # Error code of tiles that were never processed because their region was abandoned.
 ABANDONED = "ABANDONED"
@@ -81,9 +91,9 @@ def _nothing() -> None:
 class RegionRequestHandler:
     """Processes regions. Any number of threads may call it.
 
-    ``publish_progress`` publishes the progress of an image from a row with its counts of tiles. ``on_ended`` is called
-    with the image's row after a region has ended. ``endpoint_calls`` returns how many concurrent calls the endpoint of
-    a request can take, by its last description; None when that is not known.
+    ``new_processor`` makes the processor of a region; its second argument is ``on_cut``. ``endpoint_calls`` returns how
+    many concurrent calls the endpoint of a request can take, by its last description; None when that is not known.
+    ``hurried_dynamodb`` sends the renewals of leases once.
     """
 
     def __init__(
@@ -95,10 +105,20 @@ class RegionRequestHandler:
         tiling_strategy: TilingStrategy,
         endpoint_utils: EndpointUtils,
         config: ServiceConfig,
-        context: WorkerContext,
-        publish_progress: Callable[[JobItem], None],
-        on_ended: Callable[[JobItem], None],
+        *,
+        completion: ImageCompletion,
+        new_processor: Callable[[RegionRequest, Callable[[], None]], RegionProcessor],
+        endpoints: ModelEndpoints,
         endpoint_calls: Callable[[RegionRequest], int | None],
+        shares: CallShares,
+        isolation: Isolation,
+        leases: LeaseKeeper,
+        metrics: MetricsRecorder,
+        hurried_dynamodb: Any,
+        owner: str,
+        stopping: threading.Event,
+        now: Callable[[], float],
+        rng: random.Random,
     ) -> None:
         self.region_request_table = region_request_table
         self.job_table = job_table
@@ -107,10 +127,19 @@ class RegionRequestHandler:
         self.tiling_strategy = tiling_strategy
         self.endpoint_utils = endpoint_utils
         self.config = config
-        self.context = context
-        self._publish_progress = publish_progress
-        self._on_ended = on_ended
+        self._completion = completion
+        self._new_processor = new_processor
+        self._endpoints = endpoints
         self._endpoint_calls = endpoint_calls
+        self._shares = shares
+        self._isolation = isolation
+        self._leases = leases
+        self._metrics = metrics
+        self._hurried_dynamodb = hurried_dynamodb
+        self._owner = owner
+        self._stopping = stopping
+        self._now = now
+        self._rng = rng
 
     def process_region_request(
         self, region: RegionName, receive_count: int = 1, on_cut: Callable[[], None] = _nothing
@@ -125,12 +154,12 @@ class RegionRequestHandler:
             try:
                 outcome = self._process(region, receive_count, on_cut)
                 if isinstance(outcome, Ended) and outcome.job is not None:
-                    self._on_ended(outcome.job)
+                    self._completion.region_ended(outcome.job)
             except TableBusyError as err:
                 logger.warning("table.busy", reason=str(err))
-                return Deferred(str(err), self.context.rng.uniform(*_TABLE_BUSY_S))
+                return Deferred(str(err), self._rng.uniform(*_TABLE_BUSY_S))
             except LeaseLostError as err:
-                return Deferred(str(err), self.context.rng.uniform(*_LEASE_LOST_S))
+                return Deferred(str(err), self._rng.uniform(*_LEASE_LOST_S))
             return outcome
 
     def fail_region_request(
@@ -149,12 +178,12 @@ class RegionRequestHandler:
             if isinstance(claim, Deferred):
                 return claim
             if claim is not None:
-                work = RegionProcessor(region_request_of(job, claim.item), self.tiling_strategy, self.context)
+                work = self._new_processor(region_request_of(job, claim.item), _nothing)
                 outcome = self._released_unless_ended(
                     claim, lambda: self._abandon(claim, work, job, item.message or "the region was given up")
                 )
             if isinstance(outcome, Ended) and outcome.job is not None:
-                self._on_ended(outcome.job)
+                self._completion.region_ended(outcome.job)
             return outcome
 
     def _process(self, name: RegionName, receive_count: int, on_cut: Callable[[], None]) -> Ended | Deferred:
@@ -175,14 +204,14 @@ class RegionRequestHandler:
             # Taken before the claim, because the lease of a claim would run while these tables are slow.
             refresh_share = held.enter_context(self._share_of_endpoint(request))
             claim = held.enter_context(
-                self.context.isolation.entered(partial(self._claim, name.image_id, name.region_id), self._is_suspect)
+                self._isolation.entered(partial(self._claim, name.image_id, name.region_id), self._is_suspect)
             )
             if isinstance(claim, Deferred):
                 return claim
             if claim is None:
                 return Ended(self.job_table.get_image_request(name.image_id))
             is_throttled = self._is_throttled(request)
-            work = RegionProcessor(request, self.tiling_strategy, self.context, _nothing if is_throttled else on_cut)
+            work = self._new_processor(request, _nothing if is_throttled else on_cut)
 
             def keep() -> bool:
                 refresh_share()
@@ -196,7 +225,7 @@ class RegionRequestHandler:
         job = self.job_table.get_image_request(claim.item.image_id)
         if job.is_terminal:
             return Ended(job)
-        attempts, now_s = claim.item.stalled_attempts or 0, self.context.now()
+        attempts, now_s = claim.item.stalled_attempts or 0, self._now()
         if is_poison(attempts, claim.item.stall_first_time, now_s, self.config.max_region_attempts, POISON_REGION_S):
             return self._abandon(claim, work, job, f"no progress in {attempts} attempts")
         run = self._new_run(claim, job)
@@ -205,7 +234,7 @@ class RegionRequestHandler:
         if run.is_late():
             return self._abandon(claim, work, job, late_reason(self.config.job_deadline_s))
         try:
-            with self.context.leases.keep(self._lease(claim, run, keep_slot)) as lease, work.opened(job):
+            with self._leases.keep(self._lease(claim, run, keep_slot)) as lease, work.opened(job):
                 tiles = work.tiles(job)
                 outcomes = work.run(run, tiles, claim.item)
         except (ImageError, FeatureError) as err:
@@ -227,15 +256,15 @@ class RegionRequestHandler:
         except LeaseLostError:
             raise
         except TableBusyError as err:
-            wait_s = region_wait_s(claim.item.backoffs or 0, self.context.rng)
+            wait_s = region_wait_s(claim.item.backoffs or 0, self._rng)
             with suppress(TableBusyError):  # the lease ends by itself
-                self.region_request_table.release(claim, self.context.now() + wait_s, is_backoff=True)
+                self.region_request_table.release(claim, self._now() + wait_s, is_backoff=True)
             return Deferred(f"a table is busy: {err}", wait_s, is_backoff=True)
         except BaseException:
             self.region_request_table.release(claim)
             raise
         if isinstance(outcome, Deferred):
-            not_before = self.context.now() + outcome.retry_after_s if outcome.retry_after_s else 0.0
+            not_before = self._now() + outcome.retry_after_s if outcome.retry_after_s else 0.0
             self.region_request_table.release(claim, not_before, outcome.is_backoff)
         return outcome
 
@@ -247,30 +276,30 @@ class RegionRequestHandler:
         A fast endpoint has room soon. For a slow endpoint the region goes to a worker with less load: claimed here, it
         would only wait in a queue.
         """
-        context, lane = self.context, lane_of(request)
-        limit = context.call_limit_for(lane)
+        lane = lane_of(request)
+        limit = self._endpoints.call_limit_for(lane)
         for _ in range(_ROOM_LOOKS):
-            if not limit.is_full or context.stopping.is_set():
+            if not limit.is_full or self._stopping.is_set():
                 break
-            context.pause(_ROOM_PAUSE_S)
+            self._stopping.wait(_ROOM_PAUSE_S)
         if limit.is_full:
-            return Deferred("tiles for its endpoint wait in this worker", context.rng.uniform(*_NO_ROOM_S))
-        if not context.shares.has_room(lane.name, self._endpoint_calls(request)):
-            return Deferred("other workers use the whole capacity of its endpoint", context.rng.uniform(*_NO_ROOM_S))
+            return Deferred("tiles for its endpoint wait in this worker", self._rng.uniform(*_NO_ROOM_S))
+        if not self._shares.has_room(lane.name, self._endpoint_calls(request)):
+            return Deferred("other workers use the whole capacity of its endpoint", self._rng.uniform(*_NO_ROOM_S))
         return None
 
     def _share_of_endpoint(self, request: RegionRequest) -> AbstractContextManager[Callable[[], None]]:
-        context, lane = self.context, lane_of(request)
+        lane = lane_of(request)
         capacity = partial(self._endpoint_calls, request)
-        return context.shares.holding(lane.name, capacity, context.call_limit_for(lane))
+        return self._shares.holding(lane.name, capacity, self._endpoints.call_limit_for(lane))
 
     def _claim(self, image_id: str, region_id: str, is_to_abandon: bool = False) -> RegionClaim | Deferred | None:
         """Return our claim, None when the region has ended, or Deferred while another worker holds it."""
         claim = self.region_request_table.claim(
-            image_id, region_id, self.context.owner, self.config.region_lease_s, is_to_abandon
+            image_id, region_id, self._owner, self.config.region_lease_s, is_to_abandon
         )
         if isinstance(claim, RegionHeld):
-            jitter_s = self.context.rng.uniform(0, 2)
+            jitter_s = self._rng.uniform(0, 2)
             return Deferred(f"{region_id} has to wait", claim.retry_after_s + jitter_s)
         return None if isinstance(claim, RegionEnded) else claim
 
@@ -283,11 +312,11 @@ class RegionRequestHandler:
     def _new_run(self, claim: RegionClaim, job: JobItem) -> RegionProgress:
         item = claim.item
         return RegionProgress(
-            now=self.context.now,
+            now=self._now,
             log_fields={"job_id": item.job_id or "", "image_id": item.image_id, "region_id": item.region_id},
             # On the first attempt too: the time without progress after which a region is abandoned begins there.
             on_progress=lambda: self.region_request_table.note_progress(claim),
-            stopping=self.context.stopping,
+            stopping=self._stopping,
             # The other half of the shutdown budget is reserved for releasing regions.
             stop_grace_s=self.config.shutdown_budget_s / 2,
             deadline=job.running_since + self.config.job_deadline_s,
@@ -298,24 +327,26 @@ class RegionRequestHandler:
 
         Images with several regions publish after each region, because a worker does not know the tiles of the others.
         """
-        next_at, last_count = self.context.now() + _PROGRESS_EVERY_S, 0
+        next_at, last_count = self._now() + _PROGRESS_EVERY_S, 0
 
         def publish_if_due() -> None:
             nonlocal next_at, last_count
-            now_s = self.context.now()
+            now_s = self._now()
             if now_s < next_at:
                 return
             next_at = now_s + _PROGRESS_EVERY_S
             states = [*run.done_before.values(), *list(run.outcomes.values())]
             if len(states) > last_count:
                 last_count, failed = len(states), states.count(TileState.FAILED)
-                self._publish_progress(dataclasses.replace(job, tile_success=last_count - failed, tile_error=failed))
+                self._completion.publish_progress(
+                    dataclasses.replace(job, tile_success=last_count - failed, tile_error=failed)
+                )
                 run.record_life()
 
         return publish_if_due
 
     def _lease(self, claim: RegionClaim, run: RegionProgress, keep_slot: Callable[[], bool]) -> Lease:
-        regions, jobs = self.context.hurried(self.region_request_table), self.context.hurried(self.job_table)
+        regions, jobs = self._hurried(self.region_request_table), self._hurried(self.job_table)
 
         def renew() -> bool:
             # The lease is not renewed for a job that was cancelled, so that the region stops.
@@ -328,6 +359,9 @@ class RegionRequestHandler:
             on_lost=run.lose,
             last_progress=lambda: run.last_life,
         )
+
+    def _hurried(self, table: T) -> T:
+        return table.through(self._hurried_dynamodb)
 
     @staticmethod
     def _is_open(jobs: JobTable, image_id: str) -> bool:
@@ -353,15 +387,15 @@ class RegionRequestHandler:
                 yield lambda: True
                 return
             # A serverless endpoint has no instances to count, so 0 regions become 1: else they would wait for ever.
-            slot = table.take_slot(endpoint, self.context.owner, max(1, max_regions), lease_s)
+            slot = table.take_slot(endpoint, self._owner, max(1, max_regions), lease_s)
         if slot is None:
-            self.context.metrics.record("RegionProcessing", "Throttles", 1, "Count", ModelName=request.model_name)
+            self._metrics.record("RegionProcessing", "Throttles", 1, "Count", ModelName=request.model_name)
             doublings, base_s = min(receive_count - 1, _SLOT_DOUBLINGS), self.config.throttling_retry_timeout
-            wait_s = backoff_s(doublings, base_s, MAX_VISIBILITY_S, self.context.rng, HALF_JITTER)
+            wait_s = backoff_s(doublings, base_s, MAX_VISIBILITY_S, self._rng, HALF_JITTER)
             yield Deferred(f"all region slots of {request.model_name} are taken", wait_s)
             return
         try:
-            hurried = self.context.hurried(table)
+            hurried = self._hurried(table)
             yield lambda: hurried.renew_slot(slot, lease_s)
         finally:
             table.leave_slot(slot)
@@ -384,10 +418,10 @@ class RegionRequestHandler:
         self, claim: RegionClaim, work: RegionProcessor, job: JobItem, run: RegionProgress
     ) -> Ended | Deferred:
         """Decide when an unfinished region is tried again, or abandon it."""
-        reason, rng, backoffs = run.stopped_by, self.context.rng, claim.item.backoffs or 0
+        reason, rng, backoffs = run.stopped_by, self._rng, claim.item.backoffs or 0
         if isinstance(reason, ModelJobError) and backoffs >= _MAX_ENDPOINT_TRIES:
             return self._abandon(claim, work, job, _endpoint_trouble(job, reason))
-        if self.context.stopping.is_set():
+        if self._stopping.is_set():
             return Deferred("the worker stops", 0.0)
         if isinstance(reason, ImageError):
             return self._give_up_image(claim, work, job, reason)
@@ -408,7 +442,7 @@ class RegionRequestHandler:
         """
         backoffs = claim.item.backoffs or 0
         if err.can_retry or (isinstance(err, ImageError) and backoffs < _MAX_OPEN_TRIES):
-            return Deferred(str(err), region_wait_s(backoffs, self.context.rng), is_backoff=True)
+            return Deferred(str(err), region_wait_s(backoffs, self._rng), is_backoff=True)
         return self._abandon(claim, work, job, str(err))
 
     def _abandon(self, claim: RegionClaim, work: RegionProcessor, job: JobItem, reason: str) -> Ended:
@@ -461,8 +495,8 @@ class RegionRequestHandler:
 
     def _record(self, claim: RegionClaim, job: JobItem, failed_tiles: int) -> None:
         # The claim was the first write of this attempt, so it holds the start time.
-        duration_s = self.context.now() - (claim.item.last_updated_time or 0) / 1000
-        metrics, model, image_format = self.context.metrics, str(job.model_name), str(job.image_format)
+        duration_s = self._now() - (claim.item.last_updated_time or 0) / 1000
+        metrics, model, image_format = self._metrics, str(job.model_name), str(job.image_format)
         metrics.record("RegionProcessing", "Duration", duration_s, "Seconds", ModelName=model, InputFormat=image_format)
         metrics.record("RegionProcessing", "Invocations", 1, "Count", ModelName=model, InputFormat=image_format)
         if failed_tiles:

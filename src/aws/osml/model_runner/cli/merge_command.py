@@ -119,7 +119,7 @@ def _merger(config: "ServiceConfig") -> "JobMerger":
     from aws.osml.model_runner.database.feature_table import FeatureTable
     from aws.osml.model_runner.database.job_table import JobItem, JobTable
     from aws.osml.model_runner.jobs.merge_again import JobMerger
-    from aws.osml.model_runner.jobs.worker_context import aggregation_memory
+    from aws.osml.model_runner.jobs.merging import aggregation_memory
     from aws.osml.model_runner.tiling.strategy import VariableOverlapTilingStrategy
 
     clients = default_clients()

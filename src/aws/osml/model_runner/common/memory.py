@@ -60,3 +60,8 @@ def trim_heap() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def share_of_memory(most_bytes: int, part: int = 8) -> int:
+    """Return ``most_bytes``, or an eighth or another part of the memory limit of the container where that is less."""
+    return min(most_bytes, memory_limit_bytes() // part)

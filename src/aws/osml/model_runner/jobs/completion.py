@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +11,7 @@ from typing import Any
 
 import structlog
 
-from aws.osml.model_runner.common.channel import spread
+from aws.osml.model_runner.common.channel import Threads, spread
 from aws.osml.model_runner.common.job_rules import (
     POISON_IMAGE_S,
     aggregation_wait_s,
@@ -20,7 +21,9 @@ from aws.osml.model_runner.common.job_rules import (
     is_poison,
     late_reason,
 )
+from aws.osml.model_runner.common.memory_budget import MemoryBudget
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion, RequestStatus
+from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.job_table import JobItem, JobTable
 from aws.osml.model_runner.exceptions import (
     AggregateFeaturesException,
@@ -38,13 +41,13 @@ from aws.osml.model_runner.sink.delivery import Delivery, FeatureBatch
 from aws.osml.model_runner.sink.sink import Sink
 from aws.osml.model_runner.status.image_status_monitor import ImageStatusMonitor
 from aws.osml.model_runner.status.safe_text import safe_text
+from aws.osml.model_runner.telemetry.metrics import MetricsRecorder
 from aws.osml.model_runner.tiling.strategy import TilingStrategy
 
-from .leases import Lease
+from .leases import Lease, LeaseKeeper
 from .merging import MergedImage, distillation_of
 from .progress import publish_progress
-from .tile_reader import ImageTiles
-from .worker_context import WorkerContext
+from .tile_reader import ImageTiles, NewFeatureTable
 
 logger = structlog.get_logger(__name__)
 
@@ -86,15 +89,40 @@ class ImageCompletion:
         close_job: Callable[[JobItem], None],
         status_monitor: ImageStatusMonitor,
         strategy: TilingStrategy,
-        context: WorkerContext,
-        dead_letter: Callable[[JobItem], None] = lambda _job: None,
+        dead_letter: Callable[[JobItem], None],
+        *,
+        config: ServiceConfig,
+        owner: str,
+        leases: LeaseKeeper,
+        metrics: MetricsRecorder,
+        memory: MemoryBudget,
+        threads: Threads,
+        make_sinks: Callable[[list[dict[str, Any]]], list[Sink]],
+        new_feature_table: NewFeatureTable,
+        hurried_dynamodb: Any,
+        stopping: threading.Event,
+        now: Callable[[], float],
+        rng: random.Random,
+        note_progress: Callable[[], None],
     ) -> None:
         self._job_table = job_table
         self._close_job = close_job
         self._status_monitor = status_monitor
         self._strategy = strategy
-        self._context = context
         self._dead_letter = dead_letter
+        self._config = config
+        self._owner = owner
+        self._leases = leases
+        self._metrics = metrics
+        self.memory = memory
+        self._threads = threads
+        self._make_sinks = make_sinks
+        self._new_feature_table = new_feature_table
+        self._hurried_dynamodb = hurried_dynamodb
+        self._stopping = stopping
+        self._now = now
+        self._rng = rng
+        self._note_progress = note_progress
 
     def region_ended(self, job: JobItem) -> None:
         """Finish an image if all its regions have ended, else publish its progress.
@@ -126,8 +154,8 @@ class ImageCompletion:
             return
         if not JobTable.is_image_request_complete(job):
             return
-        owner, wait_s = self._context.owner, aggregation_wait_s(job.agg_stalled or 0)
-        claimed = self._job_table.claim_aggregation(job, owner, self._lease_s, wait_s)
+        wait_s = aggregation_wait_s(job.agg_stalled or 0)
+        claimed = self._job_table.claim_aggregation(job, self._owner, self._lease_s, wait_s)
         if claimed is not None:
             self._finish_claimed(claimed)
 
@@ -159,7 +187,7 @@ class ImageCompletion:
     def end(self, job: JobItem, status: RequestStatus, message: str) -> JobItem | None:
         """G3 and what follows: write the terminal status and close. None when the claim is no longer ours."""
         if job.tile_error and self._is_late(job) and "JOB_DEADLINE_S" not in message:
-            message = f"{message}; {late_reason(self._context.config.job_deadline_s)}"
+            message = f"{message}; {late_reason(self._config.job_deadline_s)}"
         ended = self._job_table.end_aggregation(job.image_id, job.agg_fence or 0, status, message)
         if ended is None:
             return None
@@ -178,7 +206,7 @@ class ImageCompletion:
             return list(features)
         return self._strategy.cleanup_duplicate_features(
             ImageRegion.of(job.processing_bounds or [[0, 0], [job.width or 0, job.height or 0]]),
-            ImageDimensions(*(job.region_size or self._context.config.region_size)),
+            ImageDimensions(*(job.region_size or self._config.region_size)),
             job.tile_dimensions,
             job.overlap_dimensions,
             list(features),
@@ -188,18 +216,17 @@ class ImageCompletion:
     # Aggregation ----------------------------------------------------------------------------------------------------
 
     def _finish_claimed(self, job: JobItem) -> None:
-        context = self._context
         if self._is_given_up(job):
             self.end(job, RequestStatus.FAILED, _given_up_because(job))
             return
-        claim = _Claim(job, progressed_at=context.now())
+        claim = _Claim(job, progressed_at=self._now())
         try:
-            with context.leases.keep(self._lease(claim)):
+            with self._leases.keep(self._lease(claim)):
                 self._aggregate(claim)
         except LeaseLostError:
             raise
         except AggregationDeferredError as err:
-            wait_s = 0.0 if context.stopping.is_set() else context.rng.uniform(*_DEFERRAL_S)
+            wait_s = 0.0 if self._stopping.is_set() else self._rng.uniform(*_DEFERRAL_S)
             logger.info("image.deferred", reason=str(err), wait_s=wait_s)
             self._job_table.release_aggregation(job.image_id, claim.fence, wait_s, job.agg_backoffs or 0)
         except BaseException as err:
@@ -208,15 +235,15 @@ class ImageCompletion:
 
     def _is_given_up(self, job: JobItem) -> bool:
         """Return True after too many attempts; before the deadline they must also span an hour or more."""
-        stalled, config = job.agg_stalled or 0, self._context.config
+        stalled, config = job.agg_stalled or 0, self._config
         if self._is_late(job):
             return stalled > config.max_aggregation_attempts
-        now_s = self._context.now()
+        now_s = self._now()
         return is_poison(stalled, job.agg_first_time, now_s, config.max_aggregation_attempts, POISON_IMAGE_S)
 
     def _release(self, claim: _Claim, err: BaseException) -> None:
         """Release a claim after a failed attempt. The attempt counts, unless its error is unrelated to the image."""
-        job, is_stopping = claim.job, self._context.stopping.is_set()
+        job, is_stopping = claim.job, self._stopping.is_set()
         error = f"{type(err).__name__}: {err}"
         is_counted = self._is_counted(job, err)
         logger.warning("image.not_finished", error=type(err).__name__, reason=str(err), is_counted=is_counted)
@@ -227,17 +254,17 @@ class ImageCompletion:
             self._job_table.fail_aggregation(job.image_id, claim.fence, wait_s, safe_text(error))
             return
         backoffs = job.agg_backoffs or 0
-        wait_s = 0.0 if is_stopping else delivery_wait_s(backoffs, self._context.rng)
+        wait_s = 0.0 if is_stopping else delivery_wait_s(backoffs, self._rng)
         self._job_table.release_aggregation(job.image_id, claim.fence, wait_s, backoffs + 1)
 
     def _is_counted(self, job: JobItem, err: BaseException) -> bool:
         """Return False when the worker stops, and for passing errors before the job's deadline."""
-        if not isinstance(err, Exception) or self._context.stopping.is_set():
+        if not isinstance(err, Exception) or self._stopping.is_set():
             return False
         return not isinstance(err, RetryableJobException) and (self._is_late(job) or not is_passing(err))
 
     def _lease(self, claim: _Claim) -> Lease:
-        image_id, jobs = claim.job.image_id, self._context.hurried(self._job_table)
+        image_id, jobs = claim.job.image_id, self._job_table.through(self._hurried_dynamodb)
         return Lease(
             name=f"{image_id} aggregation",
             renew=lambda: jobs.renew_aggregation(image_id, claim.fence, self._lease_s),
@@ -248,7 +275,7 @@ class ImageCompletion:
     def _aggregate(self, claim: _Claim) -> None:
         job = claim.job
         errors = dict(job.sink_errors or {})
-        sinks = _named(self._context.make_sinks(json.loads(job.outputs or "[]")))
+        sinks = _named(self._make_sinks(json.loads(job.outputs or "[]")))
         pending = {name: sink for name, sink in sinks if name not in (job.sinks_done or ()) and name not in errors}
         if pending or not sinks:
             errors |= self._deliver(claim, pending, errors)
@@ -257,19 +284,19 @@ class ImageCompletion:
 
     def _deliver(self, claim: _Claim, pending: Mapping[str, Sink], errors_before: Mapping[str, str]) -> dict[str, str]:
         """Write outputs, all from one read of the tiles; return the permanent errors by output."""
-        job, context = claim.job, self._context
+        job = claim.job
         note = self._sign_of_life(claim)
-        table = context.feature_table(job.tile_dimensions, job.overlap_dimensions, note)
+        table = self._new_feature_table(job.tile_dimensions, job.overlap_dimensions, note)
         positions = dict(job.sink_positions or {})
-        with context.aggregation_memory.share(note) as memory, context.metrics.timed("FeatureDissemination"):
+        with self.memory.share(note) as memory, self._metrics.timed("FeatureDissemination"):
             image = MergedImage(
                 *(job, ImageTiles.of(job, self._strategy, table), distillation_of(job), table.read_tiles, memory),
-                *(context.threads, note, context.metrics),
+                *(self._threads, note, self._metrics),
                 outputs=len(pending),
             )
             writers = [partial(self._write, claim, image, name, sink, positions) for name, sink in pending.items()]
             try:
-                failures = spread(image, writers, context.threads, _BATCHES_ON_THEIR_WAY)
+                failures = spread(image, writers, self._threads, _BATCHES_ON_THEIR_WAY)
                 claim.job = dataclasses.replace(job, **_counts_of(image))
             except AggregationTooLargeError as err:
                 # No worker is larger: each output fails with the name of the setting.
@@ -332,23 +359,23 @@ class ImageCompletion:
         """Return a function that records progress, and raises when the work has to stop."""
 
         def note() -> None:
-            claim.progressed_at = self._context.now()
-            self._context.note_progress()
+            claim.progressed_at = self._now()
+            self._note_progress()
             claim.check(is_ours=True)
-            if self._context.stopping.is_set():
+            if self._stopping.is_set():
                 raise AggregationDeferredError("the process stops")
 
         return note
 
     @property
     def _lease_s(self) -> float:
-        return self._context.config.aggregation_lease_s
+        return self._config.aggregation_lease_s
 
     def _is_late(self, job: JobItem) -> bool:
-        return self._context.now() - job.running_since > self._context.config.job_deadline_s
+        return self._now() - job.running_since > self._config.job_deadline_s
 
     def _record(self, job: JobItem, status: RequestStatus) -> None:
-        metrics = self._context.metrics
+        metrics = self._metrics
         dimensions = {"ModelName": str(job.model_name), "InputFormat": str(job.image_format)}
         metrics.record("ImageProcessing", "Duration", job.processing_duration or 0, "Seconds", **dimensions)
         metrics.record("ImageProcessing", "Invocations", 1, "Count", **dimensions)

@@ -1,14 +1,31 @@
-"""Computes the region of interest in pixels of an image, once per open image."""
+"""Opens the image of a request, and computes its region of interest in pixels."""
 
 import functools
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import shapely
 
+from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.image_url import parse_image_url
+from aws.osml.model_runner.api.region_request import RegionRequest
+from aws.osml.model_runner.aws.role_session import reading_session
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
 from aws.osml.model_runner.features.geolocation_grid import LocationGrid
-from aws.osml.model_runner.raster import image_to_world, is_quick
+from aws.osml.model_runner.raster import ImageSource, image_to_world, is_quick
+from aws.osml.model_runner.raster.open_images import OpenImages
 from aws.osml.model_runner.tiling.pixel_roi import roi_in_pixels
+
+LendImage = Callable[[ImageRequest | RegionRequest], AbstractContextManager[ImageSource]]
+
+
+def lend_image(images: OpenImages, request: ImageRequest | RegionRequest) -> AbstractContextManager[ImageSource]:
+    """Lend the image of a request, read under its role, for the length of a ``with`` block; see ``OpenImages``."""
+    bucket = parse_image_url(request.image_url).bucket
+    role = reading_session(request.image_read_role, request.job_id, bucket) if bucket else None
+    # The plan of an image comes first, and its regions only where that could be made.
+    return images.lend(request.image_url, role, is_new=isinstance(request, ImageRequest))
 
 
 @functools.lru_cache(maxsize=16)

@@ -19,8 +19,9 @@ from aws.osml.model_runner.api.post_processing import (
     SeamMerge,
 )
 from aws.osml.model_runner.common.channel import Threads, read_ahead
-from aws.osml.model_runner.common.memory import trim_heap
-from aws.osml.model_runner.common.memory_budget import MemoryShare
+from aws.osml.model_runner.common.memory import share_of_memory, trim_heap
+from aws.osml.model_runner.common.memory_budget import MemoryBudget, MemoryShare
+from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.feature_table import StoredTile
 from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.exceptions import ConservationError
@@ -273,3 +274,13 @@ def distillation_of(job: JobItem) -> FeatureDistillationAlgorithm | None:
 def stamp_of(job: JobItem) -> FeatureStamp:
     """Return what a job writes on each of its features."""
     return FeatureStamp.from_request(str(job.job_id), json.loads(job.feature_properties or "[]"))
+
+
+def aggregation_memory(
+    config: ServiceConfig, now: Callable[[], float], pause: Callable[[float], object]
+) -> MemoryBudget:
+    """Return the memory that all aggregations of a process share: at most half of what the process may use."""
+    most_bytes = share_of_memory(config.aggregation_memory_bytes, part=2)
+    if config.memory_limit_bytes:
+        most_bytes = min(most_bytes, config.memory_limit_bytes // 2)
+    return MemoryBudget(most_bytes, now, pause)

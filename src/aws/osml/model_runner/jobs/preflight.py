@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
@@ -21,7 +21,8 @@ from aws.osml.model_runner.api.image_url import parse_image_url
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.problems import role_problem
 from aws.osml.model_runner.aws.errors import error_code, is_role_refusal
-from aws.osml.model_runner.aws.role_session import reading_session
+from aws.osml.model_runner.aws.role_session import RoleSession, reading_session
+from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.exceptions import (
     InvalidImageRequestException,
     RequestDeferredError,
@@ -37,7 +38,7 @@ from aws.osml.model_runner.inference.endpoint_check import (
 )
 from aws.osml.model_runner.sink.sink import Sink
 
-from .worker_context import WorkerContext
+from .model_endpoints import ModelEndpoints
 
 logger = structlog.get_logger(__name__)
 
@@ -95,13 +96,19 @@ class Preflight:
 
     def __init__(
         self,
-        context: Callable[[], WorkerContext],
+        config: ServiceConfig,
+        endpoints: ModelEndpoints,
         describe: Describe,
+        credentials: Callable[[RoleSession | None], Any],
+        make_sinks: Callable[[list[dict[str, Any]]], list[Sink]],
         now: Callable[[], float] = time.monotonic,
         run: Callable[[Sequence[Callable[[], Finding]], float], list[Finding | None]] = at_once,
     ) -> None:
-        self._context = context
+        self._config = config
+        self._endpoints = endpoints
         self._describe = describe
+        self._credentials = credentials
+        self._make_sinks = make_sinks
         self._run = run
         self._found: TLRUCache[tuple[str, ...], Finding] = TLRUCache(_KEPT, _time_to_use, timer=now)
         self._lock = threading.Lock()
@@ -128,7 +135,7 @@ class Preflight:
         if request.model_invoke_mode != ModelInvokeMode.SM_ENDPOINT:
             return None
         (finding,) = self._findings([self._endpoint_check(request)])
-        limits = (self._context().config.sm_max_body_bytes, finding.max_body_bytes)
+        limits = (self._config.sm_max_body_bytes, finding.max_body_bytes)
         return min(limit for limit in limits if limit is not None)
 
     # Checks ---------------------------------------------------------------------------------------------------------
@@ -138,7 +145,7 @@ class Preflight:
         bucket = parse_image_url(request.image_url).bucket
         if request.image_read_role and bucket:
             yield Check(("role", request.image_read_role, bucket), partial(self._look_at_reader, request, bucket))
-        sinks = self._context().make_sinks(request.outputs)
+        sinks = self._make_sinks(request.outputs)
         for index, (output, sink) in enumerate(zip(request.outputs, sinks, strict=True)):
             key = ("output", json.dumps(output, sort_keys=True))
             yield Check(key, partial(_look_at_output, index, sink, request))
@@ -150,21 +157,20 @@ class Preflight:
         return Check(key, partial(self._look_at_endpoint, request))
 
     def _look_at_endpoint(self, request: ImageRequest) -> Finding:
-        context = self._context()
         try:
-            context.detector_factory(request).check()
+            self._endpoints.detector_factory(request).check()
         except UnsupportedModelException as err:
             return Finding(err.problems)
         if request.model_invoke_mode == ModelInvokeMode.SM_ENDPOINT:
             parameters = request.model_endpoint_parameters or {}
             return check_sagemaker(self._describe, request.model_name, request.model_invocation_role, parameters)
-        address = parse_endpoint_address(request.model_name, context.config.http_endpoint_hosts)
+        address = parse_endpoint_address(request.model_name, self._config.http_endpoint_hosts)
         return check_http(address, request.model_name)
 
     def _look_at_reader(self, request: ImageRequest, bucket: str) -> Finding:
         role = request.image_read_role
         try:
-            self._context().clients.credentials(reading_session(role, request.job_id, bucket)).get_frozen_credentials()
+            self._credentials(reading_session(role, request.job_id, bucket)).get_frozen_credentials()
         except ClientError as err:
             if not is_role_refusal(err):
                 raise

@@ -4,6 +4,7 @@ import dataclasses
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 
@@ -17,16 +18,19 @@ from aws.osml.model_runner.database.region_request_table import RegionRequestIte
 from aws.osml.model_runner.exceptions import LoadImageException
 from aws.osml.model_runner.features.geolocation_grid import LocationGrid
 from aws.osml.model_runner.inference.retry import RetryBudget
+from aws.osml.model_runner.pipeline.pipeline import TilePipeline
 from aws.osml.model_runner.pipeline.region_run import RegionProgress
-from aws.osml.model_runner.raster import ImageSource, Preparation, image_to_world, is_quick
+from aws.osml.model_runner.raster import ImageSource, Preparation, TileEncoder, image_to_world, is_quick
 from aws.osml.model_runner.scheduler.load import lane_of
+from aws.osml.model_runner.telemetry.metrics import MetricsRecorder
 from aws.osml.model_runner.tiling.region_plan import TilePlanner
 from aws.osml.model_runner.tiling.strategy import Tile, TilingStrategy
 
-from .image_roi import interest_in
+from .image_roi import LendImage, interest_in
+from .model_endpoints import ModelEndpoints
 from .outcome import Deferred
 from .tile import TileProcessor
-from .worker_context import WorkerContext
+from .tile_reader import NewFeatureTable
 
 logger = structlog.get_logger(__name__)
 
@@ -56,18 +60,40 @@ class RegionProcessor:
     def __init__(
         self,
         request: RegionRequest,
-        strategy: TilingStrategy,
-        context: WorkerContext,
         on_cut: Callable[[], None] = lambda: None,
+        *,
+        strategy: TilingStrategy,
+        lend_image: LendImage,
+        pipeline: TilePipeline,
+        endpoints: ModelEndpoints,
+        new_feature_table: NewFeatureTable,
+        metrics: MetricsRecorder,
+        make_encoder: Callable[..., TileEncoder],
+        elevation_model: Any,
+        max_parsed_bytes: int,
+        now: Callable[[], float],
+        rng: random.Random,
+        pause: Callable[[float], object],
+        note_progress: Callable[[], None],
     ) -> None:
         self._request = request
-        self._strategy = strategy
-        self._context = context
-        self._source: ImageSource | None = None
         self._preparation: Preparation | None = None
         self._on_cut = on_cut
+        self._strategy = strategy
+        self._lend_image = lend_image
+        self._pipeline = pipeline
+        self._endpoints = endpoints
+        self._metrics = metrics
+        self._make_encoder = make_encoder
+        self._elevation_model = elevation_model
+        self._max_parsed_bytes = max_parsed_bytes
+        self._now = now
+        self._rng = rng
+        self._pause = pause
+        self._note_progress = note_progress
+        self._source: ImageSource | None = None
         self._run: RegionProgress | None = None
-        self.features = context.feature_table(
+        self.features = new_feature_table(
             ImageDimensions(*request.tile_size), ImageDimensions(*request.tile_overlap), self._note_life
         )
 
@@ -78,7 +104,7 @@ class RegionProcessor:
         Raises:
             ImageError: the image cannot be opened, or it was replaced after it was planned.
         """
-        with self._context.lend_image(self._request) as source:
+        with self._lend_image(self._request) as source:
             if job.image_etag and source.etag and source.etag != job.image_etag:
                 raise LoadImageException("the image was replaced after its job began")
             self._source = source
@@ -90,7 +116,7 @@ class RegionProcessor:
         """Return the region's tiles; with a region of interest the image has to be open, or have been planned here."""
         roi = None
         if job.roi_wkt:
-            with self._context.lend_image(self._request) as source:
+            with self._lend_image(self._request) as source:
                 roi = interest_in(source.sensor_model, source.width, source.height, parse_roi(job.roi_wkt))
         planner = TilePlanner(
             self._strategy,
@@ -127,14 +153,14 @@ class RegionProcessor:
                 if is_outage(len(steps.suspects), len(tiles), item.backoffs or 0):
                     example = steps.suspects[0][1].error_reason
                     reason = f"{len(steps.suspects)} of {len(tiles)} tiles crash the model, for example: {example}"
-                    return Deferred(reason, region_wait_s(item.backoffs or 0, self._context.rng), is_backoff=True)
+                    return Deferred(reason, region_wait_s(item.backoffs or 0, self._rng), is_backoff=True)
                 for tile, result in steps.suspects:
                     run.outcomes[tile.index] = steps.commit(tile, result)
         return done | run.outcomes
 
     def _note_life(self) -> None:
         """Record that the region's own thread waits for a busy table, and does not hang."""
-        self._context.note_progress()
+        self._note_progress()
         if self._run is not None:
             self._run.record_life()
 
@@ -142,7 +168,7 @@ class RegionProcessor:
         self, run: RegionProgress, steps: TileProcessor, tiles: list[Tile], known: list[Tile], item: RegionRequestItem
     ) -> None:
         """Run ``tiles``; ``known`` holds a tile that succeeded before, if there is one."""
-        pipeline, backoffs = self._context.pipeline, item.backoffs or 0
+        pipeline, backoffs = self._pipeline, item.backoffs or 0
         if backoffs >= _MAX_BREAKS:
             steps = dataclasses.replace(steps, waits_for_image=False)
         if (item.stalled_attempts or 0) > 1:
@@ -172,7 +198,7 @@ class RegionProcessor:
         The tile fails when it times out several times, but only if the endpoint works: it has to respond quickly to a
         tile that succeeded before. Otherwise the region waits, until ``is_last_resort``.
         """
-        pipeline, is_quick = self._context.pipeline, False
+        pipeline, is_quick = self._pipeline, False
         if known:
             pipeline.run(run, dataclasses.replace(probe, is_control=True), known, self._on_cut)
             is_quick = probe.call_limit.last_response_s <= _QUICK_S
@@ -181,20 +207,20 @@ class RegionProcessor:
         pipeline.run(run, probe, [tile], self._on_cut)
 
     def _steps(self, run: RegionProgress, tiles: Sequence[Tile], generation: int) -> TileProcessor:
-        source, request, context = self._source, self._request, self._context
+        source, request = self._source, self._request
         if source is None:
             raise AssertionError("the image is not open")
         tile_bounds = [tile.bounds for tile in tiles]
-        encoder = context.make_encoder(
+        encoder = self._make_encoder(
             source, request.tile_format, request.tile_compression, tile_bounds, self._preparation
         )
         grid = None
         if source.sensor_model is not None:
-            to_world = image_to_world(source.sensor_model, context.elevation_model)
+            to_world = image_to_world(source.sensor_model, self._elevation_model)
             grid = LocationGrid.from_sensor_model(
                 to_world,
                 ImageRegion.of(request.region_bounds),
-                is_quick=is_quick(source.sensor_model, context.elevation_model),
+                is_quick=is_quick(source.sensor_model, self._elevation_model),
             )
         lane = lane_of(request)
         return TileProcessor(
@@ -202,22 +228,22 @@ class RegionProcessor:
             endpoint=lane,
             image_store=store_of(request.image_url),
             encoder=encoder,
-            detector=context.detector_for(request),
+            detector=self._endpoints.detector_for(request),
             grid=grid,
             features=self.features,
-            metrics=context.metrics,
+            metrics=self._metrics,
             image_format=source.driver_name,
             generation=generation,
-            retry_budget=context.retry_budget_for(lane),
-            call_limit=context.call_limit_for(lane),
-            sleep=context.pause,
-            rng=context.rng,
-            now=context.now,
+            retry_budget=self._endpoints.retry_budget_for(lane),
+            call_limit=self._endpoints.call_limit_for(lane),
+            sleep=self._pause,
+            rng=self._rng,
+            now=self._now,
             should_stop=lambda: run.is_stopped,
-            note_progress=context.note_progress,
+            note_progress=self._note_progress,
             record_life=run.record_life,
             may_store=lambda: run.may_store,
-            max_parsed_bytes=context.config.max_parsed_answer_bytes,
+            max_parsed_bytes=self._max_parsed_bytes,
         )
 
 

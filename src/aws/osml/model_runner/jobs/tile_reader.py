@@ -26,6 +26,9 @@ _FIRST_TILES = 25
 _MOST_TILES = 1_000
 
 ReadTiles = Callable[[Sequence[TileKey]], list[StoredTile]]
+# Makes the table of features of a request, from the size and overlap of its tiles. The function is called before each
+# wait for a busy table.
+NewFeatureTable = Callable[[ImageDimensions, ImageDimensions, Callable[[], None]], FeatureTable]
 
 
 class Metrics(Protocol):

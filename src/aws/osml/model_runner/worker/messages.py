@@ -1,8 +1,12 @@
 """Handles queue messages: process while extending visibility, then delete, release or dead-letter."""
 
+import dataclasses
 import math
+import random
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import structlog
 from botocore.exceptions import ClientError
@@ -25,10 +29,9 @@ from aws.osml.model_runner.exceptions import (
     RequestDeferredError,
 )
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
-from aws.osml.model_runner.jobs.leases import Lease, LeaseKind
+from aws.osml.model_runner.jobs.leases import Lease, LeaseKeeper, LeaseKind
 from aws.osml.model_runner.jobs.outcome import Deferred, Ended
 from aws.osml.model_runner.jobs.progress import publish
-from aws.osml.model_runner.jobs.worker_context import WorkerContext
 from aws.osml.model_runner.queue.request_queue import MAX_DELAY_S, QueueMessage, RequestQueue
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler
 from aws.osml.model_runner.scheduler.image_scheduler import LockedScheduler, ScheduledImage
@@ -50,27 +53,36 @@ _FULL_S = (60.0, 180.0)
 _FULL_PAUSE_S = 1.0
 
 
-@contextmanager
-def visibility_extended(queue: RequestQueue, message: QueueMessage, context: WorkerContext) -> Iterator[None]:
-    """Extend the visibility timeout of a message while the caller processes it.
+@dataclasses.dataclass(frozen=True)
+class Visibility:
+    """Extends the visibility timeout of messages that are processed, by ``min_s`` at least; ``sqs`` sends a call once.
 
     SQS limits visibility to 12 hours after the receive. Then the message is delivered again, and the second worker
     finds the lease held.
     """
-    visibility_s = queue.visibility_timeout_s()
-    # At least one lease, so that the next heartbeat comes in time even if the queue's own timeout is short.
-    hidden_s = max(visibility_s, math.ceil(context.config.region_lease_s))
-    hurried = queue.through(context.clients.hurried_sqs())
 
-    def renew() -> bool:
-        hurried.reset_request(message.receipt_handle, hidden_s)
-        return True
+    leases: LeaseKeeper
+    sqs: Any
+    min_s: float
+    now: Callable[[], float] = time.time
 
-    if hidden_s > visibility_s:
-        queue.reset_request(message.receipt_handle, hidden_s)
-    lease = Lease("message", renew, on_lost=lambda: None, last_progress=context.now, kind=LeaseKind.MESSAGE)
-    with context.leases.keep(lease):
-        yield
+    @contextmanager
+    def extended(self, queue: RequestQueue, message: QueueMessage) -> Iterator[None]:
+        """Keep a message invisible while the caller processes it."""
+        visibility_s = queue.visibility_timeout_s()
+        # At least one lease, so that the next heartbeat comes in time even if the queue's own timeout is short.
+        hidden_s = max(visibility_s, math.ceil(self.min_s))
+        hurried = queue.through(self.sqs)
+
+        def renew() -> bool:
+            hurried.reset_request(message.receipt_handle, hidden_s)
+            return True
+
+        if hidden_s > visibility_s:
+            queue.reset_request(message.receipt_handle, hidden_s)
+        lease = Lease("message", renew, on_lost=lambda: None, last_progress=self.now, kind=LeaseKind.MESSAGE)
+        with self.leases.keep(lease):
+            yield
 
 
 def come_again(queue: RequestQueue, message: QueueMessage, wait_s: int) -> None:
@@ -117,18 +129,24 @@ class ImageMessages:
         queue: RequestQueue,
         dead_letters: DeadLetters,
         handler: ImageRequestHandler,
+        visibility: Visibility,
         on_waiting: Callable[[], None] | None = None,
         look_ahead: LookAhead | None = None,
+        pause: Callable[[float], object] = time.sleep,
+        rng: random.Random | None = None,
     ) -> None:
         self._queue = queue
         self._dead_letters = dead_letters
         self._handler = handler
+        self._visibility = visibility
         self._on_waiting = on_waiting
         self._look_ahead = look_ahead
+        self._pause = pause
+        self._rng = rng or random.Random()
 
     def handle(self, message: QueueMessage) -> None:
         """Accept every image of a request. An accepted image depends on its rows and no longer on the message."""
-        with visibility_extended(self._queue, message, self._handler.context):
+        with self._visibility.extended(self._queue, message):
             try:
                 jobs = self._accept(message)
             except InvalidRequestError as err:
@@ -137,7 +155,7 @@ class ImageMessages:
             except EndpointFullError as err:
                 logger.info("request.deferred", reason=str(err), retry_after_s=err.retry_after_s)
                 come_again(self._queue, message, math.ceil(err.retry_after_s))
-                self._handler.context.pause(_FULL_PAUSE_S)
+                self._pause(_FULL_PAUSE_S)
                 return
             except RequestDeferredError as err:
                 logger.info("request.deferred", reason=str(err), retry_after_s=err.retry_after_s)
@@ -169,7 +187,7 @@ class ImageMessages:
         if self._look_ahead is None or self._look_ahead.take(lane_of(first), len(requests)):
             return
         if self._handler.job_table.find(first.image_id) is None:
-            retry_after_s = self._handler.context.rng.uniform(*_FULL_S)
+            retry_after_s = self._rng.uniform(*_FULL_S)
             raise EndpointFullError(f"enough images wait for the endpoint {shortened(first.model_name)}", retry_after_s)
 
     def _plan_or_buffer(self, job: OpenJob) -> None:
@@ -252,16 +270,18 @@ class RegionMessages:
         queue: RequestQueue,
         dead_letters: DeadLetters,
         regions: RegionRequestHandler,
+        visibility: Visibility,
         on_ended: Callable[[], None] = lambda: None,
     ) -> None:
         self._queue = queue
         self._dead_letters = dead_letters
         self._regions = regions
+        self._visibility = visibility
         self._on_ended = on_ended
 
     def handle(self, message: QueueMessage, on_cut: Callable[[], None] = lambda: None) -> None:
         """Process the region that a message names; ``on_cut`` is called when another region can be cut."""
-        with visibility_extended(self._queue, message, self._regions.context):
+        with self._visibility.extended(self._queue, message):
             try:
                 region = parse_region_message(message.body)
             except InvalidRequestError as err:

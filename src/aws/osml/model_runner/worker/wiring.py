@@ -1,17 +1,31 @@
 """The composition root: constructs the tables, queues and handlers of a worker."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 
 from aws.osml.model_runner.common.endpoint_utils import EndpointUtils
+from aws.osml.model_runner.common.job_rules import TILE_MARGIN_S
+from aws.osml.model_runner.common.typing import ImageDimensions
 from aws.osml.model_runner.config import ServiceConfig
+from aws.osml.model_runner.database.blob_store import WorkBucket
+from aws.osml.model_runner.database.endpoint_callers import EndpointCallers
 from aws.osml.model_runner.database.endpoint_facts import SharedFacts
 from aws.osml.model_runner.database.endpoint_statistics_table import EndpointStatisticsTable
+from aws.osml.model_runner.database.feature_table import FeatureTable
 from aws.osml.model_runner.database.job_table import JobTable
 from aws.osml.model_runner.database.outstanding_jobs_table import OutstandingJobsTable
 from aws.osml.model_runner.database.region_request_table import RegionRequestTable
-from aws.osml.model_runner.image_request_handler import ImageRequestHandler
+from aws.osml.model_runner.image_request_handler import ImageParts, ImageRequestHandler
 from aws.osml.model_runner.jobs.completion import ImageCompletion
-from aws.osml.model_runner.jobs.worker_context import WorkerContext
+from aws.osml.model_runner.jobs.image_roi import lend_image
+from aws.osml.model_runner.jobs.isolation import Isolation
+from aws.osml.model_runner.jobs.merging import aggregation_memory
+from aws.osml.model_runner.jobs.model_endpoints import ModelEndpoints
+from aws.osml.model_runner.jobs.preflight import Preflight
+from aws.osml.model_runner.jobs.region import RegionProcessor
+from aws.osml.model_runner.jobs.tile_reader import NewFeatureTable
+from aws.osml.model_runner.pipeline.call_shares import CallShares
 from aws.osml.model_runner.queue.request_queue import RequestQueue
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler
 from aws.osml.model_runner.scheduler.endpoint_capacity import EndpointCapacityEstimator
@@ -19,7 +33,8 @@ from aws.osml.model_runner.status.image_status_monitor import ImageStatusMonitor
 from aws.osml.model_runner.status.region_status_monitor import RegionStatusMonitor
 from aws.osml.model_runner.tiling.strategy import TilingStrategy
 
-from .messages import DeadLetters
+from .messages import DeadLetters, Visibility
+from .process import WorkerProcess
 from .sweeper import JobSweeper
 
 
@@ -37,16 +52,21 @@ class WorkerParts:
     region_status_monitor: RegionStatusMonitor
     endpoint_utils: EndpointUtils
     endpoint_capacities: EndpointCapacityEstimator
+    model_endpoints: ModelEndpoints
+    new_feature_table: NewFeatureTable
     image_dead_letters: DeadLetters
     region_request_handler: RegionRequestHandler
+    image_parts: ImageParts
     image_request_handler: ImageRequestHandler
     sweeper: JobSweeper
+    visibility: Visibility
 
 
-def wired(config: ServiceConfig, strategy: TilingStrategy, context: WorkerContext) -> WorkerParts:
+def wired(config: ServiceConfig, strategy: TilingStrategy, process: WorkerProcess) -> WorkerParts:
     """Return the parts of one worker process."""
-    clients, now, sleep, rng = context.clients, context.now, context.sleep, context.rng
+    clients, now, sleep, rng = process.clients, process.now, process.sleep, process.rng
     dynamodb, sqs = clients.dynamodb_resource(), clients.client("sqs")
+    hurried_dynamodb = clients.dynamodb_resource(is_hurried=True)
 
     job_table = JobTable(config.job_table, dynamodb, now, config.row_life_s, sleep, rng)
     region_table = RegionRequestTable(config.region_request_table, dynamodb, now, sleep, rng, config.row_life_s)
@@ -54,25 +74,61 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, context: WorkerContex
     if config.endpoint_statistics_table:
         statistics = EndpointStatisticsTable(config.endpoint_statistics_table, dynamodb, now, sleep, rng)
     outstanding_jobs = OutstandingJobsTable(config.outstanding_jobs_table, job_table, dynamodb, now, sleep, rng)
+    blobs = WorkBucket(config.work_bucket, clients.client("s3")) if config.work_bucket else None
+
+    def new_feature_table(
+        tile_size: ImageDimensions, overlap: ImageDimensions, on_wait: Callable[[], None]
+    ) -> FeatureTable:
+        return FeatureTable(
+            config.feature_table,
+            tile_size,
+            overlap,
+            client=dynamodb,
+            now=now,
+            life_s=config.job_deadline_s + TILE_MARGIN_S,
+            rng=rng,
+            read_all=process.read_all,
+            sleep=sleep,
+            on_wait=on_wait,
+            blobs=blobs,
+        )
 
     image_queue = RequestQueue(config.image_queue, config.queue_wait_s, client=sqs, sleep=sleep)
     region_queue = RequestQueue(config.region_queue, config.queue_wait_s, client=sqs, sleep=sleep)
+    dead_letters = DeadLetters(image_queue, config.image_dlq)
     image_monitor = ImageStatusMonitor(config.image_status_topic)
     region_monitor = RegionStatusMonitor(config.region_status_topic)
 
     facts = SharedFacts(config.outstanding_jobs_table, dynamodb, now)
-    capacities = EndpointCapacityEstimator(config, clients, context.metrics, facts, now, rng, sleep)
-    context.endpoint_body_bytes = capacities.max_body_bytes
+    capacities = EndpointCapacityEstimator(config, clients, process.metrics, facts, now, rng, sleep)
     endpoint_utils = EndpointUtils(
         config.throttling_scale_factor,
         config.workers_per_cpu,
         clients,
         describe=lambda name, role: capacities.describe("endpoint", name, role or ""),
     )
+    endpoints = ModelEndpoints(config, capacities.max_body_bytes, rng, process.new_detector)
+    images_to_lend = partial(lend_image, process.images)
 
-    dead_letters = DeadLetters(image_queue, config.image_dlq)
     completion = ImageCompletion(
-        job_table, outstanding_jobs.close, image_monitor, strategy, context, dead_letters.put_image
+        job_table,
+        outstanding_jobs.close,
+        image_monitor,
+        strategy,
+        dead_letters.put_image,
+        config=config,
+        owner=process.owner,
+        leases=process.leases,
+        metrics=process.metrics,
+        memory=aggregation_memory(config, now, process.pause),
+        threads=process.threads,
+        make_sinks=process.make_sinks,
+        new_feature_table=new_feature_table,
+        hurried_dynamodb=hurried_dynamodb,
+        stopping=process.stopping,
+        now=now,
+        rng=rng,
+        note_progress=process.note_progress,
     )
     regions = RegionRequestHandler(
         region_table,
@@ -82,10 +138,48 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, context: WorkerContex
         strategy,
         endpoint_utils,
         config,
-        context,
-        publish_progress=completion.publish_progress,
-        on_ended=completion.region_ended,
+        completion=completion,
+        new_processor=partial(
+            RegionProcessor,
+            strategy=strategy,
+            lend_image=images_to_lend,
+            pipeline=process.pipeline,
+            endpoints=endpoints,
+            new_feature_table=new_feature_table,
+            metrics=process.metrics,
+            make_encoder=process.make_encoder,
+            elevation_model=process.elevation_model,
+            max_parsed_bytes=config.max_parsed_answer_bytes,
+            now=now,
+            rng=rng,
+            pause=process.pause,
+            note_progress=process.note_progress,
+        ),
+        endpoints=endpoints,
         endpoint_calls=capacities.certain_calls,
+        shares=CallShares(
+            lambda: EndpointCallers(config.region_request_table, hurried_dynamodb, now, sleep, rng), process.owner, now
+        ),
+        isolation=Isolation(process.pause, process.claiming),
+        leases=process.leases,
+        metrics=process.metrics,
+        hurried_dynamodb=hurried_dynamodb,
+        owner=process.owner,
+        stopping=process.stopping,
+        now=now,
+        rng=rng,
+    )
+    image_parts = ImageParts(
+        outstanding_jobs=outstanding_jobs,
+        endpoints=capacities,
+        completion=completion,
+        preflight=Preflight(config, endpoints, capacities.describe, clients.credentials, process.make_sinks),
+        lend_image=images_to_lend,
+        leases=process.leases,
+        metrics=process.metrics,
+        make_writers=process.make_writers,
+        owner=process.owner,
+        now=now,
     )
     images = ImageRequestHandler(
         job_table,
@@ -97,12 +191,10 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, context: WorkerContex
         endpoint_utils,
         config,
         regions,
-        outstanding_jobs,
-        capacities,
-        completion,
+        image_parts,
     )
     sweeper = JobSweeper(
-        outstanding_jobs, job_table, region_table, region_queue, images, regions, config, context.metrics, now
+        outstanding_jobs, job_table, region_table, region_queue, images, regions, config, process.metrics, now
     )
     return WorkerParts(
         job_table=job_table,
@@ -115,8 +207,12 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, context: WorkerContex
         region_status_monitor=region_monitor,
         endpoint_utils=endpoint_utils,
         endpoint_capacities=capacities,
+        model_endpoints=endpoints,
+        new_feature_table=new_feature_table,
         image_dead_letters=dead_letters,
         region_request_handler=regions,
+        image_parts=image_parts,
         image_request_handler=images,
         sweeper=sweeper,
+        visibility=Visibility(process.leases, clients.hurried_sqs(), config.region_lease_s, now),
     )
