@@ -11,7 +11,14 @@ import numpy as np
 from osgeo import gdal
 
 from raster_files import pattern, write_image, write_sicd
-from security.tiff_files import GDAL_METADATA, TILES, plain_tags, tiled_tags, write_tiff
+from security.tiff_files import (
+    GDAL_METADATA,
+    TILES,
+    plain_tags,
+    tiled_tags,
+    write_many_offsets_of_one_strip,
+    write_tiff,
+)
 
 SIDE = 64
 
@@ -53,6 +60,7 @@ def _bombs() -> list[Hostile]:
         Hostile("long.tif", lambda path, _: write_tiff(path, tiled_tags(2**31 - 16, 16, 2**24, 16)), TOO_LARGE),
         Hostile("bands.tif", lambda path, _: write_tiff(path, {**plain_tags(16, 16), 277: 60_000}), TOO_LARGE),
         Hostile("count.tif", _claims_many_tiles, UNREADABLE),
+        Hostile("offsets.tif", lambda path, _: write_many_offsets_of_one_strip(path), UNCHECKED),
         Hostile("deflate.tif", _deflate_bomb, None),
         Hostile("interlaced.png", lambda path, _: path.write_bytes(_png(40_000, 40_000, 1)), None),
         Hostile("wide.png", lambda path, _: path.write_bytes(_png(2**31 - 1, 2**31 - 1, 0)), UNREADABLE),

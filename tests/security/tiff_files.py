@@ -10,8 +10,8 @@ WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, STRIPS, SAMPLES, ROWS, STRIP_BYTE
     *(256, 257, 258, 259, 262, 273, 277, 278, 279),
 )
 TILE_WIDTH, TILE_HEIGHT, TILES, TILE_BYTES, GDAL_METADATA = 322, 323, 324, 325, 42112
-_ASCII, _SHORT, _DOUBLE, _LONG8 = 2, 3, 12, 16
-_SIZES = {_ASCII: 1, _SHORT: 2, _DOUBLE: 8, _LONG8: 8}
+_ASCII, _SHORT, SIGNED_BYTE, _DOUBLE, _LONG8 = 2, 3, 6, 12, 16
+_SIZES = {_ASCII: 1, _SHORT: 2, SIGNED_BYTE: 1, _DOUBLE: 8, _LONG8: 8}
 _HEADER = struct.Struct("<2sHHHQ")
 _ENTRY = struct.Struct("<HHQ8s")
 
@@ -63,6 +63,15 @@ def plain_tags(width: int, height: int, **others: Value) -> dict[int, Value]:
         ROWS: height,
         STRIP_BYTES: width * height,
     }
+
+
+def write_many_offsets_of_one_strip(path: Path) -> Path:
+    """Write a file of one strip with 100 offsets of a type that libtiff cannot read.
+
+    libtiff 4 aborts the process that reads it from a web server or S3.
+    """
+    tags = {**plain_tags(20, 3000), COMPRESSION: 8}
+    return write_tiff(path, tags, counts={STRIPS: 100, STRIP_BYTES: 100}, kinds={STRIPS: SIGNED_BYTE})
 
 
 def tiled_tags(

@@ -3,7 +3,10 @@
 import dataclasses
 import http.server
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +27,7 @@ from aws.osml.model_runner.raster.open_images import OpenImages
 from aws.osml.model_runner.raster.settings import RasterSettings
 from hostile_urls import HOSTILE_MODEL_URLS
 from range_server import Fault, RangeServer
+from security.tiff_files import write_many_offsets_of_one_strip
 
 SETTINGS = RasterSettings(
     http_max_retries=0, http_timeout_s=3, http_stall_s=2, read_retry_delay_s=0.001, read_patience_s=0.5
@@ -95,6 +99,20 @@ def test_an_image_is_read_whole_over_few_connections(images, image):
             assert (dataset.ReadAsArray() == PIXELS[0]).all()
         assert "hidden" not in source.location.gdal_path
         assert {request.path for request in server.requests} == {"/image.tif"}
+
+
+def test_a_strip_with_many_offsets_is_refused_before_it_ends_the_process(images, tmp_path):
+    image = write_many_offsets_of_one_strip(tmp_path / "offsets.tif")
+    code = (
+        "import sys; from osgeo import gdal; image = gdal.Open(sys.argv[1])\n"
+        "for y in (1700, 0, 400): image.ReadRaster(0, y, 20, 200)"
+    )
+    with RangeServer({"/offsets.tif": image.read_bytes()}) as server:
+        url = f"{server.url}/offsets.tif"
+        gdal_alone = subprocess.run([sys.executable, "-c", code, f"/vsicurl/{url}"], capture_output=True, check=False)
+        assert gdal_alone.returncode == -signal.SIGABRT
+        with pytest.raises(LoadImageException, match="100 values for an image in one strip"), images.lend(url):
+            pass
 
 
 def without_ranges(image: bytes, version: list[str]) -> Any:

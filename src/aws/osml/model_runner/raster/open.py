@@ -17,7 +17,7 @@ from .exceptions import ImageUnreachableError, LoadImageException, NotAnImageErr
 from .handle_pool import AwsKeys
 from .jpeg2000 import ReadAt, boxes, codestreams
 from .settings import RasterSettings
-from .tiff_tags import CITATIONS, metadata_sizes, tiff_sizes, tiff_tags
+from .tiff_tags import CITATIONS, check_strips, metadata_sizes, tiff_sizes, tiff_tags
 from .transfers import watched_transfers
 
 _MISSING = frozenset({gdal.CPLE_AWSBucketNotFound, gdal.CPLE_AWSObjectNotFound})
@@ -245,7 +245,9 @@ def _check_tiff(read_at: ReadAt, url: str, settings: RasterSettings, start: int)
     def read_tiff(offset: int, count: int) -> bytes:
         return read_at(start + offset, count)
 
-    for tag in tiff_tags(read_tiff):
+    tags = list(tiff_tags(read_tiff))
+    check_strips(read_tiff, tags)
+    for tag in tags:
         for name, value, limit in tiff_sizes(read_tiff, tag, settings.max_xml_bytes):
             refuse_excess(url, name, value, limit)
         if tag.number == CITATIONS and not are_plain_citations(read_tiff(tag.offset, tag.size_bytes)):

@@ -5,7 +5,7 @@ GDAL parses some tags when it opens a file, in a time that grows with the square
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from .exceptions import OddHeaderError
@@ -20,6 +20,8 @@ _KIND_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 
 # Tags whose text is searched here. libtiff also reads text that is stored as wider numbers.
 _SEARCHED_TAGS = frozenset({CITATIONS, GDAL_METADATA})
 _NUMBERS_OF_TIE_POINT = 6
+_HEIGHT, _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR = 257, 273, 277, 278, 279, 284
+_SEPARATE = 2
 # libtiff refuses a directory with more tags.
 _MAX_TAGS = 4096
 # GDAL ignores the case of names in XML, and reads values without quotes.
@@ -79,6 +81,30 @@ def tiff_tags(read_at: ReadAt) -> Iterator[TiffTag]:
         if size_bytes > layout.word_bytes:
             (value_at,) = struct.unpack_from(order + word, entries, at + entry.size)
         yield TiffTag(number, values, size_bytes, value_at)
+
+
+def check_strips(read_at: ReadAt, tags: Iterable[TiffTag]) -> None:
+    """Raise OddHeaderError for an image in one strip with the offsets of several.
+
+    GDAL reads such a strip line by line. On a remote file it looks up the offset of each line, and libtiff 4 aborts the
+    process for an offset that has no strip.
+    """
+    first: dict[int, TiffTag] = {}
+    for one in tags:
+        first.setdefault(one.number, one)
+
+    def number(tag_number: int, default: int) -> int:
+        tag = first.get(tag_number)
+        if tag is None or not tag.values:
+            return default
+        raw = read_at(tag.offset, min(8, tag.size_bytes // tag.values))
+        return int.from_bytes(raw, "little" if read_at(0, 2) == b"II" else "big")
+
+    is_one_strip = number(_ROWS_PER_STRIP, 2**32 - 1) >= number(_HEIGHT, 0)
+    planes = number(_SAMPLES, 1) if number(_PLANAR, 1) == _SEPARATE else 1
+    for tag in (first.get(_STRIP_OFFSETS), first.get(_STRIP_BYTES)):
+        if is_one_strip and tag is not None and tag.values > planes:
+            raise OddHeaderError(f"its TIFF tag {tag.number} has {tag.values} values for an image in one strip")
 
 
 class Excess(NamedTuple):
