@@ -34,7 +34,9 @@ RULES = {
     "start with the subject": re.compile(r"^(?:What|Who|Whoever|Whatever|Of|Those)\b(?!.*\?)"),
     "name the thing": re.compile(r"\b(?:ones? that|those (?:that|which)|what is left of|whatever it)\b", re.I),
     "code does not speak": re.compile(r"\b(?:tell(?:s|ing)?|told|hears?|heard|says|said|wants|wishes)\b", re.I),
-    "negate the verb": re.compile(r"\b(?:is|are|was|were|be) no (?!(?:longer|more|less|fewer|earlier|later)\b)[a-z]"),
+    "negate the verb": re.compile(
+        r"(?<!\bthere )\b(?:is|are|was|were|be) no (?!(?:longer|more|less|fewer|earlier|later)\b)[a-z]"
+    ),
     "use the glossary": re.compile(rf"\b(?:{REPLACED})\b", re.I),
 }
 # The head of an entry in a list of parameters or attributes: ":param name:" or "    name, other: ".
@@ -100,7 +102,8 @@ def _of_comments(text: str) -> Iterator[Text]:
         words = token.string.lstrip("#! ")
         if re.match(r"(noqa|type:|pragma|mypy|fmt:|/usr)", words):
             continue
-        if run and token.start[0] != last + 1:
+        is_line = not token.line[: token.start[1]].strip()
+        if run and not (is_line and token.start[0] == last + 1):
             yield Text(first, _without_code(" ".join(run)))
             run = []
         if not run:

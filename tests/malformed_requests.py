@@ -192,8 +192,8 @@ MALFORMED: list[tuple[str, str, set[str]]] = [
         json.dumps(json.loads(without("outputs")) | {"outputBucket": "No Bucket", "outputPrefix": "p"}),
         {"outputBucket"},
     ),
-    # What is asked of the features.
-    ("region that is no WKT", changed(regionOfInterest="the harbour"), {"regionOfInterest"}),
+    # Fields about features.
+    ("region that is not WKT", changed(regionOfInterest="the harbour"), {"regionOfInterest"}),
     ("region as a point", changed(regionOfInterest="POINT (1 2)"), {"regionOfInterest"}),
     ("region as object", changed(regionOfInterest={"type": "Polygon"}), {"regionOfInterest"}),
     ("region off the Earth", changed(regionOfInterest="POLYGON((0 0, 0 99, 9 99, 0 0))"), {"regionOfInterest"}),

@@ -14,13 +14,13 @@ from unittest.mock import patch
 import coverage
 from botocore.client import BaseClient
 
-# This variable tells a Python process that it is measured, and how.
+# This variable makes a Python process measure its own coverage.
 _PROCESS_CONFIG = "COVERAGE_PROCESS_CONFIG"
 
 
 @contextmanager
 def coverage_stopped() -> Iterator[None]:
-    """Measure nothing in the block, neither in this process nor in those that it starts.
+    """Measure nothing in the block, neither in this process nor in its child processes.
 
     pytest-cov has a marker for this, but in the processes of pytest-xdist it measures twice, and stops once.
     """

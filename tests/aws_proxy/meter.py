@@ -12,7 +12,7 @@ from aws_proxy.units import item_bytes, read_units, write_units
 
 _WRITES = frozenset({"PutItem", "UpdateItem", "DeleteItem", "BatchWriteItem", "TransactWriteItems"})
 _READS = frozenset({"GetItem", "BatchGetItem", "TransactGetItems", "Query", "Scan"})
-# A read is charged for whole items, whatever it returns of them.
+# A read is charged for whole items, even if it returns parts of them.
 _NARROWING = frozenset({"ProjectionExpression", "FilterExpression", "AttributesToGet", "Select"})
 _PLACEHOLDER = re.compile(r"[:#]\w+")
 

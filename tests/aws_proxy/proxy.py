@@ -21,7 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import urllib3
 
 _CREDENTIAL = re.compile(r"Credential=([^/,]+)/\d+/[^/]+/([^/]+)/")
-# The connection's own, and what the proxy has to write anew.
+# Headers of the connection, and headers that the proxy replaces.
 _HOP = frozenset({"connection", "transfer-encoding", "content-length", "host", "expect", "keep-alive", "te", "trailer"})
 _RESET = struct.pack("ii", 1, 0)
 _SAGEMAKER = frozenset({"sagemaker", "sagemaker-runtime"})

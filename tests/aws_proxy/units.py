@@ -12,7 +12,7 @@ from typing import Any
 
 WRITE_UNIT_BYTES = 1024
 READ_UNIT_BYTES = 4096
-# What a list or a map takes beside its elements, and for each of them.
+# Bytes of a list or a map beside its elements, and for each of them.
 _DOCUMENT_BYTES = 3
 _ELEMENT_BYTES = 1
 

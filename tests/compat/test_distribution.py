@@ -1,4 +1,4 @@
-"""What is built and installed: its name, its version, its licences, and the lines that install it."""
+"""The built and installed distribution: its name, version and licences, and the commands that install it."""
 
 import os
 import re

@@ -10,7 +10,7 @@ from markdown_pages import coded, rows
 ROOT = Path(__file__).parents[2]
 PACKAGE = "aws.osml.model_runner"
 PAGE = (ROOT / "docs" / "reference" / "python.md").read_text()
-# sink.s3_sink repeats a name of sink; status of handlers is no class.
+# sink.s3_sink repeats a name of sink; status of handlers is not a class.
 STUBS = [
     Path(__file__).parent / "surface" / f"{name}.pyi"
     for name in ("database", "image_request_handler", "sink", "status")

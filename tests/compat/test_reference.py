@@ -1,4 +1,4 @@
-"""The reference says what the code does: names, defaults, types and limits are compared, both ways."""
+"""The reference agrees with the code: names, defaults, types and limits are compared, both ways."""
 
 import ast
 import dataclasses

@@ -1,4 +1,4 @@
-"""What must hold for every module and script, whoever wrote it."""
+"""Rules for every module and script."""
 
 import ast
 import json

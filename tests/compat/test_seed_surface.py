@@ -74,7 +74,7 @@ def static_member(entry: Published) -> Any:
 
 def test_the_table_is_whole() -> None:
     # 185 names are published. The pages name constructors together with their class; and DDBItem.__get_fields cannot be
-    # called from outside its class, so nobody can tell what it looks like.
+    # called from outside its class, so its form is unknown.
     assert sum(entry.name != "__init__" for entry in published()) == 184
 
 
@@ -114,7 +114,7 @@ def test_method_takes_its_parameters(entry: Published) -> None:
     defaults = [ast.literal_eval(default) for default in entry.node.args.defaults]
     parameters = list(inspect.signature(function).parameters.values())
     assert [parameter.name for parameter in parameters[: len(names)]] == names
-    # What is required there may be optional here, and further parameters may follow: a call by the page still works.
+    # A required parameter may be optional here, and further parameters may follow: a call by the page still works.
     with_default = parameters[len(names) - len(defaults) : len(names)]
     assert [parameter.default for parameter in with_default] == defaults
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

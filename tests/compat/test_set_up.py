@@ -1,4 +1,4 @@
-"""What scripts/bootstrap says where it cannot help itself; that it works is shown by every other test."""
+"""Messages of scripts/bootstrap where it cannot continue; every other test shows that it works."""
 
 import os
 import shutil
@@ -59,7 +59,7 @@ def test_without_apt_it_says_what_to_install(clone: Path, bare_path: Path) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
-@pytest.mark.skipif(not Path("/usr/bin/python3.11").exists(), reason="the interpreter must be one that anybody may run")
+@pytest.mark.skipif(not Path("/usr/bin/python3.11").exists(), reason="every user must be able to run the interpreter")
 def test_without_permission_it_says_what_root_should_do(clone: Path, bare_path: Path) -> None:
     (bare_path / "apt-get").symlink_to("/bin/false")
     (clone / ".cache").mkdir()

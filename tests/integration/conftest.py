@@ -1,4 +1,4 @@
-"""What tests of handlers in this process share: clients, a gateway, a scene, a clock, and the statuses published."""
+"""Fixtures of tests of handlers in this process: clients, a gateway, a scene, a clock, and published statuses."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -1,8 +1,8 @@
-"""Runs every regular expression of the package, or what shows text of strangers, over texts that make one back up.
+"""Runs every regular expression of the package, or its redaction, over texts that make patterns backtrack.
 
 ``python linear_patterns.py patterns|functions LENGTH short|long`` prints the name and the unit of each text before it
-runs, and at last how many names there were. SIGVTALRM ends the process when one text takes more processor time than its
-budget: quadratic work at these lengths takes several times as long, linear work a hundredth.
+runs, and the number of names at the end. SIGVTALRM ends the process when one text takes more processor time than its
+budget. Quadratic work at these lengths takes several times the budget, linear work a hundredth of it.
 """
 
 import ast
@@ -25,10 +25,10 @@ from aws.osml.model_runner.exceptions import InvalidImageRequestException
 from aws.osml.model_runner.status.safe_text import safe_text
 from aws.osml.model_runner.telemetry.redaction import is_secret_name, redact, redact_text
 
-# Of processor time for 32 KiB, so a machine under load changes nothing.
+# Processor time for 32 KiB, so a machine under load changes nothing.
 _BUDGET_S, _BUDGET_BYTES = 0.5, 32 * 1024
 _METHODS = ("search", "match", "fullmatch", "findall", "finditer", "sub", "split")
-# One of each kind of character that patterns tell apart, and those that they name.
+# A character of each class that patterns distinguish, and the characters that they name.
 _ALPHABET = "aZ0-_.:/ \n\"'\\<>=?@(,+"
 _SHORT_ALPHABET = "a-_./: "
 _WORD = re.compile(r"[A-Za-z0-9:/<&\"_ -]{3,40}")

@@ -1,7 +1,7 @@
-"""No regular expression of the package does more than linear work, whatever text a stranger sends.
+"""Every regular expression of the package does linear work on any text.
 
-``re`` holds the GIL, so a pattern that backs up stops every thread of a worker. ``linear_patterns.py`` runs all of them
-in a process of its own, which ends once one text has used more processor time than linear work ever takes.
+``re`` holds the GIL, so a pattern that backtracks stops every thread of a worker. ``linear_patterns.py`` runs all
+patterns in a process of its own, which ends when one text uses more processor time than linear work takes.
 """
 
 import subprocess

@@ -1,4 +1,4 @@
-"""How many regions an endpoint may work on, from what SageMaker and EC2 tell about it."""
+"""How many regions an endpoint may work on, from the descriptions of SageMaker and EC2."""
 
 import json
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ ROLE = "arn:aws:iam::123456789012:role/models"
 
 
 class InstanceTypes:
-    """EC2 that knows the processors of a few instance types; the emulator does not tell them."""
+    """EC2 that knows the processors of a few instance types; the emulator does not return them."""
 
     def __init__(self, ec2: Any) -> None:
         self.asked: list[str] = []

@@ -255,7 +255,7 @@ class TestAccept:
         rows = [len(json.dumps(row, default=repr)) for row in tables.jobs.scan()]
         rows += [len(json.dumps(row, default=repr)) for row in tables.outstanding_jobs.scan()]
         assert sum(rows) < 2 * len(body) + len(urls) * 3_000
-        # What a turn of the scheduler holds of each open job: twenty thousand of them may wait.
+        # The scheduler holds this of each open job, and twenty thousand jobs may wait.
         assert max(len(json.dumps(row, default=repr)) for row in tables.outstanding_jobs.scan()) < 600
 
     def test_one_of_sixteen_workers_accepts(self, tables):
@@ -963,7 +963,7 @@ class TestSchedule:
         old = tables.lock.claim("w1", 15)
         tables.clock.now_s += 16
         new = tables.lock.claim("w2", 15)
-        assert tables.lock.start(old, job, 60) is None, "it slept through its turn"
+        assert tables.lock.start(old, job, 60) is None, "it slept until its lock was over"
         started = tables.lock.start(new, job, 60)
         assert (started.num_attempts, started.image_id) == (1, job.image_id)
         assert tables.lock.start(new, job, 60) is None
@@ -1011,7 +1011,7 @@ class TestSlots:
             taken = list(pool.map(lambda n: tables.endpoints.take_slot("ships", f"w{n}", 3, 60), range(8)))
         slots = [slot for slot in taken if slot is not None]
         assert len({slot.number for slot in slots}) == len(slots) <= 3
-        # Who came while all were taken for a moment believes so for a while.
+        # A worker that saw all slots taken keeps that answer for a while.
         tables.clock.now_s += 6
         while slot := tables.endpoints.take_slot("ships", "late", 3, 60):
             slots.append(slot)

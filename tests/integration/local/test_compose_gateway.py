@@ -1,4 +1,4 @@
-"""What compose.yaml starts, started without containers: the settings that it writes work for a worker."""
+"""The services of compose.yaml, started without containers: the written settings work for a worker."""
 
 import subprocess
 import sys

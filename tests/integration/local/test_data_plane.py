@@ -1,4 +1,4 @@
-"""The embedded stack's resources are what the template says, and the template is what AWS gets."""
+"""The embedded stack has the resources of the template, and AWS gets the same template."""
 
 import json
 import re

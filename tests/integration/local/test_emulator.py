@@ -1,4 +1,4 @@
-"""What the protocol rests on: the emulator arbitrates concurrent writes as DynamoDB does, and keeps every update."""
+"""The protocol needs an emulator that arbitrates concurrent writes as DynamoDB does, and keeps every update."""
 
 import subprocess
 import sys

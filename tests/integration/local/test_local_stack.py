@@ -1,4 +1,4 @@
-"""The whole tree of processes: it carries a job, tells when a part dies, and leaves nothing behind."""
+"""The whole tree of processes: it carries a job, reports the death of a part, and leaves nothing behind."""
 
 import io
 import json

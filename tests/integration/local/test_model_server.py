@@ -1,4 +1,4 @@
-"""The example models over real HTTP: they speak the model contract, keep connections open, and fail when told to."""
+"""The example models over real HTTP: they follow the model contract, keep connections open, and fail on request."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""A queue of requests over a real SQS: nothing is lost, and what is no longer ours is no error."""
+"""A queue of requests over a real SQS: nothing is lost, and another worker's message is not an error."""
 
 import itertools
 import json
@@ -173,7 +173,7 @@ def test_iterating_yields_requests_and_pauses(queue: RequestQueue, sqs: Any) -> 
     assert request == {"n": 1}
     queue.finish_request(handle)
     queue.send_body("no json")
-    assert next(requests) == (None, None), "what is no request is passed over"
+    assert next(requests) == (None, None), "a message that is not a request is skipped"
     with answering(sqs, "ReceiveMessage", json_error("InternalError", 500)):
         assert next(requests) == (None, None), "SQS being away ends no loop"
 

@@ -94,7 +94,7 @@ TILES = [tile_at(row, col) for row in range(0, SIDE_PX, TILE_PX) for col in rang
 
 
 def seen(source, tiles):
-    """Return what a source says of itself and the encoded tiles: all that must not depend on the network."""
+    """Return the header of a source and its encoded tiles, which must not depend on the network."""
     header = source.header
     facts = (header.metadata, header.geo_transform, header.etag, type(header.sensor_model))
     encoder = TileEncoder(source, "GTIFF", "NONE", tiles)

@@ -1,4 +1,4 @@
-"""Opening images: what may be opened, what is said when not, who signs, and who holds a handle when."""
+"""Opening images: allowed files, errors for others, signatures, and the use of handles."""
 
 import http.server
 import os
@@ -92,7 +92,7 @@ def test_etag_of_a_file_changes_with_the_file(tiff):
     assert open_image(place(tiff), SETTINGS).etag != first
 
 
-# What may not be opened
+# Refused files
 
 
 def refusal(path, settings=SETTINGS):

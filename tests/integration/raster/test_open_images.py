@@ -1,4 +1,4 @@
-"""The images that a process has open: opened once, shared, and closed when nobody wants them any more."""
+"""The images that a process has open: opened once, shared, and closed after their last use."""
 
 import threading
 import time

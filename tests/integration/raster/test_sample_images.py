@@ -9,7 +9,7 @@ from worker_process import Site
 
 SAMPLES = Path(__file__).resolve().parents[4] / "shared" / "data"
 
-# The tiles of 512 pixels with an overlap of 64, and west, south, east, north of the image where it says so.
+# The tiles of 512 pixels with an overlap of 64, and west, south, east, north of an image with a georeference.
 EXPECTED = {
     "005_007_1024x1024_s_8_1_multi_j2c.ntf": (9, None),
     "autzen-utm10.ntf": (6, (-123.09, 44.03, -123.05, 44.07)),

@@ -67,9 +67,9 @@ def test_memory_is_what_the_settings_say():
 @pytest.mark.parametrize(
     ("options", "needed"),
     [
-        # What every tile of a row touches: 1024 rows and those of one strip more, of two regions.
+        # Every tile of a row touches 1024 rows and the rows of one strip more, of two regions.
         (["TILED=NO", "BLOCKYSIZE=16"], 2 * (1024 + 16) * 20_000 * 3),
-        # Of smaller blocks, two rows of them as wide as a region.
+        # Two rows of smaller blocks, as wide as a region.
         (["TILED=YES", "BLOCKXSIZE=2048", "BLOCKYSIZE=2048"], 2 * 2 * 2048 * 10_240 * 3),
         (["TILED=YES", "BLOCKXSIZE=256", "BLOCKYSIZE=256"], FIRST_CACHE_BYTES),
     ],

@@ -1,4 +1,4 @@
-"""What features say about the NITF that they were found in."""
+"""Properties of features from the metadata of their NITF."""
 
 import pytest
 

@@ -25,12 +25,12 @@ def source_of(tmp_path, pixels, **more):
 
 
 def written_by_gdal(source, tile):
-    """The first tile of an image just opened, for which there is no template yet."""
+    """The first tile of an image just opened, without a template so far."""
     return TileEncoder(open_image(source.location, source.settings), "GTIFF").encode(tile)
 
 
 def said_by(encoded):
-    """What a file says: GDAL puts strips that are empty behind the others."""
+    """Content of a file: GDAL puts empty strips behind the others."""
     path = "/vsimem/said.tif"
     gdal.FileFromMemBuffer(path, encoded)
     try:

@@ -72,7 +72,7 @@ def opened_tile(tmp_path, encoded, name="tile"):
 
 
 def refusal_of(encoder):
-    """Return what the encoder says against the image; None when it takes it."""
+    """Return the encoder's objection to an image, or None."""
     try:
         encoder.check()
     except TileEncodingError as err:
@@ -265,7 +265,7 @@ def test_unknown_formats_and_compressions_are_errors_at_once(tmp_path):
         TileEncoder(source, "GTIFF", "ZSTD")
 
 
-# What is refused
+# Refused images
 
 
 @pytest.mark.parametrize("bounds", [((0, 0), (301, 10)), ((195, 0), (10, 10)), ((-1, 0), (10, 10)), ((0, 0), (0, 10))])
@@ -332,7 +332,7 @@ def test_threads_do_not_mix_the_documents_of_sar_tiles(tmp_path):
         assert f"FirstCol>{tile.origin.col}<" in document
 
 
-# What tiles say about where they are
+# Georeference of tiles
 
 
 def test_gtiff_tiles_keep_the_georeference_of_their_pixels(tmp_path):

@@ -117,7 +117,7 @@ class TestBuffer:
         many = message(worker, scene, busy, "many", imageUrls=images)
         send(messages, many, message(worker, scene, busy, "later"), message(worker, scene, idle, "other"))
         assert sorted({job.job_id for job in worker.outstanding_jobs.open_jobs()}) == ["many", "other"]
-        # What was accepted is never put back, and a worker that only knows the last turn puts back the same.
+        # An accepted message is never requeued. A worker with only the last load snapshot requeues the same messages.
         messages._look_ahead = LookAhead(turns, 4, clock)
         turn = turns.claim("w", 15)
         turns.end(
@@ -236,7 +236,7 @@ class TestVariants:
 
 
 def test_an_hour_in_the_buffer_changes_nothing_of_the_result(new_worker, scene, model_server, clock):
-    """All that a request says comes through the tables: region of interest, thresholds, parameters, properties."""
+    """All fields of a request come through the tables: region of interest, thresholds, parameters, properties."""
     model = model_server("flood", count=40)
     changes = {
         "regionOfInterest": "POLYGON ((3.0005 48.7525, 3.005 48.7525, 3.005 48.754, 3.0005 48.754, 3.0005 48.7525))",

@@ -136,7 +136,7 @@ def test_only_refused_records_are_sent_again(kinesis: Any, stream: str, make: An
 
 
 class FlakyStream:
-    """A client whose server takes each record with a chance of 70 %, and says which ones it did not take."""
+    """A client whose server takes each record with a chance of 70 %, and names the records that it did not take."""
 
     def __init__(self, client: Any, seed: int) -> None:
         self.client = client

@@ -234,7 +234,7 @@ def test_without_a_client_the_processs_own_is_used(s3: Any, own_clients: None) -
 
 
 class TestCheck:
-    """What is known of a result before it exists."""
+    """A result's properties before it exists."""
 
     def test_a_bucket_that_can_be_written_has_no_problem_and_nothing_in_it_afterwards(self, s3: Any) -> None:
         assert S3Sink(BUCKET, "checked", client=s3).check("job-1") == []

@@ -24,7 +24,7 @@ R = RequestStatus
 
 
 class Topic:
-    """A topic, and a queue that hears everything on it."""
+    """A topic, and a queue that is subscribed to it."""
 
     def __init__(self, emulator: Any, name: str) -> None:
         self.sqs = emulator.client("sqs")
@@ -186,7 +186,7 @@ def test_publishing_returns_the_messages_id(topic: Topic, emulator: Any) -> None
 
 
 def ids_of(topic: Topic, *events: tuple[Any, R]) -> list[str]:
-    """Publish each event in its turn and return the ids that subscribers see."""
+    """Publish each event in order and return the ids that subscribers see."""
     found = []
     for item, status in events:
         monitor = RegionStatusMonitor(topic.arn) if hasattr(item, "region_id") else ImageStatusMonitor(topic.arn)

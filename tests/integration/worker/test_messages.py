@@ -1,4 +1,4 @@
-"""What becomes of a message: worked on and deleted, given back, or set aside with a reason."""
+"""Ends of a message: processed and deleted, released, or dead-lettered with a reason."""
 
 import json
 import time

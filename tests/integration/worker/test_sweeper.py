@@ -226,7 +226,7 @@ def test_each_beginning_and_each_end_of_a_job_is_an_event_of_its_own(worker, tmp
         job = worker.image_handler.accept(request, message_id)
         with pytest.raises(ProcessImageException):
             worker.image_handler.plan(job)
-    # A second delivery of the same message: the same end is told again.
+    # A second delivery of the same message: the same end is published again.
     worker.image_handler.accept(request, "second")
     events = [(attributes["status"], attributes["status_id"]) for _, attributes in statuses.events()]
     assert sorted(status for status, _ in events) == ["FAILED"] * 3 + ["STARTED"] * 2
@@ -447,7 +447,7 @@ UNREADABLE = {
 
 
 def spoil(worker: InProcessWorker, request: ImageRequest, expression: str, values: dict[str, Any]) -> None:
-    """Change an open job's row into one that this version cannot read."""
+    """Change an open job's row so that this version cannot read it."""
     key = {"endpoint_id": request.model_name, "job_id": request.job_id}
     worker.outstanding_jobs.update(key, expression, values)
 

@@ -47,7 +47,7 @@ def test_a_job_delivers_each_feature_once_to_every_output(busy_site, image, mode
     job = request["jobId"]
     busy_site.submit(request)
     statuses = busy_site.wait_for_end(job)
-    # One that is published twice is published twice in a row.
+    # A status that is published twice is published twice in a row.
     assert list(dict.fromkeys(statuses)) == ["STARTED", "IN_PROGRESS", "SUCCESS"]
     assert statuses[-1] == "SUCCESS"
     features = busy_site.features(job)
@@ -230,7 +230,7 @@ def test_a_partial_job_that_is_sent_again_asks_only_for_what_failed(busy_site, i
     assert generations > 2
     ids = busy_site.stream_ids(request["jobId"])
     assert len(set(ids)) == 24
-    # One that has succeeded stays as it is.
+    # A job that has succeeded stays as it is.
     told = busy_site.statuses(request["jobId"]).count("SUCCESS")
     busy_site.submit(request)
     eventually(lambda: busy_site.statuses(request["jobId"]).count("SUCCESS") > told)
@@ -252,7 +252,7 @@ def test_redrive_begins_jobs_again_and_moves_dead_letters_back(site, image, mode
         assert len(site.features(request["jobId"])) == 24
         site.submit("{}")
         eventually(lambda: len(_refusals(site)) == 1)
-        # A message is set aside before its refusal is published.
+        # A message is dead-lettered before its refusal is published.
         assert site.messages_in("IMAGE_DLQ") == 1
         assert main(["redrive", "--dead-letters"]) == 0
         eventually(lambda: len(_refusals(site)) == 2)

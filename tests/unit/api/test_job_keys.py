@@ -13,7 +13,7 @@ from aws.osml.model_runner.api.job_keys import (
     open_job_key,
 )
 
-# What may be mistaken for something else: separators, beginnings of URLs, hashes.
+# Parts that could be confused: separators, beginnings of URLs, hashes.
 PARTS = st.sampled_from(["a", "#", "##", ":", "/", "s3://b/k", "https://h/p", "file:///f", ":/x", "é", "0" * 64])
 JOB_IDS = st.lists(PARTS, min_size=1, max_size=4).map("".join)
 URLS = st.tuples(

@@ -1,4 +1,4 @@
-"""What an operator allows requests to reach."""
+"""The operator's limits on requests."""
 
 import pytest
 

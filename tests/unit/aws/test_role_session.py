@@ -18,7 +18,7 @@ from aws.osml.model_runner.aws.role_session import (
 )
 
 ROLE = "arn:aws-cn:iam::123456789012:role/team/reader"
-# What STS takes: https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
+# Names that STS takes: https://docs.aws.amazon.com/STS/latest/APIReference/API_AssumeRole.html
 NAME = re.compile(r"[\w+=,.@-]{2,64}", re.ASCII)
 MAX_POLICY_CHARACTERS = 2_048
 

@@ -10,7 +10,7 @@ EDGE_PX = 4.0
 
 @dataclass(frozen=True)
 class Seen:
-    """What a tile reports: a shape in pixels; ``tile`` is (minx, miny, maxx, maxy)."""
+    """A tile's detection: a shape in pixels; ``tile`` is (minx, miny, maxx, maxy)."""
 
     shape: shapely.Geometry
     tile: tuple
@@ -37,7 +37,7 @@ def touches(seen, tiles):
 
 
 def saw(tile, seen):
-    """Tell whether a tile has a pixel of what another saw."""
+    """Return whether a tile has a pixel of another tile's detection."""
     minx, miny, maxx, maxy = seen.bounds
     columns = math.floor(minx), max(math.floor(minx), math.ceil(maxx) - 1)
     rows = math.floor(miny), max(math.floor(miny), math.ceil(maxy) - 1)
@@ -45,7 +45,7 @@ def saw(tile, seen):
 
 
 def may_be_seen_twice(seen, tiles, distance_px):
-    """Tell whether several tiles have a pixel of what was seen, whose ends are uncertain; no other is compared."""
+    """Return whether several tiles have a pixel of a detection, whose ends are uncertain; no other is compared."""
     noise_px = EDGE_PX + (distance_px / 2 if seen.kind in ("Point", "LineString") else 0)
     minx, miny, maxx, maxy = seen.bounds
     around = Seen(shapely.box(minx - noise_px, miny - noise_px, maxx + noise_px, maxy + noise_px), seen.tile)
@@ -104,7 +104,7 @@ def strength(index, seen, tiles):
 
 
 def is_fragment(index, everything, tiles, options, distance_px):
-    """Tell whether another tile saw more of the object than what was seen."""
+    """Return whether another tile saw more of the object than the detection."""
     seen = everything[index]
     for other in everything:
         sees = saw(seen.tile, other), saw(other.tile, seen)
@@ -124,7 +124,7 @@ def area_of(seen):
 
 
 def suppressors(everything, tiles, options, distance_px):
-    """Return for each thing seen the index of the one that stands for its object."""
+    """Return for each detection the index of the detection that represents its object."""
     order = sorted(range(len(everything)), key=lambda i: strength(i, everything[i], tiles))
     order.sort(key=lambda i: is_fragment(i, everything, tiles, options, distance_px))
     if options.merge == "UNION":

@@ -17,7 +17,7 @@ BOTH = pytest.mark.parametrize("strategy", STRATEGIES.values(), ids=STRATEGIES)
 
 
 class Plan(NamedTuple):
-    """What a job is divided by: bounds ((row, col), (width, height)) and sizes (width, height)."""
+    """Division of a job: bounds ((row, col), (width, height)) and sizes (width, height)."""
 
     bounds: tuple
     region_size: tuple

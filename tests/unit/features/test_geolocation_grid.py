@@ -1,4 +1,4 @@
-"""A grid of sensor model points stands for the sensor model: as exact as it says, with as few points as it can."""
+"""A grid of sensor model points stands for the sensor model: within its error bound, with few points."""
 
 import math
 

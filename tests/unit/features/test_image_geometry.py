@@ -1,4 +1,4 @@
-"""Where a feature lies in pixels: which property tells it, and what is refused."""
+"""Pixel geometry of a feature: the property that holds it, and refused values."""
 
 import math
 

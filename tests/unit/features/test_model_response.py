@@ -1,4 +1,4 @@
-"""What a model may answer, what is dropped from it, and what is no answer at all."""
+"""Responses of models: accepted ones, dropped features, and refused responses."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""What a job stamps on its features, what it takes off them, and how a feature is named and written."""
+"""Properties that a job adds to features and removes, and the names and text of features."""
 
 import copy
 import datetime

@@ -1,4 +1,4 @@
-"""Features that are selected row by row are those that are selected all at once, in an order that rows alone decide."""
+"""Selection row by row equals selection of all rows at once, in an order that depends on rows alone."""
 
 import math
 from unittest import mock
@@ -91,7 +91,7 @@ def scenes(draw):
 
 
 def in_steps(scene, options, last_rows, **arguments):
-    """Return what is delivered, in order: each with its score, what it absorbed, and whether it is joined."""
+    """Return the delivered features in order: score, suppressed features, and whether they are joined."""
     tiles = np.array(scene[0], np.intp)
     rows = tiles // COLUMNS
     selection, carried, delivered, most = RowSelection(options, **arguments), [], [], 0

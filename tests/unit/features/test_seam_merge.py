@@ -19,7 +19,7 @@ from examples import examples
 from unit.features import plain_seam_merge as plain
 from unit.features.plain_seam_merge import Seen
 
-# Four tiles of 60 pixels that share 20, then one that shares nothing with them.
+# Four tiles of 60 pixels that share 20, then a tile that shares nothing with them.
 TILES = [(0, 0, 60, 60), (40, 0, 100, 60), (0, 40, 60, 100), (40, 40, 100, 100), (100, 0, 160, 60)]
 LEFT, RIGHT, BELOW, CORNER, APART = TILES
 SEAM = Seam()
@@ -39,7 +39,7 @@ def kind_of(shape):
 
 
 def merged(everything, options=SEAM, tiles=TILES, **arguments):
-    """Return the absorbers of what was seen."""
+    """Return the index of the detection that suppresses each detection."""
     shapes = np.array([seen.shape for seen in everything], dtype=object)
     boxes = np.array([seen.bounds for seen in everything], dtype=np.float64).reshape(-1, 4)
     features = TiledFeatures(
@@ -111,7 +111,7 @@ def test_polygons_that_cross_too_often_are_two_and_never_intersected(options, mo
     monkeypatch.setattr(shapely, "intersection", counted)
     assert merged([Seen(comb(300), LEFT), Seen(comb(300, is_turned=True), RIGHT)], options) == [0, 1]
     assert max(corners) == 0
-    # Two views of one coast line are no tangle.
+    # Two views of one coast line do not tangle.
     coast = shapely.Point(50, 50).buffer(8, quad_segs=1500)
     assert merged([Seen(coast, LEFT), Seen(coast, RIGHT)], options) == [0, 0]
 
@@ -224,7 +224,7 @@ def test_what_has_no_place_stays():
 
 
 def test_a_detection_that_no_other_tile_could_have_seen_is_compared_with_none():
-    """Even with one that reaches far beyond its own tile, over most of it."""
+    """Even with a detection that reaches far beyond its own tile, over most of it."""
     alone = box(BELOW, 0, 64, 25, 64.5, score=0.25)
     astray = Seen(shapely.box(10, 25, 70, 85), CORNER, 0.25)
     assert merged([alone, astray]) == plain.suppressors([alone, astray], TILES, SEAM, 20 / 16) == [0, 1]
@@ -237,7 +237,7 @@ QUARTERS = st.integers(0, 4 * 59)
 
 @st.composite
 def things(draw, tiles=TILES):
-    """What a tile might see: near its edges, half out of it, or a copy of what another saw there."""
+    """Detections of a tile: near its edges, half outside, or copies of another tile's detections."""
     tile = draw(st.sampled_from(tiles))
     x, y = tile[0] + draw(QUARTERS) / 4, tile[1] + draw(QUARTERS) / 4
     width, height = (draw(st.sampled_from([0.5, 3, 7.25, 12, 25, 60])) for _ in range(2))

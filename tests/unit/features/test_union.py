@@ -174,7 +174,7 @@ def test_points_have_no_parts():
 
 
 def comb(tile, name, is_upright):
-    """Return a feature of a comb whose teeth cross those of one that lies."""
+    """Return a feature of an upright comb whose teeth cross the teeth of a lying comb."""
     teeth = [(place, 0 if number % 2 else 50) for number, place in enumerate(np.linspace(41, 59, 400))]
     outline = [*teeth, (59, -1), (41, -1)]
     turned = outline if is_upright else [(y / 50 * 18 + 41, (x - 41) / 18 * 50) for x, y in outline]

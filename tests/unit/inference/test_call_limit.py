@@ -1,4 +1,4 @@
-"""How many calls an endpoint gets: more while it keeps up, fewer when it refuses, none while it wants to rest."""
+"""How many calls an endpoint gets: more while it keeps up, fewer when it refuses, none during its Retry-After."""
 
 import random
 from itertools import pairwise

@@ -1,4 +1,4 @@
-"""What of a request's parameters reaches a model, and under which names."""
+"""Parameters of a request that reach a model, and their names there."""
 
 import re
 

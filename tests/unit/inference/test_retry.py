@@ -1,4 +1,4 @@
-"""What follows a failed model call: the table of the retry layer, line by line, and its loop."""
+"""Decisions after a failed model call: the table of the retry layer, line by line, and its loop."""
 
 import random
 
@@ -138,7 +138,7 @@ def test_the_jitter_fills_the_whole_range() -> None:
 
 
 class ScriptedModel:
-    """Answers as its script says: an error is raised, bytes are returned."""
+    """Plays its script: raises an error, or returns bytes."""
 
     def __init__(self, *script: ModelCallError | bytes) -> None:
         self.script = list(script)

@@ -22,7 +22,7 @@ class Clock:
 
 
 class Renewals:
-    """Answers one renewal after the other as the script says; the last answer stays."""
+    """Answers one renewal after the other by a script; the last answer stays."""
 
     def __init__(self, *script: bool | Exception) -> None:
         self.script = list(script)
@@ -125,7 +125,7 @@ def test_a_holder_that_leaves_before_its_turn_is_passed_over(keeper):
         renewed.append("late")
         return True
 
-    # Whichever is first: the one that waits its turn must not be renewed once its holder has left.
+    # In any order: a lease that waits must not be renewed after its holder has left.
     with keeper.keep(lease_of(slow_renewal)):
         assert began.wait(WAIT_S)
         with keeper.keep(lease_of(note)):

@@ -138,7 +138,7 @@ def merged(job, tiles, stored, memory_bytes=PLENTY, note=lambda: None):
 
 
 def all_at_once(job, strategy, stored):
-    """Return the features that are delivered, by id: one selection of all of them, each made anew."""
+    """Return the features that are delivered, by id: one selection of all of them, each created again."""
     planned_tiles = planned(job, strategy)
     rows = sorted({bounds.origin.row for _, bounds in planned_tiles})
     in_order = sorted(planned_tiles, key=lambda place: rows.index(place[1].origin.row))
@@ -171,7 +171,7 @@ def test_row_by_row_gives_the_bytes_of_all_at_once(image, memory_bytes):
     bodies, ids, _ = merged(job, tiles, stored)
     assert dict(zip(ids, bodies, strict=True)) == all_at_once(job, strategy, stored)
     assert merged(job, tiles, stored, memory_bytes)[:2] == (bodies, ids)
-    # Regions that were shared out without a plan in the row: the tiles are those that are stored.
+    # Regions were sent without a plan in the row: the stored tiles are the tiles.
     if len(stored) == len(planned(job, strategy)):
         assert merged(job, ImageTiles.stored((key, tile.bounds) for key, tile in stored.items()), stored)[:2] == (
             bodies,

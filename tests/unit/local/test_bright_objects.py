@@ -1,4 +1,4 @@
-"""The detector that really looks at pixels: each ship once, in its place, and nothing that is no ship."""
+"""The detector that really looks at pixels: each ship once, at its position, and nothing else."""
 
 import itertools
 import math

@@ -1,4 +1,4 @@
-"""What `run` says about features that look odd."""
+"""Hints of `run` about features that look odd."""
 
 from aws.osml.model_runner.local.hints import hints
 

@@ -1,4 +1,4 @@
-"""What a person sees of a job: few lines in a log, a bar on a terminal."""
+"""Progress of a job for people: few lines in a log, a bar on a terminal."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""The demo's harbour: the same every time, ships where the list says, nothing that touches."""
+"""The demo's harbour: the same every time, ships at the listed positions, none touching."""
 
 import itertools
 import math

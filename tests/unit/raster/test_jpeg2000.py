@@ -1,4 +1,4 @@
-"""What the headers of JPEG 2000 images announce, and what that would take to decode."""
+"""Headers of JPEG 2000 images, and the memory that decoding would take."""
 
 import struct
 from contextlib import suppress

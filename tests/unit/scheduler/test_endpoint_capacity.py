@@ -1,4 +1,4 @@
-"""How many calls at once endpoints take, and the draw of a variant, from what SageMaker says of them."""
+"""Concurrent calls that endpoints take, and the draw of a variant, from SageMaker's descriptions."""
 
 import dataclasses
 import random

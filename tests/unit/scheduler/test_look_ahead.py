@@ -20,7 +20,7 @@ DEAD, IDLE = Lane("dead"), Lane("idle")
 
 @dataclass
 class Turns:
-    """What the last turn left."""
+    """Result of the scheduler's last pass."""
 
     left: SchedulerState = field(default_factory=SchedulerState)
 

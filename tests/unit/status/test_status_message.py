@@ -1,4 +1,4 @@
-"""What a status message says: its attributes, its limits, and what it must never show."""
+"""A status message: its attributes, its limits, and values that it must never show."""
 
 import json
 from decimal import Decimal

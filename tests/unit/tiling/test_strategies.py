@@ -37,8 +37,8 @@ class Case(NamedTuple):
     tile_counts: list
 
 
-# Section 4 of the contract. In the last three the known strategy leaves out columns and rows at the far edges: here
-# there are as many regions and tiles, and they reach the edges.
+# Section 4 of the contract. In the last three, the known strategy leaves out columns and rows at the far edges. Here
+# the same number of regions and tiles reaches the edges.
 VARIABLE_OVERLAP_CASES = {
     "25000x12000": Case(
         ((0, 0), (25000, 12000)),

@@ -138,7 +138,7 @@ def test_a_slot_that_is_given_up_early_is_taken_again_and_so_many_may_be(source,
     consumer.start()
     four_at_work.wait()
     threading.Event().wait(0.05)
-    assert source.received == 4, "three that were given up, and one that was not"
+    assert source.received == 4, "three abandoned receives, and a successful one"
     release.set()
     end_after(consumer, handled, 10, stopping)
 

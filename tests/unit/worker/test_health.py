@@ -1,4 +1,4 @@
-"""The health file: what it says, how often it is written, and when a worker counts as stuck."""
+"""The health file: its content, how often it is written, and when a worker counts as stuck."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What the sweeper does with an open job, as a table."""
+"""The sweeper's next step for an open job, as a table."""
 
 from typing import Any
 
@@ -62,7 +62,7 @@ AFTER_A_WAIT = {"first_attempt": START_S + 6 * DEADLINE_S}
 @pytest.mark.parametrize(
     ("job_changes", "item_changes", "after_s", "step"),
     [
-        # An end that nobody told.
+        # An end that was not published.
         ({}, {"image_status": "SUCCESS"}, 0, NextStep.CLOSE),
         ({}, {"image_status": "PARTIAL"}, 0, NextStep.CLOSE),
         (PLANNED, {"image_status": "FAILED"}, 2 * DEADLINE_S, NextStep.CLOSE),
