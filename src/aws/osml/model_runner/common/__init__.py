@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from .endpoint_utils import EndpointUtils
 
 _LAZY = {
-    "AwsClients": "aws_clients",
-    "EndpointUtils": "endpoint_utils",
-    "default_clients": "aws_clients",
-    "get_credentials_for_assumed_role": "credentials_utils",
+    "AwsClients": "aws.osml.model_runner.aws.clients",
+    "EndpointUtils": "aws.osml.model_runner.common.endpoint_utils",
+    "default_clients": "aws.osml.model_runner.aws.clients",
+    "get_credentials_for_assumed_role": "aws.osml.model_runner.common.credentials_utils",
 }
 
 __all__ = [
@@ -54,4 +54,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    return getattr(importlib.import_module(_LAZY[name]), name)
