@@ -31,7 +31,7 @@ from scenes import OVERLAP, REGION, TILE, Detections, scene
 
 from aws.osml.model_runner.aws.clients import default_clients
 from aws.osml.model_runner.common.channel import Threads, spread
-from aws.osml.model_runner.common.memory import tune_gc, tune_malloc
+from aws.osml.model_runner.common.machine import tune_gc, tune_malloc
 from aws.osml.model_runner.common.memory_budget import MemoryBudget
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion, TileState
 from aws.osml.model_runner.database import FeatureTable, JobItem, JobTable, TileKey, TileOutcome

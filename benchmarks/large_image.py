@@ -26,7 +26,7 @@ from urllib.request import urlopen
 import numpy as np
 from scenes import OVERLAP, REGION, TILE, Floats
 
-from aws.osml.model_runner.common.memory import tune_gc, tune_malloc
+from aws.osml.model_runner.common.machine import tune_gc, tune_malloc
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion, TileState
 from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database import FeatureTable, JobItem, TileKey, TileOutcome

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from PIL import Image, ImageDraw, ImageFont
 from pipeline_rows import Row
 
-from aws.osml.model_runner.common.cores import usable_cores
+from aws.osml.model_runner.common.machine import usable_cores
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE = DOCS / "explanation" / "performance.md"

@@ -11,7 +11,7 @@ from pyproj import Transformer
 from worker_bench import BLOCK_PX, PIXEL_M, UTM_CORNER, UTM_ZONE, AwsProxy, Bench, Figures, Job
 
 from aws.osml.model_runner.api.image_url import parse_image_url
-from aws.osml.model_runner.common.cores import usable_cores
+from aws.osml.model_runner.common.machine import usable_cores
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.raster import RasterSettings, open_image
 from aws.osml.model_runner.raster.window import read_pixels, tile_view

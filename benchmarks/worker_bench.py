@@ -19,7 +19,7 @@ import psutil
 from osgeo import gdal, osr
 from secured import ENDPOINT, secured
 
-from aws.osml.model_runner.common.cores import usable_cores
+from aws.osml.model_runner.common.machine import usable_cores
 from aws.osml.model_runner.local.job import StatusEvent, parse_status
 from aws.osml.model_runner.local.stack.child_process import ChildProcess
 from aws.osml.model_runner.local.stack.data_plane import DataPlane, create_data_plane

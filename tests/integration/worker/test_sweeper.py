@@ -298,7 +298,7 @@ def test_a_job_that_is_begun_again_may_wait_again_before_its_deadline_counts(
     worker.sweeper.sweep()
     row = worker.jobs.get_image_request(request.image_id)
     assert row.image_status == "FAILED"
-    assert row.message.endswith("(JOB_DEADLINE_S) is over: send the job again to have the missing tiles done")
+    assert row.message.endswith("(JOB_DEADLINE_S) is over: send the job again to process the missing tiles")
     worker.image_handler.accept(request, "again")
     clock.ahead_s += 2 * DAY_S
     worker.look_after()

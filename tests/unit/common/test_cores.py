@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from aws.osml.model_runner.common.cores import usable_cores
+from aws.osml.model_runner.common.machine import usable_cores
 
 AVAILABLE = min(os.cpu_count() or 1, len(os.sched_getaffinity(0)))
 
@@ -40,7 +40,7 @@ def test_the_smallest_limit_counts_rounded_up(tmp_path, texts, quota):
 def test_a_process_that_is_bound_to_one_core_has_one():
     core = min(os.sched_getaffinity(0))
     code = f"import os; os.sched_setaffinity(0, [{core}])\n"
-    code += "from aws.osml.model_runner.common.cores import usable_cores; print(usable_cores([]))"
+    code += "from aws.osml.model_runner.common.machine import usable_cores; print(usable_cores([]))"
 
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout
 

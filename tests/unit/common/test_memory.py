@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from aws.osml.model_runner.common.memory import memory_limit_bytes, trim_heap, tune_malloc
+from aws.osml.model_runner.common.machine import memory_limit_bytes, trim_heap, tune_malloc
 
 MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 

@@ -9,8 +9,8 @@ from aws_embedded_metrics.environment import environment_detector
 from aws.osml.model_runner.telemetry.metrics import (
     COUNT,
     LOG_GROUP_NAME,
+    MAX_MODELS,
     MILLISECONDS,
-    MOST_MODELS,
     NAMESPACE,
     OTHER_MODELS,
     PERCENT,
@@ -179,10 +179,10 @@ def test_the_library_is_told_who_we_are(monkeypatch):
 
 def test_models_beyond_a_number_are_measured_as_one(recorder):
     """Each value of a dimension is a metric that costs money, and a sender may name any URL."""
-    for number in range(MOST_MODELS + 50):
+    for number in range(MAX_MODELS + 50):
         recorder.record("ModelInvocation", "Invocations", 1, COUNT, ModelName=f"https://host/{number}")
     recorder.record("ModelInvocation", "Invocations", 1, COUNT, ModelName="https://host/0")
     measured = {line["ModelName"]: line["Invocations"] for line in lines_of(recorder)}
-    assert len(measured) == MOST_MODELS + 1
+    assert len(measured) == MAX_MODELS + 1
     assert len(measured[OTHER_MODELS]) == 50
     assert measured["https://host/0"] == [1, 1]

@@ -1,4 +1,4 @@
-"""The published path of the settings."""
+"""The settings under their published path."""
 
 from .config import ServiceConfig
 

@@ -3,49 +3,49 @@
 ::
 
     ModelRunnerError
-    ├── ConfigurationError                       the environment is wrong: mend it and start again
-    ├── InvalidRequestError                      the message is wrong: the same message fails again
+    ├── ConfigurationError                       the environment is not valid: correct it and start again
+    ├── InvalidRequestError                      the message is not valid: the same message fails again
     │   ├── InvalidImageRequestException
     │   ├── InvalidRegionRequestException
     │   ├── InvalidImageURLException
     │   └── UnsupportedModelException
-    ├── ImageError                               the image cannot be read as asked
+    ├── ImageError                               the image cannot be read as the request requires
     │   ├── LoadImageException
-    │   │   ├── ImageUnreachableError    (again) the image's store does not answer, or breaks off; see ``raster``
-    │   │   └── NotAnImageError              what was fetched is not an image; see ``raster``
+    │   │   ├── ImageUnreachableError    (again) the image store does not respond, or breaks off; see ``raster``
+    │   │   └── NotAnImageError              the object is not an image; see ``raster``
     │   ├── InvalidS3ObjectException
     │   └── TileEncodingError
-    ├── ModelError                               what the endpoint did to one tile
-    │   ├── ModelCallError                       carries a code of "Errors" in docs/reference/model-contract.md
-    │   ├── BadModelResponseError                  the answer is no feature collection
-    │   ├── ModelJobError                (again) no tile of the job can be answered for now; see ``inference``
-    │   ├── ModelBackPressureError       (again) the endpoint refuses for now: give the region back
-    │   └── ModelTileError                       this tile fails, the image goes on
+    ├── ModelError                               the endpoint failed for one tile
+    │   ├── ModelCallError                       has a code of "Errors" in docs/reference/model-contract.md
+    │   ├── BadModelResponseError                the response is not a feature collection
+    │   ├── ModelJobError                (again) no call of the job can succeed for now; see ``inference``
+    │   ├── ModelBackPressureError       (again) the endpoint refuses for now: release the region
+    │   └── ModelTileError                       this tile fails, the image continues
     ├── FeatureError
-    │   ├── FeaturesTooLargeError                a tile's features are more than can be stored: the tile fails
+    │   ├── FeaturesTooLargeError                the features of a tile are too large to store: the tile fails
     │   ├── FeatureBlobError                     stored features cannot be read back
     │   ├── FeatureDistillationException
     │   └── InvalidFeaturePropertiesException
-    ├── TableError                       (again) DynamoDB did not do what was asked
+    ├── TableError                       (again) a call of DynamoDB failed
     │   ├── AddFeaturesException, DDBUpdateException, DDBBatchWriteException
     │   ├── StartImageException, EndImageException, GetImageRequestItemException, IsImageCompleteException
     │   ├── StartRegionException, UpdateRegionException, CompleteRegionException, GetRegionRequestItemException
-    │   ├── ConditionNotMetError                 a conditional write did not happen; carries the item that stands there
+    │   ├── ConditionNotMetError                 a conditional write was refused; has the stored item
     │   ├── TableBusyError               (again) DynamoDB or the work bucket throttles or does not respond
-    │   │   └── TransactionConflictError (again) two transactions touched one item at once
-    │   └── ConservationError                    rows and counters disagree: stop and alarm
+    │   │   └── TransactionConflictError (again) two transactions changed one item at once
+    │   └── ConservationError                    rows and counters do not match: nothing is delivered
     ├── SinkError                        (again) an output was not written
-    │   ├── SinkPermanentError                   trying again cannot help
+    │   ├── SinkPermanentError                   a retry cannot succeed
     │   ├── InvalidS3BucketException
     │   └── InvalidKinesisStreamException
     ├── StatusError                      (again)
     │   ├── SNSPublishException
     │   └── StatusMonitorException
-    ├── QueueError                       (again) SQS did not do what was asked; see ``queue``
-    ├── InvalidAssumedRoleException      (again) STS refused, or is away
+    ├── QueueError                       (again) a call of SQS failed; see ``queue``
+    ├── InvalidAssumedRoleException      (again) STS refused the role, or does not respond
     ├── JobError
-    │   ├── JobNotFoundError                     an operator names a job that is not there, or not open
-    │   ├── JobNotFinishedError                  an operator names a job that still waits or runs
+    │   ├── JobNotFoundError                     a command names a job that does not exist, or is not open
+    │   ├── JobNotFinishedError                  a command names a job that still waits or runs
     │   ├── ProcessImageException
     │   ├── ProcessRegionException
     │   │   ├── SetupTileWorkersException
@@ -53,13 +53,13 @@
     │   ├── AggregateFeaturesException   (again)
     │   ├── AggregationTooLargeError             AGGREGATION_MEMORY_BYTES is too little for the image
     │   └── AggregateOutputFeaturesException (again)
-    └── RetryableJobException            (again) the work goes back to its queue
-        ├── RequestDeferredError         (again) what an image request needs is not there yet
-        ├── AggregationDeferredError     (again) there is no memory for the image now, or the process stops
-        └── LeaseLostError               (again) another worker holds what we held
+    └── RetryableJobException            (again) the message is released to its queue
+        ├── RequestDeferredError         (again) an image request cannot be processed yet
+        ├── AggregationDeferredError     (again) memory for the image is missing for now, or the process stops
+        └── LeaseLostError               (again) another worker holds the lease
 
-"(again)": ``can_retry`` is true, so the same call may succeed later without anyone's help.
-Names that end in ``Exception`` are the ones that existing users import; new ones end in ``Error``.
+"(again)": ``can_retry`` is true, so the same call may succeed later without a change by the operator.
+Names that end in ``Exception`` are published, and existing users import them; new names end in ``Error``.
 """
 
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with an input: where, what stands there, and what was expected."""
+    """One problem of an input: the field, its value, and the expectation."""
 
     field: str
     value: str
@@ -81,25 +81,20 @@ class Problem:
 
 
 class ModelRunnerError(Exception):
-    """The root of the tree. ``can_retry`` says whether the same call may succeed later without anyone's help."""
+    """The root of the tree. ``can_retry``: the same call may succeed later without a change by the operator."""
 
     can_retry: ClassVar[bool] = False
 
 
 class _ProblemsError(ModelRunnerError):
-    """An error that lists every problem found, not only the first."""
+    """An error that lists all problems, not only the first."""
 
     def __init__(self, message: str, problems: Sequence[Problem] = ()):
         self.problems = tuple(problems)
-        super().__init__(_listed(message, self.problems))
-
-
-def _listed(message: str, problems: Sequence[Problem]) -> str:
-    """Return the message with every problem; the fields come first, because a status may cut the text short."""
-    if len(problems) < 2:
-        return "; ".join([message, *map(str, problems)])
-    fields = ", ".join(dict.fromkeys(problem.field for problem in problems))
-    return "; ".join([f"{message}: {fields}", *map(str, problems)])
+        if len(self.problems) > 1:
+            # The names of all fields come first, because a status may truncate the text.
+            message = f"{message}: {', '.join(dict.fromkeys(problem.field for problem in self.problems))}"
+        super().__init__("; ".join([message, *map(str, self.problems)]))
 
 
 class ConfigurationError(_ProblemsError):
@@ -107,31 +102,31 @@ class ConfigurationError(_ProblemsError):
 
 
 class InvalidRequestError(_ProblemsError):
-    """A message that can never be carried out."""
+    """A message that can never be processed."""
 
 
 class InvalidImageRequestException(InvalidRequestError):
-    """An image request that breaks the contract."""
+    """An image request that does not match the contract."""
 
 
 class InvalidRegionRequestException(InvalidRequestError):
-    """A region request that breaks the contract."""
+    """A region request that does not match the contract."""
 
 
 class InvalidImageURLException(InvalidRequestError):
-    """An image URL that may not be read, or is none."""
+    """An image URL that is not valid, or may not be read."""
 
 
 class UnsupportedModelException(InvalidRequestError):
-    """A way of calling a model that does not exist."""
+    """An endpoint that may not be called, or a type of endpoint that is not supported."""
 
 
 class ImageError(ModelRunnerError):
-    """The image cannot be read as the request asks."""
+    """The image cannot be read as the request requires."""
 
 
 class LoadImageException(ImageError):
-    """The image cannot be opened, or its plan cannot be made."""
+    """The image cannot be opened or planned."""
 
 
 class InvalidS3ObjectException(ImageError):
@@ -143,22 +138,22 @@ class TileEncodingError(ImageError):
 
 
 class ModelError(ModelRunnerError):
-    """What a model endpoint did to one tile."""
+    """A model endpoint failed for one tile."""
 
 
 class ModelErrorClass(StrEnum):
-    """What a failed model call says about trying again; ``inference.retry`` turns it into a decision."""
+    """The class of a failed model call; ``inference.retry.decide`` decides by it whether to retry."""
 
-    THROTTLE = "THROTTLE"  # the endpoint is busy: wait, call less often
-    TRANSIENT = "TRANSIENT"  # the network or the service stumbled
-    SUSPICIOUS = "SUSPICIOUS"  # the model crashed: this tile, or an outage
-    PERMANENT = "PERMANENT"  # this tile will never be answered
-    JOB = "JOB"  # no tile of this job will be answered: endpoint missing, access denied
-    CREDENTIAL = "CREDENTIAL"  # the credentials expired: refresh once and repeat
+    THROTTLE = "THROTTLE"  # The endpoint is busy: wait, call less often.
+    TRANSIENT = "TRANSIENT"  # A temporary failure of the network or the service.
+    SUSPICIOUS = "SUSPICIOUS"  # The model crashed, because of this tile or in an outage.
+    PERMANENT = "PERMANENT"  # Every call with this tile fails.
+    JOB = "JOB"  # Every call of this job fails: endpoint missing, access denied.
+    CREDENTIAL = "CREDENTIAL"  # The credentials expired: refresh once and repeat.
 
 
 class ModelCallError(ModelError):
-    """One call of an endpoint failed. ``code`` is short and fit for tables; ``retry_after_s`` is its wish."""
+    """One call of an endpoint failed. ``code`` is a short text for tables; ``retry_after_s`` is its Retry-After."""
 
     def __init__(
         self, message: str, error_class: ModelErrorClass, code: str, retry_after_s: float | None = None
@@ -170,11 +165,11 @@ class ModelCallError(ModelError):
 
 
 class BadModelResponseError(ModelError):
-    """The endpoint answered with success, and with something that is no feature collection."""
+    """The endpoint returned status 200, but its response is not a feature collection."""
 
 
 class ModelBackPressureError(ModelError):
-    """The endpoint refuses for now; the region goes back to its queue and this is no attempt."""
+    """The endpoint refuses for now; the region is released, which does not count as an attempt."""
 
     can_retry = True
 
@@ -184,7 +179,7 @@ class ModelBackPressureError(ModelError):
 
 
 class ModelTileError(ModelError):
-    """The endpoint has refused this tile for good; ``code`` is what the tile's row records."""
+    """The endpoint permanently refuses this tile; ``code`` is the error code in the tile's row."""
 
     def __init__(self, message: str, code: str):
         super().__init__(message)
@@ -192,11 +187,11 @@ class ModelTileError(ModelError):
 
 
 class FeatureError(ModelRunnerError):
-    """Features cannot be turned into what was asked."""
+    """Features cannot be processed or stored."""
 
 
 class FeaturesTooLargeError(FeatureError):
-    """The features of a tile are more than can be stored."""
+    """The features of a tile are too large to store."""
 
 
 class FeatureBlobError(FeatureError):
@@ -208,11 +203,11 @@ class FeatureDistillationException(FeatureError):
 
 
 class InvalidFeaturePropertiesException(FeatureError):
-    """The properties of a request cannot be stamped on features."""
+    """The properties of a request cannot be added to features."""
 
 
 class TableError(ModelRunnerError):
-    """DynamoDB did not do what was asked."""
+    """A call of DynamoDB failed."""
 
     can_retry = True
 
@@ -226,7 +221,7 @@ class DDBUpdateException(TableError):
 
 
 class DDBBatchWriteException(TableError):
-    """A batch of items could not be written in the tries allowed."""
+    """A batch of items could not be written within the allowed tries."""
 
 
 class StartImageException(TableError):
@@ -234,7 +229,7 @@ class StartImageException(TableError):
 
 
 class EndImageException(TableError):
-    """An image's row could not be ended."""
+    """An image's row could not be completed."""
 
 
 class GetImageRequestItemException(TableError):
@@ -242,7 +237,7 @@ class GetImageRequestItemException(TableError):
 
 
 class IsImageCompleteException(TableError):
-    """Whether an image is complete could not be told: its row has no counters."""
+    """An image's row has no counters, so its completion cannot be determined."""
 
     can_retry = False
 
@@ -256,7 +251,7 @@ class UpdateRegionException(TableError):
 
 
 class CompleteRegionException(TableError):
-    """A region's row could not be ended."""
+    """A region's row could not be completed."""
 
 
 class GetRegionRequestItemException(TableError):
@@ -264,9 +259,9 @@ class GetRegionRequestItemException(TableError):
 
 
 class ConditionNotMetError(TableError):
-    """A conditional write did not happen because its condition did not hold.
+    """DynamoDB refused a conditional write because its condition does not hold.
 
-    ``old`` is the item as it stood, None when there was none: the caller learns the state without a second read.
+    ``old`` is the stored item, None without an item, so the caller needs no second read.
     """
 
     can_retry = False
@@ -281,11 +276,11 @@ class TableBusyError(TableError):
 
 
 class TransactionConflictError(TableBusyError):
-    """A transaction was cancelled for another reason than its conditions, mostly because two met on one item."""
+    """A transaction was cancelled for another reason than its conditions, mostly by a conflicting transaction."""
 
 
 class ConservationError(TableError):
-    """The tiles that are stored are not the tiles that were counted: nothing is delivered from such a state."""
+    """The stored tiles do not match the counters: nothing is delivered from this state."""
 
     can_retry = False
 
@@ -297,7 +292,7 @@ class SinkError(ModelRunnerError):
 
 
 class SinkPermanentError(SinkError):
-    """An output that no further try can write; the message names the sink and why."""
+    """An output that no retry can write; the message names the sink and the reason."""
 
     can_retry = False
 
@@ -321,7 +316,7 @@ class SNSPublishException(StatusError):
 
 
 class StatusMonitorException(StatusError):
-    """A status cannot be told: a field is missing, or publishing failed."""
+    """A status cannot be published: a field is missing, or the call failed."""
 
 
 class InvalidAssumedRoleException(ModelRunnerError):
@@ -335,11 +330,11 @@ class JobError(ModelRunnerError):
 
 
 class JobNotFoundError(JobError):
-    """There is no job of this id in the state that a command needs."""
+    """A job with this id does not exist, or is not in the state that a command requires."""
 
 
 class JobNotFinishedError(JobError):
-    """The job waits or runs, and a command needs one that has ended."""
+    """The job waits or runs, and a command requires a job that has ended."""
 
 
 class ProcessImageException(JobError):
@@ -359,29 +354,29 @@ class ProcessTilesException(ProcessRegionException):
 
 
 class AggregateFeaturesException(JobError):
-    """The features of an image could not be brought together."""
+    """The features of an image could not be aggregated."""
 
     can_retry = True
 
 
 class AggregationTooLargeError(JobError):
-    """Features of an image that can only be decided together take more memory than there is for aggregations."""
+    """Features of an image that have to be merged together take more memory than the budget of aggregations."""
 
 
 class AggregateOutputFeaturesException(JobError):
-    """No output took the features."""
+    """All outputs failed."""
 
     can_retry = True
 
 
 class RetryableJobException(ModelRunnerError):
-    """The work goes back to its queue and is done later, here or elsewhere."""
+    """The message is released to its queue, and this or another worker processes it later."""
 
     can_retry = True
 
 
 class RequestDeferredError(RetryableJobException):
-    """What an image request needs is not there yet: look again in ``retry_after_s``."""
+    """An image request cannot be processed yet: retry it after ``retry_after_s``."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -389,12 +384,12 @@ class RequestDeferredError(RetryableJobException):
 
 
 class EndpointFullError(RequestDeferredError):
-    """As many images of the request's endpoint wait as may; others' requests are received meanwhile."""
+    """The queue of the request's endpoint is full; requests for other endpoints are still received."""
 
 
 class AggregationDeferredError(RetryableJobException):
-    """An image is finished later: the process stops, or other images hold the memory that it needs."""
+    """An image is aggregated later: the process stops, or other images hold the memory that it needs."""
 
 
 class LeaseLostError(RetryableJobException):
-    """Another worker holds what this one held: stop, and write nothing more."""
+    """Another worker holds the lease that this worker held: stop, and write nothing more."""

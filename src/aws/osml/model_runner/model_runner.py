@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from .aws.clients import AwsClients, default_clients
-from .common.memory import tune_gc, tune_malloc
+from .common.machine import tune_gc, tune_malloc
 from .config import ServiceConfig
 from .database.scheduler_lock import SchedulerLock
 from .jobs.leases import Lease

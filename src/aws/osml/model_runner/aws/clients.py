@@ -1,4 +1,4 @@
-"""The one place where boto3 clients are made: one per service and role, kept for the life of the process."""
+"""The only module that makes boto3 clients: one per service and role, kept for the life of the process."""
 
 import functools
 import os
@@ -14,28 +14,26 @@ from cachetools import LRUCache
 from .dynamodb_rows import read_rows_fast
 from .role_session import RoleSession
 
-# How long a call may hang and how botocore tries again, by service. SageMaker's runtime gets one send per call because
-# the model's own retry layer decides there: botocore never repeats 424, 429 ModelNotReady or 530, and its retry quota
-# runs dry in an outage just when it is needed.
-_RETRIES = {"sagemaker-runtime": 1, "dynamodb": 4, "sqs": 4}
+# Sends per call and read time-outs, by service. SageMaker's runtime has one send per call, because ``inference.retry``
+# decides there. A retry of botocore never repeats 424, 429 ModelNotReady or 530. An outage exhausts its retry quota.
+_SENDS = {"sagemaker-runtime": 1, "dynamodb": 4, "sqs": 4}
 _READ_TIMEOUT_S = {"sagemaker-runtime": 70, "sqs": 30}
 _DEFAULT_SENDS = 5
-# Whose calls botocore does not check before it sends them: it walks through every feature of every tile for that, and
-# the tables' own code makes these calls.
+# Services whose calls botocore does not validate before it sends them. Validation walks through every feature of every
+# tile, and only the code of the tables makes these calls.
 _UNCHECKED = frozenset({"dynamodb"})
-# Sessions of roles are per job; a worker has few jobs at a time, and those that it no longer works for are forgotten.
+# Sessions of roles are per job. A worker has few jobs at a time; sessions of older jobs are dropped.
 _KEPT_SESSIONS = 64
 _CLIENTS_PER_SESSION = 4
 
-
-# Of calls that are made again soon in any case: one send, which does not hang for long.
+# Time-outs of calls that are repeated soon in any case: they are sent once and must not hang.
 _HURRIED_CONNECT_S = 2
 _HURRIED_READ_S = 5
 
 
 def client_config(service: str, max_connections: int, is_hurried: bool = False) -> Config:
-    """Return botocore's settings for ``service``, which may hold ``max_connections`` open at once."""
-    sends = 1 if is_hurried else _RETRIES.get(service, _DEFAULT_SENDS)
+    """Return botocore's settings for ``service``, with at most ``max_connections`` open connections."""
+    sends = 1 if is_hurried else _SENDS.get(service, _DEFAULT_SENDS)
     return Config(
         retries={"mode": "standard", "total_max_attempts": sends},
         connect_timeout=_HURRIED_CONNECT_S if is_hurried else 5,
@@ -50,10 +48,10 @@ Role = str | RoleSession | None
 
 
 class AwsClients:
-    """Makes boto3 clients on first use and hands out the same one ever after; any thread may ask.
+    """Makes boto3 clients on first use, and returns the same client afterwards; any thread may call.
 
-    A client for a role signs with credentials that refresh themselves before they expire: the worker's own role
-    assumes the other one, and such a chain never lasts longer than an hour.
+    A client for a role signs with credentials that botocore refreshes before they expire. The worker's own role assumes
+    that role, and such a chained session lasts an hour at most.
     """
 
     def __init__(self, region: str | None = None, max_connections: int = 256) -> None:
@@ -86,23 +84,23 @@ class AwsClients:
         return self._session(role).client(service, region_name=self._region, config=config)
 
     def set_role_terms(self, external_id: str | None, narrows_roles: bool) -> None:
-        """Tell ``external_id`` whenever a role is assumed from now on, and whether its session's policy as well.
+        """Set the external id for assuming roles, and whether sessions are narrowed by their session policy.
 
-        Without its policy a session may do all that its role may.
+        Without its policy a session has all permissions of its role.
         """
         self._external_id = external_id
         self._narrows_roles = narrows_roles
 
     def with_fresh_credentials(self) -> "AwsClients":
-        """Return clients with the same settings that know nothing yet, credentials least of all."""
+        """Return new clients with the same settings and no cached credentials."""
         made = AwsClients(self._region, self._max_connections)
         made.set_role_terms(self._external_id, self._narrows_roles)
         return made
 
     def dynamodb_resource(self, is_hurried: bool = False) -> Any:
-        """Return the DynamoDB resource, whose client turns Python values into DynamoDB's and back.
+        """Return the DynamoDB resource, whose client converts Python values to DynamoDB's and back.
 
-        With ``is_hurried`` it is one for renewals: its calls are sent once and fail within seconds.
+        With ``is_hurried`` the resource is for renewals: its calls are sent once and fail within seconds.
         """
         with self._lock:
             if is_hurried not in self._dynamodb:
@@ -113,7 +111,7 @@ class AwsClients:
             return self._dynamodb[is_hurried]
 
     def hurried_sqs(self) -> Any:
-        """Return a client of SQS for renewals: its calls are sent once and fail within seconds."""
+        """Return an SQS client for renewals: its calls are sent once and fail within seconds."""
         with self._lock:
             if self._hurried_sqs is None:
                 config = client_config("sqs", self._max_connections, is_hurried=True)
@@ -121,9 +119,9 @@ class AwsClients:
             return self._hurried_sqs
 
     def credentials(self, assumed_role: Role = None) -> Any:
-        """Return botocore credentials of ``assumed_role`` or of the worker itself; None when there are none.
+        """Return botocore credentials of ``assumed_role`` or of the worker itself; None without credentials.
 
-        ``get_frozen_credentials()`` of what comes back gives a key, a secret and a token that are valid now.
+        Their ``get_frozen_credentials()`` returns a key, a secret and a token that are valid now.
         """
         with self._lock:
             return self._session(_role_session(assumed_role)).get_credentials()
@@ -141,7 +139,7 @@ class AwsClients:
         return boto3.Session(botocore_session=session, region_name=self._region)
 
     def _as_role(self, session: Session, role: RoleSession) -> Session:
-        """Return ``session`` signing as ``role``; the role is assumed at the first call that needs it."""
+        """Make ``session`` sign as ``role``, and return it; the first call that needs the role assumes it."""
         arguments = {"RoleSessionName": role.name}
         if self._external_id:
             arguments["ExternalId"] = self._external_id
@@ -167,6 +165,6 @@ def _role_session(role: Role) -> RoleSession | None:
 
 @functools.lru_cache(maxsize=1)
 def default_clients() -> AwsClients:
-    """Return the clients that constructors use when none are passed in, for the region that the environment names."""
-    # boto3 itself reads only the first of the two, and containers are often given the second.
+    """Return the clients that constructors use by default, for the region in the environment."""
+    # boto3 itself reads only the first variable, and containers often have only the second.
     return AwsClients(os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION"))

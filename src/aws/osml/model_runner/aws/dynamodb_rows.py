@@ -1,4 +1,4 @@
-"""Rows of DynamoDB, read without botocore's and boto3's walks through each value."""
+"""Reads rows of DynamoDB without botocore's and boto3's walks through each value."""
 
 import base64
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import orjson
 from boto3.dynamodb.types import DYNAMODB_CONTEXT, TypeDeserializer
 from botocore.exceptions import ResponseStreamingError
 
-# Where the rows are in the answers: a list of them, a list for each table, or one.
+# The member of a response that holds the rows: a list of rows, a list for each table, or one row.
 _ROWS = {
     "Query": "Items",
     "Scan": "Items",
@@ -21,39 +21,35 @@ _boto3 = TypeDeserializer()
 
 
 def read_rows_fast(client: Any) -> None:
-    """Let a DynamoDB resource's client read the rows in answers by itself.
+    """Make the client of a DynamoDB resource parse the rows in responses with ``attribute_value``.
 
-    botocore walks through each value of an answer by the service's model, and boto3 once more, and each feature of an
-    image is a value. What callers get is the same. Signing, sending, trying again, errors and the rest of an answer
-    stay with botocore. An answer that breaks off raises ResponseStreamingError.
+    botocore and boto3 each walk through all values of a response by the service's model, and each feature of an image
+    is a value. Callers get the same values. botocore still does the rest: signing, sending, retries, errors and the
+    other members of a response. A response that breaks off raises ResponseStreamingError.
     """
     for operation in _ROWS:
         client.meta.events.register(f"before-parse.dynamodb.{operation}", _take_rows)
-    # After boto3, which listens here too, has converted what it found.
-    client.meta.events.register_last("after-call", _put_rows)
+    # boto3 has a hook here too, and has to convert the response first.
+    client.meta.events.register_last("after-call", lambda parsed, **_: parsed.update(parsed.pop(_READ, {})))
 
 
 def _take_rows(
     operation_model: Any, response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any
 ) -> None:
-    """Read an answer's rows, and leave the rest of it for botocore."""
+    """Parse the rows of a response, and leave its other members to botocore."""
     if response_dict["status_code"] != 200:
         return
     try:
-        answer = orjson.loads(response_dict["body"])
+        response = orjson.loads(response_dict["body"])
     except orjson.JSONDecodeError as err:
-        # botocore would take it for an answer without rows.
-        raise ResponseStreamingError(error=f"the answer of DynamoDB is no JSON: {err.msg}") from err
+        # botocore would treat it as a response without rows.
+        raise ResponseStreamingError(error=f"the response of DynamoDB is not valid JSON: {err.msg}") from err
     member = _ROWS[operation_model.name]
-    found = answer.pop(member, None)
+    found = response.pop(member, None)
     if found is None:
         return
     customized_response_dict[_READ] = {member: _rows(found, is_by_table=operation_model.name == "BatchGetItem")}
-    response_dict["body"] = orjson.dumps(answer)
-
-
-def _put_rows(parsed: dict[str, Any], **_: Any) -> None:
-    parsed |= parsed.pop(_READ, {})
+    response_dict["body"] = orjson.dumps(response)
 
 
 def _rows(found: Any, is_by_table: bool) -> Any:
@@ -75,7 +71,7 @@ def attribute_value(typed: Mapping[str, Any]) -> Any:
         case "N":
             return DYNAMODB_CONTEXT.create_decimal(value)
         case "L":
-            # Texts, features above all, without a call for each.
+            # A list of texts, such as features, needs no call per text.
             return [inner["S"] if "S" in inner else attribute_value(inner) for inner in value]
         case "M":
             return {name: attribute_value(inner) for name, inner in value.items()}
@@ -83,4 +79,4 @@ def attribute_value(typed: Mapping[str, Any]) -> Any:
             value = base64.b64decode(value)
         case "BS":
             value = [base64.b64decode(inner) for inner in value]
-    return _boto3.deserialize({kind: value})  # type: ignore[misc]  # which kind it is, is not known before
+    return _boto3.deserialize({kind: value})  # type: ignore[misc]  # the kind is only known at run time

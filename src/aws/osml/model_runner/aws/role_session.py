@@ -1,7 +1,7 @@
-"""A session of a role that a request names: whose job it is for, and what it may do at most.
+"""Sessions of roles that a request names: their names and their session policies.
 
-CloudTrail shows the session's name, so every call in it can be traced to its job. The session policy narrows the role
-to the one bucket, stream or endpoint that the job needs: a role that may read many buckets reads one of them for it.
+CloudTrail shows the session's name, so every call can be traced to its job. The session policy narrows the role to the
+bucket, stream or endpoint that the job needs. So a role that may read many buckets can read only one of them.
 """
 
 import hashlib
@@ -11,13 +11,13 @@ from typing import Any
 
 DEFAULT_SESSION_NAME = "AWSOversightMLModelRunner"
 _NAME_DIGITS = 16
-# STS takes policies of 2,048 characters, and one of a prefix may become six of JSON.
-_POLICY_PREFIX_CHARACTERS = 200
+# STS accepts policies of 2,048 characters, and JSON may need six characters for a character of a prefix.
+_PREFIX_LENGTH = 200
 
 
 @dataclass(frozen=True)
 class RoleSession:
-    """A role's ARN, the name of the session, and the session policy as JSON, empty for none."""
+    """A role's ARN, the name of the session, and the session policy as JSON; an empty policy does not narrow."""
 
     role_arn: str
     name: str = DEFAULT_SESSION_NAME
@@ -25,7 +25,7 @@ class RoleSession:
 
 
 def session_name(job_id: str) -> str:
-    """Return ``osml-`` and a hash of the job's id, which may hold what a session's name may not."""
+    """Return ``osml-`` and a hash of the job's id, because the id may have characters that a name may not have."""
     return f"osml-{hashlib.sha256(job_id.encode(errors='surrogatepass')).hexdigest()[:_NAME_DIGITS]}"
 
 
@@ -36,7 +36,7 @@ def reading_session(role_arn: str | None, job_id: str, bucket: str | None) -> Ro
         role_arn,
         job_id,
         _statement(actions, f"s3:::{bucket}/*"),
-        # Without it S3 calls a missing object forbidden.
+        # Without this permission S3 reports a missing object as forbidden.
         _statement(["s3:ListBucket"], f"s3:::{bucket}"),
         _statement(["kms:Decrypt"], "kms:*:*:key/*"),
     )
@@ -49,7 +49,7 @@ def calling_session(role_arn: str | None, job_id: str, endpoint: str) -> RoleSes
 
 
 def describing_session(role_arn: str | None, name: str) -> RoleSession | None:
-    """Return a session that describes one endpoint or component, for whichever job asks; None without a role."""
+    """Return a session that describes one endpoint or component, for any job; None without a role."""
     actions = ["sagemaker:DescribeEndpoint", "sagemaker:ListTags", "sagemaker:DescribeInferenceComponent"]
     resources = [f"sagemaker:*:*:{kind}/{name.lower()}" for kind in ("endpoint", "inference-component")]
     return _session(
@@ -63,13 +63,15 @@ def describing_session(role_arn: str | None, name: str) -> RoleSession | None:
 def writing_session(role_arn: str | None, job_id: str, bucket: str, prefix: str) -> RoleSession | None:
     """Return a session that writes objects of ``bucket`` whose key starts with ``prefix``; None without a role.
 
-    It may read them too, to see whose result lies there.
+    The session may also read them, to find out whose result is stored there.
     """
+    # A policy gives ``*``, ``?`` and ``$`` a meaning, so they are escaped.
+    literal = "".join(f"${{{character}}}" if character in "*?$" else character for character in prefix[:_PREFIX_LENGTH])
     actions = ["s3:PutObject", "s3:PutObjectAcl", "s3:AbortMultipartUpload", "s3:GetObject"]
     return _session(
         role_arn,
         job_id,
-        _statement(actions, f"s3:::{bucket}/{_literal(prefix[:_POLICY_PREFIX_CHARACTERS])}*"),
+        _statement(actions, f"s3:::{bucket}/{literal}*"),
         _statement(["kms:GenerateDataKey", "kms:Decrypt"], "kms:*:*:key/*"),
     )
 
@@ -101,8 +103,3 @@ def _session(role_arn: str | None, job_id: str, *statements: dict[str, Any]) -> 
 
 def _statement(actions: list[str], *resources: str) -> dict[str, Any]:
     return {"Effect": "Allow", "Action": actions, "Resource": list(resources)}
-
-
-def _literal(text: str) -> str:
-    """Return ``text`` as a policy matches it by itself: ``*``, ``?`` and ``$`` mean more there."""
-    return "".join(f"${{{character}}}" if character in "*?$" else character for character in text)

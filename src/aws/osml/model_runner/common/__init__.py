@@ -1,4 +1,4 @@
-"""The shared vocabulary. What needs boto3 is loaded when it is first asked for, so that pure rooms stay light."""
+"""The shared types. Names that need boto3 are imported on first use, so that pure packages do not import it."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

@@ -1,7 +1,7 @@
-"""Which addresses a URL of a request may lead to: one rule for endpoints and images, however the address is spelled.
+"""The rule of forbidden addresses: one for endpoints and images, in any form of the address. Pure: no socket.
 
-The worker stands inside a network with instance metadata and container credentials on link-local addresses. Loopback
-and private addresses are allowed here: a model or a store may be in the same network.
+The network of the worker has instance metadata and container credentials on link-local addresses. Loopback and private
+addresses are allowed here: a model or an image store may be in the same network.
 """
 
 import ipaddress
@@ -10,13 +10,13 @@ IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 # Instance metadata and pod identity over IPv6 are unique local addresses, not link-local ones.
 _METADATA_NETWORK = ipaddress.IPv6Network("fd00:ec2::/32")
-# IPv6 addresses in whose last 32 bits an IPv4 address travels: NAT64 (RFC 6052, RFC 8215), the
-# IPv4-translated ones of SIIT (RFC 2765) and the deprecated ::a.b.c.d.
+# IPv6 networks whose last 32 bits are an IPv4 address: NAT64 (RFC 6052, RFC 8215), the IPv4-translated addresses of
+# SIIT (RFC 2765) and the deprecated ::a.b.c.d.
 _CARRIER_NETWORKS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "64:ff9b:1::/48", "::ffff:0:0:0/96", "::/96")))
 
 
 def is_forbidden(address: IPAddress) -> bool:
-    """Return True for link-local, metadata and multicast addresses, however an IPv6 address wraps them."""
+    """Return True for link-local, metadata and multicast addresses, and for IPv6 addresses that embed them."""
     return any(
         inner.is_link_local
         or inner.is_multicast
@@ -26,7 +26,7 @@ def is_forbidden(address: IPAddress) -> bool:
 
 
 def _with_inner_addresses(address: IPAddress) -> list[IPAddress]:
-    """Return ``address`` and the IPv4 addresses to which its bits may lead."""
+    """Return ``address`` and the IPv4 addresses that it embeds."""
     if isinstance(address, ipaddress.IPv4Address):
         return [address]
     inner: list[IPAddress | None] = [address, address.ipv4_mapped, address.sixtofour]

@@ -1,4 +1,4 @@
-"""Hands things from one thread to others, a few at a time, so that neither side runs away from the other."""
+"""Passes items from one thread to others through bounded channels, so that the reader is at most a few items behind."""
 
 import contextvars
 import threading
@@ -11,25 +11,25 @@ T = TypeVar("T")
 
 
 class Semaphore(Protocol):
-    """What ``threading.Semaphore`` does."""
+    """The part of ``threading.Semaphore`` that channels use."""
 
     def acquire(self) -> object:
-        """Wait until the count is above zero, and lower it."""
+        """Wait until the count is above 0, and lower it by 1."""
 
     def release(self) -> object:
-        """Raise the count."""
+        """Raise the count by 1."""
 
 
 @dataclass(frozen=True)
 class Threads:
-    """How threads are started, and how they wait for each other."""
+    """Starts threads and makes their semaphores; the simulation replaces both."""
 
     start: Callable[[Callable[[], None]], object]
     semaphore: Callable[[int], Semaphore]
 
     @classmethod
     def of_process(cls) -> "Threads":
-        """Return the threads of this process; each begins with the context of the one that starts it."""
+        """Return the threads of this process; each begins with a copy of the context of the thread that starts it."""
 
         def start(work: Callable[[], None]) -> None:
             context = contextvars.copy_context()
@@ -39,74 +39,74 @@ class Threads:
 
 
 class BrokenStreamError(Exception):
-    """A stream ended before its end; the thread that filled it knows why."""
+    """The stream of a reader broke off; the thread that fills the channel raises the cause."""
 
 
 class _End:
-    """The last thing in a channel; ``error`` is raised where the stream is broken."""
+    """The last item of a channel; a reader raises ``error`` if the stream broke off."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
 
 
 class Channel(Generic[T]):
-    """At most ``capacity`` things on their way from one thread to another."""
+    """Holds at most ``capacity`` items between the thread that fills it and the thread that reads it."""
 
     def __init__(self, capacity: int, threads: Threads) -> None:
         self._slots = threads.semaphore(capacity)
         self._ready = threads.semaphore(0)
-        self._things: deque[T | _End] = deque()
+        self._items: deque[T | _End] = deque()
         self._is_left = False
 
     def reserve(self) -> bool:
-        """Wait until there is room for one more; False when nobody reads any more."""
+        """Wait until there is room for one more item; return False when the reader has left."""
         self._slots.acquire()
         if self._is_left:
             self._slots.release()
         return not self._is_left
 
-    def put(self, thing: T) -> None:
-        """Hand over a thing, after ``reserve``."""
-        self._things.append(thing)
+    def put(self, item: T) -> None:
+        """Add an item, after ``reserve``."""
+        self._items.append(item)
         self._ready.release()
 
     def end(self, error: BaseException | None = None) -> None:
-        """End the stream; ``error`` is raised to the thread that reads."""
-        self._things.append(_End(error))
+        """End the stream; the thread that reads raises ``error``."""
+        self._items.append(_End(error))
         self._ready.release()
 
     def leave(self) -> None:
         """Read no more."""
         self._is_left = True
-        self._things.clear()
+        self._items.clear()
         self._slots.release()
 
     def __iter__(self) -> Iterator[T]:
         while True:
             self._ready.acquire()
-            thing = self._things.popleft()
-            if isinstance(thing, _End):
-                if thing.error is not None:
-                    raise thing.error
+            item = self._items.popleft()
+            if isinstance(item, _End):
+                if item.error is not None:
+                    raise item.error
                 return
             self._slots.release()
-            yield thing
+            yield item
 
 
-def read_ahead(things: Iterable[T], threads: Threads) -> Generator[T, None, None]:
-    """Yield what another thread reads: the next thing while the caller works on one."""
+def read_ahead(items: Iterable[T], threads: Threads) -> Generator[T, None, None]:
+    """Yield the items; another thread reads the next item while the caller works on one."""
     channel, is_over = Channel[T](1, threads), threads.semaphore(0)
 
     def read() -> None:
         try:
-            rest = iter(things)
+            rest = iter(items)
             while channel.reserve():
                 try:
                     channel.put(next(rest))
                 except StopIteration:
                     channel.end()
                     return
-        except BaseException as err:  # noqa: BLE001 - raised in the thread that reads
+        except BaseException as err:  # noqa: BLE001 - the reading thread raises it
             channel.end(err)
         finally:
             is_over.release()
@@ -120,40 +120,40 @@ def read_ahead(things: Iterable[T], threads: Threads) -> Generator[T, None, None
 
 
 def spread(
-    things: Iterable[T],
+    items: Iterable[T],
     readers: Sequence[Callable[[Iterable[T]], object]],
     threads: Threads,
     capacity: int,
 ) -> list[BaseException | None]:
-    """Have every reader read all things, each in a thread of its own, and return the error of each.
+    """Let every reader read all items, each in a thread of its own, and return the error of each reader.
 
-    A reader that fails does not stop the others; where all fail, the rest is not read. Where the things themselves end
-    in an error, each reader gets a ``BrokenStreamError``, and the error is raised when all of them have ended.
+    A reader that fails does not stop the others; if all fail, the other items are not read. If ``items`` raises an
+    error, each reader gets a ``BrokenStreamError``, and the error is raised when all of them have ended.
     """
     if len(readers) == 1:
-        return [_read_alone(things, readers[0])]
+        return [_read_alone(items, readers[0])]
     channels = [Channel[T](capacity, threads) for _ in readers]
     errors: list[BaseException | None] = [None] * len(readers)
-    one_is_over = threads.semaphore(0)
+    reader_ended = threads.semaphore(0)
 
     def start(number: int) -> None:
         def read() -> None:
             try:
                 readers[number](channels[number])
-            except BaseException as err:  # noqa: BLE001 - returned
+            except BaseException as err:  # noqa: BLE001 - returned to the caller
                 errors[number] = err
             finally:
                 channels[number].leave()
-                one_is_over.release()
+                reader_ended.release()
 
         threads.start(read)
 
     for number in range(len(readers)):
         start(number)
     failure = None
-    rest = iter(things)
+    rest = iter(items)
     try:
-        _hand_out(rest, channels, lambda: bool(errors) and None not in errors)
+        _fan_out(rest, channels, lambda: bool(errors) and None not in errors)
     except BaseException as err:  # noqa: BLE001 - raised below, when every reader has ended
         failure = err
     finally:
@@ -161,29 +161,30 @@ def spread(
     for channel in channels:
         channel.end(BrokenStreamError() if failure else None)
     for _ in channels:
-        one_is_over.acquire()
+        reader_ended.acquire()
     if failure is not None:
         raise failure
     return errors
 
 
-def _hand_out(things: Iterable[T], channels: Sequence[Channel[T]], have_all_failed: Callable[[], bool]) -> None:
-    for thing in things:
+def _fan_out(items: Iterable[T], channels: Sequence[Channel[T]], have_all_failed: Callable[[], bool]) -> None:
+    """Put each item into all channels; stop after an item if ``have_all_failed`` returns True."""
+    for item in items:
         for channel in channels:
             if channel.reserve():
-                channel.put(thing)
+                channel.put(item)
         if have_all_failed():
             return
 
 
-def _read_alone(things: Iterable[T], reader: Callable[[Iterable[T]], object]) -> BaseException | None:
-    """Do what ``spread`` does in the caller's thread."""
+def _read_alone(items: Iterable[T], reader: Callable[[Iterable[T]], object]) -> BaseException | None:
+    """Let one reader read all items in the caller's thread; errors as in ``spread``."""
     failure: BaseException | None = None
     error: BaseException | None = None
 
     def guarded() -> Generator[T, None, None]:
         nonlocal failure
-        rest = iter(things)
+        rest = iter(items)
         try:
             yield from rest
         except GeneratorExit:
@@ -196,10 +197,10 @@ def _read_alone(things: Iterable[T], reader: Callable[[Iterable[T]], object]) ->
     guard = guarded()
     try:
         reader(guard)
-        # A reader may leave early; whether the things end well is still to be seen.
+        # A reader may leave early, and a later item may still raise an error.
         for _ in guard:
             pass
-    except BaseException as err:  # noqa: BLE001 - returned
+    except BaseException as err:  # noqa: BLE001 - returned to the caller
         error = err
     finally:
         guard.close()
@@ -208,7 +209,7 @@ def _read_alone(things: Iterable[T], reader: Callable[[Iterable[T]], object]) ->
     return error
 
 
-def _close(things: Iterator[T]) -> None:
-    """End what makes the things, where that is a generator."""
-    if isinstance(things, Generator):
-        things.close()
+def _close(items: Iterator[T]) -> None:
+    """Close the generator behind the items, if there is one."""
+    if isinstance(items, Generator):
+        items.close()

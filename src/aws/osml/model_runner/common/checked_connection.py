@@ -1,8 +1,8 @@
-"""urllib3 connections that go to a checked address, and whose answer has to come in time as a whole.
+"""urllib3 connections to checked addresses, with a deadline for the whole response.
 
-Two things that urllib3 leaves open: it looks a name up by itself, after any check of ours; and its read time-out is
-per piece, so that a peer who sends a byte a minute holds a thread for ever. Both are closed here, below urllib3's
-pooling and TLS: the name of the URL stays what the certificate and the Host header are about.
+They correct two properties of urllib3. It looks a name up by itself, after any check before. Its read time-out is per
+piece, so a server that sends a byte a minute holds a thread for ever. Both corrections are below urllib3's pools and
+TLS: the certificate and the Host header still use the name in the URL.
 """
 
 import functools
@@ -25,13 +25,13 @@ MAX_ADDRESSES = 4
 
 
 class _TimedReader(io.RawIOBase):
-    """The raw end of a socket's file, which gives up when the whole answer is late."""
+    """The raw file of a socket, whose reads raise TimeoutError after the deadline of the whole response."""
 
     def __init__(self, sock: socket.socket, read_timeout_s: float | None, deadline_s: float) -> None:
         self._sock = sock
         self._read_timeout_s = read_timeout_s
         self._deadline_s = deadline_s
-        # The socket counts this file among its users, so closing the connection leaves it readable to the end.
+        # The socket counts its open files, so this file stays readable to the end when the connection is closed.
         self._raw = sock.makefile("rb", buffering=0)
 
     def readable(self) -> bool:
@@ -40,7 +40,7 @@ class _TimedReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int | None:
         left_s = self._deadline_s - time.monotonic()
         if left_s <= 0:
-            raise TimeoutError("the answer came too slowly")
+            raise TimeoutError("the response came too slowly")
         self._sock.settimeout(left_s if self._read_timeout_s is None else min(left_s, self._read_timeout_s))
         return self._raw.readinto(buffer)
 
@@ -50,7 +50,7 @@ class _TimedReader(io.RawIOBase):
 
 
 class _TimedFiles:
-    """What http.client's response asks of a socket: a file to read from."""
+    """The part of a socket that http.client's response uses: a file to read from."""
 
     def __init__(self, make: Callable[[], io.RawIOBase]) -> None:
         self._make = make
@@ -60,7 +60,7 @@ class _TimedFiles:
 
 
 class _CheckedConnection(HTTPConnection):
-    """The two behaviours; mixed into the plain and the TLS connection."""
+    """A connection to a checked address, with a deadline for the response."""
 
     def __init__(self, *args: Any, total_s: float, resolve: Resolve = allowed_addresses, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -70,11 +70,11 @@ class _CheckedConnection(HTTPConnection):
         self.response_class = self._timed_response  # type: ignore[assignment]  # http.client only calls it
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        """Send a request; the time for its answer runs from here."""
+        """Send a request; the deadline of its response counts from here."""
         self._deadline_s = time.monotonic() + self._total_s
         if self.sock is None:
             self.connect()
-        # urllib3 would send the body under the connect time-out, which a large tile on a slow line exceeds.
+        # urllib3 would send the body with the connect time-out, which is too short for a large tile on a slow line.
         self.timeout = self._total_s
         super().request(*args, **kwargs)
 
@@ -83,32 +83,29 @@ class _CheckedConnection(HTTPConnection):
         return http.client.HTTPResponse(_TimedFiles(make), method=method)  # type: ignore[arg-type]
 
     def _new_conn(self) -> socket.socket:
-        """Connect to the first checked address that answers."""
+        """Connect to the first checked address that accepts the connection."""
         host, timeout = self._dns_host, self.timeout
         try:
             addresses = self._resolve(host, self.port)[:MAX_ADDRESSES]
             if isinstance(timeout, int | float):
                 self.timeout = timeout / len(addresses)
-            return self._connect_to_one_of(addresses)
+            *others, last = addresses
+            for address in others:
+                self._dns_host = address
+                try:
+                    return super()._new_conn()
+                except (NewConnectionError, ConnectTimeoutError):
+                    continue
+            self._dns_host = last
+            return super()._new_conn()
         except socket.gaierror as err:
             raise NameResolutionError(host, self, err) from err
         finally:
             self._dns_host, self.timeout = host, timeout
 
-    def _connect_to_one_of(self, addresses: list[str]) -> socket.socket:
-        *others, last = addresses
-        for address in others:
-            self._dns_host = address
-            try:
-                return super()._new_conn()
-            except (NewConnectionError, ConnectTimeoutError):
-                continue
-        self._dns_host = last
-        return super()._new_conn()
-
 
 class _CheckedTLSConnection(_CheckedConnection, HTTPSConnection):
-    """A TLS connection to a checked address; certificate and server name are the URL's."""
+    """A TLS connection to a checked address; certificate and server name belong to the name in the URL."""
 
 
 class _CheckedPool(HTTPConnectionPool):
@@ -122,12 +119,12 @@ class _CheckedTLSPool(HTTPSConnectionPool):
 def checked_pool_manager(
     total_s: float, max_connections: int, resolve: Resolve = allowed_addresses, max_hosts: int = 1
 ) -> PoolManager:
-    """Return a pool manager that gives each answer ``total_s`` seconds.
+    """Return a pool manager whose responses have to be complete within ``total_s`` seconds.
 
-    It keeps up to ``max_connections`` open to each of the last ``max_hosts`` hosts.
+    It keeps up to ``max_connections`` connections open to each of the last ``max_hosts`` hosts.
     """
     manager = PoolManager(num_pools=max_hosts, maxsize=max_connections, block=False, cert_reqs="CERT_REQUIRED")
-    # Pools pass what they do not know on to their connections; the manager would not let it through.
+    # Pools pass unknown arguments on to their connections; the manager refuses such arguments.
     pools: dict[str, Any] = {
         "http": functools.partial(_CheckedPool, total_s=total_s, resolve=resolve),
         "https": functools.partial(_CheckedTLSPool, total_s=total_s, resolve=resolve),

@@ -1,4 +1,4 @@
-"""Credentials of roles that a request names."""
+"""Credentials of a role, under the published path."""
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -10,14 +10,15 @@ from aws.osml.model_runner.exceptions import InvalidAssumedRoleException
 def get_credentials_for_assumed_role(assumed_role: str) -> dict[str, str]:
     """Assume a role and return its ``AccessKeyId``, ``SecretAccessKey`` and ``SessionToken``, valid for an hour.
 
-    Work that may last longer asks ``AwsClients`` for a client of the role instead: that one refreshes itself.
+    For longer work use a client of ``AwsClients`` for the role, which refreshes its credentials.
 
     Raises:
-        InvalidAssumedRoleException: STS refused, or could not be reached.
+        InvalidAssumedRoleException: STS refused the role, or could not be reached.
     """
     try:
-        answer = default_clients().client("sts").assume_role(RoleArn=assumed_role, RoleSessionName=DEFAULT_SESSION_NAME)
+        sts = default_clients().client("sts")
+        response = sts.assume_role(RoleArn=assumed_role, RoleSessionName=DEFAULT_SESSION_NAME)
     except (ClientError, BotoCoreError) as err:
         raise InvalidAssumedRoleException(f"cannot assume {assumed_role}: {type(err).__name__}") from err
     keys = ("AccessKeyId", "SecretAccessKey", "SessionToken")
-    return {key: str(answer["Credentials"][key]) for key in keys}
+    return {key: str(response["Credentials"][key]) for key in keys}

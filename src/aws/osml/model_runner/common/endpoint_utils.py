@@ -1,4 +1,4 @@
-"""How many regions a SageMaker endpoint may work on at once, from the machines behind it."""
+"""The maximum number of regions in progress at a SageMaker endpoint, from the vCPUs of its instances."""
 
 import math
 import threading
@@ -37,34 +37,34 @@ class EndpointUtils:
 
     @property
     def clients(self) -> AwsClients:
-        """The boto3 clients that look-ups go through."""
+        """The boto3 clients that make the look-ups."""
         if self._clients is None:
             self._clients = default_clients()
         return self._clients
 
     @property
     def ec2_client(self) -> Any:
-        """The client that knows how many processors an instance type has."""
+        """The EC2 client, which looks up the vCPUs of an instance type."""
         return self.clients.client("ec2")
 
     def calculate_max_regions(self, endpoint_name: str, model_invocation_role: str | None = None) -> int:
         """Return floor(scale factor × vCPUs × instances / workers per CPU), summed over the endpoint's variants.
 
         With one ml.m5.12xlarge (48 vCPUs), a factor of 10 and one worker per CPU that is 480.
-        botocore's errors pass through: an endpoint that cannot be described has no known capacity.
+        Raises botocore's errors if the endpoint cannot be described; its capacity is then not known.
         """
         with self._lock:
             known = self.max_region_cache.get(endpoint_name)
         if known is not None:
             return known
-        cpus = self._processors_behind(endpoint_name, model_invocation_role)
-        max_regions = math.floor(self.scale_factor * cpus / self.workers_per_cpu)
+        vcpus = self._vcpus_of(endpoint_name, model_invocation_role)
+        max_regions = math.floor(self.scale_factor * vcpus / self.workers_per_cpu)
         if self._describe is None:
             with self._lock:
                 self.max_region_cache[endpoint_name] = max_regions
         return max_regions
 
-    def _processors_behind(self, endpoint_name: str, role: str | None) -> int:
+    def _vcpus_of(self, endpoint_name: str, role: str | None) -> int:
         sagemaker = self.clients.client("sagemaker", describing_session(role, endpoint_name))
         if self._describe is None:
             endpoint = sagemaker.describe_endpoint(EndpointName=endpoint_name)
@@ -76,12 +76,11 @@ class EndpointUtils:
             for variant in config["ProductionVariants"]
             if "InstanceType" in variant
         }
-        return sum(
-            variant.get("CurrentInstanceCount", 0) * self._processors_of(instance_types[variant["VariantName"]])
-            for variant in endpoint["ProductionVariants"]
-            if variant["VariantName"] in instance_types
-        )
-
-    def _processors_of(self, instance_type: str) -> int:
-        answer = self.ec2_client.describe_instance_types(InstanceTypes=[instance_type])
-        return int(answer["InstanceTypes"][0]["VCpuInfo"]["DefaultVCpus"])
+        vcpus = 0
+        for variant in endpoint["ProductionVariants"]:
+            if variant["VariantName"] in instance_types:
+                names = [instance_types[variant["VariantName"]]]
+                response = self.ec2_client.describe_instance_types(InstanceTypes=names)
+                vcpus_each = int(response["InstanceTypes"][0]["VCpuInfo"]["DefaultVCpus"])
+                vcpus += variant.get("CurrentInstanceCount", 0) * vcpus_each
+        return vcpus

@@ -1,4 +1,4 @@
-"""The names under which this room's errors are imported."""
+"""The errors of this package under their published path."""
 
 from aws.osml.model_runner.exceptions import InvalidAssumedRoleException
 

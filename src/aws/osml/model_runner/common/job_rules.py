@@ -1,4 +1,4 @@
-"""The decisions of the job protocol, as pure functions: values in, a value out. Handlers act on them."""
+"""The decisions of the job protocol, as pure functions; handlers act on them."""
 
 import random
 
@@ -10,21 +10,22 @@ from aws.osml.model_runner.exceptions import ModelRunnerError
 from .backoff import HALF_JITTER, backoff_s
 from .typing import RequestStatus
 
-# A region, a plan or an aggregation that crashed its workers too often is given up only after a time as well: in an
-# outage, or a roll-out that kills every worker, many tries fail within minutes and none of them is the job's fault.
+# Minimum time before a region, or a plan or an aggregation, that crashed several workers is ended. In an outage, or a
+# roll-out that kills every worker, many attempts fail within minutes and the job is not the cause.
 POISON_REGION_S = 600.0
 POISON_IMAGE_S = 3600.0
 
-# Rows of tiles outlive the longest job by this. A tile stored more recently will be there for one more whole job.
+# Rows of tiles expire this long after the longest job. A tile stored more recently still exists at the end of another
+# job.
 TILE_MARGIN_S = 48 * 3600
 
-# A region that nobody has touched for this many leases may have lost its message, or its worker.
+# A region whose row has not changed for this many leases may have lost its message, or its worker.
 SILENT_LEASES = 3
-_LONGEST_SILENCE_S = 1800.0
+_MAX_SILENCE_S = 1800.0
 
 _FIRST_BACKOFF_S = 5.0
-_LONGEST_BACKOFF_S = 300.0
-_LONGEST_AGGREGATION_WAIT_S = 600.0
+_MAX_BACKOFF_S = 300.0
+_MAX_AGGREGATION_WAIT_S = 600.0
 _FIRST_DELIVERY_WAIT_S = 20.0
 _DELIVERY_JITTER = (0.75, 1.25)
 
@@ -32,32 +33,32 @@ _DELIVERY_JITTER = (0.75, 1.25)
 def is_late(
     accepted_s: float, first_attempt_s: float | None, now_s: float, wait_limit_s: float, deadline_s: float
 ) -> bool:
-    """Return True when the time of a job is over: that to wait until its first plan, or from then on that to run."""
+    """Return True when a job has exceeded ``wait_limit_s`` before its first plan, or ``deadline_s`` after it."""
     if first_attempt_s is None:
         return now_s - accepted_s > wait_limit_s
     return now_s - first_attempt_s > deadline_s
 
 
 def late_reason(deadline_s: float) -> str:
-    """Return why work ends that its job has no time for any more."""
+    """Return the status reason of work that ends because the deadline of its job is over."""
     return (
         f"the job's deadline of {deadline_s:g} s after its first plan (JOB_DEADLINE_S) is over:"
-        " send the job again to have the missing tiles done"
+        " send the job again to process the missing tiles"
     )
 
 
 def region_status(succeeded_tiles: int, failed_tiles: int) -> RequestStatus:
-    """Return how a region ended; one without tiles has nothing that could fail."""
+    """Return the terminal status of a region, from its tiles; a region without tiles succeeds."""
     if failed_tiles == 0:
         return RequestStatus.SUCCESS
     return RequestStatus.PARTIAL if succeeded_tiles else RequestStatus.FAILED
 
 
 def image_status(succeeded_tiles: int, failed_tiles: int, sinks: int, failed_sinks: int) -> RequestStatus:
-    """Return how an image ended, by its tiles and its outputs.
+    """Return the terminal status of an image, from its tiles and its outputs.
 
     SUCCESS: no tile failed and every output is complete. FAILED: tiles failed and none succeeded, or no output is
-    complete. Anything between is PARTIAL.
+    complete. PARTIAL: all other cases.
     """
     if failed_tiles == 0 and failed_sinks == 0:
         return RequestStatus.SUCCESS
@@ -67,18 +68,18 @@ def image_status(succeeded_tiles: int, failed_tiles: int, sinks: int, failed_sin
 
 
 def is_passing(error: BaseException) -> bool:
-    """Return True when the same step may succeed later without anyone's help, by what it failed with."""
+    """Return True when the step that raised ``error`` may succeed later without a change by the operator."""
     if isinstance(error, ClientError | BotoCoreError):
         return may_pass(error)
     return isinstance(error, ModelRunnerError) and error.can_retry
 
 
 def is_hopeless(error: BaseException) -> bool:
-    """Return True when the same step fails whenever it is tried, by what it failed with.
+    """Return True when the step that raised ``error`` fails at every attempt.
 
-    An error of a class that no step foresees is hopeless: a library such as GDAL, PROJ or GEOS raised it for this image
-    or this request. An error of AWS is not, except a write that DynamoDB refuses for what is in it, since its owner may
-    mend a role or a table. Nor is a lack of memory or of files.
+    An error of a class that no step expects is hopeless: a library such as GDAL or PROJ raised it for this image or
+    request. Errors of AWS are not hopeless, because the owner may correct a role or a table. The exception is a write
+    that DynamoDB refuses because of its content. A lack of memory or of files is not hopeless either.
     """
     if isinstance(error, ModelRunnerError):
         return not error.can_retry
@@ -88,17 +89,17 @@ def is_hopeless(error: BaseException) -> bool:
 
 
 def is_redrivable(status: str | None) -> bool:
-    """Return True when a job of this status may be begun again: it has ended, and not wholly well."""
+    """Return True when a job of this status may be redriven: it ended as PARTIAL or FAILED."""
     return status in (RequestStatus.PARTIAL, RequestStatus.FAILED)
 
 
 def needs_outputs_only(
     regions_ended: int, region_count: int | None, failed_tiles: int, tiles_age_s: float | None, outputs_only: bool
 ) -> bool:
-    """Return True when an image that is begun again only has to be delivered: no region is done again.
+    """Return True when an image that is redriven only has to be delivered, and no region is processed again.
 
-    Every region has ended, and no tile has failed or, with ``outputs_only``, failed tiles stay failed.
-    ``tiles_age_s`` is the age of the oldest tile at most; None where it is not known, and then tiles may be gone.
+    Every region has ended, and no tile has failed; with ``outputs_only``, failed tiles stay failed. ``tiles_age_s`` is
+    an upper bound on the age of the tiles; None where it is not known, because tiles may then have expired.
     """
     has_ended = region_count is not None and regions_ended == region_count
     is_stored = tiles_age_s is not None and tiles_age_s < TILE_MARGIN_S
@@ -111,24 +112,24 @@ def is_poison(attempts: int, first_attempt_s: float | None, now_s: float, max_at
 
 
 def silence_s(waited_s: float, lease_s: float) -> float:
-    """Return for how long nobody may touch a region before its message counts as lost, and is sent again.
+    """Return how long a region's row may stay unchanged before its message counts as lost, and is sent again.
 
-    ``waited_s`` lay between the plan and the last time it was sent. The wait doubles, since in a long queue most
-    regions that nobody touches merely wait, and each copy of their messages makes the queue longer.
+    ``waited_s`` is the time from the plan to the last send. The wait doubles, because in a long queue most unchanged
+    regions only wait, and each copy of their messages makes the queue longer.
     """
-    return max(SILENT_LEASES * lease_s, min(_LONGEST_SILENCE_S, waited_s))
+    return max(SILENT_LEASES * lease_s, min(_MAX_SILENCE_S, waited_s))
 
 
 def region_wait_s(backoffs: int, rng: random.Random, at_least_s: float = 0.0) -> float:
-    """Return how long a region waits that was refused ``backoffs`` times in a row before."""
-    return max(at_least_s, backoff_s(backoffs, _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S, rng, HALF_JITTER))
+    """Return the back-off of a region that was refused ``backoffs`` times in a row before."""
+    return max(at_least_s, backoff_s(backoffs, _FIRST_BACKOFF_S, _MAX_BACKOFF_S, rng, HALF_JITTER))
 
 
 def delivery_wait_s(backoffs: int, rng: random.Random) -> float:
-    """Return how long an image waits whose outputs did not take it ``backoffs`` times in a row before."""
-    return backoff_s(backoffs, _FIRST_DELIVERY_WAIT_S, _LONGEST_AGGREGATION_WAIT_S, rng, _DELIVERY_JITTER)
+    """Return the back-off of an image whose delivery failed ``backoffs`` times in a row before."""
+    return backoff_s(backoffs, _FIRST_DELIVERY_WAIT_S, _MAX_AGGREGATION_WAIT_S, rng, _DELIVERY_JITTER)
 
 
 def aggregation_wait_s(stalled: int) -> float:
-    """Return how long the next claim waits if this one's worker dies; the first retry does not wait."""
-    return backoff_s(stalled, _FIRST_BACKOFF_S, _LONGEST_AGGREGATION_WAIT_S) if stalled else 0.0
+    """Return how long the next claim of an aggregation waits after its worker died; the first retry does not wait."""
+    return backoff_s(stalled, _FIRST_BACKOFF_S, _MAX_AGGREGATION_WAIT_S) if stalled else 0.0

@@ -1,4 +1,4 @@
-"""One amount of memory that all aggregations of a process share."""
+"""A memory budget that all aggregations of a process share."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -12,7 +12,7 @@ _POLL_S = 0.2
 
 
 class MemoryBudget:
-    """``total_bytes`` for everything that aggregations hold of features; ``setting`` is its name in messages."""
+    """The total memory, ``total_bytes``, for features in aggregations; ``setting`` is its name in error messages."""
 
     def __init__(
         self,
@@ -26,12 +26,12 @@ class MemoryBudget:
         self.now = now
         self.pause = pause
         self.lock = threading.Lock()
-        # The oldest first; it never gives way to a younger one, so one aggregation always goes on.
+        # The oldest first; it never gives way to a younger share, so one aggregation always makes progress.
         self.shares: list[MemoryShare] = []
 
     @contextmanager
     def share(self, note: Callable[[], None]) -> Iterator["MemoryShare"]:
-        """Lend memory to an aggregation; ``note`` is called while it waits, and raises where it has to stop."""
+        """Give an aggregation a share; ``note`` is called while it waits, and raises an error to stop it."""
         share = MemoryShare(self, note)
         with self.lock:
             self.shares.append(share)
@@ -43,9 +43,9 @@ class MemoryBudget:
 
 
 class MemoryShare:
-    """What one aggregation holds, in bytes: of features that it reads, works on, and keeps for later.
+    """The memory of one aggregation, in bytes: features that it reads, processes, and keeps for later.
 
-    One thread may read while another works.
+    One thread may read while another processes.
     """
 
     def __init__(self, budget: MemoryBudget, note: Callable[[], None]) -> None:
@@ -56,20 +56,20 @@ class MemoryShare:
 
     @property
     def held_bytes(self) -> int:
-        """How much it holds."""
+        """The bytes that the aggregation holds."""
         return self._reading + self._working + self._kept
 
     @property
     def limit_bytes(self) -> int:
-        """How much it may hold when it is alone."""
+        """The bytes that the aggregation may hold when it is the only one."""
         return self._budget.total_bytes
 
     def read(self, size: int) -> None:
-        """Hold more for what is being read; wait for others, or for the thread that works, where there is no room.
+        """Hold ``size`` more bytes for a read; without room, wait for other aggregations or the processing thread.
 
         Raises:
-            AggregationTooLargeError: this aggregation alone needs more than there is.
-            AggregationDeferredError: others hold the memory, and do not end soon.
+            AggregationTooLargeError: this aggregation alone needs more than the budget.
+            AggregationDeferredError: other aggregations hold the memory and keep it for too long.
         """
         budget = self._budget
         gives_up_at: float | None = None
@@ -81,16 +81,16 @@ class MemoryShare:
             budget.pause(_POLL_S)
 
     def read_less(self, size: int) -> None:
-        """Hold less for what is being read: less came than was expected."""
+        """Release ``size`` bytes of a read that was smaller than expected."""
         self._reading -= size
 
     def work(self, size: int) -> None:
-        """Pass on what was read to the thread that works."""
+        """Count ``size`` bytes that were read as passed to the processing thread."""
         self._working += size
         self._reading -= size
 
     def keep(self, size: int) -> None:
-        """End the work on what was passed on; so much is kept for later, all in all."""
+        """End the processing of the features passed on; ``size`` bytes in total are kept for later."""
         self._kept = size
         self._working = 0
 
@@ -99,8 +99,8 @@ class MemoryShare:
         with budget.lock:
             if self._reading + self._kept + size > budget.total_bytes:
                 raise AggregationTooLargeError(
-                    f"{budget.setting} of {budget.total_bytes:,} bytes is too little: what cannot be decided apart"
-                    f" takes {self._reading + self._kept + size:,}"
+                    f"{budget.setting} of {budget.total_bytes:,} bytes is too little: features that have to be merged"
+                    f" together take {self._reading + self._kept + size:,}"
                 )
             is_room = sum(share.held_bytes for share in budget.shares) + size <= budget.total_bytes
             if is_room:
@@ -109,7 +109,7 @@ class MemoryShare:
             return is_room
 
     def _has_to_give_way(self, gives_up_at: float | None) -> bool:
-        """Return True when an older aggregation needs what this one holds, or the wait for others was too long."""
+        """Return True when an older aggregation waits for this one's memory, or this one waited too long for others."""
         with self._budget.lock:
             others = [share for share in self._budget.shares if share is not self and share.held_bytes]
             older = self._budget.shares[: self._budget.shares.index(self)]

@@ -1,11 +1,11 @@
-"""The shared vocabulary: places and sizes in an image, and the words that cross the wire."""
+"""The shared types: coordinates and sizes in an image, and the values of wire fields."""
 
 from enum import StrEnum
 from typing import NamedTuple
 
 
 class ImageCoord(NamedTuple):
-    """A pixel's place in an image: (row, col), both counted from 0 at the upper left."""
+    """The coordinates of a pixel: (row, col), both counted from 0 at the upper left."""
 
     row: int
     col: int
@@ -48,16 +48,15 @@ class ImageRegion(NamedTuple):
         return [list(self.origin), list(self.size)]
 
 
-# What a caller may pass where a region is asked for: parsed JSON carries lists.
+# A region as a caller may pass it; parsed JSON has lists.
 RegionLike = ImageRegion | tuple[tuple[int, int], tuple[int, int]] | list[list[int]]
 
-
-# The file that a model is sent: whatever holds bytes.
+# The file of a tile, as it is sent to a model.
 EncodedTile = bytes | memoryview
 
 
 class ImageCompression(StrEnum):
-    """How the pixels of a tile are compressed inside its format."""
+    """The compression of a tile's pixels inside its format."""
 
     NONE = "NONE"
     JPEG = "JPEG"
@@ -75,7 +74,7 @@ class ImageFormats(StrEnum):
 
 
 class RequestStatus(StrEnum):
-    """Where a job, an image or a region stands. The last three are terminal."""
+    """The status of a job, an image or a region. The last three are terminal."""
 
     STARTED = "STARTED"
     IN_PROGRESS = "IN_PROGRESS"
@@ -85,7 +84,7 @@ class RequestStatus(StrEnum):
 
     @property
     def is_terminal(self) -> bool:
-        """True when nothing will change the status any more."""
+        """True when the status is final."""
         return self in TERMINAL_STATUSES
 
 
@@ -93,14 +92,14 @@ TERMINAL_STATUSES = (RequestStatus.SUCCESS, RequestStatus.PARTIAL, RequestStatus
 
 
 class GeojsonDetectionField(StrEnum):
-    """Properties in which older models put a detection's pixels."""
+    """Properties in which older models return the pixels of a detection."""
 
     BOUNDS = "bounds_imcoords"
     GEOM = "geom_imcoords"
 
 
 class TileState(StrEnum):
-    """How a tile ended."""
+    """The outcome of a tile."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"

@@ -1,4 +1,4 @@
-"""The addresses behind the host of a URL, for endpoints and for images alike; see ``address_rule``."""
+"""Looks up the addresses of a URL's host, for endpoints and for images; see ``address_rule``."""
 
 import ipaddress
 import socket
@@ -11,11 +11,11 @@ LookUp = Callable[..., Sequence[tuple[Any, ...]]]
 
 
 class ForbiddenAddressError(OSError):
-    """A host resolves to an address that nobody may call."""
+    """A host resolves to a forbidden address."""
 
 
 def literal_address(host: str) -> IPAddress | None:
-    """Return the address that a host name spells out, in any form that the C library reads; None for a real name.
+    """Return the address that a host name denotes, in any form that the C library reads; None for a real name.
 
     ``2852039166``, ``0xa9fea9fe`` and ``169.254.43518`` are all 169.254.169.254.
     """
@@ -30,9 +30,9 @@ def literal_address(host: str) -> IPAddress | None:
 
 
 def allowed_addresses(host: str, port: int, look_up: LookUp = socket.getaddrinfo) -> list[str]:
-    """Resolve ``host`` and return its addresses in the resolver's order, each of them allowed.
+    """Resolve ``host`` and return its addresses in the resolver's order, if all of them are allowed.
 
-    One forbidden address among them refuses the host: no honest host is half on the metadata service.
+    A single forbidden address refuses the host, because no legitimate host shares a name with the metadata service.
 
     Raises:
         ForbiddenAddressError: the host is refused.

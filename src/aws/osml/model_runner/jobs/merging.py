@@ -19,7 +19,7 @@ from aws.osml.model_runner.api.post_processing import (
     SeamMerge,
 )
 from aws.osml.model_runner.common.channel import Threads, read_ahead
-from aws.osml.model_runner.common.memory import share_of_memory, trim_heap
+from aws.osml.model_runner.common.machine import share_of_memory, trim_heap
 from aws.osml.model_runner.common.memory_budget import MemoryBudget, MemoryShare
 from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.feature_table import StoredTile

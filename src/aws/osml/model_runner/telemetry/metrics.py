@@ -1,7 +1,7 @@
-"""Metrics: value lists per operation, written as CloudWatch's embedded metric format, one JSON line per flush.
+"""Metrics: lists of values per operation, written in CloudWatch's embedded metric format, one JSON line per flush.
 
-A tile is measured four times or more and an image has thousands of tiles, so values are collected and written once per
-region. Names, units and dimensions are those of the dashboards that exist.
+A tile has four measurements or more and an image has thousands of tiles, so values are collected and written once per
+region. Names, units and dimensions match the existing dashboards.
 """
 
 import math
@@ -31,19 +31,19 @@ MILLISECONDS = "Milliseconds"
 COUNT = "Count"
 PERCENT = "Percent"
 
-# What operations without dimensions of their own carry, as the library would add them.
+# Dimensions of values without an operation, as the library would add them.
 _DEFAULT_DIMENSIONS = {"LogGroup": LOG_GROUP_NAME, "ServiceName": SERVICE_NAME, "ServiceType": "Unknown"}
-_LONGEST_DIMENSION = 1_024
-# Each value of a dimension is a metric of its own, which costs money, and a sender may name any URL as a model. So a
-# process measures this many models apart, and all others as one.
-MOST_MODELS = 100
+_MAX_DIMENSION_CHARACTERS = 1_024
+# Each value of a dimension is a separate metric, which costs money, and a sender may name any URL as a model. So a
+# process records this many models separately, and all others together.
+MAX_MODELS = 100
 OTHER_MODELS = "Other"
 
 _Scope = tuple[tuple[str, str], ...]
 
 
 def configure_metrics() -> None:
-    """Tell the metrics library who we are, and that its output is this process's own: it never looks for EC2 then."""
+    """Set the names of the metrics library, and its local environment, in which it does not look for EC2."""
     config = get_config()
     config.service_name = SERVICE_NAME
     config.log_group_name = LOG_GROUP_NAME
@@ -52,12 +52,12 @@ def configure_metrics() -> None:
 
 
 def create_metrics_logger() -> MetricsLogger:
-    """Return a logger of the metrics library that writes to the standard output, whatever the machine is."""
+    """Return a logger of the metrics library that writes to the standard output on any machine."""
 
-    async def here() -> Environment:
+    async def local_environment() -> Environment:
         return LocalEnvironment()
 
-    return MetricsLogger(here, MetricsContext(namespace=NAMESPACE))
+    return MetricsLogger(local_environment, MetricsContext(namespace=NAMESPACE))
 
 
 class MetricsRecorder:
@@ -71,16 +71,16 @@ class MetricsRecorder:
         self._models: set[str] = set()
 
     def record(self, operation: str | None, metric: str, value: float, unit: str = COUNT, **dimensions: str) -> None:
-        """Keep one value of ``metric`` (``Duration``, ``Invocations``, …) for an operation (``TileProcessing``, …).
+        """Record one value of ``metric`` (``Duration``, ``Invocations``, …) for an operation (``TileProcessing``, …).
 
-        ``dimensions`` are ``ModelName`` and ``InputFormat``. Without an operation the value goes under the service's
-        own dimensions. A value that is not finite is left out, since the format has none.
+        ``dimensions`` are ``ModelName`` and ``InputFormat``. A value without an operation has the default dimensions of
+        the service. A value that is not finite is left out, because the format does not allow it.
         """
         if not math.isfinite(value):
             return
-        scope = _scope(operation, dimensions)
+        named = ({"Operation": operation} if operation else _DEFAULT_DIMENSIONS) | dimensions
         with self._lock:
-            scope = tuple((name, self._bounded(name, value)) for name, value in scope)
+            scope = tuple((name, self._bounded(name, _dimension_value(str(text)))) for name, text in named.items())
             self._scopes.setdefault(scope, {}).setdefault((metric, unit), []).append(value)
 
     @contextmanager
@@ -99,7 +99,7 @@ class MetricsRecorder:
     def flush(self) -> None:
         """Write what was recorded since the last flush: one line per operation and set of dimensions.
 
-        A list of more than a hundred values takes further lines, since the format has no more in one.
+        A list of more than 100 values takes further lines, because the format allows 100 values in a line.
         """
         with self._lock:
             scopes, self._scopes = self._scopes, {}
@@ -112,22 +112,17 @@ class MetricsRecorder:
     def _bounded(self, name: str, value: str) -> str:
         if name != "ModelName" or value in self._models:
             return value
-        if len(self._models) >= MOST_MODELS:
+        if len(self._models) >= MAX_MODELS:
             return OTHER_MODELS
         self._models.add(value)
         return value
 
 
-def _scope(operation: str | None, dimensions: dict[str, str]) -> _Scope:
-    named = ({"Operation": operation} if operation else _DEFAULT_DIMENSIONS) | dimensions
-    return tuple((name, _dimension_value(str(value))) for name, value in named.items())
-
-
 @lru_cache(maxsize=1024)
 def _dimension_value(value: str) -> str:
-    """Return ``value`` as the format wants it: ASCII, at most 1,024 characters, not blank; and without credentials."""
-    text = redacted_beginning(value, _LONGEST_DIMENSION).encode("ascii", "replace").decode()[:_LONGEST_DIMENSION]
-    return text if text.strip() else "Unknown"
+    """Return ``value`` as the format requires it: ASCII, at most 1,024 characters, not blank; without credentials."""
+    text = redacted_beginning(value, _MAX_DIMENSION_CHARACTERS).encode("ascii", "replace").decode()
+    return text[:_MAX_DIMENSION_CHARACTERS] if text[:_MAX_DIMENSION_CHARACTERS].strip() else "Unknown"
 
 
 def _lines(scope: _Scope, metrics: dict[tuple[str, str], list[float]]) -> list[str]:

@@ -15,8 +15,7 @@ from typing import Any
 
 from aws.osml.model_runner.aws.clients import AwsClients, default_clients
 from aws.osml.model_runner.common.channel import Threads
-from aws.osml.model_runner.common.cores import usable_cores
-from aws.osml.model_runner.common.memory import share_of_memory
+from aws.osml.model_runner.common.machine import share_of_memory, usable_cores
 from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.feature_table import ReadAll, read_in_threads
 from aws.osml.model_runner.jobs.leases import Lease, LeaseKeeper
