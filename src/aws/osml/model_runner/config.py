@@ -1,7 +1,7 @@
-"""The worker's configuration, from environment variables; every setting describes itself."""
+"""The configuration of a worker, from environment variables; each setting has its description."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -29,13 +29,13 @@ logger = structlog.get_logger(__name__)
 
 _MIB = 1024 * 1024
 _DAY_S = 86_400
-# Rows outlive a job's limits by this, so that none expires under a worker that is late.
+# Rows expire this long after the limits of a job, so that a late worker still finds them.
 _ROW_MARGIN_S = 2 * _DAY_S
 _REGION_SIZE = re.compile(r"\s*\(\s*([0-9]{1,7})\s*,\s*([0-9]{1,7})\s*\)\s*")
 
 
 class Setting(NamedTuple):
-    """One row of the reference: the variables that set it, its default as text ("" when required), what it means."""
+    """A row of the reference: names of the variables, the default as text ("" when required), the description."""
 
     names: tuple[str, ...]
     field: str
@@ -47,25 +47,23 @@ def _refusal(expectation: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{expectation}", {"expectation": expectation})
 
 
-def _queue_url(text: str) -> str:
+def _rule(holds: Callable[[Any], bool], expectation: str) -> AfterValidator:
+    """Refuse values for which ``holds`` returns False, with ``expectation`` as the reason."""
+
+    def checked(value: Any) -> Any:
+        if not holds(value):
+            raise _refusal(expectation)
+        return value
+
+    return AfterValidator(checked)
+
+
+def _is_queue_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
     except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in ("http", "https") or not parts.netloc or not parts.path.strip("/"):
-        raise _refusal("the URL of a queue, http(s)://host/path")
-    return text
-
-
-def _topic_arn(text: str) -> str:
-    if not text.startswith("arn:"):
-        raise _refusal("the ARN of a topic, which starts with arn:")
-    return text
-
-
-def _is_true(text: Any) -> Any:
-    """Only ``True`` and ``true`` switch something on; every other text switches it off, as it always did."""
-    return text in ("True", "true") if isinstance(text, str) else text
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.netloc) and bool(parts.path.strip("/"))
 
 
 def _region_size(text: Any) -> Any:
@@ -81,32 +79,8 @@ def _words(text: Any) -> Any:
     return [word.strip() for word in text.split(",") if word.strip()] if isinstance(text, str) else text
 
 
-def _at_least_one(words: frozenset[str]) -> frozenset[str]:
-    if not words:
-        raise _refusal("at least one of s3, file and http, separated by commas")
-    return words
-
-
-def _hosts(hosts: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(re.fullmatch(r"[A-Za-z0-9.:_*\[\]-]+", host) for host in hosts):
-        raise _refusal("host names, separated by commas")
-    return tuple(host.lower() for host in hosts)
-
-
-def _patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(pattern.isprintable() and " " not in pattern for pattern in patterns):
-        raise _refusal("names, in which * stands for any characters, separated by commas")
-    return patterns
-
-
-def _directories(directories: tuple[str, ...]) -> tuple[str, ...]:
-    if not all(directory.startswith("/") for directory in directories):
-        raise _refusal("absolute paths of directories, separated by commas")
-    return directories
-
-
 def _above(least: float, otherwise: float) -> AfterValidator:
-    """Below ``least``, a number becomes ``otherwise``: known deployments rely on the worker starting all the same."""
+    """Replace a number below ``least`` by ``otherwise``: existing deployments rely on a worker that still starts."""
 
     def checked(value: Any) -> Any:
         if value >= least:
@@ -117,13 +91,40 @@ def _above(least: float, otherwise: float) -> AfterValidator:
     return AfterValidator(checked)
 
 
-QueueUrl = Annotated[str, AfterValidator(_queue_url)]
-TopicArn = Annotated[str, AfterValidator(_topic_arn)]
-Switch = Annotated[bool, BeforeValidator(_is_true)]
-Sources = Annotated[frozenset[Literal["s3", "file", "http"]], BeforeValidator(_words), AfterValidator(_at_least_one)]
-Hosts = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_hosts)]
-Patterns = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_patterns)]
-Directories = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_directories)]
+QueueUrl = Annotated[str, _rule(_is_queue_url, "the URL of a queue, http(s)://host/path")]
+TopicArn = Annotated[str, _rule(lambda text: text.startswith("arn:"), "the ARN of a topic, which starts with arn:")]
+# Only "True" and "true" mean True, for compatibility; every other text means False.
+Switch = Annotated[bool, BeforeValidator(lambda text: text in ("True", "true") if isinstance(text, str) else text)]
+Sources = Annotated[
+    frozenset[Literal["s3", "file", "http"]],
+    BeforeValidator(_words),
+    _rule(bool, "at least one of s3, file and http, separated by commas"),
+]
+Hosts = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    _rule(
+        lambda hosts: all(re.fullmatch(r"[A-Za-z0-9.:_*\[\]-]+", host) for host in hosts),
+        "host names, separated by commas",
+    ),
+    AfterValidator(lambda hosts: tuple(host.lower() for host in hosts)),
+]
+Patterns = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    _rule(
+        lambda patterns: all(pattern.isprintable() and " " not in pattern for pattern in patterns),
+        "names without spaces, in which * stands for any characters, separated by commas",
+    ),
+]
+Directories = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_words),
+    _rule(
+        lambda directories: all(directory.startswith("/") for directory in directories),
+        "absolute paths of directories, separated by commas",
+    ),
+]
 RegionSize = Annotated[ImageDimensions, BeforeValidator(_region_size)]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda text: text.upper() if text else text)
@@ -143,7 +144,7 @@ class ServiceConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", loc_by_alias=False)
 
-    # Limits of the services that older code reads from here.
+    # Limits of services, for older code that reads them from this class.
     ddb_max_item_size: ClassVar[int] = 200_000
     kinesis_max_record_per_batch: ClassVar[int] = 500
     kinesis_max_record_size: ClassVar[int] = 1_048_576
@@ -171,9 +172,9 @@ class ServiceConfig(BaseModel):
     work_bucket: str | None = _setting(
         "WORK_BUCKET",
         default=None,
-        description="S3 bucket for the features of tiles whose row has no room for them. Its objects have to live for"
-        " the deadline and three days. Without it such features lie in further rows of `FEATURE_TABLE`, at some ten"
-        " times the cost.",
+        description="S3 bucket for the features of tiles that do not fit in one row. Its objects must not expire before"
+        " the deadline and three days. Without it such features are stored in further rows of `FEATURE_TABLE`, at about"
+        " ten times the cost.",
     )
     outstanding_jobs_table: str = _setting(
         "OUTSTANDING_JOBS_TABLE",
@@ -214,14 +215,14 @@ class ServiceConfig(BaseModel):
     )
     workers: Annotated[int, Field(ge=1, le=1_000)] = _setting(
         "WORKERS",
-        description="The most model calls that one worker process has in flight at the same time to one endpoint. To"
-        " all endpoints together it has twice as many at most: each may have as many as the others leave free.",
+        description="The most model calls that one worker process has in flight to one endpoint. To all endpoints"
+        " together it has at most twice as many; an endpoint gets as many as the others leave free.",
     )
     workers_per_cpu: Annotated[float, Field(gt=0, le=1_000)] = _setting(
         "WORKERS_PER_CPU",
         default=1,
-        description="How many calls one CPU of a model's instance is worth: the divisor in the most regions that"
-        " self-throttling lets an endpoint work on.",
+        description="Divisor in the most regions in progress that self-throttling allows an endpoint: the number of"
+        " workers per vCPU of its instances.",
     )
     region_size: RegionSize = _setting(
         "REGION_SIZE",
@@ -232,27 +233,27 @@ class ServiceConfig(BaseModel):
     regions_in_progress: Annotated[int, Field(ge=1, le=64)] = _setting(
         "REGIONS_IN_PROGRESS",
         default=2,
-        description="How many regions a worker cuts at once. It may hold more, of which few tiles are left to"
-        " cut, or whose tiles wait for their endpoint: `WORKERS` at most.",
+        description="How many regions a worker cuts at once. It may hold up to `WORKERS` regions, if few of their tiles"
+        " are left to cut, or their tiles wait for their endpoint.",
     )
     tile_queue_bytes: Bytes = _setting(
         "TILE_QUEUE_BYTES",
         default=128 * _MIB,
-        description="The most bytes of encoded tiles that wait for a model call; never more than an eighth of the"
-        " memory that the container may use.",
+        description="The most bytes of encoded tiles that wait for a model call. Never more than an eighth of the"
+        " container's memory.",
     )
     aggregation_memory_bytes: Bytes = _setting(
         "AGGREGATION_MEMORY_BYTES",
         default=4096 * _MIB,
-        description="The most bytes of features that a process holds while it merges and delivers images, all of them"
-        " together; never more than half of the memory that the container may use. An image whose features cannot be"
-        " decided row by row within it fails.",
+        description="The most bytes of features that a process holds while it merges and delivers images, all images"
+        " together. Never more than half of the container's memory. An image fails if features that have to be merged"
+        " together take more.",
     )
     gdal_cache_bytes: Bytes = _setting(
         "GDAL_CACHE_BYTES",
         default=256 * _MIB,
-        description="The most bytes of GDAL's cache of decoded image blocks, which grows to what the images need;"
-        " never more than an eighth of the memory that the container may use.",
+        description="The most bytes of GDAL's cache of decoded image blocks, which grows as the images require. Never"
+        " more than an eighth of the container's memory.",
     )
     image_sources: Sources = _setting(
         "IMAGE_SOURCES",
@@ -268,8 +269,8 @@ class ServiceConfig(BaseModel):
     image_directories: Directories = _setting(
         "IMAGE_DIRECTORIES",
         default=(),
-        description="The directories in and below which image files may lie, separated by commas, wherever links lead."
-        " Unset: any directory, where `IMAGE_SOURCES` allows files at all.",
+        description="The directories in and below which image files may be, after links are resolved, separated by"
+        " commas. Unset: any directory, if `IMAGE_SOURCES` allows files.",
     )
     output_buckets: Patterns = _setting(
         "OUTPUT_BUCKETS",
@@ -280,7 +281,7 @@ class ServiceConfig(BaseModel):
     output_bucket_owner: Annotated[str, Field(pattern=r"^[0-9]{12}$")] | None = _setting(
         "OUTPUT_BUCKET_OWNER",
         default=None,
-        description="The AWS account, twelve digits, that has to own every bucket that is written. Unset: any account.",
+        description="The AWS account, twelve digits, that has to own every output bucket. Unset: any account.",
     )
     output_streams: Patterns = _setting(
         "OUTPUT_STREAMS",
@@ -304,8 +305,8 @@ class ServiceConfig(BaseModel):
     role_session_policies: Switch = _setting(
         "ROLE_SESSION_POLICIES",
         default=True,
-        description="`True` narrows each session of a role to the one bucket, stream or endpoint that its job needs;"
-        " any other text leaves it all that the role has.",
+        description="`True` narrows each session of a role to the bucket, stream or endpoint that its job needs. With"
+        " any other text a session has all permissions of the role.",
     )
     max_image_side_px: Annotated[int, Field(ge=1, le=2**31 - 1)] = _setting(
         "MAX_IMAGE_SIDE", default=2**20, description="The most pixels that an image may have on a side."
@@ -319,19 +320,19 @@ class ServiceConfig(BaseModel):
     max_block_bytes: Bytes = _setting(
         "MAX_BLOCK_BYTES",
         default=256 * _MIB,
-        description="The most bytes of memory that one stored piece of an image may take to be decoded.",
+        description="The most bytes of memory that decoding one block of an image may take.",
     )
     max_http_copy_bytes: Annotated[int, Field(ge=0)] = _setting(
         "MAX_HTTP_COPY_BYTES",
         default=256 * _MIB,
-        description="The most bytes of an image that is copied to a temporary file because its web server does not"
-        " serve ranges; a process keeps four copies. 0: images of such servers fail.",
+        description="The most bytes of an image whose web server does not serve ranges. The worker copies such an image"
+        " to a temporary file, and keeps four copies. 0: images of such servers fail.",
     )
     image_open_timeout_s: Annotated[int, Field(ge=0, le=3600)] = _setting(
         "IMAGE_OPEN_TIMEOUT_S",
         default=60,
-        description="How many seconds a child process may take to open an image before it is planned. An image of which"
-        " three children died, by a crash or by this time, fails. 0: images are opened without a child.",
+        description="How many seconds a child process may take to open an image before it is planned. An image fails"
+        " after three children that crashed or exceeded this time. 0: images are opened without a child.",
     )
     max_tile_bytes: Bytes = _setting(
         "MAX_TILE_BYTES",
@@ -353,8 +354,8 @@ class ServiceConfig(BaseModel):
     memory_limit_bytes: Annotated[int, Field(ge=256 * _MIB, le=2**50)] | None = _setting(
         "MEMORY_LIMIT_BYTES",
         default=None,
-        description="The most bytes of memory that the process may allocate. A larger allocation fails instead of the"
-        " machine. Set it somewhat below the memory of the container. Unset: what the system gives.",
+        description="The most bytes of memory that the process may allocate. A larger allocation fails, and the"
+        " container is not killed. Set it a little below the memory of the container. Unset: no limit.",
     )
     http_endpoint_hosts: Hosts = _setting(
         "HTTP_ENDPOINT_HOSTS",
@@ -365,29 +366,29 @@ class ServiceConfig(BaseModel):
     http_endpoint_timeout_s: Annotated[float, Field(gt=0, le=3_600, allow_inf_nan=False)] = _setting(
         "HTTP_ENDPOINT_TIMEOUT_S",
         default=70.0,
-        description="Seconds that an HTTP model may take for a tile, from the request to the last byte of the answer.",
+        description="Seconds that an HTTP model may take for a tile, from request to last byte of the response.",
     )
     max_answer_bytes: Annotated[int, Field(ge=1_024, le=MAX_ANSWER_BYTES)] = _setting(
         "MAX_ANSWER_BYTES",
         default=MAX_ANSWER_BYTES,
-        description="The most bytes of a model's answer for one tile; never above the default.",
+        description="The most bytes of a model's response for one tile; the default is the maximum.",
     )
     max_parsed_answer_bytes: Bytes = _setting(
         "MAX_PARSED_ANSWER_BYTES",
         default=128 * _MIB,
-        description="The most bytes that the objects, lists and numbers of an answer may take in memory, as estimated"
-        " before it is read; the features made of them take several times as much.",
+        description="The most bytes of memory that a response may take when it is parsed, as estimated before. The"
+        " features made of it take several times as much.",
     )
     sm_max_body_bytes: Annotated[int, Field(ge=1, le=2**31)] = _setting(
         "SM_MAX_BODY",
         default=MAX_SAGEMAKER_BODY_BYTES,
-        description="The largest tile in bytes that is sent to a SageMaker endpoint; larger ones fail unsent.",
+        description="The most bytes of a tile for a SageMaker endpoint; larger tiles fail and are not sent.",
     )
     elevation_data_location: str | None = _setting(
         "ELEVATION_DATA_LOCATION",
         default=None,
-        description="Directory or `s3://` prefix with elevation tiles. Unset: features are located at height zero"
-        " above the ellipsoid unless the image knows better.",
+        description="Directory or `s3://` prefix with elevation tiles. Unset: features are located at height 0 above"
+        " the ellipsoid, unless the image has a height of its own.",
     )
     elevation_data_extension: str = _setting(
         "ELEVATION_DATA_EXTENSION", default=".tif", description="File name extension of the elevation tiles."
@@ -400,19 +401,19 @@ class ServiceConfig(BaseModel):
     job_deadline_s: Seconds = _setting(
         "JOB_DEADLINE_S",
         default=float(_DAY_S),
-        description="Seconds, from the first try to plan a job on, after which it is ended with what it has; tiles that"
-        " are missing count as failed.",
+        description="Seconds after the first attempt to plan a job after which the job ends with the tiles that it has;"
+        " missing tiles count as failed.",
     )
     job_wait_limit_s: Seconds = _setting(
         "JOB_WAIT_LIMIT_S",
         default=7.0 * _DAY_S,
-        description="Seconds for which an image may wait until its endpoint has room for it; then its job fails.",
+        description="Seconds that an image may wait for capacity of its endpoint; then its job fails.",
     )
     ddb_ttl_in_days: Annotated[int, Field(ge=1, le=3_650)] = _setting(
         "DDB_TTL_IN_DAYS",
         default=16,
-        description="Days after which rows of images and regions expire. Never less than `JOB_WAIT_LIMIT_S`,"
-        " twice `JOB_DEADLINE_S` and two days together.",
+        description="Days after which rows of images and regions expire. Never less than the sum of"
+        " `JOB_WAIT_LIMIT_S`, twice `JOB_DEADLINE_S` and two days.",
     )
     max_region_attempts: Count = _setting(
         "MAX_REGION_ATTEMPTS",
@@ -427,23 +428,23 @@ class ServiceConfig(BaseModel):
     region_lease_s: Seconds = _setting(
         "REGION_LEASE_S",
         default=60.0,
-        description="Seconds after which a silent worker's region may be taken by another one.",
+        description="Seconds after which another worker may claim the region of a worker that does not renew it.",
     )
     aggregation_lease_s: Seconds = _setting(
         "AGGREGATION_LEASE_S",
         default=120.0,
-        description="Seconds after which a silent worker's delivery may be taken over by another one.",
+        description="Seconds after which another worker may claim the delivery of a worker that does not renew it.",
     )
     tile_stall_s: Seconds = _setting(
         "TILE_STALL_S",
         default=600.0,
         description="Seconds without a sign of life from a thread that works on a tile, a region or a result. Then the"
-        " worker lets its work go and exits with status 70, to be started anew. Waits for an endpoint do not count.",
+        " worker releases its work and exits with status 70, to be restarted. Waits for an endpoint do not count.",
     )
     sweep_interval_s: Seconds = _setting(
         "SWEEP_INTERVAL_S",
         default=30.0,
-        description="Seconds between two looks for jobs that nobody works on.",
+        description="Seconds between two searches for jobs that no worker processes.",
     )
     queue_wait_s: Annotated[int, Field(ge=0, le=20)] = _setting(
         "QUEUE_WAIT_S",
@@ -453,17 +454,17 @@ class ServiceConfig(BaseModel):
     shutdown_budget_s: Seconds = _setting(
         "SHUTDOWN_BUDGET_S",
         default=25.0,
-        description="Seconds within which a worker that is told to stop hands back its work and exits.",
+        description="Seconds within which a worker releases its work and exits after SIGTERM.",
     )
     health_file: str | None = _setting(
         "HEALTH_FILE",
         default=None,
-        description="File that the worker touches whenever it makes progress; `model-runner health` looks at it.",
+        description="File that the worker touches when it makes progress; `model-runner health` checks its age.",
     )
     log_level: LogLevel = _setting(
         "LOG_LEVEL",
         default="INFO",
-        description="The least level that is logged: `DEBUG`, `INFO`, `WARNING` or `ERROR`.",
+        description="The lowest level that is logged: `DEBUG`, `INFO`, `WARNING` or `ERROR`.",
     )
     self_throttling: Switch = _setting(
         "SM_SELF_THROTTLING",
@@ -478,8 +479,8 @@ class ServiceConfig(BaseModel):
     throttling_retry_timeout: Annotated[int, Field(ge=0, le=43_200)] = _setting(
         "THROTTLING_RETRY_TIMEOUT",
         default=10,
-        description="Seconds after which a region that self-throttling held back is offered again;"
-        " twice as long each further time, three times at most.",
+        description="Seconds after which a region that self-throttling held back is retried;"
+        " doubles with each retry, up to three times.",
     )
     scheduler_throttling_enabled: Switch = _setting(
         "SCHEDULER_THROTTLING_ENABLED",
@@ -489,28 +490,29 @@ class ServiceConfig(BaseModel):
     image_scheduler: Annotated[Literal["load", "fifo"], BeforeValidator(str.lower)] = _setting(
         "IMAGE_SCHEDULER",
         default="load",
-        description="Which image starts next: `load` takes the least loaded endpoint's first one, `fifo` the first of"
-        " all, whatever its endpoint has to do.",
+        description="Which image starts next: `load` starts the first image of the least loaded endpoint, `fifo` the"
+        " first of all images, without regard to the load of its endpoint.",
     )
     image_look_ahead: Annotated[int, Field(ge=1, le=10_000)] = _setting(
         "IMAGE_LOOK_AHEAD",
         default=500,
-        description="How many images may wait in the table of open jobs. Endpoints share it: one alone gets half, and"
-        " messages of a full one go back to the queue. A decision reads all: 10,000 take two seconds.",
+        description="How many images may wait in the table of open jobs. Endpoints share this number: a single endpoint"
+        " gets half, and messages of a full endpoint are released to the queue. A decision reads all rows: 10,000 rows"
+        " take two seconds.",
     )
     default_instance_concurrency: Annotated[int, _above(1, 2)] = _setting(
         "DEFAULT_INSTANCE_CONCURRENCY",
         default=2,
-        description="Calls at once that an instance of a SageMaker endpoint takes when its tags do not say."
+        description="Concurrent calls that an instance of a SageMaker endpoint takes, if its tags do not set a number."
         " Less than 1 means 2.",
     )
     default_http_endpoint_concurrency: Count = _setting(
-        "DEFAULT_HTTP_ENDPOINT_CONCURRENCY", default=10, description="Calls at once that an HTTP model takes."
+        "DEFAULT_HTTP_ENDPOINT_CONCURRENCY", default=10, description="Concurrent calls that an HTTP model takes."
     )
     tile_workers_per_instance: Annotated[int, _above(1, 4)] = _setting(
         "TILE_WORKERS_PER_INSTANCE",
         default=4,
-        description="Calls at once that one region is expected to make, for estimates of load. Less than 1 means 4.",
+        description="Concurrent calls that one region is expected to make, for estimates of load. Less than 1 means 4.",
     )
     capacity_target_percentage: Annotated[float, Field(allow_inf_nan=False), _above(1e-9, 1.0)] = _setting(
         "CAPACITY_TARGET_PERCENTAGE",
@@ -540,15 +542,23 @@ class ServiceConfig(BaseModel):
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> "ServiceConfig":
-        """Return the configuration that environment variables describe. An empty variable counts as unset.
+        """Return the configuration from environment variables. An empty variable counts as unset.
 
-        Raises ConfigurationError with every problem, each under the name of its variable.
+        Raises ConfigurationError with all problems, each under the name of its variable.
         """
         present = {name: value for name, value in environ.items() if value.strip()}
         try:
             return cls.model_validate(present)
         except ValidationError as err:
-            problems = _environment_problems(err, present)
+            problems = []
+            for details in err.errors(include_url=False):
+                field = cls.model_fields[str(details["loc"][0])]
+                names = _names(field)
+                name = next((name for name in names if name in present), None)
+                if name is None:
+                    problems.append(Problem(" or ".join(names), "unset", f"required. {field.description}"))
+                else:
+                    problems.append(Problem(name, shortened(present[name]), expectation_of(details)))
             raise ConfigurationError("the environment does not describe a worker", problems) from err
 
     @property
@@ -569,9 +579,9 @@ class ServiceConfig(BaseModel):
 
     @property
     def row_life_s(self) -> float:
-        """Seconds for which rows of images and regions are kept: what is configured, or as long as a job may need."""
-        # The last tile is stored when the deadline is over, and its row outlives one more: an image's row, which keeps
-        # its job's id from being used anew, outlives that too.
+        """Seconds for which rows of images and regions are kept: ``ddb_ttl_in_days``, or more if a job may need it."""
+        # The last tile may be stored at the deadline, and its row is kept for another deadline. The row of an image is
+        # kept longer, because it prevents that the id of its job is used again.
         longest_s = self.job_wait_limit_s + 2 * self.job_deadline_s
         return max(self.ddb_ttl_in_days * _DAY_S, longest_s + _ROW_MARGIN_S)
 
@@ -599,16 +609,3 @@ def _default_text(info: FieldInfo) -> str:
     if isinstance(info.default, (frozenset, tuple)):
         return ",".join(sorted(info.default)) or "unset"
     return f"{info.default:g}" if isinstance(info.default, float) and info.default != 1.0 else str(info.default)
-
-
-def _environment_problems(error: ValidationError, environ: Mapping[str, str]) -> list[Problem]:
-    problems = []
-    for details in error.errors(include_url=False):
-        field = ServiceConfig.model_fields[str(details["loc"][0])]
-        names = _names(field)
-        name = next((name for name in names if name in environ), None)
-        if name is None:
-            problems.append(Problem(" or ".join(names), "unset", f"required. {field.description}"))
-        else:
-            problems.append(Problem(name, shortened(environ[name]), expectation_of(details)))
-    return problems
