@@ -93,6 +93,7 @@ class WorkerProcess:
             max_pixels=config.max_image_pixels,
             max_bands=config.max_image_bands,
             max_block_bytes=config.max_block_bytes,
+            max_copy_bytes=config.max_http_copy_bytes,
             max_tile_bytes=config.max_tile_bytes,
             directories=config.image_directories,
         )
