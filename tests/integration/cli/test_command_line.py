@@ -191,7 +191,7 @@ def test_run_of_a_model_that_always_refuses_says_why_and_leaves_an_earlier_resul
     options = ("--model-options", '{"outcomes": {"400": 1}}', "--output", output)
     ended = run_as_process(image, "--model", "failure", *options)
     assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert "FAILED: 1 of 1 tiles failed: MODEL_4XX 1; for example MODEL_4XX: the model answered" in ended.stdout
+    assert "FAILED: 1 of 1 tiles failed: MODEL_4XX 1; for example MODEL_4XX: the model returned" in ended.stdout
     assert output.read_text() == "precious"
 
 
