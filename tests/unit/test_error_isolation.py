@@ -219,10 +219,14 @@ def merge_images(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
         merged.append(job)
         yield SimpleNamespace(kept=1, stored=1)
 
-    merger = SimpleNamespace(merged=merge)
+    merger = SimpleNamespace(images_of=lambda _job: NAMES, merged=merge)
+    patch.setattr(merge_command, "_merger", lambda _config: merger)
     patch.setattr(merge_command, "_write", lambda *_: "there")
-    for name in NAMES:
-        merge_command._merge(merger, name, None, argparse.Namespace())  # type: ignore[arg-type]
+    for name in ("AWS_REGION", "JOB_TABLE", "FEATURE_TABLE"):
+        patch.setenv(name, "any")
+    parser = argparse.ArgumentParser()
+    merge_command.add_parser(parser.add_subparsers())
+    assert merge_command.run(parser.parse_args(["merge", "job"])) == 1
     return merged
 
 
