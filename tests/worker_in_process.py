@@ -252,7 +252,11 @@ class InProcessWorker:
 
     def request(self, image: Path | str, model: str, job_id: str = "job", **changes: Any) -> ImageRequest:
         """Return a request whose result goes to the data plane's bucket under ``out/``."""
-        message = {
+        return ImageRequest.from_external_message(self.message(image, model, job_id) | changes)
+
+    def message(self, image: Path | str, model: str, job_id: str = "job") -> dict[str, Any]:
+        """Return the message of such a request."""
+        return {
             "jobId": job_id,
             "imageUrls": [image if isinstance(image, str) else f"file://{image}"],
             "imageProcessor": {
@@ -265,7 +269,6 @@ class InProcessWorker:
             "imageProcessorTileCompression": "NONE",
             "outputs": json.loads(self.outputs),
         }
-        return ImageRequest.from_external_message(message | changes)
 
 
 class StatusListener:

@@ -518,7 +518,8 @@ class TestRegion:
         assert (job.region_error, job.tile_error) == (1, 4)
         row = worker.regions.get_region_request(item.region_id, request.image_id)
         assert (row.region_status, row.message) == ("FAILED", "nobody wants it")
-        assert worker.region_handler.fail_region_request(item) == ended, "it has ended, so nothing changes"
+        again = worker.region_handler.fail_region_request(item).job
+        assert (again.region_error, again.tile_error) == (1, 4), "it has ended, so nothing changes"
         other = worker.regions_of(request)[1]
         worker.regions.claim(request.image_id, other.region_id, "busy", 60)
         assert isinstance(worker.region_handler.fail_region_request(other), Deferred)
@@ -532,6 +533,31 @@ class TestRegion:
         job = worker.process(first)
         assert (job.image_status, job.region_success) == ("FAILED", 0)
         assert model.stats()["requests"] == 0
+
+    def test_the_rows_of_an_image_and_a_region_are_read_once_before_the_claim(self, worker, scene, model_server):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        worker.plan(request)
+        first, _ = worker.region_requests(request)
+        dynamodb = worker.clients.dynamodb_resource().meta.client
+        with answering(dynamodb, "GetItem", None) as reads:
+            assert worker.process(first).region_success == 1
+        assert len(reads) == 3, "the image's row, its request's, and its counters after the region ended"
+
+    def test_a_job_that_began_again_before_the_claim_has_its_new_deadline(
+        self, worker, scene, model_server, clock, monkeypatch
+    ):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        worker.plan(request)
+        first, _ = worker.region_requests(request)
+        rows, find = [worker.jobs.find(request.image_id)], worker.jobs.find
+        clock.ahead_s += worker.config.job_deadline_s + 1
+        values = {":one": 1, ":now": clock()}
+        worker.jobs.update({"image_id": request.image_id}, "SET generation = :one, first_attempt = :now", values)
+        keys = {"image_id": request.image_id, "region_id": first.region_id}
+        worker.regions.update(keys, "SET generation = :one", {":one": 1})
+        monkeypatch.setattr(worker.jobs, "find", lambda image_id: rows.pop() if rows else find(image_id))
+        job = worker.process(first)
+        assert (job.region_success, job.tile_error) == (1, 0)
 
     def test_a_region_that_another_worker_took_over_is_not_ended_here(self, new_worker, scene, model_server):
         worker = new_worker()
@@ -624,7 +650,7 @@ class TestThrottle:
             f"{MODEL}#{slots[1].number}"
         ]
 
-    def test_an_endpoint_that_was_full_a_moment_ago_costs_two_reads(self, new_worker, scene, gateway, model_server):
+    def test_an_endpoint_that_was_full_a_moment_ago_costs_one_read(self, new_worker, scene, gateway, model_server):
         gateway.add_endpoint(MODEL, LocalEndpoint(model_server("centerpoint").invocations_url))
         worker = self.throttled(new_worker, most=1)
         request = worker.request(scene, MODEL)
@@ -643,7 +669,7 @@ class TestThrottle:
             worker.deferred(second)
         finally:
             client.meta.events.unregister("before-send.dynamodb", unique_id="counted")
-        assert calls == ["GetItem", "GetItem"], "the rows of the image and of the region"
+        assert calls == ["GetItem"], "the row of the image"
 
     def test_the_slot_of_a_worker_that_died_is_free_when_its_lease_is_over(
         self, new_worker, scene, gateway, model_server

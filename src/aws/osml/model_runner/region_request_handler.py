@@ -4,7 +4,7 @@ import dataclasses
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.tiling.strategy import Tile
 
+from .api.image_request import ImageRequest
 from .api.inference import ModelInvokeMode
 from .api.region_request import RegionName, RegionRequest
 from .common.backoff import HALF_JITTER, backoff_s
@@ -109,7 +110,7 @@ class RegionRequestHandler:
         completion: ImageCompletion,
         new_processor: Callable[[RegionRequest, Callable[[], None]], RegionProcessor],
         endpoints: ModelEndpoints,
-        endpoint_calls: Callable[[RegionRequest], int | None],
+        endpoint_calls: Callable[[ImageRequest], int | None],
         shares: CallShares,
         isolation: Isolation,
         leases: LeaseKeeper,
@@ -191,10 +192,11 @@ class RegionRequestHandler:
         if job is None:
             logger.info("message.outlived_its_job")
             return Ended(None)
-        region = self.region_request_table.get_region_request(name.region_id, name.image_id)
-        if job.is_terminal or region is None or region.is_terminal:
+        if job.is_terminal:
             return Ended(job)
-        request = region_request_of(job, region)
+        # The row of the image names the endpoint, and the claim returns the row of the region.
+        request = job.image_request()
+        lane, is_throttled = lane_of(request), self._is_throttled(request)
         if refusal := self._wait_for_room(request):
             return refusal
         with ExitStack() as held:
@@ -202,47 +204,68 @@ class RegionRequestHandler:
             if isinstance(keep_slot, Deferred):
                 return keep_slot
             # Taken before the claim, because the lease of a claim would run while these tables are slow.
-            refresh_share = held.enter_context(self._share_of_endpoint(request))
+            capacity, limit = partial(self._endpoint_calls, request), self._endpoints.call_limit_for(lane)
+            refresh_share = held.enter_context(self._shares.holding(lane.name, capacity, limit))
+
+            def is_suspect(claim: RegionClaim | Deferred | None) -> bool:
+                # It used more than half of the attempts after which it is abandoned.
+                attempts = claim.item.stalled_attempts or 0 if isinstance(claim, RegionClaim) else 0
+                return attempts > max(1, self.config.max_region_attempts // 2)
+
             claim = held.enter_context(
-                self._isolation.entered(partial(self._claim, name.image_id, name.region_id), self._is_suspect)
+                self._isolation.entered(partial(self._claim, name.image_id, name.region_id), is_suspect)
             )
             if isinstance(claim, Deferred):
                 return claim
             if claim is None:
-                return Ended(self.job_table.get_image_request(name.image_id))
-            is_throttled = self._is_throttled(request)
-            work = self._new_processor(request, _nothing if is_throttled else on_cut)
+                return Ended(self.job_table.find(name.image_id))
 
             def keep() -> bool:
                 refresh_share()
                 return keep_slot()
 
-            return self._released_unless_ended(claim, lambda: self._process_claimed(claim, work, keep))
+            return self._released_unless_ended(
+                claim, lambda: self._process_claimed(claim, job, keep, _nothing if is_throttled else on_cut)
+            )
 
     def _process_claimed(
-        self, claim: RegionClaim, work: RegionProcessor, keep_slot: Callable[[], bool]
+        self, claim: RegionClaim, job: JobItem, keep_slot: Callable[[], bool], on_cut: Callable[[], None]
     ) -> Ended | Deferred:
-        job = self.job_table.get_image_request(claim.item.image_id)
-        if job.is_terminal:
-            return Ended(job)
+        if (claim.item.generation or 0) == (job.generation or 0):
+            job = self.job_table.with_request(job)
+        else:
+            # The image began again since its row was read: the deadline of the region follows from the new row.
+            job = self.job_table.get_image_request(claim.item.image_id)
+            if job.is_terminal:
+                return Ended(job)
+        work = self._new_processor(region_request_of(job, claim.item), on_cut)
         attempts, now_s = claim.item.stalled_attempts or 0, self._now()
         if is_poison(attempts, claim.item.stall_first_time, now_s, self.config.max_region_attempts, POISON_REGION_S):
             return self._abandon(claim, work, job, f"no progress in {attempts} attempts")
-        run = self._new_run(claim, job)
-        if job.region_count == 1:
-            run.on_tick = self._progress_publisher(job, run)
+        item = claim.item
+        run = RegionProgress(
+            now=self._now,
+            log_fields={"job_id": item.job_id or "", "image_id": item.image_id, "region_id": item.region_id},
+            # On the first attempt too: the time without progress after which a region is abandoned begins there.
+            on_progress=lambda: self.region_request_table.note_progress(claim),
+            stopping=self._stopping,
+            # The other half of the shutdown budget is reserved for releasing regions.
+            stop_grace_s=self.config.shutdown_budget_s / 2,
+            deadline=job.running_since + self.config.job_deadline_s,
+        )
+        run.on_tick = self._progress_publisher(job, run)
         if run.is_late():
             return self._abandon(claim, work, job, late_reason(self.config.job_deadline_s))
         try:
-            with self._leases.keep(self._lease(claim, run, keep_slot)) as lease, work.opened(job):
-                tiles = work.tiles(job)
-                outcomes = work.run(run, tiles, claim.item)
+            with self._leases.keep(self._lease(claim, run, keep_slot)) as lease:
+                result = work.run(run, job, item)
         except (ImageError, FeatureError) as err:
             return self._give_up_image(claim, work, job, err)
-        if isinstance(outcomes, Deferred):
-            return outcomes
+        if isinstance(result, Deferred):
+            return result
+        tiles, outcomes = result
         if lease.lost.is_set():
-            raise LeaseLostError(f"{claim.item.region_id} was taken over, or its job was ended")
+            raise LeaseLostError(f"{item.region_id} was taken over, or its job was ended")
         if len(outcomes) == len(tiles):
             return self._end(claim, work, job, tiles, outcomes)
         if run.is_late():
@@ -270,7 +293,7 @@ class RegionRequestHandler:
 
     # Claim ----------------------------------------------------------------------------------------------------------
 
-    def _wait_for_room(self, request: RegionRequest) -> Deferred | None:
+    def _wait_for_room(self, request: ImageRequest) -> Deferred | None:
         """Wait a few seconds for room at the request's endpoint; return Deferred when there is none.
 
         A fast endpoint has room soon. For a slow endpoint the region goes to a worker with less load: claimed here, it
@@ -288,11 +311,6 @@ class RegionRequestHandler:
             return Deferred("other workers use the whole capacity of its endpoint", self._rng.uniform(*_NO_ROOM_S))
         return None
 
-    def _share_of_endpoint(self, request: RegionRequest) -> AbstractContextManager[Callable[[], None]]:
-        lane = lane_of(request)
-        capacity = partial(self._endpoint_calls, request)
-        return self._shares.holding(lane.name, capacity, self._endpoints.call_limit_for(lane))
-
     def _claim(self, image_id: str, region_id: str, is_to_abandon: bool = False) -> RegionClaim | Deferred | None:
         """Return our claim, None when the region has ended, or Deferred while another worker holds it."""
         claim = self.region_request_table.claim(
@@ -303,30 +321,13 @@ class RegionRequestHandler:
             return Deferred(f"{region_id} has to wait", claim.retry_after_s + jitter_s)
         return None if isinstance(claim, RegionEnded) else claim
 
-    def _is_suspect(self, claim: RegionClaim | Deferred | None) -> bool:
-        """Return True for a region that used more than half of the attempts after which it is abandoned."""
-        if not isinstance(claim, RegionClaim):
-            return False
-        return (claim.item.stalled_attempts or 0) > max(1, self.config.max_region_attempts // 2)
-
-    def _new_run(self, claim: RegionClaim, job: JobItem) -> RegionProgress:
-        item = claim.item
-        return RegionProgress(
-            now=self._now,
-            log_fields={"job_id": item.job_id or "", "image_id": item.image_id, "region_id": item.region_id},
-            # On the first attempt too: the time without progress after which a region is abandoned begins there.
-            on_progress=lambda: self.region_request_table.note_progress(claim),
-            stopping=self._stopping,
-            # The other half of the shutdown budget is reserved for releasing regions.
-            stop_grace_s=self.config.shutdown_budget_s / 2,
-            deadline=job.running_since + self.config.job_deadline_s,
-        )
-
     def _progress_publisher(self, job: JobItem, run: RegionProgress) -> Callable[[], None]:
         """Return a function that publishes the progress of an image with one region, at most once per interval.
 
         Images with several regions publish after each region, because a worker does not know the tiles of the others.
         """
+        if job.region_count != 1:
+            return _nothing
         next_at, last_count = self._now() + _PROGRESS_EVERY_S, 0
 
         def publish_if_due() -> None:
@@ -350,8 +351,10 @@ class RegionRequestHandler:
 
         def renew() -> bool:
             # The lease is not renewed for a job that was cancelled, so that the region stops.
-            is_ours = regions.renew(claim, self.config.region_lease_s)
-            return is_ours and keep_slot() and self._is_open(jobs, claim.item.image_id)
+            if not (regions.renew(claim, self.config.region_lease_s) and keep_slot()):
+                return False
+            job = jobs.find(claim.item.image_id)
+            return job is not None and not job.is_terminal
 
         return Lease(
             name=claim.item.region_id,
@@ -363,13 +366,8 @@ class RegionRequestHandler:
     def _hurried(self, table: T) -> T:
         return table.through(self._hurried_dynamodb)
 
-    @staticmethod
-    def _is_open(jobs: JobTable, image_id: str) -> bool:
-        job = jobs.find(image_id)
-        return job is not None and not job.is_terminal
-
     @contextmanager
-    def _slot_at_endpoint(self, request: RegionRequest, receive_count: int) -> Iterator[Callable[[], bool] | Deferred]:
+    def _slot_at_endpoint(self, request: ImageRequest, receive_count: int) -> Iterator[Callable[[], bool] | Deferred]:
         """Hold a slot of the endpoint for a region, when workers throttle themselves; yield a function that renews it.
 
         Yield ``Deferred`` when all slots are taken. The wait doubles with each receive of the message, so that many
@@ -380,9 +378,18 @@ class RegionRequestHandler:
         if table is None or not self._is_throttled(request):
             yield lambda: True
             return
+
+        def look_up_max_regions() -> int | None:
+            try:
+                return self.endpoint_utils.calculate_max_regions(request.model_name, request.model_invocation_role)
+            except (ClientError, BotoCoreError) as err:
+                # The endpoint is missing, or the role may not describe it: the calls of the tiles decide.
+                logger.warning("endpoint.capacity_unknown", endpoint=request.model_name, error=type(err).__name__)
+                return None
+
         slot = None
         if not table.is_full(endpoint):
-            max_regions = table.most_regions(endpoint, partial(self._look_up_max_regions, request))
+            max_regions = table.most_regions(endpoint, look_up_max_regions)
             if max_regions is None:
                 yield lambda: True
                 return
@@ -400,16 +407,7 @@ class RegionRequestHandler:
         finally:
             table.leave_slot(slot)
 
-    def _look_up_max_regions(self, request: RegionRequest) -> int | None:
-        """Return how many regions the endpoint's instances may process; None when the endpoint cannot be described."""
-        try:
-            return self.endpoint_utils.calculate_max_regions(request.model_name, request.model_invocation_role)
-        except (ClientError, BotoCoreError) as err:
-            # The endpoint is missing, or the role may not describe it: the calls of the tiles decide about the region.
-            logger.warning("endpoint.capacity_unknown", endpoint=request.model_name, error=type(err).__name__)
-            return None
-
-    def _is_throttled(self, request: RegionRequest) -> bool:
+    def _is_throttled(self, request: ImageRequest) -> bool:
         return self.config.self_throttling and request.model_invoke_mode == ModelInvokeMode.SM_ENDPOINT
 
     # Ends -----------------------------------------------------------------------------------------------------------
@@ -449,7 +447,11 @@ class RegionRequestHandler:
         """Fail every tile without an outcome, then end the region; a later write of such a tile has no effect."""
         logger.warning("region.sealed", reason=reason)
         reason = safe_text(reason, MAX_REASON_CHARACTERS)
-        tiles = _tiles_to_abandon(work, job)
+        try:
+            tiles = work.tiles(job)
+        except ImageError:
+            # The image does not open, so its region of interest cannot be applied: every tile counts.
+            tiles = work.tiles(dataclasses.replace(job, roi_wkt=None))
         outcomes = work.committed(tiles, claim.item)
         for tile in tiles:
             if tile.index not in outcomes:
@@ -484,7 +486,7 @@ class RegionRequestHandler:
             )
             self._publish(ended)
             self._record(claim, job, len(failed))
-        return Ended(self.job_table.get_image_request(claim.item.image_id))
+        return Ended(self.job_table.find(claim.item.image_id))
 
     def _publish(self, item: RegionRequestItem) -> None:
         try:
@@ -508,14 +510,6 @@ def _endpoint_trouble(job: JobItem, reason: Exception | None) -> str:
     """Return the reason why a region waits for its endpoint."""
     code = f"{reason.code}: " if isinstance(reason, ModelJobError) else ""
     return f"{code}the endpoint {job.model_name}: {reason or 'no tile was done'}"
-
-
-def _tiles_to_abandon(work: RegionProcessor, job: JobItem) -> list[Tile]:
-    """Return the region's tiles; all of them when the image does not open and so its ROI cannot be applied."""
-    try:
-        return work.tiles(job)
-    except ImageError:
-        return work.tiles(dataclasses.replace(job, roi_wkt=None))
 
 
 def region_request_of(job: JobItem, region: RegionRequestItem) -> RegionRequest:

@@ -463,7 +463,7 @@ class JobTable(DDBHelper):
     def find_whole(self, image_id: str) -> JobItem | None:
         """Return an image's row with the attributes of its request's row, or None."""
         item = self.find(image_id)
-        return None if item is None else self._with_request(item)
+        return None if item is None else self.with_request(item)
 
     def request_of(self, item: JobItem) -> ImageRequest:
         """Return the request of an image, with the outputs of its row, which may have been replaced.
@@ -516,7 +516,7 @@ class JobTable(DDBHelper):
         is_its = row.get("request_sha256", "") == (item.request_sha256 or "")
         return row if is_its and "full_request" in row else None
 
-    def _with_request(self, item: JobItem) -> JobItem:
+    def with_request(self, item: JobItem) -> JobItem:
         """Add the attributes of the request's row to an image's row.
 
         A row that ``start_image_request`` wrote holds all attributes itself.
@@ -551,7 +551,7 @@ class JobTable(DDBHelper):
     def images_of(self, job_id: str) -> Iterator[JobItem]:
         """Yield the rows of a job's images. The scan reads the whole table, so only commands of operators use it."""
         rows = self.scan(FilterExpression="job_id = :job", ExpressionAttributeValues={":job": job_id})
-        yield from (self._with_request(JobItem.from_row(row)) for row in rows)
+        yield from (self.with_request(JobItem.from_row(row)) for row in rows)
 
     def update_image_request(self, image_request_item: JobItem) -> JobItem:
         """Set every attribute of the row that has a value in ``image_request_item``, and return the whole row."""
@@ -677,7 +677,7 @@ class JobTable(DDBHelper):
             if err.old is None or err.old.get("agg_owner") != holder:
                 return None
             row = err.old
-        return self._with_request(JobItem.from_row(row))
+        return self.with_request(JobItem.from_row(row))
 
     def renew_aggregation(self, image_id: str, fence: int, lease_s: float) -> bool:
         """Extend our claim; False when another worker holds it or the image has ended."""

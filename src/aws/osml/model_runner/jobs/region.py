@@ -3,7 +3,6 @@
 import dataclasses
 import random
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import structlog
@@ -52,7 +51,7 @@ _MAX_BREAKS = 10
 
 
 class RegionProcessor:
-    """Processes a region that the worker has claimed. Call ``run`` inside ``opened``.
+    """Processes a region that the worker has claimed.
 
     ``on_cut`` is called when another region can be cut soon; see ``TilePipeline.run``. It may be called several times.
     """
@@ -77,7 +76,6 @@ class RegionProcessor:
         note_progress: Callable[[], None],
     ) -> None:
         self._request = request
-        self._preparation: Preparation | None = None
         self._on_cut = on_cut
         self._strategy = strategy
         self._lend_image = lend_image
@@ -91,26 +89,17 @@ class RegionProcessor:
         self._rng = rng
         self._pause = pause
         self._note_progress = note_progress
-        self._source: ImageSource | None = None
         self._run: RegionProgress | None = None
+
+        def on_wait() -> None:
+            # The region's own thread waits for a busy table, and does not hang.
+            note_progress()
+            if self._run is not None:
+                self._run.record_life()
+
         self.features = new_feature_table(
-            ImageDimensions(*request.tile_size), ImageDimensions(*request.tile_overlap), self._note_life
+            ImageDimensions(*request.tile_size), ImageDimensions(*request.tile_overlap), on_wait
         )
-
-    @contextmanager
-    def opened(self, job: JobItem) -> Iterator[ImageSource]:
-        """Keep the image open while the caller is inside.
-
-        Raises:
-            ImageError: the image cannot be opened, or it was replaced after it was planned.
-        """
-        with self._lend_image(self._request) as source:
-            if job.image_etag and source.etag and source.etag != job.image_etag:
-                raise LoadImageException("the image was replaced after its job began")
-            self._source = source
-            text = job.pixel_preparation
-            self._preparation = None if text is None else Preparation.from_text(text)
-            yield source
 
     def tiles(self, job: JobItem) -> list[Tile]:
         """Return the region's tiles; with a region of interest the image has to be open, or have been planned here."""
@@ -132,13 +121,29 @@ class RegionProcessor:
         return self.features.committed_tiles(item.image_id, item.region_id, indexes, item.generation or 0)
 
     def run(
-        self, run: RegionProgress, tiles: Sequence[Tile], item: RegionRequestItem
-    ) -> dict[int, TileState] | Deferred:
-        """Process every tile without an outcome; return all outcomes, fewer than tiles when ``run`` was stopped.
+        self, run: RegionProgress, job: JobItem, item: RegionRequestItem
+    ) -> tuple[list[Tile], dict[int, TileState]] | Deferred:
+        """Process every tile without an outcome; return all tiles, and their outcomes by index.
 
-        The region is deferred when most of its tiles crash the model, because the model may be repaired soon.
+        Outcomes are missing when ``run`` was stopped. The region is deferred when most of its tiles crash the model,
+        because the model may be repaired soon.
+
+        Raises:
+            ImageError: the image cannot be opened, or it was replaced after it was planned.
+            FeatureError: the features of the image cannot be located.
         """
         self._run = run
+        with self._lend_image(self._request) as source:
+            if job.image_etag and source.etag and source.etag != job.image_etag:
+                raise LoadImageException("the image was replaced after its job began")
+            tiles = self.tiles(job)
+            outcomes = self._run_missing(run, source, job, tiles, item)
+        return outcomes if isinstance(outcomes, Deferred) else (tiles, outcomes)
+
+    def _run_missing(
+        self, run: RegionProgress, source: ImageSource, job: JobItem, tiles: Sequence[Tile], item: RegionRequestItem
+    ) -> dict[int, TileState] | Deferred:
+        """Process every tile without an outcome; return all outcomes by the index of the tile."""
         is_first_attempt = (item.region_retry_count or 0) <= 1
         done = {} if is_first_attempt else self.committed(tiles, item)
         run.done_before = done
@@ -146,7 +151,7 @@ class RegionProcessor:
         logger.info("region.started", tiles=len(tiles), done_before=len(done), attempt=item.region_retry_count)
         if todo:
             known = [tile for tile in tiles if done.get(tile.index) is TileState.SUCCEEDED][:1]
-            steps = self._steps(run, [*known, *todo], item.generation or 0)
+            steps = self._steps(run, source, job, [*known, *todo], item.generation or 0)
             with run.waiting(), steps.call_limit.expecting(len(todo)) as note_begun:
                 self._run_tiles(run, dataclasses.replace(steps, note_begun=note_begun), todo, known, item)
             if not run.is_stopped:
@@ -158,12 +163,6 @@ class RegionProcessor:
                     run.outcomes[tile.index] = steps.commit(tile, result)
         return done | run.outcomes
 
-    def _note_life(self) -> None:
-        """Record that the region's own thread waits for a busy table, and does not hang."""
-        self._note_progress()
-        if self._run is not None:
-            self._run.record_life()
-
     def _run_tiles(
         self, run: RegionProgress, steps: TileProcessor, tiles: list[Tile], known: list[Tile], item: RegionRequestItem
     ) -> None:
@@ -173,8 +172,12 @@ class RegionProcessor:
             steps = dataclasses.replace(steps, waits_for_image=False)
         if (item.stalled_attempts or 0) > 1:
             # A worker died here. First one tile at a time, so that a tile that kills its worker does not take its
-            # neighbours with it.
-            for batch in careful_batches(_in_order_of_attempt(tiles, item.fence or 0)):
+            # neighbours with it. The order is random, and every second attempt reverses it, so that the tiles before
+            # and after such a tile are reached within two attempts. Each pair of attempts has a new order, so two
+            # such tiles do not block the tiles between them for ever.
+            pair, is_second = divmod(item.fence or 0, 2)
+            ordered = sorted(tiles, key=lambda tile: random.Random(f"{pair}:{tile.index}").random())
+            for batch in careful_batches(ordered[::-1] if is_second else ordered):
                 pipeline.run(run, steps, batch)
             return
         if backoffs:
@@ -206,14 +209,13 @@ class RegionProcessor:
             probe = dataclasses.replace(probe, is_alone=True, retry_budget=RetryBudget())
         pipeline.run(run, probe, [tile], self._on_cut)
 
-    def _steps(self, run: RegionProgress, tiles: Sequence[Tile], generation: int) -> TileProcessor:
-        source, request = self._source, self._request
-        if source is None:
-            raise AssertionError("the image is not open")
+    def _steps(
+        self, run: RegionProgress, source: ImageSource, job: JobItem, tiles: Sequence[Tile], generation: int
+    ) -> TileProcessor:
+        request, text = self._request, job.pixel_preparation
+        preparation = None if text is None else Preparation.from_text(text)
         tile_bounds = [tile.bounds for tile in tiles]
-        encoder = self._make_encoder(
-            source, request.tile_format, request.tile_compression, tile_bounds, self._preparation
-        )
+        encoder = self._make_encoder(source, request.tile_format, request.tile_compression, tile_bounds, preparation)
         grid = None
         if source.sensor_model is not None:
             to_world = image_to_world(source.sensor_model, self._elevation_model)
@@ -265,13 +267,3 @@ def careful_batches(tiles: Sequence[Tile]) -> Iterator[Sequence[Tile]]:
             size = min(2 * size, max(1, (len(tiles) - begun) // 4))
         yield tiles[begun : begun + size]
         begun += size
-
-
-def _in_order_of_attempt(tiles: Sequence[Tile], attempt: int) -> list[Tile]:
-    """Return tiles in random order; every second attempt reverses the order of the attempt before.
-
-    So the tiles before and after a tile that kills its worker are both reached within two attempts. The order of each
-    pair of attempts is new, so two such tiles do not block the tiles between them for ever.
-    """
-    pair, is_second = divmod(attempt, 2)
-    return sorted(tiles, key=lambda tile: random.Random(f"{pair}:{tile.index}").random(), reverse=bool(is_second))
