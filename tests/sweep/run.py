@@ -36,7 +36,9 @@ from worker_process import Site  # noqa: E402
 
 AT_ONCE = 12
 CONTROL_EVERY = 50
-JOB_PATIENCE_S = 180.0
+JOB_PATIENCE_S = 300.0
+# Larger plans are refused: they would hold up the jobs behind them for minutes.
+MOST_TILES = 1_500
 MAX_BYTES = 2**30
 FORMATS = ("GTIFF", "NITF", "PNG", "JPEG")
 TERMINAL = {"SUCCESS", "PARTIAL", "FAILED"}
@@ -192,7 +194,7 @@ def sweep(
         emulator = stack.enter_context(Emulator(directory))
         site = Site(emulator, create_data_plane(emulator.client, "sweep"), directory)
         model = stack.enter_context(ModelServer(Centerpoint()))
-        worker = stack.enter_context(site.worker(LOG_LEVEL="INFO"))
+        worker = stack.enter_context(site.worker(LOG_LEVEL="INFO", MAX_TILES_PER_IMAGE=str(MOST_TILES)))
         images = directory / "images"
         images.mkdir()
         control = images / "control.tif"
