@@ -161,7 +161,7 @@ class InProcessWorker:
 
     def skip_preflight(self) -> None:
         """Accept requests whose endpoint or output does not exist, as if it had been deleted since."""
-        self.image_handler.preflight.check = lambda *_: None  # type: ignore[method-assign]
+        self.image_handler.parts.preflight.check = lambda *_: None  # type: ignore[method-assign]
 
     def outcome_of(self, region: RegionName | RegionRequest) -> Ended | Deferred:
         """Process a region, as the daemon does, but finish no image."""

@@ -1,5 +1,6 @@
 """One worker: the production daemon's own parts, with greenlets for its threads and the world behind its ports."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
@@ -257,7 +258,7 @@ class Worker:
         self._clients = Clients(world.twins, port, world.chance)
         self._pipeline = _Pipeline(world.scheduler, self.process)
         self._runner = ModelRunner(config=world.config, process=self._worker_process(name, port))
-        self._runner.image_request_handler.preflight = Preflight(
+        preflight = Preflight(
             world.config,
             ModelEndpoints(world.config, lambda _request: None, world.scheduler.rng),
             self._runner.endpoint_capacities.describe,
@@ -266,6 +267,8 @@ class Worker:
             self.process.now,
             lambda looks, _within_s: [look() for look in looks],
         )
+        handler = self._runner.image_request_handler
+        handler.parts = dataclasses.replace(handler.parts, preflight=preflight)
         for monitor in (self._runner.image_status_monitor, self._runner.region_status_monitor):
             monitor.sns_helper.sns_client = self._clients.client("sns")
         self._pools = [self._as_fibers(consumer) for consumer in self._runner._consumers()]

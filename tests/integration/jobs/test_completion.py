@@ -73,7 +73,7 @@ class TestEnd:
         assert len(worker.result("job")) == TILES
 
     def test_an_image_that_is_not_there_is_not_finished(self, worker):
-        worker.image_handler.completion.finish("none")
+        worker.image_handler.parts.completion.finish("none")
         worker.image_handler.complete_image_request(RegionRequest(image_id="none", job_id="none"), "")
 
     def test_duplicates_of_overlapping_tiles_are_merged_and_properties_stamped(self, worker, scene, model_server):
@@ -85,7 +85,7 @@ class TestEnd:
             postProcessing=DISTILLATION,
             featureProperties=[{"mission": "m-1"}],
         )
-        worker.image_handler.completion.finish(request.image_id)
+        worker.image_handler.parts.completion.finish(request.image_id)
         features = worker.result("job")
         stored = sum(len(tile.features) for tile in worker.features.stored_tiles(request.image_id))
         assert 0 < len(features) < stored
@@ -95,7 +95,7 @@ class TestEnd:
         worker.skip_preflight()
         outputs = [{"type": "S3", "bucket": "no-such-bucket-at-all", "prefix": "p"}]
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
-        worker.image_handler.completion.finish(request.image_id)
+        worker.image_handler.parts.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert row.image_status == "FAILED"
         assert "no-such-bucket-at-all" in row.message
@@ -108,7 +108,7 @@ class TestEnd:
             {"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"},
         ]
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
-        worker.image_handler.completion.finish(request.image_id)
+        worker.image_handler.parts.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.sinks_done) == ("PARTIAL", {"1:Kinesis", "2:S3"})
         assert len(worker.result("job")) == TILES
@@ -123,14 +123,14 @@ class TestEnd:
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
         away = answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409))
         with away, pytest.raises(AggregateFeaturesException):
-            worker.image_handler.completion.finish(request.image_id)
+            worker.image_handler.parts.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.sinks_done, row.agg_stalled) == ("IN_PROGRESS", {"0:Kinesis"}, 0)
-        worker.image_handler.completion.finish(request.image_id)
+        worker.image_handler.parts.completion.finish(request.image_id)
         assert not worker.jobs.get_image_request(request.image_id).is_terminal, "it waits a while first"
         clock.ahead_s += 30
         with answering(clients.client("kinesis"), "PutRecords", None) as calls:
-            worker.image_handler.completion.finish(request.image_id)
+            worker.image_handler.parts.completion.finish(request.image_id)
         assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
         assert calls == []
 
@@ -138,7 +138,7 @@ class TestEnd:
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         clock.ahead_s += 25 * 3600
         with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)):
-            worker.image_handler.completion.finish(request.image_id)
+            worker.image_handler.parts.completion.finish(request.image_id)
         assert worker.jobs.get_image_request(request.image_id).image_status == "FAILED"
 
     def test_features_that_are_lost_are_not_delivered_as_if_whole(self, worker, scene, model_server):
@@ -146,7 +146,7 @@ class TestEnd:
         row = worker.features._rows_of(request.image_id)[0]
         worker.features.delete({"hash_key": row["hash_key"], "range_key": row["range_key"]})
         with pytest.raises(ConservationError, match="7 tiles are stored as good, 8 were counted"):
-            worker.image_handler.completion.finish(request.image_id)
+            worker.image_handler.parts.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.agg_stalled) == ("IN_PROGRESS", 1)
 
@@ -166,7 +166,7 @@ class TestEnd:
 
         monkeypatch.setattr(worker.completion, "_make_sinks", in_small_parts)
         with answering(clients.client("s3"), "UploadPart", None) as parts, pytest.raises(ConservationError):
-            worker.image_handler.completion.finish(request.image_id)
+            worker.image_handler.parts.completion.finish(request.image_id)
         s3 = clients.client("s3")
         assert len(parts) > 1
         assert s3.list_multipart_uploads(Bucket=data_plane.result_bucket).get("Uploads", []) == []
@@ -180,7 +180,7 @@ class TestEnd:
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
         dynamodb = worker.clients.dynamodb_resource().meta.client
         with answering(dynamodb, "BatchGetItem", None) as reads:
-            worker.image_handler.completion.finish(request.image_id)
+            worker.image_handler.parts.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.sinks_done) == ("SUCCESS", {"0:S3", "1:S3", "2:Kinesis"})
         assert len(reads) == 1, "eight tiles are one read"
@@ -190,11 +190,11 @@ class TestEnd:
     def test_a_worker_that_stops_releases_its_claim_at_once_and_no_try_is_counted(self, worker, scene, model_server):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         worker.worker_process.stopping.set()
-        worker.image_handler.completion.finish(request.image_id)
+        worker.image_handler.parts.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.agg_stalled, row.agg_lease_until) == ("IN_PROGRESS", 0, 0)
         worker.worker_process.stopping.clear()
-        worker.image_handler.completion.finish(request.image_id)
+        worker.image_handler.parts.completion.finish(request.image_id)
         assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
 
     def test_an_output_that_stays_away_is_tried_later_each_time(self, worker, scene, model_server, clients, clock):
@@ -203,11 +203,11 @@ class TestEnd:
         with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)):
             for _ in range(7):
                 with pytest.raises(AggregateFeaturesException):
-                    worker.image_handler.completion.finish(request.image_id)
+                    worker.image_handler.parts.completion.finish(request.image_id)
                 waits.append(worker.jobs.get_image_request(request.image_id).agg_not_before - clock())
                 clock.ahead_s += 800
         assert waits == pytest.approx([20, 40, 80, 160, 320, 600, 600], rel=0.4)
-        worker.image_handler.completion.finish(request.image_id)
+        worker.image_handler.parts.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.agg_backoffs) == ("SUCCESS", 0)
 
@@ -222,7 +222,7 @@ class TestEnd:
     def test_an_image_that_no_worker_can_hold_fails_with_the_name_of_the_setting(self, worker, scene, model_server):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         worker.completion.memory.total_bytes = 100
-        worker.image_handler.completion.finish(request.image_id)
+        worker.image_handler.parts.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert row.image_status == "FAILED"
         assert "AGGREGATION_MEMORY_BYTES of 100 bytes is too little" in row.message
@@ -235,12 +235,12 @@ class TestEnd:
         memory.pause = lambda seconds: setattr(clock, "ahead_s", clock.ahead_s + 100 * seconds)
         with memory.share(lambda: None) as other:
             other.read(memory.total_bytes)
-            worker.image_handler.completion.finish(request.image_id)
+            worker.image_handler.parts.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.agg_stalled) == ("IN_PROGRESS", 0)
         assert 5 <= row.agg_not_before - clock() + 1 <= 16
         clock.ahead_s += 20
-        worker.image_handler.completion.finish(request.image_id)
+        worker.image_handler.parts.completion.finish(request.image_id)
         assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
 
     def test_an_aggregation_that_kills_its_workers_is_given_up(self, worker, scene, model_server, clock, statuses):
@@ -249,14 +249,14 @@ class TestEnd:
             job = worker.jobs.get_image_request(request.image_id)
             assert worker.jobs.claim_aggregation(job, "dead", 120, 0)
             clock.ahead_s += 700
-        worker.image_handler.completion.finish(request.image_id)
+        worker.image_handler.parts.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.message) == ("FAILED", "aggregation crashed 7 workers")
         assert statuses.heard().count("FAILED") == 1
 
     def test_an_aggregation_that_another_worker_took_over_writes_nothing_more(self, worker, scene, model_server, clock):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
-        completion = worker.image_handler.completion
+        completion = worker.image_handler.parts.completion
         deliver = completion._deliver
         # A clock of its own: the claim's holder renews it all the time, and must not see it end.
         others_jobs = JobTable(worker.jobs.table_name, worker.jobs.client, lambda: clock() + 500)
@@ -277,7 +277,7 @@ class TestEnd:
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
         worker.jobs.update({"image_id": request.image_id}, "SET sink_positions = :p", {":p": {"0:Kinesis": 6}})
         with answering(clients.client("kinesis"), "PutRecords", None) as calls:
-            worker.image_handler.completion.finish(request.image_id)
+            worker.image_handler.parts.completion.finish(request.image_id)
         assert len(calls) == 1, "six of eight features are there already"
         assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
 
@@ -290,7 +290,7 @@ class TestEnd:
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
         away = answering(clients.client("kinesis"), "PutRecords", None, json_error("Unavailable"))
         with away, pytest.raises(AggregateFeaturesException):
-            worker.image_handler.completion.finish(request.image_id)
+            worker.image_handler.parts.completion.finish(request.image_id)
         row = worker.jobs.get_image_request(request.image_id)
         assert (list(row.sink_errors), row.sinks_done, row.sink_positions) == (["0:Kinesis"], None, {"1:Kinesis": 3})
         clock.ahead_s += 30
@@ -298,7 +298,7 @@ class TestEnd:
             answering(clients.client("kinesis"), "DescribeStreamSummary", None) as streams,
             answering(clients.client("kinesis"), "PutRecords", None) as batches,
         ):
-            worker.image_handler.completion.finish(request.image_id)
+            worker.image_handler.parts.completion.finish(request.image_id)
         assert (len(streams), len(batches)) == (1, 2), (
             "the other five of eight features, and nothing of the first output"
         )

@@ -273,7 +273,7 @@ class TestImage:
             *(handler.region_request_queue, handler.region_request_table, handler.endpoint_utils, handler.config),
             handler.region_request_handler,
         )
-        assert list(other.outstanding_jobs.open_jobs()) == []
+        assert list(other.parts.outstanding_jobs.open_jobs()) == []
 
 
 def degrees_of(scene: Path, pixels: shapely.Geometry) -> str:

@@ -127,7 +127,7 @@ class TestRefusal:
         body = body_of(worker, scene, endpoint, outputs=[{"type": "S3", "bucket": bucket, "prefix": "p"}])
         handle(messages, body)
         clients.client("s3").delete_bucket(Bucket=bucket)
-        worker.image_handler.preflight = worker.new_preflight()
+        worker.image_handler.parts = dataclasses.replace(worker.image_handler.parts, preflight=worker.new_preflight())
         handle(messages, body)
         assert dead_letters(worker) == []
         assert "FAILED" not in statuses.heard()
@@ -141,7 +141,7 @@ class TestRefusal:
         worker.image_handler.check(request)
         job = worker.image_handler.accept(request)
         clients.client("s3").delete_bucket(Bucket=bucket)
-        worker.image_handler.preflight = worker.new_preflight()
+        worker.image_handler.parts = dataclasses.replace(worker.image_handler.parts, preflight=worker.new_preflight())
         with pytest.raises(ProcessImageException, match=bucket):
             worker.image_handler.plan(job)
         row = worker.jobs.get_image_request(request.image_id)
@@ -156,7 +156,7 @@ class TestRefusal:
         item = worker.jobs.get_image_request(request.image_id)
         worker.jobs.fix_plan(dataclasses.replace(item, region_count=1, first_attempt=1.0))
         clients.client("s3").delete_bucket(Bucket=bucket)
-        worker.image_handler.preflight = worker.new_preflight()
+        worker.image_handler.parts = dataclasses.replace(worker.image_handler.parts, preflight=worker.new_preflight())
         worker.image_handler.plan(job)
         assert worker.jobs.get_image_request(request.image_id).image_status == "IN_PROGRESS"
 
@@ -182,7 +182,9 @@ class TestNoRefusal:
             worker.image_handler.check(worker.request("s3://images/a.tif", endpoint, imageReadRole=ROLE))
 
     def test_a_check_that_takes_too_long(self, worker, scene, endpoint, logs):
-        worker.image_handler.preflight = worker.new_preflight(run=lambda looks, _within_s: [looks[0](), None])
+        worker.image_handler.parts = dataclasses.replace(
+            worker.image_handler.parts, preflight=worker.new_preflight(run=lambda looks, _within_s: [looks[0](), None])
+        )
         worker.image_handler.check(worker.request(scene, endpoint))
         assert [entry["check"] for entry in logs if entry["event"] == "preflight.unknown"] == ["output"]
 
@@ -262,7 +264,9 @@ class TestCost:
 
     def test_findings_are_remembered_for_a_while_and_unknown_ones_for_less(self, worker, scene, endpoint, clients):
         now = [0.0]
-        worker.image_handler.preflight = worker.new_preflight(now=lambda: now[0])
+        worker.image_handler.parts = dataclasses.replace(
+            worker.image_handler.parts, preflight=worker.new_preflight(now=lambda: now[0])
+        )
         request = worker.request(scene, endpoint)
         described = answering(clients.client("sagemaker"), "DescribeEndpoint", json_error("AccessDeniedException"))
         with described as endpoints, answering(clients.client("s3"), "CreateMultipartUpload", None) as buckets:

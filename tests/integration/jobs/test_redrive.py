@@ -26,10 +26,10 @@ class TestRedrive:
             {"type": "Kinesis", "stream": data_plane.result_stream},
         ]
         request = worker.request(scene, model, outputs=outputs, **changes)
-        check = worker.image_handler.preflight.check
+        check = worker.image_handler.parts.preflight.check
         worker.skip_preflight()
         worker.image_handler.process_image_request(request)
-        worker.image_handler.preflight.check = check  # type: ignore[method-assign]
+        worker.image_handler.parts.preflight.check = check  # type: ignore[method-assign]
         assert worker.work_off().image_status in ("PARTIAL", "FAILED")
         assert worker.open_jobs() == []
         return request

@@ -125,7 +125,7 @@ class TestRegion:
             worker.plan(request)
             for region in worker.region_requests(request):
                 worker.process(region)
-        worker.image_handler.completion.finish(request.image_id)
+        worker.image_handler.parts.completion.finish(request.image_id)
         tiles = worker.features.stored_tiles(request.image_id)
         assert sorted(len(tile.features) for tile in tiles) == [0] + [1] * (2 * TILES_PER_REGION - 1)
         dropped = [log for log in logs if log["event"] == "features.dropped"]

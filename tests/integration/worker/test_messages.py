@@ -266,7 +266,7 @@ class TestImageMessages:
         for job, error in errors.items():
             with monkeypatch.context() as patch:
                 patch.setattr("aws.osml.model_runner.image_request_handler.plan_image", raising(error))
-                patch.setattr(worker.image_handler.preflight, "check", lambda *_: None)
+                patch.setattr(worker.image_handler.parts.preflight, "check", lambda *_: None)
                 body = message_of(worker, scene, "http://127.0.0.1/", jobId=job)
                 messages.handle(sent(queue_of("IMAGE_QUEUE"), body))
         ended = {attributes["job_id"]: text for text, attributes in statuses.events() if "FAILED" in str(attributes)}

@@ -435,7 +435,7 @@ def test_a_worker_that_is_told_to_stop_gives_the_image_back_at_once(new_worker, 
     finish_failing_with(monkeypatch, request.image_id, RuntimeError("interrupted"))
     worker.worker_process.stopping.set()
     with pytest.raises(RuntimeError, match="interrupted"):
-        worker.image_handler.completion.finish(request.image_id)
+        worker.image_handler.parts.completion.finish(request.image_id)
     row = worker.jobs.get_image_request(request.image_id)
     assert (row.agg_stalled, row.agg_not_before, row.agg_lease_until, row.agg_error) == (0, 0, 0, None)
 

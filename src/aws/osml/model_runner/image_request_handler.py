@@ -1,6 +1,7 @@
 """Handles images: accepts them, plans their regions, and finishes them when the last region has ended."""
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
@@ -84,7 +85,7 @@ class ImageParts:
 class ImageRequestHandler:
     """Processes images. Any number of threads may call it.
 
-    Without ``parts`` the handler makes those of a worker of its own from ``config``.
+    Without ``parts`` the handler makes the parts of a worker of its own from ``config``.
     """
 
     def __init__(
@@ -109,17 +110,12 @@ class ImageRequestHandler:
         self.endpoint_utils = endpoint_utils
         self.config = config
         self.region_request_handler = region_request_handler
-        parts = parts or _parts_of_a_worker(config, tiling_strategy)
-        self.outstanding_jobs = parts.outstanding_jobs
-        self.endpoints = parts.endpoints
-        self.completion = parts.completion
-        self.preflight = parts.preflight
-        self._lend_image = parts.lend_image
-        self._leases = parts.leases
-        self._metrics = parts.metrics
-        self._make_writers = parts.make_writers
-        self._owner = parts.owner
-        self._now = parts.now
+        self._given = parts
+
+    @functools.cached_property
+    def parts(self) -> ImageParts:
+        """The parts that the constructor got, or the parts of a worker, made from ``config`` at the first use."""
+        return self._given or _parts_of_a_worker(self.config, self.tiling_strategy)
 
     def process_image_request(self, image_request: ImageRequest) -> None:
         """Accept an image, plan its regions, put each on the queue, and process the first here.
@@ -155,7 +151,7 @@ class ImageRequestHandler:
         """
         with bind_job(job_id=image_request.job_id, image_id=image_request.image_id):
             try:
-                self.preflight.check(image_request, tries)
+                self.parts.preflight.check(image_request, tries)
             except (InvalidImageRequestException, RequestDeferredError):
                 if self.job_table.find(image_request.image_id) is None:
                     raise
@@ -171,12 +167,12 @@ class ImageRequestHandler:
             RetryableJobException: the request was sent again while the job's last status is still being published.
         """
         with bind_job(job_id=image_request.job_id, image_id=image_request.image_id):
-            variant = self.endpoints.choose_variant(image_request)
+            variant = self.parts.endpoints.choose_variant(image_request)
             if variant is not None:
                 # Variants may hold different models, so all tiles of an image go to one.
                 parameters = (image_request.model_endpoint_parameters or {}) | {"TargetVariant": variant}
                 image_request = dataclasses.replace(image_request, model_endpoint_parameters=parameters)
-            acceptance = self.outstanding_jobs.accept(image_request, message_id, body)
+            acceptance = self.parts.outstanding_jobs.accept(image_request, message_id, body)
             logger.info("image.received", acceptance=acceptance.value)
             if acceptance is Acceptance.REUSED:
                 problem = Problem("jobId", image_request.job_id, "JOB_ID_REUSED: an id that no other request has")
@@ -186,7 +182,7 @@ class ImageRequestHandler:
                 publish(self.image_status_monitor, item, RequestStatus.STARTED, "Started image request")
             else:
                 self._handle_resubmission(image_request, message_id)
-            return self.outstanding_jobs.find(image_request)
+            return self.parts.outstanding_jobs.find(image_request)
 
     def redrive(self, item: JobItem, image_request: ImageRequest, message_id: str) -> bool:
         """D1, D3: begin an image again that ended PARTIAL or FAILED: failed tiles are processed again, others stay.
@@ -200,7 +196,7 @@ class ImageRequestHandler:
             model_endpoint_parameters=item.endpoint_parameters,
             outputs=json.loads(item.outputs or "[]"),
         )
-        if not is_redrivable(item.image_status) or not self.outstanding_jobs.reopen(item, request, message_id):
+        if not is_redrivable(item.image_status) or not self.parts.outstanding_jobs.reopen(item, request, message_id):
             return False
         logger.info("image.redriven", generation=(item.generation or 0) + 1, left=item.image_status)
         begun = dataclasses.replace(item, generation=(item.generation or 0) + 1, processing_duration=0)
@@ -215,7 +211,7 @@ class ImageRequestHandler:
         """
         if job.planned_time is not None:
             return None
-        started = self.outstanding_jobs.start_planning(job, self._owner, self.config.region_lease_s)
+        started = self.parts.outstanding_jobs.start_planning(job, self.parts.owner, self.config.region_lease_s)
         return None if started is None else self.plan_started(started)
 
     def plan_started(self, job: OpenJob) -> RegionName | None:
@@ -226,12 +222,12 @@ class ImageRequestHandler:
         """
         with (
             bind_job(job_id=job.request.job_id, image_id=job.image_id),
-            self._leases.keep(self._planning_lease(job)),
+            self.parts.leases.keep(self._planning_lease(job)),
         ):
             item = self.job_table.get_image_request(job.image_id)
             if item.is_terminal:
                 # The image was cancelled while it waited.
-                self.completion.close(item)
+                self.parts.completion.close(item)
                 return None
             request = self._stored_request(item)
             if request is None:
@@ -250,7 +246,7 @@ class ImageRequestHandler:
                 # twice when only outputs are missing.
                 return None
             logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
-            self.completion.publish_progress(stored)
+            self.parts.completion.publish_progress(stored)
             return self._enqueue_regions(plan.regions, request, stored.image_extension or "", stored.generation or 0)
 
     def estimate_load(self, job: OpenJob) -> None:
@@ -271,10 +267,10 @@ class ImageRequestHandler:
             try:
                 plan = self._plan_of(request, item, measures=False)
             except Exception as err:  # noqa: BLE001 - each has a verdict
-                self._metrics.record("Scheduling", "Errors", 1, "Count", ModelName=request.model_name)
+                self.parts.metrics.record("Scheduling", "Errors", 1, "Count", ModelName=request.model_name)
                 self._planning_failed(item, err)
                 return
-            self.outstanding_jobs.note_region_count(job, len(plan.regions))
+            self.parts.outstanding_jobs.note_region_count(job, len(plan.regions))
             logger.info("image.buffered", regions=len(plan.regions), priority=request.priority)
 
     def queue_region_request(
@@ -302,7 +298,7 @@ class ImageRequestHandler:
         """
         request = dataclasses.replace(job_item.image_request(), roi=roi)
         limits = PlanLimits(self.config.max_regions, self.config.max_tiles_per_region, self.config.max_tiles_per_image)
-        with self._lend_image(request) as source:
+        with self.parts.lend_image(request) as source:
             preparation = preparation_of(source, request, job_item.pixel_preparation, measures=False)
             region_size = self._region_size(job_item)
             plan = plan_image(source, request, self.tiling_strategy, region_size, limits, preparation)
@@ -321,7 +317,7 @@ class ImageRequestHandler:
         if ended is None:
             return
         logger.error("image.failed", reason=str(err))
-        self.completion.close(ended)
+        self.parts.completion.close(ended)
 
     def complete_image_request(
         self,
@@ -336,7 +332,7 @@ class ImageRequestHandler:
             AggregateFeaturesException: the image cannot be finished now; the sweeper tries again.
         """
         with bind_job(job_id=region_request.job_id, image_id=region_request.image_id):
-            self.completion.finish(region_request.image_id)
+            self.parts.completion.finish(region_request.image_id)
 
     def deduplicate(
         self,
@@ -351,7 +347,7 @@ class ImageRequestHandler:
             bounds = self.calculate_processing_bounds(raster_dataset, sensor_model, job_item.roi_wkt)
             job_item.processing_bounds = ImageRegion.of(bounds).to_lists()
         stamp = FeatureStamp.from_request(str(job_item.job_id), json.loads(job_item.feature_properties or "[]"))
-        return [stamp.finalized(feature) for feature in self.completion.merged(job_item, features)]
+        return [stamp.finalized(feature) for feature in self.parts.completion.merged(job_item, features)]
 
     def validate_model_hosting(self, image_request: JobItem) -> None:
         """Check the invoke mode of the model.
@@ -371,7 +367,7 @@ class ImageRequestHandler:
         """
         job_item.image_format = job_item.image_format or image_format
         status = image_status(job_item.tile_success or 0, job_item.tile_error or 0, sinks=1, failed_sinks=0)
-        self.completion.end(job_item, status, end_message(job_item, status))
+        self.parts.completion.end(job_item, status, end_message(job_item, status))
 
     @staticmethod
     def calculate_processing_bounds(
@@ -411,10 +407,10 @@ class ImageRequestHandler:
             return None
 
     def _planning_lease(self, job: OpenJob) -> Lease:
-        owner, began = self._owner, self._now()
+        owner, began = self.parts.owner, self.parts.now()
         return Lease(
             name=f"{job.image_id} plan",
-            renew=lambda: self.outstanding_jobs.renew_planning(job, owner),
+            renew=lambda: self.parts.outstanding_jobs.renew_planning(job, owner),
             # Another worker may plan the image too: the first write of the plan and of each region's row counts.
             on_lost=lambda: None,
             last_progress=lambda: began,
@@ -424,10 +420,10 @@ class ImageRequestHandler:
         self.validate_model_hosting(item)
         # A job whose tiles may have been processed continues, even if an output or its endpoint is missing by now.
         if item.region_count is None or item.first_attempt is None:
-            self.preflight.check(request)
-        config, body_bytes = self.config, self.preflight.max_body_bytes(request)
+            self.parts.preflight.check(request)
+        config, body_bytes = self.config, self.parts.preflight.max_body_bytes(request)
         limits = PlanLimits(config.max_regions, config.max_tiles_per_region, config.max_tiles_per_image, body_bytes)
-        with self._lend_image(request) as source:
+        with self.parts.lend_image(request) as source:
             if item.image_etag and source.etag and item.image_etag != source.etag:
                 raise LoadImageException("the image was replaced after its job began")
             preparation = preparation_of(source, request, item.pixel_preparation, measures)
@@ -466,14 +462,14 @@ class ImageRequestHandler:
             for region in regions
         ]
         # Each write takes some milliseconds, and a large image has thousands of regions.
-        with self._make_writers(_REGION_WRITERS) as writers:
+        with self.parts.make_writers(_REGION_WRITERS) as writers:
             is_begun = writers.map(lambda region: self._is_begun(region, generation), requests)
             waiting = [RegionName.of(region) for region, is_open in zip(requests, is_begun, strict=True) if is_open]
         self.region_request_queue.send_requests([region.to_message() for region in waiting])
-        job = self.outstanding_jobs.find(request)
+        job = self.parts.outstanding_jobs.find(request)
         # If the job ended and began again meanwhile, this worker has not queued the regions of the new generation.
         if job is not None and job.generation == generation:
-            self.outstanding_jobs.finish_planning(job)
+            self.parts.outstanding_jobs.finish_planning(job)
         return waiting[0] if waiting else None
 
     def _is_begun(self, region: RegionRequest, generation: int) -> bool:

@@ -226,7 +226,7 @@ class ImageMessages:
         for job in accepted:
             ended = self._handler.job_table.fail_hopeless(job.image_id, str(refusal))
             if ended is not None:
-                self._handler.completion.close(ended)
+                self._handler.parts.completion.close(ended)
         return refusal
 
     def _reject(self, message: QueueMessage, err: InvalidRequestError) -> None:

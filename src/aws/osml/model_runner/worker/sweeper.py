@@ -148,7 +148,7 @@ class JobSweeper:
         self._metrics.record("JobSweep", "Errors", 1, COUNT)
         item = self._job_table.find(job.image_id) if job.image_id else None
         if item is not None and not item.is_terminal and _is_counted(item):
-            self._images.completion.finish(job.image_id)
+            self._images.parts.completion.finish(job.image_id)
         elif item is not None and item.is_terminal:
             self._close(job, item)
         elif self._is_late(job, item):
@@ -167,7 +167,7 @@ class JobSweeper:
             self._close(job, item)
 
     def _close(self, job: OpenJob | UnreadableJob, item: JobItem) -> None:
-        if self._images.completion.close(item):
+        if self._images.parts.completion.close(item):
             # The keys of its row may differ from the keys that the image's row implies.
             self._outstanding_jobs.strike_off(job)
 
@@ -202,7 +202,7 @@ class JobSweeper:
             case NextStep.GIVE_UP_PLANNING:
                 self._images.fail_image_request(item, ModelRunnerError(_given_up_because(job, self._config)))
             case NextStep.FINISH:
-                self._images.completion.finish(job.image_id)
+                self._images.parts.completion.finish(job.image_id)
             case NextStep.LOOK_AT_REGIONS | NextStep.SEAL_REGIONS:
                 if self._outstanding_jobs.mark_swept(job):
                     self._sweep_regions(item, job.planned_time or 0.0, is_late=step is NextStep.SEAL_REGIONS)
