@@ -25,7 +25,7 @@ from aws.osml.model_runner.jobs.redrive import JobRedriver, redrive_dead_letters
 from aws.osml.model_runner.local.stack import LocalStack
 from aws.osml.model_runner.queue.exceptions import QueueError
 from aws.osml.model_runner.queue.request_queue import QueueMessage
-from aws.osml.model_runner.scheduler import load as survey_module
+from aws.osml.model_runner.scheduler import load as load_module
 from aws.osml.model_runner.scheduler.image_scheduler import FIFOImageScheduler
 from aws.osml.model_runner.telemetry.metrics import MetricsRecorder
 from aws.osml.model_runner.worker.consumer import QueueConsumer
@@ -128,19 +128,19 @@ def sweep_jobs(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
 
 
 def sweep_regions(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
-    tables, sealed = Tables(), []
+    tables, abandoned = Tables(), []
     regions = [RegionRequestItem(name, "image", region_bounds=[[0, 0], [1, 1]], tile_size=[1, 1]) for name in NAMES]
-    seal = failing_at_a(error, lambda region: sealed.append(region.region_id))
+    abandon = failing_at_a(error, lambda region: abandoned.append(region.region_id))
     sweeper = sweeper_of(
         tables,
         region_table=SimpleNamespace(regions_of=lambda _image: regions),
-        regions=SimpleNamespace(fail_region_request=seal),
+        regions=SimpleNamespace(fail_region_request=abandon),
     )
     job = next(iter(tables.outstanding_jobs.open_jobs()))
     item = tables.jobs.get_image_request(job.image_id)
     with pytest.raises(type(error)):
         sweeper._sweep_regions(item, 0.0, is_late=True)
-    return sealed
+    return abandoned
 
 
 def read_rows(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
@@ -150,10 +150,10 @@ def read_rows(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
 
 
 def sort_open_jobs(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
-    return started(Tables(), lambda: patch.setattr(survey_module, "_waiting", failing_at_a(error, WAITING)))
+    return started(Tables(), lambda: patch.setattr(load_module, "_waiting", failing_at_a(error, WAITING)))
 
 
-WAITING = survey_module._waiting
+WAITING = load_module._waiting
 
 
 def start_images(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:

@@ -425,7 +425,7 @@ def test_what_one_job_fetched_is_not_served_to_the_next_one(recorder, own_keys):
     recorder.answer = lambda _path, _ranges: aws_error(403, "AccessDenied", "Access Denied")
 
     with pytest.raises(LoadImageException, match="may not be read"):
-        open_image(s3_place("a.tif"), SETTINGS, lambda: AwsKeys("STRANGER", "secret"))
+        open_image(s3_place("a.tif"), SETTINGS, lambda: AwsKeys("OTHER", "secret"))
 
 
 def test_handles_follow_keys_that_change_while_the_image_is_open(recorder, own_keys):

@@ -445,7 +445,7 @@ class RegionRequestHandler:
 
     def _abandon(self, claim: RegionClaim, work: RegionProcessor, job: JobItem, reason: str) -> Ended:
         """Fail every tile without an outcome, then end the region; a later write of such a tile has no effect."""
-        logger.warning("region.sealed", reason=reason)
+        logger.warning("region.abandoned", reason=reason)
         reason = safe_text(reason, MAX_REASON_CHARACTERS)
         try:
             tiles = work.tiles(job)
