@@ -102,9 +102,8 @@ def images(*rows: Any) -> list[str]:
 
 
 def sweeper_of(tables: Tables, **parts: Any) -> JobSweeper:
-    handler = SimpleNamespace(
-        completion=SimpleNamespace(close=lambda item: tables.outstanding_jobs.close(item) or True),
-    )
+    completion = SimpleNamespace(close=lambda item: tables.outstanding_jobs.close(item) or True)
+    handler = SimpleNamespace(parts=SimpleNamespace(completion=completion))
     parts = {"region_table": None, "regions": None} | parts
     return JobSweeper(
         tables.outstanding_jobs,
