@@ -137,6 +137,17 @@ MALFORMED: list[tuple[str, str, set[str]]] = [
     ),
     ("input without bands", changed(imageProcessorInput={"bands": []}), {"imageProcessorInput.bands"}),
     (
+        "a scale out of reach",
+        changed(imageProcessorInput={"scale": 0.04, "resampling": "LANCZOS"}),
+        {"imageProcessorInput.scale", "imageProcessorInput.resampling"},
+    ),
+    (
+        "a scale beside a size on the ground",
+        changed(imageProcessorInput={"scale": 0.5, "gsd": 0.5}),
+        {"imageProcessorInput.scale"},
+    ),
+    ("a size of no pixel", changed(imageProcessorInput={"gsd": 0}), {"imageProcessorInput.gsd"}),
+    (
         "keys of another stretch",
         changed(imageProcessorInput={"stretch": {"type": "SIGMA", "min": 1, "lower": 2}}),
         {"imageProcessorInput.stretch.min", "imageProcessorInput.stretch.lower"},

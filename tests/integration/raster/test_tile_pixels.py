@@ -7,11 +7,12 @@ import pytest
 from osgeo import gdal
 
 from aws.osml.model_runner.api.processor_input import ProcessorInput
-from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
 from aws.osml.model_runner.exceptions import InvalidImageRequestException, TileEncodingError
-from aws.osml.model_runner.raster import RasterSettings, TileEncoder, decode_tile, open_image, prepare
+from aws.osml.model_runner.raster import RasterSettings, TileEncoder, decode_tile, image_to_world, open_image, prepare
 from aws.osml.model_runner.raster.band_samples import MAX_SAMPLES_SIDE, valid_samples, windows_of
-from raster_files import UTM_31N, place, write_image
+from aws.osml.model_runner.raster.sensor_model import build_sensor_model
+from raster_files import UTM_31N, pattern, place, rpc_metadata, translated, write_image
 
 SETTINGS = RasterSettings()
 TILES = [ImageRegion.of((origin, (256, 256))) for origin in ((0, 0), (44, 200), (132, 344), (45, 201), (131, 300))]
@@ -132,6 +133,99 @@ def test_an_unknown_band_is_refused_with_those_that_exist(source):
         prepare(source, asked(bands=["swir"]))
 
 
+ALGORITHMS = {"NEAREST": "near", "BILINEAR": "bilinear", "CUBIC": "cubic", "AVERAGE": "average"}
+
+
+@pytest.mark.parametrize("resampling", ALGORITHMS)
+@pytest.mark.parametrize("scale", [0.5, 0.37, 2.6])
+def test_scaled_tiles_are_what_gdal_makes_of_the_image(tmp_path, pixels, resampling, scale):
+    path = write_image(tmp_path / "valid.tif", pixels[:3, 90:])
+    opened = open_image(place(path), SETTINGS)
+    encoder = encoder_of(opened, "GTIFF", scale=scale, resampling=resampling)
+    side = min(100, int(298 * scale))
+    window = {"srcWin": [0, 0, side / scale, side / scale], "width": side, "height": side}
+    made = translated(path, tmp_path / "made.tif", resampleAlg=ALGORITHMS[resampling], **window)
+    expected = gdal.Open(str(made)).ReadAsArray().astype(int)
+    found = decode_tile(bytes(encoder.encode(ImageRegion.of(((0, 0), (side, side))))))
+    # GDAL does not read beyond the window.
+    inside = np.s_[:, : side - 5, : side - 5]
+    assert np.abs(found[inside] - expected[inside]).max() <= 1
+    opened.close()
+
+
+@pytest.mark.parametrize("source", ["GTiff"], indirect=True)
+@pytest.mark.parametrize("resampling", ALGORITHMS)
+@pytest.mark.parametrize("scale", [0.05, 0.3, 0.77, 1.9])
+def test_pixels_that_scaled_tiles_share_are_the_same_in_both(source, resampling, scale):
+    encoder = encoder_of(source, "GTIFF", **RGB | {"scale": scale, "resampling": resampling})
+    width, height = round(SIZE[1] * scale), round(SIZE[0] * scale)
+    whole = decode_tile(bytes(encoder.encode(ImageRegion.of(((0, 0), (width, height))))))
+    for row, col in ((0, 1), (1, 0), (height // 3, width // 2), (height // 2, width // 3)):
+        rows, columns = min(50, height - row), min(60, width - col)
+        part = decode_tile(bytes(encoder.encode(ImageRegion.of(((row, col), (columns, rows))))))
+        assert np.array_equal(part, whole[:, row : row + rows, col : col + columns])
+
+
+@pytest.mark.parametrize("source", ["GTiff"], indirect=True)
+@pytest.mark.parametrize("keys", [{"scale": 0.4}, {"gsd": 1.25}, {"scale": 3}], ids=str)
+def test_scaled_tiles_carry_the_georeference_of_their_own_pixels(source, tmp_path, keys):
+    step = 0.5 / keys["scale"] if "scale" in keys else 1.25
+    width, height = round(SIZE[1] * 0.5 / step), round(SIZE[0] * 0.5 / step)
+    row, col = height - 100, width - 120
+    tile = ImageRegion.of(((row, col), (120, 100)))
+    with pytest.raises(TileEncodingError, match="not inside"):
+        encoder_of(source, "GTIFF", **keys).encode(ImageRegion.of(((height - 99, 0), (100, 100))))
+    (tmp_path / "tile.tif").write_bytes(encoder_of(source, "GTIFF", **keys).encode(tile))
+    left, _, _, top, _, _ = UTM_31N
+    transform = gdal.Open(str(tmp_path / "tile.tif")).GetGeoTransform()
+    assert transform == pytest.approx((left + col * step, step, 0, top - row * step, 0, -step))
+    (tmp_path / "tile.ntf").write_bytes(encoder_of(source, "NITF", **keys).encode(tile))
+    model = build_sensor_model(gdal.Open(str(tmp_path / "tile.ntf")), SETTINGS)
+    corners = np.array([[0, 0], [120, 0], [120, 100], [0, 100]], dtype=float)
+    expected = image_to_world(source.sensor_model)((corners + np.array([col, row])) * step / 0.5)
+    # A NITF has its corners in whole seconds.
+    assert np.abs(image_to_world(model)(corners) - expected)[:, :2].max() < 1 / 3600
+
+
+def test_an_rpc_of_a_scaled_tile_leads_to_the_same_places(tmp_path):
+    path = write_image(tmp_path / "rpc.tif", pattern(1, 600, 800), rpc=rpc_metadata())
+    source = open_image(place(path), SETTINGS)
+    tile = ImageRegion.of(((100, 60), (120, 90)))
+    (tmp_path / "tile.tif").write_bytes(encoder_of(source, "GTIFF", scale=0.4).encode(tile))
+    model = build_sensor_model(gdal.Open(str(tmp_path / "tile.tif")), SETTINGS)
+    corners = np.array([[0, 0], [120, 0], [60.5, 33], [0, 90]], dtype=float)
+    expected = image_to_world(source.sensor_model)((corners + np.array([60, 100])) / 0.4)
+    assert np.abs(image_to_world(model)(corners) - expected)[:, :2].max() < 1e-9
+    source.close()
+
+
+def test_overviews_are_read_below_the_scale_of_the_image_except_for_the_nearest_pixel(tmp_path):
+    path = write_image(tmp_path / "image.tif", np.full((2, 400, 600), 100, np.uint16), options=("TILED=YES",))
+    dataset = gdal.Open(str(path), gdal.GA_Update)
+    dataset.BuildOverviews("AVERAGE", [2, 4])
+    for number, value in ((0, 200), (1, 300)):
+        for band in (1, 2):
+            overview = dataset.GetRasterBand(band).GetOverview(number)
+            overview.WriteArray(np.full((overview.YSize, overview.XSize), value, np.uint16))
+    del dataset
+    source = open_image(place(path), SETTINGS)
+    tile = ImageRegion.of(((0, 0), (30, 20)))
+    for scale, value in ((0.51, 100), (0.5, 200), (0.3, 200), (0.25, 300), (0.05, 300), (2, 100)):
+        assert np.unique(decode_tile(bytes(encoder_of(source, "GTIFF", scale=scale).encode(tile)))).tolist() == [value]
+    nearest = encoder_of(source, "GTIFF", scale=0.25, resampling="NEAREST")
+    assert np.unique(decode_tile(bytes(nearest.encode(tile)))).tolist() == [100]
+    source.close()
+
+
+@pytest.mark.parametrize("source", ["GTiff"], indirect=True)
+def test_a_tile_that_is_made_from_too_much_of_the_image_is_refused(source):
+    small = open_image(source.location, RasterSettings(max_tile_bytes=2_000))
+    encoder = TileEncoder(small, "GTIFF", preparation=prepare(small, asked(bands=[1], scale=0.05)))
+    with pytest.raises(TileEncodingError, match=r"made from 456000 bytes of the image, the limit is 128000 "):
+        encoder.check(ImageDimensions(30, 19))
+    small.close()
+
+
 @pytest.mark.parametrize("kind", ["mask", "alpha"])
 def test_a_mask_and_an_alpha_band_declare_what_is_not_valid(tmp_path, kind, monkeypatch):
     values = np.full((4, 100, 100), 1000, np.uint16)
@@ -167,6 +261,9 @@ def test_a_mask_is_not_looked_for_in_a_file_that_the_image_names(tmp_path):
     source = open_image(place(path), SETTINGS)
     encoder = encoder_of(source, "GTIFF", stretch={"type": "MINMAX", "min": 0, "max": 10})
     encoder.encode(ImageRegion.of(((0, 0), (64, 64))))
+    assert decode_tile(
+        bytes(encoder_of(source, "GTIFF", scale=0.5).encode(ImageRegion.of(((0, 0), (32, 32)))))
+    ).tolist() == [[[5] * 32] * 32]
     assert not [file for file in Path("/proc/self/fd").iterdir() if file.is_symlink() and file.resolve() == other]
     source.close()
 

@@ -16,6 +16,7 @@ from aws.osml.photogrammetry import GDALAffineSensorModel, ImageCoordinate
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aws.osml.model_runner.common.pixel_ratio import PixelRatio
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import FeatureError
 from aws.osml.model_runner.features import (
@@ -81,6 +82,22 @@ def right_handed(shape):
     if shape.geom_type in ("MultiPolygon", "GeometryCollection"):
         return type(shape)([right_handed(part) for part in shape.geoms])
     return shape
+
+
+@given(st.floats(0.05, 8), st.floats(0.05, 8), st.lists(st.floats(-100, 600), min_size=4, max_size=4))
+def test_positions_of_a_scaled_tile_become_pixels_of_the_image(x_scale, y_scale, box):
+    ratio, tile = PixelRatio(1 / x_scale, 1 / y_scale), ImageRegion.of(((300, 1001), (512, 512)))
+    corner = np.array([1001.0, 300.0])
+    low, high = np.sort(np.reshape(box, (2, 2)), axis=0)
+    ring = [[float(x), float(y)] for x, y in ((low[0], low[1]), (high[0], low[1]), (high[0], high[1]))]
+    answer = [feature(imageBBox=box), feature(imageGeometry=polygon(ring))]
+    boxed, shaped = refine_features(answer, tile, GRID, ratio)
+    expected = [*(low + corner) * ratio, *(high + corner) * ratio]
+    assert boxed["properties"]["imageBBox"] == pytest.approx(expected, abs=1e-5)
+    found = np.array(shaped["properties"]["imageGeometry"]["coordinates"][0])[:3]
+    assert np.abs(found - (np.array(ring) + corner) * ratio).max() < 1e-5
+    on_ground = np.array(shaped["geometry"]["coordinates"][0])[:3, :2]
+    assert np.abs(np.sort(on_ground, axis=0) - np.sort(GRID.locate(found)[:, :2], axis=0)).max() < 1e-6
 
 
 def refine(*features, tile=TILE, grid=GRID):

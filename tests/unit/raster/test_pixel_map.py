@@ -6,11 +6,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.api.processor_input import ProcessorInput
+from aws.osml.model_runner.common.pixel_ratio import PixelRatio
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 from aws.osml.model_runner.raster.pixel_map import PixelMap
-from aws.osml.model_runner.raster.preparation import BandFacts, Preparation, ranges_of, resolve
+from aws.osml.model_runner.raster.preparation import BandFacts, ImageFacts, Preparation, ranges_of, resolve
 
 TYPES = {"Byte": "u1", "Int8": "i1", "UInt16": "u2", "Int16": "i2", "Int32": "i4", "Float32": "f4", "Float64": "f8"}
+IMAGE = ImageFacts(1000, 800, (0.5, 0.25))
 TARGETS = {"Byte": (0, 255), "UInt16": (0, 65535), "Float32": (0.0, 1.0)}
 
 
@@ -25,7 +27,7 @@ def asked(**keys):
 def resolved(data_type="UInt16", count=3, **keys):
     names = ("Red", "Green", "Blue", "NIR")
     bands = [BandFacts(n + 1, data_type, (names[n],) if n < len(names) else (), bits=11) for n in range(count)]
-    return resolve(asked(**keys), bands, union)
+    return resolve(asked(**keys), bands, union, IMAGE)
 
 
 def problems(**keys):
@@ -153,10 +155,43 @@ def test_complex_samples_are_neither_stretched_nor_converted():
         "imageProcessorInput.stretch",
         "imageProcessorInput.pixelType",
     }
-    assert resolve(asked(bands=[1]), [BandFacts(1, "CFloat32")], lambda kinds: kinds[0]).keeps_values
+    assert resolve(asked(bands=[1]), [BandFacts(1, "CFloat32")], lambda kinds: kinds[0], IMAGE).keeps_values
+
+
+@pytest.mark.parametrize(
+    ("keys", "ratio"),
+    [
+        ({}, (1, 1)),
+        ({"scale": 0.5}, (2, 2)),
+        ({"gsd": 1}, (2, 4)),
+        ({"scale": 1}, (1, 1)),
+        # Too little to drift by a hundredth of a pixel in the whole image.
+        ({"scale": 1.000005}, (1, 1)),
+    ],
+    ids=str,
+)
+def test_a_scale_and_a_size_on_the_ground_are_a_ratio_of_pixels(keys, ratio):
+    assert resolved(**keys).ratio == ratio
+
+
+def test_a_size_on_the_ground_has_to_be_in_reach_and_needs_a_georeference():
+    assert "from 0.0625 to 5 m: pixels of the image have 0.5 x 0.25 m" in problems(gsd=6)["imageProcessorInput.gsd"]
+    assert set(problems(gsd=0.06)) == {"imageProcessorInput.gsd"}
+    with pytest.raises(InvalidImageRequestException, match=r"imageProcessorInput\.gsd=1: absent: .* no georeference"):
+        resolve(asked(gsd=1), [BandFacts(1, "Byte")], union, ImageFacts(10, 10))
+
+
+def test_samples_that_have_no_mean_are_not_resampled():
+    palette = [BandFacts(1, "Byte", palette_size=256)]
+    with pytest.raises(InvalidImageRequestException, match=r'resampling="BILINEAR": NEAREST: .* palette'):
+        resolve(asked(scale=0.5), palette, union, IMAGE)
+    assert resolve(asked(scale=0.5, resampling="NEAREST"), palette, union, IMAGE).samples.palette_size == 256
+    assert set(problems(data_type="CFloat32", count=1, scale=2)) == {"imageProcessorInput.scale"}
 
 
 @given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9)), min_size=1, max_size=4), st.floats(-9, 9))
 def test_the_row_holds_a_preparation_to_the_bit(ranges, fill):
-    preparation = Preparation(tuple(range(1, len(ranges) + 1)), "UInt16", "Float32", tuple(ranges), fill)
+    bands = tuple(range(1, len(ranges) + 1))
+    ratio = PixelRatio(1 / 3, abs(fill) + 0.1)
+    preparation = Preparation(bands, "UInt16", "Float32", tuple(ranges), fill, ratio=ratio, resampling="CUBIC")
     assert Preparation.from_text(preparation.to_text()) == preparation

@@ -15,6 +15,9 @@ from .rules import RealNumber, broken_rule
 MAX_BANDS = 64
 MAX_BAND_NAME_LENGTH = 128
 MAX_VALUE = 1e300
+# Model pixels per image pixel, and metres per model pixel.
+MIN_SCALE, MAX_SCALE = 0.05, 8.0
+MAX_GSD_M = 100_000.0
 # Largest and smallest value of each integer type that a model can get.
 INTEGER_RANGES = {"UINT8": (0, 2**8 - 1), "UINT16": (0, 2**16 - 1)}
 
@@ -116,12 +119,22 @@ def _repeated(values: tuple[float, ...], count: int) -> tuple[float, ...]:
 
 
 class ProcessorInput(_InputObject):
-    """Bands, range of values and type of the pixels that the model gets."""
+    """Bands, range of values, type and size on the ground of the pixels that the model gets."""
 
     bands: Annotated[list[Band], Field(min_length=1, max_length=MAX_BANDS)] | None = None
     stretch: Stretch = Stretch()
     pixel_type: Literal["UINT8", "UINT16", "FLOAT32"] | None = Field(None, alias="pixelType")
+    gsd: Annotated[RealNumber, Field(gt=0, le=MAX_GSD_M)] | None = None
+    scale: Annotated[RealNumber, Field(ge=MIN_SCALE, le=MAX_SCALE)] | None = None
+    resampling: Literal["NEAREST", "BILINEAR", "CUBIC", "AVERAGE"] = "BILINEAR"
     nodata_fill: Number = Field(0.0, alias="nodataFill")
+
+    @field_validator("scale")
+    @classmethod
+    def _without_gsd(cls, scale: float | None, info: Info) -> float | None:
+        if info.data.get("gsd") is not None:
+            raise broken_rule("absent: gsd is given, and only one of them may be")
+        return scale
 
     @field_validator("stretch")
     @classmethod

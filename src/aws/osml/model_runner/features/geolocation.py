@@ -8,6 +8,7 @@ from math import isnan
 
 import numpy as np
 
+from aws.osml.model_runner.common.pixel_ratio import ONE, PixelRatio
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import FeatureError
 
@@ -34,11 +35,13 @@ def refine_features(
     features: Sequence[Feature],
     tile: ImageRegion,
     grid: LocationGrid | None,
+    ratio: PixelRatio = ONE,
 ) -> list[Feature]:
     """Return the features of one tile, checked by ``check_features``, as new features of the image.
 
-    Pixels move by the tile's origin. A geometry in a deprecated property becomes ``imageGeometry``; the deprecated
-    property stays relative to the tile.
+    Pixels move by the tile's origin, and are then scaled by ``ratio``: positions of the tile are in model pixels,
+    positions of the features in image pixels. A geometry in a deprecated property becomes ``imageGeometry``; the
+    deprecated property stays relative to the tile.
     With a grid, ``geometry`` is the geometry on the ground, of the same type. Its positions are [longitude, latitude],
     with the elevation if the grid has heights. ``bbox`` is set if there is an ``imageBBox``. ``center_longitude`` and
     ``center_latitude`` locate the centroid in pixels. Without a grid, ``geometry`` is the model's.
@@ -54,11 +57,11 @@ def refine_features(
     shaped = [feature for feature in refined if not _is_box_alone(feature)]
     boxed = [feature for feature in refined if feature["properties"].get(IMAGE_BBOX) is not None]
     if shaped:
-        geometries = _move_geometries(shaped, offset)
+        geometries = _move_geometries(shaped, offset, ratio)
         if grid is not None:
             _locate_shapes(shaped, geometries, grid)
     if boxed:
-        boxes = _move_boxes(boxed, offset)
+        boxes = _move_boxes(boxed, offset, ratio)
         alone = [index for index, feature in enumerate(boxed) if _is_box_alone(feature)]
         if grid is not None and alone:
             _locate_boxes([boxed[index] for index in alone], boxes[alone], grid)
@@ -87,7 +90,7 @@ def _copied(feature: Feature) -> Feature:
     return copy
 
 
-def _move_geometries(features: Sequence[Feature], offset: FloatArray) -> GeometryArrays:
+def _move_geometries(features: Sequence[Feature], offset: FloatArray, ratio: PixelRatio) -> GeometryArrays:
     """Set ``imageGeometry`` in pixels of the image."""
     geometries = []
     for feature in features:
@@ -96,16 +99,16 @@ def _move_geometries(features: Sequence[Feature], offset: FloatArray) -> Geometr
             raise FeatureError("a feature has no image geometry")
         geometries.append(geometry)
     in_tile = GeometryArrays.of(geometries)
-    in_image = in_tile.moved_to(rounded(in_tile.positions + offset, POSITION_DECIMALS))
+    in_image = in_tile.moved_to(rounded((in_tile.positions + offset) * ratio, POSITION_DECIMALS))
     for feature, geometry in zip(features, in_image.geometries, strict=True):
         feature["properties"][IMAGE_GEOMETRY] = geometry
     return in_image
 
 
-def _move_boxes(boxed: Sequence[Feature], offset: FloatArray) -> FloatArray:
+def _move_boxes(boxed: Sequence[Feature], offset: FloatArray, ratio: PixelRatio) -> FloatArray:
     """Set each ``imageBBox`` in pixels of the image, the smaller numbers first, and return the boxes as (n, 4)."""
     corners = np.array([feature["properties"][IMAGE_BBOX] for feature in boxed], dtype=np.float64).reshape(-1, 2, 2)
-    boxes = rounded(np.sort(corners, axis=1) + offset, POSITION_DECIMALS).reshape(-1, 4)
+    boxes = rounded((np.sort(corners, axis=1) + offset) * ratio, POSITION_DECIMALS).reshape(-1, 4)
     for feature, box in zip(boxed, boxes.tolist(), strict=True):
         feature["properties"][IMAGE_BBOX] = box
     return boxes

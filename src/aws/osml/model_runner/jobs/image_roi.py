@@ -11,6 +11,7 @@ from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_url import parse_image_url
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.aws.role_session import reading_session
+from aws.osml.model_runner.common.pixel_ratio import ONE, PixelRatio
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
 from aws.osml.model_runner.features.geolocation_grid import LocationGrid
 from aws.osml.model_runner.raster import ImageSource, image_to_world, is_quick
@@ -29,8 +30,10 @@ def lend_image(images: OpenImages, request: ImageRequest | RegionRequest) -> Abs
 
 
 @functools.lru_cache(maxsize=16)
-def interest_in(sensor_model: Any, width: int, height: int, roi: shapely.Geometry) -> shapely.Geometry:
-    """Return the part of a georeferenced image that lies in ``roi``, in pixels; see ``roi_in_pixels``.
+def interest_in(
+    sensor_model: Any, width: int, height: int, roi: shapely.Geometry, ratio: PixelRatio = ONE
+) -> shapely.Geometry:
+    """Return the part of a georeferenced image that lies in ``roi``, in model pixels; see ``roi_in_pixels``.
 
     Every region of an image needs the same shape, so the result is cached by the image's sensor model.
     """
@@ -38,4 +41,5 @@ def interest_in(sensor_model: Any, width: int, height: int, roi: shapely.Geometr
     if not is_quick(sensor_model):
         whole = ImageRegion(ImageCoord(0, 0), ImageDimensions(width, height))
         locate = LocationGrid.from_sensor_model(locate, whole).locate
-    return roi_in_pixels(roi, locate, width, height)
+    in_image = roi_in_pixels(roi, locate, width, height)
+    return in_image if ratio.is_one else shapely.transform(in_image, lambda pixels: pixels / ratio)

@@ -4,13 +4,15 @@ Memory holds the rows at hand and what is undecided of those before, however man
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import shapely
 
 from aws.osml.model_runner.api.post_processing import (
     FeatureDistillationAlgorithm,
@@ -21,12 +23,14 @@ from aws.osml.model_runner.api.post_processing import (
 from aws.osml.model_runner.common.channel import Threads, read_ahead
 from aws.osml.model_runner.common.machine import share_of_memory, trim_heap
 from aws.osml.model_runner.common.memory_budget import MemoryBudget, MemoryShare
+from aws.osml.model_runner.common.pixel_ratio import PixelRatio
 from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.feature_table import StoredTile
 from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.exceptions import ConservationError
 from aws.osml.model_runner.features.encoding import decode_feature, encode_feature
 from aws.osml.model_runner.features.feature_columns import FeatureColumns
+from aws.osml.model_runner.features.geometry_arrays import ObjectArray
 from aws.osml.model_runner.features.properties import Feature, FeatureOrigin, FeatureStamp, feature_id
 from aws.osml.model_runner.features.row_selection import Decided, RowSelection
 from aws.osml.model_runner.features.scored_boxes import Indices, ScoredBoxes
@@ -35,6 +39,7 @@ from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
 from aws.osml.model_runner.features.tiled_features import TiledFeatures, shapes_of
 from aws.osml.model_runner.sink.delivery import FeatureBatch
 
+from .image_preparation import preparation_in, ratio_of
 from .result_members import result_members
 from .tile_reader import ImageTiles, Metrics, ReadTiles, TileReader, TileStep, TileTally, Unmeasured, ignore, size_of
 
@@ -110,19 +115,27 @@ class _AtHand:
         """How much memory they take."""
         return size_of(self.bodies)
 
-    def tiled(self, spans: TileSpans) -> TiledFeatures:
-        """Return the arrays by which they are merged."""
+    def tiled(self, spans: TileSpans, ratio: PixelRatio) -> TiledFeatures:
+        """Return the arrays by which they are merged, in model pixels of ``ratio`` image pixels, as tiles are."""
         records = self.columns.records
+        boxes = records["box"] / (*ratio, *ratio)
         return TiledFeatures(
             # Each an array of its own: numbers that lie between others are slow to work on.
-            ScoredBoxes(records["box"].copy(), records["score"].copy(), records["category"].astype(np.intp)),
+            ScoredBoxes(boxes, records["score"].copy(), records["category"].astype(np.intp)),
             records["kind"].copy(),
             self.numbers,
             frames_of(tile.bounds for _, tile in self.tiles),
-            lambda indices: shapes_of([self.feature_at(index) for index in indices.tolist()]),
+            lambda indices: self._shapes(indices, ratio),
             spans,
             np.fromiter(map(len, self.bodies), np.intp, len(self.bodies)),
         )
+
+    def _shapes(self, indices: Indices, ratio: PixelRatio) -> ObjectArray:
+        in_image = shapes_of([self.feature_at(index) for index in indices.tolist()])
+        if ratio.is_one:
+            return in_image
+        in_model: ObjectArray = shapely.transform(in_image, lambda pixels: pixels / ratio)
+        return in_model
 
     def feature_at(self, index: int) -> Feature:
         """Return a feature as it is stored."""
@@ -165,10 +178,12 @@ class MergedImage:
     tally: TileTally = field(default_factory=TileTally)
     _read_bytes: int = 0
     _stamp: FeatureStamp = field(init=False)
+    _ratio: PixelRatio = field(init=False)
 
     def __post_init__(self) -> None:
         """Make the stamp, once for all features."""
         self._stamp = stamp_of(self.job)
+        self._ratio = ratio_of(preparation_in(self.job))
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         """Yield the features that are delivered.
@@ -204,7 +219,7 @@ class MergedImage:
             last_row = step.last_row
             del step
             with self.metrics.timed("FeatureSelection"):
-                decided = selection.step(at_hand.tiled(self.tiles.spans), at_hand.rows, last_row)
+                decided = selection.step(at_hand.tiled(self.tiles.spans, self._ratio), at_hand.rows, last_row)
             yield from self._batches(at_hand, decided)
             at_hand = at_hand.take(decided.open)
             in_outputs = self.outputs * min(self._read_bytes, _OUTPUT_BYTES)
@@ -227,7 +242,7 @@ class MergedImage:
         @lru_cache(maxsize=1)  # the features of a tile come one after the other
         def stamp_of_tile(number: int) -> TextStamp:
             tile = at_hand.tiles[number][1]
-            return TextStamp(self._stamp, tile.bounds, tile.inference_time)
+            return TextStamp(self._stamp, self._ratio.in_image(tile.bounds), tile.inference_time)
 
         numbers = at_hand.numbers[indices].tolist()
         own_ends = at_hand.columns.records["own_end"][indices].tolist()
@@ -242,8 +257,12 @@ class MergedImage:
         job_id, absorbed = str(self.job.job_id), decided.selection.absorbed.get(index, ())
         ids = [at_hand.id_of(job_id, other) for other in absorbed] if self._are_ids_told else ()
         tile = at_hand.tile_of(index)
-        origin = FeatureOrigin(at_hand.id_of(job_id, index), tile.bounds, len(absorbed), ids, tile.inference_time)
-        finished = decided.selection.finished(index, at_hand.feature_at(index), at_hand.feature_at)
+        bounds = self._ratio.in_image(tile.bounds)
+        origin = FeatureOrigin(at_hand.id_of(job_id, index), bounds, len(absorbed), ids, tile.inference_time)
+        # Features are joined in image pixels.
+        distance_px = decided.selection.distance_px * math.sqrt(self._ratio.x * self._ratio.y)
+        selection = replace(decided.selection, distance_px=distance_px)
+        finished = selection.finished(index, at_hand.feature_at(index), at_hand.feature_at)
         return encode_feature(self._stamp.finalized(finished, origin))
 
     @property

@@ -12,6 +12,7 @@ from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.api.processor_input import ProcessorInput
 from aws.osml.model_runner.api.request_utils import json_text
+from aws.osml.model_runner.common.pixel_ratio import PixelRatio
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
 from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.exceptions import (
@@ -33,6 +34,7 @@ from aws.osml.model_runner.raster.tile_formats import formats_that_hold
 from aws.osml.model_runner.tiling.region_plan import TilePlanner, processing_bounds
 from aws.osml.model_runner.tiling.strategy import TilingStrategy
 
+from .image_preparation import ratio_of
 from .image_roi import interest_in
 
 logger = structlog.get_logger(__name__)
@@ -57,7 +59,10 @@ class PlanLimits(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ImagePlan:
-    """What the image's row records of its plan, and the regions that follow from it."""
+    """What the image's row records of its plan, and the regions that follow from it.
+
+    ``width`` and ``height`` are those of the image; ``bounds`` and ``regions`` are in model pixels.
+    """
 
     bounds: ImageRegion
     regions: list[ImageRegion]
@@ -118,9 +123,11 @@ def plan_image(
     """
     encoder = TileEncoder(source, request.tile_format, request.tile_compression, preparation=preparation)
     encoder.check(request.tile_size)
-    roi = _interest(source, request)
+    ratio = ratio_of(preparation)
+    size = ratio.size_of(source.width, source.height)
+    roi = _interest(source, request, ratio)
     try:
-        bounds = processing_bounds(source.width, source.height, roi)
+        bounds = processing_bounds(size.width, size.height, roi)
     except LoadImageException as err:
         raise LoadImageException(f"{err}{_covered(source)}") from err
     planner = TilePlanner(strategy, request.tile_size, request.tile_overlap, roi)
@@ -186,12 +193,12 @@ def _refuse_excess(planner: TilePlanner, bounds: ImageRegion, region_size: Image
         raise LoadImageException(f"{tiles} tiles are too many for an image: at most {limits.tiles}; {advice}")
 
 
-def _interest(source: ImageSource, request: ImageRequest) -> shapely.Geometry | None:
+def _interest(source: ImageSource, request: ImageRequest, ratio: PixelRatio) -> shapely.Geometry | None:
     if request.roi is None:
         return None
     if source.sensor_model is None:
         raise LoadImageException("regionOfInterest needs an image that is georeferenced, and this one is not")
-    return interest_in(source.sensor_model, source.width, source.height, request.roi)
+    return interest_in(source.sensor_model, source.width, source.height, request.roi, ratio)
 
 
 def _georeference(source: ImageSource) -> dict[str, Any] | None:

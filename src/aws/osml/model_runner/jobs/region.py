@@ -19,12 +19,13 @@ from aws.osml.model_runner.features.geolocation_grid import LocationGrid
 from aws.osml.model_runner.inference.retry import RetryBudget
 from aws.osml.model_runner.pipeline.pipeline import TilePipeline
 from aws.osml.model_runner.pipeline.region_run import RegionProgress
-from aws.osml.model_runner.raster import ImageSource, Preparation, TileEncoder, image_to_world, is_quick
+from aws.osml.model_runner.raster import ImageSource, TileEncoder, image_to_world, is_quick
 from aws.osml.model_runner.scheduler.load import lane_of
 from aws.osml.model_runner.telemetry.metrics import MetricsRecorder
 from aws.osml.model_runner.tiling.region_plan import TilePlanner
 from aws.osml.model_runner.tiling.strategy import Tile, TilingStrategy
 
+from .image_preparation import preparation_in, ratio_of
 from .image_roi import LendImage, interest_in
 from .model_endpoints import ModelEndpoints
 from .outcome import Deferred
@@ -105,8 +106,9 @@ class RegionProcessor:
         """Return the region's tiles; with a region of interest the image has to be open, or have been planned here."""
         roi = None
         if job.roi_wkt:
+            ratio = ratio_of(preparation_in(job))
             with self._lend_image(self._request) as source:
-                roi = interest_in(source.sensor_model, source.width, source.height, parse_roi(job.roi_wkt))
+                roi = interest_in(source.sensor_model, source.width, source.height, parse_roi(job.roi_wkt), ratio)
         planner = TilePlanner(
             self._strategy,
             ImageDimensions(*self._request.tile_size),
@@ -212,16 +214,15 @@ class RegionProcessor:
     def _steps(
         self, run: RegionProgress, source: ImageSource, job: JobItem, tiles: Sequence[Tile], generation: int
     ) -> TileProcessor:
-        request, text = self._request, job.pixel_preparation
-        preparation = None if text is None else Preparation.from_text(text)
+        request, preparation = self._request, preparation_in(job)
         tile_bounds = [tile.bounds for tile in tiles]
         encoder = self._make_encoder(source, request.tile_format, request.tile_compression, tile_bounds, preparation)
-        grid = None
+        grid, ratio = None, ratio_of(preparation)
         if source.sensor_model is not None:
             to_world = image_to_world(source.sensor_model, self._elevation_model)
             grid = LocationGrid.from_sensor_model(
                 to_world,
-                ImageRegion.of(request.region_bounds),
+                ratio.in_image(ImageRegion.of(request.region_bounds)),
                 is_quick=is_quick(source.sensor_model, self._elevation_model),
             )
         lane = lane_of(request)
@@ -232,6 +233,7 @@ class RegionProcessor:
             encoder=encoder,
             detector=self._endpoints.detector_for(request),
             grid=grid,
+            ratio=ratio,
             features=self.features,
             metrics=self._metrics,
             image_format=source.driver_name,

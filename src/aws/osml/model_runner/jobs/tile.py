@@ -11,6 +11,7 @@ from functools import partial
 import structlog
 
 from aws.osml.model_runner.api.region_request import RegionRequest
+from aws.osml.model_runner.common.pixel_ratio import PixelRatio
 from aws.osml.model_runner.common.typing import EncodedTile, TileState
 from aws.osml.model_runner.database.feature_table import FeatureTable, TileKey, TileOutcome
 from aws.osml.model_runner.database.tile_problems import MAX_REASON_CHARACTERS
@@ -43,6 +44,8 @@ _LARGE_RESPONSES = threading.Lock()
 class TileProcessor:
     """The steps of every tile of one region. ``grid`` is None where the image is not georeferenced.
 
+    Tiles are in model pixels, of ``ratio`` image pixels; features are in image pixels.
+
     ``note_progress`` is called for each tile that ended. ``record_life`` is called between the attempts of a step,
     which may then last longer than ``TILE_STALL_S``. ``may_store`` returns whether results of the region's tiles are
     needed.
@@ -58,6 +61,7 @@ class TileProcessor:
     encoder: TileEncoder
     detector: Detector
     grid: LocationGrid | None
+    ratio: PixelRatio
     features: FeatureTable
     metrics: MetricsRecorder
     image_format: str
@@ -122,7 +126,7 @@ class TileProcessor:
         with lock, self.metrics.timed("FeatureRefinement"):
             parsed = parse_response(response, self.max_parsed_bytes)
             inference_time = datetime.fromtimestamp(self.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            encoded = encode_features(refine_features(parsed.features, tile.bounds, self.grid))
+            encoded = encode_features(refine_features(parsed.features, tile.bounds, self.grid, self.ratio))
         dropped = dict(parsed.dropped + encoded.dropped)
         if dropped:
             logger.warning("features.dropped", tile_index=tile.index, **dropped)

@@ -37,7 +37,7 @@ def valid_samples(dataset: Any, band: int, data_type: str) -> npt.NDArray[Any]:
         if nodata is not None:
             is_valid &= samples != nodata
         if validity.has_mask:
-            is_valid &= read_mask(dataset, col, row, width, height).ravel() != 0
+            is_valid &= read_mask(dataset.GetRasterBand(1), col, row, width, height).ravel() != 0
         found.append(samples[is_valid])
     return np.concatenate(found)
 

@@ -45,6 +45,32 @@ class PixelMap:
             if mask is not None:
                 out[rows][mask[rows] == 0] = self._fill
 
+    def apply_computed(self, values: Array, is_valid: Array | None, out: Array) -> None:
+        """Write resampled values (rows, columns), which are floats and may be changed, to ``out``.
+
+        ``is_valid`` has the same shape; None where all of it is true.
+        """
+        if self._range is not None:
+            out[...] = stretched(values, self._range, self._target)
+        elif self._target.kind == "f":
+            out[...] = values
+        else:
+            limits = np.iinfo(self._target)
+            values += 0.5
+            np.floor(values, out=values)
+            out[...] = np.clip(values, limits.min, limits.max, out=values)
+        if is_valid is not None:
+            out[~is_valid] = self._fill
+
+    def valid(self, source: Array, mask: Array | None) -> Array | None:
+        """Return which samples of ``source`` are valid; None where the image declares none that are not."""
+        if self._nodata is None and mask is None and source.dtype.kind != "f":
+            return None
+        is_valid = np.isfinite(source)
+        if self._nodata is not None:
+            is_valid &= source != self._nodata
+        return is_valid if mask is None else is_valid & (mask != 0)
+
     def _mapped(self, source: Array) -> Array:
         if self._table is not None:
             codes = source.view(f"u{source.itemsize}")
@@ -74,19 +100,23 @@ def stretched(source: Array, limits: Range, target: np.dtype[Any]) -> Array:
     all others the least. Samples that are not finite are undefined.
     """
     low, high = limits
+    share = source.astype(source.dtype if source.dtype.kind == "f" else np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
         if high > low:
-            share = np.clip((source.astype(np.float64) - low) / (high - low), 0.0, 1.0)
+            share -= low
+            share /= high - low
+            np.clip(share, 0.0, 1.0, out=share)
         else:
-            share = (source.astype(np.float64) > low).astype(np.float64)
+            share = (share > low).astype(np.float64)
         share[np.isnan(share)] = 0.0
         if target.kind == "f":
-            return share.astype(target)
+            return share.astype(target, copy=False)
         limits_of_type = np.iinfo(target)
         least, largest = int(limits_of_type.min), int(limits_of_type.max)
         share *= float(largest - least)
         share += 0.5 + least
-        return np.floor(share).astype(target)
+        samples: Array = np.floor(share).astype(target)
+        return samples
 
 
 def representable(nodata: float | None, source: np.dtype[Any]) -> Any | None:

@@ -7,12 +7,13 @@ gives a tile the same bytes.
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from aws.osml.model_runner.api.processor_input import ProcessorInput, Stretch
+from aws.osml.model_runner.api.processor_input import MAX_SCALE, MIN_SCALE, ProcessorInput, Stretch
+from aws.osml.model_runner.common.pixel_ratio import ONE, PixelRatio
 from aws.osml.model_runner.exceptions import InvalidImageRequestException, Problem
 
 from .tile_formats import PLAIN_SAMPLES, Samples
@@ -33,6 +34,9 @@ _DTYPES = {
 }
 # Names of bands that a refusal lists.
 _MAX_NAMED = 64
+# Drift of a whole image below which model pixels are image pixels.
+_DRIFT_PX = 0.01
+_ROUNDING = 1e-9
 
 Range = tuple[float, float]
 
@@ -52,6 +56,14 @@ class BandFacts:
     palette_size: int = 0
 
 
+class ImageFacts(NamedTuple):
+    """Size of an image, and the width and height in metres of its pixels, where they have a place on the Earth."""
+
+    width: int
+    height: int
+    pixel_size_m: tuple[float, float] | None = None
+
+
 @dataclass(frozen=True)
 class Preparation:
     """Steps that every tile of a job goes through.
@@ -59,7 +71,8 @@ class Preparation:
     ``bands`` are the numbers of the image's bands, from 1, in the order of the model; a band may repeat.
     ``source_type`` holds the samples of all of them, ``data_type`` the samples of a tile; both are GDAL's names, or
     ``Int8`` for signed bytes. ``ranges`` are the values of each band that become the least and the largest sample;
-    None leaves values as they are. ``fill`` is the sample of pixels that are not valid.
+    None leaves values as they are. ``fill`` is the sample of pixels that are not valid. ``ratio`` is the size of a
+    model pixel in image pixels, ``resampling`` the method by which it is made where the ratio is not 1.
     """
 
     bands: tuple[int, ...]
@@ -68,6 +81,8 @@ class Preparation:
     ranges: tuple[Range, ...] | None = None
     fill: float = 0.0
     samples: Samples = PLAIN_SAMPLES
+    ratio: PixelRatio = ONE
+    resampling: str = "BILINEAR"
 
     @property
     def source_dtype(self) -> npt.DTypeLike:
@@ -81,12 +96,14 @@ class Preparation:
 
     @property
     def keeps_values(self) -> bool:
-        """True when valid samples stay as they are."""
-        return self.ranges is None and self.data_type == self.source_type
+        """True when each valid sample is a sample of the image."""
+        is_resampled = not self.ratio.is_one and self.resampling != "NEAREST"
+        return self.ranges is None and self.data_type == self.source_type and not is_resampled
 
     def to_text(self) -> str:
         """Return the preparation as the image's row holds it."""
-        values = {name: getattr(self, name) for name in ("bands", "source_type", "data_type", "ranges", "fill")}
+        names = ("bands", "source_type", "data_type", "ranges", "fill", "ratio", "resampling")
+        values = {name: getattr(self, name) for name in names}
         values["samples"] = [self.samples.bits, self.samples.palette_size, self.samples.is_signed_byte]
         return json.dumps(values, separators=(",", ":"))
 
@@ -102,6 +119,8 @@ class Preparation:
             ranges=None if ranges is None else tuple((low, high) for low, high in ranges),
             fill=values["fill"],
             samples=Samples(*values["samples"]),
+            ratio=PixelRatio(*values["ratio"]),
+            resampling=values["resampling"],
         )
 
 
@@ -114,7 +133,9 @@ def dtype_of(data_type: str) -> np.dtype[Any]:
 _COMPLEX_BYTES = {"CInt16": 4, "CInt32": 8, "CFloat32": 8, "CFloat64": 16}
 
 
-def resolve(asked: ProcessorInput, bands: Sequence[BandFacts], union: Callable[[list[str]], str]) -> Preparation:
+def resolve(
+    asked: ProcessorInput, bands: Sequence[BandFacts], union: Callable[[list[str]], str], image: ImageFacts
+) -> Preparation:
     """Return the preparation of an image with these ``bands``; its ranges are (0, 1) until they are measured.
 
     ``union`` returns the smallest type that holds samples of all of the given types. Raises
@@ -127,6 +148,9 @@ def resolve(asked: ProcessorInput, bands: Sequence[BandFacts], union: Callable[[
     if chosen:
         problems += _type_problems(asked, source_type, data_type)
         problems += _limit_problems(asked.stretch, len(chosen))
+    ratio = _ratio(asked, image, problems)
+    if not ratio.is_one and chosen:
+        problems += _resampling_problems(asked, source_type, chosen)
     if problems:
         raise InvalidImageRequestException("the image cannot be prepared as imageProcessorInput asks", problems)
     preparation = Preparation(
@@ -135,6 +159,8 @@ def resolve(asked: ProcessorInput, bands: Sequence[BandFacts], union: Callable[[
         data_type=data_type,
         ranges=((0.0, 1.0),) * len(chosen) if asked.is_stretched else None,
         fill=asked.nodata_fill,
+        ratio=ratio,
+        resampling=asked.resampling,
     )
     return replace(preparation, samples=_samples(preparation, chosen))
 
@@ -180,6 +206,42 @@ def _type_problems(asked: ProcessorInput, source_type: str, data_type: str) -> l
             expected = f"a whole number from {least} to {largest}, as {data_type} holds"
             problems.append(Problem(f"{_FIELD}.nodataFill", f"{asked.nodata_fill:g}", expected))
     return problems
+
+
+def _ratio(asked: ProcessorInput, image: ImageFacts, problems: list[Problem]) -> PixelRatio:
+    """Return the image pixels per model pixel; add a problem where the image has no such pixels."""
+    if asked.scale is not None:
+        ratios = (1 / asked.scale, 1 / asked.scale)
+    elif asked.gsd is None:
+        return ONE
+    elif image.pixel_size_m is None:
+        expected = "absent: the image has no georeference that gives its pixels a size"
+        problems.append(Problem(f"{_FIELD}.gsd", f"{asked.gsd:g}", expected))
+        return ONE
+    else:
+        width, height = image.pixel_size_m
+        ratios = (asked.gsd / width, asked.gsd / height)
+        least, largest = max(width, height) / MAX_SCALE, min(width, height) / MIN_SCALE
+        if not least * (1 - _ROUNDING) <= asked.gsd <= largest * (1 + _ROUNDING):
+            expected = f"from {least:.4g} to {largest:.4g} m: pixels of the image have {width:.4g} x {height:.4g} m"
+            problems.append(Problem(f"{_FIELD}.gsd", f"{asked.gsd:g}", expected))
+            return ONE
+    # Where the rasters drift apart by less than can be measured, pixels stay as they are.
+    x, y = (
+        1.0 if abs(ratio - 1) * length < _DRIFT_PX else ratio
+        for ratio, length in zip(ratios, (image.width, image.height), strict=True)
+    )
+    return PixelRatio(x, y)
+
+
+def _resampling_problems(asked: ProcessorInput, source_type: str, chosen: Sequence[BandFacts]) -> list[Problem]:
+    if source_type not in _DTYPES:
+        key, value = ("gsd", asked.gsd) if asked.scale is None else ("scale", asked.scale)
+        return [Problem(f"{_FIELD}.{key}", f"{value:g}", f"absent: samples of the image are of type {source_type}")]
+    if asked.resampling != "NEAREST" and any(band.palette_size for band in chosen):
+        expected = "NEAREST: samples of the image are indices into a palette"
+        return [Problem(f"{_FIELD}.resampling", json.dumps(asked.resampling), expected)]
+    return []
 
 
 def _limit_problems(stretch: Stretch, bands: int) -> list[Problem]:

@@ -26,16 +26,19 @@ from .nitf_tile import SarDocument, corner_options, header_options, keep_rpc
 from .pictures import PICTURE_DRIVERS, encode_picture
 from .preparation import Preparation
 from .read_ahead import ReadAhead
+from .resampled_pixels import pixels_of
 from .sensor_model import UNREADABLE
 from .tiff_templates import Corner
 from .tile_formats import Samples, TilePlan, plan_tile
-from .tile_pixels import PreparedPixels, TilePixels
+from .tile_pixels import TilePixels
 from .transfers import last_warning
 
 logger = structlog.get_logger(__name__)
 
 # The metadata of a tile is rarely larger.
 _MAX_HEADER_BYTES = 256 * 1024
+# A tile of a small scale is made from many pixels of the image, which takes time but little memory.
+_MAX_READ_SHARE = 64
 _PLAIN_TIFF = TilePlan("GTiff", ("COMPRESS=NONE",))
 
 
@@ -56,7 +59,7 @@ class TileEncoder:
         preparation: Preparation | None = None,
     ) -> None:
         self._source = source
-        self._pixels = TilePixels(source) if preparation is None else PreparedPixels(source, preparation)
+        self._pixels = TilePixels(source) if preparation is None else pixels_of(source, preparation)
         self._tiles = tiles
         self._tile_format = ImageFormats(tile_format)
         self._compression = ImageCompression(compression) if compression else None
@@ -69,6 +72,12 @@ class TileEncoder:
         if tile_size is not None:
             width, height = min(tile_size.width, self._pixels.width), min(tile_size.height, self._pixels.height)
             self._refuse_large(f"a tile of {width} x {height} pixels", width * height)
+            limit = _MAX_READ_SHARE * self._source.settings.max_tile_bytes
+            if (size := self._pixels.source_bytes(ImageDimensions(width, height))) > limit:
+                raise TileEncodingError(
+                    f"a tile of {width} x {height} pixels is made from {size} bytes of the image, the limit is {limit}"
+                    f" ({_MAX_READ_SHARE} times MAX_TILE_BYTES); ask for smaller tiles or a larger scale"
+                )
         if self._plan.warning:
             logger.warning("tile.compression_replaced", reason=self._plan.warning)
 
@@ -114,7 +123,7 @@ class TileEncoder:
     @functools.cached_property
     def _ahead(self) -> ReadAhead:
         source = self._source
-        tiles = self._tiles if source.is_remote_tiff else ()
+        tiles = self._tiles if source.is_remote_tiff and self._pixels.is_read_whole else ()
         return ReadAhead(tiles, source.band_count * _bytes_per_pixel(source.data_type), source.settings)
 
     @functools.cached_property

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from osgeo import gdal
 
 from aws.osml.model_runner.api.processor_input import ProcessorInput
-from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
 from aws.osml.model_runner.exceptions import LoadImageException
 
 from .band_samples import valid_samples
@@ -16,9 +16,11 @@ from .gdal_text import decoded
 from .georeference import ImageToWorld, image_to_world
 from .handle_pool import ImageHandle
 from .image_source import ImageSource
+from .overviews import Level
 from .pictures import is_plain
 from .pixel_map import PixelMap
-from .preparation import BandFacts, Preparation, needs_samples, ranges_of, resolve
+from .pixel_size import pixel_size_m
+from .preparation import BandFacts, ImageFacts, Preparation, needs_samples, ranges_of, resolve
 from .tiff_templates import TiffTemplates
 from .tile_formats import Samples
 from .validity import Validity, read_mask
@@ -31,6 +33,8 @@ class TilePixels:
     """Pixels of tiles as the image has them. Any number of threads may use it, each with a handle of its own."""
 
     has_sar_document = True
+    # True where tiles are read from the image pixel by pixel, so that several tiles can be fetched at once.
+    is_read_whole = True
 
     def __init__(self, source: ImageSource) -> None:
         self._source = source
@@ -64,6 +68,10 @@ class TilePixels:
     def templates(self) -> TiffTemplates:
         """Templates of uncompressed GeoTIFF tiles with such pixels."""
         return self._source.tiff_templates
+
+    def source_bytes(self, size: ImageDimensions) -> int:
+        """Return the bytes of samples that are read for a tile of this size, where they are more than the tile's."""
+        return size.width * size.height * self.band_count
 
     def locate(self) -> ImageToWorld | None:
         """Return the function that maps (n, 2) pixels x, y of the raster to the Earth; None without a georeference."""
@@ -109,7 +117,7 @@ class PreparedPixels(TilePixels):
     @property
     def data_type(self) -> str:
         """GDAL's name of the type of a tile's samples."""
-        return _gdal_type(self._preparation.data_type)
+        return gdal_type(self._preparation.data_type)
 
     @property
     def samples(self) -> Samples:
@@ -127,33 +135,47 @@ class PreparedPixels(TilePixels):
 
     def read(self, handle: ImageHandle, tile: ImageRegion, into: memoryview | None = None) -> npt.NDArray[Any]:
         """Return the prepared pixels of a tile; see ``TilePixels.read``."""
-        preparation, validity = self._preparation, handle.companion("validity", Validity.of)
-        (row, col), (width, height) = tile
-        shape = (height, width, len(preparation.bands))
-        dtype = np.dtype(preparation.dtype)
+        (height, width), dtype = tile.size[::-1], np.dtype(self._preparation.dtype)
+        shape = (height, width, len(self._preparation.bands))
         out = np.empty(shape, dtype) if into is None else np.frombuffer(into, dtype).reshape(shape)
-        number = gdal.GetDataTypeByName(_gdal_type(preparation.source_type))
-        raw = handle.dataset.ReadRaster(col, row, width, height, buf_type=number, band_list=list(self._read_bands))
-        source = np.frombuffer(raw, preparation.source_dtype).reshape(len(self._read_bands), height, width)
-        mask = read_mask(handle.dataset, col, row, width, height) if validity.has_mask else None
-        for index, band in enumerate(preparation.bands):
-            band_map = self._map(handle, index, validity.nodata[band - 1])
-            band_map.apply(source[self._read_bands.index(band)], mask, out[:, :, index])
+        self._fill(handle, tile, out)
         return out
+
+    def _fill(self, handle: ImageHandle, tile: ImageRegion, out: npt.NDArray[Any]) -> None:
+        """Write the samples of a tile to ``out`` (rows, columns, bands)."""
+        whole = Level(None, self._source.width, self._source.height)
+        source, mask = self._samples(handle, whole, tile)
+        for index, number in enumerate(self._preparation.bands):
+            self._map(handle, index).apply(source[self._read_bands.index(number)], mask, out[:, :, index])
+
+    def _samples(
+        self, handle: ImageHandle, level: Level, window: ImageRegion
+    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.uint8] | None]:
+        """Return the stored samples of a window as (bands read, rows, columns), and its mask where there is one."""
+        (row, col), (width, height) = window
+        dataset, preparation = handle.dataset, self._preparation
+        number = gdal.GetDataTypeByName(gdal_type(preparation.source_type))
+        if level.overview is None:
+            raw = dataset.ReadRaster(col, row, width, height, buf_type=number, band_list=list(self._read_bands))
+        else:
+            # GDAL reads overviews band by band.
+            bands = (level.band(dataset, band) for band in self._read_bands)
+            raw = b"".join(band.ReadRaster(col, row, width, height, buf_type=number) for band in bands)
+        source = np.frombuffer(raw, preparation.source_dtype).reshape(len(self._read_bands), height, width)
+        has_mask = handle.companion("validity", Validity.of).has_mask
+        return source, read_mask(level.band(dataset, 1), col, row, width, height) if has_mask else None
 
     def view(self, handle: ImageHandle, tile: ImageRegion, pixels: npt.NDArray[Any], driver: str) -> Any:
         """Return a dataset in memory with the prepared pixels; see ``TilePixels.view``."""
         preparation = self._preparation
-        return prepared_view(
-            handle.dataset, tile, self.data_type, pixels, driver, preparation.bands, preparation.keeps_values
-        )
+        return prepared_view(handle.dataset, tile, self.data_type, pixels, driver, preparation)
 
-    def _map(self, handle: ImageHandle, index: int, nodata: float | None) -> PixelMap:
+    def _map(self, handle: ImageHandle, index: int) -> PixelMap:
         """Return the map of a band of the tile; bands with the same map share it."""
         preparation = self._preparation
+        nodata = handle.companion("validity", Validity.of).nodata[preparation.bands[index] - 1]
         limits = None if preparation.ranges is None else preparation.ranges[index]
-        key = (preparation, limits, nodata)
-        return handle.companion(key, lambda _dataset: PixelMap(preparation, limits, nodata))
+        return handle.companion((preparation, limits, nodata), lambda _dataset: PixelMap(preparation, limits, nodata))
 
 
 def prepare(source: ImageSource, asked: ProcessorInput, measures: bool = True) -> Preparation:
@@ -162,7 +184,9 @@ def prepare(source: ImageSource, asked: ProcessorInput, measures: bool = True) -
     The same image gives the same preparation on every worker. Raises InvalidImageRequestException with every problem,
     ImageError when the image cannot be read.
     """
-    preparation = resolve(asked, source.read(lambda handle: band_facts(handle.dataset)), union_of)
+    bands = source.read(lambda handle: band_facts(handle.dataset))
+    size_m = None if asked.gsd is None else pixel_size_m(source)
+    preparation = resolve(asked, bands, union_of, ImageFacts(source.width, source.height, size_m))
     stretch = asked.stretch
     if not asked.is_stretched or (needs_samples(stretch) and not measures):
         return preparation
@@ -205,5 +229,6 @@ def _facts(band: Any, number: int) -> BandFacts:
     )
 
 
-def _gdal_type(data_type: str) -> str:
+def gdal_type(data_type: str) -> str:
+    """Return GDAL's name of a type; it has none for signed bytes."""
     return "Byte" if data_type == "Int8" else data_type

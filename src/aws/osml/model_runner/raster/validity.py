@@ -26,12 +26,16 @@ class Validity:
     def of(cls, dataset: Any) -> "Validity":
         """Return what a dataset declares."""
         bands = [dataset.GetRasterBand(number + 1) for number in range(dataset.RasterCount)]
-        names_a_file = bool(dataset.GetMetadataItem("OVERVIEW_FILE", "OVERVIEWS"))
-        flags = 0 if names_a_file else bands[0].GetMaskFlags()
+        flags = 0 if names_a_file(dataset) else bands[0].GetMaskFlags()
         return cls(tuple(band.GetNoDataValue() for band in bands), bool(flags & gdal.GMF_PER_DATASET))
 
 
-def read_mask(dataset: Any, col: int, row: int, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """Return the mask of a window as (rows, columns); pixels that are not valid are 0."""
-    raw = dataset.GetRasterBand(1).GetMaskBand().ReadRaster(col, row, width, height, buf_type=gdal.GDT_Byte)
+def names_a_file(dataset: Any) -> bool:
+    """Return True when the metadata of an image name a file in which GDAL would look for overviews and masks."""
+    return bool(dataset.GetMetadataItem("OVERVIEW_FILE", "OVERVIEWS"))
+
+
+def read_mask(band: Any, col: int, row: int, width: int, height: int) -> npt.NDArray[np.uint8]:
+    """Return the mask of a window of ``band`` as (rows, columns); pixels that are not valid are 0."""
+    raw = band.GetMaskBand().ReadRaster(col, row, width, height, buf_type=gdal.GDT_Byte)
     return np.frombuffer(raw, np.uint8).reshape(height, width)

@@ -5,16 +5,17 @@ beside the image and in a file that the metadata names, with any registered driv
 untrusted file could thus make the worker open arbitrary paths for data that tiles do not need.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from osgeo import gdal
 
+from aws.osml.model_runner.common.pixel_ratio import ONE, PixelRatio
 from aws.osml.model_runner.common.typing import ImageRegion
 
 from .gdal_text import decoded, metadata_of
+from .preparation import Preparation
 
 # Prefix of a NITF's items with the corners of the whole image.
 _WHOLE_IMAGE_PREFIX = "NITF_BLOCKA_"
@@ -22,6 +23,7 @@ _STRUCTURE = "IMAGE_STRUCTURE"
 _BITS, _PIXEL_TYPE = "NBITS", "PIXELTYPE"
 # The largest palette that a NITF look-up table holds.
 _MAX_NITF_COLOURS = 256
+_HALF_PX = 0.5
 
 
 def read_pixels(dataset: Any, tile: ImageRegion, data_type: str, into: memoryview | None = None) -> npt.NDArray[Any]:
@@ -46,11 +48,14 @@ def _spaces(dataset: Any, width: int, data_type: int) -> dict[str, int]:
     return {"buf_pixel_space": pixel, "buf_line_space": pixel * width, "buf_band_space": band}
 
 
-def corner_of(dataset: Any, tile: ImageRegion) -> tuple[float, float] | None:
-    """Return x and y of the tile's upper left corner by the image's geotransform; None without a geotransform."""
+def corner_of(dataset: Any, tile: ImageRegion, ratio: PixelRatio = ONE) -> tuple[float, float] | None:
+    """Return x and y of the tile's upper left corner by the image's geotransform; None without a geotransform.
+
+    The tile is in pixels of ``ratio`` image pixels.
+    """
     transform = dataset.GetGeoTransform(can_return_null=True)
     row, col = tile.origin
-    return None if transform is None else tuple(gdal.ApplyGeoTransform(transform, col, row))
+    return None if transform is None else tuple(gdal.ApplyGeoTransform(transform, col * ratio.x, row * ratio.y))
 
 
 def tile_view(dataset: Any, tile: ImageRegion, data_type: str, pixels: npt.NDArray[Any], driver: str) -> Any:
@@ -78,25 +83,25 @@ def prepared_view(
     data_type: str,
     pixels: npt.NDArray[Any],
     driver: str,
-    bands: Sequence[int],
-    keeps_values: bool,
+    preparation: Preparation,
 ) -> Any:
-    """Return a dataset as ``tile_view`` does, with prepared pixels: the image's ``bands``, from 1, in this order.
+    """Return a dataset as ``tile_view`` does, with prepared pixels; ``tile`` is in model pixels.
 
-    Without ``keeps_values`` a band keeps its description and its colour only: unit, scale, statistics and palette are
-    those of other values. Samples that were not valid are filled, so no band has a value for "no data".
+    Where values are changed, a band keeps its description and its colour only: unit, scale, statistics and palette
+    are those of other values. Samples that were not valid are filled, so no band has a value for "no data".
     """
+    ratio, bands = preparation.ratio, preparation.bands
     view = _memory_dataset(pixels, data_type)
     if driver == "GTiff":
-        _copy_georeference(dataset, view, tile)
+        _copy_georeference(dataset, view, tile, ratio)
     rpc = metadata_of(dataset, "RPC")
     if rpc:
-        view.SetMetadata(_shifted_rpc(rpc, *tile.origin), "RPC")
+        view.SetMetadata(_shifted_rpc(rpc, *tile.origin, ratio), "RPC")
     items = metadata_of(dataset).items()
     view.SetMetadata({name: text for name, text in items if not name.startswith(_WHOLE_IMAGE_PREFIX)})
     for index, number in enumerate(bands):
         source, target = dataset.GetRasterBand(number), view.GetRasterBand(index + 1)
-        if keeps_values:
+        if preparation.keeps_values:
             _copy_band_metadata(source, target)
             target.DeleteNoDataValue()
             _copy_palette(source, target, driver, len(bands) == 1)
@@ -125,34 +130,47 @@ def _colour_without_palette(band: Any) -> int:
     return gdal.GCI_GrayIndex if colour == gdal.GCI_PaletteIndex else int(colour)
 
 
-def _copy_georeference(dataset: Any, view: Any, tile: ImageRegion) -> None:
+def _copy_georeference(dataset: Any, view: Any, tile: ImageRegion, ratio: PixelRatio = ONE) -> None:
     """Copy geotransform, coordinate system and GCPs to the tile, shifted to its origin.
 
     A NITF gets none of them: its corners are creation options. GDAL's writer refuses a tile whose geotransform or GCPs
     do not give four corners on the Earth.
     """
     row, col = tile.origin
-    corner, transform = corner_of(dataset, tile), dataset.GetGeoTransform()
+    corner, transform = corner_of(dataset, tile, ratio), dataset.GetGeoTransform()
     if corner is not None:
-        x, y = corner
-        view.SetGeoTransform((x, transform[1], transform[2], y, transform[4], transform[5]))
+        (x, y), (across, down) = corner, ratio
+        steps = (transform[1] * across, transform[2] * down, transform[4] * across, transform[5] * down)
+        view.SetGeoTransform((x, steps[0], steps[1], y, steps[2], steps[3]))
     if dataset.GetSpatialRef() is not None:
         view.SetSpatialRef(dataset.GetSpatialRef())
     points = dataset.GetGCPs()
     for point in points:
-        point.GCPPixel -= col
-        point.GCPLine -= row
+        point.GCPPixel = point.GCPPixel / ratio.x - col
+        point.GCPLine = point.GCPLine / ratio.y - row
     if points:
         view.SetGCPs(points, dataset.GetGCPProjection())
 
 
-def _shifted_rpc(rpc: dict[str, str], row: int, col: int) -> dict[str, str]:
-    """Return an RPC that counts pixels from the tile's corner; empty where its offsets are not numbers."""
+def _shifted_rpc(rpc: dict[str, str], row: int, col: int, ratio: PixelRatio = ONE) -> dict[str, str]:
+    """Return an RPC that counts pixels of a tile from its corner; empty where its offsets are not numbers.
+
+    An RPC counts from the middle of the first pixel, so half a pixel is added before it is scaled.
+    """
     try:
         line, sample = (float(rpc[name].split()[0]) for name in ("LINE_OFF", "SAMP_OFF"))
+        if ratio.is_one:
+            return {**rpc, "LINE_OFF": f"{line - row:.15g}", "SAMP_OFF": f"{sample - col:.15g}"}
+        line_scale, sample_scale = (float(rpc[name].split()[0]) for name in ("LINE_SCALE", "SAMP_SCALE"))
     except (KeyError, ValueError, IndexError):
         return {}
-    return {**rpc, "LINE_OFF": f"{line - row:.15g}", "SAMP_OFF": f"{sample - col:.15g}"}
+    return {
+        **rpc,
+        "LINE_OFF": f"{(line + _HALF_PX) / ratio.y - _HALF_PX - row:.15g}",
+        "SAMP_OFF": f"{(sample + _HALF_PX) / ratio.x - _HALF_PX - col:.15g}",
+        "LINE_SCALE": f"{line_scale / ratio.y:.15g}",
+        "SAMP_SCALE": f"{sample_scale / ratio.x:.15g}",
+    }
 
 
 def _copy_band_metadata(source: Any, target: Any) -> None:
