@@ -16,7 +16,7 @@ from aws.osml.model_runner.jobs.leases import Lease, LeaseKeeper, LeaseKind
 from aws.osml.model_runner.jobs.model_endpoints import ModelEndpoints
 from aws.osml.model_runner.jobs.preflight import Preflight
 from aws.osml.model_runner.model_runner import ModelRunner
-from aws.osml.model_runner.pipeline.pipeline import TilePipeline, _TileOnItsWay
+from aws.osml.model_runner.pipeline.pipeline import TilePipeline, _TileInFlight
 from aws.osml.model_runner.pipeline.region_run import RegionProgress, TileStages
 from aws.osml.model_runner.pipeline.shares import QueueShares
 from aws.osml.model_runner.raster import RasterSettings
@@ -127,10 +127,10 @@ class _Leases(LeaseKeeper):
 class _Next:
     """A stage's queue that nobody waits in: what is put goes on at once."""
 
-    def __init__(self, go_on: Callable[[_TileOnItsWay], None]) -> None:
+    def __init__(self, go_on: Callable[[_TileInFlight], None]) -> None:
         self._plan_or_buffer = go_on
 
-    def put(self, item: _TileOnItsWay, _size: int = 0) -> None:
+    def put(self, item: _TileInFlight, _size: int = 0) -> None:
         self._plan_or_buffer(item)
 
 
@@ -162,7 +162,7 @@ class _Pipeline(TilePipeline):
                 tile = waiting.pop()
                 if not run.enter():
                     break
-                self._advance(_TileOnItsWay(run, steps, tile), self._cut)
+                self._advance(_TileInFlight(run, steps, tile), self._cut)
                 if not waiting:
                     on_cut()
             callers -= 1

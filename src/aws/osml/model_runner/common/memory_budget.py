@@ -30,9 +30,9 @@ class MemoryBudget:
         self.shares: list[MemoryShare] = []
 
     @contextmanager
-    def share(self, note: Callable[[], None]) -> Iterator["MemoryShare"]:
-        """Give an aggregation a share; ``note`` is called while it waits, and raises an error to stop it."""
-        share = MemoryShare(self, note)
+    def share(self, on_wait: Callable[[], None]) -> Iterator["MemoryShare"]:
+        """Give an aggregation a share; ``on_wait`` is called while it waits, and raises an error to stop it."""
+        share = MemoryShare(self, on_wait)
         with self.lock:
             self.shares.append(share)
         try:
@@ -48,9 +48,9 @@ class MemoryShare:
     One thread may read while another processes.
     """
 
-    def __init__(self, budget: MemoryBudget, note: Callable[[], None]) -> None:
+    def __init__(self, budget: MemoryBudget, on_wait: Callable[[], None]) -> None:
         self._budget = budget
-        self._note = note
+        self._on_wait = on_wait
         self._reading = self._working = self._kept = 0
         self._is_waiting = False
 
@@ -74,7 +74,7 @@ class MemoryShare:
         budget = self._budget
         gives_up_at: float | None = None
         while not self._try_to_read(size):
-            self._note()
+            self._on_wait()
             if self._has_to_give_way(gives_up_at):
                 raise AggregationDeferredError(f"other aggregations hold the memory of {budget.setting}")
             gives_up_at = gives_up_at or budget.now() + _WAIT_S

@@ -49,7 +49,7 @@ INTERNAL_ERROR = "INTERNAL_ERROR"
 _WAITS_BEFORE_NEXT = 50
 
 
-class _TileOnItsWay:
+class _TileInFlight:
     """A tile in the pipeline, with the result of its last stage."""
 
     __slots__ = ("encoded", "has_share", "has_thread", "is_calling", "response", "result", "run", "steps", "tile")
@@ -71,7 +71,7 @@ class _TileOnItsWay:
         return self.is_calling
 
 
-_Step = Callable[[_TileOnItsWay], BoundedQueue[_TileOnItsWay] | None]
+_Step = Callable[[_TileInFlight], BoundedQueue[_TileInFlight] | None]
 
 
 class _StageThreads:
@@ -83,15 +83,15 @@ class _StageThreads:
     def __init__(
         self,
         max_threads: int,
-        holder_of: Callable[[_TileOnItsWay], Hashable],
-        may_begin: Callable[[_TileOnItsWay], bool] = lambda _: True,
+        holder_of: Callable[[_TileInFlight], Hashable],
+        may_begin: Callable[[_TileInFlight], bool] = lambda _: True,
     ) -> None:
         self._shares = ThreadShares(max_threads)
         self._holder_of = holder_of
         self._may_begin = may_begin
         self.count = self._shares.threads
 
-    def is_ready(self, item: _TileOnItsWay) -> bool:
+    def is_ready(self, item: _TileInFlight) -> bool:
         """Return True when a thread may take a tile: to work on it, or to drop it."""
         if item.run.is_stopped:
             return True
@@ -103,7 +103,7 @@ class _StageThreads:
         return item.has_thread
 
     @contextmanager
-    def working(self, item: _TileOnItsWay) -> Iterator[None]:
+    def working(self, item: _TileInFlight) -> Iterator[None]:
         """Release the thread of a tile at the end; the next stage may have the tile by then."""
         holder, has_thread, item.has_thread = self._holder_of(item), item.has_thread, False
         try:
@@ -123,12 +123,12 @@ class TilePipeline:
         self._cut_ahead = 2 * callers
         # The shares of the regions bound the number of tiles in these two queues. With a bound of its own, a queue
         # would fill up with the tiles of one store or endpoint.
-        self._to_cut: BoundedQueue[_TileOnItsWay] = BoundedQueue()
-        self._to_detect: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_bytes=max_encoded_bytes)
+        self._to_cut: BoundedQueue[_TileInFlight] = BoundedQueue()
+        self._to_detect: BoundedQueue[_TileInFlight] = BoundedQueue(max_bytes=max_encoded_bytes)
         self._shares = QueueShares(cutters, self._cut_ahead, 2 * max_encoded_bytes // 3)
-        self._to_store: BoundedQueue[_TileOnItsWay] = BoundedQueue(max_items=2 * callers)
+        self._to_store: BoundedQueue[_TileInFlight] = BoundedQueue(max_items=2 * callers)
         cut = _StageThreads(cutters, lambda item: item.steps.image_store)
-        detect = _StageThreads(callers, lambda item: item.steps.endpoint, _TileOnItsWay.begin_call)
+        detect = _StageThreads(callers, lambda item: item.steps.endpoint, _TileInFlight.begin_call)
         cutting = self._stage("cut", cut.count, self._to_cut, self._cut, cut)
         detecting = self._stage("detect", detect.count, self._to_detect, self._detect, detect)
         self._threads = [
@@ -178,7 +178,7 @@ class TilePipeline:
                 if not self._enter(run, on_cut):
                     break
                 try:
-                    self._to_cut.put(_TileOnItsWay(run, steps, tile))
+                    self._to_cut.put(_TileInFlight(run, steps, tile))
                 except QueueClosedError:
                     run.leave(tile, None)
                     run.stop()
@@ -209,7 +209,7 @@ class TilePipeline:
         self,
         name: str,
         threads: int,
-        inbox: BoundedQueue[_TileOnItsWay],
+        inbox: BoundedQueue[_TileInFlight],
         step: _Step,
         shares: _StageThreads | None = None,
     ) -> list[threading.Thread]:
@@ -227,7 +227,7 @@ class TilePipeline:
 
         return [threading.Thread(target=work, name=f"{name}-{n}", daemon=True) for n in range(threads)]
 
-    def _advance(self, item: _TileOnItsWay, step: _Step) -> None:
+    def _advance(self, item: _TileInFlight, step: _Step) -> None:
         """Take one tile one stage further; after any error the tile is counted out in the end.
 
         A step that ends its thread stays begun, so ``last_life`` shows that the region hangs.
@@ -255,13 +255,13 @@ class TilePipeline:
             self._set_failed(item, INTERNAL_ERROR, f"{type(err).__name__}, see tile.broken in the log")
             self._advance(item, self._locate_and_store)
 
-    def _drop(self, item: _TileOnItsWay, err: Exception | None = None) -> None:
+    def _drop(self, item: _TileInFlight, err: Exception | None = None) -> None:
         """Count a tile out without an outcome, and begin no other tile of its region."""
         self._release_share(item)
         item.run.stop(err)
         item.run.leave(item.tile, None)
 
-    def _cut(self, item: _TileOnItsWay) -> BoundedQueue[_TileOnItsWay] | None:
+    def _cut(self, item: _TileInFlight) -> BoundedQueue[_TileInFlight] | None:
         if item.run.is_stopped:
             self._drop(item)
             return None
@@ -276,7 +276,7 @@ class TilePipeline:
         self._shares.record_bytes(item.run, len(item.encoded))
         return self._to_detect
 
-    def _detect(self, item: _TileOnItsWay) -> BoundedQueue[_TileOnItsWay] | None:
+    def _detect(self, item: _TileInFlight) -> BoundedQueue[_TileInFlight] | None:
         self._release_share(item)
         try:
             if item.run.is_stopped:
@@ -296,7 +296,7 @@ class TilePipeline:
         item.encoded = b""
         return self._to_store
 
-    def _locate_and_store(self, item: _TileOnItsWay) -> None:
+    def _locate_and_store(self, item: _TileInFlight) -> None:
         if item.result is None:
             item.result = self._locate(item)
         try:
@@ -307,24 +307,24 @@ class TilePipeline:
             return
         item.run.leave(item.tile, state)
 
-    def _locate(self, item: _TileOnItsWay) -> TileOutcome:
+    def _locate(self, item: _TileInFlight) -> TileOutcome:
         try:
             return item.steps.locate(item.tile, item.response)
         except BadModelResponseError as err:
             logger.warning("tile.failed", tile_index=item.tile.index, code=BAD_RESPONSE, reason=str(err))
             return TileOutcome(TileState.FAILED, error_code=BAD_RESPONSE, error_reason=str(err))
 
-    def _failed(self, item: _TileOnItsWay, code: str, err: Exception) -> BoundedQueue[_TileOnItsWay]:
+    def _failed(self, item: _TileInFlight, code: str, err: Exception) -> BoundedQueue[_TileInFlight]:
         logger.warning("tile.failed", tile_index=item.tile.index, code=code, reason=str(err))
         self._set_failed(item, code, str(err))
         return self._to_store
 
-    def _release_share(self, item: _TileOnItsWay) -> None:
+    def _release_share(self, item: _TileInFlight) -> None:
         if item.has_share:
             item.has_share = False
             self._shares.release(item.run)
 
-    def _set_failed(self, item: _TileOnItsWay, code: str, reason: str) -> None:
+    def _set_failed(self, item: _TileInFlight, code: str, reason: str) -> None:
         self._release_share(item)
         item.encoded = item.response = b""
         item.result = TileOutcome(TileState.FAILED, error_code=code, error_reason=reason)
