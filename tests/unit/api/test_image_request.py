@@ -97,6 +97,27 @@ def row_bytes(row):
     return len(json.dumps(row, ensure_ascii=False, default=lambda value: "=" * len(value)).encode())
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        changed(featureProperties=[1] * 80_000),
+        changed(outputs=[{}] * 60_000),
+        changed(postProcessing=[{}] * 60_000),
+        changed(imageUrls=[1] * 80_000),
+        changed(jobName=[float("nan")] * 40_000),
+        changed(jobName="X").replace('"X"', '["' + '\\ud800","' * 20_000 + '"]'),
+        "{" + ",".join(f'"{number}":0,"{number}":0' for number in range(12_000)) + "}",
+    ],
+)
+def test_a_request_with_many_problems_is_refused_by_few(body):
+    """Each problem takes time, memory and space in logs, and a message has room for tens of thousands."""
+    assert len(body) < 256 * 1024
+    with pytest.raises(InvalidImageRequestException) as refusal:
+        parse_image_request_message(body)
+    assert len(refusal.value.problems) <= 1_000
+    assert len(str(refusal.value)) < 20_000
+
+
 def test_there_are_enough_kinds_of_malformed_requests():
     assert len(MALFORMED) >= 45
     assert len({row[0] for row in MALFORMED}) == len(MALFORMED)

@@ -86,15 +86,21 @@ class ModelRunnerError(Exception):
     can_retry: ClassVar[bool] = False
 
 
+_MAX_LISTED = 50
+
+
 class _ProblemsError(ModelRunnerError):
-    """An error that lists all problems, not only the first."""
+    """An error that lists its problems: all of them in ``problems``, the first fifty in its text."""
 
     def __init__(self, message: str, problems: Sequence[Problem] = ()):
         self.problems = tuple(problems)
-        if len(self.problems) > 1:
-            # The names of all fields come first, because a status may truncate the text.
-            message = f"{message}: {', '.join(dict.fromkeys(problem.field for problem in self.problems))}"
-        super().__init__("; ".join([message, *map(str, self.problems)]))
+        # A message of 256 KiB may have a hundred thousand problems, too many for a line of a log.
+        listed = self.problems[:_MAX_LISTED]
+        if len(listed) > 1:
+            # The names of the fields come first, because a status may truncate the text.
+            message = f"{message}: {', '.join(dict.fromkeys(problem.field for problem in listed))}"
+        rest = len(self.problems) - len(listed)
+        super().__init__("; ".join([message, *map(str, listed), *([f"and {rest} more problems"] if rest else [])]))
 
 
 class ConfigurationError(_ProblemsError):

@@ -50,6 +50,11 @@ MAX_OUTPUTS_BYTES = 64 * 1024
 MAX_REGION_OF_INTEREST_BYTES = 128 * 1024
 # These are added to each feature of the job.
 MAX_FEATURE_PROPERTIES_BYTES = 16 * 1024
+# Each item of a list takes bytes, so longer lists exceed the limits above. They are refused before their items are
+# validated, because each item that is not valid costs time and becomes a problem.
+_MAX_OUTPUTS = MAX_OUTPUTS_BYTES // len('{"type":"S3","bucket":"abc"}')
+_MAX_FEATURE_PROPERTIES = MAX_FEATURE_PROPERTIES_BYTES // len("{},")
+_MAX_STEPS = 16
 
 
 class ImageProcessor(MessageObject):
@@ -190,10 +195,16 @@ class ImageRequestMessage(MessageObject):
     processor_input: ProcessorInput | None = Field(None, alias="imageProcessorInput")
     output_bucket: Bucket | None = Field(None, alias="outputBucket")
     output_prefix: Prefix | None = Field(None, alias="outputPrefix")
-    outputs: list[Output] = Field(default_factory=list, validate_default=True)
+    outputs: Annotated[list[Output], Field(max_length=_MAX_OUTPUTS)] = Field(
+        default_factory=list, validate_default=True
+    )
     roi: Annotated[BaseGeometry | None, BeforeValidator(_region)] = Field(None, alias="regionOfInterest")
-    feature_properties: list[dict[str, Any]] = Field(default_factory=list, alias="featureProperties")
-    post_processing: list[PostProcessingStep] = Field(default_factory=_default_post_processing, alias="postProcessing")
+    feature_properties: Annotated[list[dict[str, Any]], Field(max_length=_MAX_FEATURE_PROPERTIES)] = Field(
+        default_factory=list, alias="featureProperties"
+    )
+    post_processing: Annotated[list[PostProcessingStep], Field(max_length=_MAX_STEPS)] = Field(
+        default_factory=_default_post_processing, alias="postProcessing"
+    )
     priority: Annotated[WholeNumber, Field(ge=-HIGHEST_PRIORITY, le=HIGHEST_PRIORITY)] = 0
 
     @field_validator("image_urls")

@@ -1,5 +1,6 @@
 """Parses untrusted JSON: checks limits before parsing, and returns every problem."""
 
+import itertools
 import json
 import math
 import re
@@ -13,6 +14,8 @@ from .problems import path_text, shortened
 
 MAX_MESSAGE_BYTES = 256 * 1024
 MAX_DEPTH = 32
+# A document with more problems is not searched to its end.
+_MAX_PROBLEMS = 100
 
 # A string, closed or not, or a bracket outside strings. Possessive, so that no text makes it backtrack.
 _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
@@ -50,14 +53,19 @@ def load_object(body: str | bytes) -> tuple[dict[str, Any], list[Problem]]:
         return {}, [Problem("body", described, f"valid JSON: {err}")]
     if not isinstance(document, dict):
         return {}, [Problem("body", shortened(document), "a JSON object")]
-    twice = [Problem(path_text([key]), "given more than once", "each key once") for key in repeated]
+    twice = [
+        Problem(path_text([key]), "given more than once", "each key once")
+        for key in itertools.islice(repeated, _MAX_PROBLEMS)
+    ]
     return document, twice + value_problems(document)
 
 
 def value_problems(document: Any) -> list[Problem]:
     """Return problems with values: numbers that are not finite, lone surrogates, too many levels."""
-    problems = []
+    problems: list[Problem] = []
     for steps, value in _values(document):
+        if len(problems) >= _MAX_PROBLEMS:
+            break
         if len(steps) > MAX_DEPTH:
             problems.append(_problem(steps[:2], value, f"at most {MAX_DEPTH} levels"))
         elif isinstance(value, float) and not math.isfinite(value):
