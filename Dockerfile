@@ -20,7 +20,7 @@ COPY . .
 # The build has no git, so a release passes its version: --build-arg VERSION=3.0.0
 ARG VERSION=
 RUN SETUPTOOLS_SCM_PRETEND_VERSION_FOR_TILE_MODEL_RUNNER="${VERSION}" \
-    scripts/bootstrap "${EXTRA}" --venv /opt/model-runner --no-editable \
+    scripts/bootstrap "${EXTRA}" --venv /opt/model-runner --no-editable --require-hashes \
     && /opt/model-runner/bin/python -m pip uninstall --yes \
         editables hatch-vcs hatchling setuptools setuptools-scm trove-classifiers vcs-versioning wheel pip
 

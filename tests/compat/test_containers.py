@@ -46,7 +46,7 @@ def services() -> dict[str, Any]:
 
 def test_the_build_takes_the_steps_of_the_tested_set_up(worker_stages: list[list[tuple[str, str]]]) -> None:
     build = " ".join(values(worker_stages[0], "RUN"))
-    assert 'scripts/bootstrap "${EXTRA}" --venv /opt/model-runner --no-editable' in build
+    assert 'scripts/bootstrap "${EXTRA}" --venv /opt/model-runner --no-editable --require-hashes' in build
     assert {"g++", "libgdal-dev", "python3-dev", "python3-venv"} <= set(build.split())
     assert "COPY . ." in [" ".join(instruction) for instruction in worker_stages[0]]
 
@@ -101,6 +101,7 @@ def test_what_the_images_copy_reaches_the_build() -> None:
         "NOTICE",
         "pyproject.toml",
         "README.md",
+        "requirements",
         "scripts",
         "src",
     }

@@ -12,6 +12,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+
+from python_scripts import load_script
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
@@ -87,3 +90,25 @@ def test_every_version_is_pinned_but_that_of_gdal() -> None:
     names = {re.match(r"[A-Za-z0-9._-]+", requirement)[0].lower().replace("_", "-") for requirement in wanted}
     assert names - {"tile-model-runner"} <= pins
     assert "gdal" not in pins
+
+
+def test_the_container_installs_by_hashes_what_the_project_needs_and_nothing_else() -> None:
+    lock_hashes = load_script(ROOT / "scripts" / "lock_hashes.py")
+    versions = lock_hashes.pins()
+    listed: dict[str, set[str]] = {}
+    for name in ("runtime", "local", "gdal"):
+        lines = (ROOT / "requirements" / f"{name}.txt").read_text().splitlines()
+        lines = [line for line in lines if not line.startswith("#")]
+        assert all(re.fullmatch(r"[a-z0-9-]+==[^ ]+( --hash=sha256:[0-9a-f]{64}){1,2}", line) for line in lines)
+        pins = dict(re.split("[= ]+", line)[:2] for line in lines)
+        assert name == "gdal" or all(versions[each] == version for each, version in pins.items())
+        listed[name] = set(pins)
+
+    def needed(*requirements: str) -> set[str]:
+        return {each for text in requirements for each in lock_hashes.needed(Requirement(text), set())}
+
+    runtime = needed("tile-model-runner[parquet]", *lock_hashes.BUILD_TOOLS) - {"tile-model-runner"}
+    assert len(runtime) > 40
+    assert listed["runtime"] == runtime
+    assert listed["local"] == needed("tile-model-runner[local,parquet]") - runtime - {"tile-model-runner"}
+    assert listed["gdal"] == {"gdal"}
