@@ -269,7 +269,7 @@ def scenes(draw):
 @given(scene=scenes(), threshold=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.75, 1.0]), at_once=st.integers(1, 200))
 def test_suppression_equals_the_textbook(scene, threshold, at_once):
     boxes, categories, _ = scene
-    kept = np.flatnonzero(nms(boxes, categories, threshold, at_once) == np.arange(len(boxes)))
+    kept = np.flatnonzero(nms(BoxPairs(boxes, categories), threshold, at_once) == np.arange(len(boxes)))
     assert kept.tolist() == reference_hard(boxes.tolist(), categories, threshold)
 
 
@@ -316,7 +316,7 @@ def test_batches_cover_all_boxes_and_foresee_the_candidates_they_meet(scene, at_
 def test_many_boxes_on_one_spot_take_no_more_pairs_than_fit():
     boxes = np.tile([10.0, 10.0, 20.0, 20.0], (20_000, 1))
     one_class, scores = np.zeros(len(boxes), dtype=int), np.linspace(1, 0.5, len(boxes))
-    assert np.flatnonzero(nms(boxes, one_class, 0.75) == np.arange(len(boxes))).tolist() == [0]
+    assert np.flatnonzero(nms(BoxPairs(boxes, one_class), 0.75) == np.arange(len(boxes))).tolist() == [0]
     assert np.flatnonzero(soft_nms(boxes, one_class, scores, 0.1, 0.0001)[0]).tolist() == [0]
 
 

@@ -25,9 +25,9 @@ class GeometryArrays:
     """Valid GeoJSON geometries, and the positions of all of them in one array.
 
     ``positions`` is (n, 2), x before y; a third number of a position is dropped. A path is a ring, a line, or all
-    points of a (multi)point. Each of the other arrays has one entry per path: ``ends`` is the index after its last
-    position, ``owners`` the index of its geometry, ``parts`` a number that the rings of one polygon share, ``kinds``
-    its kind. Rings that the model left open are closed here.
+    points of a (multi)point. Each of the other arrays has one entry per path. ``ends`` is the index after its last
+    position, and ``owners`` the index of its geometry. ``parts`` is a number that the rings of one polygon share, and
+    ``kinds`` the kind of the path. Rings that the model left open are closed here.
     """
 
     geometries: Sequence[Geometry]

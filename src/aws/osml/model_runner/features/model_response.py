@@ -3,7 +3,7 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -48,9 +48,9 @@ def parse_response(body: bytes, max_parsed_bytes: int = MAX_PARSED_BYTES) -> Par
     An empty list means that the tile has no detections. An object without the list is an error: error bodies look like
     that, and a tile without a prediction must not count as processed. RFC 7946 always requires the list.
 
-    Raises BadModelResponseError for a body that is not valid JSON (also for NaN and infinity), nested too deeply,
-    larger than ``MAX_ANSWER_BYTES``, or estimated to use more than ``max_parsed_bytes`` of memory. Its text never
-    contains the body.
+    Raises BadModelResponseError for a body that is not valid JSON, is nested too deeply, or has more than
+    ``MAX_ANSWER_BYTES``. NaN and infinity are not valid JSON. A body is also refused if its estimated memory exceeds
+    ``max_parsed_bytes``. The error's text never contains the body.
     """
     if len(body) > MAX_ANSWER_BYTES:
         raise BadModelResponseError(f"the response has {len(body)} bytes, at most {MAX_ANSWER_BYTES} are allowed")
@@ -133,21 +133,17 @@ def _is_score(value: Any) -> bool:
     return value is None or (type(value) in (float, int) and -math.inf < value < math.inf)
 
 
-def _is_point_beside_box(geometry: Mapping[str, Any] | None, box: Sequence[float] | None) -> bool:
-    """Return True for a point outside the box: helpers of models write [0, 0] if they have only a box."""
-    if geometry is None or box is None or geometry["type"] != "Point":
-        return False
-    (x, y), (x_1, y_1, x_2, y_2) = geometry["coordinates"][:2], box
-    return not (min(x_1, x_2) <= x <= max(x_1, x_2) and min(y_1, y_2) <= y <= max(y_1, y_2))
-
-
 def _normalized(feature: Feature) -> Feature:
     properties = dict(feature["properties"])
     for name in (IMAGE_GEOMETRY, IMAGE_BBOX, FEATURE_CLASSES):
         if properties.get(name) is None:
             properties.pop(name, None)
-    if _is_point_beside_box(properties.get(IMAGE_GEOMETRY), properties.get(IMAGE_BBOX)):
-        del properties[IMAGE_GEOMETRY]
+    point, box = properties.get(IMAGE_GEOMETRY), properties.get(IMAGE_BBOX)
+    if point is not None and box is not None and point["type"] == "Point":
+        # A point outside the box is not a detection. Helpers of models write [0, 0] if they have only a box.
+        (x, y), (x_1, y_1, x_2, y_2) = point["coordinates"][:2], box
+        if not (min(x_1, x_2) <= x <= max(x_1, x_2) and min(y_1, y_2) <= y <= max(y_1, y_2)):
+            del properties[IMAGE_GEOMETRY]
     if FEATURE_CLASSES in properties:
         properties[FEATURE_CLASSES] = [without_null_score(one) for one in properties[FEATURE_CLASSES]]
     geometry = feature.get("geometry")

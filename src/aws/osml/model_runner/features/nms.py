@@ -51,19 +51,14 @@ def suppress_linked(count: int, links: NDArray[np.intp]) -> Indices:
     return suppress(count, [(0, count)], lambda _: (stronger, weaker))
 
 
-def nms(boxes: Floats, categories: Indices, iou_threshold: float, pairs_at_once: int = PAIRS_AT_ONCE) -> Indices:
-    """Return for each box the index of the box that suppresses it, or its own index: (n,).
-
-    A box that is kept suppresses weaker boxes whose IoU with it is above the threshold. ``boxes`` (n, 4) and
-    ``categories`` (n,) are sorted by falling score.
-    """
-    return nms_of(BoxPairs(boxes, categories), iou_threshold, pairs_at_once)
-
-
-def nms_of(
+def nms(
     pairs: BoxPairs, iou_threshold: float, pairs_at_once: int = PAIRS_AT_ONCE, is_asked: Flags | None = None
 ) -> Indices:
-    """Return the result of ``nms`` for indexed boxes; only boxes with ``is_asked`` suppress others."""
+    """Return for each box the index of the box that suppresses it, or its own index: (n,).
+
+    A box that is kept suppresses weaker boxes of its category whose IoU with it is above the threshold. The boxes of
+    ``pairs`` are sorted by falling score. Only boxes with ``is_asked`` suppress others.
+    """
 
     def removals(queries: Indices) -> tuple[Indices, Indices]:
         stronger, weaker, iou = pairs.overlapping(queries)
@@ -86,8 +81,8 @@ def soft_nms(
 ) -> tuple[Flags, Floats]:
     """Return which boxes are kept, and their scores, when each box lowers the scores of weaker boxes: Soft-NMS.
 
-    In a loop, the box with the highest score is settled and multiplies the score of every other box that is not
-    settled by exp(-IoU² / sigma); of equals the first is settled first. A box is kept if its score is above
+    In a loop, the box with the highest score is settled; of equals the first. It multiplies the score of every box that
+    is not settled by exp(-IoU² / sigma). A box is kept if its score is above
     ``skip_box_threshold`` when it is settled (Bodla et al., Soft-NMS, 2017, equation 4).
     ``boxes`` (n, 4), ``categories`` (n,) and ``scores`` (n,) are sorted by falling score; so are the results, (n,).
     ``searched`` and ``note``: see ``BoxPairs``. At most ``max_kept`` pairs are kept until they are used; other pairs

@@ -1,4 +1,4 @@
-"""Properties of features: deprecated names, properties that a job adds, and internal ones that are never delivered."""
+"""Properties of features: deprecated names, properties that a job adds, and internal properties."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -103,7 +103,7 @@ class FeatureStamp:
         """Return a copy of the feature as it is delivered.
 
         The job's properties are added after ``inferenceMetadata``, so that a request can override it. Internal
-        properties are removed at the end, also those that the request or the model set.
+        properties are removed last, also if the request or the model set them.
 
         Raises InvalidFeaturePropertiesException if the feature's own properties are not a JSON object.
         """

@@ -116,7 +116,10 @@ class SeamComparison:
         noise = EDGE_PX * np.array([-1, -1, 1, 1])
         is_shared = shared_flags(features.scored.boxes + reach + noise, features.spans)
         shared = np.flatnonzero(is_shared if is_left_out is None else is_shared & ~is_left_out)
-        views = _tile_detections(features, shared)
+        boxes, tiles = features.scored.boxes[shared], features.tile_bounds[features.tiles[shared]]
+        is_box = (features.kinds[shared] == Kind.BOX)[:, None]
+        is_touching = touching_edges(boxes, tiles, features.spans.outermost)
+        views = TileDetections(np.where(is_box, with_area(boxes), boxes), tiles, is_touching)
         scores = features.scored.scores[shared]
         falling = np.where(np.isnan(scores), np.inf, -scores)
         ranking = np.lexsort([falling, views.is_touching.any(axis=1)])
@@ -318,10 +321,3 @@ def connected(labels: Indices, first: Indices, second: Indices) -> Indices:
     _, least = np.unique(groups, return_index=True)
     found: Indices = least[groups][labels]
     return found
-
-
-def _tile_detections(features: TiledFeatures, indices: Indices) -> TileDetections:
-    boxes, tiles = features.scored.boxes[indices], features.tile_bounds[features.tiles[indices]]
-    is_box = (features.kinds[indices] == Kind.BOX)[:, None]
-    is_touching = touching_edges(boxes, tiles, features.spans.outermost)
-    return TileDetections(np.where(is_box, with_area(boxes), boxes), tiles, is_touching)

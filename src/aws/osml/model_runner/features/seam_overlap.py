@@ -3,8 +3,8 @@
 Each tile may have cut off another part of one object, so a pair is compared twice. The first comparison takes the
 detections as they are: a cut detection lies within the whole detection of the other tile. The second comparison is
 limited to the pixels that both tiles cover, where both must show the same. It finds the two halves of an object that no
-tile covers completely. It uses intersection over union, and only for pairs whose truncation agrees: if a detection
-reaches beyond the other's tile, the other must touch that edge of its tile.
+tile covers completely. It uses intersection over union, and only for pairs whose truncation agrees. Truncation agrees
+if a detection that reaches beyond the other's tile meets a detection that touches that edge of its tile.
 """
 
 from collections.abc import Sequence
@@ -82,7 +82,12 @@ def are_same_areas(
 
     Entangled polygons are two objects.
     """
-    shared = np.asarray(shapely.intersection(*_without_entangled(shapes)))
+    corners = np.multiply(*(shapely.get_num_coordinates(shape) for shape in shapes))
+    compared = shapes[0].copy()
+    for index in np.flatnonzero(corners > FEW_CORNERS**2).tolist():
+        if is_entangled(np.array([shape[index] for shape in shapes], dtype=object)):
+            compared[index] = shapely.Polygon()
+    shared = np.asarray(shapely.intersection(compared, shapes[1]))
     is_same = _agree(
         shapely.area(shared), [shapely.area(shape) for shape in shapes], options.metric, options.iou_threshold
     )
@@ -93,18 +98,6 @@ def are_same_areas(
     )
     is_same[indices] = _agree(both, parts, OverlapMetric.IOU, options.iou_threshold)
     return is_same
-
-
-def _without_entangled(shapes: tuple[ObjectArray, ObjectArray]) -> tuple[ObjectArray, ObjectArray]:
-    """Return the pairs of polygons, with the first of each entangled pair replaced by an empty polygon."""
-    first, second = shapes
-    corners = shapely.get_num_coordinates(first) * shapely.get_num_coordinates(second)
-    doubtful = np.flatnonzero(corners > FEW_CORNERS**2).tolist()
-    entangled = [index for index in doubtful if is_entangled(np.array([first[index], second[index]], dtype=object))]
-    if entangled:
-        first = first.copy()
-        first[entangled] = shapely.Polygon()
-    return first, second
 
 
 def are_same_lines(

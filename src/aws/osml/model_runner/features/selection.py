@@ -21,7 +21,7 @@ from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import FeatureDistillationException
 
 from .box_pairs import BoxPairs
-from .nms import nms_of, soft_nms, suppress_linked
+from .nms import nms, soft_nms, suppress_linked
 from .overlap_groups import shared_flags
 from .properties import SCORE, TILE, Feature
 from .scored_boxes import Floats, Indices, ScoredBoxes, best_class, canonical_order, score_boxes, strength_order
@@ -205,7 +205,7 @@ class _HardComparison:
         merged_into = np.arange(self.count)
         merged_into[self.weak] = DROPPED
         if links is None:
-            found = nms_of(self.pairs, self.iou_threshold, is_asked=is_asked)
+            found = nms(self.pairs, self.iou_threshold, is_asked=is_asked)
         else:
             found = suppress_linked(len(self.pairs), links)
         merged_into[self.ranking] = self.ranking[found]

@@ -50,8 +50,8 @@ class TextStamp:
     def stamped(self, body: bytes, own_end: int, feature_id_text: str, absorbed: int) -> bytes | None:
         """Return a feature as it is delivered, or None if ``FeatureStamp`` has to be used.
 
-        That is so if ``own_end`` is 0, if the job sets ``inferenceMetadata``, or if a name that the job sets may
-        already be in the feature.
+        ``FeatureStamp`` is used if ``own_end`` is 0 or the job sets ``inferenceMetadata``. It is also used if the
+        feature may already have a name that the job sets.
         """
         own = body[:own_end]
         if not own or not self._is_possible or any(name in own for name in self._names_in_text):

@@ -56,18 +56,18 @@ def _join_lines(lines: ObjectArray, distance_px: float) -> BaseGeometry:
     whole: BaseGeometry = lines[0]
     for line in lines[1:]:
         rest = shapely.get_parts(shapely.difference(line, shapely.buffer(whole, distance_px)))
-        bridged = [_bridged(whole, part, distance_px) for part in rest if shapely.length(part) > distance_px]
-        if bridged:
-            whole = shapely.line_merge(shapely.union_all([whole, *bridged]))
+        parts = [part for part in rest if shapely.length(part) > distance_px]
+        ends = shapely.get_coordinates(shapely.boundary(whole))
+        if len(ends):
+            parts = [_bridged(part, ends, distance_px) for part in parts]
+        if parts:
+            whole = shapely.line_merge(shapely.union_all([whole, *parts]))
     return whole
 
 
-def _bridged(whole: BaseGeometry, part: BaseGeometry, distance_px: float) -> BaseGeometry:
-    """Return a part extended to an end of the whole, if that is within twice the distance."""
-    ends = shapely.get_coordinates(shapely.boundary(whole))
+def _bridged(part: BaseGeometry, ends: Floats, distance_px: float) -> BaseGeometry:
+    """Return a part extended to the nearest of (n, 2) ``ends``, if that is within twice the distance."""
     coordinates = shapely.get_coordinates(part)
-    if not len(ends):
-        return part
     for end, insert_at in ((0, 0), (-1, len(coordinates))):
         distances = np.linalg.norm(ends - coordinates[end], axis=1)
         if distances.min() <= 2 * distance_px:
