@@ -29,4 +29,4 @@ class NotAnImageError(LoadImageException):
 
 
 class OddHeaderError(ValueError):
-    """GDAL may read a header in another way than the checks before it do; the message says why."""
+    """GDAL may read a header in another way than the checks before it do; the message has the reason."""

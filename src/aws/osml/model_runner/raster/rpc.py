@@ -130,8 +130,8 @@ class RPCModel:
     def to_world(self, pixels: FloatArray, height_m: float) -> FloatArray:
         """Map (n, 2) x, y at one height to (n, 3) longitude, latitude, height by Newton's method.
 
-        A row is NaN unless its solution lies on the Earth, projects back to within a thousandth of a pixel, and is
-        within ten scales of the RPC's offset.
+        A row is NaN unless its solution projects back to within a thousandth of a pixel. The solution must also lie on
+        the Earth, and within ten scales of the RPC's offset.
         """
         target_line = self.line.normalized(pixels[:, 1])
         target_sample = self.sample.normalized(pixels[:, 0])

@@ -29,8 +29,9 @@ class RasterSettings:
     """Limits of each image, and the memory that GDAL may use for all images together.
 
     ``cache_bytes`` bounds the decoded blocks of all open images; ``curl_cache_bytes`` bounds the bytes fetched from S3
-    and HTTP. ``vsi_cache_bytes`` is per open file and comes on top of both. 0 leaves it off, because the system caches
-    local files and the fetch cache holds remote files. The limits refuse an image before a pixel of it is read.
+    and HTTP. ``vsi_cache_bytes`` is per open file and comes on top of both; 0 leaves it off. It is not needed, because
+    the system caches local files and the fetch cache holds remote files. The limits refuse an image before a pixel of
+    it is read.
     ``directories`` are the allowed roots of local files, and an empty tuple allows any. ``region_width_px`` and
     ``regions_at_once`` determine how much of the cache is needed.
 

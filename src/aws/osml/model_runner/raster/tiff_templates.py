@@ -1,11 +1,12 @@
-"""Uncompressed GeoTIFF tiles by example: GDAL writes the first ones, and the others are put together like those.
+"""Uncompressed GeoTIFF tiles by example: GDAL writes the first tiles, and templates of them give all others.
 
-Tiles of one image and one size differ in two things: their pixels, which lie in the file as they lie in memory, and the
-place of their corner on the ground. Most of GDAL's time goes into passing the pixels through its caches once more.
+Tiles of one image and one size differ in two things only. One is their pixels, which have the same order in the file
+as in memory; the other is the position of their corner on the ground. A template saves most of GDAL's time, which goes
+into copying the pixels through its caches.
 
-Nothing of the format is written down here: a template is learned from a tile that GDAL wrote, and has to reproduce
-another such tile byte for byte before it is used. Where it does not, as with control points or an RPC of the tile's
-own, GDAL writes every tile. (GDAL puts the empty strips of a tile behind the others; a template leaves them in place.)
+This module does not know the format. A template is learned from a tile that GDAL wrote, and has to reproduce another
+such tile byte for byte before it is used. Where it does not, as with control points or an RPC of the tile's own, GDAL
+writes every tile. (GDAL puts the empty strips of a tile behind the others; a template leaves them in place.)
 """
 
 import struct
@@ -20,17 +21,17 @@ from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, Ima
 
 # (rows, columns, bands), contiguous
 Pixels = npt.NDArray[Any]
-# Where a tile's first pixel lies, x and y, in the units of the image's coordinate system.
+# x and y of the outer corner of a tile's first pixel, in the units of the image's coordinate system.
 Corner = tuple[float, float]
 
-# GDAL reads numbers only into places that are multiples of their size.
+# GDAL reads numbers only to addresses that are multiples of their size.
 _ALIGNMENT = 16
-# A size that was not learned from so many tiles is not learned any more.
-_MAX_LESSONS = 8
+# Maximum number of tiles of a size from which a template is learned.
+_MAX_EXAMPLES = 8
 
 
 class BlankTiff(NamedTuple):
-    """A file that lacks its pixels, and the part of it that they belong in; both writable."""
+    """A file without its pixels, and the part of the file for its pixels; both are writable."""
 
     file: memoryview
     pixels: memoryview
@@ -47,7 +48,10 @@ class TiffTemplate:
 
     @classmethod
     def of(cls, encoded: bytes, pixels: Pixels, corner: Corner | None) -> "TiffTemplate | None":
-        """Return the template of a file that holds ``pixels`` at ``corner``; None where the file does not show it."""
+        """Return the template of a file that holds ``pixels`` at ``corner``; None where they are not found in it.
+
+        A corner must occur exactly once.
+        """
         raw = pixels.tobytes()
         pixels_at = encoded.find(raw)
         if pixels_at < 0:
@@ -62,14 +66,14 @@ class TiffTemplate:
     def blank(self, corner: Corner | None) -> BlankTiff:
         """Return the file of the tile at ``corner``, into which its pixels are read.
 
-        So they are never copied. That takes longer than anything else would, and all threads would wait for it.
+        So the pixels are not copied. A copy would take longer than all else, and all threads would wait for it.
         """
         frame = bytearray(self.frame)
         if self.corner_at is not None and corner is not None:
             for position, value in zip(self.corner_at, corner, strict=True):
                 struct.pack_into("<d", frame, position, value)
         first, last = self.pixels_at, self.pixels_at + self.pixel_bytes
-        # Unlike a bytearray, this is not written once before it is filled.
+        # Unlike ``bytearray``, ``np.empty`` does not zero the memory first.
         memory = np.empty(len(frame) + self.pixel_bytes + _ALIGNMENT, np.uint8)
         skipped = -(memory.ctypes.data + first) % _ALIGNMENT
         file = memory.data[skipped : skipped + len(frame) + self.pixel_bytes]
@@ -83,13 +87,8 @@ def _filled(template: TiffTemplate, pixels: Pixels, corner: Corner | None) -> me
     return blank.file
 
 
-def _is_uniform(pixels: Pixels) -> bool:
-    values = pixels.view(np.uint8)
-    return bool(values.min() == values.max())
-
-
 @dataclass
-class _Lessons:
+class _Examples:
     count: int = 0
     example: TiffTemplate | None = None
     origin: ImageCoord | None = None
@@ -98,35 +97,36 @@ class _Lessons:
 
 @dataclass
 class TiffTemplates:
-    """The templates of one image, by the size of tiles; any number of threads may ask and teach."""
+    """The templates of one image, by the size of tiles. Thread-safe."""
 
-    _sizes: dict[ImageDimensions, _Lessons] = field(default_factory=dict)
+    _sizes: dict[ImageDimensions, _Examples] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def find(self, size: ImageDimensions) -> TiffTemplate | None:
         """Return the proven template for tiles of a size, if there is one."""
-        lessons = self._sizes.get(size)
-        return lessons.proven if lessons else None
+        examples = self._sizes.get(size)
+        return examples.proven if examples else None
 
     def wants(self, size: ImageDimensions) -> bool:
         """Return True while more examples of a size may help."""
-        lessons = self._sizes.get(size)
-        return lessons is None or (lessons.proven is None and lessons.count < _MAX_LESSONS)
+        examples = self._sizes.get(size)
+        return examples is None or (examples.proven is None and examples.count < _MAX_EXAMPLES)
 
     def learn(self, tile: ImageRegion, pixels: Pixels, corner: Corner | None, encoded: bytes) -> None:
-        """Look at a tile that GDAL wrote: an example to learn from, or the proof of one that was learned before.
+        """Learn a template from a tile that GDAL wrote, or prove the template that was learned before.
 
-        What is the tile's own shows only between tiles that differ in row and in column. One value everywhere fits in
-        many places of a file, and teaches nothing.
+        Two tiles that differ in row and in column show which bytes depend on the tile. A tile of one value is skipped,
+        because its pixels are found at many offsets of a file.
         """
         with self._lock:
-            lessons = self._sizes.setdefault(tile.size, _Lessons())
-            example, origin = lessons.example, lessons.origin
+            examples = self._sizes.setdefault(tile.size, _Examples())
+            example, origin = examples.example, examples.origin
         is_elsewhere = origin is None or (origin.row != tile.origin.row and origin.col != tile.origin.col)
-        if not is_elsewhere or _is_uniform(pixels):
+        values = pixels.view(np.uint8)
+        if not is_elsewhere or values.min() == values.max():
             return
-        lessons.count += 1
+        examples.count += 1
         if example is not None and _filled(example, pixels, corner) == encoded:
-            lessons.proven = example
+            examples.proven = example
         else:
-            lessons.example, lessons.origin = TiffTemplate.of(encoded, pixels, corner), tile.origin
+            examples.example, examples.origin = TiffTemplate.of(encoded, pixels, corner), tile.origin

@@ -1,9 +1,9 @@
 """Detects incomplete transfers from a remote store by the messages that libcurl logs through GDAL.
 
 GDAL treats a truncated body as complete, and caches the short piece for every handle of the URL. A JPEG decoder fills
-the rest with grey, and a TIFF loses the tags that were not read. A successful read is therefore not a proof, and a
-failed read may be the fault of the network or of the file. libcurl's messages distinguish them, and arrive in the
-thread that reads.
+the rest with grey, and a TIFF loses the tags that were not read. So a successful read may lack bytes, and a failed
+read may be the fault of the network or of the file. The messages of libcurl distinguish them, and arrive in the thread
+that reads.
 """
 
 import re

@@ -114,8 +114,8 @@ class LockedScheduler:
     def receive(self) -> list[ScheduledImage]:
         """Return images to start, at most one per free slot; or an empty list after some seconds.
 
-        After a change a worker waits for the next pass instead of claiming the lock at once, because the next pass
-        reads the changes of all workers.
+        After a change a worker waits for the next pass instead of claiming the lock at once. The next pass reads the
+        changes of all workers.
         """
         self._wait_for_changes()
         state, now_s = self._read_state(), self._now()

@@ -1,7 +1,7 @@
 """Choice of the next image: a pure function of waiting images, running images, capacities of endpoints, and the time.
 
 Load and capacity are counted in concurrent calls. An image's load is the number of calls that all its regions together
-may make at once, so it is an upper bound that falls as its regions end.
+may make at once. So it is an upper bound that falls as its regions end.
 """
 
 import enum
@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-# One step of priority is worth this many seconds of waiting. So an image of higher priority starts before images that
-# came up to ten minutes earlier, and no image waits for ever behind images of higher priority.
+# One step of priority is worth this many seconds of waiting. So an image starts before images of the next lower
+# priority that came up to ten minutes earlier, and no image waits for ever.
 PRIORITY_STEP_S = 600.0
 
 # Smaller images may backfill an image that does not fit if they came at most so long after it. So free capacity is
