@@ -275,7 +275,7 @@ class _Worker:
         self.outstanding_jobs.accept(request)
         job = self.outstanding_jobs.find(request)
         assert job is not None
-        self.outstanding_jobs.note_region_count(job, regions)
+        self.outstanding_jobs.record_region_count(job, regions)
         return job
 
     def plan(self, job: OpenJob, regions: int) -> None:

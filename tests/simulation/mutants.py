@@ -521,7 +521,7 @@ MUTANTS = [
     ),
     Mutant(
         "regions noted after the end",
-        lambda: _without_condition(OutstandingJobsTable, "note_region_count"),
+        lambda: _without_condition(OutstandingJobsTable, "record_region_count"),
         more=_CANCELLED_AND_LATE | {"late_write": "SET region_count"},
     ),
     Mutant(

@@ -163,7 +163,7 @@ def start_images(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
 def started(tables: Tables, spoil: Callable[[], None]) -> list[str]:
     """Return what a scheduler starts within a few turns."""
     for job in tables.outstanding_jobs.open_jobs():
-        tables.outstanding_jobs.note_region_count(job, 1)
+        tables.outstanding_jobs.record_region_count(job, 1)
     spoil()
     metrics, turns = MetricsRecorder(StringIO()), SchedulerLock(tables.outstanding_jobs, tables.jobs)
     scheduler = FIFOImageScheduler(turns, CONFIG, "w", metrics, pause=lambda _: None, rng=random.Random(1))

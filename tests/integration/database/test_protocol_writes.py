@@ -398,7 +398,7 @@ class TestRegion:
         again = tables.regions.claim(claim.item.image_id, claim.item.region_id, "w2", 60)
         assert isinstance(again, RegionClaim)
         assert (again.item.stalled_attempts, again.item.backoffs) == (1, 1)
-        assert tables.regions.note_progress(again)
+        assert tables.regions.record_progress(again)
         row = tables.regions.get_region_request(claim.item.region_id, claim.item.image_id)
         assert (row.stalled_attempts, row.backoffs, row.stall_first_time) == (1, 0, None)
 
@@ -908,8 +908,8 @@ class TestSchedule:
         tables.outstanding_jobs.accept(request())
         (job,) = tables.outstanding_jobs.open_jobs()
         assert job.region_count is None
-        tables.outstanding_jobs.note_region_count(job, 7)
-        tables.outstanding_jobs.note_region_count(dataclasses.replace(job, generation=3), 9)
+        tables.outstanding_jobs.record_region_count(job, 7)
+        tables.outstanding_jobs.record_region_count(dataclasses.replace(job, generation=3), 9)
         (job,) = tables.outstanding_jobs.open_jobs()
         assert job.region_count == 7
 
@@ -917,7 +917,7 @@ class TestSchedule:
         tables.outstanding_jobs.accept(request())
         (job,) = tables.outstanding_jobs.open_jobs()
         tables.outstanding_jobs.close(tables.jobs.get_image_request(request().image_id))
-        tables.outstanding_jobs.note_region_count(job, 7)
+        tables.outstanding_jobs.record_region_count(job, 7)
         assert list(tables.outstanding_jobs.open_jobs()) == []
 
     def test_a2_is_kept_while_its_worker_plans_and_given_back_as_no_attempt(self, tables):
@@ -1022,9 +1022,9 @@ class TestSlots:
 
     def test_e1_whose_answer_was_lost_knows_its_slot_again(self, tables):
         slot = Slot("ships", 0, "mine#1")
-        assert tables.endpoints._is_taken(slot, 60)
-        assert tables.endpoints._is_taken(slot, 60)
-        assert not tables.endpoints._is_taken(Slot("ships", 0, "mine#2"), 60)
+        assert tables.endpoints._claim_slot(slot, 60)
+        assert tables.endpoints._claim_slot(slot, 60)
+        assert not tables.endpoints._claim_slot(Slot("ships", 0, "mine#2"), 60)
 
     def test_e2_keeps_a_slot_and_one_that_ran_out_is_free(self, tables):
         kept, dead = (tables.endpoints.take_slot("ships", name, 2, 60) for name in ("kept", "dead"))
@@ -1062,11 +1062,11 @@ class TestSlots:
             calls.append(tables.clock.now_s)
             return found[len(calls) - 1]
 
-        assert [tables.endpoints.most_regions("ships", look_up) for _ in range(3)] == [40, 40, 40]
+        assert [tables.endpoints.max_regions("ships", look_up) for _ in range(3)] == [40, 40, 40]
         assert len(calls) == 1
         tables.clock.now_s += 301
-        assert [tables.endpoints.most_regions("ships", look_up) for _ in range(3)] == [40, 40, 40]
+        assert [tables.endpoints.max_regions("ships", look_up) for _ in range(3)] == [40, 40, 40]
         assert len(calls) == 2
         tables.clock.now_s += 31
-        assert tables.endpoints.most_regions("ships", look_up) == 60
-        assert tables.endpoints.most_regions("boats", lambda: None) is None
+        assert tables.endpoints.max_regions("ships", look_up) == 60
+        assert tables.endpoints.max_regions("boats", lambda: None) is None

@@ -264,10 +264,10 @@ class TestRegionRequestTable:
 
     def test_an_ended_row_has_nothing_to_queue(self, regions):
         item = regions.start_region_request(region_item())
-        assert regions.note_queued(IMAGE_ID, item.region_id)
+        assert regions.record_queued(IMAGE_ID, item.region_id)
         regions.complete_region_request(item, RequestStatus.SUCCESS)
-        assert not regions.note_queued(IMAGE_ID, item.region_id)
-        assert not regions.note_queued(IMAGE_ID, "none")
+        assert not regions.record_queued(IMAGE_ID, item.region_id)
+        assert not regions.record_queued(IMAGE_ID, "none")
 
 
 class TestEndpointStatisticsTable:

@@ -420,7 +420,7 @@ class TestRegion:
         first, second = worker.region_requests(request)
         callers = EndpointCallers(worker.config.region_request_table, worker.clients.dynamodb_resource(), worker.clock)
         for name in ("a", "b"):
-            callers.note(request_url, name, 60)
+            callers.record(request_url, name, 60)
         worker.endpoint_calls = lambda _request: 2
         worker.deferred(first)
         worker.endpoint_calls = lambda _request: 9

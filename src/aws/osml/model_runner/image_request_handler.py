@@ -270,7 +270,7 @@ class ImageRequestHandler:
                 self.parts.metrics.record("Scheduling", "Errors", 1, "Count", ModelName=request.model_name)
                 self._planning_failed(item, err)
                 return
-            self.parts.outstanding_jobs.note_region_count(job, len(plan.regions))
+            self.parts.outstanding_jobs.record_region_count(job, len(plan.regions))
             logger.info("image.buffered", regions=len(plan.regions), priority=request.priority)
 
     def queue_region_request(

@@ -247,7 +247,7 @@ class RegionRequestHandler:
             now=self._now,
             log_fields={"job_id": item.job_id or "", "image_id": item.image_id, "region_id": item.region_id},
             # On the first attempt too: the time without progress after which a region is abandoned begins there.
-            on_progress=lambda: self.region_request_table.note_progress(claim),
+            on_progress=lambda: self.region_request_table.record_progress(claim),
             stopping=self._stopping,
             # The other half of the shutdown budget is reserved for releasing regions.
             stop_grace_s=self.config.shutdown_budget_s / 2,
@@ -389,7 +389,7 @@ class RegionRequestHandler:
 
         slot = None
         if not table.is_full(endpoint):
-            max_regions = table.most_regions(endpoint, look_up_max_regions)
+            max_regions = table.max_regions(endpoint, look_up_max_regions)
             if max_regions is None:
                 yield lambda: True
                 return

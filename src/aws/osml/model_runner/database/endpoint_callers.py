@@ -26,7 +26,7 @@ class EndpointCallers(DDBHelper):
     ) -> None:
         super().__init__(table_name, client, sleep, rng, now)
 
-    def note(self, endpoint: str, owner: str, for_s: float) -> None:
+    def record(self, endpoint: str, owner: str, for_s: float) -> None:
         """N1: record a worker as caller of an endpoint for the next ``for_s`` seconds; 0 ends its record."""
         now_s = self._now()
         row = {
@@ -38,7 +38,7 @@ class EndpointCallers(DDBHelper):
         self.put(row)
 
     def others(self, endpoint: str, owner: str) -> int:
-        """Return how many other workers call an endpoint now."""
+        """Return the number of other workers that call an endpoint now."""
         now_s = self._now()
         rows = self.query_partition("image_id", _PREFIX + endpoint)
         return sum(row["region_id"] != owner and row["lease_until"] > now_s for row in rows)

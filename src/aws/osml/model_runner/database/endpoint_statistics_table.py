@@ -12,11 +12,12 @@ from typing import Any
 
 from aws.osml.model_runner.exceptions import ConditionNotMetError
 
-from .ddb_helper import DDBHelper, DDBItem, DDBKey
+from ._published import PublishedEndpointStatisticsTable
+from .ddb_helper import DDBItem, DDBKey
 
 # Maximum number of slots that a region tries before it waits. With more slots, it may miss a free slot.
 _TRIES = 12
-# How long a process skips a slot that was taken, or an endpoint that was full: a region may end at any time.
+# Time for which a process skips a slot that was taken, or an endpoint that was full. A region may end at any time.
 _BELIEVED_S = 5.0
 # Time until the limit of an endpoint is looked up again, after a success and after an error.
 _DUE_AFTER_S = (240.0, 300.0)
@@ -68,7 +69,7 @@ class Slot:
         return {"endpoint": f"{self.endpoint}#{self.number}"}
 
 
-class EndpointStatisticsTable(DDBHelper):
+class EndpointStatisticsTable(PublishedEndpointStatisticsTable):
     """The table of endpoints: partition ``endpoint``, the endpoint's name or URL."""
 
     def __init__(
@@ -84,38 +85,9 @@ class EndpointStatisticsTable(DDBHelper):
         self._taken_until: dict[tuple[str, int], float] = {}
         self._full_until: dict[str, float] = {}
 
-    def upsert_endpoint(self, endpoint: str, max_regions: int) -> None:
-        """Create an endpoint's row or update its maximum number of regions; the count in progress stays."""
-        self.update(
-            {"endpoint": endpoint},
-            "SET max_regions = :max, regions_in_progress = if_not_exists(regions_in_progress, :zero)",
-            {":max": max_regions, ":zero": 0},
-        )
-
-    def increment_region_count(self, endpoint: str) -> None:
-        """Increment the regions in progress; the worker itself uses slots."""
-        self.update({"endpoint": endpoint}, "ADD regions_in_progress :one", {":one": 1})
-
-    def decrement_region_count(self, endpoint: str) -> None:
-        """Decrement the regions in progress, not below zero."""
-        try:
-            self.update(
-                {"endpoint": endpoint},
-                "ADD regions_in_progress :less",
-                {":less": -1, ":zero": 0},
-                "regions_in_progress > :zero",
-            )
-        except ConditionNotMetError:
-            return
-
-    def current_in_progress_regions(self, endpoint: str) -> int:
-        """Return how many regions are in progress now; 0 for an endpoint without a row."""
-        row = self.read({"endpoint": endpoint})
-        return int(row["regions_in_progress"]) if row else 0
-
     # Slots ----------------------------------------------------------------------------------------------------------
 
-    def most_regions(self, endpoint: str, look_up: Callable[[], int | None]) -> int | None:
+    def max_regions(self, endpoint: str, look_up: Callable[[], int | None]) -> int | None:
         """Return the maximum number of regions of an endpoint; one worker at a time calls ``look_up`` when it is due.
 
         ``look_up`` returns None when it fails. Then the last value stays valid; without a last value, None is returned.
@@ -125,12 +97,12 @@ class EndpointStatisticsTable(DDBHelper):
         if known is not None and (row["due_time"] > now_s or not self._claim_look_up(endpoint, now_s)):
             return int(known)
         found = look_up()
-        most = known if found is None else found
-        if most is None:
+        limit = known if found is None else found
+        if limit is None:
             return None
         due_s = self._now() + self._rng.uniform(*(_DUE_AFTER_ERROR_S if found is None else _DUE_AFTER_S))
-        self.update({"endpoint": endpoint}, "SET max_regions = :most, due_time = :due", {":most": most, ":due": due_s})
-        return int(most)
+        self.update({"endpoint": endpoint}, "SET max_regions = :max, due_time = :due", {":max": limit, ":due": due_s})
+        return int(limit)
 
     def _claim_look_up(self, endpoint: str, now_s: float) -> bool:
         values = {":until": now_s + _LOOK_UP_S, ":now": now_s}
@@ -141,22 +113,22 @@ class EndpointStatisticsTable(DDBHelper):
         return True
 
     def is_full(self, endpoint: str) -> bool:
-        """Return True when this process recently found no free slot of an endpoint. This reads no table."""
+        """Return True when this process recently found all slots of an endpoint taken. This does not read a table."""
         return self._full_until.get(endpoint, 0.0) > self._now()
 
-    def take_slot(self, endpoint: str, owner: str, most: int, lease_s: float) -> Slot | None:
-        """E1: take one of ``most`` slots, or return None when no free one is found."""
+    def take_slot(self, endpoint: str, owner: str, limit: int, lease_s: float) -> Slot | None:
+        """E1: take one of ``limit`` slots, or return None when no free slot is found."""
         now_s = self._now()
-        open_slots = [number for number in range(most) if self._taken_until.get((endpoint, number), 0.0) <= now_s]
+        open_slots = [number for number in range(limit) if self._taken_until.get((endpoint, number), 0.0) <= now_s]
         for number in self._rng.sample(open_slots, min(_TRIES, len(open_slots))):
             slot = Slot(endpoint, number, self.name_of_claim(owner))
-            if self._is_taken(slot, lease_s):
+            if self._claim_slot(slot, lease_s):
                 return slot
             self._taken_until[endpoint, number] = now_s + _BELIEVED_S
         self._full_until[endpoint] = now_s + _BELIEVED_S
         return None
 
-    def _is_taken(self, slot: Slot, lease_s: float) -> bool:
+    def _claim_slot(self, slot: Slot, lease_s: float) -> bool:
         """Claim a free slot. An earlier send of this call, whose response was lost, counts as success."""
         now_s = self._now()
         values = {":owner": slot.owner, ":until": now_s + lease_s, ":now": now_s}

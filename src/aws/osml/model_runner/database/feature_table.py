@@ -7,47 +7,42 @@ Objects and overflow rows are written before the tile's row. Their keys hold the
 blobs of a writer that lost are never read, and expire.
 """
 
-import dataclasses
 import hashlib
 import math
 import random
 import sys
 import time
 import zlib
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
-
-import geojson
-from aws_embedded_metrics import MetricsLogger
-from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.common.job_rules import TILE_MARGIN_S
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion, TileState
 from aws.osml.model_runner.exceptions import (
-    AddFeaturesException,
     ConditionNotMetError,
     ConservationError,
     FeatureBlobError,
-    TableError,
 )
-from aws.osml.model_runner.features.encoding import decode_feature, encode_feature
+from aws.osml.model_runner.features.encoding import decode_feature
 from aws.osml.model_runner.features.feature_columns import FeatureColumns
-from aws.osml.model_runner.features.image_geometry import feature_image_bounds
-from aws.osml.model_runner.features.properties import IMAGE_ID, INFERENCE_TIME, TILE
 from aws.osml.model_runner.features.tile_blob import pack_tile, unpack_tile
 
+from ._published import PublishedFeatureTable
 from .blob_store import BlobStore
-from .ddb_helper import DDBHelper, DDBItem, DDBKey, Item, attribute_names
-from .job_table import JobItem
+from .ddb_helper import DDBItem, Item, attribute_names
+from .feature_item import (
+    MAX_CHUNK_BYTES,
+    NO_COLUMNS,
+    FeatureItem,
+)
+from .feature_item import StoredTile as StoredTile
+from .feature_item import TileKey as TileKey
+from .feature_item import TileOutcome as TileOutcome
 from .tile_problems import TileProblems
 
-# A blob of this size costs as much to write to the table as to the bucket: nine write units, or one PUT and one unit.
+# A blob of this size costs as much in the table as in the bucket: nine write units, or one PUT and one write unit.
 MAX_INLINE_BYTES = 8 * 1024
-# An item holds 400 KB; half of it leaves room for names and keys, and 25 of them in one call.
-MAX_CHUNK_BYTES = 200_000
-
 # Prefix of the work bucket's keys of blobs.
 BLOB_PREFIX = "tiles/"
 _READERS = 10
@@ -71,89 +66,7 @@ def read_in_threads(read: Callable[[int], T], numbers: Iterable[int]) -> list[T]
         return list(pool.map(read, numbers))
 
 
-@dataclasses.dataclass
-class FeatureItem(DDBItem):
-    """A row of the feature table: the row of a tile, an overflow row of a tile, or a row of loose features.
-
-    A tile's row holds its ``feature_blob``, or the blob's first part, or the ``blob_key`` of the blob in the work
-    bucket. ``features`` are loose features, which ``add_features`` stored without a tile, each as GeoJSON text.
-    """
-
-    hash_key: str
-    range_key: str
-    tile_id: str | None = None
-    features: list[str] | None = None
-    expire_time: int | None = None
-    # Attributes of the job protocol. Overflow rows have ``chunk`` and no ``tile_status``.
-    region_id: str | None = None
-    tile_index: int | None = None
-    tile_bounds: list[list[int]] | None = None
-    tile_status: str | None = None
-    tile_token: str | None = None
-    inference_time: str | None = None
-    feature_count: int | None = None
-    feature_blob: bytes | None = None
-    blob_key: str | None = None
-    chunks: int | None = None
-    chunk: int | None = None
-    error_code: str | None = None
-    error_reason: str | None = None
-    dropped: dict[str, int] | None = None
-    generation: int | None = None
-
-    def __post_init__(self) -> None:
-        """Set the key under which the table holds the row."""
-        self.ddb_key = DDBKey("hash_key", self.hash_key, "range_key", self.range_key)
-
-
-@dataclasses.dataclass(frozen=True)
-class TileKey:
-    """Key of a tile: the image, the region, and the tile's index in the region's plan, from 0."""
-
-    image_id: str
-    region_id: str
-    index: int
-
-
-@dataclasses.dataclass(frozen=True)
-class TileOutcome:
-    """Outcome of a tile: its features, each as GeoJSON text, and as columns; or its error code and the reason.
-
-    Columns that are None are computed from the features. ``inference_time`` is ISO 8601 in UTC.
-    """
-
-    state: TileState
-    features: Sequence[bytes] = ()
-    columns: FeatureColumns | None = None
-    error_code: str | None = None
-    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    inference_time: str | None = None
-    error_reason: str = ""
-
-
-_NO_COLUMNS = FeatureColumns.of(())
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredTile:
-    """A tile as it was committed."""
-
-    key: TileKey
-    bounds: ImageRegion
-    state: TileState
-    features: Sequence[bytes]
-    columns: FeatureColumns = dataclasses.field(default=_NO_COLUMNS, compare=False)
-    error_code: str | None = None
-    inference_time: str | None = None
-    dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    error_reason: str | None = None
-
-    def without_features(self) -> "StoredTile":
-        """Return the tile without its features and columns."""
-        return dataclasses.replace(self, features=(), columns=_NO_COLUMNS)
-
-
-class FeatureTable(DDBHelper):
+class FeatureTable(PublishedFeatureTable):
     """The table of features. ``tile_size`` and ``overlap`` are the request's, (width, height) in pixels.
 
     ``on_wait`` is called before each wait for a busy table, from the thread that waits; an error that it raises ends
@@ -184,94 +97,11 @@ class FeatureTable(DDBHelper):
             sleep(seconds)
 
         super().__init__(table_name, client, wait, rng, now)
-        self._read_all = read_all
+        self._read_all: ReadAll = read_all
         self.tile_size = tile_size
         self.overlap = overlap
         self._life_s = life_s
         self._blobs = blobs
-
-    def add_features(self, features: list[geojson.Feature], metrics: MetricsLogger | None = None) -> None:
-        """Store features without a tile, grouped by the range of tiles that could have detected them.
-
-        The keys follow from the content, so adding the same features again changes nothing. The worker itself stores
-        features with their tile, by ``commit_tile``.
-
-        Raises:
-            AddFeaturesException: a feature has no location in the image, or DynamoDB did not take the rows.
-        """
-        try:
-            rows: list[DDBItem] = []
-            for key, group in self.group_features_by_key(features).items():
-                bodies = [encode_feature(feature) for feature in group]
-                rows += [self._loose_row(key, [body.decode() for body in part]) for part in _parts(bodies)]
-            self.batch_write_items(rows)
-        except (ValueError, TableError, ClientError, BotoCoreError) as err:
-            raise AddFeaturesException(f"cannot store {len(features)} features: {err}") from err
-        if metrics is not None:
-            metrics.put_metric("Invocations", 1, "Count")
-
-    def get_features(self, image_id: str, metrics: MetricsLogger | None = None) -> list[geojson.Feature]:
-        """Return every feature stored for an image, in an order that does not depend on when it was stored.
-
-        Features that were stored with their tile have its bounds in the property ``_modelRunnerTile``.
-        """
-        rows = self._rows_of(image_id)
-        loose = sorted(text.encode() for row in rows if not _is_protocol_row(row) for text in row.get("features", []))
-        found = [_decode(body) for body in loose]
-        for tile in self._tiles_in(image_id, rows):
-            found += [_decode(body, tile) for body in tile.features]
-        if metrics is not None:
-            metrics.put_metric("Invocations", 1, "Count")
-        return found
-
-    def group_features_by_key(self, features: list[geojson.Feature]) -> dict[str, list[geojson.Feature]]:
-        """Group features by ``generate_tile_key``."""
-        groups: dict[str, list[geojson.Feature]] = defaultdict(list)
-        for feature in features:
-            groups[self.generate_tile_key(feature)].append(feature)
-        return dict(groups)
-
-    def generate_tile_key(self, feature: geojson.Feature) -> str:
-        """Return ``<image id>-region-<minx>:<maxx>:<miny>:<maxy>``, the range of tiles that could detect a feature.
-
-        Raises:
-            ValueError: the feature has no location in the image.
-        """
-        bounds = feature_image_bounds(feature)
-        if bounds is None:
-            raise ValueError("the feature has neither imageGeometry nor imageBBox")
-        return f"{feature['properties']['image_id']}-region-{self._grid_key(*bounds)}"
-
-    def aggregate_features(
-        self, image_request_item: JobItem, metrics: MetricsLogger | None = None
-    ) -> list[geojson.Feature]:
-        """Return every feature of an image."""
-        return self.get_features(image_request_item.image_id, metrics)
-
-    def _grid_key(self, min_x: float, min_y: float, max_x: float, max_y: float) -> str:
-        """Return the range of tiles along x and y that a bounding box may touch, on the grid of the request."""
-        (width, height), (overlap_x, overlap_y) = self.tile_size, self.overlap
-        spans = []
-        for low, high, stride, overlap in (
-            (min_x, max_x, width - overlap_x, overlap_x),
-            (min_y, max_y, height - overlap_y, overlap_y),
-        ):
-            first = int(low / stride)
-            if first > 0 and int(low) % stride < overlap:
-                first -= 1
-            spans.append(f"{first}:{int(high / stride)}")
-        return ":".join(spans)
-
-    def _loose_row(self, key: str, texts: list[str]) -> FeatureItem:
-        image_id, _, tile_id = key.rpartition("-region-")
-        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-        return FeatureItem(
-            hash_key=f"{image_id}-{int(digest[:8], 16) % self.hash_salt + 1}",
-            range_key=digest[:32],
-            tile_id=tile_id,
-            features=texts,
-            expire_time=self._expire_time(),
-        )
 
     def _expire_time(self) -> int:
         return int(self._now() + self._life_s)
@@ -342,7 +172,9 @@ class FeatureTable(DDBHelper):
         if len(blob) <= MAX_INLINE_BYTES:
             row.feature_blob = blob
         elif blobs is not None:
-            blob_key = row.blob_key = _blob_key(row)
+            # Keys begin with a hash, because S3 scales by the prefixes of keys.
+            digest = hashlib.sha256(f"{row.hash_key} {row.range_key}".encode()).hexdigest()
+            blob_key = row.blob_key = f"{BLOB_PREFIX}{digest[:32]}-{row.tile_token}"
             self.patiently(lambda: blobs.put(blob_key, blob), keep_trying)
         else:
             row.feature_blob, *rest = (
@@ -399,11 +231,11 @@ class FeatureTable(DDBHelper):
         tiles = {tile.key: tile for part in found for tile in part}
         return [tiles[key] for key in keys if key in tiles]
 
-    def tile_places(self, image_id: str) -> list[tuple[TileKey, ImageRegion]]:
+    def tile_bounds(self, image_id: str) -> list[tuple[TileKey, ImageRegion]]:
         """Return the keys and bounds of an image's stored tiles, in no order. This reads all partitions."""
         names = ", ".join(("region_id", "tile_index", "tile_bounds", "expire_time"))
 
-        def places(salt: int) -> list[tuple[TileKey, ImageRegion]]:
+        def bounds(salt: int) -> list[tuple[TileKey, ImageRegion]]:
             rows = self.query_partition("hash_key", f"{image_id}-{salt}", ProjectionExpression=names)
             return [
                 (TileKey(image_id, row["region_id"], row["tile_index"]), ImageRegion.of(row["tile_bounds"]))
@@ -411,7 +243,7 @@ class FeatureTable(DDBHelper):
                 if "tile_bounds" in row and not self._is_expired(row)
             ]
 
-        return [place for found in self._read_all(places, range(1, self.hash_salt + 1)) for place in found]
+        return [tile for found in self._read_all(bounds, range(1, self.hash_salt + 1)) for tile in found]
 
     def look_at_tiles(
         self, image_id: str, look: Callable[[StoredTile], T], planned: Sequence[TileKey] = ()
@@ -509,12 +341,6 @@ class FeatureTable(DDBHelper):
         rows = self.batch_get([self._tile_row_key(key) for key in keys], attribute_names(FeatureItem))
         return [row for row in rows if not self._is_expired(row)]
 
-    def _rows_of(self, image_id: str) -> list[Item]:
-        """Read every partition of an image at once."""
-        salts = range(1, self.hash_salt + 1)
-        read = self._read_all(lambda salt: self._rows_of_partition(image_id, salt), salts)
-        return [row for rows in read for row in rows]
-
     def _rows_of_partition(self, image_id: str, salt: int) -> list[Item]:
         """Read one partition of an image, without rows that have expired but are not deleted yet."""
         rows = self.query_partition("hash_key", f"{image_id}-{salt}")
@@ -538,17 +364,11 @@ class FeatureTable(DDBHelper):
         return {"hash_key": f"{key.image_id}-{salt}", "range_key": f"{key.region_id}#{key.index:06d}"}
 
 
-_NO_FEATURES: tuple[Sequence[bytes], FeatureColumns] = ((), _NO_COLUMNS)
+_NO_FEATURES: tuple[Sequence[bytes], FeatureColumns] = ((), NO_COLUMNS)
 
 
 def _packed(outcome: TileOutcome) -> bytes:
     return pack_tile(outcome.features, outcome.columns or FeatureColumns.of(map(decode_feature, outcome.features)))
-
-
-def _blob_key(row: FeatureItem) -> str:
-    """Return the object key of a tile's blob. Keys begin with a hash, because S3 scales by the prefixes of keys."""
-    digest = hashlib.sha256(f"{row.hash_key} {row.range_key}".encode()).hexdigest()
-    return f"{BLOB_PREFIX}{digest[:32]}-{row.tile_token}"
 
 
 def _rest_of(row: Item) -> list[dict[str, str]]:
@@ -574,29 +394,3 @@ def _overflow_row(tile: FeatureItem, number: int, part: bytes) -> FeatureItem:
 
 def _overflow_range_key(tile_range_key: str, token: str, number: int) -> str:
     return f"{tile_range_key}#{token}#{number:04d}"
-
-
-def _is_protocol_row(row: Mapping[str, Any]) -> bool:
-    return "tile_token" in row
-
-
-def _decode(body: bytes, tile: StoredTile | None = None) -> geojson.Feature:
-    # The feature is filled after its construction, because the constructor rounds coordinates.
-    feature = geojson.Feature()
-    feature.update(decode_feature(body))
-    if tile is not None:
-        whole_tile = {IMAGE_ID: tile.key.image_id, INFERENCE_TIME: tile.inference_time, TILE: tile.bounds.to_lists()}
-        feature["properties"] |= whole_tile
-    return feature
-
-
-def _parts(bodies: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
-    """Yield features in parts of at most MAX_CHUNK_BYTES; a longer feature forms a part of its own."""
-    start = size = 0
-    for end, body in enumerate(bodies):
-        if end > start and size + len(body) > MAX_CHUNK_BYTES:
-            yield bodies[start:end]
-            start, size = end, 0
-        size += len(body)
-    if bodies:
-        yield bodies[start:]

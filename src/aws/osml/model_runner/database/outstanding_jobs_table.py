@@ -65,7 +65,10 @@ class OpenJob:
             KeyError, TypeError: an attribute is missing or has another type.
             InvalidImageRequestException: the request cannot be read.
         """
-        _check_numbers(row)
+        names = [*_NUMBERS, *(name for name in _OPTIONAL_NUMBERS if row.get(name) is not None)]
+        wrong = [name for name in names if _number(row[name]) is None]
+        if wrong:
+            raise TypeError(f"attributes must be numbers: {', '.join(wrong)}")
         return cls(
             endpoint_id=row.get("endpoint_id", ""),
             job_key=row["job_id"],
@@ -83,14 +86,7 @@ class OpenJob:
 
 
 _NUMBERS = ("request_time", "num_attempts", "last_attempt")
-_NUMBERS_OF_LATER = ("planned_time", "swept_time", "first_attempt", "region_count", "generation")
-
-
-def _check_numbers(row: Mapping[str, Any]) -> None:
-    names = [*_NUMBERS, *(name for name in _NUMBERS_OF_LATER if row.get(name) is not None)]
-    wrong = [name for name in names if _number(row[name]) is None]
-    if wrong:
-        raise TypeError(f"attributes must be numbers: {', '.join(wrong)}")
+_OPTIONAL_NUMBERS = ("planned_time", "swept_time", "first_attempt", "region_count", "generation")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,14 +132,6 @@ def _open_row(row: Mapping[str, Any]) -> OpenJob | UnreadableJob:
         return UnreadableJob.from_row(row, err)
 
 
-def _readable(row: Mapping[str, Any]) -> OpenJob | None:
-    job = _open_row(row)
-    if isinstance(job, UnreadableJob):
-        logger.debug("job.unreadable", endpoint_id=job.endpoint_id, job_key=job.job_key, reason=job.reason)
-        return None
-    return job
-
-
 def key_of_image(image: ImageRequest | JobItem) -> str:
     """Return the sort key of an image's open job."""
     return open_job_key(str(image.job_id), public_url(str(image.image_url)) if image.result_name else None)
@@ -185,18 +173,6 @@ def attempted(job: OpenJob, now_s: float) -> OpenJob:
     """Return the job after A2."""
     first = job.first_attempt if job.first_attempt is not None else now_s
     return dataclasses.replace(job, num_attempts=job.num_attempts + 1, last_attempt=now_s, first_attempt=first)
-
-
-def _new_job(request: ImageRequest, now_s: float, generation: int = 0) -> Item:
-    return {
-        "generation": generation,
-        "endpoint_id": request.model_name,
-        "image_id": request.image_id,
-        "request_time": int(now_s),
-        "last_attempt": 0,
-        "num_attempts": 0,
-        "request_payload": _outline(request),
-    }
 
 
 # Parameters that select a part of an endpoint with a capacity of its own.
@@ -245,7 +221,10 @@ class OutstandingJobsTable(DDBHelper):
                 _put_new(images.table_name, image, "image_id", now_s),
             )
         except ConditionNotMetError:
-            return _acceptance_of_known(self._job_table, request)
+            # A second delivery of one request, or another request under its job id.
+            known = images.find(request.image_id)
+            is_same = known is not None and (known.request_sha256 or "") == request.request_sha256
+            return Acceptance.KNOWN if is_same else Acceptance.REUSED
         return Acceptance.ACCEPTED
 
     def reopen(
@@ -280,7 +259,11 @@ class OutstandingJobsTable(DDBHelper):
         row = self.read({"endpoint_id": request.model_name, "job_id": key_of_image(request)})
         if row is None or "request_payload" not in row or self._job_table.is_expired(row):
             return None
-        return _readable(row)
+        job = _open_row(row)
+        if isinstance(job, UnreadableJob):
+            logger.debug("job.unreadable", endpoint_id=job.endpoint_id, job_key=job.job_key, reason=job.reason)
+            return None
+        return job
 
     def open_jobs(self) -> Iterator[OpenJob]:
         """Yield every open job that this version can read."""
@@ -292,7 +275,7 @@ class OutstandingJobsTable(DDBHelper):
         for row in self.scan(FilterExpression="attribute_exists(request_payload) AND attribute_exists(image_id)"):
             yield _open_row(row)
 
-    def note_region_count(self, job: OpenJob, region_count: int) -> None:
+    def record_region_count(self, job: OpenJob, region_count: int) -> None:
         """Record how many regions a waiting image has, so that its load is known before it starts."""
         values = {":count": region_count, ":generation": job.generation}
         self._try(job, "SET region_count = :count", values, f"attribute_exists(job_id) AND {_IS_ITS_GENERATION}")
@@ -356,9 +339,18 @@ class OutstandingJobsTable(DDBHelper):
         return True
 
     def _new_row(self, request: ImageRequest, now_s: float, generation: int = 0) -> Item:
-        # DynamoDB does not expire rows of this table, but a job whose image has expired counts as deleted.
-        expiry = {"expire_time": int(now_s + self._job_table.life_s)}
-        return _new_job(request, now_s, generation) | {"job_id": key_of_image(request)} | expiry
+        return {
+            "generation": generation,
+            "endpoint_id": request.model_name,
+            "job_id": key_of_image(request),
+            "image_id": request.image_id,
+            "request_time": int(now_s),
+            "last_attempt": 0,
+            "num_attempts": 0,
+            "request_payload": _outline(request),
+            # DynamoDB does not expire rows of this table, but a job whose image has expired counts as deleted.
+            "expire_time": int(now_s + self._job_table.life_s),
+        }
 
     def _try(self, job: OpenJob, expression: str, values: dict[str, Any], condition: str) -> bool:
         try:
@@ -387,10 +379,3 @@ def _put_new(table_name: str, item: Item, key: str, now_s: float) -> Item:
         "ExpressionAttributeValues": to_dynamodb({":now": now_s}),
     }
     return {"Put": put}
-
-
-def _acceptance_of_known(job_table: JobTable, request: ImageRequest) -> Acceptance:
-    """Distinguish a second delivery of one request from another request under its job id."""
-    known = job_table.find(request.image_id)
-    is_same = known is not None and (known.request_sha256 or "") == request.request_sha256
-    return Acceptance.KNOWN if is_same else Acceptance.REUSED

@@ -11,19 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.backoff import backoff_s
-from aws.osml.model_runner.common.typing import ImageRegion, RequestStatus, TileState
+from aws.osml.model_runner.common.typing import ImageRegion, RequestStatus
 from aws.osml.model_runner.exceptions import (
-    CompleteRegionException,
     ConditionNotMetError,
     StartRegionException,
     TableBusyError,
-    UpdateRegionException,
 )
 
-from .ddb_helper import FIRST_CONFLICT_WAIT_S, DDBHelper, DDBItem, DDBKey, Item, attribute_names, to_dynamodb
+from ._published import PublishedRegionRequestTable
+from .ddb_helper import FIRST_CONFLICT_WAIT_S, Item, to_dynamodb
 from .job_table import IS_OPEN, ROW_LIFE_S, TERMINAL_VALUES, JobTable
+from .region_item import RegionRequestItem as RegionRequestItem
 
 NOT_TERMINAL = "NOT region_status IN (:success, :partial, :failed)"
 # The claim is still ours: every other claim has another fence, and the region has not ended.
@@ -37,75 +36,6 @@ MAX_LISTED_TILES = 5000
 
 _CONFLICT_TRIES = 6
 _CONFLICT_WAIT_S = 20.0
-
-
-@dataclasses.dataclass
-class RegionRequestItem(DDBItem):
-    """One region's row. Times and durations are milliseconds; ``expire_time``, leases and waits are epoch seconds."""
-
-    region_id: str
-    image_id: str
-    job_id: str | None = None
-    start_time: int | None = None
-    last_updated_time: int | None = None
-    end_time: int | None = None
-    expire_time: int | None = None
-    image_read_role: str | None = None
-    processing_duration: int | None = None
-    message: str | None = None
-    region_status: str | None = None
-    total_tiles: int | None = None
-    failed_tiles: list[list[list[int]]] | None = None
-    failed_tile_count: int | None = None
-    succeeded_tiles: list[list[list[int]]] | None = None
-    succeeded_tile_count: int | None = None
-    region_bounds: list[list[int]] | None = None
-    region_retry_count: int | None = None
-    tile_compression: str | None = None
-    tile_format: str | None = None
-    tile_overlap: list[int] | None = None
-    tile_size: list[int] | None = None
-    # Attributes of the job protocol.
-    tiles_truncated: bool | None = None
-    lease_owner: str | None = None
-    lease_until: float | None = None
-    fence: int | None = None
-    stalled_attempts: int | None = None
-    stall_first_time: float | None = None
-    backoffs: int | None = None
-    not_before: float | None = None
-    queued_time: float | None = None
-    generation: int | None = None
-
-    def __post_init__(self) -> None:
-        """Set the key under which the table holds the row."""
-        self.ddb_key = DDBKey("image_id", self.image_id, "region_id", self.region_id)
-
-    @classmethod
-    def from_region_request(cls, region_request: RegionRequest) -> "RegionRequestItem":
-        """Return the row of a new region, without times and counters."""
-        return cls(
-            region_id=region_request.region_id,
-            image_id=region_request.image_id,
-            job_id=region_request.job_id,
-            image_read_role=region_request.image_read_role,
-            region_bounds=ImageRegion.of(region_request.region_bounds).to_lists(),
-            region_retry_count=0,
-            tile_compression=str(region_request.tile_compression),
-            tile_format=str(region_request.tile_format),
-            tile_overlap=list(region_request.tile_overlap),
-            tile_size=list(region_request.tile_size),
-        )
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "RegionRequestItem":
-        """Return the item that a row describes, without attributes that this version does not define."""
-        return cls(**{name: row[name] for name in attribute_names(cls) if name in row})
-
-    @property
-    def is_terminal(self) -> bool:
-        """True when the region has a terminal status."""
-        return self.region_status in TERMINAL_VALUES.values()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +64,7 @@ class RegionEnded:
     """The region has ended, or its row no longer exists: nothing remains to be done."""
 
 
-class RegionRequestTable(DDBHelper):
+class RegionRequestTable(PublishedRegionRequestTable):
     """The table of regions."""
 
     def __init__(
@@ -168,46 +98,11 @@ class RegionRequestTable(DDBHelper):
             return stored
         return RegionRequestItem.from_row(row)
 
-    def complete_region_request(
-        self, region_request_item: RegionRequestItem, region_status: RequestStatus
-    ) -> RegionRequestItem:
-        """Write a region's end, with every attribute that has a value, and return the updated row.
-
-        The worker itself ends a region by ``end_region``, which also counts the region on its image's row.
-
-        Raises:
-            CompleteRegionException: the region has no row.
-        """
-        item = self._touched(region_request_item)
-        item.region_status, item.end_time = str(region_status), item.last_updated_time
-        return self._update_existing(item, CompleteRegionException)
-
-    def update_region_request(self, region_request_item: RegionRequestItem) -> RegionRequestItem:
-        """Set every attribute that has a value and return the updated row.
-
-        Raises:
-            UpdateRegionException: the region has no row.
-        """
-        return self._update_existing(self._touched(region_request_item), UpdateRegionException)
-
     def get_region_request(self, region_id: str, image_id: str) -> RegionRequestItem | None:
         """Return a region's current row, or None when the row does not exist or has expired."""
         row = self.read({"image_id": image_id, "region_id": region_id})
         if row is None or row.get("expire_time", self._now()) < self._now():
             return None
-        return RegionRequestItem.from_row(row)
-
-    def add_tile(self, image_id: str, region_id: str, tile: ImageRegion, state: TileState) -> RegionRequestItem:
-        """Append one tile to the list of succeeded or failed tiles, and return the updated row.
-
-        The worker itself stores each tile in a row of the feature table (T1) and writes the lists once, in R3.
-        """
-        name = f"{TileState(state).value}_tiles"
-        row = self.update(
-            {"image_id": image_id, "region_id": region_id},
-            f"SET {name} = list_append(if_not_exists({name}, :none), :tile)",
-            {":none": [], ":tile": [ImageRegion.of(tile).to_lists()]},
-        )
         return RegionRequestItem.from_row(row)
 
     def _new_row(self, item: RegionRequestItem) -> Item:
@@ -222,21 +117,6 @@ class RegionRequestTable(DDBHelper):
         fresh.fence = fresh.stalled_attempts = fresh.backoffs = fresh.region_retry_count = 0
         fresh.processing_duration = fresh.failed_tile_count = fresh.succeeded_tile_count = 0
         return fresh.to_put()
-
-    def _touched(self, item: RegionRequestItem) -> RegionRequestItem:
-        now_ms = int(self._now() * 1000)
-        touched = dataclasses.replace(item, last_updated_time=now_ms)
-        if item.start_time is not None:
-            touched.processing_duration = now_ms - item.start_time
-        return touched
-
-    def _update_existing(self, item: RegionRequestItem, error: type[Exception]) -> RegionRequestItem:
-        expression, values = self.get_update_params(item.to_update(), item)
-        try:
-            row = self.update(self.get_keys(item), expression, values, "attribute_exists(region_id)")
-        except ConditionNotMetError as err:
-            raise error(f"the region {item.region_id} has no row") from err
-        return RegionRequestItem.from_row(row)
 
     # The protocol's writes ------------------------------------------------------------------------------------------
 
@@ -282,7 +162,7 @@ class RegionRequestTable(DDBHelper):
         """R2: extend a claim; False when it is no longer ours."""
         return self._while_ours(claim, "SET lease_until = :until", {":until": self._now() + lease_s})
 
-    def note_progress(self, claim: RegionClaim) -> bool:
+    def record_progress(self, claim: RegionClaim) -> bool:
         """R2: record that a tile was processed: only the current attempt stays counted as stalled.
 
         It stays counted because this worker may still crash on the region as earlier workers did.
@@ -366,7 +246,7 @@ class RegionRequestTable(DDBHelper):
         for row in self.query_partition("image_id", image_id):
             yield RegionRequestItem.from_row(row)
 
-    def note_queued(self, image_id: str, region_id: str) -> bool:
+    def record_queued(self, image_id: str, region_id: str) -> bool:
         """Record that a region's message is being sent again; False when the region has ended."""
         values = {":now": self._now()} | TERMINAL_VALUES
         try:

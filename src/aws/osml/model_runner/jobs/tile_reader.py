@@ -70,7 +70,7 @@ class ImageTiles:
         stored: then all partitions of the image are read twice.
         """
         if not job.processing_bounds or not job.region_size:
-            return cls.stored(table.tile_places(job.image_id))
+            return cls.stored(table.tile_bounds(job.image_id))
         planner = TilePlanner(strategy, job.tile_dimensions, job.overlap_dimensions)
         bounds, region_size = ImageRegion.of(job.processing_bounds), ImageDimensions(*job.region_size)
 

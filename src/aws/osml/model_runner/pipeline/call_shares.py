@@ -89,7 +89,7 @@ class CallShares:
 
     def _record(self, endpoint: str, for_s: float) -> None:
         try:
-            self._callers().note(endpoint, self._owner, for_s)
+            self._callers().record(endpoint, self._owner, for_s)
         except (ClientError, BotoCoreError, TableError) as err:
             logger.warning("endpoint.caller_not_noted", endpoint=endpoint, error=type(err).__name__)
 

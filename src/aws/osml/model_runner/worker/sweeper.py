@@ -246,7 +246,7 @@ class JobSweeper:
             self._send_again(job, region)
 
     def _send_again(self, job: JobItem, region: RegionRequestItem) -> None:
-        if self._region_table.note_queued(job.image_id, region.region_id):
+        if self._region_table.record_queued(job.image_id, region.region_id):
             logger.info("region.sent_again", region_id=region.region_id)
             name = RegionName(image_id=job.image_id, region_id=region.region_id, job_id=str(job.job_id))
             self._region_queue.send_request(name.to_message())

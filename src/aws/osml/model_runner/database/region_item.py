@@ -1,0 +1,79 @@
+"""Row of a region in the table of regions."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from aws.osml.model_runner.api.region_request import RegionRequest
+from aws.osml.model_runner.common.typing import TERMINAL_STATUSES, ImageRegion
+
+from .ddb_helper import DDBItem, DDBKey, attribute_names
+
+
+@dataclasses.dataclass
+class RegionRequestItem(DDBItem):
+    """One region's row. Times and durations are milliseconds; ``expire_time``, leases and waits are epoch seconds."""
+
+    region_id: str
+    image_id: str
+    job_id: str | None = None
+    start_time: int | None = None
+    last_updated_time: int | None = None
+    end_time: int | None = None
+    expire_time: int | None = None
+    image_read_role: str | None = None
+    processing_duration: int | None = None
+    message: str | None = None
+    region_status: str | None = None
+    total_tiles: int | None = None
+    failed_tiles: list[list[list[int]]] | None = None
+    failed_tile_count: int | None = None
+    succeeded_tiles: list[list[list[int]]] | None = None
+    succeeded_tile_count: int | None = None
+    region_bounds: list[list[int]] | None = None
+    region_retry_count: int | None = None
+    tile_compression: str | None = None
+    tile_format: str | None = None
+    tile_overlap: list[int] | None = None
+    tile_size: list[int] | None = None
+    # Attributes of the job protocol.
+    tiles_truncated: bool | None = None
+    lease_owner: str | None = None
+    lease_until: float | None = None
+    fence: int | None = None
+    stalled_attempts: int | None = None
+    stall_first_time: float | None = None
+    backoffs: int | None = None
+    not_before: float | None = None
+    queued_time: float | None = None
+    generation: int | None = None
+
+    def __post_init__(self) -> None:
+        """Set the key under which the table holds the row."""
+        self.ddb_key = DDBKey("image_id", self.image_id, "region_id", self.region_id)
+
+    @classmethod
+    def from_region_request(cls, region_request: RegionRequest) -> "RegionRequestItem":
+        """Return the row of a new region, without times and counters."""
+        return cls(
+            region_id=region_request.region_id,
+            image_id=region_request.image_id,
+            job_id=region_request.job_id,
+            image_read_role=region_request.image_read_role,
+            region_bounds=ImageRegion.of(region_request.region_bounds).to_lists(),
+            region_retry_count=0,
+            tile_compression=str(region_request.tile_compression),
+            tile_format=str(region_request.tile_format),
+            tile_overlap=list(region_request.tile_overlap),
+            tile_size=list(region_request.tile_size),
+        )
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> "RegionRequestItem":
+        """Return the item that a row describes, without attributes that this version does not define."""
+        return cls(**{name: row[name] for name in attribute_names(cls) if name in row})
+
+    @property
+    def is_terminal(self) -> bool:
+        """True when the region has a terminal status."""
+        return self.region_status in TERMINAL_STATUSES
