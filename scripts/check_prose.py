@@ -116,7 +116,8 @@ def _of_comments(text: str) -> Iterator[Text]:
 
 def _of_markdown(text: Text) -> Iterator[Text]:
     for token in MARKDOWN.parse(_ENTRY.sub("\n", text.words)):
-        if token.type == "inline" and token.children:
+        # A paragraph that begins with a rule of equals signs is a table of a docstring.
+        if token.type == "inline" and token.children and not token.content.startswith("=="):
             words = "".join("X" if c.type == "code_inline" else c.content or " " for c in token.children)
             yield Text(text.line + (token.map or [0])[0], _without_code(words))
 
