@@ -270,6 +270,11 @@ class InProcessWorker:
             "outputs": json.loads(self.outputs),
         }
 
+    def rows_of_tiles(self, image_id: str) -> Iterator[dict[str, Any]]:
+        """Yield the rows of an image's tiles, in no order."""
+        values = {":image": f"{image_id}-"}
+        return self.features.scan(FilterExpression="begins_with(hash_key, :image)", ExpressionAttributeValues=values)
+
 
 class StatusListener:
     """A queue that is subscribed to a topic."""

@@ -143,7 +143,7 @@ class TestEnd:
 
     def test_features_that_are_lost_are_not_delivered_as_if_whole(self, worker, scene, model_server):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
-        row = worker.features._rows_of(request.image_id)[0]
+        row = next(worker.rows_of_tiles(request.image_id))
         worker.features.delete({"hash_key": row["hash_key"], "range_key": row["range_key"]})
         with pytest.raises(ConservationError, match="7 tiles are stored as good, 8 were counted"):
             worker.image_handler.parts.completion.finish(request.image_id)

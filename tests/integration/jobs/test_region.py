@@ -505,7 +505,7 @@ class TestRegion:
         assert model.stats()["requests"] == 0
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (row.region_status, row.message) == ("PARTIAL", "no progress in 7 attempts")
-        rows = worker.features._rows_of(request.image_id)
+        rows = worker.rows_of_tiles(request.image_id)
         assert sorted(stored.get("error_code", "") for stored in rows) == ["", ABANDONED, ABANDONED, ABANDONED]
 
     def test_fail_region_request_seals_what_has_no_outcome(self, worker, scene, model_server):

@@ -19,8 +19,7 @@ from .database.scheduler_lock import SchedulerLock
 from .jobs.leases import Lease
 from .raster import configure_gdal
 from .scheduler.image_scheduler import EndpointLoadImageScheduler, FIFOImageScheduler, LockedScheduler
-from .scheduler.intake import BufferedImageRequestQueue
-from .scheduler.look_ahead import LookAhead
+from .scheduler.look_ahead import BufferedImageRequestQueue, LookAhead
 from .tiling.strategy import TilingStrategy, VariableOverlapTilingStrategy
 from .worker.consumer import QueueConsumer, Source
 from .worker.health import HealthFile

@@ -216,8 +216,17 @@ class PublishedFeatureTable(DDBHelper, ABC):
         try:
             rows: list[DDBItem] = []
             for key, group in self.group_features_by_key(features).items():
-                bodies = [encode_feature(feature) for feature in group]
-                rows += [self._loose_row(key, [body.decode() for body in part]) for part in _parts(bodies)]
+                image_id, _, tile_id = key.rpartition("-region-")
+                for part in _parts([encode_feature(feature) for feature in group]):
+                    digest = hashlib.sha256(b"\n".join(part)).hexdigest()
+                    row = FeatureItem(
+                        hash_key=f"{image_id}-{int(digest[:8], 16) % self.hash_salt + 1}",
+                        range_key=digest[:32],
+                        tile_id=tile_id,
+                        features=[body.decode() for body in part],
+                        expire_time=self._expire_time(),
+                    )
+                    rows.append(row)
             self.batch_write_items(rows)
         except (ValueError, TableError, ClientError, BotoCoreError) as err:
             raise AddFeaturesException(f"cannot store {len(features)} features: {err}") from err
@@ -275,17 +284,6 @@ class PublishedFeatureTable(DDBHelper, ABC):
     ) -> list[geojson.Feature]:
         """Return every feature of an image."""
         return self.get_features(image_request_item.image_id, metrics)
-
-    def _loose_row(self, key: str, texts: list[str]) -> FeatureItem:
-        image_id, _, tile_id = key.rpartition("-region-")
-        digest = hashlib.sha256("\n".join(texts).encode()).hexdigest()
-        return FeatureItem(
-            hash_key=f"{image_id}-{int(digest[:8], 16) % self.hash_salt + 1}",
-            range_key=digest[:32],
-            tile_id=tile_id,
-            features=texts,
-            expire_time=self._expire_time(),
-        )
 
 
 def _decode(body: bytes, tile: StoredTile | None = None) -> geojson.Feature:

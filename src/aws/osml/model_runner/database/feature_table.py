@@ -197,11 +197,16 @@ class FeatureTable(PublishedFeatureTable):
         """
         keys = [self._tile_row_key(TileKey(image_id, region_id, index)) for index in indexes]
         rows = self.batch_get(keys, ["tile_index", "tile_status", "expire_time", "generation"])
-        return {
-            row["tile_index"]: TileState[row["tile_status"]]
-            for row in rows
-            if not self._is_expired(row) and (row["generation"] >= generation or self._stays(row))
-        }
+        needed_until = self._needed_until()
+        states = {}
+        for row in rows:
+            if self._is_expired(row):
+                continue
+            is_good = row["tile_status"] == TileState.SUCCEEDED.name
+            stays = is_good and float(row.get("expire_time", math.inf)) >= needed_until
+            if row["generation"] >= generation or stays:
+                states[row["tile_index"]] = TileState[row["tile_status"]]
+        return states
 
     def failures_of(self, image_id: str, region_id: str, indexes: Sequence[int]) -> TileProblems:
         """Return the errors of a region's failed tiles, from the rows of the tiles."""
@@ -348,11 +353,6 @@ class FeatureTable(PublishedFeatureTable):
 
     def _is_expired(self, row: Mapping[str, Any]) -> bool:
         return float(row.get("expire_time", math.inf)) < self._now()
-
-    def _stays(self, row: Mapping[str, Any]) -> bool:
-        """Return True for a tile of an earlier generation that need not be processed again."""
-        is_good = row["tile_status"] == TileState.SUCCEEDED.name
-        return is_good and float(row.get("expire_time", math.inf)) >= self._needed_until()
 
     def _needed_until(self) -> float:
         """Return the latest time at which a job that starts now may need its tiles."""

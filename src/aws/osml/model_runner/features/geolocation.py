@@ -156,7 +156,14 @@ def _locate_boxes(features: Sequence[Feature], boxes: FloatArray, grid: Location
     rings[is_clockwise] = rings[is_clockwise, ::-1]
     _set_geometries(features, [{"type": "Polygon", "coordinates": [ring]} for ring in rings.tolist()])
     _set_centres(features, centres)
-    _set_ground_boxes(features, rings[:, :4])
+    # Across the antimeridian west is greater than east (RFC 7946, 5.2).
+    first = rings[:, :1, :1] * np.eye(1, rings.shape[2])
+    around_first = rings[:, :4] - first
+    around_first[..., 0] = wrapped(around_first[..., 0])
+    low, high = (first[:, 0] + extreme for extreme in (around_first.min(axis=1), around_first.max(axis=1)))
+    low[:, 0], high[:, 0] = wrapped(low[:, 0]), wrapped(high[:, 0])
+    for feature, box in zip(features, rounded(np.hstack([low, high]), BOX_DECIMALS).tolist(), strict=True):
+        feature["bbox"] = box
     is_off_earth = np.isnan(rings[..., 0]).any(axis=1)
     for index in np.flatnonzero(is_off_earth).tolist():
         features[index]["geometry"] = None
@@ -187,21 +194,6 @@ def _set_centres(features: Sequence[Feature], centres: FloatArray) -> None:
             continue
         feature["properties"]["center_longitude"] = longitude
         feature["properties"]["center_latitude"] = latitude
-
-
-def _set_ground_boxes(boxed: Sequence[Feature], corners: FloatArray) -> None:
-    """Set ``bbox`` = [west, south, east, north] from (n, 4, 2) corners.
-
-    From (n, 4, 3) corners it is [west, south, min elevation, east, north, max elevation]. Across the antimeridian west
-    is greater than east (RFC 7946, 5.2).
-    """
-    first = corners[:, :1, :1] * np.eye(1, corners.shape[2])
-    around_first = corners - first
-    around_first[..., 0] = wrapped(around_first[..., 0])
-    low, high = (first[:, 0] + extreme for extreme in (around_first.min(axis=1), around_first.max(axis=1)))
-    low[:, 0], high[:, 0] = wrapped(low[:, 0]), wrapped(high[:, 0])
-    for feature, box in zip(boxed, rounded(np.hstack([low, high]), BOX_DECIMALS).tolist(), strict=True):
-        feature["bbox"] = box
 
 
 def rounded(values: FloatArray, decimals: int) -> FloatArray:

@@ -131,7 +131,18 @@ def _lines(path: Sequence[Sequence[float]]) -> list[BaseGeometry]:
 
 
 def _areas(rings: Sequence[Sequence[Sequence[float]]]) -> list[BaseGeometry]:
-    outer, *holes = (Polygon(_closed(_continuous(ring))) for ring in rings if len(ring) > 3)
+    polygons = []
+    for ring in rings:
+        if len(ring) <= 3:
+            continue
+        positions = _continuous(ring)
+        if round((positions[-1, 0] - positions[0, 0]) / _FULL_TURN) != 0:
+            # A ring around a pole is extended to the pole and back along its first meridian.
+            at_pole = positions[[-1, 0]]
+            at_pole[:, 1] = np.copysign(90.0, positions[:, 1].mean())
+            positions = np.concatenate([positions, at_pole, positions[:1]])
+        polygons.append(Polygon(positions))
+    outer, *holes = polygons
     area = shapely.make_valid(outer)
     for hole in holes:
         turns = round((area.centroid.x - hole.centroid.x) / _FULL_TURN)
@@ -146,15 +157,6 @@ def _continuous(path: Sequence[Sequence[float]]) -> FloatArray:
     positions = np.array(path, dtype=np.float64)
     positions[1:, 0] = positions[0, 0] + np.cumsum(wrapped(np.diff(positions[:, 0])))
     return positions
-
-
-def _closed(ring: FloatArray) -> FloatArray:
-    """Return a closed ring. A ring around a pole is extended to the pole and back along its first meridian."""
-    if round((ring[-1, 0] - ring[0, 0]) / _FULL_TURN) == 0:
-        return ring
-    at_pole = ring[[-1, 0]]
-    at_pole[:, 1] = np.copysign(90.0, ring[:, 1].mean())
-    return np.concatenate([ring, at_pole, ring[:1]])
 
 
 def _windows(shape: BaseGeometry, kind: str) -> list[BaseGeometry]:

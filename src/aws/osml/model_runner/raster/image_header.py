@@ -1,4 +1,4 @@
-"""Header of an image, and the check that a worker can process it."""
+"""Header of an image, the check that a worker can process it, and the memory and handles that it needs."""
 
 import functools
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,8 @@ from .tile_formats import PLAIN_SAMPLES, Samples
 
 # Names of formats in messages and tables. Other formats have the name of GDAL's driver.
 _EXTENSIONS = {"GTIFF": "TIFF", "JP2OPENJPEG": "JP2"}
+# Tiles are rarely taller than this.
+_TILE_PX = 1024
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,33 @@ def handle_limit(dataset: Any, is_remote: bool, settings: RasterSettings) -> int
     if driver == "GTiff" and is_remote:
         limit = min(limit, settings.max_handles // 2)
     return max(1, limit)
+
+
+def shared_bytes(header: ImageHeader, settings: RasterSettings) -> int:
+    """Return the bytes of the blocks that one tile or row of tiles decodes and the next reads again.
+
+    A block as wide as the image is shared by all tiles in its rows, so all blocks that a tile touches have to stay.
+    With smaller blocks, the next row of tiles of a region reads only the last row of blocks again.
+    """
+    block_width, block_height = header.block_size
+    pixel_bytes = header.band_count * gdal.GetDataTypeSize(gdal.GetDataTypeByName(header.data_type)) // 8
+    is_striped = block_width >= header.width
+    rows = _TILE_PX + block_height if is_striped else 2 * block_height
+    columns = header.width if is_striped else min(header.width, settings.region_width_px)
+    return int(settings.regions_at_once * min(rows, header.height) * columns * pixel_bytes)
+
+
+def grow_block_cache(header: ImageHeader, settings: RasterSettings, is_remote: bool) -> None:
+    """Let GDAL's cache of blocks grow to the size that an image needs, within the settings.
+
+    It never shrinks, because other images use it. It does not get the allowed size at once: any large image would fill
+    it, mostly with blocks that no tile reads again.
+
+    For a remote image, the blocks that neighbouring regions share stay as well. Otherwise they are fetched again.
+    """
+    wanted = min(settings.cache_bytes, shared_bytes(header, settings) * (2 if is_remote else 1))
+    if wanted > gdal.GetCacheMax():
+        gdal.SetCacheMax(wanted)
 
 
 def read_header(dataset: Any, etag: str | None, settings: RasterSettings) -> ImageHeader:

@@ -7,10 +7,9 @@ from typing import Any, Protocol, TypeVar
 
 import structlog
 
-from .block_cache import make_room
 from .exceptions import LoadImageException
 from .handle_pool import AwsKeys, HandlePool, ImageHandle
-from .image_header import ImageHeader, check_limits, handle_limit, is_same, read_header
+from .image_header import ImageHeader, check_limits, grow_block_cache, handle_limit, is_same, read_header
 from .open import check_store, entity_tag, forget_remote, is_remote, open_dataset
 from .patient_reads import PatientReads
 from .sensor_model import UNREADABLE
@@ -199,7 +198,7 @@ def open_image(
         source = reads.read(open_once)
     except UNREADABLE as err:
         raise LoadImageException(f"{url} cannot be read: {err}") from err
-    make_room(source.header, settings, is_remote(path))
+    grow_block_cache(source.header, settings, is_remote(path))
     if source.header.image_count > 1:
         reason = "the first image segment or page is processed, the others are not"
         logger.warning("image.first_of_several", image=url, images=source.header.image_count, reason=reason)

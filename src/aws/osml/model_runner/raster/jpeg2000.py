@@ -2,8 +2,8 @@
 
 When the decoder opens a file, it allocates for every tile that the header announces. When it decodes a tile, it
 allocates for every code-block of that tile. Both happen before it reads their bytes. A file of 300 bytes can thus
-allocate 5 GB, so this module reads the header first. A codestream is a whole file, a box of a JP2 file, or the pixels
-of an image segment in a NITF; see ISO/IEC 15444-1, annex A.
+allocate 5 GB, so this module reads the header first. A codestream (ISO/IEC 15444-1) is a whole file, a box of
+a JP2 file, or the pixels of an image segment in a NITF.
 
 A file is read as GDAL and OpenJPEG read it, also where they accept more than the standards do. A header that they may
 read in another way than this module raises OddHeaderError.

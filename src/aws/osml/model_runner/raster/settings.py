@@ -15,7 +15,7 @@ logger = structlog.get_logger(__name__)
 
 MIB = 1024 * 1024
 
-# Enough for any image in blocks of usual size; see ``block_cache`` for others.
+# Enough for any image in blocks of usual size; see ``grow_block_cache`` for others.
 FIRST_CACHE_BYTES = 64 * MIB
 
 # Besides the allowed formats, a worker needs MEM for a tile's pixels and may find its elevation data in DTED or

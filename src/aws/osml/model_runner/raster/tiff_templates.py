@@ -1,8 +1,8 @@
 """Uncompressed GeoTIFF tiles by example: GDAL writes the first tiles, and templates of them give all others.
 
-Tiles of one image and one size differ in two things only. One is their pixels, which have the same order in the file
-as in memory; the other is the position of their corner on the ground. A template saves most of GDAL's time, which goes
-into copying the pixels through its caches.
+Tiles of one image and one size differ in two things only: their pixels, and the position of their corner on the ground.
+The pixels have the same order in the file as in memory. A template saves most of GDAL's time, which goes into copying
+the pixels through its caches.
 
 This module does not know the format. A template is learned from a tile that GDAL wrote, and has to reproduce another
 such tile byte for byte before it is used. Where it does not, as with control points or an RPC of the tile's own, GDAL

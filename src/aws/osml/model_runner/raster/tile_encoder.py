@@ -28,7 +28,6 @@ from .preparation import Preparation
 from .read_ahead import ReadAhead
 from .resampled_pixels import pixels_of
 from .sensor_model import UNREADABLE
-from .tiff_templates import Corner
 from .tile_formats import Samples, TilePlan, plan_tile
 from .tile_pixels import TilePixels
 from .transfers import last_warning
@@ -105,10 +104,14 @@ class TileEncoder:
     def encode(self, tile: ImageRegion) -> EncodedTile:
         """Return the encoded pixels of ``tile``, which must lie inside the image.
 
-        Raises TileEncodingError when the tile is outside, too large, damaged, or not supported by the format; another
-        ImageError when the image as a whole cannot be read, temporarily or permanently.
+        Raises TileEncodingError when the tile is outside, too large, damaged, or not supported by the format. Raises
+        another ImageError when the image as a whole cannot be read, temporarily or permanently.
         """
-        self._refuse_unfit(tile)
+        (row, col), (width, height) = tile
+        is_inside = row >= 0 and col >= 0 and tile.right <= self._pixels.width and tile.bottom <= self._pixels.height
+        if width <= 0 or height <= 0 or not is_inside:
+            raise TileEncodingError(f"tile {tile.to_lists()} is not inside the image")
+        self._refuse_large(f"tile {tile.to_lists()}", width * height)
         try:
             attempts = itertools.count()
             finish = self._source.read(lambda handle: self._read(handle, tile, is_again=next(attempts) > 0))
@@ -129,13 +132,6 @@ class TileEncoder:
     @functools.cached_property
     def _locate(self) -> ImageToWorld | None:
         return self._pixels.locate()
-
-    def _refuse_unfit(self, tile: ImageRegion) -> None:
-        (row, col), (width, height) = tile
-        is_inside = row >= 0 and col >= 0 and tile.right <= self._pixels.width and tile.bottom <= self._pixels.height
-        if width <= 0 or height <= 0 or not is_inside:
-            raise TileEncodingError(f"tile {tile.to_lists()} is not inside the image")
-        self._refuse_large(f"tile {tile.to_lists()}", width * height)
 
     def _refuse_large(self, name: str, pixel_count: int) -> None:
         size = pixel_count * self.pixel_bytes
@@ -170,15 +166,15 @@ class TileEncoder:
             self._pixels.read(handle, tile, into=blank.pixels)
             return lambda: blank.file
         view = self._pixels.view(handle, tile, self._pixels.read(handle, tile), self._plan.driver)
-        return partial(self._learned, tile, view, corner)
 
-    def _learned(self, tile: ImageRegion, view: Any, corner: Corner | None) -> bytes:
-        """Return the file that GDAL writes, and add it to the templates while they need examples."""
-        encoded = self._by_gdal(view, list(_PLAIN_TIFF.options))
-        templates = self._pixels.templates
-        if templates.wants(tile.size):
-            templates.learn(tile, view.pixels, corner, encoded)
-        return encoded
+        def encode_and_learn() -> bytes:
+            encoded = self._by_gdal(view, list(_PLAIN_TIFF.options))
+            templates = self._pixels.templates
+            if templates.wants(tile.size):
+                templates.learn(tile, view.pixels, corner, encoded)
+            return encoded
+
+        return encode_and_learn
 
     def _by_gdal(self, view: Any, options: list[str]) -> bytes:
         """Return a tile's dataset as a file; raises RuntimeError where GDAL cannot write it."""
@@ -188,7 +184,8 @@ class TileEncoder:
                 copy = gdal.GetDriverByName(self._plan.driver).CreateCopy(path, view, strict=0, options=options)
             except RuntimeError as err:
                 # GDAL's bindings lose the message of a driver that fails after it has made the file.
-                raise RuntimeError(str(err) or _reason_from(self._plan.driver, warning())) from err
+                last = f"; its last warning: {warning()}" if warning() else ""
+                raise RuntimeError(str(err) or f"the {self._plan.driver} driver gives no reason{last}") from err
             copy.FlushCache()
             del copy  # closing writes the last bytes
             encoded = read_memory_file(path)
@@ -205,10 +202,6 @@ class TileEncoder:
         is_sar = bool(options)
         kept = [item for item in header_options(source.header.metadata) if not (is_sar and item.startswith("ICAT="))]
         return [*options, *kept, *corner_options(self._locate, tile)]
-
-
-def _reason_from(driver: str, warning: str) -> str:
-    return f"the {driver} driver gives no reason" + (f"; its last warning: {warning}" if warning else "")
 
 
 def _bytes_per_pixel(data_type: str) -> int:

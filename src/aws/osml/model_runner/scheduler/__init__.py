@@ -2,8 +2,7 @@
 
 from .endpoint_capacity import EndpointCapacityEstimator
 from .image_scheduler import EndpointLoadImageScheduler, FIFOImageScheduler, ImageScheduler, ScheduledImage
-from .intake import BufferedImageRequestQueue
-from .look_ahead import LookAhead
+from .look_ahead import BufferedImageRequestQueue, LookAhead
 
 __all__ = [
     "BufferedImageRequestQueue",

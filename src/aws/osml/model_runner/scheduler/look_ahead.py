@@ -12,8 +12,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from aws.osml.model_runner.database.scheduler_lock import SchedulerLock, SchedulerState
+from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 
 from .policy import Lane
 
@@ -26,6 +28,8 @@ _STORED_S_PER_IMAGE = 0.1
 MAX_WAITING = 20_000
 # Number of endpoints, with the most images, whose counts a scheduling pass publishes. The others have room anyway.
 _MAX_ENDPOINTS = 1_000
+# Wait of the intake while the table of open jobs is full.
+_FULL_PAUSE_S = 2.0
 
 
 def waiting_by_endpoint(lanes: Iterable[Lane]) -> dict[str, int]:
@@ -93,3 +97,27 @@ class LookAhead:
         with self._lock:
             self._state, self._read_at = state, now_s
             self._taken = [taken for taken in self._taken if taken[0] >= state.looked_at]
+
+
+class BufferedImageRequestQueue:
+    """Receives image requests, unless as many images wait as a scheduling pass may read."""
+
+    def __init__(self, queue: RequestQueue, look_ahead: LookAhead, pause: Callable[[float], Any] = time.sleep) -> None:
+        self._queue = queue
+        self._look_ahead = look_ahead
+        self._pause = pause
+
+    def receive(self) -> list[QueueMessage]:
+        """Receive messages; while the table of open jobs is full, pause and return an empty list.
+
+        Raises:
+            QueueError: the call to SQS failed.
+        """
+        if self._look_ahead.is_full():
+            self._pause(_FULL_PAUSE_S)
+            return []
+        return self._queue.receive()
+
+    def reset_request(self, receipt_handle: str, visibility_timeout: int = 0) -> None:
+        """Set a message's visibility, in seconds from now; 0 releases it at once."""
+        self._queue.reset_request(receipt_handle, visibility_timeout)

@@ -39,7 +39,14 @@ class ImageStatusMonitor(BaseStatusMonitor):
             image_id=image_request_item.image_id,
             processing_duration=int(image_request_item.processing_duration),
         )
-        self._publish(event, message, extra, _marks(image_request_item, status))
+        # These values distinguish an image's events of one status.
+        marks: list[object] = [count_of(image_request_item, "generation") or 0]
+        if status == RequestStatus.IN_PROGRESS:
+            marks.append(sum(count_of(image_request_item, name) or 0 for name in ("tile_success", "tile_error")))
+        if not image_request_item.image_id:
+            # A refused request has no image.
+            marks.append(getattr(image_request_item, "message_id", None))
+        self._publish(event, message, extra, marks)
         # Saved searches of log lines look for this name.
         logger.info(
             "ImageStatusMonitorUpdate",
@@ -65,17 +72,3 @@ class ImageStatusMonitor(BaseStatusMonitor):
         if bad == 0:
             return RequestStatus.SUCCESS
         return RequestStatus.FAILED if good == 0 else RequestStatus.PARTIAL
-
-
-def _marks(request: StatusItem, status: RequestStatus) -> list[object]:
-    """Return values that distinguish an image's events of one status.
-
-    They are its generation, and the number of ended tiles while it is IN_PROGRESS. For a refused request, which has no
-    image, the id of the request's message is added.
-    """
-    marks: list[object] = [count_of(request, "generation") or 0]
-    if status == RequestStatus.IN_PROGRESS:
-        marks.append(sum(count_of(request, name) or 0 for name in ("tile_success", "tile_error")))
-    if not request.image_id:
-        marks.append(getattr(request, "message_id", None))
-    return marks

@@ -61,18 +61,17 @@ class SNSHelper:
 
 def fitting_attributes(attributes: dict[str, Any], max_bytes: int) -> dict[str, dict[str, Any]]:
     """Return ``attributes`` in the form of SNS, without the longest attributes until all fit into ``max_bytes``."""
-    entries = {name: _entry(value) for name, value in attributes.items() if value}
+    entries: dict[str, dict[str, Any]] = {}
+    for name, value in attributes.items():
+        if isinstance(value, bytes) and value:
+            entries[name] = {"DataType": "Binary", "BinaryValue": value}
+        elif value:
+            entries[name] = {"DataType": "String", "StringValue": printable(str(value))}
     while sum(_size_bytes(name, entry) for name, entry in entries.items()) > max_bytes:
         longest = max(entries, key=lambda name: _size_bytes(name, entries[name]))
         logger.warning("status.attribute_dropped", attribute=longest)
         del entries[longest]
     return entries
-
-
-def _entry(value: Any) -> dict[str, Any]:
-    if isinstance(value, bytes):
-        return {"DataType": "Binary", "BinaryValue": value}
-    return {"DataType": "String", "StringValue": printable(str(value))}
 
 
 def _size_bytes(name: str, entry: dict[str, Any]) -> int:
