@@ -173,7 +173,9 @@ def test_settings_that_make_no_sense_are_refused(model, settings):
         create_model(model, **settings)
 
 
-@pytest.mark.parametrize("model", sorted(MODELS))
+@pytest.mark.parametrize(
+    "model", [pytest.param(name, marks=[] if name == "flood" else pytest.mark.long) for name in sorted(MODELS)]
+)
 def test_every_model_runs_as_a_process_of_its_own(http, model):
     command = [sys.executable, "-m", "aws.osml.model_runner.local.stack.model_server", "--model", model, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

@@ -237,26 +237,27 @@ def test_a_partial_job_that_is_sent_again_asks_only_for_what_failed(busy_site, i
     assert model.stats()["requests"] == expected_calls
 
 
-def test_redrive_begins_jobs_again_and_moves_dead_letters_back(site, image, model_server, monkeypatch, capsys):
+def test_redrive_begins_jobs_again_and_moves_dead_letters_back(busy_site, image, model_server, monkeypatch, capsys):
     model = model_server("failure", outcomes={"400": 1})
-    request = site.request(str(image), model.invocations_url)
-    for name, value in site.environment().items():
+    request = busy_site.request(str(image), model.invocations_url)
+    for name, value in busy_site.environment().items():
         monkeypatch.setenv(name, value)
-    with site.worker():
-        site.submit(request)
-        site.wait_for_end(request["jobId"])
-        eventually(lambda: not site.open_jobs())
-        model.model = create_model("centerpoint")
-        assert main(["redrive", request["jobId"]]) == 0
-        eventually(lambda: "SUCCESS" in site.statuses(request["jobId"]))
-        assert len(site.features(request["jobId"])) == 24
-        site.submit("{}")
-        eventually(lambda: len(_refusals(site)) == 1)
-        # A message is dead-lettered before its refusal is published.
-        assert site.messages_in("IMAGE_DLQ") == 1
-        assert main(["redrive", "--dead-letters"]) == 0
-        eventually(lambda: len(_refusals(site)) == 2)
-        eventually(lambda: [site.messages_in(queue) for queue in ("IMAGE_QUEUE", "IMAGE_DLQ")] == [0, 1])
+    busy_site.submit(request)
+    busy_site.wait_for_end(request["jobId"])
+    eventually(lambda: not busy_site.open_jobs(request["jobId"]))
+    model.model = create_model("centerpoint")
+    assert main(["redrive", request["jobId"]]) == 0
+    eventually(lambda: "SUCCESS" in busy_site.statuses(request["jobId"]))
+    assert len(busy_site.features(request["jobId"])) == 24
+    busy_site.drain("IMAGE_DLQ")
+    before = len(_refusals(busy_site))
+    busy_site.submit("{}")
+    eventually(lambda: len(_refusals(busy_site)) == before + 1)
+    # A message is dead-lettered before its refusal is published.
+    assert busy_site.messages_in("IMAGE_DLQ") == 1
+    assert main(["redrive", "--dead-letters"]) == 0
+    eventually(lambda: len(_refusals(busy_site)) == before + 2)
+    eventually(lambda: [busy_site.messages_in(queue) for queue in ("IMAGE_QUEUE", "IMAGE_DLQ")] == [0, 1])
     assert main(["redrive", request["jobId"], "no-such-job"]) == 1
     said = capsys.readouterr()
     assert "IMAGE_DLQ: 1 messages moved back" in said.out
