@@ -6,7 +6,7 @@ from worker_process import eventually
 
 
 @pytest.mark.long
-def test_after_two_crashes_a_region_is_soon_worked_on_in_parallel_again(new_trial, new_queueing_model):
+def test_after_two_crashes_region_is_soon_worked_on_in_parallel_again(new_trial, new_queueing_model):
     """The first tiles come one at a time, in case one of them kills the worker."""
     trial = new_trial()
     model = new_queueing_model(servers=16, call_ms=300)

@@ -18,7 +18,7 @@ def scene(scenes, tmp_path_factory):
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_a_store_that_cuts_bodies_and_refuses_for_a_while_fails_no_tile(new_trial, new_proxy, scene):
+def test_store_that_cuts_bodies_and_refuses_for_while_fails_no_tile(new_trial, new_proxy, scene):
     cuts, refusals = CutBodies(one_in(12), "scene.tif"), Outage(40.0, after=15, key="scene.tif")
     proxy = new_proxy(refusals, cuts)
     trial = new_trial(**proxy.environment)

@@ -8,7 +8,7 @@ from worker_process import eventually
 
 
 @pytest.mark.long
-def test_a_container_that_is_slower_than_the_calls_in_flight_fails_no_tile(
+def test_container_that_is_slower_than_calls_in_flight_fails_no_tile(
     new_trial, new_proxy, new_queueing_model, monkeypatch
 ):
     """One server, and calls that time out while they wait for it: SageMaker answers ModelError with status 0."""
@@ -30,7 +30,7 @@ def test_a_container_that_is_slower_than_the_calls_in_flight_fails_no_tile(
 
 
 @pytest.mark.long
-def test_a_worker_whose_queue_is_long_at_a_slow_endpoint_is_not_stuck(new_trial, new_queueing_model):
+def test_worker_is_not_stuck_when_its_queue_waits_for_slow_endpoint(new_trial, new_queueing_model):
     """Tiles wait for their turn for longer than a tile may take, and each call is far below that."""
     trial = new_trial(WORKERS="16", TILE_STALL_S="9")
     model = new_queueing_model(call_ms=300)

@@ -9,7 +9,7 @@ ENDPOINTS = 6
 
 
 @pytest.mark.long
-def test_workers_that_join_look_nothing_up_that_the_fleet_knows(new_trial, new_proxy, new_model):
+def test_worker_describes_no_endpoint_again_when_it_joins_fleet(new_trial, new_proxy, new_model):
     workers = 6
     model = new_model()
     names = [f"endpoint-{number}" for number in range(ENDPOINTS)]

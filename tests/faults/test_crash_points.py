@@ -49,7 +49,7 @@ def submit_for(trial, model, write):
     [_PLANNING, _REGION, _DELIVERY],
     ids=["planning", "region", "delivery"],
 )
-def test_a_worker_dies_at_every_write_in_turn_and_every_job_ends(new_trial, writes):
+def test_job_ends_when_worker_dies_at_each_write_in_sequence(new_trial, writes):
     """Each worker takes over what those before it have left, and dies right after its own write."""
     trial = new_trial(**_QUICK)
     model = trial.model(latency_ms=100, bytes_per_feature=_LARGE)
@@ -66,7 +66,7 @@ def test_a_worker_dies_at_every_write_in_turn_and_every_job_ends(new_trial, writ
 @pytest.mark.long
 @pytest.mark.parametrize("death", _DEATHS)
 @pytest.mark.parametrize("write", _PLANNING + _REGION + _DELIVERY)
-def test_a_worker_dies_at_one_write_and_another_ends_the_job(new_trial, write, death):
+def test_job_ends_when_worker_dies_at_one_write(new_trial, write, death):
     trial = new_trial(**_QUICK)
     model = trial.model(latency_ms=100, bytes_per_feature=_LARGE)
     submit_for(trial, model, write)

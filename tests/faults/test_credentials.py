@@ -11,7 +11,7 @@ _ROLES = {name: f"arn:aws:iam::000000000000:role/{name}" for name in ("image", "
 
 
 @pytest.mark.long
-def test_roles_whose_credentials_expire_fail_no_tile(new_trial):
+def test_tile_succeeds_when_credentials_of_role_expire(new_trial):
     """Credentials of ten seconds, and a job of a minute."""
     life_s, latency_ms = 10.0, 3500
     trial = new_trial(IMAGE_SOURCES="s3")

@@ -16,7 +16,7 @@ from worker_process import eventually
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_an_endpoint_that_is_busy_for_a_while_fails_no_tile(trial):
+def test_endpoint_that_is_busy_for_while_fails_no_tile(trial):
     """T7; an hour of it is simulated."""
     model = trial.model(busy_until=time.time() + 60)
     trial.submit(trial.request(model, "small"))
@@ -27,7 +27,7 @@ def test_an_endpoint_that_is_busy_for_a_while_fails_no_tile(trial):
 
 
 @pytest.mark.long
-def test_exactly_the_tiles_that_the_model_refuses_for_good_fail(trial):
+def test_exactly_tiles_that_model_refuses_for_good_fail(trial):
     """T8. An endpoint that fails once is called again. A good body under an error status is not a response."""
     refused = {number: 400 if number % 2 else 422 for number in range(0, 128, 10)}
     once = dict.fromkeys(range(3, 128, 10), 500) | dict.fromkeys(range(7, 128, 20), 503)
@@ -112,7 +112,7 @@ def raw_model():
         model.close()
 
 
-def test_an_answer_of_60_mib_is_not_held_in_memory(trial, raw_model):
+def test_response_of_60_mib_is_not_buffered(trial, raw_model):
     """T17."""
     model = raw_model(flood)
     job_id = trial.submit(trial.request(model.url, "one"), ends="FAILED")
@@ -129,7 +129,7 @@ def test_an_answer_of_60_mib_is_not_held_in_memory(trial, raw_model):
 
 
 @pytest.mark.long
-def test_a_message_of_many_images_for_a_dead_endpoint_holds_up_no_other_job(new_trial, raw_model, tmp_path):
+def test_message_of_many_images_for_dead_endpoint_holds_up_no_other_job(new_trial, raw_model, tmp_path):
     """Neither in the look-ahead nor in the slots in which images are started."""
     trial = new_trial(IMAGE_LOOK_AHEAD="4", REGIONS_IN_PROGRESS="1")
     dead = raw_model(never_answer)
@@ -144,7 +144,7 @@ def test_a_message_of_many_images_for_a_dead_endpoint_holds_up_no_other_job(new_
 
 @pytest.mark.long
 @pytest.mark.parametrize("responses", [0, 12])
-def test_an_endpoint_that_never_responds_holds_up_no_other_job(new_trial, responses):
+def test_job_is_not_delayed_when_another_endpoint_never_responds(new_trial, responses):
     """After 12 responses the endpoint gets as many calls at once as a worker makes; none of them ends in this test."""
     trial, model = new_trial(WORKERS="4"), SilentModel(responses=responses)
     with ModelServer(model) as silent, trial.fleet.worker():
@@ -161,7 +161,7 @@ def test_an_endpoint_that_never_responds_holds_up_no_other_job(new_trial, respon
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("answer", [never_answer, trickle])
-def test_a_call_without_end_ends_and_so_does_the_job(new_trial, raw_model, answer):
+def test_job_ends_when_call_never_ends(new_trial, raw_model, answer):
     """T17, with the time limits of production, which nothing sets: a call may take 70 s."""
     trial = new_trial(JOB_DEADLINE_S="100")
     model = raw_model(answer)

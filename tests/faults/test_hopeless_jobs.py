@@ -25,7 +25,7 @@ def spoil_features(trial: Trial, job_id: str) -> None:
 
 
 @pytest.mark.long
-def test_a_job_that_can_never_be_finished_ends_and_the_jobs_behind_it_go_on(new_trial):
+def test_job_ends_when_it_can_never_be_finished(new_trial):
     trial = new_trial()
     model = trial.model()
     # The list of open jobs is walked in the order of their ids.
@@ -55,7 +55,7 @@ def test_a_job_that_can_never_be_finished_ends_and_the_jobs_behind_it_go_on(new_
 
 
 @pytest.mark.long
-def test_a_row_that_this_version_cannot_read_stops_neither_sweeper_nor_scheduler(new_trial):
+def test_sweeper_and_scheduler_continue_when_row_is_unreadable(new_trial):
     """As after a deployment that was rolled back: a job with an algorithm of a newer version."""
     trial = new_trial(JOB_DEADLINE_S="25", JOB_WAIT_LIMIT_S="25")
     model = trial.model(latency_ms=300)

@@ -18,7 +18,7 @@ _KILLED = -signal.SIGKILL
 @pytest.mark.long
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", range(20))
-def test_workers_are_killed_all_the_time(new_trial, seed):
+def test_workers_are_killed_all_time(new_trial, seed):
     """T1. Workers are killed at random, and each is replaced."""
     trial, rng = new_trial(), random.Random(seed)
     # About as slow as the kills need to find workers at every stage.
@@ -44,7 +44,7 @@ def test_workers_are_killed_all_the_time(new_trial, seed):
     "write",
     ["G3", *(pytest.param(write, marks=pytest.mark.long) for write in ("T1", "R3", "G1", "S3"))],
 )
-def test_a_worker_that_slept_through_its_lease_changes_nothing_when_it_wakes(new_trial, write):
+def test_worker_changes_no_row_when_it_was_paused_past_its_lease(new_trial, write):
     """T3."""
     trial = new_trial(REGION_LEASE_S="1", AGGREGATION_LEASE_S="1")
     model = trial.model(latency_ms=50)
@@ -77,7 +77,7 @@ def result(trial, job_id):
 
 
 @pytest.mark.long
-def test_a_tile_that_kills_its_worker_takes_no_other_with_it(trial):
+def test_other_tiles_succeed_when_tile_kills_its_worker(trial):
     """T9. The time that a verdict needs passes on the clocks of the workers that follow each other."""
     model = trial.model()
     poisoned = trial.request(model, "small")
@@ -111,7 +111,7 @@ def ended(trial):
 
 
 @pytest.mark.parametrize("where", ["T1", *(pytest.param(write, marks=pytest.mark.long) for write in ("A3", "S3"))])
-def test_a_worker_that_is_told_to_stop_leaves_work_that_others_can_take(trial, where):
+def test_work_is_released_when_worker_stops(trial, where):
     """T11, in a region, in planning and in delivery: the call that it is in takes two seconds more."""
     model = trial.model(latency_ms=200)
     job_id = trial.submit(trial.request(model, "small" if where == "T1" else "one"))
@@ -132,7 +132,7 @@ def test_a_worker_that_is_told_to_stop_leaves_work_that_others_can_take(trial, w
     trial.check()
 
 
-def test_the_second_signal_ends_a_worker_within_a_second(trial):
+def test_second_signal_ends_worker_within_second(trial):
     """T11."""
     model = trial.model(latency_ms=3000)
     trial.submit(trial.request(model, "one", imageProcessorTileSize=4 * TILE_PX))
@@ -148,7 +148,7 @@ def test_the_second_signal_ends_a_worker_within_a_second(trial):
 
 
 @pytest.mark.skipif("tile_stall_s" not in ServiceConfig.model_fields, reason="the watchdog is not built yet")
-def test_a_worker_that_is_stuck_in_a_tile_ends_itself_and_another_goes_on(new_trial):
+def test_worker_exits_when_tile_hangs(new_trial):
     """T18."""
     trial = new_trial(TILE_STALL_S="3")
     model = trial.model()

@@ -7,7 +7,7 @@ from worker_process import eventually
 
 @pytest.mark.long
 @pytest.mark.parametrize("result_format", ["GEOPARQUET", "GEOJSON"])
-def test_a_result_that_takes_longer_than_a_tile_may_is_delivered(new_trial, result_format):
+def test_result_is_delivered_when_it_takes_longer_than_tile_timeout(new_trial, result_format):
     stall_s, features = 10, 12_000
     trial = new_trial(TILE_STALL_S=str(stall_s))
     model = trial.model(features_per_tile=dict.fromkeys(range(16), features))

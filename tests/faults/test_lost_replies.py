@@ -14,7 +14,7 @@ _WRITES = (
 _SENDS = 5
 
 
-def test_the_first_reply_of_every_write_is_lost(trial):
+def test_job_ends_when_first_reply_of_each_write_is_lost(trial):
     model = trial.model(latency_ms=100)
     trial.submit(trial.request(model, "small"))
     with trial.fleet.worker(*[{"on": write, "do": "lose", "times": 1} for write in _WRITES]):
@@ -38,7 +38,7 @@ def test_the_first_reply_of_every_write_is_lost(trial):
     ],
     ids=lambda writes: writes[0],
 )
-def test_every_reply_of_one_call_is_lost(trial, writes):
+def test_job_ends_when_every_reply_of_one_call_is_lost(trial, writes):
     """The server did it, botocore has given up, and the worker has to find out."""
     model = trial.model(latency_ms=100)
     trial.submit(trial.request(model, "one"))
@@ -49,7 +49,7 @@ def test_every_reply_of_one_call_is_lost(trial, writes):
 
 @pytest.mark.long
 @pytest.mark.parametrize("seed", [0, 1, 2])
-def test_a_fifth_of_all_replies_is_lost(trial, seed):
+def test_job_ends_when_fifth_of_replies_is_lost(trial, seed):
     model = trial.model(latency_ms=50)
     for _ in range(2):
         trial.submit(trial.request(model, "full"))
@@ -62,7 +62,7 @@ def test_a_fifth_of_all_replies_is_lost(trial, seed):
 
 
 @pytest.mark.long
-def test_a_busy_dynamodb_costs_no_count(trial):
+def test_busy_dynamodb_costs_no_count(trial):
     """T15: a fifth of all calls is throttled, and half of the transactions that end a region meet another."""
     model = trial.model(latency_ms=20)
     trial.submit(trial.request(model, "small"))
@@ -86,7 +86,7 @@ def refusing(write, code, chance):
 
 
 @pytest.mark.long
-def test_entries_that_a_batch_leaves_out_are_sent_again(new_trial):
+def test_entries_that_batch_leaves_out_are_sent_again(new_trial):
     """T15: overflow rows of tiles with more features than an item holds, without a work bucket."""
     trial = new_trial(WORK_BUCKET="")
     model = trial.model(bytes_per_feature={3: 150_000, 5: 150_000}, features_per_tile={3: 5, 5: 5})

@@ -42,7 +42,7 @@ def test_every_message_comes_three_times_and_too_early(trial):
 
 
 @pytest.mark.long
-def test_region_messages_that_are_lost_are_sent_again_in_time(trial):
+def test_region_message_is_sent_again_when_it_was_lost(trial):
     """T6."""
     model = trial.model(latency_ms=50)
     trial.submit(trial.request(model, "small"))
@@ -60,7 +60,7 @@ def test_region_messages_that_are_lost_are_sent_again_in_time(trial):
 
 
 @pytest.mark.long
-def test_nonsense_is_set_aside_and_keeps_no_job_waiting(trial):
+def test_invalid_message_is_dead_lettered_and_delays_no_job(trial):
     """T10."""
     rng = random.Random(1)
     model = trial.model()
@@ -109,7 +109,7 @@ def fuzzed(rng, good, number):
 
 
 @pytest.mark.parametrize("is_row_gone", [False, pytest.param(True, marks=pytest.mark.long)], ids=["ended", "expired"])
-def test_a_late_message_of_a_job_that_is_over_is_deleted(trial, is_row_gone):
+def test_late_message_of_job_that_is_over_is_deleted(trial, is_row_gone):
     """T20."""
     model = trial.model()
     request = trial.request(model, "one")
@@ -134,7 +134,7 @@ def test_a_late_message_of_a_job_that_is_over_is_deleted(trial, is_row_gone):
 @pytest.mark.parametrize(
     "write", ["G3", *(pytest.param(write, marks=pytest.mark.long) for write in ("R2", "R3", "G1", "G4"))]
 )
-def test_rows_that_expire_under_a_worker_are_not_brought_back(new_trial, write):
+def test_rows_that_expire_under_worker_are_not_brought_back(new_trial, write):
     """T20: the worker is asleep in a write while time to live deletes its rows."""
     trial = new_trial(REGION_LEASE_S="1", AGGREGATION_LEASE_S="1")
     model = trial.model(latency_ms=200)

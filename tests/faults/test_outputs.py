@@ -18,7 +18,7 @@ def outage(tmp_path):
     return path
 
 
-def test_a_stream_that_refuses_records_and_a_worker_that_dies_lose_none(trial, is_long):
+def test_stream_that_refuses_records_and_worker_that_dies_lose_none(trial, is_long):
     """T13: a third of the records is refused at each call, and two workers die right after a batch."""
     model = trial.model()
     image, batch = ("full", 50) if is_long else ("small", 20)
@@ -36,7 +36,7 @@ def test_a_stream_that_refuses_records_and_a_worker_that_dies_lose_none(trial, i
 
 
 @pytest.mark.long
-def test_a_feature_that_no_record_holds_makes_the_job_partial_and_is_named(trial):
+def test_feature_that_no_record_holds_makes_job_partial_and_is_named(trial):
     """T13. S3 has it all the same."""
     model = trial.model(bytes_per_feature={5: 250_000}, features_per_tile={5: 1})
     request = trial.request(model, "one")
@@ -57,7 +57,7 @@ def test_a_feature_that_no_record_holds_makes_the_job_partial_and_is_named(trial
 
 
 @pytest.mark.long
-def test_a_bucket_that_is_away_for_a_while_is_waited_for(trial, outage):
+def test_bucket_that_is_away_for_while_is_waited_for(trial, outage):
     """T14."""
     model = trial.model()
     trial.submit(trial.request(model, "one"))
@@ -72,7 +72,7 @@ def test_a_bucket_that_is_away_for_a_while_is_waited_for(trial, outage):
 
 
 @pytest.mark.parametrize(("outputs", "status"), [(2, "PARTIAL"), pytest.param(1, "FAILED", marks=pytest.mark.long)])
-def test_a_bucket_that_refuses_for_good_ends_the_job_with_the_reason(trial, outputs, status):
+def test_bucket_that_refuses_for_good_ends_job_with_reason(trial, outputs, status):
     """T14: with the stream complete it is PARTIAL; where the bucket is the only output, FAILED."""
     model = trial.model()
     request = trial.request(model, "one")
@@ -87,7 +87,7 @@ def test_a_bucket_that_refuses_for_good_ends_the_job_with_the_reason(trial, outp
 
 
 @pytest.mark.long
-def test_a_topic_that_is_away_for_the_whole_job_changes_nothing_but_the_news(trial, outage):
+def test_job_succeeds_when_status_topic_is_unavailable(trial, outage):
     """T16."""
     model = trial.model()
     job_id = trial.submit(trial.request(model, "small"))
@@ -113,7 +113,7 @@ def ended_images(trial):
 
 
 @pytest.mark.parametrize("death", ["die_after", pytest.param("die_before", marks=pytest.mark.long)])
-def test_a_worker_dies_when_it_begins_to_deliver_a_job_again(new_trial, outage, death):
+def test_job_ends_when_worker_dies_at_second_delivery(new_trial, outage, death):
     """D3: the bucket refuses until the job has ended, then its request is sent again."""
     trial = new_trial(REGION_LEASE_S="1", AGGREGATION_LEASE_S="1")
     model = trial.model()

@@ -51,7 +51,7 @@ def _self_throttled(ec2_url: str, workers: int) -> dict[str, str]:
 
 
 @pytest.mark.long
-def test_a_fleet_fills_its_endpoints_and_floods_none(new_trial, limited, tmp_path):
+def test_fleet_fills_its_endpoints_and_floods_none(new_trial, limited, tmp_path):
     """60 images for three endpoints, four workers of which one is killed; refused calls are under one in a hundred."""
     images, workers = 60, 4
     models = [limited(limit=LIMIT) for _ in range(3)]
@@ -81,7 +81,7 @@ def test_a_fleet_fills_its_endpoints_and_floods_none(new_trial, limited, tmp_pat
 
 
 @pytest.mark.long
-def test_a_worker_that_is_killed_leaves_no_room_taken(new_trial, limited):
+def test_worker_that_is_killed_leaves_no_room_taken(new_trial, limited):
     """Another worker continues its image, and the next image of the endpoint starts."""
     trial = new_trial(WORKERS="4", DEFAULT_HTTP_ENDPOINT_CONCURRENCY="4")
     model = limited(call_ms=300)
@@ -98,9 +98,7 @@ def test_a_worker_that_is_killed_leaves_no_room_taken(new_trial, limited):
 
 
 @pytest.mark.long
-def test_an_endpoint_never_has_more_regions_than_it_may_and_a_killed_workers_slot_is_free_after_its_lease(
-    new_trial, limited
-):
+def test_slots_limit_regions_and_expire_when_worker_is_killed(new_trial, limited):
     model = limited(call_ms=100, tiles_across=16)
     # 2 processors, one instance, one worker per processor: two regions.
     endpoint = LocalEndpoint(model.invocations_url, (Variant(),))
@@ -128,7 +126,7 @@ def test_an_endpoint_never_has_more_regions_than_it_may_and_a_killed_workers_slo
 
 
 @pytest.mark.long
-def test_a_region_that_waits_for_long_is_not_set_aside_by_its_queue(new_trial, limited):
+def test_region_message_is_not_dead_lettered_when_it_waits_long(new_trial, limited):
     """SQS counts receives, and a region without a slot is received again and again."""
     model = limited(call_ms=3_000)
     endpoint = LocalEndpoint(model.invocations_url, (Variant(),))
@@ -152,7 +150,7 @@ def _set_max_receives(sqs: Any, url: str, count: int) -> None:
 
 
 @pytest.mark.long
-def test_an_endpoint_keeps_its_limit_while_the_control_plane_refuses(new_trial, new_proxy, limited):
+def test_endpoint_keeps_its_limit_while_control_plane_refuses(new_trial, new_proxy, limited):
     """A worker that joins then knows what the fleet found out before."""
     model = limited(call_ms=300, tiles_across=16)
     proxy = new_proxy(endpoints={"numbered": model})

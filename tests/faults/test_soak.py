@@ -24,7 +24,7 @@ _MORTAL = (
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_jobs_end_whatever_happens_and_workers_stay_as_they_are(new_trial):
+def test_jobs_end_and_workers_do_not_grow_when_faults_persist(new_trial):
     """Half of the workers are killed and paused all the time; the others live on and must not grow."""
     trial = new_trial()
     rng = random.Random(23)

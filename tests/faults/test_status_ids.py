@@ -6,7 +6,7 @@ from worker_process import eventually
 
 
 @pytest.mark.long
-def test_each_event_has_an_id_of_its_own(trial):
+def test_each_event_has_id_of_its_own(trial):
     """A job that ends PARTIAL, is sent again, and ends PARTIAL again."""
     model = trial.model(always={5: 400})
     request = trial.request(model, "small")

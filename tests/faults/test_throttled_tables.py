@@ -8,7 +8,7 @@ from aws_proxy.throttling import Chance, ThrottledReads, ThrottledWrites
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_answers_are_kept_while_the_feature_table_is_throttled(new_trial, new_proxy):
+def test_responses_are_kept_when_feature_table_is_throttled(new_trial, new_proxy):
     """As when the rest of a fleet takes what the table admits."""
     proxy = new_proxy()
     trial = new_trial(**proxy.environment)
@@ -24,7 +24,7 @@ def test_answers_are_kept_while_the_feature_table_is_throttled(new_trial, new_pr
 
 
 @pytest.mark.long
-def test_an_image_is_put_together_while_reads_are_throttled(new_trial, new_proxy):
+def test_image_is_put_together_while_reads_are_throttled(new_trial, new_proxy):
     proxy = new_proxy()
     trial = new_trial(**proxy.environment)
     throttle = ThrottledReads(Chance(0.2, seed=1), trial.site.data_plane.environment["FEATURE_TABLE"])

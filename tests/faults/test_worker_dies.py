@@ -42,7 +42,7 @@ def small_tiles(site, image, model):
     return site.request(str(image), model.invocations_url, imageProcessorTileSize=128, imageProcessorTileOverlap=0)
 
 
-def test_a_killed_workers_job_is_finished_by_another_from_where_it_stood(site, image, slow_model):
+def test_job_is_resumed_by_another_worker_when_its_worker_is_killed(site, image, slow_model):
     """With workers that are started as everybody starts them."""
     request = small_tiles(site, image, slow_model)
     with site.worker(REGION_LEASE_S="1") as first:
@@ -59,7 +59,7 @@ def test_a_killed_workers_job_is_finished_by_another_from_where_it_stood(site, i
     site.check_books(request["jobId"])
 
 
-def test_a_worker_that_is_told_to_stop_hands_its_work_back_and_exits_with_0(site, fleet, image, slow_model):
+def test_worker_releases_its_work_and_exits_with_0_when_it_stops(site, fleet, image, slow_model):
     request = small_tiles(site, image, slow_model)
     first = fleet.start()
     site.submit(request)
@@ -76,7 +76,7 @@ def test_a_worker_that_is_told_to_stop_hands_its_work_back_and_exits_with_0(site
     site.check_books(request["jobId"])
 
 
-def test_two_workers_share_the_regions_and_every_tile_is_asked_once(site, fleet, image, slow_model):
+def test_two_workers_share_regions_and_each_tile_is_called_once(site, fleet, image, slow_model):
     request = small_tiles(site, image, slow_model)
     with fleet.worker() as first, fleet.worker() as second:
         site.submit(request)

@@ -15,29 +15,29 @@ KEPT = sorted(path for path in CORPUS.rglob("*") if path.is_file())
 MUTATIONS = 10_000
 
 
-def test_there_is_a_corpus_for_every_target() -> None:
+def test_there_is_corpus_for_every_target() -> None:
     assert {path.parent.name for path in KEPT} | {name for name in TARGETS if seeds(name)} == set(TARGETS)
 
 
 @pytest.mark.parametrize("path", KEPT, ids=lambda path: f"{path.parent.name}-{path.name[:12]}")
-def test_a_kept_input_breaks_no_parser(path: Path) -> None:
+def test_kept_input_breaks_no_parser(path: Path) -> None:
     for check in TARGETS.values():
         check(path.read_bytes())
 
 
 @pytest.mark.parametrize("target", [name for name in TARGETS if seeds(name)])
-def test_seeds_and_what_is_damaged_of_them_break_nothing(target: str) -> None:
+def test_parser_accepts_or_refuses_when_seed_is_damaged(target: str) -> None:
     for body in [*seeds(target), *damaged_seeds(target, 500)]:
         TARGETS[target](body)
 
 
-def test_a_header_that_names_its_parts_again_and_again_is_refused() -> None:
+def test_header_is_refused_when_it_repeats_its_parts() -> None:
     text = b"x" * 10_000
     for body in (of_tags([(270, text)] * 4_000), of_tags([(34737, text)] * 4_000), of_many_segments(999)):
         TARGETS["headers"](body)
 
 
-def test_ten_thousand_damaged_messages_break_nothing() -> None:
+def test_parser_survives_ten_thousand_damaged_messages() -> None:
     rng = random.Random(1)
     bodies = [json.dumps(GOOD).encode(), *(body.encode("utf-8", "replace") for _, body, _ in MALFORMED)]
     bodies = [body for body in bodies if 2 < len(body) < 5_000]

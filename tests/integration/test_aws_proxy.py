@@ -78,7 +78,7 @@ def meter(proxy):
     return proxy.steps[-1]
 
 
-def test_writes_are_charged_by_the_larger_of_the_old_and_the_new_item(meter, dynamodb, table):
+def test_writes_are_charged_by_larger_of_old_and_new_item(meter, dynamodb, table):
     dynamodb.put_item(TableName=table, Item=item(1, 3 * KB))
     assert meter.written(table) == 3
     dynamodb.put_item(TableName=table, Item=item(1, 10))
@@ -96,7 +96,7 @@ def test_writes_are_charged_by_the_larger_of_the_old_and_the_new_item(meter, dyn
     assert set(answer) == {"ResponseMetadata"}, "the client sees nothing of the count"
 
 
-def test_a_write_whose_condition_fails_is_charged(meter, dynamodb, table):
+def test_write_is_charged_when_condition_fails(meter, dynamodb, table):
     dynamodb.put_item(TableName=table, Item=item(1, 5 * KB))
     put = {"TableName": table, "Item": item(1, 2 * KB), "ConditionExpression": "attribute_not_exists(h)"}
     with pytest.raises(ClientError) as caught:
@@ -125,7 +125,7 @@ def test_transactions_cost_twice_as_much_done_or_cancelled(meter, dynamodb, tabl
     assert meter.writes[table, "TransactWriteItems"] == 14 + 2 * 1 + 2 * 3
 
 
-def test_reads_are_charged_by_whole_items_whatever_they_return(meter, dynamodb, table):
+def test_reads_are_charged_by_whole_items(meter, dynamodb, table):
     for number in range(3):
         dynamodb.put_item(TableName=table, Item=item(number, 5 * KB, n={"N": str(number)}))
     dynamodb.get_item(TableName=table, Key=key(0), ConsistentRead=True, ProjectionExpression="r")
@@ -157,14 +157,14 @@ def test_reads_are_charged_by_whole_items_whatever_they_return(meter, dynamodb, 
     assert meter.reads[table, "Scan"] == 2, "15 KB, of which half counts"
 
 
-def test_the_emulator_and_the_rules_agree_on_an_items_size(meter, dynamodb, table):
+def test_emulator_and_rules_agree_on_items_size(meter, dynamodb, table):
     values = {"n": {"N": "-1.25E-7"}, "l": {"L": [{"M": {"ä": {"NULL": True}}}] * 700}, "b": {"B": b"x" * 999}}
     dynamodb.put_item(TableName=table, Item={**key(1), **values})
     stored = {**key(1), **values, "b": {"B": "eHh4" * 333}}
     assert meter.written(table) == write_units(item_bytes(stored)) == 7
 
 
-def test_a_bucket_admits_its_rate_and_what_is_refused_is_not_written(proxy, dynamodb, table):
+def test_token_bucket_admits_its_rate(proxy, dynamodb, table):
     now = [0.0]
     proxy.steps += [ThrottledWrites(TokenBucket(10, 5, lambda: now[0]), table), UnitMeter()]
     dynamodb.put_item(TableName=table, Item=item(1, 4 * KB))
@@ -176,7 +176,7 @@ def test_a_bucket_admits_its_rate_and_what_is_refused_is_not_written(proxy, dyna
     assert proxy.steps[0].refused == {"PutItem": 1}
 
 
-def test_of_a_batch_the_rest_comes_back_unprocessed(proxy, dynamodb, table):
+def test_of_batch_rest_comes_back_unprocessed(proxy, dynamodb, table):
     proxy.steps += [ThrottledWrites(TokenBucket(0, 5, lambda: 0.0), code=THROTTLING), UnitMeter()]
     writes = {table: [{"PutRequest": {"Item": item(number, 2 * KB)}} for number in range(5)]}
     rest = dynamodb.batch_write_item(RequestItems=writes)["UnprocessedItems"]
@@ -185,7 +185,7 @@ def test_of_a_batch_the_rest_comes_back_unprocessed(proxy, dynamodb, table):
     assert dynamodb.scan(TableName=table)["Count"] == 3
 
 
-def test_a_throttled_transaction_is_cancelled_with_a_reason_for_each_item(proxy, dynamodb, table):
+def test_throttled_transaction_is_cancelled_with_reason_for_each_item(proxy, dynamodb, table):
     proxy.steps += [ThrottledWrites(Chance(0.0), table)]
     with pytest.raises(ClientError) as caught:
         dynamodb.transact_write_items(TransactItems=[{"Put": {"TableName": table, "Item": item(1, 100)}}])
@@ -193,7 +193,7 @@ def test_a_throttled_transaction_is_cancelled_with_a_reason_for_each_item(proxy,
     assert [reason["Code"] for reason in reasons] == ["ProvisionedThroughputExceeded"]
 
 
-def test_throttled_reads_leave_a_debt(proxy, dynamodb, table):
+def test_throttled_reads_leave_debt(proxy, dynamodb, table):
     now = [0.0]
     dynamodb.put_item(TableName=table, Item=item(1, 40 * KB))
     proxy.steps += [ThrottledReads(TokenBucket(1, clock=lambda: now[0]), table), UnitMeter()]
@@ -217,7 +217,7 @@ def test_limits_of_dynamodb_hold(proxy, dynamodb, table):
     assert limits.refused == []
 
 
-def test_a_batch_of_reads_returns_16_mb_and_the_keys_of_the_rest(proxy, dynamodb, table):
+def test_batch_of_reads_returns_16_mb_and_keys_of_rest(proxy, dynamodb, table):
     proxy.steps.append(ServiceLimits())
     for number in range(43):
         dynamodb.put_item(TableName=table, Item=item(number, 390 * KB))
@@ -228,7 +228,7 @@ def test_a_batch_of_reads_returns_16_mb_and_the_keys_of_the_rest(proxy, dynamodb
     assert sorted(one["r"]["S"] for one in [*read, *unread]) == [f"{number:04d}" for number in range(43)]
 
 
-def test_messages_above_the_limit_are_refused(emulator, proxy):
+def test_messages_above_limit_are_refused(emulator, proxy):
     proxy.steps.append(ServiceLimits())
     sqs, sns = (local_client(service, proxy.url, max_attempts=1) for service in ("sqs", "sns"))
     url = sqs.create_queue(QueueName=f"proxied-{next(_numbers)}")["QueueUrl"]
@@ -250,7 +250,7 @@ def bucket(emulator):
     return name
 
 
-def test_a_body_is_cut_by_a_reset(proxy, bucket):
+def test_body_is_cut_by_reset(proxy, bucket):
     cuts = CutBodies(one_in(3), key="scene")
     proxy.steps.append(cuts)
     http = urllib3.PoolManager(retries=False)
@@ -267,7 +267,7 @@ def test_a_body_is_cut_by_a_reset(proxy, bucket):
     http.clear()
 
 
-def test_a_store_asks_for_fewer_requests_for_a_while(proxy, bucket):
+def test_reads_slow_down_when_store_throttles(proxy, bucket):
     now = [0.0]
     slow = Outage(5, after=1, clock=lambda: now[0])
     proxy.steps.append(slow)
@@ -307,6 +307,6 @@ def test_control_plane_calls_are_late_and_throttled_and_counted(emulator):
             assert proxy.requests["sagemaker", "InvokeEndpoint"] == 1
 
 
-def test_the_environment_names_the_proxy_for_each_service(emulator):
+def test_environment_names_proxy_for_each_service(emulator):
     with AwsProxy(emulator.url, "http://127.0.0.1:9") as proxy:
         assert json.dumps(proxy.environment).count(proxy.url.removeprefix("http://")) == 4

@@ -14,13 +14,13 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def test_a_cold_fleet_starts_twenty_images_a_second_and_describes_each_endpoint_once():
+def test_cold_fleet_starts_twenty_images_a_second():
     tally = starts(6.0, workers=80, endpoints=10)
     assert tally.per_s(tally.started) >= 20
     assert tally.control_calls == 2 * 10
 
 
-def test_images_that_wait_cost_two_looks_a_second_however_many_regions_end_and_whatever_requests_hold():
+def test_waiting_images_cost_two_load_snapshots_a_second():
     small, large = (waiting(10.0, 40.0, property_bytes, workers=40, images=200) for property_bytes in (0, 16_000))
     assert small.started == small.control_calls == 0
     assert 10 <= small.scans <= 2 * small.seconds

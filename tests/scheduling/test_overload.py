@@ -17,7 +17,7 @@ _FEWEST_TILES = 300
 
 @pytest.mark.parametrize("is_known", [True, False], ids=["known", "unknown"])
 @pytest.mark.parametrize("scenario", overload.SCENARIOS, ids=str)
-def test_time_outs_are_congestion_and_not_the_fault_of_tiles(scenario, is_known):
+def test_time_outs_are_congestion_and_not_fault_of_tiles(scenario, is_known):
     tiles = min(scenario.tiles, max(_FEWEST_TILES, _TILES_PER_WORKER * scenario.workers))
     outcome = overload.play(dataclasses.replace(scenario, tiles=tiles, is_known=is_known))
     assert outcome.failed_tiles == 0
@@ -25,14 +25,14 @@ def test_time_outs_are_congestion_and_not_the_fault_of_tiles(scenario, is_known)
     assert outcome.took_s <= 1.3 * scenario.ideal_s * tiles / scenario.tiles + 60
 
 
-def test_a_fleet_that_is_too_large_for_an_endpoint_calls_it_seldom():
+def test_fleet_calls_endpoint_seldom_when_it_is_too_large():
     """One call of each worker is too much: 100 of 5 s at 4 servers wait for two minutes, and SageMaker for one."""
     outcome = overload.play(overload.Scenario(100, 4, 5, 1000, is_known=False))
     assert outcome.failed_tiles == 0
     assert outcome.calls_per_tile <= 2
 
 
-def test_no_more_workers_call_an_endpoint_of_known_capacity_than_it_takes_calls():
+def test_workers_that_call_endpoint_do_not_exceed_its_capacity():
     outcome = overload.play(overload.Scenario(100, 4, 5, 1000))
     assert outcome.failed_tiles == 0
     assert outcome.calls_per_tile == 1

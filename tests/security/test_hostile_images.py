@@ -55,7 +55,7 @@ def results_of(paths: list[Path], side: int = TILE_PX) -> dict[str, Mapping[str,
 
 
 @pytest.mark.parametrize("hostile", HOSTILE, ids=lambda hostile: hostile.name)
-def test_a_hostile_file_is_read_as_it_is_or_refused_with_a_reason(reading: Reading, hostile: Hostile) -> None:
+def test_hostile_file_is_read_or_refused_with_reason(reading: Reading, hostile: Hostile) -> None:
     result = reading.results[hostile.name]
     if hostile.reason is None:
         assert "problem" not in result or result.get("is_tile"), result["problem"]
@@ -65,11 +65,11 @@ def test_a_hostile_file_is_read_as_it_is_or_refused_with_a_reason(reading: Readi
     assert "secret" not in json.dumps(result)
 
 
-def test_nobody_calls_where_a_file_leads(reading: Reading) -> None:
+def test_no_request_goes_to_address_in_file(reading: Reading) -> None:
     assert reading.hits == []
 
 
-def test_no_file_is_opened_but_the_images_themselves(reading: Reading) -> None:
+def test_no_file_is_opened_except_images(reading: Reading) -> None:
     assert reading.opened_outside == set()
     # The NITF driver reads this one whatever the options say, to no effect; the next test but one shows it.
     assert reading.opened - {"neighbours.ntf.aux.xml"} == {hostile.name for hostile in HOSTILE}
@@ -79,7 +79,7 @@ def test_no_file_is_opened_but_the_images_themselves(reading: Reading) -> None:
 NOT_FOLLOWED = {"proj-string.tif", "pipeline.tif", "gml-crs.jp2"}
 
 
-def test_gdal_alone_opens_the_grids_that_coordinate_systems_name(tmp_path: Path) -> None:
+def test_gdal_without_checks_opens_grids_of_coordinate_systems(tmp_path: Path) -> None:
     """The baits are live: without the check before they are opened, these images lead to files."""
     baited = [file for file in HOSTILE if file.reason == NAMES_FILES or ("crs" in file.name and file.reason)]
     assert len(baited) >= 15
@@ -97,7 +97,7 @@ def test_gdal_alone_opens_the_grids_that_coordinate_systems_name(tmp_path: Path)
         assert {name for name, opened in seen.items() if not opened.names()} == NOT_FOLLOWED
 
 
-def test_a_plain_coordinate_system_in_the_same_keys_places_its_image(reading: Reading) -> None:
+def test_plain_coordinate_system_in_same_keys_locates_image(reading: Reading) -> None:
     assert reading.results["plain-crs.tif"]["is_placed"]
 
 
@@ -105,7 +105,7 @@ def test_memory_stays_within_bounds(reading: Reading) -> None:
     assert max(result["peak_kib"] for result in reading.results.values()) < MAX_PEAK_KIB
 
 
-def test_what_lies_beside_an_image_does_not_change_what_it_is(reading: Reading) -> None:
+def test_files_beside_image_do_not_change_it(reading: Reading) -> None:
     for hostile in HOSTILE:
         if hostile.name.startswith("neighbours"):
             result = reading.results[hostile.name]

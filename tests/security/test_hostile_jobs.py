@@ -118,26 +118,26 @@ def check_worker(siege: Siege) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if BOMBS[name].reason is not None])
-def test_a_hostile_file_fails_its_job_with_the_reason(siege: Siege, name: str) -> None:
+def test_hostile_file_fails_its_job_with_reason(siege: Siege, name: str) -> None:
     reason = siege.refusal_of(image=str(siege.images / name))
     assert any(part in reason for part in str(BOMBS[name].reason).split("|")), reason
 
 
-def test_a_huge_image_without_pixels_is_refused_by_its_plan(siege: Siege) -> None:
+def test_huge_image_without_pixels_is_refused_by_its_plan(siege: Siege) -> None:
     assert "too many" in siege.refusal_of(image=str(siege.images / "sparse.tif"))
     assert "too many" in siege.refusal_of(
         image=str(siege.images / LARGEST), imageProcessorTileSize=16, imageProcessorTileOverlap=15
     )
 
 
-def test_the_largest_tiles_that_are_allowed_do_not_fill_the_memory(siege: Siege) -> None:
+def test_largest_tiles_that_are_allowed_do_not_fill_memory(siege: Siege) -> None:
     changes = {"imageProcessorTileSize": 8192, "imageProcessorTileOverlap": 0}
     status, reason = siege.end_of(image=str(siege.images / LARGEST), **changes)
     assert status == "SUCCESS", reason
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.startswith("overview")])
-def test_an_image_whose_metadata_name_other_files_is_read_by_itself(siege: Siege, name: str) -> None:
+def test_image_is_read_without_files_that_its_metadata_name(siege: Siege, name: str) -> None:
     assert siege.end_of(image=str(siege.images / name))[0] == "SUCCESS"
 
 
@@ -180,12 +180,12 @@ def test_bad_features_are_dropped_and_good_ones_delivered(siege: Siege, kind: st
 
 
 @pytest.mark.parametrize("kind", [*(kind for kind in BODIES if kind not in PARTLY_GOOD), *NO_ANSWER])
-def test_hostile_answers_fail_their_tile_with_the_reason(siege: Siege, kind: str) -> None:
+def test_tile_fails_with_reason_when_response_is_hostile(siege: Siege, kind: str) -> None:
     siege.refusal_of(model=siege.model.url(kind), jobId=f"answer-{kind}")
     assert siege.tile_error(f"answer-{kind}") == "BAD_RESPONSE"
 
 
-def test_answers_that_never_come_end_with_the_time_of_the_job(siege: Siege) -> None:
+def test_job_ends_at_deadline_when_responses_never_come(siege: Siege) -> None:
     for kind in LATE:
         siege.site.submit(
             siege.site.request(str(siege.images / "sound.tif"), siege.model.url(kind), jobId=f"late-{kind}")
@@ -222,7 +222,7 @@ def test_roles_of_others_are_never_assumed(siege: Siege, field: str) -> None:
 IDS = ["a/b", "c/b", "../../up", "a%2Fb", "ä ö", "'; drop", "${jndi:ldap://x}", "<script>", "a" * 128, "%", "con"]
 
 
-def test_hostile_ids_stay_below_the_prefix_and_apart(siege: Siege) -> None:
+def test_hostile_ids_stay_below_prefix_and_apart(siege: Siege) -> None:
     bucket = siege.site.data_plane.result_bucket
     outputs = [{"type": "S3", "bucket": bucket, "prefix": "ids"}]
     for name in IDS:
@@ -235,7 +235,7 @@ def test_hostile_ids_stay_below_the_prefix_and_apart(siege: Siege) -> None:
     assert all(entry["Key"].count("/") == 1 for entry in listing)
 
 
-def test_deep_and_long_messages_are_set_aside(siege: Siege) -> None:
+def test_deep_and_long_messages_are_dead_lettered(siege: Siege) -> None:
     sound = json.dumps(siege.site.request("s3://a-bucket/k", "m"))
     deep = f'{sound[:-1]}, "jobName": {"[" * 5_000 + "]" * 5_000}}}'
     bodies = [deep, "{" * 100_000, "[" * 100_000]

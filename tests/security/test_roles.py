@@ -66,7 +66,7 @@ def request_of(site: Site, name: str, job_id: str, image_owner: str) -> dict[str
     )
 
 
-def test_two_jobs_under_two_roles_at_once_never_sign_for_each_other(site: Site, model_server) -> None:
+def test_two_jobs_sign_with_their_own_roles(site: Site, model_server) -> None:
     model = model_server("flood", count=2)
     with (
         SageMakerGateway({"flood": LocalEndpoint(model.invocations_url)}) as gateway,
@@ -132,7 +132,7 @@ def keys_of(name: str) -> AwsKeys:
     return AwsKeys(f"AKIA{name}", "secret", f"AKIA{name}")
 
 
-def test_two_threads_read_with_the_keys_of_their_own(door: FrontDoor) -> None:
+def test_two_threads_read_with_keys_of_their_own(door: FrontDoor) -> None:
     def read(name: str) -> int:
         source = open_image(parse_image_url(f"s3://images-{name}/scene.tif"), RasterSettings(), lambda: keys_of(name))
         try:
@@ -146,9 +146,7 @@ def test_two_threads_read_with_the_keys_of_their_own(door: FrontDoor) -> None:
     assert [call for call in door.calls if not may(call)] == []
 
 
-def test_what_one_role_reads_is_not_lent_to_another_that_asks_in_the_same_moment(
-    door: FrontDoor, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_image_of_one_role_is_not_lent_to_another(door: FrontDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     """GDAL keeps what it fetched by URL, whoever signed: the other one reads between our forgetting and our opening."""
     location, settings = parse_image_url("s3://images-one/scene.tif"), RasterSettings()
     owner = open_image(location, settings, lambda: keys_of("one"))

@@ -58,14 +58,14 @@ def first_violations(mutant: Mutant) -> list[str]:
 
 
 @pytest.mark.parametrize("mutant", params(is_harmless=False))
-def test_a_missing_guard_is_noticed(mutant):
+def test_mutant_is_detected(mutant):
     found = first_violations(mutant)
     assert found, f"{mutant.seeds} worlds without '{mutant.name}', and nothing is wrong"
     assert not [text for text in found if text.startswith("unforeseen error")], found
 
 
 @pytest.mark.parametrize("mutant", params(is_harmless=True))
-def test_what_only_saves_work_can_be_missed(mutant):
+def test_mutant_that_only_costs_work_is_not_detected(mutant):
     assert first_violations(mutant) == []
 
 

@@ -27,14 +27,14 @@ WORLDS = {
 
 
 @pytest.mark.parametrize("profile", WORLDS)
-def test_every_job_ends_exactly_once_whatever_dies(profile, is_long):
+def test_every_job_ends_once_in_profile(profile, is_long):
     with Laboratory() as laboratory:
         for seed in range(WORLDS[profile] if is_long else math.ceil(WORLDS[profile] / 5)):
             found = violations(laboratory.run(seed, PROFILES[profile]))
             assert not found, f"{found}\nsee it again: {run.replay_command(seed, profile)}"
 
 
-def test_nothing_is_done_twice_when_nothing_goes_wrong():
+def test_no_work_is_repeated_without_faults():
     tally = run.Tally()
     with Laboratory() as laboratory:
         for seed in range(10):
@@ -42,7 +42,7 @@ def test_nothing_is_done_twice_when_nothing_goes_wrong():
     assert (tally.calls, tally.records) == (tally.tiles, tally.distinct_records)
 
 
-def test_an_endpoint_that_refuses_for_an_hour_is_asked_now_and_then_by_each_region():
+def test_refusing_endpoint_is_probed_once_per_backoff():
     tally, regions = run.Tally(), 0
     with Laboratory() as laboratory:
         for seed in range(4):
@@ -57,7 +57,7 @@ def test_an_endpoint_that_refuses_for_an_hour_is_asked_now_and_then_by_each_regi
 
 
 @pytest.mark.parametrize("profile", ["hard", "sqs"])
-def test_a_seed_is_always_the_same_world(profile):
+def test_seed_is_always_same_world(profile):
     first, second = run_world(7, profile), run_world(7, profile)
     assert first.scheduler.now == second.scheduler.now
     assert first.rng.random() == second.rng.random()
@@ -84,7 +84,7 @@ def test_faults_happen():
     assert set(tally.faults) == expected
 
 
-def test_the_shares_of_a_long_run_are_whole():
+def test_shares_of_long_run_are_whole():
     counts: dict[str, int] = {}
     for profile, seeds in run.tasks(10_000, list(run.SHARES)):
         counts[profile] = counts.get(profile, 0) + len(seeds)

@@ -61,7 +61,7 @@ class TestDynamoDB:
         attributes: dict[str, Any] = answer["Attributes"]
         return attributes
 
-    def test_values_come_back_as_they_were_put(self, api):
+    def test_values_are_read_as_they_were_put(self, api):
         values = {"text": "ä", "count": 3, "half": Decimal("0.5"), "yes": True, "none": None, "set": {"a", "b"}}
         nested = {"list": [1, "x", {"deep": [Decimal(2)]}], "map": {"a": {"b": False}}}
         self.put(api, **values, **nested)
@@ -71,7 +71,7 @@ class TestDynamoDB:
         with pytest.raises(TypeError):
             self.put(api, half=0.5)
 
-    def test_the_right_sides_of_an_update_see_the_item_as_it_was(self, api):
+    def test_update_expressions_read_item_before_update(self, api):
         self.put(api, a=1, b=2, gone=1, tags={"x"})
         new = self.changed(
             api,
@@ -81,7 +81,7 @@ class TestDynamoDB:
         )  # fmt: skip
         assert new == {"image_id": "i", "a": 2, "b": 9, "d": [1], "e": 3, "n": 1, "tags": {"x", "y"}}
 
-    def test_an_update_of_nothing_makes_an_item(self, api):
+    def test_update_without_expression_creates_item(self, api):
         assert self.changed(api, "ADD n :one", one=1) == {"image_id": "i", "n": 1}
 
     @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ class TestDynamoDB:
             ("PUT a = :a", None, {":a": 1}),
         ],
     )
-    def test_what_is_no_expression_is_refused(self, api, expression, condition_text, values):
+    def test_invalid_expression_is_refused(self, api, expression, condition_text, values):
         self.put(api, n=5, t="x")
         request = {"TableName": api.images, "Key": {"image_id": "i"}, "UpdateExpression": expression}
         if condition_text:
@@ -145,7 +145,7 @@ class TestDynamoDB:
             request["ExpressionAttributeValues"] = values
         assert code_of(api.client.update_item, **request) == "ValidationException"
 
-    def test_a_transaction_is_done_whole_or_not_at_all_and_says_why(self, api):
+    def test_transaction_is_done_whole_or_not_at_all_and_reports_why(self, api):
         self.put(api, n=5)
         put = {"TableName": api.regions, "Item": {"image_id": "i", "region_id": "r"}}
         count = {
@@ -167,11 +167,11 @@ class TestDynamoDB:
         key = {"image_id": "i", "region_id": "s"}
         assert "Item" not in api.client.get_item(TableName=api.regions, Key=key)
 
-    def test_a_transaction_does_not_touch_an_item_twice(self, api):
+    def test_transaction_does_not_touch_item_twice(self, api):
         put = {"Put": {"TableName": api.images, "Item": {"image_id": "i"}}}
         assert code_of(api.client.transact_write_items, TransactItems=[put, put]) == "ValidationException"
 
-    def test_a_delete_may_have_a_condition(self, api):
+    def test_delete_may_have_condition(self, api):
         self.put(api, n=5)
         request = {"TableName": api.images, "Key": {"image_id": "i"}, "ConditionExpression": "n = :n"}
         code = code_of(api.client.delete_item, **request, ExpressionAttributeValues={":n": 6})
@@ -206,7 +206,7 @@ class TestDynamoDB:
         wanted = wanted | {"Keys": [keys[0], keys[0]]}
         assert code_of(api.client.batch_get_item, RequestItems={api.images: wanted}) == "ValidationException"
 
-    def test_an_item_has_a_limit_and_a_key(self, api):
+    def test_item_has_limit_and_key(self, api):
         too_large = {"image_id": "i", "text": "x" * 410_000}
         assert code_of(api.client.put_item, TableName=api.images, Item=too_large) == "ValidationException"
         for item in ({"n": 1}, {"image_id": ""}, {"image_id": 1}):
@@ -242,7 +242,7 @@ class TestSQS:
         messages: list[dict[str, Any]] = answer.get("Messages", [])
         return messages
 
-    def test_a_message_is_hidden_comes_again_and_goes_to_the_dead_letters(self, queues):
+    def test_message_is_hidden_redelivered_and_dead_lettered(self, queues):
         queues.api.send_message(QueueUrl=queues.url, MessageBody="hello")
         queues.advance(1.1)
         (first,) = self.receive(queues)
@@ -258,7 +258,7 @@ class TestSQS:
         (dead,) = self.receive(queues, queues.dead)
         assert dead["Body"] == "hello"
 
-    def test_a_message_may_be_hidden_longer_given_back_and_deleted(self, queues):
+    def test_message_may_be_hidden_longer_released_and_deleted(self, queues):
         queues.api.send_message_batch(QueueUrl=queues.url, Entries=[{"Id": "0", "MessageBody": "hello"}])
         queues.advance(1.1)
         (message,) = self.receive(queues)
@@ -272,7 +272,7 @@ class TestSQS:
         queues.advance(1.1)
         assert self.receive(queues) == []
 
-    def test_its_attributes_tell_what_a_worker_asks(self, queues):
+    def test_queue_attributes_are_those_that_worker_reads(self, queues):
         names = ["VisibilityTimeout", "RedrivePolicy"]
         attributes = queues.api.get_queue_attributes(QueueUrl=queues.url, AttributeNames=names)["Attributes"]
         assert attributes["VisibilityTimeout"] == "1"
@@ -280,7 +280,7 @@ class TestSQS:
         answer = queues.api.get_queue_url(QueueName=name, QueueOwnerAWSAccountId=account)
         assert answer["QueueUrl"].rpartition("/")[2] == queues.dead.rpartition("/")[2]
 
-    def test_a_batch_holds_ten(self, queues):
+    def test_batch_holds_ten(self, queues):
         entries = [{"Id": str(number), "MessageBody": "x"} for number in range(11)]
         assert "TooManyEntries" in code_of(queues.api.send_message_batch, QueueUrl=queues.url, Entries=entries)
 
@@ -308,7 +308,7 @@ class TestOutputs:
             topic=names["IMAGE_STATUS_TOPIC"],
         )
 
-    def test_an_upload_in_parts_is_there_when_it_is_complete(self, outputs):
+    def test_multipart_upload_appears_when_complete(self, outputs):
         place = {"Bucket": outputs.bucket, "Key": "k"}
         outputs.s3.put_object(**place, Body=b"old", ChecksumSHA256=sha256(b"old"))
         upload = place | {
@@ -325,14 +325,14 @@ class TestOutputs:
         outputs.s3.complete_multipart_upload(**upload, MultipartUpload={"Parts": parts})
         assert code_of(outputs.s3.abort_multipart_upload, **upload) == "NoSuchUpload"
 
-    def test_an_upload_that_was_given_up_takes_no_part(self, outputs):
+    def test_aborted_upload_refuses_parts(self, outputs):
         place = {"Bucket": outputs.bucket, "Key": "k"}
         upload = place | {"UploadId": outputs.s3.create_multipart_upload(**place)["UploadId"]}
         outputs.s3.abort_multipart_upload(**upload)
         part = {"PartNumber": 1, "Body": b"x", "ChecksumAlgorithm": "SHA256", "ChecksumSHA256": sha256(b"x")}
         assert code_of(outputs.s3.upload_part, **upload, **part) == "NoSuchUpload"
 
-    def test_each_record_has_its_answer(self, outputs):
+    def test_each_record_has_its_response(self, outputs):
         records = [{"Data": b"{}", "PartitionKey": str(number)} for number in range(3)]
         answer = outputs.kinesis.put_records(StreamName=outputs.stream, Records=records)
         assert answer["FailedRecordCount"] == 0
@@ -340,7 +340,7 @@ class TestOutputs:
         summary = outputs.kinesis.describe_stream_summary(StreamName=outputs.stream)["StreamDescriptionSummary"]
         assert summary["StreamStatus"] == "ACTIVE"
 
-    def test_a_message_on_a_topic_has_an_id(self, outputs):
+    def test_message_on_topic_has_id(self, outputs):
         attributes = {"status": {"DataType": "String", "StringValue": "SUCCESS"}}
         assert outputs.sns.publish(TopicArn=outputs.topic, Message="m", MessageAttributes=attributes)["MessageId"]
 
@@ -360,11 +360,11 @@ class TestStrictness:
             *("SET a = :a SET b = :a", "SET a = :a, a = :a", "SET a = :a REMOVE a"),
         ],
     )
-    def test_nor_are_they_updates(self, text):
+    def test_invalid_update_is_refused(self, text):
         with pytest.raises(SyntaxProblem):
             update(text)
 
-    def test_the_same_token_is_the_same_transaction(self):
+    def test_same_token_is_same_transaction(self):
         database = DynamoDB(worker_tables(), lambda: 0.0, Scheduler(1).rng)
         put = {
             "TableName": "images",
@@ -376,7 +376,7 @@ class TestStrictness:
         with pytest.raises(ClientError):
             database.transact_write_items(TransactItems=[{"Put": put}], ClientRequestToken="u")
 
-    def test_a_read_that_is_not_consistent_may_be_old(self):
+    def test_read_that_is_not_consistent_may_be_old(self):
         now = [0.0]
         database = DynamoDB(worker_tables(), lambda: now[0], Scheduler(1).rng, stale_probability=1.0)
         database.put_item(TableName="images", Item={"image_id": "i"})
@@ -386,7 +386,7 @@ class TestStrictness:
         now[0] = 2.0
         assert database.get_item(**key) != {}
 
-    def test_pages_and_what_is_handed_back_end_in_the_same(self):
+    def test_pages_and_unprocessed_keys_give_all_items(self):
         database = DynamoDB(
             worker_tables(), lambda: 0.0, Scheduler(1).rng, page_items=2, unprocessed_probability=lambda: 0.5
         )
@@ -403,7 +403,7 @@ class TestStrictness:
             start = {"ExclusiveStartKey": page["LastEvaluatedKey"]}
         assert found == [str(number) for number in range(9)]
 
-    def test_a_long_poll_ends_when_a_message_comes(self):
+    def test_long_poll_ends_when_message_comes(self):
         scheduler = Scheduler(1)
         chance = Chance(scheduler, CALM)
         queue = Queue("queue", scheduler, chance)

@@ -10,14 +10,14 @@ from sweep.run import sweep
 
 @pytest.mark.long
 @pytest.mark.timeout(900)
-def test_neither_sound_nor_damaged_images_harm_a_worker(tmp_path):
+def test_worker_survives_sound_and_damaged_images(tmp_path):
     report = sweep(damaged_count=300, seed=1, kept=tmp_path)
     assert report.problems == []
     assert report.statuses.total() >= 300
     assert report.statuses["SUCCESS"] >= 6
 
 
-def test_a_file_is_damaged_in_another_way_each_time(tmp_path):
+def test_file_is_damaged_in_another_way_each_time(tmp_path):
     path = tmp_path / "uint8.tif"
     sound_images()["uint8.tif"](path)
     rng, body = random.Random(1), path.read_bytes()

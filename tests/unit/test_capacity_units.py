@@ -23,7 +23,7 @@ from aws_proxy.units import item_bytes, number_bytes, read_units, value_bytes, w
         ({"L": [{"M": {"k": {"L": []}}}]}, 3 + 1 + (3 + 1 + 1 + 3)),
     ],
 )
-def test_a_value_takes(value, size):
+def test_value_bytes_follow_documentation(value, size):
     assert value_bytes(value) == size
 
 
@@ -42,7 +42,7 @@ def test_a_value_takes(value, size):
         ("1E+3", 2),
     ],
 )
-def test_a_number_takes_a_byte_for_two_digits_and_one_more(text, size):
+def test_number_bytes_follow_documentation(text, size):
     assert number_bytes(text) == size
 
 
@@ -54,7 +54,7 @@ def test_names_count_as_much_as_values():
     ("size", "is_transaction", "units"),
     [(0, False, 1), (1, False, 1), (1024, False, 1), (1025, False, 2), (3 * 1024, False, 3), (3 * 1024, True, 6)],
 )
-def test_a_write_takes_a_unit_for_each_kilobyte_and_a_transaction_twice_as_many(size, is_transaction, units):
+def test_write_units_count_kilobytes_and_double_in_transaction(size, is_transaction, units):
     assert write_units(size, is_transaction) == units
 
 
@@ -70,5 +70,5 @@ def test_a_write_takes_a_unit_for_each_kilobyte_and_a_transaction_twice_as_many(
         (0, True, False, 1),  # of an item that is not there
     ],
 )
-def test_a_read_takes_a_unit_for_each_four_kilobytes(size, is_consistent, is_transaction, units):
+def test_read_units_count_four_kilobytes(size, is_consistent, is_transaction, units):
     assert read_units(size, is_consistent, is_transaction) == units

@@ -31,7 +31,7 @@ def problems_of(environ):
     return {problem.field: problem for problem in refusal.value.problems}
 
 
-def test_the_required_variables_are_enough():
+def test_required_variables_are_enough():
     config = configured()
     assert (config.aws_region, config.job_table, config.workers) == ("us-west-2", "jobs", 8)
     assert config.image_request_table == "jobs"
@@ -43,7 +43,7 @@ def test_the_required_variables_are_enough():
     assert {getattr(config, name) for name in [*optional, "region_status_topic", "elevation_data_location"]} == {None}
 
 
-def test_a_command_needs_its_own_settings_only():
+def test_command_needs_its_own_settings_only():
     needed = {"AWS_DEFAULT_REGION": "us-west-2", "JOB_TABLE": "jobs"}
     config = ServiceConfig.for_command(needed, ("aws_region", "job_table"))
     assert (config.job_table, config.workers, config.region_queue) == ("jobs", None, None)
@@ -69,7 +69,7 @@ def test_every_missing_variable_is_named_at_once():
     assert {problem.value for problem in problems.values()} == {"unset"}
 
 
-def test_a_missing_table_of_open_jobs_is_refused_with_what_makes_it():
+def test_missing_outstanding_jobs_table_is_refused_with_advice():
     environ = {name: value for name, value in REQUIRED.items() if name != "OUTSTANDING_JOBS_TABLE"}
     (problem,) = problems_of(environ).values()
     assert problem.expectation.startswith("required. DynamoDB table with one row per image that has not ended.")
@@ -104,7 +104,7 @@ def test_old_and_new_names_are_read(newer, older, field):
         ("(4096,  4096)", (4096,) * 2),
     ],
 )
-def test_region_size_is_the_text_of_a_pair(text, size):
+def test_region_size_is_text_of_pair(text, size):
     assert configured(REGION_SIZE=text).region_size == ImageDimensions(*size)
 
 
@@ -156,7 +156,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "text"), WRONG)
-def test_a_wrong_value_is_named_with_what_was_expected(name, text):
+def test_wrong_value_is_named_with_allowed_values(name, text):
     (problem,) = problems_of(REQUIRED | {name: text}).values()
     assert problem.field == name
     assert problem.value == f'"{text}"'
@@ -168,7 +168,7 @@ def test_all_problems_are_reported_together():
     assert set(problems_of(REQUIRED | wrong)) == set(wrong)
 
 
-def test_the_name_that_was_set_is_the_one_reported():
+def test_error_names_variable_that_was_set():
     assert "AWS_REGION" in problems_of({name: REQUIRED[name] for name in list(REQUIRED)[1:]} | {"AWS_REGION": "?"})
 
 
@@ -181,7 +181,7 @@ def test_the_name_that_was_set_is_the_one_reported():
         ("CAPACITY_TARGET_PERCENTAGE", "1.5", "capacity_target_percentage", 1.5),
     ],
 )
-def test_numbers_that_known_deployments_may_hold_are_replaced_with_a_warning(name, text, field, value):
+def test_numbers_that_known_deployments_may_hold_are_replaced_with_warning(name, text, field, value):
     with structlog.testing.capture_logs() as logs:
         assert getattr(configured(**{name: text}), field) == value
     assert [event["event"] for event in logs] == ([] if text == "1.5" else ["configuration.value_replaced"])
@@ -194,7 +194,7 @@ def test_lists_are_separated_by_commas():
     assert configured(LOG_LEVEL="debug").log_level == "DEBUG"
 
 
-def test_rows_outlive_the_deadline():
+def test_rows_outlive_deadline():
     assert configured().row_life_s == 16 * 86_400
     # A job may wait for a week and run for a day; its tiles stay for another one, and for two more.
     assert configured(DDB_TTL_IN_DAYS="1").row_life_s == 11 * 86_400
@@ -202,12 +202,12 @@ def test_rows_outlive_the_deadline():
     assert configured(DDB_TTL_IN_DAYS="1", JOB_WAIT_LIMIT_S="3600", JOB_DEADLINE_S="3600").row_life_s == 183_600
 
 
-def test_a_configuration_does_not_change():
+def test_configuration_does_not_change():
     with pytest.raises(ValidationError):
         configured().workers = 3
 
 
-def test_other_variables_are_left_alone():
+def test_other_variables_are_ignored():
     assert configured(PATH="/bin", workers="5").workers == 8
 
 
@@ -228,7 +228,7 @@ def test_every_setting_describes_itself(setting):
         )
 
 
-def test_every_variable_of_known_deployments_is_a_setting():
+def test_every_variable_of_known_deployments_is_setting():
     known = {
         "AWS_DEFAULT_REGION", "JOB_TABLE", "IMAGE_REQUEST_TABLE", "OUTSTANDING_JOBS_TABLE",
         "OUTSTANDING_IMAGE_REQUEST_TABLE", "REGION_REQUEST_TABLE", "ENDPOINT_TABLE", "FEATURE_TABLE",

@@ -342,5 +342,5 @@ LOOPS = [
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
-def test_the_items_behind_one_that_fails_are_done(loop, error, monkeypatch, tmp_path):
+def test_loop_continues_after_failed_item(loop, error, monkeypatch, tmp_path):
     assert loop(error, tmp_path if loop is stop_a_local_stack else monkeypatch) == ["b", "c"]

@@ -15,7 +15,7 @@ _SCRIPT = Path(__file__).with_name("linear_patterns.py")
 
 @pytest.mark.unmeasured
 @pytest.mark.parametrize(("what", "at_least"), [("patterns", 40), ("functions", 16)])
-def test_patterns_and_what_shows_text_of_strangers_are_linear(what, at_least, is_long):
+def test_patterns_and_redaction_are_linear(what, at_least, is_long):
     length, form = (256 * 1024, "long") if is_long else (32 * 1024, "short")
     command = [sys.executable, str(_SCRIPT), what, str(length), form]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -77,13 +77,13 @@ def test_one_client_per_service_and_role(clients):
     assert clients.dynamodb_resource() is clients.dynamodb_resource()
 
 
-def test_threads_that_ask_at_once_get_the_same_client(clients):
+def test_threads_get_same_client_when_they_request_it_at_once(clients):
     with ThreadPoolExecutor(16) as pool:
         made = list(pool.map(lambda _: clients.client("sqs", ROLE), range(32)))
     assert len({id(client) for client in made}) == 1
 
 
-def test_clients_reach_the_service_and_the_resource_converts_types(clients, data_plane):
+def test_clients_reach_service_and_resource_converts_types(clients, data_plane):
     assert data_plane.image_queue in clients.client("sqs").list_queues()["QueueUrls"]
     table = data_plane.environment["ENDPOINT_TABLE"]
     clients.dynamodb_resource().Table(table).put_item(Item={"endpoint": "ships", "max_regions": 1})
@@ -91,7 +91,7 @@ def test_clients_reach_the_service_and_the_resource_converts_types(clients, data
     assert answer["Item"] == {"endpoint": "ships", "max_regions": 1}
 
 
-def test_rows_are_what_boto3_makes_of_them_page_by_page(clients, data_plane, emulator):
+def test_rows_equal_those_of_boto3_page_by_page(clients, data_plane, emulator):
     table = data_plane.environment["FEATURE_TABLE"]
     every_type = {
         "text": 'a "quote", \\ and \u00e9',
@@ -139,7 +139,7 @@ def test_rows_are_what_boto3_makes_of_them_page_by_page(clients, data_plane, emu
     assert ours.Table(table).query(**query | {"Select": "COUNT", "Limit": 5})["Count"] == 5
 
 
-def test_what_is_no_page_of_rows_is_told_as_ever(clients, data_plane):
+def test_client_raises_as_botocore_when_response_is_not_rows(clients, data_plane):
     query = {"KeyConditionExpression": "hash_key = :key", "ExpressionAttributeValues": {":key": "a"}}
     api = clients.dynamodb_resource().meta.client
     with pytest.raises(api.exceptions.ResourceNotFoundException):
@@ -149,7 +149,7 @@ def test_what_is_no_page_of_rows_is_told_as_ever(clients, data_plane):
         api.query(TableName=data_plane.environment["FEATURE_TABLE"], **query)
 
 
-def test_a_region_may_be_named(emulator, monkeypatch):
+def test_region_may_be_named(emulator, monkeypatch):
     for name, value in emulator.environment.items():
         monkeypatch.setenv(name, value)
     assert AwsClients(region="eu-central-1").client("sqs").meta.region_name == "eu-central-1"
@@ -176,12 +176,12 @@ def test_calls_that_come_again_soon_are_sent_once_and_hang_for_seconds(clients, 
     assert clients.hurried_sqs().list_queues()
 
 
-def test_the_workers_own_credentials(clients):
+def test_workers_own_credentials(clients):
     keys = clients.credentials().get_frozen_credentials()
     assert (keys.access_key, keys.secret_key) == ("local", "local")
 
 
-def test_a_role_is_assumed_at_its_first_call_and_not_again_while_it_is_valid(clients):
+def test_role_is_assumed_once_while_its_credentials_are_valid(clients):
     sts = ShortLived(clients.client("sts"), 3600)
     client = clients.client("sqs", ROLE)
     credentials = clients.credentials(ROLE)
@@ -194,7 +194,7 @@ def test_a_role_is_assumed_at_its_first_call_and_not_again_while_it_is_valid(cli
     assert signing_key(clients.client("sqs")) == "local"
 
 
-def test_credentials_of_a_role_renew_themselves_before_they_end(clients):
+def test_credentials_of_role_are_renewed_before_they_expire(clients):
     # botocore renews what ends within ten minutes or so, and must not use what ends within five.
     sts = ShortLived(clients.client("sts"), 60, 60, 3600)
     client = clients.client("sqs", ROLE)
@@ -204,7 +204,7 @@ def test_credentials_of_a_role_renew_themselves_before_they_end(clients):
     assert sts.issued == 3
 
 
-def test_threads_renew_a_role_once(clients):
+def test_threads_renew_role_once(clients):
     sts = ShortLived(clients.client("sts"), 3600)
     credentials = clients.credentials(ROLE)
     with ThreadPoolExecutor(8) as pool:
@@ -220,7 +220,7 @@ def test_roles_are_kept_apart(clients):
     assert sts.roles == [ROLE, OTHER_ROLE]
 
 
-def test_a_role_that_may_not_be_assumed_is_an_error_of_the_call(clients):
+def test_role_that_may_not_be_assumed_is_error_of_call(clients):
     client = clients.client("sqs", ROLE)
     refusal = answering(clients.client("sts"), "AssumeRole", query_error("AccessDenied", 403))
     with refusal, pytest.raises(ClientError, match="AccessDenied"):
@@ -228,17 +228,17 @@ def test_a_role_that_may_not_be_assumed_is_an_error_of_the_call(clients):
     assert client.list_queues()["ResponseMetadata"]["HTTPStatusCode"] == 200
 
 
-def test_there_is_one_set_of_clients_for_constructors_that_get_none(clients):
+def test_default_clients_are_shared_when_constructor_gets_none(clients):
     assert default_clients() is default_clients()
 
 
-def test_assumed_credentials_as_a_mapping(clients):
+def test_assumed_credentials_as_mapping(clients):
     credentials = get_credentials_for_assumed_role(ROLE)
     assert set(credentials) == {"AccessKeyId", "SecretAccessKey", "SessionToken"}
     assert all(credentials.values())
 
 
-def test_a_role_that_sts_refuses_is_told(clients):
+def test_client_raises_when_sts_refuses_role(clients):
     refusal = query_error("AccessDenied", 403)
     with answering(default_clients().client("sts"), "AssumeRole", refusal), pytest.raises(InvalidAssumedRoleException):
         get_credentials_for_assumed_role(ROLE)

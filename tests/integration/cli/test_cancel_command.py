@@ -30,7 +30,7 @@ def request(job_id: str) -> ImageRequest:
     return ImageRequest.from_external_message(message)
 
 
-def test_it_says_what_it_cancelled_and_what_had_ended(outstanding_jobs, capsys):
+def test_cancel_reports_cancelled_and_ended_jobs(outstanding_jobs, capsys):
     first, second = request("a"), request("b")
     for waiting in (first, second):
         outstanding_jobs.accept(waiting)
@@ -44,6 +44,6 @@ def test_it_says_what_it_cancelled_and_what_had_ended(outstanding_jobs, capsys):
     assert outstanding_jobs._job_table.get_image_request(first.image_id).message == "cancelled"
 
 
-def test_a_job_that_is_not_open_is_an_error(outstanding_jobs, capsys):
+def test_job_that_is_not_open_is_error(outstanding_jobs, capsys):
     assert main(["cancel", "unknown"]) == 1
     assert "there is no open job unknown" in capsys.readouterr().err

@@ -44,7 +44,7 @@ def test_help_names_every_command(capsys):
 
 
 @pytest.mark.parametrize("command", ["serve", "health", "redrive", "cancel", "merge", "demo", "run"])
-def test_help_of_a_command_has_an_example(capsys, command):
+def test_help_of_command_has_example(capsys, command):
     with pytest.raises(SystemExit):
         main([command, "--help"])
     assert re.search(rf"\nexamples?:\n  .*model-runner {command}\b", capsys.readouterr().out)
@@ -57,7 +57,7 @@ def test_misuse_has_its_own_status(capsys):
     assert "invalid choice" in capsys.readouterr().err
 
 
-def test_serve_lists_every_problem_of_the_environment(monkeypatch, capsys):
+def test_serve_lists_every_problem_of_environment(monkeypatch, capsys):
     for name in list(os.environ):
         if name.endswith(("_TABLE", "_QUEUE")) or name.startswith("AWS_"):
             monkeypatch.delenv(name)
@@ -67,7 +67,7 @@ def test_serve_lists_every_problem_of_the_environment(monkeypatch, capsys):
     assert all(name in complaint for name in ("IMAGE_QUEUE", "FEATURE_TABLE", 'WORKERS="many"'))
 
 
-def test_health_is_good_while_the_worker_gets_on(tmp_path):
+def test_health_is_good_while_worker_gets_on(tmp_path):
     assert main(["health", "--file", health_file(tmp_path)]) == 0
 
 
@@ -79,12 +79,12 @@ def test_health_is_good_while_the_worker_gets_on(tmp_path):
         ({"surprise": 1}, "cannot be read"),
     ],
 )
-def test_health_says_what_is_wrong(tmp_path, capsys, changes, reason):
+def test_health_reports_reason_when_worker_is_stuck(tmp_path, capsys, changes, reason):
     assert main(["health", "--file", health_file(tmp_path, **changes)]) == 1
     assert reason in capsys.readouterr().err
 
 
-def test_health_needs_a_report(tmp_path, monkeypatch, capsys):
+def test_health_needs_report(tmp_path, monkeypatch, capsys):
     monkeypatch.delenv("HEALTH_FILE", raising=False)
     assert main(["health"]) == 1
     assert main(["health", "--file", str(tmp_path / "none")]) == 1
@@ -93,12 +93,12 @@ def test_health_needs_a_report(tmp_path, monkeypatch, capsys):
     assert "does not exist" in complaints
 
 
-def test_run_refuses_a_model_that_does_not_exist(capsys):
+def test_run_refuses_model_that_does_not_exist(capsys):
     assert main(["run", "image.tif", "--model", "no-such-model"]) == 2
     assert "bright-objects, centerpoint, failure, flood" in capsys.readouterr().err
 
 
-def test_version_names_the_program_and_python(capsys):
+def test_version_names_program_and_python(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--version"])
     assert ended.value.code == 0
@@ -121,7 +121,7 @@ def test_version_names_the_program_and_python(capsys):
         (["image.tif", "--resume"], r"--resume: there is no .*image\.geojson\.resume"),
     ],
 )
-def test_run_refuses_what_is_wrong_before_anything_starts(tmp_path, monkeypatch, capsys, arguments, complaint):
+def test_run_refuses_invalid_argument_before_it_starts_processes(tmp_path, monkeypatch, capsys, arguments, complaint):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "image.tif").write_bytes(b"never opened")
     with patch.object(LocalStack, "__enter__", side_effect=AssertionError("the stack was started")):
@@ -138,7 +138,7 @@ def test_run_refuses_options_of_another_type(capsys, option):
     assert option[1] in capsys.readouterr().err
 
 
-def test_run_finds_a_model_that_takes_no_tls(tmp_path, capsys, model_server):
+def test_run_finds_model_without_tls(tmp_path, capsys, model_server):
     image = tmp_path / "image.tif"
     image.write_bytes(b"never opened")
     url = model_server("centerpoint").invocations_url.replace("http:", "https:")
@@ -150,7 +150,7 @@ def test_run_finds_a_model_that_takes_no_tls(tmp_path, capsys, model_server):
     ("image", "name"),
     [("a/harbour.tif", "harbour"), ("http://host/d/a%20b.tif?x=1/2.png", "a b"), ("https://host/", "result")],
 )
-def test_a_result_is_named_after_its_image(image, name):
+def test_result_is_named_after_its_image(image, name):
     assert default_output(image) == Path(f"{name}.geojson")
 
 
@@ -185,7 +185,7 @@ def test_run_needs_no_environment_and_writes_geojson(tmp_path, image):
 
 
 @pytest.mark.long
-def test_run_of_a_model_that_always_refuses_says_why_and_leaves_an_earlier_result_alone(tmp_path, image):
+def test_run_keeps_earlier_result_when_model_refuses_each_tile(tmp_path, image):
     output = tmp_path / "good.geojson"
     output.write_text("precious")
     options = ("--model-options", '{"outcomes": {"400": 1}}', "--output", output)
@@ -197,7 +197,7 @@ def test_run_of_a_model_that_always_refuses_says_why_and_leaves_an_earlier_resul
 
 @pytest.mark.long
 @pytest.mark.timeout(400)  # it starts two stacks, one after the other
-def test_a_run_that_is_ended_keeps_its_tiles_and_a_second_one_goes_on(tmp_path, image):
+def test_run_resumes_when_first_run_was_ended(tmp_path, image):
     calls, ended, is_slow = Counter[bytes](), threading.Event(), threading.Event()
     body = json.dumps({"type": "FeatureCollection", "features": []}).encode()
     is_slow.set()
@@ -231,7 +231,7 @@ def test_a_run_that_is_ended_keeps_its_tiles_and_a_second_one_goes_on(tmp_path, 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["found.geojson", "tmp"]
 
 
-def test_run_with_a_model_that_nobody_serves_says_so_at_once(tmp_path, capsys):
+def test_run_fails_at_once_when_no_server_listens(tmp_path, capsys):
     image = tmp_path / "image.tif"
     image.write_bytes(b"never opened")
     with socket.socket() as unused:

@@ -85,7 +85,7 @@ def test_capacity(gateway, clients, instance_types, variants, scale_factor, work
     assert EndpointUtils(scale_factor, workers_per_cpu, clients).calculate_max_regions("ships", None) == max_regions
 
 
-def test_a_variant_without_machines_of_its_own_counts_none(gateway, clients, instance_types):
+def test_variant_without_machines_of_its_own_counts_none(gateway, clients, instance_types):
     gateway.add_endpoint("ships", endpoint(Variant("a", "ml.m5.xlarge")))
     config = {
         "EndpointConfigName": "ships",
@@ -99,7 +99,7 @@ def test_a_variant_without_machines_of_its_own_counts_none(gateway, clients, ins
     assert instance_types.asked == []
 
 
-def test_an_answer_is_remembered_for_a_minute(gateway, clients, instance_types, monkeypatch):
+def test_capacity_is_cached_for_minute(gateway, clients, instance_types, monkeypatch):
     now_s = [0.0]
     utils = EndpointUtils(clients=clients)
     utils.max_region_cache = type(utils.max_region_cache)(10, 60, timer=lambda: now_s[0])
@@ -111,7 +111,7 @@ def test_an_answer_is_remembered_for_a_minute(gateway, clients, instance_types, 
     assert utils.calculate_max_regions("ships") == 80
 
 
-def test_an_endpoint_that_is_missing_has_no_capacity_and_is_asked_for_again(gateway, clients, instance_types):
+def test_capacity_is_read_again_when_endpoint_is_missing(gateway, clients, instance_types):
     utils = EndpointUtils(clients=clients)
     with pytest.raises(ClientError, match="Could not find endpoint"):
         utils.calculate_max_regions("planes")
@@ -119,7 +119,7 @@ def test_an_endpoint_that_is_missing_has_no_capacity_and_is_asked_for_again(gate
     assert utils.calculate_max_regions("planes") == 40
 
 
-def test_an_endpoint_is_described_under_the_role_that_calls_it(gateway, clients, instance_types):
+def test_endpoint_is_described_under_invocation_role(gateway, clients, instance_types):
     keys: list[str] = []
     client = clients.client("sagemaker", describing_session(ROLE, "ships"))
     client.meta.events.register_first(
@@ -131,7 +131,7 @@ def test_an_endpoint_is_described_under_the_role_that_calls_it(gateway, clients,
     assert "Credential=local/" not in str(keys[0])
 
 
-def test_without_clients_the_processs_own_are_used(clients):
+def test_without_clients_processs_own_are_used(clients):
     utils = EndpointUtils()
     assert utils.clients is default_clients()
     assert utils.ec2_client is default_clients().client("ec2")

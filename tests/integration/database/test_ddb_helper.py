@@ -66,7 +66,7 @@ def row(number: int, partition: str = "a", **values: Any) -> Row:
 
 
 class TestItem:
-    def test_put_has_every_attribute_with_a_value_and_update_leaves_out_the_keys(self):
+    def test_put_has_every_attribute_with_value_and_update_leaves_out_keys(self):
         item = row(1, score=0.25, names=[], extra={"n": 0})
         assert item.to_put() == {
             "hash_key": "a",
@@ -110,7 +110,7 @@ class TestItem:
         assert result == converted
         assert type(result) is kind
 
-    def test_convert_decimal_goes_as_deep_as_the_data(self):
+    def test_convert_decimal_converts_nested_values(self):
         deep = {"a": [Decimal(1), {"b": [Decimal("1.5")]}], "c": {"d": Decimal(2)}}
         assert DDBHelper.convert_decimal(deep) == {"a": [1, {"b": [1.5]}], "c": {"d": 2}}
 
@@ -121,7 +121,7 @@ class TestItem:
         assert expression == "SET x = :x, y = :y"
         assert values == {":x": 1, ":y": [2]}
 
-    def test_deserialize_reads_the_wire_form(self):
+    def test_deserialize_reads_wire_form(self):
         assert deserialize({"n": {"N": "1"}, "m": {"M": {"f": {"N": "0.5"}}}, "s": {"S": "x"}}) == {
             "n": 1,
             "m": {"f": 0.5},
@@ -145,14 +145,14 @@ class TestOneItem:
         assert helper.get_ddb_item(item) == {}
         assert helper.read({"hash_key": "a", "range_key": "000001"}) is None
 
-    def test_put_under_a_condition(self, helper):
+    def test_put_under_condition(self, helper):
         helper.put_ddb_item(row(1, score=1.0), "attribute_not_exists(range_key)")
         with pytest.raises(ClientError) as caught:
             helper.put_ddb_item(row(1, score=2.0), "attribute_not_exists(range_key)")
         assert error_code(caught.value) == "ConditionalCheckFailedException"
         assert helper.get_ddb_item(row(1))["score"] == 1
 
-    def test_update_sets_what_has_a_value_and_leaves_the_rest(self, helper):
+    def test_update_sets_given_attributes_and_keeps_others(self, helper):
         helper.put_ddb_item(row(1, score=1.0, names=["a"]))
         assert helper.update_ddb_item(row(1, score=2.5)) == {
             "hash_key": "a",
@@ -161,7 +161,7 @@ class TestOneItem:
             "names": ["a"],
         }
 
-    def test_update_by_an_expression(self, helper):
+    def test_update_by_expression(self, helper):
         helper.put_ddb_item(row(1, score=1.0))
         assert helper.update_ddb_item(row(1), "ADD score :more", {":more": 2})["score"] == 3
 
@@ -170,7 +170,7 @@ class TestOneItem:
         with pytest.raises(DDBUpdateException):
             helper.update_ddb_item(row(1), expression, values)
 
-    def test_a_condition_that_does_not_hold_tells_what_stands_there(self, helper):
+    def test_failed_condition_returns_current_item(self, helper):
         key = {"hash_key": "a", "range_key": "000001"}
         with pytest.raises(ConditionNotMetError) as caught:
             helper.update(key, "SET x = :x", {":x": 1}, "attribute_exists(range_key)")
@@ -188,11 +188,11 @@ class TestOneItem:
             helper.update(key, "SET x = :x", {":x": 1}, "attribute_exists(range_key)")
         assert error_code(caught.value) == "AccessDeniedException"
 
-    def test_the_table_is_there_for_boto3_itself(self, helper):
+    def test_table_is_there_for_boto3_itself(self, helper):
         helper.table.put_item(Item={"hash_key": "b", "range_key": "1"})
         assert helper.read({"hash_key": "b", "range_key": "1"}) == {"hash_key": "b", "range_key": "1"}
 
-    def test_without_a_client_the_processs_own_is_used(self, emulator, data_plane, monkeypatch):
+    def test_without_client_processs_own_is_used(self, emulator, data_plane, monkeypatch):
         for name, value in emulator.environment.items():
             monkeypatch.setenv(name, value)
         default_clients.cache_clear()
@@ -231,25 +231,25 @@ class TestBusyReads:
         [json_error("ProvisionedThroughputExceededException"), json_error("InternalServerError", 500)],
         ids=["throttled", "broken"],
     )
-    def test_a_busy_table_is_read_again(self, patient, api, waits, operation, error):
+    def test_busy_table_is_read_again(self, patient, api, waits, operation, error):
         with answering(api, operation, error, error, error, None):
             assert READS[operation](patient) == [2.0]
         assert len(waits) == 3
 
     @pytest.mark.parametrize("operation", READS)
-    def test_but_not_for_ever(self, patient, api, waits, operation):
+    def test_busy_read_raises_after_last_try(self, patient, api, waits, operation):
         busy = json_error("ProvisionedThroughputExceededException")
         with answering(api, operation, busy), pytest.raises(TableBusyError, match="Throughput"):
             READS[operation](patient)
         assert 300 <= sum(waits) <= 308
 
     @pytest.mark.parametrize("operation", READS)
-    def test_a_refusal_is_no_reason_to_wait(self, patient, api, waits, operation):
+    def test_refused_read_is_not_retried(self, patient, api, waits, operation):
         with answering(api, operation, json_error("AccessDeniedException")), pytest.raises(ClientError):
             READS[operation](patient)
         assert waits == []
 
-    def test_an_error_of_who_is_told_of_a_wait_ends_the_read(self, data_plane, dynamodb, api):
+    def test_read_ends_when_wait_callback_raises(self, data_plane, dynamodb, api):
         class StoppingError(Exception):
             pass
 
@@ -265,7 +265,7 @@ class TestBusyReads:
 
 
 class TestManyItems:
-    def test_a_batch_of_any_length_is_written(self, helper, api):
+    def test_batch_of_any_length_is_written(self, helper, api):
         with answering(api, "BatchWriteItem", None) as calls:
             helper.batch_write_items([row(number) for number in range(60)])
         assert len(calls) == 3
@@ -276,7 +276,7 @@ class TestManyItems:
             helper.batch_write_items([])
         assert calls == []
 
-    def test_what_comes_back_unprocessed_is_sent_again(self, helper, api, waits):
+    def test_unprocessed_items_are_sent_again(self, helper, api, waits):
         sent: list[int] = []
 
         def keep_half(request, **_):
@@ -298,14 +298,14 @@ class TestManyItems:
         assert len(waits) == 4
         assert all(0 <= wait <= 8 for wait in waits)
 
-    def test_waits_grow_up_to_a_limit(self, helper, api, waits):
+    def test_waits_grow_up_to_limit(self, helper, api, waits):
         with never_sending(api, "BatchWriteItem"), pytest.raises(DDBBatchWriteException):
             helper.batch_write_items([row(1)], max_retries=20, max_delay=0.5)
         assert len(waits) == 20
         assert max(waits) <= 0.5
         assert waits[0] <= 0.125
 
-    def test_items_that_stay_unprocessed_are_an_error(self, helper, api, waits):
+    def test_items_that_stay_unprocessed_are_error(self, helper, api, waits):
         put = {"PutRequest": {"Item": {"hash_key": {"S": "a"}, "range_key": {"S": "1"}}}}
         body = json.dumps({"UnprocessedItems": {helper.table_name: [put]}}).encode()
         busy = (200, {"Content-Type": "application/x-amz-json-1.0"}, body)
@@ -313,7 +313,7 @@ class TestManyItems:
             helper.batch_write_items([row(1)], max_retries=3)
         assert len(calls) == 4
 
-    def test_an_error_of_the_call_is_tried_again_and_told_in_the_end(self, helper, api):
+    def test_batch_read_retries_and_then_raises_when_call_fails(self, helper, api):
         throttled = json_error("ProvisionedThroughputExceededException")
         with answering(api, "BatchWriteItem", throttled, throttled, None):
             helper.batch_write_items([row(1)])
@@ -330,12 +330,12 @@ class TestManyItems:
             (json_error("InternalServerError", 500), 4),
         ],
     )
-    def test_only_what_may_pass_is_tried_again(self, helper, api, answer, tries):
+    def test_only_transient_errors_are_retried(self, helper, api, answer, tries):
         with answering(api, "BatchWriteItem", answer) as calls, pytest.raises(DDBBatchWriteException):
             helper.batch_write_items([row(1)], max_retries=3)
         assert len(calls) == tries
 
-    def test_a_query_reads_every_page_in_order(self, helper, api):
+    def test_query_reads_every_page_in_order(self, helper, api):
         numbers = list(range(40))
         random.Random(3).shuffle(numbers)
         helper.batch_write_items([row(number, names=["x" * 1000]) for number in numbers])
@@ -347,13 +347,13 @@ class TestManyItems:
         assert [item["range_key"] for item in helper.query_items(Row("a"))] == [f"{n:06d}" for n in range(40)]
         assert list(helper.query_partition("hash_key", "none")) == []
 
-    def test_a_scan_reads_every_page(self, helper, api):
+    def test_scan_reads_every_page(self, helper, api):
         helper.batch_write_items([row(number, partition=f"p{number % 7}") for number in range(30)])
         with answering(api, "Scan", None) as calls:
             assert len(list(helper.scan(Limit=8))) == 30
         assert len(calls) >= 4
 
-    def test_batch_get_returns_what_exists_and_asks_again_for_the_rest(self, helper, api, waits):
+    def test_batch_get_returns_existing_items_and_retries_unprocessed_keys(self, helper, api, waits):
         helper.batch_write_items([row(number, score=float(number)) for number in range(0, 250, 2)])
         keys = [DDBHelper.get_keys(row(number)) for number in range(250)]
         with answering(api, "BatchGetItem", None) as calls:
@@ -386,13 +386,13 @@ class TestConflict:
             ("DeleteItem", lambda helper: helper.delete_ddb_item(row(1))),
         ],
     )
-    def test_it_is_sent_again_after_a_wait(self, helper, api, waits, operation, write):
+    def test_conflicted_write_is_sent_again_after_wait(self, helper, api, waits, operation, write):
         with answering(api, operation, CONFLICT, CONFLICT, None) as calls:
             write(helper)
         assert len(calls) == 3
         assert len(waits) == 2
 
-    def test_it_is_given_up_in_the_end(self, helper, api, waits):
+    def test_conflicted_write_raises_after_last_try(self, helper, api, waits):
         with answering(api, "PutItem", CONFLICT) as calls, pytest.raises(TransactionConflictError):
             helper.put(row(1).to_put())
         assert len(calls) == 8
@@ -400,12 +400,12 @@ class TestConflict:
 
 
 class TestInvalidWrite:
-    def test_a_key_that_is_too_long_is_told_from_what_may_pass(self, helper):
+    def test_too_long_key_is_not_transient(self, helper):
         with pytest.raises(ClientError) as caught:
             helper.put({"hash_key": "a", "range_key": "x" * 1025})
         assert is_invalid_write(caught.value)
 
-    def test_so_is_one_within_a_transaction(self, helper, api):
+    def test_too_long_key_in_transaction_is_not_transient(self, helper, api):
         body = {
             "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
             "Message": "Transaction cancelled",
@@ -417,7 +417,7 @@ class TestInvalidWrite:
         assert is_invalid_write(caught.value)
 
     @pytest.mark.parametrize("code", ["AccessDeniedException", "ResourceNotFoundException"])
-    def test_what_is_not_in_the_write_is_not_its_fault(self, helper, api, code):
+    def test_validation_error_of_other_value_is_not_key_error(self, helper, api, code):
         with answering(api, "PutItem", json_error(code)), pytest.raises(ClientError) as caught:
             helper.put(row(1).to_put())
         assert not is_invalid_write(caught.value)
@@ -433,7 +433,7 @@ class TestTransaction:
             helper._transact(self.put(helper, 3), self.put(helper, 2))
         assert len(helper.query_items(Row("a"))) == 2
 
-    def test_a_conflict_is_told_from_a_condition(self, helper, api):
+    def test_conflict_differs_from_failed_condition(self, helper, api):
         body = {
             "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
             "Message": "Transaction cancelled",

@@ -158,7 +158,7 @@ def answers_lost(table: DDBHelper) -> Iterator[None]:
 
 
 class TestAccept:
-    def test_a1_puts_both_rows_and_the_request_survives_whole(self, tables):
+    def test_a1_puts_both_rows_and_request_survives_whole(self, tables):
         asked = request(
             regionOfInterest="POLYGON ((0 0, 1.23456789012345 0, 1 1, 0 0))",
             postProcessing=[
@@ -179,7 +179,7 @@ class TestAccept:
         assert row.roi_wkt == asked.roi.wkt
         assert (row.image_status, row.region_success, row.region_error, row.tile_success) == ("ACCEPTED", 0, 0, 0)
 
-    def test_what_is_large_lies_in_neither_row_that_is_read_often(self, tables):
+    def test_large_values_are_kept_out_of_rows_that_are_read_often(self, tables):
         """Turns read every open job, and R3 pays for each byte of an image's row."""
         asked = request(
             featureProperties=[{"note": "x" * 15_000}],
@@ -195,7 +195,7 @@ class TestAccept:
         assert (whole.body, json.loads(whole.feature_properties)) == ("b" * 5000, asked.feature_properties)
         assert len(json.dumps(tables.outstanding_jobs.read({"endpoint_id": "ships", "job_id": "job"}))) < 600
 
-    def test_a_request_lives_as_long_as_its_image_that_begins_again(self, tables):
+    def test_request_lives_as_long_as_its_image_that_begins_again(self, tables):
         tables.outstanding_jobs.accept(request())
         key = {"image_id": request_key(request().job_id)}
         first = tables.jobs.read(key)["expire_time"]
@@ -206,14 +206,14 @@ class TestAccept:
         assert tables.outstanding_jobs.reopen(ended, request(), "again")
         assert tables.jobs.read(key)["expire_time"] == first + 1000
 
-    def test_a_second_delivery_changes_nothing_and_another_request_is_told_apart(self, tables):
+    def test_accept_is_idempotent_and_refuses_another_request_under_its_id(self, tables):
         tables.outstanding_jobs.accept(request())
         assert tables.outstanding_jobs.accept(request()) is Acceptance.KNOWN
         assert tables.outstanding_jobs.accept(request(imageProcessorTileSize=256)) is Acceptance.REUSED
         assert tables.outstanding_jobs.accept(request(url="s3://images/b.tif")) is Acceptance.REUSED
         assert len(list(tables.outstanding_jobs.open_jobs())) == 1
 
-    def test_a_job_id_belongs_to_one_request_whatever_the_model_the_image_and_the_number_of_images(self, tables):
+    def test_job_id_belongs_to_one_request(self, tables):
         images = {name: f"s3://images/{name}.tif" for name in "abc"}
         first = requests_of(validated(message(imageUrls=[images["a"], images["b"]])), "sha-of-first")
         assert [tables.outstanding_jobs.accept(one) for one in first] == [Acceptance.ACCEPTED] * 2
@@ -227,7 +227,7 @@ class TestAccept:
         assert [tables.outstanding_jobs.accept(other) for other in others] == [Acceptance.REUSED] * 2
         assert {item.image_url for item in tables.jobs.images_of("job")} == {one.image_url for one in first}
 
-    def test_of_two_requests_with_one_id_one_has_all_its_images_and_the_other_none(self, tables):
+    def test_accept_takes_all_images_of_one_request_when_two_share_an_id(self, tables):
         """Accepted at the same time, image by image, in every order that the threads make."""
         urls = [f"s3://images/{number}.tif" for number in range(6)]
         both = [requests_of(validated(message(imageUrls=urls)), name) for name in ("one", "other")]
@@ -242,7 +242,7 @@ class TestAccept:
             outcomes = list(pool.map(accept, both))
         assert sorted(outcomes, key=str) == sorted([[Acceptance.ACCEPTED] * 6, [Acceptance.REUSED] * 6], key=str)
 
-    def test_what_the_images_of_a_job_share_is_stored_once(self, tables):
+    def test_shared_values_of_images_are_stored_once(self, tables):
         """A message of 1,000 images may have 200 KB beside them: their rows would be 200 MB."""
         urls = [f"s3://images/{number}.tif" for number in range(20)]
         shared = message(imageUrls=urls, featureProperties=[{"note": "x" * 15_000}], regionOfInterest=WIDE)
@@ -258,7 +258,7 @@ class TestAccept:
         # The scheduler holds this of each open job, and twenty thousand jobs may wait.
         assert max(len(json.dumps(row, default=repr)) for row in tables.outstanding_jobs.scan()) < 600
 
-    def test_one_of_sixteen_workers_accepts(self, tables):
+    def test_accept_succeeds_once_when_sixteen_workers_try(self, tables):
         with ThreadPoolExecutor(16) as pool:
             answers = list(pool.map(lambda _: tables.outstanding_jobs.accept(request()), range(16)))
         assert answers.count(Acceptance.ACCEPTED) == 1
@@ -272,7 +272,7 @@ class TestExpired:
         tables.clock.now_s += tables.jobs.life_s + 24 * 3600 + 10
 
     @pytest.mark.parametrize("is_closed", [True, False], ids=["closed", "left open"])
-    def test_a_job_id_can_be_used_again(self, tables, is_closed):
+    def test_job_id_can_be_used_again(self, tables, is_closed):
         tables.outstanding_jobs.accept(request())
         if is_closed:
             tables.outstanding_jobs.close(tables.jobs.fail_unplanned(request().image_id, "unreadable"))
@@ -286,7 +286,7 @@ class TestExpired:
         assert (row.image_status, row.request_sha256) == ("ACCEPTED", other.request_sha256)
         assert tables.outstanding_jobs.find(other) == job
 
-    def test_regions_and_tiles_of_the_job_before_do_not_count(self, tables):
+    def test_regions_and_tiles_of_job_before_do_not_count(self, tables):
         planned(tables)
         claim = claimed(tables)
         key = TileKey(claim.item.image_id, claim.item.region_id, 0)
@@ -300,7 +300,7 @@ class TestExpired:
 
 
 class TestPlan:
-    def test_a2_is_taken_once_until_it_is_stale_and_never_after_planning(self, tables):
+    def test_a2_succeeds_once_until_stale_and_never_after_planning(self, tables):
         tables.outstanding_jobs.accept(request())
         (job,) = tables.outstanding_jobs.open_jobs()
         assert tables.outstanding_jobs.start_planning(job, "w1", 60)
@@ -314,20 +314,20 @@ class TestPlan:
         (job,) = tables.outstanding_jobs.open_jobs()
         assert not tables.outstanding_jobs.start_planning(job, "w3", 60)
 
-    def test_a3_keeps_the_first_plan(self, tables):
+    def test_a3_keeps_first_plan(self, tables):
         first = planned(tables, regions=2)
         second = dataclasses.replace(first, region_count=5, width=1)
         stored = tables.jobs.fix_plan(second)
         assert (stored.region_count, stored.width, stored.image_status) == (2, 1024, "IN_PROGRESS")
 
-    def test_a3_refuses_an_image_that_has_ended(self, tables):
+    def test_a3_refuses_image_that_has_ended(self, tables):
         tables.outstanding_jobs.accept(request())
         item = tables.jobs.get_image_request(request().image_id)
         tables.jobs.fail_unplanned(item.image_id, "unreadable")
         with pytest.raises(ConditionNotMetError):
             tables.jobs.fix_plan(dataclasses.replace(item, region_count=1))
 
-    def test_f0_fails_an_image_once_and_only_before_its_plan(self, tables):
+    def test_f0_fails_image_once_and_only_before_its_plan(self, tables):
         tables.outstanding_jobs.accept(request())
         ended = tables.jobs.fail_unplanned(request().image_id, "unreadable")
         assert ended is not None
@@ -348,12 +348,12 @@ class TestPlan:
         assert jobs.fail_unshared(image_id, "the image is gone") is None
         assert jobs.fail_unshared(image_id, "the image is gone", planned_again.generation).image_status == "FAILED"
 
-    def test_f0_leaves_a_planned_image_alone(self, tables):
+    def test_f0_changes_no_planned_image(self, tables):
         item = planned(tables)
         assert tables.jobs.fail_unplanned(item.image_id, "too late") is None
         assert tables.jobs.get_image_request(item.image_id).image_status == "IN_PROGRESS"
 
-    def test_a4_writes_a_row_once_and_refuses_one_that_has_ended(self, tables):
+    def test_a4_writes_row_once_and_refuses_ended_region(self, tables):
         planned(tables)
         claim = claimed(tables)
         again = tables.regions.start_region_request(region_item())
@@ -365,7 +365,7 @@ class TestPlan:
 
 
 class TestRegion:
-    def test_r1_knows_its_own_claim_when_the_first_answer_was_lost(self, tables):
+    def test_r1_returns_same_claim_when_first_response_was_lost(self, tables):
         planned(tables)
         item = tables.regions.start_region_request(region_item())
         with answers_lost(tables.regions):
@@ -375,7 +375,7 @@ class TestRegion:
         assert isinstance(tables.regions.claim(item.image_id, item.region_id, "w1", 60), RegionHeld)
         assert tables.regions.release(claim)
 
-    def test_r1_holds_off_others_until_the_lease_ends_and_then_fences_the_first_out(self, tables):
+    def test_r1_holds_off_others_until_lease_ends_and_then_fences_first_out(self, tables):
         planned(tables)
         first = claimed(tables)
         held = tables.regions.claim(first.item.image_id, first.item.region_id, "w2", 60)
@@ -389,7 +389,7 @@ class TestRegion:
         assert not tables.regions.release(first)
         assert tables.regions.renew(second, 60)
 
-    def test_r2_release_opens_the_region_at_its_time_and_forgets_the_attempt(self, tables):
+    def test_r2_release_opens_region_at_its_time_and_forgets_attempt(self, tables):
         planned(tables)
         claim = claimed(tables)
         assert tables.regions.release(claim, not_before=tables.clock.now_s + 30, is_backoff=True)
@@ -402,7 +402,7 @@ class TestRegion:
         row = tables.regions.get_region_request(claim.item.region_id, claim.item.image_id)
         assert (row.stalled_attempts, row.backoffs, row.stall_first_time) == (1, 0, None)
 
-    def test_r3_counts_a_region_once_however_often_it_is_sent(self, tables):
+    def test_r3_counts_region_once_when_sent_again(self, tables):
         item = planned(tables, regions=2)
         claim = claimed(tables)
         other = ImageRegion.of(((0, 512), (512, 512)))
@@ -414,14 +414,14 @@ class TestRegion:
         assert (row.region_status, row.total_tiles, row.failed_tiles) == ("PARTIAL", 2, [other.to_lists()])
         assert isinstance(tables.regions.claim(item.image_id, claim.item.region_id, "w2", 60), RegionEnded)
 
-    def test_r3_lists_no_tiles_where_the_list_would_outgrow_the_row(self, tables):
+    def test_r3_lists_no_tiles_where_list_would_outgrow_row(self, tables):
         planned(tables)
         claim = claimed(tables)
         tables.regions.end_region(tables.jobs, claim, RequestStatus.SUCCESS, [BOUNDS] * 5001, [])
         row = tables.regions.get_region_request(claim.item.region_id, claim.item.image_id)
         assert (row.tiles_truncated, row.succeeded_tiles, row.succeeded_tile_count) == (True, None, 5001)
 
-    def test_the_longest_list_of_tiles_fits_a_row(self, tables):
+    def test_longest_list_of_tiles_fits_row(self, tables):
         planned(tables)
         claim = claimed(tables)
         far = ImageRegion.of(((1_000_000, 1_000_000), (8192, 8192)))
@@ -472,7 +472,7 @@ def features(request, tables, monkeypatch) -> FeatureTable:
 class TestTile:
     KEY = TileKey("job:s3://images/a.tif", "(0, 0)(512, 512)-job", 7)
 
-    def test_t1_the_first_outcome_counts(self, tables):
+    def test_t1_first_outcome_counts(self, tables):
         good = TileOutcome(TileState.SUCCEEDED, [b'{"type":"Feature"}'], dropped={"NO_GEOMETRY": 2})
         bad = TileOutcome(TileState.FAILED, error_code="MODEL_4XX")
         assert tables.features.commit_tile(self.KEY, BOUNDS, good) is TileState.SUCCEEDED
@@ -481,7 +481,7 @@ class TestTile:
         assert (tile.state, tile.features, tile.bounds) == (TileState.SUCCEEDED, [b'{"type":"Feature"}'], BOUNDS)
 
     @pytest.mark.parametrize("bytes_each", [20, 1_000, 30_000], ids=["small", "large", "very large"])
-    def test_features_come_back_whole_and_those_of_a_loser_are_not_read(self, features, bytes_each):
+    def test_features_of_winner_are_read_whole(self, features, bytes_each):
         first, second = (TileOutcome(TileState.SUCCEEDED, noisy_features(mark, bytes_each)) for mark in "ab")
         features.commit_tile(self.KEY, BOUNDS, first)
         features.commit_tile(self.KEY, BOUNDS, second)
@@ -491,7 +491,7 @@ class TestTile:
         assert features.read_tiles([self.KEY]) == [tile]
 
     @pytest.mark.parametrize("text_bytes", [10, 30_000], ids=["small", "large"])
-    def test_columns_come_back_with_the_features_that_they_are_of(self, features, text_bytes):
+    def test_columns_are_read_with_their_features(self, features, text_bytes):
         rng = random.Random(1)
         texts = [rng.randbytes(text_bytes // 2).hex() for _ in range(40)]
         encoded = encode_features(ship(number, f"class-{number % 7}", text) for number, text in enumerate(texts))
@@ -502,14 +502,14 @@ class TestTile:
         assert list(tile.columns.iris) == [f"class-{number}" for number in range(7)]
         assert tile.inference_time == "2026-11-20T22:42:58Z"
 
-    def test_columns_follow_from_the_features_where_they_are_not_given(self, tables):
+    def test_columns_are_computed_when_not_given(self, tables):
         encoded = encode_features(ship(number, f"class-{number % 2}") for number in range(5))
         tables.features.commit_tile(self.KEY, BOUNDS, TileOutcome(TileState.SUCCEEDED, encoded.bodies))
         (tile,) = tables.features.stored_tiles(self.KEY.image_id)
         for name in ("box", "score", "category", "kind"):
             assert (tile.columns.records[name] == encoded.columns.records[name]).all()
 
-    def test_features_of_a_tile_tell_what_is_the_same_for_all_of_it(self, tables):
+    def test_features_of_tile_carry_shared_values(self, tables):
         tables.features.commit_tile(self.KEY, BOUNDS, succeeded(encode_features([ship(1, "ship")])))
         (found,) = tables.features.get_features(self.KEY.image_id)
         assert list(found["properties"].items())[-3:] == [
@@ -518,20 +518,20 @@ class TestTile:
             ("_modelRunnerTile", BOUNDS.to_lists()),
         ]
 
-    def test_a_tile_whose_features_are_too_many_writes_nothing(self, features, monkeypatch):
+    def test_tile_writes_no_row_when_features_are_too_many(self, features, monkeypatch):
         monkeypatch.setattr("aws.osml.model_runner.features.tile_blob.MAX_CONTENT_BYTES", 100_000)
         with pytest.raises(FeaturesTooLargeError):
             features.commit_tile(self.KEY, BOUNDS, TileOutcome(TileState.SUCCEEDED, noisy_features("a", 30_000)))
         assert list(features.scan()) == []
 
-    def test_a_row_never_holds_more_than_an_item_may(self, tables, monkeypatch):
+    def test_row_stays_below_item_limit(self, tables, monkeypatch):
         monkeypatch.setattr(tables.features, "_blobs", None)
         tables.features.commit_tile(self.KEY, BOUNDS, TileOutcome(TileState.SUCCEEDED, noisy_features("a", 60_000)))
         blobs = [bytes(row["feature_blob"]) for row in tables.features.scan()]
         assert len(blobs) > 2
         assert max(map(len, blobs)) <= 200_000
 
-    def test_a_large_tile_takes_one_object_and_a_row_that_names_it(self, tables, monkeypatch):
+    def test_large_tile_is_one_object_and_row_that_names_it(self, tables, monkeypatch):
         monkeypatch.setattr(tables.features, "_blobs", tables.blobs)
         outcome = TileOutcome(TileState.SUCCEEDED, noisy_features("a", 1_000))
         tables.features.commit_tile(self.KEY, BOUNDS, outcome)
@@ -542,7 +542,7 @@ class TestTile:
         assert len(unpack_tile(tables.blobs.get(row["blob_key"]))[0]) == row["feature_count"] == 40
 
     @pytest.mark.parametrize("read", ["read_tiles", "stored_tiles"])
-    def test_a_tile_whose_rest_is_gone_is_not_read_in_part(self, tables, read):
+    def test_tile_is_not_read_when_its_second_row_is_missing(self, tables, read):
         large = TileOutcome(TileState.SUCCEEDED, noisy_features("a", 30_000))
         tables.features.commit_tile(self.KEY, BOUNDS, large)
         rest = next(row for row in tables.features.scan() if "chunk" in row)
@@ -551,7 +551,7 @@ class TestTile:
         with pytest.raises(ConservationError, match="rows are missing"):
             getattr(tables.features, read)(argument)
 
-    def test_a_tile_whose_object_is_gone_is_not_read(self, tables, monkeypatch):
+    def test_tile_is_not_read_when_its_object_is_missing(self, tables, monkeypatch):
         monkeypatch.setattr(tables.features, "_blobs", tables.blobs)
         tables.features.commit_tile(self.KEY, BOUNDS, TileOutcome(TileState.SUCCEEDED, noisy_features("a", 1_000)))
         (row,) = tables.features.scan()
@@ -565,7 +565,7 @@ class TestTile:
             tables.features.read_tiles([self.KEY])
 
     @pytest.mark.parametrize("bytes_each", [20, 30_000], ids=["small", "large"])
-    def test_a_busy_table_gets_the_same_rows_until_it_takes_them(self, features, monkeypatch, bytes_each):
+    def test_write_repeats_same_rows_while_table_is_busy(self, features, monkeypatch, bytes_each):
         written: list[tuple[str, str]] = []
         busy = iter([True, True, False, True, False, False, False])
 
@@ -587,7 +587,7 @@ class TestTile:
         (tile,) = features.read_tiles([self.KEY])
         assert list(tile.features) == outcome.features
 
-    def test_a_busy_bucket_gets_the_same_object_until_it_takes_it(self, tables, monkeypatch):
+    def test_write_repeats_same_object_while_bucket_is_busy(self, tables, monkeypatch):
         put: list[str] = []
 
         class BusyBucket:
@@ -610,14 +610,14 @@ class TestTile:
             tables.features.commit_tile(self.KEY, BOUNDS, outcome, keep_trying=lambda: len(put) < 3)
         assert len(put) == 3
 
-    def test_a_row_of_another_version_is_refused_with_a_sentence(self, tables):
+    def test_row_of_another_version_is_refused_with_sentence(self, tables):
         tables.features.commit_tile(self.KEY, BOUNDS, TileOutcome(TileState.SUCCEEDED))
         (row,) = tables.features.scan()
         tables.features.update({name: row[name] for name in ("hash_key", "range_key")}, "REMOVE feature_count", {})
         with pytest.raises(ConservationError, match="another version"):
             tables.features.read_tiles([self.KEY])
 
-    def test_committed_tiles_tells_outcomes_by_index(self, tables):
+    def test_committed_tiles_returns_outcomes_by_index(self, tables):
         for index in range(130):
             state = TileState.FAILED if index % 10 == 0 else TileState.SUCCEEDED
             tables.features.commit_tile(dataclasses.replace(self.KEY, index=index), BOUNDS, TileOutcome(state))
@@ -643,7 +643,7 @@ class TestTile:
         planned = [dataclasses.replace(self.KEY, index=index) for index in range(80)]
         assert tables.features.stored_tiles(self.KEY.image_id, planned) == tiles
 
-    def test_tiles_are_read_by_key_in_the_order_that_is_wanted(self, features):
+    def test_tiles_are_read_by_key_in_order_that_is_wanted(self, features):
         large, small = noisy_features("a", 10_000), noisy_features("b", 10, count=2)
         keys = [dataclasses.replace(self.KEY, index=index) for index in range(60)]
         for key in keys[::2]:
@@ -659,7 +659,7 @@ class TestTile:
 
 
 class TestFinish:
-    def test_g1_knows_its_own_claim_when_the_first_answer_was_lost(self, tables):
+    def test_g1_returns_same_claim_when_first_response_was_lost(self, tables):
         planned(tables)
         tables.regions.end_region(tables.jobs, claimed(tables), RequestStatus.SUCCESS, [BOUNDS], [])
         counted = tables.jobs.get_image_request(request().image_id)
@@ -674,7 +674,7 @@ class TestFinish:
         tables.regions.end_region(tables.jobs, claimed(tables), RequestStatus.SUCCESS, [BOUNDS], [])
         return tables.jobs.get_image_request(request().image_id)
 
-    def test_g1_one_worker_claims_and_the_next_has_a_higher_number(self, tables):
+    def test_g1_is_claimed_by_one_worker_and_next_fence_is_higher(self, tables):
         item = self.complete(tables)
         with ThreadPoolExecutor(8) as pool:
             claims = list(pool.map(lambda n: tables.jobs.claim_aggregation(item, f"w{n}", 120, 0), range(8)))
@@ -686,7 +686,7 @@ class TestFinish:
         assert tables.jobs.end_aggregation(item.image_id, first.agg_fence, RequestStatus.FAILED, "zombie") is None
         assert tables.jobs.renew_aggregation(item.image_id, second.agg_fence, 120)
 
-    def test_g1_waits_its_time_after_a_claim_that_died(self, tables):
+    def test_g1_waits_its_time_after_claim_that_died(self, tables):
         item = self.complete(tables)
         assert tables.jobs.claim_aggregation(item, "w1", 10, 300)
         tables.clock.now_s += 11
@@ -698,7 +698,7 @@ class TestFinish:
         item = self.complete(tables)
         assert tables.jobs.claim_aggregation(dataclasses.replace(item, region_success=0), "w1", 120, 0) is None
 
-    def test_g2_to_g5_end_the_job_once_and_close_it_last(self, tables):
+    def test_g2_to_g5_end_job_once_and_close_it_last(self, tables):
         item = tables.jobs.claim_aggregation(self.complete(tables), "w1", 120, 0)
         assert tables.jobs.record_sink_progress(item.image_id, item.agg_fence, {"1:Kinesis": 500})
         assert tables.jobs.get_image_request(item.image_id).sink_positions == {"1:Kinesis": 500}
@@ -716,13 +716,13 @@ class TestFinish:
         tables.outstanding_jobs.close(ended)
         assert list(tables.outstanding_jobs.open_jobs()) == []
 
-    def test_release_forgets_the_attempt(self, tables):
+    def test_release_forgets_attempt(self, tables):
         item = tables.jobs.claim_aggregation(self.complete(tables), "w1", 120, 500)
         assert tables.jobs.release_aggregation(item.image_id, item.agg_fence, backoffs=3)
         second = tables.jobs.claim_aggregation(item, "w2", 120, 0)
         assert (second.agg_stalled, second.agg_backoffs) == (1, 3)
 
-    def test_no_write_brings_back_a_row_that_is_gone(self, tables):
+    def test_no_write_brings_back_row_that_is_gone(self, tables):
         item = self.complete(tables)
         tables.jobs.delete({"image_id": item.image_id})
         tables.jobs.clear_outbox(item.image_id)
@@ -745,7 +745,7 @@ class TestRedrive:
         tables.outstanding_jobs.close(ended)
         return tables.jobs.get_image_request(ended.image_id), claim
 
-    def test_d1_begins_the_next_generation_once_and_keeps_the_plan(self, tables):
+    def test_d1_begins_next_generation_once_and_keeps_plan(self, tables):
         item, _ = self.ended_partial(tables)
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(lambda n: tables.outstanding_jobs.reopen(item, request(), f"m{n}"), range(8))) == 1
@@ -757,7 +757,7 @@ class TestRedrive:
         assert tables.jobs.request_of(row) == request()
         assert tables.outstanding_jobs.start_planning(job, "w2", 60)
 
-    def test_an_output_that_failed_alone_is_all_that_is_written_again(self, tables):
+    def test_only_failed_output_is_written_again(self, tables):
         planned(tables)
         tables.regions.end_region(tables.jobs, claimed(tables), RequestStatus.SUCCESS, [BOUNDS], [])
         item = tables.jobs.claim_aggregation(tables.jobs.get_image_request(request().image_id), "w1", 120, 0)
@@ -786,7 +786,7 @@ class TestRedrive:
         tables.outstanding_jobs.close(ended)
         return tables.jobs.get_image_request(ended.image_id)
 
-    def test_d3_leaves_nothing_to_do_but_the_end(self, tables):
+    def test_d3_leaves_only_delivery(self, tables):
         item = self.undelivered(tables)
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(lambda n: tables.outstanding_jobs.reopen(item, request(), f"m{n}"), range(8))) == 1
@@ -815,7 +815,7 @@ class TestRedrive:
         row = tables.jobs.get_image_request(item.image_id)
         assert (row.region_success, row.tile_success, row.sinks_done) == (0, 0, None)
 
-    def test_a_tile_that_would_expire_under_way_gives_way_in_the_next_generation_only(self, tables):
+    def test_expiring_tile_is_replaced_in_next_generation_only(self, tables):
         image_id, region_id = request().image_id, region_id_of(BOUNDS, "job")
         keys = [TileKey(image_id, region_id, index) for index in range(2)]
         good, bad = TileOutcome(TileState.SUCCEEDED), TileOutcome(TileState.FAILED)
@@ -831,7 +831,7 @@ class TestRedrive:
         )
         assert tables.features.commit_tile(keys[0], BOUNDS, bad, 1) is TileState.FAILED
 
-    def test_who_still_works_on_the_generation_before_changes_nothing(self, tables):
+    def test_worker_of_earlier_generation_changes_no_row(self, tables):
         item, old_claim = self.ended_partial(tables)
         tables.outstanding_jobs.reopen(item, request(), "again")
         assert tables.regions.reopen(item.image_id, old_claim.item.region_id, 1)
@@ -842,7 +842,7 @@ class TestRedrive:
         row = tables.jobs.get_image_request(item.image_id)
         assert (row.region_success, row.region_error, row.image_status) == (0, 0, "IN_PROGRESS")
 
-    def test_a_late_plan_or_close_of_the_generation_before_leaves_the_open_job_alone(self, tables):
+    def test_late_plan_or_close_of_earlier_generation_changes_no_open_job(self, tables):
         item, _ = self.ended_partial(tables)
         tables.outstanding_jobs.reopen(item, request(), "again")
         (job,) = tables.outstanding_jobs.open_jobs()
@@ -855,7 +855,7 @@ class TestRedrive:
         tables.outstanding_jobs.close(tables.jobs.get_image_request(item.image_id))
         assert list(tables.outstanding_jobs.open_jobs()) == []
 
-    def test_a_status_that_waits_is_cleared_by_its_own_generation(self, tables):
+    def test_status_that_waits_is_cleared_by_its_own_generation(self, tables):
         tables.outstanding_jobs.accept(request())
         ended = tables.jobs.fail_unplanned(request().image_id, "unreadable")
         tables.jobs.clear_outbox(ended.image_id)
@@ -868,7 +868,7 @@ class TestRedrive:
         tables.jobs.clear_outbox(ended.image_id, 1)
         assert tables.jobs.get_image_request(ended.image_id).status_outbox is None
 
-    def test_only_failures_of_the_generation_before_are_done_again(self, tables):
+    def test_only_failures_of_generation_before_are_done_again(self, tables):
         good, bad = TileKey("i", "r", 0), TileKey("i", "r", 1)
         tables.features.commit_tile(good, BOUNDS, TileOutcome(TileState.SUCCEEDED, noisy_features("a", 4)))
         tables.features.commit_tile(bad, BOUNDS, TileOutcome(TileState.FAILED, error_code="MODEL_4XX"))
@@ -885,14 +885,14 @@ class TestRedrive:
 
 
 class TestSweep:
-    def test_one_worker_of_the_fleet_sweeps_at_a_time(self, tables):
+    def test_one_worker_sweeps_at_a_time(self, tables):
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(lambda n: tables.outstanding_jobs.claim_sweep(f"w{n}", 30), range(8))) == 1
         assert list(tables.outstanding_jobs.open_jobs()) == []
         tables.clock.now_s += 31
         assert tables.outstanding_jobs.claim_sweep("next", 30)
 
-    def test_a_job_is_looked_after_by_one_sweeper(self, tables):
+    def test_job_is_claimed_by_one_sweeper(self, tables):
         tables.outstanding_jobs.accept(request())
         (job,) = tables.outstanding_jobs.open_jobs()
         assert tables.outstanding_jobs.mark_swept(job)
@@ -904,7 +904,7 @@ class TestSweep:
 
 
 class TestSchedule:
-    def test_the_count_of_regions_is_noted_for_its_own_generation(self, tables):
+    def test_count_of_regions_is_noted_for_its_own_generation(self, tables):
         tables.outstanding_jobs.accept(request())
         (job,) = tables.outstanding_jobs.open_jobs()
         assert job.region_count is None
@@ -913,14 +913,14 @@ class TestSchedule:
         (job,) = tables.outstanding_jobs.open_jobs()
         assert job.region_count == 7
 
-    def test_the_count_of_regions_of_a_job_that_is_closed_brings_nothing_back(self, tables):
+    def test_counting_regions_of_closed_job_creates_no_row(self, tables):
         tables.outstanding_jobs.accept(request())
         (job,) = tables.outstanding_jobs.open_jobs()
         tables.outstanding_jobs.close(tables.jobs.get_image_request(request().image_id))
         tables.outstanding_jobs.record_region_count(job, 7)
         assert list(tables.outstanding_jobs.open_jobs()) == []
 
-    def test_a2_is_kept_while_its_worker_plans_and_given_back_as_no_attempt(self, tables):
+    def test_a2_is_renewed_while_planning_and_released_without_attempt(self, tables):
         tables.outstanding_jobs.accept(request())
         (job,) = tables.outstanding_jobs.open_jobs()
         started = tables.outstanding_jobs.start_planning(job, "w1", 60)
@@ -941,7 +941,7 @@ class TestSchedule:
         tables.outstanding_jobs.finish_planning(second)
         assert not tables.outstanding_jobs.renew_planning(second, "w2")
 
-    def test_q1_one_worker_has_the_turn_and_the_next_has_a_higher_number(self, tables):
+    def test_q1_is_held_by_one_worker_and_next_fence_is_higher(self, tables):
         with ThreadPoolExecutor(8) as pool:
             turns = list(pool.map(lambda n: tables.lock.claim(f"w{n}", 15), range(8)))
         (first,) = [turn for turn in turns if turn]
@@ -956,7 +956,7 @@ class TestSchedule:
         assert (state.locked_until, state.next_look, state.waiting) == (0, tables.clock.now_s + 5, 3)
         assert list(tables.outstanding_jobs.open_jobs()) == []
 
-    def test_an_image_starts_once_and_only_in_the_turn_that_is_in_force(self, tables):
+    def test_image_starts_once_under_lock_in_force(self, tables):
         tables.outstanding_jobs.accept(request())
         tables.outstanding_jobs.accept(request("other", "s3://images/b.tif"))
         job, other = tables.outstanding_jobs.open_jobs()
@@ -970,7 +970,7 @@ class TestSchedule:
         assert tables.outstanding_jobs.renew_planning(started, "w2")
         assert tables.lock.start(new, other, 60) is not None
 
-    def test_progress_is_what_the_images_rows_say(self, tables):
+    def test_progress_follows_image_rows(self, tables):
         item = planned(tables, regions=2)
         tables.regions.end_region(tables.jobs, claimed(tables), RequestStatus.SUCCESS, [BOUNDS], [])
         jobs = list(tables.lock.open_jobs())
@@ -980,7 +980,7 @@ class TestSchedule:
 
 
 class TestCancel:
-    def test_c1_ends_an_open_image_once_and_what_runs_loses_its_count(self, tables):
+    def test_c1_ends_open_image_once_and_running_region_is_not_counted(self, tables):
         item = planned(tables)
         claim = claimed(tables)
         ended = tables.jobs.cancel(item.image_id)
@@ -990,7 +990,7 @@ class TestCancel:
         assert not tables.regions.end_region(tables.jobs, claim, RequestStatus.SUCCESS, [BOUNDS], [])
         assert tables.jobs.get_image_request(item.image_id).region_success == 0
 
-    def test_d2_begins_a_region_again_that_had_not_ended_when_its_image_was_cancelled(self, tables):
+    def test_d2_restarts_region_that_was_open_when_image_was_cancelled(self, tables):
         item = planned(tables)
         old = claimed(tables)
         ended = tables.jobs.cancel(item.image_id)
@@ -1006,7 +1006,7 @@ class TestCancel:
 
 
 class TestSlots:
-    def test_e1_gives_no_more_slots_than_there_are_whoever_comes_at_once(self, tables):
+    def test_e1_grants_no_more_slots_than_exist_when_workers_race(self, tables):
         with ThreadPoolExecutor(8) as pool:
             taken = list(pool.map(lambda n: tables.endpoints.take_slot("ships", f"w{n}", 3, 60), range(8)))
         slots = [slot for slot in taken if slot is not None]
@@ -1020,13 +1020,13 @@ class TestSlots:
         assert tables.endpoints.is_full("ships")
         assert not tables.endpoints.is_full("boats")
 
-    def test_e1_whose_answer_was_lost_knows_its_slot_again(self, tables):
+    def test_e1_returns_same_slot_when_first_response_was_lost(self, tables):
         slot = Slot("ships", 0, "mine#1")
         assert tables.endpoints._claim_slot(slot, 60)
         assert tables.endpoints._claim_slot(slot, 60)
         assert not tables.endpoints._claim_slot(Slot("ships", 0, "mine#2"), 60)
 
-    def test_e2_keeps_a_slot_and_one_that_ran_out_is_free(self, tables):
+    def test_e2_renews_slot_and_expired_slot_is_free(self, tables):
         kept, dead = (tables.endpoints.take_slot("ships", name, 2, 60) for name in ("kept", "dead"))
         tables.clock.now_s += 40
         assert tables.endpoints.renew_slot(kept, 60)
@@ -1035,7 +1035,7 @@ class TestSlots:
         assert tables.endpoints.take_slot("ships", "one more", 2, 60) is None
         assert not tables.endpoints.renew_slot(dead, 60)
 
-    def test_e3_gives_a_slot_back_once_and_only_its_own(self, tables):
+    def test_e3_frees_own_slot_once(self, tables):
         slot = tables.endpoints.take_slot("ships", "a", 1, 60)
         tables.endpoints.leave_slot(slot)
         tables.endpoints.leave_slot(slot)
@@ -1044,7 +1044,7 @@ class TestSlots:
         tables.endpoints.leave_slot(slot)
         assert tables.endpoints.renew_slot(other, 60)
 
-    def test_a_full_endpoint_costs_no_call_for_a_while(self, tables):
+    def test_full_endpoint_costs_no_call_for_while(self, tables):
         slot = tables.endpoints.take_slot("ships", "a", 1, 60)
         assert tables.endpoints.take_slot("ships", "b", 1, 60) is None
         assert tables.endpoints.is_full("ships")
@@ -1054,7 +1054,7 @@ class TestSlots:
         tables.endpoints.leave_slot(slot)
         assert not tables.endpoints.is_full("ships")
 
-    def test_the_most_regions_are_looked_up_once_and_stay_in_force_when_that_fails(self, tables):
+    def test_max_regions_is_read_once_and_stays_in_force_when_read_fails(self, tables):
         found: list[int | None] = [40, None, 60]
         calls: list[float] = []
 

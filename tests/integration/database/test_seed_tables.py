@@ -105,12 +105,12 @@ class TestJobTable:
         with pytest.raises(StartImageException):
             jobs.start_image_request(JobItem(IMAGE_ID))
 
-    def test_start_leaves_the_callers_item_alone(self, jobs):
+    def test_start_does_not_change_callers_item(self, jobs):
         item = JobItem(IMAGE_ID)
         jobs.start_image_request(item)
         assert item == JobItem(IMAGE_ID)
 
-    def test_regions_are_counted_until_the_image_is_complete(self, jobs):
+    def test_regions_are_counted_until_image_is_complete(self, jobs):
         jobs.start_image_request(JobItem(IMAGE_ID, region_count=3))
         assert not jobs.is_image_request_complete(jobs.complete_region_request(IMAGE_ID, error=False))
         assert not jobs.is_image_request_complete(jobs.complete_region_request(IMAGE_ID, error=True))
@@ -118,20 +118,20 @@ class TestJobTable:
         assert (item.region_success, item.region_error) == (2, 1)
         assert jobs.is_image_request_complete(item)
 
-    def test_an_image_without_a_plan_is_not_complete_and_one_without_counters_is_an_error(self, jobs):
+    def test_image_without_plan_is_not_complete(self, jobs):
         assert not jobs.is_image_request_complete(JobItem(IMAGE_ID, region_success=0, region_error=0))
         for counters in ({}, {"region_success": 1}, {"region_error": 1}):
             with pytest.raises(IsImageCompleteException):
                 jobs.is_image_request_complete(JobItem(IMAGE_ID, region_count=1, **counters))
 
-    def test_end_records_the_time(self, jobs, clock):
+    def test_end_records_time(self, jobs, clock):
         jobs.start_image_request(JobItem(IMAGE_ID))
         clock.now_s += 5
         assert jobs.end_image_request(IMAGE_ID).end_time == int((START_S + 5) * 1000)
         with pytest.raises(EndImageException):
             jobs.end_image_request("none")
 
-    def test_an_image_that_is_not_there_or_has_expired_is_not_found(self, jobs, clock):
+    def test_image_that_is_not_there_or_has_expired_is_not_found(self, jobs, clock):
         jobs.start_image_request(JobItem(IMAGE_ID))
         assert jobs.find("none") is None
         with pytest.raises(GetImageRequestItemException):
@@ -139,7 +139,7 @@ class TestJobTable:
         clock.now_s += jobs.life_s + 1
         assert jobs.find(IMAGE_ID) is None
 
-    def test_update_sets_what_has_a_value(self, jobs):
+    def test_update_sets_given_attributes(self, jobs):
         jobs.start_image_request(JobItem(IMAGE_ID, job_id="job", width=10))
         updated = jobs.update_image_request(JobItem(IMAGE_ID, height=20))
         assert (updated.job_id, updated.width, updated.height) == ("job", 10, 20)
@@ -148,7 +148,7 @@ class TestJobTable:
         assert timed.processing_duration > START_S
 
     @pytest.mark.parametrize("text", ["(512, 256)", "[512, 256]", "512,256"])
-    def test_sizes_are_read_as_any_version_wrote_them(self, text):
+    def test_sizes_of_any_version_are_read(self, text):
         item = JobItem(IMAGE_ID, tile_size=text, tile_overlap=text)
         assert (item.tile_dimensions, item.overlap_dimensions) == ((512, 256), (512, 256))
 
@@ -164,7 +164,7 @@ class TestJobTable:
         assert item.endpoint_parameters == {"a": [1.5]}
         assert JobItem(IMAGE_ID).endpoint_parameters is None
 
-    def test_an_outbox_of_a_row_that_is_gone_needs_nothing(self, jobs):
+    def test_outbox_of_missing_row_is_ignored(self, jobs):
         jobs.clear_outbox("none")
         assert jobs.find("none") is None
 
@@ -186,7 +186,7 @@ def region_item(number: int = 0) -> RegionRequestItem:
 
 
 class TestRegionRequestTable:
-    def test_start_writes_the_row_and_a_second_start_returns_it(self, regions, clock):
+    def test_start_returns_existing_row_when_called_again(self, regions, clock):
         started = regions.start_region_request(region_item())
         assert (started.region_status, started.start_time) == ("STARTED", int(START_S * 1000))
         assert (started.fence, started.lease_until, started.region_retry_count) == (0, 0, 0)
@@ -194,7 +194,7 @@ class TestRegionRequestTable:
         assert regions.start_region_request(region_item()) == started
         assert regions.get_region_request(started.region_id, IMAGE_ID) == started
 
-    def test_complete_writes_the_end(self, regions, clock):
+    def test_complete_writes_end(self, regions, clock):
         started = regions.start_region_request(region_item())
         clock.now_s += 2.5
         started.succeeded_tile_count, started.total_tiles = 3, 4
@@ -203,7 +203,7 @@ class TestRegionRequestTable:
         assert (ended.end_time, ended.processing_duration) == (int((START_S + 2.5) * 1000), 2500)
         assert (ended.succeeded_tile_count, ended.total_tiles) == (3, 4)
 
-    def test_update_sets_what_has_a_value(self, regions, clock):
+    def test_update_sets_given_attributes(self, regions, clock):
         regions.start_region_request(region_item())
         clock.now_s += 1
         item = region_item()
@@ -213,14 +213,14 @@ class TestRegionRequestTable:
         assert (updated.message, updated.region_status) == ("half way", "STARTED")
         assert updated.last_updated_time == int((START_S + 1) * 1000)
 
-    def test_a_region_without_a_row_is_neither_updated_nor_completed(self, regions):
+    def test_region_without_row_is_not_updated_or_completed(self, regions):
         with pytest.raises(UpdateRegionException):
             regions.update_region_request(region_item())
         with pytest.raises(CompleteRegionException):
             regions.complete_region_request(region_item(), RequestStatus.SUCCESS)
         assert regions.get_region_request(region_item().region_id, IMAGE_ID) is None
 
-    def test_tiles_are_appended_to_the_list_of_their_state(self, regions):
+    def test_tiles_are_appended_to_list_of_their_state(self, regions):
         item = regions.start_region_request(region_item())
         for row, state in ((0, TileState.SUCCEEDED), (64, TileState.FAILED), (128, TileState.SUCCEEDED)):
             tile = ImageRegion.of(((row, 0), (64, 64)))
@@ -228,12 +228,12 @@ class TestRegionRequestTable:
         assert item.succeeded_tiles == [[[0, 0], [64, 64]], [[128, 0], [64, 64]]]
         assert item.failed_tiles == [[[64, 0], [64, 64]]]
 
-    def test_an_expired_row_counts_as_gone(self, regions, clock):
+    def test_expired_row_counts_as_gone(self, regions, clock):
         item = regions.start_region_request(region_item())
         clock.now_s += 17 * 24 * 3600
         assert regions.get_region_request(item.region_id, IMAGE_ID) is None
 
-    def test_regions_of_an_image_come_in_order(self, regions):
+    def test_regions_of_image_come_in_order(self, regions):
         for number in (2, 0, 1):
             regions.start_region_request(region_item(number))
         other = dataclasses.replace(region_item(), image_id="other")
@@ -242,7 +242,7 @@ class TestRegionRequestTable:
         assert ids == sorted(region_item(number).region_id for number in range(3))
 
     @pytest.mark.parametrize(("conflicts", "is_counted"), [(1, True), (5, True), (6, False)])
-    def test_a_busy_row_of_the_image_is_tried_six_times(self, jobs, regions, dynamodb, conflicts, is_counted):
+    def test_busy_row_of_image_is_tried_six_times(self, jobs, regions, dynamodb, conflicts, is_counted):
         jobs.put(new_row(ImageRequest(job_id="job", image_id=IMAGE_ID), START_S))
         item = regions.start_region_request(region_item())
         claim = regions.claim(IMAGE_ID, item.region_id, "w", 60)
@@ -262,7 +262,7 @@ class TestRegionRequestTable:
         assert len(waits) == min(conflicts, 5)
         assert all(0 <= wait <= 20 for wait in waits)
 
-    def test_an_ended_row_has_nothing_to_queue(self, regions):
+    def test_ended_row_has_nothing_to_queue(self, regions):
         item = regions.start_region_request(region_item())
         assert regions.record_queued(IMAGE_ID, item.region_id)
         regions.complete_region_request(item, RequestStatus.SUCCESS)
@@ -271,7 +271,7 @@ class TestRegionRequestTable:
 
 
 class TestEndpointStatisticsTable:
-    def test_regions_in_progress_go_up_and_down_but_never_below_none(self, endpoints):
+    def test_regions_in_progress_never_falls_below_zero(self, endpoints):
         assert endpoints.current_in_progress_regions("ships") == 0
         endpoints.upsert_endpoint("ships", 3)
         endpoints.increment_region_count("ships")
@@ -285,7 +285,7 @@ class TestEndpointStatisticsTable:
         assert endpoints.current_in_progress_regions("unknown") == 0
         assert endpoints.read({"endpoint": "ships"})["max_regions"] == 5
 
-    def test_the_row_is_an_item(self, endpoints):
+    def test_row_is_item(self, endpoints):
         endpoints.put_ddb_item(EndpointStatisticsItem("ships", 1, 9))
         assert endpoints.get_ddb_item(EndpointStatisticsItem("ships")) == {
             "endpoint": "ships",
@@ -301,7 +301,7 @@ def feature(name: str, box: tuple[float, float, float, float], image_id: str = I
 
 
 class TestFeatureTable:
-    def test_features_come_back_as_they_were_added(self, features):
+    def test_features_are_read_as_they_were_added(self, features):
         added = [feature(f"f{n}", (n * 100, 0, n * 100 + 10, 10), score=0.1234567890123456) for n in range(30)]
         metrics = Metrics()
         features.add_features(added, metrics)
@@ -311,7 +311,7 @@ class TestFeatureTable:
         assert features.aggregate_features(JobItem(IMAGE_ID)) == found
         assert features.get_features("other") == []
 
-    def test_adding_the_same_features_again_changes_nothing(self, features):
+    def test_adding_same_features_again_is_idempotent(self, features):
         added = [feature(f"f{n}", (0, 0, 10, 10)) for n in range(5)]
         features.add_features(added)
         features.add_features(added)
@@ -338,7 +338,7 @@ class TestFeatureTable:
         clock.now_s += 73 * 3600
         assert features.get_features(IMAGE_ID) == []
 
-    def test_a_feature_without_a_place_cannot_be_stored(self, features):
+    def test_feature_without_geometry_cannot_be_stored(self, features):
         nowhere = geojson.Feature(id="x", geometry=None, properties={"image_id": IMAGE_ID})
         with pytest.raises(AddFeaturesException):
             features.add_features([feature("f", (0, 0, 1, 1)), nowhere])
@@ -346,7 +346,7 @@ class TestFeatureTable:
         with pytest.raises(ValueError, match="neither"):
             features.generate_tile_key(nowhere)
 
-    def test_a_table_that_takes_nothing_is_an_error_that_says_so(self, features, dynamodb):
+    def test_add_raises_when_table_refuses_writes(self, features, dynamodb):
         client = dynamodb.meta.client
         features._sleep = lambda _: None
         with never_sending(client, "BatchWriteItem"), pytest.raises(AddFeaturesException):
@@ -370,7 +370,7 @@ class TestFeatureTable:
     def test_tile_keys(self, features, box, tiles):
         assert features.generate_tile_key(feature("f", box)) == f"{IMAGE_ID}-region-{tiles}"
 
-    def test_features_are_grouped_by_the_tiles_that_could_have_seen_them(self, features):
+    def test_features_are_grouped_by_tiles_that_cover_them(self, features):
         near, beside, far = (feature(name, box) for name, box in (
             ("near", (0, 0, 10, 10)), ("beside", (20, 20, 30, 30)), ("far", (2000, 2000, 2010, 2010))
         ))  # fmt: skip
@@ -379,7 +379,7 @@ class TestFeatureTable:
 
     @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
     @given(x=st.floats(0, 1e5), y=st.floats(0, 1e5), width=st.floats(0, 400), height=st.floats(0, 400))
-    def test_the_tiles_of_a_key_cover_the_feature(self, features, x, y, width, height):
+    def test_tiles_of_key_cover_feature(self, features, x, y, width, height):
         key = features.generate_tile_key(feature("f", (x, y, x + width, y + height)))
         first_x, last_x, first_y, last_y = map(int, key.rpartition("-region-")[2].split(":"))
         assert first_x * 448 <= x

@@ -236,7 +236,7 @@ class Protocol(RuleBasedStateMachine):
 
 @pytest.mark.unmeasured
 @pytest.mark.timeout(300)
-def test_any_order_of_writes_keeps_the_books(emulator, data_plane):
+def test_rows_stay_consistent_in_any_order_of_writes(emulator, data_plane):
     keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}
     dynamodb = boto3.resource("dynamodb", endpoint_url=emulator.url, **keys)
     machine = type("ProtocolHere", (Protocol,), {"data_plane": data_plane, "dynamodb": dynamodb})

@@ -138,7 +138,7 @@ def failure(detector: HTTPDetector) -> ModelCallError:
 
 
 @pytest.mark.parametrize("tile", [b"tile-bytes", memoryview(b"_tile-bytes_")[1:-1]], ids=["bytes", "memory"])
-def test_a_tile_is_posted_with_its_length_and_media_type(
+def test_tile_is_posted_with_its_length_and_media_type(
     server: ModelServer, make: Any, tile: bytes | memoryview
 ) -> None:
     assert make(endpoint=server.url + "?model=a", tile_format="PNG").invoke(tile) == BODY
@@ -166,7 +166,7 @@ def test_connections_are_kept_alive(server: ModelServer, make: Any) -> None:
     assert (server.connections, detector.request_count) == (1, 20)
 
 
-def test_errors_do_not_cost_the_connection(server: ModelServer, make: Any) -> None:
+def test_errors_do_not_cost_connection(server: ModelServer, make: Any) -> None:
     detector = make()
     server.behaviour = lambda handler: handler.answer(400, b"x" * 1000)
     for _ in range(5):
@@ -174,7 +174,7 @@ def test_errors_do_not_cost_the_connection(server: ModelServer, make: Any) -> No
     assert server.connections == 1
 
 
-def test_threads_share_a_detector(server: ModelServer, make: Any) -> None:
+def test_threads_share_detector(server: ModelServer, make: Any) -> None:
     detector = make(max_connections=4)
     with ThreadPoolExecutor(4) as threads:
         answers = list(threads.map(detector.invoke, [b"tile"] * 60))
@@ -195,14 +195,14 @@ def test_threads_share_a_detector(server: ModelServer, make: Any) -> None:
         (503, ModelErrorClass.THROTTLE),
     ],
 )
-def test_only_200_is_success_even_with_a_good_body(
+def test_only_200_is_success_even_with_good_body(
     server: ModelServer, make: Any, status: int, error_class: ModelErrorClass
 ) -> None:
     server.behaviour = lambda handler: handler.answer(status)
     assert failure(make()).error_class is error_class
 
 
-def test_retry_after_is_heard(server: ModelServer, make: Any) -> None:
+def test_retry_after_is_honoured(server: ModelServer, make: Any) -> None:
     server.behaviour = lambda handler: handler.answer(503, b"", Retry_After="17")
     assert failure(make()).retry_after_s == 17.0
     server.behaviour = lambda handler: handler.answer(429, b"", Retry_After="Tue, 14 Nov 2023 22:13:50 GMT")
@@ -217,7 +217,7 @@ def test_redirects_are_not_followed(server: ModelServer, make: Any, status: int)
     assert len(server.requests) == 1
 
 
-def test_a_mix_of_failures_ends_in_an_answer(server: ModelServer, make: Any) -> None:
+def test_detector_responds_after_mixed_failures(server: ModelServer, make: Any) -> None:
     script = [503, 500, 429, 200]
     server.behaviour = lambda handler: handler.answer(script.pop(0))
     answer = invoke_with_retries(make(), b"tile", sleep=lambda _s: None, rng=random.Random(1))
@@ -233,7 +233,7 @@ def test_failures_that_last_end_by_their_class(
         invoke_with_retries(make(), b"tile", sleep=lambda _s: None, rng=random.Random(1))
 
 
-def test_an_answer_that_is_too_long_is_not_read(server: ModelServer, make: Any) -> None:
+def test_response_that_is_too_long_is_not_read(server: ModelServer, make: Any) -> None:
     sent = []
 
     def flood(handler: Handler) -> None:
@@ -248,7 +248,7 @@ def test_an_answer_that_is_too_long_is_not_read(server: ModelServer, make: Any) 
     assert (error.error_class, error.code) == (ModelErrorClass.PERMANENT, "BAD_RESPONSE")
 
 
-def test_a_chunked_answer_is_bounded_too(server: ModelServer, make: Any) -> None:
+def test_chunked_response_is_bounded_too(server: ModelServer, make: Any) -> None:
     def flood(handler: Handler) -> None:
         handler.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
         for _ in range(40):
@@ -260,7 +260,7 @@ def test_a_chunked_answer_is_bounded_too(server: ModelServer, make: Any) -> None
     assert len(make().invoke(b"tile")) == 40 * 0x10000
 
 
-def test_an_answer_just_as_long_as_allowed_is_read(server: ModelServer, make: Any) -> None:
+def test_response_just_as_long_as_allowed_is_read(server: ModelServer, make: Any) -> None:
     assert make(max_answer_bytes=len(BODY)).invoke(b"tile") == BODY
     assert failure(make(max_answer_bytes=len(BODY) - 1)).code == "BAD_RESPONSE"
 
@@ -282,7 +282,7 @@ def trickle(handler: Handler, head: bytes, piece: bytes) -> None:
     ],
     ids=["body", "chunks", "chunk size", "headers", "error page"],
 )
-def test_a_trickle_ends_with_the_total_timeout(server: ModelServer, make: Any, head: bytes, piece: bytes) -> None:
+def test_trickle_ends_with_total_timeout(server: ModelServer, make: Any, head: bytes, piece: bytes) -> None:
     server.behaviour = lambda handler: trickle(handler, head, piece)
     start_s = time.monotonic()
     error = failure(make(timeouts=QUICK))
@@ -291,7 +291,7 @@ def test_a_trickle_ends_with_the_total_timeout(server: ModelServer, make: Any, h
     assert time.monotonic() - start_s < 2.5
 
 
-def test_a_flood_of_interim_answers_ends_with_the_total_timeout(server: ModelServer, make: Any) -> None:
+def test_interim_responses_end_with_total_timeout(server: ModelServer, make: Any) -> None:
     def flood(handler: Handler) -> None:
         while not handler.server.closing.is_set() and not handler.close_connection:
             handler.write(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)
@@ -301,7 +301,7 @@ def test_a_flood_of_interim_answers_ends_with_the_total_timeout(server: ModelSer
     assert (error.error_class, error.code) == (ModelErrorClass.TRANSIENT, "TIMEOUT")
 
 
-def test_silence_ends_with_the_read_timeout(server: ModelServer, make: Any) -> None:
+def test_silence_ends_with_read_timeout(server: ModelServer, make: Any) -> None:
     server.behaviour = lambda handler: handler.server.closing.wait(5)
     start_s = time.monotonic()
     error = failure(make(timeouts=CallTimeouts(1.0, 0.3, 30.0)))
@@ -309,7 +309,7 @@ def test_silence_ends_with_the_read_timeout(server: ModelServer, make: Any) -> N
     assert time.monotonic() - start_s < 2.0
 
 
-def test_after_a_timeout_the_next_call_starts_afresh(server: ModelServer, make: Any) -> None:
+def test_after_timeout_next_call_starts_afresh(server: ModelServer, make: Any) -> None:
     detector = make(timeouts=QUICK)
     server.behaviour = lambda handler: trickle(handler, b"HTTP/1.1 200 OK\r\nContent-Length: 9999\r\n\r\n", b" ")
     failure(detector)
@@ -319,7 +319,7 @@ def test_after_a_timeout_the_next_call_starts_afresh(server: ModelServer, make: 
     assert detector.invoke(b"tile") == BODY, "a kept connection must not inherit the last call's deadline"
 
 
-def test_a_server_that_hangs_up_is_transient(server: ModelServer, make: Any) -> None:
+def test_server_that_hangs_up_is_transient(server: ModelServer, make: Any) -> None:
     def hang_up(handler: Handler) -> None:
         handler.close_connection = True
         handler.connection.shutdown(socket.SHUT_RDWR)
@@ -329,7 +329,7 @@ def test_a_server_that_hangs_up_is_transient(server: ModelServer, make: Any) -> 
     assert (error.error_class, error.code) == (ModelErrorClass.TRANSIENT, "CONNECTION")
 
 
-def test_an_answer_that_breaks_off_is_transient(server: ModelServer, make: Any) -> None:
+def test_response_that_breaks_off_is_transient(server: ModelServer, make: Any) -> None:
     def break_off(handler: Handler) -> None:
         handler.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
         handler.close_connection = True
@@ -339,7 +339,7 @@ def test_an_answer_that_breaks_off_is_transient(server: ModelServer, make: Any) 
     assert (error.error_class, error.code) == (ModelErrorClass.TRANSIENT, "CONNECTION")
 
 
-def test_an_answer_that_ends_with_its_connection_is_whole(server: ModelServer, make: Any) -> None:
+def test_response_that_ends_with_its_connection_is_whole(server: ModelServer, make: Any) -> None:
     def old_style(handler: Handler) -> None:
         handler.write(b"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n" + BODY)
         handler.close_connection = True
@@ -357,20 +357,20 @@ def test_garbage_instead_of_http_is_transient(server: ModelServer, make: Any) ->
     assert failure(make()).error_class is ModelErrorClass.TRANSIENT
 
 
-def test_nobody_listening_is_transient(make: Any) -> None:
+def test_no_listener_is_transient(make: Any) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         error = failure(make(endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}/"))
     assert (error.error_class, error.code) == (ModelErrorClass.TRANSIENT, "CONNECTION")
 
 
-def test_a_name_that_does_not_resolve_is_transient(make: Any) -> None:
+def test_name_that_does_not_resolve_is_transient(make: Any) -> None:
     error = failure(make(endpoint="http://no-such-host.invalid/"))
     assert (error.error_class, error.code) == (ModelErrorClass.TRANSIENT, "CONNECTION")
 
 
 @pytest.mark.parametrize("url", ["http://169.254.169.254/", "file:///etc/passwd", "http://user:x@127.0.0.1/"])
-def test_a_refused_address_is_never_called(make: Any, url: str) -> None:
+def test_refused_address_is_never_called(make: Any, url: str) -> None:
     error = failure(make(endpoint=url))
     assert (error.error_class, error.code) == (ModelErrorClass.PERMANENT, "BAD_ENDPOINT")
 
@@ -381,18 +381,18 @@ def test_hosts_that_are_not_listed_are_never_called(server: ModelServer, make: A
     assert make(allowed_hosts=("127.0.0.1",)).invoke(b"tile") == BODY
 
 
-def test_the_connection_goes_to_the_address_that_was_checked(server: ModelServer, make: Any) -> None:
+def test_connection_uses_checked_address(server: ModelServer, make: Any) -> None:
     port = server.server_address[1]
     detector = make(endpoint=f"http://model.example.com:{port}/x", resolve=lambda _host, _port: ["127.0.0.1"])
     assert detector.invoke(b"tile") == BODY
     assert server.requests[0][1]["Host"] == f"model.example.com:{port}"
 
 
-def test_the_next_address_is_tried_when_the_first_refuses(server: ModelServer, make: Any) -> None:
+def test_next_address_is_tried_when_first_refuses(server: ModelServer, make: Any) -> None:
     assert make(resolve=lambda _host, _port: ["127.0.0.2", "::1", "127.0.0.1"]).invoke(b"tile") == BODY
 
 
-def test_a_name_that_leads_to_the_metadata_service_is_never_called(server: ModelServer, make: Any) -> None:
+def test_metadata_service_is_never_called_by_name(server: ModelServer, make: Any) -> None:
     def rebound(host: str, port: int) -> list[str]:
         answers = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", port))]
         return checked_addresses(host, port, lambda *_args, **_options: answers)
@@ -432,7 +432,7 @@ def self_signed(name: str, path: Path) -> Path:
     [("model.example.com", True, True), ("other.example.com", True, False), ("model.example.com", False, False)],
     ids=["good", "wrong name", "unknown authority"],
 )
-def test_tls_is_verified_against_the_name_in_the_url(
+def test_tls_is_verified_against_name_in_url(
     tls_server: tuple[ModelServer, Path],
     make: Any,
     monkeypatch: pytest.MonkeyPatch,
@@ -465,7 +465,7 @@ def test_features_come_back_as_geojson_with_all_decimals(server: ModelServer, ma
 
 
 @pytest.mark.parametrize("body", [b"not json", b"{}", b"[1, 2]", b'{"type":"FeatureCollection"}', b""])
-def test_an_answer_that_is_no_feature_collection(server: ModelServer, make: Any, body: bytes) -> None:
+def test_response_that_is_not_feature_collection_is_refused(server: ModelServer, make: Any, body: bytes) -> None:
     server.behaviour = lambda handler: handler.answer(200, body)
     with pytest.raises(BadModelResponseError):
         make().find_features(b"tile", None)
@@ -497,7 +497,7 @@ def test_calls_are_measured(server: ModelServer, make: Any) -> None:
     assert metrics.dimensions[0]["ModelName"] == "ships"
 
 
-def test_urllib3s_own_retries_work_when_asked_for(server: ModelServer, make: Any) -> None:
+def test_urllib3_retries_work_when_configured(server: ModelServer, make: Any) -> None:
     script = [503, 200]
     server.behaviour = lambda handler: handler.answer(script.pop(0))
     retry = Retry(total=3, allowed_methods=None, status_forcelist=[503], backoff_factor=0)
@@ -506,7 +506,7 @@ def test_urllib3s_own_retries_work_when_asked_for(server: ModelServer, make: Any
     assert failure(make(retry=retry)).error_class is ModelErrorClass.TRANSIENT
 
 
-def test_builder_and_factory_make_the_detector(server: ModelServer) -> None:
+def test_builder_and_factory_make_detector(server: ModelServer) -> None:
     made = HTTPDetectorBuilder(server.url).build()
     also = FeatureDetectorFactory(server.url, ModelInvokeMode.HTTP_ENDPOINT, parameters={"X-A": "b"}).build()
     for detector in (made, also):

@@ -115,7 +115,7 @@ def failure(detector: SMDetector, tile: bytes = b"tile") -> ModelCallError:
 
 
 @pytest.mark.parametrize("tile", [b"\x00tile\xff", memoryview(b"_\x00tile\xff_")[1:-1]], ids=["bytes", "memory"])
-def test_a_tile_is_sent_as_it_is(runtime: Runtime, client: Any, tile: bytes | memoryview) -> None:
+def test_tile_is_sent_unchanged(runtime: Runtime, client: Any, tile: bytes | memoryview) -> None:
     detector = SMDetector("ships", client=client, tile_format="GTIFF")
     assert detector.invoke(tile) == BODY
     path, headers, body = runtime.requests[0]
@@ -125,7 +125,7 @@ def test_a_tile_is_sent_as_it_is(runtime: Runtime, client: Any, tile: bytes | me
     assert (detector.request_count, detector.mode) == (1, ModelInvokeMode.SM_ENDPOINT)
 
 
-def test_parameters_reach_the_endpoint(runtime: Runtime, client: Any) -> None:
+def test_parameters_reach_endpoint(runtime: Runtime, client: Any) -> None:
     parameters = {"TargetVariant": "blue", "CustomAttributes": "a=1", "ContentType": "application/x-tile", "Nope": "x"}
     SMDetector("ships", client=client, parameters=parameters, tile_format="NITF").invoke(b"")
     headers = {name.lower(): value for name, value in runtime.requests[0][1].items()}
@@ -156,7 +156,7 @@ def test_parameters_reach_the_endpoint(runtime: Runtime, client: Any) -> None:
         (aws_error("InvalidClientTokenId", 403), C.CREDENTIAL, "CREDENTIALS"),
     ],
 )
-def test_classes_of_answers(
+def test_response_status_decides_error_class(
     runtime: Runtime, client: Any, answer: Answer, error_class: ModelErrorClass, code: str
 ) -> None:
     runtime.answers = [answer]
@@ -165,7 +165,7 @@ def test_classes_of_answers(
     assert len(runtime.requests) == 1, "botocore must not retry beneath the retry layer"
 
 
-def test_silence_ends_with_the_read_timeout(runtime: Runtime) -> None:
+def test_silence_ends_with_read_timeout(runtime: Runtime) -> None:
     config = client_config("sagemaker-runtime", 1).merge(Config(read_timeout=0.3))
     impatient = boto3.client("sagemaker-runtime", config=config)
     runtime.answers = [Answer(200, b"{", length="1000")]
@@ -174,7 +174,7 @@ def test_silence_ends_with_the_read_timeout(runtime: Runtime) -> None:
     impatient.close()
 
 
-def test_a_tile_that_is_too_long_is_not_sent(runtime: Runtime, client: Any) -> None:
+def test_tile_that_is_too_long_is_not_sent(runtime: Runtime, client: Any) -> None:
     detector = SMDetector("ships", client=client, max_body_bytes=4)
     assert detector.invoke(b"1234") == BODY
     error = failure(detector, b"12345")
@@ -183,25 +183,25 @@ def test_a_tile_that_is_too_long_is_not_sent(runtime: Runtime, client: Any) -> N
 
 
 @pytest.mark.parametrize("name", ["", "a b", "-a", "a-", "ships/../x", "s" * 64, "http://model.example.com"])
-def test_a_name_that_is_none_is_not_called(runtime: Runtime, client: Any, name: str) -> None:
+def test_name_that_is_none_is_not_called(runtime: Runtime, client: Any, name: str) -> None:
     error = failure(SMDetector(name, client=client))
     assert (error.error_class, error.code) == (C.PERMANENT, "BAD_ENDPOINT")
     assert runtime.requests == []
 
 
-def test_a_parameter_that_the_service_cannot_take_is_told_at_once(runtime: Runtime, client: Any) -> None:
+def test_unsupported_parameter_is_refused_at_once(runtime: Runtime, client: Any) -> None:
     error = failure(SMDetector("ships", client=client, parameters={"TargetModel": ""}))
     assert (error.error_class, error.code) == (C.PERMANENT, "BAD_REQUEST")
     assert runtime.requests == []
 
 
-def test_an_answer_that_is_too_long_is_not_read(runtime: Runtime, client: Any) -> None:
+def test_response_that_is_too_long_is_not_read(runtime: Runtime, client: Any) -> None:
     runtime.answers = [Answer(body=b" " * 2_000_000)]
     error = failure(SMDetector("ships", client=client, max_answer_bytes=1_000_000))
     assert (error.error_class, error.code) == (C.PERMANENT, "BAD_RESPONSE")
 
 
-def test_a_trickle_ends(runtime: Runtime, client: Any) -> None:
+def test_trickle_ends(runtime: Runtime, client: Any) -> None:
     runtime.answers = [Answer(body=b"{", piece=b" ", length="100000")]
     start_s = time.monotonic()
     error = failure(SMDetector("ships", client=client, total_s=0.5))
@@ -209,7 +209,7 @@ def test_a_trickle_ends(runtime: Runtime, client: Any) -> None:
     assert time.monotonic() - start_s < 2.0
 
 
-def test_nobody_listening_is_transient(runtime: Runtime) -> None:
+def test_no_listener_is_transient(runtime: Runtime) -> None:
     config = client_config("sagemaker-runtime", 1)
     nowhere = boto3.client("sagemaker-runtime", endpoint_url="http://127.0.0.1:9", config=config)
     error = failure(SMDetector("ships", client=nowhere))
@@ -230,7 +230,7 @@ def signer(request: tuple[str, dict[str, str], bytes]) -> str:
     return request[1]["Authorization"].partition("Credential=")[2].partition("/")[0]
 
 
-def test_calls_are_signed_with_the_workers_own_keys_or_those_assumed(runtime: Runtime) -> None:
+def test_calls_are_signed_with_own_or_assumed_keys(runtime: Runtime) -> None:
     SMDetector("ships").invoke(b"")
     assumed = {"AccessKeyId": "role-key", "SecretAccessKey": "s", "SessionToken": "session"}
     SMDetector("ships", assumed).invoke(b"")
@@ -248,7 +248,7 @@ def test_expired_credentials_are_refreshed_once(runtime: Runtime, monkeypatch: p
     assert [signer(request) for request in runtime.requests] == ["own-key", "own-key", "new-key"]
 
 
-def test_a_refresh_for_many_threads_happens_once(runtime: Runtime) -> None:
+def test_refresh_for_many_threads_happens_once(runtime: Runtime) -> None:
     detector = SMDetector("ships")
     detector.refresh_credentials()
     refreshed = detector.sm_client
@@ -256,7 +256,7 @@ def test_a_refresh_for_many_threads_happens_once(runtime: Runtime) -> None:
     assert detector.sm_client is refreshed
 
 
-def test_a_client_that_was_passed_in_is_never_exchanged(runtime: Runtime, client: Any) -> None:
+def test_given_client_is_never_replaced(runtime: Runtime, client: Any) -> None:
     detector = SMDetector("ships", client=client)
     detector.refresh_credentials()
     assert detector.sm_client is client
@@ -270,7 +270,7 @@ def test_a_client_that_was_passed_in_is_never_exchanged(runtime: Runtime, client
         (aws_error("AccessDeniedException", 403), 1, ModelJobError, "ACCESS_DENIED"),
     ],
 )
-def test_the_retry_layer_over_the_service(
+def test_retry_layer_over_service(
     runtime: Runtime, client: Any, answer: Answer, calls: int, raised: type[Any], code: str
 ) -> None:
     runtime.answers = [answer] * 10
@@ -286,7 +286,7 @@ def test_features_are_found(runtime: Runtime, client: Any) -> None:
     assert runtime.requests[0][2] == b"tile"
 
 
-def test_builder_and_factory_make_the_detector(runtime: Runtime) -> None:
+def test_builder_and_factory_make_detector(runtime: Runtime) -> None:
     made = SMDetectorBuilder("ships").build()
     also = FeatureDetectorFactory("ships", ModelInvokeMode.SM_ENDPOINT, None, {"SessionId": "1"}, "PNG").build()
     for detector in (made, also):

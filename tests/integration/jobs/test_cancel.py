@@ -30,7 +30,7 @@ def accepted(worker: InProcessWorker, scene: Path, model: str, **changes: Any) -
     return request
 
 
-def test_a_waiting_job_never_starts(worker, canceller, scene, model_server, statuses):
+def test_waiting_job_never_starts(worker, canceller, scene, model_server, statuses):
     model = model_server("centerpoint")
     request = accepted(worker, scene, model.invocations_url)
     assert canceller.cancel("job").cancelled == (request.image_id,)
@@ -43,9 +43,7 @@ def test_a_waiting_job_never_starts(worker, canceller, scene, model_server, stat
     assert model.stats()["requests"] == 0
 
 
-def test_a_running_region_stops_at_the_next_heartbeat_and_the_rest_is_dropped(
-    worker, canceller, scene, model_server, statuses
-):
+def test_running_region_stops_at_next_heartbeat_and_rest_is_dropped(worker, canceller, scene, model_server, statuses):
     model = model_server("failure", outcomes={"200": 1}, latency_ms=(300, 300))
     request = accepted(worker, scene, model.invocations_url, imageProcessorTileSize=64)
     assert worker.start_waiting(is_first_processed=False) == 1
@@ -68,9 +66,7 @@ def test_a_running_region_stops_at_the_next_heartbeat_and_the_rest_is_dropped(
     assert worker.open_jobs() == []
 
 
-def test_a_cancelled_job_holds_nothing_of_its_endpoint_even_before_it_is_struck_off(
-    worker, canceller, scene, model_server
-):
+def test_cancelled_job_counts_in_no_load_before_it_is_closed(worker, canceller, scene, model_server):
     model = model_server("centerpoint")
     accepted(worker, scene, model.invocations_url)
     assert worker.start_waiting(is_first_processed=False) == 1
@@ -81,7 +77,7 @@ def test_a_cancelled_job_holds_nothing_of_its_endpoint_even_before_it_is_struck_
     assert worker.start_waiting() == 1
 
 
-def test_a_cancelled_job_that_is_sent_again_is_done_whole(worker, canceller, scene, model_server):
+def test_cancelled_job_that_is_sent_again_is_done_whole(worker, canceller, scene, model_server):
     model = model_server("centerpoint")
     request = accepted(worker, scene, model.invocations_url)
     worker.start_waiting(is_first_processed=False)
@@ -96,7 +92,7 @@ def test_a_cancelled_job_that_is_sent_again_is_done_whole(worker, canceller, sce
     assert [region.generation for region in worker.regions_of(request)] == [1, 1]
 
 
-def test_what_is_not_open_is_an_error_and_what_has_just_ended_is_told(worker, canceller, scene, model_server):
+def test_cancel_raises_when_job_is_not_open(worker, canceller, scene, model_server):
     with pytest.raises(JobNotFoundError, match="no open job unknown"):
         canceller.cancel("unknown")
     request = accepted(worker, scene, model_server("centerpoint").invocations_url)

@@ -72,7 +72,7 @@ class TestEnd:
         worker.image_handler.complete_image_request(second, "GTIFF")
         assert len(worker.result("job")) == TILES
 
-    def test_an_image_that_is_not_there_is_not_finished(self, worker):
+    def test_image_that_is_not_there_is_not_finished(self, worker):
         worker.image_handler.parts.completion.finish("none")
         worker.image_handler.complete_image_request(RegionRequest(image_id="none", job_id="none"), "")
 
@@ -91,7 +91,7 @@ class TestEnd:
         assert 0 < len(features) < stored
         assert {one["properties"]["mission"] for one in features} == {"m-1"}
 
-    def test_a_sink_that_is_missing_for_good_fails_the_image_and_names_it(self, worker, scene, model_server):
+    def test_image_fails_with_name_of_sink_when_sink_is_missing(self, worker, scene, model_server):
         worker.skip_preflight()
         outputs = [{"type": "S3", "bucket": "no-such-bucket-at-all", "prefix": "p"}]
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
@@ -100,7 +100,7 @@ class TestEnd:
         assert row.image_status == "FAILED"
         assert "no-such-bucket-at-all" in row.message
 
-    def test_one_sink_of_two_makes_an_image_partial(self, worker, scene, model_server, data_plane):
+    def test_image_is_partial_when_one_sink_of_two_fails(self, worker, scene, model_server, data_plane):
         worker.skip_preflight()
         outputs = [
             {"type": "S3", "bucket": "no-such-bucket-at-all", "prefix": "p"},
@@ -113,7 +113,7 @@ class TestEnd:
         assert (row.image_status, row.sinks_done) == ("PARTIAL", {"1:Kinesis", "2:S3"})
         assert len(worker.result("job")) == TILES
 
-    def test_a_sink_that_is_away_for_now_is_written_later_and_the_others_are_not_repeated(
+    def test_unavailable_sink_is_written_later_and_others_once(
         self, worker, scene, model_server, data_plane, clients, clock
     ):
         outputs = [
@@ -134,14 +134,14 @@ class TestEnd:
         assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
         assert calls == []
 
-    def test_past_the_deadline_a_sink_that_is_away_has_failed(self, worker, scene, model_server, clients, clock):
+    def test_past_deadline_sink_that_is_away_has_failed(self, worker, scene, model_server, clients, clock):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         clock.ahead_s += 25 * 3600
         with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)):
             worker.image_handler.parts.completion.finish(request.image_id)
         assert worker.jobs.get_image_request(request.image_id).image_status == "FAILED"
 
-    def test_features_that_are_lost_are_not_delivered_as_if_whole(self, worker, scene, model_server):
+    def test_result_is_not_delivered_when_features_are_lost(self, worker, scene, model_server):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         row = next(worker.rows_of_tiles(request.image_id))
         worker.features.delete({"hash_key": row["hash_key"], "range_key": row["range_key"]})
@@ -150,7 +150,7 @@ class TestEnd:
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.agg_stalled) == ("IN_PROGRESS", 1)
 
-    def test_a_large_result_whose_features_are_lost_is_aborted(
+    def test_multipart_upload_is_aborted_when_features_are_lost(
         self, worker, scene, model_server, clients, data_plane, monkeypatch
     ):
         outputs = [{"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}]
@@ -172,9 +172,7 @@ class TestEnd:
         assert s3.list_multipart_uploads(Bucket=data_plane.result_bucket).get("Uploads", []) == []
         assert "Contents" not in s3.list_objects_v2(Bucket=data_plane.result_bucket, Prefix="out/job.geojson")
 
-    def test_all_outputs_are_written_from_one_walk_over_the_tiles(
-        self, worker, scene, model_server, clients, data_plane
-    ):
+    def test_all_outputs_are_written_from_one_read_of_tiles(self, worker, scene, model_server, clients, data_plane):
         s3 = {"type": "S3", "bucket": data_plane.result_bucket, "prefix": "out"}
         outputs = [s3, s3 | {"format": "GEOJSONSEQ"}, {"type": "Kinesis", "stream": data_plane.result_stream}]
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
@@ -187,7 +185,7 @@ class TestEnd:
         lines = s3_body(clients, data_plane.result_bucket, "out/job.geojsonl").splitlines()
         assert [json.loads(line) for line in lines] == worker.result("job")
 
-    def test_a_worker_that_stops_releases_its_claim_at_once_and_no_try_is_counted(self, worker, scene, model_server):
+    def test_stopping_worker_releases_claim_without_attempt(self, worker, scene, model_server):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         worker.worker_process.stopping.set()
         worker.image_handler.parts.completion.finish(request.image_id)
@@ -197,7 +195,7 @@ class TestEnd:
         worker.image_handler.parts.completion.finish(request.image_id)
         assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
 
-    def test_an_output_that_stays_away_is_tried_later_each_time(self, worker, scene, model_server, clients, clock):
+    def test_backoff_grows_when_output_stays_unavailable(self, worker, scene, model_server, clients, clock):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         waits = []
         with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)):
@@ -211,7 +209,7 @@ class TestEnd:
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.agg_backoffs) == ("SUCCESS", 0)
 
-    def test_a_region_has_ended_though_its_image_cannot_be_delivered_yet(self, worker, scene, model_server, clients):
+    def test_region_has_ended_though_its_image_cannot_be_delivered_yet(self, worker, scene, model_server, clients):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         job = worker.jobs.get_image_request(request.image_id)
         with answering(clients.client("s3"), "PutObject", xml_error("OperationAborted", 409)) as puts:
@@ -219,7 +217,7 @@ class TestEnd:
         assert puts
         assert worker.jobs.get_image_request(request.image_id).image_status == "IN_PROGRESS"
 
-    def test_an_image_that_no_worker_can_hold_fails_with_the_name_of_the_setting(self, worker, scene, model_server):
+    def test_image_that_no_worker_can_hold_fails_with_name_of_setting(self, worker, scene, model_server):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         worker.completion.memory.total_bytes = 100
         worker.image_handler.parts.completion.finish(request.image_id)
@@ -228,7 +226,7 @@ class TestEnd:
         assert "AGGREGATION_MEMORY_BYTES of 100 bytes is too little" in row.message
         assert "0:S3" in row.sink_errors
 
-    def test_an_image_waits_for_memory_and_then_goes_back(self, worker, scene, model_server, clock):
+    def test_image_waits_for_memory_and_is_then_released(self, worker, scene, model_server, clock):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         memory = worker.completion.memory
         memory.now = clock
@@ -243,7 +241,7 @@ class TestEnd:
         worker.image_handler.parts.completion.finish(request.image_id)
         assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
 
-    def test_an_aggregation_that_kills_its_workers_is_given_up(self, worker, scene, model_server, clock, statuses):
+    def test_aggregation_is_abandoned_when_it_kills_workers(self, worker, scene, model_server, clock, statuses):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         for _ in range(6):
             job = worker.jobs.get_image_request(request.image_id)
@@ -254,7 +252,7 @@ class TestEnd:
         assert (row.image_status, row.message) == ("FAILED", "aggregation crashed 7 workers")
         assert statuses.heard().count("FAILED") == 1
 
-    def test_an_aggregation_that_another_worker_took_over_writes_nothing_more(self, worker, scene, model_server, clock):
+    def test_aggregation_writes_no_row_when_another_worker_took_over(self, worker, scene, model_server, clock):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         completion = worker.image_handler.parts.completion
         deliver = completion._deliver
@@ -272,7 +270,7 @@ class TestEnd:
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.agg_owner.partition("#")[0], row.sinks_done) == ("IN_PROGRESS", "other", None)
 
-    def test_progress_of_a_stream_is_kept_and_goes_on(self, worker, scene, model_server, data_plane, clients, clock):
+    def test_stream_delivery_resumes_at_stored_position(self, worker, scene, model_server, data_plane, clients, clock):
         outputs = [{"type": "Kinesis", "stream": data_plane.result_stream, "batchSize": 3}]
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url, outputs=outputs)
         worker.jobs.update({"image_id": request.image_id}, "SET sink_positions = :p", {":p": {"0:Kinesis": 6}})
@@ -281,9 +279,7 @@ class TestEnd:
         assert len(calls) == 1, "six of eight features are there already"
         assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
 
-    def test_a_position_is_that_of_one_output_and_of_no_other(
-        self, worker, scene, model_server, data_plane, clients, clock
-    ):
+    def test_position_belongs_to_one_output(self, worker, scene, model_server, data_plane, clients, clock):
         worker.skip_preflight()
         stream = {"type": "Kinesis", "stream": data_plane.result_stream, "batchSize": 3}
         outputs = [stream | {"stream": "no-such-stream"}, stream]
@@ -306,7 +302,7 @@ class TestEnd:
         assert (row.image_status, row.sinks_done, list(row.sink_errors)) == ("PARTIAL", {"1:Kinesis"}, ["0:Kinesis"])
         assert "no-such-stream" in row.message
 
-    def test_end_image_request_needs_the_claim_that_is_in_force(self, worker, scene, model_server):
+    def test_end_image_request_needs_claim_that_is_in_force(self, worker, scene, model_server):
         request = self.counted(worker, scene, model_server("centerpoint").invocations_url)
         claimed = worker.jobs.claim_aggregation(worker.jobs.get_image_request(request.image_id), "w", 120, 0)
         worker.image_handler.end_image_request(dataclasses.replace(claimed, agg_fence=0), "GTIFF")
@@ -315,7 +311,7 @@ class TestEnd:
         assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
         assert worker.open_jobs() == []
 
-    def test_fail_image_request_before_and_after_the_plan(self, worker, scene, model_server, statuses):
+    def test_fail_image_request_before_and_after_plan(self, worker, scene, model_server, statuses):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.image_handler.accept(request)
         item = worker.jobs.get_image_request(request.image_id)
@@ -351,7 +347,7 @@ class TestEnd:
             assert one["properties"]["mission"] == "m-1"
             assert "image_id" not in one["properties"]
 
-    def test_without_distillation_nothing_is_merged(self, worker, scene):
+    def test_features_are_not_merged_without_distillation(self, worker, scene):
         item = JobItem.from_image_request(worker.request(scene, "http://127.0.0.1:9/invocations"))
         item.feature_distillation_option = None
         seen = [feature("a", 200, 10, 0.9), feature("b", 201, 10, 0.8)]
@@ -365,7 +361,7 @@ class TestEnd:
         with pytest.raises(AggregateOutputFeaturesException):
             ImageRequestHandler.sink_features(item, [feature("a", 0, 0, 0.5)])
 
-    def test_progress_is_told_in_tiles(self, worker, scene, model_server, statuses):
+    def test_progress_counts_tiles(self, worker, scene, model_server, statuses):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         statuses.events()

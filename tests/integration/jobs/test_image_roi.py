@@ -116,7 +116,7 @@ def inside(roi, places):
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_no_tile_is_lost_and_none_is_invented(name):
+def test_tiles_equal_those_that_touch_region_of_interest(name):
     dataset = dataset_of(name)
     model = build_sensor_model(dataset, RasterSettings())
     pixels = centres_of()
@@ -139,7 +139,7 @@ def test_no_tile_is_lost_and_none_is_invented(name):
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_pixels_are_where_gdal_has_them_and_nowhere_off_the_earth(name):
+def test_pixels_lie_where_gdal_transforms_them(name):
     dataset = dataset_of(name)
     model = build_sensor_model(dataset, RasterSettings())
     pixels = centres_of()

@@ -36,7 +36,7 @@ def body_of(worker, key):
     return answer["ContentType"], answer["Body"].read()
 
 
-def test_one_job_delivers_every_format(worker, tmp_path, model_server):
+def test_job_delivers_every_format(worker, tmp_path, model_server):
     (output,) = json.loads(worker.outputs)
     outputs = [
         output,
@@ -60,7 +60,7 @@ def test_one_job_delivers_every_format(worker, tmp_path, model_server):
         assert row.geometry.__geo_interface__["type"] == by_id[row.feature_id]["geometry"]["type"]
 
 
-def test_feature_tells_its_tile_and_nothing_internal(worker, tmp_path, model_server):
+def test_feature_names_its_tile_and_no_internal_property(worker, tmp_path, model_server):
     ended_job(worker, tmp_path, model_server, "origins")
     for one in worker.result("origins"):
         told = one["properties"]["inferenceMetadata"]
@@ -95,9 +95,7 @@ def test_job_is_merged_again_without_its_model(worker, tmp_path, model_server, c
     assert worker.jobs.find(job.image_id) == job
 
 
-def test_tiles_whose_features_are_in_the_work_bucket_are_merged_again(
-    worker, tmp_path, model_server, command, monkeypatch
-):
+def test_merge_reads_tiles_from_work_bucket(worker, tmp_path, model_server, command, monkeypatch):
     monkeypatch.setattr(feature_table, "MAX_INLINE_BYTES", 0)
     job = ended_job(worker, tmp_path, model_server, "large")
     rows = [row for row in worker.features.scan() if row["hash_key"].startswith(f"{job.image_id}-")]
@@ -106,7 +104,7 @@ def test_tiles_whose_features_are_in_the_work_bucket_are_merged_again(
     assert (tmp_path / "large.geojson").read_bytes() == body_of(worker, "out/large.geojson")[1]
 
 
-def test_result_goes_to_a_bucket_but_never_over_the_jobs_own(worker, tmp_path, model_server, command, capsys):
+def test_merge_writes_to_bucket_but_never_over_first_result(worker, tmp_path, model_server, command, capsys):
     ended_job(worker, tmp_path, model_server, "beside")
     bucket = json.loads(worker.outputs)[0]["bucket"]
     assert command("beside", "--output", f"s3://{bucket}/merged") == 0
@@ -115,7 +113,7 @@ def test_result_goes_to_a_bucket_but_never_over_the_jobs_own(worker, tmp_path, m
     assert "has delivered its result there" in capsys.readouterr().err
 
 
-def test_what_cannot_be_merged_again_says_why(worker, tmp_path, model_server, command, capsys):
+def test_merge_reports_reason_when_job_cannot_be_merged(worker, tmp_path, model_server, command, capsys):
     assert command("no-such-job") == 1
     assert "there is no job no-such-job" in capsys.readouterr().err
     job = ended_job(worker, tmp_path, model_server, "expired")

@@ -40,7 +40,7 @@ def _center(feature: dict[str, Any]) -> tuple[int, int]:
 
 
 class TestImage:
-    def test_an_image_goes_all_the_way(self, worker, scene, model_server, statuses):
+    def test_image_is_processed_from_request_to_result(self, worker, scene, model_server, statuses):
         model = model_server("centerpoint")
         request = worker.request(scene, model.invocations_url)
         worker.image_handler.process_image_request(request)
@@ -79,21 +79,21 @@ class TestImage:
             client.meta.events.unregister("before-send.dynamodb.PutItem", unique_id="meet")
         assert len(worker.regions_of(request)) == len(worker.received_regions()) == 2
 
-    def test_every_region_has_a_message_the_first_one_too(self, worker, scene, model_server):
+    def test_every_region_has_message_first_one_too(self, worker, scene, model_server):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.image_handler.process_image_request(request)
         sent = [region for _, region in worker.received_regions()]
         assert [region.region_id for region in sent] == ["(0, 0)(512, 512)-job", "(0, 512)(512, 512)-job"]
         assert sent == [RegionName.of(region) for region in worker.region_requests(request)]
 
-    def test_a_job_of_one_region_is_finished_at_once(self, new_worker, scene, model_server):
+    def test_job_of_one_region_is_finished_at_once(self, new_worker, scene, model_server):
         worker = new_worker(REGION_SIZE="(4096, 4096)")
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.image_handler.process_image_request(request)
         assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
         assert len(worker.result("job")) == TILES
 
-    def test_the_same_request_again_changes_nothing_and_tells_its_status(self, worker, scene, model_server, statuses):
+    def test_same_request_again_only_publishes_status(self, worker, scene, model_server, statuses):
         model = model_server("centerpoint")
         request = worker.request(scene, model.invocations_url)
         worker.image_handler.process_image_request(request)
@@ -113,7 +113,7 @@ class TestImage:
         with pytest.raises(InvalidImageRequestException, match="JOB_ID_REUSED"):
             worker.image_handler.accept(worker.request(scene, url, imageProcessorTileSize=128))
 
-    def test_a_plan_is_made_by_one_worker(self, new_worker, scene, model_server):
+    def test_plan_is_made_by_one_worker(self, new_worker, scene, model_server):
         first, second = new_worker("first"), new_worker("second")
         model = model_server("centerpoint")
         job = first.image_handler.accept(first.request(scene, model.invocations_url))
@@ -122,7 +122,7 @@ class TestImage:
         assert first.jobs.get_image_request(job.image_id).region_count is None
         assert model.stats()["requests"] == 0
 
-    def test_an_image_that_ended_while_it_was_planned_stays_ended(self, worker, scene, model_server, monkeypatch):
+    def test_image_stays_ended_when_it_ends_during_planning(self, worker, scene, model_server, monkeypatch):
         job = worker.image_handler.accept(worker.request(scene, model_server("centerpoint").invocations_url))
         plan_of = worker.image_handler._plan_of
 
@@ -136,7 +136,7 @@ class TestImage:
         assert (row.image_status, row.region_count) == ("FAILED", None)
         assert worker.regions_of(job.request) == []
 
-    def test_a_job_id_with_several_images_is_several_jobs(self, worker, scene, tmp_path, model_server):
+    def test_job_id_with_several_images_is_several_jobs(self, worker, scene, tmp_path, model_server):
         model = model_server("centerpoint")
         other = write_scene(tmp_path / "other.tif", 256, 256, seed=2)
         message_urls = [f"file://{scene}", f"file://{other}"]
@@ -171,7 +171,7 @@ class TestImage:
         ],
         ids=["missing", "source not allowed", "interest elsewhere"],
     )
-    def test_an_image_that_cannot_be_planned_fails_and_says_why(self, worker, scene, statuses, changes, reason):
+    def test_image_fails_with_reason_when_it_cannot_be_planned(self, worker, scene, statuses, changes, reason):
         request = worker.request(scene, "http://127.0.0.1:9/invocations", **changes)
         with pytest.raises(ProcessImageException, match=reason):
             worker.image_handler.process_image_request(request)
@@ -183,19 +183,19 @@ class TestImage:
         assert worker.received_regions() == []
 
     @pytest.mark.parametrize("limit", ["MAX_REGIONS", "MAX_TILES_PER_REGION"])
-    def test_a_plan_of_too_many_parts_is_refused(self, new_worker, scene, limit):
+    def test_plan_of_too_many_parts_is_refused(self, new_worker, scene, limit):
         worker = new_worker(**{limit: "1"})
         with pytest.raises(ProcessImageException, match="2 regions with up to 4 tiles each are too many"):
             worker.image_handler.process_image_request(worker.request(scene, "http://127.0.0.1:9/invocations"))
 
-    def test_an_image_without_georeference_has_no_region_of_interest(self, worker, tmp_path):
+    def test_image_without_georeference_has_no_region_of_interest(self, worker, tmp_path):
         plain = write_scene(tmp_path / "plain.tif", is_georeferenced=False)
         roi = "POLYGON ((3 48.7, 3.01 48.7, 3.01 48.8, 3 48.8, 3 48.7))"
         request = worker.request(plain, "http://127.0.0.1:9/invocations", regionOfInterest=roi)
         with pytest.raises(ProcessImageException, match="georeferenced"):
             worker.image_handler.process_image_request(request)
 
-    def test_an_image_without_georeference_is_processed_in_pixels(self, new_worker, tmp_path, model_server):
+    def test_image_without_georeference_is_processed_in_pixels(self, new_worker, tmp_path, model_server):
         worker = new_worker(REGION_SIZE="(4096, 4096)")
         plain = write_scene(tmp_path / "plain.tif", is_georeferenced=False)
         request = worker.request(plain, model_server("centerpoint").invocations_url)
@@ -207,7 +207,7 @@ class TestImage:
         assert "georeference" not in result["modelRunner"]
 
     @pytest.mark.parametrize(("wrong_deg", "is_bad"), [(0.0, False), (0.5, True)])
-    def test_a_result_says_how_well_its_image_is_placed(
+    def test_result_states_accuracy_of_georeference(
         self, new_worker, tmp_path, model_server, statuses, wrong_deg, is_bad
     ):
         worker = new_worker(REGION_SIZE="(4096, 4096)")
@@ -226,7 +226,7 @@ class TestImage:
         end = next(text for text, attributes in statuses.events() if attributes["image_status"] == "SUCCESS")
         assert ("places may be off by" in end) == is_bad
 
-    def test_what_cannot_be_planned_now_is_left_to_the_sweeper(
+    def test_image_is_left_to_sweeper_when_store_is_unavailable(
         self, worker, scene, model_server, monkeypatch, statuses
     ):
         model = model_server("centerpoint")
@@ -242,7 +242,7 @@ class TestImage:
         assert worker.open_jobs() == [request.image_id]
         assert "FAILED" not in statuses.heard()
 
-    def test_the_next_job_sees_an_object_that_was_uploaded_since(
+    def test_next_job_sees_object_that_was_uploaded_since(
         self, worker, scene, tmp_path, model_server, clients, data_plane
     ):
         model, s3, bucket = model_server("centerpoint"), clients.client("s3"), data_plane.result_bucket
@@ -257,7 +257,7 @@ class TestImage:
             widths.append(row.width)
         assert widths == [512, 512, 1024]
 
-    def test_a_status_topic_that_is_away_ends_no_job(self, worker, scene, model_server, clients):
+    def test_status_topic_that_is_away_ends_no_job(self, worker, scene, model_server, clients):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         with answering(clients.client("sns"), "Publish", query_error("InternalError", 400)):
             worker.image_handler.process_image_request(request)
@@ -266,7 +266,7 @@ class TestImage:
         assert (row.image_status, row.status_outbox["status"]) == ("SUCCESS", "SUCCESS")
         assert worker.open_jobs() == [request.image_id], "somebody has to publish it yet"
 
-    def test_a_handler_needs_no_table_of_open_jobs(self, worker):
+    def test_handler_needs_no_table_of_open_jobs(self, worker):
         handler = worker.image_handler
         other = ImageRequestHandler(
             *(handler.job_table, handler.image_status_monitor, None, handler.tiling_strategy),
@@ -284,7 +284,7 @@ def degrees_of(scene: Path, pixels: shapely.Geometry) -> str:
 
 
 class TestInterest:
-    def test_only_tiles_in_the_region_of_interest_are_sent(self, worker, scene, model_server):
+    def test_only_tiles_in_region_of_interest_are_sent(self, worker, scene, model_server):
         model = model_server("centerpoint")
         roi = degrees_of(scene, shapely.box(10, 10, 1014, 250))
         request = worker.request(scene, model.invocations_url, regionOfInterest=roi)
@@ -294,7 +294,7 @@ class TestInterest:
         assert model.stats()["requests"] == 4
         assert np.array(job.processing_bounds) == pytest.approx(np.array([[10, 10], [1004, 240]]), abs=2)
 
-    def test_a_hole_in_it_is_left_out(self, worker, scene, model_server):
+    def test_hole_of_region_of_interest_is_left_out(self, worker, scene, model_server):
         model = model_server("centerpoint")
         hole = [(250, 5), (774, 5), (774, 507), (250, 507)]
         roi = degrees_of(scene, shapely.Polygon([(0, 0), (1024, 0), (1024, 512), (0, 512)], holes=[hole]))
@@ -304,7 +304,7 @@ class TestInterest:
         assert job.image_status == "SUCCESS"
         assert model.stats()["requests"] == job.tile_count == job.tile_success < 32
 
-    def test_an_image_that_is_gone_is_given_up_with_its_interest_unknown(self, new_worker, tmp_path, clock):
+    def test_region_is_abandoned_when_image_is_missing(self, new_worker, tmp_path, clock):
         planner = new_worker("planner")
         image = write_scene(tmp_path / "image.tif")
         roi = degrees_of(image, shapely.box(10, 10, 1014, 250))
@@ -322,7 +322,7 @@ class TestInterest:
 
 
 class TestLoad:
-    def test_load_image_request_opens_the_image_and_plans_it(self, worker, scene, model_server):
+    def test_load_image_request_opens_and_plans_image(self, worker, scene, model_server):
         item = JobItem.from_image_request(worker.request(scene, "http://127.0.0.1:9/invocations"))
         extension, dataset, sensor_model, regions = worker.image_handler.load_image_request(item, None)
         assert extension == "TIFF"
@@ -330,7 +330,7 @@ class TestLoad:
         assert sensor_model is not None
         assert regions == [((0, 0), (512, 512)), ((0, 512), (512, 512))]
 
-    def test_load_image_request_keeps_to_the_interest_and_the_jobs_region_size(self, worker, scene):
+    def test_load_image_request_follows_region_of_interest_and_region_size(self, worker, scene):
         item = JobItem.from_image_request(worker.request(scene, "http://127.0.0.1:9/invocations"))
         item.region_size = [256, 256]
         roi = shapely.from_wkt(degrees_of(scene, shapely.box(10, 10, 400, 200)))
@@ -338,7 +338,7 @@ class TestLoad:
         assert [region.size for region in regions] == [(256, pytest.approx(190, abs=2))] * 2
         assert (regions[0].origin.col, regions[1].right) == pytest.approx((10, 400), abs=2)
 
-    def test_load_image_request_of_what_cannot_be_opened(self, worker):
+    def test_load_image_request_raises_when_image_cannot_be_opened(self, worker):
         item = JobItem.from_image_request(worker.request("file:///none.tif", "http://127.0.0.1:9/invocations"))
         with pytest.raises(LoadImageException):
             worker.image_handler.load_image_request(item, None)
@@ -346,7 +346,7 @@ class TestLoad:
         with pytest.raises(InvalidImageURLException):
             worker.image_handler.load_image_request(item, None)
 
-    def test_queue_region_request_shares_out_regions_of_an_open_image(self, worker, scene, model_server):
+    def test_queue_region_request_sends_regions_of_open_image(self, worker, scene, model_server):
         model = model_server("centerpoint")
         request = worker.request(scene, model.invocations_url)
         worker.image_handler.accept(request)
@@ -380,11 +380,11 @@ class TestLoad:
             with pytest.raises(UnsupportedModelException):
                 worker.image_handler.validate_model_hosting(item)
 
-    def test_a_model_that_nobody_can_call_has_no_detector(self, worker):
+    def test_detector_is_refused_for_invoke_mode_none(self, worker):
         with pytest.raises(UnsupportedModelException):
             worker.model_endpoints.detector_for(RegionRequest(model_name="x", model_invoke_mode=ModelInvokeMode.NONE))
 
-    def test_requests_for_one_endpoint_share_a_detector(self, worker, model_server):
+    def test_requests_for_one_endpoint_share_detector(self, worker, model_server):
         url = model_server("centerpoint").invocations_url
         detectors = {
             id(
@@ -396,7 +396,7 @@ class TestLoad:
         }
         assert len(detectors) == 2
 
-    def test_endpoints_of_one_name_in_two_accounts_share_nothing(self, worker):
+    def test_endpoints_of_same_name_in_two_accounts_share_no_limits(self, worker):
         roles = ("", "arn:aws:iam::111111111111:role/call", "arn:aws:iam::222222222222:role/call")
         lanes = [
             lane_of(RegionRequest(model_name="ships", model_invoke_mode="SM_ENDPOINT", model_invocation_role=role))

@@ -71,7 +71,7 @@ def refusal(worker: InProcessWorker, scene: Path, model: str, **changes: Any) ->
 
 
 class TestRefusal:
-    def test_everything_that_is_missing_is_told_at_once_and_the_message_is_set_aside_as_it_came(
+    def test_preflight_reports_all_problems_and_message_is_dead_lettered(
         self, worker, messages, scene, statuses, clients
     ):
         outputs = [
@@ -97,12 +97,12 @@ class TestRefusal:
             f'outputs[2].role="{ROLE}": a role that the worker may assume (AccessDenied)',
         ]
 
-    def test_one_missing_output_of_two_refuses_the_request(self, worker, scene, endpoint, data_plane):
+    def test_request_is_refused_when_one_output_is_missing(self, worker, scene, endpoint, data_plane):
         outputs = [*json.loads(worker.outputs), {"type": "Kinesis", "stream": "no-such-stream"}]
         (problem,) = refusal(worker, scene, endpoint, outputs=outputs)
         assert problem.startswith("outputs[1].stream")
 
-    def test_a_variant_that_the_endpoint_does_not_have(self, worker, scene, endpoint):
+    def test_variant_that_endpoint_does_not_have(self, worker, scene, endpoint):
         (problem,) = refusal(worker, scene, endpoint, imageProcessorParameters={"TargetVariant": "green"})
         assert problem == 'imageProcessorParameters.TargetVariant="green": a variant of the endpoint: one of blue'
 
@@ -112,14 +112,14 @@ class TestRefusal:
             found = refusal(worker, "s3://images/a.tif", endpoint, imageReadRole=ROLE, imageProcessor=processor)
         assert [problem.partition("=")[0] for problem in found] == ["imageProcessor.assumedRole", "imageReadRole"]
 
-    def test_what_was_mended_is_not_refused_again(self, worker, scene, endpoint, clients):
+    def test_request_is_accepted_when_problem_was_fixed(self, worker, scene, endpoint, clients):
         outputs = [{"type": "S3", "bucket": "made-a-moment-later", "prefix": "p"}]
         assert len(refusal(worker, scene, endpoint, outputs=outputs)) == 1
         where = {"LocationConstraint": "us-west-2"}
         clients.client("s3").create_bucket(Bucket="made-a-moment-later", CreateBucketConfiguration=where)
         worker.image_handler.check(worker.request(scene, endpoint, outputs=outputs))
 
-    def test_a_job_that_was_accepted_is_not_refused_when_its_message_comes_again(
+    def test_job_that_was_accepted_is_not_refused_when_its_message_comes_again(
         self, worker, messages, scene, endpoint, clients, statuses
     ):
         bucket = "gone-a-moment-later"
@@ -132,9 +132,7 @@ class TestRefusal:
         assert dead_letters(worker) == []
         assert "FAILED" not in statuses.heard()
 
-    def test_what_went_missing_while_an_image_waited_ends_it_before_its_first_tile(
-        self, worker, scene, endpoint, clients
-    ):
+    def test_image_fails_before_first_tile_when_endpoint_was_deleted(self, worker, scene, endpoint, clients):
         bucket = "gone-while-it-waited"
         clients.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
         request = worker.request(scene, endpoint, outputs=[{"type": "S3", "bucket": bucket, "prefix": "p"}])
@@ -148,7 +146,7 @@ class TestRefusal:
         assert (row.image_status, row.region_count) == ("FAILED", None)
         assert worker.received_regions() == []
 
-    def test_a_job_whose_tiles_are_at_work_is_not_ended_by_a_second_planner(self, worker, scene, endpoint, clients):
+    def test_second_planner_does_not_end_running_job(self, worker, scene, endpoint, clients):
         bucket = "gone-while-its-tiles-ran"
         clients.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
         request = worker.request(scene, endpoint, outputs=[{"type": "S3", "bucket": bucket, "prefix": "p"}])
@@ -165,7 +163,7 @@ class TestNoRefusal:
     """A check that cannot be made now refuses nothing."""
 
     @pytest.mark.parametrize("error", [xml_error("SlowDown", 503), xml_error("ExpiredToken", 400), None])
-    def test_a_bucket_that_does_not_answer(self, worker, scene, endpoint, clients, error, monkeypatch):
+    def test_preflight_accepts_when_bucket_does_not_respond(self, worker, scene, endpoint, clients, error, monkeypatch):
         s3 = clients.client("s3")
         monkeypatch.setattr(s3._endpoint, "_should_retry_exceptions", None, raising=False)
         fault = answering(s3, "CreateMultipartUpload", error) if error else never_sending(s3, "CreateMultipartUpload")
@@ -173,22 +171,22 @@ class TestNoRefusal:
             worker.image_handler.check(worker.request(scene, endpoint))
 
     @pytest.mark.parametrize("code", ["ThrottlingException", "AccessDeniedException", "InternalFailure"])
-    def test_an_endpoint_that_may_not_be_described(self, worker, scene, endpoint, clients, code):
+    def test_endpoint_that_may_not_be_described(self, worker, scene, endpoint, clients, code):
         with answering(clients.client("sagemaker"), "DescribeEndpoint", json_error(code)):
             worker.image_handler.check(worker.request(scene, endpoint))
 
-    def test_credentials_of_the_worker_that_are_wrong(self, worker, scene, endpoint, clients):
+    def test_credentials_of_worker_that_are_wrong(self, worker, scene, endpoint, clients):
         with answering(clients.client("sts"), "AssumeRole", query_error("InvalidClientTokenId", 403)):
             worker.image_handler.check(worker.request("s3://images/a.tif", endpoint, imageReadRole=ROLE))
 
-    def test_a_check_that_takes_too_long(self, worker, scene, endpoint, logs):
+    def test_preflight_accepts_when_check_takes_too_long(self, worker, scene, endpoint, logs):
         worker.image_handler.parts = dataclasses.replace(
             worker.image_handler.parts, preflight=worker.new_preflight(run=lambda looks, _within_s: [looks[0](), None])
         )
         worker.image_handler.check(worker.request(scene, endpoint))
         assert [entry["check"] for entry in logs if entry["event"] == "preflight.unknown"] == ["output"]
 
-    def test_a_model_that_is_being_replaced_is_waited_for(self, worker, messages, scene, logs):
+    def test_model_that_is_being_replaced_is_waited_for(self, worker, messages, scene, logs):
         """Its port refuses connections until the new one listens; the request comes again meanwhile."""
         with socket.socket() as port:
             port.bind(("127.0.0.1", 0))
@@ -206,7 +204,7 @@ class TestNoRefusal:
 
 
 class TestCost:
-    def test_a_thousand_jobs_to_one_bucket_check_it_once(self, worker, scene, endpoint, clients):
+    def test_bucket_is_checked_once_for_thousand_jobs(self, worker, scene, endpoint, clients):
         with ExitStack() as stack:
             calls = {
                 name: stack.enter_context(answering(clients.client(service), name, None))
@@ -220,14 +218,14 @@ class TestCost:
                 worker.image_handler.check(worker.request(scene, endpoint, job_id=f"job-{number}"))
         assert {name: len(made) for name, made in calls.items()} == dict.fromkeys(calls, 1)
 
-    def test_a_cold_job_describes_its_endpoint_once(self, worker, scene, endpoint, clients):
+    def test_cold_job_describes_its_endpoint_once(self, worker, scene, endpoint, clients):
         sagemaker = clients.client("sagemaker")
         with answering(sagemaker, "DescribeEndpoint", None) as calls, answering(sagemaker, "ListTags", None) as tags:
             worker.image_handler.process_image_request(worker.request(scene, endpoint))
         assert (len(calls), len(tags)) == (1, 1)
         assert worker.capacities.known_calls(worker.request(scene, endpoint)) == 2
 
-    def test_a_cold_job_describes_its_component_once(self, worker, scene, endpoint, clients):
+    def test_cold_job_describes_its_component_once(self, worker, scene, endpoint, clients):
         sagemaker = clients.client("sagemaker")
         document = {"InferenceComponentStatus": "InService", "EndpointName": endpoint}
         component = json_answer(document | {"RuntimeConfig": {"CurrentCopyCount": 3}})
@@ -240,14 +238,14 @@ class TestCost:
         assert (len(endpoints), len(components)) == (1, 1)
         assert worker.capacities.known_calls(request) == 6
 
-    def test_a_missing_endpoint_is_looked_up_once_and_leaves_no_row(self, worker, scene, clients):
+    def test_missing_endpoint_is_looked_up_once_and_leaves_no_row(self, worker, scene, clients):
         with answering(clients.client("sagemaker"), "DescribeEndpoint", None) as calls:
             assert len(refusal(worker, scene, "no-such-endpoint")) == 1
             worker.capacities.refresh()
         assert len(calls) == 1
         assert [row for row in worker.outstanding_jobs.scan() if "no-such-endpoint" in row["job_id"]] == []
 
-    def test_an_endpoint_that_the_fleet_has_described_is_not_described_again(
+    def test_endpoint_that_fleet_has_described_is_not_described_again(
         self, worker, scene, endpoint, clients, data_plane
     ):
         worker.image_handler.process_image_request(worker.request(scene, endpoint))
@@ -262,7 +260,7 @@ class TestCost:
         assert len(calls) == 1, "nothing is refused for what was seen minutes ago"
         other.close()
 
-    def test_findings_are_remembered_for_a_while_and_unknown_ones_for_less(self, worker, scene, endpoint, clients):
+    def test_findings_are_cached_and_unknown_ones_shorter(self, worker, scene, endpoint, clients):
         now = [0.0]
         worker.image_handler.parts = dataclasses.replace(
             worker.image_handler.parts, preflight=worker.new_preflight(now=lambda: now[0])
@@ -276,7 +274,7 @@ class TestCost:
         assert (len(endpoints), len(buckets)) == (3, 2)
 
 
-def test_one_check_that_hangs_keeps_no_other_from_its_result() -> None:
+def test_hanging_check_does_not_delay_other_checks() -> None:
     for_ever = threading.Event()
     assert at_once([lambda: for_ever.wait(60), lambda: True], 1.0) == [None, True]
     for_ever.set()
@@ -305,7 +303,7 @@ class TestPayload:
             return str(err)
         return ""
 
-    def test_a_tile_that_can_never_fit_names_the_smallest_changes(self, worker, wide, endpoint):
+    def test_refusal_of_too_large_tile_names_smallest_change(self, worker, wide, endpoint):
         reason = self.plan(worker, wide, endpoint)
         assert reason == (
             "no tile fits into a call of the endpoint; imageProcessorTileSize=1024: a tile of at most 6291456 bytes,"
@@ -314,13 +312,13 @@ class TestPayload:
         )
         assert self.plan(worker, wide, endpoint, imageProcessorTileSize=608, job_id="fits") == ""
 
-    def test_a_compressed_tile_is_not_judged_beforehand(self, worker, wide, endpoint):
+    def test_compressed_tile_is_not_judged_beforehand(self, worker, wide, endpoint):
         assert self.plan(worker, wide, endpoint, imageProcessorTileCompression="LZW") == ""
 
     def test_http_endpoints_have_no_limit(self, worker, wide, model_server):
         assert self.plan(worker, wide, model_server("centerpoint").invocations_url) == ""
 
-    def test_the_header_decides_where_the_pixels_just_fit(self, worker, wide, endpoint, clients, data_plane):
+    def test_header_decides_where_pixels_just_fit(self, worker, wide, endpoint, clients, data_plane):
         pixels = 256 * 256 * 16
         for limit, is_refused in ((pixels, True), (pixels + 10_000, False)):
             tight = InProcessWorker(data_plane.environment, clients, Clock(), SM_MAX_BODY=str(limit))
@@ -329,15 +327,13 @@ class TestPayload:
             assert bool(self.plan(tight, wide, endpoint, **settings)) is is_refused
             tight.close()
 
-    def test_a_serverless_endpoint_takes_less(self, worker, wide, gateway, model_server):
+    def test_serverless_endpoint_has_smaller_limit(self, worker, wide, gateway, model_server):
         url = model_server("centerpoint").invocations_url
         gateway.add_endpoint("cheap", LocalEndpoint(url, (Variant("v", max_concurrency=5),)))
         assert self.plan(worker, wide, "cheap", imageProcessorTileSize=480) == ""
         assert "at most 4194304 bytes" in self.plan(worker, wide, "cheap", imageProcessorTileSize=608, job_id="large")
 
-    def test_a_compressed_tile_of_a_serverless_endpoint_is_measured_before_it_is_sent(
-        self, worker, wide, gateway, model_server
-    ):
+    def test_compressed_tile_is_measured_when_endpoint_is_serverless(self, worker, wide, gateway, model_server):
         model = model_server("centerpoint")
         gateway.add_endpoint("cheap", LocalEndpoint(model.invocations_url, (Variant("v", max_concurrency=5),)))
         request = worker.request(wide, "cheap", imageProcessorTileSize=1024, imageProcessorTileFormat="GTIFF")

@@ -83,7 +83,7 @@ def middles_of(features):
 
 
 @pytest.mark.parametrize("scale", [0.13, 0.37, 1.0])
-def test_features_are_in_pixels_of_the_image_and_on_their_place(worker, turned_image, model_server, scale):
+def test_features_are_in_pixels_of_image_and_on_their_place(worker, turned_image, model_server, scale):
     asked = {"bands": [3], "scale": scale, "stretch": {"type": "PERCENTILE"}, "pixelType": "UINT8"}
     job, features = run(worker, turned_image, model_server("centerpoint"), imageProcessorInput=asked)
     expected, found = np.array(planned_middles(scale)), middles_of(features)
@@ -101,7 +101,7 @@ def test_features_are_in_pixels_of_the_image_and_on_their_place(worker, turned_i
         assert (col + width / 2, row + height / 2) == pytest.approx(middle, abs=1.01)
 
 
-def test_a_region_of_interest_chooses_tiles_of_the_scaled_plan(worker, turned_image, model_server):
+def test_region_of_interest_chooses_tiles_of_scaled_plan(worker, turned_image, model_server):
     scale, roi = 0.37, shapely.Polygon([(300, 200), (900, 260), (700, 700)])
     # Straight lines in degrees are straight in pixels here, to a hundredth of a pixel.
     wkt = shapely.Polygon(to_lonlat(np.array(roi.exterior.coords))).wkt
@@ -115,7 +115,7 @@ def test_a_region_of_interest_chooses_tiles_of_the_scaled_plan(worker, turned_im
 
 
 @pytest.mark.parametrize("merge", ["STRONGEST", "UNION"])
-def test_objects_on_seams_of_the_scaled_plan_are_delivered_once(worker, tmp_path, model_server, merge):
+def test_objects_on_seams_of_scaled_plan_are_delivered_once(worker, tmp_path, model_server, merge):
     rng = np.random.default_rng(7)
     scene = rng.normal(400, 5, (5, 800, 1000))
     scene[1] += 300  # water is blue

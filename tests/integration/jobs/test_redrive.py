@@ -37,7 +37,7 @@ class TestRedrive:
     def redriver(self, worker: InProcessWorker) -> JobRedriver:
         return JobRedriver(worker.jobs, worker.outstanding_jobs, worker.config.policy.check, worker.clock)
 
-    def test_an_output_that_failed_is_written_elsewhere_without_a_model_call(
+    def test_redrive_writes_failed_output_elsewhere_without_model_call(
         self, worker, scene, model_server, data_plane, clients, statuses, tmp_path
     ):
         """Nor is the image read: it may be gone."""
@@ -58,9 +58,7 @@ class TestRedrive:
         assert len(heard) == 1
         assert heard[0]["status_id"] not in ends
 
-    def test_a_planner_that_slept_through_the_end_begins_no_region_again(
-        self, worker, scene, model_server, data_plane, monkeypatch
-    ):
+    def test_late_planner_restarts_no_region_after_redrive(self, worker, scene, model_server, data_plane, monkeypatch):
         """It would count each region a second time, and the image would never be complete."""
         model = model_server("centerpoint")
         slept: list[OpenJob] = []
@@ -79,7 +77,7 @@ class TestRedrive:
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.generation, row.region_success) == ("SUCCESS", 1, row.region_count)
 
-    def test_an_output_that_is_there_again_is_written_when_the_request_is_sent_again(
+    def test_failed_output_is_written_when_request_is_sent_again(
         self, worker, scene, model_server, data_plane, clients
     ):
         model = model_server("centerpoint")
@@ -94,16 +92,14 @@ class TestRedrive:
         clients.client("s3").delete_object(Bucket="went-missing", Key="p/job.geojson")
         clients.client("s3").delete_bucket(Bucket="went-missing")
 
-    def test_an_output_that_is_still_missing_ends_the_job_as_before(self, worker, scene, model_server, data_plane):
+    def test_job_ends_partial_again_when_output_is_still_missing(self, worker, scene, model_server, data_plane):
         request = self.undelivered(worker, scene, model_server("centerpoint").invocations_url, data_plane)
         assert self.redriver(worker).redrive("job").begun
         worker.look_after()
         row = worker.jobs.get_image_request(request.image_id)
         assert (row.image_status, row.generation, list(row.sink_errors)) == ("PARTIAL", 1, ["0:S3"])
 
-    def test_a_job_whose_tiles_and_output_failed_has_both_done_again_or_its_outputs_only(
-        self, worker, scene, model_server, data_plane
-    ):
+    def test_redrive_repeats_failed_tiles_and_outputs_or_outputs_only(self, worker, scene, model_server, data_plane):
         model = model_server("failure", outcomes={"200": 0.5, "400": 0.5}, seed=3)
         place = f"s3://{data_plane.result_bucket}/out"
         request = self.undelivered(worker, scene, model.invocations_url, data_plane)
@@ -129,9 +125,7 @@ class TestRedrive:
         assert (row.generation, row.sinks_done) == (2, {"0:Kinesis", "1:S3"})
         assert model.stats()["requests"] == calls + before.tile_error
 
-    def test_features_that_may_expire_under_way_are_made_anew_and_not_missed_at_the_end(
-        self, worker, scene, model_server, data_plane, clock
-    ):
+    def test_redrive_repeats_tiles_whose_features_may_expire(self, worker, scene, model_server, data_plane, clock):
         model = model_server("centerpoint")
         request = self.undelivered(worker, scene, model.invocations_url, data_plane)
         place = f"s3://{data_plane.result_bucket}/out"
@@ -149,16 +143,14 @@ class TestRedrive:
         clock.ahead_s += 47 * 3600
         assert len(worker.features.stored_tiles(request.image_id)) == TILES, "the new rows live on"
 
-    def test_a_place_that_the_operator_does_not_allow(self, new_worker, scene, model_server, data_plane):
+    def test_redrive_refuses_output_that_policy_does_not_allow(self, new_worker, scene, model_server, data_plane):
         worker = new_worker(OUTPUT_BUCKETS="went-missing")
         request = self.undelivered(worker, scene, model_server("centerpoint").invocations_url, data_plane)
         with pytest.raises(InvalidImageRequestException, match="OUTPUT_BUCKETS"):
             self.redriver(worker).redrive("job", ["s3://elsewhere/p"])
         assert worker.jobs.get_image_request(request.image_id).generation == 0
 
-    def test_a_redrive_with_tiles_to_do_is_checked_before_its_first_tile(
-        self, worker, scene, model_server, data_plane, clients
-    ):
+    def test_redrive_runs_preflight_before_first_tile(self, worker, scene, model_server, data_plane, clients):
         model = model_server("failure", outcomes={"200": 0.5, "400": 0.5}, seed=3)
         request = self.undelivered(worker, scene, model.invocations_url, data_plane)
         calls = model.stats()["requests"]

@@ -74,7 +74,7 @@ def stored_scene(scene) -> Iterator[tuple[RangeServer, str]]:
 
 
 class TestRegion:
-    def test_a_region_is_claimed_done_counted_and_told(self, worker, scene, model_server, emulator, data_plane):
+    def test_region_is_claimed_processed_counted_and_published(self, worker, scene, model_server, emulator, data_plane):
         topic = data_plane.environment["REGION_STATUS_TOPIC"]
         heard = StatusListener(emulator.client, topic, f"{data_plane.name}-regions")
         request = worker.request(scene, model_server("centerpoint").invocations_url)
@@ -88,7 +88,7 @@ class TestRegion:
         ((_, attributes),) = heard.events()
         assert (attributes["status"], attributes["region_id"]) == ("SUCCESS", first.region_id)
 
-    def test_an_image_with_one_region_tells_its_progress_by_tiles(self, new_worker, scene, statuses, monkeypatch):
+    def test_image_of_one_region_publishes_progress_by_tiles(self, new_worker, scene, statuses, monkeypatch):
         monkeypatch.setattr("aws.osml.model_runner.region_request_handler._PROGRESS_EVERY_S", 0.0)
         worker, told, numbers = new_worker(REGION_SIZE="(4096, 4096)"), threading.Event(), itertools.count()
         publish = worker.image_status_monitor.process_event
@@ -115,7 +115,7 @@ class TestRegion:
         assert counts == sorted(set(counts))
         assert len({attributes["status_id"] for attributes in events}) == len(events)
 
-    def test_features_that_a_model_answers_badly_are_left_out_and_counted(self, worker, scene, logs):
+    def test_invalid_features_of_response_are_dropped_and_counted(self, worker, scene, logs):
         good = {"type": "Feature", "geometry": None, "properties": {"imageBBox": [1, 1, 5, 5]}}
         answer = {"type": "FeatureCollection", "features": [good, {"type": "Feature", "properties": {}}, 7]}
         good_body, bad_body = json.dumps(answer).encode(), b"Welcome"
@@ -139,7 +139,7 @@ class TestRegion:
         assert row.features_dropped == dict.fromkeys(("NO_IMAGE_GEOMETRY", "NOT_A_FEATURE"), len(dropped))
         assert (row.features_stored, row.features_delivered) == (len(dropped), len(dropped))
 
-    def test_a_region_waits_for_a_store_that_does_not_answer(self, stored_scene, new_worker, model_server, clock):
+    def test_region_is_deferred_when_store_does_not_respond(self, stored_scene, new_worker, model_server, clock):
         store, url = stored_scene
         worker = new_worker(IMAGE_SOURCES="http")
         request = worker.request(url, model_server("centerpoint").invocations_url)
@@ -155,7 +155,7 @@ class TestRegion:
         job = worker.process(first)
         assert (job.tile_success, job.tile_error) == (TILES_PER_REGION, 0)
 
-    def test_a_tile_fails_when_its_store_has_broken_off_for_long(self, stored_scene, new_worker, model_server, clock):
+    def test_tile_fails_when_store_breaks_off_too_often(self, stored_scene, new_worker, model_server, clock):
         store, url = stored_scene
         worker = new_worker(IMAGE_SOURCES="http")
         request = worker.request(url, model_server("centerpoint").invocations_url)
@@ -177,7 +177,7 @@ class TestRegion:
         job = outcome.job
         assert (job.tile_success, job.tile_error) == (0, TILES_PER_REGION)
 
-    def test_past_its_jobs_deadline_a_region_is_sealed(self, worker, scene, model_server, clock):
+    def test_region_is_abandoned_past_job_deadline(self, worker, scene, model_server, clock):
         model = model_server("centerpoint")
         request = worker.request(scene, model.invocations_url)
         worker.plan(request)
@@ -189,7 +189,7 @@ class TestRegion:
         assert failures.failed == {"ABANDONED": TILES_PER_REGION}
         assert failures.first.startswith("ABANDONED: the job's deadline")
 
-    def test_a_region_whose_job_ends_meanwhile_keeps_the_tiles_that_were_done(
+    def test_region_keeps_committed_tiles_when_job_ends_meanwhile(
         self, worker, scene, model_server, clock, monkeypatch
     ):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
@@ -205,7 +205,7 @@ class TestRegion:
         job = worker.process(first)
         assert (job.region_error, job.tile_success, job.tile_error) == (1, 1, 3)
 
-    def test_a_region_twice_is_counted_once(self, worker, scene, model_server):
+    def test_region_is_counted_once_when_processed_twice(self, worker, scene, model_server):
         model = model_server("centerpoint")
         request = worker.request(scene, model.invocations_url)
         worker.plan(request)
@@ -214,14 +214,14 @@ class TestRegion:
         assert (once.region_success, once.tile_success) == (again.region_success, again.tile_success) == (1, 4)
         assert model.stats()["requests"] == TILES_PER_REGION
 
-    def test_a_region_whose_row_is_gone_is_not_brought_back(self, worker, scene, model_server):
+    def test_region_without_row_is_not_restored(self, worker, scene, model_server):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         first, _ = worker.region_requests(request)
         worker.regions.delete({"image_id": request.image_id, "region_id": first.region_id})
         assert worker.process(first).region_success == 0
 
-    def test_a_region_that_another_worker_holds_has_to_wait(self, new_worker, scene, model_server, clock):
+    def test_region_is_deferred_when_another_worker_holds_it(self, new_worker, scene, model_server, clock):
         worker, other = new_worker("worker"), new_worker("other")
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
@@ -232,7 +232,7 @@ class TestRegion:
         clock.ahead_s += 61
         assert worker.process(first).region_success == 1
 
-    def test_a_region_goes_on_where_a_dead_worker_left_it(self, new_worker, scene, model_server, clock):
+    def test_region_resumes_after_committed_tiles_when_worker_died(self, new_worker, scene, model_server, clock):
         model = model_server("centerpoint")
         dead, worker = new_worker("dead"), new_worker("worker")
         request = worker.request(scene, model.invocations_url)
@@ -250,7 +250,7 @@ class TestRegion:
         assert not dead.regions.renew(claim, 60)
 
     @pytest.mark.parametrize("inline_bytes", [8192, 0], ids=["in rows", "in the bucket"])
-    def test_a_throttled_feature_table_throws_no_answer_away(
+    def test_response_is_kept_when_feature_table_is_throttled(
         self, worker, scene, model_server, monkeypatch, inline_bytes
     ):
         monkeypatch.setattr(feature_table, "MAX_INLINE_BYTES", inline_bytes)
@@ -262,9 +262,7 @@ class TestRegion:
         assert job.image_status == "SUCCESS"
         assert model.stats()["requests"] == TILES
 
-    def test_a_region_whose_feature_table_stays_busy_is_released_and_waits(
-        self, worker, scene, model_server, monkeypatch
-    ):
+    def test_region_is_released_when_feature_table_stays_busy(self, worker, scene, model_server, monkeypatch):
         """The process stops, and does not wait for the table beyond its grace."""
         monkeypatch.setattr(RegionProgress, "may_store", property(lambda run: False))
         request = worker.request(scene, model_server("centerpoint").invocations_url)
@@ -279,7 +277,7 @@ class TestRegion:
         assert item.not_before > worker.clock()
 
     @pytest.mark.parametrize("operation", ["UpdateItem", "TransactWriteItems"], ids=["R1", "R3"])
-    def test_a_region_whose_own_table_is_busy_waits(self, worker, scene, model_server, monkeypatch, operation):
+    def test_region_waits_when_region_table_is_busy(self, worker, scene, model_server, monkeypatch, operation):
         monkeypatch.setattr(worker.regions, "_sleep", lambda _: None)
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
@@ -292,7 +290,7 @@ class TestRegion:
             messages.handle(message)
         assert worker.regions.get_region_request(first.region_id, first.image_id).region_status != "SUCCESS"
 
-    def test_failed_tiles_make_a_region_partial_or_failed(self, worker, scene, model_server):
+    def test_failed_tiles_make_region_partial_or_failed(self, worker, scene, model_server):
         mixed = model_server("failure", outcomes={"200": 1, "400": 1}, seed=5)
         request = worker.request(scene, mixed.invocations_url)
         worker.image_handler.process_image_request(request)
@@ -310,7 +308,7 @@ class TestRegion:
         (reason,) = {item.message for item in worker.regions_of(request)}
         assert reason == f"4 of 4 tiles failed: MODEL_4XX 4; for example {BAD_REQUEST}"
 
-    def test_a_refusing_endpoint_defers_the_region_and_fails_no_tile(self, worker, scene, model_server, clock):
+    def test_refusing_endpoint_defers_region_and_fails_no_tile(self, worker, scene, model_server, clock):
         busy = model_server("failure", outcomes={"503": 1})
         request = worker.request(scene, busy.invocations_url)
         worker.plan(request)
@@ -330,9 +328,7 @@ class TestRegion:
         worker.deferred(first)
         assert busy.stats()["requests"] - probes <= 4, "one tile finds out whether it still refuses"
 
-    def test_a_model_that_crashes_on_most_tiles_is_taken_to_be_down_but_not_for_ever(
-        self, worker, scene, model_server, clock
-    ):
+    def test_region_backs_off_and_then_fails_when_model_crashes_on_most_tiles(self, worker, scene, model_server, clock):
         model = model_server("failure", outcomes={"500": 1})
         request = worker.request(scene, model.invocations_url)
         worker.plan(request)
@@ -345,7 +341,7 @@ class TestRegion:
         job = worker.process(first)
         assert (job.region_error, job.tile_error) == (1, 4)
 
-    def test_a_tile_that_crashes_the_model_alone_fails_alone(self, worker, scene, model_server):
+    def test_one_tile_fails_when_it_alone_crashes_model(self, worker, scene, model_server):
         model = model_server("centerpoint")
         model.model = CrashingOnOne()
         request = worker.request(scene, model.invocations_url)
@@ -356,7 +352,7 @@ class TestRegion:
         rows = [row for row in worker.features.scan() if row.get("tile_status") == "FAILED"]
         assert [row["error_code"] for row in rows] == ["MODEL_5XX"]
 
-    def test_a_region_whose_tiles_time_out_waits_and_fails_none(
+    def test_region_is_deferred_when_all_tiles_time_out(
         self, worker, scene, model_server, gateway, clock, impatient_gateway
     ):
         model = model_server("centerpoint")
@@ -376,7 +372,7 @@ class TestRegion:
         job = worker.process(first)
         assert (job.region_success, job.tile_success) == (1, 4)
 
-    def test_a_tile_that_is_too_slow_for_its_model_fails_alone_and_late(
+    def test_one_tile_fails_after_three_tries_when_it_alone_is_slow(
         self, worker, scene, model_server, gateway, clock, impatient_gateway
     ):
         """Only when the endpoint responds to a tile that it could do before, and to this one not, three times."""
@@ -398,9 +394,7 @@ class TestRegion:
         rows = [row for row in worker.features.scan() if row.get("tile_status") == "FAILED"]
         assert [row["error_code"] for row in rows] == ["TIMEOUT"]
 
-    def test_a_region_is_left_to_others_while_tiles_of_its_endpoint_wait_here(
-        self, worker, scene, model_server, monkeypatch
-    ):
+    def test_region_is_deferred_while_tiles_of_its_endpoint_wait_here(self, worker, scene, model_server, monkeypatch):
         monkeypatch.setattr(region_request_handler, "_ROOM_PAUSE_S", 0.0)
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
@@ -412,7 +406,7 @@ class TestRegion:
             assert (row.fence, row.region_retry_count, row.not_before) == (0, 0, 0)
         assert worker.process(first).region_success == 1
 
-    def test_workers_share_an_endpoint_whose_capacity_is_known(self, new_worker, scene, model_server):
+    def test_workers_share_endpoint_of_known_capacity(self, new_worker, scene, model_server):
         """Where other workers use an endpoint fully, a further one claims nothing; else it takes its share."""
         worker, request_url = new_worker("worker"), model_server("centerpoint").invocations_url
         request = worker.request(scene, request_url)
@@ -430,7 +424,7 @@ class TestRegion:
         assert worker.process(second).region_success == 2
         assert worker.model_endpoints.call_limit_for(lane_of(first))._ceiling == worker.config.workers
 
-    def test_an_endpoint_that_recovers_finishes_the_region(self, worker, scene, model_server, clock):
+    def test_region_ends_when_endpoint_recovers(self, worker, scene, model_server, clock):
         model = model_server("failure", outcomes={"200": 1, "503": 1}, failures_first=6)
         request = worker.request(scene, model.invocations_url)
         worker.plan(request)
@@ -443,7 +437,7 @@ class TestRegion:
         job = outcome.job
         assert (job.region_success, job.tile_success, job.tile_error) == (1, 4, 0)
 
-    def test_an_endpoint_says_how_long_it_wants_to_rest(self, worker, scene, model_server):
+    def test_region_is_deferred_for_retry_after(self, worker, scene, model_server):
         busy = model_server("failure", outcomes={"503": 1}, retry_after_s=120)
         request = worker.request(scene, busy.invocations_url)
         worker.plan(request)
@@ -451,7 +445,7 @@ class TestRegion:
         assert deferred.retry_after_s >= 120
         assert deferred.is_backoff
 
-    def test_a_missing_endpoint_is_waited_for_and_then_the_region_is_sealed(self, worker, scene, clock):
+    def test_region_waits_and_is_then_abandoned_when_endpoint_is_missing(self, worker, scene, clock):
         worker.skip_preflight()
         request = worker.request(scene, "no-such-endpoint")
         worker.plan(request)
@@ -470,13 +464,13 @@ class TestRegion:
         assert row.region_status == "FAILED"
         assert "ENDPOINT_NOT_FOUND" in row.message
 
-    def test_a_sagemaker_endpoint_that_answers(self, worker, scene, gateway, model_server):
+    def test_image_succeeds_with_sagemaker_endpoint(self, worker, scene, gateway, model_server):
         gateway.add_endpoint("answers", LocalEndpoint(model_server("centerpoint").invocations_url))
         request = worker.request(scene, "answers")
         worker.image_handler.process_image_request(request)
         assert worker.work_off().image_status == "SUCCESS"
 
-    def test_a_region_that_kills_its_workers_is_done_one_tile_at_a_time(self, worker, scene, model_server, clock):
+    def test_region_is_processed_tile_by_tile_when_it_kills_workers(self, worker, scene, model_server, clock):
         model = model_server("failure", outcomes={"200": 1}, latency_ms=(5, 10))
         request = worker.request(scene, model.invocations_url)
         worker.plan(request)
@@ -489,7 +483,7 @@ class TestRegion:
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (row.stalled_attempts, row.stall_first_time) == (1, None), "a tile that ends is progress"
 
-    def test_a_region_that_killed_too_many_workers_is_sealed(self, worker, scene, model_server, clock):
+    def test_region_is_abandoned_when_it_killed_too_many_workers(self, worker, scene, model_server, clock):
         model = model_server("centerpoint")
         request = worker.request(scene, model.invocations_url)
         worker.plan(request)
@@ -508,7 +502,7 @@ class TestRegion:
         rows = worker.rows_of_tiles(request.image_id)
         assert sorted(stored.get("error_code", "") for stored in rows) == ["", ABANDONED, ABANDONED, ABANDONED]
 
-    def test_fail_region_request_seals_what_has_no_outcome(self, worker, scene, model_server):
+    def test_fail_region_request_abandons_tiles_without_outcome(self, worker, scene, model_server):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         item, _ = worker.regions_of(request)
@@ -524,7 +518,7 @@ class TestRegion:
         worker.regions.claim(request.image_id, other.region_id, "busy", 60)
         assert isinstance(worker.region_handler.fail_region_request(other), Deferred)
 
-    def test_a_region_of_an_image_that_has_ended_is_left_alone(self, worker, scene, model_server):
+    def test_region_of_ended_image_is_not_processed(self, worker, scene, model_server):
         model = model_server("centerpoint")
         request = worker.request(scene, model.invocations_url)
         worker.plan(request)
@@ -534,7 +528,7 @@ class TestRegion:
         assert (job.image_status, job.region_success) == ("FAILED", 0)
         assert model.stats()["requests"] == 0
 
-    def test_the_rows_of_an_image_and_a_region_are_read_once_before_the_claim(self, worker, scene, model_server):
+    def test_rows_of_image_and_region_are_read_once_before_claim(self, worker, scene, model_server):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         first, _ = worker.region_requests(request)
@@ -543,7 +537,7 @@ class TestRegion:
             assert worker.process(first).region_success == 1
         assert len(reads) == 3, "the image's row, its request's, and its counters after the region ended"
 
-    def test_a_job_that_began_again_before_the_claim_has_its_new_deadline(
+    def test_job_that_began_again_before_claim_has_its_new_deadline(
         self, worker, scene, model_server, clock, monkeypatch
     ):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
@@ -559,7 +553,7 @@ class TestRegion:
         job = worker.process(first)
         assert (job.region_success, job.tile_error) == (1, 0)
 
-    def test_a_region_that_another_worker_took_over_is_not_ended_here(self, new_worker, scene, model_server):
+    def test_region_is_not_ended_when_another_worker_took_it_over(self, new_worker, scene, model_server):
         worker = new_worker()
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
@@ -579,7 +573,7 @@ class TestRegion:
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (row.region_status, row.fence) == ("IN_PROGRESS", 2)
 
-    def test_stopping_gives_a_region_back_at_once_and_as_no_attempt(self, worker, scene, model_server):
+    def test_stopping_worker_releases_region_without_attempt(self, worker, scene, model_server):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         first, _ = worker.region_requests(request)
@@ -589,7 +583,7 @@ class TestRegion:
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (row.stalled_attempts, row.lease_until, row.not_before, row.backoffs) == (0, 0, 0, 0)
 
-    def test_an_unforeseen_error_gives_the_region_back(self, worker, scene, model_server, monkeypatch):
+    def test_region_is_released_when_unforeseen_error_is_raised(self, worker, scene, model_server, monkeypatch):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         first, _ = worker.region_requests(request)
@@ -601,14 +595,14 @@ class TestRegion:
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert (row.stalled_attempts, row.lease_until) == (0, 0)
 
-    def test_a_region_status_that_cannot_be_published_changes_no_count(self, worker, scene, model_server, clients):
+    def test_counts_are_right_when_region_status_is_not_published(self, worker, scene, model_server, clients):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         first, _ = worker.region_requests(request)
         with answering(clients.client("sns"), "Publish", query_error("InternalError", 400)):
             assert worker.process(first).region_success == 1
 
-    def test_an_image_that_was_replaced_is_not_mixed(self, new_worker, tmp_path, model_server, clock):
+    def test_region_fails_when_image_was_replaced(self, new_worker, tmp_path, model_server, clock):
         image = write_scene(tmp_path / "image.tif")
         model = model_server("centerpoint")
         planner, worker = new_worker("planner"), new_worker("worker")
@@ -633,7 +627,7 @@ class TestThrottle:
         worker.endpoint_utils.max_region_cache[MODEL] = most
         return worker
 
-    def test_no_more_regions_than_the_endpoint_may_have(self, new_worker, scene, gateway, model_server):
+    def test_region_is_deferred_when_all_slots_are_taken(self, new_worker, scene, gateway, model_server):
         gateway.add_endpoint(MODEL, LocalEndpoint(model_server("centerpoint").invocations_url))
         worker = self.throttled(new_worker, most=2)
         request = worker.request(scene, MODEL)
@@ -650,7 +644,7 @@ class TestThrottle:
             f"{MODEL}#{slots[1].number}"
         ]
 
-    def test_an_endpoint_that_was_full_a_moment_ago_costs_one_read(self, new_worker, scene, gateway, model_server):
+    def test_endpoint_that_was_full_moment_ago_costs_one_read(self, new_worker, scene, gateway, model_server):
         gateway.add_endpoint(MODEL, LocalEndpoint(model_server("centerpoint").invocations_url))
         worker = self.throttled(new_worker, most=1)
         request = worker.request(scene, MODEL)
@@ -671,9 +665,7 @@ class TestThrottle:
             client.meta.events.unregister("before-send.dynamodb", unique_id="counted")
         assert calls == ["GetItem"], "the row of the image"
 
-    def test_the_slot_of_a_worker_that_died_is_free_when_its_lease_is_over(
-        self, new_worker, scene, gateway, model_server
-    ):
+    def test_slot_is_free_when_lease_of_dead_worker_ends(self, new_worker, scene, gateway, model_server):
         gateway.add_endpoint(MODEL, LocalEndpoint(model_server("centerpoint").invocations_url))
         worker = self.throttled(new_worker, most=1)
         request = worker.request(scene, MODEL)
@@ -684,7 +676,7 @@ class TestThrottle:
         assert worker.work_off().image_status == "SUCCESS"
         assert [row["endpoint"] for row in worker.endpoints.scan()] == [MODEL], "no slot is left"
 
-    def test_a_slot_is_given_back_when_the_region_fails(self, new_worker, scene):
+    def test_slot_is_freed_when_region_fails(self, new_worker, scene):
         worker = self.throttled(new_worker, most=5)
         worker.skip_preflight()
         request = worker.request(scene, MODEL + "-missing")
@@ -693,16 +685,14 @@ class TestThrottle:
         worker.deferred(worker.region_requests(request)[0])
         assert [row["endpoint"] for row in worker.endpoints.scan()] == [MODEL + "-missing"]
 
-    def test_an_endpoint_without_machines_to_count_gets_one_region_at_a_time(
-        self, new_worker, scene, gateway, model_server
-    ):
+    def test_endpoint_of_unknown_size_gets_one_region_at_a_time(self, new_worker, scene, gateway, model_server):
         gateway.add_endpoint(MODEL, LocalEndpoint(model_server("centerpoint").invocations_url))
         worker = self.throttled(new_worker, most=0)
         request = worker.request(scene, MODEL)
         worker.image_handler.process_image_request(request)
         assert worker.work_off().image_status == "SUCCESS"
 
-    def test_an_endpoint_that_cannot_be_described_is_not_limited(self, new_worker, scene, model_server):
+    def test_regions_are_not_limited_when_endpoint_cannot_be_described(self, new_worker, scene, model_server):
         worker = new_worker(SM_SELF_THROTTLING="true")
         worker.skip_preflight()
         missing = worker.request(scene, "not-there")

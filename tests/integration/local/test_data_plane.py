@@ -27,13 +27,13 @@ def queue_attributes(emulator, url):
     return emulator.client("sqs").get_queue_attributes(QueueUrl=url, AttributeNames=["All"])["Attributes"]
 
 
-def test_every_variable_of_a_worker_is_filled(data_plane):
+def test_every_variable_of_worker_is_filled(data_plane):
     assert set(data_plane.environment) == VARIABLES
     assert all(data_plane.environment.values())
 
 
 @pytest.mark.parametrize(("queue", "visibility_s", "receives"), [("IMAGE", 120, 20), ("REGION", 90, 1000)])
-def test_queue_hides_messages_and_gives_up_on_them_as_designed(emulator, data_plane, queue, visibility_s, receives):
+def test_queue_has_designed_visibility_and_receive_limit(emulator, data_plane, queue, visibility_s, receives):
     attributes = queue_attributes(emulator, data_plane.environment[f"{queue}_QUEUE"])
     dead_letters = queue_attributes(emulator, data_plane.environment[f"{queue}_DLQ"])
     redrive = json.loads(attributes["RedrivePolicy"])
@@ -54,9 +54,7 @@ def test_queue_hides_messages_and_gives_up_on_them_as_designed(emulator, data_pl
         ("ENDPOINT_TABLE", ["endpoint"], True),
     ],
 )
-def test_table_has_the_contract_s_keys_and_forgets_by_expire_time(
-    emulator, data_plane, variable, keys, has_time_to_live
-):
+def test_table_has_contract_s_keys_and_forgets_by_expire_time(emulator, data_plane, variable, keys, has_time_to_live):
     dynamodb, name = emulator.client("dynamodb"), data_plane.environment[variable]
     table = dynamodb.describe_table(TableName=name)["Table"]
     time_to_live = dynamodb.describe_time_to_live(TableName=name)["TimeToLiveDescription"]
@@ -67,7 +65,7 @@ def test_table_has_the_contract_s_keys_and_forgets_by_expire_time(
     assert time_to_live["TimeToLiveStatus"] == ("ENABLED" if has_time_to_live else "DISABLED")
 
 
-def test_bucket_is_closed_to_the_public_and_encrypted(emulator, data_plane):
+def test_bucket_is_closed_to_public_and_encrypted(emulator, data_plane):
     s3 = emulator.client("s3")
     block = s3.get_public_access_block(Bucket=data_plane.result_bucket)["PublicAccessBlockConfiguration"]
     encryption = s3.get_bucket_encryption(Bucket=data_plane.result_bucket)["ServerSideEncryptionConfiguration"]
@@ -75,13 +73,13 @@ def test_bucket_is_closed_to_the_public_and_encrypted(emulator, data_plane):
     assert encryption["Rules"][0]["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
 
 
-def test_work_bucket_is_closed_to_the_public(emulator, data_plane):
+def test_work_bucket_is_closed_to_public(emulator, data_plane):
     bucket = data_plane.environment["WORK_BUCKET"]
     block = emulator.client("s3").get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
     assert set(block.values()) == {True}
 
 
-def test_objects_of_the_work_bucket_live_as_long_as_the_rows_that_name_them():
+def test_objects_of_work_bucket_live_as_long_as_their_rows():
     settings = {setting.field: setting.default for setting in documented_settings()}
     longest_life_days = (float(settings["job_deadline_s"]) + TILE_MARGIN_S) / 86_400
     (retention_days,) = re.findall(
@@ -96,7 +94,7 @@ def test_without_parameters_there_is_no_stream(emulator, data_plane):
     assert set(other.environment) == VARIABLES - {"RESULT_STREAM"}
 
 
-def test_stream_takes_records_and_topic_reaches_a_queue(emulator, data_plane):
+def test_stream_stores_records_and_topic_reaches_queue(emulator, data_plane):
     sqs, sns = emulator.client("sqs"), emulator.client("sns")
     emulator.client("kinesis").put_record(StreamName=data_plane.result_stream, PartitionKey="a", Data=b"{}")
     queue = sqs.create_queue(QueueName=f"{data_plane.name}-watch")["QueueUrl"]
@@ -107,12 +105,12 @@ def test_stream_takes_records_and_topic_reaches_a_queue(emulator, data_plane):
     assert json.loads(message["Body"])["Message"] == "hello"
 
 
-def test_two_data_planes_share_nothing(emulator, data_plane):
+def test_two_data_planes_share_no_resource(emulator, data_plane):
     other = create_data_plane(emulator.client, f"{data_plane.name}-twin")
     assert not set(other.environment.values()) & set(data_plane.environment.values())
 
 
-def test_bucket_takes_the_name_asked_for(emulator, data_plane):
+def test_bucket_has_requested_name(emulator, data_plane):
     named = create_data_plane(emulator.client, f"{data_plane.name}-named", {"ResultBucketName": "harbour-results"})
     assert named.result_bucket == "harbour-results"
 
@@ -123,7 +121,7 @@ def test_resource_that_cannot_be_made_is_named(emulator, data_plane):
         create_data_plane(emulator.client, f"{data_plane.name}-refused", taken)
 
 
-def test_each_output_is_described_by_the_variable_whose_name_it_spells():
+def test_outputs_are_described_by_their_variables():
     outputs = template_text().split("\nOutputs:\n")[1]
     pairs = re.findall(r"^  (\w+):\n    Description: (\w+)$", outputs, flags=re.MULTILINE)
     assert {variable for _, variable in pairs} == VARIABLES

@@ -33,7 +33,7 @@ def is_refused(call, code="ConditionalCheckFailedException", **arguments):
     return False
 
 
-def test_first_writer_alone_wins_each_conditional_put(emulator, data_plane):
+def test_one_writer_wins_each_conditional_put(emulator, data_plane):
     dynamodb, table = emulator.client("dynamodb"), data_plane.environment["FEATURE_TABLE"]
 
     def write(writer):
@@ -115,14 +115,14 @@ def test_message_is_handed_to_one_receiver(emulator, data_plane):
     assert sorted(received, key=int) == [str(number) for number in range(100)]
 
 
-def test_emulator_holds_nothing_of_the_user_s_account(emulator):
+def test_emulator_environment_has_no_user_credentials(emulator):
     identity = emulator.client("sts").get_caller_identity()
     assert identity["Account"] == "000000000000"
     assert emulator.environment["AWS_ENDPOINT_URL"] == emulator.url
     assert emulator.environment["AWS_S3_ENDPOINT"] in emulator.url
 
 
-def test_emulator_that_cannot_start_says_why(tmp_path):
+def test_emulator_reports_reason_when_it_cannot_start(tmp_path):
     command = [sys.executable, "-c", "raise SystemExit('no room on this machine')"]
     with pytest.raises(LocalStackError, match=r"exit code 1(.|\n)*no room on this machine"):
         Emulator(tmp_path, command).__enter__()
@@ -136,7 +136,7 @@ def test_emulator_that_dies_is_reported(tmp_path):
             emulator.check_alive()
 
 
-def test_child_that_never_gets_ready_is_reported_and_killed(tmp_path):
+def test_child_is_killed_when_it_never_gets_ready(tmp_path):
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
     )
@@ -149,7 +149,7 @@ def test_child_that_never_gets_ready_is_reported_and_killed(tmp_path):
         assert child.exit_code == -9
 
 
-def test_child_dies_with_a_parent_that_is_killed(tmp_path):
+def test_child_dies_with_parent_that_is_killed(tmp_path):
     script = f"""
 import os, sys, time
 from pathlib import Path
@@ -177,7 +177,7 @@ def is_running(pid):
         return False
 
 
-def test_emulator_listens_on_loopback_alone(emulator):
+def test_emulator_listens_on_loopback_only(emulator):
     listening = [
         connection.laddr
         for connection in psutil.Process(emulator._process.pid).net_connections("inet")
@@ -212,7 +212,7 @@ def guarded(tmp_path_factory):
     ],
     ids=["unsigned", "another user", "a page", "a page without origin", "a name that points here"],
 )
-def test_emulator_refuses_who_does_not_hold_its_key(guarded, headers):
+def test_emulator_refuses_unknown_access_key(guarded, headers):
     queue = guarded.client("sqs").get_queue_url(QueueName="images")["QueueUrl"]
     form = {"Action": "SendMessage", "QueueUrl": queue, "MessageBody": "{}"}
     before = count_of(guarded, queue)
@@ -221,7 +221,7 @@ def test_emulator_refuses_who_does_not_hold_its_key(guarded, headers):
     assert send_form(guarded, form, signed("its-own-key"))[0] == 200
 
 
-def test_emulator_for_any_key_refuses_browsers_all_the_same(emulator):
+def test_emulator_for_any_key_refuses_browsers_all_same(emulator):
     form = {"Action": "ListQueues"}
     assert send_form(emulator, form, signed("any"))[0] == 200
     assert send_form(emulator, form, {}) == (403, None)
@@ -240,14 +240,14 @@ def send_form(emulator, form, headers):
         return response.status, response.headers.get("Access-Control-Allow-Origin")
 
 
-def test_emulator_answers_no_preflight_of_a_browser(guarded):
+def test_emulator_refuses_preflight_of_browser(guarded):
     headers = {"Origin": "http://evil.example", "Access-Control-Request-Method": "POST"}
     with urllib3.PoolManager() as http:
         response = http.request("OPTIONS", guarded.url, headers=headers)
     assert (response.status, response.headers.get("Access-Control-Allow-Origin")) == (403, None)
 
 
-def test_emulator_serves_the_roles_that_it_has_issued_and_signed_urls(guarded):
+def test_emulator_serves_issued_roles_and_signed_urls(guarded):
     role = "arn:aws:iam::000000000000:role/reader"
     keys = guarded.client("sts").assume_role(RoleArn=role, RoleSessionName="job")["Credentials"]
     assumed = local_client("sts", guarded.url, access_key=keys["AccessKeyId"])

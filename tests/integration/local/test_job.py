@@ -79,7 +79,7 @@ def test_job_is_followed_from_request_to_result(emulator, data_plane):
     assert (reports[-1].tiles_done, reports[-1].tiles_total) == (3, 3)
 
 
-def test_refused_request_ends_with_its_reason_and_no_result(emulator, data_plane):
+def test_refused_request_ends_with_reason_and_without_result(emulator, data_plane):
     run = JobRun(emulator.client, data_plane, request_for(data_plane), check_alive=lambda: publish_once())
     published = []
 
@@ -93,13 +93,13 @@ def test_refused_request_ends_with_its_reason_and_no_result(emulator, data_plane
     assert (outcome.location, outcome.features) == (None, [])
 
 
-def test_an_image_is_known_by_its_public_url():
+def test_image_has_its_public_url():
     request = {"jobId": "job-1", "imageUrls": ["https://host/a.tif?token=1"]}
     expected = "job-1:https://host/a.tif#212b674cbe97ccc8"
     assert JobRun(lambda _: None, DataPlane("", {}), request).image_id == expected
 
 
-def test_stack_that_dies_ends_the_wait(emulator, data_plane):
+def test_stack_that_dies_ends_wait(emulator, data_plane):
     def is_dead():
         raise LocalStackError("worker-0 ended with exit code 1")
 
@@ -107,6 +107,6 @@ def test_stack_that_dies_ends_the_wait(emulator, data_plane):
         JobRun(emulator.client, data_plane, request_for(data_plane), is_dead).run()
 
 
-def test_job_that_never_ends_is_given_up(emulator, data_plane):
+def test_job_is_abandoned_when_it_never_ends(emulator, data_plane):
     with pytest.raises(LocalStackError, match="has not ended after 1 s: 0 of an unknown number of tiles done"):
         JobRun(emulator.client, data_plane, request_for(data_plane)).run(timeout_s=1)

@@ -55,7 +55,7 @@ def wait_until(is_so, timeout_s=15.0):
 
 
 @pytest.mark.long  # as the command line does in the short form, see test_command_line.py
-def test_image_runs_through_an_example_model(image, console):
+def test_image_runs_through_example_model(image, console):
     outcome = run_image(ImageRun(str(image), "centerpoint", TILES), console)
     assert (outcome.status, outcome.tiles_failed) == (RequestStatus.SUCCESS, 0)
     assert outcome.tiles_succeeded == 12
@@ -63,7 +63,7 @@ def test_image_runs_through_an_example_model(image, console):
 
 
 @pytest.mark.long
-def test_image_runs_through_a_model_at_a_url(image, console, model_server):
+def test_image_runs_through_model_at_url(image, console, model_server):
     server = model_server("flood", count=3)
     no_merge = {"postProcessing": [{"step": "FEATURE_DISTILLATION", "algorithm": {"algorithmType": "NONE"}}]}
     outcome = run_image(ImageRun(str(image), server.invocations_url, TILES, members=no_merge), console)
@@ -73,7 +73,7 @@ def test_image_runs_through_a_model_at_a_url(image, console, model_server):
 
 
 @pytest.mark.long
-def test_demo_finds_every_ship_of_a_small_harbour_once(tmp_path, console):
+def test_demo_finds_every_ship_of_small_harbour_once(tmp_path, console):
     result = run_demo(tmp_path / "demo", console, size=2400)
     assert result.is_good
     assert (result.score.doubles, result.score.false_alarms) == (0, 0)
@@ -97,7 +97,7 @@ def test_worker_that_cannot_start_is_reported_with_its_last_words(tmp_path):
             stack.check_alive()
 
 
-def test_nothing_runs_on_when_the_block_ends(tmp_path):
+def test_no_process_runs_after_block_ends(tmp_path):
     before = set(psutil.Process().children(recursive=True))  # the tests' own emulator may run already
     with LocalStack(tmp_path, {"a": ModelSettings("centerpoint")}, WorkerSettings(processes=1)) as stack:
         running = set(psutil.Process().children(recursive=True)) - before
@@ -111,7 +111,7 @@ def test_nothing_runs_on_when_the_block_ends(tmp_path):
     "number",
     [signal.SIGKILL, *(pytest.param(number, marks=pytest.mark.long) for number in (signal.SIGTERM, signal.SIGINT))],
 )
-def test_nothing_runs_on_when_the_parent_is_killed(tmp_path, number):
+def test_no_process_runs_after_parent_is_killed(tmp_path, number):
     # A shell that starts tests in the background has them ignore SIGINT, and so would this child.
     script = f"""
 import signal, time
@@ -139,7 +139,7 @@ def is_running(process):
         return False
 
 
-def test_worker_gets_nothing_of_the_user_s_account(tmp_path, monkeypatch):
+def test_worker_environment_has_no_user_credentials(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "production")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "token")
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
@@ -151,20 +151,20 @@ def test_worker_gets_nothing_of_the_user_s_account(tmp_path, monkeypatch):
     assert "127.0.0.1" in environment["NO_PROXY"]
 
 
-def test_clean_environment_keeps_what_has_nothing_to_do_with_aws():
+def test_clean_environment_keeps_other_variables():
     cleaned = clean_environment({"PATH": "/bin", "AWS_REGION": "x", "GDAL_CACHEMAX": "1", "NO_PROXY": "intranet"})
     assert cleaned == {"PATH": "/bin", "NO_PROXY": "intranet,127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
     assert "AWS_PROFILE" not in clean_environment(os.environ)
 
 
-def test_no_two_stacks_have_an_access_key_in_common(tmp_path):
+def test_no_two_stacks_have_access_key_in_common(tmp_path):
     """Another user of the machine reaches the emulator, but sends it no request that it serves."""
     keys = {LocalStack(tmp_path, {}).worker_environment()["AWS_ACCESS_KEY_ID"] for _ in range(3)}
     assert len(keys) == 3
     assert all(len(key) == 32 for key in keys)
 
 
-def test_workers_of_a_run_read_its_image_and_no_other_file(tmp_path):
+def test_worker_of_run_reads_its_image_and_no_other_file(tmp_path):
     assert _only_source("/home/me/a.tif") == {"IMAGE_SOURCES": "file", "IMAGE_DIRECTORIES": "/home/me/a.tif"}
     assert _only_source("https://host/a.tif") == {"IMAGE_SOURCES": "http"}
     (tmp_path / "mine.tif").write_bytes(b"no image")

@@ -39,7 +39,7 @@ def features_of(response):
     return answer["features"]
 
 
-def test_ping_answers_empty_and_other_paths_are_unknown(http, model_server):
+def test_ping_responds_empty_and_other_paths_are_unknown(http, model_server):
     server = model_server("centerpoint")
     ping = http.request("GET", server.url + "/ping")
     assert (ping.status, ping.data) == (200, b"")
@@ -47,7 +47,7 @@ def test_ping_answers_empty_and_other_paths_are_unknown(http, model_server):
     assert http.request("POST", server.url + "/else", body=b"x").status == 404
 
 
-def test_centerpoint_answers_one_square_in_the_middle(http, model_server, tile):
+def test_centerpoint_returns_one_square_in_middle(http, model_server, tile):
     response = invoke(http, model_server("centerpoint", share=0.5), tile)
     [feature] = features_of(response)
     assert response.headers["Content-Type"] == "application/json"
@@ -58,7 +58,7 @@ def test_centerpoint_answers_one_square_in_the_middle(http, model_server, tile):
     assert feature["properties"]["featureClasses"] == [{"iri": "center", "score": 1.0}]
 
 
-def test_flood_answers_as_many_boxes_as_asked_and_the_same_ones_again(http, model_server, tile):
+def test_flood_returns_requested_number_of_boxes_each_time(http, model_server, tile):
     server, other = model_server("flood", count=40, seed=1), model_server("flood", count=40, seed=1)
     answers = [features_of(invoke(http, where, tile)) for where in (server, server, other)]
     boxes = [feature["properties"]["imageBBox"] for feature in answers[0]]
@@ -70,13 +70,13 @@ def test_flood_answers_as_many_boxes_as_asked_and_the_same_ones_again(http, mode
 
 
 @pytest.mark.parametrize("model", ["bright-objects", "centerpoint", "flood"])
-def test_tile_that_is_no_image_is_refused(http, model_server, model):
+def test_tile_is_refused_when_it_is_not_image(http, model_server, model):
     response = invoke(http, model_server(model), b"no image")
     assert response.status == 415
     assert "cannot be decoded" in json.loads(response.data)["error"]
 
 
-def test_query_that_does_not_fit_the_model_is_refused(http, model_server, tile):
+def test_query_that_does_not_fit_model_is_refused(http, model_server, tile):
     server = model_server("flood")
     assert invoke(http, server, tile, "?count=many").status == 400
     assert invoke(http, server, tile, "?boxes=3").status == 400
@@ -100,7 +100,7 @@ def test_failure_mixes_outcomes_by_weight_and_repeats_itself(http, model_server)
     assert 20 <= counts[429] <= 60
 
 
-def test_failure_lets_a_patient_client_through(http, model_server):
+def test_failure_lets_patient_client_through(http, model_server):
     server = model_server("failure", outcomes={"200": 1, "503": 1}, failures_first=2, retry_after_s=7)
     responses = [invoke(http, server, b"tile") for _ in range(2)]
     assert [response.status for response in responses] == [503, 503]
@@ -108,7 +108,7 @@ def test_failure_lets_a_patient_client_through(http, model_server):
     assert 200 in [invoke(http, server, b"tile").status for _ in range(20)]
 
 
-def test_failure_takes_orders_by_query(http, model_server):
+def test_failure_is_configured_by_query(http, model_server):
     server = model_server("failure", outcomes={"200": 1})
     assert len(features_of(invoke(http, server, b"tile"))) == 1
     assert invoke(http, server, b"tile", '?outcomes={"418":1}').status == 418
@@ -145,7 +145,7 @@ def test_body_may_come_in_chunks(http, model_server, tile):
     assert len(features_of(response)) == 1
 
 
-def test_stats_count_what_was_done(http, model_server, tile):
+def test_stats_count_requests(http, model_server, tile):
     server = model_server("failure", outcomes={"200": 1}, latency_ms=(100, 100))
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda _: invoke(http, server, b"12345"), range(4)))
@@ -176,7 +176,7 @@ def test_settings_that_make_no_sense_are_refused(model, settings):
 @pytest.mark.parametrize(
     "model", [pytest.param(name, marks=[] if name == "flood" else pytest.mark.long) for name in sorted(MODELS)]
 )
-def test_every_model_runs_as_a_process_of_its_own(http, model):
+def test_every_model_runs_as_process_of_its_own(http, model):
     command = [sys.executable, "-m", "aws.osml.model_runner.local.stack.model_server", "--model", model, "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         line = process.stdout.readline()

@@ -45,7 +45,7 @@ def error_of(call, **arguments):
     return caught.value.response
 
 
-def test_tile_reaches_the_model_and_its_answer_comes_back_as_they_are(gateway, runtime):
+def test_gateway_passes_tile_and_response_unchanged(gateway, runtime):
     received = []
 
     def answer_with_what_came(request):
@@ -85,7 +85,7 @@ def test_connection_to_gateway_and_model_stays_open(gateway, runtime, model_serv
 
 
 @pytest.mark.parametrize("status", [400, 429, 500, 503])
-def test_failing_model_becomes_a_model_error_with_its_status(gateway, runtime, model_server, status):
+def test_failing_model_becomes_model_error_with_its_status(gateway, runtime, model_server, status):
     server = model_server("failure", outcomes={str(status): 1})
     gateway.add_endpoint("broken", LocalEndpoint(server.invocations_url))
     response = error_of(runtime.invoke_endpoint, EndpointName="broken", Body=b"tile")
@@ -104,7 +104,7 @@ def test_model_that_does_not_listen_is_unavailable(gateway, runtime):
     assert response["ResponseMetadata"]["HTTPStatusCode"] == 503
 
 
-def test_model_that_takes_too_long_becomes_a_model_error_without_a_status(model_server):
+def test_slow_model_becomes_model_error_without_status(model_server):
     server = model_server("failure", outcomes={"200": 1}, latency_ms=(1000, 1000))
     endpoints = {"slow": LocalEndpoint(server.invocations_url)}
     with SageMakerGateway(endpoints, model_timeout_s=0.1) as gateway:
@@ -118,7 +118,7 @@ def test_model_that_takes_too_long_becomes_a_model_error_without_a_status(model_
     assert response["Error"]["Message"].startswith("Received server error (0) from primary with message")
 
 
-def test_model_that_breaks_off_becomes_a_model_error_without_a_status(gateway, runtime):
+def test_model_that_breaks_off_becomes_model_error_without_status(gateway, runtime):
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
@@ -148,7 +148,7 @@ def test_busy_endpoint_refuses_as_sagemaker_does(gateway, runtime, model_server,
     assert runtime.invoke_endpoint(EndpointName="busy", Body=b"tile")["Body"].read()
 
 
-def test_serverless_endpoint_takes_smaller_bodies_and_so_many_calls_at_once(gateway, control, runtime):
+def test_serverless_endpoint_limits_body_and_concurrency(gateway, control, runtime):
     began, release = threading.Event(), threading.Event()
 
     def hold(request):
@@ -173,7 +173,7 @@ def test_serverless_endpoint_takes_smaller_bodies_and_so_many_calls_at_once(gate
     assert variant["CurrentServerlessConfig"]["MaxConcurrency"] == 1
 
 
-def test_unknown_endpoint_is_a_validation_error(runtime, control):
+def test_unknown_endpoint_is_validation_error(runtime, control):
     response = error_of(runtime.invoke_endpoint, EndpointName="nowhere", Body=b"tile")
     assert response["Error"]["Code"] == "ValidationError"
     assert "nowhere" in response["Error"]["Message"]
@@ -207,6 +207,6 @@ def test_endpoint_is_described(gateway, control):
     assert listed == [{"Key": "osml:instance-concurrency", "Value": "4"}]
 
 
-def test_call_that_the_gateway_does_not_know_is_refused(control):
+def test_call_that_gateway_does_not_know_is_refused(control):
     response = error_of(control.list_models)
     assert response["Error"]["Code"] == "UnknownOperationException"

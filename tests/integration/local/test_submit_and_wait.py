@@ -62,7 +62,7 @@ def request(data_plane, urls):
     }
 
 
-def test_a_refused_request_ends_the_wait_with_its_reason(submit, data_plane):
+def test_refused_request_ends_wait_with_its_reason(submit, data_plane):
     refusal = ("FAILED", None, "the image request is not valid; imageProcessorTileSize=5: a number of at least 16")
     ended = submit(request(data_plane, URLS[:1]), [refusal])
     assert (ended.returncode, ended.stderr) == (1, "")

@@ -51,7 +51,7 @@ def new_caller(emulator, data_plane, clock, monkeypatch) -> Callable[[str], Call
     return lambda owner: Caller(data_plane.environment["REGION_REQUEST_TABLE"], dynamodb, clock, owner)
 
 
-def test_the_capacity_is_divided_by_the_workers_that_hold_regions(new_caller, clock):
+def test_capacity_is_divided_by_workers_that_hold_regions(new_caller, clock):
     first, second = new_caller("first"), new_caller("second")
     with first.holding() as refresh:
         assert first.ceiling == 16, "as many as it has threads"
@@ -67,7 +67,7 @@ def test_the_capacity_is_divided_by_the_workers_that_hold_regions(new_caller, cl
         assert first.ceiling == 16, "the other one has left"
 
 
-def test_a_worker_that_died_counts_for_a_while_only(new_caller, clock):
+def test_worker_that_died_counts_for_while_only(new_caller, clock):
     dead, worker = new_caller("dead"), new_caller("worker")
     with dead.holding(), worker.holding() as refresh:
         assert worker.ceiling == 10
@@ -76,7 +76,7 @@ def test_a_worker_that_died_counts_for_a_while_only(new_caller, clock):
         assert worker.ceiling == 16
 
 
-def test_a_worker_with_two_regions_counts_once_and_until_the_last_has_ended(new_caller, clock):
+def test_worker_with_two_regions_counts_once_and_until_last_has_ended(new_caller, clock):
     worker, other = new_caller("worker"), new_caller("other")
     with worker.holding():
         with worker.holding():
@@ -85,7 +85,7 @@ def test_a_worker_with_two_regions_counts_once_and_until_the_last_has_ended(new_
             assert other.ceiling == 10
 
 
-def test_no_more_workers_hold_regions_than_the_endpoint_takes_calls(new_caller):
+def test_workers_with_regions_do_not_exceed_capacity(new_caller):
     workers = [new_caller(f"worker-{n}") for n in range(3)]
     assert workers[0].shares.has_room(ENDPOINT, 2)
     with workers[0].holding(), workers[1].holding():
@@ -96,7 +96,7 @@ def test_no_more_workers_hold_regions_than_the_endpoint_takes_calls(new_caller):
     assert workers[2].shares.has_room(ENDPOINT, 0), "an endpoint without instances gets one worker, who finds that out"
 
 
-def test_an_endpoint_of_unknown_capacity_has_no_ceiling_and_no_row(new_caller, clock):
+def test_endpoint_of_unknown_capacity_has_no_ceiling_and_no_row(new_caller, clock):
     worker = new_caller("worker")
     worker.capacity = None
     with worker.holding():
@@ -104,7 +104,7 @@ def test_an_endpoint_of_unknown_capacity_has_no_ceiling_and_no_row(new_caller, c
         assert list(worker.callers.query_partition("image_id", f"_callers#{ENDPOINT}")) == []
 
 
-def test_a_table_that_is_away_changes_no_ceiling(new_caller, clock, monkeypatch):
+def test_table_that_is_away_changes_no_ceiling(new_caller, clock, monkeypatch):
     worker, other = new_caller("worker"), new_caller("other")
 
     def fail(*_: object) -> None:

@@ -43,7 +43,7 @@ def drain(queue: RequestQueue) -> list[QueueMessage]:
     return messages
 
 
-def test_a_request_is_received_as_it_was_sent(queue: RequestQueue) -> None:
+def test_request_is_received_unchanged(queue: RequestQueue) -> None:
     queue.send_request({"jobId": "é", "n": [1, 2.5, None]})
     (message,) = queue.receive()
     assert json.loads(message.body) == {"jobId": "é", "n": [1, 2.5, None]}
@@ -51,12 +51,12 @@ def test_a_request_is_received_as_it_was_sent(queue: RequestQueue) -> None:
     assert queue.receive() == [], "it is hidden while it is worked on"
 
 
-def test_a_body_is_sent_verbatim(queue: RequestQueue) -> None:
+def test_body_is_sent_verbatim(queue: RequestQueue) -> None:
     queue.send_body('{ "a" :1 }  not json\n')
     assert queue.receive()[0].body == '{ "a" :1 }  not json\n'
 
 
-def test_a_finished_request_is_gone(queue: RequestQueue) -> None:
+def test_finished_request_is_gone(queue: RequestQueue) -> None:
     queue.send_request({"n": 1})
     (message,) = queue.receive()
     queue.reset_request(message.receipt_handle)
@@ -65,7 +65,7 @@ def test_a_finished_request_is_gone(queue: RequestQueue) -> None:
     assert drain(queue) == []
 
 
-def test_a_request_that_is_given_back_comes_again(queue: RequestQueue) -> None:
+def test_released_request_is_received_again(queue: RequestQueue) -> None:
     queue.send_request({"n": 1})
     for count in (1, 2, 3):
         (message,) = queue.receive()
@@ -73,7 +73,7 @@ def test_a_request_that_is_given_back_comes_again(queue: RequestQueue) -> None:
         queue.reset_request(message.receipt_handle)
 
 
-def test_a_request_may_be_hidden_for_longer(queue: RequestQueue) -> None:
+def test_request_may_be_hidden_for_longer(queue: RequestQueue) -> None:
     queue.send_request({"n": 1})
     (message,) = queue.receive()
     queue.reset_request(message.receipt_handle, visibility_timeout=1)
@@ -88,7 +88,7 @@ def test_no_longer_than_sqs_allows(queue: RequestQueue) -> None:
     queue.reset_request(message.receipt_handle, visibility_timeout=10**9)
 
 
-def test_the_queue_says_how_long_messages_stay_hidden(queue: RequestQueue, sqs: Any) -> None:
+def test_queue_reports_how_long_messages_stay_hidden(queue: RequestQueue, sqs: Any) -> None:
     assert queue.visibility_timeout_s() == 45
     with answering(sqs, "GetQueueAttributes", json_error("InternalError", 500)):
         assert queue.visibility_timeout_s() == 45, "it is asked once"
@@ -116,27 +116,27 @@ def batch_answer(failed: dict[str, bool], done: list[str]) -> tuple[int, dict[st
     return 200, {"Content-Type": "application/x-amz-json-1.0"}, json.dumps(body).encode()
 
 
-def test_what_a_batch_did_not_take_is_sent_again(queue: RequestQueue, sqs: Any) -> None:
+def test_failed_entries_of_batch_are_sent_again(queue: RequestQueue, sqs: Any) -> None:
     with answering(sqs, "SendMessageBatch", batch_answer({"1": False, "3": False}, ["0", "2"]), None) as calls:
         queue.send_requests([{"n": n} for n in range(4)])
     assert len(calls) == 2
     assert sorted(json.loads(message.body)["n"] for message in drain(queue)) == [1, 3]
 
 
-def test_a_batch_that_is_never_taken_is_an_error(queue: RequestQueue, sqs: Any) -> None:
+def test_batch_that_is_never_taken_is_error(queue: RequestQueue, sqs: Any) -> None:
     with answering(sqs, "SendMessageBatch", batch_answer({"0": False}, [])) as calls, pytest.raises(QueueError):
         queue.send_requests([{"n": 1}])
     assert len(calls) == 5
 
 
-def test_a_message_that_sqs_refuses_is_not_sent_again(queue: RequestQueue, sqs: Any) -> None:
+def test_message_that_sqs_refuses_is_not_sent_again(queue: RequestQueue, sqs: Any) -> None:
     with answering(sqs, "SendMessageBatch", batch_answer({"0": True}, [])) as calls, pytest.raises(QueueError):
         queue.send_requests([{"n": 1}])
     assert len(calls) == 1
 
 
 @pytest.mark.parametrize("code", ["ReceiptHandleIsInvalid", "AWS.SimpleQueueService.MessageNotInflight"])
-def test_a_stale_handle_is_no_error(queue: RequestQueue, sqs: Any, code: str) -> None:
+def test_stale_handle_is_no_error(queue: RequestQueue, sqs: Any, code: str) -> None:
     with (
         answering(sqs, "DeleteMessage", json_error(code)) as deletes,
         answering(sqs, "ChangeMessageVisibility", json_error(code)) as changes,
@@ -146,12 +146,12 @@ def test_a_stale_handle_is_no_error(queue: RequestQueue, sqs: Any, code: str) ->
     assert len(deletes) == len(changes) == 1
 
 
-def test_a_handle_that_was_never_one_is_no_error(queue: RequestQueue) -> None:
+def test_handle_that_was_never_one_is_no_error(queue: RequestQueue) -> None:
     queue.finish_request("nonsense")
     queue.reset_request("nonsense")
 
 
-def test_a_service_that_is_away_is_an_error_that_may_pass(queue: RequestQueue, sqs: Any) -> None:
+def test_service_that_is_away_is_error_that_may_pass(queue: RequestQueue, sqs: Any) -> None:
     operations = {
         "ReceiveMessage": queue.receive,
         "SendMessage": lambda: queue.send_request({}),
@@ -178,12 +178,12 @@ def test_iterating_yields_requests_and_pauses(queue: RequestQueue, sqs: Any) -> 
         assert next(requests) == (None, None), "SQS being away ends no loop"
 
 
-def test_a_missing_queue_is_an_error(sqs: Any, url: str) -> None:
+def test_missing_queue_is_error(sqs: Any, url: str) -> None:
     with pytest.raises(QueueError):
         RequestQueue(url + "-that-is-missing", client=sqs).receive()
 
 
-def test_defaults_and_the_processs_own_client(
+def test_defaults_and_processs_own_client(
     emulator: Any, queue: RequestQueue, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in emulator.environment.items():
@@ -197,12 +197,12 @@ def test_defaults_and_the_processs_own_client(
 
 
 @pytest.mark.parametrize("body", ["", "null", "[]", '"text"', "{", "[" * 100_000, "7"])
-def test_what_is_no_request(body: str) -> None:
+def test_invalid_request_is_refused(body: str) -> None:
     assert parse_request(body) is None
 
 
 @given(sizes=st.lists(st.integers(0, 90_000), max_size=40))
-def test_batches_of_bodies_respect_both_limits_and_lose_nothing(sizes: list[int]) -> None:
+def test_batches_of_bodies_respect_both_limits(sizes: list[int]) -> None:
     bodies = ["x" * size for size in sizes]
     batches = list(batches_of_bodies(bodies))
     assert [body for batch in batches for body in batch] == bodies

@@ -118,7 +118,7 @@ def at_request(number, fault):
 
 @pytest.mark.parametrize("file_system", ["s3", "http"])
 @pytest.mark.parametrize("name", IMAGES)
-def test_one_break_anywhere_changes_nothing(store, is_long, name, file_system):
+def test_read_succeeds_when_store_breaks_off_once(store, is_long, name, file_system):
     where, tiles = in_store(store, name, file_system), [tile_at(128, 128), tile_at(128, 256)]
     whole = opened_and_seen(where, tiles)
     healthy = len(store.requests)
@@ -131,7 +131,7 @@ def test_one_break_anywhere_changes_nothing(store, is_long, name, file_system):
 
 
 @pytest.mark.parametrize("name", ["jpeg.tif", "image.jpg", "plain.ntf", "image.png"])
-def test_a_piece_that_was_cut_is_not_kept_for_another_handle(store, name):
+def test_piece_that_was_cut_is_not_kept_for_another_handle(store, name):
     where = in_store(store, name)
     whole = opened_and_seen(where, TILES)
     for sent in random.Random(name).sample(range(16 * 1024), 5):
@@ -143,7 +143,7 @@ def test_a_piece_that_was_cut_is_not_kept_for_another_handle(store, name):
         source.close()
 
 
-def test_a_healthy_store_is_sent_no_request_more(store):
+def test_healthy_store_is_sent_no_request_more(store):
     """Opening takes the header and the version, reading what GDAL takes by itself."""
     for name, reading in (("tiles.tif", 3), ("strips.tif", 3), ("image.png", 6)):
         store.requests.clear()
@@ -158,7 +158,7 @@ def test_a_healthy_store_is_sent_no_request_more(store):
 
 
 @pytest.mark.parametrize("name", ["tiles.tif", "jpeg.ntf"])
-def test_four_connections_closed_in_a_row_fail_no_tile(store, name):
+def test_four_connections_closed_in_row_fail_no_tile(store, name):
     where = in_store(store, name)
     whole = opened_and_seen(where, TILES[:1])
     store.requests.clear()
@@ -183,7 +183,7 @@ def test_one_break_in_twelve_fails_no_tile(store, name):
 @pytest.mark.parametrize(
     "fault", [Fault(status=503), Fault(close=True), Fault(wait_s=30)], ids=["503", "closed", "hung"]
 )
-def test_a_store_that_does_not_answer_is_waited_for(store, file_system, fault):
+def test_store_that_does_not_respond_is_waited_for(store, file_system, fault):
     where = in_store(store, "tiles.tif", file_system)
     whole = opened_and_seen(where, TILES[:2])
     source = open_image(where, RasterSettings(http_stall_s=1, read_retry_delay_s=0.001, read_patience_s=1.0))
@@ -196,7 +196,7 @@ def test_a_store_that_does_not_answer_is_waited_for(store, file_system, fault):
     assert seen(source, TILES[:2]) == whole
 
 
-def test_a_store_that_answers_and_breaks_off_each_time_is_waited_for(store):
+def test_read_waits_when_store_breaks_off_each_time(store):
     source = open_image(in_store(store, "tiles.tif"), SETTINGS)
 
     def cut(request):
@@ -208,7 +208,7 @@ def test_a_store_that_answers_and_breaks_off_each_time_is_waited_for(store):
     seen(source, TILES[:1])
 
 
-def test_an_image_is_not_opened_with_half_a_header(store):
+def test_image_is_not_opened_with_half_header(store):
     def cut(request):
         return RESET if request.method == "GET" else None
 
@@ -220,7 +220,7 @@ def test_an_image_is_not_opened_with_half_a_header(store):
 
 
 @pytest.mark.parametrize("name", ["tiles.tif", "plain.ntf", "image.jpg", "jpeg.ntf"])
-def test_only_tiles_that_are_missing_from_a_truncated_file_fail(store, contents, tmp_path, name):
+def test_only_tiles_that_are_missing_from_truncated_file_fail(store, contents, tmp_path, name):
     content = contents[name][: len(contents[name]) * 2 // 3]
     store.files[f"/bucket/{name}"] = content
     (tmp_path / name).write_bytes(content)
@@ -242,7 +242,7 @@ def test_only_tiles_that_are_missing_from_a_truncated_file_fail(store, contents,
     assert local
 
 
-def test_a_file_that_is_no_image_is_refused_without_a_wait(store):
+def test_file_that_is_no_image_is_refused_without_wait(store):
     store.files["/bucket/words.tif"] = b"these are words" * 100
 
     with pytest.raises(NotAnImageError):
@@ -251,7 +251,7 @@ def test_a_file_that_is_no_image_is_refused_without_a_wait(store):
         open_image(in_store(store, "none.tif"), SETTINGS, sleep=_never)
 
 
-def test_an_image_that_is_replaced_while_it_is_read_is_said_to_be(store, contents):
+def test_read_reports_when_image_is_replaced(store, contents):
     source = open_image(in_store(store, "tiles.tif"), SETTINGS)
     store.files["/bucket/tiles.tif"] = contents["image.png"]
     source.refresh_credentials()
@@ -314,7 +314,7 @@ HEADERS = ("HTTP/1.1 206 Partial Content\r\n", "Content-Range: bytes 0-99/500\r\
         (["CURL_INFO_HEADER_IN: HTTP/1.1 416 Range Not Satisfiable"], False, False),
     ],
 )
-def test_messages_of_libcurl_tell_whether_bytes_are_missing(messages, is_cut, has_fault):
+def test_messages_of_libcurl_report_whether_bytes_are_missing(messages, is_cut, has_fault):
     watch = TransferWatch()
     for message in messages:
         watch.record(gdal.CE_Debug, message)
@@ -328,7 +328,7 @@ def test_messages_of_libcurl_tell_whether_bytes_are_missing(messages, is_cut, ha
             watch.check(is_header)
 
 
-def test_waits_between_attempts_double_and_end_with_the_patience():
+def test_waits_between_attempts_double_and_end_with_patience():
     waits, clock = [], iter(range(0, 1000, 6))
 
     def broken(transfers):

@@ -76,7 +76,7 @@ def by_toolkit(model, points):
 @pytest.mark.parametrize(
     ("geo_transform", "epsg"), [(UTM_31N, 32631), (TURNED, 32631), (LONLAT, 4326), (UTM_31N, 3857), (LONLAT, 4269)]
 )
-def test_affine_images_are_located_at_once_as_the_toolkit_does_one_by_one(tmp_path, geo_transform, epsg):
+def test_affine_images_are_located_at_once_as_toolkit_does_one_by_one(tmp_path, geo_transform, epsg):
     source = opened(tmp_path, geo_transform=geo_transform, epsg=epsg)
     assert isinstance(source.sensor_model, GDALAffineSensorModel)
 
@@ -108,7 +108,7 @@ def test_many_threads_locate_with_one_transformer(tmp_path, monkeypatch):
     st.floats(-70, 70),
     st.lists(st.tuples(st.floats(0, 20), st.floats(0, 20)), min_size=1, max_size=8),
 )
-def test_any_turned_grid_is_located_as_the_toolkit_does(size, turn, west, north, points):
+def test_any_turned_grid_is_located_as_toolkit_does(size, turn, west, north, points):
     terms = [west, size * np.cos(turn), size * np.sin(turn), north, size * np.sin(turn), -size * np.cos(turn)]
     model = GDALAffineSensorModel(terms)
 
@@ -125,7 +125,7 @@ def test_few_points_and_none_are_arrays_too(tmp_path, count):
     assert world_to_image(source.sensor_model, np.empty((0, 2))).shape == (0, 2)
 
 
-def test_a_grid_of_degrees_without_coordinate_system_is_taken_for_longitude_and_latitude(tmp_path):
+def test_grid_of_degrees_is_longitude_and_latitude_without_crs(tmp_path):
     source = opened(tmp_path, geo_transform=LONLAT)
 
     np.testing.assert_allclose(image_to_world(source.sensor_model)(np.array([[100.0, 50.0]]))[0], [10.1, 19.95, 0.0])
@@ -141,7 +141,7 @@ def test_a_grid_of_degrees_without_coordinate_system_is_taken_for_longitude_and_
         (0.0, 0.0, 0.0, 20.0, 0.0, 0.0),  # cannot be inverted
     ],
 )
-def test_what_says_nothing_about_the_earth_is_no_georeference(tmp_path, geo_transform):
+def test_georeference_is_absent_without_coordinate_system(tmp_path, geo_transform):
     source = opened(tmp_path, geo_transform=geo_transform)
 
     assert source.sensor_model is None
@@ -150,7 +150,7 @@ def test_what_says_nothing_about_the_earth_is_no_georeference(tmp_path, geo_tran
 
 
 @pytest.mark.parametrize("driver", ["PNG", "JPEG"])
-def test_pictures_have_no_georeference_and_take_none_from_a_neighbour(tmp_path, driver):
+def test_pictures_have_no_georeference_and_take_none_from_neighbour(tmp_path, driver):
     (tmp_path / "image.wld").write_text("0.001\n0\n0\n-0.001\n10\n20\n")
     (tmp_path / "image.aux.xml").write_text(
         "<PAMDataset><GeoTransform>10,0.001,0,20,0,-0.001</GeoTransform></PAMDataset>"
@@ -159,7 +159,7 @@ def test_pictures_have_no_georeference_and_take_none_from_a_neighbour(tmp_path, 
     assert opened(tmp_path, driver, name="image").sensor_model is None
 
 
-def test_a_coordinate_system_that_is_not_of_the_earth_is_no_georeference(tmp_path):
+def test_coordinate_system_that_is_not_of_earth_is_no_georeference(tmp_path):
     path = tmp_path / "local.tif"
     dataset = gdal.GetDriverByName("GTiff").Create(str(path), 30, 20, 1, gdal.GDT_Byte)
     dataset.SetGeoTransform((0.0, 1.0, 0.0, 0.0, 0.0, -1.0))
@@ -200,7 +200,7 @@ def test_control_points_in_metres_are_brought_to_degrees(tmp_path):
     np.testing.assert_allclose(image_to_world(source.sensor_model)(inside), expected, atol=1e-7)
 
 
-def test_three_control_points_fix_an_affine_map_and_two_do_not(tmp_path):
+def test_three_control_points_fix_affine_map_and_two_do_not(tmp_path):
     def locate(x, y):
         return 10 + x / 1e3, 20 - y / 1e3
 
@@ -212,7 +212,7 @@ def test_three_control_points_fix_an_affine_map_and_two_do_not(tmp_path):
 
 
 @pytest.mark.parametrize(("latitude", "longitude"), [(45.0, 10.0), (70.0, 178.0), (-86.0, 40.0)])
-def test_a_swath_of_many_control_points_is_where_it_was_flown(tmp_path, latitude, longitude):
+def test_swath_of_many_control_points_is_located(tmp_path, latitude, longitude):
     geod = Geod(ellps="WGS84")
 
     def swath(x, y):
@@ -233,7 +233,7 @@ def test_a_swath_of_many_control_points_is_where_it_was_flown(tmp_path, latitude
     np.testing.assert_allclose(world_to_image(source.sensor_model, places[:, :2]), pixels, atol=1e-3)
 
 
-def test_control_points_of_which_one_is_wrong_are_said_to_be_bad(tmp_path):
+def test_wrong_control_point_is_reported(tmp_path):
     points = gcps(lambda x, y: (10 + x / 1e3, 20 - y / 1e3), 6)
     points[2].GCPX += 1.0
 
@@ -259,7 +259,7 @@ def test_corners_are_bad_where_pixels_do_not_come_back(west, corner, is_good):
     assert bool(georeference.warning) != is_good
 
 
-def test_a_georeference_without_any_place_is_said_to_be_bad():
+def test_georeference_without_any_location_is_reported():
     nowhere = GDALAffineSensorModel([1e9, 1.0, 0.0, 1e9, 0.0, -1.0])
 
     georeference = georeference_of(SimpleNamespace(width=300, height=200, sensor_model=nowhere))
@@ -270,7 +270,7 @@ def test_a_georeference_without_any_place_is_said_to_be_bad():
     )
 
 
-def test_control_points_that_no_polynomial_fits_are_met_by_a_spline(tmp_path):
+def test_control_points_that_no_polynomial_fits_are_met_by_spline(tmp_path):
     def bent(x, y):
         return 10 + x / 1e4 + 1e-3 * np.sin(x / 8), 20 - y / 1e4 + 1e-3 * np.cos(y / 7)
 
@@ -287,7 +287,7 @@ def test_control_points_that_no_polynomial_fits_are_met_by_a_spline(tmp_path):
     np.testing.assert_allclose(places[:, :2], np.array(expected)[:, :2], atol=1e-7)
 
 
-def test_four_corners_across_the_antimeridian(tmp_path):
+def test_four_corners_across_antimeridian(tmp_path):
     corners = [(179.99, 20.0, 0, 0), (-179.99, 20.001, 400, 0), (-179.991, 19.98, 400, 300), (179.989, 19.979, 0, 300)]
     points = [gdal.GCP(lon, lat, 0.0, x, y) for lon, lat, x, y in corners]
     source = opened(tmp_path, gcps=(points, 4326))
@@ -299,7 +299,7 @@ def test_four_corners_across_the_antimeridian(tmp_path):
     assert places[2, 0] == pytest.approx(180, abs=0.002)
 
 
-def test_control_points_off_the_earth_are_no_georeference(tmp_path):
+def test_control_points_off_earth_are_no_georeference(tmp_path):
     points = gcps(lambda x, y: (1e9 + x, 1e9 - y))
 
     assert opened(tmp_path, gcps=(points, 32631)).sensor_model is None
@@ -314,7 +314,7 @@ def test_control_points_on_one_line_are_no_georeference(tmp_path):
     assert "lie on one line" in logs[0]["reason"]
 
 
-def test_corners_of_a_nitf_across_the_antimeridian(tmp_path):
+def test_corners_of_nitf_across_antimeridian(tmp_path):
     corners = "200000N1795900E200000N1795900W195900N1795900W195900N1795900E"
     path = write_image(tmp_path / "image", pattern(1, 200, 300), "NITF", options=("ICORDS=G", f"IGEOLO={corners}"))
     source = open_image(place(path), SETTINGS)
@@ -325,7 +325,7 @@ def test_corners_of_a_nitf_across_the_antimeridian(tmp_path):
     np.testing.assert_allclose(places[:, 1], [20, 19 + 59.5 / 60, 19 + 59 / 60], atol=1e-4)
 
 
-def test_the_corners_of_a_nitf_of_the_whole_world_are_no_crossing(tmp_path):
+def test_corners_of_nitf_of_whole_world_are_no_crossing(tmp_path):
     world = (-180.0, 1.2, 0.0, 90.0, 0.0, -0.9)
     source = opened(tmp_path, "NITF", geo_transform=world, epsg=4326)
 
@@ -342,7 +342,7 @@ class Stuck(ConstantElevationModel):
         return ImageCoordinate([(place.longitude - 0.1) / 1e-7, (0.2 - place.latitude) / 1e-7 + 1e-3 * place.elevation])
 
 
-def test_a_search_that_sticks_is_led_on_by_newton():
+def test_search_that_sticks_is_led_on_by_newton():
     model = Stuck(0.0)
 
     places = image_to_world(model)(POINTS)
@@ -366,7 +366,7 @@ def test_rational_cameras_come_from_tags_and_from_tres(tmp_path, driver):
 
 
 @pytest.mark.parametrize("driver", ["GTiff", "NITF"])
-def test_rpc_tags_and_tres_place_pixels_where_gdal_does(tmp_path, driver):
+def test_rpc_tags_and_tres_locate_pixels_as_gdal_does(tmp_path, driver):
     source = opened(tmp_path, driver, rpc=rpc_metadata())
     with source.dataset() as dataset:
         transformer = gdal.Transformer(dataset, None, ["METHOD=RPC", "RPC_HEIGHT=100"])
@@ -377,7 +377,7 @@ def test_rpc_tags_and_tres_place_pixels_where_gdal_does(tmp_path, driver):
     np.testing.assert_allclose(places[:, :2], np.array(expected)[:, :2], atol=2e-6)
 
 
-def test_newton_finds_what_the_toolkit_finds(tmp_path):
+def test_newton_agrees_with_toolkit(tmp_path):
     source = opened(tmp_path, rpc=rpc_metadata())
 
     fast = image_to_world(source.sensor_model)(POINTS)
@@ -388,7 +388,7 @@ def test_newton_finds_what_the_toolkit_finds(tmp_path):
     )
 
 
-def test_points_that_newton_does_not_find_are_left_to_the_toolkit():
+def test_points_that_newton_does_not_find_are_left_to_toolkit():
     camera = RPCModel.from_metadata(rpc_metadata())
     far = np.array([[1e9, 1e9], [400.0, 300.0]])
 
@@ -410,7 +410,7 @@ def linear_camera():
 
 
 @pytest.mark.parametrize("off_the_earth", [(400.0, 1e7), (1e8, 300.0), (1e8, 1e8)])
-def test_a_solution_off_the_earth_is_no_solution(tmp_path, off_the_earth):
+def test_solution_off_earth_is_no_solution(tmp_path, off_the_earth):
     source = opened(tmp_path, rpc=linear_camera())
     pixels = np.array([off_the_earth, (400.0, 300.0)])
 
@@ -423,7 +423,7 @@ def test_a_solution_off_the_earth_is_no_solution(tmp_path, off_the_earth):
         assert np.isnan(places[:, 0]).tolist() == [True, False]
 
 
-def test_newton_leaves_far_solutions_to_the_toolkit(tmp_path):
+def test_newton_leaves_far_solutions_to_toolkit(tmp_path):
     source = opened(tmp_path, rpc=linear_camera())
     twenty_scales_south = np.array([[400.5, 300.5 + 20 * 500.0]])
 
@@ -441,7 +441,7 @@ class Cliff(ConstantElevationModel):
         return True
 
 
-def test_a_pixel_that_sees_no_point_of_the_surface_is_placed_at_the_height_of_the_camera(tmp_path):
+def test_pixel_that_sees_no_point_of_surface_is_placed_at_height_of_camera(tmp_path):
     source = opened(tmp_path, rpc=rpc_metadata())
     pixels = np.array([[500.0, 300.0], [200.0, 300.0]])
 
@@ -451,7 +451,7 @@ def test_a_pixel_that_sees_no_point_of_the_surface_is_placed_at_the_height_of_th
     np.testing.assert_allclose(world_to_image(source.sensor_model, places), pixels, atol=1.0)
 
 
-def test_a_camera_that_cannot_be_fitted_is_not_encoded():
+def test_camera_that_cannot_be_fitted_is_not_encoded():
     # Its denominator vanishes within a scale of its offset.
     camera = RPCModel.from_metadata(
         rpc_metadata() | {"LINE_DEN_COEFF": "0 1 0" + " 0.0" * 17, "LAT_OFF": "20.00004", "LINE_OFF": "-300"}
@@ -467,7 +467,7 @@ def test_a_camera_that_cannot_be_fitted_is_not_encoded():
     st.floats(-0.4, 0.4),
     st.lists(st.tuples(st.floats(-0.01, 0.01), st.floats(-0.01, 0.01), st.floats(-400, 600)), min_size=1, max_size=5),
 )
-def test_an_encodable_camera_sees_the_same(line, sample, fraction, ground):
+def test_encodable_camera_sees_same(line, sample, fraction, ground):
     metadata = rpc_metadata(line + fraction, sample - fraction) | {"LAT_OFF": "20.00004", "LONG_SCALE": "0.01234567"}
     camera = RPCModel.from_metadata(metadata)
     places = np.array(ground) + np.array([10.0, 20.0, 0.0])
@@ -493,7 +493,7 @@ def test_an_encodable_camera_sees_the_same(line, sample, fraction, ground):
         {"LONG_OFF": "1e6"},
     ],
 )
-def test_a_broken_camera_is_no_georeference(tmp_path, broken):
+def test_broken_camera_is_no_georeference(tmp_path, broken):
     memory = gdal.GetDriverByName("MEM").Create("", 30, 20, 1)
     memory.SetMetadata(rpc_metadata() | broken, "RPC")
     with structlog.testing.capture_logs() as logs:
@@ -508,7 +508,7 @@ def test_units_behind_numbers_are_read_over():
     assert camera.line.offset == 300.0
 
 
-def test_a_grid_beats_a_camera_and_a_camera_beats_control_points(tmp_path):
+def test_grid_beats_camera_and_camera_beats_control_points(tmp_path):
     both = opened(tmp_path, geo_transform=UTM_31N, epsg=32631, rpc=rpc_metadata())
     points = gcps(lambda x, y: (10 + x / 1e5, 20 - y / 1e5))
     pair = opened(tmp_path, name="pair", gcps=(points, 4326), rpc=rpc_metadata())
@@ -525,7 +525,7 @@ def test_a_grid_beats_a_camera_and_a_camera_beats_control_points(tmp_path):
 # NITF and SAR
 
 
-def test_a_nitf_with_corners_is_affine(tmp_path):
+def test_nitf_with_corners_is_affine(tmp_path):
     source = opened(tmp_path, "NITF", geo_transform=LONLAT, epsg=4326)
 
     assert isinstance(source.sensor_model, GDALAffineSensorModel)
@@ -533,7 +533,7 @@ def test_a_nitf_with_corners_is_affine(tmp_path):
 
 
 @pytest.mark.parametrize("version", [b"1.0.1", b"1.1.0", b"1.2.0", b"1.2.1"])
-def test_the_centre_of_a_sicd_s_scene_pixel_is_its_scene_point(tmp_path, version):
+def test_centre_of_sicd_s_scene_pixel_is_its_scene_point(tmp_path, version):
     path = write_sicd(tmp_path / "sicd.ntf", 300, 400)
     path.write_bytes(re.sub(rb"urn:SICD:1\.\d\.\d", b"urn:SICD:" + version, path.read_bytes()))
     source = open_image(place(path), SETTINGS)
@@ -549,7 +549,7 @@ def test_the_centre_of_a_sicd_s_scene_pixel_is_its_scene_point(tmp_path, version
 @pytest.mark.parametrize(
     ("name", "inside"), [("umbra_mount_yasur.tiff", (169.449, -19.527)), ("autzen-utm10.ntf", (-123.069, 44.056))]
 )
-def test_samples_with_a_georeference_are_where_they_are(name, inside):
+def test_georeferenced_samples_are_located(name, inside):
     if not (SAMPLE_FOLDER / name).exists():
         pytest.skip("the sample imagery is not here")
     source = open_image(place(SAMPLE_FOLDER / name), SETTINGS)
@@ -561,14 +561,14 @@ def test_samples_with_a_georeference_are_where_they_are(name, inside):
     assert span["east"] - span["west"] < 0.02
 
 
-def test_a_camera_of_a_part_places_at_the_height_of_the_whole():
+def test_camera_of_window_uses_height_of_image():
     camera = RPCSensorModel(*[0.0] * 6, 321.0, *[1.0] * 9)
     corners = [ImageCoordinate(point) for point in ([0, 0], [9, 0], [9, 9], [0, 9])]
 
     assert default_height(ChippedImageSensorModel(corners, corners, camera)) == 321.0
 
 
-def test_control_points_in_a_system_that_is_not_of_the_earth_are_no_georeference():
+def test_control_points_in_system_that_is_not_of_earth_are_no_georeference():
     memory = gdal.GetDriverByName("MEM").Create("", 300, 200, 1)
     memory.SetGCPs(gcps(lambda x, y: (x, y)), 'LOCAL_CS["a drawing",UNIT["metre",1]]')
 
@@ -578,13 +578,13 @@ def test_control_points_in_a_system_that_is_not_of_the_earth_are_no_georeference
 # Extents
 
 
-def test_extents_of_a_north_up_image(tmp_path):
+def test_extents_of_north_up_image(tmp_path):
     source = opened(tmp_path, geo_transform=LONLAT, epsg=4326)
 
     assert extents(source) == pytest.approx({"north": 20.0, "south": 19.8, "east": 10.3, "west": 10.0})
 
 
-def test_extents_across_the_antimeridian_have_west_greater_than_east(tmp_path):
+def test_extents_across_antimeridian_have_west_greater_than_east(tmp_path):
     # UTM zone 1 begins at 180 degrees; this image begins before it.
     source = opened(tmp_path, geo_transform=(166000.0, 5.0, 0.0, 0.0, 0.0, -5.0), epsg=32601)
 
@@ -595,7 +595,7 @@ def test_extents_across_the_antimeridian_have_west_greater_than_east(tmp_path):
 
 
 @pytest.mark.parametrize(("west", "east"), [(10.0, 310.0), (-310.0, -10.0)])
-def test_extents_of_more_than_half_the_globe_on_one_side_of_greenwich(tmp_path, west, east):
+def test_extents_of_more_than_half_globe_on_one_side_of_greenwich(tmp_path, west, east):
     source = opened(tmp_path, geo_transform=(west, 1.0, 0.0, 20.0, 0.0, -0.01), epsg=4326)
 
     span = extents(source)
@@ -603,14 +603,14 @@ def test_extents_of_more_than_half_the_globe_on_one_side_of_greenwich(tmp_path, 
     assert (span["west"], span["east"]) == pytest.approx((west, east))
 
 
-def test_extents_of_an_image_with_corners_off_the_earth_are_those_of_the_rest(tmp_path):
+def test_extents_ignore_corners_off_earth(tmp_path):
     metadata = linear_camera() | {"LAT_OFF": "89.9999", "LAT_SCALE": "1"}
     source = opened(tmp_path, rpc=metadata | {"LINE_OFF": "50.5"})
 
     assert extents(source)["north"] == pytest.approx(90, abs=0.1)
 
 
-def test_an_image_that_is_nowhere_has_no_extents(tmp_path):
+def test_image_that_is_nowhere_has_no_extents(tmp_path):
     nowhere = SimpleNamespace(width=10, height=10, sensor_model=GDALAffineSensorModel([0, 1, 0, 1000, 0, -1]))
 
     with pytest.raises(LoadImageException, match="corners"):
@@ -634,7 +634,7 @@ def hills(tmp_path):
     return folder
 
 
-def test_elevation_comes_from_the_tile_under_the_pixel(tmp_path, hills):
+def test_elevation_comes_from_tile_under_pixel(tmp_path, hills):
     source = opened(tmp_path, geo_transform=(10.3, 0.001, 0.0, 20.4, 0.0, -0.001), epsg=4326)
     model = open_elevation_model(f"{hills}/")
 
@@ -644,7 +644,7 @@ def test_elevation_comes_from_the_tile_under_the_pixel(tmp_path, hills):
     assert model.describe_region(GeodeticWorldCoordinate(np.radians([10.5, 20.5, 0]))) is not None
 
 
-def test_places_without_elevation_data_stay_as_they_are(tmp_path, hills):
+def test_locations_without_elevation_data_are_unchanged(tmp_path, hills):
     source = opened(tmp_path, geo_transform=(50.0, 0.001, 0.0, 50.0, 0.0, -0.001), epsg=4326)
     model = open_elevation_model(str(hills))
 
@@ -656,7 +656,7 @@ def test_no_location_is_no_elevation_model():
     assert open_elevation_model("") is None
 
 
-def test_elevation_may_be_asked_by_many_threads(hills):
+def test_elevation_is_read_by_many_threads(hills):
     model = open_elevation_model(str(hills))
     failures = []
 
@@ -677,7 +677,7 @@ def test_elevation_may_be_asked_by_many_threads(hills):
 
 
 @pytest.mark.parametrize("height", [0.0, 400.0])
-def test_a_camera_on_a_surface_sees_the_surface(tmp_path, height):
+def test_camera_on_surface_sees_surface(tmp_path, height):
     source = opened(tmp_path, rpc=rpc_metadata())
     surface = ConstantElevationModel(height)
     few = POINTS[1:3]

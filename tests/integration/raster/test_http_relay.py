@@ -85,7 +85,7 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 @pytest.mark.parametrize("status", [403, 405, 501])
-def test_an_image_whose_url_is_signed_for_get_alone_is_read(images, image, status):
+def test_image_is_read_when_url_is_signed_for_get_only(images, image, status):
     with RangeServer({"/image.tif": image}) as server:
         server.faults = lambda request: Fault(status) if request.method == "HEAD" else None
         with images.lend(f"{server.url}/image.tif?signature=hidden") as source, source.dataset() as dataset:
@@ -93,7 +93,7 @@ def test_an_image_whose_url_is_signed_for_get_alone_is_read(images, image, statu
         assert "HEAD" in {request.method for request in server.requests}
 
 
-def test_an_image_is_read_whole_over_few_connections(images, image):
+def test_image_is_read_whole_over_few_connections(images, image):
     with RangeServer({"/image.tif": image}) as server, images.lend(f"{server.url}/image.tif?token=hidden") as source:
         with source.dataset() as dataset:
             assert (dataset.ReadAsArray() == PIXELS[0]).all()
@@ -101,7 +101,7 @@ def test_an_image_is_read_whole_over_few_connections(images, image):
         assert {request.path for request in server.requests} == {"/image.tif"}
 
 
-def test_a_strip_with_many_offsets_is_refused_before_it_ends_the_process(images, tmp_path):
+def test_strip_with_many_offsets_is_refused_before_it_ends_process(images, tmp_path):
     image = write_many_offsets_of_one_strip(tmp_path / "offsets.tif")
     code = (
         "import sys; from osgeo import gdal; image = gdal.Open(sys.argv[1])\n"
@@ -127,7 +127,7 @@ def without_ranges(image: bytes, version: list[str]) -> Any:
     return answer
 
 
-def test_an_image_is_fetched_once_when_its_server_lacks_ranges(images, image):
+def test_image_is_fetched_once_when_its_server_lacks_ranges(images, image):
     with Server(without_ranges(image, ["a"]), head=None) as server:
         for _ in range(2):
             with images.lend(server.url) as source, source.dataset() as dataset:
@@ -135,7 +135,7 @@ def test_an_image_is_fetched_once_when_its_server_lacks_ranges(images, image):
         assert server.requests.count("GET") == 1
 
 
-def test_a_new_version_is_fetched_when_the_server_lacks_ranges(image):
+def test_new_version_is_fetched_when_server_lacks_ranges(image):
     copies, version = HttpCopies(len(image)), ["a"]
     with Server(without_ranges(image, version), head=None) as server:
         first = urllib3.request("GET", server.url, preload_content=False)
@@ -147,7 +147,7 @@ def test_a_new_version_is_fetched_when_the_server_lacks_ranges(image):
         assert copies.find(server.url) is None
 
 
-def test_an_image_above_the_limit_fails_when_its_server_lacks_ranges(image):
+def test_image_above_limit_fails_when_its_server_lacks_ranges(image):
     images = OpenImages(dataclasses.replace(SETTINGS, max_copy_bytes=len(image) - 1), {"http"}, lambda _role: None)
     with (
         Server(without_ranges(image, ["a"]), head=None) as server,
@@ -167,11 +167,11 @@ def test_an_image_above_the_limit_fails_when_its_server_lacks_ranges(image):
         ("bytes=100-", range(0)),
     ],
 )
-def test_a_range_ends_with_the_file(header, asked):
+def test_range_ends_with_file(header, asked):
     assert requested_bytes(header, 100) == asked
 
 
-def test_a_redirect_is_not_followed_even_where_only_gdal_meets_it(images):
+def test_redirect_is_not_followed_when_only_gdal_sees_it(images):
     def fine(handler: Any) -> None:
         handler.send_error(404)
 
@@ -190,7 +190,7 @@ def test_a_redirect_is_not_followed_even_where_only_gdal_meets_it(images):
         assert canary.requests == []
 
 
-def test_a_name_is_judged_by_what_it_resolves_to_each_time(image):
+def test_host_is_resolved_and_checked_each_time(image):
     looked_up: list[str] = []
 
     def rebinding(host: str, port: int) -> list[str]:
@@ -214,7 +214,7 @@ def test_a_name_is_judged_by_what_it_resolves_to_each_time(image):
         HttpRelay(SETTINGS, forbidden).gdal_path("http://metadata.test/image.tif")
 
 
-def test_a_header_that_never_ends_is_given_up_in_time(images):
+def test_header_that_never_ends_is_abandoned_in_time(images):
     stopping = threading.Event()
 
     def drip(handler: Any) -> None:
@@ -229,7 +229,7 @@ def test_a_header_that_never_ends_is_given_up_in_time(images):
         stopping.set()
 
 
-def test_the_relay_serves_nothing_but_the_images_that_were_opened():
+def test_relay_serves_only_opened_images():
     relay = HttpRelay(SETTINGS)
     path = relay.gdal_path("http://127.0.0.1:9/a.tif").removeprefix("/vsicurl/")
     port = int(path.split(":")[2].partition("/")[0])
@@ -240,7 +240,7 @@ def test_the_relay_serves_nothing_but_the_images_that_were_opened():
 
 
 @pytest.mark.parametrize("url", HOSTILE_MODEL_URLS)
-def test_a_hostile_url_is_refused_as_an_image_and_as_an_endpoint(url):
+def test_hostile_url_is_refused_as_image_and_as_endpoint(url):
     request = {
         "jobId": "job",
         "imageUrls": [url],

@@ -52,7 +52,7 @@ def children() -> set[str]:
         ("greedy.tif", 60.0, "takes too much memory"),
     ],
 )
-def test_an_image_of_which_three_children_die_is_given_up(
+def test_image_of_which_three_children_die_is_abandoned(
     tmp_path: Path, name: str, timeout_s: float, reason: str
 ) -> None:
     before = children()
@@ -87,7 +87,7 @@ def test_one_image_that_hangs_keeps_no_other_waiting(tmp_path: Path) -> None:
     probe.close()
 
 
-def test_the_real_child_reads_images_and_is_used_again(tmp_path: Path) -> None:
+def test_real_child_reads_images_and_is_used_again(tmp_path: Path) -> None:
     path = write_image(tmp_path / "image.tif", pattern(3, 300, 400))
     (tmp_path / "text.tif").write_text("no image")
     before = children()
@@ -108,7 +108,7 @@ def test_the_real_child_reads_images_and_is_used_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_broken", [False, True])
-def test_a_child_reads_both_tiles_of_the_first_handle_and_of_another(
+def test_child_reads_both_tiles_of_first_handle_and_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_broken: bool
 ) -> None:
     """A TIFF may crash GDAL through a handle that was never asked for a header, or at its last tile alone."""

@@ -84,7 +84,7 @@ def test_block_size_and_metadata_are_read_once(tmp_path):
     assert source.header.metadata["AREA_OR_POINT"] == "Area"
 
 
-def test_etag_of_a_file_changes_with_the_file(tiff):
+def test_etag_of_file_changes_with_file(tiff):
     first = open_image(place(tiff), SETTINGS).etag
     os.utime(tiff, ns=(1, 2))
 
@@ -101,7 +101,7 @@ def refusal(path, settings=SETTINGS):
     return str(caught.value)
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path):
+def test_missing_file_is_reported(tmp_path):
     assert refusal(tmp_path / "none.tif").endswith("none.tif does not exist")
     assert refusal("\0").endswith("does not exist")
 
@@ -129,7 +129,7 @@ def test_text_is_no_image(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["image.vrt", "image.tif"])
-def test_a_vrt_is_refused_whatever_its_name_and_reads_nothing(tmp_path, tiff, name):
+def test_vrt_is_refused_under_any_name_and_reads_no_file(tmp_path, tiff, name):
     (tmp_path / name).write_text(
         '<VRTDataset rasterXSize="10" rasterYSize="10"><VRTRasterBand dataType="Byte" band="1">'
         f'<SimpleSource><SourceFilename relativeToVRT="0">{tiff}</SourceFilename><SourceBand>1</SourceBand>'
@@ -157,7 +157,7 @@ def test_limits_are_named(tiff, limits, named):
     assert named in refusal(tiff, RasterSettings(**limits))
 
 
-def test_a_sparse_bomb_is_refused_by_its_header(tmp_path):
+def test_sparse_bomb_is_refused_by_its_header(tmp_path):
     options = ["TILED=YES", "SPARSE_OK=TRUE", "BIGTIFF=YES", "BLOCKXSIZE=16384", "BLOCKYSIZE=16384"]
     gdal.GetDriverByName("GTiff").Create(str(tmp_path / "bomb.tif"), 1_100_000, 500_000, 3, gdal.GDT_Byte, options)
     gdal.GetDriverByName("GTiff").Create(str(tmp_path / "block.tif"), 40_000, 40_000, 3, gdal.GDT_Byte, options)
@@ -168,7 +168,7 @@ def test_a_sparse_bomb_is_refused_by_its_header(tmp_path):
     assert time.perf_counter() - started < 5
 
 
-def test_a_truncated_image_opens_and_fails_where_it_ends(tmp_path, tiff):
+def test_truncated_image_opens_and_fails_at_its_end(tmp_path, tiff):
     whole = tiff.read_bytes()
     (tmp_path / "half.tif").write_bytes(whole[: len(whole) // 2])
     source = open_image(place(tmp_path / "half.tif"), SETTINGS)
@@ -179,7 +179,7 @@ def test_a_truncated_image_opens_and_fails_where_it_ends(tmp_path, tiff):
     assert read_window(source, TOP_LEFT).shape == (3, 16, 16)
 
 
-def test_a_nitf_whose_pixels_are_a_vrt_is_refused(tmp_path):
+def test_nitf_is_refused_when_its_pixels_are_vrt(tmp_path):
     path = write_image(tmp_path / "c8.ntf", pattern(1, 256, 256), "NITF", ("IC=C8",))
     content = path.read_bytes()
     start = content.find(b"\xff\x4f\xff\x51")
@@ -193,7 +193,7 @@ def test_a_nitf_whose_pixels_are_a_vrt_is_refused(tmp_path):
 # Handles on loan
 
 
-def test_one_handle_serves_one_thread_and_never_more_than_allowed_exist(tiff):
+def test_handle_serves_one_thread_and_handles_are_limited(tiff):
     source = open_image(place(tiff), RasterSettings(max_handles=3))
     held, most, lock = set(), 0, threading.Lock()
 
@@ -226,7 +226,7 @@ def test_handles_are_lent_again_last_returned_first(tiff):
         assert third is not first
 
 
-def test_a_handle_on_which_something_failed_is_not_lent_again(tiff):
+def test_handle_on_which_something_failed_is_not_lent_again(tiff):
     source = open_image(place(tiff), RasterSettings(max_handles=1))
     with pytest.raises(ZeroDivisionError), source.handle() as failed:
         _ = 1 / 0
@@ -235,7 +235,7 @@ def test_a_handle_on_which_something_failed_is_not_lent_again(tiff):
         assert fresh is not failed
 
 
-def test_a_closed_image_lends_nothing_and_frees_those_who_wait(tiff):
+def test_closed_image_lends_no_handle_and_wakes_waiting_threads(tiff):
     source = open_image(place(tiff), RasterSettings(max_handles=1))
     errors = []
 
@@ -259,7 +259,7 @@ def test_a_closed_image_lends_nothing_and_frees_those_who_wait(tiff):
     source.close()
 
 
-def test_an_open_that_fails_gives_its_place_back(tiff):
+def test_failed_open_frees_its_handle(tiff):
     source = open_image(place(tiff), RasterSettings(max_handles=1))
     source.refresh_credentials()
     content = tiff.read_bytes()
@@ -364,7 +364,7 @@ def signers(server):
     return {(path.removeprefix("/recorded/"), key, token) for path, key, token in server.calls}
 
 
-def test_a_job_signs_with_its_own_keys_and_the_next_one_with_the_workers(recorder, own_keys):
+def test_job_signs_with_its_own_keys_and_next_one_with_workers(recorder, own_keys):
     job = open_image(s3_place("a.tif"), SETTINGS, lambda: AwsKeys("JOB", "secret", "job-token"))
     other = open_image(s3_place("a.tiff"), SETTINGS)
 
@@ -373,13 +373,13 @@ def test_a_job_signs_with_its_own_keys_and_the_next_one_with_the_workers(recorde
     assert signers(recorder) == {("a.tif", "JOB", "job-token"), ("a.tiff", "WORKER", "worker-token")}
 
 
-def test_keys_without_token_hide_the_workers_token(recorder, own_keys):
+def test_keys_without_token_hide_workers_token(recorder, own_keys):
     open_image(s3_place("a.tif"), SETTINGS, lambda: ("JOB", "secret", None))
 
     assert signers(recorder) == {("a.tif", "JOB", None)}
 
 
-def test_a_callable_that_has_no_keys_leaves_signing_to_the_worker(recorder, own_keys):
+def test_callable_that_has_no_keys_leaves_signing_to_worker(recorder, own_keys):
     open_image(s3_place("a.tif"), SETTINGS, lambda: None)
 
     assert signers(recorder) == {("a.tif", "WORKER", "worker-token")}
@@ -397,7 +397,7 @@ def test_no_option_of_any_scope_holds_keys_after_opening(recorder, monkeypatch):
     source.close()
 
 
-def test_two_jobs_read_one_object_under_two_roles_at_once_and_never_cross(recorder, own_keys):
+def test_two_jobs_read_one_object_under_their_own_roles(recorder, own_keys):
     """Each request for a job's own query of the object carries that job's key, on every handle and thread."""
     settings = RasterSettings(max_handles=3, http_max_retries=0)
     jobs = {
@@ -420,7 +420,7 @@ def test_two_jobs_read_one_object_under_two_roles_at_once_and_never_cross(record
     assert signers(recorder) == {("shared.tif", "ALPHA", "ALPHA-token"), ("shared.tif", "BETA", "BETA-token")}
 
 
-def test_what_one_job_fetched_is_not_served_to_the_next_one(recorder, own_keys):
+def test_cached_blocks_are_not_served_to_next_job(recorder, own_keys):
     read_window(open_image(s3_place("a.tif"), SETTINGS, lambda: AwsKeys("JOB", "secret")), TOP_LEFT)
     recorder.answer = lambda _path, _ranges: aws_error(403, "AccessDenied", "Access Denied")
 
@@ -428,7 +428,7 @@ def test_what_one_job_fetched_is_not_served_to_the_next_one(recorder, own_keys):
         open_image(s3_place("a.tif"), SETTINGS, lambda: AwsKeys("OTHER", "secret"))
 
 
-def test_handles_follow_keys_that_change_while_the_image_is_open(recorder, own_keys):
+def test_handles_follow_keys_that_change_while_image_is_open(recorder, own_keys):
     keys = [AwsKeys("OLD", "secret", "1")]
     source = open_image(s3_place("a.tif"), SETTINGS, lambda: keys[0])
     with source.handle() as first:
@@ -444,7 +444,7 @@ def test_handles_follow_keys_that_change_while_the_image_is_open(recorder, own_k
     assert signers(recorder) == {("a.tif", "NEW", "2")}
 
 
-def test_keys_that_change_unannounced_are_noticed_at_the_next_loan(recorder, own_keys):
+def test_changed_keys_are_used_at_next_loan(recorder, own_keys):
     keys = [AwsKeys("OLD", "secret", "1")]
     source = open_image(s3_place("a.tif"), SETTINGS, lambda: keys[0])
     keys[0] = AwsKeys("NEW", "secret", "2")
@@ -462,21 +462,21 @@ def test_keys_that_change_unannounced_are_noticed_at_the_next_loan(recorder, own
         ("busy.tif", "s3://recorded/busy.tif cannot be reached", True),
     ],
 )
-def test_refusals_of_s3_are_told_apart(recorder, own_keys, key, text, can_retry):
+def test_refusals_of_s3_are_distinguished(recorder, own_keys, key, text, can_retry):
     with pytest.raises(LoadImageException, match=re.escape(text)) as caught:
         open_image(s3_place(key), SETTINGS)
 
     assert caught.value.can_retry is can_retry
 
 
-def test_a_server_that_is_away_can_be_tried_again(recorder, own_keys):
+def test_server_that_is_away_can_be_tried_again(recorder, own_keys):
     recorder.shutdown()
     recorder.server_close()
     with pytest.raises(ImageUnreachableError, match="cannot be reached"):
         open_image(s3_place("a.tif"), SETTINGS)
 
 
-def test_http_images_open_and_those_that_redirect_do_not(recorder):
+def test_http_image_opens_unless_it_redirects(recorder):
     base = f"http://127.0.0.1:{recorder.server_port}"
     source = open_image(Place(f"{base}/a.tif", f"/vsicurl/{base}/a.tif"), SETTINGS)
 
@@ -489,7 +489,7 @@ def test_http_images_open_and_those_that_redirect_do_not(recorder):
 
 
 @pytest.mark.parametrize(("path", "text"), [("absent", "does not exist"), ("forbidden", "may not be read")])
-def test_refusals_of_http_are_told_apart(recorder, path, text):
+def test_refusals_of_http_are_distinguished(recorder, path, text):
     base = f"http://127.0.0.1:{recorder.server_port}"
 
     with pytest.raises(LoadImageException, match=text):
@@ -501,7 +501,7 @@ def test_http_paths_that_are_no_http_urls_are_refused():
         open_image(Place("x", "/vsicurl/file:///etc/hosts"), SETTINGS)
 
 
-def test_an_http_server_that_is_away_can_be_tried_again():
+def test_http_server_that_is_away_can_be_tried_again():
     with pytest.raises(ImageUnreachableError):
         open_image(Place("http://127.0.0.1:9/x", "/vsicurl/http://127.0.0.1:9/x"), SETTINGS)
 
@@ -529,7 +529,7 @@ def upload(emulator, bucket, key, path):
     emulator.client("s3").upload_file(str(path), bucket, key)
 
 
-def test_an_object_opens_from_the_emulator(emulator, bucket, tiff):
+def test_object_opens_from_emulator(emulator, bucket, tiff):
     upload(emulator, bucket, "deep/er/image one.tif", tiff)
 
     source = open_image(s3_place("deep/er/image one.tif", bucket), SETTINGS)
@@ -539,7 +539,7 @@ def test_an_object_opens_from_the_emulator(emulator, bucket, tiff):
     assert np.array_equal(read_window(source, ImageRegion.of(((0, 0), (300, 200)))), pattern(3, 200, 300))
 
 
-def test_an_object_uploaded_after_its_bucket_was_looked_at_is_found(emulator, bucket, tiff):
+def test_object_uploaded_after_its_bucket_was_looked_at_is_found(emulator, bucket, tiff):
     upload(emulator, bucket, "early.tif", tiff)
     open_image(s3_place("early.tif", bucket), SETTINGS)
     gdal.ReadDir(f"/vsis3/{bucket}/")
@@ -550,7 +550,7 @@ def test_an_object_uploaded_after_its_bucket_was_looked_at_is_found(emulator, bu
     assert open_image(s3_place("late.tif", bucket), SETTINGS).width == 300
 
 
-def test_an_object_that_was_replaced_is_read_anew(emulator, bucket, tiff, tmp_path):
+def test_replaced_object_is_opened_again(emulator, bucket, tiff, tmp_path):
     upload(emulator, bucket, "same.tif", tiff)
     first = open_image(s3_place("same.tif", bucket), SETTINGS)
     read_window(first, TOP_LEFT)
@@ -562,7 +562,7 @@ def test_an_object_that_was_replaced_is_read_anew(emulator, bucket, tiff, tmp_pa
     assert second.etag != first.etag
 
 
-def test_a_missing_bucket_is_said_to_be_missing(emulator, bucket):
+def test_missing_bucket_is_reported(emulator, bucket):
     with pytest.raises(LoadImageException, match="does not exist"):
         open_image(s3_place("x.tif", "no-such-bucket-here"), SETTINGS)
 
@@ -582,7 +582,7 @@ def tiles_of(rows, columns):
     return [ImageRegion.of(((112 * row, 112 * col), (128, 128))) for row in range(rows) for col in range(columns)]
 
 
-def test_tiles_that_lie_side_by_side_are_fetched_at_once_and_no_block_twice(recorder, own_keys, blocks):
+def test_adjacent_tiles_are_fetched_at_once_and_blocks_once(recorder, own_keys, blocks):
     content, fetched, tiles = blocks.read_bytes(), [], tiles_of(2, 8)
 
     def answer(_path, ranges):
@@ -606,7 +606,7 @@ def test_tiles_that_lie_side_by_side_are_fetched_at_once_and_no_block_twice(reco
         assert np.array_equal(decode_tile(body), pattern(3, 256, 1024)[:, row : row + 128, col : col + 128])
 
 
-def test_a_block_that_cannot_be_fetched_fails_its_own_tiles_alone(recorder, own_keys, blocks):
+def test_unreadable_block_fails_only_its_own_tiles(recorder, own_keys, blocks):
     content = blocks.read_bytes()
     dataset = gdal.Open(str(blocks))
     broken = int(dataset.GetRasterBand(1).GetMetadataItem("BLOCK_OFFSET_8_0", "TIFF"))

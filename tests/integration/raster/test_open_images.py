@@ -70,14 +70,14 @@ def urls(tmp_path) -> list[str]:
     return [f"file://{write_image(tmp_path / f'{n}.tif', pattern(1, 40, 30 + n))}" for n in range(8)]
 
 
-def test_an_image_is_lent_open(images, opener, urls):
+def test_image_is_lent_open(images, opener, urls):
     with images.lend(urls[3]) as source:
         assert (source.width, source.height, source.extension) == (33, 40, "TIFF")
         with source.dataset() as dataset:
             assert dataset.RasterCount == 1
 
 
-def test_threads_that_want_one_image_at_once_open_it_once(images, opener, urls):
+def test_image_is_opened_once_when_threads_request_it_at_once(images, opener, urls):
     opener.delay_s = 0.05
     together = threading.Barrier(8, timeout=5)
 
@@ -92,7 +92,7 @@ def test_threads_that_want_one_image_at_once_open_it_once(images, opener, urls):
     assert opener.closed == []
 
 
-def test_opening_one_image_keeps_nobody_waiting_who_wants_another(images, opener, urls):
+def test_slow_open_does_not_delay_other_images(images, opener, urls):
     began, release = threading.Event(), threading.Event()
     plain_open = opener._open
 
@@ -117,14 +117,14 @@ def test_opening_one_image_keeps_nobody_waiting_who_wants_another(images, opener
     thread.join(5)
 
 
-def test_an_image_stays_open_for_the_next_who_wants_it(images, opener, urls):
+def test_image_stays_open_for_next_borrower(images, opener, urls):
     for _ in range(3):
         with images.lend(urls[0]):
             pass
     assert opener.opened == [urls[0]]
 
 
-def test_of_idle_images_those_used_last_are_kept(images, opener, urls):
+def test_recently_used_idle_images_are_kept(images, opener, urls):
     for url in urls[:4]:
         with images.lend(url):
             pass
@@ -138,7 +138,7 @@ def test_of_idle_images_those_used_last_are_kept(images, opener, urls):
     assert opener.opened.count(urls[0]) == 1
 
 
-def test_a_file_that_was_replaced_while_idle_is_opened_anew(images, opener, tmp_path, urls):
+def test_idle_image_is_opened_again_when_file_was_replaced(images, opener, tmp_path, urls):
     with images.lend(urls[0]) as source:
         assert source.width == 30
         write_image(tmp_path / "0.new", pattern(1, 50, 60)).replace(tmp_path / "0.tif")
@@ -152,7 +152,7 @@ def test_a_file_that_was_replaced_while_idle_is_opened_anew(images, opener, tmp_
         pass
 
 
-def test_an_image_in_use_is_never_closed(images, opener, urls):
+def test_image_in_use_is_never_closed(images, opener, urls):
     with images.lend(urls[0]) as source:
         for url in urls[1:]:
             with images.lend(url):
@@ -165,7 +165,7 @@ def test_an_image_in_use_is_never_closed(images, opener, urls):
     assert sorted(opener.closed) == sorted(urls)
 
 
-def test_a_failing_open_leaves_nothing_behind_and_the_next_try_may_succeed(images, opener, urls):
+def test_open_can_succeed_after_failed_open(images, opener, urls):
     opener.faults.append(LoadImageException("unreachable"))
     with pytest.raises(LoadImageException), images.lend(urls[0]):
         pass
@@ -174,7 +174,7 @@ def test_a_failing_open_leaves_nothing_behind_and_the_next_try_may_succeed(image
         assert source.width == 30
 
 
-def test_one_who_waited_for_an_open_that_failed_tries_again(images, opener, urls):
+def test_waiting_thread_tries_again_when_open_failed(images, opener, urls):
     opener.delay_s = 0.05
     opener.faults.append(LoadImageException("unreachable"))
     together = threading.Barrier(4, timeout=5)
@@ -192,7 +192,7 @@ def test_one_who_waited_for_an_open_that_failed_tries_again(images, opener, urls
     assert opener.opened == [urls[0]]
 
 
-def test_an_error_of_the_borrower_gives_the_image_back(images, opener, urls):
+def test_image_is_returned_when_borrower_raises(images, opener, urls):
     with pytest.raises(RuntimeError), images.lend(urls[0]):
         raise RuntimeError("the work failed")
     images.close()
@@ -200,23 +200,23 @@ def test_an_error_of_the_borrower_gives_the_image_back(images, opener, urls):
 
 
 @pytest.mark.parametrize("url", ["http://example.com/a.tif", "ftp://example.com/a.tif", "s3://b", "no url"])
-def test_what_may_not_be_read_is_refused(images, url):
+def test_image_is_refused_when_policy_does_not_allow_it(images, url):
     with pytest.raises(InvalidImageURLException), images.lend(url):
         pass
     assert images._entries == {}
 
 
-def test_a_missing_file_is_an_image_error(images, tmp_path):
+def test_missing_file_is_image_error(images, tmp_path):
     with pytest.raises(LoadImageException), images.lend(f"file://{tmp_path / 'none.tif'}"):
         pass
 
 
-def test_the_same_url_under_another_role_is_another_image(images, opener, urls):
+def test_same_url_under_another_role_is_another_image(images, opener, urls):
     with images.lend(urls[0], "arn:a") as one, images.lend(urls[0], "arn:b") as other, images.lend(urls[0]) as own:
         assert len({id(one), id(other), id(own)}) == 3
 
 
-def test_objects_are_read_with_the_roles_keys_of_that_time(opener, urls, monkeypatch, tmp_path):
+def test_objects_are_read_with_roles_keys_of_that_time(opener, urls, monkeypatch, tmp_path):
     asked: list[str | None] = []
     frozen = SimpleNamespace(access_key="AK", secret_key="SK", token="T")
 

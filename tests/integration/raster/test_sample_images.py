@@ -41,7 +41,7 @@ def busy_site(emulator, tmp_path_factory):
 
 
 @pytest.mark.parametrize(("name", "tile_format"), CASES)
-def test_a_sample_runs_in_every_format(busy_site, model_server, name, tile_format):
+def test_sample_runs_in_every_format(busy_site, model_server, name, tile_format):
     tiles, footprint = EXPECTED[name]
     request = busy_site.request(
         str(SAMPLES / name),

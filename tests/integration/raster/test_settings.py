@@ -47,13 +47,13 @@ def restored_options():
         ),
     ],
 )
-def test_s3_endpoint_follows_the_environment_of_boto3(environ, expected):
+def test_s3_endpoint_follows_environment_of_boto3(environ, expected):
     options = gdal_options(RasterSettings(), environ)
 
     assert {name: value for name, value in options.items() if name.startswith("AWS_")} == expected
 
 
-def test_memory_is_what_the_settings_say():
+def test_gdal_cache_follows_settings():
     settings = RasterSettings(cache_bytes=7_000_000, curl_cache_bytes=8_000_000, vsi_cache_bytes=9_000_000)
 
     options = gdal_options(settings, {})
@@ -74,7 +74,7 @@ def test_memory_is_what_the_settings_say():
         (["TILED=YES", "BLOCKXSIZE=256", "BLOCKYSIZE=256"], FIRST_CACHE_BYTES),
     ],
 )
-def test_the_cache_grows_to_what_tiles_share_and_no_further(tmp_path, restored_options, options, needed):
+def test_cache_grows_to_blocks_that_tiles_share(tmp_path, restored_options, options, needed):
     path = tmp_path / "wide.tif"
     sparse = ["SPARSE_OK=TRUE", "INTERLEAVE=PIXEL", *options]
     gdal.GetDriverByName("GTiff").Create(str(path), 20_000, 5_000, 3, gdal.GDT_Byte, sparse).FlushCache()
@@ -87,7 +87,7 @@ def test_the_cache_grows_to_what_tiles_share_and_no_further(tmp_path, restored_o
     assert gdal.GetCacheMax() == min(needed, 80 * 2**20)
 
 
-def test_the_cache_grows_with_the_regions_that_a_worker_is_set_to_do(tmp_path, restored_options):
+def test_cache_grows_with_regions_that_worker_is_set_to_do(tmp_path, restored_options):
     path = tmp_path / "wide.tif"
     sparse = ["SPARSE_OK=TRUE", "INTERLEAVE=PIXEL", "TILED=YES", "BLOCKXSIZE=512", "BLOCKYSIZE=512"]
     gdal.GetDriverByName("GTiff").Create(str(path), 20_000, 5_000, 3, gdal.GDT_Byte, sparse).FlushCache()
@@ -125,7 +125,7 @@ def test_drivers_that_reach_elsewhere_are_gone(restored_options):
         (gdal.CE_Failure, "gdal.error", "warning"),
     ],
 )
-def test_messages_become_events_without_the_secrets_of_presigned_urls(error_class, event, level):
+def test_messages_become_events_without_secrets_of_presigned_urls(error_class, event, level):
     with structlog.testing.capture_logs() as logs:
         log_gdal_message(error_class, 1, "cannot read https://b.s3/k?X-Amz-Signature=topsecret now")
 
@@ -134,7 +134,7 @@ def test_messages_become_events_without_the_secrets_of_presigned_urls(error_clas
     assert "now" in logs[0]["message"]
 
 
-def test_warnings_of_gdal_reach_the_log(restored_options):
+def test_warnings_of_gdal_reach_log(restored_options):
     configure_gdal(RasterSettings(), {})
     with structlog.testing.capture_logs() as logs:
         gdal.Error(gdal.CE_Warning, 6, "a word of warning")
@@ -142,7 +142,7 @@ def test_warnings_of_gdal_reach_the_log(restored_options):
     assert [(entry["event"], entry["message"]) for entry in logs] == [("gdal.warning", "a word of warning")]
 
 
-def test_nothing_is_written_to_stderr_and_import_configures_nothing(tmp_path):
+def test_gdal_writes_no_stderr_and_import_configures_no_option(tmp_path):
     script = (
         "from aws.osml.model_runner.raster import RasterSettings, configure_gdal\n"
         "from osgeo import gdal\n"

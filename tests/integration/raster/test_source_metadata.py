@@ -15,7 +15,7 @@ def configured_gdal():
     configure_gdal(SETTINGS, {})
 
 
-def test_a_nitf_tells_its_title_category_and_date(tmp_path):
+def test_nitf_reports_its_title_category_and_date(tmp_path):
     options = ("FTITLE=a title", "ICAT=SAR", "IDATIM=20260317121530")
     source = open_image(place(write_image(tmp_path / "image", pattern(1, 20, 30), "NITF", options)), SETTINGS)
 
@@ -32,7 +32,7 @@ def test_a_nitf_tells_its_title_category_and_date(tmp_path):
     }
 
 
-def test_a_nitf_without_a_complete_date_tells_the_rest(tmp_path):
+def test_nitf_without_complete_date_reports_rest(tmp_path):
     path = write_image(tmp_path / "image", pattern(1, 20, 30), "NITF", ("ICAT=MS", "IDATIM=202603--------"))
 
     metadata = source_metadata(open_image(place(path), SETTINGS), URL)["sourceMetadata"][0]
@@ -40,7 +40,7 @@ def test_a_nitf_without_a_complete_date_tells_the_rest(tmp_path):
     assert (metadata["category"], metadata["sourceDT"]) == ("MS", None)
 
 
-def test_what_a_header_says_is_text_whatever_its_bytes(tmp_path):
+def test_header_fields_are_text_for_any_bytes(tmp_path):
     """GDAL hands out as bytes what is no UTF-8."""
     path = write_image(tmp_path / "image", pattern(1, 20, 30), "NITF")
     magnification = b"1.0 "
@@ -51,13 +51,13 @@ def test_what_a_header_says_is_text_whatever_its_bytes(tmp_path):
 
 
 @pytest.mark.parametrize("driver", ["GTiff", "PNG", "JPEG"])
-def test_other_formats_tell_nothing(tmp_path, driver):
+def test_other_formats_have_no_source_metadata(tmp_path, driver):
     source = open_image(place(write_image(tmp_path / "image", pattern(1, 20, 30), driver)), SETTINGS)
 
     assert source_metadata(source, URL) is None
 
 
-def test_a_real_nitf_tells_what_its_header_says():
+def test_metadata_equals_header_of_real_nitf():
     path = SAMPLE_FOLDER / "i_3301a.ntf"
     if not path.exists():
         pytest.skip("the sample imagery is not here")

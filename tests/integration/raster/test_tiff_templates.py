@@ -49,7 +49,7 @@ def is_learned(source):
     [(1, np.uint8), (3, np.uint8), (4, np.uint16), (7, np.int16), (2, np.float32), (1, np.float64), (1, np.complex64)],
 )
 @pytest.mark.parametrize("geo_transform", [None, UTM_31N, ROTATED], ids=["nowhere", "north-up", "rotated"])
-def test_tiles_are_those_of_gdal_to_the_byte(tmp_path, bands, dtype, geo_transform):
+def test_tiles_equal_those_of_gdal_byte_for_byte(tmp_path, bands, dtype, geo_transform):
     epsg = None if geo_transform is None else 32631
     source = source_of(tmp_path, pattern(bands, 200, 250, dtype), geo_transform=geo_transform, epsg=epsg)
     encoder = TileEncoder(source, "GTIFF")
@@ -58,7 +58,7 @@ def test_tiles_are_those_of_gdal_to_the_byte(tmp_path, bands, dtype, geo_transfo
     assert is_learned(source)
 
 
-def test_each_size_has_a_template_of_its_own(tmp_path):
+def test_each_size_has_template_of_its_own(tmp_path):
     source = source_of(tmp_path, pattern(3, 200, 250), geo_transform=UTM_31N, epsg=32631)
     encoder = TileEncoder(source, "GTIFF")
     sizes = [ImageDimensions(64, 48), ImageDimensions(48, 64)]
@@ -68,7 +68,7 @@ def test_each_size_has_a_template_of_its_own(tmp_path):
     assert all(source.tiff_templates.find(size) for size in sizes)
 
 
-def test_a_camera_of_the_tiles_own_is_written_by_gdal(tmp_path):
+def test_camera_of_tiles_own_is_written_by_gdal(tmp_path):
     source = source_of(tmp_path, pattern(1, 200, 250), rpc=rpc_metadata())
     encoder = TileEncoder(source, "GTIFF")
     for tile in TILES * 2:
@@ -85,7 +85,7 @@ def test_control_points_are_written_by_gdal(tmp_path):
     assert not is_learned(source)
 
 
-def test_tiles_of_one_value_teach_nothing(tmp_path):
+def test_tiles_of_one_value_are_not_learnt_from(tmp_path):
     pixels = np.zeros((3, 200, 250), np.uint8)
     pixels[:, 60:, 100:] = pattern(3, 140, 150)
     source = source_of(tmp_path, pixels, geo_transform=UTM_31N, epsg=32631)
@@ -99,7 +99,7 @@ def test_tiles_of_one_value_teach_nothing(tmp_path):
     assert is_learned(source)
 
 
-def test_tiles_of_a_single_row_of_a_plan_teach_nothing(tmp_path):
+def test_tiles_of_single_row_are_not_learnt_from(tmp_path):
     source = source_of(tmp_path, pattern(1, 48, 400), geo_transform=UTM_31N, epsg=32631)
     encoder = TileEncoder(source, "GTIFF")
     for col in range(0, 330, 30):

@@ -102,7 +102,7 @@ def refusal_of(encoder):
         (1, np.complex128),
     ],
 )
-def test_every_format_holds_the_pixels_exactly_or_says_which_would(tmp_path, bands, dtype):
+def test_format_holds_pixels_or_names_another_that_does(tmp_path, bands, dtype):
     pixels = pattern(bands, 150, 200, dtype)
     source = open_image(place(write_image(tmp_path / "image.tif", pixels)), SETTINGS)
     held = 0
@@ -122,7 +122,7 @@ def test_every_format_holds_the_pixels_exactly_or_says_which_would(tmp_path, ban
 
 @pytest.mark.parametrize("name", SAMPLES)
 @pytest.mark.parametrize("tile_format", ImageFormats)
-def test_samples_are_cut_into_each_format_that_can_hold_them(name, tile_format):
+def test_samples_are_encoded_in_each_format_that_holds_them(name, tile_format):
     if not (SAMPLE_FOLDER / name).exists():
         pytest.skip("the sample imagery is not here")
     source = open_image(place(SAMPLE_FOLDER / name), SETTINGS)
@@ -143,7 +143,7 @@ def test_samples_are_cut_into_each_format_that_can_hold_them(name, tile_format):
 @pytest.mark.parametrize(
     ("tile_format", "compression"), [("NITF", "JPEG"), ("NITF", "J2K"), ("GTIFF", "JPEG"), ("JPEG", "NONE")]
 )
-def test_lossy_tiles_look_like_the_image(tmp_path, tile_format, compression):
+def test_lossy_tiles_look_like_image(tmp_path, tile_format, compression):
     rows, columns = np.mgrid[0:256, 0:256]
     smooth = np.stack([rows // 2 + columns // 4, columns // 2, 255 - rows // 2]).astype(np.uint8)
     source = open_image(place(write_image(tmp_path / "image.tif", smooth)), SETTINGS)
@@ -187,7 +187,7 @@ def test_paletted_pixels_keep_their_numbers(tmp_path):
         ("NITF", "LZW", "", "NITF_IC", "C8"),
     ],
 )
-def test_tiles_are_compressed_as_asked(tmp_path, tile_format, compression, domain, item, expected):
+def test_tiles_have_requested_compression(tmp_path, tile_format, compression, domain, item, expected):
     plain = np.repeat(pattern(3, 200, 20), 15, axis=2)
     source = open_image(place(write_image(tmp_path / "image.tif", plain)), SETTINGS)
     tile = ImageRegion.of(((0, 0), (300, 200)))
@@ -200,7 +200,7 @@ def test_tiles_are_compressed_as_asked(tmp_path, tile_format, compression, domai
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
-def test_jpeg_2000_gives_way_where_it_cannot_hold_the_type(tmp_path, dtype):
+def test_jpeg_2000_is_replaced_when_it_cannot_hold_type(tmp_path, dtype):
     source = open_image(place(write_image(tmp_path / "image.tif", pattern(1, 200, 300, dtype))), SETTINGS)
     encoder = TileEncoder(source, "NITF", "J2K")
     with structlog.testing.capture_logs() as logs:
@@ -250,7 +250,7 @@ def test_plans_of_formats(tile_format, compression, bands, data_type, options):
         ("GTIFF", "JPEG", 1, "Float32", "NITF/NONE or GTIFF/NONE or GTIFF/LZW"),
     ],
 )
-def test_refusals_name_what_would_do(tile_format, compression, bands, data_type, alternatives):
+def test_refusal_names_allowed_formats(tile_format, compression, bands, data_type, alternatives):
     with pytest.raises(TileEncodingError) as caught:
         plan_tile(ImageFormats(tile_format), ImageCompression(compression), bands, data_type)
 
@@ -269,7 +269,7 @@ def test_unknown_formats_and_compressions_are_errors_at_once(tmp_path):
 
 
 @pytest.mark.parametrize("bounds", [((0, 0), (301, 10)), ((195, 0), (10, 10)), ((-1, 0), (10, 10)), ((0, 0), (0, 10))])
-def test_tiles_outside_the_image_are_refused(tmp_path, bounds):
+def test_tiles_outside_image_are_refused(tmp_path, bounds):
     source = open_image(place(write_image(tmp_path / "image.tif", pattern(1, 200, 300))), SETTINGS)
 
     with pytest.raises(TileEncodingError, match="not inside"):
@@ -286,7 +286,7 @@ def test_tiles_of_too_many_bytes_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("tile_format", ImageFormats)
-def test_pixels_that_cannot_be_read_fail_the_tile_and_leave_no_file(tmp_path, tile_format):
+def test_pixels_that_cannot_be_read_fail_tile_and_leave_no_file(tmp_path, tile_format):
     whole = write_image(tmp_path / "image.tif", pattern(3, 400, 400)).read_bytes()
     (tmp_path / "half.tif").write_bytes(whole[: len(whole) // 2])
     source = open_image(place(tmp_path / "half.tif"), SETTINGS)
@@ -301,7 +301,7 @@ def test_pixels_that_cannot_be_read_fail_the_tile_and_leave_no_file(tmp_path, ti
 
 
 @pytest.mark.parametrize("tile_format", ImageFormats)
-def test_threads_get_the_tiles_they_asked_for(tmp_path, tile_format):
+def test_threads_get_requested_tiles(tmp_path, tile_format):
     pixels = pattern(3, 512, 512)
     path = write_image(tmp_path / "image.tif", pixels, "GTiff", ("TILED=YES", "COMPRESS=DEFLATE"), UTM_31N, 32631)
     source = open_image(place(path), RasterSettings(max_handles=3))
@@ -318,7 +318,7 @@ def test_threads_get_the_tiles_they_asked_for(tmp_path, tile_format):
             assert np.array_equal(decode_tile(encoded), cut(pixels, tile))
 
 
-def test_threads_do_not_mix_the_documents_of_sar_tiles(tmp_path):
+def test_threads_do_not_mix_documents_of_sar_tiles(tmp_path):
     source = open_image(place(write_sicd(tmp_path / "sicd.ntf", 300, 400)), RasterSettings(max_handles=3))
     encoder = TileEncoder(source, "NITF")
     tiles = [ImageRegion.of(((row, col), (40, 30))) for row in range(0, 270, 30) for col in range(0, 360, 40)]
@@ -335,7 +335,7 @@ def test_threads_do_not_mix_the_documents_of_sar_tiles(tmp_path):
 # Georeference of tiles
 
 
-def test_gtiff_tiles_keep_the_georeference_of_their_pixels(tmp_path):
+def test_gtiff_tiles_keep_georeference_of_their_pixels(tmp_path):
     path = write_image(tmp_path / "image.tif", pattern(1, 200, 300), geo_transform=UTM_31N, epsg=32631)
     source = open_image(place(path), SETTINGS)
     (tmp_path / "tile.tif").write_bytes(TileEncoder(source, "GTIFF").encode(TILE))
@@ -360,7 +360,7 @@ def test_png_and_jpeg_tiles_carry_pixels_only(tmp_path, tile_format):
     assert b"UTM" not in encoded
 
 
-def test_nitf_tiles_carry_their_corners_to_the_second_of_arc(tmp_path):
+def test_nitf_tiles_carry_their_corners_to_second_of_arc(tmp_path):
     path = write_image(
         tmp_path / "image.tif", pattern(1, 4000, 4000), geo_transform=(10.0, 0.001, 0, 20.0, 0, -0.001), epsg=4326
     )
@@ -374,7 +374,7 @@ def test_nitf_tiles_carry_their_corners_to_the_second_of_arc(tmp_path):
     assert tile.GetMetadataItem("NITF_IGEOLO") == expected
 
 
-def test_nitf_tiles_beyond_the_antimeridian_and_the_equator(tmp_path):
+def test_nitf_tiles_beyond_antimeridian_and_equator(tmp_path):
     path = write_image(
         tmp_path / "image.tif", pattern(1, 100, 100), geo_transform=(179.5, 0.01, 0, 0.5, 0, -0.01), epsg=4326
     )
@@ -408,7 +408,7 @@ def test_nitf_tiles_keep_title_category_and_date(tmp_path):
 @pytest.mark.parametrize("driver", ["NITF", "GTiff"])
 @pytest.mark.parametrize("tile_format", ["NITF", "GTIFF"])
 @pytest.mark.parametrize("origin", [(0, 0), (100, 150), (290, 390), (310, 150), (100, 450), (520, 700)])
-def test_the_camera_of_a_tile_sees_what_the_images_camera_sees(tmp_path, driver, tile_format, origin):
+def test_camera_of_tile_agrees_with_camera_of_image(tmp_path, driver, tile_format, origin):
     """Also past the camera's own offset (300, 400), where GDAL alone drops the RPC00B."""
     path = write_image(tmp_path / "image", pattern(1, 600, 800), driver, rpc=rpc_metadata())
     source = open_image(place(path), SETTINGS)
@@ -427,7 +427,7 @@ def test_the_camera_of_a_tile_sees_what_the_images_camera_sees(tmp_path, driver,
     np.testing.assert_allclose(np.array(seen_in_tile)[:, :2], shifted, atol=0.02)
 
 
-def test_a_camera_finer_than_rpc00b_keeps_its_place_in_nitf_tiles(tmp_path):
+def test_camera_finer_than_rpc00b_is_kept_in_nitf_tiles(tmp_path):
     """GDAL alone rounds latitude to four decimals and lines to whole numbers: five metres and half a pixel."""
     fine = rpc_metadata(line_offset=300.4, sample_offset=399.7)
     fine |= {"LAT_OFF": "20.00004567", "LONG_OFF": "9.99995432", "LAT_SCALE": "0.01002345", "HEIGHT_OFF": "100.7"}
@@ -441,7 +441,7 @@ def test_a_camera_finer_than_rpc00b_keeps_its_place_in_nitf_tiles(tmp_path):
     np.testing.assert_allclose(in_tile[:, :2], seen[:, :2] - [50, 30], atol=0.02)
 
 
-def test_a_camera_that_cannot_be_written_is_left_out_with_a_warning(tmp_path):
+def test_camera_that_cannot_be_written_is_left_out_with_warning(tmp_path):
     path = write_image(tmp_path / "image.tif", pattern(1, 200, 300), rpc=rpc_metadata() | {"HEIGHT_SCALE": "50000"})
     source = open_image(place(path), SETTINGS)
     with structlog.testing.capture_logs() as logs:
@@ -460,7 +460,7 @@ def sar_document(dataset):
     return accessor.extract_desdata_xml(segment)
 
 
-def test_a_sicd_tile_is_a_sicd_that_places_its_pixels_where_the_image_does(tmp_path):
+def test_sicd_tile_locates_pixels_as_its_image_does(tmp_path):
     source = open_image(place(write_sicd(tmp_path / "sicd.ntf", 300, 400)), SETTINGS)
     (tmp_path / "tile.ntf").write_bytes(TileEncoder(source, "NITF").encode(TILE))
     tile = open_image(place(tmp_path / "tile.ntf"), SETTINGS)
@@ -475,7 +475,7 @@ def test_a_sicd_tile_is_a_sicd_that_places_its_pixels_where_the_image_does(tmp_p
         assert [dataset.GetRasterBand(band).GetMetadataItem("NITF_ISUBCAT") for band in (1, 2)] == ["I", "Q"]
 
 
-def test_a_sicd_document_keeps_its_words(tmp_path):
+def test_sicd_document_keeps_its_words(tmp_path):
     source = open_image(place(write_sicd(tmp_path / "sicd.ntf", 300, 400)), SETTINGS)
 
     document = sar_document(opened_tile(tmp_path, TileEncoder(source, "NITF").encode(TILE)))
@@ -485,7 +485,7 @@ def test_a_sicd_document_keeps_its_words(tmp_path):
     assert "NumCols>100<" in document
 
 
-def test_tiles_of_other_formats_carry_the_parts_of_complex_pixels(tmp_path):
+def test_tiles_of_other_formats_carry_parts_of_complex_pixels(tmp_path):
     source = open_image(place(write_sicd(tmp_path / "sicd.ntf", 300, 400)), SETTINGS)
 
     decoded = decode_tile(TileEncoder(source, "GTIFF", "LZW").encode(TILE))
@@ -493,7 +493,7 @@ def test_tiles_of_other_formats_carry_the_parts_of_complex_pixels(tmp_path):
     assert np.array_equal(decoded, cut(pattern(2, 300, 400, np.float32), TILE))
 
 
-def test_a_sar_document_that_is_an_attack_is_never_parsed(tmp_path):
+def test_sar_document_that_is_attack_is_never_parsed(tmp_path):
     bomb = '<!DOCTYPE x [<!ENTITY a "lol"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]><SICD xmlns="urn:SICD:1.2.1">&b;</SICD>'
     document = gdal.EscapeString("01U" + " " * 166 + "0000" + bomb, gdal.CPLES_BackslashQuotable)
     path = write_image(
@@ -508,7 +508,7 @@ def test_a_sar_document_that_is_an_attack_is_never_parsed(tmp_path):
     assert not opened_tile(tmp_path, encoded).GetMetadata("xml:DES")
 
 
-def test_a_sar_document_beyond_the_limit_is_never_parsed(tmp_path):
+def test_sar_document_beyond_limit_is_never_parsed(tmp_path):
     path = write_sicd(tmp_path / "sicd.ntf", 60, 80)
 
     source = open_image(place(path), RasterSettings(max_xml_bytes=300))
@@ -521,13 +521,13 @@ def test_a_sar_document_beyond_the_limit_is_never_parsed(tmp_path):
 # Arrays
 
 
-def test_bytes_that_are_no_image_are_an_error():
+def test_bytes_that_are_no_image_are_error():
     with pytest.raises(TileEncodingError, match="cannot be read as an image"):
         decode_tile(b"not an image")
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_a_geotiff_written_from_an_array_has_its_pixels_blocks_and_place(tmp_path, dtype):
+def test_geotiff_has_pixels_blocks_and_georeference_of_array(tmp_path, dtype):
     pixels = pattern(3, 700, 1100, dtype)
     write_geotiff(tmp_path / "scene.tif", pixels, UTM_31N, 32631)
 
@@ -542,7 +542,7 @@ def test_a_geotiff_written_from_an_array_has_its_pixels_blocks_and_place(tmp_pat
     np.testing.assert_allclose(place_of_corner[0, :2], [3.0, 48.7526], atol=1e-3)
 
 
-def test_a_geotiff_without_place_has_none(tmp_path):
+def test_geotiff_has_no_georeference_when_none_is_given(tmp_path):
     write_geotiff(tmp_path / "plain.tif", pattern(1, 20, 30), compression="NONE")
 
     assert open_image(place(tmp_path / "plain.tif"), SETTINGS).sensor_model is None

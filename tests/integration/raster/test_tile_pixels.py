@@ -64,7 +64,7 @@ def stretched(values, low, high):
 
 
 @pytest.mark.parametrize("tile_format", ["GTIFF", "NITF", "PNG"])
-def test_every_tile_is_what_numpy_makes_of_the_image(source, pixels, tile_format):
+def test_tile_pixels_equal_those_of_numpy(source, pixels, tile_format):
     is_declared = source.driver_name == "GTIFF"
     encoder = encoder_of(source, tile_format, **RGB | {"bands": [5, 3, 2], "nodataFill": 9})
     for tile in TILES:
@@ -80,7 +80,7 @@ def test_every_tile_is_what_numpy_makes_of_the_image(source, pixels, tile_format
 
 
 @pytest.mark.parametrize("tile_format", ["GTIFF", "PNG"])
-def test_pixels_that_two_tiles_share_are_the_same_in_both(source, tile_format):
+def test_pixels_that_two_tiles_share_are_same_in_both(source, tile_format):
     encoder = encoder_of(source, tile_format, **RGB | {"bands": [5, 3, 2]})
     decoded = [decode_tile(bytes(encoder.encode(tile))) for tile in TILES]
     for first, second in ((0, 1), (1, 2), (1, 3), (2, 4)):
@@ -96,7 +96,7 @@ def test_pixels_that_two_tiles_share_are_the_same_in_both(source, tile_format):
 
 
 @pytest.mark.parametrize("source", ["GTiff"], indirect=True)
-def test_tiles_carry_the_bands_and_the_georeference_but_no_value_of_other_pixels(source, tmp_path):
+def test_tiles_carry_bands_and_georeference_but_no_other_pixels(source, tmp_path):
     encoder = encoder_of(source, "GTIFF", **RGB)
     for number, tile in enumerate(TILES):
         (tmp_path / f"{number}.tif").write_bytes(encoder.encode(tile))
@@ -110,7 +110,7 @@ def test_tiles_carry_the_bands_and_the_georeference_but_no_value_of_other_pixels
 
 @pytest.mark.parametrize("source", ["GTiff"], indirect=True)
 @pytest.mark.parametrize("keys", [{}, {"pixelType": "UINT16"}, {"bands": [4, 4, 1]}], ids=str)
-def test_values_that_are_asked_for_as_they_are_stay_so(source, pixels, keys):
+def test_values_are_unchanged_when_no_scaling_is_requested(source, pixels, keys):
     bands = keys.get("bands", range(1, 9))
     decoded = decode_tile(bytes(encoder_of(source, "GTIFF", **keys).encode(TILES[1])))
     assert decoded.dtype == np.uint16
@@ -118,7 +118,7 @@ def test_values_that_are_asked_for_as_they_are_stay_so(source, pixels, keys):
 
 
 @pytest.mark.parametrize("source", ["GTiff"], indirect=True)
-def test_the_format_has_to_hold_the_prepared_tile_not_the_image(source):
+def test_format_has_to_hold_prepared_tile_not_image(source):
     with pytest.raises(TileEncodingError, match=r"8 band\(s\) of UInt16"):
         TileEncoder(source, "PNG").check()
     with pytest.raises(TileEncodingError, match=r"3 band\(s\) of Float32"):
@@ -126,7 +126,7 @@ def test_the_format_has_to_hold_the_prepared_tile_not_the_image(source):
 
 
 @pytest.mark.parametrize("source", ["GTiff"], indirect=True)
-def test_an_unknown_band_is_refused_with_those_that_exist(source):
+def test_unknown_band_is_refused_with_names_of_bands(source):
     with pytest.raises(
         InvalidImageRequestException, match=r'bands\[0\]="swir": a band of the image: 1 \(Gray\), 2, .*NIR'
     ):
@@ -138,7 +138,7 @@ ALGORITHMS = {"NEAREST": "near", "BILINEAR": "bilinear", "CUBIC": "cubic", "AVER
 
 @pytest.mark.parametrize("resampling", ALGORITHMS)
 @pytest.mark.parametrize("scale", [0.5, 0.37, 2.6])
-def test_scaled_tiles_are_what_gdal_makes_of_the_image(tmp_path, pixels, resampling, scale):
+def test_scaled_tiles_are_what_gdal_makes_of_image(tmp_path, pixels, resampling, scale):
     path = write_image(tmp_path / "valid.tif", pixels[:3, 90:])
     opened = open_image(place(path), SETTINGS)
     encoder = encoder_of(opened, "GTIFF", scale=scale, resampling=resampling)
@@ -156,7 +156,7 @@ def test_scaled_tiles_are_what_gdal_makes_of_the_image(tmp_path, pixels, resampl
 @pytest.mark.parametrize("source", ["GTiff"], indirect=True)
 @pytest.mark.parametrize("resampling", ALGORITHMS)
 @pytest.mark.parametrize("scale", [0.05, 0.3, 0.77, 1.9])
-def test_pixels_that_scaled_tiles_share_are_the_same_in_both(source, resampling, scale):
+def test_pixels_that_scaled_tiles_share_are_same_in_both(source, resampling, scale):
     encoder = encoder_of(source, "GTIFF", **RGB | {"scale": scale, "resampling": resampling})
     width, height = round(SIZE[1] * scale), round(SIZE[0] * scale)
     whole = decode_tile(bytes(encoder.encode(ImageRegion.of(((0, 0), (width, height))))))
@@ -168,7 +168,7 @@ def test_pixels_that_scaled_tiles_share_are_the_same_in_both(source, resampling,
 
 @pytest.mark.parametrize("source", ["GTiff"], indirect=True)
 @pytest.mark.parametrize("keys", [{"scale": 0.4}, {"gsd": 1.25}, {"scale": 3}], ids=str)
-def test_scaled_tiles_carry_the_georeference_of_their_own_pixels(source, tmp_path, keys):
+def test_scaled_tiles_carry_georeference_of_their_own_pixels(source, tmp_path, keys):
     step = 0.5 / keys["scale"] if "scale" in keys else 1.25
     width, height = round(SIZE[1] * 0.5 / step), round(SIZE[0] * 0.5 / step)
     row, col = height - 100, width - 120
@@ -187,7 +187,7 @@ def test_scaled_tiles_carry_the_georeference_of_their_own_pixels(source, tmp_pat
     assert np.abs(image_to_world(model)(corners) - expected)[:, :2].max() < 1 / 3600
 
 
-def test_an_rpc_of_a_scaled_tile_leads_to_the_same_places(tmp_path):
+def test_rpc_of_scaled_tile_leads_to_same_places(tmp_path):
     path = write_image(tmp_path / "rpc.tif", pattern(1, 600, 800), rpc=rpc_metadata())
     source = open_image(place(path), SETTINGS)
     tile = ImageRegion.of(((100, 60), (120, 90)))
@@ -199,7 +199,7 @@ def test_an_rpc_of_a_scaled_tile_leads_to_the_same_places(tmp_path):
     source.close()
 
 
-def test_overviews_are_read_below_the_scale_of_the_image_except_for_the_nearest_pixel(tmp_path):
+def test_overviews_are_read_below_scale_of_image_except_for_nearest_pixel(tmp_path):
     path = write_image(tmp_path / "image.tif", np.full((2, 400, 600), 100, np.uint16), options=("TILED=YES",))
     dataset = gdal.Open(str(path), gdal.GA_Update)
     dataset.BuildOverviews("AVERAGE", [2, 4])
@@ -218,7 +218,7 @@ def test_overviews_are_read_below_the_scale_of_the_image_except_for_the_nearest_
 
 
 @pytest.mark.parametrize("source", ["GTiff"], indirect=True)
-def test_a_tile_that_is_made_from_too_much_of_the_image_is_refused(source):
+def test_tile_that_is_made_from_too_much_of_image_is_refused(source):
     small = open_image(source.location, RasterSettings(max_tile_bytes=2_000))
     encoder = TileEncoder(small, "GTIFF", preparation=prepare(small, asked(bands=[1], scale=0.05)))
     with pytest.raises(TileEncodingError, match=r"made from 456000 bytes of the image, the limit is 128000 "):
@@ -227,7 +227,7 @@ def test_a_tile_that_is_made_from_too_much_of_the_image_is_refused(source):
 
 
 @pytest.mark.parametrize("kind", ["mask", "alpha"])
-def test_a_mask_and_an_alpha_band_declare_what_is_not_valid(tmp_path, kind, monkeypatch):
+def test_mask_and_alpha_band_mark_invalid_pixels(tmp_path, kind, monkeypatch):
     values = np.full((4, 100, 100), 1000, np.uint16)
     values[0] += np.arange(100, dtype=np.uint16)
     is_valid = np.tri(100, dtype=bool)
@@ -251,7 +251,7 @@ def test_a_mask_and_an_alpha_band_declare_what_is_not_valid(tmp_path, kind, monk
     source.close()
 
 
-def test_a_mask_is_not_looked_for_in_a_file_that_the_image_names(tmp_path):
+def test_mask_is_not_looked_for_in_file_that_image_names(tmp_path):
     path, other = tmp_path / "image.tif", tmp_path / "other.tif"
     for target in (path, other):
         write_image(target, np.full((1, 64, 64), 5, np.uint8))
@@ -268,7 +268,7 @@ def test_a_mask_is_not_looked_for_in_a_file_that_the_image_names(tmp_path):
     source.close()
 
 
-def test_the_values_of_a_large_image_are_a_bounded_sample_of_all_of_it(tmp_path):
+def test_statistics_of_large_image_use_bounded_sample(tmp_path):
     ramp = np.repeat(np.arange(5000, dtype=np.uint16), 2100).reshape(5000, 2100)
     path = write_image(tmp_path / "ramp.tif", ramp[None], options=("TILED=YES", "COMPRESS=DEFLATE"))
     source = open_image(place(path), SETTINGS)

@@ -121,7 +121,7 @@ def reads_the_same_elsewhere(encoded: bytes, tile_format: ImageFormats, expected
         (SAMPLES[-1], (ImageFormats.PNG, "NONE"), "palette of 65536 colours; use NITF/NONE or GTIFF/NONE or GTIFF/LZW"),
     ],
 )
-def test_a_refusal_names_the_samples_and_what_holds_them(
+def test_refusal_names_samples_and_suitable_formats(
     tmp_path: Path, samples: tuple[Any, ...], pair: tuple[str, str], named: str
 ) -> None:
     source = open_image(place(write_samples(tmp_path / "image.tif", *samples)), RasterSettings())
@@ -130,7 +130,7 @@ def test_a_refusal_names_the_samples_and_what_holds_them(
     assert str(caught.value).endswith(named)
 
 
-def test_the_number_of_bits_stays_known(tmp_path: Path) -> None:
+def test_number_of_bits_stays_known(tmp_path: Path) -> None:
     source = open_image(place(write_samples(tmp_path / "i.tif", gdal.GDT_UInt16, 12, 0, 1, False)), RasterSettings())
     (tmp_path / "tile.tif").write_bytes(TileEncoder(source, "GTIFF").encode(TILE))
     tile = gdal.Open(str(tmp_path / "tile.tif"))
@@ -139,7 +139,7 @@ def test_the_number_of_bits_stays_known(tmp_path: Path) -> None:
     assert band.GetMetadataItem("NBITS", "IMAGE_STRUCTURE") is None
 
 
-def test_a_pixel_beyond_its_palette_fails_no_png(tmp_path: Path) -> None:
+def test_pixel_beyond_its_palette_fails_no_png(tmp_path: Path) -> None:
     path = write_samples(tmp_path / "image.tif", gdal.GDT_Byte, None, 16, 1, False)
     source = open_image(place(path), RasterSettings())
     assert np.array_equal(decode_tile(TileEncoder(source, "PNG").encode(TILE))[0], pixels_of(path))
@@ -176,7 +176,7 @@ PLACES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", PLACES)
-def test_no_place_of_an_image_fails_its_nitf_tiles(tmp_path: Path, name: str) -> None:
+def test_nitf_tiles_are_written_at_any_location(tmp_path: Path, name: str) -> None:
     georeference = dict(PLACES[name])
     system = georeference.pop("system", None)
     path = write_image(tmp_path / "image.tif", pattern(1, SIDE, SIDE), **georeference)
@@ -193,7 +193,7 @@ def test_no_place_of_an_image_fails_its_nitf_tiles(tmp_path: Path, name: str) ->
     assert np.array_equal(decode_tile(TileEncoder(source, "NITF").encode(TILE))[0], pixels_of(path))
 
 
-def test_every_tile_of_an_oblique_nitf_is_written(tmp_path: Path) -> None:
+def test_every_tile_of_oblique_nitf_is_written(tmp_path: Path) -> None:
     """Corners to the second of arc are a parallelogram in some tiles and none in others."""
     side = 1200
     corners = ((0.5, 0.5, 5.0, 52.004), (1199.5, 0.5, 5.0061, 52.0043), (1199.5, 1199.5, 5.0073, 52.0))
@@ -233,7 +233,7 @@ def test_texts_of_another_encoding_fail_no_tile(tmp_path: Path) -> None:
     assert (band.GetDescription(), band.GetUnitType()) == ("band\xfcname", "unit\xfcx")
 
 
-def test_a_picture_with_broken_exif_is_read_without_metadata(tmp_path: Path) -> None:
+def test_picture_with_broken_exif_is_read_without_metadata(tmp_path: Path) -> None:
     path = write_image(tmp_path / "image.jpg", pattern(1, SIDE, SIDE), "JPEG")
     body, exif = path.read_bytes(), b"Exif\0\0II*\0" + b"\xff" * 20
     exif = exif.replace(b"II*\0", b"eseq")
@@ -245,7 +245,7 @@ def test_a_picture_with_broken_exif_is_read_without_metadata(tmp_path: Path) -> 
     assert decode_tile(TileEncoder(source, "PNG").encode(TILE)).shape == (1, 32, 40)
 
 
-def test_a_tile_that_gdal_refuses_without_a_word_has_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tile_that_gdal_refuses_without_word_has_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image(tmp_path / "image.tif", pattern(1, SIDE, SIDE), **PLACES["two control points"])
     monkeypatch.setattr("aws.osml.model_runner.raster.tile_encoder.tile_view", placed_view)
     monkeypatch.setattr("aws.osml.model_runner.raster.tile_encoder.keep_rpc", lambda view: None)
@@ -262,7 +262,7 @@ def placed_view(dataset: Any, tile: ImageRegion, _data_type: str, _pixels: Any, 
     return view
 
 
-def test_a_file_of_several_images_says_that_the_first_is_read(tmp_path: Path) -> None:
+def test_file_of_several_images_reports_that_first_is_read(tmp_path: Path) -> None:
     path = write_image(tmp_path / "pages.tif", pattern(1, SIDE, SIDE))
     memory = gdal.Open(str(write_image(tmp_path / "two.tif", pattern(1, 32, 32))))
     gdal.GetDriverByName("GTiff").CreateCopy(str(path), memory, options=["APPEND_SUBDATASET=YES"]).FlushCache()

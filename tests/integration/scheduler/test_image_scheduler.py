@@ -69,13 +69,13 @@ def _raising(error: Exception) -> Callable[..., Any]:
 
 
 class TestBuffer:
-    def test_a_request_waits_with_its_regions_counted(self, worker, messages, scene, model_server):
+    def test_request_waits_with_its_regions_counted(self, worker, messages, scene, model_server):
         send(messages, message(worker, scene, model_server("centerpoint").invocations_url, priority=3))
         (job,) = worker.outstanding_jobs.open_jobs()
         assert (job.region_count, job.num_attempts, job.request.priority) == (2, 0, 3)
         assert worker.received_regions() == []
 
-    def test_an_image_that_cannot_be_read_ends_with_its_message_set_aside_as_it_came(
+    def test_unreadable_image_fails_and_its_message_is_dead_lettered(
         self, worker, messages, tmp_path, data_plane, statuses, model_server
     ):
         body = message(worker, tmp_path / "gone.tif", model_server("centerpoint").invocations_url)
@@ -84,7 +84,7 @@ class TestBuffer:
         assert sorted(statuses.heard()) == ["FAILED", "STARTED"]
         assert worker.open_jobs() == []
 
-    def test_a_bad_request_holds_up_no_other(self, worker, messages, scene, model_server, data_plane):
+    def test_bad_request_holds_up_no_other(self, worker, messages, scene, model_server, data_plane):
         url = model_server("centerpoint").invocations_url
         send(
             messages, "no json", message(worker, scene, url), '{"jobId": "broken"}', message(worker, scene, url, "two")
@@ -92,7 +92,7 @@ class TestBuffer:
         assert len(worker.open_jobs()) == 2
         assert len(dead_letters(worker, data_plane)) == 2
 
-    def test_a_header_that_cannot_be_read_now_is_read_when_the_image_starts(
+    def test_header_that_cannot_be_read_now_is_read_when_image_starts(
         self, worker, messages, scene, model_server, clients, data_plane, clock, monkeypatch
     ):
         bucket = data_plane.result_bucket
@@ -107,7 +107,7 @@ class TestBuffer:
         assert worker.start_waiting() == 1
         assert worker.work_off().image_status == "SUCCESS"
 
-    def test_an_endpoint_with_many_images_waiting_keeps_no_other_message_on_the_queue(
+    def test_endpoint_with_many_images_waiting_keeps_no_other_message_on_queue(
         self, worker, messages, scene, model_server, clock
     ):
         busy, idle = (model_server("centerpoint").invocations_url for _ in range(2))
@@ -133,9 +133,7 @@ class TestBuffer:
         ].values()
         assert int(depth) == 1
 
-    def test_while_as_many_images_wait_as_a_turn_may_read_requests_stay_on_the_queue(
-        self, worker, data_plane, scene, clock
-    ):
+    def test_requests_stay_on_queue_while_buffer_is_full(self, worker, data_plane, scene, clock):
         turns = SchedulerLock(worker.outstanding_jobs, worker.jobs, clock)
         queue = RequestQueue(data_plane.image_queue, 0, client=worker.clients.client("sqs"))
         pauses: list[float] = []
@@ -149,7 +147,7 @@ class TestBuffer:
 
 
 class TestTurns:
-    def test_the_least_loaded_endpoint_is_next_and_none_is_filled_above_its_target(
+    def test_least_loaded_endpoint_is_next_and_none_is_filled_above_its_target(
         self, new_worker, scene, model_server, logs
     ):
         worker = new_worker(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="8")
@@ -169,7 +167,7 @@ class TestTurns:
         worker.work_off()
         assert worker.start_waiting() == 1
 
-    def test_what_is_measured(self, new_worker, scene, model_server, capsys):
+    def test_scheduler_records_metrics(self, new_worker, scene, model_server, capsys):
         worker = new_worker(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="16")
         for name in ("a", "b", "c"):
             request = worker.request(scene, model_server("centerpoint").invocations_url, name)
@@ -183,7 +181,7 @@ class TestTurns:
             *("ApproximateNumberOfRequestsBuffered", "ApproximateNumberOfRequestsVisible"),
         } <= names
 
-    def test_first_come_first_served_asks_nothing_of_endpoints(self, new_worker, scene, model_server, clock):
+    def test_fifo_scheduler_describes_no_endpoint(self, new_worker, scene, model_server, clock):
         worker = new_worker(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="1")
         process = worker.worker_process
         turns = SchedulerLock(worker.outstanding_jobs, worker.jobs, clock)
@@ -193,9 +191,7 @@ class TestTurns:
             worker.image_handler.estimate_load(worker.image_handler.accept(worker.request(scene, url, name)))
         assert worker.start_waiting() == 3
 
-    def test_a_worker_that_died_in_its_turn_or_in_its_plan_blocks_nothing_after_its_lease(
-        self, new_worker, scene, model_server, clock
-    ):
+    def test_lease_ends_when_worker_died_as_scheduler_or_planner(self, new_worker, scene, model_server, clock):
         worker = new_worker(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="8")
         url = model_server("centerpoint").invocations_url
         worker.image_handler.estimate_load(worker.image_handler.accept(worker.request(scene, url, "a")))
@@ -213,7 +209,7 @@ class TestTurns:
         assert worker.start_waiting() == 1
         assert running(worker) == ["a"]
 
-    def test_an_image_that_is_not_begun_is_given_back_at_once_when_the_worker_stops(self, worker, scene, model_server):
+    def test_image_that_is_not_begun_is_released_at_once_when_worker_stops(self, worker, scene, model_server):
         url = model_server("centerpoint").invocations_url
         worker.image_handler.estimate_load(worker.image_handler.accept(worker.request(scene, url)))
         worker.scheduler.due.set()
@@ -225,7 +221,7 @@ class TestTurns:
 
 
 class TestVariants:
-    def test_one_is_drawn_for_all_tiles_of_an_image(self, worker, scene, gateway, model_server):
+    def test_one_is_drawn_for_all_tiles_of_image(self, worker, scene, gateway, model_server):
         model = model_server("centerpoint").invocations_url
         gateway.add_endpoint("ships", LocalEndpoint(model, (Variant("blue", weight=1.0), Variant("off", weight=0.0))))
         request = worker.request(scene, "ships")
@@ -235,7 +231,7 @@ class TestVariants:
         assert stored.endpoint_parameters == {"TargetVariant": "blue"}
 
 
-def test_an_hour_in_the_buffer_changes_nothing_of_the_result(new_worker, scene, model_server, clock):
+def test_result_is_same_when_image_waited_an_hour(new_worker, scene, model_server, clock):
     """All fields of a request come through the tables: region of interest, thresholds, parameters, properties."""
     model = model_server("flood", count=40)
     changes = {

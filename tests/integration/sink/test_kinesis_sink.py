@@ -72,7 +72,7 @@ def ids_of(kinesis: Any, stream: str) -> Counter[str]:
                    for record in records_of(kinesis, stream))  # fmt: skip
 
 
-def test_each_feature_is_a_collection_of_its_own(kinesis: Any, stream: str, make: Any) -> None:
+def test_each_feature_is_collection_of_its_own(kinesis: Any, stream: str, make: Any) -> None:
     heard: list[int] = []
     make().deliver(delivery(3), heard.append)
     records = records_of(kinesis, stream)
@@ -86,7 +86,7 @@ def test_each_feature_is_a_collection_of_its_own(kinesis: Any, stream: str, make
     assert heard == [3]
 
 
-def test_the_job_may_be_the_partition_key(kinesis: Any, stream: str, make: Any) -> None:
+def test_job_may_be_partition_key(kinesis: Any, stream: str, make: Any) -> None:
     make(partition_key="JOB").deliver(delivery(3))
     assert [record["PartitionKey"] for record in records_of(kinesis, stream)] == ["job-1"] * 3
 
@@ -103,14 +103,14 @@ def test_batches_are_confirmed_one_by_one(
     assert ids_of(kinesis, stream) == Counter({f"feature-{n}": 1 for n in range(1100)})
 
 
-def test_a_delivery_goes_on_where_it_was_left(kinesis: Any, stream: str, make: Any) -> None:
+def test_delivery_resumes_at_stored_position(kinesis: Any, stream: str, make: Any) -> None:
     positions: list[int] = []
     make(batch_size=2).deliver(delivery(5, position=3), positions.append)
     assert positions == [5]
     assert ids_of(kinesis, stream) == Counter(["feature-3", "feature-4"])
 
 
-def test_nothing_left_is_nothing_sent(kinesis: Any, stream: str, make: Any) -> None:
+def test_no_record_is_sent_when_none_is_left(kinesis: Any, stream: str, make: Any) -> None:
     make().deliver(delivery(5, position=5))
     make().deliver(delivery(0))
     assert ids_of(kinesis, stream) == Counter()
@@ -162,7 +162,7 @@ def test_with_partial_failures_at_random_every_feature_arrives_once(kinesis: Any
     assert max(waits) <= 5.0
 
 
-def test_a_stream_that_takes_nothing_is_given_up(kinesis: Any, stream: str, make: Any) -> None:
+def test_delivery_fails_when_stream_refuses_all_records(kinesis: Any, stream: str, make: Any) -> None:
     with answering(kinesis, "PutRecords", refuse([True] * 5)) as calls, pytest.raises(SinkError) as caught:
         make(max_idle_tries=3).deliver(delivery(5))
     assert len(calls) == 3
@@ -170,7 +170,7 @@ def test_a_stream_that_takes_nothing_is_given_up(kinesis: Any, stream: str, make
     assert stream in str(caught.value)
 
 
-def test_a_lost_reply_repeats_at_most_one_batch(kinesis: Any, stream: str, make: Any) -> None:
+def test_lost_reply_repeats_at_most_one_batch(kinesis: Any, stream: str, make: Any) -> None:
     with losing_first_reply(kinesis, "PutRecords"):
         make(batch_size=2).deliver(delivery(6))
     copies = ids_of(kinesis, stream)
@@ -178,7 +178,7 @@ def test_a_lost_reply_repeats_at_most_one_batch(kinesis: Any, stream: str, make:
     assert sum(copies.values()) <= 8
 
 
-def test_a_feature_that_is_too_long_is_named_and_hides_no_other(kinesis: Any, stream: str, make: Any) -> None:
+def test_feature_that_is_too_long_is_named_and_hides_no_other(kinesis: Any, stream: str, make: Any) -> None:
     too_long = delivery(6, pad={1: 2**20, 4: 2**20 - 100})
     positions: list[int] = []
     with pytest.raises(SinkPermanentError, match="feature-1, feature-4") as caught:
@@ -188,7 +188,7 @@ def test_a_feature_that_is_too_long_is_named_and_hides_no_other(kinesis: Any, st
     assert positions == [6]
 
 
-def test_a_delivery_that_goes_on_still_tells_of_what_was_left_out(make: Any) -> None:
+def test_resumed_delivery_reports_skipped_features(make: Any) -> None:
     with pytest.raises(SinkPermanentError, match="feature-1"):
         make().deliver(delivery(3, position=3, pad={1: 2**20}))
 
@@ -198,14 +198,14 @@ def test_only_some_of_many_ids_are_named(make: Any) -> None:
         make().deliver(delivery(7, pad=dict.fromkeys(range(7), 2**20)))
 
 
-def test_large_features_fill_a_call_by_bytes(kinesis: Any, stream: str, make: Any) -> None:
+def test_large_features_fill_call_by_bytes(kinesis: Any, stream: str, make: Any) -> None:
     positions: list[int] = []
     make().deliver(delivery(12, pad=dict.fromkeys(range(12), 900_000)), positions.append)
     assert positions == [5, 10, 12]
     assert sum(ids_of(kinesis, stream).values()) == 12
 
 
-def test_a_stream_with_a_larger_limit_takes_larger_features(kinesis: Any, stream: str, make: Any) -> None:
+def test_larger_features_fit_stream_with_larger_limit(kinesis: Any, stream: str, make: Any) -> None:
     summary = {"StreamStatus": "ACTIVE", "StreamName": stream, "MaxRecordSizeInKiB": 2048}
     body = json.dumps({"StreamDescriptionSummary": summary}).encode()
     answer = (200, {"Content-Type": "application/x-amz-json-1.1"}, body)
@@ -241,7 +241,7 @@ def test_classes_of_errors(
     assert code in str(caught.value)
 
 
-def test_a_stream_that_is_being_made_may_come(kinesis: Any, stream: str, make: Any) -> None:
+def test_stream_that_is_being_made_may_come(kinesis: Any, stream: str, make: Any) -> None:
     body = json.dumps({"StreamDescriptionSummary": {"StreamStatus": "CREATING"}}).encode()
     answer = (200, {"Content-Type": "application/x-amz-json-1.1"}, body)
     with answering(kinesis, "DescribeStreamSummary", answer):
@@ -252,7 +252,7 @@ def test_a_stream_that_is_being_made_may_come(kinesis: Any, stream: str, make: A
     assert make().validate_kinesis_stream() is True
 
 
-def test_a_stream_that_is_missing(kinesis: Any) -> None:
+def test_stream_that_is_missing(kinesis: Any) -> None:
     sink = KinesisSink("no-such-stream", client=kinesis)
     assert sink.validate_kinesis_stream() is False
     assert sink.write("job", []) is False
@@ -270,18 +270,18 @@ def test_write_sends_features(kinesis: Any, stream: str, make: Any) -> None:
     assert sorted(copies.values()) == [2, 2], "the same feature has the same id every time"
 
 
-def test_write_tells_of_failure_by_its_result(kinesis: Any, make: Any) -> None:
+def test_write_returns_false_when_it_fails(kinesis: Any, make: Any) -> None:
     with answering(kinesis, "PutRecords", json_error("AccessDeniedException")):
         assert make().write("job", [{"type": "Feature", "geometry": None, "properties": {}}]) is False
 
 
-def test_flush_sends_entries_as_they_are(kinesis: Any, stream: str, make: Any) -> None:
+def test_flush_sends_entries_unchanged(kinesis: Any, stream: str, make: Any) -> None:
     make()._flush_stream([{"Data": b"anything", "PartitionKey": "k"}])
     make()._flush_stream([])
     assert [record["Data"] for record in records_of(kinesis, stream)] == [b"anything"]
 
 
-def test_what_a_sink_is_called(stream: str, make: Any) -> None:
+def test_sink_has_name_and_mode(stream: str, make: Any) -> None:
     sink = make(batch_size=7)
     assert (KinesisSink.name(), str(sink), sink.stream, sink.batch_size) == (
         "Kinesis",
@@ -291,17 +291,17 @@ def test_what_a_sink_is_called(stream: str, make: Any) -> None:
     )
 
 
-def test_a_stream_that_can_be_written_has_no_problem(kinesis: Any, stream: str, make: Any) -> None:
+def test_stream_that_can_be_written_has_no_problem(kinesis: Any, stream: str, make: Any) -> None:
     assert make().check("job-1") == []
     assert records_of(kinesis, stream) == []
 
 
-def test_a_stream_that_is_missing_is_a_problem(kinesis: Any) -> None:
+def test_stream_that_is_missing_is_problem(kinesis: Any) -> None:
     (problem,) = KinesisSink("no-such-stream", client=kinesis).check("job-1")
     assert str(problem) == 'stream="no-such-stream": a stream that exists (ResourceNotFoundException)'
 
 
-def test_a_stream_that_may_not_be_described_is_a_problem(kinesis: Any, make: Any) -> None:
+def test_stream_that_may_not_be_described_is_problem(kinesis: Any, make: Any) -> None:
     """A delivery begins with the same call."""
     with answering(kinesis, "DescribeStreamSummary", json_error("AccessDeniedException")):
         (problem,) = make().check("job-1")
@@ -309,15 +309,13 @@ def test_a_stream_that_may_not_be_described_is_a_problem(kinesis: Any, make: Any
 
 
 @pytest.mark.parametrize(("state", "problems"), [("CREATING", 0), ("UPDATING", 0), ("DELETING", 1)])
-def test_a_stream_is_a_problem_only_when_it_will_not_be_there(
-    kinesis: Any, make: Any, state: str, problems: int
-) -> None:
+def test_stream_is_problem_only_when_it_does_not_exist(kinesis: Any, make: Any, state: str, problems: int) -> None:
     body = json.dumps({"StreamDescriptionSummary": {"StreamStatus": state}}).encode()
     with answering(kinesis, "DescribeStreamSummary", (200, {"Content-Type": "application/x-amz-json-1.1"}, body)):
         assert len(make().check("job-1")) == problems
 
 
-def test_a_stream_that_cannot_be_described_now_is_no_problem(emulator: Any, stream: str) -> None:
+def test_stream_that_cannot_be_described_now_is_no_problem(emulator: Any, stream: str) -> None:
     once = single_try_client(emulator, "kinesis")
     refusal = answering(once, "DescribeStreamSummary", json_error("LimitExceededException"))
     with refusal, pytest.raises(SinkError) as caught:

@@ -51,7 +51,7 @@ def keys(s3: Any, prefix: str) -> list[str]:
     return [entry["Key"] for entry in s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])]
 
 
-def test_write_puts_a_feature_collection_under_the_jobs_name(s3: Any) -> None:
+def test_write_puts_feature_collection_under_jobs_name(s3: Any) -> None:
     sink = S3Sink(BUCKET, "written", client=s3)
     assert sink.write("job-1", FEATURES)
     answer, body = stored(s3, "written/job-1.geojson")
@@ -61,13 +61,13 @@ def test_write_puts_a_feature_collection_under_the_jobs_name(s3: Any) -> None:
     assert answer["Metadata"]["feature-count"] == "3"
 
 
-def test_no_features_are_an_empty_collection(s3: Any) -> None:
+def test_no_features_are_empty_collection(s3: Any) -> None:
     assert S3Sink(BUCKET, "empty", client=s3).write("job", [])
     assert json.loads(stored(s3, "empty/job.geojson")[1]) == {"type": "FeatureCollection", "features": []}
 
 
 @pytest.mark.parametrize("count", [3, 200])
-def test_every_call_names_the_account_that_has_to_own_the_bucket(s3: Any, count: int) -> None:
+def test_every_call_names_account_that_has_to_own_bucket(s3: Any, count: int) -> None:
     sent: list[dict[str, str]] = []
 
     def watch(params: dict[str, Any], **_: Any) -> None:
@@ -81,7 +81,7 @@ def test_every_call_names_the_account_that_has_to_own_the_bucket(s3: Any, count:
     assert {headers.get("x-amz-expected-bucket-owner") for headers in sent} == {"000000000000"}
 
 
-def test_a_result_carries_its_checksum(s3: Any) -> None:
+def test_result_carries_its_checksum(s3: Any) -> None:
     sent: list[dict[str, str]] = []
 
     def watch(params: dict[str, Any], **_: Any) -> None:
@@ -95,7 +95,7 @@ def test_a_result_carries_its_checksum(s3: Any) -> None:
     assert "x-amz-acl" not in sent[0]
 
 
-def test_an_acl_is_set_only_when_asked_for(s3: Any) -> None:
+def test_acl_is_set_only_when_requested(s3: Any) -> None:
     sent: list[str | None] = []
 
     def watch(params: dict[str, Any], **_: Any) -> None:
@@ -108,19 +108,19 @@ def test_an_acl_is_set_only_when_asked_for(s3: Any) -> None:
     assert sent == ["bucket-owner-full-control", None]
 
 
-def test_a_named_result_lies_in_the_jobs_directory(s3: Any) -> None:
+def test_named_result_is_in_directory_of_job(s3: Any) -> None:
     S3Sink(BUCKET, "named/", client=s3).deliver(delivery(result_name="image one.tif"))
     assert keys(s3, "named/") == ["named/job-1/image%20one.tif.geojson"]
 
 
-def test_metadata_of_a_delivery_is_kept(s3: Any) -> None:
+def test_metadata_of_delivery_is_kept(s3: Any) -> None:
     S3Sink(BUCKET, "meta", client=s3).deliver(delivery(job_id="jöb", metadata={"agg-fence": "7"}))
     (key,) = keys(s3, "meta/")
     assert stored(s3, key)[0]["Metadata"] == {"job-id": "j%C3%B6b", "feature-count": "3", "agg-fence": "7"}
 
 
 @pytest.mark.parametrize("count", [0, 1, 60_000, 120_001])
-def test_in_parts_or_in_one_piece_the_bytes_are_the_same(s3: Any, count: int) -> None:
+def test_in_parts_or_in_one_piece_bytes_are_same(s3: Any, count: int) -> None:
     heard: list[int] = []
     sink = S3Sink(BUCKET, "large", client=s3, part_bytes=5 * 1024 * 1024)
     sink.deliver(delivery(count), heard.append)
@@ -130,14 +130,14 @@ def test_in_parts_or_in_one_piece_the_bytes_are_the_same(s3: Any, count: int) ->
     assert uploads(s3, "large/") == []
 
 
-def test_a_result_in_parts_has_the_same_options(s3: Any) -> None:
+def test_result_in_parts_has_same_options(s3: Any) -> None:
     S3Sink(BUCKET, "parts", client=s3, part_bytes=5 * 1024 * 1024).deliver(delivery(60_000))
     answer = s3.head_object(Bucket=BUCKET, Key="parts/job-1.geojson")
     assert answer["ContentType"] == "application/geo+json"
     assert answer["Metadata"] == {"job-id": "job-1"}, "features are not counted before the upload begins"
 
 
-def test_a_part_that_fails_leaves_nothing_behind(s3: Any) -> None:
+def test_failed_part_leaves_no_upload(s3: Any) -> None:
     sink = S3Sink(BUCKET, "broken", client=s3, part_bytes=5 * 1024 * 1024)
     with answering(s3, "UploadPart", None, xml_error("AccessDenied", 403)), pytest.raises(InvalidS3BucketException):
         sink.deliver(delivery(120_000))
@@ -145,7 +145,7 @@ def test_a_part_that_fails_leaves_nothing_behind(s3: Any) -> None:
     assert uploads(s3, "broken/") == []
 
 
-def test_an_abort_that_fails_hides_no_error(s3: Any) -> None:
+def test_abort_that_fails_hides_no_error(s3: Any) -> None:
     sink = S3Sink(BUCKET, "stuck", client=s3, part_bytes=5 * 1024 * 1024)
     with (
         answering(s3, "UploadPart", xml_error("AccessDenied", 403)),
@@ -155,7 +155,7 @@ def test_an_abort_that_fails_hides_no_error(s3: Any) -> None:
         sink.deliver(delivery(60_000))
 
 
-def test_a_lost_reply_does_no_harm(s3: Any) -> None:
+def test_lost_reply_does_no_harm(s3: Any) -> None:
     with losing_first_reply(s3, "PutObject") as lost:
         S3Sink(BUCKET, "lost", client=s3).deliver(delivery())
     assert len(lost) == 1
@@ -188,13 +188,13 @@ def test_classes_of_errors(s3_once: Any, code: str, status: int, raised: type[Si
     assert code in str(caught.value)
 
 
-def test_a_service_that_is_away_may_come_back(s3_once: Any) -> None:
+def test_service_that_is_away_may_come_back(s3_once: Any) -> None:
     with never_sending(s3_once, "PutObject"), pytest.raises(SinkError) as caught:
         S3Sink(BUCKET, "away", client=s3_once).deliver(delivery())
     assert caught.value.can_retry
 
 
-def test_a_bucket_that_is_missing(s3: Any) -> None:
+def test_bucket_that_is_missing(s3: Any) -> None:
     sink = S3Sink("no-such-bucket-here", "p", client=s3)
     assert sink.validate_s3_bucket() is False
     assert sink.write("job", FEATURES) is False
@@ -202,18 +202,18 @@ def test_a_bucket_that_is_missing(s3: Any) -> None:
         sink.deliver(delivery())
 
 
-def test_a_bucket_name_that_is_none(s3: Any) -> None:
+def test_bucket_name_that_is_none(s3: Any) -> None:
     sink = S3Sink("not a bucket", "p", client=s3)
     assert sink.validate_s3_bucket() is False
     with pytest.raises(InvalidS3BucketException):
         sink.deliver(delivery())
 
 
-def test_write_tells_of_failure_by_its_result(s3: Any) -> None:
+def test_write_returns_false_when_it_fails(s3: Any) -> None:
     assert S3Sink(BUCKET, "/odd", client=s3).write("job", FEATURES) is False
 
 
-def test_what_a_sink_is_called(s3: Any) -> None:
+def test_sink_has_name_and_mode(s3: Any) -> None:
     sink = S3Sink(BUCKET, "p", client=s3)
     assert (S3Sink.name(), str(sink), sink.bucket, sink.prefix) == ("S3", "S3 AGGREGATE", BUCKET, "p")
     assert sink.validate_s3_bucket() is True
@@ -228,7 +228,7 @@ def own_clients(emulator: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     default_clients.cache_clear()
 
 
-def test_without_a_client_the_processs_own_is_used(s3: Any, own_clients: None) -> None:
+def test_without_client_processs_own_is_used(s3: Any, own_clients: None) -> None:
     assert S3Sink(BUCKET, "own").write("job", FEATURES)
     assert keys(s3, "own/") == ["own/job.geojson"]
 
@@ -236,47 +236,47 @@ def test_without_a_client_the_processs_own_is_used(s3: Any, own_clients: None) -
 class TestCheck:
     """A result's properties before it exists."""
 
-    def test_a_bucket_that_can_be_written_has_no_problem_and_nothing_in_it_afterwards(self, s3: Any) -> None:
+    def test_check_of_bucket_leaves_no_object(self, s3: Any) -> None:
         assert S3Sink(BUCKET, "checked", client=s3).check("job-1") == []
         assert (keys(s3, "checked"), uploads(s3, "checked")) == ([], [])
 
-    def test_a_bucket_that_is_missing_is_named(self, s3: Any) -> None:
+    def test_bucket_that_is_missing_is_named(self, s3: Any) -> None:
         (problem,) = S3Sink("no-such-bucket-here", "p", client=s3).check("job-1")
         assert str(problem) == 'bucket="no-such-bucket-here": a bucket that exists (NoSuchBucket)'
 
     @pytest.mark.parametrize(
         ("code", "status"), [("AccessDenied", 403), ("AllAccessDisabled", 403), ("PermanentRedirect", 301)]
     )
-    def test_a_bucket_that_may_not_be_written_is_named(self, s3: Any, code: str, status: int) -> None:
+    def test_bucket_that_may_not_be_written_is_named(self, s3: Any, code: str, status: int) -> None:
         with answering(s3, "CreateMultipartUpload", xml_error(code, status)):
             (problem,) = S3Sink(BUCKET, "denied", client=s3).check("job-1")
         assert problem.field == "bucket"
         assert code in problem.expectation
 
     @pytest.mark.parametrize(("code", "status"), [("SlowDown", 503), ("InternalError", 500), ("ExpiredToken", 400)])
-    def test_a_service_that_cannot_answer_now_refuses_nothing(self, s3_once: Any, code: str, status: int) -> None:
+    def test_check_passes_when_service_cannot_respond(self, s3_once: Any, code: str, status: int) -> None:
         answer = answering(s3_once, "CreateMultipartUpload", xml_error(code, status))
         with answer, pytest.raises(SinkError) as caught:
             S3Sink(BUCKET, "away", client=s3_once).check("job-1")
         assert caught.value.can_retry
 
-    def test_a_service_that_is_away_refuses_nothing(self, s3_once: Any) -> None:
+    def test_check_passes_when_service_is_unavailable(self, s3_once: Any) -> None:
         with never_sending(s3_once, "CreateMultipartUpload"), pytest.raises(SinkError) as caught:
             S3Sink(BUCKET, "away", client=s3_once).check("job-1")
         assert caught.value.can_retry
 
-    def test_a_key_that_may_encrypt_and_not_decrypt_refuses_nothing(self, s3: Any) -> None:
+    def test_check_passes_when_key_may_only_encrypt(self, s3: Any) -> None:
         """A result that is one put needs no more."""
         body = b"<Error><Code>AccessDenied</Code><Message>not authorized to perform: kms:Decrypt</Message></Error>"
         with answering(s3, "CreateMultipartUpload", (403, {}, body)), pytest.raises(SinkError):
             S3Sink(BUCKET, "keys", client=s3).check("job-1")
 
-    def test_an_upload_that_may_not_be_aborted_refuses_nothing(self, s3: Any) -> None:
+    def test_check_passes_when_upload_may_not_be_aborted(self, s3: Any) -> None:
         with answering(s3, "AbortMultipartUpload", xml_error("AccessDenied", 403)):
             assert S3Sink(BUCKET, "stays", client=s3).check("job-1") == []
         assert keys(s3, "stays") == []
 
-    def test_a_prefix_that_leaves_its_place_and_a_library_that_is_not_there_are_told_at_once(
+    def test_sink_refuses_escaping_prefix_and_missing_library_at_once(
         self, s3: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("importlib.util.find_spec", lambda _name: None)
@@ -285,7 +285,7 @@ class TestCheck:
         assert f"pip install '{REQUIREMENT}'" in problems[0].expectation
 
 
-def test_the_result_of_another_job_is_never_replaced(s3: Any) -> None:
+def test_result_of_another_job_is_never_replaced(s3: Any) -> None:
     """The image i1.tif of job J below out, and the job i1.tif below out/J, have one key."""
     first = S3Sink(BUCKET, "taken", client=s3)
     other = S3Sink(BUCKET, "taken/J", client=s3)
@@ -300,7 +300,7 @@ def test_the_result_of_another_job_is_never_replaced(s3: Any) -> None:
 
 
 @pytest.mark.parametrize(("count", "call"), [(3, "PutObject"), (60_000, "CompleteMultipartUpload")])
-def test_a_result_that_another_job_writes_meanwhile_stays(s3: Any, s3_once: Any, count: int, call: str) -> None:
+def test_result_that_another_job_writes_meanwhile_stays(s3: Any, s3_once: Any, count: int, call: str) -> None:
     prefix = f"raced-{count}"
 
     def write_as_another(**_: Any) -> None:
@@ -318,7 +318,7 @@ def test_a_result_that_another_job_writes_meanwhile_stays(s3: Any, s3_once: Any,
     assert uploads(s3, prefix) == []
 
 
-def test_a_result_that_is_deleted_meanwhile_is_written_again(s3: Any, s3_once: Any) -> None:
+def test_result_that_is_deleted_meanwhile_is_written_again(s3: Any, s3_once: Any) -> None:
     sink = S3Sink(BUCKET, "deleted", client=s3_once)
     sink.deliver(delivery())
 
@@ -331,7 +331,7 @@ def test_a_result_that_is_deleted_meanwhile_is_written_again(s3: Any, s3_once: A
     assert keys(s3, "deleted/") == ["deleted/job-1.geojson"]
 
 
-def test_a_sink_that_may_not_read_still_writes(s3: Any, s3_once: Any) -> None:
+def test_sink_that_may_not_read_still_writes(s3: Any, s3_once: Any) -> None:
     with answering(s3_once, "HeadObject", xml_error("AccessDenied", 403)):
         S3Sink(BUCKET, "unread", client=s3_once).deliver(delivery())
     assert keys(s3, "unread") == ["unread/job-1.geojson"]

@@ -73,13 +73,13 @@ def test_features_reach_every_output(outputs: list[dict[str, Any]], emulator: An
 
 
 @pytest.mark.parametrize("broken", [0, 1])
-def test_an_output_that_fails_hides_no_other(outputs: list[dict[str, Any]], broken: int) -> None:
+def test_output_that_fails_hides_no_other(outputs: list[dict[str, Any]], broken: int) -> None:
     outputs[broken]["bucket" if broken == 0 else "stream"] = "there-is-no-such-thing"
     for order in (outputs, outputs[::-1]):
         assert SinkFactory.sink_features("job-1", json.dumps(order), FEATURES) is True
 
 
-def test_when_every_output_fails_it_is_told(outputs: list[dict[str, Any]]) -> None:
+def test_delivery_raises_when_every_output_fails(outputs: list[dict[str, Any]]) -> None:
     outputs[0]["bucket"] = "there-is-no-such-thing"
     assert SinkFactory.sink_features("job-1", json.dumps(outputs[:1]), FEATURES) is False
     assert SinkFactory.sink_features("job-1", "[]", FEATURES) is False
@@ -105,7 +105,7 @@ class OldSink(Sink):
         return self.is_good
 
 
-def test_a_sink_that_only_writes_takes_a_delivery_too() -> None:
+def test_delivery_works_with_sink_that_only_writes() -> None:
     sink = OldSink(is_good=True)
     heard: list[int] = []
     sink.deliver(Delivery.from_features("job-1", FEATURES), heard.append)

@@ -70,7 +70,7 @@ def region(**attributes: Any) -> Any:
     return image(region_id="(0, 0)(5, 5)-job-1", failed_tiles=None, **attributes)
 
 
-def test_an_image_event(topic: Topic) -> None:
+def test_image_event(topic: Topic) -> None:
     ImageStatusMonitor(topic.arn).process_event(image(), R.SUCCESS, "Completed image processing")
     ((text, attributes),) = topic.heard()
     assert text == "StatusMonitor update: SUCCESS job-1: Completed image processing"
@@ -99,7 +99,7 @@ def test_extra_attributes_replace_no_fact(topic: Topic) -> None:
     assert (attributes["status"], attributes["job_id"]) == ("FAILED", "job-1")
 
 
-def test_a_region_event(topic: Topic) -> None:
+def test_region_event(topic: Topic) -> None:
     item = region(processing_duration=1700)
     item.failed_tiles = [[[0, 0], [5, 5]]]
     RegionStatusMonitor(topic.arn).process_event(item, R.PARTIAL, "Completed region processing")
@@ -116,7 +116,7 @@ def test_a_region_event(topic: Topic) -> None:
     }
 
 
-def test_a_region_with_very_many_failed_tiles_still_has_its_event(topic: Topic) -> None:
+def test_region_with_very_many_failed_tiles_still_has_its_event(topic: Topic) -> None:
     item = region()
     item.failed_tiles = [[[n, n], [512, 512]] for n in range(40_000)]
     RegionStatusMonitor(topic.arn).process_event(item, R.FAILED, "m")
@@ -141,7 +141,7 @@ def test_reasons_are_redacted_in_messages_and_logs(topic: Topic) -> None:
 
 
 @pytest.mark.parametrize("field", ["job_id", "image_id", "processing_duration"])
-def test_an_item_without_a_field(topic: Topic, field: str) -> None:
+def test_item_without_field(topic: Topic, field: str) -> None:
     for monitor, item in ((ImageStatusMonitor(topic.arn), image()), (RegionStatusMonitor(topic.arn), region())):
         setattr(item, field, None)
         with pytest.raises(StatusMonitorException, match=field):
@@ -151,14 +151,14 @@ def test_an_item_without_a_field(topic: Topic, field: str) -> None:
             monitor.process_event(item, R.FAILED, "m")
 
 
-def test_a_region_without_its_id(topic: Topic) -> None:
+def test_region_without_its_id(topic: Topic) -> None:
     item = region()
     item.region_id = None
     with pytest.raises(StatusMonitorException, match="region_id"):
         RegionStatusMonitor(topic.arn).process_event(item, R.FAILED, "m")
 
 
-def test_a_topic_that_is_missing_is_an_error_of_the_monitor(topic: Topic, emulator: Any) -> None:
+def test_topic_that_is_missing_is_error_of_monitor(topic: Topic, emulator: Any) -> None:
     monitor = ImageStatusMonitor(topic.arn)
     monitor.sns_helper.sns_client = single_try_client(emulator, "sns")
     with (
@@ -172,14 +172,14 @@ def test_a_topic_that_is_missing_is_an_error_of_the_monitor(topic: Topic, emulat
 
 
 @pytest.mark.parametrize("topic_arn", [None, ""])
-def test_without_a_topic_nothing_is_sent(topic_arn: str | None) -> None:
+def test_no_status_is_sent_without_topic(topic_arn: str | None) -> None:
     helper = SNSHelper(topic_arn)
     assert helper.publish_message("m", {}) is None
     assert helper.sns_client is None
     ImageStatusMonitor(topic_arn).process_event(image(), R.FAILED, "m")
 
 
-def test_publishing_returns_the_messages_id(topic: Topic, emulator: Any) -> None:
+def test_publishing_returns_messages_id(topic: Topic, emulator: Any) -> None:
     helper = SNSHelper(topic.arn, client=emulator.client("sns"))
     assert helper.publish_message("hello", {"a": "b"})
     assert topic.heard() == [("hello", {"a": "b"})]
@@ -202,7 +202,7 @@ def with_values(item: Any, **values: Any) -> Any:
     return item
 
 
-def test_an_id_names_an_event_and_not_a_status(topic: Topic) -> None:
+def test_id_names_event_and_not_status(topic: Topic) -> None:
     events = [
         (with_values(image(), tile_success=1, tile_error=0), R.IN_PROGRESS),
         (with_values(image(), tile_success=98, tile_error=1), R.IN_PROGRESS),
@@ -217,7 +217,7 @@ def test_an_id_names_an_event_and_not_a_status(topic: Topic) -> None:
     assert len(set(ids_of(topic, *events))) == len(events)
 
 
-def test_an_event_that_is_published_again_keeps_its_id(topic: Topic) -> None:
+def test_event_that_is_published_again_keeps_its_id(topic: Topic) -> None:
     first = with_values(image(), tile_success=98, tile_error=1, generation=Decimal(1), processing_duration=10)
     again = with_values(image(), tile_success=98, tile_error=1, generation=1, processing_duration=90)
     for status in (R.PARTIAL, R.IN_PROGRESS):
@@ -225,7 +225,7 @@ def test_an_event_that_is_published_again_keeps_its_id(topic: Topic) -> None:
         assert one == other
 
 
-def test_a_fifo_topic_gets_jobs_in_order(emulator: Any) -> None:
+def test_fifo_topic_gets_jobs_in_order(emulator: Any) -> None:
     sent: list[dict[str, Any]] = []
     client = emulator.client("sns")
 
@@ -263,7 +263,7 @@ def test_a_fifo_topic_gets_jobs_in_order(emulator: Any) -> None:
         ({"region_count": 2, "region_error": 2, "tile_success": 0, "tile_error": 0}, R.FAILED),
     ],
 )
-def test_status_of_an_image(counters: dict[str, Any], status: RequestStatus) -> None:
+def test_status_of_image(counters: dict[str, Any], status: RequestStatus) -> None:
     assert ImageStatusMonitor(None).get_status(SimpleNamespace(**counters)) is status
 
 
@@ -281,5 +281,5 @@ def test_status_of_an_image(counters: dict[str, Any], status: RequestStatus) -> 
         ({}, R.IN_PROGRESS),
     ],
 )
-def test_status_of_a_region(counters: dict[str, Any], status: RequestStatus) -> None:
+def test_status_of_region(counters: dict[str, Any], status: RequestStatus) -> None:
     assert RegionStatusMonitor(None).get_status(SimpleNamespace(**counters)) is status

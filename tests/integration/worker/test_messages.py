@@ -99,7 +99,7 @@ class TestHidden:
         monkeypatch.setattr(queue, "reset_request", noted)
         return waits
 
-    def test_a_message_is_hidden_again_at_each_heartbeat(self, worker, queue_of, monkeypatch):
+    def test_message_is_hidden_again_at_each_heartbeat(self, worker, queue_of, monkeypatch):
         queue = queue_of("REGION_QUEUE")
         message = sent(queue, "{}")
         waits = self.hidden_for(queue, monkeypatch)
@@ -112,7 +112,7 @@ class TestHidden:
         assert len(waits) <= count + 1, "the beat that was under way may still end"
         assert not is_deleted(queue, message)
 
-    def test_a_queue_that_hides_for_less_than_a_heartbeat_is_told_at_once(self, worker, queue_of, monkeypatch):
+    def test_queue_that_hides_for_less_than_heartbeat_is_reported_at_once(self, worker, queue_of, monkeypatch):
         queue = queue_of("REGION_QUEUE")
         message = sent(queue, "{}")
         monkeypatch.setattr(queue, "visibility_timeout_s", lambda: 1)
@@ -123,7 +123,7 @@ class TestHidden:
 
 class TestDeadLetters:
     @pytest.mark.parametrize("is_named", [True, False], ids=["named", "the queue's own"])
-    def test_a_message_is_set_aside_as_it_came_with_its_reason_in_the_log(self, queue_of, logs, is_named):
+    def test_message_is_dead_lettered_unchanged_and_reason_is_logged(self, queue_of, logs, is_named):
         aside = queue_of("IMAGE_DLQ")
         letters = DeadLetters(queue_of("IMAGE_QUEUE"), aside.queue_url if is_named else None)
         letters.put('{"odd":  1}', "it is odd")
@@ -131,7 +131,7 @@ class TestDeadLetters:
         (event,) = [log for log in logs if log["event"] == "message.rejected"]
         assert (event["reason"], event["has_dead_letter_queue"]) == ("it is odd", True)
 
-    def test_without_any_queue_the_log_is_all_that_is_left(self, queue_of, logs):
+    def test_without_any_queue_log_is_all_that_is_left(self, queue_of, logs):
         queue = queue_of("IMAGE_DLQ")
         DeadLetters(queue, None).put("{}", "it is odd")
         (event,) = logs
@@ -140,7 +140,7 @@ class TestDeadLetters:
 
 
 class TestImageMessages:
-    def test_a_request_is_done_and_its_message_deleted(self, worker, image_messages, queue_of, scene, model_server):
+    def test_request_is_done_and_its_message_deleted(self, worker, image_messages, queue_of, scene, model_server):
         queue = queue_of("IMAGE_QUEUE")
         message = sent(queue, message_of(worker, scene, model_server("centerpoint").invocations_url))
         image_messages.handle(message)
@@ -162,7 +162,7 @@ class TestImageMessages:
             ),
         ],
     )
-    def test_what_can_never_be_done_is_set_aside_told_and_deleted(
+    def test_hopeless_request_is_dead_lettered_published_and_deleted(
         self, image_messages, queue_of, statuses, body, reason, job_id
     ):
         queue = queue_of("IMAGE_QUEUE")
@@ -174,7 +174,7 @@ class TestImageMessages:
         assert (attributes["image_status"], attributes["job_id"]) == ("FAILED", job_id)
         assert reason in text
 
-    def test_a_request_is_accepted_whole_or_not_at_all(
+    def test_request_is_accepted_whole_or_not_at_all(
         self, worker, image_messages, queue_of, statuses, scene, model_server, clients
     ):
         queue, names = queue_of("IMAGE_QUEUE"), [str(scene), "/none/odd.tif"]
@@ -192,7 +192,7 @@ class TestImageMessages:
         assert worker.jobs.find(f"job:{scene}").image_status == "FAILED"
         assert worker.jobs.find("job:/none/odd.tif") is None
 
-    def test_the_longest_ids_that_a_request_may_have_are_stored(self, worker, image_messages, queue_of, statuses):
+    def test_longest_ids_that_request_may_have_are_stored(self, worker, image_messages, queue_of, statuses):
         urls = [f"s3://images/{number}{'é' * 511}" for number in (1, 2)]
         body = message_of(worker, "", "http://127.0.0.1:1/invocations", jobId="\U0001f6a2" * 128, imageUrls=urls)
         queue = queue_of("IMAGE_QUEUE")
@@ -204,7 +204,7 @@ class TestImageMessages:
         assert bodies(queue_of("IMAGE_DLQ")) == []
         assert len(worker.open_jobs()) == 2
 
-    def test_an_image_that_cannot_be_planned_hides_no_other_of_its_request(
+    def test_image_that_cannot_be_planned_hides_no_other_of_its_request(
         self, worker, image_messages, queue_of, scene, model_server, logs
     ):
         queue = queue_of("IMAGE_QUEUE")
@@ -227,7 +227,7 @@ class TestImageMessages:
         ],
         ids=lambda value: type(value).__name__,
     )
-    def test_whatever_its_acceptance_raises_a_request_ends_with_a_status(
+    def test_request_ends_with_status_when_acceptance_raises(
         self, image_messages, queue_of, statuses, scene, worker, error, most_tries
     ):
         queue = queue_of("IMAGE_QUEUE")
@@ -246,7 +246,7 @@ class TestImageMessages:
         assert type(error).__name__ in text
 
     @pytest.mark.parametrize("is_scheduled", [True, False])
-    def test_whatever_its_plan_raises_an_image_ends_with_a_status(
+    def test_image_ends_with_status_when_planning_raises(
         self, worker, queue_of, dead_letters_of, statuses, scene, monkeypatch, is_scheduled
     ):
         """GDAL, PROJ and GEOS raise errors of their own classes; only what a service or the machine lacks may pass."""
@@ -274,7 +274,7 @@ class TestImageMessages:
         assert "the image cannot be planned: RuntimeError: Not a TIFF file" in ended["runtime"]
         assert sorted(worker.open_jobs()) == [f"{job}:file://{scene}" for job in ("memory", "service")]
 
-    def test_the_same_message_again_is_deleted_and_changes_nothing(
+    def test_repeated_message_is_deleted_and_changes_no_row(
         self, worker, image_messages, queue_of, scene, model_server
     ):
         queue, model = queue_of("IMAGE_QUEUE"), model_server("centerpoint")
@@ -309,7 +309,7 @@ REGION = {
 
 
 class TestRegionMessages:
-    def test_the_last_region_finishes_the_image(self, worker, region_messages, queue_of, scene, model_server):
+    def test_last_region_finishes_image(self, worker, region_messages, queue_of, scene, model_server):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
         worker.plan(request)
         queue = queue_of("REGION_QUEUE")
@@ -318,7 +318,7 @@ class TestRegionMessages:
         assert is_deleted(queue, message)
         assert worker.jobs.get_image_request(request.image_id).image_status == "SUCCESS"
 
-    def test_a_message_that_is_none_is_set_aside_and_deleted(self, region_messages, queue_of):
+    def test_invalid_message_is_dead_lettered_and_deleted(self, region_messages, queue_of):
         queue = queue_of("REGION_QUEUE")
         message = sent(queue, '{"region_id": 7}')
         region_messages.handle(message)
@@ -339,7 +339,7 @@ class TestRegionMessages:
             ("job_id", "other"),
         ],
     )
-    def test_what_a_message_says_beside_its_names_changes_nothing(
+    def test_other_fields_of_region_message_are_ignored(
         self, worker, region_messages, queue_of, scene, model_server, name, value
     ):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
@@ -358,7 +358,7 @@ class TestRegionMessages:
         assert is_deleted(queue, true_message)
         assert bodies(queue_of("REGION_DLQ")) == []
 
-    def test_a_message_that_outlived_its_job_is_deleted(self, region_messages, queue_of, logs):
+    def test_message_that_outlived_its_job_is_deleted(self, region_messages, queue_of, logs):
         queue = queue_of("REGION_QUEUE")
         message = sent(queue, json.dumps(REGION))
         region_messages.handle(message)
@@ -374,7 +374,7 @@ class TestRegionMessages:
         ],
         ids=["deferred", "interrupted"],
     )
-    def test_a_region_that_cannot_be_done_now_is_given_back_for_a_while(
+    def test_region_is_released_when_it_cannot_be_processed_now(
         self, worker, region_messages, queue_of, monkeypatch, logs, outcome, seconds
     ):
         waits: list[int] = []
@@ -390,7 +390,7 @@ class TestRegionMessages:
         }
         assert event["reason"] == outcome.reason
 
-    def test_a_region_that_waits_for_long_gets_a_new_message(self, worker, region_messages, queue_of, monkeypatch):
+    def test_region_that_waits_for_long_gets_new_message(self, worker, region_messages, queue_of, monkeypatch):
         deferred = Deferred("held", 0.5)
         monkeypatch.setattr(worker.region_handler, "process_region_request", lambda *_: deferred)
         queue = queue_of("REGION_QUEUE")
@@ -404,7 +404,7 @@ class TestRegionMessages:
         assert counts == [*range(1, _RENEWED_AFTER + 1), 1]
         assert message.body == json.dumps(REGION)
 
-    def test_an_unforeseen_error_leaves_the_message_to_come_again(self, worker, region_messages, queue_of, monkeypatch):
+    def test_unforeseen_error_leaves_message_to_come_again(self, worker, region_messages, queue_of, monkeypatch):
         monkeypatch.setattr(worker.region_handler, "process_region_request", lambda *_: 1 / 0)
         queue = queue_of("REGION_QUEUE")
         message = sent(queue, json.dumps(REGION))

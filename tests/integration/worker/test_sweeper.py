@@ -48,9 +48,7 @@ def status_of(worker: InProcessWorker, request: ImageRequest) -> str | None:
     return worker.jobs.get_image_request(request.image_id).image_status
 
 
-def test_an_image_whose_worker_died_after_accepting_it_is_planned_and_ends(
-    worker, scene, model_server, statuses, clock
-):
+def test_image_is_planned_when_worker_died_after_acceptance(worker, scene, model_server, statuses, clock):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     worker.image_handler.accept(request)
     clock.ahead_s += LEASE_S + 2
@@ -62,7 +60,7 @@ def test_an_image_whose_worker_died_after_accepting_it_is_planned_and_ends(
     assert worker.open_jobs() == []
 
 
-def test_a_plan_that_is_being_made_is_left_to_its_worker_until_it_is_stale(worker, scene, model_server, clock):
+def test_plan_in_progress_is_left_to_its_worker_until_stale(worker, scene, model_server, clock):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     job = worker.image_handler.accept(request)
     assert worker.outstanding_jobs.start_planning(job, "dead", LEASE_S)
@@ -73,7 +71,7 @@ def test_a_plan_that_is_being_made_is_left_to_its_worker_until_it_is_stale(worke
     assert len(worker.regions_of(request)) == 2
 
 
-def test_a_plan_whose_worker_died_between_its_messages_is_sent_whole(worker, scene, model_server, clock):
+def test_plan_is_sent_whole_when_worker_died_between_messages(worker, scene, model_server, clock):
     model = model_server("centerpoint")
     request = worker.request(scene, model.invocations_url)
     worker.plan(request)
@@ -91,7 +89,7 @@ def test_a_plan_whose_worker_died_between_its_messages_is_sent_whole(worker, sce
     assert model.stats()["requests"] == 8
 
 
-def test_a_plan_that_is_made_again_leaves_regions_that_have_ended_alone(worker, scene, model_server, clock):
+def test_repeated_plan_does_not_restart_ended_regions(worker, scene, model_server, clock):
     model = model_server("centerpoint")
     request = worker.request(scene, model.invocations_url)
     worker.plan(request)
@@ -106,7 +104,7 @@ def test_a_plan_that_is_made_again_leaves_regions_that_have_ended_alone(worker, 
     assert model.stats()["requests"] == 8
 
 
-def test_planning_that_fails_again_and_again_is_given_up_after_an_hour(worker, scene, model_server, clock, statuses):
+def test_image_fails_when_planning_fails_for_an_hour(worker, scene, model_server, clock, statuses):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     worker.image_handler.accept(request)
     for _ in range(6):
@@ -121,7 +119,7 @@ def test_planning_that_fails_again_and_again_is_given_up_after_an_hour(worker, s
     assert worker.open_jobs() == []
 
 
-def test_a_region_whose_message_was_lost_is_sent_again(worker, scene, model_server, clock):
+def test_region_is_sent_again_when_its_message_was_lost(worker, scene, model_server, clock):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     worker.plan(request)
     assert lose_messages(worker) == 2
@@ -133,7 +131,7 @@ def test_a_region_whose_message_was_lost_is_sent_again(worker, scene, model_serv
     assert worker.received_regions() == []
 
 
-def test_only_regions_that_nobody_is_at_are_sent_again(worker, scene, model_server, clock):
+def test_only_unclaimed_regions_are_sent_again(worker, scene, model_server, clock):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     worker.plan(request)
     lose_messages(worker)
@@ -149,7 +147,7 @@ def test_only_regions_that_nobody_is_at_are_sent_again(worker, scene, model_serv
     assert [region.region_id for _, region in worker.received_regions()] == [held.region_id, waiting.region_id]
 
 
-def test_a_region_that_was_just_sent_is_not_sent_once_more(worker, scene, model_server, clock):
+def test_region_that_was_just_sent_is_not_sent_once_more(worker, scene, model_server, clock):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     worker.plan(request)
     do_region(worker, request, 0)
@@ -162,7 +160,7 @@ def test_a_region_that_was_just_sent_is_not_sent_once_more(worker, scene, model_
     assert [region.region_id for _, region in worker.received_regions()] == ["(0, 512)(512, 512)-job"]
 
 
-def test_a_region_that_waits_in_a_long_queue_is_sent_less_and_less_often(new_worker, scene, model_server, clock, logs):
+def test_region_that_waits_in_long_queue_is_sent_less_and_less_often(new_worker, scene, model_server, clock, logs):
     worker = new_worker()
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     worker.plan(request)
@@ -180,7 +178,7 @@ def test_a_region_that_waits_in_a_long_queue_is_sent_less_and_less_often(new_wor
     assert gaps[-1] >= 2 * gaps[0]
 
 
-def test_an_image_whose_last_region_was_counted_by_a_worker_that_died_then_is_finished(worker, scene, model_server):
+def test_image_is_finished_when_worker_died_after_last_region(worker, scene, model_server):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     worker.plan(request)
     for number in (0, 1):
@@ -191,7 +189,7 @@ def test_an_image_whose_last_region_was_counted_by_a_worker_that_died_then_is_fi
     assert len(worker.result("job")) == 8
 
 
-def test_a_status_that_was_not_published_is_published(worker, scene, model_server, clients, statuses):
+def test_status_that_was_not_published_is_published(worker, scene, model_server, clients, statuses):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     worker.image_handler.process_image_request(request)
     with answering(clients.client("sns"), "Publish", query_error("InternalError", 400)):
@@ -206,7 +204,7 @@ def test_a_status_that_was_not_published_is_published(worker, scene, model_serve
     assert statuses.heard() == []
 
 
-def test_a_request_that_is_sent_again_before_its_end_is_published_has_to_wait(worker, tmp_path, clients, statuses):
+def test_repeated_request_waits_until_end_is_published(worker, tmp_path, clients, statuses):
     request = worker.request(tmp_path / "gone.tif", "ships")
     with answering(clients.client("sns"), "Publish", query_error("InternalError", 400)):
         job = worker.image_handler.accept(request, "first")
@@ -220,7 +218,7 @@ def test_a_request_that_is_sent_again_before_its_end_is_published_has_to_wait(wo
     assert statuses.heard() == ["FAILED", "STARTED"]
 
 
-def test_each_beginning_and_each_end_of_a_job_is_an_event_of_its_own(worker, tmp_path, statuses):
+def test_each_start_and_each_end_of_job_has_own_status_id(worker, tmp_path, statuses):
     request = worker.request(tmp_path / "gone.tif", "ships")
     for message_id in ("first", "second"):
         job = worker.image_handler.accept(request, message_id)
@@ -234,7 +232,7 @@ def test_each_beginning_and_each_end_of_a_job_is_an_event_of_its_own(worker, tmp
 
 
 @pytest.mark.parametrize(("good_tiles", "status"), [(1, "PARTIAL"), (0, "FAILED")])
-def test_past_its_deadline_a_job_is_sealed_and_ends(new_worker, scene, clock, statuses, good_tiles, status):
+def test_past_its_deadline_job_is_abandoned_and_ends(new_worker, scene, clock, statuses, good_tiles, status):
     worker = new_worker()
     request = worker.request(scene, "http://127.0.0.1:9/invocations")
     worker.plan(request)
@@ -259,7 +257,7 @@ def test_past_its_deadline_a_job_is_sealed_and_ends(new_worker, scene, clock, st
 DAY_S = 86_400.0
 
 
-def test_an_image_that_waits_for_days_has_its_whole_time_once_it_starts(new_worker, scene, model_server, clock):
+def test_deadline_begins_when_image_starts(new_worker, scene, model_server, clock):
     worker = new_worker()
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     worker.image_handler.accept(request)
@@ -276,7 +274,7 @@ def test_an_image_that_waits_for_days_has_its_whole_time_once_it_starts(new_work
     assert worker.open_jobs() == []
 
 
-def test_an_image_that_waits_too_long_fails_and_says_what_to_do(new_worker, scene, clock, statuses):
+def test_image_fails_with_advice_when_it_waits_too_long(new_worker, scene, clock, statuses):
     worker = new_worker(JOB_WAIT_LIMIT_S=str(2 * DAY_S))
     request = worker.request(scene, "http://127.0.0.1:9/invocations")
     worker.image_handler.accept(request)
@@ -288,9 +286,7 @@ def test_an_image_that_waits_too_long_fails_and_says_what_to_do(new_worker, scen
     assert statuses.heard().count("FAILED") == 1
 
 
-def test_a_job_that_is_begun_again_may_wait_again_before_its_deadline_counts(
-    worker, scene, model_server, clock, monkeypatch
-):
+def test_deadline_begins_again_when_job_is_redriven(worker, scene, model_server, clock, monkeypatch):
     request = worker.request(scene, model_server("centerpoint").invocations_url)
     worker.plan(request)
     lose_messages(worker)
@@ -309,7 +305,7 @@ def test_a_job_that_is_begun_again_may_wait_again_before_its_deadline_counts(
     assert all(region.expire_time > clock() + DEADLINE_S for region in worker.regions_of(request))
 
 
-def test_past_the_deadline_an_image_that_is_gone_is_sealed_all_the_same(new_worker, tmp_path, clock):
+def test_missing_image_is_abandoned_past_deadline(new_worker, tmp_path, clock):
     image = write_scene(tmp_path / "image.tif")
     planner, worker = new_worker("planner"), new_worker("worker")
     roi = "POLYGON ((2.9 48.6, 3.1 48.6, 3.1 48.9, 2.9 48.9, 2.9 48.6))"
@@ -322,7 +318,7 @@ def test_past_the_deadline_an_image_that_is_gone_is_sealed_all_the_same(new_work
     assert (row.image_status, row.tile_error) == ("FAILED", 8)
 
 
-def test_a_job_whose_row_has_expired_is_forgotten(new_worker, scene, clock):
+def test_open_job_is_closed_when_its_row_has_expired(new_worker, scene, clock):
     worker = new_worker()
     request = worker.request(scene, "http://127.0.0.1:9/invocations")
     worker.image_handler.accept(request)
@@ -332,7 +328,7 @@ def test_a_job_whose_row_has_expired_is_forgotten(new_worker, scene, clock):
     assert worker.jobs.find(request.image_id) is None
 
 
-def test_a_job_that_cannot_be_helped_now_keeps_no_other_waiting(worker, scene, model_server, clients, clock, logs):
+def test_job_that_cannot_be_helped_now_keeps_no_other_waiting(worker, scene, model_server, clients, clock, logs):
     stuck = worker.request(scene, model_server("centerpoint").invocations_url, job_id="a-stuck")
     worker.plan(stuck)
     for number in (0, 1):
@@ -381,7 +377,7 @@ def with_all_regions_done(worker: InProcessWorker, scene: Path, model: str, job_
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_an_image_that_cannot_be_finished_ends_failed_and_holds_no_other_up(
+def test_image_that_cannot_be_finished_fails_and_delays_no_other(
     new_worker, scene, model_server, clock, statuses, monkeypatch, error
 ):
     worker = new_worker()
@@ -408,9 +404,7 @@ def test_an_image_that_cannot_be_finished_ends_failed_and_holds_no_other_up(
     assert worker.open_jobs() == [other.image_id]
 
 
-def test_what_passes_by_itself_counts_only_past_the_deadline(
-    new_worker, scene, model_server, clock, monkeypatch, statuses
-):
+def test_transient_error_counts_only_past_deadline(new_worker, scene, model_server, clock, monkeypatch, statuses):
     worker = new_worker()
     request = with_all_regions_done(worker, scene, model_server("centerpoint").invocations_url, "job")
     finish_failing_with(monkeypatch, request.image_id, client_error("ProvisionedThroughputExceededException"))
@@ -429,7 +423,7 @@ def test_what_passes_by_itself_counts_only_past_the_deadline(
     assert worker.open_jobs() == []
 
 
-def test_a_worker_that_is_told_to_stop_gives_the_image_back_at_once(new_worker, scene, model_server, monkeypatch):
+def test_stopping_worker_releases_image_at_once(new_worker, scene, model_server, monkeypatch):
     worker = new_worker()
     request = with_all_regions_done(worker, scene, model_server("centerpoint").invocations_url, "job")
     finish_failing_with(monkeypatch, request.image_id, RuntimeError("interrupted"))
@@ -453,7 +447,7 @@ def spoil(worker: InProcessWorker, request: ImageRequest, expression: str, value
 
 
 @pytest.mark.parametrize("change", UNREADABLE.values(), ids=UNREADABLE)
-def test_a_row_that_cannot_be_read_holds_nothing_up_and_ends_at_its_deadline(
+def test_unreadable_row_delays_no_job_and_ends_at_its_deadline(
     worker, scene, model_server, clock, statuses, logs, change
 ):
     bad = worker.request(scene, "http://127.0.0.1:9/invocations", job_id="a-bad")
@@ -479,7 +473,7 @@ def test_a_row_that_cannot_be_read_holds_nothing_up_and_ends_at_its_deadline(
     assert list(worker.outstanding_jobs.open_rows()) == []
 
 
-def test_a_row_that_cannot_be_read_is_cancelled_by_its_keys(worker, scene, statuses):
+def test_row_that_cannot_be_read_is_cancelled_by_its_keys(worker, scene, statuses):
     request = worker.request(scene, "http://127.0.0.1:9/invocations")
     worker.image_handler.accept(request)
     spoil(worker, request, *UNREADABLE["an attribute is gone"])
@@ -490,7 +484,7 @@ def test_a_row_that_cannot_be_read_is_cancelled_by_its_keys(worker, scene, statu
     assert list(worker.outstanding_jobs.open_rows()) == []
 
 
-def test_a_status_is_published_as_far_as_the_row_allows(new_worker, scene, statuses):
+def test_status_is_published_as_far_as_row_allows(new_worker, scene, statuses):
     worker = new_worker()
     request = worker.request(scene, "http://127.0.0.1:9/invocations")
     worker.image_handler.accept(request)
@@ -503,9 +497,7 @@ def test_a_status_is_published_as_far_as_the_row_allows(new_worker, scene, statu
     assert worker.open_jobs() == []
 
 
-def test_past_its_deadline_a_region_that_cannot_be_sealed_keeps_no_other_from_it(
-    new_worker, scene, clock, monkeypatch, statuses
-):
+def test_regions_are_abandoned_when_one_cannot_be(new_worker, scene, clock, monkeypatch, statuses):
     worker = new_worker()
     request = worker.request(scene, "http://127.0.0.1:9/invocations")
     worker.plan(request)
@@ -534,7 +526,7 @@ def test_past_its_deadline_a_region_that_cannot_be_sealed_keeps_no_other_from_it
     assert worker.open_jobs() == []
 
 
-def test_a_sweep_ends_between_two_jobs_when_the_worker_stops(worker, scene, clock):
+def test_sweep_ends_between_two_jobs_when_worker_stops(worker, scene, clock):
     for name in ("a", "b", "c"):
         worker.plan(worker.request(scene, "http://127.0.0.1:9/invocations", job_id=name))
     lose_messages(worker)
@@ -544,7 +536,7 @@ def test_a_sweep_ends_between_two_jobs_when_the_worker_stops(worker, scene, cloc
     assert len({region.image_id for _, region in worker.received_regions()}) == 1
 
 
-def test_of_two_sweepers_one_looks_after_a_job(new_worker, scene, clock):
+def test_of_two_sweepers_one_looks_after_job(new_worker, scene, clock):
     one, other = new_worker("one"), new_worker("other")
     request = one.request(scene, "http://127.0.0.1:9/invocations")
     one.plan(request)

@@ -60,7 +60,7 @@ def consumed(handle: Any, message: Any) -> None:
     consumer._work(message)
 
 
-def test_a_job_takes_the_trips_that_the_page_draws(trace, data_plane, clients, scene, model_server) -> None:
+def test_job_takes_trips_that_page_draws(trace, data_plane, clients, scene, model_server) -> None:
     worker = InProcessWorker(data_plane.environment, clients, Clock())
     worker.outputs = f'[{{"type": "S3", "bucket": "{data_plane.result_bucket}", "prefix": "out"}}]'
     queue = RequestQueue(data_plane.image_queue, 0, client=clients.client("sqs"))

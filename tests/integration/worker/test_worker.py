@@ -41,7 +41,7 @@ def busy_site(emulator, tmp_path_factory):
         yield busy_site
 
 
-def test_a_job_delivers_each_feature_once_to_every_output(busy_site, image, model_server):
+def test_job_delivers_each_feature_once_to_every_output(busy_site, image, model_server):
     model = model_server("flood", count=3)
     request = busy_site.request(str(image), model.invocations_url, postProcessing=_distillation("NONE"))
     job = request["jobId"]
@@ -69,7 +69,7 @@ def test_a_job_delivers_each_feature_once_to_every_output(busy_site, image, mode
     assert not [body for body in busy_site.drain("IMAGE_DLQ") if job in body]
 
 
-def test_an_image_in_s3_and_one_region(busy_site, tmp_path, model_server):
+def test_image_in_s3_and_one_region(busy_site, tmp_path, model_server):
     model, bucket = model_server("centerpoint"), busy_site.data_plane.result_bucket
     image = tmp_path / "small.tif"
     write_geotiff(image, np.zeros((1, 400, 500), np.uint8), (0.0, 1e-5, 0.0, 0.0, 0.0, -1e-5), epsg=4326)
@@ -81,9 +81,7 @@ def test_an_image_in_s3_and_one_region(busy_site, tmp_path, model_server):
     busy_site.check_books(request["jobId"])
 
 
-def test_a_model_for_8_bit_rgb_finds_the_same_in_eight_bands_of_16_bits_as_in_a_picture_made_by_hand(
-    busy_site, tmp_path, model_server
-):
+def test_rgb_model_finds_same_objects_in_16_bit_image(busy_site, tmp_path, model_server):
     model = model_server("bright-objects")
     scene = np.random.default_rng(4).normal(400, 6, (8, 500, 700))
     scene[1] += 200  # water is blue
@@ -110,7 +108,7 @@ def test_a_model_for_8_bit_rgb_finds_the_same_in_eight_bands_of_16_bits_as_in_a_
     assert json.loads(row["pixel_preparation"]["S"])["ranges"] == [limits] * 3
 
 
-def test_an_input_that_does_not_fit_the_image_fails_it_before_any_model_call(busy_site, image, model_server):
+def test_image_fails_before_model_call_when_input_does_not_fit(busy_site, image, model_server):
     model = model_server("centerpoint")
     request = busy_site.request(str(image), model.invocations_url, imageProcessorInput={"bands": ["NIR", 4]})
     busy_site.submit(request)
@@ -121,7 +119,7 @@ def test_an_input_that_does_not_fit_the_image_fails_it_before_any_model_call(bus
     assert model.stats()["requests"] == 0
 
 
-def test_every_malformed_request_is_set_aside_and_told_and_the_next_good_one_runs(site, image, model_server):
+def test_malformed_requests_are_dead_lettered_and_next_job_runs(site, image, model_server):
     model = model_server("centerpoint")
     # A message of over 256 KiB is refused by the queue itself.
     bad = [(name, body, fields) for name, body, fields in MALFORMED if body and len(body.encode()) < 250_000]
@@ -142,7 +140,7 @@ def test_every_malformed_request_is_set_aside_and_told_and_the_next_good_one_run
         assert any(all(field in event.message for field in fields) for event in told), name
 
 
-def test_the_same_request_three_times_is_one_job_and_another_under_its_id_is_refused(busy_site, image, model_server):
+def test_repeated_request_is_one_job_and_reused_id_is_refused(busy_site, image, model_server):
     model = model_server("centerpoint")
     request = busy_site.request(str(image), model.invocations_url)
     other = request | {"imageProcessorTileSize": 128}
@@ -161,7 +159,7 @@ def test_the_same_request_three_times_is_one_job_and_another_under_its_id_is_ref
     assert model.stats()["requests"] == 24
 
 
-def test_several_images_are_one_job_each_under_one_id(busy_site, image, tmp_path, model_server):
+def test_each_image_of_request_has_own_result(busy_site, image, tmp_path, model_server):
     model = model_server("centerpoint")
     second = tmp_path / "other" / image.name
     second.parent.mkdir()
@@ -175,7 +173,7 @@ def test_several_images_are_one_job_each_under_one_id(busy_site, image, tmp_path
     eventually(lambda: not busy_site.open_jobs(request["jobId"]))
 
 
-def test_a_region_of_interest_limits_what_the_model_sees(busy_site, image, model_server):
+def test_region_of_interest_limits_tiles(busy_site, image, model_server):
     model = model_server("centerpoint")
     # The upper left quarter, in degrees.
     roi = "POLYGON ((2.99 48.76, 3.00367 48.76, 3.00367 48.75165, 2.99 48.75165, 2.99 48.76))"
@@ -187,7 +185,7 @@ def test_a_region_of_interest_limits_what_the_model_sees(busy_site, image, model
 
 
 @pytest.mark.parametrize(("algorithm", "expected"), [("NMS", 1), ("SOFT_NMS", 1), ("NONE", 2)])
-def test_post_processing_is_what_the_request_asks(busy_site, image, model_server, algorithm, expected):
+def test_post_processing_follows_request(busy_site, image, model_server, algorithm, expected):
     """Two tiles of an image as wide as one and a bit see almost the same pixels, and report the same middle twice."""
     model = model_server("centerpoint")
     narrow = image.with_name(f"{algorithm}.tif")
@@ -199,7 +197,7 @@ def test_post_processing_is_what_the_request_asks(busy_site, image, model_server
     assert len(busy_site.features(request["jobId"])) == expected
 
 
-def test_tiles_that_the_model_refuses_make_the_job_partial_and_no_other_fails(busy_site, image, model_server):
+def test_job_is_partial_when_model_refuses_tiles(busy_site, image, model_server):
     model = model_server("failure", outcomes={"200": 0.6, "400": 0.4}, seed=3)
     request = busy_site.request(str(image), model.invocations_url)
     busy_site.submit(request)
@@ -212,7 +210,7 @@ def test_tiles_that_the_model_refuses_make_the_job_partial_and_no_other_fails(bu
 
 
 @pytest.mark.long
-def test_a_partial_job_that_is_sent_again_asks_only_for_what_failed(busy_site, image, model_server):
+def test_partial_job_repeats_only_failed_tiles(busy_site, image, model_server):
     model = model_server("failure", outcomes={"200": 0.6, "400": 0.4}, seed=3)
     request = busy_site.request(str(image), model.invocations_url)
     expected_calls, missing, generations = 0, 24, 0
@@ -237,7 +235,7 @@ def test_a_partial_job_that_is_sent_again_asks_only_for_what_failed(busy_site, i
     assert model.stats()["requests"] == expected_calls
 
 
-def test_redrive_begins_jobs_again_and_moves_dead_letters_back(busy_site, image, model_server, monkeypatch, capsys):
+def test_redrive_restarts_jobs_and_moves_dead_letters(busy_site, image, model_server, monkeypatch, capsys):
     model = model_server("failure", outcomes={"400": 1})
     request = busy_site.request(str(image), model.invocations_url)
     for name, value in busy_site.environment().items():
@@ -266,9 +264,7 @@ def test_redrive_begins_jobs_again_and_moves_dead_letters_back(busy_site, image,
 
 
 @pytest.mark.long
-def test_a_job_whose_bucket_went_missing_is_delivered_elsewhere_by_the_command(
-    site, image, model_server, monkeypatch, capsys, tmp_path
-):
+def test_redrive_delivers_elsewhere_when_bucket_went_missing(site, image, model_server, monkeypatch, capsys, tmp_path):
     model = model_server("failure", outcomes={"200": 1}, latency_ms=(200, 300))
     s3, bucket = site.client("s3"), "went-missing-under-way"
     s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
@@ -296,7 +292,7 @@ def test_a_job_whose_bucket_went_missing_is_delivered_elsewhere_by_the_command(
     assert model.stats()["requests"] == 24
 
 
-def test_a_model_that_answers_nothing_useful_fails_the_job(busy_site, image, model_server):
+def test_job_fails_when_model_returns_garbage(busy_site, image, model_server):
     model = model_server("failure", outcomes={"garbage": 1})
     request = busy_site.request(str(image), model.invocations_url)
     busy_site.submit(request)
@@ -306,7 +302,7 @@ def test_a_model_that_answers_nothing_useful_fails_the_job(busy_site, image, mod
 
 
 @pytest.mark.long
-def test_a_busy_model_is_waited_for_and_fails_no_tile(busy_site, image, model_server):
+def test_job_succeeds_when_model_is_busy(busy_site, image, model_server):
     model = model_server("failure", outcomes={"200": 0.7, "503": 0.2, "429": 0.1}, seed=1)
     request = busy_site.request(str(image), model.invocations_url)
     busy_site.submit(request)
@@ -322,7 +318,7 @@ def test_a_busy_model_is_waited_for_and_fails_no_tile(busy_site, image, model_se
         ("/no/such/file.tif", "/no/such/file.tif"),
     ],
 )
-def test_an_image_that_cannot_be_read_fails_with_the_reason(busy_site, model_server, url, reason):
+def test_image_fails_with_reason_when_it_cannot_be_read(busy_site, model_server, url, reason):
     request = busy_site.request(url, model_server("centerpoint").invocations_url)
     busy_site.submit(request)
     assert list(dict.fromkeys(busy_site.wait_for_end(request["jobId"]))) == ["STARTED", "FAILED"]
@@ -331,7 +327,7 @@ def test_an_image_that_cannot_be_read_fails_with_the_reason(busy_site, model_ser
 
 
 @pytest.mark.long
-def test_files_are_refused_unless_the_environment_allows_them(site, image, model_server):
+def test_files_are_refused_unless_configured(site, image, model_server):
     request = site.request(str(image), model_server("centerpoint").invocations_url)
     with site.worker(IMAGE_SOURCES=""):
         site.submit(request)
@@ -341,7 +337,7 @@ def test_files_are_refused_unless_the_environment_allows_them(site, image, model
 
 
 @pytest.mark.long
-def test_a_request_with_a_missing_output_is_refused_before_any_model_call(site, image, model_server):
+def test_request_is_refused_before_model_call_when_output_is_missing(site, image, model_server):
     model = model_server("centerpoint")
     request = site.request(str(image), model.invocations_url)
     request["outputs"][0]["bucket"] = "nobody-has-this-bucket"
@@ -356,7 +352,7 @@ def test_a_request_with_a_missing_output_is_refused_before_any_model_call(site, 
 
 
 @pytest.mark.long
-def test_the_environments_problems_are_told_all_at_once(site):
+def test_worker_reports_all_problems_of_environment(site):
     environment = site.environment(WORKERS="many", IMAGE_QUEUE="not a url", REGION_SIZE="large")
     del environment["FEATURE_TABLE"]
     with pytest.raises(Exception, match="exit code 2") as failure, _serve(site, environment) as process:

@@ -45,7 +45,7 @@ def problems_in(body):
 
 
 @pytest.mark.parametrize(("body", "fields"), [row[1:] for row in MALFORMED], ids=[row[0] for row in MALFORMED])
-def test_a_malformed_request_is_refused_with_every_wrong_field(body, fields):
+def test_malformed_request_is_refused_with_every_wrong_field(body, fields):
     with pytest.raises(InvalidImageRequestException) as refusal:
         parse_image_request_message(body)
     problems = refusal.value.problems
@@ -69,13 +69,13 @@ def test_a_malformed_request_is_refused_with_every_wrong_field(body, fields):
         ("outputs", [{"type": "S3", "bucket": "results", "prefix": "p" * 500}] * 200),
     ],
 )
-def test_a_field_that_no_row_or_message_could_hold_is_refused_by_name(field, value):
+def test_field_that_no_row_or_message_could_hold_is_refused_by_name(field, value):
     problems = problems_in(changed(**{field: value}))
     assert list(problems) == [field]
     assert "bytes as stored (it has " in problems[field].expectation
 
 
-def test_the_largest_request_fits_rows_and_region_messages():
+def test_largest_request_fits_rows_and_region_messages():
     satellite = "\N{SATELLITE}"
     fields = {
         "jobId": "\N{GREEK SMALL LETTER OMEGA}" * 128,
@@ -109,7 +109,7 @@ def row_bytes(row):
         "{" + ",".join(f'"{number}":0,"{number}":0' for number in range(12_000)) + "}",
     ],
 )
-def test_a_request_with_many_problems_is_refused_by_few(body):
+def test_request_with_many_problems_is_refused_by_few(body):
     """Each problem takes time, memory and space in logs, and a message has room for tens of thousands."""
     assert len(body) < 256 * 1024
     with pytest.raises(InvalidImageRequestException) as refusal:
@@ -176,7 +176,7 @@ def test_null_and_empty_text_mean_absent():
 @pytest.mark.parametrize(
     ("given_size", "size"), [(512, 512), ("512", 512), (" 512 ", 512), (512.9, 512), ("8192", 8192), (16, 16)]
 )
-def test_tile_size_is_a_number_or_its_digits(given_size, size):
+def test_tile_size_is_number_or_its_digits(given_size, size):
     assert parse_one(imageProcessorTileSize=given_size, imageProcessorTileOverlap=0).tile_size == (size, size)
 
 
@@ -185,7 +185,7 @@ def test_overlap_may_be_zero(overlap):
     assert parse_one(imageProcessorTileOverlap=overlap).tile_overlap == (0, 0)
 
 
-def test_a_default_overlap_must_fit_the_tile_too():
+def test_default_overlap_must_fit_tile_too():
     body = json.loads(without("imageProcessorTileOverlap")) | {"imageProcessorTileSize": 32}
     assert problems_in(json.dumps(body))["imageProcessorTileOverlap"].value == "absent"
 
@@ -196,12 +196,12 @@ def test_older_output_form():
     assert request.outputs == [{"type": "S3", "bucket": "results", "prefix": "old/"}]
 
 
-def test_newer_output_form_wins_over_the_older_one():
+def test_newer_output_form_wins_over_older_one():
     request = parse_one(outputBucket="elsewhere", outputPrefix="x")
     assert request.outputs == GOOD["outputs"]
 
 
-def test_outputs_keep_the_names_of_the_message():
+def test_outputs_keep_names_of_message():
     role = "arn:aws:iam::123456789012:role/w"
     outputs = [
         {"type": "S3", "bucket": "results", "prefix": "p", "role": role},
@@ -233,7 +233,7 @@ def test_post_processing(algorithm, expected):
     assert request.get_feature_distillation_option() == [expected]
 
 
-def test_parameters_and_properties_arrive_as_they_were_sent():
+def test_parameters_and_properties_are_kept_unchanged():
     parameters = {"TargetVariant": "blue", "CustomAttributes": None}
     properties = [{"a": {"b": [1, 2.5, None, "é"]}}, {}]
     request = parse_one(imageProcessorParameters=parameters, featureProperties=properties)
@@ -241,7 +241,7 @@ def test_parameters_and_properties_arrive_as_they_were_sent():
     assert request.feature_properties == properties
 
 
-def test_the_input_of_the_model_survives_the_row_and_a_request_without_it_has_no_trace_of_it():
+def test_input_of_model_is_kept_in_row():
     asked = {"bands": [5, "red", 5], "stretch": {"type": "MINMAX", "min": [1, 2, 3], "max": 4.5}, "pixelType": "UINT8"}
     request = parse_one(imageProcessorInput=asked)
     assert request.processor_input == asked | {"stretch": {"type": "MINMAX", "min": [1.0, 2.0, 3.0], "max": 4.5}}
@@ -267,7 +267,7 @@ def test_unknown_keys_are_logged_by_path_and_ignored():
     assert event["keys"] == ["colour", "image_processor.kind", "outputs.assumedRole"]
 
 
-def test_a_known_request_logs_nothing():
+def test_known_request_logs_no_warning():
     with structlog.testing.capture_logs() as logs:
         parse_image_request_message(changed())
     assert logs == []
@@ -306,13 +306,13 @@ def test_fingerprint_ignores_layout_and_sees_content():
     assert len(plain) == 64
 
 
-def test_from_external_message_takes_the_first_image():
+def test_from_external_message_reads_first_image():
     request = ImageRequest.from_external_message(GOOD | {"imageUrls": ["s3://images/a.tif", "s3://images/b.tif"]})
     assert request.image_url == "s3://images/a.tif"
     assert request.result_name == "a.tif"
 
 
-def test_from_external_message_refuses_what_json_cannot_hold():
+def test_from_external_message_refuses_values_outside_json():
     deep = []
     for _ in range(5_000):
         deep = [deep]
@@ -321,7 +321,7 @@ def test_from_external_message_refuses_what_json_cannot_hold():
     assert "32 levels" in str(refusal.value)
 
 
-def test_shared_values_have_the_order_of_the_region_message():
+def test_shared_values_have_order_of_region_message():
     assert list(parse_one().get_shared_values()) == [
         "image_id",
         "job_id",
@@ -363,13 +363,13 @@ def test_shared_values_have_the_order_of_the_region_message():
         ("post_processing", [MRPostProcessing(), MRPostProcessing()]),
     ],
 )
-def test_a_request_with_a_wrong_value_is_not_valid(field, value):
+def test_request_with_wrong_value_is_not_valid(field, value):
     request = parse_one()
     assert request.is_valid()
     assert not dataclasses.replace(request, **{field: value}).is_valid()
 
 
-def test_an_empty_request_is_not_valid():
+def test_empty_request_is_not_valid():
     assert not ImageRequest().is_valid()
 
 
@@ -400,7 +400,7 @@ def test_items_of_older_workers_are_read():
     assert request.is_valid()
 
 
-def test_an_item_without_a_field_gets_the_default():
+def test_item_without_field_gets_default():
     short = {
         name: value for name, value in ITEM_OF_OLDER_WORKERS.items() if name not in ("post_processing", "tile_size")
     }
@@ -421,7 +421,7 @@ def test_an_item_without_a_field_gets_the_default():
         {"post_processing": [{"step": "SORT"}]},
     ],
 )
-def test_an_item_that_is_no_request_is_refused(change):
+def test_item_that_is_no_request_is_refused(change):
     with pytest.raises(InvalidImageRequestException):
         ImageRequest.from_item(ITEM_OF_OLDER_WORKERS | change)
 
@@ -478,7 +478,7 @@ messages = st.fixed_dictionaries(
 
 @examples(150)
 @given(messages)
-def test_a_request_survives_the_table(message):
+def test_request_survives_table(message):
     for request in parse_image_request_message(json.dumps(message)):
         item = request.to_item()
         assert ImageRequest.from_item(item) == request
@@ -494,7 +494,7 @@ def numbers_in(value):
     return [value] if isinstance(value, float) else []
 
 
-def test_an_item_holds_no_floats_and_nothing_unset():
+def test_item_holds_no_floats_and_no_unset_value():
     item = parse_one(featureProperties=[{"a": 0.1}], imageProcessorParameters={"b": 0.2}).to_item()
     assert numbers_in(item) == []
     assert None not in item.values()
@@ -527,7 +527,7 @@ def cut_and_changed(draw_body, position, replacement):
         ),
     )
 )
-def test_any_body_gives_requests_or_the_one_refusal(body):
+def test_any_body_is_parsed_or_refused(body):
     job_id = job_id_of(body)
     assert job_id is None or (0 < len(job_id) <= 128 and job_id.isprintable())
     requests, refusal = [], None
@@ -558,18 +558,18 @@ def test_any_body_gives_requests_or_the_one_refusal(body):
         ("[" * 100_000 + '"jobId": "deep"', "deep"),
     ],
 )
-def test_the_job_id_is_told_as_well_as_it_can_be(body, job_id):
+def test_refusal_names_job_id_when_readable(body, job_id):
     assert job_id_of(body) == job_id
 
 
-def test_a_problem_shows_no_credentials_and_no_bodies():
+def test_problem_shows_no_credentials_and_no_bodies():
     url = "ftp://host/a.tif?X-Amz-Signature=canary"
     problems = problems_in(changed(imageUrls=[url], outputs={"secret": "canary"}, imageReadRole="AKIAIOSFODNN7EXAMPLE"))
     assert not any("canary" in str(problem) or "AKIA" in str(problem) for problem in problems.values())
     assert problems["outputs"].value == "an object of 1 keys"
 
 
-def test_what_stands_under_the_name_of_a_credential_is_not_shown():
+def test_value_under_credential_name_is_not_shown():
     problems = problems_in(changed(featureProperties=[{"SecretAccessKey": "canary\ud800"}]))
     assert problems["featureProperties[0].SecretAccessKey"].value == '"[redacted]"'
 

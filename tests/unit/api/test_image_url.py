@@ -23,13 +23,13 @@ LOCATIONS = [
 
 
 @pytest.mark.parametrize("location", LOCATIONS, ids=lambda location: location.url)
-def test_an_image_url_names_a_place(location):
+def test_image_url_is_parsed_to_location(location):
     assert parse_image_url(location.url, ALL_SOURCES) == location
     assert parse_image_url(location.url, {location.source}) == location
 
 
 @pytest.mark.parametrize("url", HOSTILE_IMAGE_URLS)
-def test_a_hostile_url_is_refused(url):
+def test_hostile_url_is_refused(url):
     with pytest.raises(InvalidImageURLException) as refusal:
         parse_image_url(url, ALL_SOURCES)
     (problem,) = refusal.value.problems
@@ -44,13 +44,13 @@ def test_there_are_enough_hostile_urls():
 
 
 @pytest.mark.parametrize("url", [None, 5, b"s3://images/a.tif", ["s3://images/a.tif"]])
-def test_what_is_no_text_is_refused(url):
+def test_value_that_is_not_text_is_refused(url):
     with pytest.raises(InvalidImageURLException):
         parse_image_url(url, ALL_SOURCES)
 
 
 @pytest.mark.parametrize("location", LOCATIONS, ids=lambda location: location.url)
-def test_a_source_that_is_not_allowed_is_refused(location):
+def test_source_that_is_not_allowed_is_refused(location):
     others = ALL_SOURCES - {location.source}
     for allowed in (others, set()):
         with pytest.raises(InvalidImageURLException, match="IMAGE_SOURCES"):
@@ -58,7 +58,7 @@ def test_a_source_that_is_not_allowed_is_refused(location):
 
 
 @given(st.text(max_size=60) | st.text("s3:/htpfilevs.[]@0159xZ ", max_size=60))
-def test_any_text_gives_a_place_or_the_one_refusal(url):
+def test_any_text_is_parsed_or_refused(url):
     try:
         location = parse_image_url(url, ALL_SOURCES)
     except InvalidImageURLException:
@@ -81,5 +81,5 @@ def test_any_text_gives_a_place_or_the_one_refusal(url):
         ("model", None),
     ],
 )
-def test_the_host_of_a_web_address(url, host):
+def test_host_of_web_address(url, host):
     assert web_host(url) == host

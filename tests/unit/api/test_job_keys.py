@@ -25,7 +25,7 @@ IMAGES = st.tuples(JOB_IDS, URLS)
 @given(IMAGES, IMAGES)
 @example(("a", "/x:/y"), ("a:/x", "/y"))
 @example(("a", "s3://b/k:s3://c/d"), ("a:s3://b/k", "s3://c/d"))
-def test_two_images_never_share_an_id(one, other):
+def test_two_images_never_share_id(one, other):
     ids = image_id_of(*one), image_id_of(*other)
     assert (ids[0] == ids[1]) == (one == other)
     assert all(len(f"{text}-50".encode()) <= 2_048 for text in ids)
@@ -34,7 +34,7 @@ def test_two_images_never_share_an_id(one, other):
 @given(st.tuples(JOB_IDS, st.none() | URLS), st.tuples(JOB_IDS, st.none() | URLS))
 @example(("a#s3://b/k", None), ("a", "s3://b/k"))
 @example(("a#", "s3://b/k"), ("a##", "s3://b/k"))
-def test_two_open_jobs_never_share_a_key_and_each_tells_its_job(one, other):
+def test_keys_of_open_jobs_are_distinct_and_name_their_job(one, other):
     keys = open_job_key(*one), open_job_key(*other)
     assert (keys[0] == keys[1]) == (one == other)
     assert all(len(key.encode()) <= MAX_SORT_KEY_BYTES for key in keys)
@@ -42,7 +42,7 @@ def test_two_open_jobs_never_share_a_key_and_each_tells_its_job(one, other):
 
 
 @given(st.text(max_size=60), st.text(max_size=60), st.integers(80, 100))
-def test_what_is_bounded_stays_apart(one, other, max_bytes):
+def test_bounded_keys_stay_distinct(one, other, max_bytes):
     texts = bounded(one, max_bytes), bounded(other, max_bytes)
     assert (texts[0] == texts[1]) == (one == other)
     assert all(len(text.encode()) <= max_bytes for text in texts)
@@ -54,7 +54,7 @@ def test_usual_ids_can_be_read(job_id):
     assert open_job_key(job_id, None) == job_id.replace("#", "##")
 
 
-def test_the_longest_that_a_request_may_name_fits():
+def test_longest_that_request_may_name_fits():
     job_id, url = "\U0001f6a2" * 128, "s3://b" + "x" * 1_794
     assert len(image_id_of(job_id, url).encode()) <= MAX_IMAGE_ID_BYTES
     key = open_job_key(job_id, url)

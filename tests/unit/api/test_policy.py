@@ -49,11 +49,11 @@ def fields(policy: RequestPolicy, **changes: object) -> list[str]:
         (RequestPolicy(), {"imageReadRole": "arn:aws-us-gov:iam::123456789012:role/a/b/c"}, []),
     ],
 )
-def test_what_is_named_has_to_be_allowed(policy: RequestPolicy, changes: dict[str, object], refused: list[str]) -> None:
+def test_policy_allows_only_listed_names(policy: RequestPolicy, changes: dict[str, object], refused: list[str]) -> None:
     assert fields(policy, **changes) == refused
 
 
-def test_every_problem_is_told_at_once_with_its_setting() -> None:
+def test_every_problem_is_reported_at_once_with_its_setting() -> None:
     policy = RequestPolicy(image_buckets=["x"], output_buckets=["x"], roles=["x"])
     outputs = [
         {"type": "S3", "bucket": "results", "role": ROLE},

@@ -23,7 +23,7 @@ from aws.osml.model_runner.api.post_processing import (
 from aws.osml.model_runner.exceptions import FeatureDistillationException
 
 
-def test_defaults_are_the_known_ones():
+def test_defaults_are_known_ones():
     assert FeatureDistillationNMS().iou_threshold == 0.75
     soft = FeatureDistillationSoftNMS()
     assert (soft.iou_threshold, soft.skip_box_threshold, soft.sigma) == (0.75, 0.0001, 0.1)
@@ -31,7 +31,7 @@ def test_defaults_are_the_known_ones():
     assert MRPostProcessing().algorithm == FeatureDistillationNMS()
 
 
-def test_the_stored_form_is_the_known_one():
+def test_stored_form_is_known_one():
     assert json.dumps(FeatureDistillationNMS().to_dict()) == '{"algorithm_type": "NMS", "iou_threshold": 0.75}'
     assert FeatureDistillationSoftNMS().to_dict() == {
         "algorithm_type": "SOFT_NMS",
@@ -73,7 +73,7 @@ def test_options_that_cannot_be_read_are_refused(options):
         FeatureDistillationDeserializer.deserialize(options)
 
 
-def test_a_list_of_steps_is_read():
+def test_list_of_steps_is_read():
     steps = deserialize_post_processing_list(
         [{"step": "FEATURE_DISTILLATION", "algorithm": {"algorithm_type": "NONE"}}]
     )
@@ -82,12 +82,12 @@ def test_a_list_of_steps_is_read():
 
 
 @pytest.mark.parametrize("entry", [{}, {"step": "SORT"}, {"step": "FEATURE_DISTILLATION"}])
-def test_a_step_that_does_not_exist_is_refused(entry):
+def test_step_that_does_not_exist_is_refused(entry):
     with pytest.raises(FeatureDistillationException):
         deserialize_post_processing_list([entry])
 
 
-def test_the_reader_of_a_step():
+def test_reader_of_step():
     reader = MRPostProcessingDeserializer.get_deserializer(MRPostprocessingStep.FEATURE_DISTILLATION)
     assert isinstance(reader, FeatureDistillationDeserializer)
 
@@ -112,7 +112,7 @@ share = st.floats(0, 1)
     | st.builds(FeatureDistillationSoftNMS, iou_threshold=share, skip_box_threshold=share, sigma=st.floats(0.01, 9))
     | st.builds(FeatureDistillationNone, iou_threshold=share)
 )
-def test_an_algorithm_survives_the_table(algorithm):
+def test_algorithm_survives_table(algorithm):
     text = json.dumps(algorithm.to_dict())
     assert FeatureDistillationDeserializer.deserialize(json.loads(text)) == algorithm
     step = MRPostProcessing(algorithm=algorithm)

@@ -41,7 +41,7 @@ def scribble(count):
         ("POLYGON((1e-3 0, 1 0, 1 1, 1e-3 0))", 0.4995),
     ],
 )
-def test_a_region_of_interest(wkt, area):
+def test_region_of_interest(wkt, area):
     roi = parse_roi(wkt)
     assert roi.is_valid
     assert roi.geom_type in ("Polygon", "MultiPolygon")
@@ -74,7 +74,7 @@ def test_a_region_of_interest(wkt, area):
         (scribble(400), "repaired"),
     ],
 )
-def test_what_is_no_region_is_refused(wkt, word):
+def test_invalid_region_of_interest_is_refused(wkt, word):
     with pytest.raises(InvalidImageRequestException, match=word) as refusal:
         parse_roi(wkt)
     (problem,) = refusal.value.problems
@@ -93,7 +93,7 @@ BOMBS = {
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_bomb_is_refused_before_it_is_parsed(name):
+def test_deeply_nested_text_is_refused_before_parsing(name):
     with pytest.raises(InvalidImageRequestException):
         parse_roi(BOMBS[name])
 
@@ -102,7 +102,7 @@ def test_large_regions_that_are_well_formed_are_accepted():
     assert parse_roi(ring(2_000)).area == pytest.approx(math.pi * 2_500, rel=1e-3)
 
 
-def test_a_small_scribble_is_repaired():
+def test_small_scribble_is_repaired():
     assert parse_roi(scribble(250)).is_valid
 
 
@@ -110,7 +110,7 @@ degrees = st.floats(-80, 80, allow_nan=False)
 
 
 @given(st.lists(st.tuples(degrees, degrees), min_size=3, max_size=8))
-def test_a_region_survives_being_written_as_text(points):
+def test_region_survives_being_written_as_text(points):
     wkt = shapely.Polygon(points).wkt
     roi = refusal = None
     try:
@@ -125,6 +125,6 @@ def test_a_region_survives_being_written_as_text(points):
 
 
 @given(st.text("POLYGN()0123456789.,- eZM", max_size=60).map(lambda text: f"POLYGON(({text}"))
-def test_any_text_gives_a_region_or_the_one_refusal(wkt):
+def test_any_text_is_parsed_or_refused(wkt):
     with contextlib.suppress(InvalidImageRequestException):
         assert parse_roi(wkt).area > 0

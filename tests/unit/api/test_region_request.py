@@ -38,7 +38,7 @@ MESSAGE = {
 }
 
 
-def test_a_request_is_read_from_its_fields_and_written_unchanged():
+def test_request_is_read_from_its_fields_and_written_unchanged():
     request = RegionRequest(MESSAGE)
     assert request.to_message() == MESSAGE
     assert list(request.to_message()) == list(MESSAGE)
@@ -52,18 +52,18 @@ def test_a_request_is_read_from_its_fields_and_written_unchanged():
 NAME = RegionName(image_id=MESSAGE["image_id"], region_id=MESSAGE["region_id"], job_id="job-1")
 
 
-def test_a_message_names_a_region_and_nothing_else():
+def test_message_holds_only_name_of_region():
     assert NAME.to_message() == {name: MESSAGE[name] for name in ("image_id", "region_id", "job_id")}
     assert parse_region_message(json.dumps(NAME.to_message())) == NAME
     assert RegionName.of(RegionRequest(MESSAGE)) == NAME
 
 
 @pytest.mark.parametrize("more", [MESSAGE, {"colour": "blue"}, {"tile_size": "nonsense"}])
-def test_further_fields_of_a_message_are_ignored(more):
+def test_further_fields_of_message_are_ignored(more):
     assert parse_region_message(json.dumps(more | NAME.to_message()).encode()) == NAME
 
 
-def test_a_region_takes_the_shared_values_of_its_image():
+def test_region_has_shared_values_of_its_image():
     image = ImageRequest.from_external_message(
         {
             "jobId": "job-1",
@@ -93,7 +93,7 @@ def test_later_values_win_and_requests_compare_by_value():
     assert "(0, 344)" in repr(first)
 
 
-def test_an_empty_request_has_the_known_defaults_and_is_not_valid():
+def test_empty_request_has_known_defaults_and_is_not_valid():
     request = RegionRequest()
     assert (request.job_id, request.tile_size, request.tile_overlap) == ("", (1024, 1024), (50, 50))
     assert request.region_bounds == ((0, 0), (0, 0))
@@ -117,7 +117,7 @@ def test_an_empty_request_has_the_known_defaults_and_is_not_valid():
         ("image_read_role", "reader"),
     ],
 )
-def test_a_wrong_value_makes_a_region_invalid(field, value):
+def test_wrong_value_makes_region_invalid(field, value):
     request = RegionRequest(MESSAGE, {field: value})
     assert not request.is_valid()
     assert field in request.to_message()
@@ -130,14 +130,14 @@ def test_absent_roles_are_no_roles():
 
 @pytest.mark.parametrize("field", ["image_id", "region_id", "job_id"])
 @pytest.mark.parametrize("value", [None, "", 5, ["name"]])
-def test_a_message_that_names_no_region_is_refused_by_field(field, value):
+def test_message_that_names_no_region_is_refused_by_field(field, value):
     with pytest.raises(InvalidRegionRequestException) as refusal:
         parse_region_message(json.dumps(MESSAGE | {field: value}))
     assert [problem.field for problem in refusal.value.problems] == [field]
 
 
 @pytest.mark.parametrize("body", ["", "[]", "{}", "{", b"\xff", "[" * 1000, "null", '{"job_id": NaN}'])
-def test_a_body_that_is_no_message_is_refused(body):
+def test_body_that_is_no_message_is_refused(body):
     with pytest.raises(InvalidRegionRequestException) as refusal:
         parse_region_message(body)
     assert refusal.value.problems
@@ -147,7 +147,7 @@ def test_a_body_that_is_no_message_is_refused(body):
 @given(
     st.dictionaries(st.sampled_from(sorted(MESSAGE)), st.none() | st.integers() | st.text() | st.lists(st.integers()))
 )
-def test_any_message_gives_a_name_or_the_one_refusal(changes):
+def test_any_message_is_parsed_or_refused(changes):
     with contextlib.suppress(InvalidRegionRequestException):
         assert all(parse_region_message(json.dumps(MESSAGE | changes)).to_message().values())
 
@@ -157,7 +157,7 @@ names = st.text(min_size=1, max_size=20)
 
 @examples(200)
 @given(st.builds(RegionName, image_id=names, region_id=names, job_id=names))
-def test_a_name_survives_the_queue(name):
+def test_name_survives_queue(name):
     assert parse_region_message(json.dumps(name.to_message())) == name
 
 

@@ -39,9 +39,7 @@ class Reader:
 
 @examples(30)
 @given(count=st.integers(0, 12), mosts=st.lists(st.none() | st.integers(0, 6), min_size=1, max_size=4))
-def test_each_reader_gets_all_things_in_order_whatever_becomes_of_the_others(
-    count: int, mosts: list[int | None]
-) -> None:
+def test_each_reader_gets_all_items_when_others_fail(count: int, mosts: list[int | None]) -> None:
     readers = [Reader(most) for most in mosts]
     errors = spread(iter(range(count)), readers, THREADS, capacity=2)
     for reader, error in zip(readers, errors, strict=True):
@@ -51,7 +49,7 @@ def test_each_reader_gets_all_things_in_order_whatever_becomes_of_the_others(
 
 
 @pytest.mark.parametrize("readers", [1, 3])
-def test_an_error_of_the_source_breaks_every_stream_and_is_raised(readers: int) -> None:
+def test_error_of_source_breaks_every_stream_and_is_raised(readers: int) -> None:
     found = [Reader() for _ in range(readers)]
     with pytest.raises(OSError, match="the source is gone"):
         spread(failing_after(3), found, THREADS, capacity=1)
@@ -60,7 +58,7 @@ def test_an_error_of_the_source_breaks_every_stream_and_is_raised(readers: int) 
         assert reader.read == [0, 1, 2]
 
 
-def test_the_rest_is_not_read_when_every_reader_has_failed() -> None:
+def test_rest_is_not_read_when_every_reader_has_failed() -> None:
     taken: list[int] = []
     source = (taken.append(number) or number for number in range(1_000))
     errors = spread(source, [Reader(1), Reader(2)], THREADS, capacity=1)
@@ -68,7 +66,7 @@ def test_the_rest_is_not_read_when_every_reader_has_failed() -> None:
     assert len(taken) < 20
 
 
-def test_a_reader_that_leaves_early_hides_no_error_of_the_source() -> None:
+def test_reader_that_leaves_early_hides_no_error_of_source() -> None:
     with pytest.raises(OSError, match="gone"):
         spread(failing_after(2), [lambda _things: None], THREADS, capacity=1)
     with pytest.raises(OSError, match="gone"):
@@ -80,7 +78,7 @@ def test_without_readers_everything_is_read() -> None:
         spread(failing_after(2), [], THREADS, capacity=1)
 
 
-def test_the_source_is_ended_before_spread_returns() -> None:
+def test_source_is_ended_before_spread_returns() -> None:
     ended = threading.Event()
 
     def source() -> Iterator[int]:
@@ -97,7 +95,7 @@ def test_the_source_is_ended_before_spread_returns() -> None:
 
 @examples(20)
 @given(count=st.integers(0, 8))
-def test_reading_ahead_changes_nothing(count: int) -> None:
+def test_read_ahead_gives_same_items(count: int) -> None:
     assert list(read_ahead(range(count), THREADS)) == list(range(count))
     found: list[int] = []
     with pytest.raises(OSError, match="gone"):
@@ -120,7 +118,7 @@ def test_no_more_than_one_thing_is_read_ahead() -> None:
             break
 
 
-def test_reading_ahead_ends_with_the_one_that_reads() -> None:
+def test_read_ahead_ends_with_its_reader() -> None:
     before = threading.active_count()
     things = read_ahead(range(100), THREADS)
     assert next(things) == 0

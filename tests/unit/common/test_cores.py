@@ -27,7 +27,7 @@ AVAILABLE = min(os.cpu_count() or 1, len(os.sched_getaffinity(0)))
         ([""], None),
     ],
 )
-def test_the_smallest_limit_counts_rounded_up(tmp_path, texts, quota):
+def test_smallest_limit_counts_rounded_up(tmp_path, texts, quota):
     files = [tmp_path / str(number) for number in range(len(texts))]
     for file, text in zip(files, texts, strict=True):
         file.write_text(text)
@@ -37,7 +37,7 @@ def test_the_smallest_limit_counts_rounded_up(tmp_path, texts, quota):
     assert cores == min(AVAILABLE, quota or AVAILABLE)
 
 
-def test_a_process_that_is_bound_to_one_core_has_one():
+def test_process_that_is_bound_to_one_core_has_one():
     core = min(os.sched_getaffinity(0))
     code = f"import os; os.sched_setaffinity(0, [{core}])\n"
     code += "from aws.osml.model_runner.common.machine import usable_cores; print(usable_cores([]))"

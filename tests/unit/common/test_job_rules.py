@@ -51,7 +51,7 @@ def test_image_status(tiles, sinks, status):
 
 
 @given(succeeded=COUNTS, failed=COUNTS, sinks=st.integers(1, 5), data=st.data())
-def test_image_status_never_hides_a_failure(succeeded, failed, sinks, data):
+def test_image_status_never_hides_failure(succeeded, failed, sinks, data):
     failed_sinks = data.draw(st.integers(0, sinks))
     status = image_status(succeeded, failed, sinks, failed_sinks)
     assert (status is SUCCESS) == (failed == 0 and failed_sinks == 0)
@@ -83,7 +83,7 @@ def test_backoff_doubles_with_jitter_up_to_five_minutes(backoffs, seed):
 
 
 @given(backoffs=st.integers(0, 20), at_least_s=st.floats(0, 1000))
-def test_backoff_is_no_shorter_than_the_endpoint_asked_for(backoffs, at_least_s):
+def test_backoff_is_no_shorter_than_endpoint_requested(backoffs, at_least_s):
     plain, asked = (region_wait_s(backoffs, random.Random(3), floor) for floor in (0.0, at_least_s))
     assert asked == max(plain, at_least_s)
 

@@ -19,12 +19,12 @@ MACHINE = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     ("text", "limit"),
     [("536870912\n", 512 * 2**20), ("max\n", MACHINE), ("9223372036854771712\n", MACHINE), ("", MACHINE)],
 )
-def test_the_smaller_limit_counts(tmp_path, text, limit):
+def test_smaller_limit_counts(tmp_path, text, limit):
     (tmp_path / "memory.max").write_text(text)
     assert memory_limit_bytes([tmp_path / "memory.max", tmp_path / "absent"]) == limit
 
 
-def test_without_a_control_group_it_is_the_machines():
+def test_memory_limit_is_that_of_machine_without_control_group():
     assert memory_limit_bytes([]) == MACHINE
 
 
@@ -46,7 +46,7 @@ def faults_with_kept_memory() -> int:
 
 
 @needs_glibc
-def test_what_is_freed_is_kept_for_the_next_tile():
+def test_freed_memory_is_kept_for_next_tile():
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context) as fresh:
         left_alone = fresh.submit(faults_of_tiles).result()
@@ -56,7 +56,7 @@ def test_what_is_freed_is_kept_for_the_next_tile():
 
 
 @needs_glibc
-def test_freed_memory_goes_back_to_the_system():
+def test_freed_memory_goes_back_to_system():
     # Too small for a mapping of their own; the last one holds the heap's end.
     blocks = [bytearray(b"x") * 50_000 for _ in range(1_000)]
     last = blocks.pop()

@@ -34,7 +34,7 @@ def ignore() -> None:
     pass
 
 
-def test_what_is_read_worked_on_and_kept_counts_together(budget: MemoryBudget) -> None:
+def test_read_processed_and_kept_bytes_count_together(budget: MemoryBudget) -> None:
     with budget.share(ignore) as share:
         share.read(60)
         share.read_less(10)
@@ -47,7 +47,7 @@ def test_what_is_read_worked_on_and_kept_counts_together(budget: MemoryBudget) -
         share.read(100)
 
 
-def test_what_one_alone_cannot_hold_is_too_large_at_once(budget: MemoryBudget, times: Times) -> None:
+def test_aggregation_is_refused_when_it_alone_exceeds_memory(budget: MemoryBudget, times: Times) -> None:
     with budget.share(ignore) as share:
         share.read(30)
         share.work(30)
@@ -57,7 +57,7 @@ def test_what_one_alone_cannot_hold_is_too_large_at_once(budget: MemoryBudget, t
     assert times.now_s == 0
 
 
-def test_reading_waits_for_the_thread_that_works(budget: MemoryBudget, times: Times) -> None:
+def test_reading_waits_for_thread_that_works(budget: MemoryBudget, times: Times) -> None:
     with budget.share(ignore) as share:
         share.read(80)
         share.work(80)
@@ -67,7 +67,7 @@ def test_reading_waits_for_the_thread_that_works(budget: MemoryBudget, times: Ti
         assert share.held_bytes == 90
 
 
-def test_the_younger_waits_a_while_and_is_deferred(budget: MemoryBudget, times: Times) -> None:
+def test_younger_waits_while_and_is_deferred(budget: MemoryBudget, times: Times) -> None:
     with budget.share(ignore) as older, budget.share(ignore) as younger:
         older.read(80)
         with pytest.raises(AggregationDeferredError):
@@ -76,7 +76,7 @@ def test_the_younger_waits_a_while_and_is_deferred(budget: MemoryBudget, times: 
         younger.read(20)
 
 
-def test_the_younger_gives_way_where_the_older_waits(budget: MemoryBudget, times: Times) -> None:
+def test_younger_aggregation_yields_to_waiting_older_one(budget: MemoryBudget, times: Times) -> None:
     gave_way: list[bool] = []
     with budget.share(ignore) as older:
         context = budget.share(ignore)
@@ -98,7 +98,7 @@ def test_the_younger_gives_way_where_the_older_waits(budget: MemoryBudget, times
         assert older.held_bytes == 80
 
 
-def test_the_oldest_is_never_deferred(budget: MemoryBudget, times: Times) -> None:
+def test_oldest_is_never_deferred(budget: MemoryBudget, times: Times) -> None:
     with budget.share(ignore) as older:
         context = budget.share(ignore)
         younger = context.__enter__()
@@ -110,7 +110,7 @@ def test_the_oldest_is_never_deferred(budget: MemoryBudget, times: Times) -> Non
         assert times.now_s > 5_000
 
 
-def test_a_wait_gives_signs_of_life_and_ends_where_it_has_to(budget: MemoryBudget) -> None:
+def test_wait_beats_and_ends_when_stopped(budget: MemoryBudget) -> None:
     signs: list[int] = []
 
     def note() -> None:

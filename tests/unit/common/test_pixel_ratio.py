@@ -12,7 +12,7 @@ SIDES = st.integers(1, 1_000_000)
 
 
 @given(st.floats(0.05, 8), SIDES, SIDES)
-def test_a_raster_of_model_pixels_covers_the_image_to_half_a_pixel(scale, width, height):
+def test_raster_of_model_pixels_covers_image_to_half_pixel(scale, width, height):
     ratio = PixelRatio(1 / scale, 1 / scale)
     size = ratio.size_of(width, height)
     for side, model_side in zip((width, height), size, strict=True):
@@ -28,7 +28,7 @@ def test_sides_that_divide_evenly_stay_even(scale, side, expected):
 
 
 @given(SCALES, SCALES, *[st.integers(0, 100_000)] * 2, *[st.integers(1, 5_000)] * 2)
-def test_a_region_in_image_pixels_holds_the_region_in_model_pixels(x_scale, y_scale, row, col, width, height):
+def test_region_in_image_pixels_holds_region_in_model_pixels(x_scale, y_scale, row, col, width, height):
     ratio, region = PixelRatio(1 / x_scale, 1 / y_scale), ImageRegion.of(((row, col), (width, height)))
     found = ratio.in_image(region)
     assert found.origin.col <= col * ratio.x < found.origin.col + 1

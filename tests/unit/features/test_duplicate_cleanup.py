@@ -107,7 +107,7 @@ def boxes_in(draw, bounds):
 @BOTH
 @examples(120)
 @given(data=st.data(), plan=plans())
-def test_what_several_tiles_see_is_offered_and_nothing_else(strategy, data, plan):
+def test_only_features_of_several_tiles_are_merged(strategy, data, plan):
     boxes = data.draw(st.lists(boxes_in(plan.bounds), min_size=1, max_size=8))
     tiles = plan.tiles(strategy)
     seen = [sum(sees(tile, box) for tile in tiles) for box in boxes]
@@ -124,7 +124,7 @@ def test_what_several_tiles_see_is_offered_and_nothing_else(strategy, data, plan
 @BOTH
 @examples(120)
 @given(data=st.data(), plan=plans())
-def test_object_in_two_tiles_is_offered_as_each_of_them_reports_it(strategy, data, plan):
+def test_object_in_two_tiles_is_merged_from_both(strategy, data, plan):
     assume(min(plan.overlap) > 0)
     minx, miny, maxx, maxy = data.draw(boxes_in(plan.bounds))
     assume(maxx > minx and maxy > miny)
@@ -157,24 +157,24 @@ SEAM = Plan(((300, 1000), (944, 512)), (2048, 2048), (512, 512), (80, 80))  # ti
         ((1450, 0, 1460, 10), False),  # above the bounds: no tile sees it
     ],
 )
-def test_seam_shares_the_pixels_of_the_overlap(strategy, box, is_offered):
+def test_seam_shares_pixels_of_overlap(strategy, box, is_offered):
     assert offered(SEAM, strategy, [feature("A", box)]) == ({"A"} if is_offered else set())
 
 
 @BOTH
-def test_regions_share_what_their_tiles_share(strategy):
+def test_neighbouring_regions_share_overlap_of_tiles(strategy):
     plan = Plan(((0, 0), (944, 512)), (512, 512), (512, 512), (80, 80))  # one tile in each of two regions
     assert offered(plan, strategy, [feature("A", (440, 5, 450, 9)), feature("B", (400, 5, 431, 9))]) == {"A"}
 
 
 @BOTH
-def test_features_without_a_place_in_pixels_pass(strategy):
+def test_features_without_image_geometry_pass(strategy):
     lost = {"type": "Feature", "id": "lost", "geometry": None, "properties": None}
     assert offered(SEAM, strategy, [lost, feature("A", (1440, 400, 1450, 420))]) == {"A"}
 
 
 @BOTH
-def test_nothing_is_offered_where_there_is_nothing_to_merge(strategy):
+def test_no_feature_is_merged_without_overlap(strategy):
     recorder = Recorder()
     assert SEAM.cleanup(strategy, [], recorder) == []
     assert SEAM.cleanup(strategy, [feature("A", (1100, 400, 1110, 420))], recorder) != []
@@ -182,7 +182,7 @@ def test_nothing_is_offered_where_there_is_nothing_to_merge(strategy):
 
 
 @BOTH
-def test_object_seen_twice_is_delivered_once_and_its_double_elsewhere_stays(strategy):
+def test_object_seen_twice_is_delivered_once(strategy):
     features = [
         feature("left tile", (1440, 400, 1470, 420), 0.8),
         feature("right tile", (1441, 400, 1470, 420), 0.9),
@@ -212,7 +212,7 @@ def scenes(draw):
 @BOTH
 @examples(60)
 @given(scene=scenes(), selector=st.sampled_from(SELECTORS), random=st.randoms(use_true_random=False))
-def test_result_does_not_depend_on_the_order_of_features(strategy, scene, selector, random):
+def test_result_does_not_depend_on_order_of_features(strategy, scene, selector, random):
     plan, features = scene
     shuffled = random.sample(features, len(features))
     assert plan.cleanup(strategy, shuffled, selector) == plan.cleanup(strategy, features, selector)
@@ -226,7 +226,7 @@ def test_result_does_not_depend_on_the_order_of_features(strategy, scene, select
     rows=st.integers(-5000, 100_000),
     columns=st.integers(-5000, 100_000),
 )
-def test_result_does_not_depend_on_where_the_bounds_lie(strategy, scene, selector, rows, columns):
+def test_merge_is_invariant_to_translation_of_bounds(strategy, scene, selector, rows, columns):
     plan, features = scene
     moved = [
         feature(item["id"], np.add(item["properties"]["imageBBox"], (columns, rows) * 2), best_score(item))
@@ -245,7 +245,7 @@ def best_score(item):
 @BOTH
 @examples(60)
 @given(scene=scenes(), selector=st.sampled_from(SELECTORS))
-def test_what_one_tile_saw_alone_is_delivered_as_it_was(strategy, scene, selector):
+def test_feature_of_one_tile_is_delivered_unchanged(strategy, scene, selector):
     plan, features = scene
     tiles = plan.tiles(strategy)
     kept = plan.cleanup(strategy, features, selector)

@@ -85,7 +85,7 @@ def right_handed(shape):
 
 
 @given(st.floats(0.05, 8), st.floats(0.05, 8), st.lists(st.floats(-100, 600), min_size=4, max_size=4))
-def test_positions_of_a_scaled_tile_become_pixels_of_the_image(x_scale, y_scale, box):
+def test_positions_of_scaled_tile_become_pixels_of_image(x_scale, y_scale, box):
     ratio, tile = PixelRatio(1 / x_scale, 1 / y_scale), ImageRegion.of(((300, 1001), (512, 512)))
     corner = np.array([1001.0, 300.0])
     low, high = np.sort(np.reshape(box, (2, 2)), axis=0)
@@ -111,7 +111,7 @@ def moved(coordinates, x, y):
 
 
 @pytest.mark.parametrize("kind", PLACES)
-def test_pixels_move_by_the_origin_of_the_tile(kind):
+def test_pixels_move_by_origin_of_tile(kind):
     place = {"type": kind, "coordinates": PLACES[kind]}
 
     (refined,) = refine(feature(imageGeometry=place), grid=None)
@@ -123,7 +123,7 @@ def test_pixels_move_by_the_origin_of_the_tile(kind):
 
 
 @pytest.mark.parametrize("kind", PLACES)
-def test_the_geometry_has_the_type_of_the_place_and_follows_the_right_hand_rule(kind):
+def test_geometry_keeps_type_and_follows_right_hand_rule(kind):
     place = {"type": kind, "coordinates": PLACES[kind]}
 
     (refined,) = refine(feature(imageGeometry=place))
@@ -138,7 +138,7 @@ def test_the_geometry_has_the_type_of_the_place_and_follows_the_right_hand_rule(
     np.testing.assert_array_equal(located, shapely.get_coordinates(ground))
 
 
-def test_a_detection_in_a_known_tile_has_the_known_numbers():
+def test_detection_in_known_tile_has_known_numbers():
     tile = ImageRegion.of(((390, 0), (512, 512)))
     box = [10, 8, 20, 20]
     ring = [[10, 8], [20, 8], [20, 20], [10, 20], [10, 8]]
@@ -181,7 +181,7 @@ def test_a_detection_in_a_known_tile_has_the_known_numbers():
     }
 
 
-def test_a_box_alone_gets_a_polygon_on_the_ground_and_no_image_geometry():
+def test_box_alone_gets_polygon_on_ground_and_no_image_geometry():
     (refined,) = refine(feature(imageBBox=[30, 60, 10, 20]))
 
     properties = refined["properties"]
@@ -205,7 +205,7 @@ def test_a_box_alone_gets_a_polygon_on_the_ground_and_no_image_geometry():
         ),
     ],
 )
-def test_deprecated_places_become_an_image_geometry_and_stay_relative_to_the_tile(properties, expected):
+def test_deprecated_geometry_becomes_image_geometry(properties, expected):
     (refined,) = refine(feature(**properties))
 
     assert refined["properties"]["imageGeometry"] == expected
@@ -215,7 +215,7 @@ def test_deprecated_places_become_an_image_geometry_and_stay_relative_to_the_til
         assert refined["properties"][name] == value
 
 
-def test_deprecated_bounds_become_a_polygon():
+def test_deprecated_bounds_become_polygon():
     (refined,) = refine(feature(bounds_imcoords=[10, 20, 30, 60]))
 
     place = shapely.geometry.shape(refined["properties"]["imageGeometry"])
@@ -240,14 +240,14 @@ def test_feature_types_become_classes_where_there_are_none(properties, classes):
     assert refined["properties"].get("featureClasses") == classes
 
 
-def test_what_the_model_said_about_image_and_time_is_left_out():
+def test_model_properties_of_image_and_time_are_left_out():
     (refined,) = refine(feature(imageBBox=[1, 2, 3, 4], image_id="other", inferenceTime="never"))
 
     assert refined["properties"].keys().isdisjoint({"image_id", "inferenceTime"})
 
 
 @pytest.mark.parametrize("geometry", [None, {"type": "Point", "coordinates": [1.25, 2]}])
-def test_without_a_grid_the_geometry_stays_what_the_model_said(geometry):
+def test_geometry_of_model_is_kept_without_grid(geometry):
     (refined,) = refine({**feature(imageBBox=[1, 2, 3, 4]), "geometry": geometry}, grid=None)
 
     assert refined["geometry"] == geometry
@@ -257,7 +257,7 @@ def test_no_features_stay_no_features():
     assert refine() == []
 
 
-def test_a_feature_without_a_place_is_an_error():
+def test_feature_without_image_geometry_is_refused():
     with pytest.raises(FeatureError, match="no image geometry"):
         refine(feature())
 
@@ -278,7 +278,7 @@ def test_numbers_are_never_minus_zero():
     assert b"-0.0]" not in body
 
 
-def test_across_the_antimeridian_west_is_greater_than_east():
+def test_across_antimeridian_west_is_greater_than_east():
     grid = LocationGrid.from_sensor_model(degrees_model(179.99), ImageRegion.of(((0, 0), (4096, 512))))
     tile = ImageRegion.of(((0, 0), (4096, 512)))
 
@@ -358,7 +358,7 @@ def plainly_refined(said, tile, grid):
 
 @given(batches, origins)
 @examples(150)
-def test_arrays_agree_with_the_plain_version(said, origin):
+def test_arrays_agree_with_plain_version(said, origin):
     tile = ImageRegion.of((origin, (512, 512)))
     grid = LocationGrid.from_sensor_model(degrees_model(), tile)
 
@@ -384,7 +384,7 @@ def test_arrays_agree_with_the_plain_version(said, origin):
 
 @given(batches, origins)
 @examples(60)
-def test_moving_the_tile_moves_the_pixels_and_nothing_else(said, origin):
+def test_tile_offset_moves_only_pixels(said, origin):
     row, col = origin
     here = refine(*said, tile=ImageRegion.of(((0, 0), (512, 512))), grid=None)
     there = refine(*said, tile=ImageRegion.of(((row, col), (512, 512))), grid=None)
@@ -403,7 +403,7 @@ def test_moving_the_tile_moves_the_pixels_and_nothing_else(said, origin):
 
 @given(batches)
 @examples(60)
-def test_features_do_not_depend_on_their_neighbours_or_change_what_was_said(said):
+def test_features_are_located_independently(said):
     before = copy.deepcopy(said)
 
     together = refine(*said)
@@ -415,7 +415,7 @@ def test_features_do_not_depend_on_their_neighbours_or_change_what_was_said(said
 
 @given(batches)
 @examples(60)
-def test_a_refined_feature_survives_json_and_is_a_usable_feature_again(said):
+def test_refined_feature_survives_json_and_is_usable_feature_again(said):
     refined = refine(*check_features(said).features)
 
     parsed = parse_response(orjson.dumps({"type": "FeatureCollection", "features": refined}))
@@ -427,7 +427,7 @@ def test_a_refined_feature_survives_json_and_is_a_usable_feature_again(said):
 
 @given(batches)
 @examples(60)
-def test_what_lies_in_the_tile_is_located_in_its_footprint(said):
+def test_feature_in_tile_is_located_in_footprint(said):
     tile = ImageRegion.of(((1000, 2000), (512, 512)))
     utm = GDALAffineSensorModel([400_000, 0.5, 0.1, 5_000_000, 0.1, -0.5], pyproj.CRS.from_epsg(32759).to_wkt())
     grid = LocationGrid.from_sensor_model(toolkit_model(utm), tile)
@@ -446,7 +446,7 @@ def test_what_lies_in_the_tile_is_located_in_its_footprint(said):
             assert footprint.contains(shapely.Point(properties["center_longitude"], properties["center_latitude"]))
 
 
-def test_places_agree_with_the_geolocator_of_the_toolkit():
+def test_locations_agree_with_geolocator_of_toolkit():
     tile = ImageRegion.of(((3000, 5000), (1024, 1024)))
     utm = GDALAffineSensorModel([300_000, 0.4, 0, 4_000_000, 0, -0.4], pyproj.CRS.from_epsg(32633).to_wkt())
     grid = LocationGrid.from_sensor_model(toolkit_model(utm), ImageRegion.of(((0, 0), (8192, 8192))))
@@ -483,7 +483,7 @@ def finalized(*features, tile, grid):
     return made, [shapely.geometry.shape(feature["geometry"]) for feature in made]
 
 
-def test_what_crosses_the_antimeridian_is_delivered_in_pieces():
+def test_feature_is_split_at_antimeridian():
     tile = ImageRegion.of(((0, 0), (4096, 512)))
     grid = LocationGrid.from_sensor_model(degrees_model(179.99), tile)
     hole = [[980.0, 12.0], [980.0, 18.0], [1020.0, 18.0], [1020.0, 12.0], [980.0, 12.0]]
@@ -507,7 +507,7 @@ def test_what_crosses_the_antimeridian_is_delivered_in_pieces():
 
 
 @pytest.mark.parametrize("sign", [1, -1])
-def test_an_area_around_a_pole_reaches_it(sign):
+def test_area_around_pole_reaches_it(sign):
     tile = ImageRegion.of(((0, 0), (512, 512)))
 
     def polar(xy):
@@ -531,12 +531,12 @@ def test_an_area_around_a_pole_reaches_it(sign):
 
 
 @pytest.mark.parametrize(("step", "decimals"), [(1e-3, 6), (9e-6, 7), (4.5e-7, 8), (9e-8, 9), (1e-12, 9)])
-def test_decimals_tell_a_tenth_of_a_pixel_apart(step, decimals):
+def test_decimals_distinguish_tenths_of_pixel(step, decimals):
     grid = LocationGrid.from_sensor_model(degrees_model(10, 20, step), ImageRegion.of(((0, 0), (512, 512))))
     assert decimals_of(grid) == decimals
 
 
-def test_class_and_score_are_flat_unless_the_model_uses_the_names():
+def test_class_and_score_are_flat_unless_model_sets_them():
     classes = [{"iri": "boat", "score": 0.2}, {"iri": "ship", "score": 0.7}]
     said = [
         feature(imageBBox=[1, 2, 3, 4], featureClasses=classes),
@@ -551,7 +551,7 @@ def test_class_and_score_are_flat_unless_the_model_uses_the_names():
 
 
 @pytest.mark.parametrize(("own", "expected"), [({"id": 7}, 7), ({"id": None}, "f"), ({"id": {}}, "f"), ({}, "f")])
-def test_a_feature_without_an_id_gets_its_own(own, expected):
+def test_feature_without_id_gets_its_own(own, expected):
     said = {**feature(imageBBox=[1, 2, 3, 4]), **own}
     if not own:
         del said["id"]
@@ -565,7 +565,7 @@ def test_a_feature_without_an_id_gets_its_own(own, expected):
 
 
 @pytest.mark.parametrize("grid_options", [{"is_quick": True}, {}], ids=["quick", "slow"])
-def test_a_feature_off_the_earth_has_no_place_and_its_neighbour_has_one(grid_options):
+def test_feature_off_earth_has_no_geometry(grid_options):
     def half_of_the_earth(xy):
         places = degrees_model()(xy)
         places[xy[:, 0] > 1300] = np.nan

@@ -91,7 +91,7 @@ SMOOTH_MODELS = {
 
 
 @pytest.mark.parametrize("name", SMOOTH_MODELS)
-def test_pixels_of_the_region_are_off_by_less_than_the_tolerance(name):
+def test_pixels_of_region_are_off_by_less_than_tolerance(name):
     model, pixel_m = SMOOTH_MODELS[name]
     bounds = region(0, 0, 8192, 8192)
     pixels = random_pixels(bounds, beyond_px=10)
@@ -103,7 +103,7 @@ def test_pixels_of_the_region_are_off_by_less_than_the_tolerance(name):
     np.testing.assert_array_equal(found[:, 2], 0.0)
 
 
-def test_a_whole_world_image_is_located():
+def test_whole_world_image_is_located():
     model = degrees_model(longitude=-180.0, latitude=90.0, step=0.1)
     bounds = region(0, 0, 3600, 1800)
     pixels = random_pixels(bounds)
@@ -113,7 +113,7 @@ def test_a_whole_world_image_is_located():
     assert distances_m(found, model(pixels)).max() <= 0.1 * 0.1 * 111_000
 
 
-def test_a_straight_model_is_asked_for_one_grid_and_its_middles_only():
+def test_linear_model_needs_one_grid_and_its_middles():
     model = CountingModel(degrees_model())
 
     LocationGrid.from_sensor_model(model, region(0, 0, 4096, 4096))
@@ -121,7 +121,7 @@ def test_a_straight_model_is_asked_for_one_grid_and_its_middles_only():
     assert len(model.asked_points) == 5 * 5 + 4 * 4
 
 
-def test_a_wavy_model_gets_a_denser_grid_and_no_point_is_asked_twice():
+def test_wavy_model_gets_denser_grid_without_repeated_points():
     wave = wavy_model(4000)
     model = CountingModel(wave)
     bounds = region(0, 0, 4000, 4000)
@@ -135,7 +135,7 @@ def test_a_wavy_model_gets_a_denser_grid_and_no_point_is_asked_twice():
 
 
 @pytest.mark.parametrize(("max_nodes", "points"), [(5, 25 + 1), (8, 25 + 1), (9, 81 + 4), (17, 289 + 16)])
-def test_refining_ends_at_the_most_nodes_allowed_and_says_how_far_off_it_is(max_nodes, points):
+def test_refinement_ends_at_node_limit_and_returns_error(max_nodes, points):
     model = CountingModel(wavy_model(37))
 
     grid = LocationGrid.from_sensor_model(model, region(0, 0, 4000, 4000), max_nodes=max_nodes)
@@ -144,7 +144,7 @@ def test_refining_ends_at_the_most_nodes_allowed_and_says_how_far_off_it_is(max_
     assert grid.error_px > 0.05
 
 
-def test_a_quick_model_places_the_points_themselves_where_the_grid_is_not_good_enough():
+def test_quick_model_locates_points_when_grid_is_too_coarse():
     wave, bounds = wavy_model(37), region(0, 0, 4000, 4000)
     pixels = random_pixels(bounds)
 
@@ -153,7 +153,7 @@ def test_a_quick_model_places_the_points_themselves_where_the_grid_is_not_good_e
     np.testing.assert_allclose(grid.locate(pixels), wave(pixels), atol=1e-12)
 
 
-def test_a_cut_of_the_map_between_two_nodes_is_found():
+def test_cut_of_map_between_two_nodes_is_found():
     def cut(xy):
         world = degrees_model()(xy)
         world[(xy[:, 0] > 1500) & (xy[:, 0] < 1650), 0] += 20
@@ -167,7 +167,7 @@ def test_a_cut_of_the_map_between_two_nodes_is_found():
     np.testing.assert_allclose(found, cut(pixels), atol=1e-9)
 
 
-def test_a_finer_tolerance_asks_for_more_points():
+def test_finer_tolerance_requests_more_points():
     coarse, fine = CountingModel(wavy_model(4000)), CountingModel(wavy_model(4000))
 
     LocationGrid.from_sensor_model(coarse, region(0, 0, 4000, 4000), tolerance_px=0.5)
@@ -178,7 +178,7 @@ def test_a_finer_tolerance_asks_for_more_points():
 
 @pytest.mark.parametrize(("row", "col"), [(0, 0), (700, 90_000)])
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (1, 5000), (5000, 1)])
-def test_a_region_of_one_pixel_is_a_region(row, col, width, height):
+def test_region_of_one_pixel_is_region(row, col, width, height):
     bounds = region(row, col, width, height)
     model = degrees_model()
     pixels = random_pixels(bounds)
@@ -188,7 +188,7 @@ def test_a_region_of_one_pixel_is_a_region(row, col, width, height):
     np.testing.assert_allclose(found, model(pixels), atol=1e-9)
 
 
-def test_longitudes_stay_within_half_a_turn_on_both_sides_of_the_antimeridian():
+def test_longitudes_stay_within_half_turn_on_both_sides_of_antimeridian():
     grid = LocationGrid.from_sensor_model(degrees_model(longitude=179.99), region(0, 0, 2000, 10))
 
     longitudes = grid.locate(np.array([[0.0, 0.0], [900.0, 0.0], [1100.0, 0.0], [2000.0, 0.0]]))[:, 0]
@@ -196,7 +196,7 @@ def test_longitudes_stay_within_half_a_turn_on_both_sides_of_the_antimeridian():
     np.testing.assert_allclose(longitudes, [179.99, 179.999, -179.999, -179.99], atol=1e-9)
 
 
-def test_elevation_is_linear_between_nodes_and_never_beyond_them():
+def test_elevation_is_linear_between_nodes():
     def cliff(xy):
         return np.column_stack([1e-5 * xy[:, 0], 1e-5 * xy[:, 1], np.where(xy[:, 0] < 500, 0.0, 300.0)])
 
@@ -214,7 +214,7 @@ def test_elevation_is_linear_between_nodes_and_never_beyond_them():
     latitude=st.sampled_from([-89.99, 0.0, 60.0]),
 )
 @examples(60)
-def test_far_beyond_the_grid_a_place_is_still_a_place(beyond, longitude, latitude):
+def test_location_is_finite_far_beyond_grid(beyond, longitude, latitude):
     grid = LocationGrid.from_sensor_model(degrees_model(longitude, latitude), region(0, 0, 512, 512))
 
     ((found_longitude, found_latitude, elevation),) = grid.locate(np.array([beyond]))
@@ -224,7 +224,7 @@ def test_far_beyond_the_grid_a_place_is_still_a_place(beyond, longitude, latitud
     assert elevation == 0
 
 
-def test_a_tile_width_beyond_the_grid_the_map_goes_on_straight():
+def test_map_is_linear_beyond_grid():
     model = projected_model(32633, 400_000, 5_000_000, 0.5)
     bounds = region(0, 0, 1024, 1024)
     pixels = random_pixels(bounds, beyond_px=1024)
@@ -236,7 +236,7 @@ def test_a_tile_width_beyond_the_grid_the_map_goes_on_straight():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 @pytest.mark.parametrize("is_quick", [True, False])
-def test_pixels_off_the_earth_have_no_place_and_the_others_have_theirs(bad, is_quick):
+def test_only_pixels_off_earth_have_no_location(bad, is_quick):
     def disk(xy):
         world = degrees_model()(xy)
         world[np.hypot(xy[:, 0] - 500, xy[:, 1] - 500) > 480] = bad
@@ -255,7 +255,7 @@ def test_pixels_off_the_earth_have_no_place_and_the_others_have_theirs(bad, is_q
     np.testing.assert_allclose(found[is_found], truth[is_found], atol=1e-9)
 
 
-def test_no_pixels_have_no_places():
+def test_no_pixels_have_no_locations():
     grid = LocationGrid.from_sensor_model(degrees_model(), region(0, 0, 10, 10))
 
     assert grid.locate(np.empty((0, 2))).shape == (0, 3)

@@ -99,29 +99,29 @@ geometries = st.one_of(
         ({"bounds_imcoords": [1, 2, 3]}, None),
     ],
 )
-def test_the_first_property_that_tells_a_place_wins(properties, expected):
+def test_first_geometry_property_wins(properties, expected):
     assert feature_image_bounds({"type": "Feature", "geometry": None, "properties": properties}) == expected
 
 
 @pytest.mark.parametrize("feature", [{}, {"properties": None}, {"properties": []}, {"properties": "x"}])
-def test_a_feature_without_properties_has_no_bounds(feature):
+def test_feature_without_properties_has_no_bounds(feature):
     assert feature_image_bounds(feature) is None
 
 
-def test_objects_of_the_geojson_library_are_features_too():
+def test_objects_of_geojson_library_are_features_too():
     feature = geojson.Feature(properties={"imageGeometry": geojson.Polygon([[(1, 2), (5, 2), (5, 8), (1, 2)]])})
 
     assert feature_image_bounds(feature) == (1.0, 2.0, 5.0, 8.0)
 
 
 @pytest.mark.parametrize("kind", GEOMETRIES)
-def test_every_type_has_the_bounds_that_shapely_finds(kind):
+def test_every_type_has_bounds_that_shapely_finds(kind):
     geometry = {"type": kind, "coordinates": GEOMETRIES[kind]}
 
     assert feature_image_bounds({"properties": {"imageGeometry": geometry}}) == shapely.geometry.shape(geometry).bounds
 
 
-def test_a_box_becomes_a_closed_ring_that_is_counterclockwise_on_the_ground():
+def test_box_becomes_closed_ring_that_is_counterclockwise_on_ground():
     ring = box_polygon([5, 8, 1, 2])["coordinates"][0]
 
     assert ring[0] == ring[-1]
@@ -130,7 +130,7 @@ def test_a_box_becomes_a_closed_ring_that_is_counterclockwise_on_the_ground():
 
 
 @given(geometries)
-def test_what_shapely_can_read_is_usable(geometry):
+def test_geometry_is_usable_when_shapely_reads_it(geometry):
     assert geometry_problem(geometry) is None
     assert image_geometry_problem({"imageGeometry": geometry}) is None
     assert find_image_geometry({"imageGeometry": geometry}) is geometry
@@ -188,7 +188,7 @@ def test_what_shapely_can_read_is_usable(geometry):
         ),
     ],
 )
-def test_what_cannot_be_used_has_a_reason(geometry, problem):
+def test_unusable_geometry_has_reason(geometry, problem):
     assert geometry_problem(geometry) == problem
     assert image_geometry_problem({"imageGeometry": geometry}) == problem
 
@@ -215,12 +215,12 @@ def test_what_cannot_be_used_has_a_reason(geometry, problem):
         ({"imageBBox": [0, 0, 1, True]}, "BAD_IMAGE_BBOX"),
     ],
 )
-def test_the_property_that_would_be_used_must_be_usable(properties, problem):
+def test_property_that_would_be_used_must_be_usable(properties, problem):
     assert image_geometry_problem(properties) == problem
 
 
 @given(st.lists(geometries, min_size=1, max_size=6))
-def test_arrays_give_back_the_geometries_with_closed_rings(originals):
+def test_arrays_restore_geometries_with_closed_rings(originals):
     arrays = GeometryArrays.of(originals)
 
     rebuilt = arrays.with_positions(arrays.positions)
@@ -251,13 +251,13 @@ def test_bounds_and_centroids_of_arrays_are_those_of_single_shapes(originals):
     ],
     ids=["one point", "one line", "bow tie"],
 )
-def test_an_area_of_nothing_has_a_centroid_still(coordinates, centroid):
+def test_empty_area_has_centroid(coordinates, centroid):
     arrays = GeometryArrays.of([{"type": "Polygon", "coordinates": [coordinates]}])
 
     np.testing.assert_allclose(arrays.centroids(), [centroid])
 
 
-def test_a_ring_that_crosses_itself_keeps_its_centroid_within_its_bounds():
+def test_ring_that_crosses_itself_keeps_its_centroid_within_its_bounds():
     almost_nothing = [[0, 0], [4, 4], [4, 0], [0, 4 + 1e-7], [0, 0]]
     arrays = GeometryArrays.of([{"type": "Polygon", "coordinates": [almost_nothing]}])
 
@@ -267,7 +267,7 @@ def test_a_ring_that_crosses_itself_keeps_its_centroid_within_its_bounds():
     assert miny <= y <= maxy
 
 
-def test_a_third_number_of_a_position_is_left_behind():
+def test_third_number_of_position_is_left_behind():
     arrays = GeometryArrays.of([{"type": "MultiPoint", "coordinates": [[1, 2, 3], [4, 5], [6, 7, 8, 9]]}])
 
     assert arrays.positions.tolist() == [[1, 2], [4, 5], [6, 7]]

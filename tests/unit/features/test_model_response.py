@@ -30,7 +30,7 @@ def answer(*features, **members):
 GOOD = feature(featureClasses=[{"iri": "ship", "score": 0.5}], extra={"kept": [1, None, "ü"]})
 
 
-def test_features_come_back_as_they_were_said():
+def test_features_are_returned_unchanged():
     assert parse_response(answer(GOOD, feature())) == ParsedResponse([GOOD, feature()], Counter())
 
 
@@ -43,7 +43,7 @@ def test_features_come_back_as_they_were_said():
         b' {"type": null, "features": [ ]} \n',
     ],
 )
-def test_a_list_without_features_is_a_tile_without_detections(body):
+def test_list_without_features_is_tile_without_detections(body):
     assert parse_response(body) == ParsedResponse([], Counter())
 
 
@@ -78,25 +78,25 @@ def test_a_list_without_features_is_a_tile_without_detections(body):
         b"\x00" * 100,
     ],
 )
-def test_anything_else_is_a_bad_answer(body):
+def test_anything_else_is_bad_response(body):
     with pytest.raises(BadModelResponseError):
         parse_response(body)
 
 
 @pytest.mark.parametrize("bomb", [b"[" * 5_000_000, b'{"features":' * 100_000, b"[" * 2000 + b"]" * 2000])
-def test_a_depth_bomb_is_a_bad_answer(bomb):
+def test_depth_bomb_is_bad_response(bomb):
     with pytest.raises(BadModelResponseError):
         parse_response(bomb)
 
 
-def test_the_error_does_not_repeat_the_answer():
+def test_error_does_not_repeat_response():
     with pytest.raises(BadModelResponseError) as caught:
         parse_response(b'{"features": secret-token}')
 
     assert "secret" not in str(caught.value)
 
 
-def test_an_answer_beyond_the_limit_is_not_even_read(monkeypatch):
+def test_response_is_not_read_beyond_limit(monkeypatch):
     body = answer(GOOD)
     monkeypatch.setattr(answer_module, "MAX_ANSWER_BYTES", len(body) - 1)
 
@@ -128,14 +128,14 @@ def test_an_answer_beyond_the_limit_is_not_even_read(monkeypatch):
         (feature(text="x" * MAX_FEATURE_BYTES), "FEATURE_TOO_LARGE"),
     ],
 )
-def test_a_bad_feature_is_dropped_and_counted_and_its_neighbours_stay(candidate, reason):
+def test_bad_feature_is_dropped_and_counted_and_its_neighbours_stay(candidate, reason):
     parsed = parse_response(answer(GOOD, candidate, GOOD, candidate))
 
     assert parsed == ParsedResponse([GOOD, GOOD], Counter({reason: 2}))
     assert {type(code) for code in parsed.dropped} == {str}
 
 
-def test_a_feature_that_can_be_read_but_not_written_is_dropped():
+def test_feature_is_dropped_when_it_cannot_be_encoded():
     deep = orjson.dumps(feature(extra="DEEP")).replace(b'"DEEP"', b"[" * 300 + b"]" * 300)
 
     parsed = parse_response(b'{"features":[' + deep + b"," + orjson.dumps(GOOD) + b"]}")
@@ -175,7 +175,7 @@ def test_reasons_are_counted_apart():
         ),
     ],
 )
-def test_null_counts_as_absent_and_what_is_kept_is_sound(said, kept):
+def test_null_counts_as_absent(said, kept):
     assert parse_response(answer(said)) == ParsedResponse([kept], Counter())
 
 
@@ -187,13 +187,13 @@ def test_null_counts_as_absent_and_what_is_kept_is_sound(said, kept):
         {"bounds_imcoords": [1, 2, 3, 4], "feature_types": {"ship": 0.5, "boat": None}, "detection_score": 0.4},
     ],
 )
-def test_answers_of_older_models_are_taken(properties):
+def test_responses_of_older_models_are_accepted(properties):
     said = {"type": "Feature", "geometry": None, "properties": properties}
 
     assert parse_response(answer(said)) == ParsedResponse([said], Counter())
 
 
-def test_what_was_read_by_another_library_is_checked_as_well():
+def test_response_parsed_by_other_library_is_checked():
     candidates = json.loads('[{"type": "Feature", "properties": {"imageBBox": [0, 0, 1, NaN]}}]')
     unwritable = feature(number=10**30)
 
@@ -207,7 +207,7 @@ def test_what_was_read_by_another_library_is_checked_as_well():
     )
 
 
-def test_what_is_passed_in_stays_as_it_was():
+def test_parse_does_not_change_its_argument():
     said = [feature(featureClasses=[{"iri": "a", "score": None}], imageBBox=None)]
     before = copy.deepcopy(said)
 
@@ -239,7 +239,7 @@ feature_like = st.fixed_dictionaries(
 
 
 @given(st.lists(json_values | feature_like, max_size=5))
-def test_whatever_a_model_says_every_candidate_is_kept_or_counted(candidates):
+def test_every_candidate_is_kept_or_counted(candidates):
     parsed = parse_response(orjson.dumps({"features": candidates}))
 
     assert len(parsed.features) + parsed.dropped.total() == len(candidates)
@@ -247,7 +247,7 @@ def test_whatever_a_model_says_every_candidate_is_kept_or_counted(candidates):
 
 
 @given(st.binary(max_size=200) | json_values.map(orjson.dumps))
-def test_any_bytes_are_features_or_a_bad_answer(body):
+def test_any_bytes_are_features_or_bad_response(body):
     try:
         parsed = parse_response(body)
     except BadModelResponseError:
@@ -268,7 +268,7 @@ def test_integers_that_gdal_cannot_read_are_texts():
 @pytest.mark.parametrize(
     ("point", "is_kept"), [([0, 0], False), ([15, 5], True), ([10, 9, 7], True), ([15, 10], False)]
 )
-def test_a_point_outside_the_box_is_not_the_place(point, is_kept):
+def test_point_outside_box_is_not_geometry(point, is_kept):
     properties = {"imageBBox": [20, 9, 10, 2], "imageGeometry": {"type": "Point", "coordinates": point}}
     feature = {"type": "Feature", "geometry": None, "properties": properties}
     ((checked,), _) = check_features([feature])

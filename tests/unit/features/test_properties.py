@@ -41,7 +41,7 @@ def feature(**properties):
     return {"type": "Feature", "id": "a", "geometry": None, "properties": {"inferenceTime": TIME, **properties}}
 
 
-def test_the_known_feature_comes_out_as_it_always_did():
+def test_known_feature_is_finalized_as_before():
     refined = {
         "type": "Feature",
         "bbox": [10.0001, 19.9959, 10.0002, 19.99602],
@@ -92,7 +92,7 @@ def test_later_stamps_win(own, requested, source, expected):
     assert not set(properties) & set(INTERNAL)
 
 
-def test_new_properties_come_in_the_order_of_stamping():
+def test_new_properties_come_in_order_of_stamping():
     final = finalize_feature(feature(own=1), "j", [{"second": 1, "first": 1}, {"third": 1, "second": 2}], SOURCE)
 
     assert list(final["properties"]) == ["own", "inferenceMetadata", "second", "first", "third", "sourceMetadata"]
@@ -100,18 +100,18 @@ def test_new_properties_come_in_the_order_of_stamping():
 
 @pytest.mark.parametrize("name", INTERNAL)
 @pytest.mark.parametrize("value", [0, None, "", [], {}, False, "x", [1]])
-def test_internal_properties_never_leave_whatever_their_value(name, value):
+def test_internal_properties_are_never_delivered(name, value):
     assert name not in finalize_feature(feature(**{name: value}), "j", [])["properties"]
     assert name not in finalize_feature(feature(), "j", [{name: value}])["properties"]
 
 
-def test_a_feature_without_time_has_none_in_its_metadata():
+def test_feature_without_time_has_none_in_its_metadata():
     final = finalize_feature({"type": "Feature", "geometry": None, "properties": None}, "j", [])
 
     assert final["properties"] == {"inferenceMetadata": {"jobId": "j", "inferenceDT": None}}
 
 
-def test_finalizing_changes_nothing_that_was_passed_in():
+def test_finalize_does_not_change_its_argument():
     refined, requested = feature(image_id="x", a=1), [{"a": 2}]
     before = copy.deepcopy((refined, requested))
 
@@ -133,7 +133,7 @@ def test_properties_that_are_no_json_cannot_be_stamped(value):
 
 
 @pytest.mark.parametrize("properties", [1, "x", []])
-def test_a_feature_whose_properties_are_no_object_cannot_be_stamped(properties):
+def test_feature_without_properties_object_cannot_be_stamped(properties):
     with pytest.raises(InvalidFeaturePropertiesException):
         finalize_feature({"type": "Feature", "properties": properties}, "j", [])
 
@@ -143,7 +143,7 @@ objects = st.dictionaries(names, st.integers(0, 3), max_size=5)
 
 
 @given(objects, st.lists(objects, max_size=4), objects | st.none())
-def test_a_stamp_is_the_plain_sequence_of_updates(own, requested, source):
+def test_stamp_is_plain_sequence_of_updates(own, requested, source):
     plain = {"inferenceTime": TIME, **own}
     plain["inferenceMetadata"] = {"jobId": "j", "inferenceDT": plain["inferenceTime"]}
     for update in [*requested, source or {}]:
@@ -168,7 +168,7 @@ def test_a_stamp_is_the_plain_sequence_of_updates(own, requested, source):
         ({"other": 1}, {"other": 1}),
     ],
 )
-def test_deprecated_classes_are_converted_in_place(before, after):
+def test_deprecated_classes_are_converted(before, after):
     converted = geojson.Feature(properties=before)
 
     convert_deprecated_feature_properties(converted)
@@ -176,7 +176,7 @@ def test_deprecated_classes_are_converted_in_place(before, after):
     assert converted["properties"] == after
 
 
-def test_the_identity_of_a_feature_never_changes():
+def test_identity_of_feature_never_changes():
     assert feature_id("job", "(0, 0)(10, 10)-job", 3, 7) == "c37d9add-1a68-5718-84ee-1b9204459fc9"
     assert uuid.UUID(feature_id("job", "region", 0, 0)).version == 5
 
@@ -200,7 +200,7 @@ json_objects = st.dictionaries(
 
 
 @given(json_objects)
-def test_a_feature_survives_being_written(properties):
+def test_feature_survives_being_written(properties):
     written = encode_feature(feature(**properties))
 
     assert decode_feature(written) == feature(**properties)
@@ -210,7 +210,7 @@ def test_a_feature_survives_being_written(properties):
     )
 
 
-def test_features_that_outgrew_the_limit_are_dropped_and_counted():
+def test_features_that_outgrew_limit_are_dropped_and_counted():
     features = [feature(n=0), feature(text="x" * 500), feature(n=2), feature(text="y" * 500)]
 
     encoded = encode_features(features, max_feature_bytes=500)

@@ -14,19 +14,19 @@ def polygon(*rings):
     return {"type": "Polygon", "coordinates": list(rings)}
 
 
-def test_an_area_is_cut_at_the_antimeridian_and_its_box_goes_around_it():
+def test_area_and_its_box_are_cut_at_antimeridian():
     found = cut(polygon(ACROSS))
     assert found["type"] == "MultiPolygon"
     assert shape(found).equals(shapely.union(EAST, WEST))
     assert bounds_of(found) == [179.0, 10.0, -179.0, 12.0]
 
 
-def test_a_hole_is_cut_too():
+def test_hole_is_cut_too():
     hole = [[179.5, 10.5], [-179.5, 10.5], [-179.5, 11.5], [179.5, 11.5], [179.5, 10.5]]
     assert shape(cut(polygon(ACROSS, hole))).area == pytest.approx(4.0 - 1.0)
 
 
-def test_a_line_is_cut_at_the_antimeridian():
+def test_line_is_cut_at_antimeridian():
     found = cut({"type": "LineString", "coordinates": [[178.0, 0.0], [-178.0, 2.0]]})
     assert found == {
         "type": "MultiLineString",
@@ -34,7 +34,7 @@ def test_a_line_is_cut_at_the_antimeridian():
     }
 
 
-def test_a_ring_around_a_pole_becomes_the_area_that_it_goes_around():
+def test_ring_around_pole_becomes_polar_area():
     ring = [[longitude, 80.0] for longitude in (0.0, 90.0, 180.0, -90.0, 0.0)]
     found = shape(cut(polygon(ring)))
     assert found.equals(shapely.box(-180, 80, 180, 90))
@@ -51,12 +51,12 @@ def test_a_ring_around_a_pole_becomes_the_area_that_it_goes_around():
     ],
     ids=["point", "points", "no area", "elsewhere"],
 )
-def test_a_geometry_that_needs_no_cut_stays(geometry):
+def test_geometry_that_needs_no_cut_stays(geometry):
     assert shape(cut(geometry)).equals(shape(geometry))
     assert cut(geometry)["type"] == geometry["type"]
 
 
-def test_members_of_a_collection_are_cut_each_and_the_box_is_that_of_all():
+def test_members_of_collection_are_cut_each_and_box_is_that_of_all():
     members = [{"type": "Point", "coordinates": [178.0, 1.0]}, polygon(ACROSS)]
     feature = {
         "type": "Feature",

@@ -157,7 +157,7 @@ def options_class(comparison, place, other):
     options=st.sampled_from(ALGORITHMS),
     ends=st.sets(st.integers(0, ROWS - 2)),
 )
-def test_row_by_row_comes_to_what_all_at_once_comes_to(scene, options, ends):
+def test_selection_row_by_row_equals_selection_at_once(scene, options, ends):
     expected = plainly(scene, options)
     assert in_steps(scene, options, [*sorted(ends), ROWS - 1])[0] == expected
     assert in_steps(scene, options, range(ROWS))[0] == expected
@@ -167,7 +167,7 @@ def test_row_by_row_comes_to_what_all_at_once_comes_to(scene, options, ends):
 
 @examples(60)
 @given(scene=scenes(), options=st.sampled_from(ALGORITHMS[:6]), ends=st.sets(st.integers(0, ROWS - 2)))
-def test_which_tiles_are_crowded_does_not_depend_on_the_steps(scene, options, ends):
+def test_which_tiles_are_crowded_does_not_depend_on_steps(scene, options, ends):
     with mock.patch.multiple(crowding, FREE_WORK=2, WORK_PER_WEIGHT=0):
         expected = in_steps(scene, options, [ROWS - 1])[0]
         assert in_steps(scene, options, range(ROWS))[0] == expected
@@ -189,7 +189,7 @@ def crowd(count, slivers=0):
 
 @pytest.mark.parametrize("scene", [crowd(400), crowd(0, 250)], ids=["identical", "crossing"])
 @pytest.mark.parametrize("options", [*ALGORITHMS[:2], *ALGORITHMS[3:6:2]], ids=["seam", "union", "nms", "soft"])
-def test_a_crowded_tile_is_delivered_unmerged_and_every_other_is_merged(scene, options, monkeypatch):
+def test_crowded_tile_is_delivered_unmerged_and_every_other_is_merged(scene, options, monkeypatch):
     monkeypatch.setattr(crowding, "FREE_WORK", 20_000)
     looked_at, notes = [], []
     touching = BoxPairs.touching
@@ -207,7 +207,7 @@ def test_a_crowded_tile_is_delivered_unmerged_and_every_other_is_merged(scene, o
     assert len(notes) >= ROWS
 
 
-def test_pairs_that_a_soft_suppression_does_not_keep_are_found_again():
+def test_pairs_that_soft_suppression_does_not_keep_are_found_again():
     rng = np.random.default_rng(1)
     low = rng.uniform(0, 50, (300, 2))
     boxes = np.hstack([low, low + rng.uniform(5, 30, (300, 2))])
@@ -228,14 +228,14 @@ def column_of(boxes):
 
 
 @pytest.mark.parametrize("options", ALGORITHMS[:6])
-def test_only_what_later_rows_may_concern_is_carried(options):
+def test_only_features_near_later_rows_are_carried(options):
     # Two of each tile lie where the next one begins, and three where it does not.
     alone, shared = [(5, 25, 9, 30), (5, 31, 9, 36), (15, 25, 18, 30)], [(5, 44, 9, 50), (25, 44, 29, 50)]
     _, most = in_steps(column_of(alone + shared), options, range(ROWS))
     assert most <= 4 * len(shared)
 
 
-def test_what_hangs_together_over_all_rows_is_carried_to_the_end_and_the_rest_is_not():
+def test_group_across_all_rows_is_carried_to_end():
     road, ship = (2, 0, 12, 60), (30, 25, 34, 30)
     scene = column_of([road, ship])
     delivered, most = in_steps(scene, FeatureDistillationSeam(merge=SeamMerge.UNION), range(ROWS))
@@ -244,7 +244,7 @@ def test_what_hangs_together_over_all_rows_is_carried_to_the_end_and_the_rest_is
     assert most == ROWS - 1
 
 
-def test_a_box_is_compared_no_farther_than_a_tile_beyond_its_own():
+def test_box_is_compared_no_farther_than_tile_beyond_its_own():
     first, far = shapely.box(0, 0, 55, 55), shapely.box(0, 0, 55, 4 * STRIDE + 50)
     options = FeatureDistillationNMS(iou_threshold=0.0)
     for row, kept in ((1, 1), (4, 2)):

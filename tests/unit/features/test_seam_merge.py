@@ -71,22 +71,22 @@ def point(tile, x, y, score=0.5):
 # --- what is one object ---
 
 
-def test_what_two_tiles_see_whole_is_one_and_the_better_score_stays():
+def test_object_seen_whole_twice_keeps_better_score():
     assert merged([box(LEFT, 44, 10, 54, 20, score=0.8), box(RIGHT, 45, 10, 55, 20, score=0.9)]) == [1, 1]
 
 
-def test_what_a_tile_cuts_is_the_weaker_whatever_its_score():
+def test_cut_detection_loses_against_whole_one():
     assert merged([box(LEFT, 50, 10, 60, 20, score=0.9), box(RIGHT, 50, 10, 75, 20, score=0.1)]) == [1, 1]
 
 
-def test_a_part_that_does_not_touch_the_edge_is_the_weaker_of_what_another_tile_saw_whole():
+def test_part_off_edge_loses_against_whole_detection():
     whole, part = box(LEFT, 20, 10, 58, 20, score=0.5), box(RIGHT, 50, 10, 58, 20, score=0.9)
     assert merged([whole, part]) == [0, 0]
     assert merged([part, whole]) == [1, 1]
     assert merged([part, whole], Seam(merge=SeamMerge.UNION)) == [1, 1]
 
 
-def test_a_part_is_the_weaker_even_where_an_edge_cuts_the_rest():
+def test_part_is_weaker_even_where_edge_cuts_rest():
     most, part = box(RIGHT, 40, 10, 75, 20, score=0.5), box(LEFT, 40, 10, 52, 20, score=0.9)
     assert merged([most, part]) == [0, 0]
 
@@ -100,7 +100,7 @@ def comb(teeth, is_turned=False):
 
 
 @pytest.mark.parametrize("options", [SEAM, Seam(merge=SeamMerge.UNION)])
-def test_polygons_that_cross_too_often_are_two_and_never_intersected(options, monkeypatch):
+def test_complex_polygons_are_not_intersected(options, monkeypatch):
     corners = []
 
     def counted(first, second, **arguments):
@@ -124,17 +124,17 @@ def test_shapes_that_cross_themselves_too_often_are_coarse():
     assert shapely.get_num_coordinates(line) == 100
 
 
-def test_halves_of_what_no_tile_saw_whole_are_one():
+def test_halves_are_merged_when_no_tile_saw_object_whole():
     halves = [box(LEFT, 10, 10, 60, 20, score=0.8), box(RIGHT, 40, 10, 90, 20, score=0.9)]
     assert merged(halves) == [1, 1]
 
 
-def test_neighbours_that_end_where_the_other_tile_ends_are_two():
+def test_neighbours_that_end_where_other_tile_ends_are_two():
     # Each reaches beyond the other's tile, which saw no more than a thin part of it, and reports none.
     assert merged([box(LEFT, 10, 10, 45, 30), box(RIGHT, 44, 10, 90, 30)]) == [0, 1]
 
 
-def test_long_thing_and_what_lies_beside_it_at_the_edge_are_two():
+def test_long_object_and_its_neighbour_at_edge_stay_two():
     first = box(LEFT, 10, 10, 42, 30, score=0.9)
     assert merged([first, box(RIGHT, 40, 10, 58, 30, score=0.8)]) == [0, 1]
 
@@ -144,14 +144,14 @@ def test_detections_of_one_tile_are_never_compared():
     assert merged(twice) == [0, 1]
 
 
-def test_classes_are_told_apart_unless_asked_not_to():
+def test_classes_are_kept_apart_unless_configured():
     seen = [box(LEFT, 44, 10, 54, 20, score=0.9), box(RIGHT, 44, 10, 54, 20, category=1)]
     assert merged(seen) == [0, 1]
     assert merged(seen, Seam(is_class_agnostic=True)) == [0, 0]
 
 
 @pytest.mark.parametrize(("metric", "threshold", "is_same"), [("IOS", 0.5, 1), ("IOU", 0.5, 0), ("IOU", 0.2, 1)])
-def test_overlap_is_measured_over_the_smaller_or_over_both(metric, threshold, is_same):
+def test_overlap_is_measured_over_smaller_or_over_both(metric, threshold, is_same):
     seen = [box(LEFT, 45, 10, 55, 20, score=0.9), box(RIGHT, 45, 10, 55, 13)]
     options = Seam(metric=OverlapMetric(metric), iou_threshold=threshold)
     assert merged(seen, options) == [0, 0 if is_same else 1]
@@ -168,30 +168,30 @@ def test_polygon_and_box_of_one_object_are_one():
     assert merged([Seen(shapely.Point(50, 20).buffer(5), LEFT, 0.9), box(RIGHT, 45, 15, 55, 25)]) == [0, 0]
 
 
-def test_points_are_one_within_a_distance_that_the_overlap_gives():
+def test_points_are_merged_within_distance_of_overlap():
     assert default_distance_px(TileSpans.of(np.array(TILES, float))) == 20 / 16
     assert merged([point(LEFT, 50, 10, 0.9), point(RIGHT, 51.2, 10)]) == [0, 0]
     assert merged([point(LEFT, 50, 10, 0.9), point(RIGHT, 51.3, 10)]) == [0, 1]
     assert merged([point(LEFT, 50, 10, 0.9), point(RIGHT, 51.3, 10)], Seam(distance_px=2)) == [0, 0]
 
 
-def test_tiles_that_share_nothing_leave_a_pixel_for_noise():
+def test_tiles_without_overlap_allow_one_pixel_of_noise():
     assert default_distance_px(TileSpans.of(np.array([LEFT, (60, 0, 120, 60)], float))) == 1
     assert default_distance_px(TileSpans.of(np.array([LEFT], float))) == 1
 
 
-def test_lines_are_one_where_they_run_together():
+def test_lines_are_merged_where_they_coincide():
     road = line(LEFT, (5, 30), (60, 31), score=0.9)
     assert merged([road, line(RIGHT, (40, 30.5), (95, 33))]) == [0, 0]
     assert merged([road, line(RIGHT, (50, 5), (50, 58))]) == [0, 1]
 
 
-def test_kinds_that_cannot_be_compared_are_left_alone():
+def test_different_geometry_types_are_not_compared():
     seen = [point(LEFT, 50, 10), box(RIGHT, 45, 5, 55, 15), line(LEFT, (45, 10), (55, 10))]
     assert merged(seen, Seam(distance_px=20)) == [0, 1, 2]
 
 
-def test_thing_at_a_corner_is_seen_by_four_and_delivered_once():
+def test_thing_at_corner_is_seen_by_four_and_delivered_once():
     seen = [box(tile, 45, 45, 55, 55, score=score) for tile, score in zip(TILES[:4], (0.3, 0.9, 0.5, 0.7), strict=True)]
     assert merged(seen) == [1, 1, 1, 1]
 
@@ -207,12 +207,12 @@ def test_score_none_is_weaker_than_any():
     assert merged([box(LEFT, 45, 10, 54, 20, score=math.nan), box(RIGHT, 45, 10, 54, 20, score=0.01)]) == [1, 1]
 
 
-def test_nothing_comes_of_nothing():
+def test_no_features_give_no_features():
     assert merged([]) == []
     assert merged([], Seam(merge=SeamMerge.UNION)) == []
 
 
-def test_what_has_no_place_stays():
+def test_feature_without_geometry_is_kept():
     features = TiledFeatures(
         ScoredBoxes(np.full((2, 4), np.nan), np.array([0.5, 0.5]), np.zeros(2, np.intp)),
         np.zeros(2, np.int8),
@@ -223,7 +223,7 @@ def test_what_has_no_place_stays():
     assert suppressors(features, Seam()).tolist() == [0, 1]
 
 
-def test_a_detection_that_no_other_tile_could_have_seen_is_compared_with_none():
+def test_detection_of_one_tile_is_not_compared():
     """Even with a detection that reaches far beyond its own tile, over most of it."""
     alone = box(BELOW, 0, 64, 25, 64.5, score=0.25)
     astray = Seen(shapely.box(10, 25, 70, 85), CORNER, 0.25)
@@ -285,14 +285,14 @@ def is_plain(seen):
     at_once=st.sampled_from([1, 7, 1000]),
     max_links=st.sampled_from([0, seam_merge.MAX_LINKS]),
 )
-def test_arrays_come_to_what_the_plain_version_comes_to(seen, options, at_once, max_links):
+def test_arrays_agree_with_plain_version(seen, options, at_once, max_links):
     distance_px = options.distance_px or 20 / 16
     with mock.patch.object(seam_merge, "MAX_LINKS", max_links):
         found = merged(seen, options, pairs_at_once=at_once)
     assert found == plain.suppressors(seen, TILES, options, distance_px)
 
 
-def test_both_versions_mean_the_same_edge():
+def test_both_versions_mean_same_edge():
     assert plain.EDGE_PX == seam_overlap.EDGE_PX
 
 
@@ -311,13 +311,13 @@ def groups(seen, options, **arguments):
 
 @examples(40)
 @given(seen=ranked_scenes(), options=st.sampled_from(RULES), random=st.randoms(use_true_random=False))
-def test_order_of_the_list_means_nothing(seen, options, random):
+def test_merge_is_invariant_to_order(seen, options, random):
     assert groups(random.sample(seen, len(seen)), options) == groups(seen, options)
 
 
 @examples(40)
 @given(seen=ranked_scenes(), options=st.sampled_from(RULES), x=st.integers(0, 2**16), y=st.integers(0, 2**16))
-def test_place_in_the_image_means_nothing(seen, options, x, y):
+def test_merge_is_invariant_to_translation(seen, options, x, y):
     def moved_tile(tile):
         return tile[0] + x, tile[1] + y, tile[2] + x, tile[3] + y
 
@@ -329,7 +329,7 @@ def test_place_in_the_image_means_nothing(seen, options, x, y):
 
 @examples(50)
 @given(seen=scenes().filter(is_plain), options=st.sampled_from(RULES))
-def test_what_no_other_tile_could_have_seen_stays(seen, options):
+def test_detection_outside_overlap_is_kept(seen, options):
     standing = merged(seen, options)
     for index, one in enumerate(seen):
         if not any(plain.saw(tile, one) for tile in TILES if tile != one.tile):
@@ -338,7 +338,7 @@ def test_what_no_other_tile_could_have_seen_stays(seen, options):
 
 @examples(50)
 @given(seen=scenes().filter(is_plain), options=st.sampled_from(RULES))
-def test_who_stands_for_others_stands(seen, options):
+def test_representative_is_kept(seen, options):
     standing, distance_px = merged(seen, options), options.distance_px or 20 / 16
 
     def strength(index):

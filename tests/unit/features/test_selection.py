@@ -67,20 +67,20 @@ def test_contract_vectors(threshold, kept):
     assert ids(select(NMS(iou_threshold=threshold), contract_features())) == kept
 
 
-def test_overlap_equal_to_the_threshold_is_kept():
+def test_overlap_equal_to_threshold_is_kept():
     halves = [feature("whole", [0, 0, 10, 10], 0.9), feature("half", [0, 0, 10, 5], 0.8)]
     assert selected_ids(NMS(iou_threshold=0.5), halves) == ["half", "whole"]
     assert selected_ids(NMS(iou_threshold=0.4999), halves) == ["whole"]
 
 
-def test_suppression_drops_what_scores_no_more_than_asked_but_nothing_without_a_score():
+def test_suppression_drops_features_below_score_threshold():
     unscored = feature("X", [200, 200, 210, 210], featureClasses=[{"iri": "ship"}])
     features = [*contract_features(), unscored]
     assert ids(select(NMS(iou_threshold=0.75, skip_box_threshold=0.3), features)) == ["A", "B", "boat A", "X"]
     assert ids(select(NMS(iou_threshold=0.75, skip_box_threshold=0.29), features)) == ["A", "B", "C", "boat A", "X"]
 
 
-def test_soft_suppression_decays_by_the_square_of_the_overlap():
+def test_soft_suppression_decays_by_square_of_overlap():
     a, b, c, boat = select(SoftNMS(), contract_features())
     iou = 81 / 119
     assert a["properties"]["featureClasses"] == [{"iri": "ship", "score": 0.9, "rawScore": 0.9}]
@@ -89,14 +89,14 @@ def test_soft_suppression_decays_by_the_square_of_the_overlap():
     assert [item["properties"]["featureClasses"][0]["score"] for item in (c, boat)] == [0.3, 0.5]
 
 
-def test_soft_suppression_drops_what_decays_to_the_threshold():
+def test_soft_suppression_drops_decayed_features():
     decayed = 0.8 * math.exp(-((81 / 119) ** 2) / 0.1)
     assert selected_ids(SoftNMS(skip_box_threshold=decayed * 1.001), contract_features()) == ["A", "C", "boat A"]
     assert selected_ids(SoftNMS(skip_box_threshold=decayed * 0.999), contract_features()) == ["A", "B", "C", "boat A"]
     assert selected_ids(SoftNMS(skip_box_threshold=0.3), contract_features()) == ["A", "boat A"]
 
 
-def test_soft_suppression_changes_the_winning_class_alone_and_no_feature_that_it_was_given():
+def test_soft_suppression_changes_only_winning_class():
     classes = [{"iri": "boat", "score": 0.2}, {"iri": "ship", "score": 0.9, "why": "hull"}, {"iri": "car"}]
     given_feature = feature("A", [0, 0, 10, 10], featureClasses=classes, imageGeometry=None)
     before = copy.deepcopy(given_feature)
@@ -110,7 +110,7 @@ def test_soft_suppression_changes_the_winning_class_alone_and_no_feature_that_it
     assert {**kept, "properties": None} == {**before, "properties": None}
 
 
-def test_feature_without_classes_takes_no_score():
+def test_feature_without_classes_has_no_score():
     bare = feature("A", [0, 0, 10, 10], featureClasses=None)
     assert with_score(bare, 0.5) is bare
 
@@ -125,7 +125,7 @@ def test_no_algorithm_passes_everything_through(options):
 
 
 @ALGORITHMS
-def test_nothing_comes_of_nothing(options):
+def test_no_features_give_no_features(options):
     assert select(options, []) == []
 
 
@@ -140,7 +140,7 @@ def test_nothing_comes_of_nothing(options):
         (SoftNMS(sigma=-0.1), "sigma -0.1: expected more than 0"),
     ],
 )
-def test_options_that_do_not_exist_are_an_error(options, message):
+def test_options_that_do_not_exist_are_error(options, message):
     with pytest.raises(FeatureDistillationException, match=message):
         select(options, contract_features())
 
@@ -167,12 +167,12 @@ def test_feature_without_score_survives_unchanged(options, classes):
 
 
 @pytest.mark.parametrize("classes", UNSCORED.values(), ids=UNSCORED)
-def test_soft_suppression_keeps_features_without_score_wherever_they_lie(classes):
+def test_soft_suppression_keeps_features_without_score(classes):
     features = [feature("A", [0, 0, 10, 10], 0.9), feature("X", [0, 0, 10, 10], featureClasses=classes)]
     assert ids(select(SoftNMS(), features)) == ["A", "X"]
 
 
-def test_suppression_ranks_features_without_score_last_within_their_category():
+def test_suppression_ranks_features_without_score_last():
     scored = feature("scored", [0, 0, 10, 10], 0.01)
     unscored = feature("unscored", [0, 0, 10, 10], featureClasses=[{"iri": "ship"}])
     nameless = [feature(name, [0, 0, 10, 10], featureClasses=None) for name in "ab"]
@@ -181,7 +181,7 @@ def test_suppression_ranks_features_without_score_last_within_their_category():
 
 @ALGORITHMS
 @pytest.mark.parametrize("properties", [None, {}, {"imageBBox": [1, 2, 3]}, {"imageGeometry": {"type": "Blob"}}])
-def test_feature_without_a_place_in_pixels_is_kept(options, properties):
+def test_feature_without_image_geometry_is_kept(options, properties):
     lost = {"type": "Feature", "geometry": None, "properties": properties}
     assert select(options, [lost, *contract_features(), lost]).count(lost) == 2
 
@@ -191,7 +191,7 @@ def test_properties_that_are_missing_are_no_error():
 
 
 @ALGORITHMS
-def test_points_and_lines_are_compared_by_boxes_of_a_tenth_of_a_pixel(options):
+def test_points_and_lines_are_compared_by_boxes_of_tenth_of_pixel(options):
     def point(name, x, score):
         return feature(name, None, score, imageGeometry={"type": "Point", "coordinates": [x, 7]})
 
@@ -203,7 +203,7 @@ def test_points_and_lines_are_compared_by_boxes_of_a_tenth_of_a_pixel(options):
     assert kept[-1]["properties"]["featureClasses"][0]["score"] == 0.6
 
 
-def test_category_is_the_best_class_and_the_first_of_equals():
+def test_category_is_best_class_and_first_of_equals():
     boat_then_ship = [{"iri": "boat", "score": 0.7}, {"iri": "ship", "score": 0.7}]
     assert best_class(feature("A", [0, 0, 1, 1], featureClasses=boat_then_ship)).iri == "boat"
     ship_scored = [{"iri": "boat"}, {"iri": "ship", "score": -3}]
@@ -267,7 +267,7 @@ def scenes(draw):
 
 @examples(150)
 @given(scene=scenes(), threshold=st.sampled_from([0.0, 0.1, 0.3, 0.5, 0.75, 1.0]), at_once=st.integers(1, 200))
-def test_suppression_equals_the_textbook(scene, threshold, at_once):
+def test_suppression_equals_textbook(scene, threshold, at_once):
     boxes, categories, _ = scene
     kept = np.flatnonzero(nms(BoxPairs(boxes, categories), threshold, at_once) == np.arange(len(boxes)))
     assert kept.tolist() == reference_hard(boxes.tolist(), categories, threshold)
@@ -280,7 +280,7 @@ def test_suppression_equals_the_textbook(scene, threshold, at_once):
     skip=st.sampled_from([0.0, 0.0001, 0.1, 0.5]),
     at_once=st.integers(1, 200),
 )
-def test_soft_suppression_equals_the_textbook(scene, sigma, skip, at_once):
+def test_soft_suppression_equals_textbook(scene, sigma, skip, at_once):
     boxes, categories, scores = scene
     is_kept, decayed = soft_nms(boxes, categories, scores, sigma, skip, at_once)
     expected = reference_soft(boxes.tolist(), categories, scores.tolist(), sigma, skip)
@@ -289,7 +289,7 @@ def test_soft_suppression_equals_the_textbook(scene, sigma, skip, at_once):
         assert decayed[index] == pytest.approx(score, rel=1e-12)
 
 
-def test_overlap_too_small_to_lower_a_score_does_not_change_the_order():
+def test_overlap_too_small_to_lower_score_does_not_change_order():
     boxes = np.array([[0, 0, 1e6, 1e6], [1e6 - 1e-4, 1e6 - 1e-4, 1e6 + 10, 1e6 + 10], [1e6 + 1, 1e6, 1e6 + 9, 1e6 + 9]])
     categories, scores = np.zeros(3, dtype=int), np.array([0.5, 0.5, 0.4])
     is_kept, decayed = soft_nms(boxes, categories, scores, 0.5, 0.0001, 1)
@@ -302,7 +302,7 @@ def test_overlap_too_small_to_lower_a_score_does_not_change_the_order():
 @examples(200)
 @given(scene=scenes(), at_once=st.integers(1, 200))
 @example(scene=(np.zeros((0, 4)), np.zeros(0, dtype=int), np.zeros(0)), at_once=1)
-def test_batches_cover_all_boxes_and_foresee_the_candidates_they_meet(scene, at_once):
+def test_batches_cover_all_boxes_and_candidates(scene, at_once):
     boxes, categories, _ = scene
     pairs, limits = BoxPairs(boxes, categories), candidate_limits(boxes)
     batches = list(pairs.batches(at_once))
@@ -338,7 +338,7 @@ def crowds(draw):
 @ALGORITHMS
 @examples(100)
 @given(features=crowds(), random=st.randoms(use_true_random=False))
-def test_selection_does_not_depend_on_the_order_of_features(options, features, random):
+def test_selection_does_not_depend_on_order_of_features(options, features, random):
     shuffled = random.sample(features, len(features))
     by_id = {item["id"]: item for item in select(options, features)}
     kept = select(options, shuffled)

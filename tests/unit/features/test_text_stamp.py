@@ -39,7 +39,7 @@ def stamped_both_ways(feature, stamp, absorbed=0):
 @example({"a": 1, "inferenceMetadata": 1}, ("type", "properties"), [], "j", TIME)
 @example({"a": 1}, ("type", "properties", "id"), [], "j", TIME)
 @example({"a": 1, "b": 1, "inferenceTime": "never"}, ("type", "properties"), [], "j", None)
-def test_both_ways_give_the_same_bytes(own, order, requested, job_id, time):
+def test_text_stamp_gives_same_bytes_as_stamp(own, order, requested, job_id, time):
     members = {"type": "Feature", "geometry": None, "id": 7, "properties": own}
     feature = {name: members[name] for name in order}
     stamp = FeatureStamp.from_request(job_id, requested)
@@ -50,7 +50,7 @@ def test_both_ways_give_the_same_bytes(own, order, requested, job_id, time):
         assert by_text.stamped(body, own_end(feature, body), ID, absorbed) in (None, expected)
 
 
-def test_what_a_tile_stores_is_stamped_in_its_text():
+def test_stored_features_are_stamped_in_text():
     answer = [
         {"type": "Feature", "properties": {"imageBBox": [1, 2, 3, 4]}, "id": "behind the properties"},
         {"type": "Feature", "geometry": None, "properties": {"bounds_imcoords": [1, 2, 3, 4], "x": "y"}},
@@ -74,7 +74,7 @@ def test_what_a_tile_stores_is_stamped_in_its_text():
     assert stamped_both_ways(deprecated, stamp)[0] is None
 
 
-def test_what_the_job_sets_anew_is_not_stamped_in_the_text():
+def test_replaced_properties_are_not_stamped_in_text():
     feature = {"type": "Feature", "geometry": None, "properties": {"a": 1, "b": 2}}
     text, expected = stamped_both_ways(feature, FeatureStamp.from_request("job", [{"a": 2}]))
     assert text is None

@@ -31,7 +31,7 @@ def test_features_and_columns_come_back(given_features):
     assert list(columns.iris) == list(encoded.columns.iris)
 
 
-def test_texts_are_a_sequence():
+def test_texts_are_sequence():
     bodies = [b"a", b"", b"ccc", b"dd"]
     texts = FeatureTexts(b"".join(bodies), np.array([1, 0, 3, 2], "<u4"))
     assert texts == bodies
@@ -41,7 +41,7 @@ def test_texts_are_a_sequence():
         texts[4]
 
 
-def test_a_damaged_blob_is_found_out():
+def test_damaged_blob_is_found_out():
     body = b'{"type":"Feature","properties":{"imageBBox":[0,0,1,1]}}'
     encoded = encode_features([{"type": "Feature", "properties": {"imageBBox": [0, 0, n, n]}} for n in range(9)])
     blob = pack_tile(encoded.bodies, encoded.columns)

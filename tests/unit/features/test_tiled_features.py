@@ -54,14 +54,14 @@ PLACES = {
 
 
 @pytest.mark.parametrize(("properties", "kind"), PLACES.values(), ids=PLACES)
-def test_place_and_kind(properties, kind):
+def test_image_geometry_has_bounds_and_kind(properties, kind):
     assert kind_and_box({"properties": properties}) == (kind, (1.0, 2.0, 4.0, 6.0))
 
 
 @pytest.mark.parametrize(
     "properties", [None, {}, {"imageBBox": [1, 2, 3]}, {"imageBBox": "none"}, {"imageGeometry": {"type": "Circle"}}]
 )
-def test_what_has_no_usable_place_has_none(properties):
+def test_feature_without_usable_geometry_has_no_bounds(properties):
     assert np.isnan(kind_and_box({"properties": properties})[1]).all()
 
 
@@ -122,7 +122,7 @@ def kept(options):
     return [selection.finished(index, ALL[index], ALL.__getitem__) for index in selection.kept.tolist()], selection
 
 
-def test_every_algorithm_works_on_what_several_tiles_could_have_seen():
+def test_every_algorithm_selects_features_of_overlaps():
     assert [one["id"] for one in kept(None)[0]] == ["far", "far too", "a", "b", "boat"]
     for options in (FeatureDistillationSeam(), FeatureDistillationNMS(iou_threshold=0.5)):
         features, selection = kept(options)
@@ -130,7 +130,7 @@ def test_every_algorithm_works_on_what_several_tiles_could_have_seen():
         assert selection.absorbed == {3: [2]}
 
 
-def test_soft_suppression_keeps_the_models_score_beside_the_lowered_one():
+def test_soft_suppression_keeps_models_score_beside_lowered_one():
     features, _ = kept(FeatureDistillationSoftNMS(sigma=0.5))
     best = {one["id"]: one["properties"]["featureClasses"][0] for one in features}
     assert best["far"] == {"iri": "ship", "score": 0.9}
@@ -139,7 +139,7 @@ def test_soft_suppression_keeps_the_models_score_beside_the_lowered_one():
     assert best["a"]["score"] == pytest.approx(0.7 * np.exp(-((80 / 88) ** 2) / 0.5))
 
 
-def test_lists_that_name_the_tiles_come_to_the_same():
+def test_lists_that_name_tiles_come_to_same():
     named = [
         {**one, "properties": one["properties"] | {"_modelRunnerTile": tile.to_lists()}}
         for tile, features in SCENE

@@ -54,7 +54,7 @@ def in_pixels(joined):
     return shape(joined["properties"]["imageGeometry"])
 
 
-def test_polygon_that_a_seam_cuts_is_joined():
+def test_polygon_that_seam_cuts_is_joined():
     field = shapely.Polygon([(5, 10), (95, 14), (90, 50), (12, 44)])
     cut = [field.intersection(shapely.box(col, row, col + w, row + h)) for (row, col), (w, h) in (LEFT, RIGHT)]
     parts = [feature("a", cut[0], LEFT, 0.6, crop="oats"), feature("b", cut[1], RIGHT, 0.9, crop="rye")]
@@ -64,7 +64,7 @@ def test_polygon_that_a_seam_cuts_is_joined():
     assert in_pixels(parts[1]).equals(cut[1])
 
 
-def test_joined_place_on_the_ground_is_that_of_its_pixels():
+def test_joined_geometry_matches_its_pixels():
     parts = [
         feature("a", shapely.box(5, 10, 60, 50), LEFT, 0.9, center_longitude=0.0, center_latitude=0.0),
         feature("b", shapely.box(40, 10, 80, 50), RIGHT),
@@ -81,7 +81,7 @@ def test_joined_place_on_the_ground_is_that_of_its_pixels():
     assert centre == pytest.approx(ground(42.5, 30)[:2], abs=2e-6)
 
 
-def test_boxes_become_the_box_around_both():
+def test_boxes_become_box_around_both():
     (joined,) = UNION.select_features([boxed("a", (5, 10, 60, 20), LEFT, 0.9), boxed("b", (40, 11, 80, 21), RIGHT)])
     assert joined["properties"]["imageBBox"] == [5, 10, 80, 21]
     assert "imageGeometry" not in joined["properties"]
@@ -89,7 +89,7 @@ def test_boxes_become_the_box_around_both():
 
 
 @pytest.mark.parametrize("is_south_up", [False, True])
-def test_parts_whose_rings_were_turned_on_the_ground_are_joined_there(is_south_up):
+def test_parts_with_reversed_rings_are_joined(is_south_up):
     def locate(xy):
         x, y = xy.T
         return np.column_stack([10 + 1e-5 * x, 50 + (1e-5 if is_south_up else -1e-5) * y, 0 * x])
@@ -110,13 +110,13 @@ def test_parts_whose_rings_were_turned_on_the_ground_are_joined_there(is_south_u
         assert shape(joined["geometry"]).symmetric_difference(expected).area < 1e-4 * expected.area
 
 
-def test_what_no_edge_cuts_stays_as_the_model_gave_it():
+def test_uncut_geometry_is_kept_unchanged():
     whole = feature("a", shapely.box(46, 20, 54, 30), LEFT, 0.9)
     (kept,) = UNION.select_features([whole, feature("b", shapely.box(47, 21, 55, 31), RIGHT)])
     assert kept == whole
 
 
-def test_lines_that_a_seam_cuts_become_one_line():
+def test_lines_that_seam_cuts_become_one_line():
     parts = [
         feature("a", shapely.LineString([(5, 30), (30, 32), (60, 32)]), LEFT, 0.9),
         feature("b", shapely.LineString([(40, 32.5), (70, 32.5), (90, 40)]), RIGHT),
@@ -134,7 +134,7 @@ def parts_length(parts):
     return first.length + second.length - 20  # what both saw
 
 
-def test_fork_that_only_one_tile_saw_stays_a_fork():
+def test_fork_of_one_tile_is_kept():
     parts = [
         feature("a", shapely.LineString([(5, 30), (60, 30)]), LEFT, 0.9),
         feature("b", shapely.MultiLineString([[(40, 30), (90, 30)], [(70, 30), (70, 55)]]), RIGHT),
@@ -143,7 +143,7 @@ def test_fork_that_only_one_tile_saw_stays_a_fork():
     assert in_pixels(joined).length == pytest.approx(85 + 25, abs=3)
 
 
-def test_parts_on_both_sides_of_the_antimeridian_are_joined_there():
+def test_parts_on_both_sides_of_antimeridian_are_joined_there():
     west = 180 - 45e-4
     parts = [
         feature("a", shapely.box(5, 10, 60, 50), LEFT, 0.9, west=west),
@@ -159,7 +159,7 @@ def test_parts_on_both_sides_of_the_antimeridian_are_joined_there():
 
 
 @pytest.mark.parametrize("geometry", [None, {"type": "Point", "coordinates": [1.0, 2.0]}])
-def test_place_that_does_not_follow_the_pixels_stays(geometry):
+def test_geometry_unrelated_to_pixels_is_kept(geometry):
     parts = [feature("a", shapely.box(5, 10, 60, 50), LEFT, 0.9), feature("b", shapely.box(40, 10, 80, 50), RIGHT)]
     for part in parts:
         part["geometry"] = geometry

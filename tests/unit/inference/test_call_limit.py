@@ -48,25 +48,25 @@ def round_of(limit: CallLimit, clock: Clock, latency_s: float = 0.3) -> int:
     return begun
 
 
-def test_it_doubles_with_every_round_up_to_the_most(clock):
+def test_limit_doubles_each_round_up_to_maximum(clock):
     limit = CallLimit(50, clock)
     assert [round_of(limit, clock) for _ in range(6)] == [1, 8, 16, 32, 50, 50]
     assert limit.in_flight == 0
 
 
 @pytest.mark.parametrize(("latency_s", "calls"), [(0.02, 8), (1.0, 8), (2.0, 4), (7.0, 1), (40.0, 1)])
-def test_after_the_first_response_it_is_what_one_server_does_in_eight_seconds(clock, latency_s, calls):
+def test_limit_follows_first_latency(clock, latency_s, calls):
     limit = CallLimit(50, clock)
     round_of(limit, clock, latency_s)
     assert limit.calls == calls
 
 
-def test_the_most_may_be_one(clock):
+def test_most_may_be_one(clock):
     limit = CallLimit(1, clock)
     assert [round_of(limit, clock) for _ in range(3)] == [1, 1, 1]
 
 
-def test_a_limit_that_is_not_used_does_not_grow(clock):
+def test_limit_that_is_not_used_does_not_grow(clock):
     limit = CallLimit(50, clock)
     round_of(limit, clock)
     clock.now_s += 10
@@ -77,7 +77,7 @@ def test_a_limit_that_is_not_used_does_not_grow(clock):
     assert limit.calls == 8
 
 
-def test_a_refusal_lowers_it_and_it_grows_back_by_one_a_round_to_below_what_was_refused(clock):
+def test_limit_falls_at_refusal_and_grows_back_slowly(clock):
     limit = CallLimit(64, clock)
     for _ in range(5):
         round_of(limit, clock)
@@ -91,7 +91,7 @@ def test_a_refusal_lowers_it_and_it_grows_back_by_one_a_round_to_below_what_was_
     assert after[-1] == before - 1
 
 
-def test_the_refusals_of_one_round_count_once(clock):
+def test_limit_counts_refusals_of_one_round_once(clock):
     limit = CallLimit(64, clock)
     for _ in range(5):
         round_of(limit, clock)
@@ -113,7 +113,7 @@ def test_one_call_is_always_allowed(clock):
     assert fill(limit) == 1
 
 
-def test_an_endpoint_that_wants_to_rest_is_called_by_nobody_until_then(clock):
+def test_no_call_is_allowed_before_retry_after(clock):
     limit = CallLimit(8, clock)
     limit.record_failure(refusal(30.0), 0.0)
     limit.record_failure(refusal(5.0), 0.0)
@@ -124,7 +124,7 @@ def test_an_endpoint_that_wants_to_rest_is_called_by_nobody_until_then(clock):
     assert fill(limit) > 0
 
 
-def test_it_stops_growing_where_more_calls_only_queue_at_the_endpoint(clock):
+def test_limit_stops_growing_when_calls_queue_at_endpoint(clock):
     """An endpoint that does 10 calls at once and lets the others wait: latency grows with what it is sent."""
     limit = CallLimit(500, clock)
     for _ in range(200):
@@ -133,7 +133,7 @@ def test_it_stops_growing_where_more_calls_only_queue_at_the_endpoint(clock):
 
 
 @pytest.mark.parametrize("capacity", [3, 17, 40])
-def test_it_settles_about_what_the_endpoint_takes(clock, capacity):
+def test_limit_settles_near_capacity(clock, capacity):
     """An endpoint that refuses what is beyond its capacity is used well and refuses little."""
     limit, answered, refused = CallLimit(64, clock), 0, 0
     for _ in range(400):
@@ -151,7 +151,7 @@ def test_it_settles_about_what_the_endpoint_takes(clock, capacity):
     assert refused <= 0.02 * answered
 
 
-def test_an_endpoint_that_was_given_more_machines_gets_more_calls(clock):
+def test_limit_grows_when_endpoint_scales_out(clock):
     limit = CallLimit(64, clock)
     round_of(limit, clock)
     limit.record_failure(refusal(), 0.0)
@@ -162,7 +162,7 @@ def test_an_endpoint_that_was_given_more_machines_gets_more_calls(clock):
 
 
 @pytest.mark.parametrize("failure", [TIMED_OUT, CRASHED])
-def test_time_outs_lower_it_and_crashes_do_when_other_calls_are_under_way(clock, failure):
+def test_limit_falls_at_time_outs_and_at_crashes_under_load(clock, failure):
     limit = CallLimit(64, clock)
     for _ in range(3):
         round_of(limit, clock)
@@ -174,7 +174,7 @@ def test_time_outs_lower_it_and_crashes_do_when_other_calls_are_under_way(clock,
     assert limit.calls == 22, "they began before the limit fell, so they count once"
 
 
-def test_a_crash_of_the_only_call_and_a_wrong_tile_say_nothing_about_load(clock):
+def test_limit_ignores_crash_of_single_call_and_bad_tile(clock):
     limit = CallLimit(64, clock)
     round_of(limit, clock)
     assert limit.try_enter()
@@ -185,7 +185,7 @@ def test_a_crash_of_the_only_call_and_a_wrong_tile_say_nothing_about_load(clock)
     assert limit.calls == 8
 
 
-def test_below_one_call_it_pauses_after_each_and_recovers_with_responses(clock):
+def test_limit_below_one_call_pauses_and_recovers(clock):
     limit = CallLimit(64, clock, random.Random(1))
     pauses = []
     for _ in range(4):
@@ -211,7 +211,7 @@ def test_below_one_call_it_pauses_after_each_and_recovers_with_responses(clock):
     assert limit.try_enter(), "it needs no pause any more"
 
 
-def test_it_stays_below_the_ceiling_of_an_endpoint_that_others_call_too(clock):
+def test_limit_stays_below_ceiling_of_shared_endpoint(clock):
     limit = CallLimit(64, clock)
     limit.set_ceiling(5)
     assert [round_of(limit, clock) for _ in range(3)] == [1, 5, 5]
@@ -223,7 +223,7 @@ def test_it_stays_below_the_ceiling_of_an_endpoint_that_others_call_too(clock):
     assert limit.calls == 64
 
 
-def test_a_call_that_has_to_be_alone_is(clock):
+def test_exclusive_call_runs_alone(clock):
     limit = CallLimit(64, clock)
     round_of(limit, clock)
     assert limit.try_enter()
@@ -237,7 +237,7 @@ def test_a_call_that_has_to_be_alone_is(clock):
     assert fill(limit) == 8
 
 
-def test_a_call_that_no_longer_wants_to_be_alone_keeps_nobody_waiting(clock):
+def test_withdrawn_exclusive_call_delays_no_other(clock):
     limit = CallLimit(64, clock)
     assert limit.try_enter()
     assert not limit.try_enter(is_alone=True)
@@ -246,7 +246,7 @@ def test_a_call_that_no_longer_wants_to_be_alone_keeps_nobody_waiting(clock):
     assert limit.try_enter()
 
 
-def test_it_is_full_while_waiting_tiles_keep_it_busy_for_long(clock):
+def test_limit_is_full_while_many_tiles_wait(clock):
     limit = CallLimit(16, clock)
     with limit.expecting(40) as begun:
         assert limit.is_full, "no latency is known: two rounds of the most calls are enough"
@@ -263,7 +263,7 @@ def test_it_is_full_while_waiting_tiles_keep_it_busy_for_long(clock):
     assert not limit.is_full
 
 
-def test_it_is_full_while_tiles_wait_for_an_endpoint_that_no_longer_responds(clock):
+def test_limit_is_full_when_endpoint_no_longer_responds(clock):
     limit = CallLimit(16, clock)
     for _ in range(20):
         round_of(limit, clock, latency_s=0.1)

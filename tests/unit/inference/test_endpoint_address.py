@@ -43,7 +43,7 @@ def test_hostile_urls_are_refused_as_written(url: str) -> None:
         parse_endpoint_address(url)
 
 
-def test_a_refusal_shows_no_query() -> None:
+def test_refusal_shows_no_query() -> None:
     with pytest.raises(UnsupportedModelException) as caught:
         parse_endpoint_address("http://169.254.169.254/?token=hidden-thing")
     assert "hidden-thing" not in str(caught.value)
@@ -74,7 +74,7 @@ def test_a_refusal_shows_no_query() -> None:
         ("http://169.254.169.254/", ["169.254.169.254"], False),
     ],
 )
-def test_a_list_of_hosts_limits_where_calls_go(url: str, entries: list[str], is_allowed: bool) -> None:
+def test_host_list_limits_calls(url: str, entries: list[str], is_allowed: bool) -> None:
     if is_allowed:
         parse_endpoint_address(url, entries)
     else:
@@ -124,7 +124,7 @@ def test_names_are_no_addresses() -> None:
         ("ships-v2", ModelInvokeMode.NONE, (), False),
     ],
 )
-def test_an_endpoint_is_checked_before_any_tile_is_cut(
+def test_endpoint_is_checked_before_any_tile_is_cut(
     endpoint: str, mode: ModelInvokeMode, hosts: tuple[str, ...], is_good: bool
 ) -> None:
     factory = FeatureDetectorFactory(endpoint, mode, allowed_hosts=hosts)
@@ -147,14 +147,14 @@ def test_resolved_addresses_come_once_each_in_order() -> None:
 
 
 @pytest.mark.parametrize("bad", ["169.254.169.254", "fe80::1%eth0", "::ffff:169.254.169.254", "fd00:ec2::254"])
-def test_a_name_that_resolves_to_a_forbidden_address_is_refused(bad: str) -> None:
+def test_name_that_resolves_to_forbidden_address_is_refused(bad: str) -> None:
     with pytest.raises(ModelCallError) as caught:
         checked_addresses("rebound.example.com", 80, lambda *_args, **_kw: answer("93.184.216.34", bad))
     assert caught.value.error_class is ModelErrorClass.JOB
 
 
 @given(host=st.from_regex(r"[a-z]{1,10}(\.[a-z]{1,10}){0,3}", fullmatch=True), port=st.integers(1, 65535))
-def test_a_host_matches_itself_and_no_other_port(host: str, port: int) -> None:
+def test_host_pattern_matches_own_port_only(host: str, port: int) -> None:
     address = EndpointAddress("http", host, port)
     assert matches(address, host)
     assert matches(address, f"{host}:{port}")

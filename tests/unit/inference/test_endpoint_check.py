@@ -36,7 +36,7 @@ INSTANCES = {"VariantName": "fast", "CurrentInstanceCount": 2}
         ("Deleting", True),
     ],
 )
-def test_only_an_endpoint_that_will_not_come_into_service_by_itself_is_refused(state: str, is_refused: bool) -> None:
+def test_endpoint_is_refused_only_when_it_will_not_be_in_service(state: str, is_refused: bool) -> None:
     finding = endpoint_finding({"EndpointStatus": state}, "ships", {})
     assert [problem.field for problem in finding.problems] == ["imageProcessor.name"] * is_refused
     assert all(state in problem.expectation for problem in finding.problems)
@@ -53,7 +53,7 @@ def test_only_an_endpoint_that_will_not_come_into_service_by_itself_is_refused(s
         ([], {"InferenceComponentName": "one"}, None),
     ],
 )
-def test_the_longest_tile_is_that_of_the_variants_that_are_called(
+def test_longest_tile_is_that_of_variants_that_are_called(
     variants: list[dict[str, Any]], parameters: dict[str, str], limit: int | None
 ) -> None:
     finding = endpoint_finding({"ProductionVariants": variants}, "ships", parameters)
@@ -79,12 +79,12 @@ class Components:
         ({"EndpointName": "planes"}, "a component of the endpoint (it is one of planes)"),
     ],
 )
-def test_a_component_is_one_of_its_endpoint_and_in_service(description: dict[str, str], reason: str | None) -> None:
+def test_component_is_one_of_its_endpoint_and_in_service(description: dict[str, str], reason: str | None) -> None:
     finding = check_sagemaker(Components(**description), "ships", "", {"InferenceComponentName": "one"})
     assert [problem.expectation for problem in finding.problems] == ([reason] if reason else [])
 
 
-def test_only_a_new_description_refuses_a_request() -> None:
+def test_only_new_description_refuses_request() -> None:
     looked_up: list[bool] = []
 
     def describe(_kind: str, _name: str, _role: str, is_new: bool = False) -> dict[str, Any]:
@@ -119,11 +119,11 @@ def raising(error: BaseException) -> Callable[[str, int], list[str]]:
     return resolve
 
 
-def test_one_address_that_accepts_a_connection_is_enough() -> None:
+def test_one_address_that_accepts_connection_is_enough() -> None:
     assert check_http(ADDRESS, URL, two, answering(ConnectionRefusedError(), None)) == Finding()
 
 
-def test_nothing_that_listens_may_pass() -> None:
+def test_check_passes_when_connection_is_refused() -> None:
     finding = check_http(ADDRESS, URL, two, answering(ConnectionRefusedError(), ConnectionRefusedError()))
     assert (finding.problems, finding.is_good) == ((), False)
     assert str(finding.absent) == (
@@ -133,19 +133,19 @@ def test_nothing_that_listens_may_pass() -> None:
 
 
 @pytest.mark.parametrize("error", [TimeoutError(), OSError(113, "No route to host")])
-def test_an_address_that_does_not_answer_says_nothing(error: OSError) -> None:
+def test_check_is_undecided_when_address_does_not_respond(error: OSError) -> None:
     with pytest.raises(type(error)):
         check_http(ADDRESS, URL, two, answering(ConnectionRefusedError(), error))
 
 
-def test_a_name_that_does_not_exist_is_a_problem_and_one_that_cannot_be_looked_up_is_none() -> None:
+def test_unknown_host_is_problem_unless_lookup_fails() -> None:
     finding = check_http(ADDRESS, URL, raising(socket.gaierror(socket.EAI_NONAME, "unknown")))
     assert [problem.expectation for problem in finding.problems] == ["a host whose name can be resolved"]
     with pytest.raises(socket.gaierror):
         check_http(ADDRESS, URL, raising(socket.gaierror(socket.EAI_AGAIN, "later")))
 
 
-def test_a_name_that_leads_to_instance_metadata_is_a_problem() -> None:
+def test_name_that_leads_to_instance_metadata_is_problem() -> None:
     error = ModelCallError("resolves to a link-local address", ModelErrorClass.JOB, "BAD_ENDPOINT")
     (problem,) = check_http(ADDRESS, URL, raising(error)).problems
     assert problem.expectation == "resolves to a link-local address"

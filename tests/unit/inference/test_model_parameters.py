@@ -21,7 +21,7 @@ FORBIDDEN = {
 }  # fmt: skip
 
 
-def test_invoke_endpoint_gets_what_it_knows_and_the_rest_is_dropped() -> None:
+def test_invoke_endpoint_gets_known_parameters_only() -> None:
     given_parameters = {"TargetVariant": "blue", "Body": "x", "EndpointName": "other", "Accept": None, "SessionId": 7}
     assert invoke_parameters(given_parameters, "a") == {"TargetVariant": "blue", "SessionId": "7"}
 
@@ -36,7 +36,7 @@ def test_all_ten_parameters_of_version_three_pass() -> None:
     assert invoke_parameters(parameters, "a") == parameters
 
 
-def test_dropped_parameters_are_told_once_per_endpoint() -> None:
+def test_dropped_parameters_are_logged_once_per_endpoint() -> None:
     with structlog.testing.capture_logs() as logs:
         for _ in range(5):
             invoke_parameters({"Odd": "1", "Even": "2"}, "endpoint-that-warns")
@@ -68,7 +68,7 @@ def test_headers_of_parameters(name: str, header: str | None) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FORBIDDEN))
-def test_letter_case_opens_no_way_to_a_forbidden_header(name: str) -> None:
+def test_letter_case_opens_no_way_to_forbidden_header(name: str) -> None:
     assert header_of_parameter(name.upper(), "value") is header_of_parameter(name.title(), "value") is None
 
 
@@ -85,7 +85,7 @@ def test_values_that_no_header_holds_are_dropped(value: str) -> None:
         max_size=8,
     )
 )
-def test_whatever_is_asked_for_only_safe_headers_come_out(parameters: dict[str, object]) -> None:
+def test_only_safe_headers_are_sent(parameters: dict[str, object]) -> None:
     for name, value in header_parameters(parameters, "property").items():
         assert name.lower() not in FORBIDDEN
         assert re.fullmatch(r"[!-9;-~]+", name)

@@ -84,7 +84,7 @@ def test_decision_table(
         (C.THROTTLE, None, RETRY, 0.0, 0.5),
     ],
 )
-def test_what_the_endpoint_asks_for_is_honoured_up_to_a_minute(
+def test_retry_after_is_honoured_up_to_a_minute(
     error_class: ModelErrorClass, retry_after_s: float | None, action: Action, least_s: float, most_s: float
 ) -> None:
     decision = decide(error(error_class, retry_after_s), 1, random.Random(3))
@@ -124,12 +124,12 @@ def test_every_decision_is_bounded(
 
 
 @given(attempt=st.integers(1, 12), seed=st.integers())
-def test_the_wait_is_full_jitter_under_a_doubling_ceiling(attempt: int, seed: int) -> None:
+def test_wait_is_full_jitter_under_doubling_ceiling(attempt: int, seed: int) -> None:
     ceiling_s = min(20.0, 0.5 * 2 ** (attempt - 1))
     assert 0 <= jittered_delay_s(attempt, random.Random(seed)) <= ceiling_s
 
 
-def test_the_jitter_fills_the_whole_range() -> None:
+def test_jitter_fills_whole_range() -> None:
     rng = random.Random(11)
     waits = [jittered_delay_s(4, rng) for _ in range(2000)]
     assert min(waits) < 0.05
@@ -164,14 +164,14 @@ def call(
     return answer, waits
 
 
-def test_an_answer_counts_the_failures_before_it() -> None:
+def test_response_counts_earlier_failures() -> None:
     model = ScriptedModel(error(C.THROTTLE), error(C.TRANSIENT), b"answer")
     answer, waits = call(model)
     assert answer == ModelResponse(b"answer", 2)
     assert len(waits) == 2
 
 
-def test_a_tile_does_not_fail_for_one_crash_after_refusals() -> None:
+def test_tile_does_not_fail_for_one_crash_after_refusals() -> None:
     refusals, crash = [error(C.THROTTLE), error(C.TRANSIENT), error(C.THROTTLE)], error(C.SUSPICIOUS)
     answer, _ = call(ScriptedModel(*refusals, crash, crash, b"answer"))
     assert answer == ModelResponse(b"answer", 5)
@@ -181,13 +181,13 @@ def test_a_tile_does_not_fail_for_one_crash_after_refusals() -> None:
         call(ScriptedModel(crash, crash, *refusals, error(C.THROTTLE), b"answer"))
 
 
-def test_credentials_are_refreshed_once_and_the_call_is_repeated_at_once() -> None:
+def test_credentials_are_refreshed_once_and_call_is_repeated_at_once() -> None:
     model = ScriptedModel(error(C.CREDENTIAL), b"answer")
     answer, waits = call(model)
     assert (answer.body, answer.retries, model.refreshes, waits) == (b"answer", 1, 1, [])
 
 
-def test_credentials_that_stay_wrong_end_as_a_transient_error() -> None:
+def test_credentials_that_stay_wrong_end_as_transient_error() -> None:
     model = ScriptedModel(*[error(C.CREDENTIAL)] * 5)
     with pytest.raises(ModelBackPressureError):
         call(model)
@@ -204,7 +204,7 @@ def test_credentials_that_stay_wrong_end_as_a_transient_error() -> None:
         (C.JOB, 1, ModelJobError),
     ],
 )
-def test_how_often_each_class_is_tried_and_what_it_ends_as(
+def test_error_class_decides_tries_and_final_error(
     error_class: ModelErrorClass, calls: int, raised: type[Exception]
 ) -> None:
     model = ScriptedModel(*[error(error_class)] * 10)
@@ -219,21 +219,21 @@ def test_how_often_each_class_is_tried_and_what_it_ends_as(
 TIMED_OUT = ModelCallError("too late", C.TRANSIENT, ModelErrorCode.TIMEOUT)
 
 
-def test_a_tile_that_times_out_in_company_never_fails() -> None:
+def test_tile_does_not_fail_when_other_tiles_time_out_too() -> None:
     model = ScriptedModel(*[TIMED_OUT] * 10)
     with pytest.raises(ModelBackPressureError):
         call(model, RetryBudget(floor=100))
     assert len(model.script) == 6
 
 
-def test_a_tile_that_times_out_alone_fails_after_three_time_outs() -> None:
+def test_lone_tile_fails_after_three_time_outs() -> None:
     model = ScriptedModel(TIMED_OUT, TIMED_OUT, TIMED_OUT, b"never")
     with pytest.raises(ModelTileError) as caught:
         call(model, policy=ALONE_POLICY)
     assert (caught.value.code, model.script) == ("TIMEOUT", [b"never"])
 
 
-def test_other_failures_fail_no_tile_that_is_alone() -> None:
+def test_lone_tile_does_not_fail_for_other_errors() -> None:
     for failure in (error(C.THROTTLE), error(C.TRANSIENT)):
         model = ScriptedModel(TIMED_OUT, TIMED_OUT, failure, b"never")
         with pytest.raises(ModelBackPressureError):
@@ -241,20 +241,20 @@ def test_other_failures_fail_no_tile_that_is_alone() -> None:
         assert model.script == [b"never"]
 
 
-def test_time_outs_are_retried_within_the_budget() -> None:
+def test_time_outs_are_retried_within_budget() -> None:
     model = ScriptedModel(*[TIMED_OUT] * 10)
     with pytest.raises(ModelBackPressureError):
         call(model, RetryBudget(floor=1))
     assert len(model.script) == 8, "one retry was left"
 
 
-def test_back_pressure_carries_the_rest_that_the_endpoint_asked_for() -> None:
+def test_back_pressure_carries_retry_after() -> None:
     with pytest.raises(ModelBackPressureError) as caught:
         call(ScriptedModel(error(C.THROTTLE, 120.0)))
     assert caught.value.retry_after_s == 120.0
 
 
-def test_a_stopping_process_waits_for_nothing() -> None:
+def test_stopping_ends_waits_at_once() -> None:
     model = ScriptedModel(error(C.THROTTLE), b"never asked for")
     waits: list[float] = []
     with pytest.raises(ModelBackPressureError):
@@ -262,7 +262,7 @@ def test_a_stopping_process_waits_for_nothing() -> None:
     assert (waits, len(model.script)) == ([], 1)
 
 
-def test_a_process_that_stops_during_the_wait_calls_no_more() -> None:
+def test_process_that_stops_during_wait_calls_no_more() -> None:
     model = ScriptedModel(error(C.THROTTLE), b"never asked for")
     waits: list[float] = []
     with pytest.raises(ModelBackPressureError):
@@ -272,7 +272,7 @@ def test_a_process_that_stops_during_the_wait_calls_no_more() -> None:
     assert len(model.script) == 1
 
 
-def test_in_an_outage_retries_stay_within_the_budget() -> None:
+def test_in_outage_retries_stay_within_budget() -> None:
     budget = RetryBudget(ratio=0.1, floor=10)
     calls = 0
     for _ in range(1000):
@@ -283,7 +283,7 @@ def test_in_an_outage_retries_stay_within_the_budget() -> None:
     assert 1000 + 10 < calls <= 1000 + 10 + 100
 
 
-def test_the_budget_grows_with_calls_up_to_its_ceiling() -> None:
+def test_budget_grows_with_calls_up_to_its_ceiling() -> None:
     budget = RetryBudget(ratio=0.5, floor=0, ceiling=1)
     assert not budget.has_retry
     for _ in range(10):
@@ -312,7 +312,7 @@ def test_the_budget_grows_with_calls_up_to_its_ceiling() -> None:
         (302, C.PERMANENT, "BAD_RESPONSE"),
     ],
 )
-def test_classes_of_a_models_own_statuses(status: int, error_class: ModelErrorClass, code: str) -> None:
+def test_classes_of_models_own_statuses(status: int, error_class: ModelErrorClass, code: str) -> None:
     result = error_of_model_status(status)
     assert (result.error_class, result.code) == (error_class, code)
 
@@ -362,7 +362,7 @@ def test_classes_of_sagemakers_errors(
     assert (result.error_class, result.code) == (error_class, expected)
 
 
-def test_an_answer_without_any_field_is_transient() -> None:
+def test_response_without_any_field_is_transient() -> None:
     assert error_of_aws_response({}).error_class is C.TRANSIENT
 
 
@@ -380,11 +380,11 @@ def test_an_answer_without_any_field_is_transient() -> None:
         ("Tue, 14 Nov 2023 22:00:00 GMT", 0.0),
     ],
 )
-def test_retry_after_is_seconds_or_a_date(header: str | None, seconds: float | None) -> None:
+def test_retry_after_is_seconds_or_date(header: str | None, seconds: float | None) -> None:
     assert retry_after_seconds(header, NOW_S) == seconds
 
 
 @given(header=st.text(max_size=60))
-def test_no_retry_after_header_breaks_the_parser(header: str) -> None:
+def test_no_retry_after_header_breaks_parser(header: str) -> None:
     seconds = retry_after_seconds(header, NOW_S)
     assert seconds is None or seconds >= 0

@@ -12,14 +12,14 @@ def tiles(count: int) -> list[Tile]:
     return [Tile(index, ImageRegion.of(((0, 64 * index), (64, 64)))) for index in range(count)]
 
 
-def test_a_hundred_tiles_take_a_quarter_of_the_rounds():
+def test_hundred_tiles_take_quarter_of_rounds():
     sizes = [len(batch) for batch in careful_batches(tiles(100))]
     assert sizes[:8] == [1, 1, 1, 1, 2, 4, 8, 16]
     assert len(sizes) <= 25
 
 
 @given(st.integers(0, 300))
-def test_every_tile_is_done_once_in_order_and_no_crash_loses_more_than_a_quarter_of_what_is_left(count):
+def test_careful_batches_lose_at_most_quarter_of_rest(count):
     given_tiles, left = tiles(count), count
     batches = list(careful_batches(given_tiles))
     assert [tile for batch in batches for tile in batch] == given_tiles

@@ -19,14 +19,14 @@ def isolation(pauses) -> Isolation:
     return Isolation(pauses.append, threading.Lock())
 
 
-def test_regions_that_crashed_nobody_are_claimed_beside_each_other(isolation, pauses):
+def test_regions_without_crash_are_claimed_together(isolation, pauses):
     with ExitStack() as inside:
         names = [inside.enter_context(isolation.entered(lambda name=name: name, lambda _: False)) for name in "abc"]
         assert names == ["a", "b", "c"]
     assert pauses == []
 
 
-def test_nothing_is_claimed_beside_a_suspect_and_everything_after_it(isolation, pauses):
+def test_suspect_region_is_claimed_alone(isolation, pauses):
     claimed = []
     with isolation.entered(lambda: "suspect", lambda name: name == "suspect"):
         for _ in range(2):
@@ -40,14 +40,14 @@ def test_nothing_is_claimed_beside_a_suspect_and_everything_after_it(isolation, 
         assert name == "other"
 
 
-def test_a_suspect_whose_work_fails_is_a_suspect_no_more(isolation):
+def test_isolation_ends_when_suspect_fails(isolation):
     with pytest.raises(LookupError), isolation.entered(lambda: "suspect", lambda _: True):
         raise LookupError
     with isolation.entered(lambda: "other", lambda _: False) as name:
         assert name == "other"
 
 
-def test_a_region_that_began_before_the_suspect_goes_on_and_lifts_nothing(isolation):
+def test_earlier_region_continues_and_does_not_end_isolation(isolation):
     with ExitStack() as before:
         before.enter_context(isolation.entered(lambda: "other", lambda _: False))
         with isolation.entered(lambda: "suspect", lambda _: True):
@@ -56,7 +56,7 @@ def test_a_region_that_began_before_the_suspect_goes_on_and_lifts_nothing(isolat
                 assert isinstance(outcome, Deferred)
 
 
-def test_a_claim_that_fails_leaves_no_suspect(isolation):
+def test_claim_that_fails_leaves_no_suspect(isolation):
     def refuse():
         raise LookupError
 

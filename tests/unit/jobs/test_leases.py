@@ -68,7 +68,7 @@ def lease_of(
     return Lease("region", renew, on_lost, last_progress=lambda: progress_s, kind=kind)
 
 
-def test_a_lease_is_renewed_again_and_again_until_its_holder_leaves(keeper):
+def test_lease_is_renewed_until_holder_leaves(keeper):
     renew = Renewals(True)
     with keeper.keep(lease_of(renew)) as lease:
         assert renew.reach(5)
@@ -81,14 +81,14 @@ def test_a_lease_is_renewed_again_and_again_until_its_holder_leaves(keeper):
     assert renew.count == count
 
 
-def test_a_holder_that_leaves_by_an_exception_is_no_longer_kept(keeper):
+def test_holder_that_leaves_by_exception_is_no_longer_kept(keeper):
     lease = lease_of(Renewals(True))
     with pytest.raises(RuntimeError), keeper.keep(lease):
         raise RuntimeError("the work failed")
     assert keeper._leases == set()
 
 
-def test_no_renewal_is_under_way_any_more_when_the_holder_has_left(keeper):
+def test_no_renewal_runs_after_holder_has_left(keeper):
     began, release, ended = threading.Event(), threading.Event(), threading.Event()
 
     def slow_renewal() -> bool:
@@ -112,7 +112,7 @@ def test_no_renewal_is_under_way_any_more_when_the_holder_has_left(keeper):
     assert not holder.is_alive()
 
 
-def test_a_holder_that_leaves_before_its_turn_is_passed_over(keeper):
+def test_renewal_skips_holder_that_has_left(keeper):
     began, release = threading.Event(), threading.Event()
     renewed: list[str] = []
 
@@ -135,7 +135,7 @@ def test_a_holder_that_leaves_before_its_turn_is_passed_over(keeper):
     assert len(renewed) == before
 
 
-def test_a_lease_that_is_anothers_is_told_once_and_not_renewed_again(keeper):
+def test_lost_lease_is_reported_once_and_not_renewed(keeper):
     told: list[str] = []
     renew, other = Renewals(True, False), Renewals(True)
     with keeper.keep(lease_of(renew, lambda: told.append("lost"))) as lease, keeper.keep(lease_of(other)):
@@ -145,7 +145,7 @@ def test_a_lease_that_is_anothers_is_told_once_and_not_renewed_again(keeper):
     assert told == ["lost"]
 
 
-def test_work_that_stands_still_loses_its_lease_without_a_renewal(keeper, clock):
+def test_work_that_stands_still_loses_its_lease_without_renewal(keeper, clock):
     told: list[str] = []
     renew = Renewals(True)
     with keeper.keep(lease_of(renew, lambda: told.append("lost"), progress_s=1000.0)) as lease:
@@ -166,14 +166,14 @@ def test_work_that_stands_still_loses_its_lease_without_a_renewal(keeper, clock)
     ],
     ids=lambda error: type(error).__name__,
 )
-def test_a_renewal_that_fails_is_tried_at_the_next_beat(keeper, error):
+def test_renewal_that_fails_is_tried_at_next_beat(keeper, error):
     renew = Renewals(True, error, error, True)
     with keeper.keep(lease_of(renew)) as lease:
         assert renew.reach(8)
         assert not lease.lost.is_set()
 
 
-def test_after_the_end_nothing_is_renewed(clock):
+def test_no_lease_is_renewed_after_close(clock):
     keeper = LeaseKeeper(interval_s=0.002, stall_s=STALL_S, now=clock)
     keeper.start()
     renew = Renewals(True)
@@ -188,7 +188,7 @@ def test_after_the_end_nothing_is_renewed(clock):
     assert renew.count == count
 
 
-def test_messages_that_cannot_be_renewed_hold_up_no_lease_in_a_table(keeper):
+def test_messages_that_cannot_be_renewed_hold_up_no_lease_in_table(keeper):
     release = threading.Event()
 
     def hang() -> bool:
@@ -204,7 +204,7 @@ def test_messages_that_cannot_be_renewed_hold_up_no_lease_in_a_table(keeper):
         release.set()
 
 
-def test_a_renewal_that_hangs_holds_up_no_other_and_is_not_begun_twice(keeper):
+def test_renewal_that_hangs_holds_up_no_other_and_is_not_begun_twice(keeper):
     release, begun = threading.Event(), []
 
     def hang() -> bool:

@@ -165,7 +165,7 @@ def all_at_once(job, strategy, stored):
 @pytest.mark.filterwarnings("ignore:Generating overly large repr")
 @examples(60)
 @given(image=images(), memory_bytes=st.sampled_from([200_000, 100_000]))
-def test_row_by_row_gives_the_bytes_of_all_at_once(image, memory_bytes):
+def test_merge_row_by_row_equals_merge_at_once(image, memory_bytes):
     job, strategy, stored = image
     tiles = ImageTiles.of(job, strategy, None)
     bodies, ids, _ = merged(job, tiles, stored)
@@ -206,28 +206,28 @@ def test_memory_is_bounded_however_many_features_there_are(options):
     assert sum(reads) == 300, "each tile is read once"
 
 
-def test_what_cannot_be_decided_apart_ends_with_the_name_of_the_setting():
+def test_merge_names_setting_when_group_is_too_large():
     road = FeatureDistillationSeam(merge=SeamMerge.UNION)
     job, stored = tall_image(300, 9, road, [(2, 0, 12, 60)])
     with pytest.raises(AggregationTooLargeError, match="AGGREGATION_MEMORY_BYTES"):
         merged(job, ImageTiles.of(job, STRATEGIES[0], None), stored, size_of_tiles(stored) // 5)
 
 
-def test_a_tile_that_is_missing_is_known_at_the_end():
+def test_merge_raises_when_tile_is_missing():
     job, stored = tall_image(5, 3, ALGORITHMS[0], [(5, 25, 9, 30)])
     del stored[next(iter(stored))]
     with pytest.raises(ConservationError, match="4 tiles are stored as good, 5 were counted"):
         merged(job, ImageTiles.of(job, STRATEGIES[0], None), stored)
 
 
-def test_each_batch_and_each_read_is_a_sign_of_life():
+def test_each_batch_and_each_read_is_sign_of_life():
     job, stored = tall_image(30, 200, FeatureDistillationNone(), [(5, 25, 9, 30)])
     signs = []
     _, _, reads = merged(job, ImageTiles.of(job, STRATEGIES[0], None), stored, note=lambda: signs.append(1))
     assert len(signs) >= len(reads) + 3
 
 
-def test_what_stops_the_work_is_raised_and_ends_the_thread_that_reads():
+def test_merge_raises_and_ends_reader_when_stopped():
     job, stored = tall_image(30, 10, FeatureDistillationNone(), [(5, 25, 9, 30)])
     calls = itertools.count()
 
@@ -239,7 +239,7 @@ def test_what_stops_the_work_is_raised_and_ends_the_thread_that_reads():
         merged(job, ImageTiles.of(job, STRATEGIES[0], None), stored, note=note)
 
 
-def test_ids_are_what_they_have_always_been():
+def test_ids_are_those_of_earlier_versions():
     job, stored = tall_image(2, 1, FeatureDistillationNone(), [(5, 25, 9, 30)])
     _, ids, _ = merged(job, ImageTiles.of(job, STRATEGIES[0], None), stored)
     assert all(uuid.UUID(one).version == 5 for one in ids)

@@ -38,7 +38,7 @@ def scene():
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (0, 1376), (300, 700), (688, 688), (1376, 0), (1376, 1376)])
-def test_each_ship_of_a_tile_is_found_once_and_nothing_else(scene, corner):
+def test_each_ship_of_tile_is_found_once(scene, corner):
     top, left = corner
     features = detect(scene.pixels[top : top + 1024, left : left + 1024])
     found = [np.add(middle_of(feature), (left, top)) for feature in features]
@@ -56,14 +56,14 @@ def is_within(ship, top, left, margin):
     )
 
 
-def test_tiles_of_the_test_scene_hold_ships_land_and_buildings(scene):
+def test_tiles_of_test_scene_hold_ships_land_and_buildings(scene):
     assert sum(is_within(ship, 300, 700, 2) for ship in scene.ships) >= 40
     assert len([ship for ship in scene.ships if ship.y < SIZE * 0.4]) >= 40
 
 
 @pytest.mark.parametrize("heading_deg", range(0, 360, 25))
 @pytest.mark.parametrize(("ship_class", "length"), [(BOAT, 14), (TRAWLER, 30), (FERRY, 60), (FREIGHTER, 100)])
-def test_box_has_the_ship_s_place_length_and_direction(ship_class, length, heading_deg):
+def test_box_has_center_length_and_direction_of_ship(ship_class, length, heading_deg):
     image = sea()
     ship = ship_at(120.4, 130.7, heading_deg, ship_class, length)
     draw_ship(image, ship)
@@ -79,7 +79,7 @@ def test_box_has_the_ship_s_place_length_and_direction(ship_class, length, headi
     assert abs((off_course + 90) % 180 - 90) < (6 if ship_class is BOAT else 3)
 
 
-def test_answer_keeps_the_model_contract():
+def test_response_follows_model_contract():
     image = sea()
     draw_ship(image, ship_at(100, 100))
     [feature] = detect(image)
@@ -95,7 +95,7 @@ def test_answer_keeps_the_model_contract():
 
 
 @pytest.mark.parametrize(("x", "y"), [(3, 100), (253, 100), (100, 2), (100, 254), (1, 1)])
-def test_ship_cut_by_the_tile_s_edge_is_left_to_the_neighbour(x, y):
+def test_ship_cut_by_tile_s_edge_is_left_to_neighbour(x, y):
     image = sea()
     draw_ship(image, ship_at(x, y))
     assert detect(image) == []
@@ -133,7 +133,7 @@ def painted(*rectangles, colour=SEA):
         painted((60, 60, 90, 72, (30, 60, 80))),  # hardly brighter than the sea
     ],
 )
-def test_what_is_no_ship_is_not_reported(image):
+def test_other_objects_are_not_reported(image):
     assert detect(image) == []
 
 
@@ -155,11 +155,11 @@ def test_tiles_of_odd_sizes_work(shape):
     assert detect(sea(*shape)) == []
 
 
-def test_empty_tile_of_floats_finds_nothing():
+def test_empty_tile_of_floats_has_no_detection():
     assert find_objects(np.zeros((1, 64, 64), np.float32), BrightObjects())["features"] == []
 
 
-def test_oriented_box_of_a_rectangle_of_pixels_is_that_rectangle():
+def test_oriented_box_of_rectangle_of_pixels_is_that_rectangle():
     x, y = np.meshgrid(np.arange(10, 50) + 0.5, np.arange(20, 28) + 0.5)
     box = oriented_box(x.ravel(), y.ravel())
     assert (box.length_px, box.width_px, box.fill) == (40, 8, 1)

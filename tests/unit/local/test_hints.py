@@ -8,7 +8,7 @@ def feature(box, score=0.5, geometry="somewhere"):
     return {"geometry": geometry, "properties": {"imageBBox": box, "featureClasses": classes}}
 
 
-def test_features_as_they_should_be_need_no_hint():
+def test_good_features_give_no_hint():
     assert hints([feature([0, 0, 1, 1]), feature([100, 200, 120, 210])]) == []
     assert hints([]) == []
 
@@ -22,7 +22,7 @@ def test_boxes_outside_their_tile_are_counted():
     ]
 
 
-def test_shares_of_the_tile_scores_in_percent_and_a_missing_georeference_are_named():
+def test_hints_name_relative_boxes_percent_scores_and_no_georeference():
     odd = [feature([0.1, 0.2, 0.3, 0.4], 97.3, None), feature([1024.5, 0, 1024.9, 0.2], 12, None)]
     assert [hint.partition(":")[0] for hint in hints(odd)] == [
         "the image has no georeference that can be used",

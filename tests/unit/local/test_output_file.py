@@ -20,7 +20,7 @@ from aws.osml.model_runner.local.output_file import OutputFile
         (os.devnull, "it is not a regular file"),
     ],
 )
-def test_a_place_that_takes_no_file_is_refused(tmp_path, monkeypatch, place, reason):
+def test_unwritable_path_is_refused(tmp_path, monkeypatch, place, reason):
     monkeypatch.chdir(tmp_path)
     Path("a-file").touch()
     with pytest.raises(ConfigurationError, match=f"--output {place}: {reason}"):
@@ -28,7 +28,7 @@ def test_a_place_that_takes_no_file_is_refused(tmp_path, monkeypatch, place, rea
     assert os.listdir() == ["a-file"]
 
 
-def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
+def test_file_is_replaced_without_leftovers(tmp_path):
     path = tmp_path / "new" / "found.geojson"
     output = OutputFile.prepared(path)
     assert not path.exists()
@@ -39,7 +39,7 @@ def test_a_file_is_replaced_and_nothing_else_is_left(tmp_path):
     assert [file.name for file in path.parent.iterdir()] == ["found.geojson"]
 
 
-def test_a_result_that_cannot_be_written_in_the_end_is_kept_elsewhere(tmp_path, monkeypatch):
+def test_result_that_cannot_be_written_in_end_is_kept_elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     output = OutputFile.prepared(tmp_path / "gone" / "found.geojson")
     shutil.rmtree(tmp_path / "gone")

@@ -47,7 +47,7 @@ def world(tmp_path):
     return display, Log(tmp_path / "worker-0.log"), wait
 
 
-def test_a_job_that_stands_still_is_explained_and_ends_in_the_end(world):
+def test_job_that_stands_still_is_explained_and_ends_in_end(world):
     display, log, wait = world
     log.add("region.finished", reason="of long ago")
     wait(10, JobProgress(RUNNING, tiles_done=3, tiles_total=9))
@@ -62,7 +62,7 @@ def test_a_job_that_stands_still_is_explained_and_ends_in_the_end(world):
     assert len(display.said) == 2
 
 
-def test_progress_forgets_the_trouble_before_it(world):
+def test_progress_resets_earlier_trouble(world):
     display, log, wait = world
     log.add("region.given_back", reason="refused", retry_after_s=4)
     for tiles in range(5):
@@ -70,7 +70,7 @@ def test_progress_forgets_the_trouble_before_it(world):
     assert display.said == []
 
 
-def test_a_slow_job_without_trouble_is_waited_for(world):
+def test_slow_job_without_trouble_is_waited_for(world):
     display, log, wait = world
     log.add("region.started", tiles=9)
     wait(5000, JobProgress(RUNNING, tiles_done=0, tiles_total=9))

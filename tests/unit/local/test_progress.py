@@ -35,7 +35,7 @@ def shown(is_terminal, reports, seconds_between=0.2):
     return text.getvalue()
 
 
-def test_log_gets_a_line_when_the_stage_changes_and_now_and_then():
+def test_log_gets_line_when_stage_changes_and_now_and_then():
     many = [JobProgress(RUNNING, tiles_done=n, tiles_total=1000) for n in range(100)]
     lines = shown(False, [JobProgress(), *many], seconds_between=LINE_EVERY_S / 25).splitlines()
     assert lines[0] == "  starting the local stack"
@@ -44,12 +44,12 @@ def test_log_gets_a_line_when_the_stage_changes_and_now_and_then():
     assert 4 <= len(lines) <= 13
 
 
-def test_a_job_that_stands_still_gets_no_further_lines():
+def test_job_that_stands_still_gets_no_further_lines():
     lines = shown(False, [JobProgress(RUNNING, tiles_total=9)] * 50, seconds_between=LINE_EVERY_S).splitlines()
     assert lines == ["  starting the local stack", "  finding objects: 0 of 9 tiles"]
 
 
-def test_terminal_gets_a_bar():
+def test_terminal_gets_bar():
     text = shown(True, [JobProgress(RUNNING, tiles_done=40, tiles_total=80)])
     assert "40/80" in text
     assert "finding objects" in text

@@ -24,7 +24,7 @@ def ship_at(x=50.0, y=40.0, heading_deg=0.0, ship_class=BOAT, length=16.0, **opt
     return Ship(x, y, length, length / 3, heading_deg, ship_class, ship_class.decks[0], **options)
 
 
-def test_scene_is_the_same_for_the_same_seed_and_another_for_another(scene):
+def test_scene_is_same_for_same_seed_and_another_for_another(scene):
     again, other = generate_scene(SIZE, seed=5), generate_scene(SIZE, seed=6)
     assert scene.pixels.shape == (SIZE, SIZE, 3)
     assert scene.pixels.dtype == np.uint8
@@ -40,21 +40,21 @@ def test_scene_has_ships_of_every_kind_in_many_directions(scene):
     assert any(ship.is_under_way for ship in scene.ships)
 
 
-def test_ships_keep_clear_of_each_other_and_of_the_border(scene):
+def test_ships_keep_clear_of_each_other_and_of_border(scene):
     for a, b in itertools.combinations(scene.ships, 2):
         assert math.hypot(a.x - b.x, a.y - b.y) > (a.width_px + b.width_px) / 2 + 3
     for ship in scene.ships:
         assert all(10 < place < SIZE - 10 for corner in ship.corners() for place in corner)
 
 
-def test_ships_stand_out_from_the_water_around_them(scene):
+def test_ships_are_brighter_than_water(scene):
     brightness = scene.pixels.mean(axis=2)
     for ship in scene.ships:
         assert brightness[int(ship.y), int(ship.x)] > 100
     assert np.median(brightness[SIZE // 2 :]) < 60
 
 
-def test_longitude_and_latitude_follow_from_the_pixel(scene):
+def test_longitude_and_latitude_follow_from_pixel(scene):
     ship = scene.ships[0]
     east, north = GEOTRANSFORM[0] + ship.x * GEOTRANSFORM[1], GEOTRANSFORM[3] + ship.y * GEOTRANSFORM[5]
     # Metres per degree by the radii of the WGS84 ellipsoid at this latitude, measured from zone 31's central meridian.
@@ -67,7 +67,7 @@ def test_longitude_and_latitude_follow_from_the_pixel(scene):
 
 @pytest.mark.parametrize("heading_deg", [0, 37, 90, 180, 301.5])
 @pytest.mark.parametrize("ship_class", [BOAT, FERRY, FREIGHTER])
-def test_ship_is_drawn_where_it_is(heading_deg, ship_class):
+def test_ship_is_drawn_at_its_position(heading_deg, ship_class):
     image = np.full((160, 170, 3), 20, np.uint8)
     ship = ship_at(81.3, 77.8, heading_deg, ship_class, ship_class.length_px[0])
     draw_ship(image, ship)
@@ -84,7 +84,7 @@ def test_ship_is_drawn_where_it_is(heading_deg, ship_class):
     assert ndimage.label(image.mean(axis=2) > 70)[1] == 1
 
 
-def test_bow_points_where_the_ship_heads():
+def test_bow_points_where_ship_heads():
     image = np.full((80, 80, 3), 20, np.uint8)
     draw_ship(image, ship_at(40, 40, heading_deg=90, ship_class=FERRY, length=60))
     bright = image.mean(axis=2) > 100
@@ -102,7 +102,7 @@ def test_wake_is_faint_and_behind():
     assert 5 < difference.max() < 20
 
 
-def test_ship_past_the_border_is_cut_and_not_an_error():
+def test_ship_past_border_is_cut_and_not_error():
     image = np.full((40, 40, 3), 20, np.uint8)
     draw_ship(image, ship_at(1.0, 39.5))
     before = image.copy()
@@ -111,7 +111,7 @@ def test_ship_past_the_border_is_cut_and_not_an_error():
     assert np.array_equal(image, before)
 
 
-def test_texture_by_blocks_is_the_texture_in_one_piece():
+def test_texture_by_blocks_is_texture_in_one_piece():
     rng = np.random.default_rng(1)
     grid, pattern = rng.random((5, 7), dtype=np.float32), periodic_noise(rng, 64, 1.5)
     for rows in (
@@ -126,7 +126,7 @@ def test_texture_by_blocks_is_the_texture_in_one_piece():
     assert pattern.std() == pytest.approx(1, abs=1e-3)
 
 
-def test_waves_are_sines_of_place():
+def test_waves_are_sines_of_position():
     rows = wave_rows((Wave(17, 30, 1.5), Wave(40, 90, 2.0)), 50, 3, 9)
     y, x = np.mgrid[3:9, 0:50]
     along = x * math.cos(math.radians(30)) + y * math.sin(math.radians(30))

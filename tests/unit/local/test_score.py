@@ -28,33 +28,33 @@ def test_perfect_result_is_good(ships):
     assert score.is_good
 
 
-def test_error_is_measured_on_the_ground_in_pixels(ships):
+def test_error_is_measured_on_ground_in_pixels(ships):
     score = score_features([feature_at(ship, 0.6, -0.8) for ship in ships], ships)
     assert score.largest_error_px == pytest.approx(1.0, abs=0.01)
 
 
-def test_ship_found_twice_spoils_the_result(ships):
+def test_ship_found_twice_spoils_result(ships):
     features = [*(feature_at(ship) for ship in ships), feature_at(ships[0], 1.0)]
     score = score_features(features, ships)
     assert (score.found, score.doubles, score.is_good) == (len(ships), 1, False)
 
 
-def test_feature_too_far_from_its_ship_finds_nothing(ships):
+def test_distant_feature_matches_no_ship(ships):
     far = [feature_at(ship, 2.5) for ship in ships]
     assert score_features(far, ships).found == 0
     assert not score_features(far, ships).is_good
 
 
-def test_feature_without_a_ship_is_a_false_alarm(ships):
+def test_feature_without_ship_is_false_alarm(ships):
     score = score_features([*(feature_at(ship) for ship in ships), feature_at(ships[0], 0, 50_000)], ships)
     assert score.false_alarms == 1
 
 
 @pytest.mark.parametrize(("found", "is_good"), [(100, True), (99, True), (98, False)])
-def test_one_ship_in_a_hundred_may_be_missed(found, is_good):
+def test_one_ship_in_hundred_may_be_missed(found, is_good):
     assert Score(100, found, 0, 0, 0.0).is_good is is_good
 
 
-def test_no_features_and_no_ships_are_no_error(ships):
+def test_score_accepts_no_features_and_no_ships(ships):
     assert score_features([], ships).found == 0
     assert score_features([feature_at(ships[0])], []).false_alarms == 1

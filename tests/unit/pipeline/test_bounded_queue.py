@@ -25,7 +25,7 @@ def started(target, *arguments) -> threading.Thread:
     return thread
 
 
-def test_items_come_out_in_the_order_they_went_in():
+def test_queue_keeps_order():
     queue: BoundedQueue[int] = BoundedQueue(10)
     for number in range(10):
         queue.put(number)
@@ -55,7 +55,7 @@ def test_put_waits_for_room_by_bytes():
     assert queue.get() == "third"
 
 
-def test_an_item_larger_than_the_queue_passes_once_it_is_empty():
+def test_oversized_item_passes_when_queue_is_empty():
     queue: BoundedQueue[str] = BoundedQueue(max_items=10, max_bytes=100)
     queue.put("small", 1)
     putting = started(queue.put, "huge", 1000)
@@ -69,7 +69,7 @@ def test_an_item_larger_than_the_queue_passes_once_it_is_empty():
     assert queue.get() == "next"
 
 
-def test_get_waits_for_an_item():
+def test_get_waits_for_item():
     queue: BoundedQueue[str] = BoundedQueue(1)
     got: list[str] = []
     getting = started(lambda: got.append(queue.get()))
@@ -101,7 +101,7 @@ class Watched(BoundedQueue):
     max_items=st.integers(1, 6),
     max_bytes=st.integers(50, 120),
 )
-def test_bounds_hold_and_nothing_is_lost_with_many_threads(sizes, max_items, max_bytes):
+def test_queue_respects_bounds_and_loses_no_item_with_many_threads(sizes, max_items, max_bytes):
     queue = Watched(max_items, max_bytes)
     got: list[int] = []
     lock = threading.Lock()
@@ -126,7 +126,7 @@ def test_bounds_hold_and_nothing_is_lost_with_many_threads(sizes, max_items, max
     assert queue.peak_bytes <= max_bytes
 
 
-def test_close_wakes_everybody_who_waits_to_put():
+def test_close_wakes_waiting_producers():
     queue: BoundedQueue[int] = BoundedQueue(1)
     queue.put(0)
     refused: list[int] = []
@@ -145,7 +145,7 @@ def test_close_wakes_everybody_who_waits_to_put():
     assert sorted(refused) == [1, 2, 3, 4, 5]
 
 
-def test_close_wakes_everybody_who_waits_to_get():
+def test_close_wakes_waiting_consumers():
     queue: BoundedQueue[int] = BoundedQueue(1)
     ended: list[bool] = []
 
@@ -162,7 +162,7 @@ def test_close_wakes_everybody_who_waits_to_get():
     assert len(ended) == 5
 
 
-def test_what_was_in_a_closed_queue_still_comes_out_and_nothing_more_goes_in():
+def test_closed_queue_is_emptied_and_refuses_items():
     queue: BoundedQueue[str] = BoundedQueue(5)
     queue.put("left")
     queue.close()

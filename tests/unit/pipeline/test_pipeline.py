@@ -166,13 +166,13 @@ def test_every_tile_passes_every_stage_once(pipeline):
     assert not run.is_stopped
 
 
-def test_a_region_without_tiles_ends_at_once(pipeline):
+def test_region_without_tiles_ends_at_once(pipeline):
     run = new_run()
     run_tiles(pipeline, run, FakeSteps(), 0)
     assert run.outcomes == {}
 
 
-def test_the_state_that_counts_is_the_one_that_was_stored(pipeline):
+def test_stored_state_decides_outcome(pipeline):
     class Beaten(FakeSteps):
         def store(self, tile: Tile, result: TileOutcome) -> TileState:
             super().store(tile, result)
@@ -183,7 +183,7 @@ def test_the_state_that_counts_is_the_one_that_was_stored(pipeline):
     assert run.outcomes == dict.fromkeys(range(3), TileState.FAILED)
 
 
-def test_never_more_calls_in_flight_than_there_are_callers_and_no_fewer():
+def test_calls_in_flight_equal_number_of_callers():
     together = threading.Barrier(3, timeout=WAIT_S)
     pipeline = TilePipeline(cutters=2, callers=3, storers=2, max_encoded_bytes=1000)
     pipeline.start()
@@ -194,7 +194,7 @@ def test_never_more_calls_in_flight_than_there_are_callers_and_no_fewer():
     assert steps.detecting.most == 3
 
 
-def test_never_more_calls_in_flight_than_the_endpoint_takes():
+def test_calls_in_flight_respect_call_limit():
     """The threads are more; a limit that falls while calls are under way lets no other in until it is met."""
     limit = CallLimit(3)
     for _ in range(3):
@@ -215,7 +215,7 @@ def test_never_more_calls_in_flight_than_the_endpoint_takes():
     assert (len(steps.stored), limit.calls, limit.in_flight) == (60, 2, 0)
 
 
-def test_tiles_of_another_endpoint_pass_those_that_have_to_wait(pipeline):
+def test_tiles_of_other_endpoint_pass_waiting_tiles(pipeline):
     closed, free = FakeSteps(), FakeSteps()
     closed.limit = CallLimit(1)
     assert closed.limit.try_enter()
@@ -229,7 +229,7 @@ def test_tiles_of_another_endpoint_pass_those_that_have_to_wait(pipeline):
     assert len(closed.stored) == 4
 
 
-def test_a_holder_takes_fewer_threads_than_are_free():
+def test_holder_gets_fewer_threads_than_are_free():
     shares = ThreadShares(max_threads=8)
     taken = {holder: sum(shares.take(holder) for _ in range(20)) for holder in "abcdef"}
     assert taken == {"a": 8, "b": 4, "c": 2, "d": 1, "e": 1, "f": 0}
@@ -250,7 +250,7 @@ def test_threads_are_left_for_another_holder(most, holders):
 
 
 @pytest.mark.parametrize("stage", ["cut", "detect"])
-def test_an_endpoint_or_a_store_that_never_responds_leaves_threads_to_others(stage):
+def test_hanging_endpoint_or_store_leaves_threads_to_others(stage):
     pipeline, answer = TilePipeline(cutters=2, callers=2, storers=1, max_encoded_bytes=1000), threading.Event()
     silent = [FakeSteps(**{stage: lambda tile: answer.wait(WAIT_S)}) for _ in range(2)]
     # Regions of one endpoint have no more threads together than one of them.
@@ -269,7 +269,7 @@ def test_an_endpoint_or_a_store_that_never_responds_leaves_threads_to_others(sta
     assert [len(steps.stored) for steps in silent] == [8, 8]
 
 
-def test_the_reserve_of_threads_starts_when_a_second_endpoint_appears(pipeline):
+def test_reserve_of_threads_starts_when_second_endpoint_appears(pipeline):
     first, again, second = FakeSteps(), FakeSteps(), FakeSteps()
     again.endpoint, again.image_store = first.endpoint, first.image_store
     threads = threading.active_count()
@@ -281,7 +281,7 @@ def test_the_reserve_of_threads_starts_when_a_second_endpoint_appears(pipeline):
     assert threading.active_count() > threads
 
 
-def test_another_region_may_come_while_the_tiles_of_one_wait_for_its_endpoint(pipeline, monkeypatch):
+def test_next_region_is_requested_while_tiles_wait_for_endpoint(pipeline, monkeypatch):
     monkeypatch.setattr("aws.osml.model_runner.pipeline.pipeline._WAITS_BEFORE_NEXT", 1)
     steps, run, is_cut = FakeSteps(), new_run(), threading.Event()
     steps.limit = CallLimit(1)
@@ -294,7 +294,7 @@ def test_another_region_may_come_while_the_tiles_of_one_wait_for_its_endpoint(pi
 
 
 @pytest.mark.parametrize("encoded_bytes", [1, 300], ids=["count", "bytes"])
-def test_many_tiles_that_have_to_wait_leave_room_for_those_of_another_endpoint(pipeline, encoded_bytes):
+def test_waiting_tiles_leave_room_for_other_endpoint(pipeline, encoded_bytes):
     closed, free = FakeSteps(encoded_bytes), FakeSteps(encoded_bytes)
     closed.limit = CallLimit(1)
     assert closed.limit.try_enter()
@@ -309,7 +309,7 @@ def test_many_tiles_that_have_to_wait_leave_room_for_those_of_another_endpoint(p
     assert len(closed.stored) == 30
 
 
-def test_the_share_of_a_region_shrinks_when_others_come():
+def test_share_of_region_shrinks_when_others_come():
     shares = QueueShares(first_tiles=2, max_tiles=6, max_bytes=1000)
     with shares.of("a"):
         assert [shares.take("a") for _ in range(3)] == [True] * 2 + [False]
@@ -328,7 +328,7 @@ def test_the_share_of_a_region_shrinks_when_others_come():
         assert shares.take("a"), "one tile, however large"
 
 
-def test_another_region_may_come_when_no_tile_is_left_to_cut_and_before_the_slowest_has_ended(pipeline):
+def test_next_region_is_requested_when_no_tile_is_left_to_cut(pipeline):
     answer, is_cut = threading.Event(), threading.Event()
     run, steps = new_run(), FakeSteps(detect=lambda tile: answer.wait(WAIT_S))
     ended = in_thread(pipeline.run, run, steps, tiles(3), is_cut.set)
@@ -339,7 +339,7 @@ def test_another_region_may_come_when_no_tile_is_left_to_cut_and_before_the_slow
     assert len(run.outcomes) == 3
 
 
-def test_another_region_is_asked_for_before_the_cutters_have_nothing_left_and_not_before_half_are_on_their_way():
+def test_next_region_is_requested_between_half_cut_and_all_cut():
     pipeline = TilePipeline(cutters=1, callers=4, storers=1, max_encoded_bytes=1000)
     entered: list[int] = []
     runs = [new_run() for _ in range(2)]
@@ -354,7 +354,7 @@ def test_another_region_is_asked_for_before_the_cutters_have_nothing_left_and_no
     assert entered == [32, 40, 3, 6], "8 before the end of many, half of few, and at the end"
 
 
-def test_a_run_that_is_stopped_does_not_wait_for_its_endpoint(pipeline):
+def test_run_that_is_stopped_does_not_wait_for_its_endpoint(pipeline):
     steps, run = FakeSteps(), new_run()
     steps.limit = CallLimit(1)
     assert steps.limit.try_enter()
@@ -384,7 +384,7 @@ def test_never_more_encoded_bytes_queued_than_allowed():
     assert len(run.outcomes) == 60
 
 
-def test_a_slow_end_holds_back_the_beginning():
+def test_slow_end_holds_back_beginning():
     release = threading.Event()
     pipeline = TilePipeline(cutters=1, callers=1, storers=1, max_encoded_bytes=1000)
     pipeline.start()
@@ -398,7 +398,7 @@ def test_a_slow_end_holds_back_the_beginning():
     assert len(run.outcomes) == 200
 
 
-def test_back_pressure_stops_the_run_and_fails_no_tile(pipeline):
+def test_back_pressure_stops_run_and_fails_no_tile(pipeline):
     refusal = ModelBackPressureError("busy", 30.0)
     run, steps = new_run(), FakeSteps(detect=only(20, refusal))
     run_tiles(pipeline, run, steps, 1000)
@@ -414,7 +414,7 @@ def test_back_pressure_stops_the_run_and_fails_no_tile(pipeline):
     "error",
     [ImageUnreachableError("S3 is away"), LoadImageException("forbidden"), InvalidAssumedRoleException("no STS")],
 )
-def test_an_image_that_cannot_be_read_stops_the_run_and_fails_no_tile(pipeline, error):
+def test_image_that_cannot_be_read_stops_run_and_fails_no_tile(pipeline, error):
     run, steps = new_run(), FakeSteps(cut=only(20, error))
     run_tiles(pipeline, run, steps, 1000)
     assert run.stopped_by is error
@@ -434,7 +434,7 @@ def test_an_image_that_cannot_be_read_stops_the_run_and_fails_no_tile(pipeline, 
         ("locate", KeyError("unforeseen"), INTERNAL_ERROR),
     ],
 )
-def test_an_error_of_one_tile_fails_that_tile_alone(pipeline, step, error, code):
+def test_error_of_one_tile_fails_only_that_tile(pipeline, step, error, code):
     run, steps = new_run(), FakeSteps(**{step: only(3, error)})
     run_tiles(pipeline, run, steps, 20)
     assert run.outcomes == {**dict.fromkeys(range(20), TileState.SUCCEEDED), 3: TileState.FAILED}
@@ -457,7 +457,7 @@ def test_threads_live_on_when_every_tile_breaks(step):
     pipeline.close()
 
 
-def test_a_tile_that_breaks_in_the_last_stage_needs_no_room_in_a_full_queue():
+def test_tile_that_breaks_in_last_stage_needs_no_room_in_full_queue():
     pipeline = TilePipeline(cutters=1, callers=2, storers=1, max_encoded_bytes=1000)
     pipeline.start()
 
@@ -474,7 +474,7 @@ def test_a_tile_that_breaks_in_the_last_stage_needs_no_room_in_a_full_queue():
     pipeline.close()
 
 
-def test_a_table_that_takes_no_tile_stops_the_run(pipeline):
+def test_run_stops_when_table_refuses_tiles(pipeline):
     error = TableError("no table")
     run, steps = new_run(), FakeSteps(store=always(error))
     run_tiles(pipeline, run, steps, 500)
@@ -487,7 +487,7 @@ def test_a_table_that_takes_no_tile_stops_the_run(pipeline):
 
 
 @pytest.mark.parametrize("step", ["cut", "detect", "locate", "store"])
-def test_a_lack_of_memory_stops_the_run_and_fails_no_tile(pipeline, step):
+def test_lack_of_memory_stops_run_and_fails_no_tile(pipeline, step):
     error = MemoryError()
     run, steps = new_run(), FakeSteps(**{step: only(20, error)})
     run_tiles(pipeline, run, steps, 1000)
@@ -506,7 +506,7 @@ class Clock:
         return self.now_s
 
 
-def test_a_tile_that_waits_for_its_endpoint_does_not_count_as_a_hang(pipeline):
+def test_tile_that_waits_for_its_endpoint_does_not_count_as_hang(pipeline):
     clock, began = Clock(), threading.Event()
     run, steps = RegionProgress(clock), FakeSteps(detect=lambda tile: began.set())
     steps.limit = CallLimit(1)
@@ -525,7 +525,7 @@ def test_a_tile_that_waits_for_its_endpoint_does_not_count_as_a_hang(pipeline):
 
 
 @pytest.mark.parametrize("step", ["cut", "detect", "store"])
-def test_a_step_that_hangs_shows_and_one_that_shows_life_does_not(pipeline, step):
+def test_hanging_step_is_reported_and_beating_step_is_not(pipeline, step):
     clock, release = Clock(), threading.Event()
     in_step = threading.Event()
 
@@ -548,7 +548,7 @@ def test_a_step_that_hangs_shows_and_one_that_shows_life_does_not(pipeline, step
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_tile_whose_thread_ended_counts_as_a_hang():
+def test_tile_counts_as_hang_when_its_thread_ended():
     clock = Clock()
     pipeline = TilePipeline(cutters=1, callers=1, storers=1, max_encoded_bytes=1000)
     pipeline.start()
@@ -564,7 +564,7 @@ def test_a_tile_whose_thread_ended_counts_as_a_hang():
     pipeline.close()
 
 
-def test_stopping_ends_what_was_answered_and_begins_nothing(pipeline):
+def test_stopping_commits_responses_and_starts_no_tile(pipeline):
     stopping = threading.Event()
 
     def stop_at_ten(tile: Tile) -> None:
@@ -579,7 +579,7 @@ def test_stopping_ends_what_was_answered_and_begins_nothing(pipeline):
     assert run.stopped_by is None
 
 
-def test_two_regions_share_the_stages(pipeline):
+def test_two_regions_share_stages(pipeline):
     first_is_held = threading.Event()
     second_is_done = threading.Event()
 
@@ -598,7 +598,7 @@ def test_two_regions_share_the_stages(pipeline):
     assert len(held.outcomes) == 5
 
 
-def test_a_region_that_is_stopped_does_not_stop_its_neighbour(pipeline):
+def test_region_that_is_stopped_does_not_stop_its_neighbour(pipeline):
     stopped, free = new_run(), new_run()
     busy = FakeSteps(detect=always(ModelBackPressureError("busy")))
     one = in_thread(pipeline.run, stopped, busy, tiles(50))
@@ -634,7 +634,7 @@ def test_closing_while_tiles_are_queued_leaves_no_run_hanging(slow_step):
 
 
 @pytest.mark.parametrize("step", ["cut", "detect"])
-def test_a_tile_that_breaks_while_the_pipeline_closes_is_still_counted_out(step):
+def test_tile_that_breaks_while_pipeline_closes_is_still_counted_out(step):
     began, release = threading.Event(), threading.Event()
 
     def break_late(tile: Tile) -> None:
@@ -655,7 +655,7 @@ def test_a_tile_that_breaks_while_the_pipeline_closes_is_still_counted_out(step)
     assert set(run.outcomes.values()) <= {TileState.FAILED}
 
 
-def test_a_closed_pipeline_runs_nothing(pipeline):
+def test_closed_pipeline_refuses_run(pipeline):
     pipeline.close()
     run, steps = new_run(), FakeSteps()
     run_tiles(pipeline, run, steps, 5)
@@ -664,7 +664,7 @@ def test_a_closed_pipeline_runs_nothing(pipeline):
     assert steps.calls == {}
 
 
-def test_events_of_a_tile_carry_its_regions_fields(pipeline, logs):
+def test_events_of_tile_carry_its_regions_fields(pipeline, logs):
     run = new_run(log_fields={"region_id": "r-7"})
     run_tiles(pipeline, run, FakeSteps(detect=only(1, ModelTileError("refused", "MODEL_4XX"))), 3)
     [event] = [log for log in logs if log["event"] == "tile.failed"]

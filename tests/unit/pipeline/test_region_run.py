@@ -23,7 +23,7 @@ def tile(index: int) -> Tile:
     return Tile(index, ImageRegion.of(((0, 512 * index), (512, 512))))
 
 
-def test_outcomes_are_kept_by_the_tiles_place_in_the_plan():
+def test_outcomes_are_kept_by_tile_index():
     run = RegionProgress(Clock())
     for index, state in ((3, TileState.SUCCEEDED), (1, TileState.FAILED)):
         assert run.enter()
@@ -32,7 +32,7 @@ def test_outcomes_are_kept_by_the_tiles_place_in_the_plan():
     run.wait()
 
 
-def test_a_tile_that_came_to_no_end_has_no_outcome():
+def test_tile_that_came_to_no_end_has_no_outcome():
     run = RegionProgress(Clock())
     run.enter()
     run.leave(tile(0), None)
@@ -40,7 +40,7 @@ def test_a_tile_that_came_to_no_end_has_no_outcome():
     run.wait()
 
 
-def test_wait_returns_when_the_last_tile_is_out():
+def test_wait_returns_when_last_tile_is_out():
     run = RegionProgress(Clock())
     run.enter()
     run.enter()
@@ -54,7 +54,7 @@ def test_wait_returns_when_the_last_tile_is_out():
     assert not waiting.is_alive()
 
 
-def test_life_is_that_of_the_thread_that_gave_no_sign_for_longest():
+def test_life_is_that_of_thread_that_gave_no_sign_for_longest():
     clock = Clock()
     run = RegionProgress(clock)
     for seconds, index in ((5.0, 0), (7.0, 1)):
@@ -70,7 +70,7 @@ def test_life_is_that_of_the_thread_that_gave_no_sign_for_longest():
     assert run.last_life == 109.0
 
 
-def test_tiles_that_wait_in_a_queue_count_as_no_hang():
+def test_tiles_that_wait_in_queue_count_as_no_hang():
     clock = Clock()
     run = RegionProgress(clock)
     with run.waiting():
@@ -90,7 +90,7 @@ def test_tiles_that_wait_in_a_queue_count_as_no_hang():
     assert run.last_life == 5001.0, "a tile that is in no stage is worked on by the region's own thread"
 
 
-def test_progress_is_told_once_and_only_by_a_tile_that_ended():
+def test_progress_is_reported_once_by_ended_tile():
     told: list[int] = []
     run = RegionProgress(Clock(), on_progress=lambda: told.append(len(run.outcomes)))
     run.enter()
@@ -102,7 +102,7 @@ def test_progress_is_told_once_and_only_by_a_tile_that_ended():
     assert told == [0]
 
 
-def test_a_stopped_run_lets_no_tile_in_and_keeps_the_first_reason():
+def test_stopped_run_lets_no_tile_in_and_keeps_first_reason():
     run = RegionProgress(Clock())
     assert run.stopped_by is None
     assert not run.is_stopped
@@ -117,7 +117,7 @@ def test_a_stopped_run_lets_no_tile_in_and_keeps_the_first_reason():
     run.wait()
 
 
-def test_stopping_the_process_stops_every_run():
+def test_stopping_process_stops_every_run():
     stopping = threading.Event()
     runs = [RegionProgress(Clock(), stopping=stopping) for _ in range(2)]
     assert all(run.enter() for run in runs)
@@ -126,7 +126,7 @@ def test_stopping_the_process_stops_every_run():
     assert [run.stopped_by for run in runs] == [None, None]
 
 
-def test_past_the_deadline_no_tile_is_begun():
+def test_past_deadline_no_tile_is_begun():
     clock = Clock()
     run = RegionProgress(clock, deadline=160.0)
     clock.now_s = 160.0
@@ -138,7 +138,7 @@ def test_past_the_deadline_no_tile_is_begun():
     run.wait()
 
 
-def test_a_process_that_stops_does_not_wait_for_a_tile_for_ever(monkeypatch):
+def test_stopping_process_waits_for_tile_no_longer_than_grace(monkeypatch):
     monkeypatch.setattr(region_run, "_STOP_POLL_S", 0.005)
     stopping = threading.Event()
     run = RegionProgress(Clock(), stopping=stopping, stop_grace_s=0.02)
@@ -152,7 +152,7 @@ def test_a_process_that_stops_does_not_wait_for_a_tile_for_ever(monkeypatch):
     assert not waiting.is_alive()
 
 
-def test_a_process_that_stops_waits_a_while_for_the_tiles_in_flight(monkeypatch):
+def test_process_that_stops_waits_while_for_tiles_in_flight(monkeypatch):
     monkeypatch.setattr(region_run, "_STOP_POLL_S", 0.005)
     stopping = threading.Event()
     run = RegionProgress(Clock(), stopping=stopping, stop_grace_s=WAIT_S)
@@ -167,7 +167,7 @@ def test_a_process_that_stops_waits_a_while_for_the_tiles_in_flight(monkeypatch)
     assert not waiting.is_alive()
 
 
-def test_results_are_needed_until_the_region_is_lost():
+def test_results_are_needed_until_region_is_lost():
     run = RegionProgress(Clock())
     run.stop(ValueError("the endpoint refuses"))
     assert run.may_store, "what the model answered before is stored"
@@ -175,7 +175,7 @@ def test_results_are_needed_until_the_region_is_lost():
     assert not run.may_store
 
 
-def test_results_are_needed_until_the_process_waits_no_longer(monkeypatch):
+def test_results_are_needed_until_process_waits_no_longer(monkeypatch):
     monkeypatch.setattr(region_run, "_STOP_POLL_S", 0.005)
     stopping = threading.Event()
     late, in_time = (RegionProgress(Clock(), stopping=stopping, stop_grace_s=0.02) for _ in range(2))
@@ -187,7 +187,7 @@ def test_results_are_needed_until_the_process_waits_no_longer(monkeypatch):
     assert (late.may_store, in_time.may_store) == (False, True)
 
 
-def test_log_fields_are_the_runs_own():
+def test_log_fields_are_runs_own():
     fields = {"job_id": "j"}
     run = RegionProgress(Clock(), fields)
     fields["job_id"] = "other"
@@ -195,7 +195,7 @@ def test_log_fields_are_the_runs_own():
     assert RegionProgress(Clock()).log_fields == {}
 
 
-def test_an_error_while_progress_is_told_leaves_the_tile_counted_in():
+def test_tile_is_counted_when_progress_callback_raises():
     def refuse() -> None:
         raise RuntimeError("no table")
 

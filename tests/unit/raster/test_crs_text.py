@@ -22,7 +22,7 @@ def written(crs: CRS, form: str) -> str | None:
         return None
 
 
-def test_a_projection_that_only_a_proj_string_names_is_plain() -> None:
+def test_projection_that_only_proj_string_names_is_plain() -> None:
     for text in (
         "+proj=geos +sweep=x +lon_0=-75 +h=35786023 +x_0=0 +y_0=0 +ellps=GRS80 +units=m +no_defs",
         "+proj=ob_tran +o_proj=longlat +o_lon_p=-162 +o_lat_p=39.25 +lon_0=180 +to_meter=0.0174532925199433",
@@ -33,7 +33,7 @@ def test_a_projection_that_only_a_proj_string_names_is_plain() -> None:
         assert are_plain_citations(f"ESRI PE String = {wkt}|".encode()), text
 
 
-def test_a_citation_without_wkt_is_a_name() -> None:
+def test_citation_without_wkt_is_name() -> None:
     assert are_plain_citations(b"+proj=utm +zone=31 +nadgrids=@null|EXTENSION[|")
 
 
@@ -57,5 +57,5 @@ def test_a_citation_without_wkt_is_a_name() -> None:
         b'GEOGCS["x",[["a"]]]',
     ],
 )
-def test_what_is_not_plain_is_found(text: bytes) -> None:
+def test_unsafe_coordinate_system_is_found(text: bytes) -> None:
     assert not are_plain_citations(b"esri pe string = " + text)

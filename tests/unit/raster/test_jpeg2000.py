@@ -18,7 +18,7 @@ def found(body: bytes) -> list[Codestream]:
     return list(codestreams(lambda offset, count: body[offset : offset + count], len(body)))
 
 
-def test_a_codestream_is_found_bare_and_in_a_box() -> None:
+def test_codestream_is_found_bare_and_in_box() -> None:
     stream = codestream(1000, 700, 256, 3)
     expected = Codestream(1000, 700, 256, 256, 3, code_block_px=64 * 64)
     assert found(stream) == [expected]
@@ -27,7 +27,7 @@ def test_a_codestream_is_found_bare_and_in_a_box() -> None:
 
 
 @pytest.mark.parametrize("body", [b"", b"II*\0", b"\xff\x4f\xff\x51", b"\xff\x4f\xff\x51\x00", jp2(b"")])
-def test_what_is_none_has_none(body: bytes) -> None:
+def test_other_bytes_have_no_codestream(body: bytes) -> None:
     assert found(body) == []
 
 
@@ -43,7 +43,7 @@ def test_what_is_none_has_none(body: bytes) -> None:
         (codestream(100_000, 100_000, 100_000, 1), 900 * MIB, 1_200 * MIB),
     ],
 )
-def test_the_estimate_is_about_what_the_decoder_takes(stream: bytes, at_least: int, at_most: int) -> None:
+def test_estimate_is_near_memory_of_decoder(stream: bytes, at_least: int, at_most: int) -> None:
     (header,) = found(stream)
     assert at_least < header.decoder_bytes(len(stream)) < at_most
 
@@ -62,13 +62,13 @@ def test_smaller_code_blocks_and_precincts_take_more() -> None:
     assert fine.decoder_bytes(0) > small.decoder_bytes(0)
 
 
-def test_a_large_file_of_one_tile_takes_its_own_size() -> None:
+def test_single_tile_is_estimated_by_its_size() -> None:
     (header,) = found(codestream(1000, 1000, 1000, 1))
     assert header.decoder_bytes(5 * 2**30) > 5 * 2**30
 
 
 @given(st.binary(max_size=300), st.integers(0, 120))
-def test_any_bytes_have_an_end(noise: bytes, at: int) -> None:
+def test_any_bytes_have_end(noise: bytes, at: int) -> None:
     stream = jp2(codestream(64, 64, 64, 1))
     with suppress(OddHeaderError):
         for header in found(stream[:at] + noise + stream[at + len(noise) :]):

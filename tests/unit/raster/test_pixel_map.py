@@ -47,7 +47,7 @@ def mapped(pixels, data_type, target, limits=None, nodata=None, mask=None, fill=
 @pytest.mark.parametrize("data_type", TYPES)
 @settings(max_examples=10)
 @given(low=st.floats(-40_000, 70_000), span=st.floats(0.01, 90_000), seed=st.integers(0, 2**32 - 1))
-def test_a_stretch_fills_the_range_of_the_type_and_clamps(data_type, target, low, span, seed):
+def test_stretch_fills_range_of_type_and_clamps(data_type, target, low, span, seed):
     dtype = np.dtype(TYPES[data_type])
     limits = (-(2**31), 2**31) if dtype.kind == "f" else (np.iinfo(dtype).min, np.iinfo(dtype).max)
     pixels = np.random.default_rng(seed).integers(*limits, (7, 9), endpoint=True).astype(dtype)
@@ -69,7 +69,7 @@ def test_pixels_that_are_not_valid_are_filled(data_type):
     assert out.ravel()[kept].tolist() == kept.tolist()
 
 
-def test_samples_that_are_no_numbers_are_filled_and_a_value_that_no_sample_has_marks_none():
+def test_nan_is_filled_and_unused_nodata_marks_no_sample():
     pixels = np.array([[np.nan, np.inf, -np.inf, 0.5]], np.float32)
     assert mapped(pixels, "Float32", "Byte", (0.0, 1.0), fill=7.0).tolist() == [[7, 7, 7, 128]]
     assert mapped(pixels, "Float32", "Float32", nodata=0.5, fill=-1.0).tolist() == [[-1.0] * 4]
@@ -77,13 +77,13 @@ def test_samples_that_are_no_numbers_are_filled_and_a_value_that_no_sample_has_m
         assert mapped(np.array([[0, 1]], np.uint8), "Byte", "Byte", nodata=nodata, fill=9.0).tolist() == [[0, 1]]
 
 
-def test_limits_that_are_equal_split_the_values():
+def test_limits_that_are_equal_split_values():
     pixels = np.array([[4, 5, 6]], np.uint16)
     assert mapped(pixels, "UInt16", "Byte", (5.0, 5.0)).tolist() == [[0, 0, 255]]
 
 
 @pytest.mark.parametrize(("data_type", "target"), [("Byte", "UInt16"), ("UInt16", "Float32"), ("Int16", "Float32")])
-def test_a_type_that_holds_all_values_keeps_them(data_type, target):
+def test_values_are_kept_when_type_holds_them(data_type, target):
     pixels = np.arange(60, dtype=TYPES[data_type]).reshape(6, 10)
     assert np.array_equal(mapped(pixels, data_type, target), pixels)
 
@@ -100,7 +100,7 @@ def test_a_type_that_holds_all_values_keeps_them(data_type, target):
     ids=["percentile", "sigma", "minmax", "max of the image", "limits"],
 )
 @pytest.mark.parametrize("per", ["BAND", "ALL"])
-def test_ranges_follow_from_the_valid_values_of_each_band_or_of_all(stretch, expected, per):
+def test_ranges_follow_from_valid_values_of_each_band_or_of_all(stretch, expected, per):
     values = {1: np.arange(100, dtype=np.uint16), 2: np.arange(50, 1000, 7, dtype=np.uint16)}
     ranges = ranges_of(asked(stretch=stretch | {"per": per}).stretch, (2, 1, 2), values.__getitem__)
     together = np.concatenate([values[2], values[1]])
@@ -108,12 +108,12 @@ def test_ranges_follow_from_the_valid_values_of_each_band_or_of_all(stretch, exp
         assert found == pytest.approx(tuple(expected(together if per == "ALL" else values[band])))
 
 
-def test_an_image_without_valid_pixels_needs_limits_of_its_own():
+def test_image_without_valid_pixels_needs_limits_of_its_own():
     with pytest.raises(InvalidImageRequestException, match=r"imageProcessorInput\.stretch=PERCENTILE: MINMAX with min"):
         ranges_of(asked(stretch={"type": "PERCENTILE"}).stretch, (1,), lambda _band: np.zeros(0))
 
 
-def test_bands_go_by_number_and_by_name_in_the_order_of_the_model():
+def test_bands_are_chosen_by_number_and_name():
     preparation = resolved(count=5, bands=["nir", 5, "RED", "Red"])
     assert preparation.bands == (4, 5, 1, 1)
     assert (preparation.source_type, preparation.data_type, preparation.samples.bits) == ("UInt16", "UInt16", 11)
@@ -121,7 +121,7 @@ def test_bands_go_by_number_and_by_name_in_the_order_of_the_model():
     assert resolved().bands == (1, 2, 3)
 
 
-def test_every_problem_with_the_image_is_named_at_once():
+def test_every_problem_with_image_is_named_at_once():
     found = problems(bands=[9, "Purple", 1], pixelType="UINT8", stretch={"type": "NONE"})
     assert set(found) == {
         "imageProcessorInput.bands[0]",
@@ -136,12 +136,12 @@ def test_every_problem_with_the_image_is_named_at_once():
     ("data_type", "pixel_type"),
     [("UInt16", "UINT8"), ("Int16", "UINT16"), ("Float64", "FLOAT32"), ("Int32", "FLOAT32")],
 )
-def test_a_narrowing_type_needs_a_stretch(data_type, pixel_type):
+def test_narrowing_type_needs_stretch(data_type, pixel_type):
     assert set(problems(data_type=data_type, pixelType=pixel_type)) == {"imageProcessorInput.pixelType"}
     assert resolved(data_type=data_type, pixelType=pixel_type, stretch={"type": "MINMAX"}).ranges == ((0.0, 1.0),) * 3
 
 
-def test_the_fill_and_the_limits_have_to_fit_the_image():
+def test_fill_and_limits_have_to_fit_image():
     stretch = {"type": "MINMAX", "min": [1, 2]}
     assert set(problems(data_type="Byte", nodataFill=-1, stretch=stretch)) == {
         "imageProcessorInput.nodataFill",
@@ -149,7 +149,7 @@ def test_the_fill_and_the_limits_have_to_fit_the_image():
     }
 
 
-def test_complex_samples_are_neither_stretched_nor_converted():
+def test_complex_samples_are_not_converted():
     keys = {"stretch": {"type": "MINMAX"}, "pixelType": "FLOAT32"}
     assert set(problems(data_type="CFloat32", count=1, **keys)) == {
         "imageProcessorInput.stretch",
@@ -170,11 +170,11 @@ def test_complex_samples_are_neither_stretched_nor_converted():
     ],
     ids=str,
 )
-def test_a_scale_and_a_size_on_the_ground_are_a_ratio_of_pixels(keys, ratio):
+def test_scale_and_size_on_ground_are_ratio_of_pixels(keys, ratio):
     assert resolved(**keys).ratio == ratio
 
 
-def test_a_size_on_the_ground_has_to_be_in_reach_and_needs_a_georeference():
+def test_size_on_ground_has_to_be_in_reach_and_needs_georeference():
     assert "from 0.0625 to 5 m: pixels of the image have 0.5 x 0.25 m" in problems(gsd=6)["imageProcessorInput.gsd"]
     assert set(problems(gsd=0.06)) == {"imageProcessorInput.gsd"}
     with pytest.raises(InvalidImageRequestException, match=r"imageProcessorInput\.gsd=1: absent: .* no georeference"):
@@ -190,7 +190,7 @@ def test_samples_that_have_no_mean_are_not_resampled():
 
 
 @given(st.lists(st.tuples(st.floats(-1e9, 1e9), st.floats(-1e9, 1e9)), min_size=1, max_size=4), st.floats(-9, 9))
-def test_the_row_holds_a_preparation_to_the_bit(ranges, fill):
+def test_row_holds_preparation_to_bit(ranges, fill):
     bands = tuple(range(1, len(ranges) + 1))
     ratio = PixelRatio(1 / 3, abs(fill) + 0.1)
     preparation = Preparation(bands, "UInt16", "Float32", tuple(ranges), fill, ratio=ratio, resampling="CUBIC")

@@ -16,13 +16,13 @@ def region(row: int, col: int, width: int, height: int) -> ImageRegion:
 ROW = [region(0, col, 100, 100) for col in (0, 90, 180, 270)]
 
 
-def test_tiles_side_by_side_make_one_strip_up_to_the_limit():
+def test_tiles_side_by_side_make_one_strip_up_to_limit():
     assert set(strips_of(ROW, 37_000).values()) == {region(0, 0, 370, 100)}
     assert list(strips_of(ROW, 36_999).values()) == [region(0, 0, 280, 100)] * 3 + [ROW[3]]
     assert list(strips_of(ROW, 1).values()) == ROW
 
 
-def test_a_gap_another_row_another_height_and_another_order_begin_a_new_strip():
+def test_gap_another_row_another_height_and_another_order_begin_new_strip():
     below = region(90, 270, 100, 100)
     lower = region(0, 270, 100, 50)
     assert list(strips_of([*ROW[:2], ROW[3]], 10**6).values()) == [region(0, 0, 190, 100)] * 2 + [ROW[3]]
@@ -34,7 +34,7 @@ def test_a_gap_another_row_another_height_and_another_order_begin_a_new_strip():
 
 @given(st.integers(1, 2000), st.integers(1, 2000), st.integers(1, 400_000))
 @examples(100)
-def test_a_strip_is_made_of_its_tiles(width, height, max_pixels):
+def test_strip_is_made_of_its_tiles(width, height, max_pixels):
     tiles = VariableOverlapTilingStrategy().compute_tiles(
         region(7, 5, width, height), ImageDimensions(256, 256), ImageDimensions(32, 32)
     )

@@ -42,7 +42,7 @@ def dense(axis, length):
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=40)
 @given(scale=st.floats(0.05, 8))
-def test_weights_are_those_of_the_kernel_which_widens_when_pixels_grow(method, scale):
+def test_weights_are_those_of_kernel_which_widens_when_pixels_grow(method, scale):
     ratio = 1 / scale
     count = max(1, math.floor(LENGTH * scale + 0.5))
     found = dense(axis_weights(method, ratio, 0, count, LENGTH, "f8"), LENGTH)
@@ -54,7 +54,7 @@ def test_weights_are_those_of_the_kernel_which_widens_when_pixels_grow(method, s
 @pytest.mark.parametrize("method", METHODS)
 @settings(max_examples=40, deadline=None)
 @given(scale=st.floats(0.05, 8), data=st.data())
-def test_a_part_of_the_image_is_the_same_to_the_bit_whichever_tile_it_is_in(method, scale, data):
+def test_part_of_image_is_same_to_bit_whichever_tile_it_is_in(method, scale, data):
     ratio = 1 / scale
     side = min(40, max(1, math.floor(LENGTH * scale)))
     rng = np.random.default_rng(data.draw(st.integers(0, 99)))
@@ -93,7 +93,7 @@ def test_what_is_not_valid_has_no_weight(method, scale):
 
 
 @given(st.floats(0.05, 8), st.integers(0, 5_000))
-def test_the_nearest_pixel_holds_the_middle(scale, start):
+def test_nearest_pixel_holds_middle(scale, start):
     length = math.ceil((start + 10) / scale) + 1
     pixels = nearest_pixels(1 / scale, start, 10, length)
     middles = (np.arange(start, start + 10) + 0.5) / scale

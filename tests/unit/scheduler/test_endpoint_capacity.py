@@ -142,7 +142,7 @@ def serverless(name: str, most: int) -> dict[str, Any]:
     return {"VariantName": name, "CurrentServerlessConfig": {"MaxConcurrency": most, "MemorySizeInMB": 2048}}
 
 
-def test_instances_take_the_default_each(estimator, sagemaker):
+def test_instances_take_default_each(estimator, sagemaker):
     sagemaker.endpoints["ships"] = [variant("a", 3), variant("b", 2)]
     assert described(estimator(), request()) == LaneCapacity(10, 10)
     assert described(estimator(DEFAULT_INSTANCE_CONCURRENCY="4"), request()) == LaneCapacity(20, 20)
@@ -151,13 +151,13 @@ def test_instances_take_the_default_each(estimator, sagemaker):
 
 
 @pytest.mark.parametrize(("tag", "calls"), [("8", 24), ("many", 6), ("0", 6), ("-3", 6)])
-def test_a_tag_says_what_an_instance_takes(estimator, sagemaker, tag, calls):
+def test_tag_sets_calls_per_instance(estimator, sagemaker, tag, calls):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
     sagemaker.tags["osml:instance-concurrency"] = tag
     assert described(estimator(), request()).calls == calls
 
 
-def test_a_call_limit_rests_on_what_the_endpoint_says_and_on_no_default(estimator, sagemaker):
+def test_call_limit_needs_description_of_endpoint(estimator, sagemaker):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
     made = estimator()
     described(made, request())
@@ -173,7 +173,7 @@ def test_a_call_limit_rests_on_what_the_endpoint_says_and_on_no_default(estimato
     assert made.certain_calls(request()) == 20
 
 
-def test_a_serverless_variant_limits_the_bytes_of_a_tile(estimator, sagemaker):
+def test_serverless_variant_limits_bytes_of_tile(estimator, sagemaker):
     sagemaker.endpoints["ships"] = [variant("a", 3), serverless("b", 20)]
     made = estimator()
     assert made.max_body_bytes(request(TargetVariant="b")) is None, "nothing is known yet"
@@ -183,7 +183,7 @@ def test_a_serverless_variant_limits_the_bytes_of_a_tile(estimator, sagemaker):
     assert made.max_body_bytes(request("http://models.example.com/ships", "HTTP_ENDPOINT")) is None
 
 
-def test_each_variant_has_its_own_and_an_unknown_one_has_none(estimator, sagemaker):
+def test_each_variant_has_own_capacity(estimator, sagemaker):
     sagemaker.endpoints["ships"] = [variant("a", 3), serverless("b", 20)]
     assert described(estimator(), request(TargetVariant="a")).calls == 6
     assert described(estimator(), request(TargetVariant="b")).calls == 20
@@ -191,14 +191,14 @@ def test_each_variant_has_its_own_and_an_unknown_one_has_none(estimator, sagemak
     assert described(estimator(), request()).calls == 26
 
 
-def test_copies_of_an_inference_component_count_like_instances(estimator, sagemaker):
+def test_copies_of_inference_component_count_like_instances(estimator, sagemaker):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
     sagemaker.tags["osml:instance-concurrency"] = "5"
     sagemaker.copies["detector"] = 4
     assert described(estimator(), request(InferenceComponentName="detector")).calls == 20
 
 
-def test_an_http_model_takes_the_default_and_nobody_is_asked(estimator, sagemaker):
+def test_http_model_has_default_capacity_without_call(estimator, sagemaker):
     asked = request("http://model/invocations", "HTTP_ENDPOINT")
     assert estimator().capacity(asked).calls == 10
     assert estimator(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="3").capacity(asked).calls == 3
@@ -206,7 +206,7 @@ def test_an_http_model_takes_the_default_and_nobody_is_asked(estimator, sagemake
 
 
 @pytest.mark.parametrize(("share", "target"), [("0.5", 5), ("0.25", 2), ("1.5", 15), ("0", 10)])
-def test_the_target_is_a_share_of_it(estimator, share, target):
+def test_target_is_share_of_capacity(estimator, share, target):
     asked = request("http://model/invocations", "HTTP_ENDPOINT")
     assert estimator(CAPACITY_TARGET_PERCENTAGE=share).capacity(asked) == LaneCapacity(10, target)
 
@@ -216,7 +216,7 @@ def test_without_throttling_there_is_no_target(estimator):
     assert capacity == LaneCapacity(10, float("inf"))
 
 
-def test_a_description_stays_in_force_until_a_newer_one_replaces_it(estimator, sagemaker, clock):
+def test_description_is_kept_until_replaced(estimator, sagemaker, clock):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
     known = estimator()
     assert [described(known, request()).calls for _ in range(3)] == [6, 6, 6]
@@ -231,7 +231,7 @@ def test_a_description_stays_in_force_until_a_newer_one_replaces_it(estimator, s
     assert (known.capacity(request()).calls, sagemaker.calls["ships"]) == (18, 2)
 
 
-def test_a_control_plane_that_throttles_leaves_the_last_description_in_force(estimator, sagemaker, clock):
+def test_control_plane_that_throttles_leaves_last_description_in_force(estimator, sagemaker, clock):
     sagemaker.endpoints["ships"] = [variant("a", 20)]
     known = estimator()
     assert described(known, request()).calls == 40
@@ -248,7 +248,7 @@ def test_a_control_plane_that_throttles_leaves_the_last_description_in_force(est
     assert known.capacity(request()).calls == 60
 
 
-def test_an_endpoint_that_was_never_described_counts_as_one_instance_and_is_looked_up_soon(estimator, sagemaker, clock):
+def test_undescribed_endpoint_counts_as_one_instance(estimator, sagemaker, clock):
     known = estimator()
     assert described(known, request()).calls == described(known, request()).calls == 2
     assert known.known_calls(request()) is None
@@ -260,7 +260,7 @@ def test_an_endpoint_that_was_never_described_counts_as_one_instance_and_is_look
     assert known.capacity(request()).calls == known.known_calls(request()) == 18
 
 
-def test_a_fleet_describes_an_endpoint_once(estimator, sagemaker, clock):
+def test_fleet_describes_endpoint_once(estimator, sagemaker, clock):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
     shared = new_facts(clock)
     fleet = [estimator(shared) for _ in range(20)]
@@ -273,7 +273,7 @@ def test_a_fleet_describes_an_endpoint_once(estimator, sagemaker, clock):
     assert sagemaker.calls["ships"] == 2
 
 
-def test_a_first_request_waits_for_the_worker_that_describes_its_endpoint(estimator, sagemaker, clock):
+def test_first_request_waits_for_worker_that_describes_its_endpoint(estimator, sagemaker, clock):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
     shared = new_facts(clock)
     first = estimator(shared)
@@ -292,7 +292,7 @@ def test_a_first_request_waits_for_the_worker_that_describes_its_endpoint(estima
     assert (sagemaker.calls["ships"], clock.now_s) == (1, pytest.approx(1.2, abs=0.25))
 
 
-def test_a_first_request_looks_up_itself_when_that_worker_dies(estimator, sagemaker, clock):
+def test_first_request_looks_up_itself_when_that_worker_dies(estimator, sagemaker, clock):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
     shared = new_facts(clock)
     known = estimator(shared)
@@ -303,7 +303,7 @@ def test_a_first_request_looks_up_itself_when_that_worker_dies(estimator, sagema
     assert 5.0 <= clock.now_s < 6.0
 
 
-def test_an_endpoint_is_described_once_per_age_for_all_who_need_it(estimator, sagemaker, clock):
+def test_endpoint_is_described_once_for_all_workers(estimator, sagemaker, clock):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
     known = estimator()
     role = request().model_invocation_role
@@ -323,7 +323,7 @@ def test_an_endpoint_is_described_once_per_age_for_all_who_need_it(estimator, sa
     assert sagemaker.calls["ships"] == 3
 
 
-def test_self_throttling_rests_on_the_same_description(estimator, sagemaker):
+def test_self_throttling_rests_on_same_description(estimator, sagemaker):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
     known = estimator()
     known.choose_variant(request())
@@ -334,7 +334,7 @@ def test_self_throttling_rests_on_the_same_description(estimator, sagemaker):
     assert sagemaker.calls["ships"] == 1
 
 
-def test_a_request_that_names_its_variant_or_component_has_its_lane_described_too(estimator, sagemaker):
+def test_variant_and_component_are_described_as_lanes(estimator, sagemaker):
     sagemaker.endpoints["ships"] = [variant("a", 3), variant("b", 5)]
     sagemaker.copies["detector"] = 4
     known = estimator()
@@ -342,11 +342,11 @@ def test_a_request_that_names_its_variant_or_component_has_its_lane_described_to
     assert described(known, request(InferenceComponentName="detector")).calls == 8
 
 
-def test_nothing_is_known_of_an_http_model(estimator):
+def test_http_model_has_no_description(estimator):
     assert estimator().known_calls(request("http://model/invocations", "HTTP_ENDPOINT")) is None
 
 
-def test_roles_do_not_share_what_they_see(estimator, sagemaker, clock):
+def test_roles_do_not_share_descriptions(estimator, sagemaker, clock):
     sagemaker.endpoints["ships"] = [variant("a", 3)]
     known = estimator()
     described(known, request())
@@ -361,7 +361,7 @@ def test_variants_are_drawn_by_weight(estimator, sagemaker):
     assert 0.71 < drawn["a"] / 4000 < 0.79
 
 
-def test_a_variant_is_drawn_only_where_there_is_a_choice_to_make(estimator, sagemaker):
+def test_variant_is_drawn_only_where_there_is_choice_to_make(estimator, sagemaker):
     known = estimator()
     assert known.choose_variant(request()) is None, "it cannot be described"
     sagemaker.endpoints["boats"] = [variant("a", weight=0.0)]

@@ -33,7 +33,7 @@ def look_ahead(turns: Turns, images: int = 500, at: float = 0.0) -> LookAhead:
 
 
 @given(st.integers(1, 10_000), st.dictionaries(st.text(max_size=3), st.integers(1, 20_000), max_size=50))
-def test_every_endpoint_has_room_and_a_greedy_one_takes_it_from_no_other(images, waiting):
+def test_each_endpoint_has_own_share_of_look_ahead(images, waiting):
     room = room_of_an_endpoint(images, waiting)
     assert 1 <= room <= images
     assert room >= images // (len(waiting) + 1)
@@ -41,7 +41,7 @@ def test_every_endpoint_has_room_and_a_greedy_one_takes_it_from_no_other(images,
     assert room_of_an_endpoint(images, greedy) >= max(1, images // (len(waiting) + 1))
 
 
-def test_a_message_of_600_images_shuts_its_own_endpoint_only():
+def test_message_of_600_images_shuts_its_own_endpoint_only():
     ahead = look_ahead(Turns())
     assert ahead.take(DEAD, 600)
     assert not ahead.take(DEAD, 1)
@@ -49,7 +49,7 @@ def test_a_message_of_600_images_shuts_its_own_endpoint_only():
     assert [ahead.take(IDLE, 1) for _ in range(100)] == [True] * 100
 
 
-def test_all_workers_learn_what_waits_where_and_a_variant_is_its_endpoint():
+def test_look_ahead_counts_variant_to_its_endpoint():
     waiting = waiting_by_endpoint([Lane("dead", "blue")] * 400 + [Lane("dead", account="1")])
     assert waiting == {endpoint_key(DEAD): 400, endpoint_key(Lane("dead", account="1")): 1}
     ahead = look_ahead(Turns(SchedulerState(waiting=401, waiting_for=waiting)))
@@ -57,6 +57,6 @@ def test_all_workers_learn_what_waits_where_and_a_variant_is_its_endpoint():
     assert ahead.take(Lane("dead", account="1"), 1)
 
 
-def test_beyond_what_a_turn_can_read_nothing_is_received():
+def test_no_message_is_received_beyond_snapshot_limit():
     assert look_ahead(Turns(SchedulerState(waiting=MAX_WAITING))).is_full()
     assert not look_ahead(Turns(SchedulerState(waiting=MAX_WAITING - 1))).is_full()

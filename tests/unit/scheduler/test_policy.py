@@ -165,9 +165,7 @@ def ready(images: list[WaitingImage]) -> list[WaitingImage]:
 
 
 @given(IMAGES, LOADS, CAPACITIES)
-def test_no_lane_starts_above_its_target_and_below_it_only_by_an_image_that_would_else_leave_it_idle(
-    waiting, loads, capacities
-):
+def test_lane_exceeds_target_only_when_it_would_idle(waiting, loads, capacities):
     decision = decide(waiting, loads, capacities, NOW)
     if decision.image is None:
         return
@@ -180,7 +178,7 @@ def test_no_lane_starts_above_its_target_and_below_it_only_by_an_image_that_woul
 
 
 @given(IMAGES, LOADS, CAPACITIES)
-def test_no_lane_with_room_waits_for_a_large_image_to_fit_nor_idles_by_half(waiting, loads, capacities):
+def test_lane_with_room_does_not_wait_for_large_image(waiting, loads, capacities):
     decision = decide(waiting, loads, capacities, NOW)
     for lane in decision.full:
         first = min((image for image in ready(waiting) if image.lane == lane), key=lambda image: image.order)
@@ -189,7 +187,7 @@ def test_no_lane_with_room_waits_for_a_large_image_to_fit_nor_idles_by_half(wait
 
 
 @given(IMAGES, LOADS, CAPACITIES)
-def test_no_endpoint_is_idle_while_work_for_it_waits(waiting, loads, capacities):
+def test_no_endpoint_idles_while_images_wait(waiting, loads, capacities):
     started, busy = [], dict(loads)
     while (decision := decide(waiting, busy, capacities, NOW)).image is not None:
         started.append(decision.image)
@@ -204,7 +202,7 @@ def test_no_endpoint_is_idle_while_work_for_it_waits(waiting, loads, capacities)
 
 
 @given(IMAGES, LOADS, CAPACITIES, st.randoms())
-def test_the_order_in_which_rows_come_changes_nothing(waiting, loads, capacities, rng):
+def test_decision_is_invariant_to_order_of_rows(waiting, loads, capacities, rng):
     shuffled = list(waiting)
     rng.shuffle(shuffled)
     assert decide(shuffled, loads, capacities, NOW) == decide(waiting, loads, capacities, NOW)
@@ -212,7 +210,7 @@ def test_the_order_in_which_rows_come_changes_nothing(waiting, loads, capacities
 
 @examples(25)
 @given(st.integers(1, 40), st.integers(-10, 10), st.integers(1, 2))
-def test_no_request_is_overtaken_for_ever(load, priority, per_minute):
+def test_backfill_does_not_starve_request(load, priority, per_minute):
     """A stream of small, most important images comes to the endpoint; whatever waits there starts all the same."""
     capacities = {A: LaneCapacity(16, 16)}
     patient = image("patient", load=load, at=0.0, priority=priority)
@@ -233,7 +231,7 @@ def test_no_request_is_overtaken_for_ever(load, priority, per_minute):
         assert now_s <= 20 * PRIORITY_STEP_S + BACKFILL_S + 600, "twenty steps are the most that lie between two"
 
 
-def test_an_endpoint_without_a_known_capacity_is_ordered_by_its_load():
+def test_endpoint_without_known_capacity_is_ordered_by_its_load():
     loads = {A: LaneLoad(1, 8), B: LaneLoad(1, 4)}
     decision = decide([image("x", A), image("y", B, at=9)], loads, {A: LaneCapacity(), B: LaneCapacity()}, NOW)
     assert decision.image.key == "y"
@@ -246,9 +244,9 @@ LANES = st.builds(Lane, NAMES, st.just("") | NAMES, st.just("") | st.from_regex(
 
 @examples(200)
 @given(one=LANES, other=LANES)
-def test_two_lanes_never_have_one_name(one, other):
+def test_lane_names_are_distinct(one, other):
     assert (one.name == other.name) == (one == other)
 
 
-def test_an_account_is_not_taken_for_an_endpoint():
+def test_account_is_not_taken_for_endpoint():
     assert Lane("12", "e").name != Lane("e", account="12").name

@@ -14,7 +14,7 @@ records = st.builds(Record, st.integers(0), st.binary(max_size=60), st.text(min_
 
 
 @given(items=st.lists(records, max_size=60), max_records=st.integers(1, 20), max_bytes=st.integers(1, 400))
-def test_batches_respect_both_limits_and_lose_nothing(items: list[Record], max_records: int, max_bytes: int) -> None:
+def test_batches_respect_both_limits(items: list[Record], max_records: int, max_bytes: int) -> None:
     made = list(batches(items, max_records, max_bytes))
     assert [record for batch in made for record in batch] == items
     for batch in made:
@@ -22,7 +22,7 @@ def test_batches_respect_both_limits_and_lose_nothing(items: list[Record], max_r
         assert len(batch) == 1 or sum(record.size_bytes for record in batch) <= max_bytes
 
 
-def test_a_key_counts_by_its_bytes() -> None:
+def test_key_counts_by_its_bytes() -> None:
     assert Record(0, b"1234", "é€").size_bytes == 4 + 5
 
 
@@ -33,7 +33,7 @@ def test_a_key_counts_by_its_bytes() -> None:
     partition_by=st.sampled_from(["JOB", "FEATURE"]),
     slack=st.integers(-400, 400),
 )
-def test_feature_whose_record_is_too_long_is_never_passed_over(
+def test_too_long_record_is_never_skipped(
     job_id: str, feature_id: str, properties: dict[str, object] | None, partition_by: str, slack: int
 ) -> None:
     feature = encode_feature({"type": "Feature", "properties": properties})
@@ -42,7 +42,7 @@ def test_feature_whose_record_is_too_long_is_never_passed_over(
     assert not may_be_oversize(job_id, feature_id, feature, len(feature) + 192 + 12 * (len(job_id) + len(feature_id)))
 
 
-def test_a_record_names_its_feature_and_its_job_whatever_the_feature_says() -> None:
+def test_record_names_its_feature_and_job() -> None:
     feature = b'{"type":"Feature","properties":{"job_id":"other","feature_id":"other","a":1}}'
     record = record_of("job", 0, "f", feature, "FEATURE")
     (made,) = orjson.loads(record.data)["features"]
@@ -55,7 +55,7 @@ def test_partition_keys_fit(job_id: str, key: str) -> None:
     assert record_of(job_id, 0, "f", b"{}", "JOB").partition_key == key
 
 
-def test_refused_entries_are_found_by_their_place() -> None:
+def test_refused_entries_are_found_by_index() -> None:
     entries = [{"Data": bytes([n])} for n in range(3)]
     answers = [{"SequenceNumber": "1"}, {"ErrorCode": "InternalFailure"}, {"SequenceNumber": "2"}]
     assert refused(entries, answers) == [{"Data": b"\x01"}]
@@ -67,13 +67,13 @@ def test_equal_features_are_equal_bytes() -> None:
     assert one == two == b'{"properties":{"a":[1.5,[2,3]],"b":1},"type":"Feature"}'
 
 
-def test_numbers_from_tables_are_numbers_and_what_is_no_json_is_refused() -> None:
+def test_decimals_are_numbers_and_other_values_are_refused() -> None:
     assert encode_feature({"n": Decimal("0.5")}) == b'{"n":0.5}'
     with pytest.raises(TypeError, match="object"):
         encode_feature({"n": object()})
 
 
-def test_ids_of_features_are_their_own_or_made_from_their_place() -> None:
+def test_feature_id_is_own_or_derived_from_geometry() -> None:
     features = [{"properties": {"feature_id": "own"}}, {"properties": None}, {"properties": {"feature_id": 3}}]
     first, again = (Delivery.from_features("job", features) for _ in range(2))
     other = Delivery.from_features("job-2", features)

@@ -59,14 +59,14 @@ def test_collection_and_sequence_hold_every_feature():
 
 
 @pytest.mark.parametrize("name", [OutputFormat.GEOJSON, OutputFormat.GEOJSONSEQ])
-def test_compressed_text_is_the_text(name):
+def test_compressed_text_is_text(name):
     compressed = written(name, delivery(50), GZIP)
     assert gzip.decompress(compressed) == written(name, delivery(50))
     assert compressed == written(name, delivery(50), GZIP)
     assert ResultFormat.of(name, GZIP).extension == f"{ResultFormat.of(name).extension}.gz"
 
 
-def test_a_table_gives_signs_of_life_as_its_rows_are_made(monkeypatch):
+def test_geoparquet_beats_while_rows_are_written(monkeypatch):
     monkeypatch.setattr(geoparquet, "ROWS_PER_GROUP", 40)
     monkeypatch.setattr(geoparquet, "_ROWS_AT_ONCE", 15)
     signs = []
@@ -89,7 +89,7 @@ print(data_kb() - before)
 """
 
 
-def test_a_table_reserves_no_memory_that_counts_against_the_limit_of_the_process():
+def test_table_reserves_no_memory_that_counts_against_limit_of_process():
     done = subprocess.run([sys.executable, "-c", WRITE_A_TABLE], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 300_000
 
@@ -102,7 +102,7 @@ def test_row_groups_are_bounded_by_bytes_too(monkeypatch):
 
 
 @pytest.mark.parametrize("name", OutputFormat)
-def test_no_features_are_a_file_too(name):
+def test_no_features_are_file_too(name):
     body = written(name, delivery(0))
     if name is OutputFormat.GEOPARQUET:
         assert len(geopandas.read_parquet(io.BytesIO(body))) == 0
@@ -114,7 +114,7 @@ def by_id(rows):
     return {row["feature_id"]: row for row in rows}
 
 
-def test_geoparquet_holds_the_same_features_for_pyarrow_and_for_geopandas(monkeypatch):
+def test_geoparquet_holds_same_features_for_pyarrow_and_for_geopandas(monkeypatch):
     monkeypatch.setattr(geoparquet, "ROWS_PER_GROUP", 40)
     body = written(OutputFormat.GEOPARQUET, delivery(100))
     file = pq.ParquetFile(io.BytesIO(body))
@@ -138,7 +138,7 @@ def test_geoparquet_holds_the_same_features_for_pyarrow_and_for_geopandas(monkey
         assert tuple(row["bbox"].values()) == expected.bounds
 
 
-def test_geoparquet_says_what_it_holds():
+def test_geoparquet_describes_its_columns():
     metadata = pq.ParquetFile(io.BytesIO(written(OutputFormat.GEOPARQUET, delivery(30)))).metadata.metadata
     geo = json.loads(metadata[b"geo"])
     column = geo["columns"]["geometry"]
@@ -149,7 +149,7 @@ def test_geoparquet_says_what_it_holds():
     assert column["bbox"] == [*np.min(places, axis=0)[:2], *np.max(places, axis=0)[2:]]
 
 
-def test_part_of_the_map_is_read_without_the_rest(monkeypatch):
+def test_part_of_map_is_read_without_rest(monkeypatch):
     monkeypatch.setattr(geoparquet, "ROWS_PER_GROUP", 50)
     frame = geopandas.read_parquet(
         io.BytesIO(written(OutputFormat.GEOPARQUET, delivery(400))), bbox=(10.0, 49.98, 10.02, 50.0)
@@ -162,18 +162,18 @@ def test_part_of_the_map_is_read_without_the_rest(monkeypatch):
     assert 0 < len(expected) < 400
 
 
-def test_geoparquet_is_the_same_bytes_every_time():
+def test_geoparquet_is_same_bytes_every_time():
     assert written(OutputFormat.GEOPARQUET, delivery(60)) == written(OutputFormat.GEOPARQUET, delivery(60))
 
 
-def test_curve_goes_from_each_place_to_one_beside_it():
+def test_hilbert_curve_visits_adjacent_cells():
     side = 16
     places = np.stack(np.meshgrid(np.arange(side), np.arange(side)), axis=-1).reshape(-1, 2).astype(float)
     walk = places[geoparquet.hilbert_order(places)]
     assert np.abs(np.diff(walk, axis=0)).sum(axis=1).tolist() == [1] * (side * side - 1)
 
 
-def test_features_without_a_place_come_last():
+def test_features_without_geometry_are_last():
     places = np.array([[np.nan, np.nan], [3.0, 4.0], [np.nan, np.nan], [0.0, 0.0]])
     assert geoparquet.hilbert_order(places).tolist() == [3, 1, 0, 2]
     assert geoparquet.hilbert_order(places[:1]).tolist() == [0]
@@ -183,13 +183,13 @@ def test_features_without_a_place_come_last():
     features=st.lists(st.binary(max_size=40), max_size=40),
     part_bytes=st.integers(1, 200),
 )
-def test_parts_are_the_whole(features, part_bytes):
+def test_parts_are_whole(features, part_bytes):
     parts = list(in_parts(features, part_bytes))
     assert b"".join(parts) == b"".join(features)
     assert all(len(part) >= part_bytes for part in parts[:-1])
 
 
-def test_a_file_says_how_much_of_the_image_it_holds(tmp_path):
+def test_file_states_covered_share_of_image(tmp_path):
     about = {"modelRunner": {"status": "PARTIAL", "tiles": {"failed": 8}}}
     whole = dataclasses.replace(delivery(1), members=lambda: about)
     collection = json.loads(written(OutputFormat.GEOJSON, whole))

@@ -35,19 +35,19 @@ def test_keys(prefix: str, job_id: str, result_name: str, key: str) -> None:
 
 
 @pytest.mark.parametrize("prefix", ["/", "/a", "..", "a/../b", "a/..", "../a", "a/./b", "a\nb", "a\x00", "\x7f"])
-def test_prefixes_that_leave_their_place_are_refused(prefix: str) -> None:
+def test_escaping_prefixes_are_refused(prefix: str) -> None:
     with pytest.raises(SinkPermanentError):
         result_key(prefix, "job")
 
 
-def test_a_key_that_s3_does_not_take_is_refused() -> None:
+def test_key_that_s3_does_not_take_is_refused() -> None:
     with pytest.raises(SinkPermanentError, match="1024"):
         result_key("p", "j" * 1020)
 
 
 @examples(200)
 @given(prefix=st.sampled_from(PREFIXES), job_ids=st.lists(JOB_IDS, min_size=2, max_size=20, unique=True))
-def test_jobs_never_share_a_key_and_never_leave_the_prefix(prefix: str, job_ids: list[str]) -> None:
+def test_keys_are_distinct_and_below_prefix(prefix: str, job_ids: list[str]) -> None:
     keys = [result_key(prefix, job_id) for job_id in job_ids]
     assert len(set(keys)) == len(job_ids)
     for key in keys:

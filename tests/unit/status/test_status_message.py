@@ -17,7 +17,7 @@ from aws.osml.model_runner.status.status_message import MAX_FAILED_TILES_BYTES, 
 TILE = [[0, 512], [512, 512]]
 
 
-def test_attributes_are_text_and_what_is_empty_is_left_out() -> None:
+def test_attributes_are_text_and_empty_ones_are_left_out() -> None:
     message = StatusMessage(
         status=RequestStatus.SUCCESS,
         job_id="job-1",
@@ -34,7 +34,7 @@ def test_attributes_are_text_and_what_is_empty_is_left_out() -> None:
     }
 
 
-def test_a_regions_attributes() -> None:
+def test_regions_attributes() -> None:
     message = StatusMessage(
         RequestStatus.PARTIAL, "job-1", image_id="i", region_id="(0, 0)(5, 5)-job-1", processing_duration=17,
         failed_tiles=[TILE],
@@ -62,7 +62,7 @@ def test_asdict_is_every_field() -> None:
 
 
 @pytest.mark.parametrize("status", list(RequestStatus))
-def test_a_status_is_its_bare_name(status: RequestStatus) -> None:
+def test_status_is_its_bare_name(status: RequestStatus) -> None:
     assert status_name(status) == status_name(status.value) == status.name
 
 
@@ -79,7 +79,7 @@ def test_failed_tiles_are_json(tiles: Any, text: str) -> None:
     assert tiles_json(tiles) == (text, True)
 
 
-def test_many_failed_tiles_are_cut_and_say_so() -> None:
+def test_long_list_of_failed_tiles_is_cut() -> None:
     values = StatusMessage(RequestStatus.FAILED, "job-1", failed_tiles=[TILE] * 50_000).asdict_str_values()
     assert values["failed_tiles_truncated"] == "true"
     assert MAX_FAILED_TILES_BYTES - 30 < len(values["failed_tiles"]) <= MAX_FAILED_TILES_BYTES
@@ -87,7 +87,7 @@ def test_many_failed_tiles_are_cut_and_say_so() -> None:
 
 
 @given(count=st.integers(0, 40), max_bytes=st.integers(2, 500))
-def test_cut_tiles_are_a_prefix_within_the_limit(count: int, max_bytes: int) -> None:
+def test_cut_tiles_are_prefix_within_limit(count: int, max_bytes: int) -> None:
     tiles = [[[n, n], [n, n]] for n in range(count)]
     text, is_whole = tiles_json(tiles, max_bytes)
     assert len(text) <= max_bytes
@@ -95,7 +95,7 @@ def test_cut_tiles_are_a_prefix_within_the_limit(count: int, max_bytes: int) -> 
     assert is_whole == (len(json.loads(text)) == count)
 
 
-def test_the_id_of_an_event_is_the_same_in_every_copy_and_in_no_other_event() -> None:
+def test_id_of_event_is_same_in_every_copy_and_in_no_other_event() -> None:
     events = [
         StatusMessage(RequestStatus.SUCCESS, "job-1", image_id="a"),
         StatusMessage(RequestStatus.SUCCESS, "job-1", image_id="b"),
@@ -142,7 +142,7 @@ def test_secrets_are_hidden(text: str, secret: str) -> None:
         "http://model.example.com:8080/invocations answered 503",
     ],
 )
-def test_reasons_without_secrets_stay_as_they_are(text: str) -> None:
+def test_reasons_without_secrets_are_unchanged(text: str) -> None:
     assert safe_text(text) == text
 
 
@@ -159,7 +159,7 @@ def test_control_characters_are_escaped() -> None:
     assert shortened("abcdef", 4) == "abc…"
 
 
-def test_a_long_reason_takes_little_time() -> None:
+def test_long_reason_is_cut_in_linear_time() -> None:
     assert len(safe_text("secret=" * 200_000 + "http://" * 100_000)) <= 512
 
 
@@ -173,7 +173,7 @@ def test_attributes_that_do_not_fit_are_left_out_longest_first() -> None:
 
 
 @given(st.lists(st.tuples(st.text(max_size=4), st.text("|#:01", max_size=3), st.integers(0, 2)), unique=True))
-def test_two_events_never_share_an_id(events: list[tuple[str, str, int]]) -> None:
+def test_two_events_never_share_id(events: list[tuple[str, str, int]]) -> None:
     ids = {
         StatusMessage(RequestStatus.PARTIAL, job, image_id=image).event_id(generation)
         for job, image, generation in events

@@ -30,7 +30,7 @@ def logged():
         logging.getLogger(name).setLevel(value)
 
 
-def test_an_event_is_one_json_line_with_its_fields(logged):
+def test_event_is_one_json_line_with_its_fields(logged):
     events = logged()
     structlog.get_logger("rooms.tiles").info("tile.failed", code="MODEL_5XX", row=5)
     (event,) = events()
@@ -41,7 +41,7 @@ def test_an_event_is_one_json_line_with_its_fields(logged):
     assert event["timestamp"].endswith("Z")
 
 
-def test_the_job_is_bound_within_its_block(logged):
+def test_job_is_bound_within_its_block(logged):
     events = logged()
     logger = structlog.get_logger("x")
     with bind_job("job-1", image_id="job-1:s3://b/k"):
@@ -56,7 +56,7 @@ def test_the_job_is_bound_within_its_block(logged):
     assert "job_id" not in outside
 
 
-def test_threads_carry_the_job_when_asked_to(logged):
+def test_threads_carry_job_when_context_is_copied(logged):
     events = logged()
 
     def work(name, *, mark):
@@ -75,7 +75,7 @@ def test_threads_carry_the_job_when_asked_to(logged):
     assert "job_id" not in bare
 
 
-def test_other_libraries_log_through_the_same_formatter(logged):
+def test_other_libraries_log_through_same_formatter(logged):
     events = logged("DEBUG")
     with bind_job("job-1"):
         logging.getLogger("aws.osml.photogrammetry").warning("no %s model", "RPC", extra={"path": "/data/a"})
@@ -90,7 +90,7 @@ def test_other_libraries_log_through_the_same_formatter(logged):
     assert third["level"] == "debug"
 
 
-def test_events_below_the_level_are_left_out(logged):
+def test_events_below_level_are_left_out(logged):
     events = logged("WARNING")
     structlog.get_logger("x").info("quiet")
     logging.getLogger("boto3").info("quiet")
@@ -98,7 +98,7 @@ def test_events_below_the_level_are_left_out(logged):
     assert [event["event"] for event in events()] == ["loud"]
 
 
-def test_control_characters_never_reach_the_terminal(logged):
+def test_control_characters_never_reach_terminal(logged):
     events = logged()
     text = "a\nb\r\x1b[31m\x00\x85\u2028\u202e\ud800"
     structlog.get_logger("x").info("forged", text=text)
@@ -126,7 +126,7 @@ def fail(message):
         raise ValueError("outer") from err
 
 
-def test_an_exception_becomes_fields(logged):
+def test_exception_becomes_fields(logged):
     events = logged()
     logger = structlog.get_logger("x")
     try:
@@ -160,7 +160,7 @@ def test_long_errors_are_cut(logged):
     assert len(event["error_stack"]) <= 16_000
 
 
-def test_configuring_again_replaces_the_handler(logged, capsys):
+def test_configuring_again_replaces_handler(logged, capsys):
     events = logged()
     configure_logging("INFO")
     structlog.get_logger("x").info("on standard output")
@@ -204,19 +204,19 @@ def test_credentials_are_taken_out_of_text(text):
 
 @pytest.mark.parametrize("filler", ["", "x" * 300, "token=" + "y" * 400 + " "])
 @pytest.mark.parametrize("secret", ["https://user:{}@host", "eyJhbGciOiJIUzI1NiJ9.{}"])
-def test_a_text_that_is_cut_shows_no_part_of_a_secret(secret, filler):
+def test_text_that_is_cut_shows_no_part_of_secret(secret, filler):
     text = f"{filler} " + secret.format("canary" * 1_000)
     shown = redacted_beginning(text, 80)[:80]
     assert "canary" not in shown
 
 
 @pytest.mark.parametrize("cut_at", range(40))
-def test_a_key_that_is_cut_is_not_shown(cut_at):
+def test_key_that_is_cut_is_not_shown(cut_at):
     before = "token=" + "y" * (80 + 512 - 7 - cut_at) + " "
     assert "wJ" not in redacted_beginning(f"{before}wJalrXUtnFEMI/K7MDENG/bPxRfiCY1234567890 {before}", 80)
 
 
-def test_a_text_is_cut_no_shorter_than_it_is_shown():
+def test_cut_text_has_shown_length():
     assert redacted_beginning("x" * 30_000, 80).startswith("x" * 80)
     assert redacted_beginning("short", 80) == "short"
 
@@ -240,7 +240,7 @@ def test_access_key_ids_are_taken_out(key):
         "s3://b/0123456789abcdef0123456789abcdef/Tile1/x.tif",
     ],
 )
-def test_other_text_is_left_alone(text):
+def test_other_text_is_unchanged(text):
     assert redact_text(text) == text
 
 
@@ -267,7 +267,7 @@ def test_credentials_are_taken_out_of_fields(logged, name):
     assert event[name] == REDACTED
 
 
-def test_the_original_is_not_changed_and_depth_is_limited():
+def test_original_is_not_changed_and_depth_is_limited():
     original = {"SessionToken": "canary", "kept": (1, "two")}
     assert redact(original) == {"SessionToken": REDACTED, "kept": [1, "two"]}
     assert original["SessionToken"] == "canary"

@@ -35,7 +35,7 @@ def lines_of(recorder):
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_values_of_an_operation_are_one_line(recorder):
+def test_values_of_operation_are_one_line(recorder):
     for duration in (0.5, 0.25):
         recorder.record("TileProcessing", "Duration", duration, SECONDS, ModelName="m")
         recorder.record("TileProcessing", "Invocations", 1, COUNT, ModelName="m")
@@ -70,13 +70,13 @@ def test_each_set_of_dimensions_has_its_own_line(recorder):
     assert not any("LogGroup" in line for line in lines)
 
 
-def test_a_flush_writes_once(recorder):
+def test_flush_writes_once(recorder):
     recorder.record("TileProcessing", "Errors", 1)
     assert len(lines_of(recorder)) == 1
     assert lines_of(recorder) == []
 
 
-def test_without_an_operation_the_service_is_the_dimension(recorder):
+def test_without_operation_service_is_dimension(recorder):
     recorder.record(None, "ApproximateNumberOfRequestsVisible", 3)
     (line,) = lines_of(recorder)
     assert line["LogGroup"] == LOG_GROUP_NAME == "/aws/OSML/MRService"
@@ -107,7 +107,7 @@ def test_long_lists_are_split_and_complete(recorder, count):
         ("https://u:secret@host/", "https://[redacted]@host/"),
     ],
 )
-def test_dimension_values_fit_the_format(recorder, value, shown):
+def test_dimension_values_fit_format(recorder, value, shown):
     recorder.record("TileProcessing", "Invocations", 1, COUNT, ModelName=value)
     assert lines_of(recorder)[0]["ModelName"] == shown
 
@@ -118,7 +118,7 @@ def test_values_that_are_not_finite_are_left_out(recorder):
     assert lines_of(recorder) == []
 
 
-def test_a_timed_block_is_an_invocation():
+def test_timed_block_is_invocation():
     ticks = iter([10.0, 12.5, 20.0, 21.0])
     recorder = MetricsRecorder(io.StringIO(), now=lambda: next(ticks))
     with recorder.timed("TileProcessing", ModelName="m"):
@@ -146,14 +146,14 @@ def test_no_value_is_lost_between_threads(recorder):
     assert sum(map(len, values)) == 4_000
 
 
-def test_the_standard_output_is_the_default(capsys):
+def test_standard_output_is_default(capsys):
     recorder = MetricsRecorder()
     recorder.record("FeatureRefinement", "Invocations", 1)
     recorder.flush()
     assert json.loads(capsys.readouterr().out)["Operation"] == "FeatureRefinement"
 
 
-def test_the_librarys_own_logger_never_looks_around(capsys, monkeypatch):
+def test_metrics_library_probes_no_environment(capsys, monkeypatch):
     async def probe():
         raise AssertionError("the network was asked")
 
@@ -168,7 +168,7 @@ def test_the_librarys_own_logger_never_looks_around(capsys, monkeypatch):
     assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == NAMESPACE
 
 
-def test_the_library_is_told_who_we_are(monkeypatch):
+def test_metrics_library_gets_service_name(monkeypatch):
     config = get_config()
     for name in ("service_name", "log_group_name", "namespace", "environment"):
         monkeypatch.setattr(config, name, getattr(config, name))
@@ -177,7 +177,7 @@ def test_the_library_is_told_who_we_are(monkeypatch):
     assert (config.namespace, config.environment) == ("OSML/ModelRunner", "local")
 
 
-def test_models_beyond_a_number_are_measured_as_one(recorder):
+def test_models_beyond_number_are_measured_as_one(recorder):
     """Each value of a dimension is a metric that costs money, and a sender may name any URL."""
     for number in range(MAX_MODELS + 50):
         recorder.record("ModelInvocation", "Invocations", 1, COUNT, ModelName=f"https://host/{number}")

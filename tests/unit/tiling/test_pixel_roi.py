@@ -20,7 +20,7 @@ def test_interest_keeps_its_holes():
     assert pixels.bounds == (0, 0, 400, 400)
 
 
-def test_edges_that_are_straight_on_the_map_may_bend_in_the_image():
+def test_edges_that_are_straight_on_map_may_bend_in_image():
     def bent(pixels: np.ndarray) -> np.ndarray:
         return degrees(np.column_stack([pixels[:, 0], pixels[:, 1] - 20 * np.sin(np.pi * pixels[:, 0] / 400)]))
 
@@ -29,7 +29,7 @@ def test_edges_that_are_straight_on_the_map_may_bend_in_the_image():
     assert pixels.bounds[3] == pytest.approx(220, abs=0.5), "the lower edge hangs through in its middle"
 
 
-def test_heights_of_the_interest_do_not_matter():
+def test_heights_of_interest_do_not_matter():
     shape = shapely.Polygon([(10, 20, 500), (11, 20, 500), (11, 19, 0)])
     pixels = roi_in_pixels(shape, degrees, 400, 400)
     assert pixels.equals(roi_in_pixels(shapely.force_2d(shape), degrees, 400, 400))
@@ -37,17 +37,17 @@ def test_heights_of_the_interest_do_not_matter():
 
 
 @pytest.mark.parametrize("west", [-352, 8, 368 - 16])
-def test_longitudes_may_differ_by_a_full_turn(west):
+def test_region_of_interest_matches_longitudes_modulo_360(west):
     pixels = roi_in_pixels(shapely.box(west, 19, west + 3, 20), degrees, 400, 400)
     expected = (0, 0, 100, 100) if west != 352 else None
     assert pixels.is_empty if expected is None else pixels.bounds == expected
 
 
-def test_an_image_that_no_pixel_of_is_on_the_earth_has_no_part_in_it():
+def test_image_off_earth_does_not_touch_region_of_interest():
     assert roi_in_pixels(shapely.box(0, 0, 1, 1), lambda pixels: pixels * np.nan, 400, 300).is_empty
 
 
-def test_a_map_that_turns_back_is_in_the_interest_twice():
+def test_folded_map_touches_region_of_interest_twice():
     def folded(pixels: np.ndarray) -> np.ndarray:
         return degrees(np.column_stack([np.abs(pixels[:, 0] - 200), pixels[:, 1]]))
 

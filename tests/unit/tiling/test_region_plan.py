@@ -31,11 +31,11 @@ def region(row: int, col: int, width: int, height: int) -> ImageRegion:
         ([[7904, 20904], [4096, 4096]], "a-b", "(7904, 20904)(4096, 4096)-a-b"),
     ],
 )
-def test_region_ids_are_those_that_tables_hold(bounds, job_id, region_id):
+def test_region_ids_are_those_in_tables(bounds, job_id, region_id):
     assert region_id_of(ImageRegion.of(bounds), job_id) == region_id
 
 
-def test_bounds_of_the_whole_image():
+def test_bounds_of_whole_image():
     assert processing_bounds(1200, 900, None) == ((0, 0), (1200, 900))
 
 
@@ -51,7 +51,7 @@ def test_bounds_of_the_whole_image():
         (shapely.union(shapely.box(0, 0, 10, 10), shapely.box(90, 90, 100, 100)), ((0, 0), (100, 100))),
     ],
 )
-def test_bounds_are_the_smallest_rectangle_of_whole_pixels_around_the_interest(roi, bounds):
+def test_bounds_are_smallest_rectangle_of_whole_pixels_around_interest(roi, bounds):
     assert processing_bounds(1200, 900, roi) == bounds
 
 
@@ -66,13 +66,13 @@ def test_bounds_are_the_smallest_rectangle_of_whole_pixels_around_the_interest(r
     ],
     ids=["beside", "before", "touching", "corner", "empty"],
 )
-def test_an_interest_off_the_image_is_refused(roi):
+def test_interest_off_image_is_refused(roi):
     with pytest.raises(LoadImageException, match="does not touch"):
         processing_bounds(1200, 900, roi)
 
 
 @given(x0=st.floats(-200, 1300), y0=st.floats(-200, 1000), width=st.floats(0.5, 1500), height=st.floats(0.5, 1500))
-def test_bounds_lie_in_the_image_and_cover_what_it_shares_with_the_interest(x0, y0, width, height):
+def test_bounds_cover_image_part_of_region_of_interest(x0, y0, width, height):
     roi = shapely.box(x0, y0, x0 + width, y0 + height)
     shared = shapely.intersection(roi, shapely.box(0, 0, 1200, 900))
     if shared.area == 0:
@@ -91,7 +91,7 @@ def test_bounds_lie_in_the_image_and_cover_what_it_shares_with_the_interest(x0, 
 
 
 @STRATEGIES
-def test_without_an_interest_every_tile_of_the_strategy_is_wanted(strategy):
+def test_without_interest_every_tile_of_strategy_is_wanted(strategy):
     bounds = region(0, 0, 1200, 900)
     planner = TilePlanner(strategy, square(256), square(32))
     regions = planner.regions(bounds, square(600))
@@ -103,7 +103,7 @@ def test_without_an_interest_every_tile_of_the_strategy_is_wanted(strategy):
 
 
 @STRATEGIES
-def test_tiles_in_a_hole_of_the_interest_are_left_out_and_the_others_keep_their_number(strategy):
+def test_tiles_in_hole_are_left_out_and_others_keep_index(strategy):
     hole = [(300, 300), (900, 300), (900, 900), (300, 900)]
     roi = shapely.Polygon([(0, 0), (1200, 0), (1200, 1200), (0, 1200)], holes=[hole])
     whole = region(0, 0, 1200, 1200)
@@ -118,7 +118,7 @@ def test_tiles_in_a_hole_of_the_interest_are_left_out_and_the_others_keep_their_
 
 
 @STRATEGIES
-def test_regions_that_lie_in_a_hole_are_left_out(strategy):
+def test_regions_in_hole_are_left_out(strategy):
     roi = shapely.union(shapely.box(0, 0, 100, 100), shapely.box(1100, 1100, 1200, 1200))
     planner = TilePlanner(strategy, square(200), square(0), roi)
     regions = planner.regions(region(0, 0, 1200, 1200), square(400))
@@ -126,14 +126,14 @@ def test_regions_that_lie_in_a_hole_are_left_out(strategy):
     assert all(planner.tiles(one) for one in regions)
 
 
-def test_a_tile_that_only_touches_the_interest_is_not_wanted():
+def test_tile_that_only_touches_interest_is_not_wanted():
     planner = TilePlanner(VO, square(100), square(0), shapely.box(0, 0, 100, 100))
     assert [tile.index for tile in planner.tiles(region(0, 0, 200, 200))] == [0]
 
 
 @STRATEGIES
 @given(x=st.floats(0, 1000), y=st.floats(0, 800), side=st.floats(1, 600))
-def test_every_pixel_of_the_interest_is_in_a_tile(strategy, x, y, side):
+def test_every_pixel_of_interest_is_in_tile(strategy, x, y, side):
     roi = shapely.intersection(shapely.box(x, y, x + side, y + side), shapely.box(0, 0, 1200, 900))
     bounds = processing_bounds(1200, 900, roi)
     planner = TilePlanner(strategy, square(256), square(32), roi)
@@ -152,9 +152,7 @@ def test_every_pixel_of_the_interest_is_in_a_tile(strategy, x, y, side):
     overlap_px=st.integers(0, 19),
     region_px=st.integers(10, 500),
 )
-def test_rows_hold_every_tile_once_and_the_spans_are_those_of_all_tiles(
-    strategy, x, y, width, height, tile_px, overlap_px, region_px
-):
+def test_rows_hold_every_tile_once_with_its_spans(strategy, x, y, width, height, tile_px, overlap_px, region_px):
     planner = TilePlanner(strategy, square(tile_px), square(overlap_px))
     bounds = region(y, x, width, height)
     in_order = [(one, tile) for one in planner.regions(bounds, square(region_px)) for tile in planner.tiles(one)]
@@ -177,7 +175,7 @@ def test_rows_hold_every_tile_once_and_the_spans_are_those_of_all_tiles(
     overlap_px=st.integers(0, 30),
     region_px=st.integers(16, 700),
 )
-def test_the_size_of_a_plan_is_known_before_it_is_made(strategy, width, height, tile_px, overlap_px, region_px):
+def test_plan_size_is_computed_before_plan(strategy, width, height, tile_px, overlap_px, region_px):
     planner = TilePlanner(strategy, square(tile_px), ImageDimensions(overlap_px, overlap_px))
     bounds = region(7, 5, width, height)
     size = planner.size(bounds, square(region_px))
@@ -196,6 +194,6 @@ def test_no_plan_has_fewer_tiles_than_are_certain(strategy, width, height, tile_
     assert 1 <= least <= planner.size(bounds, square(200)).tiles
 
 
-def test_an_endless_plan_is_known_at_once():
+def test_oversized_plan_is_detected_at_once():
     planner = TilePlanner(VO, square(16), square(15))
     assert planner.min_tiles(region(0, 0, 2**20, 900_000)) == (2**20 - 15) * (900_000 - 15)

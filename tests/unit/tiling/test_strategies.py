@@ -197,7 +197,7 @@ def test_default_strategy_builds_regions_of_whole_tiles(axis):
 
 @examples(600)
 @given(axis=axes())
-def test_default_strategy_spreads_the_slack_evenly(axis):
+def test_default_strategy_spreads_slack_evenly(axis):
     plan = plan_of(VO, axis)
     tiles = [tile for _, tiles in plan for tile in tiles]
     gaps, slack = len(tiles) - 1, axis.length - axis.tile
@@ -224,7 +224,7 @@ def axes_without_remainder(draw):
 
 @examples(600)
 @given(axis=axes_without_remainder())
-def test_default_strategy_equals_the_known_one_where_that_covers(axis):
+def test_default_strategy_equals_original_where_it_covers(axis):
     known = known_variable_overlap(axis)
     assert known[-1][1][-1][1] == axis.end
     assert plan_of(VO, axis) == known
@@ -253,7 +253,7 @@ def known_full_tiles(region, axis):
 
 @examples(600)
 @given(axis=axes())
-def test_fixed_stride_strategy_covers_every_pixel_at_the_overlap_asked_for(axis):
+def test_fixed_stride_strategy_covers_all_pixels_with_overlap(axis):
     plan = plan_of(VT, axis)
     least_overlap = min(axis.overlap, axis.length)
     assert_covers([region for region, _ in plan], axis, least_overlap)
@@ -266,7 +266,7 @@ def test_fixed_stride_strategy_covers_every_pixel_at_the_overlap_asked_for(axis)
 
 @examples(400)
 @given(axis=axes())
-def test_fixed_stride_strategy_equals_the_known_one_wherever_that_has_tiles(axis):
+def test_fixed_stride_strategy_equals_original_where_it_has_tiles(axis):
     assume(axis.overlap < min(axis.length, axis.region))
     regions = known_crops((axis.start, axis.end), axis.region, axis.overlap)
     assert plan_of(VT, axis) == [(region, known_crops(region, axis.tile, axis.overlap)) for region in regions]
@@ -284,7 +284,7 @@ def known_crops(span, size, overlap):
 @STRATEGIES
 @examples(150)
 @given(across=axes(), down=axes())
-def test_plan_is_the_product_of_its_axes_in_reading_order(strategy, across, down):
+def test_plan_is_product_of_its_axes_in_reading_order(strategy, across, down):
     tile, overlap = (across.tile, down.tile), (across.overlap, down.overlap)
     bounds = ((down.start, across.start), (across.length, down.length))
     regions = strategy.compute_regions(bounds, (across.region, down.region), tile, overlap)
@@ -301,7 +301,7 @@ def as_length(span):
 @STRATEGIES
 @examples(200)
 @given(data=st.data())
-def test_every_pixel_of_a_picture_is_in_a_tile_and_none_outside(strategy, data):
+def test_every_pixel_of_picture_is_in_tile_and_none_outside(strategy, data):
     small = st.integers(1, 60)
     origin, size, tile = ((data.draw(small), data.draw(small)) for _ in range(3))
     overlap = tuple(data.draw(st.integers(0, side - 1)) for side in tile)
@@ -320,7 +320,7 @@ def test_every_pixel_of_a_picture_is_in_a_tile_and_none_outside(strategy, data):
 
 
 @STRATEGIES
-def test_plan_does_not_depend_on_what_kind_of_sequence_describes_it(strategy):
+def test_plan_is_same_for_lists_and_tuples(strategy):
     tuples = strategy.compute_regions(((5, 7), (5000, 4000)), (2048, 1500), (512, 400), (50, 20))
     lists = strategy.compute_regions([[5, 7], [5000, 4000]], [2048, 1500], [512, 400], [50, 20])
     assert tuples == lists
@@ -341,12 +341,12 @@ def test_overlap_that_leaves_no_stride_is_refused(strategy, overlap):
 
 @STRATEGIES
 @pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
-def test_bounds_without_pixels_have_no_regions_and_no_tiles(strategy, size):
+def test_empty_bounds_have_no_regions_and_no_tiles(strategy, size):
     assert strategy.compute_regions(((3, 4), size), square(1024), square(512), square(64)) == []
     assert strategy.compute_tiles(((3, 4), size), square(512), square(64)) == []
 
 
-def test_regions_smaller_than_the_overlap_become_tiles():
+def test_regions_smaller_than_overlap_become_tiles():
     bounds = ((0, 0), (2000, 500))
     regions = VT.compute_regions(bounds, square(100), square(512), square(128))
     assert regions == grid([(0, 512), (384, 512), (768, 512), (1152, 512), (1536, 464)], [(0, 500)])
@@ -368,7 +368,7 @@ def test_regions_smaller_than_the_overlap_become_tiles():
         ((1, 9), True, []),
     ],
 )
-def test_crops_at_a_fixed_stride(size, only_full, crops):
+def test_crops_at_fixed_stride(size, only_full, crops):
     assert generate_crops(((1, 2), size), (4, 4), (1, 1), only_full_tiles=only_full) == crops
 
 
@@ -377,11 +377,11 @@ def test_division_that_rounds_up(a, b, quotient):
     assert ceildiv(a, b) == quotient
 
 
-def test_strategy_is_an_interface():
+def test_strategy_is_interface():
     with pytest.raises(TypeError, match="abstract"):
         TilingStrategy()
 
 
 @pytest.mark.parametrize("error", [SetupTileWorkersException, ProcessTilesException])
-def test_errors_of_the_room_are_errors_of_a_region(error):
+def test_errors_of_room_are_errors_of_region(error):
     assert issubclass(error, ProcessRegionException)

@@ -120,7 +120,7 @@ def test_no_more_is_taken_than_there_are_slots(source, stopping, monkeypatch):
     end_after(consumer, handled, 10, stopping)
 
 
-def test_a_slot_that_is_given_up_early_is_taken_again_and_so_many_may_be(source, stopping, monkeypatch):
+def test_slot_released_early_is_reused_within_limit(source, stopping, monkeypatch):
     monkeypatch.setattr(queue_consumer, "_SLOT_POLL_S", 0.01)
     source.send(10)
     handled: list[str] = []
@@ -143,7 +143,7 @@ def test_a_slot_that_is_given_up_early_is_taken_again_and_so_many_may_be(source,
     end_after(consumer, handled, 10, stopping)
 
 
-def test_a_message_that_comes_while_stopping_is_given_back(source, stopping):
+def test_message_is_released_while_stopping(source, stopping):
     source.on_receive = stopping.set
     source.send(2)
     handled: list[QueueMessage] = []
@@ -156,7 +156,7 @@ def test_a_message_that_comes_while_stopping_is_given_back(source, stopping):
 
 
 @pytest.mark.parametrize("reset_error", [None, QueueError("SQS is away")])
-def test_a_message_that_comes_after_the_pool_was_shut_down_is_given_back(source, stopping, reset_error):
+def test_message_is_released_after_pool_shutdown(source, stopping, reset_error):
     consumer = QueueConsumer("test", source, lambda message, _: pytest.fail("begun"), 2, stopping)
 
     def shut_down() -> None:
@@ -174,7 +174,7 @@ def test_a_message_that_comes_after_the_pool_was_shut_down_is_given_back(source,
     assert source.given_back == ["handle-0"]
 
 
-def test_an_error_of_one_message_ends_nothing_and_frees_its_slot(source, stopping, logs):
+def test_slot_is_freed_when_message_raises(source, stopping, logs):
     source.send(5)
     handled: list[str] = []
     all_done = threading.Event()
@@ -197,7 +197,7 @@ def test_an_error_of_one_message_ends_nothing_and_frees_its_slot(source, stoppin
     assert source.given_back == [], "it comes again by itself, and its receives are counted"
 
 
-def test_a_receive_that_fails_is_tried_again_after_a_pause(source, stopping, logs, monkeypatch):
+def test_receive_that_fails_is_tried_again_after_pause(source, stopping, logs, monkeypatch):
     monkeypatch.setattr(queue_consumer, "_ERROR_PAUSE_S", 0.01)
     polls: list[bool] = []
     done = threading.Event()
@@ -214,7 +214,7 @@ def test_a_receive_that_fails_is_tried_again_after_a_pause(source, stopping, log
     assert polls, "a poll that got through is a sign of life"
 
 
-def test_a_poll_that_fails_is_no_sign_of_life(source, stopping):
+def test_failed_poll_does_not_beat(source, stopping):
     polls: list[bool] = []
     source.waiting.put(QueueError("SQS receive_message failed"))
     consumer = QueueConsumer("test", source, lambda message, _: None, 1, stopping, lambda: polls.append(True))
@@ -227,7 +227,7 @@ def test_a_poll_that_fails_is_no_sign_of_life(source, stopping):
     assert ended(consumer)
 
 
-def test_join_tells_when_work_did_not_end_in_time(source, stopping):
+def test_join_returns_false_when_work_outlasts_timeout(source, stopping):
     source.send(1)
     began, release = threading.Event(), threading.Event()
 
@@ -244,9 +244,7 @@ def test_join_tells_when_work_did_not_end_in_time(source, stopping):
     assert ended(consumer)
 
 
-def test_a_message_that_a_receive_brings_after_all_work_has_ended_is_given_back_before_the_join_returns(
-    source, stopping
-):
+def test_late_message_is_released_before_join_returns(source, stopping):
     polling, release = threading.Event(), threading.Event()
 
     def arrive_late() -> list[QueueMessage]:
@@ -264,7 +262,7 @@ def test_a_message_that_a_receive_brings_after_all_work_has_ended_is_given_back_
     assert source.given_back == ["late"]
 
 
-def test_a_receive_is_not_waited_for_longer_than_the_time_to_stop(source, stopping):
+def test_receive_is_not_waited_for_longer_than_time_to_stop(source, stopping):
     polling, release = threading.Event(), threading.Event()
 
     def hang() -> list[QueueMessage]:

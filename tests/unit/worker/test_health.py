@@ -23,14 +23,14 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_the_file_tells_process_state_and_time(tmp_path, clock):
+def test_health_file_holds_process_state_and_time(tmp_path, clock):
     path = tmp_path / "deep" / "health.json"
     HealthFile(path, clock).note_progress()
     assert read_health(path) == HealthReport(os.getpid(), "running", 1000.0)
     assert list(path.parent.iterdir()) == [path], "nothing else is left lying there"
 
 
-def test_it_is_written_every_few_seconds_at_most(tmp_path, clock):
+def test_health_file_is_written_every_few_seconds_at_most(tmp_path, clock):
     path = tmp_path / "health.json"
     health = HealthFile(str(path), clock, min_interval_s=5.0)
     health.note_progress()
@@ -51,14 +51,14 @@ def test_another_state_is_written_at_once(tmp_path, clock):
     assert read_health(path) == HealthReport(os.getpid(), "stopped", 1000.5)
 
 
-def test_without_a_path_nothing_is_written(tmp_path, clock, monkeypatch):
+def test_no_health_file_is_written_without_path(tmp_path, clock, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in (None, ""):
         HealthFile(path, clock).note_progress()
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_reader_never_sees_half_a_report(tmp_path):
+def test_health_file_is_replaced_atomically(tmp_path):
     path = tmp_path / "health.json"
     health = HealthFile(path, min_interval_s=0.0)
     health.note_progress()
@@ -79,14 +79,14 @@ def test_a_reader_never_sees_half_a_report(tmp_path):
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", "3", '{"pid": 1}', '{"pid": 1, "state": "x", "last_progress": 0, "n": 1}']
 )
-def test_what_is_no_report_is_refused(tmp_path, text):
+def test_invalid_health_file_is_refused(tmp_path, text):
     path = tmp_path / "health.json"
     path.write_text(text)
     with pytest.raises((ValueError, TypeError)):
         read_health(path)
 
 
-def test_a_missing_file_is_an_oserror(tmp_path):
+def test_missing_file_is_oserror(tmp_path):
     with pytest.raises(OSError, match="No such file"):
         read_health(tmp_path / "none")
 
@@ -114,7 +114,7 @@ def test_is_process_alive():
     assert not is_process_alive(child.pid)
 
 
-def test_a_process_of_another_user_is_alive(monkeypatch):
+def test_process_of_another_user_is_alive(monkeypatch):
     def refuse(pid: int, signal: int) -> None:
         raise PermissionError
 
@@ -122,7 +122,7 @@ def test_a_process_of_another_user_is_alive(monkeypatch):
     assert is_process_alive(1)
 
 
-def test_the_report_is_plain_json(tmp_path, clock):
+def test_report_is_plain_json(tmp_path, clock):
     path = tmp_path / "health.json"
     HealthFile(path, clock).note_progress()
     assert json.loads(path.read_text()) == {"pid": os.getpid(), "state": "running", "last_progress": 1000.0}

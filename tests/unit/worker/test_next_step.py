@@ -105,5 +105,5 @@ def test_next_step(job_changes, item_changes, after_s, step):
     assert next_step(job(**job_changes), item(**item_changes), START_S + after_s, CONFIG) is step
 
 
-def test_a_job_whose_row_has_expired_is_forgotten():
+def test_open_job_is_closed_when_its_row_has_expired():
     assert next_step(job(), None, START_S, CONFIG) is NextStep.FORGET
