@@ -13,10 +13,10 @@ def choose_form(is_long: bool) -> None:
     settings.load_profile("long" if is_long else "short")
 
 
-def examples(count: int) -> settings:
+def examples(count: int, least: int = 30) -> settings:
     """`@examples(600)`: try a property with as many examples in a long run, and with its share of them in a short one.
 
-    The least is 30, or ``count`` where that is less.
+    It is at least ``least``, or ``count`` where that is less.
     """
     share = settings.default.max_examples / _IN_A_LONG_RUN
-    return settings(max_examples=min(count, max(30, round(share * count))))
+    return settings(max_examples=min(count, max(least, round(share * count))))

@@ -29,7 +29,7 @@ from aws.osml.model_runner.database.scheduler_lock import SchedulerLock
 from aws.osml.model_runner.jobs.leases import LeaseKeeper
 from aws.osml.model_runner.jobs.outcome import Deferred, Ended
 from aws.osml.model_runner.jobs.preflight import Preflight
-from aws.osml.model_runner.queue.request_queue import QueueMessage
+from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 from aws.osml.model_runner.raster import write_geotiff
 from aws.osml.model_runner.region_request_handler import region_request_of
 from aws.osml.model_runner.scheduler import EndpointLoadImageScheduler
@@ -104,6 +104,7 @@ class InProcessWorker:
         self.outstanding_jobs = parts.outstanding_jobs
         self.endpoints = parts.endpoint_statistics_table
         self.region_queue = parts.region_request_queue
+        self.image_queue = RequestQueue(self.config.image_queue, 0, client=clients.client("sqs"))
         self.features = parts.new_feature_table(ImageDimensions(256, 256), ImageDimensions(0, 0), lambda: None)
         self.capacities = parts.endpoint_capacities
         self.endpoint_utils = parts.endpoint_utils

@@ -38,6 +38,7 @@ from aws.osml.model_runner.exceptions import (
     UpdateRegionException,
 )
 from aws_faults import answering, json_error, never_sending
+from examples import examples
 
 # Not far from the real time: the emulator deletes what has expired by its own clock.
 START_S = float(int(time.time()))
@@ -377,7 +378,7 @@ class TestFeatureTable:
         groups = features.group_features_by_key([near, far, beside])
         assert list(groups.values()) == [[near, beside], [far]]
 
-    @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+    @settings(examples(50), suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(x=st.floats(0, 1e5), y=st.floats(0, 1e5), width=st.floats(0, 400), height=st.floats(0, 400))
     def test_tiles_of_key_cover_feature(self, features, x, y, width, height):
         key = features.generate_tile_key(feature("f", (x, y, x + width, y + height)))

@@ -27,6 +27,7 @@ from aws.osml.model_runner.database import (
 )
 from aws.osml.model_runner.local.stack.data_plane import DataPlane
 from aws.osml.model_runner.tiling.region_plan import region_id_of
+from examples import examples
 
 REGIONS, TILES = 2, 2
 LEASE_S = 60.0
@@ -243,7 +244,7 @@ def test_rows_stay_consistent_in_any_order_of_writes(emulator, data_plane):
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=settings.default.max_examples // 3,
+            examples(33, least=8),
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

@@ -52,9 +52,9 @@ def body_of(worker: InProcessWorker, scene: Path, model: str, **changes: Any) ->
     return json.dumps(document | changes, indent=1)
 
 
-def handle(messages: ImageMessages, body: str) -> None:
-    messages._queue.send_body(body)
-    (received,) = messages._queue.receive()
+def handle(worker: InProcessWorker, messages: ImageMessages, body: str) -> None:
+    worker.image_queue.send_body(body)
+    (received,) = worker.image_queue.receive()
     messages.handle(received)
 
 
@@ -81,7 +81,7 @@ class TestRefusal:
         ]
         body = body_of(worker, scene, "no-such-endpoint", outputs=outputs)
         with answering(clients.client("sts"), "AssumeRole", query_error("AccessDenied", 403)):
-            handle(messages, body)
+            handle(worker, messages, body)
         assert dead_letters(worker) == [body]
         ((status, attributes),) = statuses.events()
         assert (attributes["status"], attributes["job_id"]) == ("FAILED", "job")
@@ -125,10 +125,10 @@ class TestRefusal:
         bucket = "gone-a-moment-later"
         clients.client("s3").create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "us-west-2"})
         body = body_of(worker, scene, endpoint, outputs=[{"type": "S3", "bucket": bucket, "prefix": "p"}])
-        handle(messages, body)
+        handle(worker, messages, body)
         clients.client("s3").delete_bucket(Bucket=bucket)
         worker.image_handler.parts = dataclasses.replace(worker.image_handler.parts, preflight=worker.new_preflight())
-        handle(messages, body)
+        handle(worker, messages, body)
         assert dead_letters(worker) == []
         assert "FAILED" not in statuses.heard()
 
@@ -191,7 +191,7 @@ class TestNoRefusal:
         with socket.socket() as port:
             port.bind(("127.0.0.1", 0))
             url = f"http://127.0.0.1:{port.getsockname()[1]}/invocations"
-            handle(messages, body_of(worker, scene, url))
+            handle(worker, messages, body_of(worker, scene, url))
             assert [entry["event"] for entry in logs].count("request.deferred") == 1
             assert (dead_letters(worker), worker.open_jobs()) == ([], [])
             request = worker.request(scene, url)

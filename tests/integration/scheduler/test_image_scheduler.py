@@ -41,12 +41,12 @@ def message(worker: InProcessWorker, image: Path | str, model: str, job_id: str 
     return json.dumps(document | changes, indent=1)
 
 
-def send(messages: ImageMessages, *bodies: str) -> None:
+def send(worker: InProcessWorker, messages: ImageMessages, *bodies: str) -> None:
     """Have messages come off the queue, and be handled."""
     for body in bodies:
-        messages._queue.send_body(body)
+        worker.image_queue.send_body(body)
     received = []
-    while found := messages._queue.receive():
+    while found := worker.image_queue.receive():
         received += found
     for one in received:
         messages.handle(one)
@@ -70,7 +70,7 @@ def _raising(error: Exception) -> Callable[..., Any]:
 
 class TestBuffer:
     def test_request_waits_with_its_regions_counted(self, worker, messages, scene, model_server):
-        send(messages, message(worker, scene, model_server("centerpoint").invocations_url, priority=3))
+        send(worker, messages, message(worker, scene, model_server("centerpoint").invocations_url, priority=3))
         (job,) = worker.outstanding_jobs.open_jobs()
         assert (job.region_count, job.num_attempts, job.request.priority) == (2, 0, 3)
         assert worker.received_regions() == []
@@ -79,7 +79,7 @@ class TestBuffer:
         self, worker, messages, tmp_path, data_plane, statuses, model_server
     ):
         body = message(worker, tmp_path / "gone.tif", model_server("centerpoint").invocations_url)
-        send(messages, body)
+        send(worker, messages, body)
         assert dead_letters(worker, data_plane) == [body]
         assert sorted(statuses.heard()) == ["FAILED", "STARTED"]
         assert worker.open_jobs() == []
@@ -100,7 +100,11 @@ class TestBuffer:
         busy = ClientError({"Error": {"Code": "Throttling"}}, "AssumeRole")
         with monkeypatch.context() as patch:
             patch.setattr(worker.worker_process.images, "_credentials_for", _raising(busy))
-            send(messages, message(worker, f"s3://{bucket}/in/scene.tif", model_server("centerpoint").invocations_url))
+            send(
+                worker,
+                messages,
+                message(worker, f"s3://{bucket}/in/scene.tif", model_server("centerpoint").invocations_url),
+            )
         assert dead_letters(worker, data_plane) == []
         assert worker.start_waiting() == 0
         clock.ahead_s += LEASE_S + 2
@@ -115,7 +119,7 @@ class TestBuffer:
         messages._look_ahead = LookAhead(turns, 4, clock)
         images = [f"file://{shutil.copy(scene, scene.parent / f'{number}.tif')}" for number in range(6)]
         many = message(worker, scene, busy, "many", imageUrls=images)
-        send(messages, many, message(worker, scene, busy, "later"), message(worker, scene, idle, "other"))
+        send(worker, messages, many, message(worker, scene, busy, "later"), message(worker, scene, idle, "other"))
         assert sorted({job.job_id for job in worker.outstanding_jobs.open_jobs()}) == ["many", "other"]
         # An accepted message is never requeued. A worker with only the last load snapshot requeues the same messages.
         messages._look_ahead = LookAhead(turns, 4, clock)
@@ -124,14 +128,14 @@ class TestBuffer:
             turn, 0.0, 7, 0.0, waiting_by_endpoint(lane_of(job.request) for job in worker.outstanding_jobs.open_jobs())
         )
         late = QueueMessage("gone", message(worker, scene, busy, "late"), 10)
-        send(messages, many)
+        send(worker, messages, many)
         messages.handle(late)
         assert {job.job_id for job in worker.outstanding_jobs.open_jobs()} == {"many", "other"}
         # SQS would set a message aside that comes again too often: a copy replaces it.
-        (depth,) = messages._queue._call("get_queue_attributes", AttributeNames=["ApproximateNumberOfMessagesDelayed"])[
-            "Attributes"
-        ].values()
-        assert int(depth) == 1
+        name = "ApproximateNumberOfMessagesDelayed"
+        sqs = worker.clients.client("sqs")
+        found = sqs.get_queue_attributes(QueueUrl=worker.config.image_queue, AttributeNames=[name])
+        assert found["Attributes"] == {name: "1"}
 
     def test_requests_stay_on_queue_while_buffer_is_full(self, worker, data_plane, scene, clock):
         turns = SchedulerLock(worker.outstanding_jobs, worker.jobs, clock)

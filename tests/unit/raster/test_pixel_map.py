@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from aws.osml.model_runner.api.processor_input import ProcessorInput
@@ -10,6 +10,7 @@ from aws.osml.model_runner.common.pixel_ratio import PixelRatio
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 from aws.osml.model_runner.raster.pixel_map import PixelMap
 from aws.osml.model_runner.raster.preparation import BandFacts, ImageFacts, Preparation, ranges_of, resolve
+from examples import examples
 
 TYPES = {"Byte": "u1", "Int8": "i1", "UInt16": "u2", "Int16": "i2", "Int32": "i4", "Float32": "f4", "Float64": "f8"}
 IMAGE = ImageFacts(1000, 800, (0.5, 0.25))
@@ -45,7 +46,7 @@ def mapped(pixels, data_type, target, limits=None, nodata=None, mask=None, fill=
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("data_type", TYPES)
-@settings(max_examples=10)
+@examples(10)
 @given(low=st.floats(-40_000, 70_000), span=st.floats(0.01, 90_000), seed=st.integers(0, 2**32 - 1))
 def test_stretch_fills_range_of_type_and_clamps(data_type, target, low, span, seed):
     dtype = np.dtype(TYPES[data_type])
