@@ -10,12 +10,13 @@ import importlib
 import itertools
 import pkgutil
 import re
+import re._parser as _parser
 import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import aws.osml.model_runner as package
 from aws.osml.model_runner.api.image_request_message import job_id_of, parse_image_request_message
@@ -31,9 +32,20 @@ _METHODS = ("search", "match", "fullmatch", "findall", "finditer", "sub", "split
 # A character of each class that patterns distinguish, and the characters that they name.
 _ALPHABET = "aZ0-_.:/ \n\"'\\<>=?@(,+"
 _SHORT_ALPHABET = "a-_./: "
+# Bounds on what is tried behind the beginnings of a pattern's matches.
+_MOST_MATCHES, _MOST_BEGINNING = 4, 24
 _WORD = re.compile(r"[A-Za-z0-9:/<&\"_ -]{3,40}")
 
 Try = Callable[[str], object]
+
+
+class Attempt(NamedTuple):
+    """A call with a text; texts are units repeated behind each of ``beginnings``."""
+
+    name: str
+    run: Try
+    words: list[str]
+    beginnings: list[str]
 
 
 def modules() -> Iterator[ModuleType]:
@@ -82,12 +94,55 @@ def _by(pattern: re.Pattern[Any], method: str) -> Try:
     return getattr(pattern, method)
 
 
-def _tries_of_patterns() -> Iterator[tuple[str, Try, list[str]]]:
+def _tries_of_patterns() -> Iterator[Attempt]:
     for module in modules():
         for name, pattern, methods in patterns_of(module):
             if isinstance(pattern.pattern, str):
                 for method in methods:
-                    yield f"{name}.{method}", _by(pattern, method), _words_of(pattern)
+                    yield Attempt(
+                        f"{name}.{method}", _by(pattern, method), _words_of(pattern), _beginnings_of(pattern.pattern)
+                    )
+
+
+def _beginnings_of(pattern: str) -> list[str]:
+    """Return the beginnings of short matches: a pattern may back up only behind what it requires before."""
+    matches = {"".join(parts) for parts in itertools.islice(_matches(_parser.parse(pattern)), _MOST_MATCHES)}
+    return sorted({match[:end] for match in matches for end in range(1, min(len(match), _MOST_BEGINNING) + 1)})
+
+
+def _matches(parsed: Any) -> Iterator[list[str]]:
+    """Yield texts of a parsed pattern, one for each combination of its branches, with few repetitions."""
+    choices = [_texts_of(str(kind), argument) for kind, argument in parsed]
+    for chosen in itertools.product(*choices):
+        yield list(chosen)
+
+
+def _texts_of(kind: str, argument: Any) -> list[str]:
+    if kind == "LITERAL":
+        return [chr(argument)]
+    if kind == "IN":
+        return [_member_of(argument)]
+    if kind == "BRANCH":
+        return ["".join(text) for branch in argument[1] for text in itertools.islice(_matches(branch), 1)]
+    if kind in {"MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"}:
+        text = "".join(next(_matches(argument[2])))
+        return [text * argument[0]] if argument[0] or not text else ["", text]
+    if kind in {"SUBPATTERN", "ATOMIC_GROUP"}:
+        inner = argument[-1] if kind == "SUBPATTERN" else argument
+        return ["".join(text) for text in itertools.islice(_matches(inner), _MOST_MATCHES)]
+    return ["a"] if kind in {"ANY", "NOT_LITERAL"} else [""]
+
+
+def _member_of(members: Any) -> str:
+    """Return a character of a set."""
+    for kind, argument in members:
+        if str(kind) == "LITERAL":
+            return chr(argument)
+        if str(kind) == "RANGE":
+            return chr(argument[0])
+        if str(kind) == "CATEGORY":
+            return " " if "SPACE" in str(argument) else "0"
+    return "a"
 
 
 def _words_of(pattern: re.Pattern[Any]) -> list[str]:
@@ -103,7 +158,7 @@ def _refused(body: str) -> object:
         return err.problems
 
 
-def _tries_of_functions() -> Iterator[tuple[str, Try, list[str]]]:
+def _tries_of_functions() -> Iterator[Attempt]:
     words = [
         "://",
         "a://",
@@ -137,7 +192,7 @@ def _tries_of_functions() -> Iterator[tuple[str, Try, list[str]]]:
         "parse region after": lambda text: _refused(f'{{"regionOfInterest": {_quoted("POLYGON ((" + text)}}}'),
     }
     for name, attempt in named.items():
-        yield name, attempt, words
+        yield Attempt(name, attempt, words, [])
 
 
 def _quoted(text: str) -> str:
@@ -150,13 +205,15 @@ def main(what: str, length: int, form: str = "short") -> None:
     units = [*_ALPHABET, *("".join(pair) for pair in itertools.permutations(of_pairs, 2))]
     signal.signal(signal.SIGVTALRM, signal.SIG_DFL)
     names = set()
-    for name, attempt, words in {"patterns": _tries_of_patterns, "functions": _tries_of_functions}[what]():
-        names.add(name)
-        for unit in [*units, *words]:
-            print(f"{name} {unit!r}", flush=True)
+    for attempt in {"patterns": _tries_of_patterns, "functions": _tries_of_functions}[what]():
+        names.add(attempt.name)
+        texts = [("a", unit) for unit in [*units, *attempt.words]]
+        texts += itertools.product(attempt.beginnings, _ALPHABET if form == "long" else _SHORT_ALPHABET)
+        for beginning, unit in texts:
+            print(f"{attempt.name} {beginning!r} {unit!r}", flush=True)
             text = (unit * (length // len(unit) + 1))[:length]
             signal.setitimer(signal.ITIMER_VIRTUAL, _BUDGET_S * length / _BUDGET_BYTES)
-            attempt(f"a{text}\x00")
+            attempt.run(f"{beginning}{text}\x00")
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     print(len(names))
 

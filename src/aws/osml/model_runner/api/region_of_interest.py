@@ -27,7 +27,7 @@ GRID_DEGREES = 1e-12
 _GRID_DECIMALS = 12
 
 _FIELD = "regionOfInterest"
-_SHAPE = re.compile(r"\s*(?:MULTI)?POLYGON\s*(?:Z|M|ZM)?\s*\(", re.IGNORECASE)
+_SHAPE = re.compile(r"\s*(?:MULTI)?POLYGON\s*(?:(?:ZM?|M)\s*)?\(", re.IGNORECASE)
 _REST = re.compile(r"[0-9eE+\-.,()\s]*")
 _NUMBER = re.compile(r"[^\s,()]+")
 _RING_END = re.compile(r"\)\s*,")
