@@ -9,6 +9,8 @@ from aws.osml.model_runner.common.typing import ImageRegion
 
 SCALES = st.floats(0.05, 8)
 SIDES = st.integers(1, 1_000_000)
+# Rounding may move an edge so far from a whole pixel.
+TOLERANCE = 2e-9
 
 
 @given(st.floats(0.05, 8), SIDES, SIDES)
@@ -31,8 +33,13 @@ def test_sides_that_divide_evenly_stay_even(scale, side, expected):
 def test_region_in_image_pixels_holds_region_in_model_pixels(x_scale, y_scale, row, col, width, height):
     ratio, region = PixelRatio(1 / x_scale, 1 / y_scale), ImageRegion.of(((row, col), (width, height)))
     found = ratio.in_image(region)
-    assert found.origin.col <= col * ratio.x < found.origin.col + 1
-    assert found.origin.row <= row * ratio.y < found.origin.row + 1
-    assert found.right - 1 < region.right * ratio.x <= found.right
-    assert found.bottom - 1 < region.bottom * ratio.y <= found.bottom
+    assert found.origin.col <= col * ratio.x + TOLERANCE < found.origin.col + 1 + 2 * TOLERANCE
+    assert found.origin.row <= row * ratio.y + TOLERANCE < found.origin.row + 1 + 2 * TOLERANCE
+    assert found.right - 1 - TOLERANCE < region.right * ratio.x <= found.right + TOLERANCE
+    assert found.bottom - 1 - TOLERANCE < region.bottom * ratio.y <= found.bottom + TOLERANCE
     assert ONE.in_image(region) is region
+
+
+def test_region_in_image_ends_at_a_whole_pixel_when_the_product_is_rounded():
+    assert 50 * 1.1 > 55
+    assert PixelRatio(1.1, 1.1).in_image(ImageRegion.of(((0, 0), (50, 50)))).size == (55, 55)

@@ -418,7 +418,8 @@ class ServiceConfig(BaseModel):
     max_region_attempts: Count = _setting(
         "MAX_REGION_ATTEMPTS",
         default=6,
-        description="How often workers may die in a region without progress before its missing tiles count as failed.",
+        description="How often workers may die in a region without progress before its missing tiles count as failed."
+        " Ten minutes must also have passed since the first death.",
     )
     max_aggregation_attempts: Count = _setting(
         "MAX_AGGREGATION_ATTEMPTS",

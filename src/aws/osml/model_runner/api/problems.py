@@ -83,7 +83,7 @@ def path_text(steps: Sequence[str | int]) -> str:
 def problems_of(error: ValidationError, document: Any, model: type[BaseModel]) -> list[Problem]:
     """Return one problem for each error that pydantic found in ``document``, with paths in the document.
 
-    pydantic reports an error in a default of ``model`` by the field's name; here it gets the name in the message.
+    pydantic reports an error in a default of ``model`` by the field's name; here it gets the field's alias.
     """
     names = {name: field.alias or name for name, field in model.model_fields.items()}
     found = []

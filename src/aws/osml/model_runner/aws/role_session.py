@@ -49,7 +49,10 @@ def calling_session(role_arn: str | None, job_id: str, endpoint: str) -> RoleSes
 
 
 def describing_session(role_arn: str | None, name: str) -> RoleSession | None:
-    """Return a session that describes one endpoint or component, for any job; None without a role."""
+    """Return a session that may describe one endpoint or component, and every endpoint config; None without a role.
+
+    It is named after the endpoint, not after a job, because jobs share it.
+    """
     actions = ["sagemaker:DescribeEndpoint", "sagemaker:ListTags", "sagemaker:DescribeInferenceComponent"]
     resources = [f"sagemaker:*:*:{kind}/{name.lower()}" for kind in ("endpoint", "inference-component")]
     return _session(

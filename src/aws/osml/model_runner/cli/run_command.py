@@ -161,7 +161,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def default_output(image: str) -> Path:
-    """Return the default path of an image's result: the image's name with .geojson, in the current directory."""
+    """Return the default path of a result: the image's name with its suffix replaced by .geojson."""
     name = unquote(urlsplit(image).path) if image.startswith(("http://", "https://")) else image
     return Path(f"{Path(name).stem or 'result'}.geojson")
 

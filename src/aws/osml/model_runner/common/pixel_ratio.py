@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from .typing import ImageCoord, ImageDimensions, ImageRegion
 
-# A raster that ends so close to a pixel's middle ends at it; rounding may have moved it.
+# A position so close to a pixel's edge or middle lies on it; rounding may have moved it.
 _ROUNDING = 1e-9
 
 
@@ -32,8 +32,11 @@ class PixelRatio(NamedTuple):
         """Return the smallest region in image pixels that holds a region in model pixels."""
         if self.is_one:
             return region
-        left, top = math.floor(region.origin.col * self.x), math.floor(region.origin.row * self.y)
-        right, bottom = math.ceil(region.right * self.x), math.ceil(region.bottom * self.y)
+        left, top = (
+            math.floor(region.origin.col * self.x + _ROUNDING),
+            math.floor(region.origin.row * self.y + _ROUNDING),
+        )
+        right, bottom = math.ceil(region.right * self.x - _ROUNDING), math.ceil(region.bottom * self.y - _ROUNDING)
         return ImageRegion(ImageCoord(top, left), ImageDimensions(right - left, bottom - top))
 
 

@@ -371,7 +371,7 @@ def _key(job: OpenJob | UnreadableJob) -> dict[str, str]:
 
 
 def _put_new(table_name: str, item: Item, key: str, now_s: float) -> Item:
-    """Return a put that replaces only an expired row, because DynamoDB deletes such rows some days later."""
+    """Return a put that succeeds where the table has no row with this key, or only an expired row."""
     put = {
         "TableName": table_name,
         "Item": to_dynamodb(item),

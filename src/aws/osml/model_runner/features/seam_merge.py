@@ -183,7 +183,8 @@ class SeamComparison:
     def fragments(self, first: Indices, second: Indices) -> Flags:
         """Return which detections are fragments, given pairs of one object: another tile shows more of the object.
 
-        The other detection reaches beyond the fragment's tile, and the fragment not beyond the other's tile.
+        The other detection reaches beyond the fragment's tile by more than ``EDGE_PX``, and the fragment does not reach
+        so far beyond the other's tile.
         """
         flags = np.zeros(len(self.ranking), dtype=np.bool_)
         for one, other in ((first, second), (second, first)):

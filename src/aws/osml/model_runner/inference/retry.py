@@ -226,8 +226,8 @@ def invoke_with_retries(
 ) -> ModelResponse:
     """Call the model until it responds, or ``decide`` returns another action than a retry.
 
-    ``sleep`` may be the ``wait`` of a stop event, which ends when the process stops. All calls of an endpoint share
-    ``budget``.
+    ``sleep`` may be the ``wait`` of a stop event, which ends when the process stops. Pass the same ``budget`` to calls
+    that share retries; None makes a new one.
 
     Raises:
         ModelTileError: this tile fails, with a code.

@@ -94,7 +94,7 @@ class JobRun:
         timeout_s: float = math.inf,
         resume: Callable[[], None] | None = None,
     ) -> JobOutcome:
-        """Submit the request, or call ``resume``, which makes a job go on that has a plan; return how it ended.
+        """Submit the request, or call ``resume`` to continue a planned job, and return how the job ended.
 
         ``on_progress`` is called several times a second, and may raise to end the wait.
 

@@ -304,9 +304,10 @@ def _projective(model: Any) -> ImageToWorld:
 
 
 def _rational(model: Any, each: ImageToWorld) -> ImageToWorld:
-    """Return Newton's method at the RPC's own height; ``each`` solves points where that does not converge.
+    """Return Newton's method at the RPC's own height.
 
-    ``each`` takes some 10 ms per point, so it gets only a few points; the others are NaN.
+    ``each`` solves the first points where Newton's method does not converge. It takes some 10 ms per point, so the
+    returned function gives it ``_MAX_SEARCHED_POINTS`` in all its calls; later points are NaN.
     """
     rpc = RPCModel.from_sensor_model(model)
     height = default_height(model)

@@ -46,7 +46,7 @@ class PixelMap:
                 out[rows][mask[rows] == 0] = self._fill
 
     def apply_computed(self, values: Array, is_valid: Array | None, out: Array) -> None:
-        """Write resampled values (rows, columns), which are floats and may be changed, to ``out``.
+        """Stretch or round resampled floats (rows, columns) into ``out``; ``values`` may be overwritten.
 
         ``is_valid`` has the same shape; None where all of it is true.
         """

@@ -40,8 +40,8 @@ READY_LINE = "listening on "
 class ModelServer(HttpService):
     """Serves one model while its ``with`` block runs.
 
-    ``GET /stats`` returns the number of requests and bytes, the maximum of requests in flight, and the calls per
-    status.
+    ``GET /stats`` returns the ended calls, the received bytes, the calls in flight and their maximum, and the calls
+    per status.
     """
 
     def __init__(self, model: ExampleModel, port: int = 0, host: str = LOOPBACK) -> None:
