@@ -17,6 +17,7 @@ from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database import TileKey, TileOutcome, feature_table
 from aws.osml.model_runner.database.endpoint_callers import EndpointCallers
 from aws.osml.model_runner.jobs.outcome import Deferred, Ended
+from aws.osml.model_runner.jobs.region import RegionProcessor
 from aws.osml.model_runner.local.models.centerpoint import Centerpoint
 from aws.osml.model_runner.local.models.example_model import ModelReply
 from aws.osml.model_runner.local.stack.http_service import HttpRequest, HttpResponse, HttpService
@@ -590,10 +591,9 @@ class TestRegion:
         monkeypatch.setattr(
             worker.model_endpoints, "detector_for", lambda _: (_ for _ in ()).throw(KeyError("unforeseen"))
         )
-        with pytest.raises(KeyError):
-            worker.process(first)
+        worker.deferred(first, "unforeseen")
         row = worker.regions.get_region_request(first.region_id, request.image_id)
-        assert (row.stalled_attempts, row.lease_until) == (0, 0)
+        assert (row.stalled_attempts, row.lease_until, row.backoffs) == (0, 0, 1)
 
     def test_counts_are_right_when_region_status_is_not_published(self, worker, scene, model_server, clients):
         request = worker.request(scene, model_server("centerpoint").invocations_url)
@@ -619,6 +619,24 @@ class TestRegion:
         assert model.stats()["requests"] == 0
         row = worker.regions.get_region_request(first.region_id, request.image_id)
         assert "replaced" in row.message
+
+    @pytest.mark.parametrize("error", [ZeroDivisionError("by zero"), RuntimeError("odd"), KeyError("k")])
+    def test_region_ends_when_an_error_is_unforeseen(self, worker, scene, model_server, clock, error, monkeypatch):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        worker.plan(request)
+        first, second = worker.region_requests(request)
+        assert worker.process(second).region_success == 1
+
+        def raising(*_args):
+            raise error
+
+        monkeypatch.setattr(RegionProcessor, "run", raising)
+        for _ in range(9):
+            deferred = worker.deferred(first, type(error).__name__)
+            clock.ahead_s += deferred.retry_after_s + 1
+        job = worker.process(first)
+        assert (job.region_success, job.region_error, job.tile_error) == (1, 1, 4)
+        assert type(error).__name__ in worker.regions.get_region_request(first.region_id, request.image_id).message
 
 
 class TestThrottle:

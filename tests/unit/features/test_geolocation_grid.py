@@ -259,3 +259,13 @@ def test_no_pixels_have_no_locations():
     grid = LocationGrid.from_sensor_model(degrees_model(), region(0, 0, 10, 10))
 
     assert grid.locate(np.empty((0, 2))).shape == (0, 3)
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_pixels_at_one_location_are_located_there(is_quick):
+    def one_location(xy):
+        return np.tile([10.0, 20.0, 0.0], (len(xy), 1))
+
+    grid = LocationGrid.from_sensor_model(one_location, region(0, 0, 100, 100), is_quick=is_quick)
+
+    np.testing.assert_allclose(grid.locate(np.array([[50.0, 50.0]]))[0], [10.0, 20.0, 0.0], atol=1e-9)

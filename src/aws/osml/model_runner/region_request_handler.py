@@ -256,21 +256,35 @@ class RegionRequestHandler:
         run.on_tick = self._progress_publisher(job, run)
         if run.is_late():
             return self._abandon(claim, work, job, late_reason(self.config.job_deadline_s))
-        try:
-            with self._leases.keep(self._lease(claim, run, keep_slot)) as lease:
-                result = work.run(run, job, item)
-        except (ImageError, FeatureError) as err:
-            return self._give_up_image(claim, work, job, err)
-        if isinstance(result, Deferred):
+        result = self._run_under_lease(claim, work, job, run, keep_slot)
+        if not isinstance(result, tuple):
             return result
         tiles, outcomes = result
-        if lease.lost.is_set():
-            raise LeaseLostError(f"{item.region_id} was taken over, or its job was ended")
         if len(outcomes) == len(tiles):
             return self._end(claim, work, job, tiles, outcomes)
         if run.is_late():
             return self._abandon(claim, work, job, late_reason(self.config.job_deadline_s))
         return self._defer_or_abandon(claim, work, job, run)
+
+    def _run_under_lease(
+        self,
+        claim: RegionClaim,
+        work: RegionProcessor,
+        job: JobItem,
+        run: RegionProgress,
+        keep_slot: Callable[[], bool],
+    ) -> tuple[list[Tile], dict[int, TileState]] | Ended | Deferred:
+        """Return the tiles of the region and their outcomes, or how a region ends that cannot be processed."""
+        try:
+            with self._leases.keep(self._lease(claim, run, keep_slot)) as lease:
+                result = work.run(run, job, claim.item)
+        except (LeaseLostError, TableBusyError):
+            raise
+        except Exception as err:  # noqa: BLE001 - a region has to end, whatever its image or this code does
+            return self._give_up(claim, work, job, err)
+        if lease.lost.is_set() and not isinstance(result, Deferred):
+            raise LeaseLostError(f"{claim.item.region_id} was taken over, or its job was ended")
+        return result
 
     def _released_unless_ended(self, claim: RegionClaim, work: Callable[[], Ended | Deferred]) -> Ended | Deferred:
         """Release the claim after any failure of ``work``, so that the attempt does not count as a crash."""
@@ -422,7 +436,7 @@ class RegionRequestHandler:
         if self._stopping.is_set():
             return Deferred("the worker stops", 0.0)
         if isinstance(reason, ImageError):
-            return self._give_up_image(claim, work, job, reason)
+            return self._give_up(claim, work, job, reason)
         at_least_s = reason.retry_after_s or 0.0 if isinstance(reason, ModelBackPressureError) else 0.0
         if isinstance(reason, MemoryError | TableBusyError):
             lack = "memory for the region" if isinstance(reason, MemoryError) else f"a table that responds: {reason}"
@@ -431,17 +445,23 @@ class RegionRequestHandler:
             return Deferred("the region was interrupted", at_least_s)
         return Deferred(_endpoint_trouble(job, reason), region_wait_s(backoffs, rng, at_least_s), is_backoff=True)
 
-    def _give_up_image(
-        self, claim: RegionClaim, work: RegionProcessor, job: JobItem, err: ImageError | FeatureError
-    ) -> Ended | Deferred:
-        """Defer a region whose image does not open, since it opened for the plan; abandon it after several tries.
+    def _give_up(self, claim: RegionClaim, work: RegionProcessor, job: JobItem, err: Exception) -> Ended | Deferred:
+        """Defer a region that cannot be processed, or abandon it after several tries.
 
-        An error that can be retried is deferred without limit. Features that cannot be located are never retried.
+        An image opened for the plan, so it is tried again. An error that can be retried is deferred without limit, and
+        so is a lack of memory. Features that cannot be located are never retried. An error that nothing foresees is
+        logged with its stack and tried as often as an endpoint, because AWS may have raised it.
         """
-        backoffs = claim.item.backoffs or 0
-        if err.can_retry or (isinstance(err, ImageError) and backoffs < _MAX_OPEN_TRIES):
-            return Deferred(str(err), region_wait_s(backoffs, self._rng), is_backoff=True)
-        return self._abandon(claim, work, job, str(err))
+        backoffs, reason = claim.item.backoffs or 0, str(err)
+        if isinstance(err, ImageError | FeatureError):
+            may_try = err.can_retry or (isinstance(err, ImageError) and backoffs < _MAX_OPEN_TRIES)
+        else:
+            logger.exception("region.failed_unexpectedly", error_type=type(err).__name__)
+            may_try = isinstance(err, MemoryError) or backoffs < _MAX_ENDPOINT_TRIES
+            reason = f"{type(err).__name__}: {err}"
+        if may_try:
+            return Deferred(reason, region_wait_s(backoffs, self._rng), is_backoff=True)
+        return self._abandon(claim, work, job, reason)
 
     def _abandon(self, claim: RegionClaim, work: RegionProcessor, job: JobItem, reason: str) -> Ended:
         """Fail every tile without an outcome, then end the region; a later write of such a tile has no effect."""

@@ -123,7 +123,10 @@ class LocationGrid:
         off = np.linalg.norm(found - _normals(true.world.reshape(-1, 3)), axis=-1)
         off[np.isnan(found[:, 0])] = 0.0
         worst = float(np.max(off, initial=0.0))
-        return worst / pixel_size if np.isfinite(worst) else np.inf
+        if worst == 0.0:
+            return 0.0
+        # All pixels of a damaged georeference may lie at one place.
+        return worst / pixel_size if np.isfinite(worst) and pixel_size > 0.0 else np.inf
 
     @cached_property
     def has_heights(self) -> bool:
