@@ -152,12 +152,12 @@ def figures(found: Found) -> str:
     names = defaultdict(list)
     for name, row in found.items():
         names[row.get("runs", 1)].append(f"`{name}`")
-    rows = "; ".join(f"{_times(runs)} of {', '.join(names[runs])}" for runs in sorted(names, reverse=True))
-    return f"{usable_cores()} cores ({platform.machine()}); {rows}.\n\n{table(found)}\n"
+    rows = " ".join(f"{_times(runs)}: {', '.join(names[runs])}." for runs in sorted(names, reverse=True))
+    return f"{usable_cores()} cores ({platform.machine()}). {rows}\n\n{table(found)}\n"
 
 
 def _times(runs: int) -> str:
-    return "one run" if runs == 1 else f"medians of {runs} runs"
+    return "One run" if runs == 1 else f"Medians of {runs} runs"
 
 
 def costs_table(costs: Row) -> str:
