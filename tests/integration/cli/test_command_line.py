@@ -108,7 +108,7 @@ def test_version_names_program_and_python(capsys):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["nowhere.tif"], "there is no file .*nowhere.tif"),
+        (["nowhere.tif"], "nowhere.tif does not exist, or is not a file"),
         (["."], "is a directory: name one image file"),
         (["image.tif", "--tile-size", "5"], "--tile-size 5: expected a number of at least 16"),
         (["image.tif", "--overlap", "1024"], "--overlap 1024: expected less than --tile-size"),
@@ -118,7 +118,7 @@ def test_version_names_program_and_python(capsys):
         (["image.tif", "--threshold", "7"], "--threshold 7"),
         (["image.tif", "--model-options", '{"shape": 1}'], r"--model-options: shape: .*; settings of centerpoint: "),
         (["image.tif", "--output", "."], "--output .: it is a directory"),
-        (["image.tif", "--resume"], r"--resume: there is no .*image\.geojson\.resume"),
+        (["image.tif", "--resume"], r"--resume: .*image\.geojson\.resume does not exist"),
     ],
 )
 def test_run_refuses_invalid_argument_before_it_starts_processes(tmp_path, monkeypatch, capsys, arguments, complaint):

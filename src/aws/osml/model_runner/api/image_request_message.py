@@ -46,8 +46,8 @@ def parse_image_request_message(body: str | bytes) -> list[ImageRequest]:
 def job_id_of(body: str | bytes) -> str | None:
     """Return the job id of a message if it can be found, or None; never raises.
 
-    It is used in the status of a rejected message, so the result is printable and has at most 128 characters, even if
-    the id in the message does not.
+    The status of a rejected message contains it. So the result is printable and has at most 128 characters, even if the
+    id in the message does not.
     """
     document, _ = load_object(body)
     found: Any = document.get("jobId")

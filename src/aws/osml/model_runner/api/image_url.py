@@ -94,8 +94,8 @@ def is_bucket_name(name: str) -> bool:
 def web_host(url: str) -> str | None:
     """Return the host of an ``http(s)://`` URL that may be called, or None.
 
-    Refused are user information (it would be ignored and logged), blanks and control characters, link-local and
-    unspecified addresses, and hosts that only some resolvers read as an address: ``2852039166``, ``0xa9fea9fe``.
+    Refused are user information (it would be ignored and logged), blanks and control characters. Link-local and
+    unspecified addresses are refused, and so are hosts that only some resolvers read as an address, as ``2852039166``.
     A name can still resolve to any address, so the connection has to check the address.
     """
     if not url.isprintable() or " " in url or "\\" in url:

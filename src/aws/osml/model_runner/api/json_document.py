@@ -5,7 +5,6 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 from aws.osml.model_runner.exceptions import Problem
@@ -63,11 +62,17 @@ def load_object(body: str | bytes) -> tuple[dict[str, Any], list[Problem]]:
 def value_problems(document: Any) -> list[Problem]:
     """Return problems with values: numbers that are not finite, lone surrogates, too many levels."""
     problems: list[Problem] = []
-    for steps, value in _values(document):
-        if len(problems) >= _MAX_PROBLEMS:
-            break
+    # Values, and keys that are not ASCII, whose parents have been checked, each with its path.
+    waiting: list[tuple[tuple[Step, ...], Any]] = [((), document)]
+    while waiting and len(problems) < _MAX_PROBLEMS:
+        steps, value = waiting.pop()
         if len(steps) > MAX_DEPTH:
             problems.append(_problem(steps[:2], value, f"at most {MAX_DEPTH} levels"))
+        elif isinstance(value, dict):
+            waiting.extend(((*steps, str(key)), item) for key, item in value.items())
+            waiting.extend((steps, key) for key in value if isinstance(key, str) and not key.isascii())
+        elif isinstance(value, list):
+            waiting.extend(((*steps, index), item) for index, item in enumerate(value))
         elif isinstance(value, float) and not math.isfinite(value):
             problems.append(_problem(steps, value, "a finite number"))
         elif isinstance(value, str) and not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
@@ -90,18 +95,3 @@ def _depth(text: str) -> int:
         elif mark in "]}":
             level -= 1
     return max_level
-
-
-def _values(document: Any) -> Iterator[tuple[tuple[Step, ...], Any]]:
-    """Yield every value and every non-ASCII key of a document with its path, down to ``MAX_DEPTH`` levels."""
-    waiting: list[tuple[tuple[Step, ...], Any]] = [((), document)]
-    while waiting:
-        steps, value = waiting.pop()
-        yield steps, value
-        if len(steps) > MAX_DEPTH:
-            continue
-        if isinstance(value, dict):
-            waiting.extend(((*steps, str(key)), item) for key, item in value.items())
-            waiting.extend((steps, key) for key in value if isinstance(key, str) and not key.isascii())
-        elif isinstance(value, list):
-            waiting.extend(((*steps, index), item) for index, item in enumerate(value))

@@ -41,7 +41,7 @@ _EXPECTATIONS = {
     "less_than_equal": "a number of at most {le}",
     "too_short": "at least {min_length} items",
     "too_long": "at most {max_length} items",
-    "extra_forbidden": "absent: there is no such key",
+    "extra_forbidden": "absent: this key is unknown",
 }
 
 

@@ -1,8 +1,8 @@
 """Parses a region of interest: a polygon in WKT, longitude before latitude, in degrees.
 
 The parser is native code that recurses and needs more than linear time, so untrusted text is checked first.
-50,000 nested parentheses would end the process. The repair of a random polygon with some hundred vertices takes a
-minute.
+Deep nesting, as of 50,000 parentheses, would end the process. The repair of a random polygon with some hundred vertices
+takes a minute.
 """
 
 import math

@@ -40,15 +40,12 @@ examples:
 """
 
 
-class _Help(argparse.RawTextHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
+class _Help(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     """Shows the default of an option that has one, and keeps the lines of examples."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         has_default = action.default not in (None, False, [], {})
         return super()._get_help_string(action) if has_default else action.help
-
-    def _split_lines(self, text: str, width: int) -> list[str]:
-        return argparse.HelpFormatter._split_lines(self, text, width)
 
     def _fill_text(self, text: str, width: int, indent: str) -> str:
         is_example = "\n" in text

@@ -9,7 +9,7 @@ from aws.osml.model_runner.local.stack import RESULT_BUCKET
 
 @dataclass(frozen=True)
 class TileSettings:
-    """How an image is cut for the model: sizes in pixels, names as an image request has them."""
+    """Size, overlap, file format and compression of tiles; names are those of an image request."""
 
     size_px: int = 1024
     overlap_px: int = 128
@@ -19,7 +19,7 @@ class TileSettings:
 
 @dataclass(frozen=True)
 class ModelTarget:
-    """What the tiles are sent to: an endpoint's name with ``SM_ENDPOINT``, or a URL with ``HTTP_ENDPOINT``."""
+    """The endpoint of the tiles: its name with mode ``SM_ENDPOINT``, or its URL with mode ``HTTP_ENDPOINT``."""
 
     name: str
     mode: str
@@ -45,6 +45,6 @@ def image_request(
 
 
 def merge_step(algorithm: str, iou: float | None = None) -> list[dict[str, Any]]:
-    """Return the post-processing that merges what several tiles saw."""
+    """Return the post-processing that merges features of overlapping tiles."""
     threshold = {} if iou is None else {"iouThreshold": iou}
     return [{"step": "FEATURE_DISTILLATION", "algorithm": {"algorithmType": algorithm, **threshold}}]

@@ -1,4 +1,4 @@
-"""A job on the user's own image, with the user's own model or an example, on this machine."""
+"""Runs a job on this machine, on an image of the user, with a model of the user or an example model."""
 
 import socket
 import ssl
@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.common.typing import RequestStatus
-from aws.osml.model_runner.exceptions import ConfigurationError, InvalidRequestError, Problem
+from aws.osml.model_runner.exceptions import ConfigurationError, InvalidRequestError
 from aws.osml.model_runner.local.checkpoint import Checkpoint
 from aws.osml.model_runner.local.exceptions import InterruptedRunError
 from aws.osml.model_runner.local.image_request import ModelTarget, TileSettings, image_request
@@ -30,11 +31,12 @@ _CONNECT_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True)
 class ImageRun:
-    """What to run on what. ``model`` is a URL, or an example model's name with ``model_options`` as its settings.
+    """An image, a model, and the settings of a run.
 
-    ``members`` are further members of the image request. ``logs`` is where the stack's logs stay; without it they
-    are gone at the end. ``checkpoint`` is the file that an interrupted run leaves; with ``resume`` the run goes on from
-    there. ``wait_limit_s`` is how long the job may be in trouble without getting on.
+    ``model`` is a URL, or the name of an example model, whose settings are ``model_options``. ``members`` are further
+    members of the image request. ``logs`` is the directory of the stack's logs; without it, they are deleted at the
+    end. An interrupted run writes the file ``checkpoint``, and a run with ``resume`` continues from it.
+    ``wait_limit_s`` limits the time that a job has trouble and no progress.
     """
 
     image: str
@@ -51,18 +53,18 @@ class ImageRun:
 
     @property
     def has_own_model(self) -> bool:
-        """True when ``model`` is the URL of a model that is served already."""
+        """True if ``model`` is a URL, so that the stack does not start a model."""
         return self.model.startswith(("http://", "https://"))
 
 
 def run_image(run: ImageRun, console: Console) -> JobOutcome:
-    """Run the job and return how it ended.
+    """Run the job and return its outcome.
 
-    A run that is interrupted leaves a checkpoint; one that ends with a result removes it.
+    An interrupted run writes a checkpoint, and a run that does not fail deletes the checkpoint.
 
     Raises:
-        ConfigurationError: something is wrong with what is to be run on what; nothing was started.
-        InterruptedRunError: the run was interrupted, or its job did not get on for ``wait_limit_s``.
+        ConfigurationError: the image, the model or an option is not valid; the stack was not started.
+        InterruptedRunError: the run was interrupted, or its job had trouble and no progress for ``wait_limit_s``.
         LocalStackError: the stack fails.
     """
     image_url = _image_url(run.image)
@@ -70,31 +72,37 @@ def run_image(run: ImageRun, console: Console) -> JobOutcome:
         _check_served(run.model)
     _check_request(run, image_url)
     settings = _settings(run, image_url)
-    checkpoint = _earlier(run, settings)
+    checkpoint = None
+    if run.resume and run.checkpoint is not None:
+        checkpoint = Checkpoint.load(run.checkpoint)
+        checkpoint.check(settings, run.checkpoint)
     models = {} if run.has_own_model else {run.model: ModelSettings(run.model, run.model_options)}
     with tempfile.TemporaryDirectory(prefix="model-runner-") as directory:
         logs = run.logs or Path(directory)
         workers = replace(run.workers, environment={**_only_source(image_url), **run.workers.environment})
         stack = LocalStack(logs, models, workers)
         with ProgressDisplay(console) as display, stack:
-            # Over plain HTTP, because SageMaker refuses tiles of more than 6 MiB.
+            # By HTTP instead of the gateway, because SageMaker refuses tiles of more than 6 MiB.
             model = ModelTarget(run.model if run.has_own_model else stack.model_urls[run.model], "HTTP_ENDPOINT")
             job_id = checkpoint.job_id if checkpoint else run.job_id or f"run-{uuid.uuid4().hex[:12]}"
             request = image_request(job_id, image_url, model, run.tiles, **run.members)
             patience = Patience(display, WorkerLogs(logs), run.wait_limit_s)
+            resume: Callable[[], None] | None = None
+            if checkpoint is not None:
+                resume = partial(checkpoint.restore, stack.client, stack.data_plane, model.name, time.time())
             try:
                 job = JobRun(stack.client, stack.data_plane, request, stack.check_alive)
-                outcome = job.run(patience, resume=_resumption(checkpoint, stack, model.name))
+                outcome = job.run(patience, resume=resume)
             except (KeyboardInterrupt, JobStuckError) as err:
-                display.say("interrupted: keeping what is done")
-                raise InterruptedRunError(_kept(run, stack, job_id, settings, model.name, err), err) from err
+                display.say("interrupted: saving the tiles that are done")
+                raise InterruptedRunError(_saved(run, stack, job_id, settings, model.name, err), err) from err
     if outcome.status is not RequestStatus.FAILED and run.checkpoint is not None:
         run.checkpoint.unlink(missing_ok=True)
     return outcome
 
 
 def _settings(run: ImageRun, image_url: str) -> dict[str, Any]:
-    """Return what has to be the same in a run that goes on with another one's tiles."""
+    """Return the settings that must be equal in a run that continues from a checkpoint."""
     return {
         "image": image_url,
         "model": run.model,
@@ -105,40 +113,25 @@ def _settings(run: ImageRun, image_url: str) -> dict[str, Any]:
     }
 
 
-def _earlier(run: ImageRun, settings: Mapping[str, Any]) -> Checkpoint | None:
-    """Return the checkpoint to go on from, if that was asked for."""
-    if not run.resume or run.checkpoint is None:
-        return None
-    checkpoint = Checkpoint.load(run.checkpoint)
-    checkpoint.check(settings, run.checkpoint)
-    return checkpoint
-
-
-def _resumption(checkpoint: Checkpoint | None, stack: LocalStack, model_url: str) -> Callable[[], None] | None:
-    if checkpoint is None:
-        return None
-    return lambda: checkpoint.restore(stack.client, stack.data_plane, model_url, time.time())
-
-
-def _kept(
+def _saved(
     run: ImageRun, stack: LocalStack, job_id: str, settings: Mapping[str, Any], model_url: str, err: BaseException
 ) -> str:
-    """Keep what is done, where a place for it is known, and return what the user should know."""
+    """Stop the workers and write the checkpoint, if the run has a path for it; return a message for the user."""
     reason = str(err) or "interrupted"
     if run.checkpoint is None:
         return reason
     stack.stop_workers()
-    made = Checkpoint.taken(stack.client, stack.data_plane, job_id, settings, model_url, time.time())
-    if not made.is_worth_keeping:
+    taken = Checkpoint.taken(stack.client, stack.data_plane, job_id, settings, model_url, time.time())
+    if not taken.is_worth_keeping:
         return f"{reason}; no tile was done"
     try:
-        made.save(run.checkpoint)
+        taken.save(run.checkpoint)
     except OSError as failure:
-        return f"{reason}; {made.tiles} tiles are lost, since {run.checkpoint} cannot be written: {failure.strerror}"
-    return f"{reason}; {made.tiles} tiles are kept in {run.checkpoint}: the same command with --resume goes on"
+        return f"{reason}; {taken.tiles} tiles are lost, since {run.checkpoint} cannot be written: {failure.strerror}"
+    return f"{reason}; {taken.tiles} tiles are kept in {run.checkpoint}: repeat the command with --resume to continue"
 
 
-# An option of `run` for each member of a request that one sets.
+# Option of `run` that sets each member of a request.
 _OPTIONS = {
     "imageProcessorTileSize": "--tile-size",
     "imageProcessorTileOverlap": "--overlap",
@@ -152,26 +145,24 @@ _OPTIONS = {
 
 
 def _check_request(run: ImageRun, image_url: str) -> None:
-    """Raise ConfigurationError, which names the options, where the service would refuse the request."""
+    """Raise ConfigurationError, in terms of the command's options, if a worker would reject the request."""
     model = run.model if run.has_own_model else "http://127.0.0.1:1/invocations"
     target = ModelTarget(model, "HTTP_ENDPOINT")
     try:
         ImageRequest.from_external_message(image_request("run", image_url, target, run.tiles, **run.members))
     except InvalidRequestError as err:
-        raise ConfigurationError("; ".join(map(_in_options, err.problems)) or str(err)) from err
-
-
-def _in_options(problem: Problem) -> str:
-    """Return a problem in the words of the command line."""
-    option = next((option for name, option in _OPTIONS.items() if problem.field.startswith(name)), problem.field)
-    expectation = problem.expectation
-    for name, other in _OPTIONS.items():
-        expectation = expectation.replace(name, other)
-    return f"{option} {problem.value}: expected {expectation}"
+        texts = []
+        for problem in err.problems:
+            options = [option for name, option in _OPTIONS.items() if problem.field.startswith(name)]
+            expectation = problem.expectation
+            for name, option in _OPTIONS.items():
+                expectation = expectation.replace(name, option)
+            texts.append(f"{options[0] if options else problem.field} {problem.value}: expected {expectation}")
+        raise ConfigurationError("; ".join(texts) or str(err)) from err
 
 
 def _check_served(model_url: str) -> None:
-    """Raise ConfigurationError when nobody listens at a model's address: a worker would wait for it, in hope."""
+    """Raise ConfigurationError if a model's address does not accept connections, because a worker would retry."""
     try:
         parts = urlsplit(model_url)
         port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -180,23 +171,22 @@ def _check_served(model_url: str) -> None:
     try:
         with socket.create_connection((parts.hostname or "", port), timeout=_CONNECT_TIMEOUT_S) as connection:
             if parts.scheme == "https":
-                _any_certificate().wrap_socket(connection, server_hostname=parts.hostname).close()
+                # Any certificate is accepted here: workers check it, by their own settings.
+                context = ssl.create_default_context()
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                context.wrap_socket(connection, server_hostname=parts.hostname).close()
     except ssl.SSLError as err:
         reason = f"{err.reason or err}: does the model take http:// instead?"
-        raise ConfigurationError(f"--model {model_url}: the server does not answer to TLS: {reason}") from err
+        raise ConfigurationError(f"--model {model_url}: the server does not use TLS: {reason}") from err
     except OSError as err:
         raise ConfigurationError(f"--model: no model is served at {model_url}: {err}") from err
 
 
-def _any_certificate() -> ssl.SSLContext:
-    """Return a context that takes any certificate: workers check it, by their own settings."""
-    context = ssl.create_default_context()
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    return context
-
-
 def _only_source(image_url: str) -> dict[str, str]:
-    """Return the settings by which workers read this image and, of files, no other: others may send requests too."""
+    """Return the settings with which workers read only this file, or only http(s) images.
+
+    Other users of the machine could send requests for other files.
+    """
     if image_url.startswith("http"):
         return {"IMAGE_SOURCES": "http"}
     # The setting is a list with commas.
@@ -213,5 +203,5 @@ def _image_url(image: str) -> str:
     if path.is_dir():
         raise ConfigurationError(f"{path} is a directory: name one image file")
     if not path.is_file():
-        raise ConfigurationError(f"there is no file {path}")
+        raise ConfigurationError(f"{path} does not exist, or is not a file")
     return str(path)

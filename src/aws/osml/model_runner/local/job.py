@@ -1,4 +1,4 @@
-"""One job from the outside, as a user of the service sees it: submit it, follow it, fetch what it delivered."""
+"""Runs one job as a user of the service does: submit the request, follow the job, fetch the result."""
 
 import json
 import math
@@ -17,12 +17,12 @@ from aws.osml.model_runner.local.stack.data_plane import DataPlane
 Client = Callable[[str], Any]
 
 POLL_S = 0.2
-COUNT_SHARE = 0.1  # of the time at most is spent on counting tiles
+COUNT_SHARE = 0.1  # maximum share of the time for counting tiles
 
 
 @dataclass(frozen=True)
 class JobProgress:
-    """Where a job stands. ``tiles_total`` is None until the image is planned."""
+    """Status and progress of a job. ``tiles_total`` is None until the image is planned."""
 
     status: RequestStatus | None = None
     message: str = ""
@@ -32,7 +32,7 @@ class JobProgress:
 
 @dataclass(frozen=True)
 class JobOutcome:
-    """How a job ended. ``duration_s`` runs from its first status to its last, as SNS dated them."""
+    """Terminal status and result of a job. ``duration_s`` is the time between its first and last status in SNS."""
 
     status: RequestStatus
     message: str
@@ -49,13 +49,13 @@ class JobOutcome:
 
     @property
     def tiles_per_second(self) -> float:
-        """Tiles, failed ones too, by the time that the job took."""
+        """Tiles, including failed tiles, per second of ``duration_s``."""
         return (self.tiles_succeeded + self.tiles_failed) / max(self.duration_s, 1e-3)
 
 
 @dataclass(frozen=True)
 class StatusEvent:
-    """What SNS said about an image; ``time_s`` is when, in epoch seconds."""
+    """A status message of an image; ``time_s`` is the time of SNS in epoch seconds."""
 
     status: RequestStatus
     message: str
@@ -64,10 +64,10 @@ class StatusEvent:
 
 
 class JobRun:
-    """Carries one image request through the stack that ``client`` and ``data_plane`` name.
+    """Runs one image request in the stack of ``client`` and ``data_plane``.
 
-    ``check_alive`` is asked while waiting and raises when the stack can no longer end the job. ``request`` is the body
-    of an image request with one image; S3 is taken as the place of its result when it has an S3 output.
+    ``check_alive`` is called while waiting, and raises if the stack can no longer end the job. ``request`` is the body
+    of an image request with one image. The result is read from its first S3 output.
     """
 
     def __init__(
@@ -94,18 +94,22 @@ class JobRun:
         timeout_s: float = math.inf,
         resume: Callable[[], None] | None = None,
     ) -> JobOutcome:
-        """Submit the request, or call ``resume`` to continue a planned job, and return how the job ended.
+        """Submit the request, wait for the job's end, and return the outcome.
 
-        ``on_progress`` is called several times a second, and may raise to end the wait.
+        ``resume``, if given, is called instead of the submission; it continues a job that has a plan. ``on_progress``
+        is called several times a second, and may raise to end the wait.
 
         Raises:
             LocalStackError: the job has not ended after ``timeout_s``.
         """
-        watch_queue = self._subscribe()
+        sqs = self._client("sqs")
+        name = f"{self._data_plane.name}-watch-{time.time_ns()}"
+        watch_queue: str = sqs.create_queue(QueueName=name)["QueueUrl"]
+        arn = sqs.get_queue_attributes(QueueUrl=watch_queue, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
+        self._client("sns").subscribe(TopicArn=self._data_plane.image_status_topic, Protocol="sqs", Endpoint=arn)
         progress, events = JobProgress(), list[StatusEvent]()
         if resume is None:
-            body = json.dumps(self.request)
-            self._client("sqs").send_message(QueueUrl=self._data_plane.image_queue, MessageBody=body)
+            sqs.send_message(QueueUrl=self._data_plane.image_queue, MessageBody=json.dumps(self.request))
         else:
             resume()
             progress = JobProgress(RequestStatus.IN_PROGRESS)
@@ -121,45 +125,27 @@ class JobRun:
             progress = self._count_tiles(progress)
             on_progress(progress)
             self._sleep(POLL_S)
-        self._client("sqs").delete_queue(QueueUrl=watch_queue)
+        sqs.delete_queue(QueueUrl=watch_queue)
         return self._outcome(events)
-
-    def _subscribe(self) -> str:
-        sqs = self._client("sqs")
-        url: str = sqs.create_queue(QueueName=f"{self._data_plane.name}-watch-{time.time_ns()}")["QueueUrl"]
-        arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
-        self._client("sns").subscribe(TopicArn=self._data_plane.image_status_topic, Protocol="sqs", Endpoint=arn)
-        return url
 
     def _receive(self, queue: str) -> Iterator[StatusEvent]:
         sqs = self._client("sqs")
         for message in sqs.receive_message(QueueUrl=queue, MaxNumberOfMessages=10).get("Messages", []):
             sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
             event = parse_status(message["Body"])
-            # A request that cannot be read has no image id, only its job's.
-            ours = event.attributes.get("image_id", self.image_id) == self.image_id
-            if ours and event.attributes.get("job_id") == self.request["jobId"]:
+            # The status of a request that cannot be read has a job id, and does not have an image id.
+            is_own_image = event.attributes.get("image_id", self.image_id) == self.image_id
+            if is_own_image and event.attributes.get("job_id") == self.request["jobId"]:
                 yield event
 
     def _count_tiles(self, progress: JobProgress) -> JobProgress:
-        """Read from the tables how many tiles there are and how many are done, as often as that is cheap."""
+        """Return the progress with the numbers of tiles in the tables, if the last count is long enough ago."""
         started = self._now()
-        is_over = progress.status is not None and progress.status.is_terminal
-        if not is_over and (progress.status is not RequestStatus.IN_PROGRESS or started < self._count_after):
+        has_ended = progress.status is not None and progress.status.is_terminal
+        if not has_ended and (progress.status is not RequestStatus.IN_PROGRESS or started < self._count_after):
             return progress
         row = self._job_row()
-        done = self._committed_tiles()
-        self._count_after = self._now() + (self._now() - started) / COUNT_SHARE
-        total = int(row["tile_count"]["N"]) if "tile_count" in row else None
-        return replace(progress, tiles_done=done, tiles_total=total)
-
-    def _job_row(self) -> dict[str, Any]:
-        table, key = self._data_plane.environment["JOB_TABLE"], {"image_id": {"S": self.image_id}}
-        found = self._client("dynamodb").get_item(TableName=table, Key=key, ConsistentRead=True)
-        return dict(found.get("Item", {}))
-
-    def _committed_tiles(self) -> int:
-        # A scan, because this table is on this machine and holds little else: a query would need one call per salt.
+        # A scan, because the table is local and holds few other rows; a query would need one call per salt.
         pages = (
             self._client("dynamodb")
             .get_paginator("scan")
@@ -170,7 +156,15 @@ class JobRun:
                 ExpressionAttributeValues={":image": {"S": f"{self.image_id}-"}},
             )
         )
-        return sum(page["Count"] for page in pages)
+        done = sum(page["Count"] for page in pages)
+        self._count_after = self._now() + (self._now() - started) / COUNT_SHARE
+        total = int(row["tile_count"]["N"]) if "tile_count" in row else None
+        return replace(progress, tiles_done=done, tiles_total=total)
+
+    def _job_row(self) -> dict[str, Any]:
+        table, key = self._data_plane.environment["JOB_TABLE"], {"image_id": {"S": self.image_id}}
+        response = self._client("dynamodb").get_item(TableName=table, Key=key, ConsistentRead=True)
+        return dict(response.get("Item", {}))
 
     def _outcome(self, events: list[StatusEvent]) -> JobOutcome:
         row = self._job_row()
@@ -199,7 +193,7 @@ class JobRun:
 
 
 def parse_status(body: str) -> StatusEvent:
-    """Return the event in an SQS message that SNS wrapped."""
+    """Return the status event in the body of an SQS message from SNS."""
     envelope = json.loads(body)
     attributes = {name: item["Value"] for name, item in envelope.get("MessageAttributes", {}).items()}
     prefix = f"StatusMonitor update: {attributes['status']} {attributes['job_id']}: "

@@ -1,4 +1,4 @@
-"""How long a person waits for a job that does not get on, and learns why."""
+"""Limits the wait for a job without progress, and shows the reason of the wait."""
 
 import math
 import time
@@ -9,19 +9,20 @@ from aws.osml.model_runner.local.job import JobProgress
 from aws.osml.model_runner.local.progress import ProgressDisplay
 from aws.osml.model_runner.local.worker_logs import WorkerLogs
 
-# A job that stands still for so long gets a line that says why; and again each time that so much has passed.
+# Time without progress before the first line with the reason, and between further lines.
 EXPLAIN_AFTER_S = 15.0
 EXPLAIN_AGAIN_S = 60.0
 
 
 class JobStuckError(LocalStackError):
-    """A job has been in trouble for longer than its user wants to wait."""
+    """A job had trouble and no progress for longer than the limit of its run."""
 
 
 class Patience:
-    """Shows a job's progress, and why there is none. ``limit_s``: how long a job in trouble is waited for.
+    """Shows a job's progress, and the reason of a long wait.
 
-    A job without progress and without trouble is a slow one, and is waited for without end.
+    A job with trouble in its logs may be without progress for ``limit_s``. A job without trouble is slow, and its time
+    is not limited.
     """
 
     def __init__(
@@ -36,32 +37,30 @@ class Patience:
         self._limit_s = limit_s
         self._now = now
         self._last: JobProgress | None = None
-        self._since = now()
-        self._look_at = math.inf
+        self._progress_at = now()
+        self._explain_at = math.inf
         self._trouble = ""
 
     def __call__(self, progress: JobProgress) -> None:
-        """Show where the job stands.
+        """Show the progress of the job.
 
         Raises:
-            JobStuckError: it has been in trouble for too long.
+            JobStuckError: the job had trouble and no progress for ``limit_s``.
         """
         self._display(progress)
         now = self._now()
         if progress != self._last:
-            self._logs.latest_trouble()  # whatever it was, it is over
-            self._last, self._since, self._trouble = progress, now, ""
-            self._look_at = now + min(EXPLAIN_AFTER_S, self._limit_s)
-        if now >= self._look_at:
-            self._explain(now)
-
-    def _explain(self, now: float) -> None:
-        waited_s, ends_at = now - self._since, self._since + self._limit_s
-        self._look_at = now + EXPLAIN_AGAIN_S if now >= ends_at else min(now + EXPLAIN_AGAIN_S, ends_at)
+            self._logs.latest_trouble()  # skip the events before this progress
+            self._last, self._progress_at, self._trouble = progress, now, ""
+            self._explain_at = now + min(EXPLAIN_AFTER_S, self._limit_s)
+        if now < self._explain_at:
+            return
+        ends_at = self._progress_at + self._limit_s
+        self._explain_at = now + EXPLAIN_AGAIN_S if now >= ends_at else min(now + EXPLAIN_AGAIN_S, ends_at)
         self._trouble = self._logs.latest_trouble() or self._trouble
         if not self._trouble:
             return
-        text = f"no progress for {waited_s:.0f} s: {self._trouble}"
+        text = f"no progress for {now - self._progress_at:.0f} s: {self._trouble}"
         if now >= ends_at:
             raise JobStuckError(text)
         self._display.say(text)

@@ -1,4 +1,4 @@
-"""A job's progress for a person: a live bar on a terminal, now and then a line elsewhere."""
+"""Shows a job's progress: a live bar on a terminal, a line every few seconds in other outputs."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ LINE_EVERY_S = 5.0
 
 
 class _TimeLeftColumn(TimeRemainingColumn):
-    """Shows the time that is left, once it can be estimated."""
+    """Shows the estimated time to the end, if there is an estimate."""
 
     def render(self, task: Task) -> Text:
         """See ``ProgressColumn.render``."""
@@ -32,7 +32,7 @@ class _TimeLeftColumn(TimeRemainingColumn):
 
 
 class ProgressDisplay:
-    """Shows what it is called with while its ``with`` block runs."""
+    """Shows each progress that it is called with, while its ``with`` block runs."""
 
     def __init__(self, console: Console, now: Callable[[], float] = time.monotonic) -> None:
         self._console = console
@@ -52,24 +52,22 @@ class ProgressDisplay:
         self._last: tuple[str, JobProgress] | None = None
 
     def say(self, text: str) -> None:
-        """Show a line that stays, above the bar where there is one."""
+        """Show a line that stays; on a terminal it is above the bar."""
         self._console.print(f"  {text}", highlight=False, markup=False, soft_wrap=True)
 
     def __call__(self, progress: JobProgress) -> None:
-        """Show where the job stands."""
-        words = describe(progress)
+        """Show the progress: a new stage at once, new numbers at most every ``LINE_EVERY_S``."""
+        stage = describe(progress)
         if self._console.is_terminal:
-            self._bar.update(self._task, description=words, completed=progress.tiles_done, total=progress.tiles_total)
-        elif self._is_news(words, progress):
-            total = "?" if progress.tiles_total is None else progress.tiles_total
-            self._console.print(f"  {words}: {progress.tiles_done} of {total} tiles", highlight=False)
-            self._last, self._last_line_time = (words, progress), self._now()
-
-    def _is_news(self, words: str, progress: JobProgress) -> bool:
-        """Return True for another stage at once, and for other numbers now and then."""
-        if self._last is None or self._last[0] != words:
-            return True
-        return self._last[1] != progress and self._now() - self._last_line_time >= LINE_EVERY_S
+            self._bar.update(self._task, description=stage, completed=progress.tiles_done, total=progress.tiles_total)
+            return
+        if self._last is not None and self._last[0] == stage:
+            is_soon = self._now() - self._last_line_time < LINE_EVERY_S
+            if is_soon or self._last[1] == progress:
+                return
+        total = "?" if progress.tiles_total is None else progress.tiles_total
+        self._console.print(f"  {stage}: {progress.tiles_done} of {total} tiles", highlight=False)
+        self._last, self._last_line_time = (stage, progress), self._now()
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -86,7 +84,7 @@ class ProgressDisplay:
 
 
 def describe(progress: JobProgress) -> str:
-    """Return in a few words what the job is doing."""
+    """Return the stage of the job in a few words."""
     if progress.status is None:
         return "waiting for a worker"
     if progress.status.is_terminal:

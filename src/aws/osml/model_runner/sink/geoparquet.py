@@ -113,26 +113,18 @@ def hilbert_order(points: NDArray[np.float64]) -> NDArray[np.intp]:
     if len(known):
         low, size = known.min(axis=0), np.ptp(known, axis=0).max() or 1.0
         steps = np.minimum((known - low) / size * 2**_CURVE_BITS, 2**_CURVE_BITS - 1).astype(np.int64)
-        distances[is_known] = _hilbert_distances(*steps.T)
+        x, y = steps.T.copy()
+        along = np.zeros_like(x)
+        for bit in range(_CURVE_BITS - 1, -1, -1):
+            side = 1 << bit
+            right, upper = (x & side) > 0, (y & side) > 0
+            along += side * side * ((3 * right) ^ upper)
+            is_flipped, is_turned = right & ~upper, ~upper
+            x, y = (np.where(is_flipped, side - 1 - (each & (side - 1)), each & (side - 1)) for each in (x, y))
+            x, y = np.where(is_turned, y, x), np.where(is_turned, x, y)
+        distances[is_known] = along
     order: NDArray[np.intp] = np.argsort(distances, kind="stable")
     return order
-
-
-def _hilbert_distances(x: NDArray[np.int64], y: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return the steps along the curve from its start to each (x, y), both in [0, 2^16)."""
-    x, y = x.copy(), y.copy()
-    distance = np.zeros_like(x)
-    for bit in range(_CURVE_BITS - 1, -1, -1):
-        side = 1 << bit
-        right, upper = (x & side) > 0, (y & side) > 0
-        distance += side * side * ((3 * right) ^ upper)
-        is_flipped, is_turned = right & ~upper, ~upper
-        x, y = (
-            np.where(is_flipped, side - 1 - (x & (side - 1)), x & (side - 1)),
-            np.where(is_flipped, side - 1 - (y & (side - 1)), y & (side - 1)),
-        )
-        x, y = np.where(is_turned, y, x), np.where(is_turned, x, y)
-    return distance
 
 
 class _Buffer(io.RawIOBase):

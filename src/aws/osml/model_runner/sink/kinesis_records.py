@@ -14,8 +14,8 @@ MAX_KEY_CHARACTERS = 256
 PARTITION_BY_JOB = "JOB"
 PARTITION_BY_FEATURE = "FEATURE"
 
-# Maximum that a record adds to its feature, apart from both ids: the collection, the two properties, and an empty
-# "properties" if the feature has none.
+# Maximum that a record adds to its feature, apart from both ids: the collection and the two properties. A feature
+# without "properties" gets an empty object.
 _ENVELOPE_BYTES = 192
 # Maximum length of one character of an id, escaped in JSON.
 _ESCAPED_BYTES = 6

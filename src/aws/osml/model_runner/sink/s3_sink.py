@@ -89,7 +89,7 @@ class S3Sink(Sink):
     and appears after the last part. ``make_writer`` creates the executor that uploads parts. ``acl`` is set on the
     object if given; buckets that enforce their owner refuse any ACL. With ``expected_owner``, an account, S3 refuses to
     write to a bucket of another account. The result of another job is never replaced if the sink may read the object's
-    metadata: S3 writes only if the object is still the one that the sink read.
+    metadata: S3 writes only if the object has not changed since the sink read it.
     """
 
     def __init__(

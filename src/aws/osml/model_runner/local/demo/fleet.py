@@ -1,7 +1,7 @@
 """Positions of the ships of the demo scene: at the piers, in the marina, at anchor, and under way."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ def place_fleet(harbour: Harbour, rng: np.random.Generator) -> list[Ship]:
     """Return ships that do not touch each other, the land or the image's border."""
     ships = [*_moor_at_piers(harbour, rng), *_moor_in_marina(harbour, rng)]
     size = harbour.ground.shape[0]
+    # The distance to the nearest land, for every ``COARSE``-th pixel.
     land_px: NDArray[np.float64] = COARSE * ndimage.distance_transform_edt(
         harbour.ground[::COARSE, ::COARSE] == Ground.WATER
     )
@@ -35,7 +36,10 @@ def place_fleet(harbour: Harbour, rng: np.random.Generator) -> list[Ship]:
         x, y = rng.uniform(BORDER_PX, size - BORDER_PX, 2)
         ship_class = classes[int(rng.choice(len(classes), p=chances))]
         ship = _launch(ship_class, float(x), float(y), rng.uniform(0, 360), rng, bool(rng.random() < 0.45))
-        if _is_free(ship, ships, land_px):
+        # A ship under way needs room for its wake.
+        clear_px = CLEARANCE_PX + (3.5 * ship.length_px if ship.is_under_way else ship.reach_px)
+        is_at_land = land_px[int(y) // COARSE, int(x) // COARSE] < clear_px + COARSE
+        if not is_at_land and all(math.hypot(x - each.x, y - each.y) > clear_px + each.reach_px for each in ships):
             ships.append(ship)
     return ships
 
@@ -76,14 +80,3 @@ def _moor_in_marina(harbour: Harbour, rng: np.random.Generator) -> Iterator[Ship
 
 def _moved(ship: Ship, x: float, y: float) -> Ship:
     return Ship(x, y, ship.length_px, ship.width_px, ship.heading_deg, ship.ship_class, ship.deck, ship.is_under_way)
-
-
-def _is_free(ship: Ship, others: Iterable[Ship], land_px: NDArray[np.float64]) -> bool:
-    """Return True if a ship, with its wake, is clear of the land and of the other ships.
-
-    ``land_px`` holds the distance to the nearest land for every ``COARSE``-th pixel.
-    """
-    clear_px = CLEARANCE_PX + (3.5 * ship.length_px if ship.is_under_way else ship.reach_px)
-    if land_px[int(ship.y) // COARSE, int(ship.x) // COARSE] < clear_px + COARSE:
-        return False
-    return all(math.hypot(ship.x - other.x, ship.y - other.y) > clear_px + other.reach_px for other in others)

@@ -80,7 +80,14 @@ def draw_ship(image: NDArray[np.uint8], ship: Ship) -> None:
     """Draw a ship with its shadow into an image (rows, columns, 3) in place; also its wake if it is under way."""
     if ship.is_under_way:
         window, x, y = _window(image, ship, ship.reach_px + WAKE_LENGTHS * ship.length_px)
-        image[window] = _to_bytes(image[window] + _wake(ship, x, y)[..., None])
+        # The water behind the stern is brighter: two faint arms and the foam between them.
+        u, v = ship.to_ship_axes(x, y)
+        behind = -(u + ship.length_px / 2) / (WAKE_LENGTHS * ship.length_px)  # 0 at the stern, 1 at the end of the wake
+        fade = np.where((behind > 0) & (behind < 1), 1 - behind, 0)
+        arms = np.exp(-(((np.abs(v) - ship.width_px * (0.5 + 2.2 * behind)) / (0.18 * ship.width_px + 0.8)) ** 2))
+        foam = 0.7 * np.exp(-((v / (0.45 * ship.width_px)) ** 2))
+        wake: Pixels = (WAKE_BRIGHTNESS * fade * np.maximum(arms, foam)).astype(np.float32)
+        image[window] = _to_bytes(image[window] + wake[..., None])
     window, x, y = _window(image, ship, ship.reach_px + 4)
     shadow = _coverage(ship, x - SHADOW_OFFSET_PX[0], y - SHADOW_OFFSET_PX[1])[..., None]
     hull = _coverage(ship, x, y)[..., None]
@@ -131,14 +138,3 @@ def _deck_colours(ship: Ship, x: Pixels, y: Pixels) -> Pixels:
     else:
         colours[(along < -0.1) & (along > -0.36) & (np.abs(across) < 0.25)] -= 34
     return colours
-
-
-def _wake(ship: Ship, x: Pixels, y: Pixels) -> Pixels:
-    """Return how much brighter the water behind the stern is: two faint arms and the foam between them."""
-    u, v = ship.to_ship_axes(x, y)
-    behind = -(u + ship.length_px / 2) / (WAKE_LENGTHS * ship.length_px)  # 0 at the stern, 1 at the end of the wake
-    fade = np.where((behind > 0) & (behind < 1), 1 - behind, 0)
-    arms = np.exp(-(((np.abs(v) - ship.width_px * (0.5 + 2.2 * behind)) / (0.18 * ship.width_px + 0.8)) ** 2))
-    foam = 0.7 * np.exp(-((v / (0.45 * ship.width_px)) ** 2))
-    wake: Pixels = (WAKE_BRIGHTNESS * fade * np.maximum(arms, foam)).astype(np.float32)
-    return wake

@@ -1,8 +1,8 @@
 """Finds compact bright objects on water, such as ships, in a tile.
 
 An object is brighter than the dark background around it. Size, shape and surroundings of a candidate are checked. The
-result is the smallest rectangle along the axis of each object. An object that touches the tile's edge is omitted: with
-an overlap as large as the largest object, a neighbouring tile contains it as a whole.
+result is the smallest rectangle along the axis of each object. An object that touches the tile's edge is omitted. If
+the overlap is as large as the largest object, a neighbouring tile contains the whole object.
 """
 
 import math
@@ -62,7 +62,12 @@ class OrientedBox(NamedTuple):
 
 def find_objects(tile: NDArray[Any], model: BrightObjects) -> dict[str, Any]:
     """Return the objects in ``tile`` (bands, rows, columns) as a feature collection."""
-    bands = _to_display_range(tile)
+    bands = tile[:3] if tile.shape[0] >= 3 else tile[:1]
+    if bands.dtype != np.uint8:
+        # A scale from 0 to 255 for any data type, and the magnitude of complex pixels.
+        values = np.abs(bands).astype(np.float32)
+        brightest = float(np.percentile(values[:, ::STRIDE_PX, ::STRIDE_PX], 99.9))
+        bands = np.clip(np.nan_to_num(values) * (255 / brightest if brightest > 0 else 1.0), 0, 255)
     brightness = bands.mean(axis=0, dtype=np.float32)
     contrast = brightness - _background(brightness)
     candidates = contrast > model.least_contrast
@@ -83,17 +88,6 @@ def find_objects(tile: NDArray[Any], model: BrightObjects) -> dict[str, Any]:
         if feature is not None:
             features.append(feature)
     return feature_collection(features)
-
-
-def _to_display_range(tile: NDArray[Any]) -> NDArray[Any]:
-    """Return the first three bands of any data type on a scale from 0 to 255; the magnitude of complex pixels."""
-    bands = tile[:3] if tile.shape[0] >= 3 else tile[:1]
-    if bands.dtype == np.uint8:
-        return bands
-    values = np.abs(bands).astype(np.float32)
-    brightest = float(np.percentile(values[:, ::STRIDE_PX, ::STRIDE_PX], 99.9))
-    scaled: Pixels = np.clip(np.nan_to_num(values) * (255 / brightest if brightest > 0 else 1.0), 0, 255)
-    return scaled
 
 
 def _background(brightness: Pixels) -> Pixels:
@@ -133,8 +127,16 @@ def _describe(
     """Return the feature of one part, or None if the part is not on water or its shape does not fit."""
     around = tuple(slice(max(0, side.start - RING_PX[1] - 1), side.stop + RING_PX[1] + 1) for side in window)
     part = labels[around] == label
-    if not _is_on_water(part, candidates[around], bands[(slice(None), *around)]):
+    # The ring around an object on water is blue. Without colour, it is enough that the ring is free of other objects.
+    near = ndimage.distance_transform_cdt(~part, metric="chessboard")
+    ring = (near > RING_PX[0]) & (near <= RING_PX[1])
+    free = ring & ~candidates[around]
+    if np.count_nonzero(free) < MIN_RING_SHARE * np.count_nonzero(ring):
         return None
+    if len(bands) >= 3:
+        red, blue = (bands[band][around][free].astype(np.float32) for band in (0, 2))
+        if np.mean(blue - red > BLUE_OVER_RED) < MIN_WATER_SHARE:
+            return None
     level = float(np.median(contrast[around][part]))
     # The border of an object is at half of its own contrast.
     rows, columns = np.nonzero(part & (contrast[around] > level / 2))
@@ -145,19 +147,6 @@ def _describe(
         return None
     corners = [(round(float(x), 2), round(float(y), 2)) for x, y in box.corners]
     return polygon_feature(corners, "ship", score, "bright-objects", lengthPx=round(box.length_px, 1))
-
-
-def _is_on_water(part: Mask, candidates: Mask, bands: NDArray[Any]) -> bool:
-    """Return True if the ring around a part is blue water. Without colour, a free ring is enough."""
-    near = ndimage.distance_transform_cdt(~part, metric="chessboard")
-    ring = (near > RING_PX[0]) & (near <= RING_PX[1])
-    free = ring & ~candidates
-    if np.count_nonzero(free) < MIN_RING_SHARE * np.count_nonzero(ring):
-        return False
-    if len(bands) < 3:
-        return True
-    red, blue = bands[0][free].astype(np.float32), bands[2][free].astype(np.float32)
-    return float(np.mean(blue - red > BLUE_OVER_RED)) >= MIN_WATER_SHARE
 
 
 def oriented_box(x: NDArray[np.floating[Any]], y: NDArray[np.floating[Any]]) -> OrientedBox:

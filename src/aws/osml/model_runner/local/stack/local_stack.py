@@ -90,7 +90,14 @@ class LocalStack:
     def __enter__(self) -> Self:
         self.directory.mkdir(parents=True, exist_ok=True)
         with ExitStack() as starting:
-            servers = {name: starting.enter_context(self._start_model(name)) for name in self.models}
+            servers = {}
+            for name, settings in self.models.items():
+                module = "aws.osml.model_runner.local.stack.model_server"
+                options = ["--model", settings.model, "--port", "0", "--options", json.dumps(dict(settings.options))]
+                command = [sys.executable, "-m", module, *options]
+                log = self.directory / f"model-{name}.log"
+                server = ChildProcess.start(f"the model server {name}", command, clean_environment(os.environ), log)
+                servers[name] = starting.enter_context(server)
             starting.enter_context(self.emulator)
             starting.enter_context(self.gateway)
             parameters = {**LOCAL_PARAMETERS, "ResultBucketName": RESULT_BUCKET}
@@ -98,7 +105,12 @@ class LocalStack:
             location = {"LocationConstraint": self.client("s3").meta.region_name}
             self.client("s3").create_bucket(Bucket=IMAGE_BUCKET, CreateBucketConfiguration=location)
             for number in range(self.workers.processes):
-                self._children.append(starting.enter_context(self._start_worker(number)))
+                name = f"worker-{number}"
+                environment = self.worker_environment() | {"HEALTH_FILE": str(self.directory / f"{name}.health")}
+                command = [sys.executable, "-m", "aws.osml.model_runner", "serve"]
+                log = self.directory / f"{name}.log"
+                worker = ChildProcess.start(name, command, environment, log, grace_s=WORKER_GRACE_S)
+                self._children.append(starting.enter_context(worker))
             for name, server in servers.items():
                 self._publish_model(name, server)
             self._running = starting.pop_all()
@@ -133,21 +145,6 @@ class LocalStack:
         for part in (*parts, self.workers.environment):
             environment.update(part)
         return environment
-
-    def _start_model(self, name: str) -> ChildProcess:
-        settings = self.models[name]
-        module = "aws.osml.model_runner.local.stack.model_server"
-        options = ["--model", settings.model, "--port", "0", "--options", json.dumps(dict(settings.options))]
-        command = [sys.executable, "-m", module, *options]
-        log = self.directory / f"model-{name}.log"
-        return ChildProcess.start(f"the model server {name}", command, clean_environment(os.environ), log)
-
-    def _start_worker(self, number: int) -> ChildProcess:
-        name = f"worker-{number}"
-        environment = self.worker_environment() | {"HEALTH_FILE": str(self.directory / f"{name}.health")}
-        command = [sys.executable, "-m", "aws.osml.model_runner", "serve"]
-        log = self.directory / f"{name}.log"
-        return ChildProcess.start(name, command, environment, log, grace_s=WORKER_GRACE_S)
 
     def _publish_model(self, name: str, server: ChildProcess) -> None:
         def announced_url() -> str | None:
