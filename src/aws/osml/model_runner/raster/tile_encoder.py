@@ -75,7 +75,7 @@ class TileEncoder:
             if (size := self._pixels.source_bytes(ImageDimensions(width, height))) > limit:
                 raise TileEncodingError(
                     f"a tile of {width} x {height} pixels is made from {size} bytes of the image, the limit is {limit}"
-                    f" ({_MAX_READ_SHARE} times MAX_TILE_BYTES); ask for smaller tiles or a larger scale"
+                    f" ({_MAX_READ_SHARE} times MAX_TILE_BYTES). Use smaller tiles or a larger scale"
                 )
         if self._plan.warning:
             logger.warning("tile.compression_replaced", reason=self._plan.warning)

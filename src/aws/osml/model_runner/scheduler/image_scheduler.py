@@ -211,7 +211,10 @@ class LockedScheduler:
         while len(jobs) < limit and self._now() < claim.until - LOCK_LEASE_S + _STARTING_S:
             decision, capacities = self.decision(found, self._now())
             if not jobs:
-                self._record_utilization(found.loads, capacities)
+                for lane, capacity in capacities.items():
+                    used = found.loads.get(lane, LaneLoad()).calls / capacity.calls if capacity.calls else 1.0
+                    percent = 100.0 * min(1.0, used)
+                    self._metrics.record("Scheduling", "Utilization", percent, PERCENT, ModelName=lane.endpoint)
                 self._record_held_back(decision, found)
             if decision.image is None:
                 return False
@@ -270,12 +273,6 @@ class LockedScheduler:
         self._last_held_back = decision.full
 
     # Measurements ---------------------------------------------------------------------------------------------------
-
-    def _record_utilization(self, loads: Mapping[Lane, LaneLoad], capacities: Mapping[Lane, LaneCapacity]) -> None:
-        for lane, capacity in capacities.items():
-            used = loads.get(lane, LaneLoad()).calls / capacity.calls if capacity.calls else 1.0
-            percent = 100.0 * min(1.0, used)
-            self._metrics.record("Scheduling", "Utilization", percent, PERCENT, ModelName=lane.endpoint)
 
     def _count(self, found: ClusterLoad) -> None:
         """Record the number of running and waiting images, and of images ready to start, once a minute."""
