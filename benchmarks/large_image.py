@@ -31,7 +31,7 @@ from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, Ima
 from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database import FeatureTable, JobItem, TileKey, TileOutcome
 from aws.osml.model_runner.features.encoding import encode_features
-from aws.osml.model_runner.features.tile_spans import frames_of
+from aws.osml.model_runner.features.tile_spans import bounds_of_tiles
 from aws.osml.model_runner.local.stack.data_plane import create_data_plane
 from aws.osml.model_runner.local.stack.emulator import Emulator
 from aws.osml.model_runner.local.stack.environment import clean_environment
@@ -77,7 +77,7 @@ def _uniform(column: np.ndarray, row: np.ndarray, salt: int) -> Floats:
 
 def features_of(tile: ImageRegion) -> Iterator[dict[str, Any]]:
     """Yield what a tile reports: each object that shows in it, cut where the tile ends."""
-    left, top, right, bottom = frames_of([tile])[0].tolist()
+    left, top, right, bottom = bounds_of_tiles([tile])[0].tolist()
     found = objects_near(left, top, right, bottom)
     boxes = np.clip(found[:, :4], [left, top, left, top], [right, bottom, right, bottom]).round(2)
     is_visible = ((boxes[:, 2:] - boxes[:, :2]) >= LEAST_VISIBLE_PX).all(axis=1)

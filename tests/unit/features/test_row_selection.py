@@ -200,7 +200,7 @@ def test_crowded_tile_is_delivered_unmerged_and_every_other_is_merged(scene, opt
         return found
 
     monkeypatch.setattr(BoxPairs, "touching", counted)
-    delivered, _ = in_steps(scene, options, range(ROWS), note=lambda: notes.append(1))
+    delivered, _ = in_steps(scene, options, range(ROWS), record_life=lambda: notes.append(1))
     # Each ship once, and one more that the crowded tile saw too.
     assert len(delivered) == scene[0].count(0) + ROWS - 1
     assert sum(looked_at) < 100

@@ -27,7 +27,7 @@ from aws.osml.model_runner.exceptions import AggregationTooLargeError, Conservat
 from aws.osml.model_runner.features.encoding import encode_feature, encode_features
 from aws.osml.model_runner.features.properties import FeatureOrigin, FeatureStamp, feature_id
 from aws.osml.model_runner.features.selection import select
-from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
+from aws.osml.model_runner.features.tile_spans import TileSpans, bounds_of_tiles
 from aws.osml.model_runner.features.tiled_features import TiledFeatures
 from aws.osml.model_runner.jobs.merging import MergedImage, distillation_of
 from aws.osml.model_runner.jobs.tile_reader import ImageTiles, size_of
@@ -105,7 +105,7 @@ def images(draw):
         if draw(st.integers(0, 9)) == 0:
             tiles[key] = StoredTile(key, bounds, TileState.FAILED, [])
             continue
-        left, top, right, bottom = frames_of([bounds])[0].tolist()
+        left, top, right, bottom = bounds_of_tiles([bounds])[0].tolist()
         seen = []
         for box, iri in things:
             if box[0] < right and box[2] > left and box[1] < bottom and box[3] > top:
@@ -146,7 +146,7 @@ def all_at_once(job, strategy, stored):
     features = [orjson.loads(body) for tile in tiles for body in tile.features]
     origins = [(tile, ordinal) for tile in tiles for ordinal in range(len(tile.features))]
     arrays = TiledFeatures.of([(tile.bounds, map(orjson.loads, tile.features)) for tile in tiles], features.__getitem__)
-    spans = TileSpans.of(frames_of(bounds for _, bounds in planned_tiles))
+    spans = TileSpans.of(bounds_of_tiles(bounds for _, bounds in planned_tiles))
     selection = select(dataclasses.replace(arrays, plan=spans), distillation_of(job))
     stamp = FeatureStamp.from_request("job", [{"mission": "m"}])
     ids = [feature_id("job", tile.key.region_id, tile.key.index, ordinal) for tile, ordinal in origins]

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
 from aws.osml.model_runner.exceptions import LoadImageException
-from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
+from aws.osml.model_runner.features.tile_spans import TileSpans, bounds_of_tiles
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy, VariableTileTilingStrategy
 from aws.osml.model_runner.tiling.region_plan import TilePlanner, processing_bounds, region_id_of
 
@@ -160,7 +160,7 @@ def test_rows_hold_every_tile_once_with_its_spans(strategy, x, y, width, height,
     starts = [{tile.bounds.origin.row for _, tile in row} for row in rows]
     assert all(len(start) == 1 for start in starts)
     assert [tile for row in rows for tile in row] == sorted(in_order, key=lambda pair: pair[1].bounds.origin.row)
-    expected = TileSpans.of(frames_of(tile.bounds for _, tile in in_order))
+    expected = TileSpans.of(bounds_of_tiles(tile.bounds for _, tile in in_order))
     spans = planner.spans(bounds, square(region_px))
     assert spans.columns.tolist() == expected.columns.tolist()
     assert spans.rows.tolist() == expected.rows.tolist()

@@ -26,8 +26,8 @@ _FEW = 100
 class BoxPairs:
     """Finds the boxes of the same category that overlap some of the boxes.
 
-    ``searched``: (n, 4) the areas that the search compares: each box, or a part of it. ``note`` is called before each
-    batch and raises an error to stop the work.
+    ``searched``: (n, 4) the areas that the search compares: each box, or a part of it. ``record_life`` is called before
+    each batch and raises an error to stop the work.
     """
 
     def __init__(
@@ -35,13 +35,13 @@ class BoxPairs:
         boxes: Floats,
         categories: Indices,
         searched: Floats | None = None,
-        note: Callable[[], None] = lambda: None,
+        record_life: Callable[[], None] = lambda: None,
     ) -> None:
         """Index ``boxes`` (n, 4) of minx, miny, maxx, maxy, none of them NaN, and ``categories`` (n,)."""
         self._boxes = with_area(boxes)
         self.searched = self._boxes if searched is None else with_area(searched)
         self.categories = categories
-        self.note = note
+        self.record_life = record_life
         # The tree uses only envelopes, and a diagonal has the envelope of its box at half the cost.
         diagonals = np.asarray(shapely.linestrings(self.searched.reshape(-1, 2, 2)))
         self._tree = shapely.STRtree(diagonals)
@@ -78,7 +78,7 @@ class BoxPairs:
 
     def take(self, indices: Indices) -> "BoxPairs":
         """Return the pairs of only these boxes, in this order."""
-        return BoxPairs(self._boxes[indices], self.categories[indices], self.searched[indices], self.note)
+        return BoxPairs(self._boxes[indices], self.categories[indices], self.searched[indices], self.record_life)
 
     @cached_property
     def limits(self) -> Floats:
@@ -94,7 +94,7 @@ class BoxPairs:
         start, done = 0, 0
         while start < len(total):
             end = max(start + 1, int(np.searchsorted(total, done + pairs_at_once, side="right")))
-            self.note()
+            self.record_life()
             yield start, end
             start, done = end, int(total[end - 1])
 

@@ -55,7 +55,7 @@ def _exceeds(pairs: BoxPairs, own: Indices, before: Indices, weights: Floats, al
     work = 0.0
     for others, is_own in ((own, True), (before, False)):
         for start in range(0, len(others), at_once):
-            pairs.note()
+            pairs.record_life()
             some = others[start : start + at_once]
             first, second = tree.query(shapely.box(*boxes[some].T))
             first, second = some[first], own[second]

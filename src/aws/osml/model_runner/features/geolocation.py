@@ -39,8 +39,8 @@ def refine_features(
 ) -> list[Feature]:
     """Return the features of one tile, checked by ``check_features``, as new features of the image.
 
-    Pixels move by the tile's origin, and are then scaled by ``ratio``: positions of the tile are in model pixels,
-    positions of the features in image pixels. A geometry in a deprecated property becomes ``imageGeometry``; the
+    Pixels move by the tile's origin, and are then scaled by ``ratio``. Positions in the tile are in model pixels, and
+    positions of the new features in image pixels. A geometry in a deprecated property becomes ``imageGeometry``; the
     deprecated property stays relative to the tile.
     With a grid, ``geometry`` is the geometry on the ground, of the same type. Its positions are [longitude, latitude],
     with the elevation if the grid has heights. ``bbox`` is set if there is an ``imageBBox``. ``center_longitude`` and

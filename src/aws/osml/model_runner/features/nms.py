@@ -25,18 +25,18 @@ def suppress(
     count: int,
     batches: Iterable[tuple[int, int]],
     removals: Callable[[Indices], tuple[Indices, Indices]],
-    is_asked: Flags | None = None,
+    is_query: Flags | None = None,
 ) -> Indices:
     """Return for each of ``count`` items the first item that suppresses it, or itself.
 
     Items are numbered by falling score. For some items, ``removals`` returns the pairs (stronger, weaker) in which the
     first would suppress the second, sorted by the first. It is called once for each of the [start, end) in
-    ``batches``. Suppressed items do not suppress others, nor do items without the flag ``is_asked``.
+    ``batches``. Suppressed items do not suppress others, nor do items without the flag ``is_query``.
     """
     suppressed_by = list(range(count))
-    asked = [True] * count if is_asked is None else is_asked.tolist()
+    may_suppress = [True] * count if is_query is None else is_query.tolist()
     for start, end in batches:
-        alive = [item for item in range(start, end) if asked[item] and suppressed_by[item] == item]
+        alive = [item for item in range(start, end) if may_suppress[item] and suppressed_by[item] == item]
         stronger, weaker = removals(np.array(alive, dtype=np.intp))
         # Pairs are sorted by the stronger item, so it is decided before it suppresses others.
         for i, j in zip(stronger.tolist(), weaker.tolist(), strict=True):
@@ -52,12 +52,12 @@ def suppress_linked(count: int, links: NDArray[np.intp]) -> Indices:
 
 
 def nms(
-    pairs: BoxPairs, iou_threshold: float, pairs_at_once: int = PAIRS_AT_ONCE, is_asked: Flags | None = None
+    pairs: BoxPairs, iou_threshold: float, pairs_at_once: int = PAIRS_AT_ONCE, is_query: Flags | None = None
 ) -> Indices:
     """Return for each box the index of the box that suppresses it, or its own index: (n,).
 
     A box that is kept suppresses weaker boxes of its category whose IoU with it is above the threshold. The boxes of
-    ``pairs`` are sorted by falling score. Only boxes with ``is_asked`` suppress others.
+    ``pairs`` are sorted by falling score. Only boxes with ``is_query`` suppress others.
     """
 
     def removals(queries: Indices) -> tuple[Indices, Indices]:
@@ -65,7 +65,7 @@ def nms(
         is_removal = (stronger < weaker) & (iou > iou_threshold)
         return stronger[is_removal], weaker[is_removal]
 
-    return suppress(len(pairs), pairs.batches(pairs_at_once), removals, is_asked)
+    return suppress(len(pairs), pairs.batches(pairs_at_once), removals, is_query)
 
 
 def soft_nms(
@@ -76,7 +76,7 @@ def soft_nms(
     skip_box_threshold: float,
     pairs_at_once: int = PAIRS_AT_ONCE,
     searched: Floats | None = None,
-    note: Callable[[], None] = lambda: None,
+    record_life: Callable[[], None] = lambda: None,
     max_kept: int = _MAX_KEPT,
 ) -> tuple[Flags, Floats]:
     """Return which boxes are kept, and their scores, when each box lowers the scores of weaker boxes: Soft-NMS.
@@ -85,10 +85,10 @@ def soft_nms(
     is not settled by exp(-IoU² / sigma). A box is kept if its score is above
     ``skip_box_threshold`` when it is settled (Bodla et al., Soft-NMS, 2017, equation 4).
     ``boxes`` (n, 4), ``categories`` (n,) and ``scores`` (n,) are sorted by falling score; so are the results, (n,).
-    ``searched`` and ``note``: see ``BoxPairs``. At most ``max_kept`` pairs are kept until they are used; other pairs
-    are searched a second time.
+    ``searched`` and ``record_life``: see ``BoxPairs``. At most ``max_kept`` pairs are kept until they are used; other
+    pairs are searched a second time.
     """
-    pairs = BoxPairs(boxes, categories, searched, note)
+    pairs = BoxPairs(boxes, categories, searched, record_life)
     run = _SoftRun(pairs, scores.tolist(), sigma, skip_box_threshold, max_kept)
     for start, end in pairs.batches(pairs_at_once):
         run.settle_above(scores[start])

@@ -45,13 +45,13 @@ class RowSelection:
     def __init__(
         self,
         options: FeatureDistillationAlgorithm | None,
-        note: Callable[[], None] = lambda: None,
+        record_life: Callable[[], None] = lambda: None,
         max_links: int = MAX_LINKS,
     ) -> None:
-        """``note`` is called repeatedly during a step and raises an error to stop it."""
+        """``record_life`` is called repeatedly during a step and raises an error to stop it."""
         self._options = options
         self._max_links = max_links
-        self._note = note
+        self._record_life = record_life
         # For each open feature, in order, the smallest index of its group. Then the links between open features: (2, k)
         # indices of the stronger and the weaker, or None if they are too many.
         self._open_labels = np.zeros(0, dtype=np.intp)
@@ -64,7 +64,7 @@ class RowSelection:
         index in ``features.spans.row_starts``. Rows must come in this order.
         """
         count = len(rows)
-        comparison = compared(features, self._options, note=self._note)
+        comparison = compared(features, self._options, record_life=self._record_life)
         if comparison is None:
             return Decided(np.arange(count), np.zeros(0, np.intp), Selection(np.arange(count)))
         comparison, unmerged = self._without_crowded(comparison, features)
@@ -90,7 +90,7 @@ class RowSelection:
         crowded = crowded_tiles(comparison.pairs, tiles, comparison.weights, ranking >= len(self._open_labels))
         if not len(crowded):
             return comparison, 0
-        left = compared(features, self._options, np.isin(features.tiles, crowded), self._note)
+        left = compared(features, self._options, np.isin(features.tiles, crowded), self._record_life)
         return left or comparison, int(np.isin(tiles, crowded).sum())
 
     def _linked(self, comparison: Comparison, count: int) -> tuple[Indices, Links | None]:

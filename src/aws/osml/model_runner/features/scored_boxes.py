@@ -95,7 +95,7 @@ def best_class(feature: Mapping[str, Any]) -> BestClass | None:
     return best
 
 
-def strength_order(scored: ScoredBoxes) -> Indices:
+def score_order(scored: ScoredBoxes) -> Indices:
     """Return the indices of features by falling score, then box, then category, then list order.
 
     Features without a score come last.
@@ -105,11 +105,11 @@ def strength_order(scored: ScoredBoxes) -> Indices:
 
 
 def canonical_order(features: Sequence[Feature], scored: ScoredBoxes) -> Indices:
-    """Return the order of ``strength_order``, with ties broken by the content of the features.
+    """Return the order of ``score_order``, with ties broken by the content of the features.
 
     So the order does not depend on the list: two features can only be swapped if they are equal in every part.
     """
-    keys, order = _keys(scored), strength_order(scored)
+    keys, order = _keys(scored), score_order(scored)
     is_tie = (keys[:, order[1:]] == keys[:, order[:-1]]).all(axis=0)
     edges = np.diff(np.concatenate([[False], is_tie, [False]]).astype(np.int8))
     starts, ends = np.flatnonzero(edges == 1), np.flatnonzero(edges == -1) + 1

@@ -107,7 +107,7 @@ class SeamComparison:
         features: TiledFeatures,
         options: FeatureDistillationSeam,
         is_left_out: Flags | None = None,
-        note: Callable[[], None] = lambda: None,
+        record_life: Callable[[], None] = lambda: None,
     ) -> Self:
         """Return the comparison of the features of some tiles, except features with ``is_left_out``."""
         distance_px = distance_px_of(features, options)
@@ -135,7 +135,8 @@ class SeamComparison:
             tiles=features.tiles[indices],
             kinds=features.kinds[indices],
             pairs=BoxPairs(
-                *(views.boxes, categories, features.spans.within_reach(views.boxes, views.tiles) + reach[indices]), note
+                *(views.boxes, categories, features.spans.within_reach(views.boxes, views.tiles) + reach[indices]),
+                record_life,
             ),
             weights=features.weights[indices],
             shapes=lambda chosen: features.shapes(indices[chosen]),
@@ -149,16 +150,16 @@ class SeamComparison:
         return self.distance_px / 2
 
     def suppressors(
-        self, pairs_at_once: int = PAIRS_AT_ONCE, is_asked: Flags | None = None, links: Links | None = None
+        self, pairs_at_once: int = PAIRS_AT_ONCE, is_query: Flags | None = None, links: Links | None = None
     ) -> Indices:
         """Return for each detection the index of the detection that replaces it; see the function of this name.
 
-        ``is_asked``: flags of the ranking; only these detections are compared, so it must include all that are linked
+        ``is_query``: flags of the ranking; only these detections are compared, so it must include all that are linked
         to them. ``links``: (2, k) stronger and weaker detections of all pairs of one object, if known.
         """
         count = len(self.ranking)
         if links is None:
-            links = self._links(pairs_at_once, is_asked)
+            links = self._links(pairs_at_once, is_query)
         if links is not None:
             order = self._order(self.fragments(*links))
             ranks = _ranks(order)
@@ -170,12 +171,12 @@ class SeamComparison:
         else:
             # The pairs are too many to keep, so they are found twice.
             is_fragment = np.zeros(count, dtype=np.bool_)
-            for pairs in self._batches(pairs_at_once, is_asked):
+            for pairs in self._batches(pairs_at_once, is_query):
                 is_fragment |= self.fragments(*pairs)
             order = self._order(is_fragment)
             ranks = _ranks(order)
-            is_asked_in_order = None if is_asked is None else is_asked[order]
-            merged_into = self._in_order(order)._merged_into(pairs_at_once, is_asked_in_order)
+            is_query_in_order = None if is_query is None else is_query[order]
+            merged_into = self._in_order(order)._merged_into(pairs_at_once, is_query_in_order)
         found = np.arange(len(self.features.tiles))
         found[self.ranking] = self.ranking[order[merged_into[ranks]]]
         return found
@@ -218,22 +219,22 @@ class SeamComparison:
             shapes=lambda chosen: self.shapes(order[chosen]),
         )
 
-    def _links(self, pairs_at_once: int, is_asked: Flags | None) -> Links | None:
+    def _links(self, pairs_at_once: int, is_query: Flags | None) -> Links | None:
         """Return (2, k) stronger and weaker detections of all pairs of one object, or None if they are too many."""
         found, count = [np.zeros((2, 0), np.intp)], 0
-        for pairs in self._batches(pairs_at_once, is_asked):
+        for pairs in self._batches(pairs_at_once, is_query):
             count += len(pairs[0])
             if count > MAX_LINKS:
                 return None
             found.append(np.stack(pairs))
         return np.concatenate(found, axis=1)
 
-    def _batches(self, pairs_at_once: int, is_asked: Flags | None) -> Iterator[tuple[Indices, Indices]]:
+    def _batches(self, pairs_at_once: int, is_query: Flags | None) -> Iterator[tuple[Indices, Indices]]:
         for start, end in self.pairs.batches(pairs_at_once):
             queries = np.arange(start, end)
-            yield self._same_objects(queries if is_asked is None else queries[is_asked[start:end]])
+            yield self._same_objects(queries if is_query is None else queries[is_query[start:end]])
 
-    def _merged_into(self, pairs_at_once: int, is_asked: Flags | None) -> Indices:
+    def _merged_into(self, pairs_at_once: int, is_query: Flags | None) -> Indices:
         """Return for each detection the first that suppresses it, or for a union the first of all linked parts."""
         if self.options.merge is not SeamMerge.UNION:
 
@@ -242,9 +243,9 @@ class SeamComparison:
                 is_removal = self._sees(first, second)
                 return first[is_removal], second[is_removal]
 
-            return suppress(len(self.ranking), self.pairs.batches(pairs_at_once), removals, is_asked)
+            return suppress(len(self.ranking), self.pairs.batches(pairs_at_once), removals, is_query)
         labels = np.arange(len(self.ranking))
-        for pairs in self._batches(pairs_at_once, is_asked):
+        for pairs in self._batches(pairs_at_once, is_query):
             labels = connected(labels, *pairs)
         return labels
 
@@ -291,13 +292,13 @@ class SeamComparison:
         return is_same
 
     def _parts(self, chosen: Indices, first: Indices, second: Indices) -> Iterator[Indices]:
-        """Yield parts of the chosen pairs to compare at once; call ``pairs.note`` after each part."""
+        """Yield parts of the chosen pairs to compare at once; call ``pairs.record_life`` after each part."""
         work = np.cumsum(self.weights[first[chosen]] + self.weights[second[chosen]]) / 2
         number = (work // _WORK_AT_ONCE).astype(np.intp)
         for part in np.split(chosen, 1 + np.flatnonzero(np.diff(number))):
             if len(part):
                 yield part
-                self.pairs.note()
+                self.pairs.record_life()
 
     def _shapes(self, first: Indices, second: Indices) -> tuple[ObjectArray, ObjectArray]:
         """Return the shapes of pairs. A shape that occurs in several pairs is made once."""

@@ -24,7 +24,7 @@ from .box_pairs import BoxPairs
 from .nms import nms, soft_nms, suppress_linked
 from .overlap_groups import shared_flags
 from .properties import SCORE, TILE, Feature
-from .scored_boxes import Floats, Indices, ScoredBoxes, best_class, canonical_order, score_boxes, strength_order
+from .scored_boxes import Floats, Indices, ScoredBoxes, best_class, canonical_order, score_boxes, score_order
 from .seam_merge import Links, SeamComparison, are_cut
 from .seam_overlap import Flags
 from .tiled_features import TiledFeatures
@@ -98,10 +98,10 @@ class Comparison(Protocol):
     def linked(self, first: Indices, second: Indices) -> Flags:
         """Return for each pair (stronger, weaker) of ``pairs`` whether one affects the other."""
 
-    def selection(self, is_asked: Flags | None = None, links: Links | None = None) -> Selection:
-        """Return the outcome for all features. In the ranking, only features with ``is_asked`` are compared.
+    def selection(self, is_query: Flags | None = None, links: Links | None = None) -> Selection:
+        """Return the outcome for all features. In the ranking, only features with ``is_query`` are compared.
 
-        ``is_asked`` must include all features that are linked to an included one, directly or through others.
+        ``is_query`` must include all features that are linked to an included one, directly or through others.
         ``links``: (2, k) stronger and weaker features of all linked pairs, if known.
         """
 
@@ -110,23 +110,23 @@ def compared(
     features: TiledFeatures,
     options: FeatureDistillationAlgorithm | None,
     is_left_out: Flags | None = None,
-    note: Callable[[], None] = lambda: None,
+    record_life: Callable[[], None] = lambda: None,
 ) -> Comparison | None:
     """Return the comparison of the features of an image, or None if all features are delivered unchanged.
 
-    ``is_left_out``: (n,) features that are delivered unchanged. ``note`` is called repeatedly during the comparison and
-    raises an error to stop it.
+    ``is_left_out``: (n,) features that are delivered unchanged. ``record_life`` is called repeatedly during the
+    comparison and raises an error to stop it.
     """
     if isinstance(options, FeatureDistillationSeam):
-        return _SeamSelection.of(features, options, is_left_out, note)
+        return _SeamSelection.of(features, options, is_left_out, record_life)
     if options is None or isinstance(options, FeatureDistillationNone):
         return None
     scored = features.scored
-    order = strength_order(scored)
+    order = score_order(scored)
     is_shared = shared_flags(scored.boxes, features.spans)
     order = order[(is_shared if is_left_out is None else is_shared & ~is_left_out)[order]]
     searched = features.spans.within_reach(scored.boxes, features.tile_bounds[features.tiles])
-    return _compared_boxes(scored, order, options, searched, note)
+    return _compared_boxes(scored, order, options, searched, record_life)
 
 
 def select(features: TiledFeatures, options: FeatureDistillationAlgorithm | None) -> Selection:
@@ -143,21 +143,21 @@ def _compared_boxes(
     ranking: Indices,
     options: FeatureDistillationAlgorithm,
     searched: Floats,
-    note: Callable[[], None] = lambda: None,
+    record_life: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Return the comparison by boxes alone of the features in ``ranking``, strongest first."""
     ranking = ranking[~np.isnan(scored.boxes[ranking, 0])]
     match options:
         case FeatureDistillationNMS():
-            return _HardComparison.of(scored, ranking, options, searched, note)
+            return _HardComparison.of(scored, ranking, options, searched, record_life)
         case FeatureDistillationSoftNMS():
-            return _SoftComparison.of(scored, ranking, options, searched, note)
+            return _SoftComparison.of(scored, ranking, options, searched, record_life)
     raise FeatureDistillationException(f"{options}: expected the options of SEAM, NMS, SOFT_NMS or NONE")
 
 
 class _SeamSelection(SeamComparison):
-    def selection(self, is_asked: Flags | None = None, links: Links | None = None) -> Selection:
-        merged_into = self.suppressors(is_asked=is_asked, links=links)
+    def selection(self, is_query: Flags | None = None, links: Links | None = None) -> Selection:
+        merged_into = self.suppressors(is_query=is_query, links=links)
         if self.options.merge is not SeamMerge.UNION:
             return Selection(merged_into)
         # An object that no edge cuts keeps the model's geometry, however many tiles cover it.
@@ -185,12 +185,12 @@ class _HardComparison:
         ranking: Indices,
         options: FeatureDistillationNMS,
         searched: Floats,
-        note: Callable[[], None],
+        record_life: Callable[[], None],
     ) -> "_HardComparison":
         threshold = options.skip_box_threshold
         is_weak = scored.scores[ranking] <= (-np.inf if threshold is None else threshold)
         strong = ranking[~is_weak]
-        pairs = BoxPairs(scored.boxes[strong], scored.categories[strong], searched[strong], note)
+        pairs = BoxPairs(scored.boxes[strong], scored.categories[strong], searched[strong], record_life)
         return cls(len(scored.scores), strong, pairs, ranking[is_weak], options.iou_threshold)
 
     @property
@@ -201,11 +201,11 @@ class _HardComparison:
         flags: Flags = self.pairs.overlap_of(first, second) > self.iou_threshold
         return flags
 
-    def selection(self, is_asked: Flags | None = None, links: Links | None = None) -> Selection:
+    def selection(self, is_query: Flags | None = None, links: Links | None = None) -> Selection:
         merged_into = np.arange(self.count)
         merged_into[self.weak] = DROPPED
         if links is None:
-            found = nms(self.pairs, self.iou_threshold, is_asked=is_asked)
+            found = nms(self.pairs, self.iou_threshold, is_query=is_query)
         else:
             found = suppress_linked(len(self.pairs), links)
         merged_into[self.ranking] = self.ranking[found]
@@ -227,12 +227,12 @@ class _SoftComparison:
         ranking: Indices,
         options: FeatureDistillationSoftNMS,
         searched: Floats,
-        note: Callable[[], None],
+        record_life: Callable[[], None],
     ) -> "_SoftComparison":
         if options.sigma <= 0:
             raise FeatureDistillationException(f"sigma {options.sigma}: expected more than 0")
         ranking = ranking[~np.isnan(scored.scores[ranking])]
-        pairs = BoxPairs(scored.boxes[ranking], scored.categories[ranking], searched[ranking], note)
+        pairs = BoxPairs(scored.boxes[ranking], scored.categories[ranking], searched[ranking], record_life)
         return cls(scored, ranking, pairs, options)
 
     @property
@@ -245,16 +245,16 @@ class _SoftComparison:
 
     def selection(
         self,
-        is_asked: Flags | None = None,
+        is_query: Flags | None = None,
         links: Links | None = None,  # noqa: ARG002 - the decay needs the IoU of pairs too
     ) -> Selection:
-        chosen = np.arange(len(self.ranking)) if is_asked is None else np.flatnonzero(is_asked)
+        chosen = np.arange(len(self.ranking)) if is_query is None else np.flatnonzero(is_query)
         ranking = self.ranking[chosen]
         ranked = self.scored.take(ranking)
         is_kept, scores = soft_nms(
             *(ranked.boxes, ranked.categories, ranked.scores, self.options.sigma, self.options.skip_box_threshold),
             searched=self.pairs.searched[chosen],
-            note=self.pairs.note,
+            record_life=self.pairs.record_life,
         )
         merged_into = np.arange(len(self.scored.scores))
         merged_into[ranking[~is_kept]] = DROPPED

@@ -11,7 +11,7 @@ from aws.osml.model_runner.common.typing import ImageRegion
 from .scored_boxes import Floats, Indices
 
 
-def frames_of(tiles: Iterable[ImageRegion]) -> Floats:
+def bounds_of_tiles(tiles: Iterable[ImageRegion]) -> Floats:
     """Return (m, 4) minx, miny, maxx, maxy of tiles in pixels of the image."""
     corners = [(tile.origin.col, tile.origin.row, tile.right, tile.bottom) for tile in tiles]
     return np.array(corners, dtype=np.float64).reshape(-1, 4)

@@ -20,7 +20,7 @@ from .geometry_arrays import ObjectArray
 from .image_geometry import find_image_geometry
 from .properties import Feature
 from .scored_boxes import Floats, Indices, ScoredBoxes
-from .tile_spans import TileSpans, frames_of
+from .tile_spans import TileSpans, bounds_of_tiles
 
 # Work of comparing a polygon, in units of a box: a constant, plus one per so many bytes of its text.
 SHAPE_WEIGHT = 50
@@ -77,7 +77,7 @@ class TiledFeatures:
             scored,
             records["kind"].copy(),
             np.repeat(np.arange(len(tiles)), [len(columns) for _, columns in tiles]),
-            frames_of(tile for tile, _ in tiles),
+            bounds_of_tiles(tile for tile, _ in tiles),
             lambda indices: shapes_of([feature_at(index) for index in indices.tolist()]),
         )
 

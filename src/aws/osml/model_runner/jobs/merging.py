@@ -35,7 +35,7 @@ from aws.osml.model_runner.features.properties import Feature, FeatureOrigin, Fe
 from aws.osml.model_runner.features.row_selection import Decided, RowSelection
 from aws.osml.model_runner.features.scored_boxes import Indices, ScoredBoxes
 from aws.osml.model_runner.features.text_stamp import TextStamp
-from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
+from aws.osml.model_runner.features.tile_spans import TileSpans, bounds_of_tiles
 from aws.osml.model_runner.features.tiled_features import TiledFeatures, shapes_of
 from aws.osml.model_runner.sink.delivery import FeatureBatch
 
@@ -124,7 +124,7 @@ class _AtHand:
             ScoredBoxes(boxes, records["score"].copy(), records["category"].astype(np.intp)),
             records["kind"].copy(),
             self.numbers,
-            frames_of(tile.bounds for _, tile in self.tiles),
+            bounds_of_tiles(tile.bounds for _, tile in self.tiles),
             lambda indices: self._shapes(indices, ratio),
             spans,
             np.fromiter(map(len, self.bodies), np.intp, len(self.bodies)),

@@ -12,7 +12,7 @@ from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion, Ti
 from aws.osml.model_runner.database.feature_table import FeatureTable, StoredTile, TileKey
 from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.database.tile_problems import failure_text
-from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
+from aws.osml.model_runner.features.tile_spans import TileSpans, bounds_of_tiles
 from aws.osml.model_runner.tiling.region_plan import TilePlanner, region_id_of
 from aws.osml.model_runner.tiling.strategy import TilingStrategy
 
@@ -89,7 +89,7 @@ class ImageTiles:
             for _, row in groupby(ordered, key=lambda place: place[1].origin.row):
                 yield [key for key, _ in row]
 
-        return cls(rows, TileSpans.of(frames_of(tile for _, tile in ordered)))
+        return cls(rows, TileSpans.of(bounds_of_tiles(tile for _, tile in ordered)))
 
 
 @dataclass

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
 from aws.osml.model_runner.exceptions import LoadImageException
-from aws.osml.model_runner.features.tile_spans import TileSpans, frames_of
+from aws.osml.model_runner.features.tile_spans import TileSpans, bounds_of_tiles
 
 from .strategy import Tile, TilingStrategy, ceildiv
 
@@ -104,7 +104,7 @@ class TilePlanner:
     def touched(self, bounds: ImageRegion, region_size: ImageDimensions) -> list[ImageRegion]:
         """Return the regions of ``bounds`` that share an area with the region of interest, without making tiles."""
         regions = self._strategy.compute_regions(bounds, region_size, self._tile_size, self._overlap)
-        return [regions[index] for index in np.flatnonzero(self._touch_roi(frames_of(regions))).tolist()]
+        return [regions[index] for index in np.flatnonzero(self._touch_roi(bounds_of_tiles(regions))).tolist()]
 
     def tile_counts(self, bounds: ImageRegion, region_size: ImageDimensions) -> list[tuple[ImageRegion, int]]:
         """Return the regions of ``bounds`` that have at least one tile, each with the number of its tiles."""
@@ -125,7 +125,7 @@ class TilePlanner:
         Each tile keeps its index in the region's grid.
         """
         tiles = self._strategy.compute_tiles(region, self._tile_size, self._overlap)
-        return [Tile(index, tiles[index]) for index in np.flatnonzero(self._touch_roi(frames_of(tiles))).tolist()]
+        return [Tile(index, tiles[index]) for index in np.flatnonzero(self._touch_roi(bounds_of_tiles(tiles))).tolist()]
 
     def rows(self, bounds: ImageRegion, region_size: ImageDimensions) -> Iterator[list[tuple[ImageRegion, Tile]]]:
         """Yield the tiles of all regions, each with its region, one row of tiles at a time.
@@ -153,7 +153,7 @@ class TilePlanner:
             if region.origin.row == regions[0].origin.row or region.origin.col == regions[0].origin.col
             for tile in self._strategy.compute_tiles(region, self._tile_size, self._overlap)
         )
-        return TileSpans.of(frames_of(tiles))
+        return TileSpans.of(bounds_of_tiles(tiles))
 
     def _strips(self, region: ImageRegion) -> tuple[list[ImageRegion], list[ImageRegion]]:
         """Return the columns and the rows of a region's tiles."""
@@ -165,7 +165,7 @@ class TilePlanner:
 
     def _tile_bounds(self, region: ImageRegion) -> FloatArray:
         """Return (n, 4) pixels minx, miny, maxx, maxy of a region's tiles, in their order, without making the tiles."""
-        columns, rows = (frames_of(strip) for strip in self._strips(region))
+        columns, rows = (bounds_of_tiles(strip) for strip in self._strips(region))
         across, down = np.tile(columns, (len(rows), 1)), np.repeat(rows, len(columns), axis=0)
         return np.column_stack([across[:, 0], down[:, 1], across[:, 2], down[:, 3]])
 
