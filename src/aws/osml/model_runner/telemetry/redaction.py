@@ -26,22 +26,25 @@ _SECRET_NAMES = frozenset(
 
 # A rule recognises a name by its word and the text after it, so that no rule reads backwards.
 _WORD = (
-    r"(?:secret|password|passwd|token|credential|signature|(?:access|api)[_-]?key(?:[_-]?id)?|(?<![^\W_])sig(?![^\W_]))"
+    r"(?:secret|passw(?:or)?d|passphrase|pwd|token|credential|signature|(?<![^\W_])sig(?![^\W_])"
+    r"|(?:access|account|api|functions|private|signing|subscription)[_-]?key(?:[_-]?id)?)"
 )
 # ``re`` holds the GIL, so each rule does linear work on any text. Repetitions before an optional part are bounded or
 # possessive, and no repetition can start again within itself.
 _RULES = (
     # The value of a header may have blanks (``AWS4-HMAC-SHA256 Credential=…, Signature=…``), so it ends with the line.
-    (re.compile(r"(?i)\b(authorization[\"']?\s{0,16}[:=]\s{0,16})[^\r\n]+"), rf"\1{REDACTED}"),
+    (re.compile(r"(?i)\b((?:authorization|cookie)[\"']?\s{0,16}[:=]\s{0,16})[^\r\n]+"), rf"\1{REDACTED}"),
     # User name and password of a URL, and its whole query, because any part of it may be a secret.
     (re.compile(r"(://)[^\s/?#@\"']++@"), rf"\1{REDACTED}@"),
     (
         re.compile(r"(://[^\s?\"'<>]*+)(?:\?[^\s\"'<>]++)?"),
         lambda match: match[0] if match.end(1) == match.end() else f"{match[1]}?{REDACTED}",
     ),
-    # Shell variables, JSON and Python text: a name, a separator, an optional quote, the secret.
+    # Shell variables, JSON and Python text: a name, a separator, an optional bracket and quote, the secret.
     (
-        re.compile(rf"(?i)({_WORD}[\w-]{{0,64}}+[\"']?\s{{0,16}}+[:=]\s{{0,16}}+[\"']?)[^\s\"'&,;}}<>]+"),
+        re.compile(
+            rf"(?i)({_WORD}[\w-]{{0,64}}+[\"']?\s{{0,16}}+(?:[:=]|%3[AD])[\s\[(]{{0,16}}+[\"']?)[^\s\"'&,;}}<>]+"
+        ),
         rf"\1{REDACTED}",
     ),
     (re.compile(rf"(?i)(<[\w-]{{0,64}}?{_WORD}[\w-]{{0,64}}+>)[^<]+"), rf"\1{REDACTED}"),
