@@ -62,9 +62,15 @@ def patterns_of(module: ModuleType) -> Iterator[tuple[str, re.Pattern[Any], list
         used = re.findall(rf"\b{re.escape(name)}\.({'|'.join(_METHODS)})\(", source)
         for number, pattern in enumerate(_patterns_in(value)):
             yield f"{module.__name__}.{name}[{number}]", pattern, sorted(set(used)) or ["search"]
-    for call in ast.walk(ast.parse(source)):
-        if isinstance(call, ast.Call) and (method := _method_of_re(call)) and isinstance(call.args[0], ast.Constant):
+    tree = ast.parse(source)
+    for call in ast.walk(tree):
+        if isinstance(call, ast.Call) and (method := _method_of_re(call)) in _METHODS:
+            assert isinstance(call.args[0], ast.Constant), f"{module.__name__}:{call.lineno}: a pattern out of sight"
             yield f"{module.__name__}:{call.lineno}", re.compile(call.args[0].value), [method]
+    for body in ast.walk(tree):
+        if isinstance(body, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Lambda):
+            calls = [call for call in ast.walk(body) if isinstance(call, ast.Call) and _method_of_re(call) == "compile"]
+            assert not calls, f"{module.__name__}:{calls[0].lineno}: a pattern out of sight"
 
 
 def _patterns_in(value: object) -> Iterator[re.Pattern[Any]]:
@@ -79,29 +85,37 @@ def _patterns_in(value: object) -> Iterator[re.Pattern[Any]]:
 
 
 def _method_of_re(call: ast.Call) -> str | None:
+    """Return the name of the function of ``re`` that is called."""
     function = call.func
     is_of_re = (
         isinstance(function, ast.Attribute) and isinstance(function.value, ast.Name) and function.value.id == "re"
     )
-    return function.attr if is_of_re and function.attr in _METHODS else None
+    return function.attr if is_of_re else None
 
 
 def _by(pattern: re.Pattern[Any], method: str) -> Try:
-    if method == "sub":
-        return lambda text: pattern.sub("", text)
-    if method == "finditer":
-        return lambda text: sum(1 for _ in pattern.finditer(text))
-    return getattr(pattern, method)
+    is_bytes = isinstance(pattern.pattern, bytes)
+    run = getattr(pattern, method)
+
+    def attempt(text: str) -> object:
+        given = text.encode() if is_bytes else text
+        if method == "sub":
+            return run(b"" if is_bytes else "", given)
+        return sum(1 for _ in run(given)) if method == "finditer" else run(given)
+
+    return attempt
 
 
 def _tries_of_patterns() -> Iterator[Attempt]:
     for module in modules():
         for name, pattern, methods in patterns_of(module):
-            if isinstance(pattern.pattern, str):
-                for method in methods:
-                    yield Attempt(
-                        f"{name}.{method}", _by(pattern, method), _words_of(pattern), _beginnings_of(pattern.pattern)
-                    )
+            source = _source_of(pattern)
+            for method in methods:
+                yield Attempt(f"{name}.{method}", _by(pattern, method), _words_of(source), _beginnings_of(source))
+
+
+def _source_of(pattern: re.Pattern[Any]) -> str:
+    return pattern.pattern.decode() if isinstance(pattern.pattern, bytes) else str(pattern.pattern)
 
 
 def _beginnings_of(pattern: str) -> list[str]:
@@ -145,9 +159,9 @@ def _member_of(members: Any) -> str:
     return "a"
 
 
-def _words_of(pattern: re.Pattern[Any]) -> list[str]:
-    """Return units out of what a pattern itself names, each alone and beside what may repeat around it."""
-    words = sorted(set(_WORD.findall(pattern.pattern)))
+def _words_of(source: str) -> list[str]:
+    """Return units out of the words in a pattern, each alone and beside what may repeat around it."""
+    words = sorted(set(_WORD.findall(source)))
     return [unit for word in words for unit in (word, f"{word} ", f"-{word}", f"{word}a", f"/{word}/")]
 
 

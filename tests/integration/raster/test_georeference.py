@@ -27,6 +27,7 @@ from aws.osml.model_runner.raster import (
     RasterSettings,
     configure_gdal,
     extents,
+    georeference,
     georeference_of,
     image_to_world,
     open_elevation_model,
@@ -687,3 +688,23 @@ def test_camera_on_surface_sees_surface(tmp_path, height):
     assert np.all(places[:, 2] == height)
     np.testing.assert_allclose(world_to_image(source.sensor_model, places), few, atol=1.0)
     np.testing.assert_allclose(world_to_image(source.sensor_model, places[:, :2], surface), few, atol=1.0)
+
+
+def test_few_points_of_rpc_are_searched_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The search of the toolkit takes 10 ms for a point, and an RPC with a pole has many points without a place."""
+    searched = []
+
+    class Nowhere:
+        def to_world(self, pixels: np.ndarray, height: float) -> np.ndarray:
+            return np.full((len(pixels), 3), np.nan)
+
+    def each(pixels: np.ndarray) -> np.ndarray:
+        searched.extend(pixels)
+        return np.zeros((len(pixels), 3))
+
+    monkeypatch.setattr(georeference.RPCModel, "from_sensor_model", lambda _: Nowhere())
+    monkeypatch.setattr(georeference, "default_height", lambda _: 0.0)
+    locate = georeference._rational(object(), each)
+    places = np.vstack([locate(np.zeros((1_000, 2))) for _ in range(2)])
+    assert len(searched) == 32
+    assert np.isfinite(places[:, 0]).sum() == 32
