@@ -6,10 +6,8 @@ import random
 from decimal import Decimal
 from typing import Any
 
-import boto3
 import pytest
 from botocore.awsrequest import AWSResponse
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from aws.osml.model_runner.aws.clients import default_clients
@@ -37,13 +35,6 @@ class Row(DDBItem):
 
     def __post_init__(self) -> None:
         self.ddb_key = DDBKey("hash_key", self.hash_key, "range_key", self.range_key)
-
-
-@pytest.fixture
-def dynamodb(emulator):
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}
-    config = Config(retries={"total_max_attempts": 1, "mode": "standard"})
-    return boto3.resource("dynamodb", endpoint_url=emulator.url, config=config, **keys)
 
 
 @pytest.fixture

@@ -6,11 +6,9 @@ import time
 from decimal import Decimal
 from typing import Any
 
-import boto3
 import geojson
 import pytest
 from aws_embedded_metrics import MetricsLogger
-from botocore.config import Config
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -66,13 +64,6 @@ class Metrics(MetricsLogger):
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
-
-
-@pytest.fixture
-def dynamodb(emulator):
-    keys = {"aws_access_key_id": "test", "aws_secret_access_key": "test", "region_name": "us-west-2"}
-    config = Config(retries={"total_max_attempts": 1, "mode": "standard"})
-    return boto3.resource("dynamodb", endpoint_url=emulator.url, config=config, **keys)
 
 
 @pytest.fixture

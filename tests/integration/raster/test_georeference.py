@@ -25,7 +25,6 @@ from pyproj import Geod, Transformer
 
 from aws.osml.model_runner.raster import (
     RasterSettings,
-    configure_gdal,
     extents,
     georeference,
     georeference_of,
@@ -47,11 +46,6 @@ POINTS = np.array([[0.0, 0.0], [0.5, 0.5], [123.25, 77.75], [300.0, 200.0], [-10
 # Turned by 30 degrees, 0.5 m pixels.
 TURNED = (500000.0, 0.5 * np.cos(0.52), 0.5 * np.sin(0.52), 5400000.0, 0.5 * np.sin(0.52), -0.5 * np.cos(0.52))
 LONLAT = (10.0, 0.001, 0.0, 20.0, 0.0, -0.001)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def configured_gdal():
-    configure_gdal(SETTINGS, {})
 
 
 def opened(tmp_path, driver="GTiff", name="image", **georeference):

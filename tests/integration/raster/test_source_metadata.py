@@ -2,17 +2,12 @@
 
 import pytest
 
-from aws.osml.model_runner.raster import RasterSettings, configure_gdal, open_image, source_metadata
+from aws.osml.model_runner.raster import RasterSettings, open_image, source_metadata
 from aws.osml.model_runner.raster.source_metadata import acquisition_date
 from raster_files import SAMPLE_FOLDER, pattern, place, write_image
 
 SETTINGS = RasterSettings()
 URL = "s3://bucket/image.ntf"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def configured_gdal():
-    configure_gdal(SETTINGS, {})
 
 
 def test_nitf_reports_its_title_category_and_date(tmp_path):

@@ -7,17 +7,15 @@ import pytest
 from osgeo import gdal
 
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
-from aws.osml.model_runner.raster import RasterSettings, TileEncoder, configure_gdal, open_image
+from aws.osml.model_runner.raster import RasterSettings, TileEncoder, open_image
 from raster_files import UTM_31N, pattern, place, rpc_metadata, write_image
+
+# Byte for byte the same tiles again and again; test_tile_encoder.py covers the code.
+pytestmark = pytest.mark.unmeasured
 
 SIZE = ImageDimensions(64, 48)
 TILES = [ImageRegion.of(((row, col), SIZE)) for row, col in itertools.product((0, 40, 97), (0, 50, 111))]
 ROTATED = (500000.0, 0.4, 0.3, 5400000.0, 0.3, -0.4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def configured_gdal():
-    configure_gdal(RasterSettings(), {})
 
 
 def source_of(tmp_path, pixels, **more):

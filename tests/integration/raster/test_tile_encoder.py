@@ -15,7 +15,6 @@ from aws.osml.model_runner.exceptions import TileEncodingError
 from aws.osml.model_runner.raster import (
     RasterSettings,
     TileEncoder,
-    configure_gdal,
     decode_tile,
     image_to_world,
     open_image,
@@ -46,11 +45,6 @@ LOSSLESS = {
     ("GTIFF", "J2K"),
     *(("PNG", compression) for compression in ImageCompression),
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def configured_gdal():
-    configure_gdal(SETTINGS, {})
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,7 @@ from PIL import Image
 
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats, ImageRegion
 from aws.osml.model_runner.exceptions import TileEncodingError
-from aws.osml.model_runner.raster import RasterSettings, TileEncoder, configure_gdal, decode_tile, open_image
+from aws.osml.model_runner.raster import RasterSettings, TileEncoder, decode_tile, open_image
 from raster_files import UTM_31N, pattern, place, wkt, write_image
 
 SIDE = 64
@@ -30,11 +30,6 @@ LOSSY = [
     (ImageFormats.GTIFF, ImageCompression.JPEG),
     (ImageFormats.JPEG, ImageCompression.NONE),
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def configured_gdal() -> None:
-    configure_gdal(RasterSettings(), {})
 
 
 def write_samples(path: Path, gdal_type: int, bits: int | None, palette: int, bands: int, signed: bool) -> Path:

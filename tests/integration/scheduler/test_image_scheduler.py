@@ -87,7 +87,12 @@ class TestBuffer:
     def test_bad_request_holds_up_no_other(self, worker, messages, scene, model_server, data_plane):
         url = model_server("centerpoint").invocations_url
         send(
-            messages, "no json", message(worker, scene, url), '{"jobId": "broken"}', message(worker, scene, url, "two")
+            worker,
+            messages,
+            "no json",
+            message(worker, scene, url),
+            '{"jobId": "broken"}',
+            message(worker, scene, url, "two"),
         )
         assert len(worker.open_jobs()) == 2
         assert len(dead_letters(worker, data_plane)) == 2
