@@ -242,7 +242,7 @@ def test_picture_with_broken_exif_is_read_without_metadata(tmp_path: Path) -> No
 
 def test_tile_that_gdal_refuses_without_word_has_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_image(tmp_path / "image.tif", pattern(1, SIDE, SIDE), **PLACES["two control points"])
-    monkeypatch.setattr("aws.osml.model_runner.raster.tile_encoder.tile_view", placed_view)
+    monkeypatch.setattr("aws.osml.model_runner.raster.tile_pixels.tile_view", placed_view)
     monkeypatch.setattr("aws.osml.model_runner.raster.tile_encoder.keep_rpc", lambda view: None)
     reason = "the NITF driver gives no reason; its last warning: Cannot format a valid RPC00B"
     with pytest.raises(TileEncodingError, match=reason):
