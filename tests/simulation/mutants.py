@@ -296,7 +296,7 @@ def _no_shuffle() -> list[Replacement]:
     def run_tiles(self: Any, run: Any, steps: Any, tiles: Any, _known: Any, item: Any) -> None:
         # The tile that kills is the last of the plan; without the shuffle it is always the first to be begun here.
         for tile in reversed(tiles):
-            self._context.pipeline.run(run, steps, [tile])
+            self._pipeline.run(run, steps, [tile])
 
     return [(region_work.RegionProcessor, "_run_tiles", run_tiles)]
 
@@ -310,7 +310,7 @@ def _sweep_ends_at_an_error() -> list[Replacement]:
         for job in self._outstanding_jobs.open_rows():
             if should_stop():
                 return
-            self._lead_on(job)
+            self._advance(job)
 
     return [(JobSweeper, "sweep", sweep)]
 

@@ -198,7 +198,7 @@ class TestImageMessages:
         queue = queue_of("IMAGE_QUEUE")
         message = sent(queue, body)
         image_messages._handler.check = lambda *_: None
-        image_messages._plan_or_buffer = lambda _job: None
+        image_messages._handler.plan = lambda _job: None
         image_messages.handle(message)
         assert is_deleted(queue, message)
         assert bodies(queue_of("IMAGE_DLQ")) == []

@@ -85,7 +85,7 @@ class ImageParts:
 class ImageRequestHandler:
     """Processes images. Any number of threads may call it.
 
-    Without ``parts`` the handler makes the parts of a worker of its own from ``config``.
+    Without ``parts`` the handler makes the parts of a worker of its own from ``config``, at their first use.
     """
 
     def __init__(
@@ -115,7 +115,15 @@ class ImageRequestHandler:
     @functools.cached_property
     def parts(self) -> ImageParts:
         """The parts that the constructor got, or the parts of a worker, made from ``config`` at the first use."""
-        return self._given or _parts_of_a_worker(self.config, self.tiling_strategy)
+        if self._given is not None:
+            return self._given
+        # The composition root imports this module.
+        from .worker.process import WorkerProcess
+        from .worker.wiring import wired
+
+        process = WorkerProcess.from_config(self.config)
+        process.leases.start()
+        return wired(self.config, self.tiling_strategy, process).image_parts
 
     def process_image_request(self, image_request: ImageRequest) -> None:
         """Accept an image, plan its regions, put each on the queue, and process the first here.
@@ -220,10 +228,15 @@ class ImageRequestHandler:
         Raises:
             ProcessImageException: it cannot be planned; its FAILED status was published.
         """
-        with (
-            bind_job(job_id=job.request.job_id, image_id=job.image_id),
-            self.parts.leases.keep(self._planning_lease(job)),
-        ):
+        began = self.parts.now()
+        lease = Lease(
+            name=f"{job.image_id} plan",
+            renew=lambda: self.parts.outstanding_jobs.renew_planning(job, self.parts.owner),
+            # Another worker may plan the image too: the first write of the plan and of each region's row counts.
+            on_lost=lambda: None,
+            last_progress=lambda: began,
+        )
+        with bind_job(job_id=job.request.job_id, image_id=job.image_id), self.parts.leases.keep(lease):
             item = self.job_table.get_image_request(job.image_id)
             if item.is_terminal:
                 # The image was cancelled while it waited.
@@ -406,16 +419,6 @@ class ImageRequestHandler:
             logger.warning("image.planning_put_off", reason=str(err))
             return None
 
-    def _planning_lease(self, job: OpenJob) -> Lease:
-        owner, began = self.parts.owner, self.parts.now()
-        return Lease(
-            name=f"{job.image_id} plan",
-            renew=lambda: self.parts.outstanding_jobs.renew_planning(job, owner),
-            # Another worker may plan the image too: the first write of the plan and of each region's row counts.
-            on_lost=lambda: None,
-            last_progress=lambda: began,
-        )
-
     def _plan_of(self, request: ImageRequest, item: JobItem, measures: bool) -> ImagePlan:
         self.validate_model_hosting(item)
         # A job whose tiles may have been processed continues, even if an output or its endpoint is missing by now.
@@ -461,9 +464,23 @@ class ImageRequestHandler:
             )
             for region in regions
         ]
+
+        def begin(region: RegionRequest) -> bool:
+            # D2: a region of an earlier generation is reopened. False when it ended in this generation.
+            item = RegionRequestItem.from_region_request(region)
+            item.generation = generation
+            try:
+                stored = self.region_request_table.start_region_request(item)
+            except StartRegionException:
+                return self.region_request_table.reopen(region.image_id, region.region_id, generation)
+            if (stored.generation or 0) < generation:
+                # Its generation was cancelled or failed before the region ended.
+                self.region_request_table.reopen(region.image_id, region.region_id, generation)
+            return True
+
         # Each write takes some milliseconds, and a large image has thousands of regions.
         with self.parts.make_writers(_REGION_WRITERS) as writers:
-            is_begun = writers.map(lambda region: self._is_begun(region, generation), requests)
+            is_begun = writers.map(begin, requests)
             waiting = [RegionName.of(region) for region, is_open in zip(requests, is_begun, strict=True) if is_open]
         self.region_request_queue.send_requests([region.to_message() for region in waiting])
         job = self.parts.outstanding_jobs.find(request)
@@ -471,19 +488,6 @@ class ImageRequestHandler:
         if job is not None and job.generation == generation:
             self.parts.outstanding_jobs.finish_planning(job)
         return waiting[0] if waiting else None
-
-    def _is_begun(self, region: RegionRequest, generation: int) -> bool:
-        """Write a region's row, or reopen it in a later generation (D2); return False when it ended in this one."""
-        item = RegionRequestItem.from_region_request(region)
-        item.generation = generation
-        try:
-            stored = self.region_request_table.start_region_request(item)
-        except StartRegionException:
-            return self.region_request_table.reopen(region.image_id, region.region_id, generation)
-        if (stored.generation or 0) < generation:
-            # Its generation was cancelled or failed before the region ended.
-            self.region_request_table.reopen(region.image_id, region.region_id, generation)
-        return True
 
     def _handle_resubmission(self, request: ImageRequest, message_id: str) -> None:
         """Handle a request that was accepted before: redrive it if it was sent again, else publish its status again.
@@ -500,13 +504,3 @@ class ImageRequestHandler:
                 raise RetryableJobException("the job is being closed, or was begun again just now")
         elif not item.status_outbox:
             publish(self.image_status_monitor, item, RequestStatus(str(item.image_status)), item.message or "")
-
-
-def _parts_of_a_worker(config: ServiceConfig, strategy: TilingStrategy) -> ImageParts:
-    # The composition root imports this module.
-    from .worker.process import WorkerProcess
-    from .worker.wiring import wired
-
-    process = WorkerProcess.from_config(config)
-    process.leases.start()
-    return wired(config, strategy, process).image_parts

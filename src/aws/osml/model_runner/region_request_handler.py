@@ -365,10 +365,8 @@ class RegionRequestHandler:
 
         def renew() -> bool:
             # The lease is not renewed for a job that was cancelled, so that the region stops.
-            if not (regions.renew(claim, self.config.region_lease_s) and keep_slot()):
-                return False
-            job = jobs.find(claim.item.image_id)
-            return job is not None and not job.is_terminal
+            is_ours = regions.renew(claim, self.config.region_lease_s)
+            return is_ours and keep_slot() and self._is_open(jobs, claim.item.image_id)
 
         return Lease(
             name=claim.item.region_id,
@@ -379,6 +377,11 @@ class RegionRequestHandler:
 
     def _hurried(self, table: T) -> T:
         return table.through(self._hurried_dynamodb)
+
+    @staticmethod
+    def _is_open(jobs: JobTable, image_id: str) -> bool:
+        job = jobs.find(image_id)
+        return job is not None and not job.is_terminal
 
     @contextmanager
     def _slot_at_endpoint(self, request: ImageRequest, receive_count: int) -> Iterator[Callable[[], bool] | Deferred]:

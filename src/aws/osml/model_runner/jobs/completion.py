@@ -273,10 +273,14 @@ class ImageCompletion:
         )
 
     def _aggregate(self, claim: _Claim) -> None:
-        job = claim.job
-        errors = dict(job.sink_errors or {})
-        sinks = _named(self._make_sinks(json.loads(job.outputs or "[]")))
-        pending = {name: sink for name, sink in sinks if name not in (job.sinks_done or ()) and name not in errors}
+        job, errors = claim.job, dict(claim.job.sink_errors or {})
+        # Every worker resumes an output under one name: its index in the request and its kind.
+        sinks = {
+            f"{index}:{sink.name()}": sink
+            for index, sink in enumerate(self._make_sinks(json.loads(job.outputs or "[]")))
+        }
+        ended = {*(job.sinks_done or ()), *errors}
+        pending = {name: sink for name, sink in sinks.items() if name not in ended}
         if pending or not sinks:
             errors |= self._deliver(claim, pending, errors)
         status = image_status(job.tile_success or 0, job.tile_error or 0, len(sinks), len(errors))
@@ -417,8 +421,3 @@ def _given_up_because(job: JobItem) -> str:
         # The current claim made no attempt, so it is not counted.
         return f"the image could not be finished in {(job.agg_stalled or 0) - 1} tries: {job.agg_error}"
     return f"aggregation crashed {job.agg_stalled} workers"
-
-
-def _named(sinks: Sequence[Sink]) -> list[tuple[str, Sink]]:
-    """Name each output by its index in the request and its kind, so that every worker resumes under one name."""
-    return [(f"{index}:{sink.name()}", sink) for index, sink in enumerate(sinks)]

@@ -115,36 +115,33 @@ class LeaseKeeper:
             for lease in leases:
                 if lease not in under_way:
                     try:
-                        under_way[lease] = pool.submit(self._renew_if_kept, lease)
+                        under_way[lease] = pool.submit(self._renew, lease)
                     except RuntimeError:  # Memory for another thread is lacking; the next heartbeat tries again
                         logger.exception("lease.not_renewed", lease=lease.name)
         pool.shutdown(wait=False, cancel_futures=True)
 
-    def _renew_if_kept(self, lease: Lease) -> None:
+    def _renew(self, lease: Lease) -> None:
         with lease.renewing:
             with self._lock:
-                is_kept = lease in self._leases
-            if is_kept:
-                self._renew(lease)
-
-    def _renew(self, lease: Lease) -> None:
-        if self._now() - lease.last_progress() > self._stall_s:
-            logger.error("lease.stalled", lease=lease.name, stall_s=self._stall_s)
-            self._lose(lease)
-            self.on_stall(lease)
-            return
-        try:
-            is_ours = lease.renew()
-        except (ModelRunnerError, ClientError, BotoCoreError) as err:
-            # The next heartbeat tries again; two heartbeats may fail before the lease ends.
-            logger.warning("lease.not_renewed", lease=lease.name, error=type(err).__name__)
-            return
-        except Exception:  # A defect may end this lease, but not the thread that renews all
-            logger.exception("lease.not_renewed", lease=lease.name)
-            return
-        if not is_ours:
-            logger.warning("lease.lost", lease=lease.name)
-            self._lose(lease)
+                if lease not in self._leases:
+                    return
+            if self._now() - lease.last_progress() > self._stall_s:
+                logger.error("lease.stalled", lease=lease.name, stall_s=self._stall_s)
+                self._lose(lease)
+                self.on_stall(lease)
+                return
+            try:
+                is_ours = lease.renew()
+            except (ModelRunnerError, ClientError, BotoCoreError) as err:
+                # The next heartbeat tries again; two heartbeats may fail before the lease ends.
+                logger.warning("lease.not_renewed", lease=lease.name, error=type(err).__name__)
+                return
+            except Exception:  # A defect may end this lease, but not the thread that renews all
+                logger.exception("lease.not_renewed", lease=lease.name)
+                return
+            if not is_ours:
+                logger.warning("lease.lost", lease=lease.name)
+                self._lose(lease)
 
     def _lose(self, lease: Lease) -> None:
         with self._lock:

@@ -5,7 +5,7 @@ Memory holds the rows at hand and what is undecided of those before, however man
 
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -41,12 +41,12 @@ from aws.osml.model_runner.sink.delivery import FeatureBatch
 
 from .image_preparation import preparation_in, ratio_of
 from .result_members import result_members
-from .tile_reader import ImageTiles, Metrics, ReadTiles, TileReader, TileStep, TileTally, Unmeasured, ignore, size_of
+from .tile_reader import ImageTiles, Metrics, ReadTiles, TileReader, TileTally, Unmeasured, ignore, size_of
 
 # A batch for the outputs: at most so many features, and about so many bytes.
 _BATCH_FEATURES = 2_000
 _BATCH_BYTES = 4 * 1024 * 1024
-# What an output holds of features that it has not written: parts of a file on their way, a row group, records.
+# Memory of features that an output has not written: parts of a file that are being sent, a row group, records.
 _OUTPUT_BYTES = 64 * 1024 * 1024
 # All of them together count for no more than this part of what there is.
 _OUTPUTS_PART = 4
@@ -146,7 +146,7 @@ class _AtHand:
         return self.tiles[self.numbers.item(index)][1]
 
     def id_of(self, job_id: str, index: int) -> str:
-        """Return the id of a feature, which follows from job, region, tile and place in the answer."""
+        """Return the id of a feature, which follows from job, region, tile and index in the response."""
         key = self.tile_of(index).key
         return feature_id(job_id, key.region_id, key.index, self.ordinals.item(index))
 
@@ -155,12 +155,12 @@ class _AtHand:
 class MergedImage:
     """The features of an image, merged and stamped as they are delivered: a stream that is read once.
 
-    They come row by row of tiles: each with the row at which it is decided, then by row, region, tile and place in the
-    model's answer. That order, and every byte, is the same whenever and wherever an image is merged.
+    Features come with the row of tiles at which they are decided, then by row, region, tile and index in the response.
+    That order, and every byte, is the same whenever and wherever an image is merged.
 
     ``read`` returns the tiles of some keys. ``outputs``: how many outputs hold a part of the features meanwhile.
-    ``stored`` and ``kept`` count the features that were read, and those that are delivered, so far; ``unmerged``
-    those of crowded tiles, see ``features.crowding``. ``tally`` counts tiles; it is complete when the stream has ended.
+    ``stored`` counts features that were read so far, ``kept`` features that are delivered, and ``unmerged`` features of
+    crowded tiles, see ``features.crowding``. ``tally`` counts tiles; it is complete when the stream has ended.
     """
 
     job: JobItem
@@ -196,8 +196,23 @@ class MergedImage:
         # The pixels of the image's tiles are gone by now, and its features take their place.
         trim_heap()
         reader = TileReader(self.read, self.memory, self.note, self.metrics, self.tally)
+        selection = RowSelection(self.options, self.note)
+        at_hand = _AtHand.of([])
         with closing(read_ahead(reader.steps(self.tiles), self.threads)) as steps:
-            yield from self._merged(steps)
+            for step in steps:
+                self.memory.work(step.size_bytes)
+                self.note()
+                self.stored += sum(len(tile.features) for _, tile in step.tiles)
+                self._read_bytes += step.size_bytes
+                at_hand = at_hand.followed_by(_AtHand.of(step.tiles))
+                last_row = step.last_row
+                del step
+                with self.metrics.timed("FeatureSelection"):
+                    decided = selection.step(at_hand.tiled(self.tiles.spans, self._ratio), at_hand.rows, last_row)
+                yield from self._batches(at_hand, decided)
+                at_hand = at_hand.take(decided.open)
+                in_outputs = self.outputs * min(self._read_bytes, _OUTPUT_BYTES)
+                self.memory.keep(at_hand.size_bytes + min(in_outputs, self.memory.limit_bytes // _OUTPUTS_PART))
         if self.tally.succeeded != self.job.tile_success:
             raise ConservationError(
                 f"{self.tally.succeeded} tiles are stored as good, {self.job.tile_success} were counted"
@@ -206,24 +221,6 @@ class MergedImage:
     def members(self) -> dict[str, Any]:
         """Return the members of a result beside its features; complete when the stream has ended."""
         return result_members(self.job, self.tally, self.stored, self.kept, self.unmerged)
-
-    def _merged(self, steps: Iterable[TileStep]) -> Iterator[FeatureBatch]:
-        selection = RowSelection(self.options, self.note)
-        at_hand = _AtHand.of([])
-        for step in steps:
-            self.memory.work(step.size_bytes)
-            self.note()
-            self.stored += sum(len(tile.features) for _, tile in step.tiles)
-            self._read_bytes += step.size_bytes
-            at_hand = at_hand.followed_by(_AtHand.of(step.tiles))
-            last_row = step.last_row
-            del step
-            with self.metrics.timed("FeatureSelection"):
-                decided = selection.step(at_hand.tiled(self.tiles.spans, self._ratio), at_hand.rows, last_row)
-            yield from self._batches(at_hand, decided)
-            at_hand = at_hand.take(decided.open)
-            in_outputs = self.outputs * min(self._read_bytes, _OUTPUT_BYTES)
-            self.memory.keep(at_hand.size_bytes + min(in_outputs, self.memory.limit_bytes // _OUTPUTS_PART))
 
     def _batches(self, at_hand: _AtHand, decided: Decided) -> Iterator[FeatureBatch]:
         self.kept += len(decided.kept)
@@ -237,7 +234,11 @@ class MergedImage:
 
     def _encoded(self, at_hand: _AtHand, decided: Decided, indices: Indices, ids: Sequence[str]) -> Iterator[bytes]:
         """Yield features as they are delivered; most need no more than a stamp in their text."""
-        selection = decided.selection
+        selection, job_id = decided.selection, str(self.job.job_id)
+        # Features are joined in image pixels.
+        distance_px = selection.distance_px * math.sqrt(self._ratio.x * self._ratio.y)
+        in_image_px = replace(selection, distance_px=distance_px)
+        has_member_ids = isinstance(self.options, FeatureDistillationSeam) and self.options.merge is SeamMerge.UNION
 
         @lru_cache(maxsize=1)  # the features of a tile come one after the other
         def stamp_of_tile(number: int) -> TextStamp:
@@ -247,27 +248,19 @@ class MergedImage:
         numbers = at_hand.numbers[indices].tolist()
         own_ends = at_hand.columns.records["own_end"][indices].tolist()
         for index, own_id, number, own_end in zip(indices.tolist(), ids, numbers, own_ends, strict=True):
-            absorbed = len(selection.absorbed.get(index, ()))
+            absorbed = selection.absorbed.get(index, ())
             encoded = None
-            if not selection.changes(index) and not (absorbed and self._are_ids_told):
-                encoded = stamp_of_tile(number).stamped(at_hand.bodies[index], own_end, own_id, absorbed)
-            yield encoded or self._encoded_anew(at_hand, decided, index)
-
-    def _encoded_anew(self, at_hand: _AtHand, decided: Decided, index: int) -> bytes:
-        job_id, absorbed = str(self.job.job_id), decided.selection.absorbed.get(index, ())
-        ids = [at_hand.id_of(job_id, other) for other in absorbed] if self._are_ids_told else ()
-        tile = at_hand.tile_of(index)
-        bounds = self._ratio.in_image(tile.bounds)
-        origin = FeatureOrigin(at_hand.id_of(job_id, index), bounds, len(absorbed), ids, tile.inference_time)
-        # Features are joined in image pixels.
-        distance_px = decided.selection.distance_px * math.sqrt(self._ratio.x * self._ratio.y)
-        selection = replace(decided.selection, distance_px=distance_px)
-        finished = selection.finished(index, at_hand.feature_at(index), at_hand.feature_at)
-        return encode_feature(self._stamp.finalized(finished, origin))
-
-    @property
-    def _are_ids_told(self) -> bool:
-        return isinstance(self.options, FeatureDistillationSeam) and self.options.merge is SeamMerge.UNION
+            if not selection.changes(index) and not (absorbed and has_member_ids):
+                encoded = stamp_of_tile(number).stamped(at_hand.bodies[index], own_end, own_id, len(absorbed))
+            if not encoded:
+                tile = at_hand.tile_of(index)
+                ids_of_members = [at_hand.id_of(job_id, other) for other in absorbed] if has_member_ids else ()
+                origin = FeatureOrigin(
+                    own_id, self._ratio.in_image(tile.bounds), len(absorbed), ids_of_members, tile.inference_time
+                )
+                finished = in_image_px.finished(index, at_hand.feature_at(index), at_hand.feature_at)
+                encoded = encode_feature(self._stamp.finalized(finished, origin))
+            yield encoded
 
 
 def _parts(sizes: Sequence[int]) -> Iterator[slice]:

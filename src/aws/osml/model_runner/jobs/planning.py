@@ -5,14 +5,12 @@ import json
 import math
 from typing import Any, NamedTuple
 
-import shapely
 import structlog
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.api.processor_input import ProcessorInput
 from aws.osml.model_runner.api.request_utils import json_text
-from aws.osml.model_runner.common.pixel_ratio import PixelRatio
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
 from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.exceptions import (
@@ -59,7 +57,7 @@ class PlanLimits(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ImagePlan:
-    """What the image's row records of its plan, and the regions that follow from it.
+    """The plan of an image: the attributes that its row stores, and the regions that follow from it.
 
     ``width`` and ``height`` are those of the image; ``bounds`` and ``regions`` are in model pixels.
     """
@@ -117,15 +115,19 @@ def plan_image(
     ``preparation`` is what is done to the pixels of tiles; None leaves them as they are.
 
     Raises:
-        ImageError: the tile format cannot hold the image, a tile would be too large, the region of interest cannot be
-            found in the image, or the plan would have too many parts.
+        ImageError: the tile format cannot hold the image, or a tile would be too large. The region of interest is not
+            in the image. The plan would have too many parts.
         InvalidImageRequestException: no tile of the asked size fits into a call of the endpoint.
     """
     encoder = TileEncoder(source, request.tile_format, request.tile_compression, preparation=preparation)
     encoder.check(request.tile_size)
     ratio = ratio_of(preparation)
     size = ratio.size_of(source.width, source.height)
-    roi = _interest(source, request, ratio)
+    roi = None
+    if request.roi is not None:
+        if source.sensor_model is None:
+            raise LoadImageException("regionOfInterest needs an image that is georeferenced, and this one is not")
+        roi = interest_in(source.sensor_model, source.width, source.height, request.roi, ratio)
     try:
         bounds = processing_bounds(size.width, size.height, roi)
     except LoadImageException as err:
@@ -193,16 +195,8 @@ def _refuse_excess(planner: TilePlanner, bounds: ImageRegion, region_size: Image
         raise LoadImageException(f"{tiles} tiles are too many for an image: at most {limits.tiles}; {advice}")
 
 
-def _interest(source: ImageSource, request: ImageRequest, ratio: PixelRatio) -> shapely.Geometry | None:
-    if request.roi is None:
-        return None
-    if source.sensor_model is None:
-        raise LoadImageException("regionOfInterest needs an image that is georeferenced, and this one is not")
-    return interest_in(source.sensor_model, source.width, source.height, request.roi, ratio)
-
-
 def _georeference(source: ImageSource) -> dict[str, Any] | None:
-    """Return what results say of how well the image is placed on the Earth; log it, as a warning where that is bad."""
+    """Return the method and the error of the image's georeference for results; log it, as a warning if it is bad."""
     georeference = georeference_of(source)
     if georeference is None:
         return None
@@ -244,7 +238,9 @@ def _refuse_unsendable(encoder: TileEncoder, tile: ImageRegion, limit: int) -> N
         return
     band_count, data_type, samples = encoder.pixel_kind
     pixels = f"{band_count} band(s) of {data_type}"
-    changes = [f"imageProcessorTileSize {side}"] if (side := _side_that_fits(encoder.pixel_bytes, limit)) else []
+    # The side of the largest square tile that fits beside its header, a multiple of 16; 0 where none does.
+    side = math.isqrt(max(0, limit - _HEADER_BYTES) // encoder.pixel_bytes) // _SIDE_STEP_PX * _SIDE_STEP_PX
+    changes = [f"imageProcessorTileSize {side}"] if side else []
     if compressed := formats_that_hold(band_count, data_type, samples, must_compress=True):
         changes.append(f"a format that compresses ({compressed})")
     expected = (
@@ -253,8 +249,3 @@ def _refuse_unsendable(encoder: TileEncoder, tile: ImageRegion, limit: int) -> N
     )
     problem = Problem("imageProcessorTileSize", str(max(tile.size)), expected)
     raise InvalidImageRequestException("no tile fits into a call of the endpoint", [problem])
-
-
-def _side_that_fits(pixel_bytes: int, limit: int) -> int:
-    """Return the side of the largest square tile that fits beside its header, a multiple of 16; 0 where none does."""
-    return math.isqrt(max(0, limit - _HEADER_BYTES) // pixel_bytes) // _SIDE_STEP_PX * _SIDE_STEP_PX

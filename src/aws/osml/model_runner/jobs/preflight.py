@@ -1,6 +1,6 @@
-"""Preflight: whether a job can be called, paid for and delivered, found out before its first tile.
+"""Preflight: checks before the first tile that the model of a job can be called and its results delivered.
 
-Every output, role and endpoint of a request is checked at once, each by calls that leave nothing behind and cost no
+Every output, role and endpoint of a request is checked at the same time. The calls leave nothing behind and cost no
 model call. A check that cannot be made now, because a service is throttled, slow or away, refuses nothing.
 """
 
@@ -44,29 +44,38 @@ logger = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-# How long all checks of a request may take together; what is not known then stays unknown.
+# How long all checks of a request may take together; a check that is not made by then stays unknown.
 _WITHIN_S = 10.0
-# A thousand jobs to one bucket check it once. A refusal is never remembered: whoever mends its reason sends it again.
+# A thousand jobs to one bucket check it once. A refusal is never cached, because its reason may be mended at any time.
 _KNOWN_S = 300.0
 _UNKNOWN_S = 30.0
 _KEPT = 2_000
 
-# How often a request comes whose HTTP endpoint refuses the connection, before it is refused: a model that is being
-# replaced does so for a while.
+# A request is refused at this receive while its HTTP endpoint refuses the connection. A model that is being replaced
+# refuses connections for a while.
 _MAX_TRIES = 4
 _RETRY_S = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One thing to find out. Checks of one ``key`` have one finding."""
+    """A question about a request, which ``look`` answers. Checks of one ``key`` have one finding."""
 
     key: tuple[str, ...]
     look: Callable[[], Finding]
 
+    def finding(self) -> Finding:
+        """Make the check. An error of the check refuses no job: deliveries and calls meet the same error themselves."""
+        try:
+            return self.look()
+        except Exception as err:  # noqa: BLE001 - an error here is one of the check, not of the job
+            reason = error_code(err) if isinstance(err, ClientError | BotoCoreError) else str(err)
+            logger.warning("preflight.unknown", check=self.key[0], error=type(err).__name__, reason=reason)
+            return UNKNOWN
+
 
 def at_once(looks: Sequence[Callable[[], T]], within_s: float) -> list[T | None]:
-    """Call every function in a thread of its own and return their results, None for those that took too long.
+    """Call every function in a thread of its own; return their results, and None for each that took too long.
 
     A thread that is late ends by itself, at the time-outs of its own calls.
     """
@@ -87,11 +96,10 @@ def at_once(looks: Sequence[Callable[[], T]], within_s: float) -> list[T | None]
 
 
 class Preflight:
-    """Checks requests. Any thread may ask; each finding that stands in no job's way is remembered for a while.
+    """Checks requests. Any thread may call it. A finding without a problem is cached for a while.
 
-    ``describe`` returns the descriptions of SageMaker endpoints that the fleet shares, so that an endpoint is described
-    once for the preflight and the scheduler of all workers. ``run`` makes several checks at the same time, within so
-    many seconds.
+    ``describe`` returns the descriptions of SageMaker endpoints that the fleet shares: the scheduler uses them too.
+    ``run`` makes several checks at the same time, within a number of seconds.
     """
 
     def __init__(
@@ -110,7 +118,11 @@ class Preflight:
         self._credentials = credentials
         self._make_sinks = make_sinks
         self._run = run
-        self._found: TLRUCache[tuple[str, ...], Finding] = TLRUCache(_KEPT, _time_to_use, timer=now)
+
+        def forgotten_at(_key: object, finding: Finding, now_s: float) -> float:
+            return now_s + (_KNOWN_S if finding.is_known else _UNKNOWN_S)
+
+        self._found: TLRUCache[tuple[str, ...], Finding] = TLRUCache(_KEPT, forgotten_at, timer=now)
         self._lock = threading.Lock()
 
     def check(self, request: ImageRequest, tries: int | None = None) -> None:
@@ -142,40 +154,46 @@ class Preflight:
 
     def _checks(self, request: ImageRequest) -> Iterator[Check]:
         yield self._endpoint_check(request)
-        bucket = parse_image_url(request.image_url).bucket
-        if request.image_read_role and bucket:
-            yield Check(("role", request.image_read_role, bucket), partial(self._look_at_reader, request, bucket))
+        role, bucket = request.image_read_role, parse_image_url(request.image_url).bucket
+        if role and bucket:
+
+            def check_reader() -> Finding:
+                try:
+                    self._credentials(reading_session(role, request.job_id, bucket)).get_frozen_credentials()
+                except ClientError as err:
+                    if not is_role_refusal(err):
+                        raise
+                    return Finding((role_problem("imageReadRole", role, error_code(err)),))
+                return Finding()
+
+            yield Check(("role", role, bucket), check_reader)
+
+        def check_output(index: int, sink: Sink) -> Finding:
+            problems = sink.check(request.job_id, request.result_name)
+            return Finding(
+                tuple(dataclasses.replace(problem, field=f"outputs[{index}].{problem.field}") for problem in problems)
+            )
+
         sinks = self._make_sinks(request.outputs)
         for index, (output, sink) in enumerate(zip(request.outputs, sinks, strict=True)):
-            key = ("output", json.dumps(output, sort_keys=True))
-            yield Check(key, partial(_look_at_output, index, sink, request))
+            yield Check(("output", json.dumps(output, sort_keys=True)), partial(check_output, index, sink))
 
     def _endpoint_check(self, request: ImageRequest) -> Check:
         parameters = request.model_endpoint_parameters or {}
         part = (str(parameters.get(name, "")) for name in ("TargetVariant", "InferenceComponentName"))
         key = (str(request.model_invoke_mode), request.model_name, request.model_invocation_role, *part)
-        return Check(key, partial(self._look_at_endpoint, request))
 
-    def _look_at_endpoint(self, request: ImageRequest) -> Finding:
-        try:
-            self._endpoints.detector_factory(request).check()
-        except UnsupportedModelException as err:
-            return Finding(err.problems)
-        if request.model_invoke_mode == ModelInvokeMode.SM_ENDPOINT:
-            parameters = request.model_endpoint_parameters or {}
-            return check_sagemaker(self._describe, request.model_name, request.model_invocation_role, parameters)
-        address = parse_endpoint_address(request.model_name, self._config.http_endpoint_hosts)
-        return check_http(address, request.model_name)
+        def check_endpoint() -> Finding:
+            name = request.model_name
+            try:
+                self._endpoints.detector_factory(request).check()
+            except UnsupportedModelException as err:
+                return Finding(err.problems)
+            if request.model_invoke_mode == ModelInvokeMode.SM_ENDPOINT:
+                return check_sagemaker(self._describe, name, request.model_invocation_role, parameters)
+            return check_http(parse_endpoint_address(name, self._config.http_endpoint_hosts), name)
 
-    def _look_at_reader(self, request: ImageRequest, bucket: str) -> Finding:
-        role = request.image_read_role
-        try:
-            self._credentials(reading_session(role, request.job_id, bucket)).get_frozen_credentials()
-        except ClientError as err:
-            if not is_role_refusal(err):
-                raise
-            return Finding((role_problem("imageReadRole", role, error_code(err)),))
-        return Finding()
+        return Check(key, check_endpoint)
 
     # Findings -------------------------------------------------------------------------------------------------------
 
@@ -185,37 +203,13 @@ class Preflight:
             found = {check.key: self._found[check.key] for check in wanted if check.key in self._found}
         missing = [check for check in wanted if check.key not in found]
         if missing:
-            looks = [partial(_finding_of, check) for check in missing]
-            for check, finding in zip(missing, self._run(looks, _WITHIN_S), strict=True):
-                found[check.key] = self._noted(check, finding)
-        return [found[check.key] for check in wanted]
-
-    def _noted(self, check: Check, finding: Finding | None) -> Finding:
-        if finding is None:
-            logger.warning("preflight.unknown", check=check.key[0], reason=f"no response within {_WITHIN_S:g} s")
-            finding = UNKNOWN
-        if finding.is_good:
+            made = self._run([check.finding for check in missing], _WITHIN_S)
+            for check, finding in zip(missing, made, strict=True):
+                if finding is None:
+                    logger.warning(
+                        "preflight.unknown", check=check.key[0], reason=f"no response within {_WITHIN_S:g} s"
+                    )
+                found[check.key] = finding or UNKNOWN
             with self._lock:
-                self._found[check.key] = finding
-        return finding
-
-
-def _finding_of(check: Check) -> Finding:
-    """Make a check. Whatever goes wrong with it refuses no job: deliveries and calls meet the same error themselves."""
-    try:
-        return check.look()
-    except Exception as err:  # noqa: BLE001 - an error here is one of the check, not of the job
-        reason = error_code(err) if isinstance(err, ClientError | BotoCoreError) else str(err)
-        logger.warning("preflight.unknown", check=check.key[0], error=type(err).__name__, reason=reason)
-        return UNKNOWN
-
-
-def _look_at_output(index: int, sink: Sink, request: ImageRequest) -> Finding:
-    problems = sink.check(request.job_id, request.result_name)
-    return Finding(
-        tuple(dataclasses.replace(problem, field=f"outputs[{index}].{problem.field}") for problem in problems)
-    )
-
-
-def _time_to_use(_key: object, finding: Finding, now_s: float) -> float:
-    return now_s + (_KNOWN_S if finding.is_known else _UNKNOWN_S)
+                self._found.update({check.key: found[check.key] for check in missing if found[check.key].is_good})
+        return [found[check.key] for check in wanted]

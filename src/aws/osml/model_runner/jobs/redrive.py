@@ -70,7 +70,7 @@ class JobRedriver:
                 if reason is None and not self._reopen(item, targets, outputs_only):
                     reason = "somebody else began it again, or its last status is not published yet"
             except InvalidImageRequestException:
-                # What is wrong with a place is wrong for every image.
+                # A location that is not valid is not valid for every image.
                 raise
             except Exception as err:  # noqa: BLE001 - the other images of the job are begun again all the same
                 reason = f"{type(err).__name__}: {err}"
@@ -117,7 +117,7 @@ def s3_place(text: str) -> tuple[str, str]:
     """Return bucket and prefix of ``s3://bucket/prefix``.
 
     Raises:
-        InvalidImageRequestException: the text is no such place.
+        InvalidImageRequestException: the text is not such a URL.
     """
     bucket, _, prefix = text.removeprefix(_SCHEME).partition("/")
     if not text.startswith(_SCHEME) or not is_bucket_name(bucket) or not is_prefix(prefix):
@@ -129,7 +129,7 @@ def s3_place(text: str) -> tuple[str, str]:
 def redirected(
     outputs: Sequence[Output], done: Collection[str], places: Sequence[tuple[str, str]]
 ) -> tuple[list[Output], frozenset[str]]:
-    """Return outputs with ``places`` in place of those that are not complete, and the names of those that are.
+    """Return outputs with ``places`` instead of the incomplete outputs, and the names of the complete outputs.
 
     ``done`` names complete outputs as the image's row does, by index and type. A place takes the format, the role and
     whatever else the first incomplete S3 output has.
@@ -145,8 +145,8 @@ def redirected(
 def redrive_dead_letters(dead_letters: RequestQueue, queue: RequestQueue) -> int:
     """Move every message of a dead-letter queue back to the queue that it came from; return how many.
 
-    Each is sent before it is deleted, so that none is lost; one that was sent twice does no harm. What comes in
-    meanwhile stays, since a message that a worker refuses again is back at once.
+    Each is sent before it is deleted, so that none is lost; a message that was sent twice does no harm. Messages that
+    arrive meanwhile stay, since a message that a worker refuses again is back at once.
 
     Raises:
         QueueError: some could not be moved, and are still there; the others were moved all the same.

@@ -37,8 +37,8 @@ logger = structlog.get_logger(__name__)
 # A model that crashes on more than this share of a region's tiles counts as down, at most this many times in a row.
 _OUTAGE_SHARE = 0.5
 _MAX_OUTAGE_TRIES = 5
-# After so many back-offs in a row without a tile that ended, the next tile is called alone; and after so many it may
-# fail even where no other tile shows that the endpoint responds. That takes more than half an hour.
+# Back-offs in a row without a tile that ended, after which the next tile is called alone. After the second number it
+# may fail even if no other tile shows that the endpoint responds. That takes more than half an hour.
 _BACKOFFS_BEFORE_ALONE = 2
 _BACKOFFS_BEFORE_BLAME = 10
 # Number of tiles that are processed one at a time in a region that killed a worker, before batches grow.
@@ -46,8 +46,8 @@ _TILES_ALONE = 4
 # A response within a third of the time that SageMaker gives a model did not wait in a long queue.
 _QUICK_S = 20.0
 
-# A tile fails when the store of its image answers and breaks off at this tile, after this many attempts of its region
-# in a row in which no tile ended. They take about 20 minutes.
+# A tile fails when the store of its image responds and breaks off at this tile. Before that, no tile of its region
+# ended in this many attempts in a row. They take about 20 minutes.
 _MAX_BREAKS = 10
 
 
@@ -138,32 +138,25 @@ class RegionProcessor:
         with self._lend_image(self._request) as source:
             if job.image_etag and source.etag and source.etag != job.image_etag:
                 raise LoadImageException("the image was replaced after its job began")
-            tiles = self.tiles(job)
-            outcomes = self._run_missing(run, source, job, tiles, item)
-        return outcomes if isinstance(outcomes, Deferred) else (tiles, outcomes)
-
-    def _run_missing(
-        self, run: RegionProgress, source: ImageSource, job: JobItem, tiles: Sequence[Tile], item: RegionRequestItem
-    ) -> dict[int, TileState] | Deferred:
-        """Process every tile without an outcome; return all outcomes by the index of the tile."""
-        is_first_attempt = (item.region_retry_count or 0) <= 1
-        done = {} if is_first_attempt else self.committed(tiles, item)
-        run.done_before = done
-        todo = [tile for tile in tiles if tile.index not in done]
-        logger.info("region.started", tiles=len(tiles), done_before=len(done), attempt=item.region_retry_count)
-        if todo:
+            tiles, backoffs = self.tiles(job), item.backoffs or 0
+            is_first_attempt = (item.region_retry_count or 0) <= 1
+            run.done_before = done = {} if is_first_attempt else self.committed(tiles, item)
+            todo = [tile for tile in tiles if tile.index not in done]
+            logger.info("region.started", tiles=len(tiles), done_before=len(done), attempt=item.region_retry_count)
+            if not todo:
+                return tiles, done
             known = [tile for tile in tiles if done.get(tile.index) is TileState.SUCCEEDED][:1]
             steps = self._steps(run, source, job, [*known, *todo], item.generation or 0)
             with run.waiting(), steps.call_limit.expecting(len(todo)) as note_begun:
                 self._run_tiles(run, dataclasses.replace(steps, note_begun=note_begun), todo, known, item)
             if not run.is_stopped:
-                if is_outage(len(steps.suspects), len(tiles), item.backoffs or 0):
+                if is_outage(len(steps.suspects), len(tiles), backoffs):
                     example = steps.suspects[0][1].error_reason
                     reason = f"{len(steps.suspects)} of {len(tiles)} tiles crash the model, for example: {example}"
-                    return Deferred(reason, region_wait_s(item.backoffs or 0, self._rng), is_backoff=True)
+                    return Deferred(reason, region_wait_s(backoffs, self._rng), is_backoff=True)
                 for tile, result in steps.suspects:
                     run.outcomes[tile.index] = steps.commit(tile, result)
-        return done | run.outcomes
+        return tiles, done | run.outcomes
 
     def _run_tiles(
         self, run: RegionProgress, steps: TileProcessor, tiles: list[Tile], known: list[Tile], item: RegionRequestItem
@@ -200,8 +193,8 @@ class RegionProcessor:
     ) -> None:
         """Run the tile at which the region makes no progress, as the only call of this process at its endpoint.
 
-        The tile fails when it times out several times, but only if the endpoint works: it has to respond quickly to a
-        tile that succeeded before. Otherwise the region waits, until ``is_last_resort``.
+        The tile fails when it times out several times, but only if the endpoint works. It works if it responds quickly
+        to a tile that succeeded before. Otherwise the region waits, until ``is_last_resort``.
         """
         pipeline, is_quick = self._pipeline, False
         if known:

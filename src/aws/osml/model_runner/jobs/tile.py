@@ -6,7 +6,6 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 
 import structlog
 
@@ -151,11 +150,16 @@ class TileProcessor:
         """Write a result, and return the state that counts: that of the first write."""
         key = TileKey(self.request.image_id, self.request.region_id, tile.index)
         outcome = replace(result, error_reason=safe_text(result.error_reason, MAX_REASON_CHARACTERS))
+
+        def keep_storing() -> bool:
+            # A busy table refused the write. The tile makes progress, so its lease stays.
+            self.record_life(tile)
+            self.note_progress()
+            return self.may_store()
+
         try:
             with self.metrics.timed("FeatureStorage"):
-                state = self.features.commit_tile(
-                    key, tile.bounds, outcome, self.generation, partial(self._keep_storing, tile)
-                )
+                state = self.features.commit_tile(key, tile.bounds, outcome, self.generation, keep_storing)
         except FeaturesTooLargeError as err:
             logger.warning("tile.failed", tile_index=tile.index, code=FEATURES_TOO_LARGE, reason=str(err))
             failed = TileOutcome(TileState.FAILED, error_code=FEATURES_TOO_LARGE, error_reason=str(err))
@@ -163,12 +167,6 @@ class TileProcessor:
         self.note_progress()
         self._record(tile, state)
         return state
-
-    def _keep_storing(self, tile: Tile) -> bool:
-        """Return True when a write that a busy table refused should be repeated."""
-        self.record_life(tile)
-        self.note_progress()
-        return self.may_store()
 
     def _record(self, tile: Tile, state: TileState) -> None:
         """Record the metrics of a tile; the duration runs from its first step to its last, waits included."""

@@ -16,7 +16,7 @@ from aws.osml.model_runner.features.tile_spans import TileSpans, bounds_of_tiles
 from aws.osml.model_runner.tiling.region_plan import TilePlanner, region_id_of
 from aws.osml.model_runner.tiling.strategy import TilingStrategy
 
-# What a feature takes beside its JSON while it is at hand: the object that holds that, and its numbers in all arrays.
+# Memory of a feature beside its JSON: the object that holds the JSON, and its numbers in all arrays.
 _BYTES_BESIDE_JSON = 500
 # Rows are decided together until they take so much, or this part of what there is.
 _STEP_BYTES = 32 * 1024 * 1024
@@ -32,7 +32,7 @@ NewFeatureTable = Callable[[ImageDimensions, ImageDimensions, Callable[[], None]
 
 
 class Metrics(Protocol):
-    """What ``MetricsRecorder`` does with the steps of an aggregation."""
+    """The part of ``MetricsRecorder`` that records the steps of an aggregation."""
 
     def timed(self, operation: str) -> AbstractContextManager[None]:
         """Record the duration of a block."""
@@ -66,8 +66,8 @@ class ImageTiles:
     def of(cls, job: JobItem, strategy: TilingStrategy, table: FeatureTable) -> "ImageTiles":
         """Return the tiles of a job's image; they follow from its row, so the image need not be open.
 
-        Where the row holds no plan, since somebody has shared out regions without one, the tiles are those that are
-        stored: then all partitions of the image are read twice.
+        A row without a plan is one whose regions were queued without a plan. Then the stored tiles are returned, and
+        all partitions of the image are read twice.
         """
         if not job.processing_bounds or not job.region_size:
             return cls.stored(table.tile_bounds(job.image_id))
@@ -150,9 +150,12 @@ class TileReader:
         found: list[tuple[int, StoredTile]] = []
         size = 0
         for last_row, keys in self._in_whole_rows(tiles):
-            for row, tile in self._good_tiles(keys):
-                found.append((row, tile))
-                size += size_of(tile.features)
+            rows, todo = {key: row for row, key in keys}, [key for _, key in keys]
+            while todo:
+                now, todo = todo[: self._at_once], todo[self._at_once :]
+                for tile in self._read_within(now):
+                    found.append((rows[tile.key], tile))
+                    size += size_of(tile.features)
             if size >= self._step_bytes // 2:
                 yield TileStep(found, last_row, size)
                 found, size = [], 0
@@ -169,13 +172,6 @@ class TileReader:
             waiting += [(row, key) for key in keys]
         if waiting:
             yield row, waiting
-
-    def _good_tiles(self, keys: list[tuple[int, TileKey]]) -> Iterator[tuple[int, StoredTile]]:
-        rows = {key: row for row, key in keys}
-        while keys:
-            now, keys = keys[: self._at_once], keys[self._at_once :]
-            for tile in self._read_within([key for _, key in now]):
-                yield rows[tile.key], tile
 
     def _read_within(self, keys: list[TileKey]) -> list[StoredTile]:
         """Read tiles within the memory that there is, at most twice as many as before."""

@@ -98,9 +98,16 @@ class QueueConsumer(Generic[M]):
         while not self._stopping.is_set():
             if not self._slots.acquire(timeout=_SLOT_POLL_S):
                 continue
+            try:
+                messages = self._queue.receive()
+                self._on_poll()
+            except Exception as err:  # noqa: BLE001 - no failure of AWS may end the daemon; it pauses and receives again
+                logger.error("queue.not_received", queue=self._name, error=type(err).__name__, reason=str(err))
+                self._stopping.wait(_ERROR_PAUSE_S)
+                messages = []
             # A source that returns several messages counts free slots itself. A message without a slot is released.
             has_slot = True
-            for message in self._poll():
+            for message in messages:
                 has_slot = has_slot or self._slots.acquire(blocking=False)
                 if has_slot and self._submit(message):
                     has_slot = False
@@ -147,13 +154,3 @@ class QueueConsumer(Generic[M]):
         except Exception as err:  # noqa: BLE001 - an error must not end the thread that receives
             # The message becomes visible again in any case, when its visibility timeout ends.
             logger.warning("message.not_given_back", queue=self._name, reason=f"{type(err).__name__}: {err}")
-
-    def _poll(self) -> list[M]:
-        try:
-            messages = self._queue.receive()
-            self._on_poll()
-        except Exception as err:  # noqa: BLE001 - no failure of AWS may end the daemon; it pauses and receives again
-            logger.error("queue.not_received", queue=self._name, error=type(err).__name__, reason=str(err))
-            self._stopping.wait(_ERROR_PAUSE_S)
-            return []
-        return messages

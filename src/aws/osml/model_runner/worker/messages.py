@@ -11,7 +11,6 @@ from typing import Any
 import structlog
 from botocore.exceptions import ClientError
 
-from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_request_message import job_id_of, parse_image_request_message
 from aws.osml.model_runner.api.problems import shortened
 from aws.osml.model_runner.api.region_request import parse_region_message
@@ -41,7 +40,7 @@ from aws.osml.model_runner.telemetry.logs import bind_job
 
 logger = structlog.get_logger(__name__)
 
-# SQS dead-letters a message after too many receives. A message that only waits is sent anew after this many.
+# SQS dead-letters a message after too many receives. A message that only waits is sent again after this many.
 _RENEWED_AFTER = 10
 # Receives of a request whose acceptance raises a permanent error, or MemoryError, before the request is rejected.
 # Another worker may make each attempt.
@@ -162,7 +161,8 @@ class ImageMessages:
                 self._queue.reset_request(message.receipt_handle, math.ceil(err.retry_after_s))
                 return
             except Exception as err:
-                if message.receive_count < _max_tries(err):
+                most_tries = _HOPELESS_TRIES if is_hopeless(err) else math.inf
+                if message.receive_count < (_MEMORY_TRIES if isinstance(err, MemoryError) else most_tries):
                     raise
                 logger.exception("request.not_accepted", receive_count=message.receive_count)
                 problem = f"the request cannot be accepted: {type(err).__name__}: {err}"
@@ -171,37 +171,26 @@ class ImageMessages:
             self._queue.finish_request(message.receipt_handle)
         for job in jobs:
             try:
-                self._plan_or_buffer(job)
+                if self._on_waiting is None:
+                    self._handler.process_first(self._handler.plan(job))
+                else:
+                    self._handler.estimate_load(job)
+                    self._on_waiting()
             except ProcessImageException as err:
                 logger.warning("image.not_planned", reason=str(err))
             except Exception:  # The other images continue; the sweeper or the scheduler continues this image
                 logger.exception("image.not_begun", image_id=job.image_id)
 
-    def _count_waiting(self, requests: list[ImageRequest]) -> None:
-        """Count the images of a message as waiting for their endpoint.
-
-        Raises:
-            EndpointFullError: enough images wait for the endpoint, and the message was not accepted before.
-        """
-        first = requests[0]
-        if self._look_ahead is None or self._look_ahead.take(lane_of(first), len(requests)):
-            return
-        if self._handler.job_table.find(first.image_id) is None:
-            retry_after_s = self._rng.uniform(*_FULL_S)
-            raise EndpointFullError(f"enough images wait for the endpoint {shortened(first.model_name)}", retry_after_s)
-
-    def _plan_or_buffer(self, job: OpenJob) -> None:
-        if self._on_waiting is None:
-            self._handler.process_first(self._handler.plan(job))
-            return
-        self._handler.estimate_load(job)
-        self._on_waiting()
-
     def _accept(self, message: QueueMessage) -> list[OpenJob]:
         requests = parse_image_request_message(message.body)
         for request in requests:
             self._handler.config.policy.check(request)
-        self._count_waiting(requests)
+        first, look_ahead = requests[0], self._look_ahead
+        is_counted = look_ahead is None or look_ahead.take(lane_of(first), len(requests))
+        # A message that was accepted before counts already.
+        if not is_counted and self._handler.job_table.find(first.image_id) is None:
+            retry_after_s = self._rng.uniform(*_FULL_S)
+            raise EndpointFullError(f"enough images wait for the endpoint {shortened(first.model_name)}", retry_after_s)
         for request in requests:
             self._handler.check(request, message.receive_count)
         accepted: list[OpenJob] = []
@@ -212,22 +201,16 @@ class ImageMessages:
                 # The same write would fail for each delivery of the message.
                 if not is_invalid_write(err):
                     raise
-                raise self._roll_back(accepted, request, err) from err
+                problem = Problem("imageUrls", shortened(request.image_url), f"what the tables can hold: {err}")
+                refusal = InvalidImageRequestException("the request cannot be stored", [problem])
+                for accepted_job in accepted:
+                    ended = self._handler.job_table.fail_hopeless(accepted_job.image_id, str(refusal))
+                    if ended is not None:
+                        self._handler.parts.completion.close(ended)
+                raise refusal from err
             if job is not None:
                 accepted.append(job)
         return accepted
-
-    def _roll_back(
-        self, accepted: list[OpenJob], request: ImageRequest, err: ClientError
-    ) -> InvalidImageRequestException:
-        """Fail the accepted images of a message in which ``request`` cannot be stored; return the refusal."""
-        problem = Problem("imageUrls", shortened(request.image_url), f"what the tables can hold: {err}")
-        refusal = InvalidImageRequestException("the request cannot be stored", [problem])
-        for job in accepted:
-            ended = self._handler.job_table.fail_hopeless(job.image_id, str(refusal))
-            if ended is not None:
-                self._handler.parts.completion.close(ended)
-        return refusal
 
     def _reject(self, message: QueueMessage, err: InvalidRequestError) -> None:
         self._dead_letters.put(message.body, str(err))
@@ -235,13 +218,6 @@ class ImageMessages:
         item = JobItem(image_id="", job_id=job_id, message_id=message.message_id, processing_duration=0)
         publish(self._handler.image_status_monitor, item, RequestStatus.FAILED, str(err))
         self._queue.finish_request(message.receipt_handle)
-
-
-def _max_tries(err: Exception) -> float:
-    """Return the number of receives after which a request is rejected when its acceptance raises ``err``."""
-    if isinstance(err, MemoryError):
-        return _MEMORY_TRIES
-    return _HOPELESS_TRIES if is_hopeless(err) else math.inf
 
 
 class ScheduledImages:

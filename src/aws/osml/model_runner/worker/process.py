@@ -1,4 +1,4 @@
-"""What a worker process runs on: its name, clients, threads, clock and chance."""
+"""The name, clients, threads, clock and random source of a worker process."""
 
 import os
 import random
@@ -130,7 +130,7 @@ class WorkerProcess:
         )
 
     def start(self) -> None:
-        """Start the threads that cut, call and store tiles, those that renew leases, and the probe's child."""
+        """Start the threads that process tiles and renew leases, and the child process of the probe."""
         if self.images.probe is not None:
             threading.Thread(target=self.images.probe.warm, name="probe", daemon=True).start()
         self.pipeline.start()

@@ -55,24 +55,19 @@ def next_step(job: OpenJob, item: JobItem | None, now_s: float, config: ServiceC
     if item.is_terminal:
         return NextStep.CLOSE
     if job.planned_time is None:
-        return _planning_step(job, now_s, config)
+        is_planned_now = job.num_attempts and job.last_attempt + config.region_lease_s >= now_s
+        began_s = _running_since(job)
+        is_broken = is_poison(job.num_attempts, began_s, now_s, _MAX_PLANNING_ATTEMPTS, POISON_IMAGE_S)
+        if not is_planned_now and (is_broken or _is_late(job, now_s, config)):
+            return NextStep.GIVE_UP_PLANNING
+        # The worker that holds the scheduler lock starts the image, for a second time if necessary.
+        return NextStep.NOTHING
     if JobTable.is_image_request_complete(item):
         return NextStep.FINISH
     if _is_late(job, now_s, config):
         return NextStep.SEAL_REGIONS
     is_silent = now_s - (job.swept_time or job.planned_time) >= SILENT_LEASES * config.region_lease_s
     return NextStep.LOOK_AT_REGIONS if is_silent else NextStep.NOTHING
-
-
-def _planning_step(job: OpenJob, now_s: float, config: ServiceConfig) -> NextStep:
-    if job.num_attempts and job.last_attempt + config.region_lease_s >= now_s:
-        return NextStep.NOTHING
-    began_s = _running_since(job)
-    is_broken = is_poison(job.num_attempts, began_s, now_s, _MAX_PLANNING_ATTEMPTS, POISON_IMAGE_S)
-    if is_broken or _is_late(job, now_s, config):
-        return NextStep.GIVE_UP_PLANNING
-    # The worker that holds the scheduler lock starts the image, for a second time if necessary.
-    return NextStep.NOTHING
 
 
 def _running_since(job: OpenJob | UnreadableJob) -> float | None:
@@ -88,7 +83,7 @@ def _is_late(job: OpenJob | UnreadableJob, now_s: float, config: ServiceConfig) 
 
 
 class JobSweeper:
-    """Takes the next step of each open job. Every worker claims the sweep now and then; the one that gets it sweeps."""
+    """Takes the next step of each open job. Workers claim the sweep now and then, and one at a time sweeps."""
 
     def __init__(
         self,
@@ -119,7 +114,10 @@ class JobSweeper:
                 break
             with bind_job(job_id=job.job_id, image_id=job.image_id):
                 try:
-                    self._lead_on(job)
+                    if isinstance(job, UnreadableJob):
+                        self._advance_unreadable(job)
+                    else:
+                        self._advance(job)
                 except Exception as err:  # noqa: BLE001 - MemoryError included; the next sweep tries again
                     self._record_error(err)
         self._metrics.flush()
@@ -131,18 +129,7 @@ class JobSweeper:
         else:
             logger.exception("job.not_advanced", error=type(err).__name__, reason=str(err))
 
-    def _lead_on(self, job: OpenJob | UnreadableJob) -> None:
-        if isinstance(job, UnreadableJob):
-            self._lead_on_unreadable(job)
-            return
-        try:
-            self._advance(job)
-        except Exception as err:
-            if is_passing(err) or not self._is_hopeless(job):
-                raise
-            self._fail(job, f"the job could not be ended at its deadline: {type(err).__name__}: {err}")
-
-    def _lead_on_unreadable(self, job: UnreadableJob) -> None:
+    def _advance_unreadable(self, job: UnreadableJob) -> None:
         """Log a job that this version cannot read, and end it by its keys after its deadline."""
         logger.error("job.unreadable", endpoint_id=job.endpoint_id, job_key=job.job_key, reason=job.reason)
         self._metrics.record("JobSweep", "Errors", 1, COUNT)
@@ -177,6 +164,14 @@ class JobSweeper:
             job = dataclasses.replace(job, request_time=accepted_s, first_attempt=job.first_attempt or first_attempt)
         return _is_late(job, self._now(), self._config)
 
+    def _advance(self, job: OpenJob) -> None:
+        try:
+            self._take_step(job)
+        except Exception as err:
+            if is_passing(err) or not self._is_hopeless(job):
+                raise
+            self._fail(job, f"the job could not be ended at its deadline: {type(err).__name__}: {err}")
+
     def _is_hopeless(self, job: OpenJob) -> bool:
         """Return True when a job is long past its deadline, and its regions were not all counted.
 
@@ -187,7 +182,7 @@ class JobSweeper:
         item = self._job_table.find(job.image_id)
         return item is not None and not item.is_terminal and not _is_counted(item)
 
-    def _advance(self, job: OpenJob) -> None:
+    def _take_step(self, job: OpenJob) -> None:
         item = self._job_table.find(job.image_id)
         step = next_step(job, item, self._now(), self._config)
         if step is NextStep.NOTHING:
@@ -264,11 +259,11 @@ def _given_up_because(job: OpenJob, config: ServiceConfig) -> str:
     if _running_since(job) is None:
         return (
             f"its endpoint had no room for it within {config.job_wait_limit_s:g} s (JOB_WAIT_LIMIT_S):"
-            " send the job again when the endpoint has less load, or add instances to the endpoint"
+            " send the job again when the endpoint has less load, or add instances"
         )
     if job.num_attempts > _MAX_PLANNING_ATTEMPTS:
         return f"planning failed {job.num_attempts} times"
     return (
-        f"it could not be planned within {config.job_deadline_s:g} s of the first attempt (JOB_DEADLINE_S):"
-        " see image.planning_put_off in the log for the reason, and send the job again"
+        f"it could not be planned within {config.job_deadline_s:g} s of the first attempt (JOB_DEADLINE_S);"
+        " image.planning_put_off in the log has the reason"
     )
