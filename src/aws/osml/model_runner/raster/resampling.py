@@ -103,7 +103,9 @@ def resampled(
     is_partial = shares != whole
     with np.errstate(divide="ignore", invalid="ignore"):
         values[is_partial] *= whole[is_partial] / shares[is_partial]
-    return values, shares >= _MIN_VALID_SHARE * whole
+    is_sound = shares >= _MIN_VALID_SHARE * whole
+    values[~is_sound] = 0.0
+    return values, is_sound
 
 
 def _applied(source: Array, down: AxisWeights, across: AxisWeights) -> Array:
