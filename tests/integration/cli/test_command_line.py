@@ -118,6 +118,14 @@ def test_version_names_program_and_python(capsys):
         (["image.tif", "--threshold", "7"], "--threshold 7"),
         (["image.tif", "--model-options", '{"shape": 1}'], r"--model-options: shape: .*; settings of centerpoint: "),
         (["image.tif", "--output", "."], "--output .: it is a directory"),
+        (["image.tif", "--scale", "9"], "--scale 9"),
+        (["image.tif", "--gsd", "0"], "--gsd 0"),
+        (["image.tif", "--bands", "5,,2"], r"--bands .*expected a band number from 1, or a band name"),
+        (["image.tif", "--stretch", "percentile:60:40"], "--stretch 40"),
+        (
+            ["image.tif", "--pixel-type", "uint8", "--nodata-fill", "300"],
+            "--nodata-fill 300.*expected a whole",
+        ),
         (["image.tif", "--resume"], r"--resume: .*image\.geojson\.resume does not exist"),
     ],
 )
@@ -130,7 +138,18 @@ def test_run_refuses_invalid_argument_before_it_starts_processes(tmp_path, monke
     assert os.listdir(tmp_path) == ["image.tif"]
 
 
-@pytest.mark.parametrize("option", [("--workers", "0"), ("--wait-limit", "soon"), ("--model-options", "{bad")])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--workers", "0"),
+        ("--wait-limit", "soon"),
+        ("--model-options", "{bad"),
+        ("--stretch", "linear"),
+        ("--stretch", "sigma:1:2"),
+        ("--stretch", "minmax:a:b"),
+        ("--pixel-type", "int8"),
+    ],
+)
 def test_run_refuses_options_of_another_type(capsys, option):
     with pytest.raises(SystemExit) as ended:
         main(["run", "image.tif", "--model", "centerpoint", *option])
@@ -176,7 +195,8 @@ def image(tmp_path_factory):
 
 def test_run_needs_no_environment_and_writes_geojson(tmp_path, image):
     output = tmp_path / "out" / "found.geojson"
-    options = ("--tile-size", 128, "--overlap", 16, "--format", "PNG", "--output", output)
+    pixels = ("--bands", "3,2,1", "--stretch", "minmax:0:300:all", "--pixel-type", "uint8", "--scale", 2)
+    options = ("--tile-size", 256, "--overlap", 32, "--format", "PNG", "--output", output, *pixels)
     ended = run_as_process(image, "--model", "centerpoint", *options)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "SUCCESS" in ended.stdout

@@ -12,6 +12,7 @@ from aws.osml.model_runner.common.typing import VALID_IMAGE_COMPRESSION, VALID_I
 from aws.osml.model_runner.exceptions import ConfigurationError
 
 from .local_commands import ended_by_sigterm, require_local_extra
+from .pixel_options import add_pixel_options, processor_input_of
 
 if TYPE_CHECKING:
     from aws.osml.model_runner.local.image_run import ImageRun
@@ -27,6 +28,8 @@ examples:
   model-runner run harbour.tif --model http://127.0.0.1:8080/invocations
   model-runner run harbour.tif --model bright-objects --tile-size 512 --overlap 64 --output ships.geojson
   model-runner run harbour.tif --model http://127.0.0.1:8080/invocations --roi 'POLYGON ((10 50, 11 50, 11 51, 10 50))'
+  model-runner run eight-bands.ntf --model http://127.0.0.1:8080/invocations --bands 5,3,2 \\
+      --stretch percentile:2:98 --pixel-type uint8 --gsd 0.5 --format PNG
 """
 
 
@@ -78,6 +81,7 @@ def add_parser(commands: Any) -> None:
     tiles.add_argument(
         "--compression", choices=VALID_IMAGE_COMPRESSION, default="NONE", help="compression of the tiles"
     )
+    add_pixel_options(parser)
     parser.add_argument(
         "--roi", metavar="WKT", help="region of interest: a POLYGON or MULTIPOLYGON in longitude and latitude"
     )
@@ -174,6 +178,8 @@ def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun
     side = arguments.region_size
     environment = {"REGION_SIZE": f"({side}, {side})"} if side else {}
     members: dict[str, Any] = {}
+    if asked := processor_input_of(arguments):
+        members["imageProcessorInput"] = asked
     if arguments.roi:
         members["regionOfInterest"] = arguments.roi
     if arguments.merge or arguments.threshold is not None:

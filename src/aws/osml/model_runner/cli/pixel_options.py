@@ -1,0 +1,65 @@
+"""Options of ``run`` for the pixels that the model gets, as ``imageProcessorInput`` of an image request."""
+
+import argparse
+from typing import Any
+
+# How the parts of --stretch that follow its type are called in a request, and the parts that each type may have.
+_STRETCH_PARTS = {"none": (), "minmax": ("min", "max"), "percentile": ("lower", "upper"), "sigma": ("n",)}
+
+
+def add_pixel_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    pixels = parser.add_argument_group("pixels that the model gets (default: the image's own)")
+    pixels.add_argument(
+        "--bands", type=_bands, metavar="LIST", help="numbers or names in the order of the model, such as 5,3,2"
+    )
+    pixels.add_argument(
+        "--stretch",
+        type=_stretch,
+        metavar="TYPE[:A[:B]][:all]",
+        help="percentile:LOWER:UPPER, minmax:MIN:MAX, sigma:N or none; :all gives all bands one range",
+    )
+    pixels.add_argument("--pixel-type", choices=("uint8", "uint16", "float32"), help="type of the samples of a tile")
+    size = pixels.add_mutually_exclusive_group()
+    size.add_argument("--gsd", type=float, metavar="METRES", help="size of a model pixel on the ground")
+    size.add_argument("--scale", type=float, metavar="FACTOR", help="model pixels per image pixel, 0.05 to 8")
+    pixels.add_argument(
+        "--resampling", choices=("nearest", "bilinear", "cubic", "average"), help="method of --gsd and --scale"
+    )
+    pixels.add_argument("--nodata-fill", type=float, metavar="VALUE", help="sample of pixels that are not valid")
+
+
+def processor_input_of(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Return ``imageProcessorInput`` for the options that were given; None without any."""
+    words = {"pixelType": arguments.pixel_type, "resampling": arguments.resampling}
+    given = {
+        "bands": arguments.bands,
+        "stretch": arguments.stretch,
+        "gsd": arguments.gsd,
+        "scale": arguments.scale,
+        "nodataFill": arguments.nodata_fill,
+        **{name: word and word.upper() for name, word in words.items()},
+    }
+    return {name: value for name, value in given.items() if value is not None} or None
+
+
+def _bands(text: str) -> list[int | str]:
+    names = [name.strip() for name in text.split(",")]
+    return [int(name) if name.isdecimal() else name for name in names]
+
+
+def _stretch(text: str) -> dict[str, Any]:
+    kind, *parts = text.lower().split(":")
+    if kind not in _STRETCH_PARTS:
+        raise argparse.ArgumentTypeError(f"{text!r} does not begin with one of {', '.join(_STRETCH_PARTS)}")
+    stretch: dict[str, Any] = {"type": kind.upper()}
+    if parts and parts[-1] == "all":
+        stretch["per"] = "ALL"
+        parts.pop()
+    names = _STRETCH_PARTS[kind]
+    if len(parts) > len(names):
+        raise argparse.ArgumentTypeError(f"{text!r} has {len(parts)} numbers: {kind} takes at most {len(names)}")
+    try:
+        return stretch | {name: float(part) for name, part in zip(names, parts, strict=False) if part}
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"{text!r} has a part that is not a number: {err}") from err
