@@ -103,7 +103,9 @@ def test_values_are_kept_when_type_holds_them(data_type, target):
 @pytest.mark.parametrize("per", ["BAND", "ALL"])
 def test_ranges_follow_from_valid_values_of_each_band_or_of_all(stretch, expected, per):
     values = {1: np.arange(100, dtype=np.uint16), 2: np.arange(50, 1000, 7, dtype=np.uint16)}
-    ranges = ranges_of(asked(stretch=stretch | {"per": per}).stretch, (2, 1, 2), values.__getitem__)
+    ranges = ranges_of(
+        asked(stretch=stretch | {"per": per}).stretch, (2, 1, 2), lambda bands: {band: values[band] for band in bands}
+    )
     together = np.concatenate([values[2], values[1]])
     for band, found in zip((2, 1, 2), ranges, strict=True):
         assert found == pytest.approx(tuple(expected(together if per == "ALL" else values[band])))
@@ -111,7 +113,7 @@ def test_ranges_follow_from_valid_values_of_each_band_or_of_all(stretch, expecte
 
 def test_image_without_valid_pixels_needs_limits_of_its_own():
     with pytest.raises(InvalidImageRequestException, match=r"imageProcessorInput\.stretch=PERCENTILE: MINMAX with min"):
-        ranges_of(asked(stretch={"type": "PERCENTILE"}).stretch, (1,), lambda _band: np.zeros(0))
+        ranges_of(asked(stretch={"type": "PERCENTILE"}).stretch, (1,), lambda _bands: {1: np.zeros(0)})
 
 
 def test_bands_are_chosen_by_number_and_name():

@@ -5,7 +5,7 @@ gives a tile the same bytes.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
@@ -37,6 +37,9 @@ _MAX_NAMED = 64
 # Drift of a whole image below which model pixels are image pixels.
 _DRIFT_PX = 0.01
 _ROUNDING = 1e-9
+# Bands whose values are measured at a time; bands of which all values are held for one range of all.
+_BANDS_AT_ONCE = 4
+_MAX_BANDS_WHOLE = 8
 
 Range = tuple[float, float]
 
@@ -265,20 +268,27 @@ def needs_samples(stretch: Stretch) -> bool:
     return stretch.type in ("PERCENTILE", "SIGMA") or (stretch.type == "MINMAX" and None in (stretch.min, stretch.max))
 
 
-def ranges_of(stretch: Stretch, bands: Sequence[int], samples: Callable[[int], npt.NDArray[Any]]) -> tuple[Range, ...]:
+def ranges_of(
+    stretch: Stretch, bands: Sequence[int], samples: Callable[[Sequence[int]], Mapping[int, npt.NDArray[Any]]]
+) -> tuple[Range, ...]:
     """Return the (low, high) value of each of ``bands``, for a stretch that is not NONE.
 
-    ``samples`` returns valid values of a band, one-dimensional. Raises InvalidImageRequestException when a band that is
-    needed has none.
+    ``samples`` returns valid values of each of some bands, one-dimensional. Raises InvalidImageRequestException when a
+    band that is needed has none.
     """
     measured: dict[int, Range] = {}
     if needs_samples(stretch):
-        values = {band: samples(band) for band in dict.fromkeys(bands)}
+        different, parts = list(dict.fromkeys(bands)), list[npt.NDArray[Any]]()
+        # A few bands at a time, because all values of many bands take too much memory.
+        step = -(-len(different) // _MAX_BANDS_WHOLE)
+        for first in range(0, len(different), _BANDS_AT_ONCE):
+            for band, values in samples(different[first : first + _BANDS_AT_ONCE]).items():
+                if stretch.per == "ALL":
+                    parts.append(values[::step].copy())
+                else:
+                    measured[band] = _measured(stretch, values)
         if stretch.per == "ALL":
-            together = _measured(stretch, np.concatenate(list(values.values())))
-            measured = dict.fromkeys(values, together)
-        else:
-            measured = {band: _measured(stretch, found) for band, found in values.items()}
+            measured = dict.fromkeys(different, _measured(stretch, np.concatenate(parts)))
     lows, highs = (stretch.limits(name, len(bands)) for name in _LIMIT_NAMES)
     ranges = [measured.get(band, (0.0, 1.0)) for band in bands]
     return tuple(

@@ -1,5 +1,6 @@
 """Pixels of a tile: as the image has them, or in the bands, range and type that the model was trained on."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -191,8 +192,8 @@ def prepare(source: ImageSource, asked: ProcessorInput, measures: bool = True) -
     if not asked.is_stretched or (needs_samples(stretch) and not measures):
         return preparation
 
-    def samples(band: int) -> npt.NDArray[Any]:
-        return source.read(lambda handle: valid_samples(handle.dataset, band, preparation.source_type))
+    def samples(chosen: Sequence[int]) -> Mapping[int, npt.NDArray[Any]]:
+        return source.read(lambda handle: valid_samples(handle.dataset, chosen, preparation.source_type))
 
     try:
         return replace(preparation, ranges=ranges_of(stretch, preparation.bands, samples))
