@@ -99,8 +99,8 @@ def main() -> None:
     runtime |= {name for tool in BUILD_TOOLS for name in needed(Requirement(tool), set())}
     local = needed(Requirement(f"{project}[local,parquet]"), set()) - runtime - {project}
     for name, what, names in (
-        ("runtime.txt", "What a worker needs, and what builds it.", runtime),
-        ("local.txt", "What the embedded stack needs besides.", local),
+        ("runtime.txt", "Packages of a worker, and packages that build it.", runtime),
+        ("local.txt", "Further packages of the embedded stack.", local),
     ):
         write(name, what, locked([f"{each}=={versions[each]}" for each in sorted(names)]))
     options = ["--no-binary", "gdal", "--no-build-isolation"]

@@ -1,4 +1,4 @@
-"""What tests of tables share: DynamoDB of the emulator, without botocore's own retries."""
+"""Fixtures of tests of tables: DynamoDB of the emulator, without botocore's own retries."""
 
 from typing import Any
 

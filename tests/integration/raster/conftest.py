@@ -1,4 +1,4 @@
-"""What all tests of images share: GDAL as a worker configures it, whatever the module before has set."""
+"""Fixtures of tests of images: GDAL as a worker configures it, in every module."""
 
 import pytest
 

@@ -31,7 +31,10 @@ class PixelMap:
         self._source = np.dtype(preparation.source_dtype)
         self._target = np.dtype(preparation.dtype)
         self._nodata = representable(nodata, self._source)
-        self._table = self._made_table() if self._source.itemsize <= _LARGEST_TABLE_BYTES else None
+        self._table: Array | None = None
+        if self._source.itemsize <= _LARGEST_TABLE_BYTES:
+            codes = np.arange(256**self._source.itemsize, dtype=f"u{self._source.itemsize}")
+            self._table = self._computed(codes.view(self._source))
 
     def apply(self, source: Array, mask: Array | None, out: Array) -> None:
         """Write the samples of ``source`` (rows, columns) to ``out`` of the same shape, which need not be contiguous.
@@ -76,10 +79,6 @@ class PixelMap:
             codes = source.view(f"u{source.itemsize}")
             return np.take(self._table, codes, mode="clip")
         return self._computed(source)
-
-    def _made_table(self) -> Array:
-        codes = np.arange(256**self._source.itemsize, dtype=f"u{self._source.itemsize}")
-        return self._computed(codes.view(self._source))
 
     def _computed(self, source: Array) -> Array:
         is_invalid = np.zeros(source.shape, np.bool_) if source.dtype.kind == "V" else ~np.isfinite(source)

@@ -34,18 +34,18 @@ def read_pixels(dataset: Any, tile: ImageRegion, data_type: str, into: memoryvie
     """
     (row, col), (width, height) = tile
     number = gdal.GetDataTypeByName(data_type)
-    spaces = _spaces(dataset, width, number)
-    raw = dataset.ReadRaster(col, row, width, height, buf_type=number, buf_obj=into, **spaces)
     size_bytes = gdal.GetDataTypeSize(number) // 8
+    pixel_bytes = size_bytes * dataset.RasterCount
+    raw = dataset.ReadRaster(
+        *(col, row, width, height),
+        buf_type=number,
+        buf_obj=into,
+        buf_pixel_space=pixel_bytes,
+        buf_line_space=pixel_bytes * width,
+        buf_band_space=size_bytes,
+    )
     element = np.dtype(f"u{size_bytes}" if size_bytes <= 2 else f"V{size_bytes}")
     return np.frombuffer(raw, element).reshape(height, width, dataset.RasterCount)
-
-
-def _spaces(dataset: Any, width: int, data_type: int) -> dict[str, int]:
-    """Return the strides of pixels, lines and bands, in bytes, of pixel-interleaved memory."""
-    band = gdal.GetDataTypeSize(data_type) // 8
-    pixel = band * dataset.RasterCount
-    return {"buf_pixel_space": pixel, "buf_line_space": pixel * width, "buf_band_space": band}
 
 
 def corner_of(dataset: Any, tile: ImageRegion, ratio: PixelRatio = ONE) -> tuple[float, float] | None:
@@ -106,7 +106,8 @@ def prepared_view(
             target.DeleteNoDataValue()
             _copy_palette(source, target, driver, len(bands) == 1)
         else:
-            target.SetColorInterpretation(_colour_without_palette(source))
+            colour = source.GetColorInterpretation()
+            target.SetColorInterpretation(gdal.GCI_GrayIndex if colour == gdal.GCI_PaletteIndex else colour)
             target.SetDescription(decoded(source.GetDescription()))
     return view
 
@@ -123,11 +124,6 @@ def _memory_dataset(pixels: npt.NDArray[Any], data_type: str) -> Any:
     # GDAL reads from this memory, but does not keep it alive.
     view.pixels = pixels
     return view
-
-
-def _colour_without_palette(band: Any) -> int:
-    colour = band.GetColorInterpretation()
-    return gdal.GCI_GrayIndex if colour == gdal.GCI_PaletteIndex else int(colour)
 
 
 def _copy_georeference(dataset: Any, view: Any, tile: ImageRegion, ratio: PixelRatio = ONE) -> None:

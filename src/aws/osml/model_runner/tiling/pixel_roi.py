@@ -46,7 +46,11 @@ def roi_in_pixels(roi: shapely.Geometry, locate: Locate, width: int, height: int
     shifts = [np.array([degrees, 0.0]) for degrees in (-360.0, 0.0, 360.0)]
     copies = shapely.union_all([shapely.transform(flat, shift.__add__) for shift in shifts])
     shapely.prepare(copies)
-    cells, pieces = _first_cells(width, height), []
+    # Cells are (n, 4): centre x, centre y, half the width, half the height.
+    half_x, half_y = width / _FIRST_CELLS / 2, height / _FIRST_CELLS / 2
+    xs, ys = np.meshgrid((2 * np.arange(_FIRST_CELLS) + 1) * half_x, (2 * np.arange(_FIRST_CELLS) + 1) * half_y)
+    cells = np.column_stack([xs.ravel(), ys.ravel(), np.full(xs.size, half_x), np.full(xs.size, half_y)])
+    pieces = []
     while len(cells):
         nodes = _located(locate, cells)
         affine, error_px = _affine_map(nodes, cells)
@@ -66,13 +70,6 @@ def roi_in_pixels(roi: shapely.Geometry, locate: Locate, width: int, height: int
         halves = large[:, 2:] / 2
         cells = np.concatenate([np.hstack([large[:, :2] + halves * _NODES[corner], halves]) for corner in _CORNERS])
     return shapely.MultiPolygon(_in_image(np.concatenate(pieces), width, height).tolist())
-
-
-def _first_cells(width: int, height: int) -> FloatArray:
-    """Return cells as (n, 4): centre x, centre y, half the width, half the height."""
-    half_x, half_y = width / _FIRST_CELLS / 2, height / _FIRST_CELLS / 2
-    xs, ys = np.meshgrid((2 * np.arange(_FIRST_CELLS) + 1) * half_x, (2 * np.arange(_FIRST_CELLS) + 1) * half_y)
-    return np.column_stack([xs.ravel(), ys.ravel(), np.full(xs.size, half_x), np.full(xs.size, half_y)])
 
 
 def _located(locate: Locate, cells: FloatArray) -> FloatArray:

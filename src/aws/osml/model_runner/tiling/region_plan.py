@@ -108,11 +108,15 @@ class TilePlanner:
 
     def tile_counts(self, bounds: ImageRegion, region_size: ImageDimensions) -> list[tuple[ImageRegion, int]]:
         """Return the regions of ``bounds`` that have at least one tile, each with the number of its tiles."""
-        counts = [
-            (region, int(self._touch_roi(self._tile_bounds(region)).sum()))
-            for region in self.touched(bounds, region_size)
-        ]
-        return [(region, count) for region, count in counts if count]
+        counts = []
+        for region in self.touched(bounds, region_size):
+            # The bounds of the tiles, without making the tiles.
+            columns, rows = (bounds_of_tiles(strip) for strip in self._strips(region))
+            across, down = np.tile(columns, (len(rows), 1)), np.repeat(rows, len(columns), axis=0)
+            tiles = np.column_stack([across[:, 0], down[:, 1], across[:, 2], down[:, 3]])
+            if count := int(self._touch_roi(tiles).sum()):
+                counts.append((region, count))
+        return counts
 
     def max_tiles(self, region: ImageRegion) -> int:
         """Return the number of tiles of a region without a region of interest."""
@@ -162,12 +166,6 @@ class TilePlanner:
             for size in (ImageDimensions(region.size.width, 1), ImageDimensions(1, region.size.height))
         )
         return columns, rows
-
-    def _tile_bounds(self, region: ImageRegion) -> FloatArray:
-        """Return (n, 4) pixels minx, miny, maxx, maxy of a region's tiles, in their order, without making the tiles."""
-        columns, rows = (bounds_of_tiles(strip) for strip in self._strips(region))
-        across, down = np.tile(columns, (len(rows), 1)), np.repeat(rows, len(columns), axis=0)
-        return np.column_stack([across[:, 0], down[:, 1], across[:, 2], down[:, 3]])
 
     def _touch_roi(self, bounds: FloatArray) -> NDArray[np.bool_]:
         """Return which rectangles, (n, 4) as minx, miny, maxx, maxy, share an area with the region of interest."""
