@@ -148,6 +148,21 @@ MALFORMED: list[tuple[str, str, set[str]]] = [
     ),
     ("a size of no pixel", changed(imageProcessorInput={"gsd": 0}), {"imageProcessorInput.gsd"}),
     (
+        "a fill that no type holds",
+        changed(imageProcessorInput={"nodataFill": 1e301}),
+        {"imageProcessorInput.nodataFill"},
+    ),
+    (
+        "a limit in words",
+        changed(imageProcessorInput={"stretch": {"type": "MINMAX", "min": "dark"}}),
+        {"imageProcessorInput.stretch.min"},
+    ),
+    (
+        "limits of two and of three bands",
+        changed(imageProcessorInput={"stretch": {"type": "MINMAX", "min": [1, 2], "max": [5, 6, 7]}}),
+        {"imageProcessorInput.stretch.max"},
+    ),
+    (
         "keys of another stretch",
         changed(imageProcessorInput={"stretch": {"type": "SIGMA", "min": 1, "lower": 2}}),
         {"imageProcessorInput.stretch.min", "imageProcessorInput.stretch.lower"},

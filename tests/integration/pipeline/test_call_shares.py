@@ -111,7 +111,7 @@ def test_table_that_is_away_changes_no_ceiling(new_caller, clock, monkeypatch):
         raise EndpointConnectionError(endpoint_url="https://dynamodb")
 
     with other.holding(), worker.holding() as refresh:
-        monkeypatch.setattr(worker.callers, "note", fail)
+        monkeypatch.setattr(worker.callers, "record", fail)
         monkeypatch.setattr(worker.callers, "others", fail)
         clock.now_s += 30
         refresh()
