@@ -638,6 +638,20 @@ class TestRegion:
         assert (job.region_success, job.region_error, job.tile_error) == (1, 1, 4)
         assert type(error).__name__ in worker.regions.get_region_request(first.region_id, request.image_id).message
 
+    def test_region_is_released_without_outcome_when_worker_stops(self, worker, scene, model_server, monkeypatch):
+        request = worker.request(scene, model_server("centerpoint").invocations_url)
+        worker.plan(request)
+        first, _ = worker.region_requests(request)
+
+        def raising(*_args):
+            worker.region_handler._stopping.set()
+            raise RuntimeError("interrupted")
+
+        monkeypatch.setattr(RegionProcessor, "run", raising)
+        worker.deferred(first, "the worker stops")
+        row = worker.regions.get_region_request(first.region_id, request.image_id)
+        assert (row.backoffs, row.lease_until) == (0, 0)
+
 
 class TestThrottle:
     def throttled(self, new_worker, most: int) -> InProcessWorker:

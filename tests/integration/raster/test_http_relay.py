@@ -142,6 +142,9 @@ def test_new_version_is_fetched_when_server_lacks_ranges(image):
         assert copies.make(server.url, first) is copies.find(server.url) is not None
         copies.forget_older(server.url, urllib3.request("HEAD", server.url))
         assert copies.find(server.url) is not None
+        bare = urllib3.HTTPResponse(headers={})
+        copies.forget_older(server.url, bare)
+        assert copies.find(server.url) is not None
         version.append("b")
         copies.forget_older(server.url, urllib3.request("HEAD", server.url))
         assert copies.find(server.url) is None

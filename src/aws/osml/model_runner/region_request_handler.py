@@ -275,15 +275,21 @@ class RegionRequestHandler:
         keep_slot: Callable[[], bool],
     ) -> tuple[list[Tile], dict[int, TileState]] | Ended | Deferred:
         """Return the tiles of the region and their outcomes, or how a region ends that cannot be processed."""
+        lost = LeaseLostError(f"{claim.item.region_id} was taken over, or its job was ended")
+        lease = self._lease(claim, run, keep_slot)
         try:
-            with self._leases.keep(self._lease(claim, run, keep_slot)) as lease:
+            with self._leases.keep(lease):
                 result = work.run(run, job, claim.item)
         except (LeaseLostError, TableBusyError):
             raise
-        except Exception as err:  # noqa: BLE001 - a region has to end, whatever its image or this code does
-            return self._give_up(claim, work, job, err)
+        except Exception as err:  # A region has to end, whatever its image or this code does
+            if lease.lost.is_set():
+                raise lost from err
+            return (
+                Deferred("the worker stops", 0.0) if self._stopping.is_set() else self._give_up(claim, work, job, err)
+            )
         if lease.lost.is_set() and not isinstance(result, Deferred):
-            raise LeaseLostError(f"{claim.item.region_id} was taken over, or its job was ended")
+            raise lost
         return result
 
     def _released_unless_ended(self, claim: RegionClaim, work: Callable[[], Ended | Deferred]) -> Ended | Deferred:

@@ -60,31 +60,27 @@ class HttpCopies:
             return None
         with self._lock:
             making = self._making.setdefault(url, threading.Lock())
-        with making, contextlib.ExitStack() as opened:
-            copy = self.find(url)
-            if copy is not None:
-                response.close()
+        try:
+            with making:
+                copy = self.find(url)
+                if copy is not None:
+                    response.close()
+                    return copy
+                copy = _copied(response)
+                with self._lock:
+                    self._copies[url] = copy
+                    if len(self._copies) > _MAX_COPIES:
+                        self._copies.popitem(last=False)
                 return copy
-            file = opened.enter_context(tempfile.TemporaryFile())
-            for piece in response.stream(_PIECE_BYTES, decode_content=False):
-                file.write(piece)
-            file.flush()
-            response.release_conn()
-            copy = Copy(file, file.tell(), _version_of(response))
-            # Other threads may still read a copy that is removed here, so its file closes with the last reference.
-            weakref.finalize(copy, opened.pop_all().close)
+        finally:
             with self._lock:
                 self._making.pop(url, None)
-                self._copies[url] = copy
-                if len(self._copies) > _MAX_COPIES:
-                    self._copies.popitem(last=False)
-        return copy
 
     def forget_older(self, url: str, response: BaseHTTPResponse) -> None:
         """Forget the copy of another version than that of ``response``."""
         with self._lock:
             copy = self._copies.get(url)
-            if copy is not None and copy.version != _version_of(response):
+            if copy is not None and _differ(copy.version, _version_of(response)):
                 del self._copies[url]
 
 
@@ -97,6 +93,24 @@ def requested_bytes(header: str, size_bytes: int) -> range | None:
     if not found:
         return None
     return range(int(found[1]), min(size_bytes, int(found[2]) + 1 if found[2] else size_bytes))
+
+
+def _copied(response: BaseHTTPResponse) -> Copy:
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(tempfile.TemporaryFile())
+        for piece in response.stream(_PIECE_BYTES, decode_content=False):
+            file.write(piece)
+        file.flush()
+        response.release_conn()
+        copy = Copy(file, file.tell(), _version_of(response))
+        # Other threads may still read a copy that is forgotten, so its file closes with the last reference.
+        weakref.finalize(copy, opened.pop_all().close)
+    return copy
+
+
+def _differ(version: Version, other: Version) -> bool:
+    """Return whether a header that both responses have differs: a response to HEAD may lack some."""
+    return any(None not in pair and pair[0] != pair[1] for pair in zip(version, other, strict=True))
 
 
 def _version_of(response: BaseHTTPResponse) -> Version:
