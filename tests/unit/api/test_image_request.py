@@ -574,7 +574,7 @@ def test_value_under_credential_name_is_not_shown():
     assert problems["featureProperties[0].SecretAccessKey"].value == '"[redacted]"'
 
 
-def test_keys_of_strangers_are_shown_short_and_printable():
+def test_unknown_keys_are_shown_short_and_printable():
     (name,) = problems_in(changed(featureProperties=[{"a\n" + "k" * 500: float("nan")}]))
     assert name.startswith("featureProperties[0].a\\nkkk")
     assert len(name) < 100
