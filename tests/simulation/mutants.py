@@ -8,7 +8,7 @@ import dataclasses
 import random
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 from unittest.mock import patch
 
@@ -253,7 +253,9 @@ def _closed_before_published() -> list[Replacement]:
 
 def _close_of_any_generation() -> list[Replacement]:
     def close(self: Any, image: Any) -> None:
-        self.delete({"endpoint_id": image.model_name, "job_id": outstanding_jobs_table.key_of_image(image)})
+        key = {"endpoint_id": image.model_name, "job_id": outstanding_jobs_table.key_of_image(image)}
+        with suppress(ConditionNotMetError):
+            self.delete(key, "attribute_exists(job_id)")
 
     return [(OutstandingJobsTable, "close", close)]
 
@@ -459,9 +461,9 @@ def _plan_of_any_generation() -> list[Replacement]:
 
     def share_out(self: Any, regions: Any, request: Any, extension: str, generation: int) -> Any:
         waiting = original(self, regions, request, extension, generation)
-        job = self.outstanding_jobs.find(request)
+        job = self.parts.outstanding_jobs.find(request)
         if job is not None:
-            self.outstanding_jobs.finish_planning(job)
+            self.parts.outstanding_jobs.finish_planning(job)
         return waiting
 
     return [(ImageRequestHandler, "_enqueue_regions", share_out)]
@@ -496,7 +498,6 @@ _SHOWN_IN = {
     "terminal write without fence": 1,
     "closed before published": 5,
     "eventually consistent reads": 2,
-    "no time gate": 20,
     "no other order": 3,
 }
 
@@ -531,7 +532,7 @@ MUTANTS = [
     ),
     Mutant(
         "slot taken whoever has it",
-        lambda: _without_condition(EndpointStatisticsTable, "_is_taken"),
+        lambda: _without_condition(EndpointStatisticsTable, "_claim_slot"),
         "hard",
         _FEW_SLOTS,
     ),
@@ -641,7 +642,18 @@ MUTANTS = [
     Mutant("no second send", lambda: [(JobSweeper, "_send_again", _nothing)], "sqs"),
     Mutant("no outbox", _no_outbox, more={"crash_after": 0.02, "error": 0.3}),
     Mutant("closed before published", _closed_before_published, more={"crash_before": 0.02, "crash_after": 0.06}),
-    Mutant("close of any generation", _close_of_any_generation, "zombie", _SLOW_AND_SENT_AGAIN),
+    Mutant(
+        "close of any generation",
+        _close_of_any_generation,
+        # Of two workers that close a job, one is late. In the text of a request, the condition follows the key only
+        # where a row is deleted.
+        more={
+            "cancel": 1.0,
+            "again": 1.0,
+            "late": 0.7,
+            "late_write": "}, 'ConditionExpression': 'attribute_exists(job_id)",
+        },
+    ),
     Mutant("Kinesis refusals ignored", lambda: [(kinesis_sink, "refused", lambda *_: [])]),
     Mutant("eventually consistent reads", _eventual_reads),
     Mutant("back-offs are attempts", _backoffs_are_attempts, "outage"),
@@ -663,7 +675,9 @@ MUTANTS = [
         "no time gate",
         lambda: [(region_request_handler, "POISON_REGION_S", 0.0)],
         "lossy",
-        {"crash_before": 0.03, "crash_after": 0.03},
+        # A lease is 60 s, so seven deaths in a row, as many as the default takes, are over within 600 s only by chance.
+        # Four are, and with rarer deaths seldom does a healthy region lose its workers for the whole time.
+        {"crash_before": 0.01, "crash_after": 0.01, "max_region_attempts": 3},
     ),
     Mutant("no other order", _no_shuffle, "poison-tile"),
     Mutant("no heartbeat", lambda: [(LeaseKeeper, "_renew", _nothing)], seeds=6, is_harmless=True),
