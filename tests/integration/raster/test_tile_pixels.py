@@ -294,3 +294,85 @@ def test_windows_of_a_large_image_lie_inside_it_and_in_few_blocks(size, block):
             blocks = (start + 255) // side - start // side + 1
             assert blocks == 1 or side < 256
             assert start % side == 0 or side >= 256
+
+
+def write_alpha_image(path, colours, dtype):
+    """Write 60 x 40 pixels, whose last column is transparent; return their colours (bands, rows, columns)."""
+    values = np.random.default_rng(4).integers(100, 2000, (colours + 1, 40, 60)).astype(dtype)
+    values[-1] = np.iinfo(dtype).max
+    values[:, :, -1] = 0
+    options = ["ALPHA=YES", f"PHOTOMETRIC={'RGB' if colours == 3 else 'MINISBLACK'}"]
+    number = gdal.GDT_Byte if dtype == np.uint8 else gdal.GDT_UInt16
+    dataset = gdal.GetDriverByName("GTiff").Create(str(path), 60, 40, colours + 1, number, options)
+    dataset.WriteArray(values)
+    return values[:-1]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("per", ["BAND", "ALL"])
+@pytest.mark.parametrize("scale", [1, 0.5])
+def test_alpha_is_neither_measured_nor_stretched(tmp_path, colours, per, scale, dtype):
+    values = write_alpha_image(tmp_path / "alpha.tif", colours, dtype)
+    source = open_image(place(tmp_path / "alpha.tif"), SETTINGS)
+    stretch = {"type": "MINMAX", "per": per}
+    keys = {"stretch": stretch, "pixelType": "UINT8", "nodataFill": 9, "scale": scale, "resampling": "NEAREST"}
+    encoder = encoder_of(source, "PNG", **keys)
+    decoded = decode_tile(bytes(encoder.encode(ImageRegion.of(((0, 0), (int(60 * scale), int(40 * scale)))))))
+    assert decoded.shape[0] == colours + 1
+    chosen = values if scale == 1 else values[:, 1::2, 1::2]
+    valid = values[:, :, :-1]
+    for index in range(colours):
+        measured = valid if per == "ALL" else valid[index]
+        expected = stretched(chosen[index], measured.min(), measured.max())
+        expected[:, -1] = 9
+        assert np.abs(decoded[index] - expected).max() <= 1
+    assert np.unique(decoded[-1, :, :-1]).tolist() == [255]
+    assert np.unique(decoded[-1, :, -1]).tolist() == [0]
+    source.close()
+
+
+@pytest.mark.parametrize("keys", [{}, {"scale": 0.5}, {"stretch": {"type": "SIGMA"}, "scale": 0.5}], ids=str)
+def test_alpha_of_invalid_pixels_is_zero(tmp_path, keys):
+    write_alpha_image(tmp_path / "alpha.tif", 3, np.uint16)
+    source = open_image(place(tmp_path / "alpha.tif"), SETTINGS)
+    encoder = encoder_of(source, "GTIFF", nodataFill=9, resampling="AVERAGE", **keys)
+    scale = keys.get("scale", 1)
+    decoded = decode_tile(bytes(encoder.encode(ImageRegion.of(((0, 0), (int(60 * scale), int(40 * scale)))))))
+    if scale == 1:
+        assert decoded[:, 0, -1].tolist() == [9, 9, 9, 0]
+    assert np.unique(decoded[-1, :, :-1]).tolist() == [65535]
+    source.close()
+
+
+@pytest.mark.parametrize("kind", ["CFloat32", "CInt16", "CFloat64"])
+@pytest.mark.parametrize("keys", [{}, {"bands": [1]}], ids=str)
+def test_complex_samples_are_kept_and_invalid_ones_are_zero(tmp_path, monkeypatch, keys, kind):
+    monkeypatch.setenv("GDAL_TIFF_INTERNAL_MASK", "YES")
+    values = (np.arange(600).reshape(20, 30) * (1 - 2j)).astype(np.complex128 if kind == "CFloat64" else np.complex64)
+    dataset = gdal.GetDriverByName("GTiff").Create(
+        str(tmp_path / "complex.tif"), 30, 20, 1, gdal.GetDataTypeByName(kind)
+    )
+    dataset.GetRasterBand(1).WriteArray(values)
+    dataset.CreateMaskBand(gdal.GMF_PER_DATASET)
+    is_valid = np.arange(600).reshape(20, 30) % 7 != 3
+    dataset.GetRasterBand(1).GetMaskBand().WriteArray(is_valid.astype(np.uint8) * 255)
+    del dataset
+    source = open_image(place(tmp_path / "complex.tif"), SETTINGS)
+    (tmp_path / "tile.tif").write_bytes(encoder_of(source, "GTIFF", **keys).encode(ImageRegion.of(((2, 3), (25, 16)))))
+    tile = gdal.Open(str(tmp_path / "tile.tif"))
+    assert gdal.GetDataTypeName(tile.GetRasterBand(1).DataType) == kind
+    assert np.array_equal(tile.ReadAsArray(), np.where(is_valid, values, 0)[2:18, 3:28])
+    source.close()
+
+
+@pytest.mark.parametrize("source", ["GTiff"], indirect=True)
+@pytest.mark.parametrize("scale", [1, 0.5])
+def test_handle_of_image_keeps_nothing_of_preparations(source, scale):
+    def kept(high):
+        stretch = {"type": "MINMAX", "min": 0, "max": high}
+        encoder_of(source, "GTIFF", stretch=stretch, scale=scale + high * 1e-4).encode(ImageRegion.of(((0, 0), (9, 9))))
+        return source.read(lambda handle: len(handle._companions))
+
+    first = kept(100)
+    assert [kept(high) for high in range(101, 104)] == [first] * 3

@@ -198,3 +198,63 @@ def test_row_holds_preparation_to_bit(ranges, fill):
     ratio = PixelRatio(1 / 3, abs(fill) + 0.1)
     preparation = Preparation(bands, "UInt16", "Float32", tuple(ranges), fill, ratio=ratio, resampling="CUBIC")
     assert Preparation.from_text(preparation.to_text()) == preparation
+
+
+@pytest.mark.parametrize("data_type", ["Int64", "UInt64"])
+@pytest.mark.parametrize("kind", ["MINMAX", "PERCENTILE", "SIGMA"])
+def test_stretch_of_64_bits_needs_pixel_type(data_type, kind):
+    found = problems(data_type=data_type, stretch={"type": kind})
+    assert set(found) == {"imageProcessorInput.pixelType"}
+    assert "pixelType=absent: UINT8, UINT16, FLOAT32: " in found["imageProcessorInput.pixelType"]
+    assert data_type in found["imageProcessorInput.pixelType"]
+    assert resolved(data_type=data_type, stretch={"type": kind}, pixelType="UINT8").data_type == "Byte"
+
+
+@pytest.mark.parametrize("data_type", ["Int64", "UInt64"])
+def test_resampled_samples_of_64_bits_do_not_wrap(data_type):
+    dtype = np.dtype("i8" if data_type == "Int64" else "u8")
+    limits = np.iinfo(dtype)
+    out = np.empty((1, 3), dtype)
+    values = np.array([[limits.min, 7.2, limits.max]], np.float64)
+    PixelMap(Preparation((1,), data_type, data_type), None, None).apply_computed(values, None, out)
+    assert out[0, :2].tolist() == [limits.min, 7]
+    assert limits.max - 4096 < out[0, 2] <= limits.max
+
+
+@pytest.mark.parametrize(
+    ("limit", "problem"),
+    [
+        ({"min": 100}, r"stretch\.min=100: below 50, the largest value of band 2"),
+        ({"min": [0, 50]}, r"stretch\.min=50: below 50, the largest value of band 2"),
+        ({"max": 3}, r"stretch\.max=3: above 5, the least value of band 2"),
+    ],
+    ids=str,
+)
+def test_limit_beyond_all_values_of_image_is_refused(limit, problem):
+    values = {1: np.arange(1000), 2: np.arange(5, 51)}
+    with pytest.raises(InvalidImageRequestException, match=problem) as refusal:
+        ranges_of(
+            asked(stretch={"type": "MINMAX"} | limit).stretch, (1, 2), lambda bands: {b: values[b] for b in bands}
+        )
+    assert len(refusal.value.problems) == 1
+
+
+def test_image_of_one_value_has_range_of_its_own():
+    constant = {1: np.full(9, 7)}
+    assert ranges_of(asked(stretch={"type": "MINMAX"}).stretch, (1,), lambda _bands: constant) == ((7.0, 7.0),)
+
+
+def test_alpha_bands_are_not_measured():
+    def samples(bands):
+        assert 4 not in bands
+        return {band: np.arange(10 * band) for band in bands}
+
+    for per, expected in (("BAND", ((0, 9), (0, 1), (0, 19))), ("ALL", ((0, 19), (0, 1), (0, 19)))):
+        stretch = asked(stretch={"type": "MINMAX", "per": per}).stretch
+        assert ranges_of(stretch, (1, 4, 2), samples, alpha=(4,)) == expected
+        assert ranges_of(stretch, (4,), samples, alpha=(4,)) == ((0.0, 1.0),)
+
+
+def test_fill_of_complex_samples_is_zero():
+    found = problems(data_type="CFloat32", count=1, nodataFill=5)
+    assert "nodataFill=5: 0: samples of the image are of type CFloat32" in found["imageProcessorInput.nodataFill"]

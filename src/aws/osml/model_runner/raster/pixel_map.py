@@ -16,21 +16,28 @@ Array = npt.NDArray[Any]
 # A strip of rows of one band has about so many samples, so that its temporary arrays stay in the cache of a core.
 _STRIP_SAMPLES = 32 * 1024
 _LARGEST_TABLE_BYTES = 2
+_LONG_BYTES = 8
 
 
 class PixelMap:
     """The map of a band of a tile.
 
     ``limits`` are the values that become the least and the largest sample; None leaves values as they are. ``nodata``
-    is the value of samples that are not valid, None without one.
+    is the value of samples that are not valid, None without one. For an alpha band (``is_alpha``) this value is 0, which
+    stays 0; all other samples become opaque where the preparation stretches values.
     """
 
-    def __init__(self, preparation: Preparation, limits: Range | None, nodata: float | None) -> None:
-        self._range = limits
-        self._fill = preparation.fill
+    def __init__(
+        self, preparation: Preparation, limits: Range | None, nodata: float | None, is_alpha: bool = False
+    ) -> None:
+        self._range = None if is_alpha else limits
         self._source = np.dtype(preparation.source_dtype)
         self._target = np.dtype(preparation.dtype)
-        self._nodata = representable(nodata, self._source)
+        self._nodata = representable(0.0 if is_alpha else nodata, self._source)
+        self._opaque = _largest(self._target) if is_alpha and preparation.ranges is not None else None
+        # Numbers cannot be assigned to complex samples, which are opaque bytes.
+        is_zero = is_alpha or self._target.kind == "V"
+        self._fill = np.zeros((), self._target)[()] if is_zero else preparation.fill
         self._table: Array | None = None
         if self._source.itemsize <= _LARGEST_TABLE_BYTES:
             codes = np.arange(256**self._source.itemsize, dtype=f"u{self._source.itemsize}")
@@ -53,15 +60,20 @@ class PixelMap:
 
         ``is_valid`` has the same shape; None where all of it is true.
         """
-        if self._range is not None:
+        if self._opaque is not None:
+            out[...] = self._opaque
+        elif self._range is not None:
             out[...] = _stretched_in_place(values, self._range, self._target)
         elif self._target.kind == "f":
             out[...] = values
         else:
-            limits = np.iinfo(self._target)
             values += 0.5
             np.floor(values, out=values)
-            out[...] = np.clip(values, limits.min, limits.max, out=values)
+            largest = float(_largest(self._target))
+            if self._target.itemsize == _LONG_BYTES:
+                # float64 rounds the largest sample up, to a value that the type does not hold.
+                largest = float(np.nextafter(largest, 0))
+            out[...] = np.clip(values, np.iinfo(self._target).min, largest, out=values)
         if is_valid is not None:
             out[~is_valid] = self._fill
 
@@ -84,7 +96,9 @@ class PixelMap:
         is_invalid = np.zeros(source.shape, np.bool_) if source.dtype.kind == "V" else ~np.isfinite(source)
         if self._nodata is not None:
             is_invalid |= source == self._nodata
-        if self._range is not None:
+        if self._opaque is not None:
+            mapped = np.full(source.shape, self._opaque, self._target)
+        elif self._range is not None:
             mapped = stretched(source, self._range, self._target)
         else:
             mapped = source.astype(self._target)
@@ -132,6 +146,11 @@ def _stretched_in_place(values: Array, limits: Range, target: np.dtype[Any]) -> 
         if least:
             np.floor(values, out=values)
     return values
+
+
+def _largest(target: np.dtype[Any]) -> int:
+    """Return the sample of an opaque pixel: the largest of an integer type, 1 of a float."""
+    return 1 if target.kind == "f" else int(np.iinfo(target).max)
 
 
 def representable(nodata: float | None, source: np.dtype[Any]) -> Any | None:

@@ -19,6 +19,7 @@ from aws.osml.model_runner.exceptions import InvalidImageRequestException, Probl
 from .tile_formats import PLAIN_SAMPLES, Samples
 
 _FIELD = "imageProcessorInput"
+_REFUSED = "the image cannot be prepared as imageProcessorInput asks"
 _PIXEL_TYPES = {"UINT8": "Byte", "UINT16": "UInt16", "FLOAT32": "Float32"}
 _DTYPES = {
     "Byte": "u1",
@@ -32,6 +33,8 @@ _DTYPES = {
     "Float32": "f4",
     "Float64": "f8",
 }
+# Integers that float64, in which values are stretched, does not hold.
+_WIDE_INTEGERS = ("Int64", "UInt64")
 # Names of bands that a refusal lists.
 _MAX_NAMED = 64
 # Drift of a whole image below which model pixels are image pixels.
@@ -49,7 +52,7 @@ class BandFacts:
     """Facts of a band that its file declares. ``data_type`` is GDAL's name, or ``Int8`` for signed bytes.
 
     ``names`` are the band's description and its colour interpretation, as far as the file has them. ``bits`` is the
-    number of bits that the file stores per sample.
+    number of bits that the file stores per sample. ``is_alpha``: samples are the opacity of the other bands.
     """
 
     number: int
@@ -57,6 +60,7 @@ class BandFacts:
     names: tuple[str, ...] = ()
     bits: int = 8
     palette_size: int = 0
+    is_alpha: bool = False
 
 
 class ImageFacts(NamedTuple):
@@ -74,8 +78,10 @@ class Preparation:
     ``bands`` are the numbers of the image's bands, from 1, in the order of the model; a band may repeat.
     ``source_type`` holds the samples of all of them, ``data_type`` the samples of a tile; both are GDAL's names, or
     ``Int8`` for signed bytes. ``ranges`` are the values of each band that become the least and the largest sample;
-    None leaves values as they are. ``fill`` is the sample of pixels that are not valid. ``ratio`` is the size of a
-    model pixel in image pixels, ``resampling`` the method by which it is made where the ratio is not 1.
+    None leaves values as they are. ``fill`` is the sample of pixels that are not valid. ``alpha`` are the numbers of the
+    image's alpha bands. They have no range and are filled with 0: where values are stretched, a valid pixel is opaque.
+    ``ratio`` is the size of a model pixel in image pixels, ``resampling`` the method by which it is made where the
+    ratio is not 1.
     """
 
     bands: tuple[int, ...]
@@ -86,6 +92,7 @@ class Preparation:
     samples: Samples = PLAIN_SAMPLES
     ratio: PixelRatio = ONE
     resampling: str = "BILINEAR"
+    alpha: tuple[int, ...] = ()
 
     @property
     def source_dtype(self) -> npt.DTypeLike:
@@ -105,7 +112,7 @@ class Preparation:
 
     def to_text(self) -> str:
         """Return the preparation as the image's row holds it."""
-        names = ("bands", "source_type", "data_type", "ranges", "fill", "ratio", "resampling")
+        names = ("bands", "source_type", "data_type", "ranges", "fill", "ratio", "resampling", "alpha")
         values = {name: getattr(self, name) for name in names}
         values["samples"] = [self.samples.bits, self.samples.palette_size, self.samples.is_signed_byte]
         return json.dumps(values, separators=(",", ":"))
@@ -124,6 +131,7 @@ class Preparation:
             samples=Samples(*values["samples"]),
             ratio=PixelRatio(*values["ratio"]),
             resampling=values["resampling"],
+            alpha=tuple(values["alpha"]),
         )
 
 
@@ -155,7 +163,7 @@ def resolve(
     if not ratio.is_one and chosen:
         problems += _resampling_problems(asked, source_type, chosen)
     if problems:
-        raise InvalidImageRequestException("the image cannot be prepared as imageProcessorInput asks", problems)
+        raise InvalidImageRequestException(_REFUSED, problems)
     preparation = Preparation(
         bands=tuple(band.number for band in chosen),
         source_type=source_type,
@@ -164,6 +172,7 @@ def resolve(
         fill=asked.nodata_fill,
         ratio=ratio,
         resampling=asked.resampling,
+        alpha=tuple(dict.fromkeys(band.number for band in chosen if band.is_alpha)),
     )
     return replace(preparation, samples=_samples(preparation, chosen))
 
@@ -194,11 +203,17 @@ def _listed(bands: Sequence[BandFacts]) -> str:
 
 def _type_problems(asked: ProcessorInput, source_type: str, data_type: str) -> list[Problem]:
     if source_type not in _DTYPES:
-        expected = f"absent: samples of the image are of type {source_type}"
+        kind = f"samples of the image are of type {source_type}"
         asked_for: list[tuple[str, str]] = [("stretch", asked.stretch.type)] if asked.is_stretched else []
         asked_for += [("pixelType", asked.pixel_type)] if asked.pixel_type else []
-        return [Problem(f"{_FIELD}.{name}", json.dumps(value), expected) for name, value in asked_for]
+        problems = [Problem(f"{_FIELD}.{name}", json.dumps(value), f"absent: {kind}") for name, value in asked_for]
+        if asked.nodata_fill:
+            problems.append(Problem(f"{_FIELD}.nodataFill", f"{asked.nodata_fill:g}", f"0: {kind}"))
+        return problems
     problems = []
+    if asked.is_stretched and data_type in _WIDE_INTEGERS:
+        expected = f"{', '.join(_PIXEL_TYPES)}: a stretch cannot fill the range of {data_type}, the type of the image"
+        problems.append(Problem(f"{_FIELD}.pixelType", "absent", expected))
     if not asked.is_stretched and not np.can_cast(dtype_of(source_type), dtype_of(data_type), "safe"):
         expected = f"a type that holds all values of {source_type}, or a stretch"
         problems.append(Problem(f"{_FIELD}.pixelType", json.dumps(asked.pixel_type), expected))
@@ -269,16 +284,20 @@ def needs_samples(stretch: Stretch) -> bool:
 
 
 def ranges_of(
-    stretch: Stretch, bands: Sequence[int], samples: Callable[[Sequence[int]], Mapping[int, npt.NDArray[Any]]]
+    stretch: Stretch,
+    bands: Sequence[int],
+    samples: Callable[[Sequence[int]], Mapping[int, npt.NDArray[Any]]],
+    alpha: Sequence[int] = (),
 ) -> tuple[Range, ...]:
-    """Return the (low, high) value of each of ``bands``, for a stretch that is not NONE.
+    """Return the (low, high) value of each of ``bands``, for a stretch that is not NONE; (0, 1) of ``alpha`` bands.
 
     ``samples`` returns valid values of each of some bands, one-dimensional. Raises InvalidImageRequestException when a
-    band that is needed has none.
+    band that is needed has none, or when none of its values lies between its limits.
     """
     measured: dict[int, Range] = {}
-    if needs_samples(stretch):
-        different, parts = list(dict.fromkeys(bands)), list[npt.NDArray[Any]]()
+    different = [band for band in dict.fromkeys(bands) if band not in alpha]
+    if needs_samples(stretch) and different:
+        parts = list[npt.NDArray[Any]]()
         # A few bands at a time, because all values of many bands take too much memory.
         step = -(-len(different) // _MAX_BANDS_WHOLE)
         for first in range(0, len(different), _BANDS_AT_ONCE):
@@ -290,10 +309,24 @@ def ranges_of(
         if stretch.per == "ALL":
             measured = dict.fromkeys(different, _measured(stretch, np.concatenate(parts)))
     lows, highs = (stretch.limits(name, len(bands)) for name in _LIMIT_NAMES)
-    ranges = [measured.get(band, (0.0, 1.0)) for band in bands]
-    return tuple(
-        (lows[index] if lows else low, highs[index] if highs else high) for index, (low, high) in enumerate(ranges)
-    )
+    ranges, problems = list[Range](), list[Problem]()
+    for index, band in enumerate(bands):
+        if band in alpha:
+            ranges.append((0.0, 1.0))
+            continue
+        low, high = measured.get(band, (0.0, 1.0))
+        if lows and not highs and lows[index] >= high:
+            problems.append(_crossed("min", lows[index], f"below {high:g}, the largest value of band {band}"))
+        if highs and not lows and highs[index] <= low:
+            problems.append(_crossed("max", highs[index], f"above {low:g}, the least value of band {band}"))
+        ranges.append((lows[index] if lows else low, highs[index] if highs else high))
+    if problems:
+        raise InvalidImageRequestException(_REFUSED, problems)
+    return tuple(ranges)
+
+
+def _crossed(name: str, value: float, expected: str) -> Problem:
+    return Problem(f"{_FIELD}.stretch.{name}", f"{value:g}", expected)
 
 
 _LIMIT_NAMES: tuple[Literal["min", "max"], ...] = ("min", "max")
@@ -302,7 +335,7 @@ _LIMIT_NAMES: tuple[Literal["min", "max"], ...] = ("min", "max")
 def _measured(stretch: Stretch, values: npt.NDArray[Any]) -> Range:
     if not values.size:
         problem = Problem(f"{_FIELD}.stretch", stretch.type, "MINMAX with min and max: no valid pixel was found")
-        raise InvalidImageRequestException("the image cannot be prepared as imageProcessorInput asks", [problem])
+        raise InvalidImageRequestException(_REFUSED, [problem])
     if stretch.type == "MINMAX":
         return float(values.min()), float(values.max())
     if stretch.type == "PERCENTILE":

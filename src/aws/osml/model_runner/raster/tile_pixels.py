@@ -1,6 +1,6 @@
 """Pixels of a tile: as the image has them, or in the bands, range and type that the model was trained on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -108,6 +108,8 @@ class PreparedPixels(TilePixels):
         super().__init__(source)
         self._preparation = preparation
         self._templates = TiffTemplates()
+        # They end with the region that the tiles belong to: an image stays open for jobs with other preparations.
+        self._maps: dict[Hashable, PixelMap] = {}
         self._read_bands = tuple(dict.fromkeys(preparation.bands))
 
     @property
@@ -174,9 +176,15 @@ class PreparedPixels(TilePixels):
     def _map(self, handle: ImageHandle, index: int) -> PixelMap:
         """Return the map of a band of the tile; bands with the same map share it."""
         preparation = self._preparation
-        nodata = handle.companion("validity", Validity.of).nodata[preparation.bands[index] - 1]
+        number = preparation.bands[index]
+        is_alpha = number in preparation.alpha
+        nodata = handle.companion("validity", Validity.of).nodata[number - 1]
         limits = None if preparation.ranges is None else preparation.ranges[index]
-        return handle.companion((preparation, limits, nodata), lambda _dataset: PixelMap(preparation, limits, nodata))
+        key = (limits, nodata, is_alpha)
+        if (found := self._maps.get(key)) is None:
+            # Two threads may make the same map; either will do.
+            found = self._maps[key] = PixelMap(preparation, limits, nodata, is_alpha)
+        return found
 
 
 def prepare(source: ImageSource, asked: ProcessorInput, measures: bool = True) -> Preparation:
@@ -196,7 +204,7 @@ def prepare(source: ImageSource, asked: ProcessorInput, measures: bool = True) -
         return source.read(lambda handle: valid_samples(handle.dataset, chosen, preparation.source_type))
 
     try:
-        return replace(preparation, ranges=ranges_of(stretch, preparation.bands, samples))
+        return replace(preparation, ranges=ranges_of(stretch, preparation.bands, samples, preparation.alpha))
     except RuntimeError as err:
         raise LoadImageException(f"the values of the image cannot be read: {err}") from err
 
@@ -227,6 +235,7 @@ def _facts(band: Any, number: int) -> BandFacts:
         names=tuple(dict.fromkeys(name for name in names if name)),
         bits=int(bits) if bits.isdigit() else int(gdal.GetDataTypeSize(band.DataType)),
         palette_size=0 if table is None else table.GetCount(),
+        is_alpha=band.GetColorInterpretation() == gdal.GCI_AlphaBand,
     )
 
 
