@@ -9,9 +9,19 @@ from osgeo import gdal
 from aws.osml.model_runner.api.processor_input import ProcessorInput
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
 from aws.osml.model_runner.exceptions import InvalidImageRequestException, TileEncodingError
-from aws.osml.model_runner.raster import RasterSettings, TileEncoder, decode_tile, image_to_world, open_image, prepare
+from aws.osml.model_runner.raster import (
+    RasterSettings,
+    TileEncoder,
+    decode_tile,
+    image_to_world,
+    open_image,
+    prepare,
+    tile_parts,
+)
 from aws.osml.model_runner.raster.band_samples import MAX_SAMPLES_SIDE, valid_samples, windows_of
 from aws.osml.model_runner.raster.sensor_model import build_sensor_model
+from aws.osml.model_runner.raster.tile_parts import MAX_PART_BYTES
+from aws.osml.model_runner.raster.tile_pixels import PreparedPixels
 from raster_files import UTM_31N, pattern, place, rpc_metadata, translated, write_image
 
 SETTINGS = RasterSettings()
@@ -376,3 +386,58 @@ def test_handle_of_image_keeps_nothing_of_preparations(source, scale):
 
     first = kept(100)
     assert [kept(high) for high in range(101, 104)] == [first] * 3
+
+
+class CountedReads:
+    """Bytes of samples that each read of the image held, of all threads."""
+
+    def __init__(self, monkeypatch):
+        self.sizes = []
+        read = PreparedPixels._samples
+
+        def counted(pixels, handle, level, window):
+            source, mask = read(pixels, handle, level, window)
+            self.sizes.append(source.nbytes + (0 if mask is None else mask.nbytes))
+            return source, mask
+
+        monkeypatch.setattr(PreparedPixels, "_samples", counted)
+
+
+@pytest.mark.parametrize("keys", [{}, {"scale": 0.2}, {"scale": 0.05, "resampling": "NEAREST"}], ids=str)
+@pytest.mark.parametrize("block", [1024, 16])
+def test_bytes_of_image_that_are_held_for_tile_are_bounded(tmp_path, monkeypatch, keys, block):
+    limit = MAX_PART_BYTES // 32
+    monkeypatch.setattr(tile_parts, "MAX_PART_BYTES", limit)
+    path = tmp_path / "blocks.tif"
+    options = ["TILED=YES", f"BLOCKXSIZE={block}", f"BLOCKYSIZE={block}", "SPARSE_OK=YES"]
+    gdal.GetDriverByName("GTiff").Create(str(path), 1200, 1100, 8, gdal.GDT_UInt16, options)
+    source = open_image(place(path), SETTINGS)
+    stretch = {"type": "MINMAX", "min": 0, "max": 9}
+    preparation = prepare(source, asked(stretch=stretch, pixelType="UINT8", **keys))
+    reads, parts = CountedReads(monkeypatch), []
+    encoder = TileEncoder(source, "GTIFF", preparation=preparation, on_part=parts.append)
+    scale = keys.get("scale", 1)
+    tile = ImageRegion.of(((0, 0), (int(1200 * scale), int(1100 * scale))))
+    encoder.encode(tile)
+    assert max(reads.sizes) <= limit
+    # Few pixels are read twice, and each read shows that the tile makes progress.
+    assert sum(reads.sizes) < 2 * 1200 * 1100 * 16
+    assert parts == [tile] * len(reads.sizes)
+    assert len(parts) > 10
+    source.close()
+
+
+@pytest.mark.parametrize("source", ["GTiff"], indirect=True)
+@pytest.mark.parametrize("resampling", ALGORITHMS)
+@pytest.mark.parametrize("scale", [0.3, 1, 1.9])
+def test_tile_is_same_from_many_parts_and_from_one(source, monkeypatch, resampling, scale):
+    tile = ImageRegion.of(((3, 5), (60, 40)))
+    keys = RGB | {"scale": scale, "resampling": resampling}
+    whole = bytes(encoder_of(source, "GTIFF", **keys).encode(tile))
+    reads = CountedReads(monkeypatch)
+    for limit in (12_000, 3_000):
+        monkeypatch.setattr(tile_parts, "MAX_PART_BYTES", limit)
+        reads.sizes.clear()
+        assert bytes(encoder_of(source, "GTIFF", **keys).encode(tile)) == whole
+        assert len(reads.sizes) > 1 or scale > 1
+        assert max(reads.sizes) <= limit

@@ -209,7 +209,15 @@ class RegionProcessor:
     ) -> TileProcessor:
         request, preparation = self._request, preparation_in(job)
         tile_bounds = [tile.bounds for tile in tiles]
-        encoder = self._make_encoder(source, request.tile_format, request.tile_compression, tile_bounds, preparation)
+        at_bounds = {tile.bounds: tile for tile in tiles}
+
+        def on_part(bounds: ImageRegion) -> None:
+            # A tile of a small scale is made from many reads, each of which may take a while.
+            run.record_life(at_bounds[bounds])
+
+        encoder = self._make_encoder(
+            source, request.tile_format, request.tile_compression, tile_bounds, preparation, on_part
+        )
         grid, ratio = None, ratio_of(preparation)
         if source.sensor_model is not None:
             to_world = image_to_world(source.sensor_model, self._elevation_model)

@@ -23,8 +23,8 @@ class PixelMap:
     """The map of a band of a tile.
 
     ``limits`` are the values that become the least and the largest sample; None leaves values as they are. ``nodata``
-    is the value of samples that are not valid, None without one. For an alpha band (``is_alpha``) this value is 0, which
-    stays 0; all other samples become opaque where the preparation stretches values.
+    is the value of samples that are not valid, None without one. For an alpha band (``is_alpha``) this value is 0,
+    which stays 0; all other samples become opaque where the preparation stretches values.
     """
 
     def __init__(

@@ -78,7 +78,7 @@ class Preparation:
     ``bands`` are the numbers of the image's bands, from 1, in the order of the model; a band may repeat.
     ``source_type`` holds the samples of all of them, ``data_type`` the samples of a tile; both are GDAL's names, or
     ``Int8`` for signed bytes. ``ranges`` are the values of each band that become the least and the largest sample;
-    None leaves values as they are. ``fill`` is the sample of pixels that are not valid. ``alpha`` are the numbers of the
+    None leaves values as they are. ``fill`` is the sample of pixels that are not valid. ``alpha`` are numbers of the
     image's alpha bands. They have no range and are filled with 0: where values are stretched, a valid pixel is opaque.
     ``ratio`` is the size of a model pixel in image pixels, ``resampling`` the method by which it is made where the
     ratio is not 1.
@@ -308,6 +308,13 @@ def ranges_of(
                     measured[band] = _measured(stretch, values)
         if stretch.per == "ALL":
             measured = dict.fromkeys(different, _measured(stretch, np.concatenate(parts)))
+    return _limited(stretch, bands, measured, alpha)
+
+
+def _limited(
+    stretch: Stretch, bands: Sequence[int], measured: Mapping[int, Range], alpha: Sequence[int]
+) -> tuple[Range, ...]:
+    """Return the measured ranges with the explicit limits of a stretch instead."""
     lows, highs = (stretch.limits(name, len(bands)) for name in _LIMIT_NAMES)
     ranges, problems = list[Range](), list[Problem]()
     for index, band in enumerate(bands):

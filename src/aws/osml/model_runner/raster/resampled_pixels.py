@@ -1,11 +1,13 @@
 """Pixels of tiles of another scale than the image: read from the image or an overview, and resampled."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from aws.osml.model_runner.common.pixel_ratio import PixelRatio
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
 
 from .georeference import ImageToWorld
@@ -13,16 +15,15 @@ from .handle_pool import ImageHandle
 from .image_source import ImageSource
 from .overviews import Level, level_for
 from .preparation import Preparation
-from .resampling import AxisWeights, axis_weights, nearest_pixels, resampled
-from .settings import MIB
+from .resampling import AxisCache, AxisWeights, kernel_width, nearest_pixels, resampled
 from .tile_pixels import PreparedPixels
 from .validity import Validity
 from .window import corner_of
 
-# Samples of the image that are read at once, unless one row of stored blocks has more.
-_MAX_PART_BYTES = 32 * MIB
 # Samples of one band, as floats, that are resampled at once; they fit into the cache of a core.
 _STRIP_SAMPLES = 256 * 1024
+# Tiles of one row or column of a grid have an axis in common, in each job of the process.
+_AXES = AxisCache()
 
 
 class ResampledPixels(PreparedPixels):
@@ -30,9 +31,15 @@ class ResampledPixels(PreparedPixels):
 
     is_read_whole = False
 
-    def __init__(self, source: ImageSource, preparation: Preparation) -> None:
-        super().__init__(source, preparation)
+    def __init__(
+        self,
+        source: ImageSource,
+        preparation: Preparation,
+        on_part: Callable[[ImageRegion], object] = lambda _tile: None,
+    ) -> None:
+        super().__init__(source, preparation, on_part)
         self._ratio = preparation.ratio
+        self._level: Level | None = None
         self._size = preparation.ratio.size_of(source.width, source.height)
         self._work_type = "f4" if np.dtype(preparation.source_dtype).str[1:] in ("u1", "i1", "u2", "i2", "f4") else "f8"
 
@@ -57,7 +64,7 @@ class ResampledPixels(PreparedPixels):
 
     def source_bytes(self, size: ImageDimensions) -> int:
         """Return the bytes of samples that are read for a tile; see ``TilePixels.source_bytes``."""
-        level = self._source.read(lambda handle: handle.companion(("level", self._ratio), self._level))
+        level = self._source.read(self._level_of)
         share = level.width * level.height / (self._source.width * self._source.height)
         is_nearest = self._preparation.resampling == "NEAREST"
         pixels = size.width * size.height * self._ratio.x * self._ratio.y * (1.0 if is_nearest else share)
@@ -67,20 +74,25 @@ class ResampledPixels(PreparedPixels):
         if self._preparation.resampling == "NEAREST":
             self._fill_nearest(handle, tile, out)
             return
-        level: Level = handle.companion(("level", self._ratio), self._level)
+        level = self._level_of(handle)
         (row, col), (width, height) = tile
-        across = self._weights(self._ratio.x * level.width / self._source.width, col, width, level.width)
-        down = self._weights(self._ratio.y * level.height / self._source.height, row, height, level.height)
-        for start, end in self._parts(handle, level, across, down):
-            rows = down.part(start, end)
-            window = ImageRegion(ImageCoord(rows.first, across.first), ImageDimensions(across.width, rows.width))
+        ratio = PixelRatio(
+            self._ratio.x * level.width / self._source.width, self._ratio.y * level.height / self._source.height
+        )
+        all_across = self._weights(ratio.x, col, width, level.width)
+        all_down = self._weights(ratio.y, row, height, level.height)
+        kernel = partial(kernel_width, self._preparation.resampling)
+        for rows, columns in self._parts(handle, level, tile, ratio, kernel):
+            down, across = all_down.part(rows.start, rows.stop), all_across.part(columns.start, columns.stop)
+            window = ImageRegion(ImageCoord(down.first, across.first), ImageDimensions(across.width, down.width))
             source, mask = self._samples(handle, level, window)
-            step = max(1, _STRIP_SAMPLES * (end - start) // (across.width * rows.width))
-            for first in range(start, end, step):
-                strip = down.part(first, min(first + step, end))
-                lines = slice(strip.first - rows.first, strip.first - rows.first + strip.width)
+            step = max(1, _STRIP_SAMPLES * down.height // (across.width * down.width))
+            for first in range(0, down.height, step):
+                strip = down.part(first, min(first + step, down.height))
+                lines = slice(strip.first - down.first, strip.first - down.first + strip.width)
                 part_mask = None if mask is None else mask[lines]
-                self._fill_strip(handle, source[:, lines], part_mask, strip, across, out[first : first + step])
+                strip_out = out[rows, columns][first : first + step]
+                self._fill_strip(handle, source[:, lines], part_mask, strip, across, strip_out)
 
     def _fill_strip(
         self,
@@ -102,46 +114,34 @@ class ResampledPixels(PreparedPixels):
 
     def _fill_nearest(self, handle: ImageHandle, tile: ImageRegion, out: npt.NDArray[Any]) -> None:
         (row, col), (width, height) = tile
-        whole = Level(None, self._source.width, self._source.height)
-        columns = nearest_pixels(self._ratio.x, col, width, whole.width)
-        rows = nearest_pixels(self._ratio.y, row, height, whole.height)
-        step = max(1, _MAX_PART_BYTES // self._row_bytes(int(columns[-1] - columns[0]) + 1, self._ratio.y))
-        for first in range(0, height, step):
-            lines = rows[first : first + step]
-            origin = ImageCoord(int(lines[0]), int(columns[0]))
-            size = ImageDimensions(int(columns[-1]) - origin.col + 1, int(lines[-1]) - origin.row + 1)
-            source, mask = self._samples(handle, whole, ImageRegion(origin, size))
-            chosen = np.ix_(lines - origin.row, columns - origin.col)
+        all_columns = nearest_pixels(self._ratio.x, col, width, self._whole.width)
+        all_lines = nearest_pixels(self._ratio.y, row, height, self._whole.height)
+        for rows, columns in self._parts(handle, self._whole, tile, self._ratio):
+            across, down = all_columns[columns], all_lines[rows]
+            origin = ImageCoord(int(down[0]), int(across[0]))
+            size = ImageDimensions(int(across[-1]) - origin.col + 1, int(down[-1]) - origin.row + 1)
+            source, mask = self._samples(handle, self._whole, ImageRegion(origin, size))
+            chosen = np.ix_(down - origin.row, across - origin.col)
             chosen_mask = None if mask is None else mask[chosen]
             for index, number in enumerate(self._preparation.bands):
                 samples = source[self._read_bands.index(number)][chosen]
-                self._map(handle, index).apply(samples, chosen_mask, out[first : first + step, :, index])
-
-    def _parts(
-        self, handle: ImageHandle, level: Level, across: AxisWeights, down: AxisWeights
-    ) -> Iterator[tuple[int, int]]:
-        """Yield [start, end) of the rows of a tile that are made from one read of the image."""
-        ratio = self._ratio.y * level.height / self._source.height
-        # A row of stored blocks is decoded once, as far as it may be.
-        block_rows = level.band(handle.dataset, 1).GetBlockSize()[1]
-        fitting = _MAX_PART_BYTES // self._row_bytes(across.width, ratio)
-        step = max(1, fitting, int(block_rows / ratio))
-        for start in range(0, down.height, step):
-            yield start, min(start + step, down.height)
-
-    def _row_bytes(self, columns: int, ratio: float) -> int:
-        """Return the bytes of the image that a row of a tile is made from."""
-        sample_bytes = np.dtype(self._preparation.source_dtype).itemsize
-        return max(1, int(columns * max(1.0, ratio) * sample_bytes * len(self._read_bands)))
+                self._map(handle, index).apply(samples, chosen_mask, out[rows, columns, index])
 
     def _weights(self, ratio: float, start: int, count: int, length: int) -> AxisWeights:
-        return axis_weights(self._preparation.resampling, ratio, start, count, length, self._work_type)
+        return _AXES.weights(self._preparation.resampling, ratio, start, count, length, self._work_type)
 
-    def _level(self, dataset: Any) -> Level:
-        has_mask = Validity.of(dataset).has_mask
-        return level_for(dataset, self._ratio, has_mask, self._source.settings.max_block_bytes)
+    def _level_of(self, handle: ImageHandle) -> Level:
+        """Return the level that tiles are made from: the same with each handle of the image."""
+        if self._level is None:
+            has_mask = handle.companion("validity", Validity.of).has_mask
+            max_block_bytes = self._source.settings.max_block_bytes
+            self._level = level_for(handle.dataset, self._ratio, has_mask, max_block_bytes)
+        return self._level
 
 
-def pixels_of(source: ImageSource, preparation: Preparation) -> PreparedPixels:
-    """Return the pixels of tiles that a preparation makes."""
-    return PreparedPixels(source, preparation) if preparation.ratio.is_one else ResampledPixels(source, preparation)
+def pixels_of(
+    source: ImageSource, preparation: Preparation, on_part: Callable[[ImageRegion], object] = lambda _tile: None
+) -> PreparedPixels:
+    """Return the pixels of tiles that a preparation makes; see ``PreparedPixels``."""
+    kind = PreparedPixels if preparation.ratio.is_one else ResampledPixels
+    return kind(source, preparation, on_part)

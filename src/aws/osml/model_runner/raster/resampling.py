@@ -7,12 +7,15 @@ Down-sampling widens the kernel by ``ratio``, so it low-passes. Weights outside 
 are scaled up to a sum of 1: no pixel is invented.
 """
 
-import functools
+import threading
+from collections import OrderedDict
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
+
+from .settings import MIB
 
 Array = npt.NDArray[Any]
 
@@ -20,7 +23,6 @@ Array = npt.NDArray[Any]
 _MIN_VALID_SHARE = 0.5
 # A centre on the edge of two pixels belongs to the second, also where rounding puts it just before.
 _EDGE_PX = 1e-10
-_CACHED_AXES = 256
 _RADIUS = {"BILINEAR": 1.0, "CUBIC": 2.0}
 
 
@@ -42,8 +44,15 @@ class AxisWeights(NamedTuple):
         height: int = self.matrix.shape[0]
         return height
 
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of the weights and their indices."""
+        return int(sum(part.nbytes for part in (self.matrix.data, self.matrix.indices, self.matrix.indptr)))
+
     def part(self, start: int, end: int) -> "AxisWeights":
         """Return the weights of model pixels [start, end) of the span, with no more image pixels than they need."""
+        if (start, end) == (0, self.height):
+            return self
         indptr = self.matrix.indptr[start : end + 1]
         entries = slice(indptr[0], indptr[-1])
         indices = self.matrix.indices[entries]
@@ -53,7 +62,11 @@ class AxisWeights(NamedTuple):
         return AxisWeights(self.first + first, matrix)
 
 
-@functools.lru_cache(maxsize=_CACHED_AXES)
+def kernel_width(method: str, ratio: float) -> float:
+    """Return the image pixels of an axis from which a model pixel is made; ``method`` as in ``axis_weights``."""
+    return ratio if method == "AVERAGE" else 2 * _RADIUS[method] * max(1.0, ratio)
+
+
 def axis_weights(method: str, ratio: float, start: int, count: int, length: int, dtype: str) -> AxisWeights:
     """Return the weights of model pixels [start, start + count) on an axis of ``length`` image pixels.
 
@@ -61,7 +74,7 @@ def axis_weights(method: str, ratio: float, start: int, count: int, length: int,
     """
     model = np.arange(start, start + count, dtype=np.float64)[:, None]
     centres, stretch = (model + 0.5) * ratio, max(1.0, ratio)
-    reach = ratio / 2 if method == "AVERAGE" else _RADIUS[method] * stretch
+    reach = kernel_width(method, ratio) / 2
     pixels = np.floor(centres - reach) + np.arange(int(np.ceil(2 * reach)) + 1)
     if method == "AVERAGE":
         weights = np.minimum(pixels + 1, (model + 1) * ratio) - np.maximum(pixels, model * ratio)
@@ -77,6 +90,37 @@ def axis_weights(method: str, ratio: float, start: int, count: int, length: int,
     indptr = np.concatenate([[0], np.cumsum(is_used.sum(axis=1))]).astype(np.int32)
     values, shape = weights[is_used].astype(dtype), (count, last - first + 1)
     return AxisWeights(first, csr_matrix((values, indices - first, indptr), shape=shape))
+
+
+class AxisCache:
+    """The weights of the axes that were used last, of at most ``max_bytes`` altogether. Thread-safe."""
+
+    def __init__(self, max_bytes: int = 16 * MIB) -> None:
+        self._max_bytes = max_bytes
+        self._axes: OrderedDict[tuple[str, float, int, int, int, str], AxisWeights] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of all weights in the cache."""
+        return self._bytes
+
+    def weights(self, method: str, ratio: float, start: int, count: int, length: int, dtype: str) -> AxisWeights:
+        """Return what ``axis_weights`` returns."""
+        key = (method, ratio, start, count, length, dtype)
+        with self._lock:
+            if (found := self._axes.get(key)) is not None:
+                self._axes.move_to_end(key)
+                return found
+        axis = axis_weights(*key)
+        with self._lock:
+            if key not in self._axes:
+                self._axes[key] = axis
+                self._bytes += axis.size_bytes
+            while self._bytes > self._max_bytes:
+                self._bytes -= self._axes.popitem(last=False)[1].size_bytes
+        return axis
 
 
 def nearest_pixels(ratio: float, start: int, count: int, length: int) -> npt.NDArray[np.intp]:

@@ -36,7 +36,7 @@ logger = structlog.get_logger(__name__)
 
 # The metadata of a tile is rarely larger.
 _MAX_HEADER_BYTES = 256 * 1024
-# A tile of a small scale is made from many pixels of the image, which takes time but little memory.
+# A tile of a small scale is made from many pixels of the image, which takes time but little memory: see ``tile_parts``.
 _MAX_READ_SHARE = 64
 _PLAIN_TIFF = TilePlan("GTiff", ("COMPRESS=NONE",))
 
@@ -46,7 +46,8 @@ class TileEncoder:
 
     NITF tiles carry the corners, the SICD or SIDD document and the RPC, adjusted to the tile. GTIFF tiles carry the
     georeference of the tile; PNG and JPEG tiles carry pixels only. ``tiles`` are the tiles that the caller will encode,
-    in order: for a remote image, several of them are fetched at once.
+    in order: for a remote image, several of them are fetched at once. ``on_part`` is called with a prepared tile after
+    each part of the image that was read for it.
     """
 
     def __init__(
@@ -56,9 +57,10 @@ class TileEncoder:
         compression: ImageCompression | str | None = None,
         tiles: Iterable[ImageRegion] = (),
         preparation: Preparation | None = None,
+        on_part: Callable[[ImageRegion], object] = lambda _tile: None,
     ) -> None:
         self._source = source
-        self._pixels = TilePixels(source) if preparation is None else pixels_of(source, preparation)
+        self._pixels = TilePixels(source) if preparation is None else pixels_of(source, preparation, on_part)
         self._tiles = tiles
         self._tile_format = ImageFormats(tile_format)
         self._compression = ImageCompression(compression) if compression else None

@@ -1,6 +1,6 @@
 """Pixels of a tile: as the image has them, or in the bands, range and type that the model was trained on."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +9,8 @@ import numpy.typing as npt
 from osgeo import gdal
 
 from aws.osml.model_runner.api.processor_input import ProcessorInput
-from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
+from aws.osml.model_runner.common.pixel_ratio import ONE, PixelRatio
+from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
 from aws.osml.model_runner.exceptions import LoadImageException
 
 from .band_samples import valid_samples
@@ -24,6 +25,7 @@ from .pixel_size import pixel_size_m
 from .preparation import BandFacts, ImageFacts, Preparation, needs_samples, ranges_of, resolve
 from .tiff_templates import TiffTemplates
 from .tile_formats import Samples
+from .tile_parts import PartAxis, parts_of
 from .validity import Validity, read_mask
 from .window import corner_of, prepared_view, read_pixels, tile_view
 
@@ -104,9 +106,17 @@ class PreparedPixels(TilePixels):
 
     has_sar_document = False
 
-    def __init__(self, source: ImageSource, preparation: Preparation) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        preparation: Preparation,
+        on_part: Callable[[ImageRegion], object] = lambda _tile: None,
+    ) -> None:
+        """``on_part`` is called with a tile after each of its parts, which shows that a long read does not hang."""
         super().__init__(source)
         self._preparation = preparation
+        self._on_part = on_part
+        self._whole = Level(None, source.width, source.height)
         self._templates = TiffTemplates()
         # They end with the region that the tiles belong to: an image stays open for jobs with other preparations.
         self._maps: dict[Hashable, PixelMap] = {}
@@ -146,10 +156,35 @@ class PreparedPixels(TilePixels):
 
     def _fill(self, handle: ImageHandle, tile: ImageRegion, out: npt.NDArray[Any]) -> None:
         """Write the samples of a tile to ``out`` (rows, columns, bands)."""
-        whole = Level(None, self._source.width, self._source.height)
-        source, mask = self._samples(handle, whole, tile)
-        for index, number in enumerate(self._preparation.bands):
-            self._map(handle, index).apply(source[self._read_bands.index(number)], mask, out[:, :, index])
+        row, col = tile.origin
+        for rows, columns in self._parts(handle, self._whole, tile):
+            size = ImageDimensions(columns.stop - columns.start, rows.stop - rows.start)
+            origin = ImageCoord(row + rows.start, col + columns.start)
+            source, mask = self._samples(handle, self._whole, ImageRegion(origin, size))
+            for index, number in enumerate(self._preparation.bands):
+                samples = source[self._read_bands.index(number)]
+                self._map(handle, index).apply(samples, mask, out[rows, columns, index])
+
+    def _parts(
+        self,
+        handle: ImageHandle,
+        level: Level,
+        tile: ImageRegion,
+        ratio: PixelRatio = ONE,
+        kernel: Callable[[float], float] = lambda _ratio: 1.0,
+    ) -> Iterator[tuple[slice, slice]]:
+        """Yield (rows, columns) of the parts of a tile; see ``parts_of``.
+
+        ``ratio`` is that of ``level``; ``kernel`` returns the image pixels that one model pixel is made from.
+        """
+        width, height = level.band(handle.dataset, self._read_bands[0]).GetBlockSize()
+        has_mask = handle.companion("validity", Validity.of).has_mask
+        pixel_bytes = np.dtype(self._preparation.source_dtype).itemsize * len(self._read_bands) + has_mask
+        down = PartAxis(tile.size.height, height, ratio.y, kernel(ratio.y))
+        across = PartAxis(tile.size.width, width, ratio.x, kernel(ratio.x))
+        for part in parts_of(down, across, pixel_bytes):
+            yield part
+            self._on_part(tile)
 
     def _samples(
         self, handle: ImageHandle, level: Level, window: ImageRegion
@@ -160,11 +195,13 @@ class PreparedPixels(TilePixels):
         number = gdal.GetDataTypeByName(gdal_type(preparation.source_type))
         if level.overview is None:
             raw = dataset.ReadRaster(col, row, width, height, buf_type=number, band_list=list(self._read_bands))
+            source = np.frombuffer(raw, preparation.source_dtype).reshape(len(self._read_bands), height, width)
         else:
             # GDAL reads overviews band by band.
-            bands = (level.band(dataset, band) for band in self._read_bands)
-            raw = b"".join(band.ReadRaster(col, row, width, height, buf_type=number) for band in bands)
-        source = np.frombuffer(raw, preparation.source_dtype).reshape(len(self._read_bands), height, width)
+            source = np.empty((len(self._read_bands), height, width), preparation.source_dtype)
+            for samples, band in zip(source, self._read_bands, strict=True):
+                place = samples.reshape(-1).view(np.uint8).data
+                level.band(dataset, band).ReadRaster(col, row, width, height, buf_type=number, buf_obj=place)
         has_mask = handle.companion("validity", Validity.of).has_mask
         return source, read_mask(level.band(dataset, 1), col, row, width, height) if has_mask else None
 
