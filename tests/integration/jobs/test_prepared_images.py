@@ -7,7 +7,8 @@ import pytest
 import shapely
 from osgeo import osr
 
-from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
+from aws.osml.model_runner.common.typing import ImageDimensions, ImageFormats, ImageRegion
+from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.raster import write_geotiff
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
 from worker_in_process import UTM_31N
@@ -135,3 +136,24 @@ def test_objects_on_seams_of_scaled_plan_are_delivered_once(worker, tmp_path, mo
     assert (job.features_stored or 0) > len(features) == len(ships)
     assert np.linalg.norm(rings.mean(axis=1)[:, None] - middles, axis=2).min(axis=0).max() < 1.1
     assert np.abs(np.ptp(rings[:, :, 0], axis=1) - 36).max() < 3
+
+
+def test_rows_of_prepared_job_keep_its_input_and_are_not_readable_for_earlier_versions(worker, turned_image, clock):
+    asked = {"bands": [1], "scale": 0.5}
+    request = worker.request(turned_image, "http://127.0.0.1:9/invocations", imageProcessorInput=asked)
+    worker.image_handler.accept(request)
+    stored = worker.jobs.get_image_request(request.image_id)
+    (opened,) = worker.outstanding_jobs.open_rows()
+    put = JobItem.from_row(JobItem.from_image_request(request).to_put())
+    assert opened.request.tile_format == request.tile_format
+    for found in (stored.image_request(), put.image_request(), worker.jobs.request_of(stored)):
+        assert (found.processor_input, found.tile_format) == (asked, request.tile_format)
+    *_, regions = worker.image_handler.load_image_request(put, None)
+    assert max(region.right for region in regions) == math.floor(WIDTH / 2 + 0.5)
+    # Earlier versions read these fields as ``ImageFormats(text)``.
+    row = worker.jobs.read({"image_id": request.image_id})
+    key = {"endpoint_id": request.model_name, "job_id": request.job_id}
+    payload = worker.outstanding_jobs.read(key)["request_payload"]
+    for text in (row["tile_format"], payload["tile_format"], request.to_item()["tile_format"]):
+        with pytest.raises(ValueError, match="PREPARED:"):
+            ImageFormats(text)

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -113,6 +113,7 @@ class ImageRequest:
         """
         item = {name: getattr(self, name) for name in _TEXT_FIELDS}
         item |= {name: str(getattr(self, name)) for name in _ENUM_FIELDS}
+        item["tile_format"] = stored_tile_format(self)
         item |= {name: list(getattr(self, name)) for name in _SIZE_FIELDS}
         item |= {name: json_text(getattr(self, name)) for name in _JSON_FIELDS if getattr(self, name) is not None}
         item["priority"] = self.priority
@@ -148,6 +149,21 @@ class ImageRequest:
         ]
 
 
+# Stands before the tile format in each row of a request with ``imageProcessorInput``. Earlier versions refuse such a
+# row. Without it they would process the job, and send pixels that are not prepared.
+_PREPARED = "PREPARED:"
+
+
+def stored_tile_format(request: ImageRequest) -> str:
+    """Return the tile format of a request as rows hold it."""
+    return f"{'' if request.processor_input is None else _PREPARED}{request.tile_format}"
+
+
+def tile_format_of(stored: object) -> ImageFormats:
+    """Return the tile format of a row; raises ValueError when this version does not define it."""
+    return ImageFormats(str(stored).removeprefix(_PREPARED))
+
+
 _TEXT_FIELDS = (
     "job_id",
     "image_id",
@@ -158,9 +174,9 @@ _TEXT_FIELDS = (
     "result_name",
     "request_sha256",
 )
-_ENUM_FIELDS = {
+_ENUM_FIELDS: dict[str, Callable[[Any], Any]] = {
     "model_invoke_mode": ModelInvokeMode,
-    "tile_format": ImageFormats,
+    "tile_format": tile_format_of,
     "tile_compression": ImageCompression,
 }
 _SIZE_FIELDS = ("tile_size", "tile_overlap")

@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.image_request import ImageRequest, stored_tile_format, tile_format_of
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.post_processing import deserialize_post_processing_list
 from aws.osml.model_runner.api.region_of_interest import parse_roi
@@ -98,7 +98,8 @@ class JobItem(DDBItem):
     message_body: bytes | None = None
     # Time at which the plan was fixed, in epoch seconds: no tile's row is older.
     tiles_since: float | None = None
-    # JSON of what is done to the pixels of each tile, where the request has ``imageProcessorInput``.
+    # JSON of ``imageProcessorInput``, and of what its plan does to the pixels of each tile.
+    processor_input: str | None = None
     pixel_preparation: str | None = None
 
     def __post_init__(self) -> None:
@@ -121,7 +122,7 @@ class JobItem(DDBItem):
             model_endpoint_parameters=json_text(parameters) if parameters else None,
             tile_size=str(tuple(image_request.tile_size)),
             tile_overlap=str(tuple(image_request.tile_overlap)),
-            tile_format=str(image_request.tile_format),
+            tile_format=stored_tile_format(image_request),
             tile_compression=str(image_request.tile_compression),
             outputs=json_text(image_request.outputs),
             feature_properties=json_text(image_request.feature_properties),
@@ -130,6 +131,7 @@ class JobItem(DDBItem):
             result_name=image_request.result_name or None,
             request_sha256=image_request.request_sha256 or None,
             priority=image_request.priority or None,
+            processor_input=None if (asked := image_request.processor_input) is None else json_text(asked),
         )
 
     @classmethod
@@ -151,7 +153,7 @@ class JobItem(DDBItem):
             model_invoke_mode=ModelInvokeMode(self.model_invoke_mode or ModelInvokeMode.NONE),
             tile_size=self.tile_dimensions,
             tile_overlap=self.overlap_dimensions,
-            tile_format=ImageFormats(self.tile_format or ImageFormats.NITF),
+            tile_format=tile_format_of(self.tile_format or ImageFormats.NITF),
             tile_compression=ImageCompression(self.tile_compression or ImageCompression.NONE),
             model_invocation_role=self.model_invocation_role or "",
             feature_properties=json.loads(self.feature_properties or "[]"),
@@ -161,6 +163,7 @@ class JobItem(DDBItem):
             result_name=self.result_name or "",
             request_sha256=self.request_sha256 or "",
             priority=self.priority or 0,
+            processor_input=json.loads(self.processor_input) if self.processor_input else None,
         )
 
     @property

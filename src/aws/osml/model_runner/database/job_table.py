@@ -132,7 +132,9 @@ def reopening_update(
 
 def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S, message_id: str = "") -> Item:
     """Return the row that A1 puts; counters and leases are zero, since no comparison holds for absent attributes."""
-    item = dataclasses.replace(JobItem.from_image_request(image_request), feature_properties=None, roi_wkt=None)
+    item = dataclasses.replace(
+        JobItem.from_image_request(image_request), feature_properties=None, roi_wkt=None, processor_input=None
+    )
     item.image_status = "ACCEPTED"
     item.start_time = int(now_s * 1000)
     item.expire_time = int(now_s + life_s)
@@ -281,6 +283,7 @@ class JobTable(PublishedJobTable):
             item,
             feature_properties=json_text(properties),
             roi_wkt=request.get("roi"),
+            processor_input=request.get("processor_input"),
             message_body=row.get("message_body"),
         )
 

@@ -185,7 +185,9 @@ def _outline(request: ImageRequest) -> Item:
     item = request.to_item()
     target = {name: value for name, value in (request.model_endpoint_parameters or {}).items() if name in _TARGETS}
     parameters = {"model_endpoint_parameters": json_text(target)} if target else {}
-    return {name: item[name] for name in _OUTLINED} | parameters
+    # Earlier versions refuse this format, so they put off the job: they would not prepare its pixels.
+    prepared = {} if request.processor_input is None else {"tile_format": item["tile_format"]}
+    return {name: item[name] for name in _OUTLINED} | parameters | prepared
 
 
 _SWEEP_KEY = {"endpoint_id": "_sweeper", "job_id": "_"}
