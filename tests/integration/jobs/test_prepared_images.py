@@ -1,6 +1,7 @@
 """Jobs with ``imageProcessorInput``, from the request to the features: where they are, and what was planned."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from osgeo import osr
 
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageFormats, ImageRegion
 from aws.osml.model_runner.database.job_table import JobItem
-from aws.osml.model_runner.raster import write_geotiff
+from aws.osml.model_runner.pipeline.region_run import RegionProgress
+from aws.osml.model_runner.raster import tile_parts, write_geotiff
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
 from worker_in_process import UTM_31N
 
@@ -157,3 +159,19 @@ def test_rows_of_prepared_job_keep_its_input_and_are_not_readable_for_earlier_ve
     for text in (row["tile_format"], payload["tile_format"], request.to_item()["tile_format"]):
         with pytest.raises(ValueError, match="PREPARED:"):
             ImageFormats(text)
+
+
+def test_each_part_of_image_that_tile_is_made_from_is_sign_of_life(worker, turned_image, model_server, monkeypatch):
+    lives, record_life = Counter(), RegionProgress.record_life
+
+    def counted(run, tile=None):
+        lives[None if tile is None else tile.index] += 1
+        record_life(run, tile)
+
+    monkeypatch.setattr(RegionProgress, "record_life", counted)
+    monkeypatch.setattr(tile_parts, "MAX_PART_BYTES", 40_000)
+    job, _ = run(worker, turned_image, model_server("centerpoint"), imageProcessorInput={"bands": [3], "scale": 0.1})
+    assert job.image_status == "SUCCESS"
+    # The only tile is made from 2 MB; one sign comes from its call.
+    assert job.tile_count == 1
+    assert lives[0] > 30
