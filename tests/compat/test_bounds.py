@@ -8,8 +8,9 @@ import pytest
 from aws.osml.model_runner.api import image_request_schema, json_document
 from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES
 from aws.osml.model_runner.features import model_response
-from aws.osml.model_runner.raster import RasterSettings, jpeg2000, tiff_tags
+from aws.osml.model_runner.raster import RasterSettings, jpeg2000, tiff_tags, tile_encoder, tile_parts
 from aws.osml.model_runner.raster import open as opening
+from aws.osml.model_runner.raster.resampling import MAX_CACHED_BYTES
 from aws.osml.model_runner.scheduler import look_ahead
 from security.hostile_images import hostile_files
 
@@ -63,6 +64,11 @@ def test_what_a_row_names_exists(row: list[str]) -> None:
             "reads and bytes of all headers",
             [opening._MAX_READS, opening._MAX_METADATA_KINDS * RasterSettings().max_xml_bytes // KIB**2],
         ),
+        (
+            "bytes of the image that are held at once",
+            [tile_parts.MAX_PART_BYTES // KIB**2, tile_encoder._MAX_READ_SHARE],
+        ),
+        ("weights of a scale", [MAX_CACHED_BYTES // KIB**2]),
         ("Message", [json_document.MAX_MESSAGE_BYTES // KIB, json_document.MAX_DEPTH]),
         ("Rows of a message", [image_request_schema.MAX_REPEATED_BYTES // KIB**2]),
         ("Properties that a job adds", [image_request_schema.MAX_FEATURE_PROPERTIES_BYTES // KIB]),

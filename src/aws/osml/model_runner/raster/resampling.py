@@ -23,6 +23,8 @@ Array = npt.NDArray[Any]
 _MIN_VALID_SHARE = 0.5
 # A centre on the edge of two pixels belongs to the second, also where rounding puts it just before.
 _EDGE_PX = 1e-10
+# Weights of axes that a process keeps for the next tile.
+MAX_CACHED_BYTES = 16 * MIB
 _RADIUS = {"BILINEAR": 1.0, "CUBIC": 2.0}
 
 
@@ -95,7 +97,7 @@ def axis_weights(method: str, ratio: float, start: int, count: int, length: int,
 class AxisCache:
     """The weights of the axes that were used last, of at most ``max_bytes`` altogether. Thread-safe."""
 
-    def __init__(self, max_bytes: int = 16 * MIB) -> None:
+    def __init__(self, max_bytes: int = MAX_CACHED_BYTES) -> None:
         self._max_bytes = max_bytes
         self._axes: OrderedDict[tuple[str, float, int, int, int, str], AxisWeights] = OrderedDict()
         self._bytes = 0
