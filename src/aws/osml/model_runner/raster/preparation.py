@@ -131,7 +131,7 @@ class Preparation:
             samples=Samples(*values["samples"]),
             ratio=PixelRatio(*values["ratio"]),
             resampling=values["resampling"],
-            alpha=tuple(values["alpha"]),
+            alpha=tuple(values.get("alpha", ())),
         )
 
 
