@@ -645,7 +645,7 @@ MUTANTS = [
     Mutant(
         "close of any generation",
         _close_of_any_generation,
-        # Of two workers that close a job, one is late. In the text of a request, the condition follows the key only
+        # One of two workers that close a job is late. In the text of a request, the condition follows the key only
         # where a row is deleted.
         more={
             "cancel": 1.0,
