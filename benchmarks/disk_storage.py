@@ -105,6 +105,10 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
 
+    def do_HEAD(self) -> None:
+        # A sink looks for the result of another job; each run has a directory of its own.
+        self._answer(404, b"")
+
     def do_DELETE(self) -> None:
         self._answer(204, b"")
 

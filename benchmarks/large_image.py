@@ -176,7 +176,7 @@ def finish() -> None:
     runner = ModelRunner(config=config)
     runner.process.leases.start()
     started, cpu_started = time.perf_counter(), time.process_time()
-    runner.image_request_handler.completion.finish(IMAGE_ID)
+    runner.image_request_handler.parts.completion.finish(IMAGE_ID)
     seconds, cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
     job = runner.job_table.get_image_request(IMAGE_ID)
     peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
