@@ -1,4 +1,4 @@
-"""An HTTP server of files in memory that serves ranges as S3 does, and breaks off where a test asks for it."""
+"""An HTTP server of files in memory that serves ranges as S3 does, and breaks off where a test requires it."""
 
 import contextlib
 import re

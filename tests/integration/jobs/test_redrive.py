@@ -116,9 +116,7 @@ class TestRedrive:
         )
         assert (len(worker.result("job")), model.stats()["requests"]) == (before.tile_success, calls)
         report = self.redriver(worker).redrive("job")
-        assert list(report.begun.values()) == [
-            "tiles that failed, or whose features are no longer kept, are done again"
-        ]
+        assert list(report.begun.values()) == ["tiles that failed, or whose features have expired, are done again"]
         worker.look_after()
         worker.work_off()
         row = worker.jobs.get_image_request(request.image_id)

@@ -452,7 +452,7 @@ class JobTable(PublishedJobTable):
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None
 
     def record_sink_progress(self, image_id: str, fence: int, positions: Mapping[str, int]) -> bool:
-        """G2: record how many features each sink has confirmed; False when the claim is no longer ours."""
+        """G2: record how many features each sink has confirmed; False after the claim was lost."""
         expression = f"SET sink_positions = :positions, agg_backoffs = :zero, {_IS_PROGRESS}"
         values = {":positions": dict(positions), ":zero": 0, ":fence": fence} | TERMINAL_VALUES
         return self._try_update(image_id, expression, values, IS_OUR_AGGREGATION) is not None

@@ -291,7 +291,7 @@ class OutstandingJobsTable(DDBHelper):
         return attempted(job, now_s) if self._try(job, *planning_update(job, owner, now_s, stale_s)) else None
 
     def renew_planning(self, job: OpenJob, owner: str) -> bool:
-        """A2: renew the right to plan; False when it is no longer ours."""
+        """A2: renew the right to plan; False after it was lost."""
         values = {":now": self._now(), ":owner": owner, ":attempt": job.num_attempts}
         return self._try(job, "SET last_attempt = :now", values, _IS_OUR_ATTEMPT)
 

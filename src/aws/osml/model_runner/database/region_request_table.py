@@ -159,7 +159,7 @@ class RegionRequestTable(PublishedRegionRequestTable):
         return RegionClaim(item, holder, item.fence or 0)
 
     def renew(self, claim: RegionClaim, lease_s: float) -> bool:
-        """R2: extend a claim; False when it is no longer ours."""
+        """R2: extend a claim; False after it was lost."""
         return self._while_ours(claim, "SET lease_until = :until", {":until": self._now() + lease_s})
 
     def record_progress(self, claim: RegionClaim) -> bool:

@@ -185,7 +185,7 @@ class ImageCompletion:
         return True
 
     def end(self, job: JobItem, status: RequestStatus, message: str) -> JobItem | None:
-        """G3 and what follows: write the terminal status and close. None when the claim is no longer ours."""
+        """G3 and what follows: write the terminal status and close. None after the claim was lost."""
         if job.tile_error and self._is_late(job) and "JOB_DEADLINE_S" not in message:
             message = f"{message}; {late_reason(self._config.job_deadline_s)}"
         ended = self._job_table.end_aggregation(job.image_id, job.agg_fence or 0, status, message)

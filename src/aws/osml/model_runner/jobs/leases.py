@@ -40,8 +40,8 @@ class Lease:
 
     Attributes:
         name: name of the claim, for the log.
-        renew: extends the claim; False when it is no longer ours.
-        on_lost: called once when it is no longer ours.
+        renew: extends the claim; False after it was lost.
+        on_lost: called once after the claim was lost.
         kind: where the claim is kept.
         last_progress: returns the time of the last progress, by the keeper's clock; a lease whose work hangs is lost.
         lost: set when the claim is gone.

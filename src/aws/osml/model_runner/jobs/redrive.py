@@ -100,7 +100,7 @@ class JobRedriver:
             return "outputs are written, no tile is done again"
         if item.region_count is None:
             return "the image is planned again"
-        return "tiles that failed, or whose features are no longer kept, are done again"
+        return "tiles that failed, or whose features have expired, are done again"
 
     def _reopen(self, item: JobItem, targets: Sequence[tuple[str, str]], outputs_only: bool) -> bool:
         request, redirection = item.image_request(), None

@@ -127,7 +127,7 @@ class ImageSource:
     def handle(self) -> AbstractContextManager[ImageHandle]:
         """Lend this thread a handle; waits while all are lent, so a thread must not hold two.
 
-        A handle whose keys are no longer current is replaced by a new handle.
+        A handle with outdated keys is replaced by a new handle.
         """
         return self._pool.lend()
 
