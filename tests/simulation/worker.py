@@ -21,6 +21,7 @@ from aws.osml.model_runner.pipeline.region_run import RegionProgress, TileStages
 from aws.osml.model_runner.pipeline.shares import QueueShares
 from aws.osml.model_runner.raster import RasterSettings
 from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadImageException
+from aws.osml.model_runner.raster.tiff_templates import TiffTemplates
 from aws.osml.model_runner.raster.tile_formats import PLAIN_SAMPLES
 from aws.osml.model_runner.sink import KinesisSink, S3Sink, Sink, SinkFactory
 from aws.osml.model_runner.tiling.strategy import Tile
@@ -191,6 +192,7 @@ class _Source:
     extension = "TIFF"
     sensor_model = None
     settings = RasterSettings()
+    tiff_templates = TiffTemplates()
     header = SimpleNamespace(samples=PLAIN_SAMPLES, image_count=1)
 
     def __init__(self, job: Job) -> None:

@@ -54,20 +54,9 @@ ImageToWorld = Callable[[FloatArray], FloatArray]
 class HasExtent(Protocol):
     """An image with a size and, where it is georeferenced, a sensor model."""
 
-    @property
-    def width(self) -> int:
-        """Columns."""
-        ...
-
-    @property
-    def height(self) -> int:
-        """Rows."""
-        ...
-
-    @property
-    def sensor_model(self) -> Any | None:
-        """The toolkit's sensor model."""
-        ...
+    width: int
+    height: int
+    sensor_model: Any | None
 
 
 def image_to_world(sensor_model: Any, elevation_model: Any | None = None) -> ImageToWorld:

@@ -3,9 +3,11 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import structlog
+
+from aws.osml.model_runner.api.image_url import ImageLocation
 
 from .exceptions import LoadImageException
 from .handle_pool import AwsKeys, HandlePool, ImageHandle
@@ -22,22 +24,8 @@ T = TypeVar("T")
 logger = structlog.get_logger(__name__)
 
 
-class ImageLocation(Protocol):
-    """Location of an image: the URL for users, and the path that GDAL opens."""
-
-    @property
-    def url(self) -> str:
-        """Name of the image in messages."""
-        ...
-
-    @property
-    def gdal_path(self) -> str:
-        """``/vsis3/…``, ``/vsicurl/…`` or a path in the file system."""
-        ...
-
-
 class ImageSource:
-    """An open image: its header as attributes, and a pool of GDAL handles. Made by ``open_image``."""
+    """An open image: fields of its header as attributes, and a pool of GDAL handles. Made by ``open_image``."""
 
     def __init__(
         self,
@@ -49,60 +37,14 @@ class ImageSource:
     ) -> None:
         self.location = location
         self.header = header
+        self.width, self.height = header.width, header.height
+        self.band_count, self.data_type = header.band_count, header.data_type
+        self.driver_name, self.extension = header.driver_name, header.extension
+        self.block_size, self.sensor_model, self.etag = header.block_size, header.sensor_model, header.etag
         self.settings = settings
         self.tiff_templates = TiffTemplates()
         self._pool = pool
         self._reads = reads or PatientReads(location.gdal_path, location.url, settings, check_store=lambda: None)
-
-    @property
-    def width(self) -> int:
-        """Columns."""
-        return self.header.width
-
-    @property
-    def height(self) -> int:
-        """Rows."""
-        return self.header.height
-
-    @property
-    def band_count(self) -> int:
-        """Bands."""
-        return self.header.band_count
-
-    @property
-    def data_type(self) -> str:
-        """GDAL's name of the pixel type, such as ``Byte``, ``UInt16``, ``CFloat32``."""
-        return self.header.data_type
-
-    @property
-    def driver_name(self) -> str:
-        """GDAL's short name of the format in capitals, such as ``GTIFF``, ``NITF``."""
-        return self.header.driver_name
-
-    @property
-    def extension(self) -> str:
-        """Name of the file's format in messages: ``TIFF``, ``NITF``, ``PNG``, ``JPEG``, ``JP2``."""
-        return self.header.extension
-
-    @property
-    def is_remote_tiff(self) -> bool:
-        """True where GDAL fetches all blocks of a read at once, and does not share them between handles."""
-        return self.driver_name == "GTIFF" and is_remote(self.location.gdal_path)
-
-    @property
-    def block_size(self) -> tuple[int, int]:
-        """(width, height) in pixels of the blocks that the file is stored in."""
-        return self.header.block_size
-
-    @property
-    def sensor_model(self) -> Any | None:
-        """The toolkit's sensor model; None for an image without georeference."""
-        return self.header.sensor_model
-
-    @property
-    def etag(self) -> str | None:
-        """Identifier of the file's version; None where an HTTP server does not send an ETag."""
-        return self.header.etag
 
     def read(self, take: Callable[[ImageHandle], T]) -> T:
         """Return the result of ``take``, which is called again with a new handle after a broken transfer.

@@ -40,18 +40,8 @@ class ResampledPixels(PreparedPixels):
         super().__init__(source, preparation, on_part)
         self._ratio = preparation.ratio
         self._level: Level | None = None
-        self._size = preparation.ratio.size_of(source.width, source.height)
+        self.width, self.height = preparation.ratio.size_of(source.width, source.height)
         self._work_type = "f4" if np.dtype(preparation.source_dtype).str[1:] in ("u1", "i1", "u2", "i2", "f4") else "f8"
-
-    @property
-    def width(self) -> int:
-        """Columns of the raster that tiles are cut from."""
-        return self._size.width
-
-    @property
-    def height(self) -> int:
-        """Rows of the raster that tiles are cut from."""
-        return self._size.height
 
     def locate(self) -> ImageToWorld | None:
         """Return the function that maps (n, 2) model pixels x, y to the Earth; see ``TilePixels.locate``."""

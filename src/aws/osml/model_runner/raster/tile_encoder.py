@@ -23,6 +23,7 @@ from .handle_pool import ImageHandle
 from .image_source import ImageSource
 from .memory_file import memory_folder, read_memory_file
 from .nitf_tile import SarDocument, corner_options, header_options, keep_rpc
+from .open import is_remote
 from .pictures import PICTURE_DRIVERS, encode_picture
 from .preparation import Preparation
 from .read_ahead import ReadAhead
@@ -128,7 +129,9 @@ class TileEncoder:
     @functools.cached_property
     def _ahead(self) -> ReadAhead:
         source = self._source
-        tiles = self._tiles if source.is_remote_tiff and self._pixels.is_read_whole else ()
+        # Here GDAL fetches all blocks of a read at once, and does not share them between handles.
+        is_remote_tiff = source.driver_name == "GTIFF" and is_remote(source.location.gdal_path)
+        tiles = self._tiles if is_remote_tiff and self._pixels.is_read_whole else ()
         return ReadAhead(tiles, source.band_count * _bytes_per_pixel(source.data_type), source.settings)
 
     @functools.cached_property

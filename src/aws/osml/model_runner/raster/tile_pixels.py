@@ -24,7 +24,6 @@ from .pixel_map import PixelMap
 from .pixel_size import pixel_size_m
 from .preparation import BandFacts, ImageFacts, Preparation, needs_samples, ranges_of, resolve
 from .tiff_templates import TiffTemplates
-from .tile_formats import Samples
 from .tile_parts import PartAxis, parts_of
 from .validity import Validity, read_mask
 from .window import corner_of, prepared_view, read_pixels, tile_view
@@ -33,7 +32,11 @@ _STRUCTURE = "IMAGE_STRUCTURE"
 
 
 class TilePixels:
-    """Pixels of tiles as the image has them. Any number of threads may use it, each with a handle of its own."""
+    """Pixels of tiles as the image has them. Any number of threads may use it, each with a handle of its own.
+
+    ``width`` and ``height`` are the size of the raster that tiles are cut from. ``band_count``, ``data_type``, which is
+    GDAL's name, and ``samples`` describe a tile. ``templates`` are of uncompressed GeoTIFF tiles with such pixels.
+    """
 
     has_sar_document = True
     # True where tiles are read from the image pixel by pixel, so that several tiles can be fetched at once.
@@ -41,36 +44,9 @@ class TilePixels:
 
     def __init__(self, source: ImageSource) -> None:
         self._source = source
-
-    @property
-    def width(self) -> int:
-        """Columns of the raster that tiles are cut from."""
-        return self._source.width
-
-    @property
-    def height(self) -> int:
-        """Rows of the raster that tiles are cut from."""
-        return self._source.height
-
-    @property
-    def band_count(self) -> int:
-        """Bands of a tile."""
-        return self._source.band_count
-
-    @property
-    def data_type(self) -> str:
-        """GDAL's name of the type of a tile's samples."""
-        return self._source.data_type
-
-    @property
-    def samples(self) -> Samples:
-        """Properties of a tile's samples beside their type."""
-        return self._source.header.samples
-
-    @property
-    def templates(self) -> TiffTemplates:
-        """Templates of uncompressed GeoTIFF tiles with such pixels."""
-        return self._source.tiff_templates
+        self.width, self.height = source.width, source.height
+        self.band_count, self.data_type = source.band_count, source.data_type
+        self.samples, self.templates = source.header.samples, source.tiff_templates
 
     def source_bytes(self, size: ImageDimensions) -> int:
         """Return the bytes of samples that are read for a tile of this size, where they are more than the tile's."""
@@ -114,33 +90,14 @@ class PreparedPixels(TilePixels):
     ) -> None:
         """``on_part`` is called with a tile after each of its parts, which shows that a long read does not hang."""
         super().__init__(source)
+        self.band_count, self.data_type = len(preparation.bands), gdal_type(preparation.data_type)
+        self.samples, self.templates = preparation.samples, TiffTemplates()
         self._preparation = preparation
         self._on_part = on_part
         self._whole = Level(None, source.width, source.height)
-        self._templates = TiffTemplates()
         # They end with the region that the tiles belong to: an image stays open for jobs with other preparations.
         self._maps: dict[Hashable, PixelMap] = {}
         self._read_bands = tuple(dict.fromkeys(preparation.bands))
-
-    @property
-    def band_count(self) -> int:
-        """Bands of a tile."""
-        return len(self._preparation.bands)
-
-    @property
-    def data_type(self) -> str:
-        """GDAL's name of the type of a tile's samples."""
-        return gdal_type(self._preparation.data_type)
-
-    @property
-    def samples(self) -> Samples:
-        """Properties of a tile's samples beside their type."""
-        return self._preparation.samples
-
-    @property
-    def templates(self) -> TiffTemplates:
-        """Templates of uncompressed GeoTIFF tiles with such pixels."""
-        return self._templates
 
     def is_plain(self, handle: ImageHandle) -> bool:  # noqa: ARG002  # the image's own value for "no data" is filled
         """Return True when tiles have one, three or four bands without a palette."""
