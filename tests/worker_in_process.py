@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -147,7 +148,8 @@ class InProcessWorker:
         """Return a preflight that remembers nothing yet."""
         credentials, make_sinks = self.clients.credentials, self.worker_process.make_sinks
         describe = self.capacities.describe
-        return Preflight(self.config, self.model_endpoints, describe, credentials, make_sinks, **arguments)
+        runtime = partial(self.clients.client, "sagemaker-runtime")
+        return Preflight(self.config, self.model_endpoints, describe, credentials, runtime, make_sinks, **arguments)
 
     def close(self) -> None:
         self.worker_process.close()

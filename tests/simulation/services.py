@@ -398,7 +398,9 @@ class SageMakerRuntime:
         self.calls = 0
         self.timeouts: Counter[bytes] = Counter()
 
-    def invoke_endpoint(self, *, EndpointName: str, Body: bytes, **_: Any) -> Answer:
+    def invoke_endpoint(self, *, EndpointName: str, Body: bytes, **given: Any) -> Answer:
+        if given.get("TargetVariant", "blue") not in ("blue", "green"):
+            raise aws_error("ValidationError", "InvokeEndpoint", "Variant not found")
         self.calls += 1
         if self._chance.strikes("busy"):
             raise self._chance.rng.choice(_REFUSALS)()

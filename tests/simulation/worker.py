@@ -265,6 +265,7 @@ class Worker:
             ModelEndpoints(world.config, lambda _request: None, world.scheduler.rng),
             self._runner.endpoint_capacities.describe,
             self._clients.credentials,
+            functools.partial(self._clients.client, "sagemaker-runtime"),
             self._make_sinks,
             self.process.now,
             lambda looks, _within_s: [look() for look in looks],

@@ -18,6 +18,7 @@ from aws.osml.model_runner.exceptions import (
 )
 from aws.osml.model_runner.inference.endpoint_check import MAX_SERVERLESS_BODY_BYTES
 from aws.osml.model_runner.jobs.preflight import at_once
+from aws.osml.model_runner.local.stack.http_service import HttpResponse, HttpService
 from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, Variant
 from aws.osml.model_runner.queue.request_queue import RequestQueue
 from aws.osml.model_runner.worker.messages import DeadLetters, ImageMessages
@@ -106,6 +107,15 @@ class TestRefusal:
         (problem,) = refusal(worker, scene, endpoint, imageProcessorParameters={"TargetVariant": "green"})
         assert problem == 'imageProcessorParameters.TargetVariant="green": a variant of the endpoint: one of blue'
 
+    def test_endpoint_that_may_not_be_called(self, worker, scene, endpoint, clients):
+        runtime = clients.client("sagemaker-runtime")
+        with answering(runtime, "InvokeEndpoint", json_error("AccessDeniedException", 403)):
+            (problem,) = refusal(worker, scene, endpoint)
+        assert problem == (
+            'imageProcessor.name="ships": an endpoint that the worker, or imageProcessor.assumedRole, may call'
+            " (AccessDeniedException)"
+        )
+
     def test_roles_that_cannot_be_assumed(self, worker, scene, endpoint, clients):
         processor = {"name": endpoint, "type": "SM_ENDPOINT", "assumedRole": ROLE}
         with answering(clients.client("sts"), "AssumeRole", query_error("AccessDenied", 403)):
@@ -170,6 +180,16 @@ class TestNoRefusal:
         with fault:
             worker.image_handler.check(worker.request(scene, endpoint))
 
+    @pytest.mark.parametrize(
+        ("code", "status"), [("ThrottlingException", 400), ("InternalFailure", 500), ("ExpiredTokenException", 403)]
+    )
+    def test_endpoint_that_does_not_respond_to_permission_check(
+        self, worker, scene, endpoint, clients, code, status, logs
+    ):
+        with answering(clients.client("sagemaker-runtime"), "InvokeEndpoint", json_error(code, status)):
+            worker.image_handler.check(worker.request(scene, endpoint))
+        assert [entry["check"] for entry in logs if entry["event"] == "preflight.unknown"] == ["invocation"]
+
     @pytest.mark.parametrize("code", ["ThrottlingException", "AccessDeniedException", "InternalFailure"])
     def test_endpoint_that_may_not_be_described(self, worker, scene, endpoint, clients, code):
         with answering(clients.client("sagemaker"), "DescribeEndpoint", json_error(code)):
@@ -180,9 +200,8 @@ class TestNoRefusal:
             worker.image_handler.check(worker.request("s3://images/a.tif", endpoint, imageReadRole=ROLE))
 
     def test_preflight_accepts_when_check_takes_too_long(self, worker, scene, endpoint, logs):
-        worker.image_handler.parts = dataclasses.replace(
-            worker.image_handler.parts, preflight=worker.new_preflight(run=lambda looks, _within_s: [looks[0](), None])
-        )
+        preflight = worker.new_preflight(run=lambda looks, _within_s: [*(look() for look in looks[:-1]), None])
+        worker.image_handler.parts = dataclasses.replace(worker.image_handler.parts, preflight=preflight)
         worker.image_handler.check(worker.request(scene, endpoint))
         assert [entry["check"] for entry in logs if entry["event"] == "preflight.unknown"] == ["output"]
 
@@ -204,19 +223,27 @@ class TestNoRefusal:
 
 
 class TestCost:
-    def test_bucket_is_checked_once_for_thousand_jobs(self, worker, scene, endpoint, clients):
+    def test_outputs_and_endpoint_are_checked_once_for_thousand_jobs(self, worker, scene, gateway, clients):
+        received = []
+        # Neither the time of day nor a busy machine may make a second check.
+        preflight = worker.new_preflight(now=lambda: 0.0, run=lambda looks, _within_s: [look() for look in looks])
+        worker.image_handler.parts = dataclasses.replace(worker.image_handler.parts, preflight=preflight)
         with ExitStack() as stack:
+            model = stack.enter_context(HttpService(lambda request: received.append(request) or HttpResponse()))
+            gateway.add_endpoint("ships", LocalEndpoint(f"{model.url}/invocations"))
             calls = {
                 name: stack.enter_context(answering(clients.client(service), name, None))
                 for service, name in (
                     ("s3", "CreateMultipartUpload"),
                     ("s3", "AbortMultipartUpload"),
                     ("sagemaker", "DescribeEndpoint"),
+                    ("sagemaker-runtime", "InvokeEndpoint"),
                 )
             }
             for number in range(1000):
-                worker.image_handler.check(worker.request(scene, endpoint, job_id=f"job-{number}"))
+                worker.image_handler.check(worker.request(scene, "ships", job_id=f"job-{number}"))
         assert {name: len(made) for name, made in calls.items()} == dict.fromkeys(calls, 1)
+        assert received == [], "the model got a call"
 
     def test_cold_job_describes_its_endpoint_once(self, worker, scene, endpoint, clients):
         sagemaker = clients.client("sagemaker")

@@ -54,7 +54,7 @@ def test_gateway_passes_tile_and_response_unchanged(gateway, runtime):
 
     body = bytes(range(256)) * 64
     with HttpService(answer_with_what_came) as model:
-        gateway.add_endpoint("ships", LocalEndpoint(f"{model.url}/invocations"))
+        gateway.add_endpoint("ships", LocalEndpoint(f"{model.url}/invocations", (Variant("blue"),)))
         answer = runtime.invoke_endpoint(
             EndpointName="ships", Body=body, ContentType="image/png", CustomAttributes="a=1", TargetVariant="blue"
         )

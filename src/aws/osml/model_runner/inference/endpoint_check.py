@@ -10,8 +10,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from aws.osml.model_runner.api.inference import MAX_SERVERLESS_BODY_BYTES
 from aws.osml.model_runner.api.problems import role_problem, shortened
 from aws.osml.model_runner.aws.errors import error_code, is_role_refusal
-from aws.osml.model_runner.exceptions import ModelCallError, Problem
+from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, Problem
 
+from .call_errors import ModelErrorCode, error_of_aws_response
 from .endpoint_address import EndpointAddress, checked_addresses
 
 # States in which an endpoint takes no calls until its owner acts. In all other states it takes calls, or soon will; so
@@ -24,13 +25,16 @@ _ROLE = "imageProcessor.assumedRole"
 _VARIANT = "imageProcessorParameters.TargetVariant"
 _COMPONENT = "imageProcessorParameters.InferenceComponentName"
 
+# No endpoint has a variant of this name, so no container gets the call.
+_NO_VARIANT = "preflight-names-no-variant"
+
 _CONNECT_S = 2.0
 _MAX_ADDRESSES = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """The result of a check; ``is_known`` is False where the check was not possible.
+    """The result of a check; ``is_known`` is False where the check was not possible, for ``reason``.
 
     With ``problems`` every call, or delivery, fails. ``absent`` is set where no server listens now; a server may start
     later. ``max_body_bytes`` is the maximum size of a tile, where the endpoint's description limits it.
@@ -40,6 +44,7 @@ class Finding:
     absent: Problem | None = None
     max_body_bytes: int | None = None
     is_known: bool = True
+    reason: str = ""
 
     @property
     def is_good(self) -> bool:
@@ -118,6 +123,32 @@ def _component_problems(description: Mapping[str, Any], endpoint: str, name: str
     if host != endpoint:
         return [Problem(_COMPONENT, shortened(name), f"a component of the endpoint (it is one of {host})")]
     return []
+
+
+def check_invocation(runtime: Any, name: str, parameters: Mapping[str, Any]) -> Finding:
+    """Return a problem when InvokeEndpoint may not be called; ``runtime`` is the client that calls the endpoint.
+
+    The call names a variant that the endpoint does not have. IAM decides before SageMaker looks for the variant, so the
+    permission is checked without a model call.
+
+    Raises:
+        ClientError, BotoCoreError: the service does not respond, or the role cannot be assumed.
+    """
+    arguments = {"EndpointName": name, "Body": b"", "TargetVariant": _NO_VARIANT}
+    if component := parameters.get("InferenceComponentName"):
+        arguments["InferenceComponentName"] = component
+    try:
+        runtime.invoke_endpoint(**arguments)
+    except ClientError as err:
+        if is_role_refusal(err):
+            raise
+        error = error_of_aws_response(err.response)
+        if error.code == ModelErrorCode.ACCESS_DENIED:
+            expected = f"an endpoint that the worker, or {_ROLE}, may call ({error_code(err)})"
+            return Finding((Problem(_NAME, shortened(name), expected),))
+        if error.error_class not in (ModelErrorClass.JOB, ModelErrorClass.PERMANENT):
+            raise
+    return Finding()
 
 
 def check_http(

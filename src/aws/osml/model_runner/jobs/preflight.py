@@ -21,7 +21,7 @@ from aws.osml.model_runner.api.image_url import parse_image_url
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.api.problems import role_problem
 from aws.osml.model_runner.aws.errors import error_code, is_role_refusal
-from aws.osml.model_runner.aws.role_session import RoleSession, reading_session
+from aws.osml.model_runner.aws.role_session import RoleSession, calling_session, reading_session
 from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.exceptions import (
     InvalidImageRequestException,
@@ -34,6 +34,7 @@ from aws.osml.model_runner.inference.endpoint_check import (
     Describe,
     Finding,
     check_http,
+    check_invocation,
     check_sagemaker,
 )
 from aws.osml.model_runner.sink.sink import Sink
@@ -59,8 +60,9 @@ _RETRY_S = 10.0
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """A question about a request, which ``look`` answers. Checks of one ``key`` have one finding."""
+    """A question about a ``field`` of a request, which ``look`` answers. Checks of one ``key`` have one finding."""
 
+    field: str
     key: tuple[str, ...]
     look: Callable[[], Finding]
 
@@ -71,7 +73,7 @@ class Check:
         except Exception as err:  # noqa: BLE001 - an error here is one of the check, not of the job
             reason = error_code(err) if isinstance(err, ClientError | BotoCoreError) else str(err)
             logger.warning("preflight.unknown", check=self.key[0], error=type(err).__name__, reason=reason)
-            return UNKNOWN
+            return dataclasses.replace(UNKNOWN, reason=reason)
 
 
 def at_once(looks: Sequence[Callable[[], T]], within_s: float) -> list[T | None]:
@@ -99,6 +101,7 @@ class Preflight:
     """Checks requests. Any thread may call it. A finding without a problem is cached for a while.
 
     ``describe`` returns the descriptions of SageMaker endpoints that the fleet shares: the scheduler uses them too.
+    ``runtime`` returns the client of SageMaker's runtime that signs as a role.
     ``run`` makes several checks at the same time, within a number of seconds.
     """
 
@@ -108,6 +111,7 @@ class Preflight:
         endpoints: ModelEndpoints,
         describe: Describe,
         credentials: Callable[[RoleSession | None], Any],
+        runtime: Callable[[RoleSession | None], Any],
         make_sinks: Callable[[list[dict[str, Any]]], list[Sink]],
         now: Callable[[], float] = time.monotonic,
         run: Callable[[Sequence[Callable[[], Finding]], float], list[Finding | None]] = at_once,
@@ -116,6 +120,7 @@ class Preflight:
         self._endpoints = endpoints
         self._describe = describe
         self._credentials = credentials
+        self._runtime = runtime
         self._make_sinks = make_sinks
         self._run = run
 
@@ -134,13 +139,18 @@ class Preflight:
             InvalidImageRequestException: with every problem of its outputs, roles and endpoint.
             RequestDeferredError: nothing listens at its HTTP endpoint, and it has not come often enough yet.
         """
-        findings = self._findings(self._checks(request))
+        findings = self.findings(request).values()
         problems = [problem for finding in findings for problem in finding.problems]
         absent = [finding.absent for finding in findings if finding.absent is not None and tries is not None]
         if problems or (absent and (tries or 0) >= _MAX_TRIES):
             raise InvalidImageRequestException("the job cannot be carried out", [*problems, *absent])
         if absent:
             raise RequestDeferredError("; ".join(map(str, absent)), _RETRY_S * (tries or 1))
+
+    def findings(self, request: ImageRequest) -> dict[str, Finding]:
+        """Return the finding of each check of a request, by the field that the check is about."""
+        checks = list(self._checks(request))
+        return {check.field: finding for check, finding in zip(checks, self._findings(checks), strict=True)}
 
     def max_body_bytes(self, request: ImageRequest) -> int | None:
         """Return the longest tile that the endpoint of a request takes; None where no limit is known."""
@@ -154,6 +164,8 @@ class Preflight:
 
     def _checks(self, request: ImageRequest) -> Iterator[Check]:
         yield self._endpoint_check(request)
+        if request.model_invoke_mode == ModelInvokeMode.SM_ENDPOINT:
+            yield self._invocation_check(request)
         role, bucket = request.image_read_role, parse_image_url(request.image_url).bucket
         if role and bucket:
 
@@ -166,7 +178,7 @@ class Preflight:
                     return Finding((role_problem("imageReadRole", role, error_code(err)),))
                 return Finding()
 
-            yield Check(("role", role, bucket), check_reader)
+            yield Check("imageReadRole", ("role", role, bucket), check_reader)
 
         def check_output(index: int, sink: Sink) -> Finding:
             problems = sink.check(request.job_id, request.result_name)
@@ -176,7 +188,8 @@ class Preflight:
 
         sinks = self._make_sinks(request.outputs)
         for index, (output, sink) in enumerate(zip(request.outputs, sinks, strict=True)):
-            yield Check(("output", json.dumps(output, sort_keys=True)), partial(check_output, index, sink))
+            key = ("output", json.dumps(output, sort_keys=True))
+            yield Check(f"outputs[{index}]", key, partial(check_output, index, sink))
 
     def _endpoint_check(self, request: ImageRequest) -> Check:
         parameters = request.model_endpoint_parameters or {}
@@ -193,7 +206,17 @@ class Preflight:
                 return check_sagemaker(self._describe, name, request.model_invocation_role, parameters)
             return check_http(parse_endpoint_address(name, self._config.http_endpoint_hosts), name)
 
-        return Check(key, check_endpoint)
+        return Check("imageProcessor.name", key, check_endpoint)
+
+    def _invocation_check(self, request: ImageRequest) -> Check:
+        name, role = request.model_name, request.model_invocation_role
+        parameters = request.model_endpoint_parameters or {}
+
+        def check_permission() -> Finding:
+            return check_invocation(self._runtime(calling_session(role, request.job_id, name)), name, parameters)
+
+        key = ("invocation", name, role, str(parameters.get("InferenceComponentName", "")))
+        return Check("imageProcessor", key, check_permission)
 
     # Findings -------------------------------------------------------------------------------------------------------
 
@@ -206,10 +229,10 @@ class Preflight:
             made = self._run([check.finding for check in missing], _WITHIN_S)
             for check, finding in zip(missing, made, strict=True):
                 if finding is None:
-                    logger.warning(
-                        "preflight.unknown", check=check.key[0], reason=f"no response within {_WITHIN_S:g} s"
-                    )
-                found[check.key] = finding or UNKNOWN
+                    reason = f"no response within {_WITHIN_S:g} s"
+                    logger.warning("preflight.unknown", check=check.key[0], reason=reason)
+                    finding = dataclasses.replace(UNKNOWN, reason=reason)
+                found[check.key] = finding
             with self._lock:
                 self._found.update({check.key: found[check.key] for check in missing if found[check.key].is_good})
         return [found[check.key] for check in wanted]

@@ -1,10 +1,11 @@
 """Serves SageMaker's runtime and the few control calls that a worker makes, and forwards tiles to model servers.
 
-``POST /endpoints/NAME/invocations`` behaves as InvokeEndpoint. The model's response is returned unchanged. A model
-that fails causes a ModelError (424) with its status. If the model does not respond in time, or closes the connection,
-the original status is 0. Bodies above SageMaker's limits are refused, and so are calls above the concurrency of a
-serverless variant. An endpoint with a ``Refusal`` refuses every call, as a busy endpoint does. ``DescribeEndpoint``,
-``DescribeEndpointConfig`` and ``ListTags`` follow the JSON 1.1 protocol of the SageMaker API.
+``POST /endpoints/NAME/invocations`` behaves as InvokeEndpoint. The model's response is returned unchanged. A model that
+fails causes a ModelError (424) with its status. A variant that the endpoint does not have is refused. If the model does
+not respond in time, or closes the connection, the original status is 0. Bodies above SageMaker's limits are refused,
+and so are calls above the concurrency of a serverless variant. An endpoint with a ``Refusal`` refuses every call, as a
+busy endpoint does. ``DescribeEndpoint``, ``DescribeEndpointConfig`` and ``ListTags`` follow the JSON 1.1 protocol of
+the SageMaker API.
 """
 
 import json
@@ -137,6 +138,9 @@ class SageMakerGateway(HttpService):
         endpoint = self._find(name)
         if endpoint is None:
             return _error(400, "ValidationError", f"Endpoint {name} of account {ACCOUNT} not found.")
+        variant = request.headers.get("x-amzn-sagemaker-target-variant")
+        if variant is not None and variant not in {known.name for known in endpoint.variants}:
+            return _error(400, "ValidationError", f"Variant {variant} of endpoint {name} not found.")
         is_serverless = endpoint.max_concurrency is not None
         max_body_bytes = MAX_SERVERLESS_BODY_BYTES if is_serverless else MAX_SAGEMAKER_BODY_BYTES
         if len(request.body) > max_body_bytes:
