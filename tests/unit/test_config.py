@@ -46,7 +46,7 @@ def test_required_variables_are_enough():
 def test_command_needs_its_own_settings_only():
     needed = {"AWS_DEFAULT_REGION": "us-west-2", "JOB_TABLE": "jobs"}
     config = ServiceConfig.for_command(needed, ("aws_region", "job_table"))
-    assert (config.job_table, config.workers, config.region_queue) == ("jobs", None, None)
+    assert (config.job_table, config.image_queue, config.region_queue) == ("jobs", None, None)
     assert config.row_life_s == configured().row_life_s
     with pytest.raises(ConfigurationError, match="JOB_TABLE") as refusal:
         ServiceConfig.for_command({"AWS_DEFAULT_REGION": "us-west-2", "WORKERS": "many"}, ("aws_region", "job_table"))
@@ -64,7 +64,6 @@ def test_every_missing_variable_is_named_at_once():
         "OUTSTANDING_JOBS_TABLE or OUTSTANDING_IMAGE_REQUEST_TABLE",
         "IMAGE_QUEUE",
         "REGION_QUEUE",
-        "WORKERS",
     }
     assert {problem.value for problem in problems.values()} == {"unset"}
 
@@ -218,7 +217,7 @@ def test_every_setting_describes_itself(setting):
     assert setting.description.endswith(".")
     assert len(setting.description) > 25
     config = configured()
-    if setting.names[0] in REQUIRED:
+    if ServiceConfig.model_fields[setting.field].is_required():
         assert setting.default == ""
     elif setting.default == "unset":
         assert not getattr(config, setting.field)

@@ -257,7 +257,9 @@ class Source:
         return []
 
 
-def consumed(source: Source, handle: Callable[[Any], None], on_poll: Callable[[], None] = lambda: None) -> list[str]:
+def consumed(
+    source: Source, handle: Callable[[Any], None], on_poll: Callable[[str], None] = lambda _state: None
+) -> list[str]:
     done: list[str] = []
 
     def work(message: QueueMessage, _make_room: Callable[[], None]) -> None:
@@ -284,7 +286,7 @@ def give_messages_back(error: Exception, _patch: pytest.MonkeyPatch) -> list[str
 def poll(error: Exception, patch: pytest.MonkeyPatch) -> list[str]:
     patch.setattr("aws.osml.model_runner.worker.consumer._ERROR_PAUSE_S", 0.0)
     polls = iter("abcdef")
-    return consumed(Source(), lambda _message: None, on_poll=lambda: failing_at_a(error)(next(polls, "")))
+    return consumed(Source(), lambda _message: None, on_poll=lambda _state: failing_at_a(error)(next(polls, "")))
 
 
 def renew_leases(error: Exception, _patch: pytest.MonkeyPatch) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import structlog
+from botocore.exceptions import EndpointConnectionError
 
 from aws.osml.model_runner.queue.exceptions import QueueError
 from aws.osml.model_runner.queue.request_queue import QueueMessage
@@ -199,32 +200,21 @@ def test_slot_is_freed_when_message_raises(source, stopping, logs):
 
 def test_receive_that_fails_is_tried_again_after_pause(source, stopping, logs, monkeypatch):
     monkeypatch.setattr(queue_consumer, "_ERROR_PAUSE_S", 0.01)
-    polls: list[bool] = []
+    states: list[str] = []
     done = threading.Event()
     source.waiting.put(QueueError("SQS receive_message failed"))
+    source.waiting.put(EndpointConnectionError(endpoint_url="https://sqs"))
     source.waiting.put(ValueError("unforeseen"))
     source.send(1)
-    consumer = QueueConsumer("test", source, lambda message, _: done.set(), 1, stopping, lambda: polls.append(True))
+    consumer = QueueConsumer("test", source, lambda message, _: done.set(), 1, stopping, states.append)
     consumer.start()
     assert done.wait(WAIT_S)
     stopping.set()
     assert ended(consumer)
     errors = [log["error"] for log in logs if log["event"] == "queue.not_received"]
-    assert errors == ["QueueError", "ValueError"]
-    assert polls, "a poll that got through is a sign of life"
-
-
-def test_failed_poll_does_not_beat(source, stopping):
-    polls: list[bool] = []
-    source.waiting.put(QueueError("SQS receive_message failed"))
-    consumer = QueueConsumer("test", source, lambda message, _: None, 1, stopping, lambda: polls.append(True))
-    source.on_receive = stopping.set
-    consumer.start()
-    while not source.waiting.empty():
-        threading.Event().wait(0.005)
-    assert polls == []
-    stopping.set()
-    assert ended(consumer)
+    assert errors == ["QueueError", "EndpointConnectionError", "ValueError"]
+    first_success = states.index("running")
+    assert states[:first_success] == ["aws_unreachable"] * 2, "a failure of the worker's own code does not count"
 
 
 def test_join_returns_false_when_work_outlasts_timeout(source, stopping):

@@ -7,7 +7,10 @@ import sys
 import threading
 
 import pytest
+import structlog
 
+from aws.osml.model_runner.api.problems import shortened
+from aws.osml.model_runner.exceptions import ConfigurationError
 from aws.osml.model_runner.worker.health import MAX_AGE_S, HealthFile, HealthReport, is_process_alive, read_health
 
 
@@ -51,6 +54,44 @@ def test_another_state_is_written_at_once(tmp_path, clock):
     assert read_health(path) == HealthReport(os.getpid(), "stopped", 1000.5)
 
 
+def test_worker_without_aws_stays_healthy_and_its_state_is_written(tmp_path, clock):
+    path = tmp_path / "health.json"
+    health = HealthFile(path, clock)
+    for _ in range(10):
+        health.note_progress("aws_unreachable")
+        clock.now_s += MAX_AGE_S / 2
+    report = read_health(path)
+    assert report.state == "aws_unreachable"
+    assert report.problem(clock.now_s, lambda _pid: True) is None
+
+
+def test_file_that_cannot_be_written_is_refused_at_start(tmp_path):
+    in_the_way = tmp_path / "file"
+    in_the_way.touch()
+    with pytest.raises(ConfigurationError) as caught:
+        HealthFile(in_the_way / "health.json").start()
+    (problem,) = caught.value.problems
+    assert (problem.field, problem.value) == ("HEALTH_FILE", shortened(str(in_the_way / "health.json")))
+
+
+def test_write_that_fails_later_is_logged_once_and_not_raised(tmp_path, clock):
+    path = tmp_path / "full" / "health.json"
+    health = HealthFile(path, clock)
+    health.start()
+    path.unlink()
+    path.parent.rmdir()
+    path.parent.touch()
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(3):
+            clock.now_s += 10
+            health.note_progress()
+    assert [log["event"] for log in logs] == ["health.not_written"]
+    path.parent.unlink()
+    clock.now_s += 10
+    health.note_progress()
+    assert read_health(path).last_progress == clock.now_s
+
+
 def test_no_health_file_is_written_without_path(tmp_path, clock, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for path in (None, ""):
@@ -66,7 +107,7 @@ def test_health_file_is_replaced_atomically(tmp_path):
 
     def write() -> None:
         for _ in range(200):
-            health.note_progress("busy")
+            health.note_progress()
         ended.set()
 
     thread = threading.Thread(target=write)

@@ -215,6 +215,7 @@ class ServiceConfig(BaseModel):
     )
     workers: Annotated[int, Field(ge=1, le=1_000)] = _setting(
         "WORKERS",
+        default=8,
         description="The most model calls that one worker process has in flight to one endpoint. To all endpoints"
         " together it has at most twice as many; an endpoint gets as many as the others leave free.",
     )
@@ -355,7 +356,7 @@ class ServiceConfig(BaseModel):
         "MEMORY_LIMIT_BYTES",
         default=None,
         description="The most bytes of memory that the process may allocate. A larger allocation fails, and the"
-        " container is not killed. Set it a little below the memory of the container. Unset: no limit.",
+        " container is not killed. Unset: seven eighths of the container's memory, or of the machine's.",
     )
     http_endpoint_hosts: Hosts = _setting(
         "HTTP_ENDPOINT_HOSTS",
@@ -460,7 +461,8 @@ class ServiceConfig(BaseModel):
     health_file: str | None = _setting(
         "HEALTH_FILE",
         default=None,
-        description="File that the worker touches when it makes progress; `model-runner health` checks its age.",
+        description="File that the worker writes when it makes progress or polls its queues; `model-runner health`"
+        " checks its age. A worker that cannot write it does not start.",
     )
     log_level: LogLevel = _setting(
         "LOG_LEVEL",

@@ -13,7 +13,7 @@ from typing import Any
 import structlog
 
 from .aws.clients import AwsClients, default_clients
-from .common.machine import tune_gc, tune_malloc
+from .common.machine import memory_limit_bytes, tune_gc, tune_malloc
 from .config import ServiceConfig
 from .database.scheduler_lock import SchedulerLock
 from .jobs.leases import Lease
@@ -36,14 +36,11 @@ _SWEEP_JITTER = (0.7, 1.3)
 # Interval at which a worker checks whether a description of an endpoint is due.
 _REFRESH_EVERY_S = 5.0
 
+# Eighths of the container's memory that the process may allocate; the rest is for its stacks and child processes.
+_MEMORY_SHARE = 7
+
 # EX_SOFTWARE of sysexits.h, an internal software error; the container service then starts a new worker.
 _STUCK = 70
-
-
-def _limit_memory(max_bytes: int | None) -> None:
-    """Set RLIMIT_DATA so that an oversized allocation raises MemoryError instead of triggering the OOM killer."""
-    if max_bytes is not None:
-        resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
 
 
 def _exit_stuck(lease: Lease) -> None:
@@ -96,11 +93,14 @@ class ModelRunner:
 
     def run(self) -> int:
         """Process messages until stopped; return 0 when all work was ended or released in time, else 1."""
-        _limit_memory(self.config.memory_limit_bytes)
+        # An oversized allocation then raises MemoryError instead of triggering the OOM killer.
+        max_bytes = self.config.memory_limit_bytes or _MEMORY_SHARE * memory_limit_bytes() // 8
+        resource.setrlimit(resource.RLIMIT_DATA, (max_bytes, max_bytes))
         tune_malloc()
         tune_gc()
         configure_gdal(self.process.raster_settings, os.environ)
         self._install_signal_handlers()
+        self._health.start()
         consumers = self._consumers()
         helpers = [
             threading.Thread(target=work, name=name, daemon=True)
@@ -112,7 +112,6 @@ class ModelRunner:
         for helper in helpers:
             helper.start()
         self.running = True
-        self._health.note_progress()
         logger.info("worker.started", owner=self.process.owner, workers=self.config.workers)
         self.process.stopping.wait()
         return self._drain(consumers)

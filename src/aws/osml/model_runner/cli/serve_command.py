@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from typing import Any
 
@@ -25,6 +26,9 @@ def run(_arguments: argparse.Namespace) -> int:
 
     Raises ConfigurationError with every problem of the environment.
     """
+    # Imports take more than a second. As process 1 of a container, Python would ignore SIGTERM for as long.
+    signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
+
     from aws.osml.model_runner.config import ServiceConfig
     from aws.osml.model_runner.model_runner import ModelRunner
     from aws.osml.model_runner.telemetry.logs import configure_logging

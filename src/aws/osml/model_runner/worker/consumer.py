@@ -7,8 +7,10 @@ from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Generic, Protocol, TypeVar
 
 import structlog
+from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.common.backoff import backoff_s
+from aws.osml.model_runner.exceptions import ModelRunnerError
 
 logger = structlog.get_logger(__name__)
 
@@ -63,7 +65,7 @@ class QueueConsumer(Generic[M]):
         handle: Callable[[M, Callable[[], None]], None],
         slots: int,
         stopping: threading.Event,
-        on_poll: Callable[[], None] = lambda: None,
+        on_poll: Callable[[str], None] = lambda _state: None,
         most_given_up: int = 0,
     ) -> None:
         self._name = name
@@ -100,8 +102,11 @@ class QueueConsumer(Generic[M]):
                 continue
             try:
                 messages = self._queue.receive()
-                self._on_poll()
+                self._on_poll("running")
             except Exception as err:  # noqa: BLE001 - no failure of AWS may end the daemon; it pauses and receives again
+                # A new process could not reach AWS either. A failure of the worker's own code does not count.
+                if isinstance(err, (ModelRunnerError, BotoCoreError, ClientError)):
+                    self._on_poll("aws_unreachable")
                 logger.error("queue.not_received", queue=self._name, error=type(err).__name__, reason=str(err))
                 self._stopping.wait(_ERROR_PAUSE_S)
                 messages = []
