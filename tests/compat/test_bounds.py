@@ -7,7 +7,7 @@ import pytest
 
 from aws.osml.model_runner.api import image_request_schema, json_document
 from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES
-from aws.osml.model_runner.features import model_response
+from aws.osml.model_runner.features import detection_tensors, model_response
 from aws.osml.model_runner.raster import RasterSettings, jpeg2000, tiff_tags, tile_encoder, tile_parts
 from aws.osml.model_runner.raster import open as opening
 from aws.osml.model_runner.raster.resampling import MAX_CACHED_BYTES
@@ -73,6 +73,7 @@ def test_what_a_row_names_exists(row: list[str]) -> None:
         ("Rows of a message", [image_request_schema.MAX_REPEATED_BYTES // KIB**2]),
         ("Properties that a job adds", [image_request_schema.MAX_FEATURE_PROPERTIES_BYTES // KIB]),
         ("Response of a model", [MAX_ANSWER_BYTES // KIB**2, model_response.MAX_PARSED_BYTES // KIB**2]),
+        ("Boxes in the tensors", [detection_tensors.MAX_CANDIDATES]),
         ("Look-ahead", [look_ahead.MAX_WAITING]),
     ],
 )
