@@ -8,7 +8,15 @@ import pytest
 from aws.osml.model_runner.api import image_request_schema, json_document
 from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES
 from aws.osml.model_runner.features import detection_tensors, model_response
-from aws.osml.model_runner.raster import RasterSettings, jpeg2000, tiff_tags, tile_encoder, tile_parts
+from aws.osml.model_runner.raster import (
+    RasterSettings,
+    area_files,
+    area_reader,
+    jpeg2000,
+    tiff_tags,
+    tile_encoder,
+    tile_parts,
+)
 from aws.osml.model_runner.raster import open as opening
 from aws.osml.model_runner.raster.resampling import MAX_CACHED_BYTES
 from aws.osml.model_runner.scheduler import look_ahead
@@ -67,6 +75,14 @@ def test_what_a_row_names_exists(row: list[str]) -> None:
         (
             "bytes of the image that are held at once",
             [tile_parts.MAX_PART_BYTES // KIB**2, tile_encoder._MAX_READ_SHARE],
+        ),
+        (
+            "bytes, vertices, layers of a GeoPackage",
+            [area_reader.MAX_AREA_BYTES // KIB**2, area_files.MAX_AREA_VERTICES, area_files.MAX_AREA_LAYERS],
+        ),
+        (
+            "time and memory of a child process that has",
+            [int(area_reader.MAX_AREA_S), area_reader.MAX_MEMORY_BYTES // KIB**2],
         ),
         ("weights of a scale", [MAX_CACHED_BYTES // KIB**2]),
         ("Message", [json_document.MAX_MESSAGE_BYTES // KIB, json_document.MAX_DEPTH]),

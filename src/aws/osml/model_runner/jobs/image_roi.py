@@ -9,12 +9,20 @@ import shapely
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_url import parse_image_url
+from aws.osml.model_runner.api.problems import shortened
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.aws.role_session import reading_session
 from aws.osml.model_runner.common.pixel_ratio import ONE, PixelRatio
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
+from aws.osml.model_runner.exceptions import (
+    InvalidImageRequestException,
+    InvalidImageURLException,
+    LoadImageException,
+    Problem,
+)
 from aws.osml.model_runner.features.geolocation_grid import LocationGrid
-from aws.osml.model_runner.raster import ImageSource, image_to_world, is_quick
+from aws.osml.model_runner.raster import ImageSource, ImageUnreachableError, image_to_world, is_quick
+from aws.osml.model_runner.raster.area_reader import AreaFile
 from aws.osml.model_runner.raster.open_images import OpenImages
 from aws.osml.model_runner.tiling.pixel_roi import roi_in_pixels
 
@@ -27,6 +35,26 @@ def lend_image(images: OpenImages, request: ImageRequest | RegionRequest) -> Abs
     role = reading_session(request.image_read_role, request.job_id, bucket) if bucket else None
     # The plan of an image comes first, and its regions only where that could be made.
     return images.lend(request.image_url, role, is_new=isinstance(request, ImageRequest))
+
+
+def read_area(images: OpenImages, request: ImageRequest, url: str, field: str) -> AreaFile:
+    """Return the area of the file at ``url``, read under the role by which the images of a request are read.
+
+    Raises:
+        InvalidImageRequestException: the file is missing, forbidden or not one of polygons; ``field`` is the field that
+            names it.
+        ImageUnreachableError: its store does not respond.
+    """
+    try:
+        bucket = parse_image_url(url).bucket
+        role = reading_session(request.image_read_role, request.job_id, bucket) if bucket else None
+        return images.read_area(url, role)
+    except ImageUnreachableError:
+        raise
+    except (InvalidImageURLException, LoadImageException) as err:
+        expectation = err.problems[0].expectation if isinstance(err, InvalidImageURLException) else str(err)
+        problem = Problem(field, shortened(url), expectation)
+        raise InvalidImageRequestException("an area of the request cannot be used", [problem]) from err
 
 
 @functools.lru_cache(maxsize=16)

@@ -43,13 +43,18 @@ def are_plain_citations(raw: bytes) -> bool:
     marked = _WKT_MARK.split(raw, maxsplit=1)
     if len(marked) == 1:
         return True
-    text = _PLAIN_PROJ4.sub("", marked[1].decode("latin-1"))
+    return is_plain_wkt(marked[1].decode("latin-1"))
+
+
+def is_plain_wkt(wkt: str) -> bool:
+    """Return whether PROJ may read a WKT, up to a bar: it describes a plain coordinate system."""
+    text = _PLAIN_PROJ4.sub("", wkt)
     names = _QUOTED.findall(text)
     # A citation ends at the bar.
     before_brackets = _QUOTED.sub("", text).partition("|")[0].replace("(", "[").split("[")[:-1]
     nodes = (part.rpartition(",")[2].strip(" \t\r\n=").upper() for part in before_brackets)
     are_names_plain = all(_PLAIN_NAME.fullmatch(name) for name in names)
-    return is_plain_gml(text.encode("latin-1")) and are_names_plain and all(node in _NODES for node in nodes)
+    return is_plain_gml(text.encode()) and are_names_plain and all(node in _NODES for node in nodes)
 
 
 def is_plain_gml(raw: bytes) -> bool:

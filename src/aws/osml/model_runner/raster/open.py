@@ -79,7 +79,7 @@ def open_dataset(path: str, url: str, keys: AwsKeys | None, settings: RasterSett
     Raises LoadImageException: missing, forbidden, or not an image of a supported format; ImageUnreachableError when
     its store did not respond. ``url`` names the image in messages.
     """
-    _refuse_odd_path(path, url, settings)
+    refuse_odd_path(path, url, settings)
     with signing_with(keys):
         _check_header_of(path, url, settings)
         try:
@@ -139,7 +139,7 @@ def check_store(path: str, url: str, keys: AwsKeys | None, etag: str | None) -> 
         raise LoadImageException(f"{url} was replaced while it was read")
 
 
-def _refuse_odd_path(path: str, url: str, settings: RasterSettings) -> None:
+def refuse_odd_path(path: str, url: str, settings: RasterSettings) -> None:
     """Refuse a path that is not an S3 object, an HTTP resource or an allowed regular file, before GDAL opens it."""
     if path.startswith(_S3_PREFIX):
         return

@@ -9,9 +9,10 @@ from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from aws.osml.model_runner.api.image_url import parse_image_url
+from aws.osml.model_runner.api.image_url import ImageLocation, parse_image_url
 from aws.osml.model_runner.aws.clients import Role
 
+from .area_reader import AreaFile, AreaReader
 from .exceptions import ImageUnreachableError
 from .handle_pool import AwsKeys
 from .http_relay import HttpRelay
@@ -54,6 +55,7 @@ class OpenImages:
         self._relay = HttpRelay(settings)
         self._sleep = sleep
         self.probe = probe
+        self._areas = AreaReader(settings, sleep)
         self._lock = threading.Lock()
         self._entries: dict[tuple[str, Role], _Entry] = {}
 
@@ -81,6 +83,16 @@ class OpenImages:
             for source in closable:
                 source.close()
 
+    def read_area(self, url: str, role: Role = None) -> AreaFile:
+        """Return the area of the file at ``url``, GeoJSON, GeoParquet or GeoPackage; see ``AreaReader.read``.
+
+        Raises:
+            InvalidImageURLException: the URL is not valid, or ``allowed_sources`` does not allow it.
+            LoadImageException: the file cannot be read, or is not one of polygons.
+        """
+        location, keys = self._located(url, role)
+        return self._areas.read(location.gdal_path, url, keys() if keys is not None else None)
+
     def close(self) -> None:
         """Close every image that is not lent, end the probe, and close the relay."""
         if self.probe is not None:
@@ -98,14 +110,18 @@ class OpenImages:
                 entry.source.close()
                 entry.source = None
             if entry.source is None:
-                location = parse_image_url(url, self._allowed_sources)
-                if location.source == "http":
-                    location = replace(location, gdal_path=self._relay.gdal_path(url))
-                keys = (lambda: self._keys(role)) if location.source == "s3" else None
+                location, keys = self._located(url, role)
                 if is_new and self.probe is not None:
                     self.probe.check(location.gdal_path, location.url, keys() if keys is not None else None)
                 entry.source = open_image(location, self._settings, keys, self._sleep)
             return entry.source
+
+    def _located(self, url: str, role: Role) -> tuple[ImageLocation, Callable[[], AwsKeys | None] | None]:
+        """Return the location of a file that may be read, and the function that returns the keys to sign with."""
+        location = parse_image_url(url, self._allowed_sources)
+        if location.source == "http":
+            location = replace(location, gdal_path=self._relay.gdal_path(url))
+        return location, (lambda: self._keys(role)) if location.source == "s3" else None
 
     def _is_outdated(self, source: ImageSource, role: Role) -> bool:
         """Return True when the file of an idle image was replaced, so that the next job has to open it again."""
