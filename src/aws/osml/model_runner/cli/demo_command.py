@@ -23,7 +23,7 @@ def add_parser(commands: Any) -> None:
         type=Path,
         default=Path("demo"),
         metavar="DIR",
-        help="directory for result.geojson, result.png and logs",
+        help="directory for result.geojson, result.png, result.html and logs",
     )
     parser.add_argument("--size", type=int, default=8000, metavar="PIXELS", help="width and height of the scene")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="worker processes")

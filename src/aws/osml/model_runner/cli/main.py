@@ -18,6 +18,7 @@ from . import (
     redrive_command,
     run_command,
     serve_command,
+    view_command,
 )
 from .local_commands import TerminatedError
 
@@ -29,6 +30,7 @@ COMMANDS = (
     merge_command,
     demo_command,
     run_command,
+    view_command,
 )
 FAILED, MISUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from aws.osml.model_runner.common.typing import VALID_IMAGE_COMPRESSION, VALID_IMAGE_FORMATS, RequestStatus
-from aws.osml.model_runner.exceptions import ConfigurationError
+from aws.osml.model_runner.exceptions import ConfigurationError, ModelRunnerError
 
 from .local_commands import ended_by_sigterm, require_local_extra
 from .pixel_options import add_pixel_options, processor_input_of
+from .view_command import page_path
 
 if TYPE_CHECKING:
     from aws.osml.model_runner.local.image_run import ImageRun
@@ -102,6 +103,9 @@ def add_parser(commands: Any) -> None:
     parser.add_argument("--workers", type=_count, default=1, metavar="N", help="worker processes")
     parser.add_argument("--calls", type=_count, default=4, metavar="N", help="concurrent model calls of each worker")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the logs of the local stack in this directory")
+    parser.add_argument(
+        "--no-view", action="store_true", help="write neither the page nor the picture of the result beside FILE"
+    )
     parser.set_defaults(run=run)
 
 
@@ -157,11 +161,25 @@ def run(arguments: argparse.Namespace) -> int:
         replaced = ", which replaces an earlier file" if existed else ""
         missing = "; features of failed tiles are missing" if outcome.tiles_failed else ""
         lines.append(f"features  {len(outcome.features)}, in {given}{replaced}{missing}")
+        if not arguments.no_view:
+            lines += _view_lines(output.path, arguments.image)
     lines += [f"note      {hint}" for hint in hints(outcome.features)]
     if outcome.status is not RequestStatus.SUCCESS and not arguments.logs:
         lines.append("logs      not kept: --logs DIR keeps the logs of the workers")
     Console().print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
     return EXIT_STATUS.get(outcome.status, FAILED)
+
+
+def _view_lines(result: Path, image: str) -> list[str]:
+    """Write the page and the picture beside a result; return lines that name them, or why they are missing."""
+    from aws.osml.model_runner.local.result_view import write_view
+
+    page, picture = page_path(result), page_path(result).with_suffix(".png")
+    try:
+        notes = write_view(result, page, image, preview=picture)
+    except (ModelRunnerError, OSError, MemoryError) as err:
+        return [f"view      no page was written: {err}"]
+    return [f"view      {page}", *(f"note      {note}" for note in notes)]
 
 
 def default_output(image: str) -> Path:

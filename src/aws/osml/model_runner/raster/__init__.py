@@ -5,6 +5,7 @@ from .exceptions import ImageBreaksOffError, ImageUnreachableError
 from .georeference import extents, georeference_of, image_to_world, is_quick, world_to_image
 from .handle_pool import AwsKeys
 from .image_source import ImageSource, open_image
+from .overview_picture import overview_picture, place_grid, preview_picture
 from .pixels import decode_tile, read_window, write_geotiff
 from .preparation import Preparation
 from .settings import RasterSettings, configure_gdal
@@ -28,7 +29,10 @@ __all__ = [
     "is_quick",
     "open_elevation_model",
     "open_image",
+    "overview_picture",
+    "place_grid",
     "prepare",
+    "preview_picture",
     "read_window",
     "source_metadata",
     "world_to_image",

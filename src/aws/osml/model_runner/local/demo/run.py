@@ -13,6 +13,7 @@ from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.local.image_request import ModelTarget, TileSettings, image_request
 from aws.osml.model_runner.local.job import JobOutcome, JobRun
 from aws.osml.model_runner.local.progress import ProgressDisplay
+from aws.osml.model_runner.local.result_view import write_view
 from aws.osml.model_runner.local.stack import LocalStack, ModelSettings, WorkerSettings
 from aws.osml.model_runner.raster import RasterSettings, configure_gdal, write_geotiff
 
@@ -38,7 +39,7 @@ class DemoResult:
 
 
 def run_demo(output: Path, console: Console, size: int = 8000, workers: WorkerSettings | None = None) -> DemoResult:
-    """Run the job on a scene of ``size`` pixels and write ``result.geojson`` and ``result.png`` into ``output``.
+    """Run the job on a scene of ``size`` pixels and write ``result.geojson``, ``.png`` and ``.html`` into ``output``.
 
     Logs of the stack's processes go to ``output/logs``.
     """
@@ -61,8 +62,8 @@ def run_demo(output: Path, console: Console, size: int = 8000, workers: WorkerSe
                 JOB_ID, stack.upload_image(image), ModelTarget(ENDPOINT, "SM_ENDPOINT"), TileSettings()
             )
             outcome = JobRun(stack.client, stack.data_plane, request, stack.check_alive).run(display)
-    result = DemoResult(outcome, score_features(outcome.features, scene.ships))
-    _report(result, scene, output, say)
+        result = DemoResult(outcome, score_features(outcome.features, scene.ships))
+        _report(result, scene, image, output, say)
     return result
 
 
@@ -74,8 +75,8 @@ def write_scene(scene: Scene, directory: Path) -> Path:
     return path
 
 
-def _report(result: DemoResult, scene: Scene, output: Path, say: Callable[[str, str], None]) -> None:
-    """Print the result, and write ``result.geojson`` and ``result.png`` if the job delivered features."""
+def _report(result: DemoResult, scene: Scene, image: Path, output: Path, say: Callable[[str, str], None]) -> None:
+    """Print the result, and write it with its picture and its page if the job delivered features."""
     outcome, score = result.outcome, result.score
     say("status", f"{outcome.status.value}: {outcome.message}")
     rate = f"{outcome.tiles_per_second:.1f} per second"
@@ -96,4 +97,5 @@ def _report(result: DemoResult, scene: Scene, output: Path, say: Callable[[str, 
         ]
     )
     draw_picture(scene.pixels, outcome.features, title, caption, output / "result.png")
-    say("files", f"{output / 'result.geojson'}, {output / 'result.png'}")
+    write_view(output / "result.geojson", output / "result.html", str(image))
+    say("files", ", ".join(str(output / name) for name in ("result.geojson", "result.png", "result.html")))
