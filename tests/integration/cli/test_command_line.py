@@ -118,6 +118,7 @@ def test_version_names_program_and_python(capsys):
         (["image.tif", "--threshold", "7"], "--threshold 7"),
         (["image.tif", "--model-options", '{"shape": 1}'], r"--model-options: shape: .*; settings of centerpoint: "),
         (["image.tif", "--output", "."], "--output .: it is a directory"),
+        (["image.tif", "--output", "./image.tif"], "--output image.tif: it would replace an input of this command"),
         (["image.tif", "--scale", "9"], "--scale 9"),
         (["image.tif", "--gsd", "0"], "--gsd 0"),
         (["image.tif", "--bands", "5,,2"], r"--bands .*expected a band number from 1, or a band name"),
@@ -202,6 +203,27 @@ def test_run_needs_no_environment_and_writes_geojson(tmp_path, image):
     assert "SUCCESS" in ended.stdout
     assert "4 done, 0 failed" in ended.stdout
     assert len(json.loads(output.read_text())["features"]) == 4
+    assert sorted(os.listdir(output.parent)) == ["found.geojson", "found.html", "found.preview.png"]
+    assert f"view      {output.with_suffix('.html')}, " in ended.stdout
+
+
+@pytest.mark.parametrize("output", ["found.geojson", "image.html"])
+def test_view_replaces_no_file_that_it_reads(tmp_path, capsys, output):
+    """A page beside an image or a result must not take its place."""
+    (tmp_path / "found.geojson").write_text('{"features": []}')
+    write_geotiff(tmp_path / "image.html", np.zeros((1, 20, 20), np.uint8))
+    before = (tmp_path / output).read_bytes()
+    options = ["--image", str(tmp_path / "image.html"), "--output", str(tmp_path / output), "--no-open"]
+    assert main(["view", str(tmp_path / "found.geojson"), *options]) == 2
+    assert "it would replace an input of this command" in capsys.readouterr().err
+    assert (tmp_path / output).read_bytes() == before
+
+
+def test_view_writes_page_beside_result(tmp_path, capsys):
+    (tmp_path / "found.geojson").write_text('{"features": []}')
+    assert main(["view", str(tmp_path / "found.geojson"), "--no-open"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / 'found.html'}\n"
+    assert (tmp_path / "found.html").read_text().startswith("<!doctype html>")
 
 
 @pytest.mark.long

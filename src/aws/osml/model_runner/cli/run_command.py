@@ -145,7 +145,7 @@ def run(arguments: argparse.Namespace) -> int:
     from aws.osml.model_runner.local.output_file import OutputFile
 
     given = arguments.output or default_output(arguments.image)
-    output = OutputFile.prepared(given)
+    output = OutputFile.prepared(given, [arguments.image])
     began = time.monotonic()
     with ended_by_sigterm():
         outcome = run_image(_image_run(arguments, output), Console(stderr=True))
@@ -172,14 +172,18 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _view_lines(result: Path, image: str) -> list[str]:
     """Write the page and the picture beside a result; return lines that name them, or why they are missing."""
+    from aws.osml.model_runner.local.output_file import OutputFile
     from aws.osml.model_runner.local.result_view import write_view
 
-    page, picture = page_path(result), page_path(result).with_suffix(".png")
+    page, picture = page_path(result), page_path(result).with_suffix(".preview.png")
     try:
+        for path in (page, picture):
+            OutputFile.prepared(path, [image, str(result)])
         notes = write_view(result, page, image, preview=picture)
     except (ModelRunnerError, OSError, MemoryError) as err:
         return [f"view      no page was written: {err}"]
-    return [f"view      {page}", *(f"note      {note}" for note in notes)]
+    written = ", ".join(str(path) for path in (page, picture) if path.exists())
+    return [f"view      {written}", *(f"note      {note}" for note in notes)]
 
 
 def default_output(image: str) -> Path:

@@ -44,10 +44,13 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page, print its path, and open it in a browser."""
+    from aws.osml.model_runner.local.output_file import OutputFile
     from aws.osml.model_runner.local.result_view import write_view
 
     result = arguments.result.expanduser()
     output = (arguments.output or page_path(result)).expanduser()
+    given = (result, arguments.image, arguments.before, arguments.coverage)
+    OutputFile.prepared(output, [str(path) for path in given if path is not None])
     for note in write_view(result, output, arguments.image, arguments.before, arguments.coverage):
         sys.stderr.write(f"model-runner: {note}\n")
     sys.stdout.write(f"{output}\n")

@@ -4,6 +4,7 @@ import contextlib
 import os
 import secrets
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from aws.osml.model_runner.exceptions import ConfigurationError
@@ -17,14 +18,20 @@ class OutputFile:
         self.path = path
 
     @classmethod
-    def prepared(cls, path: Path) -> "OutputFile":
+    def prepared(cls, path: Path, inputs: Collection[str] = ()) -> "OutputFile":
         """Create the directory of ``path`` and check that a file can be written there.
 
+        ``inputs`` are paths or URLs that are read. A file of them is not written.
+
         Raises:
-            ConfigurationError: a file cannot be written there.
+            ConfigurationError: a file cannot be written there, or it is one of ``inputs``.
         """
         try:
             absolute = path.expanduser().resolve()
+            if any(is_same_file(each, absolute) for each in inputs):
+                raise ConfigurationError(
+                    f"--output {path}: it would replace an input of this command; name another file"
+                )
             if absolute.exists() and not absolute.is_file():
                 kind = "a directory; name a file in it" if absolute.is_dir() else "not a regular file"
                 raise ConfigurationError(f"--output {path}: it is {kind}")
@@ -55,6 +62,13 @@ class OutputFile:
                     fallback = f"the result is in {path}"
                     break
             raise LocalStackError(f"{self.path} cannot be written: {err.strerror}; {fallback}") from err
+
+
+def is_same_file(name: str, path: Path) -> bool:
+    """Return whether a path, which may be a URL too, names the existing file ``path``."""
+    with contextlib.suppress(OSError):
+        return "://" not in name and path.samefile(Path(name).expanduser())
+    return False
 
 
 def _part_of(path: Path) -> Path:
