@@ -132,29 +132,27 @@ class AwsClients:
                 self._own_session = self._new_session(get_session())
             return self._own_session
         if role not in self._sessions:
-            self._sessions[role] = self._new_session(self._as_role(get_session(), role))
+            # The first call that needs the role assumes it.
+            session = get_session()
+            arguments = {"RoleSessionName": role.name}
+            if self._external_id:
+                arguments["ExternalId"] = self._external_id
+            if self._narrows_roles and role.policy:
+                arguments["Policy"] = role.policy
+            fetcher = AssumeRoleCredentialFetcher(
+                client_creator=lambda _service, **_credentials: self.client("sts"),
+                source_credentials=session.get_credentials(),
+                role_arn=role.role_arn,
+                extra_args=arguments,
+            )
+            session._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]  # no public setter
+                method="assume-role", refresh_using=fetcher.fetch_credentials
+            )
+            self._sessions[role] = self._new_session(session)
         return self._sessions[role]
 
     def _new_session(self, session: Session) -> boto3.Session:
         return boto3.Session(botocore_session=session, region_name=self._region)
-
-    def _as_role(self, session: Session, role: RoleSession) -> Session:
-        """Make ``session`` sign as ``role``, and return it; the first call that needs the role assumes it."""
-        arguments = {"RoleSessionName": role.name}
-        if self._external_id:
-            arguments["ExternalId"] = self._external_id
-        if self._narrows_roles and role.policy:
-            arguments["Policy"] = role.policy
-        fetcher = AssumeRoleCredentialFetcher(
-            client_creator=lambda _service, **_credentials: self.client("sts"),
-            source_credentials=session.get_credentials(),
-            role_arn=role.role_arn,
-            extra_args=arguments,
-        )
-        session._credentials = DeferredRefreshableCredentials(  # type: ignore[attr-defined]  # no public setter
-            method="assume-role", refresh_using=fetcher.fetch_credentials
-        )
-        return session
 
 
 def _role_session(role: Role) -> RoleSession | None:

@@ -57,19 +57,11 @@ class EndpointUtils:
             known = self.max_region_cache.get(endpoint_name)
         if known is not None:
             return known
-        vcpus = self._vcpus_of(endpoint_name, model_invocation_role)
-        max_regions = math.floor(self.scale_factor * vcpus / self.workers_per_cpu)
-        if self._describe is None:
-            with self._lock:
-                self.max_region_cache[endpoint_name] = max_regions
-        return max_regions
-
-    def _vcpus_of(self, endpoint_name: str, role: str | None) -> int:
-        sagemaker = self.clients.client("sagemaker", describing_session(role, endpoint_name))
+        sagemaker = self.clients.client("sagemaker", describing_session(model_invocation_role, endpoint_name))
         if self._describe is None:
             endpoint = sagemaker.describe_endpoint(EndpointName=endpoint_name)
         else:
-            endpoint = self._describe(endpoint_name, role)
+            endpoint = self._describe(endpoint_name, model_invocation_role)
         config = sagemaker.describe_endpoint_config(EndpointConfigName=endpoint["EndpointConfigName"])
         instance_types = {
             variant["VariantName"]: variant["InstanceType"].removeprefix("ml.")
@@ -83,4 +75,8 @@ class EndpointUtils:
                 response = self.ec2_client.describe_instance_types(InstanceTypes=names)
                 vcpus_each = int(response["InstanceTypes"][0]["VCpuInfo"]["DefaultVCpus"])
                 vcpus += variant.get("CurrentInstanceCount", 0) * vcpus_each
-        return vcpus
+        max_regions = math.floor(self.scale_factor * vcpus / self.workers_per_cpu)
+        if self._describe is None:
+            with self._lock:
+                self.max_region_cache[endpoint_name] = max_regions
+        return max_regions

@@ -8,7 +8,7 @@ starts the region again.
 import dataclasses
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from aws.osml.model_runner.common.backoff import backoff_s
@@ -197,8 +197,17 @@ class RegionRequestTable(PublishedRegionRequestTable):
             TableBusyError: a table, or the image's row, was busy at each of several tries.
         """
         end = self._end_of(claim, status, succeeded, failed, message)
+        update = {
+            "TableName": self.table_name,
+            "Key": claim.key,
+            "UpdateExpression": "SET " + ", ".join(f"{name} = :{name}" for name in end),
+            "ConditionExpression": f"{IS_OPEN_REGION} AND {IS_OUR_GENERATION}",
+            "ExpressionAttributeValues": to_dynamodb({f":{name}": value for name, value in end.items()})
+            | {":generation": claim.item.generation or 0}
+            | TERMINAL_VALUES,
+        }
         writes = (
-            self._end_write(claim, end),
+            {"Update": update},
             _count_write(job_table.table_name, claim.item, status, len(succeeded), len(failed)),
         )
         for attempt in range(_CONFLICT_TRIES):
@@ -292,18 +301,6 @@ class RegionRequestTable(PublishedRegionRequestTable):
         else:
             end["tiles_truncated"] = True
         return end
-
-    def _end_write(self, claim: RegionClaim, end: Mapping[str, Any]) -> Item:
-        update = {
-            "TableName": self.table_name,
-            "Key": claim.key,
-            "UpdateExpression": "SET " + ", ".join(f"{name} = :{name}" for name in end),
-            "ConditionExpression": f"{IS_OPEN_REGION} AND {IS_OUR_GENERATION}",
-            "ExpressionAttributeValues": to_dynamodb({f":{name}": value for name, value in end.items()})
-            | {":generation": claim.item.generation or 0}
-            | TERMINAL_VALUES,
-        }
-        return {"Update": update}
 
 
 def _count_write(

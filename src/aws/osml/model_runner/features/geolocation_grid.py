@@ -180,7 +180,7 @@ class _Nodes:
 
     def denser(self, image_to_world: ImageToWorld, centres: "_Nodes") -> "_Nodes":
         """Return the lattice of half the spacing. The sensor model computes only the middles of cell edges."""
-        xs, ys = _interleaved(self.xs, centres.xs), _interleaved(self.ys, centres.ys)
+        xs, ys = np.sort(np.concatenate([self.xs, centres.xs])), np.sort(np.concatenate([self.ys, centres.ys]))
         world = np.full((len(xs), len(ys), 3), np.nan)
         world[::2, ::2], world[1::2, 1::2] = self.world, centres.world
         is_missing = np.ones(world.shape[:2], dtype=bool)
@@ -210,10 +210,6 @@ def _lattice(xs: FloatArray, ys: FloatArray) -> FloatArray:
     """Return all pairs (x, y); y varies fastest."""
     points: FloatArray = np.stack(np.meshgrid(xs, ys, indexing="ij"), axis=-1).reshape(-1, 2)
     return points
-
-
-def _interleaved(outer: FloatArray, inner: FloatArray) -> FloatArray:
-    return np.sort(np.concatenate([outer, inner]))
 
 
 def _evaluated(image_to_world: ImageToWorld, xy: FloatArray) -> FloatArray:

@@ -154,12 +154,9 @@ def convert_deprecated_feature_properties(feature: Mapping[str, Any]) -> None:
     """Replace ``feature_types`` {name: score} by ``featureClasses`` [{iri, score}] in place, if those are absent."""
     properties = feature["properties"]
     if properties.get(FEATURE_CLASSES) is None and properties.get(FEATURE_TYPES) is not None:
-        properties[FEATURE_CLASSES] = classes_of_types(properties.pop(FEATURE_TYPES))
-
-
-def classes_of_types(feature_types: Mapping[str, float | None]) -> list[dict[str, Any]]:
-    """Return ``featureClasses`` for the deprecated form {name: score}."""
-    return [without_null_score({"iri": iri, "score": score}) for iri, score in feature_types.items()]
+        properties[FEATURE_CLASSES] = [
+            without_null_score({"iri": iri, "score": score}) for iri, score in properties.pop(FEATURE_TYPES).items()
+        ]
 
 
 def without_null_score(feature_class: dict[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ matters; ``ring_order`` computes it for arrays. Geometries that cross the antime
 merging needs a position for each pixel. ``cut`` splits them at delivery.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -107,12 +107,7 @@ def bounds_of(geometry: Geometry) -> list[float]:
     parts = [np.array(path, dtype=np.float64) for path in _paths(geometry)]
     low = np.min([part.min(axis=0) for part in parts], axis=0)
     high = np.max([part.max(axis=0) for part in parts], axis=0)
-    low[0], high[0] = _around([(part[:, 0].min(), part[:, 0].max()) for part in parts])
-    return [*low.tolist(), *high.tolist()]
-
-
-def _around(spans: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Return west and east around spans of longitude, so that the widest gap is outside."""
+    spans = [(part[:, 0].min(), part[:, 0].max()) for part in parts]
     merged: list[list[float]] = []
     for west, east in sorted(spans):
         if merged and west <= merged[-1][1]:
@@ -123,7 +118,8 @@ def _around(spans: Iterable[tuple[float, float]]) -> tuple[float, float]:
     gaps = [west - before for (west, _), before in zip(merged, [last, *(east for _, east in merged)], strict=False)]
     widest = int(np.argmax(gaps))
     # Index -1 is the last span, which precedes the first.
-    return (merged[widest][0], merged[widest - 1][1]) if max(gaps) > 0 else (-180.0, 180.0)
+    low[0], high[0] = (merged[widest][0], merged[widest - 1][1]) if max(gaps) > 0 else (-180.0, 180.0)
+    return [*low.tolist(), *high.tolist()]
 
 
 def _lines(path: Sequence[Sequence[float]]) -> list[BaseGeometry]:

@@ -72,11 +72,6 @@ def are_cut(features: TiledFeatures) -> Flags:
     return flags
 
 
-def distance_px_of(features: TiledFeatures, options: FeatureDistillationSeam) -> float:
-    """Return the maximum distance of points, and of lines, of one object."""
-    return default_distance_px(features.spans) if options.distance_px is None else options.distance_px
-
-
 def default_distance_px(spans: TileSpans) -> float:
     """Return the default maximum distance: a share of the smallest overlap of neighbouring tiles."""
     return max(MIN_DISTANCE_PX, DISTANCE_SHARE * spans.least_overlap_px)
@@ -110,7 +105,7 @@ class SeamComparison:
         record_life: Callable[[], None] = lambda: None,
     ) -> Self:
         """Return the comparison of the features of some tiles, except features with ``is_left_out``."""
-        distance_px = distance_px_of(features, options)
+        distance_px = default_distance_px(features.spans) if options.distance_px is None else options.distance_px
         reach = np.where(features.kinds < Kind.LINE, 0.0, distance_px / 2)[:, None] * [-1, -1, 1, 1]
         # A box that ends near an edge may belong to the neighbour too: its end is uncertain by ``EDGE_PX``.
         noise = EDGE_PX * np.array([-1, -1, 1, 1])
@@ -161,7 +156,7 @@ class SeamComparison:
         if links is None:
             links = self._links(pairs_at_once, is_query)
         if links is not None:
-            order = self._order(self.fragments(*links))
+            order = np.argsort(self.fragments(*links), kind="stable")
             ranks = _ranks(order)
             links = np.sort(ranks[links], axis=0)
             if self.options.merge is SeamMerge.UNION:
@@ -173,7 +168,7 @@ class SeamComparison:
             is_fragment = np.zeros(count, dtype=np.bool_)
             for pairs in self._batches(pairs_at_once, is_query):
                 is_fragment |= self.fragments(*pairs)
-            order = self._order(is_fragment)
+            order = np.argsort(is_fragment, kind="stable")
             ranks = _ranks(order)
             is_query_in_order = None if is_query is None else is_query[order]
             merged_into = self._in_order(order)._merged_into(pairs_at_once, is_query_in_order)
@@ -199,11 +194,6 @@ class SeamComparison:
         high = np.maximum(low, np.ceil(boxes[:, 2:]) - 1)
         flags: Flags = ((low < tiles[:, 2:]) & (high >= tiles[:, :2])).all(axis=1)
         return flags
-
-    def _order(self, is_fragment: Flags) -> Indices:
-        """Return the ranking with all fragments moved to its end."""
-        order: Indices = np.argsort(is_fragment, kind="stable")
-        return order
 
     def _in_order(self, order: Indices) -> Self:
         """Return the comparison of the same detections in this order."""

@@ -182,7 +182,7 @@ class MergedImage:
 
     def __post_init__(self) -> None:
         """Make the stamp, once for all features."""
-        self._stamp = stamp_of(self.job)
+        self._stamp = FeatureStamp.from_request(str(self.job.job_id), json.loads(self.job.feature_properties or "[]"))
         self._ratio = ratio_of(preparation_in(self.job))
 
     def __iter__(self) -> Iterator[FeatureBatch]:
@@ -281,11 +281,6 @@ def distillation_of(job: JobItem) -> FeatureDistillationAlgorithm | None:
         return None
     options: Mapping[str, Any] = json.loads(job.feature_distillation_option)
     return FeatureDistillationDeserializer.deserialize(dict(options))
-
-
-def stamp_of(job: JobItem) -> FeatureStamp:
-    """Return what a job writes on each of its features."""
-    return FeatureStamp.from_request(str(job.job_id), json.loads(job.feature_properties or "[]"))
 
 
 def aggregation_memory(

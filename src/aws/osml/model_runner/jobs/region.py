@@ -150,7 +150,7 @@ class RegionProcessor:
             with run.waiting(), steps.call_limit.expecting(len(todo)) as note_begun:
                 self._run_tiles(run, dataclasses.replace(steps, note_begun=note_begun), todo, known, item)
             if not run.is_stopped:
-                if is_outage(len(steps.suspects), len(tiles), backoffs):
+                if len(steps.suspects) > len(tiles) * _OUTAGE_SHARE and backoffs < _MAX_OUTAGE_TRIES:
                     example = steps.suspects[0][1].error_reason
                     reason = f"{len(steps.suspects)} of {len(tiles)} tiles crash the model, for example: {example}"
                     return Deferred(reason, region_wait_s(backoffs, self._rng), is_backoff=True)
@@ -250,11 +250,6 @@ class RegionProcessor:
             may_store=lambda: run.may_store,
             max_parsed_bytes=self._max_parsed_bytes,
         )
-
-
-def is_outage(crashes: int, tiles: int, backoffs: int) -> bool:
-    """Return True when more than half of the tiles crash the model, for a limited number of back-offs."""
-    return crashes > tiles * _OUTAGE_SHARE and backoffs < _MAX_OUTAGE_TRIES
 
 
 def careful_batches(tiles: Sequence[Tile]) -> Iterator[Sequence[Tile]]:

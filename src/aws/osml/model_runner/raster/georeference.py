@@ -74,7 +74,14 @@ def image_to_world(sensor_model: Any, elevation_model: Any | None = None) -> Ima
     if isinstance(model, ControlPointModel):
         return _with_elevation(model.places, elevation_model)
     if isinstance(model, ProjectiveSensorModel):
-        return _with_elevation(_projective(model), elevation_model)
+
+        def locate(pixels: FloatArray) -> FloatArray:
+            # Three corners on one line have a horizon, where the division is by zero.
+            with np.errstate(divide="ignore", invalid="ignore"):
+                lonlat = np.degrees(model.lonlat_to_xy_transform.inverse(np.asarray(pixels, dtype=np.float64)))
+            return _at_height_zero(lonlat)
+
+        return _with_elevation(locate, elevation_model)
     each = _point_by_point(sensor_model, elevation_model)
     if isinstance(model, RPCSensorModel) and elevation_model is None:
         return _rational(model, each)
@@ -280,16 +287,6 @@ def transformed(transformer: Any, direction: str, places: FloatArray) -> FloatAr
 def _projection_thread() -> ThreadPoolExecutor:
     """Return the only thread that projects: pyproj rebuilds a transformer in each thread, which takes 20 ms."""
     return ThreadPoolExecutor(max_workers=1, thread_name_prefix="project")
-
-
-def _projective(model: Any) -> ImageToWorld:
-    def locate(pixels: FloatArray) -> FloatArray:
-        # Three corners on one line have a horizon, where the division is by zero.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            lonlat = np.degrees(model.lonlat_to_xy_transform.inverse(np.asarray(pixels, dtype=np.float64)))
-        return _at_height_zero(lonlat)
-
-    return locate
 
 
 def _rational(model: Any, each: ImageToWorld) -> ImageToWorld:

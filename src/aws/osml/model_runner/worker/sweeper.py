@@ -237,11 +237,8 @@ class JobSweeper:
             return
         sent_s = region.queued_time or 0.0
         has_been_silent = now_s - sent_s > silence_s(sent_s - planned_s, self._config.region_lease_s)
-        if has_been_silent and (region.not_before or 0) <= now_s:
-            self._send_again(job, region)
-
-    def _send_again(self, job: JobItem, region: RegionRequestItem) -> None:
-        if self._region_table.record_queued(job.image_id, region.region_id):
+        is_due = has_been_silent and (region.not_before or 0) <= now_s
+        if is_due and self._region_table.record_queued(job.image_id, region.region_id):
             logger.info("region.sent_again", region_id=region.region_id)
             name = RegionName(image_id=job.image_id, region_id=region.region_id, job_id=str(job.job_id))
             self._region_queue.send_request(name.to_message())
