@@ -38,8 +38,8 @@ from aws.osml.model_runner.database import FeatureTable, JobItem, JobTable, Tile
 from aws.osml.model_runner.features.encoding import encode_features
 from aws.osml.model_runner.jobs.merging import MergedImage, distillation_of
 from aws.osml.model_runner.jobs.tile_reader import ImageTiles, ignore
+from aws.osml.model_runner.local.stack.child_process import clean_environment
 from aws.osml.model_runner.local.stack.emulator import Emulator
-from aws.osml.model_runner.local.stack.environment import clean_environment
 from aws.osml.model_runner.sink import Delivery, SinkFactory
 from aws.osml.model_runner.sink.s3_sink import PART_BYTES
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy

@@ -32,9 +32,9 @@ from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database import FeatureTable, JobItem, TileKey, TileOutcome
 from aws.osml.model_runner.features.encoding import encode_features
 from aws.osml.model_runner.features.tile_spans import bounds_of_tiles
+from aws.osml.model_runner.local.stack.child_process import clean_environment
 from aws.osml.model_runner.local.stack.data_plane import create_data_plane
 from aws.osml.model_runner.local.stack.emulator import Emulator
-from aws.osml.model_runner.local.stack.environment import clean_environment
 from aws.osml.model_runner.model_runner import ModelRunner
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
 from aws.osml.model_runner.tiling.region_plan import TilePlanner, region_id_of

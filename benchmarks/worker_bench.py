@@ -21,10 +21,9 @@ from secured import ENDPOINT, secured
 
 from aws.osml.model_runner.common.machine import usable_cores
 from aws.osml.model_runner.local.job import StatusEvent, parse_status
-from aws.osml.model_runner.local.stack.child_process import ChildProcess
+from aws.osml.model_runner.local.stack.child_process import ChildProcess, clean_environment
 from aws.osml.model_runner.local.stack.data_plane import DataPlane, create_data_plane
 from aws.osml.model_runner.local.stack.emulator import Emulator
-from aws.osml.model_runner.local.stack.environment import clean_environment
 
 HERE = Path(__file__).resolve().parent
 # The proxy that counts calls and units is a tool of the tests.

@@ -28,8 +28,8 @@ from aws.osml.model_runner.database import (
 )
 from aws.osml.model_runner.database.scheduler_lock import SchedulerLock
 from aws.osml.model_runner.jobs.leases import LeaseKeeper
-from aws.osml.model_runner.jobs.outcome import Deferred, Ended
 from aws.osml.model_runner.jobs.preflight import Preflight
+from aws.osml.model_runner.jobs.region import Deferred, Ended
 from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 from aws.osml.model_runner.raster import write_geotiff
 from aws.osml.model_runner.region_request_handler import region_request_of

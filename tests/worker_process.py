@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from aws.osml.model_runner.local.job import StatusEvent, parse_status
-from aws.osml.model_runner.local.stack.child_process import ChildProcess
+from aws.osml.model_runner.local.stack.child_process import ChildProcess, clean_environment
 from aws.osml.model_runner.local.stack.data_plane import DataPlane
 from aws.osml.model_runner.local.stack.emulator import Emulator
-from aws.osml.model_runner.local.stack.environment import clean_environment
 
 T = TypeVar("T")
 

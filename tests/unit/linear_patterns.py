@@ -23,8 +23,7 @@ from aws.osml.model_runner.api.image_request_message import job_id_of, parse_ima
 from aws.osml.model_runner.api.json_document import load_object
 from aws.osml.model_runner.api.problems import path_text, shortened
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
-from aws.osml.model_runner.status.safe_text import safe_text
-from aws.osml.model_runner.telemetry.redaction import is_secret_name, redact, redact_text
+from aws.osml.model_runner.telemetry.redaction import is_secret_name, redact, redact_text, safe_text
 
 # Processor time for 32 KiB, so a machine under load changes nothing.
 _BUDGET_S, _BUDGET_BYTES = 0.5, 32 * 1024

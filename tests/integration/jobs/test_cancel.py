@@ -9,7 +9,7 @@ import pytest
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.exceptions import JobNotFoundError
 from aws.osml.model_runner.jobs.cancel import JobCanceller
-from aws.osml.model_runner.jobs.outcome import Deferred
+from aws.osml.model_runner.jobs.region import Deferred
 from worker_in_process import InProcessWorker
 from worker_process import eventually
 

@@ -16,8 +16,7 @@ from aws.osml.model_runner import region_request_handler
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database import TileKey, TileOutcome, feature_table
 from aws.osml.model_runner.database.endpoint_callers import EndpointCallers
-from aws.osml.model_runner.jobs.outcome import Deferred, Ended
-from aws.osml.model_runner.jobs.region import RegionProcessor
+from aws.osml.model_runner.jobs.region import Deferred, Ended, RegionProcessor
 from aws.osml.model_runner.local.models.centerpoint import Centerpoint
 from aws.osml.model_runner.local.models.example_model import ModelReply
 from aws.osml.model_runner.local.stack.http_service import HttpRequest, HttpResponse, HttpService

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import boto3
 
+from aws.osml.model_runner.local.stack.child_process import ACCESS_KEY, SECRET_KEY
 from aws.osml.model_runner.local.stack.emulator import Emulator
-from aws.osml.model_runner.local.stack.environment import ACCESS_KEY, SECRET_KEY
 from aws.osml.model_runner.local.stack.model_server import ModelServer, create_model
 
 DOCKER = Path(__file__).parents[3] / "docker"

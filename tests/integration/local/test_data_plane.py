@@ -7,7 +7,7 @@ import pytest
 
 from aws.osml.model_runner.common.job_rules import TILE_MARGIN_S
 from aws.osml.model_runner.config import documented_settings
-from aws.osml.model_runner.local.exceptions import LocalStackError
+from aws.osml.model_runner.exceptions import LocalStackError
 from aws.osml.model_runner.local.stack.data_plane import create_data_plane, template_text
 
 VARIABLES = {

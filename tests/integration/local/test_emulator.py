@@ -10,7 +10,7 @@ import pytest
 import urllib3
 from botocore.exceptions import ClientError
 
-from aws.osml.model_runner.local.exceptions import LocalStackError
+from aws.osml.model_runner.exceptions import LocalStackError
 from aws.osml.model_runner.local.stack.child_process import ChildProcess
 from aws.osml.model_runner.local.stack.emulator import Emulator, local_client
 

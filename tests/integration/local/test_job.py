@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from aws.osml.model_runner.common.typing import RequestStatus
-from aws.osml.model_runner.local.exceptions import LocalStackError
+from aws.osml.model_runner.exceptions import LocalStackError
 from aws.osml.model_runner.local.job import JobRun
 from aws.osml.model_runner.local.stack.data_plane import DataPlane
 

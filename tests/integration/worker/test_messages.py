@@ -10,7 +10,7 @@ import pytest
 import shapely
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from aws.osml.model_runner.jobs.outcome import Deferred
+from aws.osml.model_runner.jobs.region import Deferred
 from aws.osml.model_runner.queue.request_queue import QueueMessage, RequestQueue
 from aws.osml.model_runner.region_request_handler import region_request_of
 from aws.osml.model_runner.worker.messages import (

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from aws.osml.model_runner.common.machine import memory_limit_bytes
-from aws.osml.model_runner.local.stack.child_process import ChildProcess
-from aws.osml.model_runner.local.stack.environment import clean_environment
+from aws.osml.model_runner.local.stack.child_process import ChildProcess, clean_environment
 from worker_process import eventually
 
 SERVE = [sys.executable, "-m", "aws.osml.model_runner", "serve"]

@@ -6,7 +6,7 @@ from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.database.tile_problems import TileProblems
 from aws.osml.model_runner.jobs.completion import end_message
-from aws.osml.model_runner.status.safe_text import MAX_CHARACTERS
+from aws.osml.model_runner.telemetry.redaction import MAX_CHARACTERS
 
 
 def job(**counts: object) -> JobItem:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import pytest
 
 from aws.osml.model_runner.jobs.isolation import Isolation
-from aws.osml.model_runner.jobs.outcome import Deferred
+from aws.osml.model_runner.jobs.region import Deferred
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Hints of `run` about features that look odd."""
 
-from aws.osml.model_runner.local.hints import hints
+from aws.osml.model_runner.local.job import hints
 
 
 def feature(box, score=0.5, geometry="somewhere"):

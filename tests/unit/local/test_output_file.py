@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aws.osml.model_runner.exceptions import ConfigurationError
-from aws.osml.model_runner.local.exceptions import LocalStackError
+from aws.osml.model_runner.exceptions import ConfigurationError, LocalStackError
 from aws.osml.model_runner.local.output_file import OutputFile
 
 

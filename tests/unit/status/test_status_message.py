@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.status import StatusMessage
-from aws.osml.model_runner.status.safe_text import printable, safe_text, shortened
 from aws.osml.model_runner.status.sns_helper import fitting_attributes
 from aws.osml.model_runner.status.status_message import MAX_FAILED_TILES_BYTES, status_name, tiles_json
+from aws.osml.model_runner.telemetry.redaction import printable, safe_text, shortened
 
 TILE = [[0, 512], [512, 512]]
 

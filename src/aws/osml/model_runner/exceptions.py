@@ -53,6 +53,8 @@
     │   ├── AggregateFeaturesException   (again)
     │   ├── AggregationTooLargeError             AGGREGATION_MEMORY_BYTES is too little for the image
     │   └── AggregateOutputFeaturesException (again)
+    ├── LocalStackError                          a part of the embedded stack is missing or ended
+    │   └── InterruptedRunError                  a run of the embedded stack ended before its job
     └── RetryableJobException            (again) the message is released to its queue
         ├── RequestDeferredError         (again) an image request cannot be processed yet
         ├── AggregationDeferredError     (again) memory for the image is missing for now, or the process stops
@@ -399,3 +401,15 @@ class AggregationDeferredError(RetryableJobException):
 
 class LeaseLostError(RetryableJobException):
     """Another worker holds the lease that this worker held: stop, and write nothing more."""
+
+
+class LocalStackError(ModelRunnerError):
+    """A part of the embedded stack is missing, did not start, or ended; the message has the end of its log."""
+
+
+class InterruptedRunError(LocalStackError):
+    """A run has ended before its job, because of ``cause``; the message names the checkpoint."""
+
+    def __init__(self, message: str, cause: BaseException) -> None:
+        super().__init__(message)
+        self.cause = cause

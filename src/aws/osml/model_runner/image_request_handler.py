@@ -40,10 +40,10 @@ from .features.properties import FeatureStamp
 from .jobs.completion import ImageCompletion, end_message
 from .jobs.image_roi import LendImage, interest_in
 from .jobs.leases import Lease, LeaseKeeper
-from .jobs.outcome import Deferred
 from .jobs.planning import ImagePlan, PlanLimits, plan_image, preparation_of
 from .jobs.preflight import Preflight
 from .jobs.progress import publish
+from .jobs.region import Deferred
 from .queue.request_queue import RequestQueue
 from .region_request_handler import RegionRequestHandler
 from .scheduler.endpoint_capacity import EndpointCapacityEstimator

@@ -47,16 +47,15 @@ from .jobs.completion import ImageCompletion
 from .jobs.isolation import Isolation
 from .jobs.leases import Lease, LeaseKeeper
 from .jobs.model_endpoints import ModelEndpoints
-from .jobs.outcome import Deferred, Ended
-from .jobs.region import RegionProcessor
+from .jobs.region import Deferred, Ended, RegionProcessor
 from .pipeline.call_shares import CallShares
 from .pipeline.region_run import RegionProgress
 from .queue.request_queue import MAX_VISIBILITY_S
 from .scheduler.load import lane_of
 from .status.region_status_monitor import RegionStatusMonitor
-from .status.safe_text import safe_text
 from .telemetry.logs import bind_job
 from .telemetry.metrics import MetricsRecorder
+from .telemetry.redaction import safe_text
 from .tiling.strategy import TilingStrategy
 
 logger = structlog.get_logger(__name__)

@@ -15,7 +15,6 @@ from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 
 from .inference import ModelInvokeMode
-from .message_object import MessageObject
 from .post_processing import FeatureDistillationAlgorithmType
 from .processor_input import ProcessorInput
 from .region_of_interest import parse_roi
@@ -27,6 +26,7 @@ from .rules import (
     Bucket,
     ImageUrl,
     JobId,
+    MessageObject,
     Prefix,
     RealNumber,
     Role,

@@ -9,8 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
 from pydantic import ValidationInfo as Info
 
-from .message_object import MessageObject
-from .rules import RealNumber, broken_rule
+from .rules import MessageObject, RealNumber, broken_rule
 
 MAX_BANDS = 64
 MAX_BAND_NAME_LENGTH = 128

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, model_validator
 from pydantic_core import PydanticCustomError
 
 from aws.osml.model_runner.exceptions import FeatureDistillationException, InvalidImageURLException
@@ -21,6 +21,17 @@ MIN_TILE_SIZE, MAX_TILE_SIZE = 16, 8_192
 _ENDPOINT = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}")
 _STREAM = re.compile(r"[a-zA-Z0-9_.-]{1,128}")
 _DIGITS = re.compile(r"\s*[+-]?[0-9]{1,18}\s*", re.ASCII)
+
+
+class MessageObject(BaseModel):
+    """An object of a message. ``null`` means that a key is absent. Unknown keys are kept for a warning."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, arbitrary_types_allowed=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_absent(cls, data: Any) -> Any:
+        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
 
 
 def broken_rule(expectation: str) -> PydanticCustomError:

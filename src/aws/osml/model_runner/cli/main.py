@@ -7,8 +7,7 @@ import textwrap
 from collections.abc import Sequence
 from importlib import metadata
 
-from aws.osml.model_runner.exceptions import ConfigurationError, ModelRunnerError
-from aws.osml.model_runner.local.exceptions import InterruptedRunError
+from aws.osml.model_runner.exceptions import ConfigurationError, InterruptedRunError, ModelRunnerError
 
 from . import (
     cancel_command,

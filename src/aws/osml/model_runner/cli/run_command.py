@@ -140,8 +140,8 @@ def run(arguments: argparse.Namespace) -> int:
     require_local_extra()
     from rich.console import Console
 
-    from aws.osml.model_runner.local.hints import hints
     from aws.osml.model_runner.local.image_run import run_image
+    from aws.osml.model_runner.local.job import hints
     from aws.osml.model_runner.local.output_file import OutputFile
 
     given = arguments.output or default_output(arguments.image)

@@ -40,8 +40,8 @@ from aws.osml.model_runner.features.selection import FeatureSelector
 from aws.osml.model_runner.sink.delivery import Delivery, FeatureBatch
 from aws.osml.model_runner.sink.sink import Sink
 from aws.osml.model_runner.status.image_status_monitor import ImageStatusMonitor
-from aws.osml.model_runner.status.safe_text import safe_text
 from aws.osml.model_runner.telemetry.metrics import MetricsRecorder
+from aws.osml.model_runner.telemetry.redaction import safe_text
 from aws.osml.model_runner.tiling.strategy import TilingStrategy
 
 from .leases import Lease, LeaseKeeper

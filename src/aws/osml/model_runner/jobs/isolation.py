@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TypeVar
 
-from .outcome import Deferred
+from .region import Deferred
 
 C = TypeVar("C")
 

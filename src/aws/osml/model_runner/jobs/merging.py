@@ -37,9 +37,9 @@ from aws.osml.model_runner.features.scored_boxes import Indices, ScoredBoxes
 from aws.osml.model_runner.features.text_stamp import TextStamp
 from aws.osml.model_runner.features.tile_spans import TileSpans, bounds_of_tiles
 from aws.osml.model_runner.features.tiled_features import TiledFeatures, shapes_of
+from aws.osml.model_runner.raster.preparation import Preparation, ratio_of
 from aws.osml.model_runner.sink.delivery import FeatureBatch
 
-from .image_preparation import preparation_in, ratio_of
 from .result_members import result_members
 from .tile_reader import ImageTiles, Metrics, ReadTiles, TileReader, TileTally, Unmeasured, ignore, size_of
 
@@ -183,7 +183,7 @@ class MergedImage:
     def __post_init__(self) -> None:
         """Make the stamp, once for all features."""
         self._stamp = FeatureStamp.from_request(str(self.job.job_id), json.loads(self.job.feature_properties or "[]"))
-        self._ratio = ratio_of(preparation_in(self.job))
+        self._ratio = ratio_of(Preparation.from_text(self.job.pixel_preparation))
 
     def __iter__(self) -> Iterator[FeatureBatch]:
         """Yield the features that are delivered.

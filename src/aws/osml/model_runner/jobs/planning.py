@@ -28,11 +28,11 @@ from aws.osml.model_runner.raster import (
     prepare,
     source_metadata,
 )
+from aws.osml.model_runner.raster.preparation import ratio_of
 from aws.osml.model_runner.raster.tile_formats import formats_that_hold
 from aws.osml.model_runner.tiling.region_plan import TilePlanner, processing_bounds
 from aws.osml.model_runner.tiling.strategy import TilingStrategy
 
-from .image_preparation import ratio_of
 from .image_roi import interest_in
 
 logger = structlog.get_logger(__name__)

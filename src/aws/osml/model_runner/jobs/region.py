@@ -20,15 +20,14 @@ from aws.osml.model_runner.inference.retry import RetryBudget
 from aws.osml.model_runner.pipeline.pipeline import TilePipeline
 from aws.osml.model_runner.pipeline.region_run import RegionProgress
 from aws.osml.model_runner.raster import ImageSource, TileEncoder, image_to_world, is_quick
+from aws.osml.model_runner.raster.preparation import Preparation, ratio_of
 from aws.osml.model_runner.scheduler.load import lane_of
 from aws.osml.model_runner.telemetry.metrics import MetricsRecorder
 from aws.osml.model_runner.tiling.region_plan import TilePlanner
 from aws.osml.model_runner.tiling.strategy import Tile, TilingStrategy
 
-from .image_preparation import preparation_in, ratio_of
 from .image_roi import LendImage, interest_in
 from .model_endpoints import ModelEndpoints
-from .outcome import Deferred
 from .tile import TileProcessor
 from .tile_reader import NewFeatureTable
 
@@ -49,6 +48,28 @@ _QUICK_S = 20.0
 # A tile fails when the store of its image responds and breaks off at this tile. Before that, no tile of its region
 # ended in this many attempts in a row. They take about 20 minutes.
 _MAX_BREAKS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """The region needs no further work: its message is deleted.
+
+    The region has ended, here or before, or its image has. ``job`` is the image's row; None when the row is gone.
+    """
+
+    job: JobItem | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Deferred:
+    """The region cannot be processed now: its message becomes visible again after ``retry_after_s``.
+
+    ``is_backoff`` is True when the region's endpoint, image or tables are the reason: the row counts those waits.
+    """
+
+    reason: str
+    retry_after_s: float
+    is_backoff: bool = False
 
 
 class RegionProcessor:
@@ -106,7 +127,7 @@ class RegionProcessor:
         """Return the region's tiles; with a region of interest the image has to be open, or have been planned here."""
         roi = None
         if job.roi_wkt:
-            ratio = ratio_of(preparation_in(job))
+            ratio = ratio_of(Preparation.from_text(job.pixel_preparation))
             with self._lend_image(self._request) as source:
                 roi = interest_in(source.sensor_model, source.width, source.height, parse_roi(job.roi_wkt), ratio)
         planner = TilePlanner(
@@ -207,7 +228,7 @@ class RegionProcessor:
     def _steps(
         self, run: RegionProgress, source: ImageSource, job: JobItem, tiles: Sequence[Tile], generation: int
     ) -> TileProcessor:
-        request, preparation = self._request, preparation_in(job)
+        request, preparation = self._request, Preparation.from_text(job.pixel_preparation)
         tile_bounds = [tile.bounds for tile in tiles]
         at_bounds = {tile.bounds: tile for tile in tiles}
 

@@ -25,8 +25,8 @@ from aws.osml.model_runner.inference.detector import Detector
 from aws.osml.model_runner.inference.retry import ALONE_POLICY, DEFAULT_POLICY, RetryBudget, invoke_with_retries
 from aws.osml.model_runner.raster import ImageBreaksOffError, TileEncoder
 from aws.osml.model_runner.scheduler.policy import Lane
-from aws.osml.model_runner.status.safe_text import safe_text
 from aws.osml.model_runner.telemetry.metrics import MetricsRecorder
+from aws.osml.model_runner.telemetry.redaction import safe_text
 from aws.osml.model_runner.tiling.strategy import Tile
 
 logger = structlog.get_logger(__name__)

@@ -16,9 +16,8 @@ from rich.console import Console
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.common.typing import RequestStatus
-from aws.osml.model_runner.exceptions import ConfigurationError, InvalidRequestError
+from aws.osml.model_runner.exceptions import ConfigurationError, InterruptedRunError, InvalidRequestError
 from aws.osml.model_runner.local.checkpoint import Checkpoint
-from aws.osml.model_runner.local.exceptions import InterruptedRunError
 from aws.osml.model_runner.local.image_request import ModelTarget, TileSettings, image_request
 from aws.osml.model_runner.local.job import JobOutcome, JobRun
 from aws.osml.model_runner.local.patience import JobStuckError, Patience

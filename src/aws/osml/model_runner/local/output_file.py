@@ -7,8 +7,7 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
-from aws.osml.model_runner.exceptions import ConfigurationError
-from aws.osml.model_runner.local.exceptions import LocalStackError
+from aws.osml.model_runner.exceptions import ConfigurationError, LocalStackError
 
 
 class OutputFile:

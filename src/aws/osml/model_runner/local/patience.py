@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable
 
-from aws.osml.model_runner.local.exceptions import LocalStackError
+from aws.osml.model_runner.exceptions import LocalStackError
 from aws.osml.model_runner.local.job import JobProgress
 from aws.osml.model_runner.local.progress import ProgressDisplay
 from aws.osml.model_runner.local.worker_logs import WorkerLogs

@@ -8,7 +8,7 @@ from typing import Any
 from osgeo import gdal
 
 from .exceptions import LoadImageException
-from .gdal_text import metadata_of
+from .gdal_values import metadata_of
 from .open import refuse_excess
 from .sensor_model import build_sensor_model
 from .settings import RasterSettings

@@ -13,8 +13,8 @@ from aws.osml.model_runner.exceptions import LoadImageException
 from .georeference import image_to_world, is_quick
 from .image_source import ImageSource
 from .overviews import Level, level_for
-from .pictures import encode_picture
 from .preparation import dtype_of
+from .tile_encoder import encode_picture
 from .validity import Validity
 
 # Without overviews, a picture decodes all pixels of an image.

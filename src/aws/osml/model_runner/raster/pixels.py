@@ -12,8 +12,8 @@ from pyproj import CRS
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import TileEncodingError
 
+from .gdal_values import memory_folder
 from .image_source import ImageSource
-from .memory_file import memory_folder
 
 _TILE_DRIVERS = ["GTiff", "NITF", "PNG", "JPEG", "JP2OpenJPEG"]
 _BLOCK_PX = 512

@@ -118,8 +118,10 @@ class Preparation:
         return json.dumps(values, separators=(",", ":"))
 
     @classmethod
-    def from_text(cls, text: str) -> "Preparation":
-        """Return the preparation that ``to_text`` wrote, equal to the bit."""
+    def from_text(cls, text: str | None) -> "Preparation | None":
+        """Return the preparation that ``to_text`` wrote, equal to the bit; None for tiles of the image's own pixels."""
+        if not text:
+            return None
         values = json.loads(text)
         ranges = values["ranges"]
         return cls(
@@ -131,8 +133,13 @@ class Preparation:
             samples=Samples(*values["samples"]),
             ratio=PixelRatio(*values["ratio"]),
             resampling=values["resampling"],
-            alpha=tuple(values.get("alpha", ())),
+            alpha=tuple(values["alpha"]),
         )
+
+
+def ratio_of(preparation: Preparation | None) -> PixelRatio:
+    """Return the size of a model pixel in image pixels."""
+    return ONE if preparation is None else preparation.ratio
 
 
 def dtype_of(data_type: str) -> np.dtype[Any]:

@@ -14,12 +14,11 @@ from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, Ima
 from aws.osml.model_runner.exceptions import LoadImageException
 
 from .band_samples import valid_samples
-from .gdal_text import decoded
+from .gdal_values import decoded
 from .georeference import ImageToWorld, image_to_world
 from .handle_pool import ImageHandle
 from .image_source import ImageSource
 from .overviews import Level
-from .pictures import is_plain
 from .pixel_map import PixelMap
 from .pixel_size import pixel_size_m
 from .preparation import BandFacts, ImageFacts, Preparation, needs_samples, ranges_of, resolve
@@ -29,6 +28,8 @@ from .validity import Validity, read_mask
 from .window import corner_of, prepared_view, read_pixels, tile_view
 
 _STRUCTURE = "IMAGE_STRUCTURE"
+# Numbers of bands that OpenCV writes as a picture.
+PICTURE_BANDS = (1, 3, 4)
 
 
 class TilePixels:
@@ -59,7 +60,7 @@ class TilePixels:
 
     def is_plain(self, handle: ImageHandle) -> bool:
         """Return True when tiles have neither a palette nor a value for "no data"."""
-        return handle.companion("is plain", is_plain)
+        return handle.companion("is plain", _is_plain)
 
     def corner(self, handle: ImageHandle, tile: ImageRegion) -> tuple[float, float] | None:
         """Return x and y of the tile's upper left corner in the image's coordinate system; None without one."""
@@ -101,7 +102,7 @@ class PreparedPixels(TilePixels):
 
     def is_plain(self, handle: ImageHandle) -> bool:  # noqa: ARG002  # the image's own value for "no data" is filled
         """Return True when tiles have one, three or four bands without a palette."""
-        return self.band_count in (1, 3, 4) and not self._preparation.samples.palette_size
+        return self.band_count in PICTURE_BANDS and not self._preparation.samples.palette_size
 
     def read(self, handle: ImageHandle, tile: ImageRegion, into: memoryview | None = None) -> npt.NDArray[Any]:
         """Return the prepared pixels of a tile; see ``TilePixels.read``."""
@@ -179,6 +180,13 @@ class PreparedPixels(TilePixels):
             # Two threads may make the same map; either will do.
             found = self._maps[key] = PixelMap(preparation, limits, nodata, is_alpha)
         return found
+
+
+def _is_plain(dataset: Any) -> bool:
+    """Return True when OpenCV can write the image: it has no palette and no nodata value, which only GDAL writes."""
+    bands = [dataset.GetRasterBand(number + 1) for number in range(dataset.RasterCount)]
+    has_meaning = any(band.GetRasterColorTable() is not None or band.GetNoDataValue() is not None for band in bands)
+    return len(bands) in PICTURE_BANDS and not has_meaning
 
 
 def prepare(source: ImageSource, asked: ProcessorInput, measures: bool = True) -> Preparation:

@@ -14,7 +14,7 @@ from osgeo import gdal
 from aws.osml.model_runner.common.pixel_ratio import ONE, PixelRatio
 from aws.osml.model_runner.common.typing import ImageRegion
 
-from .gdal_text import decoded, metadata_of
+from .gdal_values import decoded, metadata_of
 from .preparation import Preparation
 
 # Prefix of a NITF's items with the corners of the whole image.

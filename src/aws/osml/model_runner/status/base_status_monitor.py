@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from aws.osml.model_runner.common.typing import RequestStatus
+from aws.osml.model_runner.telemetry.redaction import safe_text
 
 from .exceptions import SNSPublishException, StatusMonitorException
-from .safe_text import safe_text
 from .sns_helper import SNSHelper
 from .status_message import StatusMessage, status_name
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import structlog
 
 from aws.osml.model_runner.common.typing import RequestStatus
+from aws.osml.model_runner.telemetry.redaction import safe_text
 
 from .base_status_monitor import BaseStatusMonitor, StatusItem, count_of, require_fields
-from .safe_text import safe_text
 from .status_message import StatusMessage, status_name
 
 logger = structlog.get_logger(__name__)

@@ -7,9 +7,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from aws.osml.model_runner.aws.clients import default_clients
 from aws.osml.model_runner.aws.errors import error_code
+from aws.osml.model_runner.telemetry.redaction import printable, shortened
 
 from .exceptions import SNSPublishException
-from .safe_text import printable, shortened
 
 logger = structlog.get_logger(__name__)
 

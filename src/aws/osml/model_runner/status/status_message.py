@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from aws.osml.model_runner.common.typing import RequestStatus
-
-from .safe_text import printable
+from aws.osml.model_runner.telemetry.redaction import printable
 
 # SNS limits text and attributes together to 256 KiB; the rest of a message is far shorter than the remainder.
 MAX_FAILED_TILES_BYTES = 100 * 1024

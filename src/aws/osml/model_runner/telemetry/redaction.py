@@ -1,10 +1,17 @@
-"""Removes credentials from texts before they are logged, stored or published."""
+"""Makes text fit to leave the worker: without credentials, printable and short.
+
+Reasons of failures contain errors of other services and parts of requests. Many users may read the logs, topics and
+tables that hold them.
+"""
 
 import re
 from collections.abc import Mapping
 from typing import Any
 
 REDACTED = "[redacted]"
+MAX_CHARACTERS = 512
+ELLIPSIS = "…"
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
 _SECRET_NAMES = frozenset(
     {
@@ -122,3 +129,18 @@ def redact(value: Any, depth: int = 0) -> Any:
     if isinstance(value, (list, tuple, set, frozenset)):
         return [redact(item, depth + 1) for item in value]
     return value
+
+
+def safe_text(text: str, max_characters: int = MAX_CHARACTERS) -> str:
+    """Return ``text`` with secrets hidden and control characters escaped, cut to ``max_characters``."""
+    return shortened(printable(redacted_beginning(text, max_characters)), max_characters)
+
+
+def printable(text: str) -> str:
+    """Return ``text`` with control characters and lone surrogates escaped, so that it is valid in XML and in logs."""
+    return _UNPRINTABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def shortened(text: str, max_characters: int) -> str:
+    """Return ``text``, or its beginning and an ellipsis when it is longer."""
+    return text if len(text) <= max_characters else text[: max_characters - 1] + ELLIPSIS

@@ -29,8 +29,8 @@ from aws.osml.model_runner.exceptions import (
 )
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
 from aws.osml.model_runner.jobs.leases import Lease, LeaseKeeper, LeaseKind
-from aws.osml.model_runner.jobs.outcome import Deferred, Ended
 from aws.osml.model_runner.jobs.progress import publish
+from aws.osml.model_runner.jobs.region import Deferred, Ended
 from aws.osml.model_runner.queue.request_queue import MAX_DELAY_S, QueueMessage, RequestQueue
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler
 from aws.osml.model_runner.scheduler.image_scheduler import LockedScheduler, ScheduledImage

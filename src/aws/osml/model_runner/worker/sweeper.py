@@ -24,12 +24,12 @@ from aws.osml.model_runner.database.outstanding_jobs_table import OpenJob, Outst
 from aws.osml.model_runner.database.region_request_table import RegionRequestItem, RegionRequestTable
 from aws.osml.model_runner.exceptions import ConservationError, IsImageCompleteException, ModelRunnerError
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
-from aws.osml.model_runner.jobs.outcome import Deferred
+from aws.osml.model_runner.jobs.region import Deferred
 from aws.osml.model_runner.queue.request_queue import RequestQueue
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler
-from aws.osml.model_runner.status.safe_text import safe_text
 from aws.osml.model_runner.telemetry.logs import bind_job
 from aws.osml.model_runner.telemetry.metrics import COUNT, MetricsRecorder
+from aws.osml.model_runner.telemetry.redaction import safe_text
 
 logger = structlog.get_logger(__name__)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from aws.osml.model_runner.local.exceptions import LocalStackError
+from aws.osml.model_runner.exceptions import LocalStackError
 
 TEMPLATE_NAME = "data-plane.yaml"
 POLL_S = 0.05

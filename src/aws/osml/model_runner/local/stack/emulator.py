@@ -21,11 +21,10 @@ import boto3
 import botocore.session
 from botocore.config import Config
 
-from aws.osml.model_runner.local.exceptions import LocalStackError
+from aws.osml.model_runner.exceptions import LocalStackError
 from aws.osml.model_runner.local.stack.emulator_guard import ACCESS_KEY_VARIABLE, HEALTH_PATH
 
-from .child_process import ChildProcess
-from .environment import ACCESS_KEY, LOOPBACK, REGION, SECRET_KEY, aws_environment, clean_environment
+from .child_process import ACCESS_KEY, LOOPBACK, REGION, SECRET_KEY, ChildProcess, aws_environment, clean_environment
 
 GUARD = Path(__file__).with_name("emulator_guard.py")
 START_TRIES = 3

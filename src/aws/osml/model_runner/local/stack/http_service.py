@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl, urlsplit
 
-from .environment import LOOPBACK
+from .child_process import LOOPBACK
 
 IDLE_TIMEOUT_S = 120
 SHUTDOWN_POLL_S = 0.05

@@ -12,10 +12,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from .child_process import ChildProcess
+from .child_process import ChildProcess, clean_environment
 from .data_plane import LOCAL_PARAMETERS, DataPlane, create_data_plane
 from .emulator import Emulator
-from .environment import clean_environment
 from .model_server import READY_LINE
 from .sagemaker_gateway import LocalEndpoint, SageMakerGateway
 

@@ -25,7 +25,7 @@ from aws.osml.model_runner.local.models.failure import Failure
 from aws.osml.model_runner.local.models.flood import Flood
 from aws.osml.model_runner.raster.settings import RasterSettings, configure_gdal
 
-from .environment import LOOPBACK
+from .child_process import LOOPBACK
 from .http_service import HttpRequest, HttpResponse, HttpService
 
 MODELS: Mapping[str, type[ExampleModel]] = {

@@ -22,7 +22,7 @@ import urllib3
 
 from aws.osml.model_runner.api.inference import MAX_SAGEMAKER_BODY_BYTES, MAX_SERVERLESS_BODY_BYTES
 
-from .environment import REGION
+from .child_process import REGION
 from .http_service import HttpRequest, HttpResponse, HttpService
 
 ACCOUNT = "000000000000"
