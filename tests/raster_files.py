@@ -60,6 +60,7 @@ def write_image(
     epsg: int | None = None,
     gcps: tuple[list[Any], int] | None = None,
     rpc: dict[str, str] | None = None,
+    nodata: float | None = None,
 ) -> Path:
     """Write (bands, rows, columns) in any format."""
     bands, rows, columns = pixels.shape
@@ -75,6 +76,9 @@ def write_image(
         memory.SetGCPs(gcps[0], wkt(gcps[1]))
     if rpc is not None:
         memory.SetMetadata(rpc, "RPC")
+    if nodata is not None:
+        for number in range(bands):
+            memory.GetRasterBand(number + 1).SetNoDataValue(nodata)
     gdal.GetDriverByName(driver).CreateCopy(str(path), memory, options=list(options)).FlushCache()
     return path
 

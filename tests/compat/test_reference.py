@@ -26,6 +26,7 @@ from aws.osml.model_runner.api import (
     processor_input,
     region_of_interest,
     rules,
+    skip_rules,
 )
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats, RequestStatus
@@ -123,6 +124,7 @@ MESSAGE_PARTS: dict[str, type[BaseModel]] = {
     "imageProcessor": image_request_schema.ImageProcessor,
     "imageProcessorInput": processor_input.ProcessorInput,
     "imageProcessorInput: stretch": processor_input.Stretch,
+    "skip": skip_rules.NodataRule,
     "outputs: S3": image_request_schema.S3Output,
     "outputs: Kinesis": image_request_schema.KinesisOutput,
     "postProcessing": image_request_schema.PostProcessingStep,
@@ -323,7 +325,7 @@ def test_every_attribute_of_a_status_message_is_documented() -> None:
     recorder = Recorder()
     images, regions = ImageStatusMonitor(None), RegionStatusMonitor(None)
     images.sns_helper = regions.sns_helper = recorder  # type: ignore[assignment]
-    image = JobItem(image_id="j:u", job_id="j", processing_duration=1, tile_count=2, tile_success=1)
+    image = JobItem(image_id="j:u", job_id="j", processing_duration=1, tile_count=2, tile_success=1, tiles_skipped=3)
     images.process_event(image, RequestStatus.IN_PROGRESS, "", progress_of(image))
     region = RegionRequestItem(image_id="j:u", region_id="r", job_id="j", processing_duration=1)
     region.failed_tiles = [[[0, 0], [1024, 1024]]] * 10_000

@@ -20,7 +20,7 @@ from aws.osml.model_runner.database.endpoint_statistics_table import EndpointSta
 from aws.osml.model_runner.database.feature_table import FeatureTable
 from aws.osml.model_runner.database.job_table import CANCELLED, TERMINAL_VALUES, JobItem, JobTable
 from aws.osml.model_runner.database.outstanding_jobs_table import OutstandingJobsTable
-from aws.osml.model_runner.database.region_request_table import RegionRequestTable
+from aws.osml.model_runner.database.region_request_table import RegionRequestItem, RegionRequestTable
 from aws.osml.model_runner.database.scheduler_lock import SchedulerLock
 from aws.osml.model_runner.exceptions import ConditionNotMetError, TableError
 from aws.osml.model_runner.image_request_handler import ImageRequestHandler
@@ -28,6 +28,7 @@ from aws.osml.model_runner.jobs import completion as image_completion
 from aws.osml.model_runner.jobs import region as region_work
 from aws.osml.model_runner.jobs.completion import ImageCompletion
 from aws.osml.model_runner.jobs.leases import LeaseKeeper
+from aws.osml.model_runner.jobs.planning import ImagePlan
 from aws.osml.model_runner.jobs.region import RegionProcessor
 from aws.osml.model_runner.region_request_handler import RegionRequestHandler
 from aws.osml.model_runner.sink import kinesis_sink
@@ -618,6 +619,20 @@ MUTANTS = [
     Mutant(
         "every worker sweeps",
         lambda: [(OutstandingJobsTable, "claim_sweep", lambda *_: True)],
+        seeds=6,
+        is_harmless=True,
+    ),
+    Mutant("skipped tiles processed", lambda: [(RegionRequestItem, "rules_by_tile", {})]),
+    Mutant(
+        "skipped regions left to messages",
+        lambda: [(RegionRequestHandler, "end_skipped_region", _never)],
+        seeds=6,
+        is_harmless=True,
+    ),
+    # The row of the region decides.
+    Mutant(
+        "every region taken for skipped",
+        lambda: [(ImagePlan, "is_skipped", lambda *_: True)],
         seeds=6,
         is_harmless=True,
     ),

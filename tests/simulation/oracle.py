@@ -143,8 +143,15 @@ class _JobOracle:
         if not self._is_spoilt and image["region_success"] + image["region_error"] != job.regions:
             yield f"{image['region_success']} and {image['region_error']} regions were counted of {job.regions}"
         columns = Counter(int(row["tile_bounds"][0][1]) for row in self.tiles)
-        if columns != Counter(job.columns):
-            yield f"{len(self.tiles)} tile rows for {len(job.columns)} tiles"
+        if columns != Counter(job.processed):
+            yield f"{len(self.tiles)} tile rows for {len(job.processed)} tiles"
+        counts = image.get("tile_count"), image.get("tiles_skipped")
+        if counts != (len(job.processed), len(job.skipped)):
+            yield f"{counts} tiles were planned and skipped, of {len(job.columns)} with {len(job.skipped)} to skip"
+        if (in_regions := sum(row.get("tiles_skipped", 0) for row in self.regions)) != len(job.skipped):
+            yield f"its regions skip {in_regions} tiles of {len(job.skipped)}"
+        if sent := [tile for tile in self.world.model.skipped if tile.startswith(f"{job.url}|")]:
+            yield f"the model got {len(sent)} tiles that are skipped"
         good = sum(row["tile_status"] == "SUCCEEDED" for row in self.tiles)
         if (image["tile_success"], image["tile_error"]) != (good, len(self.tiles) - good):
             yield f"{image['tile_success']} and {image['tile_error']} tiles were counted, {good} rows succeeded"

@@ -27,6 +27,7 @@ _QUICK = {
     "random feature keys",
     "region begun again twice",
     "regions noted after the end",
+    "skipped tiles processed",
     "slot beyond the most",
     "slot of another deleted",
     "slot taken whoever has it",

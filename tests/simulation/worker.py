@@ -2,11 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import SimpleNamespace
 from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from aws.osml.model_runner.common.channel import Threads
 from aws.osml.model_runner.common.typing import ImageRegion
@@ -223,6 +226,16 @@ class _Images:
         yield _Source(job)
 
 
+class _InvalidTiles:
+    """Finds the tiles of an image that have no valid pixel."""
+
+    def __init__(self, source: _Source, *_: object) -> None:
+        self._job = source.job
+
+    def find(self, windows: Sequence[ImageRegion]) -> Iterator[npt.NDArray[np.bool_]]:
+        yield np.array([window.origin.col in self._job.skipped for window in windows], np.bool_)
+
+
 class _Encoder:
     def __init__(self, world: Surroundings, process: Process, source: _Source, *_: object) -> None:
         self._world = world
@@ -339,6 +352,7 @@ class Worker:
             read_all=port.read_together,
             make_writers=lambda _count: InTurn(),
             threads=Threads(process.spawn, lambda count: Semaphore(world.scheduler, count)),
+            new_invalid_tiles=_InvalidTiles,  # type: ignore[arg-type]
             make_encoder=functools.partial(_Encoder, world, process),  # type: ignore[arg-type]
             stopping=Event(world.scheduler),  # type: ignore[arg-type]
             image_due=Event(world.scheduler),  # type: ignore[arg-type]

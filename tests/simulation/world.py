@@ -105,6 +105,8 @@ class World:
         is_throttled, has_work_bucket = self.chance.strikes("throttle"), bool(seed % 2)
         self.config = worker_config(faults.job_deadline_s, faults.max_region_attempts, is_throttled, has_work_bucket)
         specs = random_jobs(self.rng, faults.unreadable)
+        if faults.poison:
+            specs[0] = dataclasses.replace(specs[0], skipped=frozenset())
         self.jobs: dict[str, Job] = {job.url: job for job in specs}
         self.poisoned = specs[0] if faults.poison else None
         self.status_writes: list[StatusWrite] = []

@@ -58,6 +58,7 @@ def test_asdict_is_every_field() -> None:
         "region_id": None,
         "processing_duration": None,
         "failed_tiles": None,
+        "tiles_skipped": None,
     }
 
 

@@ -22,6 +22,7 @@ from .config import ServiceConfig
 from .database.endpoint_statistics_table import EndpointStatisticsTable
 from .database.job_table import JobItem, JobTable
 from .database.outstanding_jobs_table import Acceptance, OpenJob, OutstandingJobsTable
+from .database.region_item import packed_rules
 from .database.region_request_table import RegionRequestItem, RegionRequestTable
 from .exceptions import (
     AggregateOutputFeaturesException,
@@ -44,6 +45,7 @@ from .jobs.planning import ImagePlan, PlanLimits, plan_image, preparation_of
 from .jobs.preflight import Preflight
 from .jobs.progress import publish
 from .jobs.region import Deferred
+from .jobs.skipping import SkippedTiles, TileSkipping
 from .queue.request_queue import RequestQueue
 from .region_request_handler import RegionRequestHandler
 from .scheduler.endpoint_capacity import EndpointCapacityEstimator
@@ -75,6 +77,7 @@ class ImageParts:
     completion: ImageCompletion
     preflight: Preflight
     lend_image: LendImage
+    skipping: TileSkipping
     leases: LeaseKeeper
     metrics: MetricsRecorder
     make_writers: Callable[[int], Executor]
@@ -228,13 +231,18 @@ class ImageRequestHandler:
         Raises:
             ProcessImageException: it cannot be planned; its FAILED status was published.
         """
-        began = self.parts.now()
+        progressed_at = self.parts.now()
+
+        def note() -> None:
+            nonlocal progressed_at
+            progressed_at = self.parts.now()
+
         lease = Lease(
             name=f"{job.image_id} plan",
             renew=lambda: self.parts.outstanding_jobs.renew_planning(job, self.parts.owner),
             # Another worker may plan the image too: the first write of the plan and of each region's row counts.
             on_lost=lambda: None,
-            last_progress=lambda: began,
+            last_progress=lambda: progressed_at,
         )
         with bind_job(job_id=job.request.job_id, image_id=job.image_id), self.parts.leases.keep(lease):
             item = self.job_table.get_image_request(job.image_id)
@@ -246,8 +254,10 @@ class ImageRequestHandler:
             if request is None:
                 return None
             try:
-                plan = self._plan_of(request, item, measures=True)
+                plan = self._plan_of(request, item, measures=True, note=note)
                 planned = dataclasses.replace(plan.applied_to(item), first_attempt=job.first_attempt)
+                if planned.tiles_skipped:
+                    self.parts.outstanding_jobs.mark_skipping(job, request)
                 stored = self.job_table.fix_plan(planned)
             except ConditionNotMetError:
                 return None
@@ -258,9 +268,18 @@ class ImageRequestHandler:
                 # This worker paused while the job ended and began again. Beginning its regions again would count them
                 # twice when only outputs are missing.
                 return None
-            logger.info("image.planned", regions=len(plan.regions), tiles=plan.tile_count)
+            if stored.tiles_skipped is None:
+                # An earlier version was faster, and its plan skips nothing.
+                plan = dataclasses.replace(plan, skipped=None)
+            elif plan.skipped is not None and not plan.skipped.are_of_versions(stored.skip_versions or ()):
+                self._planning_failed(stored, LoadImageException("a file of skip was replaced after its job began"))
+                return None
+            tiles, skipped = stored.tile_count, stored.tiles_skipped
+            logger.info("image.planned", regions=len(plan.regions), tiles=tiles, tiles_skipped=skipped)
             self.parts.completion.publish_progress(stored)
-            return self._enqueue_regions(plan.regions, request, stored.image_extension or "", stored.generation or 0)
+            return self._enqueue_regions(
+                plan.regions, request, stored.image_extension or "", stored.generation or 0, plan
+            )
 
     def estimate_load(self, job: OpenJob) -> None:
         """Plan a waiting image from its header and record its number of regions, so that the scheduler knows its load.
@@ -278,13 +297,14 @@ class ImageRequestHandler:
             if request is None:
                 return
             try:
-                plan = self._plan_of(request, item, measures=False)
+                plan = self._plan_of(request, item, measures=False, note=lambda: None)
             except Exception as err:  # noqa: BLE001 - each has a verdict
                 self.parts.metrics.record("Scheduling", "Errors", 1, "Count", ModelName=request.model_name)
                 self._planning_failed(item, err)
                 return
-            self.parts.outstanding_jobs.record_region_count(job, len(plan.regions))
-            logger.info("image.buffered", regions=len(plan.regions), priority=request.priority)
+            regions = len(plan.work)
+            self.parts.outstanding_jobs.record_region_count(job, regions)
+            logger.info("image.buffered", regions=regions, priority=request.priority)
 
     def queue_region_request(
         self,
@@ -419,7 +439,8 @@ class ImageRequestHandler:
             logger.warning("image.planning_put_off", reason=str(err))
             return None
 
-    def _plan_of(self, request: ImageRequest, item: JobItem, measures: bool) -> ImagePlan:
+    def _plan_of(self, request: ImageRequest, item: JobItem, measures: bool, note: Callable[[], object]) -> ImagePlan:
+        """Return the plan of an image; without ``measures`` it is an estimate. ``note`` is called now and then."""
         self.validate_model_hosting(item)
         # A job whose tiles may have been processed continues, even if an output or its endpoint is missing by now.
         if item.region_count is None or item.first_attempt is None:
@@ -430,7 +451,20 @@ class ImageRequestHandler:
             if item.image_etag and source.etag and item.image_etag != source.etag:
                 raise LoadImageException("the image was replaced after its job began")
             preparation = preparation_of(source, request, item.pixel_preparation, measures)
-            return plan_image(source, request, self.tiling_strategy, self._region_size(item), limits, preparation)
+            size = self._region_size(item)
+            plan = plan_image(source, request, self.tiling_strategy, size, limits, preparation)
+            if item.region_count is not None and item.tiles_skipped is None:
+                return plan  # the stored plan skips nothing
+            # Regions whose rows exist keep the tiles that their plan skips: files of rules may have changed since.
+            rows = self.region_request_table.regions_of(item.image_id) if item.region_count is not None else ()
+            stored = {ImageRegion.of(row.region_bounds): row.rules_by_tile for row in rows if row.region_bounds}
+            new = [region for region in plan.regions if region not in stored]
+            skipped = self.parts.skipping.skipped(
+                source, request, plan.planner, new, preparation, note, is_estimate=not measures
+            )
+            return dataclasses.replace(
+                plan, skipped=dataclasses.replace(skipped, by_region={**stored, **skipped.by_region})
+            )
 
     def _region_size(self, item: JobItem) -> ImageDimensions:
         """Return the region size of the job's plan; a deployment may have changed the setting since."""
@@ -453,8 +487,12 @@ class ImageRequestHandler:
         request: ImageRequest,
         extension: str,
         generation: int,
+        plan: ImagePlan | None = None,
     ) -> RegionName | None:
-        """A4: write a row for each region and put it on the queue; return the first that has not ended."""
+        """A4: write a row for each region and put it on the queue; return the first that has not ended.
+
+        A region without a tile to process is ended here (R1, R3) and not put on the queue.
+        """
         requests = [
             RegionRequest(
                 request.get_shared_values(),
@@ -465,10 +503,14 @@ class ImageRequestHandler:
             for region in regions
         ]
 
+        skipped = (plan and plan.skipped) or SkippedTiles()
+
         def begin(region: RegionRequest) -> bool:
             # D2: a region of an earlier generation is reopened. False when it ended in this generation.
             item = RegionRequestItem.from_region_request(region)
             item.generation = generation
+            if rules_by_tile := skipped.of(region.region_bounds):
+                item.tiles_skipped, item.skipped_tiles = len(rules_by_tile), packed_rules(rules_by_tile)
             try:
                 stored = self.region_request_table.start_region_request(item)
             except StartRegionException:
@@ -482,11 +524,27 @@ class ImageRequestHandler:
         with self.parts.make_writers(_REGION_WRITERS) as writers:
             is_begun = writers.map(begin, requests)
             waiting = [RegionName.of(region) for region, is_open in zip(requests, is_begun, strict=True) if is_open]
+        ended = set[str]()
+        if plan is not None and skipped.count:
+            empty = {
+                region_id_of(region, request.job_id)
+                for region, rules_by_tile in skipped.by_region.items()
+                if plan.is_skipped(region, rules_by_tile)
+            }
+            ended = {
+                name.region_id
+                for name in waiting
+                if name.region_id in empty and self.region_request_handler.end_skipped_region(name)
+            }
+        waiting = [name for name in waiting if name.region_id not in ended]
         self.region_request_queue.send_requests([region.to_message() for region in waiting])
         job = self.parts.outstanding_jobs.find(request)
         # If the job ended and began again meanwhile, this worker has not queued the regions of the new generation.
         if job is not None and job.generation == generation:
             self.parts.outstanding_jobs.finish_planning(job)
+        image = self.job_table.find(request.image_id) if ended else None
+        if image is not None:
+            self.parts.completion.region_ended(image)
         return waiting[0] if waiting else None
 
     def _handle_resubmission(self, request: ImageRequest, message_id: str) -> None:

@@ -186,6 +186,29 @@ class RegionRequestHandler:
                 self._completion.region_ended(outcome.job)
             return outcome
 
+    def end_skipped_region(self, region: RegionName) -> bool:
+        """R1, R3: end a region whose tiles are all skipped; False when another worker has to do it.
+
+        The caller completes the image. A region that this call does not end has a message, or gets it.
+        """
+        with bind_job(job_id=region.job_id, image_id=region.image_id, region_id=region.region_id):
+            job = self.job_table.get_image_request(region.image_id)
+            try:
+                claim = self._claim(region.image_id, region.region_id)
+                if not isinstance(claim, RegionClaim):
+                    return claim is None
+                work = self._new_processor(region_request_of(job, claim.item), _nothing)
+
+                def end() -> Ended | Deferred:
+                    if work.tiles(job, claim.item):
+                        # Another worker planned the region first, with another version of a file that a rule names.
+                        return Deferred("the region has tiles that are not skipped", 0.0)
+                    return self._end(claim, work, job, [], {})
+
+                return isinstance(self._released_unless_ended(claim, end), Ended)
+            except TableBusyError:
+                return False
+
     def _process(self, name: RegionName, receive_count: int, on_cut: Callable[[], None]) -> Ended | Deferred:
         job = self.job_table.find(name.image_id)
         if job is None:
@@ -476,10 +499,10 @@ class RegionRequestHandler:
         logger.warning("region.abandoned", reason=reason)
         reason = safe_text(reason, MAX_REASON_CHARACTERS)
         try:
-            tiles = work.tiles(job)
+            tiles = work.tiles(job, claim.item)
         except ImageError:
             # The image does not open, so its region of interest cannot be applied: every tile counts.
-            tiles = work.tiles(dataclasses.replace(job, roi_wkt=None))
+            tiles = work.tiles(dataclasses.replace(job, roi_wkt=None), claim.item)
         outcomes = work.committed(tiles, claim.item)
         for tile in tiles:
             if tile.index not in outcomes:

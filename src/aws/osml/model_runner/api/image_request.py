@@ -28,6 +28,7 @@ from .post_processing import (
 )
 from .problems import problems_of
 from .request_utils import json_text, outputs_are_valid, shared_properties_are_valid, shared_values
+from .skip_rules import rules_of
 
 _DEFAULT_SIZE = ImageDimensions(DEFAULT_TILE_SIZE, DEFAULT_TILE_SIZE)
 _DEFAULT_OVERLAP = ImageDimensions(DEFAULT_TILE_OVERLAP, DEFAULT_TILE_OVERLAP)
@@ -41,7 +42,8 @@ class ImageRequest:
     message's names (``batchSize``, ``assumedRole``). ``result_name`` is empty unless the message has several images;
     then it is the image's file name, unique within the job. ``request_sha256`` does not depend on the layout of the
     message. For one endpoint, waiting requests with a higher ``priority`` start first. ``processor_input`` is the
-    checked ``imageProcessorInput``, with the message's names; None leaves the image's pixels as they are.
+    checked ``imageProcessorInput``, with the message's names; None leaves the image's pixels as they are. ``skip`` are
+    the checked rules by which tiles are skipped; None stands for the default rules, see ``skip_rules``.
     """
 
     job_id: str = ""
@@ -66,6 +68,7 @@ class ImageRequest:
     request_sha256: str = ""
     priority: int = 0
     processor_input: dict[str, Any] | None = None
+    skip: list[dict[str, Any]] | None = None
 
     @staticmethod
     def from_external_message(image_request: dict[str, Any]) -> "ImageRequest":
@@ -101,6 +104,7 @@ class ImageRequest:
             values["priority"] = int(item.get("priority", 0))
             if item.get("roi"):
                 values["roi"] = shapely.from_wkt(item["roi"])
+            rules_of(values.get("skip"))  # raises ValueError for a rule that this version does not define
             return ImageRequest(**values)
         except (KeyError, TypeError, ValueError, FeatureError, shapely.errors.GEOSException) as err:
             raise InvalidImageRequestException(f"the stored request cannot be read: {err}") from err
@@ -149,19 +153,26 @@ class ImageRequest:
         ]
 
 
-# Stands before the tile format in each row of a request with ``imageProcessorInput``. Earlier versions refuse such a
-# row. Without it they would process the job, and send pixels that are not prepared.
+# Stand before the tile format in rows of a request with ``imageProcessorInput`` or ``skip``. Earlier versions refuse
+# such a row. Without them they would process the job, and send pixels that are not prepared, or tiles that are skipped.
 _PREPARED = "PREPARED:"
+_SKIPPING = "SKIPPING:"
 
 
 def stored_tile_format(request: ImageRequest) -> str:
     """Return the tile format of a request as rows hold it."""
-    return f"{'' if request.processor_input is None else _PREPARED}{request.tile_format}"
+    stored = f"{'' if request.processor_input is None else _PREPARED}{request.tile_format}"
+    return skipping_format(stored) if request.skip else stored
+
+
+def skipping_format(stored: str) -> str:
+    """Return the tile format of a row whose job skips tiles, see above; ``stored`` is the format without the mark."""
+    return stored if stored.startswith(_SKIPPING) else f"{_SKIPPING}{stored}"
 
 
 def tile_format_of(stored: object) -> ImageFormats:
     """Return the tile format of a row; raises ValueError when this version does not define it."""
-    return ImageFormats(str(stored).removeprefix(_PREPARED))
+    return ImageFormats(str(stored).removeprefix(_SKIPPING).removeprefix(_PREPARED))
 
 
 _TEXT_FIELDS = (
@@ -180,7 +191,7 @@ _ENUM_FIELDS: dict[str, Callable[[Any], Any]] = {
     "tile_compression": ImageCompression,
 }
 _SIZE_FIELDS = ("tile_size", "tile_overlap")
-_JSON_FIELDS = ("feature_properties", "model_endpoint_parameters", "processor_input")
+_JSON_FIELDS = ("feature_properties", "model_endpoint_parameters", "processor_input", "skip")
 
 
 def validated(message: dict[str, Any]) -> ImageRequestMessage:
@@ -269,4 +280,5 @@ def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: s
         request_sha256=sha256,
         priority=message.priority,
         processor_input=message.processor_input.stored() if message.processor_input is not None else None,
+        skip=None if message.skip is None else [rule.stored() for rule in message.skip],
     )

@@ -36,6 +36,7 @@ from .rules import (
     default_when_empty,
     model_name_expectation,
 )
+from .skip_rules import MAX_RULES, SkipRule
 
 DEFAULT_TILE_SIZE = 1024
 DEFAULT_TILE_OVERLAP = 50
@@ -199,6 +200,7 @@ class ImageRequestMessage(MessageObject):
         default_factory=list, validate_default=True
     )
     roi: Annotated[BaseGeometry | None, BeforeValidator(_region)] = Field(None, alias="regionOfInterest")
+    skip: Annotated[list[SkipRule], Field(max_length=MAX_RULES)] | None = None
     feature_properties: Annotated[list[dict[str, Any]], Field(max_length=_MAX_FEATURE_PROPERTIES)] = Field(
         default_factory=list, alias="featureProperties"
     )

@@ -101,6 +101,10 @@ class JobItem(DDBItem):
     # JSON of ``imageProcessorInput``, and of what its plan does to the pixels of each tile.
     processor_input: str | None = None
     pixel_preparation: str | None = None
+    # JSON of ``skip``; how many tiles it skips in the plan; and the versions of the files that its rules name.
+    skip: str | None = None
+    tiles_skipped: int | None = None
+    skip_versions: list[str | None] | None = None
 
     def __post_init__(self) -> None:
         """Set the key under which the table holds the row."""
@@ -132,6 +136,7 @@ class JobItem(DDBItem):
             request_sha256=image_request.request_sha256 or None,
             priority=image_request.priority or None,
             processor_input=None if (asked := image_request.processor_input) is None else json_text(asked),
+            skip=None if image_request.skip is None else json_text(image_request.skip),
         )
 
     @classmethod
@@ -164,6 +169,7 @@ class JobItem(DDBItem):
             request_sha256=self.request_sha256 or "",
             priority=self.priority or 0,
             processor_input=json.loads(self.processor_input) if self.processor_input else None,
+            skip=json.loads(self.skip) if self.skip else None,
         )
 
     @property

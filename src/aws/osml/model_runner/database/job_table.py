@@ -132,9 +132,8 @@ def reopening_update(
 
 def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S, message_id: str = "") -> Item:
     """Return the row that A1 puts; counters and leases are zero, since no comparison holds for absent attributes."""
-    item = dataclasses.replace(
-        JobItem.from_image_request(image_request), feature_properties=None, roi_wkt=None, processor_input=None
-    )
+    item = JobItem.from_image_request(image_request)
+    item.feature_properties = item.roi_wkt = item.processor_input = item.skip = None
     item.image_status = "ACCEPTED"
     item.start_time = int(now_s * 1000)
     item.expire_time = int(now_s + life_s)
@@ -284,6 +283,7 @@ class JobTable(PublishedJobTable):
             feature_properties=json_text(properties),
             roi_wkt=request.get("roi"),
             processor_input=request.get("processor_input"),
+            skip=request.get("skip"),
             message_body=row.get("message_body"),
         )
 
@@ -321,7 +321,7 @@ class JobTable(PublishedJobTable):
             for name in (
                 *("region_count", "tile_count", "width", "height", "extents", "region_size", "processing_bounds"),
                 *("image_etag", "image_extension", "image_format", "image_count", "source_properties", "georeference"),
-                *("pixel_preparation", "first_attempt"),
+                *("pixel_preparation", "first_attempt", "tiles_skipped", "skip_versions", "tile_format"),
             )
             if getattr(item, name) is not None
         } | {"image_status": str(RequestStatus.IN_PROGRESS), "tiles_since": self._now()}

@@ -12,7 +12,7 @@ from typing import Any
 
 import structlog
 
-from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.image_request import ImageRequest, skipping_format
 from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.api.job_keys import job_id_of_key, open_job_key
 from aws.osml.model_runner.api.request_utils import json_text
@@ -180,14 +180,17 @@ _TARGETS = ("TargetVariant", "InferenceComponentName")
 _OUTLINED = ("job_id", "image_id", "model_name", "model_invoke_mode", "model_invocation_role", "priority")
 
 
-def _outline(request: ImageRequest) -> Item:
+def _outline(request: ImageRequest, is_skipping: bool = False) -> Item:
     """Return the fields that the scheduler needs: each scheduling pass reads them for every open job."""
     item = request.to_item()
+    if is_skipping:
+        item["tile_format"] = skipping_format(item["tile_format"])
     target = {name: value for name, value in (request.model_endpoint_parameters or {}).items() if name in _TARGETS}
     parameters = {"model_endpoint_parameters": json_text(target)} if target else {}
-    # Earlier versions refuse this format, so they put off the job: they would not prepare its pixels.
-    prepared = {} if request.processor_input is None else {"tile_format": item["tile_format"]}
-    return {name: item[name] for name in _OUTLINED} | parameters | prepared
+    # Earlier versions refuse a marked format, so they put off the job. They would not prepare its pixels, and at its
+    # deadline they would count skipped tiles as failed.
+    marked = {} if item["tile_format"] == str(request.tile_format) else {"tile_format": item["tile_format"]}
+    return {name: item[name] for name in _OUTLINED} | parameters | marked
 
 
 _SWEEP_KEY = {"endpoint_id": "_sweeper", "job_id": "_"}
@@ -243,7 +246,7 @@ class OutstandingJobsTable(DDBHelper):
         outputs. With ``outputs_only`` its failed tiles stay failed.
         """
         now_s, images = self._now(), self._job_table
-        job = self._new_row(request, now_s, (image.generation or 0) + 1)
+        job = self._new_row(request, now_s, (image.generation or 0) + 1, is_skipping=bool(image.tiles_skipped))
         if image.region_count is not None:
             job["region_count"] = image.region_count
         if image.needs_outputs_only(now_s, outputs_only):
@@ -304,6 +307,11 @@ class OutstandingJobsTable(DDBHelper):
             expression += " REMOVE first_attempt"
         self._try(job, expression, values, _IS_OUR_ATTEMPT)
 
+    def mark_skipping(self, job: OpenJob, request: ImageRequest) -> None:
+        """Mark a job whose plan skips tiles, before the plan is stored, so that earlier versions put it off."""
+        values = {":payload": _outline(request, is_skipping=True), ":generation": job.generation}
+        self._try(job, "SET request_payload = :payload", values, f"attribute_exists(job_id) AND {_IS_ITS_GENERATION}")
+
     def finish_planning(self, job: OpenJob) -> None:
         """Record that every region has its row and was sent."""
         values = {":now": self._now(), ":generation": job.generation}
@@ -340,7 +348,7 @@ class OutstandingJobsTable(DDBHelper):
             return False
         return True
 
-    def _new_row(self, request: ImageRequest, now_s: float, generation: int = 0) -> Item:
+    def _new_row(self, request: ImageRequest, now_s: float, generation: int = 0, is_skipping: bool = False) -> Item:
         return {
             "generation": generation,
             "endpoint_id": request.model_name,
@@ -349,7 +357,7 @@ class OutstandingJobsTable(DDBHelper):
             "request_time": int(now_s),
             "last_attempt": 0,
             "num_attempts": 0,
-            "request_payload": _outline(request),
+            "request_payload": _outline(request, is_skipping),
             # DynamoDB does not expire rows of this table, but a job whose image has expired counts as deleted.
             "expire_time": int(now_s + self._job_table.life_s),
         }

@@ -1,6 +1,7 @@
 """Row of a region in the table of regions."""
 
 import dataclasses
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,6 +48,9 @@ class RegionRequestItem(DDBItem):
     not_before: float | None = None
     queued_time: float | None = None
     generation: int | None = None
+    # Tiles that the plan skips: their number, and the rule of each, see ``packed_rules``.
+    tiles_skipped: int | None = None
+    skipped_tiles: bytes | None = None
 
     def __post_init__(self) -> None:
         """Set the key under which the table holds the row."""
@@ -74,6 +78,22 @@ class RegionRequestItem(DDBItem):
         return cls(**{name: row[name] for name in attribute_names(cls) if name in row})
 
     @property
+    def rules_by_tile(self) -> dict[int, int]:
+        """Number of the rule of the request's ``skip``, from 0, that skips each skipped tile, by the tile's index."""
+        if not self.skipped_tiles:
+            return {}
+        rules = zlib.decompress(bytes(self.skipped_tiles))
+        return {index: rule - 1 for index, rule in enumerate(rules) if rule}
+
+    @property
     def is_terminal(self) -> bool:
         """True when the region has a terminal status."""
         return self.region_status in TERMINAL_STATUSES
+
+
+def packed_rules(rules_by_tile: Mapping[int, int]) -> bytes:
+    """Return rules in the form of a row: a byte for each tile of the region's grid, 0 or the rule's number + 1."""
+    rules = bytearray(max(rules_by_tile, default=-1) + 1)
+    for index, rule in rules_by_tile.items():
+        rules[index] = rule + 1
+    return zlib.compress(bytes(rules), 9)

@@ -411,6 +411,8 @@ def end_message(job: JobItem, status: RequestStatus, output_errors: Iterable[str
         reasons.append(warning)
     if status is RequestStatus.SUCCESS or not reasons:
         reasons = ["Completed image processing", *reasons]
+    if job.tiles_skipped:
+        reasons.append(f"{job.tiles_skipped} tiles were skipped")
     if job.image_count:
         reasons.append(f"the file holds {job.image_count} images (segments or pages), the first was processed")
     return safe_text("; ".join(reasons))

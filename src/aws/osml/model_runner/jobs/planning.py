@@ -3,11 +3,12 @@
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import structlog
 
-from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.image_request import ImageRequest, skipping_format
 from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.api.processor_input import ProcessorInput
 from aws.osml.model_runner.api.request_utils import json_text
@@ -34,6 +35,7 @@ from aws.osml.model_runner.tiling.region_plan import TilePlanner, processing_bou
 from aws.osml.model_runner.tiling.strategy import TilingStrategy
 
 from .image_roi import interest_in
+from .skipping import SkippedTiles
 
 logger = structlog.get_logger(__name__)
 
@@ -59,7 +61,8 @@ class PlanLimits(NamedTuple):
 class ImagePlan:
     """The plan of an image: the attributes that its row stores, and the regions that follow from it.
 
-    ``width`` and ``height`` are those of the image; ``bounds`` and ``regions`` are in model pixels.
+    ``width`` and ``height`` are those of the image; ``bounds`` and ``regions`` are in model pixels. ``tile_count``
+    counts all tiles that touch the region of interest. ``skipped`` is None where no rule was applied.
     """
 
     bounds: ImageRegion
@@ -75,17 +78,21 @@ class ImagePlan:
     image_format: str
     image_count: int
     source_metadata: dict[str, Any] | None
+    planner: TilePlanner
     preparation: Preparation | None = None
+    skipped: SkippedTiles | None = None
 
     def applied_to(self, item: JobItem) -> JobItem:
         """Return the row with this plan in it; the image's metadata joins the properties that the request stamps."""
         properties = json.loads(item.feature_properties or "[]")
         if self.source_metadata:
             properties.append(self.source_metadata)
+        skipped = self.skipped or SkippedTiles()
+        is_marked = bool(skipped.count and item.tile_format)
         return dataclasses.replace(
             item,
             region_count=len(self.regions),
-            tile_count=self.tile_count,
+            tile_count=self.tile_count - skipped.count,
             region_size=list(self.region_size),
             processing_bounds=self.bounds.to_lists(),
             width=self.width,
@@ -99,7 +106,22 @@ class ImagePlan:
             feature_properties=json_text(properties),
             source_properties=json_text([self.source_metadata]) if self.source_metadata else None,
             pixel_preparation=self.preparation.to_text() if self.preparation else None,
+            tiles_skipped=None if self.skipped is None else skipped.count,
+            skip_versions=list(skipped.versions) or None,
+            tile_format=skipping_format(item.tile_format or "") if is_marked else item.tile_format,
         )
+
+    @property
+    def work(self) -> list[ImageRegion]:
+        """The regions with a tile that is processed."""
+        skipped = self.skipped
+        if skipped is None:
+            return self.regions
+        return [region for region in self.regions if not self.is_skipped(region, skipped.of(region))]
+
+    def is_skipped(self, region: ImageRegion, rules_by_tile: Mapping[int, int]) -> bool:
+        """Return True when all tiles of a region are skipped, those of ``rules_by_tile``."""
+        return bool(rules_by_tile) and len(rules_by_tile) == len(self.planner.tiles(region))
 
 
 def plan_image(
@@ -155,6 +177,7 @@ def plan_image(
         image_format=source.driver_name,
         image_count=source.header.image_count,
         source_metadata=source_metadata(source, public_url(request.image_url)),
+        planner=planner,
         preparation=preparation,
     )
 

@@ -30,12 +30,15 @@ def publish_progress(monitor: ImageStatusMonitor, item: JobItem) -> None:
     text = f"Processing regions: {attributes['tiles_done']} of {attributes['tiles_total']} tiles done"
     if item.tile_error:
         text += f", {item.tile_error} of them failed"
+    if item.tiles_skipped:
+        text += f"; {item.tiles_skipped} tiles are skipped"
     publish(monitor, item, RequestStatus.IN_PROGRESS, text, attributes)
 
 
 def progress_of(item: JobItem) -> dict[str, str]:
-    """Return how many tiles are done, as the attributes of an IN_PROGRESS status."""
+    """Return how many tiles are done, as attributes of an IN_PROGRESS status; skipped tiles do not count."""
     total = item.tile_count or 0
     done = (item.tile_success or 0) + (item.tile_error or 0)
-    percent = 100 * done // total if total else 0
+    # An image whose tiles are all skipped has nothing to process.
+    percent = 100 * done // total if total else 100 if item.tiles_skipped else 0
     return {"tiles_done": str(done), "tiles_total": str(total), "percent": str(percent)}

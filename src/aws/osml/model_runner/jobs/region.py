@@ -123,8 +123,11 @@ class RegionProcessor:
             ImageDimensions(*request.tile_size), ImageDimensions(*request.tile_overlap), on_wait
         )
 
-    def tiles(self, job: JobItem) -> list[Tile]:
-        """Return the region's tiles; with a region of interest the image has to be open, or have been planned here."""
+    def tiles(self, job: JobItem, item: RegionRequestItem) -> list[Tile]:
+        """Return the region's tiles without skipped tiles, as its row ``item`` has them.
+
+        With a region of interest the image has to be open, or have been planned here.
+        """
         roi = None
         if job.roi_wkt:
             ratio = ratio_of(Preparation.from_text(job.pixel_preparation))
@@ -136,7 +139,9 @@ class RegionProcessor:
             ImageDimensions(*self._request.tile_overlap),
             roi,
         )
-        return planner.tiles(ImageRegion.of(self._request.region_bounds))
+        skipped = item.rules_by_tile
+        tiles = planner.tiles(ImageRegion.of(self._request.region_bounds))
+        return [tile for tile in tiles if tile.index not in skipped]
 
     def committed(self, tiles: Sequence[Tile], item: RegionRequestItem) -> dict[int, TileState]:
         """Return the outcomes that the table already holds, by the index of the tile."""
@@ -159,7 +164,7 @@ class RegionProcessor:
         with self._lend_image(self._request) as source:
             if job.image_etag and source.etag and source.etag != job.image_etag:
                 raise LoadImageException("the image was replaced after its job began")
-            tiles, backoffs = self.tiles(job), item.backoffs or 0
+            tiles, backoffs = self.tiles(job, item), item.backoffs or 0
             is_first_attempt = (item.region_retry_count or 0) <= 1
             run.done_before = done = {} if is_first_attempt else self.committed(tiles, item)
             todo = [tile for tile in tiles if tile.index not in done]

@@ -22,6 +22,8 @@ def result_members(job: JobItem, tally: TileTally, stored: int, delivered: int, 
     succeeded, failed = tally.succeeded, job.tile_error or 0
     planned = job.tile_count if job.tile_count is not None else succeeded + failed
     tiles: dict[str, Any] = {"planned": planned, "succeeded": succeeded, "failed": failed}
+    if job.tiles_skipped:
+        tiles["skipped"] = job.tiles_skipped
     if tally.failed:
         tiles["errors"] = dict(sorted(tally.failed.items()))
     features: dict[str, Any] = {"reported": stored, "delivered": delivered}

@@ -38,6 +38,7 @@ class ImageStatusMonitor(BaseStatusMonitor):
             image_status=status,
             image_id=image_request_item.image_id,
             processing_duration=int(image_request_item.processing_duration),
+            tiles_skipped=count_of(image_request_item, "tiles_skipped"),
         )
         # These values distinguish an image's events of one status.
         marks: list[object] = [count_of(image_request_item, "generation") or 0]

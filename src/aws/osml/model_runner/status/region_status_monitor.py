@@ -39,6 +39,7 @@ class RegionStatusMonitor(BaseStatusMonitor):
             image_id=region_request_item.image_id,
             region_id=getattr(region_request_item, "region_id", None),
             processing_duration=int(region_request_item.processing_duration),
+            tiles_skipped=count_of(region_request_item, "tiles_skipped"),
             failed_tiles=getattr(region_request_item, "failed_tiles", None),
         )
         self._publish(event, message, extra, [count_of(region_request_item, "generation") or 0])

@@ -29,6 +29,7 @@ class StatusMessage:
     region_id: str | None = None
     processing_duration: int | None = None
     failed_tiles: list[list[list[int]]] | None = None
+    tiles_skipped: int | None = None
 
     @property
     def status_id(self) -> str:

@@ -20,9 +20,11 @@ from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.feature_table import ReadAll, read_in_threads
 from aws.osml.model_runner.jobs.leases import Lease, LeaseKeeper
 from aws.osml.model_runner.jobs.model_endpoints import NewDetector
+from aws.osml.model_runner.jobs.skipping import NewInvalidTiles
 from aws.osml.model_runner.pipeline.pipeline import TilePipeline
 from aws.osml.model_runner.raster import RasterSettings, TileEncoder, open_elevation_model
 from aws.osml.model_runner.raster.image_probe import ImageProbe
+from aws.osml.model_runner.raster.invalid_tiles import InvalidTiles
 from aws.osml.model_runner.raster.open_images import OpenImages
 from aws.osml.model_runner.sink.sink import Sink
 from aws.osml.model_runner.sink.sink_factory import SinkFactory
@@ -53,6 +55,7 @@ class WorkerProcess:
     make_sinks: Callable[[list[dict[str, Any]]], list[Sink]] = SinkFactory.outputs_to_sinks
     read_all: ReadAll = read_in_threads
     make_encoder: Callable[..., TileEncoder] = TileEncoder
+    new_invalid_tiles: NewInvalidTiles = InvalidTiles
     new_detector: NewDetector | None = None
     threads: Threads = field(default_factory=Threads.of_process)
     elevation_model: Any = None

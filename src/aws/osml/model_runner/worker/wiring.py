@@ -24,6 +24,7 @@ from aws.osml.model_runner.jobs.merging import aggregation_memory
 from aws.osml.model_runner.jobs.model_endpoints import ModelEndpoints
 from aws.osml.model_runner.jobs.preflight import Preflight
 from aws.osml.model_runner.jobs.region import RegionProcessor
+from aws.osml.model_runner.jobs.skipping import TileSkipping
 from aws.osml.model_runner.jobs.tile_reader import NewFeatureTable
 from aws.osml.model_runner.pipeline.call_shares import CallShares
 from aws.osml.model_runner.queue.request_queue import RequestQueue
@@ -182,6 +183,7 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, process: WorkerProces
             process.make_sinks,
         ),
         lend_image=images_to_lend,
+        skipping=TileSkipping(images_to_lend, process.new_invalid_tiles),
         leases=process.leases,
         metrics=process.metrics,
         make_writers=process.make_writers,
