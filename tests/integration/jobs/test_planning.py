@@ -126,9 +126,9 @@ class TestImage:
         job = worker.image_handler.accept(worker.request(scene, model_server("centerpoint").invocations_url))
         plan_of = worker.image_handler._plan_of
 
-        def end_meanwhile(request, item, measures):
+        def end_meanwhile(request, item, **options):
             worker.jobs.fail_unplanned(request.image_id, "given up")
-            return plan_of(request, item, measures)
+            return plan_of(request, item, **options)
 
         monkeypatch.setattr(worker.image_handler, "_plan_of", end_meanwhile)
         worker.image_handler.plan(job)
