@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
-from .message_object import MessageObject
+from .rules import MessageObject
 
 MAX_RULES = 16
 

@@ -14,10 +14,10 @@ from aws.osml.model_runner.common.pixel_ratio import PixelRatio
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.raster import ImageSource, Preparation
 from aws.osml.model_runner.raster.invalid_tiles import ReadBudget
+from aws.osml.model_runner.raster.preparation import ratio_of
 from aws.osml.model_runner.tiling.region_plan import TilePlanner
 from aws.osml.model_runner.tiling.strategy import Tile
 
-from .image_preparation import ratio_of
 from .image_roi import LendImage
 
 BoolArray = npt.NDArray[np.bool_]
