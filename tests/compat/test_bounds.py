@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from aws.osml.model_runner.api import image_request_schema, json_document
+from aws.osml.model_runner.api import image_request_schema, json_document, model_protocol
 from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES
-from aws.osml.model_runner.features import detection_tensors, model_response
+from aws.osml.model_runner.features import answer_reader, detection_tensors, model_response, run_length_masks
 from aws.osml.model_runner.raster import (
     RasterSettings,
     area_files,
@@ -90,6 +90,15 @@ def test_what_a_row_names_exists(row: list[str]) -> None:
         ("Properties that a job adds", [image_request_schema.MAX_FEATURE_PROPERTIES_BYTES // KIB]),
         ("Response of a model", [MAX_ANSWER_BYTES // KIB**2, model_response.MAX_PARSED_BYTES // KIB**2]),
         ("Boxes in the tensors", [detection_tensors.MAX_CANDIDATES]),
+        (
+            "Response read by",
+            [
+                model_protocol.MAX_PATH_LENGTH,
+                model_protocol.MAX_REPEATS,
+                answer_reader.MAX_ITEMS,
+                run_length_masks.MAX_RUNS,
+            ],
+        ),
         ("Look-ahead", [look_ahead.MAX_WAITING]),
     ],
 )

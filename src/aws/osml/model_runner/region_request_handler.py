@@ -581,4 +581,5 @@ def region_request_of(job: JobItem, region: RegionRequestItem) -> RegionRequest:
         region_bounds=region.region_bounds,
         region_id=region.region_id,
         image_extension=job.image_extension or "",
+        model_protocol=job.protocol_keys,
     )

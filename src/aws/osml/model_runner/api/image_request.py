@@ -18,6 +18,7 @@ from .image_url import public_url
 from .inference import ModelInvokeMode
 from .job_keys import image_id_of
 from .json_document import value_problems
+from .model_protocol import OSML, PROTOCOLS
 from .post_processing import (
     FeatureDistillationAlgorithm,
     FeatureDistillationDeserializer,
@@ -44,6 +45,7 @@ class ImageRequest:
     message. For one endpoint, waiting requests with a higher ``priority`` start first. ``processor_input`` is the
     checked ``imageProcessorInput``, with the message's names; None leaves the image's pixels as they are. ``skip`` are
     the checked rules by which tiles are skipped; None stands for the default rules, see ``skip_rules``.
+    ``model_protocol`` holds the checked ``protocol``, ``envelope`` and ``answer`` of ``imageProcessor``; None is OSML.
     """
 
     job_id: str = ""
@@ -69,6 +71,7 @@ class ImageRequest:
     priority: int = 0
     processor_input: dict[str, Any] | None = None
     skip: list[dict[str, Any]] | None = None
+    model_protocol: dict[str, Any] | None = None
 
     @staticmethod
     def from_external_message(image_request: dict[str, Any]) -> "ImageRequest":
@@ -153,26 +156,36 @@ class ImageRequest:
         ]
 
 
-# Stand before the tile format in rows of a request with ``imageProcessorInput`` or ``skip``. Earlier versions refuse
-# such a row. Without them they would process the job, and send pixels that are not prepared, or tiles that are skipped.
-_PREPARED = "PREPARED:"
-_SKIPPING = "SKIPPING:"
+# Words before the tile format in each row of a request. A version that does not define a word refuses the row.
+# Otherwise it would send pixels that are not prepared, or tiles that are skipped, or would call the model by another
+# protocol.
+_PREPARED = "PREPARED"
+_SKIPPING = "SKIPPING"
+_KNOWN_NEEDS = frozenset({*PROTOCOLS, _PREPARED, _SKIPPING})
 
 
 def stored_tile_format(request: ImageRequest) -> str:
-    """Return the tile format of a request as rows hold it."""
-    stored = f"{'' if request.processor_input is None else _PREPARED}{request.tile_format}"
+    """Return the tile format of a request as rows hold it, such as ``HUGGING_FACE:PREPARED:PNG``.
+
+    The oldest word is the last one, because the first version with words removes only that.
+    """
+    protocol = [] if request.model_protocol is None else [request.model_protocol.get("protocol", OSML)]
+    prepared = [] if request.processor_input is None else [_PREPARED]
+    stored = ":".join([*protocol, *prepared, str(request.tile_format)])
     return skipping_format(stored) if request.skip else stored
 
 
 def skipping_format(stored: str) -> str:
-    """Return the tile format of a row whose job skips tiles, see above; ``stored`` is the format without the mark."""
-    return stored if stored.startswith(_SKIPPING) else f"{_SKIPPING}{stored}"
+    """Return the tile format of a row whose job skips tiles, see above; ``stored`` is the format without that word."""
+    return stored if _SKIPPING in stored.split(":") else f"{_SKIPPING}:{stored}"
 
 
 def tile_format_of(stored: object) -> ImageFormats:
-    """Return the tile format of a row; raises ValueError when this version does not define it."""
-    return ImageFormats(str(stored).removeprefix(_SKIPPING).removeprefix(_PREPARED))
+    """Return the tile format of a row; raises ValueError when this version does not define it or what it needs."""
+    *needs, name = str(stored).split(":")
+    if unknown := sorted(set(needs) - _KNOWN_NEEDS):
+        raise ValueError(f"{stored!r} needs {', '.join(unknown)}, which this version does not define")
+    return ImageFormats(name)
 
 
 _TEXT_FIELDS = (
@@ -191,7 +204,7 @@ _ENUM_FIELDS: dict[str, Callable[[Any], Any]] = {
     "tile_compression": ImageCompression,
 }
 _SIZE_FIELDS = ("tile_size", "tile_overlap")
-_JSON_FIELDS = ("feature_properties", "model_endpoint_parameters", "processor_input", "skip")
+_JSON_FIELDS = ("feature_properties", "model_endpoint_parameters", "processor_input", "skip", "model_protocol")
 
 
 def validated(message: dict[str, Any]) -> ImageRequestMessage:
@@ -281,4 +294,5 @@ def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: s
         priority=message.priority,
         processor_input=message.processor_input.stored() if message.processor_input is not None else None,
         skip=None if message.skip is None else [rule.stored() for rule in message.skip],
+        model_protocol=message.image_processor.stored_protocol(),
     )

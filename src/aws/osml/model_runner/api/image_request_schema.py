@@ -15,6 +15,7 @@ from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 
 from .inference import ModelInvokeMode
+from .model_protocol import OSML, PROTOCOLS, Answer, Envelope, ProtocolName, checked_answer, checked_envelope
 from .post_processing import FeatureDistillationAlgorithmType
 from .processor_input import ProcessorInput
 from .region_of_interest import parse_roi
@@ -49,6 +50,7 @@ MAX_REPEATED_BYTES = 16 * 1024 * 1024
 MAX_PARAMETERS_BYTES = 64 * 1024
 MAX_OUTPUTS_BYTES = 64 * 1024
 MAX_REGION_OF_INTEREST_BYTES = 128 * 1024
+MAX_PROTOCOL_BYTES = 32 * 1024
 # These are added to each feature of the job.
 MAX_FEATURE_PROPERTIES_BYTES = 16 * 1024
 # Each item of a list takes bytes, so longer lists exceed the limits above. They are refused before their items are
@@ -59,11 +61,14 @@ _MAX_STEPS = 16
 
 
 class ImageProcessor(MessageObject):
-    """The model: the type of its endpoint, its name or URL, and the role to assume for calls."""
+    """The model: the type of its endpoint, its name or URL, the role to assume for calls, and its protocol."""
 
     type: Annotated[Literal["SM_ENDPOINT", "HTTP_ENDPOINT"], default_when_empty("SM_ENDPOINT")] = "SM_ENDPOINT"
     name: str
     assumed_role: Role = Field("", alias="assumedRole")
+    protocol: Annotated[ProtocolName, default_when_empty(OSML)] = OSML
+    envelope: Envelope | None = Field(None, validate_default=True)
+    answer: Answer | None = Field(None, validate_default=True)
 
     @field_validator("name")
     @classmethod
@@ -73,6 +78,20 @@ class ImageProcessor(MessageObject):
         if expectation:
             raise broken_rule(expectation)
         return name
+
+    @field_validator("envelope", "answer")
+    @classmethod
+    def _fits_protocol(cls, value: Any, info: Info) -> Any:
+        protocol = info.data.get("protocol")
+        if protocol is None:
+            return value
+        return (checked_envelope if info.field_name == "envelope" else checked_answer)(protocol, value)
+
+    def stored_protocol(self) -> dict[str, Any] | None:
+        """Return how tiles are sent and responses read, as rows hold it; None for the default."""
+        names = {"protocol", "envelope", "answer"}
+        found = self.model_dump(mode="json", by_alias=True, exclude_unset=True, exclude_none=True, include=names)
+        return found if found not in ({}, {"protocol": OSML}) else None
 
 
 class S3Output(MessageObject):
@@ -188,7 +207,7 @@ class ImageRequestMessage(MessageObject):
         DEFAULT_TILE_OVERLAP, alias="imageProcessorTileOverlap", validate_default=True
     )
     tile_format: Annotated[ImageFormats, default_when_empty(ImageFormats.NITF)] = Field(
-        ImageFormats.NITF, alias="imageProcessorTileFormat"
+        ImageFormats.NITF, alias="imageProcessorTileFormat", validate_default=True
     )
     tile_compression: Annotated[ImageCompression, default_when_empty(ImageCompression.NONE)] = Field(
         ImageCompression.NONE, alias="imageProcessorTileCompression"
@@ -223,6 +242,15 @@ class ImageRequestMessage(MessageObject):
             raise broken_rule("less than imageProcessorTileSize")
         return overlap
 
+    @field_validator("tile_format")
+    @classmethod
+    def _fits_protocol(cls, tile_format: ImageFormats, info: Info) -> ImageFormats:
+        processor = info.data.get("image_processor")
+        if processor is not None and tile_format not in (formats := PROTOCOLS[processor.protocol].formats):
+            names = " or ".join(sorted(formats))
+            raise broken_rule(f"{names}, which servers of protocol {processor.protocol} read")
+        return tile_format
+
     @field_validator("output_bucket", "output_prefix", mode="before")
     @classmethod
     def _empty_is_absent(cls, value: Any) -> Any:
@@ -248,6 +276,12 @@ class ImageRequestMessage(MessageObject):
             return value  # too many levels are reported separately
         _check_size(text, MAX_PARAMETERS_BYTES if is_parameters else MAX_FEATURE_PROPERTIES_BYTES)
         return value
+
+    @field_validator("image_processor")
+    @classmethod
+    def _protocol_fits_rows(cls, processor: ImageProcessor) -> ImageProcessor:
+        _check_size(json_text(processor.stored_protocol()), MAX_PROTOCOL_BYTES)
+        return processor
 
     @field_validator("outputs")
     @classmethod

@@ -38,6 +38,8 @@ class RegionRequest:
     tile_format: ImageFormats = ImageFormats.NITF
     tile_compression: ImageCompression = ImageCompression.NONE
     region_bounds: ImageRegion = _NOWHERE
+    # Not a part of the message.
+    model_protocol: dict[str, Any] | None = None
 
     def __init__(self, *initial_data: Mapping[str, Any], **kwargs: Any) -> None:
         """Set fields from mappings, then from keywords. Later values win; other names are ignored.

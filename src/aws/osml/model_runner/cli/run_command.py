@@ -13,6 +13,7 @@ from aws.osml.model_runner.exceptions import ConfigurationError, ModelRunnerErro
 
 from .local_commands import ended_by_sigterm, require_local_extra
 from .pixel_options import add_pixel_options, processor_input_of
+from .protocol_options import add_protocol_options, protocol_of
 from .view_command import page_path
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ def add_parser(commands: Any) -> None:
         "--compression", choices=VALID_IMAGE_COMPRESSION, default="NONE", help="compression of the tiles"
     )
     add_pixel_options(parser)
+    add_protocol_options(parser)
     parser.add_argument(
         "--roi", metavar="WKT", help="region of interest: a POLYGON or MULTIPOLYGON in longitude and latitude"
     )
@@ -202,6 +204,8 @@ def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun
     members: dict[str, Any] = {}
     if asked := processor_input_of(arguments):
         members["imageProcessorInput"] = asked
+    if spoken := protocol_of(arguments):
+        members["imageProcessor"] = spoken
     if arguments.roi:
         members["regionOfInterest"] = arguments.roi
     if arguments.merge or arguments.threshold is not None:

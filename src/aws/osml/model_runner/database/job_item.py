@@ -105,6 +105,8 @@ class JobItem(DDBItem):
     skip: str | None = None
     tiles_skipped: int | None = None
     skip_versions: list[str | None] | None = None
+    # JSON of the protocol of the model, and of how its responses are read.
+    model_protocol: str | None = None
 
     def __post_init__(self) -> None:
         """Set the key under which the table holds the row."""
@@ -137,6 +139,7 @@ class JobItem(DDBItem):
             priority=image_request.priority or None,
             processor_input=None if (asked := image_request.processor_input) is None else json_text(asked),
             skip=None if image_request.skip is None else json_text(image_request.skip),
+            model_protocol=None if (spoken := image_request.model_protocol) is None else json_text(spoken),
         )
 
     @classmethod
@@ -170,6 +173,7 @@ class JobItem(DDBItem):
             priority=self.priority or 0,
             processor_input=json.loads(self.processor_input) if self.processor_input else None,
             skip=json.loads(self.skip) if self.skip else None,
+            model_protocol=self.protocol_keys,
         )
 
     @property
@@ -186,6 +190,11 @@ class JobItem(DDBItem):
     def endpoint_parameters(self) -> dict[str, Any] | None:
         """Parameters that the request sends to the endpoint with each tile."""
         return json.loads(self.model_endpoint_parameters) if self.model_endpoint_parameters else None
+
+    @property
+    def protocol_keys(self) -> dict[str, Any] | None:
+        """Keys of the request that define the protocol of its model; None for the default."""
+        return json.loads(self.model_protocol) if self.model_protocol else None
 
     @property
     def body(self) -> str | None:

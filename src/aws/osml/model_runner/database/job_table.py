@@ -133,7 +133,7 @@ def reopening_update(
 def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S, message_id: str = "") -> Item:
     """Return the row that A1 puts; counters and leases are zero, since no comparison holds for absent attributes."""
     item = JobItem.from_image_request(image_request)
-    item.feature_properties = item.roi_wkt = item.processor_input = item.skip = None
+    item.feature_properties = item.roi_wkt = item.processor_input = item.skip = item.model_protocol = None
     item.image_status = "ACCEPTED"
     item.start_time = int(now_s * 1000)
     item.expire_time = int(now_s + life_s)
@@ -284,13 +284,14 @@ class JobTable(PublishedJobTable):
             roi_wkt=request.get("roi"),
             processor_input=request.get("processor_input"),
             skip=request.get("skip"),
+            model_protocol=request.get("model_protocol"),
             message_body=row.get("message_body"),
         )
 
     def find(self, image_id: str) -> JobItem | None:
         """Return an image's current row, or None when the row does not exist or has expired.
 
-        The attributes of the request's row are missing: properties, region of interest, message.
+        The attributes of the request's row are missing: properties, region of interest, protocol, message.
         """
         row = self.read({"image_id": image_id})
         if row is None or self.is_expired(row):

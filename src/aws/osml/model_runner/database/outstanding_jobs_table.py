@@ -187,7 +187,7 @@ def _outline(request: ImageRequest, is_skipping: bool = False) -> Item:
         item["tile_format"] = skipping_format(item["tile_format"])
     target = {name: value for name, value in (request.model_endpoint_parameters or {}).items() if name in _TARGETS}
     parameters = {"model_endpoint_parameters": json_text(target)} if target else {}
-    # Earlier versions refuse a marked format, so they put off the job. They would not prepare its pixels, and at its
+    # Earlier versions refuse a marked format, so they put off the job. They would not process it as it asks, and at its
     # deadline they would count skipped tiles as failed.
     marked = {} if item["tile_format"] == str(request.tile_format) else {"tile_format": item["tile_format"]}
     return {name: item[name] for name in _OUTLINED} | parameters | marked

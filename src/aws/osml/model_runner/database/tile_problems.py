@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from aws.osml.model_runner.features.model_response import UNSELECTED
+
 # Maximum length of one tile's reason, which shares rows and statuses with other text.
 MAX_REASON_CHARACTERS = 200
 # Maximum number of codes that a status names; the others are summed.
@@ -33,11 +35,21 @@ class TileProblems:
             counts = _counts(self.failed)
             text = f"{failed_tiles} of {tiles} tiles failed{f': {counts}' if counts else ''}"
             reasons.append(f"{text}; for example {self.first}" if self.first else text)
-        if self.dropped:
-            number = sum(self.dropped.values())
+        dropped, unselected = split_dropped(self.dropped)
+        if dropped:
+            number = sum(dropped.values())
             features = "feature that the model returned was" if number == 1 else "features that the model returned were"
-            reasons.append(f"{number} {features} dropped: {_counts(self.dropped)}")
+            reasons.append(f"{number} {features} dropped: {_counts(dropped)}")
+        for path, number in sorted(unselected.items())[:_MAX_CODES]:
+            reasons.append(f"{path} selected nothing in {number} items that the model returned")
         return reasons
+
+
+def split_dropped(counts: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the counts of dropped features by reason, and of items by a path that selected nothing in them."""
+    dropped = {name: number for name, number in counts.items() if not name.startswith(UNSELECTED)}
+    unselected = {name.removeprefix(UNSELECTED): counts[name] for name in counts.keys() - dropped.keys()}
+    return dropped, unselected
 
 
 def failure_text(code: str | None, reason: str) -> str:

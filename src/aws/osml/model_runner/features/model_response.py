@@ -25,6 +25,11 @@ _LONG_INTEGER = re.compile(rb"(?<![0-9.])[1-9][0-9]{18}")
 _MAX_INTEGER = 2**63 - 1
 
 
+# Stands among the reasons of dropped features before a path of ``imageProcessor.answer`` that selected nothing in any
+# item of a response. The number is that of the items.
+UNSELECTED = "UNSELECTED "
+
+
 class FeatureProblem(StrEnum):
     """Reasons to drop a feature, besides the codes of ``GeometryProblem``."""
 
@@ -36,7 +41,10 @@ class FeatureProblem(StrEnum):
 
 
 class ParsedResponse(NamedTuple):
-    """The valid features of a response, in its order, and the number of dropped features for each reason."""
+    """The valid features of a response, in its order, and the number of dropped features for each reason.
+
+    A reason that begins with ``UNSELECTED`` counts items that are not dropped.
+    """
 
     features: list[Feature]
     dropped: Counter[str]
@@ -47,6 +55,21 @@ def parse_response(body: bytes, max_parsed_bytes: int = MAX_PARSED_BYTES) -> Par
 
     An empty list means that the tile has no detections. An object without the list is an error: error bodies look like
     that, and a tile without a prediction must not count as processed. RFC 7946 always requires the list.
+
+    Raises BadModelResponseError for such an object, and for a body that ``parsed_json`` refuses.
+    """
+    response = parsed_json(body, max_parsed_bytes)
+    features = response.get("features") if isinstance(response, dict) else None
+    if not isinstance(features, list):
+        raise BadModelResponseError("the response is not a feature collection: it has no list of features")
+    checked = check_features(features)
+    if _LONG_INTEGER.search(body):
+        return ParsedResponse([_without_long_integers(feature) for feature in checked.features], checked.dropped)
+    return checked
+
+
+def parsed_json(body: bytes, max_parsed_bytes: int = MAX_PARSED_BYTES) -> Any:
+    """Return the document of a response.
 
     Raises BadModelResponseError for a body that is not valid JSON, is nested too deeply, or has more than
     ``MAX_ANSWER_BYTES``. NaN and infinity are not valid JSON. A body is also refused if its estimated memory exceeds
@@ -59,16 +82,9 @@ def parse_response(body: bytes, max_parsed_bytes: int = MAX_PARSED_BYTES) -> Par
         reason = f"the parsed response needs {parsed_bytes} bytes, at most {max_parsed_bytes} are allowed"
         raise BadModelResponseError(reason)
     try:
-        response = orjson.loads(body)
+        return orjson.loads(body)
     except orjson.JSONDecodeError as err:
         raise BadModelResponseError(f"the response is not valid JSON: {err.msg} at character {err.pos}") from err
-    features = response.get("features") if isinstance(response, dict) else None
-    if not isinstance(features, list):
-        raise BadModelResponseError("the response is not a feature collection: it has no list of features")
-    checked = check_features(features)
-    if _LONG_INTEGER.search(body):
-        return ParsedResponse([_without_long_integers(feature) for feature in checked.features], checked.dropped)
-    return checked
 
 
 def _without_long_integers(value: Any, replaced: Callable[[int], str | float] = str) -> Any:

@@ -4,12 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES, MAX_SAGEMAKER_BODY_BYTES, ModelInvokeMode
+from aws.osml.model_runner.api.model_protocol import ModelProtocol
 from aws.osml.model_runner.aws.clients import Role
 from aws.osml.model_runner.exceptions import Problem, UnsupportedModelException
 
 from .detector import Detector
 from .endpoint_address import parse_endpoint_address
 from .endpoint_builder import FeatureEndpointBuilder
+from .envelopes import envelope_of
 from .http_detector import DEFAULT_CONNECTIONS, DEFAULT_TIMEOUTS, CallTimeouts, HTTPDetectorBuilder
 from .sm_detector import SMDetectorBuilder, check_endpoint_name
 
@@ -33,6 +35,7 @@ class FeatureDetectorFactory:
         max_connections: int = DEFAULT_CONNECTIONS,
         timeouts: CallTimeouts = DEFAULT_TIMEOUTS,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
+        protocol: ModelProtocol | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.endpoint_mode = endpoint_mode
@@ -45,6 +48,7 @@ class FeatureDetectorFactory:
         self.max_connections = max_connections
         self.timeouts = timeouts
         self.max_answer_bytes = max_answer_bytes
+        self.protocol = protocol
 
     def check(self) -> None:
         """Check the endpoint's name or URL before any tile is cut for it, without a look-up or a call.
@@ -69,6 +73,8 @@ class FeatureDetectorFactory:
             "tile_format": self.tile_format,
             "max_answer_bytes": self.max_answer_bytes,
         }
+        if self.protocol is not None:
+            options["envelope"] = envelope_of(self.protocol, self.tile_format)
         builder: FeatureEndpointBuilder
         match self.endpoint_mode:
             case ModelInvokeMode.SM_ENDPOINT:

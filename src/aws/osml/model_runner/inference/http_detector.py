@@ -18,9 +18,10 @@ from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, Un
 
 from .call_errors import ModelErrorCode, error_of_model_status, retry_after_seconds
 from .detection import detect
-from .detector import Detector, content_type_of, read_bounded
+from .detector import Detector, read_bounded
 from .endpoint_address import checked_addresses, parse_endpoint_address
 from .endpoint_builder import FeatureEndpointBuilder
+from .envelopes import Envelope, raw_envelope
 from .sagemaker_parameters import header_parameters
 
 if TYPE_CHECKING:
@@ -50,7 +51,8 @@ class HTTPDetector(Detector):
 
     ``name`` is the model's name in metrics. ``retry`` is urllib3's own retry, off by default, because ``retry.decide``
     decides. ``parameters`` become headers. ``allowed_hosts`` limits the hosts of the URL, and ``resolve`` returns the
-    addresses of a host and port that may be called.
+    addresses of a host and port that may be called. ``envelope`` makes the body of a call from a tile, which is sent as
+    it is by default.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class HTTPDetector(Detector):
         max_connections: int = DEFAULT_CONNECTIONS,
         now: Callable[[], float] = time.time,
         resolve: Callable[[str, int], list[str]] = checked_addresses,
+        envelope: Envelope | None = None,
     ) -> None:
         super().__init__(endpoint)
         self.name = name or DEFAULT_NAME
@@ -77,6 +80,7 @@ class HTTPDetector(Detector):
         self.max_answer_bytes = max_answer_bytes
         self.http_pool = checked_pool_manager(timeouts.total_s, max_connections, resolve)
         self._now = now
+        self._envelope = envelope or raw_envelope(tile_format)
 
     @property
     def mode(self) -> ModelInvokeMode:
@@ -97,14 +101,15 @@ class HTTPDetector(Detector):
             parse_endpoint_address(self.endpoint, self.allowed_hosts)
         except UnsupportedModelException as err:
             raise ModelCallError(str(err), ModelErrorClass.PERMANENT, ModelErrorCode.BAD_ENDPOINT) from err
+        body, media_type = self._envelope.wrap(tile)
         self._count_request()
         deadline_s = time.monotonic() + self.timeouts.connect_s + self.timeouts.total_s
         try:
             response = self.http_pool.request(
                 "POST",
                 self.endpoint,
-                body=tile,  # type: ignore[arg-type]  # urllib3 sends any object with bytes as it is
-                headers=self._headers(),
+                body=body,  # type: ignore[arg-type]  # urllib3 sends any object with bytes as it is
+                headers=self._headers(media_type),
                 preload_content=False,
                 decode_content=False,
                 redirect=False,
@@ -119,12 +124,11 @@ class HTTPDetector(Detector):
         """Close the idle connections; a later call opens new ones."""
         self.http_pool.clear()
 
-    def _headers(self) -> dict[str, str]:
-        """Return the headers of a call; a parameter ``Content-Type``, in any case, replaces the tile's media type."""
+    def _headers(self, media_type: str | None) -> dict[str, str]:
+        """Return the headers of a call; a parameter ``Content-Type``, in any case, replaces the body's media type."""
         headers = header_parameters(self.parameters, self.endpoint)
-        content_type = content_type_of(self.tile_format)
-        if content_type and "content-type" not in map(str.lower, headers):
-            headers["Content-Type"] = content_type
+        if media_type and "content-type" not in map(str.lower, headers):
+            headers["Content-Type"] = media_type
         return {**headers, "Accept-Encoding": "identity"}
 
     def _body(self, response: BaseHTTPResponse, deadline_s: float) -> bytes:

@@ -28,8 +28,9 @@ from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, Pr
 
 from .call_errors import ModelErrorCode, error_of_aws_response
 from .detection import detect
-from .detector import Detector, content_type_of, read_bounded
+from .detector import Detector, read_bounded
 from .endpoint_builder import FeatureEndpointBuilder
+from .envelopes import Envelope, raw_envelope
 from .sagemaker_parameters import invoke_parameters
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ class SMDetector(Detector):
     ``client`` makes the calls, if it is given. Otherwise a new client signs with ``assumed_credentials`` (AccessKeyId,
     SecretAccessKey, SessionToken), which cannot be refreshed. Without both, the process's client for ``assumed_role``
     signs with credentials that can be refreshed. ``parameters`` are the parameters of a request; InvokeEndpoint's
-    arguments are kept, others are dropped. A tile longer than ``max_body_bytes`` is refused before it is sent.
+    arguments are kept, others are dropped. A body longer than ``max_body_bytes`` is refused before it is sent.
+    ``envelope`` makes the body of a call from a tile, which is sent as it is by default.
     """
 
     def __init__(
@@ -72,6 +74,7 @@ class SMDetector(Detector):
         assumed_role: Role = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         total_s: float = TOTAL_S,
+        envelope: Envelope | None = None,
     ) -> None:
         super().__init__(endpoint)
         self.assumed_credentials = assumed_credentials
@@ -81,6 +84,7 @@ class SMDetector(Detector):
         self.assumed_role = assumed_role
         self.max_answer_bytes = max_answer_bytes
         self.total_s = total_s
+        self._envelope = envelope or raw_envelope(tile_format)
         self._client = client
         self._is_fixed_client = client is not None or bool(assumed_credentials)
         self._client_lock = threading.Lock()
@@ -116,16 +120,16 @@ class SMDetector(Detector):
         Raises:
             ModelCallError: the call failed; its class decides whether to retry.
         """
-        self._check(tile)
+        body, media_type = self._envelope.wrap(tile)
+        self._check(len(body))
         self._count_request()
         deadline_s = time.monotonic() + self.total_s
         arguments = invoke_parameters(self.parameters, self.endpoint)
-        content_type = content_type_of(self.tile_format)
-        if content_type:
-            arguments.setdefault("ContentType", content_type)
+        if media_type:
+            arguments.setdefault("ContentType", media_type)
         try:
             # botocore accepts bytes, but no memoryview.
-            response = self.sm_client.invoke_endpoint(EndpointName=self.endpoint, Body=bytes(tile), **arguments)
+            response = self.sm_client.invoke_endpoint(EndpointName=self.endpoint, Body=bytes(body), **arguments)
             return self._body(response["Body"], deadline_s)
         except ClientError as err:
             raise error_of_aws_response(err.response) from err
@@ -141,13 +145,13 @@ class SMDetector(Detector):
             self._refreshed_at_s = time.monotonic()
             self._client = default_clients().with_fresh_credentials().client(SERVICE, self.assumed_role)
 
-    def _check(self, tile: EncodedTile) -> None:
+    def _check(self, body_bytes: int) -> None:
         try:
             check_endpoint_name(self.endpoint)
         except UnsupportedModelException as err:
             raise ModelCallError(str(err), ModelErrorClass.PERMANENT, ModelErrorCode.BAD_ENDPOINT) from err
-        if len(tile) > self.max_body_bytes:
-            message = f"the tile has {len(tile)} bytes; the endpoint takes at most {self.max_body_bytes}"
+        if body_bytes > self.max_body_bytes:
+            message = f"the tile has {body_bytes} bytes as it is sent; the endpoint takes at most {self.max_body_bytes}"
             raise ModelCallError(message, ModelErrorClass.PERMANENT, ModelErrorCode.TILE_TOO_LARGE)
 
     def _body(self, stream: Any, deadline_s: float) -> bytes:

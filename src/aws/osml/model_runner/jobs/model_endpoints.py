@@ -10,6 +10,7 @@ from cachetools import LRUCache
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.inference import ModelInvokeMode
+from aws.osml.model_runner.api.model_protocol import ModelProtocol
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.aws.role_session import calling_session
 from aws.osml.model_runner.config import ServiceConfig
@@ -61,7 +62,7 @@ class ModelEndpoints:
         role = calling_session(request.model_invocation_role, request.job_id, request.model_name)
         key = (
             *(request.model_invoke_mode, request.model_name, role, request.tile_format, body_bytes),
-            json.dumps(parameters, sort_keys=True),
+            json.dumps([parameters, request.model_protocol], sort_keys=True),
         )
         with self._lock:
             if key not in self._detectors:
@@ -88,6 +89,7 @@ class ModelEndpoints:
             max_connections=self._config.workers,
             timeouts=CallTimeouts(read_s=timeout_s, total_s=timeout_s),
             max_answer_bytes=self._config.max_answer_bytes,
+            protocol=ModelProtocol.of(request.model_protocol),
         )
 
     def retry_budget_for(self, lane: Lane) -> RetryBudget:

@@ -10,6 +10,7 @@ import structlog
 
 from aws.osml.model_runner.api.image_request import ImageRequest, skipping_format
 from aws.osml.model_runner.api.image_url import public_url
+from aws.osml.model_runner.api.model_protocol import ModelProtocol
 from aws.osml.model_runner.api.processor_input import ProcessorInput
 from aws.osml.model_runner.api.request_utils import json_text
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
@@ -20,6 +21,7 @@ from aws.osml.model_runner.exceptions import (
     Problem,
     TileEncodingError,
 )
+from aws.osml.model_runner.inference.envelopes import envelope_of
 from aws.osml.model_runner.raster import (
     ImageSource,
     Preparation,
@@ -162,7 +164,8 @@ def plan_image(
     regions = [region for region, _ in counts]
     if limits.body_bytes is not None:
         largest = max((tile.bounds for tile in planner.tiles(regions[0])), key=lambda bounds: math.prod(bounds.size))
-        _refuse_unsendable(encoder, largest, limits.body_bytes)
+        envelope = envelope_of(ModelProtocol.of(request.model_protocol), str(request.tile_format))
+        _refuse_unsendable(encoder, largest, envelope.room_in(limits.body_bytes), limits.body_bytes)
     return ImagePlan(
         bounds=bounds,
         regions=regions,
@@ -250,8 +253,11 @@ def _covered(source: ImageSource) -> str:
     return f", which covers longitudes {west} to {east} and latitudes {south} to {north}"
 
 
-def _refuse_unsendable(encoder: TileEncoder, tile: ImageRegion, limit: int) -> None:
-    """Raise InvalidImageRequestException when every full tile would be longer than a call of the endpoint may be."""
+def _refuse_unsendable(encoder: TileEncoder, tile: ImageRegion, limit: int, body_bytes: int) -> None:
+    """Raise InvalidImageRequestException when every full tile would be longer than a call of the endpoint may be.
+
+    ``limit`` is the longest tile that a body of ``body_bytes`` has room for.
+    """
     try:
         size = encoder.largest_payload(tile, limit)
     except TileEncodingError:
@@ -266,9 +272,11 @@ def _refuse_unsendable(encoder: TileEncoder, tile: ImageRegion, limit: int) -> N
     changes = [f"imageProcessorTileSize {side}"] if side else []
     if compressed := formats_that_hold(band_count, data_type, samples, must_compress=True):
         changes.append(f"a format that compresses ({compressed})")
+    room = "" if limit == body_bytes else f" in a body of {body_bytes} bytes"
     expected = (
-        f"a tile of at most {limit} bytes, which the endpoint takes; {tile.size.width} x {tile.size.height} pixels with"
-        f" {pixels} have {size}: use {', or '.join(changes) or 'an image with fewer bands'}"
+        f"a tile of at most {limit} bytes{room}, which the endpoint takes;"
+        f" {tile.size.width} x {tile.size.height} pixels with {pixels} have {size}:"
+        f" use {', or '.join(changes) or 'an image with fewer bands'}"
     )
     problem = Problem("imageProcessorTileSize", str(max(tile.size)), expected)
     raise InvalidImageRequestException("no tile fits into a call of the endpoint", [problem])

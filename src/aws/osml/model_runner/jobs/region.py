@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from aws.osml.model_runner.api.image_url import store_of
+from aws.osml.model_runner.api.model_protocol import ModelProtocol
 from aws.osml.model_runner.api.region_of_interest import parse_roi
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.job_rules import region_wait_s
@@ -15,6 +16,7 @@ from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion, Ti
 from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.database.region_request_table import RegionRequestItem
 from aws.osml.model_runner.exceptions import LoadImageException
+from aws.osml.model_runner.features.answer_reader import reader_of
 from aws.osml.model_runner.features.geolocation_grid import LocationGrid
 from aws.osml.model_runner.inference.retry import RetryBudget
 from aws.osml.model_runner.pipeline.pipeline import TilePipeline
@@ -259,6 +261,7 @@ class RegionProcessor:
             image_store=store_of(request.image_url),
             encoder=encoder,
             detector=self._endpoints.detector_for(request),
+            read_response=reader_of(ModelProtocol.of(request.model_protocol)),
             grid=grid,
             ratio=ratio,
             features=self.features,

@@ -7,6 +7,7 @@ from typing import Any
 from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.common.job_rules import image_status
 from aws.osml.model_runner.database.job_table import JobItem
+from aws.osml.model_runner.database.tile_problems import split_dropped
 
 from .tile_reader import TileTally
 
@@ -29,8 +30,9 @@ def result_members(job: JobItem, tally: TileTally, stored: int, delivered: int, 
     features: dict[str, Any] = {"reported": stored, "delivered": delivered}
     if unmerged:
         features["unmerged"] = unmerged
-    if tally.dropped:
-        features["dropped"] = dict(sorted(tally.dropped.items()))
+    for name, counts in zip(("dropped", "unselected"), split_dropped(tally.dropped), strict=True):
+        if counts:
+            features[name] = dict(sorted(counts.items()))
     about: dict[str, Any] = {
         "version": _version(),
         "jobId": str(job.job_id),

@@ -13,12 +13,13 @@ from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.pixel_ratio import PixelRatio
 from aws.osml.model_runner.common.typing import EncodedTile, TileState
 from aws.osml.model_runner.database.feature_table import FeatureTable, TileKey, TileOutcome
-from aws.osml.model_runner.database.tile_problems import MAX_REASON_CHARACTERS
+from aws.osml.model_runner.database.tile_problems import MAX_REASON_CHARACTERS, split_dropped
 from aws.osml.model_runner.exceptions import FeaturesTooLargeError, ModelCallError, TileEncodingError
+from aws.osml.model_runner.features.answer_reader import ReadResponse
 from aws.osml.model_runner.features.encoding import encode_features
 from aws.osml.model_runner.features.geolocation import refine_features
 from aws.osml.model_runner.features.geolocation_grid import LocationGrid
-from aws.osml.model_runner.features.model_response import MAX_PARSED_BYTES, parse_response
+from aws.osml.model_runner.features.model_response import MAX_PARSED_BYTES
 from aws.osml.model_runner.inference.call_errors import ModelErrorCode
 from aws.osml.model_runner.inference.call_limit import CallLimit
 from aws.osml.model_runner.inference.detector import Detector
@@ -59,6 +60,7 @@ class TileProcessor:
     image_store: str
     encoder: TileEncoder
     detector: Detector
+    read_response: ReadResponse
     grid: LocationGrid | None
     ratio: PixelRatio
     features: FeatureTable
@@ -123,14 +125,17 @@ class TileProcessor:
         """Return the features of a response, in pixels of the image and, with a grid, in degrees."""
         lock = _LARGE_RESPONSES if len(response) > _LARGE_RESPONSE_BYTES else nullcontext()
         with lock, self.metrics.timed("FeatureRefinement"):
-            parsed = parse_response(response, self.max_parsed_bytes)
+            parsed = self.read_response(response, tile.bounds.size, self.max_parsed_bytes)
             inference_time = datetime.fromtimestamp(self.now(), UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
             encoded = encode_features(refine_features(parsed.features, tile.bounds, self.grid, self.ratio))
-        dropped = dict(parsed.dropped + encoded.dropped)
+        counts = dict(parsed.dropped + encoded.dropped)
+        dropped, unselected = split_dropped(counts)
         if dropped:
             logger.warning("features.dropped", tile_index=tile.index, **dropped)
+        if unselected:
+            logger.warning("features.unselected", tile_index=tile.index, **unselected)
         return TileOutcome(
-            TileState.SUCCEEDED, tuple(encoded.bodies), encoded.columns, dropped=dropped, inference_time=inference_time
+            TileState.SUCCEEDED, tuple(encoded.bodies), encoded.columns, dropped=counts, inference_time=inference_time
         )
 
     def store(self, tile: Tile, result: TileOutcome) -> TileState | None:

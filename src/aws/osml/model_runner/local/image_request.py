@@ -29,12 +29,16 @@ class ModelTarget:
 def image_request(
     job_id: str, image_url: str, model: ModelTarget, tiles: TileSettings, **members: Any
 ) -> dict[str, Any]:
-    """Return the body of a request for one image whose result goes to the stack's bucket; ``members`` are added."""
+    """Return the body of a request for one image whose result goes to the stack's bucket; ``members`` are added.
+
+    The keys of a member ``imageProcessor`` join the model's name and type.
+    """
+    processor = members.pop("imageProcessor", {})
     return {
         "jobId": job_id,
         "imageUrls": [image_url],
         "outputs": [{"type": "S3", "bucket": RESULT_BUCKET, "prefix": job_id}],
-        "imageProcessor": {"name": model.name, "type": model.mode},
+        "imageProcessor": {"name": model.name, "type": model.mode, **processor},
         "imageProcessorTileSize": tiles.size_px,
         "imageProcessorTileOverlap": tiles.overlap_px,
         "imageProcessorTileFormat": tiles.tile_format,

@@ -1,0 +1,138 @@
+"""Jobs whose models speak another protocol than OSML, from the request to the features that are delivered."""
+
+import numpy as np
+import pytest
+
+import detection_servers
+from aws.osml.model_runner.common.typing import ImageFormats
+from aws.osml.model_runner.raster import write_geotiff
+from worker_in_process import UTM_31N
+
+WIDTH, HEIGHT = 600, 400
+ULTRALYTICS_FIELDS = {"model": "https://hub.ultralytics.com/models/MODEL", "imgsz": 256, "conf": 0.25}
+VISION_TEMPLATE = {
+    "model": "any",
+    "messages": [{"role": "user", "content": [{"image_url": {"url": "data:image/png;base64,"}, "type": "image_url"}]}],
+}
+SPOKEN = {
+    "torchserve": {"protocol": "TORCHSERVE"},
+    "hugging_face": {"protocol": "HUGGING_FACE"},
+    "roboflow": {"protocol": "ROBOFLOW", "envelope": {"template": {"model_id": "harbour/3"}}},
+    "ultralytics": {"protocol": "ULTRALYTICS", "envelope": {"template": ULTRALYTICS_FIELDS}},
+    "sagemaker_detection": {
+        "protocol": "SAGEMAKER_DETECTION",
+        "answer": {"classes": {"4": "ship", "0": "plane"}},
+    },
+    "vision_model": {
+        "protocol": "CUSTOM",
+        "envelope": {
+            "body": "BASE64_JSON",
+            "field": "messages[0].content[0].image_url.url",
+            "template": VISION_TEMPLATE,
+        },
+        "answer": {
+            "items": "choices[0].objects",
+            "box": "box_2d",
+            "boxFormat": "YXYX",
+            "units": "THOUSANDTHS",
+            "label": "name",
+            "score": "p",
+        },
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def harbour(tmp_path_factory):
+    """An image with bright objects of two classes, some of them on seams of tiles."""
+    pixels = np.full((1, HEIGHT, WIDTH), 20, dtype=np.uint8)
+    for number, (row, col) in enumerate((row, col) for row in range(15, 370, 44) for col in range(11, 560, 62)):
+        pixels[0, row : row + 11 + number % 5, col : col + 19 + number % 7] = 250 if number % 3 else 150
+    path = tmp_path_factory.mktemp("harbour") / "harbour.tif"
+    write_geotiff(path, pixels, UTM_31N, epsg=32631)
+    return path
+
+
+def run(worker, image, url, job_id="job", processor=None, **changes):
+    message = worker.message(image, url, job_id) | {"imageProcessorTileOverlap": 40, **changes}
+    message["imageProcessor"] |= processor or {}
+    request = type(worker.request(image, url)).from_external_message(message)
+    worker.image_handler.process_image_request(request)
+    worker.work_off()
+    return worker.jobs.get_image_request(request.image_id)
+
+
+def facts_of(features):
+    """Return label, score and box of features, in the order of their boxes."""
+    found = []
+    for feature in features:
+        properties = feature["properties"]
+        ((name, score),) = [(item["iri"], item["score"]) for item in properties["featureClasses"]]
+        found.append((*properties["imageBBox"], name, score))
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", SPOKEN)
+def test_server_of_each_protocol_gives_features_of_geojson_model(worker, harbour, name):
+    with detection_servers.serving(detection_servers.osml) as url:
+        run(worker, harbour, url, "plain")
+    with detection_servers.serving(getattr(detection_servers, name)) as url:
+        job = run(worker, harbour, url, processor=SPOKEN[name])
+    assert (job.image_status, job.message) == ("SUCCESS", "Completed image processing")
+    expected, found = facts_of(worker.result("plain")), facts_of(worker.result("job"))
+    assert len(found) == len(expected) > 50
+    assert [fact[4:] for fact in found] == [fact[4:] for fact in expected]
+    boxes = np.array([[fact[:4] for fact in facts] for facts in (found, expected)])
+    assert np.abs(boxes[0] - boxes[1]).max() < 0.5
+
+
+def test_path_that_selects_nothing_is_named_in_status(worker, harbour, logs):
+    processor = {"protocol": "HUGGING_FACE", "answer": {"score": "confidence"}}
+    with detection_servers.serving(detection_servers.hugging_face) as url:
+        job = run(worker, harbour, url, processor=processor)
+    assert job.image_status == "SUCCESS"
+    assert f"answer.score (confidence) selected nothing in {job.features_stored} items" in job.message
+    assert [event for event in logs if event["event"] == "features.unselected"]
+    members = worker.result_file("job")["modelRunner"]["features"]
+    assert members["unselected"] == {"answer.score (confidence)": job.features_stored}
+    assert "dropped" not in members
+
+
+def test_path_of_items_that_selects_nothing_fails_tiles_and_is_named(worker, harbour):
+    processor = {"protocol": "ULTRALYTICS", "answer": {"items": "images[].result[]"}}
+    processor["envelope"] = {"template": ULTRALYTICS_FIELDS}
+    with detection_servers.serving(detection_servers.ultralytics) as url:
+        job = run(worker, harbour, url, processor=processor)
+    assert job.image_status == "FAILED"
+    assert "BAD_RESPONSE: answer.items (images[].result[]) selects nothing in the response" in job.message
+
+
+def test_items_without_box_are_dropped_and_path_is_named(worker, harbour):
+    processor = {"protocol": "HUGGING_FACE", "answer": {"box": "bbox"}}
+    with detection_servers.serving(detection_servers.hugging_face) as url:
+        job = run(worker, harbour, url, processor=processor)
+    assert job.image_status == "SUCCESS"
+    assert list(job.features_dropped) == ["NO_IMAGE_GEOMETRY at answer.box (bbox)"]
+    assert "dropped: NO_IMAGE_GEOMETRY at answer.box (bbox)" in job.message
+
+
+def test_rows_of_job_keep_its_protocol_and_are_not_readable_for_earlier_versions(worker, harbour):
+    processor = SPOKEN["vision_model"]
+    message = worker.message(harbour, "http://127.0.0.1:9/v1") | {"imageProcessorInput": {"bands": [1]}}
+    message["imageProcessor"] |= processor
+    request = type(worker.request(harbour, "http://127.0.0.1:9/v1")).from_external_message(message)
+    worker.image_handler.accept(request)
+    stored = worker.jobs.get_image_request(request.image_id)
+    (opened,) = worker.outstanding_jobs.open_rows()
+    assert opened.request.tile_format == request.tile_format
+    for found in (stored.image_request(), worker.jobs.request_of(stored)):
+        assert (found.model_protocol, found.tile_format) == (processor, ImageFormats.PNG)
+    row = worker.jobs.read({"image_id": request.image_id})
+    key = {"endpoint_id": request.model_name, "job_id": request.job_id}
+    payload = worker.outstanding_jobs.read(key)["request_payload"]
+    for text in (row["tile_format"], payload["tile_format"], request.to_item()["tile_format"]):
+        assert text == "CUSTOM:PREPARED:PNG"
+        # The versions before, without words and with one word.
+        for as_they_read in (text, text.removeprefix("PREPARED:")):
+            with pytest.raises(ValueError, match="CUSTOM"):
+                ImageFormats(as_they_read)
