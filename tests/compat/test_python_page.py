@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -39,7 +40,19 @@ def documented() -> dict[str, set[str]]:
 
 
 def test_page_documents_every_published_class_and_member() -> None:
-    assert {name: members for name, members in documented().items() if name != f"{PACKAGE}.ModelRunner"} == published()
+    own = {name for name in documented() if name.startswith((f"{PACKAGE}.client.", f"{PACKAGE}.Client"))}
+    others = own | {f"{PACKAGE}.ModelRunner"}
+    assert {name: members for name, members in documented().items() if name not in others} == published()
+    assert {name.rpartition(".")[2] for name in own} == set(importlib.import_module(f"{PACKAGE}.client").__all__)
+
+
+def test_members_of_client_exist() -> None:
+    for name, members in documented().items():
+        kind = getattr(importlib.import_module(f"{PACKAGE}.client"), name.rpartition(".")[2], None)
+        if kind is not None:
+            known = {*dir(kind), *getattr(kind, "__dataclass_fields__", ()), *vars(kind).get("__annotations__", ())}
+            source = inspect.getsource(kind)
+            assert {member for member in members if member not in known and f"self.{member}" not in source} == set()
 
 
 def test_table_names_what_the_page_documents() -> None:

@@ -44,6 +44,7 @@
     ├── QueueError                       (again) a call of SQS failed; see ``queue``
     ├── InvalidAssumedRoleException      (again) STS refused the role, or does not respond
     ├── JobError
+    │   ├── JobRefusedError                      a request is in the dead-letter queue
     │   ├── JobNotFoundError                     a command names a job that does not exist, or is not open
     │   ├── JobNotFinishedError                  a command names a job that still waits or runs
     │   ├── ProcessImageException
@@ -339,6 +340,10 @@ class JobError(ModelRunnerError):
 
 class JobNotFoundError(JobError):
     """A job with this id does not exist, or is not in the state that a command requires."""
+
+
+class JobRefusedError(JobError):
+    """A request was refused: it is in the dead-letter queue, and has no rows."""
 
 
 class JobNotFinishedError(JobError):

@@ -145,13 +145,20 @@ class RequestQueue:
         """
         self.send_body(json.dumps(request))
 
-    def send_body(self, body: str, delay_s: int = 0) -> None:
+    def send_body(self, body: str, delay_s: int = 0, reason: str = "") -> None:
         """Send a text unchanged; it can be received after ``delay_s`` seconds, at most ``MAX_DELAY_S``.
+
+        ``reason``, if any, becomes the attribute ``reason`` of the message. It is cut, or left out, where the queue has
+        no room for it.
 
         Raises:
             QueueError: SQS did not take it.
         """
-        self._call("send_message", MessageBody=body, DelaySeconds=delay_s)
+        # The name and the type of an attribute count too.
+        room = MAX_BATCH_BYTES - len(body.encode(errors="surrogatepass")) - len("reasonString")
+        value = reason.encode()[: max(0, room)].decode(errors="ignore")
+        attributes = {"reason": {"DataType": "String", "StringValue": value}} if value else {}
+        self._call("send_message", MessageBody=body, DelaySeconds=delay_s, MessageAttributes=attributes)
 
     def send_requests(self, requests: Sequence[dict[str, Any]]) -> None:
         """Send requests as JSON, in batches of ten; requests that SQS did not take are sent again.

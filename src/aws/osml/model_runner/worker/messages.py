@@ -37,6 +37,7 @@ from aws.osml.model_runner.scheduler.image_scheduler import LockedScheduler, Sch
 from aws.osml.model_runner.scheduler.load import lane_of
 from aws.osml.model_runner.scheduler.look_ahead import LookAhead
 from aws.osml.model_runner.telemetry.logs import bind_job
+from aws.osml.model_runner.telemetry.redaction import safe_text
 
 logger = structlog.get_logger(__name__)
 
@@ -46,6 +47,8 @@ _RENEWED_AFTER = 10
 # Another worker may make each attempt.
 _HOPELESS_TRIES = 3
 _MEMORY_TRIES = 10
+# Most characters of a reason beside a dead letter.
+_MAX_REASON = 1_000
 # Range of the random wait before a message is visible again, when enough images wait for its endpoint.
 _FULL_S = (60.0, 180.0)
 # Pause before the next message is received then, so that a queue full of such messages costs few calls.
@@ -108,7 +111,8 @@ class DeadLetters:
         url = self._url or self._queue.dead_letter_queue_url()
         logger.error("message.rejected", reason=reason, has_dead_letter_queue=url is not None)
         if url is not None:
-            RequestQueue(url, client=self._queue.sqs_client).send_body(body)
+            # The body stays as it came, so that it can be sent again; the reason lies beside it.
+            RequestQueue(url, client=self._queue.sqs_client).send_body(body, reason=safe_text(reason, _MAX_REASON))
 
     def put_image(self, job: JobItem) -> None:
         """Dead-letter the message of an image that failed before it had a plan."""

@@ -1,0 +1,7 @@
+"""The Python client of a deployment: submits jobs, follows them, and reads their results."""
+
+from .client import Client, Job
+from .deployment import Deployment
+from .reports import ImageReport, JobReport, Refusal, Result
+
+__all__ = ["Client", "Deployment", "ImageReport", "Job", "JobReport", "Refusal", "Result"]
