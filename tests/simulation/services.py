@@ -181,7 +181,12 @@ class SQS:
         ]
         return {"Messages": messages} if messages else {}
 
-    def send_message(self, *, QueueUrl: str, MessageBody: str, DelaySeconds: int = 0) -> Answer:
+    def send_message(
+        self, *, QueueUrl: str, MessageBody: str, DelaySeconds: int = 0, MessageAttributes: Answer | None = None
+    ) -> Answer:
+        attributes = [(name, *value.values()) for name, value in (MessageAttributes or {}).items()]
+        if sum(len(text.encode()) for text in (MessageBody, *itertools.chain(*attributes))) > 262_144:
+            raise aws_error("InvalidParameterValue", "SendMessage")
         self.queues[QueueUrl].put(MessageBody, can_lose=True, delay_s=DelaySeconds)
         return {"MessageId": "sent"}
 

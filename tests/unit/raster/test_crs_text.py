@@ -55,6 +55,12 @@ def test_citation_without_wkt_is_name() -> None:
         b'GEOGCS["x",DATUM["+proj=longlat"]]',
         b'GEOGCS["x",DATUM["a=b"]]',
         b'GEOGCS["x",[["a"]]]',
+        b'GEOGCS["x",DATUM]',
+        b'PROJCS["x",GEOGCS["y"]],VERTCS["z",VDATUM,"w"],UNIT["m",1]',
+        b'VERTCS["z",CS[vertical,1],VDATUM',
+        # PROJ 9.1 crashes on it.
+        b'PROJCS[GEOGCS[DATUM["D_OSGB_1936",SPHEROID[,6377563.396,299.3249646]]UNIT["Degree",0.0174532925199433]]'
+        b'PROJECTION[0.9996012717]UNIT["Meter",1.0]],VERTCS[VDATUM]',
     ],
 )
 def test_unsafe_coordinate_system_is_found(text: bytes) -> None:

@@ -38,6 +38,17 @@ _NODES = frozenset(
 )
 
 
+# Words without brackets: directions of axes and kinds of coordinate systems. PROJ 9 ends the process where the name of
+# a node has no brackets, as in VERTCS["a",VDATUM].
+_VALUES = re.compile(
+    r"(?:north|south|east|west)*|up|down|other|unspecified|geocentric[xyz]|(?:column|row)(?:positive|negative)"
+    r"|display(?:right|left|up|down)|forward|aft|port|starboard|clockwise|counterclockwise|towards|awayfrom|future|past"
+    r"|affine|cartesian|cylindrical|ellipsoidal|linear|ordinal|parametric|polar|spherical|vertical|true|false",
+    re.IGNORECASE,
+)
+_WORD = re.compile(r"(?<![\w.])[A-Za-z_]\w*")
+
+
 def are_plain_citations(raw: bytes) -> bool:
     """Return whether PROJ may read the citations of a GeoTIFF: any WKT in them describes a plain coordinate system."""
     marked = _WKT_MARK.split(raw, maxsplit=1)
@@ -51,10 +62,13 @@ def is_plain_wkt(wkt: str) -> bool:
     text = _PLAIN_PROJ4.sub("", wkt)
     names = _QUOTED.findall(text)
     # A citation ends at the bar.
-    before_brackets = _QUOTED.sub("", text).partition("|")[0].replace("(", "[").split("[")[:-1]
-    nodes = (part.rpartition(",")[2].strip(" \t\r\n=").upper() for part in before_brackets)
+    *before_brackets, last = _QUOTED.sub("", text).partition("|")[0].replace("(", "[").split("[")
+    parts = [part.rpartition(",") for part in before_brackets]
+    nodes = (node.strip(" \t\r\n=").upper() for _, _, node in parts)
+    values = (word for part in [*(values for values, _, _ in parts), last] for word in _WORD.findall(part))
     are_names_plain = all(_PLAIN_NAME.fullmatch(name) for name in names)
-    return is_plain_gml(text.encode()) and are_names_plain and all(node in _NODES for node in nodes)
+    are_words_known = all(node in _NODES for node in nodes) and all(_VALUES.fullmatch(word) for word in values)
+    return is_plain_gml(text.encode()) and are_names_plain and are_words_known
 
 
 def is_plain_gml(raw: bytes) -> bool:
