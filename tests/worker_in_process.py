@@ -36,7 +36,7 @@ from aws.osml.model_runner.region_request_handler import region_request_of
 from aws.osml.model_runner.scheduler import EndpointLoadImageScheduler
 from aws.osml.model_runner.scheduler.image_scheduler import LOOK_EVERY_S
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
-from aws.osml.model_runner.worker.messages import ScheduledImages
+from aws.osml.model_runner.worker.messages import DeadLetters, ImageMessages, ScheduledImages
 from aws.osml.model_runner.worker.process import WorkerProcess
 from aws.osml.model_runner.worker.wiring import wired
 from aws_faults import Raw, json_error
@@ -277,6 +277,23 @@ class InProcessWorker:
         """Yield the rows of an image's tiles, in no order."""
         values = {":image": f"{image_id}-"}
         return self.features.scan(FilterExpression="begins_with(hash_key, :image)", ExpressionAttributeValues=values)
+
+
+class Fleet:
+    """One worker that works off its queues whenever the client waits."""
+
+    def __init__(self, worker: InProcessWorker) -> None:
+        self.worker = worker
+        queue = RequestQueue(worker.config.image_queue, 0, client=worker.clients.client("sqs"))
+        dead_letters = DeadLetters(queue, worker.config.image_dlq)
+        self.messages = ImageMessages(queue, dead_letters, worker.image_handler, worker.visibility, lambda: None)
+
+    def work(self, seconds: float) -> None:
+        self.worker.clock.ahead_s += seconds
+        for message in self.worker.image_queue.receive():
+            self.messages.handle(message)
+        self.worker.start_waiting()
+        self.worker.work_off()
 
 
 class StatusListener:

@@ -14,25 +14,8 @@ from aws.osml.model_runner.exceptions import (
     JobRefusedError,
 )
 from aws.osml.model_runner.queue.request_queue import RequestQueue
-from aws.osml.model_runner.worker.messages import DeadLetters, ImageMessages
-from worker_in_process import TILES, InProcessWorker
-
-
-class Fleet:
-    """One worker that works off its queues whenever the client waits."""
-
-    def __init__(self, worker: InProcessWorker) -> None:
-        self.worker = worker
-        queue = RequestQueue(worker.config.image_queue, 0, client=worker.clients.client("sqs"))
-        dead_letters = DeadLetters(queue, worker.config.image_dlq)
-        self.messages = ImageMessages(queue, dead_letters, worker.image_handler, worker.visibility, lambda: None)
-
-    def work(self, seconds: float) -> None:
-        self.worker.clock.ahead_s += seconds
-        for message in self.worker.image_queue.receive():
-            self.messages.handle(message)
-        self.worker.start_waiting()
-        self.worker.work_off()
+from aws.osml.model_runner.worker.messages import DeadLetters
+from worker_in_process import TILES, Fleet
 
 
 @pytest.fixture

@@ -14,9 +14,12 @@ from . import (
     demo_command,
     health_command,
     merge_command,
+    queues_command,
     redrive_command,
     run_command,
     serve_command,
+    status_command,
+    submit_command,
     view_command,
 )
 from .local_commands import TerminatedError
@@ -24,6 +27,9 @@ from .local_commands import TerminatedError
 COMMANDS = (
     serve_command,
     health_command,
+    submit_command,
+    status_command,
+    queues_command,
     redrive_command,
     cancel_command,
     merge_command,

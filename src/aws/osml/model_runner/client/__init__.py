@@ -2,6 +2,6 @@
 
 from .client import Client, Job
 from .deployment import Deployment
-from .reports import ImageReport, JobReport, Refusal, Result
+from .reports import ImageReport, JobReport, QueueDepth, Refusal, Result
 
-__all__ = ["Client", "Deployment", "ImageReport", "Job", "JobReport", "Refusal", "Result"]
+__all__ = ["Client", "Deployment", "ImageReport", "Job", "JobReport", "QueueDepth", "Refusal", "Result"]

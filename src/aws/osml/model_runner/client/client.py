@@ -27,7 +27,7 @@ from aws.osml.model_runner.sink.s3_sink import S3Sink
 from aws.osml.model_runner.sink.sink_factory import SinkFactory
 
 from .deployment import Deployment
-from .reports import ImageReport, JobReport, Refusal, Result
+from .reports import ImageReport, JobReport, QueueDepth, Refusal, Result
 
 if TYPE_CHECKING:
     import geopandas
@@ -38,6 +38,11 @@ _LOOK_S = 10
 # A worker accepts a request within seconds, unless all workers are busy or the request is refused.
 _UNACCEPTED_S = 15.0
 _MAX_DEAD_LETTERS = 1_000
+_COUNTS = (
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+)
 
 
 class Client:
@@ -120,6 +125,15 @@ class Client:
                 break
             found |= {message["MessageId"]: Refusal.of(message) for message in new}
         return list(found.values())
+
+    def queue_depths(self) -> list[QueueDepth]:
+        """Return the approximate numbers of messages in the queues of the deployment."""
+        sqs, depths = self.clients.client("sqs"), []
+        for name in ("IMAGE_QUEUE", "REGION_QUEUE", "IMAGE_DLQ", "REGION_DLQ"):
+            if url := self.deployment.settings.get(name):
+                counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=list(_COUNTS))["Attributes"]
+                depths.append(QueueDepth(name, *(int(counts.get(count, 0)) for count in _COUNTS)))
+        return depths
 
     @property
     def job_table(self) -> JobTable:

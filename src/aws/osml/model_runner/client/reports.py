@@ -33,6 +33,16 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class QueueDepth:
+    """Messages of a queue: waiting, received and not yet deleted, and delayed. ``name`` is a variable of a worker."""
+
+    name: str
+    waiting: int
+    in_work: int
+    delayed: int
+
+
+@dataclass(frozen=True)
 class Result:
     """A file of a result in S3. ``format`` is GEOJSON, GEOJSONSEQ or GEOPARQUET."""
 
