@@ -1,6 +1,8 @@
 import io
 import json
 import logging
+import os
+import pty
 import threading
 
 import pytest
@@ -17,7 +19,7 @@ def logged():
     before = root.handlers[:], root.level, {name: logging.getLogger(name).level for name in ("boto3", "botocore")}
     stream = io.StringIO()
 
-    def start(level="INFO"):
+    def start(level="INFO", stream=stream):
         configure_logging(level, stream)
         return lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
 
@@ -285,3 +287,46 @@ def test_original_is_not_changed_and_depth_is_limited():
         deep = [deep]
     assert "canary" not in str(redact(deep))
     assert "<list>" in str(redact(deep))
+
+
+@pytest.fixture
+def terminal():
+    """A terminal: the end that a program writes to, and a function that reads what it shows."""
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w", buffering=1) as stream:
+        yield stream, lambda: os.read(master, 65536).decode().replace("\r\n", "\n")
+    os.close(master)
+
+
+@pytest.mark.parametrize("is_plain", [True, False])
+def test_terminal_gets_lines_for_people(logged, terminal, monkeypatch, is_plain):
+    monkeypatch.setenv("NO_COLOR", "1" if is_plain else "")
+    stream, shown = terminal
+    logged(stream=stream)
+    with bind_job("harbour-7"):
+        structlog.get_logger("x").warning("tile.failed", code="MODEL_5XX", password="open sesame")
+    (line,) = shown().splitlines()
+    assert ("\x1b[" in line) is not is_plain
+    if is_plain:
+        assert line.split()[1:] == [
+            "[warning]",
+            "tile.failed",
+            "code=MODEL_5XX",
+            f"password={REDACTED}",
+            "job_id=harbour-7",
+        ]
+
+
+def test_text_of_stranger_does_not_change_terminal(logged, terminal, monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    stream, shown = terminal
+    logged(stream=stream)
+    hostile = "\x1b]0;title\x07\x1b[2J\n\u2028\x9b31m"
+    try:
+        raise ValueError(hostile)
+    except ValueError:
+        structlog.get_logger("x").exception("model.failed", reason=hostile, listed=[hostile])
+    logging.getLogger("foreign").warning("%s", hostile)
+    text = shown()
+    assert not set(text) & {"\x1b", "\x07", "\u2028", "\x9b"}
+    assert "    ValueError: " in text

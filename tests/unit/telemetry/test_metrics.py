@@ -1,5 +1,7 @@
 import io
 import json
+import os
+import pty
 import threading
 
 import pytest
@@ -186,3 +188,14 @@ def test_models_beyond_number_are_measured_as_one(recorder):
     assert len(measured) == MAX_MODELS + 1
     assert len(measured[OTHER_MODELS]) == 50
     assert measured["https://host/0"] == [1, 1]
+
+
+def test_terminal_gets_no_metrics():
+    master, slave = pty.openpty()
+    with os.fdopen(slave, "w") as stream:
+        recorder = MetricsRecorder(stream)
+        recorder.record("ModelInvocation", "Invocations", 1, COUNT)
+        recorder.flush()
+        stream.write("end")
+    assert os.read(master, 1000) == b"end"
+    os.close(master)

@@ -1,4 +1,4 @@
-"""Logs: one JSON object per line, with the ids of the job and without credentials.
+"""Logs: one JSON object per line, with the ids of the job and without credentials. On a terminal, lines for people.
 
 Events have names and fields (``tile.failed``, ``code="MODEL_5XX"``). The logs of other libraries pass through the same
 formatter, so that their lines have the same form.
@@ -7,6 +7,7 @@ formatter, so that their lines have the same form.
 import json
 import logging
 import math
+import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,7 @@ from structlog.contextvars import bound_contextvars, get_contextvars, merge_cont
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from .redaction import redact, redact_text
+from .redaction import printable, redact, redact_text
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,9 +40,14 @@ _MAX_STACK_CHARACTERS = 16_000
 def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None:
     """Send all logs of the process from ``level`` up to ``stream`` (the standard output) as JSON lines.
 
+    A stream that is a terminal gets coloured lines instead; without colours, if NO_COLOR is set (https://no-color.org).
     Replaces an earlier configuration, so it may be called again.
     """
-    handler = logging.StreamHandler(sys.stdout if stream is None else stream)
+    target = sys.stdout if stream is None else stream
+    handler = logging.StreamHandler(target)
+    render: Processor = _json_line
+    if target.isatty():
+        render = _TerminalLine(colors=not os.environ.get("NO_COLOR"))
     handler.setFormatter(
         ProcessorFormatter(
             foreign_pre_chain=[*_shared(), structlog.stdlib.ExtraAdder()],
@@ -49,7 +55,7 @@ def configure_logging(level: str = "INFO", stream: TextIO | None = None) -> None
                 ProcessorFormatter.remove_processors_meta,
                 _exception_fields,
                 lambda _logger, _method, event: redact(event),
-                _json_line,
+                render,
             ],
         )
     )
@@ -116,6 +122,22 @@ def _json_line(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     """Return the event as one line of ASCII, in which control characters and line breaks are escaped."""
     first = {name: event.pop(name) for name in ("timestamp", "level", "event", "logger") if name in event}
     return json.dumps(_finite(first | dict(event)), default=lambda value: redact_text(str(value)))
+
+
+class _TerminalLine:
+    """Returns an event as a line: time, level, name and fields; the stack of an error follows on lines of its own."""
+
+    def __init__(self, colors: bool) -> None:
+        self._render = structlog.dev.ConsoleRenderer(colors=colors, pad_level=False, sort_keys=False)
+
+    def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
+        stack = event.pop("error_stack", "")
+        event.pop("logger", None)
+        # Control characters of a stranger's text would move the cursor or change the terminal.
+        shown = {name: printable(value if isinstance(value, str) else str(value)) for name, value in event.items()}
+        shown["timestamp"] = shown.get("timestamp", "")[11:19]
+        line = str(self._render(logger, method, shown))
+        return "\n".join([line, *(f"    {printable(part)}" for part in stack.splitlines())])
 
 
 def _finite(value: Any) -> Any:

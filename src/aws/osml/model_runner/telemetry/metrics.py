@@ -99,13 +99,16 @@ class MetricsRecorder:
     def flush(self) -> None:
         """Write what was recorded since the last flush: one line per operation and set of dimensions.
 
-        A list of more than 100 values takes further lines, because the format allows 100 values in a line.
+        A list of more than 100 values takes further lines, because the format allows 100 values in a line. Nothing is
+        written to a terminal, where no agent reads the lines.
         """
         with self._lock:
             scopes, self._scopes = self._scopes, {}
+        stream = sys.stdout if self._stream is None else self._stream
+        if stream.isatty():
+            return
         lines = [line for scope, metrics in scopes.items() for line in _lines(scope, metrics)]
         if lines:
-            stream = sys.stdout if self._stream is None else self._stream
             stream.write("".join(f"{line}\n" for line in lines))
             stream.flush()
 
