@@ -133,7 +133,7 @@ class _TerminalLine:
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> str:
         stack = event.pop("error_stack", "")
         event.pop("logger", None)
-        # Control characters of a stranger's text would move the cursor or change the terminal.
+        # Control characters of untrusted text would move the cursor or change the terminal.
         shown = {name: printable(value if isinstance(value, str) else str(value)) for name, value in event.items()}
         shown["timestamp"] = shown.get("timestamp", "")[11:19]
         line = str(self._render(logger, method, shown))
