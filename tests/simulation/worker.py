@@ -194,6 +194,7 @@ class _Source:
     driver_name = "GTIFF"
     extension = "TIFF"
     sensor_model = None
+    item = None
     settings = RasterSettings()
     tiff_templates = TiffTemplates()
     header = SimpleNamespace(samples=PLAIN_SAMPLES, image_count=1)
@@ -213,7 +214,7 @@ class _Images:
         self._process = process
 
     @contextmanager
-    def lend(self, url: str, role: str | None = None, is_new: bool = False) -> Iterator[_Source]:
+    def lend(self, url: str, role: str | None = None, is_new: bool = False, pays: bool = False) -> Iterator[_Source]:
         job = self._world.jobs[url]
         try:
             self._port.call("head_object", lambda: True, {}, 1)

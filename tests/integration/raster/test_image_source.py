@@ -450,7 +450,7 @@ def test_changed_keys_are_used_at_next_loan(recorder, own_keys):
     keys[0] = AwsKeys("NEW", "secret", "2")
 
     with source.handle() as handle:
-        assert handle.keys == AwsKeys("NEW", "secret", "2")
+        assert handle.keys == (AwsKeys("NEW", "secret", "2"),)
 
 
 @pytest.mark.parametrize(

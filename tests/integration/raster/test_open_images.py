@@ -230,6 +230,6 @@ def test_objects_are_read_with_roles_keys_of_that_time(opener, urls, monkeypatch
     images = OpenImages(RasterSettings(), {"file", "s3"}, credentials_for, Clock())
     with images.lend("s3://bucket/key.tif", "arn:role"), images.lend("s3://bucket/key.tif"), images.lend(urls[0]):
         pass
-    assert opener.keys == [("AK", "SK", "T"), None, None]
+    assert opener.keys == [("AK", "SK", "T", False), None, None]
     assert asked == ["arn:role", None]
     images.close()

@@ -273,6 +273,12 @@ class ServiceConfig(BaseModel):
         description="The directories in and below which image files may be, after links are resolved, separated by"
         " commas. Unset: any directory, if `IMAGE_SOURCES` allows files.",
     )
+    allow_requester_pays: Switch = _setting(
+        "ALLOW_REQUESTER_PAYS",
+        default=False,
+        description="`True` allows requests with `requesterPays`: the account that reads an image then pays for reads"
+        " of a bucket whose owner does not. With any other text such a request is refused.",
+    )
     output_buckets: Patterns = _setting(
         "OUTPUT_BUCKETS",
         default=(),
@@ -573,6 +579,7 @@ class ServiceConfig(BaseModel):
             output_buckets=self.output_buckets,
             output_streams=self.output_streams,
             roles=self.assumable_roles,
+            allows_requester_pays=self.allow_requester_pays,
         )
 
     @property

@@ -259,6 +259,7 @@ class ImageRequestHandler:
                 if planned.tiles_skipped:
                     self.parts.outstanding_jobs.mark_skipping(job, request)
                 stored = self.job_table.fix_plan(planned)
+                plan = self._plan_that_counts(plan, planned, request, stored, note)
             except ConditionNotMetError:
                 return None
             except Exception as err:  # noqa: BLE001 - each has a verdict
@@ -280,6 +281,19 @@ class ImageRequestHandler:
             return self._enqueue_regions(
                 plan.regions, request, stored.image_extension or "", stored.generation or 0, plan
             )
+
+    def _plan_that_counts(
+        self, plan: ImagePlan, planned: JobItem, request: ImageRequest, stored: JobItem, note: Callable[[], None]
+    ) -> ImagePlan:
+        """Return the plan of the ``stored`` row; another worker may have stored it, and this worker ``plan`` too late.
+
+        Raises LoadImageException when the image was replaced since then.
+        """
+        if (stored.image_item, stored.image_etag) == (planned.image_item, planned.image_etag):
+            return plan
+        # The STAC Item may have changed too: the assets of the first plan count.
+        request = dataclasses.replace(request, image_item=stored.image_item)
+        return self._plan_of(request, stored, measures=False, note=note)
 
     def estimate_load(self, job: OpenJob) -> None:
         """Plan a waiting image from its header and record its number of regions, so that the scheduler knows its load.

@@ -582,4 +582,6 @@ def region_request_of(job: JobItem, region: RegionRequestItem) -> RegionRequest:
         region_id=region.region_id,
         image_extension=job.image_extension or "",
         model_protocol=job.protocol_keys,
+        image_item=job.image_item,
+        requester_pays=bool(job.requester_pays),
     )

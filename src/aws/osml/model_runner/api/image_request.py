@@ -30,6 +30,7 @@ from .post_processing import (
 from .problems import problems_of
 from .request_utils import json_text, outputs_are_valid, shared_properties_are_valid, shared_values
 from .skip_rules import rules_of
+from .stac_item import AssetChoice, is_item_url
 
 _DEFAULT_SIZE = ImageDimensions(DEFAULT_TILE_SIZE, DEFAULT_TILE_SIZE)
 _DEFAULT_OVERLAP = ImageDimensions(DEFAULT_TILE_OVERLAP, DEFAULT_TILE_OVERLAP)
@@ -46,6 +47,10 @@ class ImageRequest:
     checked ``imageProcessorInput``, with the message's names; None leaves the image's pixels as they are. ``skip`` are
     the checked rules by which tiles are skipped; None stands for the default rules, see ``skip_rules``.
     ``model_protocol`` holds the checked ``protocol``, ``envelope`` and ``answer`` of ``imageProcessor``; None is OSML.
+
+    ``image_url`` may be that of a STAC Item. ``image_assets`` are keys or roles of its assets, None for the default.
+    ``image_item`` is the text of the ``ItemImage`` with which the job was planned. ``requester_pays``: the requester
+    pays for reads of buckets whose owner does not.
     """
 
     job_id: str = ""
@@ -72,6 +77,9 @@ class ImageRequest:
     processor_input: dict[str, Any] | None = None
     skip: list[dict[str, Any]] | None = None
     model_protocol: dict[str, Any] | None = None
+    image_assets: list[str] | None = None
+    requester_pays: bool = False
+    image_item: str | None = None
 
     @staticmethod
     def from_external_message(image_request: dict[str, Any]) -> "ImageRequest":
@@ -105,6 +113,7 @@ class ImageRequest:
             if "post_processing" in item:
                 values["post_processing"] = deserialize_post_processing_list(item["post_processing"])
             values["priority"] = int(item.get("priority", 0))
+            values["requester_pays"] = bool(item.get("requester_pays", False))
             if item.get("roi"):
                 values["roi"] = shapely.from_wkt(item["roi"])
             rules_of(values.get("skip"))  # raises ValueError for a rule that this version does not define
@@ -124,6 +133,8 @@ class ImageRequest:
         item |= {name: list(getattr(self, name)) for name in _SIZE_FIELDS}
         item |= {name: json_text(getattr(self, name)) for name in _JSON_FIELDS if getattr(self, name) is not None}
         item["priority"] = self.priority
+        if self.requester_pays:
+            item["requester_pays"] = True
         item["outputs"] = [dict(output) for output in self.outputs]
         item["post_processing"] = []
         for step in self.post_processing:
@@ -157,11 +168,12 @@ class ImageRequest:
 
 
 # Words before the tile format in each row of a request. A version that does not define a word refuses the row.
-# Otherwise it would send pixels that are not prepared, or tiles that are skipped, or would call the model by another
-# protocol.
+# Otherwise it would send pixels that are not prepared, or tiles that are skipped, would call the model by another
+# protocol, or would fail the job because it cannot open a STAC Item or a file whose requester pays.
 _PREPARED = "PREPARED"
 _SKIPPING = "SKIPPING"
-_KNOWN_NEEDS = frozenset({*PROTOCOLS, _PREPARED, _SKIPPING})
+_SOURCED = "SOURCED"
+_KNOWN_NEEDS = frozenset({*PROTOCOLS, _PREPARED, _SKIPPING, _SOURCED})
 
 
 def stored_tile_format(request: ImageRequest) -> str:
@@ -170,8 +182,9 @@ def stored_tile_format(request: ImageRequest) -> str:
     The oldest word is the last one, because the first version with words removes only that.
     """
     protocol = [] if request.model_protocol is None else [request.model_protocol.get("protocol", OSML)]
+    sourced = [_SOURCED] if request.requester_pays or is_item_url(request.image_url) else []
     prepared = [] if request.processor_input is None else [_PREPARED]
-    stored = ":".join([*protocol, *prepared, str(request.tile_format)])
+    stored = ":".join([*protocol, *sourced, *prepared, str(request.tile_format)])
     return skipping_format(stored) if request.skip else stored
 
 
@@ -186,6 +199,27 @@ def tile_format_of(stored: object) -> ImageFormats:
     if unknown := sorted(set(needs) - _KNOWN_NEEDS):
         raise ValueError(f"{stored!r} needs {', '.join(unknown)}, which this version does not define")
     return ImageFormats(name)
+
+
+# Bands of an image that is RGB as it is.
+_RGB = ([1, 2, 3], ["red", "green", "blue"])
+
+
+def asset_choice_of(request: ImageRequest) -> AssetChoice:
+    """Return the conditions of a request for the assets of its STAC Item.
+
+    A model takes 8-bit RGB if ``imageProcessorInput`` states it, or, without one, if tiles are PNG or JPEG.
+    """
+    asked = request.processor_input
+    if asked is None:
+        takes_rgb = request.tile_format in (ImageFormats.PNG, ImageFormats.JPEG)
+    else:
+        bands = [band.lower() if isinstance(band, str) else band for band in asked.get("bands", _RGB[0])]
+        takes_rgb = asked.get("pixelType") == "UINT8" and bands in _RGB
+    masks = {
+        str(rule["asset"]): f"skip[{index}].asset" for index, rule in enumerate(request.skip or ()) if rule.get("asset")
+    }
+    return AssetChoice(request.image_assets, takes_rgb, request.requester_pays, masks)
 
 
 _TEXT_FIELDS = (
@@ -204,7 +238,10 @@ _ENUM_FIELDS: dict[str, Callable[[Any], Any]] = {
     "tile_compression": ImageCompression,
 }
 _SIZE_FIELDS = ("tile_size", "tile_overlap")
-_JSON_FIELDS = ("feature_properties", "model_endpoint_parameters", "processor_input", "skip", "model_protocol")
+_JSON_FIELDS = (
+    *("feature_properties", "model_endpoint_parameters", "processor_input"),
+    *("skip", "model_protocol", "image_assets"),
+)
 
 
 def validated(message: dict[str, Any]) -> ImageRequestMessage:
@@ -295,4 +332,6 @@ def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: s
         processor_input=message.processor_input.stored() if message.processor_input is not None else None,
         skip=None if message.skip is None else [rule.stored() for rule in message.skip],
         model_protocol=message.image_processor.stored_protocol(),
+        image_assets=message.image_assets if is_item_url(url) else None,
+        requester_pays=message.requester_pays,
     )

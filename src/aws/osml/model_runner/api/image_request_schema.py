@@ -14,9 +14,11 @@ from shapely.geometry.base import BaseGeometry
 from aws.osml.model_runner.common.typing import ImageCompression, ImageFormats
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 
+from .image_url import public_url
 from .inference import ModelInvokeMode
 from .model_protocol import OSML, PROTOCOLS, Answer, Envelope, ProtocolName, checked_answer, checked_envelope
 from .post_processing import FeatureDistillationAlgorithmType
+from .problems import shortened
 from .processor_input import ProcessorInput
 from .region_of_interest import parse_roi
 from .request_utils import json_text
@@ -24,6 +26,7 @@ from .rules import (
     MAX_TILE_SIZE,
     MIN_TILE_SIZE,
     AlgorithmType,
+    AssetName,
     Bucket,
     ImageUrl,
     JobId,
@@ -38,6 +41,7 @@ from .rules import (
     model_name_expectation,
 )
 from .skip_rules import MAX_RULES, SkipRule
+from .stac_item import MAX_IMAGE_ASSETS, is_item_url
 
 DEFAULT_TILE_SIZE = 1024
 DEFAULT_TILE_OVERLAP = 50
@@ -197,6 +201,10 @@ class ImageRequestMessage(MessageObject):
     job_id: JobId = Field(alias="jobId")
     job_name: Any = Field(None, alias="jobName")
     image_urls: Annotated[list[ImageUrl], Field(min_length=1, max_length=MAX_IMAGES)] = Field(alias="imageUrls")
+    image_assets: Annotated[list[AssetName], Field(min_length=1, max_length=MAX_IMAGE_ASSETS)] | None = Field(
+        None, alias="imageAssets"
+    )
+    requester_pays: Annotated[bool, Field(strict=True)] = Field(False, alias="requesterPays")
     image_read_role: Role = Field("", alias="imageReadRole")
     image_processor: ImageProcessor = Field(alias="imageProcessor")
     parameters: dict[str, Any] | None = Field(None, alias="imageProcessorParameters")
@@ -234,6 +242,16 @@ class ImageRequestMessage(MessageObject):
         if len(set(urls)) < len(urls):
             raise broken_rule("each URL once")
         return urls
+
+    @field_validator("image_assets")
+    @classmethod
+    def _belong_to_items(cls, names: list[str] | None, info: Info) -> list[str] | None:
+        if names and len(set(names)) < len(names):
+            raise broken_rule("each asset once")
+        others = [url for url in info.data.get("image_urls", ()) if not is_item_url(url)]
+        if names and others:
+            raise broken_rule(f"absent: {shortened(public_url(others[0]))} is not a STAC Item (….json)")
+        return names
 
     @field_validator("tile_overlap")
     @classmethod

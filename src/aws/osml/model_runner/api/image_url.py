@@ -8,8 +8,9 @@ inline documents (``<VRTDataset>``). The worker's settings decide which forms ar
 import hashlib
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Literal
 from urllib.parse import unquote, urlsplit
 
@@ -44,10 +45,13 @@ class ImageLocation:
     key: str | None = None
 
 
-def parse_image_url(url: str, allowed_sources: Collection[str] = ALL_SOURCES) -> ImageLocation:
+def parse_image_url(
+    url: str, allowed_sources: Collection[str] = ALL_SOURCES, allowed_buckets: Sequence[str] = ()
+) -> ImageLocation:
     """Return the location of the image at ``url``.
 
-    Raises InvalidImageURLException if ``url`` is not valid or its source is not in ``allowed_sources``.
+    Raises InvalidImageURLException if ``url`` is not valid, its source is not in ``allowed_sources``, or its bucket
+    does not match ``allowed_buckets``; see ``is_among``.
     """
     if not isinstance(url, str) or not url:
         raise _refusal(url, _FORMS)
@@ -66,7 +70,14 @@ def parse_image_url(url: str, allowed_sources: Collection[str] = ALL_SOURCES) ->
     if location.source not in allowed_sources:
         allowed = ", ".join(sorted(allowed_sources)) or "none"
         raise _refusal(url, f"an image from one of the sources that IMAGE_SOURCES allows: {allowed}")
+    if location.bucket is not None and not is_among(location.bucket, allowed_buckets):
+        raise _refusal(url, "an image in a bucket that IMAGE_BUCKETS allows")
     return location
+
+
+def is_among(name: str, patterns: Sequence[str]) -> bool:
+    """Return True if ``name`` matches a pattern, in which ``*`` stands for any characters, or there are none."""
+    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def store_of(url: str) -> str:

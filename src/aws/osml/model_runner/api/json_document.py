@@ -22,7 +22,7 @@ _TOKEN = re.compile(r'"(?:[^"\\]++|\\.)*+"?|[\[\]{}]', re.DOTALL)
 Step = str | int
 
 
-def load_object(body: str | bytes) -> tuple[dict[str, Any], list[Problem]]:
+def load_object(body: str | bytes, max_bytes: int = MAX_MESSAGE_BYTES) -> tuple[dict[str, Any], list[Problem]]:
     """Return the object in ``body`` and its problems.
 
     If ``body`` cannot be parsed, the object is empty and there is a problem. Other problems leave the object readable:
@@ -34,8 +34,8 @@ def load_object(body: str | bytes) -> tuple[dict[str, Any], list[Problem]]:
         size = len(text.encode())
     except UnicodeError:
         return {}, [Problem("body", described, "UTF-8 text")]
-    if size > MAX_MESSAGE_BYTES:
-        return {}, [Problem("body", f"{size} bytes", f"at most {MAX_MESSAGE_BYTES} bytes")]
+    if size > max_bytes:
+        return {}, [Problem("body", f"{size} bytes", f"at most {max_bytes} bytes")]
     if _depth(text) > MAX_DEPTH:
         return {}, [Problem("body", described, f"JSON of at most {MAX_DEPTH} levels")]
     repeated: Counter[str] = Counter()

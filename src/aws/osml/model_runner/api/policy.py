@@ -3,12 +3,11 @@
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from aws.osml.model_runner.exceptions import InvalidImageRequestException, InvalidImageURLException, Problem
 
 from .image_request import ImageRequest
-from .image_url import ALL_SOURCES, parse_image_url
+from .image_url import ALL_SOURCES, is_among, parse_image_url
 from .problems import shortened
 
 # https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_iam-quotas.html: paths of 512 characters, names of 64
@@ -26,24 +25,23 @@ class RequestPolicy:
     output_buckets: Sequence[str] = ()
     output_streams: Sequence[str] = ()
     roles: Sequence[str] = ()
+    allows_requester_pays: bool = False
 
     def check(self, request: ImageRequest) -> None:
         """Raise InvalidImageRequestException with a problem for each name in the request that is not allowed."""
         problems: list[Problem] = []
         try:
-            location = parse_image_url(request.image_url, self.image_sources)
+            parse_image_url(request.image_url, self.image_sources, self.image_buckets)
         except InvalidImageURLException as err:
             problems += err.problems
-        else:
-            if location.bucket is not None and not _is_among(location.bucket, self.image_buckets):
-                expectation = "an image in a bucket that IMAGE_BUCKETS allows"
-                problems.append(Problem("imageUrls", shortened(request.image_url), expectation))
+        if request.requester_pays and not self.allows_requester_pays:
+            problems.append(Problem("requesterPays", "true", "false, unless ALLOW_REQUESTER_PAYS is True"))
         for index, output in enumerate(request.outputs):
             for key, setting, patterns in (
                 ("bucket", "OUTPUT_BUCKETS", self.output_buckets),
                 ("stream", "OUTPUT_STREAMS", self.output_streams),
             ):
-                if key in output and not _is_among(output[key], patterns):
+                if key in output and not is_among(output[key], patterns):
                     expectation = f"a {key} that {setting} allows"
                     problems.append(Problem(f"outputs[{index}].{key}", shortened(output[key]), expectation))
             for key in _ROLE_KEYS:
@@ -58,9 +56,5 @@ class RequestPolicy:
             return
         if not _ROLE_ARN.fullmatch(role):
             yield Problem(field, shortened(role), "the ARN of a role, such as arn:aws:iam::123456789012:role/name")
-        elif not _is_among(role, self.roles):
+        elif not is_among(role, self.roles):
             yield Problem(field, shortened(role), "a role that ASSUMABLE_ROLES allows")
-
-
-def _is_among(name: str, patterns: Sequence[str]) -> bool:
-    return not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -17,6 +17,7 @@ _MAX_KEY_LENGTH = 64
 # Expectations for pydantic's types of errors, without its terms; values for ``{…}`` come from the error.
 _EXPECTATIONS = {
     "missing": "required",
+    "bool_type": "true or false",
     "string_type": "a string",
     "string_too_short": "text of at least {min_length} characters",
     "string_unicode": "text without broken characters",

@@ -21,6 +21,7 @@ class RegionRequest:
     """A rectangle of an image with all facts to process it.
 
     ``region_id`` is ``(<row>, <col>)(<w>, <h>)-<jobId>``; ``image_extension`` is the file type of the image.
+    ``image_item`` and ``requester_pays`` are those of the ``ImageRequest``.
     """
 
     region_id: str = ""
@@ -40,6 +41,8 @@ class RegionRequest:
     region_bounds: ImageRegion = _NOWHERE
     # Not a part of the message.
     model_protocol: dict[str, Any] | None = None
+    image_item: str | None = None
+    requester_pays: bool = False
 
     def __init__(self, *initial_data: Mapping[str, Any], **kwargs: Any) -> None:
         """Set fields from mappings, then from keywords. Later values win; other names are ignored.

@@ -119,6 +119,14 @@ Role = Annotated[str, _must("an ARN that starts with arn:", is_role)]
 JobId = Annotated[
     str, _must(f"1 to {MAX_JOB_ID_LENGTH} printable characters that do not end in /, /. or /..", is_job_id)
 ]
+MAX_ASSET_NAME_LENGTH = 256
+AssetName = Annotated[
+    str,
+    _must(
+        f"the key or role of an asset, 1 to {MAX_ASSET_NAME_LENGTH} printable characters",
+        lambda text: 0 < len(text) <= MAX_ASSET_NAME_LENGTH and text.isprintable(),
+    ),
+]
 ImageUrl = Annotated[str, AfterValidator(_image_url)]
 Bucket = Annotated[str, _must("a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens", is_bucket_name)]
 Prefix = Annotated[

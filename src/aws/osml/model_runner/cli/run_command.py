@@ -32,6 +32,7 @@ examples:
   model-runner run harbour.tif --model http://127.0.0.1:8080/invocations --roi 'POLYGON ((10 50, 11 50, 11 51, 10 50))'
   model-runner run eight-bands.ntf --model http://127.0.0.1:8080/invocations --bands 5,3,2 \\
       --stretch percentile:2:98 --pixel-type uint8 --gsd 0.5 --format PNG
+  model-runner run item.json --assets red,green,blue --model bright-objects
 """
 
 
@@ -47,7 +48,15 @@ def add_parser(commands: Any) -> None:
         epilog=_EXAMPLES,
     )
     parser.add_argument(
-        "image", metavar="IMAGE", help="GeoTIFF, NITF, PNG, JPEG or JPEG 2000 file, or the http(s) URL of one"
+        "image",
+        metavar="IMAGE",
+        help="GeoTIFF, NITF, PNG, JPEG or JPEG 2000 file, or STAC Item (.json); or the http(s) URL of one",
+    )
+    parser.add_argument(
+        "--assets",
+        type=lambda text: [name.strip() for name in text.split(",")],
+        metavar="LIST",
+        help="assets of a STAC Item by key or role, such as red,green,blue; several become the bands of one image",
     )
     parser.add_argument(
         "--model",
@@ -202,6 +211,8 @@ def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun
     side = arguments.region_size
     environment = {"REGION_SIZE": f"({side}, {side})"} if side else {}
     members: dict[str, Any] = {}
+    if arguments.assets:
+        members["imageAssets"] = arguments.assets
     if asked := processor_input_of(arguments):
         members["imageProcessorInput"] = asked
     if spoken := protocol_of(arguments):

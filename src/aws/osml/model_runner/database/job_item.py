@@ -107,6 +107,10 @@ class JobItem(DDBItem):
     skip_versions: list[str | None] | None = None
     # JSON of the protocol of the model, and of how its responses are read.
     model_protocol: str | None = None
+    # JSON of ``imageAssets``, and of the ``ItemImage`` of the plan; whether the requester pays for reads of the image.
+    image_assets: str | None = None
+    image_item: str | None = None
+    requester_pays: bool | None = None
 
     def __post_init__(self) -> None:
         """Set the key under which the table holds the row."""
@@ -140,6 +144,8 @@ class JobItem(DDBItem):
             processor_input=None if (asked := image_request.processor_input) is None else json_text(asked),
             skip=None if image_request.skip is None else json_text(image_request.skip),
             model_protocol=None if (spoken := image_request.model_protocol) is None else json_text(spoken),
+            image_assets=None if (names := image_request.image_assets) is None else json_text(names),
+            requester_pays=image_request.requester_pays or None,
         )
 
     @classmethod
@@ -174,6 +180,9 @@ class JobItem(DDBItem):
             processor_input=json.loads(self.processor_input) if self.processor_input else None,
             skip=json.loads(self.skip) if self.skip else None,
             model_protocol=self.protocol_keys,
+            image_assets=json.loads(self.image_assets) if self.image_assets else None,
+            image_item=self.image_item,
+            requester_pays=bool(self.requester_pays),
         )
 
     @property

@@ -133,7 +133,8 @@ def reopening_update(
 def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_S, message_id: str = "") -> Item:
     """Return the row that A1 puts; counters and leases are zero, since no comparison holds for absent attributes."""
     item = JobItem.from_image_request(image_request)
-    item.feature_properties = item.roi_wkt = item.processor_input = item.skip = item.model_protocol = None
+    item.feature_properties = item.roi_wkt = item.processor_input = item.skip = None
+    item.model_protocol = item.image_assets = None
     item.image_status = "ACCEPTED"
     item.start_time = int(now_s * 1000)
     item.expire_time = int(now_s + life_s)
@@ -232,6 +233,7 @@ class JobTable(PublishedJobTable):
             result_name=own.result_name,
             model_endpoint_parameters=own.model_endpoint_parameters,
             outputs=own.outputs,
+            image_item=own.image_item,
         )
 
     def claim(self, request: ImageRequest, body: str = "") -> bool:
@@ -285,6 +287,7 @@ class JobTable(PublishedJobTable):
             processor_input=request.get("processor_input"),
             skip=request.get("skip"),
             model_protocol=request.get("model_protocol"),
+            image_assets=request.get("image_assets"),
             message_body=row.get("message_body"),
         )
 
@@ -322,7 +325,7 @@ class JobTable(PublishedJobTable):
             for name in (
                 *("region_count", "tile_count", "width", "height", "extents", "region_size", "processing_bounds"),
                 *("image_etag", "image_extension", "image_format", "image_count", "source_properties", "georeference"),
-                *("pixel_preparation", "first_attempt", "tiles_skipped", "skip_versions", "tile_format"),
+                *("pixel_preparation", "first_attempt", "tiles_skipped", "skip_versions", "tile_format", "image_item"),
             )
             if getattr(item, name) is not None
         } | {"image_status": str(RequestStatus.IN_PROGRESS), "tiles_since": self._now()}

@@ -7,10 +7,11 @@ from typing import Any
 
 import shapely
 
-from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.image_request import ImageRequest, asset_choice_of
 from aws.osml.model_runner.api.image_url import parse_image_url
 from aws.osml.model_runner.api.problems import shortened
 from aws.osml.model_runner.api.region_request import RegionRequest
+from aws.osml.model_runner.api.stac_item import MAX_ITEM_BYTES, ItemImage, image_of, is_item_url, parse_item
 from aws.osml.model_runner.aws.role_session import reading_session
 from aws.osml.model_runner.common.pixel_ratio import ONE, PixelRatio
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
@@ -23,18 +24,35 @@ from aws.osml.model_runner.exceptions import (
 from aws.osml.model_runner.features.geolocation_grid import LocationGrid
 from aws.osml.model_runner.raster import ImageSource, ImageUnreachableError, image_to_world, is_quick
 from aws.osml.model_runner.raster.area_reader import AreaFile
-from aws.osml.model_runner.raster.open_images import OpenImages
+from aws.osml.model_runner.raster.open_images import Access, OpenImages
 from aws.osml.model_runner.tiling.pixel_roi import roi_in_pixels
 
 LendImage = Callable[[ImageRequest | RegionRequest], AbstractContextManager[ImageSource]]
 
 
 def lend_image(images: OpenImages, request: ImageRequest | RegionRequest) -> AbstractContextManager[ImageSource]:
-    """Lend the image of a request, read under its role, for the length of a ``with`` block; see ``OpenImages``."""
-    bucket = parse_image_url(request.image_url).bucket
-    role = reading_session(request.image_read_role, request.job_id, bucket) if bucket else None
+    """Lend the image of a request, read under its role, for the length of a ``with`` block; see ``OpenImages``.
+
+    The STAC Item of a request is read for its first plan only. The assets of that plan are fixed with the job. So every
+    worker opens the same files, also when the Item has changed.
+    """
+    access = functools.partial(_access, request)
     # The plan of an image comes first, and its regions only where that could be made.
-    return images.lend(request.image_url, role, is_new=isinstance(request, ImageRequest))
+    is_new = isinstance(request, ImageRequest)
+    url, bucket = request.image_url, parse_image_url(request.image_url).bucket
+    if request.image_item:
+        return images.lend_item(ItemImage.from_text(request.image_item), access, is_new)
+    if isinstance(request, ImageRequest) and is_item_url(url):
+        item = parse_item(images.read_file(url, MAX_ITEM_BYTES, access(bucket)))
+        return images.lend_item(image_of(item, url, asset_choice_of(request), images.allow), access, is_new)
+    role, pays = access(bucket)
+    return images.lend(url, role, is_new, pays=pays)
+
+
+def _access(request: ImageRequest | RegionRequest, bucket: str | None) -> Access:
+    """Return how files of a bucket are read for a request; None stands for files that are in no bucket."""
+    role = reading_session(request.image_read_role, request.job_id, bucket) if bucket else None
+    return Access(role, request.requester_pays)
 
 
 def read_area(images: OpenImages, request: ImageRequest, url: str, field: str) -> AreaFile:
@@ -46,9 +64,7 @@ def read_area(images: OpenImages, request: ImageRequest, url: str, field: str) -
         ImageUnreachableError: its store does not respond.
     """
     try:
-        bucket = parse_image_url(url).bucket
-        role = reading_session(request.image_read_role, request.job_id, bucket) if bucket else None
-        return images.read_area(url, role)
+        return images.read_area(url, *_access(request, parse_image_url(url).bucket))
     except ImageUnreachableError:
         raise
     except (InvalidImageURLException, LoadImageException) as err:

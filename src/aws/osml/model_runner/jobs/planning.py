@@ -13,6 +13,7 @@ from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.api.model_protocol import ModelProtocol
 from aws.osml.model_runner.api.processor_input import ProcessorInput
 from aws.osml.model_runner.api.request_utils import json_text
+from aws.osml.model_runner.api.stac_item import ItemImage
 from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
 from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.exceptions import (
@@ -32,6 +33,7 @@ from aws.osml.model_runner.raster import (
     source_metadata,
 )
 from aws.osml.model_runner.raster.preparation import ratio_of
+from aws.osml.model_runner.raster.source_metadata import difference_from_item
 from aws.osml.model_runner.raster.tile_formats import formats_that_hold
 from aws.osml.model_runner.tiling.region_plan import TilePlanner, processing_bounds
 from aws.osml.model_runner.tiling.strategy import TilingStrategy
@@ -83,6 +85,7 @@ class ImagePlan:
     planner: TilePlanner
     preparation: Preparation | None = None
     skipped: SkippedTiles | None = None
+    item: ItemImage | None = None
 
     def applied_to(self, item: JobItem) -> JobItem:
         """Return the row with this plan in it; the image's metadata joins the properties that the request stamps."""
@@ -111,6 +114,7 @@ class ImagePlan:
             tiles_skipped=None if self.skipped is None else skipped.count,
             skip_versions=list(skipped.versions) or None,
             tile_format=skipping_format(item.tile_format or "") if is_marked else item.tile_format,
+            image_item=self.item.to_text() if self.item else None,
         )
 
     @property
@@ -182,6 +186,7 @@ def plan_image(
         source_metadata=source_metadata(source, public_url(request.image_url)),
         planner=planner,
         preparation=preparation,
+        item=source.item,
     )
 
 
@@ -230,7 +235,10 @@ def _georeference(source: ImageSource) -> dict[str, Any] | None:
     error_px = round(georeference.error_px, 3) if math.isfinite(georeference.error_px) else None
     if georeference.warning:
         logger.warning("image.georeference_rough", method=method, error_px=error_px)
-        return {"method": method, "errorPx": error_px, "warning": georeference.warning}
+    if difference := difference_from_item(source):
+        logger.warning("image.item_differs", reason=difference)
+    if warning := "; ".join(text for text in (georeference.warning, difference) if text):
+        return {"method": method, "errorPx": error_px, "warning": warning}
     logger.info("image.georeferenced", method=method, error_px=error_px)
     return {"method": method, "errorPx": error_px}
 

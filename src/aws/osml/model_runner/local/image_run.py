@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 from rich.console import Console
 
 from aws.osml.model_runner.api.image_request import ImageRequest
+from aws.osml.model_runner.api.stac_item import is_item_url
 from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.exceptions import ConfigurationError, InterruptedRunError, InvalidRequestError
 from aws.osml.model_runner.local.checkpoint import Checkpoint
@@ -148,6 +149,7 @@ _OPTIONS = {
     "imageProcessor.answer": "--answer",
     "imageProcessor": "--model",
     "imageUrls": "IMAGE",
+    "imageAssets": "--assets",
     "regionOfInterest": "--roi",
     "postProcessing": "--threshold",
 }
@@ -194,13 +196,16 @@ def _check_served(model_url: str) -> None:
 def _only_source(image_url: str) -> dict[str, str]:
     """Return the settings with which workers read only this file, or only http(s) images.
 
-    Other users of the machine could send requests for other files.
+    Other users of the machine could send requests for other files. The files of a STAC Item are beside it or below, or
+    on web servers.
     """
     if image_url.startswith("http"):
         return {"IMAGE_SOURCES": "http"}
+    is_item = is_item_url(image_url)
+    allowed = str(Path(image_url).parent) if is_item else image_url
     # The setting is a list with commas.
-    directories = {} if "," in image_url else {"IMAGE_DIRECTORIES": image_url}
-    return {"IMAGE_SOURCES": "file"} | directories
+    directories = {} if "," in allowed else {"IMAGE_DIRECTORIES": allowed}
+    return {"IMAGE_SOURCES": "file,http" if is_item else "file"} | directories
 
 
 def _image_url(image: str) -> str:

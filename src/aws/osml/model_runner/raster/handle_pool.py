@@ -15,20 +15,24 @@ T = TypeVar("T")
 
 
 class AwsKeys(NamedTuple):
-    """Keys that sign a call to S3. The token is None for keys that do not expire."""
+    """Keys that sign a call to S3. The token is None for keys that do not expire.
+
+    ``pays``: the account of the keys pays for what it reads of a bucket whose owner does not.
+    """
 
     access_key: str
     secret_key: str
     session_token: str | None = None
+    pays: bool = False
 
 
 class ImageHandle:
-    """One open GDAL dataset, the keys that sign its requests, and a cache of objects that belong to it.
+    """One open GDAL dataset, the keys of each of its files, and a cache of objects that belong to it.
 
     ``fetched`` are the last two windows that were fetched ahead.
     """
 
-    def __init__(self, dataset: Any, keys: AwsKeys | None = None) -> None:
+    def __init__(self, dataset: Any, keys: tuple[AwsKeys | None, ...] = ()) -> None:
         self.dataset = dataset
         self.keys = keys
         self.fetched: deque[ImageRegion] = deque(maxlen=2)

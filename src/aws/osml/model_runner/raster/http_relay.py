@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import structlog
-from urllib3 import BaseHTTPResponse, PoolManager, Timeout
+from urllib3 import BaseHTTPResponse, PoolManager, Retry, Timeout
 from urllib3.exceptions import HTTPError
 
 from aws.osml.model_runner.common.checked_connection import Resolve, checked_pool_manager
@@ -71,14 +71,7 @@ class HttpRelay:
             LoadImageException: the URL's host has an address that may not be called.
             ImageUnreachableError: the URL's host cannot be resolved.
         """
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        try:
-            self._resolve(host, parts.port or _DEFAULT_PORTS[parts.scheme])
-        except ForbiddenAddressError as err:
-            raise LoadImageException(f"{url} may not be read: {err}") from err
-        except OSError as err:
-            raise ImageUnreachableError(f"{url} cannot be reached: {err}") from err
+        self._check_host(url)
         name = hmac.new(self._key, url.encode(), hashlib.sha256).hexdigest()
         with self._lock:
             self._urls[f"/{name}"] = url
@@ -89,6 +82,41 @@ class HttpRelay:
                 self._server = self._start_server()
             return f"/vsicurl/http://{_HOST}:{self._server.server_port}/{name}"
 
+    def fetch(self, url: str, max_bytes: int) -> bytes:
+        """Return the whole file at ``url``, by the same rules as images and without the relay's server.
+
+        Raises:
+            LoadImageException: it is missing, forbidden, redirects or has more than ``max_bytes``.
+            ImageUnreachableError: its server does not respond.
+        """
+        self._check_host(url)
+        settings = self._settings
+        pool = checked_pool_manager(settings.http_timeout_s, 1, self._resolve)
+        retries = Retry(settings.http_max_retries, redirect=False, status=0, backoff_factor=settings.http_retry_delay_s)
+        try:
+            response = pool.request(
+                "GET",
+                url,
+                headers={"Accept": "*/*", "Accept-Encoding": "identity"},
+                redirect=False,
+                retries=retries,
+                timeout=Timeout(connect=min(_CONNECT_S, settings.http_timeout_s), read=settings.http_stall_s),
+                preload_content=False,
+                decode_content=False,
+            )
+            try:
+                _check_status(response.status, url)
+                body = response.read(max_bytes + 1)
+            finally:
+                response.close()
+        except (HTTPError, OSError) as err:
+            raise ImageUnreachableError(f"{url} cannot be reached: {type(err).__name__}") from err
+        finally:
+            pool.clear()
+        if len(body) > max_bytes:
+            raise LoadImageException(f"{url} is too large: it has more than {max_bytes} bytes")
+        return body
+
     def close(self) -> None:
         """Stop the server, if it was started."""
         with self._lock:
@@ -96,6 +124,16 @@ class HttpRelay:
         if server is not None:
             server.shutdown()
             server.server_close()
+
+    def _check_host(self, url: str) -> None:
+        """Raise LoadImageException for a host that may not be called, ImageUnreachableError for an unknown one."""
+        parts = urlsplit(url)
+        try:
+            self._resolve(parts.hostname or "", parts.port or _DEFAULT_PORTS[parts.scheme])
+        except ForbiddenAddressError as err:
+            raise LoadImageException(f"{url} may not be read: {err}") from err
+        except OSError as err:
+            raise ImageUnreachableError(f"{url} cannot be reached: {err}") from err
 
     def _start_server(self) -> ThreadingHTTPServer:
         # libcurl must call the relay directly where the environment names a proxy.
@@ -114,6 +152,21 @@ class HttpRelay:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, name="image-relay", daemon=True).start()
         return server
+
+
+def _check_status(status: int, url: str) -> None:
+    """Raise LoadImageException for a response without the file."""
+    if status == HTTPStatus.OK:
+        return
+    if 300 <= status < 400:
+        raise LoadImageException(f"{url} redirects to another URL; give the file's own URL")
+    if status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
+        raise LoadImageException(f"{url} may not be read: its server responds with status {status}")
+    if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
+        raise LoadImageException(f"{url} does not exist: its server responds with status {status}")
+    if status == HTTPStatus.TOO_MANY_REQUESTS or status >= 500:
+        raise ImageUnreachableError(f"{url} cannot be reached: its server responds with status {status}")
+    raise LoadImageException(f"{url} cannot be read: its server responds with status {status}")
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -202,7 +202,7 @@ def _limit_memory(settings: RasterSettings) -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (most_bytes, most_bytes))
 
 
-def _read(settings: RasterSettings, path: str, url: str, keys: list[str] | None) -> str:
+def _read(settings: RasterSettings, path: str, url: str, keys: list[Any] | None) -> str:
     def opened() -> Any:
         return open_dataset(path, url, AwsKeys(*keys) if keys else None, settings)
 

@@ -18,7 +18,7 @@ from .handle_pool import AwsKeys
 from .jpeg2000 import ReadAt, boxes, codestreams
 from .settings import RasterSettings
 from .tiff_tags import CITATIONS, check_strips, metadata_sizes, tiff_sizes, tiff_tags
-from .transfers import watched_transfers
+from .transfers import IncompleteReadError, watched_transfers
 
 _MISSING = frozenset({gdal.CPLE_AWSBucketNotFound, gdal.CPLE_AWSObjectNotFound})
 _FORBIDDEN = frozenset({gdal.CPLE_AWSAccessDenied, gdal.CPLE_AWSInvalidCredentials, gdal.CPLE_AWSSignatureDoesNotMatch})
@@ -47,9 +47,15 @@ def signing_with(keys: AwsKeys | None) -> Iterator[None]:
     if keys is None:
         yield
         return
-    access_key, secret_key, token = keys
-    # An empty token overrides the process's own token, which does not belong to these keys.
-    options = {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key, "AWS_SESSION_TOKEN": token or ""}
+    access_key, secret_key, token, pays = keys
+    options = {
+        "AWS_ACCESS_KEY_ID": access_key,
+        "AWS_SECRET_ACCESS_KEY": secret_key,
+        # An empty token overrides the process's own token, which does not belong to these keys.
+        "AWS_SESSION_TOKEN": token or "",
+        # Requests then have the header x-amz-request-payer. An empty option overrides that of the environment.
+        "AWS_REQUEST_PAYER": "requester" if pays else "",
+    }
     for name, value in options.items():
         gdal.SetThreadLocalConfigOption(name, value)
     try:
@@ -124,6 +130,34 @@ def entity_tag(path: str, url: str, keys: AwsKeys | None) -> str | None:
     if tag is None and path.startswith(_S3_PREFIX):
         raise _explained(path, url, number or gdal.CPLE_HttpResponse, message, ())
     return tag
+
+
+def read_file(path: str, url: str, keys: AwsKeys | None, settings: RasterSettings, max_bytes: int) -> bytes:
+    """Return the bytes of a small file, of S3 or of the file system, by the same rules as those of an image.
+
+    Raises LoadImageException: missing, forbidden, or more than ``max_bytes``; ImageUnreachableError when its store did
+    not respond.
+    """
+    refuse_odd_path(path, url, settings)
+    forget_remote(path)
+    with watched_transfers() as transfers:
+        entity_tag(path, url, keys)
+        with signing_with(keys):
+            file = gdal.VSIFOpenL(path, "rb")
+        if file is None:
+            raise ImageUnreachableError(f"{url} cannot be reached: {transfers.fault or 'it cannot be opened'}")
+        try:
+            body = bytes(gdal.VSIFReadL(1, max_bytes + 1, file) or b"")
+        finally:
+            gdal.VSIFCloseL(file)
+            forget_remote(path)
+        try:
+            transfers.check(is_header=True)
+        except IncompleteReadError as err:
+            raise ImageUnreachableError(f"{url} cannot be reached: {err}") from err
+    if len(body) > max_bytes:
+        raise LoadImageException(f"{url} is too large: it has more than {max_bytes} bytes")
+    return body
 
 
 def check_store(path: str, url: str, keys: AwsKeys | None, etag: str | None) -> None:

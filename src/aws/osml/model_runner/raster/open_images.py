@@ -2,14 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from aws.osml.model_runner.api.image_url import ImageLocation, parse_image_url
+from aws.osml.model_runner.api.image_url import ImageLocation, parse_image_url, public_url
+from aws.osml.model_runner.api.stac_item import ItemImage
 from aws.osml.model_runner.aws.clients import Role
 
 from .area_reader import AreaFile, AreaReader
@@ -17,11 +18,21 @@ from .exceptions import ImageUnreachableError
 from .handle_pool import AwsKeys
 from .http_relay import HttpRelay
 from .image_probe import ImageProbe
-from .image_source import ImageSource, open_image
-from .open import entity_tag
+from .image_source import ImageFile, ImageSource, open_files, open_image
+from .open import read_file
 from .settings import RasterSettings
 
 _IDLE_IMAGES = 4
+
+
+class Access(NamedTuple):
+    """How a file is read: as ``role``, or as the worker itself; and whether that account pays for the read."""
+
+    role: Role = None
+    pays: bool = False
+
+
+_PLAIN = Access()
 
 
 @dataclass
@@ -33,8 +44,9 @@ class _Entry:
 
 
 class OpenImages:
-    """Opens images by URL and role, and keeps a few idle images open, because the next region may need them.
+    """Opens images by URL and access, and keeps a few idle images open, because the next region may need them.
 
+    ``allowed_buckets`` are patterns of bucket names, and an empty sequence allows any.
     ``sleep`` waits between two attempts after a broken transfer. ``probe`` reads each new image first in a child
     process; without a probe, the image is opened directly.
     """
@@ -47,9 +59,11 @@ class OpenImages:
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] = time.sleep,
         probe: ImageProbe | None = None,
+        allowed_buckets: Sequence[str] = (),
     ) -> None:
         self._settings = settings
         self._allowed_sources = allowed_sources
+        self._allowed_buckets = allowed_buckets
         self._credentials_for = credentials_for
         self._now = now
         self._relay = HttpRelay(settings)
@@ -57,24 +71,64 @@ class OpenImages:
         self.probe = probe
         self._areas = AreaReader(settings, sleep)
         self._lock = threading.Lock()
-        self._entries: dict[tuple[str, Role], _Entry] = {}
+        self._entries: dict[tuple[tuple[tuple[str, Access], ...], ItemImage | None], _Entry] = {}
 
-    @contextmanager
-    def lend(self, url: str, role: Role = None, is_new: bool = False) -> Iterator[ImageSource]:
-        """Lend the image at ``url``, read as ``role``, for the length of a ``with`` block.
+    def allow(self, url: str) -> ImageLocation:
+        """Return the location of an image; raises InvalidImageURLException unless it may be read."""
+        return parse_image_url(url, self._allowed_sources, self._allowed_buckets)
 
-        ``is_new``: no worker has read the image for this job, so the probe reads it first.
+    def read_file(self, url: str, max_bytes: int, access: Access = _PLAIN) -> bytes:
+        """Return a small file that belongs to a request, by the rules for images.
 
         Raises:
-            InvalidImageURLException: the URL is not valid, or ``allowed_sources`` does not allow it.
+            InvalidImageURLException: the URL is not valid, or is not allowed.
+            LoadImageException: the file is missing, forbidden, or has more than ``max_bytes``.
+            ImageUnreachableError: its store does not respond.
+        """
+        location = self.allow(url)
+        if location.source == "http":
+            return self._relay.fetch(url, max_bytes)
+        keys = self._keys(access) if location.source == "s3" else None
+        return read_file(location.gdal_path, location.url, keys, self._settings, max_bytes)
+
+    def lend(
+        self, url: str, role: Role = None, is_new: bool = False, *, pays: bool = False
+    ) -> AbstractContextManager[ImageSource]:
+        """Lend the image at ``url``, read as ``role``, for the length of a ``with`` block.
+
+        ``is_new``: no worker has read the image for this job, so the probe reads it first. ``pays``: the account that
+        reads pays for it.
+
+        Raises:
+            InvalidImageURLException: the URL is not valid, or is not allowed.
             ImageError: the image cannot be opened.
         """
-        key = (url, role or None)
+        return self._lend(((url, Access(role or None, pays)),), None, is_new)
+
+    def lend_item(
+        self, item: ItemImage, access: Callable[[str | None], Access], is_new: bool = False
+    ) -> AbstractContextManager[ImageSource]:
+        """Lend the image of a STAC Item; see ``lend``. ``access`` returns how files of a bucket are read."""
+        parts = tuple((asset.url, access(parse_image_url(asset.url).bucket)) for asset in item.assets)
+        return self._lend(parts, item, is_new)
+
+    @contextmanager
+    def _lend(
+        self, parts: tuple[tuple[str, Access], ...], item: ItemImage | None, is_new: bool
+    ) -> Iterator[ImageSource]:
+        key = (parts, item)
         with self._lock:
             entry = self._entries.setdefault(key, _Entry())
             entry.borrowers += 1
         try:
-            yield self._opened(entry, url, role, is_new)
+            # The lock belongs to this image, so other images can be opened meanwhile.
+            with entry.lock:
+                if entry.source is not None and entry.borrowers == 1 and entry.source.is_outdated():
+                    entry.source.close()
+                    entry.source = None
+                if entry.source is None:
+                    entry.source = self._opened(parts, item, is_new)
+            yield entry.source
         finally:
             with self._lock:
                 entry.borrowers -= 1
@@ -83,15 +137,15 @@ class OpenImages:
             for source in closable:
                 source.close()
 
-    def read_area(self, url: str, role: Role = None) -> AreaFile:
+    def read_area(self, url: str, role: Role = None, pays: bool = False) -> AreaFile:
         """Return the area of the file at ``url``, GeoJSON, GeoParquet or GeoPackage; see ``AreaReader.read``.
 
         Raises:
-            InvalidImageURLException: the URL is not valid, or ``allowed_sources`` does not allow it.
+            InvalidImageURLException: the URL is not valid, or is not allowed.
             LoadImageException: the file cannot be read, or is not one of polygons.
         """
-        location, keys = self._located(url, role)
-        return self._areas.read(location.gdal_path, url, keys() if keys is not None else None)
+        file = self._file(url, Access(role, pays))
+        return self._areas.read(file.location.gdal_path, url, file.keys())
 
     def close(self) -> None:
         """Close every image that is not lent, end the probe, and close the relay."""
@@ -103,44 +157,33 @@ class OpenImages:
             source.close()
         self._relay.close()
 
-    def _opened(self, entry: _Entry, url: str, role: Role, is_new: bool) -> ImageSource:
-        # The lock belongs to this image, so other images can be opened meanwhile.
-        with entry.lock:
-            if entry.source is not None and entry.borrowers == 1 and self._is_outdated(entry.source, role):
-                entry.source.close()
-                entry.source = None
-            if entry.source is None:
-                location, keys = self._located(url, role)
-                if is_new and self.probe is not None:
-                    self.probe.check(location.gdal_path, location.url, keys() if keys is not None else None)
-                entry.source = open_image(location, self._settings, keys, self._sleep)
-            return entry.source
+    def _opened(self, parts: tuple[tuple[str, Access], ...], item: ItemImage | None, is_new: bool) -> ImageSource:
+        names = [None] if item is None else [f"{asset.key} ({public_url(asset.url)})" for asset in item.assets]
+        files = [self._file(url, access, name) for (url, access), name in zip(parts, names, strict=True)]
+        if is_new and self.probe is not None:
+            for file in files:
+                self.probe.check(file.location.gdal_path, file.location.url, file.keys())
+        if item is not None:
+            return open_files(files, self._settings, self._sleep, item)
+        return open_image(files[0].location, self._settings, files[0].credentials, self._sleep)
 
-    def _located(self, url: str, role: Role) -> tuple[ImageLocation, Callable[[], AwsKeys | None] | None]:
-        """Return the location of a file that may be read, and the function that returns the keys to sign with."""
-        location = parse_image_url(url, self._allowed_sources)
+    def _file(self, url: str, access: Access, name: str | None = None) -> ImageFile:
+        """Return a file that may be read, with ``name`` instead of its URL in messages."""
+        location = self.allow(url)
         if location.source == "http":
             location = replace(location, gdal_path=self._relay.gdal_path(url))
-        return location, (lambda: self._keys(role)) if location.source == "s3" else None
+        keys = (lambda: self._keys(access)) if location.source == "s3" else None
+        return ImageFile(replace(location, url=name or location.url), keys)
 
-    def _is_outdated(self, source: ImageSource, role: Role) -> bool:
-        """Return True when the file of an idle image was replaced, so that the next job has to open it again."""
-        path = source.location.gdal_path
-        try:
-            tag = entity_tag(path, source.location.url, self._keys(role) if path.startswith("/vsis3/") else None)
-        except OSError:
-            return True
-        return None not in (tag, source.etag) and tag != source.etag
-
-    def _keys(self, role: Role) -> AwsKeys | None:
-        credentials = self._credentials_for(role)
+    def _keys(self, access: Access) -> AwsKeys | None:
+        credentials = self._credentials_for(access.role)
         if credentials is None:
             return None
         try:
             keys = credentials.get_frozen_credentials()
         except (ClientError, BotoCoreError) as err:
             raise ImageUnreachableError(f"the credentials to read the image cannot be fetched: {err}") from err
-        return AwsKeys(keys.access_key, keys.secret_key, keys.token)
+        return AwsKeys(keys.access_key, keys.secret_key, keys.token, access.pays)
 
     def _take_surplus(self, keep: int = _IDLE_IMAGES) -> list[ImageSource]:
         """Remove idle images, except the ``keep`` used last, and failed openings; return the images to close."""

@@ -41,7 +41,10 @@ _CLEAN_FAILURES = 2
 
 @dataclass(frozen=True)
 class PatientReads:
-    """Reads of one file; ``check_store`` raises ImageError when its store does not respond or has another version."""
+    """Reads of one image; ``check_store`` raises ImageError when a store does not respond or has another version.
+
+    ``more_paths`` are the paths of its other files, if it has several.
+    """
 
     path: str
     url: str
@@ -50,6 +53,7 @@ class PatientReads:
     sleep: Callable[[float], object] = time.sleep
     clock: Callable[[], float] = time.monotonic
     rng: random.Random = field(default_factory=random.Random)
+    more_paths: tuple[str, ...] = ()
 
     def read(self, attempt: Callable[[TransferWatch], T]) -> T:
         """Return the result of ``attempt``, which opens a new handle when it is called again, and calls ``check``.
@@ -65,10 +69,12 @@ class PatientReads:
                     failure = err
             is_temporary = isinstance(failure, ImageUnreachableError | NotAnImageError)
             is_definite = isinstance(failure, LoadImageException) and not is_temporary
-            if not is_remote(self.path) or is_definite:
+            paths = (self.path, *self.more_paths)
+            if is_definite or not any(map(is_remote, paths)):
                 raise failure
             # The cache may hold a truncated piece, which the next handle would get as well.
-            forget_remote(self.path)
+            for path in paths:
+                forget_remote(path)
             fault = transfers.fault or (str(failure) if isinstance(failure, ImageUnreachableError) else "")
             if not fault:
                 clean_failures += 1

@@ -197,6 +197,10 @@ def prepare(source: ImageSource, asked: ProcessorInput, measures: bool = True) -
     """
     bands = source.read(lambda handle: band_facts(handle.dataset))
     size_m = None if asked.gsd is None else pixel_size_m(source)
+    if source.item is not None:
+        bands = with_names(bands, source.band_names)
+        if asked.gsd is not None and size_m is None and source.item.gsd_m is not None:
+            size_m = (source.item.gsd_m, source.item.gsd_m)
     preparation = resolve(asked, bands, union_of, ImageFacts(source.width, source.height, size_m))
     stretch = asked.stretch
     if not asked.is_stretched or (needs_samples(stretch) and not measures):
@@ -209,6 +213,15 @@ def prepare(source: ImageSource, asked: ProcessorInput, measures: bool = True) -
         return replace(preparation, ranges=ranges_of(stretch, preparation.bands, samples, preparation.alpha))
     except RuntimeError as err:
         raise LoadImageException(f"the values of the image cannot be read: {err}") from err
+
+
+def with_names(bands: Sequence[BandFacts], names: Sequence[Sequence[str]]) -> list[BandFacts]:
+    """Return bands that have ``names`` beside their own; a name of theirs that ``names`` gives to a band is dropped."""
+    taken = {name.casefold() for of_band in names for name in of_band}
+    return [
+        replace(band, names=(*of_band, *(name for name in band.names if name.casefold() not in taken)))
+        for band, of_band in zip(bands, names, strict=True)
+    ]
 
 
 def band_facts(dataset: Any) -> list[BandFacts]:

@@ -111,6 +111,7 @@ class WorkerProcess:
                 clients.credentials,
                 sleep=stopping.wait,
                 probe=ImageProbe(settings, timeout_s) if is_probing and timeout_s else None,
+                allowed_buckets=config.image_buckets,
             ),
             pipeline=TilePipeline(
                 cutters=cores,
