@@ -199,20 +199,18 @@ class _Handler(BaseHTTPRequestHandler):
         is_part = self.command == "GET" and "Range" in headers
         try:
             copy = self.copies.find(url) if is_part else None
-            if copy is not None:
-                self._respond_from(copy)
-                return
-            response = self._fetch(self.command, url, headers)
-            if self.command == "HEAD" and response.status in _NO_HEAD:
-                response.close()
-                response = self._fetch("GET", url, {"Range": "bytes=0-0"})
-                self.copies.forget_older(url, response)
-                self._respond_to_head(response)
-                return
-            if self.command == "HEAD":
-                self.copies.forget_older(url, response)
-            if is_part and response.status == HTTPStatus.OK:
-                copy = self.copies.make(url, response)
+            if copy is None:
+                response = self._fetch(self.command, url, headers)
+                if self.command == "HEAD" and response.status in _NO_HEAD:
+                    response.close()
+                    response = self._fetch("GET", url, {"Range": "bytes=0-0"})
+                    self.copies.forget_older(url, response)
+                    self._respond_to_head(response)
+                    return
+                if self.command == "HEAD":
+                    self.copies.forget_older(url, response)
+                if is_part and response.status == HTTPStatus.OK:
+                    copy = self.copies.make(url, response)
             if copy is not None:
                 self._respond_from(copy)
                 return
