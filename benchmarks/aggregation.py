@@ -112,7 +112,7 @@ def fill(emulator: Emulator, detections: Detections, has_peer: bool) -> int:
         boxes, scores = detections.boxes[parts[number]].tolist(), detections.scores[parts[number]].tolist()
         encoded = encode_features(feature_of(box, score) for box, score in zip(boxes, scores, strict=True))
         bounds = ImageRegion.of([[top, left], [right - left, bottom - top]])
-        outcome = TileOutcome(TileState.SUCCEEDED, encoded.bodies, encoded.columns, inference_time=INFERENCE_TIME)
+        outcome = TileOutcome(TileState.SUCCEEDED, encoded.bodies, encoded.detections, inference_time=INFERENCE_TIME)
         table.commit_tile(keys[number], bounds, outcome)
         return sum(map(len, encoded.bodies))
 

@@ -129,7 +129,7 @@ def store(region: ImageRegion) -> tuple[int, int]:
     for tile in tiles:
         encoded = encode_features(features_of(tile.bounds))
         key = TileKey(IMAGE_ID, region_id_of(region, JOB_ID), tile.index)
-        table.commit_tile(key, tile.bounds, TileOutcome(TileState.SUCCEEDED, encoded.bodies, encoded.columns))
+        table.commit_tile(key, tile.bounds, TileOutcome(TileState.SUCCEEDED, encoded.bodies, encoded.detections))
         features += len(encoded.bodies)
     return len(tiles), features
 

@@ -23,8 +23,8 @@ from aws.osml.model_runner.api.post_processing import (
     FeatureDistillationSeam,
     SeamMerge,
 )
-from aws.osml.model_runner.features.feature_columns import Kind
-from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
+from aws.osml.model_runner.features import detections as arrays
+from aws.osml.model_runner.features.detections import Kind
 from aws.osml.model_runner.features.selection import select
 from aws.osml.model_runner.features.tiled_features import TiledFeatures
 
@@ -51,8 +51,14 @@ def tiled(detections: Detections, shapes: np.ndarray | None = None) -> TiledFeat
     boxes = detections.boxes if shapes is None else shapely.bounds(shapes)
     kind = Kind.BOX if shapes is None else Kind.AREA
     return TiledFeatures(
-        ScoredBoxes(boxes, detections.scores, np.zeros(count, np.intp)),
-        np.full(count, kind, np.int8),
+        arrays.Detections(
+            boxes,
+            detections.scores,
+            np.zeros(count, np.intp),
+            np.full(count, kind, np.int8),
+            np.zeros(count, np.uint32),
+            [""],
+        ),
         detections.tiles,
         detections.frames,
         lambda indices: shapely.box(*boxes[indices].T) if shapes is None else shapes[indices],

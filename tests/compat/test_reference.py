@@ -292,7 +292,7 @@ def test_columns_of_features_are_documented_with_their_type() -> None:
     numbers = [re.fullmatch(r"(?:(\d) × )?(\w+)", text) for text in documented]
     bytes_each = sum(int(found[1] or 1) * np.dtype(found[2]).itemsize for found in numbers if found)
     encoded = encode_features({"type": "Feature", "properties": {"imageBBox": [0, 0, n, n]}} for n in range(7))
-    content = zstandard.ZstdDecompressor().decompress(pack_tile(encoded.bodies, encoded.columns))
+    content = zstandard.ZstdDecompressor().decompress(pack_tile(encoded.bodies, encoded.detections))
     iris = json.dumps([""]).encode()
     assert content[8:].startswith(iris)
     assert len(content) == 8 + len(iris) + 7 * bytes_each + sum(map(len, encoded.bodies))

@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import patch
 
 import boto3
+import numpy as np
 import pytest
 import shapely
 
@@ -451,7 +452,7 @@ def ship(number: int, iri: str, text: str = "") -> dict[str, Any]:
 
 
 def succeeded(encoded: EncodedFeatures) -> TileOutcome:
-    return TileOutcome(TileState.SUCCEEDED, encoded.bodies, encoded.columns, inference_time="2026-11-20T22:42:58Z")
+    return TileOutcome(TileState.SUCCEEDED, encoded.bodies, encoded.detections, inference_time="2026-11-20T22:42:58Z")
 
 
 def noisy_features(mark: str, bytes_each: int, count: int = 40) -> list[bytes]:
@@ -491,23 +492,24 @@ class TestTile:
         assert features.read_tiles([self.KEY]) == [tile]
 
     @pytest.mark.parametrize("text_bytes", [10, 30_000], ids=["small", "large"])
-    def test_columns_are_read_with_their_features(self, features, text_bytes):
+    def test_detections_are_read_with_their_features(self, features, text_bytes):
         rng = random.Random(1)
         texts = [rng.randbytes(text_bytes // 2).hex() for _ in range(40)]
         encoded = encode_features(ship(number, f"class-{number % 7}", text) for number, text in enumerate(texts))
         features.commit_tile(self.KEY, BOUNDS, succeeded(encoded))
         (tile,) = features.stored_tiles(self.KEY.image_id)
         assert tile.features == encoded.bodies
-        assert tile.columns.records.tobytes() == encoded.columns.records.tobytes()
-        assert list(tile.columns.iris) == [f"class-{number}" for number in range(7)]
+        for field, values in vars(encoded.detections).items():
+            np.testing.assert_array_equal(getattr(tile.detections, field), values)
+        assert list(tile.detections.iris) == [f"class-{number}" for number in range(7)]
         assert tile.inference_time == "2026-11-20T22:42:58Z"
 
-    def test_columns_are_computed_when_not_given(self, tables):
+    def test_detections_are_computed_when_not_given(self, tables):
         encoded = encode_features(ship(number, f"class-{number % 2}") for number in range(5))
         tables.features.commit_tile(self.KEY, BOUNDS, TileOutcome(TileState.SUCCEEDED, encoded.bodies))
         (tile,) = tables.features.stored_tiles(self.KEY.image_id)
-        for name in ("box", "score", "category", "kind"):
-            assert (tile.columns.records[name] == encoded.columns.records[name]).all()
+        for name in ("boxes", "scores", "categories", "kinds"):
+            np.testing.assert_array_equal(getattr(tile.detections, name), getattr(encoded.detections, name))
 
     def test_features_of_tile_carry_shared_values(self, tables):
         tables.features.commit_tile(self.KEY, BOUNDS, succeeded(encode_features([ship(1, "ship")])))

@@ -216,5 +216,5 @@ def test_features_that_outgrew_limit_are_dropped_and_counted():
     encoded = encode_features(features, max_feature_bytes=500)
 
     assert encoded.bodies == [encode_feature(features[0]), encode_feature(features[2])]
-    assert len(encoded.columns) == 2
+    assert len(encoded.detections) == 2
     assert encoded.dropped == Counter({"FEATURE_TOO_LARGE": 2})

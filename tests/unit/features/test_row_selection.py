@@ -18,10 +18,9 @@ from aws.osml.model_runner.api.post_processing import (
 )
 from aws.osml.model_runner.features import crowding
 from aws.osml.model_runner.features.box_pairs import BoxPairs
-from aws.osml.model_runner.features.feature_columns import Kind
+from aws.osml.model_runner.features.detections import Detections, Kind
 from aws.osml.model_runner.features.nms import soft_nms
 from aws.osml.model_runner.features.row_selection import RowSelection
-from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
 from aws.osml.model_runner.features.selection import compared, select
 from aws.osml.model_runner.features.tile_spans import TileSpans
 from aws.osml.model_runner.features.tiled_features import TiledFeatures
@@ -55,8 +54,14 @@ def tiled(tiles, shapes, scores, categories, indices=None):
     ]
     everything = np.array(shapes, dtype=object)
     return TiledFeatures(
-        ScoredBoxes(boxes[chosen], np.array(scores, float)[chosen], np.array(categories, np.intp)[chosen]),
-        np.array(kinds, np.int8)[chosen],
+        Detections(
+            boxes[chosen],
+            np.array(scores, float)[chosen],
+            np.array(categories, np.intp)[chosen],
+            np.array(kinds, np.int8)[chosen],
+            np.zeros(len(chosen), np.uint32),
+            [str(number) for number in range(1 + max(categories, default=0))],
+        ),
         np.array(tiles, np.intp)[chosen],
         FRAMES,
         lambda places: everything[chosen[places]],

@@ -10,8 +10,7 @@ from hypothesis import strategies as st
 from aws.osml.model_runner.api.post_processing import FeatureDistillationSeam as Seam
 from aws.osml.model_runner.api.post_processing import OverlapMetric, SeamMerge
 from aws.osml.model_runner.features import seam_merge, seam_overlap
-from aws.osml.model_runner.features.feature_columns import Kind
-from aws.osml.model_runner.features.scored_boxes import ScoredBoxes
+from aws.osml.model_runner.features.detections import Detections, Kind
 from aws.osml.model_runner.features.seam_merge import default_distance_px, suppressors
 from aws.osml.model_runner.features.tile_spans import TileSpans
 from aws.osml.model_runner.features.tiled_features import TiledFeatures, comparable
@@ -43,12 +42,14 @@ def merged(everything, options=SEAM, tiles=TILES, **arguments):
     shapes = np.array([seen.shape for seen in everything], dtype=object)
     boxes = np.array([seen.bounds for seen in everything], dtype=np.float64).reshape(-1, 4)
     features = TiledFeatures(
-        ScoredBoxes(
+        Detections(
             boxes,
             np.array([seen.score for seen in everything], dtype=np.float64),
             np.array([seen.category for seen in everything], dtype=np.intp),
+            np.array([kind_of(seen.shape) for seen in everything], dtype=np.int8),
+            np.zeros(len(everything), np.uint32),
+            [str(number) for number in range(1 + max((seen.category for seen in everything), default=0))],
         ),
-        np.array([kind_of(seen.shape) for seen in everything], dtype=np.int8),
         np.array([tiles.index(seen.tile) for seen in everything], dtype=np.intp),
         np.array(tiles, dtype=np.float64),
         lambda indices: shapes[indices],
@@ -214,8 +215,14 @@ def test_no_features_give_no_features():
 
 def test_feature_without_geometry_is_kept():
     features = TiledFeatures(
-        ScoredBoxes(np.full((2, 4), np.nan), np.array([0.5, 0.5]), np.zeros(2, np.intp)),
-        np.zeros(2, np.int8),
+        Detections(
+            np.full((2, 4), np.nan),
+            np.array([0.5, 0.5]),
+            np.zeros(2, np.intp),
+            np.zeros(2, np.int8),
+            np.zeros(2, np.uint32),
+            [""],
+        ),
         np.array([0, 1]),
         np.array(TILES, float),
         lambda indices: np.empty(len(indices), object),

@@ -16,9 +16,10 @@ from aws.osml.model_runner.api.post_processing import (
     FeatureDistillationSoftNMS,
 )
 from aws.osml.model_runner.exceptions import FeatureDistillationException
+from aws.osml.model_runner.features.best_class import best_class
 from aws.osml.model_runner.features.box_pairs import BoxPairs, candidate_limits
+from aws.osml.model_runner.features.detections import Detections, canonical_order, checked_box
 from aws.osml.model_runner.features.nms import nms, soft_nms
-from aws.osml.model_runner.features.scored_boxes import best_class, canonical_order, score_boxes
 from aws.osml.model_runner.features.selection import FeatureSelector, with_score
 from examples import examples
 
@@ -351,9 +352,10 @@ def test_selection_does_not_depend_on_order_of_features(options, features, rando
 def test_canonical_order_is_one_order(features, random):
     features = [*features, *({**item, "properties": {}} for item in features[:5])]
     shuffled = random.sample(features, len(features))
-    order = [features[index] for index in canonical_order(features, score_boxes(features))]
-    assert [shuffled[index] for index in canonical_order(shuffled, score_boxes(shuffled))] == order
-    scores = score_boxes(order).scores
+    order = [features[index] for index in canonical_order(features, Detections.of(features, locate=checked_box))]
+    other = canonical_order(shuffled, Detections.of(shuffled, locate=checked_box))
+    assert [shuffled[index] for index in other] == order
+    scores = Detections.of(order, locate=checked_box).scores
     scored = scores[~np.isnan(scores)]
     assert np.all(np.diff(scored) <= 0)
     assert np.isnan(scores[len(scored) :]).all()

@@ -23,12 +23,12 @@ features = st.builds(lambda own: {"type": "Feature", "geometry": None, "properti
 
 
 @given(st.lists(features, max_size=6))
-def test_features_and_columns_come_back(given_features):
+def test_features_and_detections_come_back(given_features):
     encoded = encode_features(given_features)
-    texts, columns = unpack_tile(pack_tile(encoded.bodies, encoded.columns))
+    texts, detections = unpack_tile(pack_tile(encoded.bodies, encoded.detections))
     assert list(texts) == encoded.bodies
-    assert columns.records.tobytes() == encoded.columns.records.tobytes()
-    assert list(columns.iris) == list(encoded.columns.iris)
+    for name, values in vars(encoded.detections).items():
+        np.testing.assert_array_equal(getattr(detections, name), values)
 
 
 def test_texts_are_sequence():
@@ -44,7 +44,7 @@ def test_texts_are_sequence():
 def test_damaged_blob_is_found_out():
     body = b'{"type":"Feature","properties":{"imageBBox":[0,0,1,1]}}'
     encoded = encode_features([{"type": "Feature", "properties": {"imageBBox": [0, 0, n, n]}} for n in range(9)])
-    blob = pack_tile(encoded.bodies, encoded.columns)
+    blob = pack_tile(encoded.bodies, encoded.detections)
     rng = random.Random(1)
     damaged = [b"", blob[:-1], blob[: len(blob) // 2], body]
     for place in rng.sample(range(len(blob)), 20):
@@ -56,9 +56,9 @@ def test_damaged_blob_is_found_out():
 
 def test_features_that_are_too_many_are_refused(monkeypatch):
     encoded = encode_features([{"type": "Feature", "properties": {"text": "x" * 100}}] * 9)
-    blob = pack_tile(encoded.bodies, encoded.columns)
+    blob = pack_tile(encoded.bodies, encoded.detections)
     monkeypatch.setattr(tile_blob, "MAX_CONTENT_BYTES", 1000)
     with pytest.raises(FeaturesTooLargeError, match="at most 1000"):
-        pack_tile(encoded.bodies, encoded.columns)
+        pack_tile(encoded.bodies, encoded.detections)
     with pytest.raises(FeatureBlobError):
         unpack_tile(blob)

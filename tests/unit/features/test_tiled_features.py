@@ -10,7 +10,7 @@ from aws.osml.model_runner.api.post_processing import (
     FeatureDistillationSoftNMS,
 )
 from aws.osml.model_runner.common.typing import ImageRegion
-from aws.osml.model_runner.features.feature_columns import Kind, kind_and_box
+from aws.osml.model_runner.features.detections import Kind, kind_and_box
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
 from aws.osml.model_runner.features.selection import FeatureSelector, select
 from aws.osml.model_runner.features.tiled_features import TiledFeatures, shapes_of

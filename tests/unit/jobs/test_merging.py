@@ -114,7 +114,9 @@ def images(draw):
                 seen.append(feature(cut if draw(st.booleans()) else box, score, iri, len(seen)))
         encoded = encode_features(seen)
         when = f"2026-11-28T00:00:{key.index % 60:02}Z"
-        tiles[key] = StoredTile(key, bounds, TileState.SUCCEEDED, encoded.bodies, encoded.columns, inference_time=when)
+        tiles[key] = StoredTile(
+            key, bounds, TileState.SUCCEEDED, encoded.bodies, encoded.detections, inference_time=when
+        )
     good = sum(tile.state is TileState.SUCCEEDED for tile in tiles.values())
     return dataclasses.replace(job, tile_success=good), strategy, tiles
 
@@ -194,7 +196,7 @@ def tall_image(rows, per_tile, options, boxes):
             for number, (x0, y0, x1, y1) in enumerate(itertools.islice(itertools.cycle(boxes), per_tile))
         ]
         encoded = encode_features(seen)
-        stored[key] = StoredTile(key, bounds, TileState.SUCCEEDED, encoded.bodies, encoded.columns)
+        stored[key] = StoredTile(key, bounds, TileState.SUCCEEDED, encoded.bodies, encoded.detections)
     return job, stored
 
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
-from aws.osml.model_runner.features.feature_columns import FeatureColumns
+from aws.osml.model_runner.features.detections import Detections
 
 from .ddb_helper import DDBItem, DDBKey
 
@@ -58,21 +58,21 @@ class TileKey:
 
 @dataclasses.dataclass(frozen=True)
 class TileOutcome:
-    """Outcome of a tile: its features, each as GeoJSON text, and as columns; or its error code and the reason.
+    """Outcome of a tile: its features, each as GeoJSON text, and as arrays; or its error code and the reason.
 
     Columns that are None are computed from the features. ``inference_time`` is ISO 8601 in UTC.
     """
 
     state: TileState
     features: Sequence[bytes] = ()
-    columns: FeatureColumns | None = None
+    detections: Detections | None = None
     error_code: str | None = None
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     inference_time: str | None = None
     error_reason: str = ""
 
 
-NO_COLUMNS = FeatureColumns.of(())
+NO_DETECTIONS = Detections.of(())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,12 +83,12 @@ class StoredTile:
     bounds: ImageRegion
     state: TileState
     features: Sequence[bytes]
-    columns: FeatureColumns = dataclasses.field(default=NO_COLUMNS, compare=False)
+    detections: Detections = dataclasses.field(default=NO_DETECTIONS, compare=False)
     error_code: str | None = None
     inference_time: str | None = None
     dropped: Mapping[str, int] = dataclasses.field(default_factory=dict)
     error_reason: str | None = None
 
     def without_features(self) -> "StoredTile":
-        """Return the tile without its features and columns."""
-        return dataclasses.replace(self, features=(), columns=NO_COLUMNS)
+        """Return the tile without its features and arrays."""
+        return dataclasses.replace(self, features=(), detections=NO_DETECTIONS)

@@ -24,8 +24,8 @@ from aws.osml.model_runner.exceptions import (
     ConservationError,
     FeatureBlobError,
 )
+from aws.osml.model_runner.features.detections import Detections
 from aws.osml.model_runner.features.encoding import decode_feature
-from aws.osml.model_runner.features.feature_columns import FeatureColumns
 from aws.osml.model_runner.features.tile_blob import pack_tile, unpack_tile
 
 from ._published import PublishedFeatureTable
@@ -33,7 +33,7 @@ from .blob_store import BlobStore
 from .ddb_helper import DDBItem, Item, attribute_names
 from .feature_item import (
     MAX_CHUNK_BYTES,
-    NO_COLUMNS,
+    NO_DETECTIONS,
     FeatureItem,
 )
 from .feature_item import StoredTile as StoredTile
@@ -298,7 +298,7 @@ class FeatureTable(PublishedFeatureTable):
         try:
             if "feature_count" not in row:
                 raise FeatureBlobError("another version has stored it")
-            features, columns = unpack_tile(self._blob_of(row, parts)) if row["feature_count"] else _NO_FEATURES
+            features, detections = unpack_tile(self._blob_of(row, parts)) if row["feature_count"] else _NO_FEATURES
             if len(features) != row["feature_count"]:
                 raise FeatureBlobError(f"{len(features)} features instead of {row['feature_count']}")
         except FeatureBlobError as err:
@@ -308,7 +308,7 @@ class FeatureTable(PublishedFeatureTable):
             bounds=ImageRegion.of(row["tile_bounds"]),
             state=TileState[row["tile_status"]],
             features=features,
-            columns=columns,
+            detections=detections,
             error_code=row.get("error_code"),
             inference_time=row.get("inference_time"),
             dropped=row.get("dropped") or {},
@@ -364,11 +364,11 @@ class FeatureTable(PublishedFeatureTable):
         return {"hash_key": f"{key.image_id}-{salt}", "range_key": f"{key.region_id}#{key.index:06d}"}
 
 
-_NO_FEATURES: tuple[Sequence[bytes], FeatureColumns] = ((), NO_COLUMNS)
+_NO_FEATURES: tuple[Sequence[bytes], Detections] = ((), NO_DETECTIONS)
 
 
 def _packed(outcome: TileOutcome) -> bytes:
-    return pack_tile(outcome.features, outcome.columns or FeatureColumns.of(map(decode_feature, outcome.features)))
+    return pack_tile(outcome.features, outcome.detections or Detections.of(map(decode_feature, outcome.features)))
 
 
 def _rest_of(row: Item) -> list[dict[str, str]]:

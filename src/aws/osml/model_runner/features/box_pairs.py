@@ -7,7 +7,7 @@ import numpy as np
 import shapely
 from numpy.typing import NDArray
 
-from .scored_boxes import Floats, Indices
+from .detections import Floats, Indices
 
 Flags = NDArray[np.bool_]
 

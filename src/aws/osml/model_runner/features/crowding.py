@@ -12,7 +12,7 @@ import numpy as np
 import shapely
 
 from .box_pairs import BoxPairs, Flags, candidate_limits
-from .scored_boxes import Floats, Indices
+from .detections import Floats, Indices
 
 # The work of one pair of boxes is 1, about 0.2 microseconds; for other pairs see ``TiledFeatures.weights``.
 FREE_WORK = 4_000_000

@@ -22,7 +22,7 @@ from scipy import special
 from aws.osml.model_runner.common.typing import ImageDimensions
 from aws.osml.model_runner.exceptions import BadModelResponseError
 
-from .scored_boxes import Floats, Indices
+from .detections import Floats, Indices
 
 Tensor = NDArray[Any]
 

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from .feature_columns import FeatureColumns
+from .detections import Detections
 from .text_stamp import own_end
 
 # Guides for models require features below 300 KB; a DynamoDB item holds 400 KB.
@@ -16,10 +16,10 @@ FEATURE_TOO_LARGE = "FEATURE_TOO_LARGE"
 
 
 class EncodedFeatures(NamedTuple):
-    """JSON and columns of the features that fit, and the number of dropped features for each reason."""
+    """JSON and arrays of the features that fit, and the number of dropped features for each reason."""
 
     bodies: list[bytes]
-    columns: FeatureColumns
+    detections: Detections
     dropped: Counter[str]
 
 
@@ -48,5 +48,5 @@ def encode_features(
             dropped[FEATURE_TOO_LARGE] += 1
         else:
             fitting.append((feature, body))
-    columns = FeatureColumns.of((feature for feature, _ in fitting), [own_end(*pair) for pair in fitting])
-    return EncodedFeatures([body for _, body in fitting], columns, dropped)
+    detections = Detections.of((feature for feature, _ in fitting), [own_end(*pair) for pair in fitting])
+    return EncodedFeatures([body for _, body in fitting], detections, dropped)

@@ -12,12 +12,12 @@ from aws.osml.model_runner.common.pixel_ratio import ONE, PixelRatio
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import FeatureError
 
+from .best_class import set_flat_class
 from .geolocation_grid import LocationGrid
 from .geometry_arrays import FloatArray, GeometryArrays
 from .image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, Geometry, find_image_geometry
 from .properties import IMAGE_ID, INFERENCE_TIME, UNCUT, Feature, convert_deprecated_feature_properties
 from .rfc7946 import bounds_of, crosses_antimeridian, cut, ring_areas, ring_order, wrapped
-from .scored_boxes import set_flat_class
 
 # Decimals of pixels, and the minimum for degrees in geometries (0.1 m): the GeoJSON library of earlier releases wrote
 # as many. Pixels smaller than a metre need more: see ``decimals_of``.

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .box_pairs import PAIRS_AT_ONCE, BoxPairs
-from .scored_boxes import Floats, Indices
+from .detections import Floats, Indices
 
 Flags = NDArray[np.bool_]
 

@@ -6,8 +6,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from .detections import Detections, Floats, Indices, canonical_order, checked_box
 from .properties import Feature
-from .scored_boxes import Floats, Indices, canonical_order, score_boxes
 from .tile_spans import TileSpans
 
 
@@ -34,9 +34,9 @@ def select_where_shared(
     Features that one tile covers come first, in ``canonical_order``, then the result of the selector. It gets its
     features in ``canonical_order`` too, so the order of ``features`` does not matter.
     """
-    scored = score_boxes(features)
-    order = canonical_order(features, scored)
-    is_shared = tiles_covering(scored.boxes, tile_columns, tile_rows)[order] > 1
+    detections = Detections.of(features, locate=checked_box)
+    order = canonical_order(features, detections)
+    is_shared = tiles_covering(detections.boxes, tile_columns, tile_rows)[order] > 1
     kept = [features[index] for index in order[~is_shared].tolist()]
     shared = [features[index] for index in order[is_shared].tolist()]
     return kept + selector.select_features(shared) if shared else kept

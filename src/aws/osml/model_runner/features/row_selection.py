@@ -15,7 +15,7 @@ from aws.osml.model_runner.api.post_processing import FeatureDistillationAlgorit
 
 from .box_pairs import PAIRS_AT_ONCE
 from .crowding import crowded_tiles
-from .scored_boxes import Indices
+from .detections import Indices
 from .seam_merge import MAX_LINKS, connected
 from .selection import Comparison, Links, Selection, compared
 from .tiled_features import TiledFeatures

@@ -24,11 +24,10 @@ from scipy.sparse.csgraph import connected_components
 from aws.osml.model_runner.api.post_processing import FeatureDistillationSeam, SeamMerge
 
 from .box_pairs import PAIRS_AT_ONCE, BoxPairs, with_area
-from .feature_columns import Kind
+from .detections import Floats, Indices, Kind
 from .geometry_arrays import ObjectArray
 from .nms import suppress, suppress_linked
 from .overlap_groups import shared_flags
-from .scored_boxes import Floats, Indices
 from .seam_overlap import (
     EDGE_PX,
     Flags,
@@ -67,7 +66,7 @@ def suppressors(
 
 def are_cut(features: TiledFeatures) -> Flags:
     """Return which features touch an inner edge of their tile: (n,)."""
-    boxes, tiles = features.scored.boxes, features.tile_bounds[features.tiles]
+    boxes, tiles = features.detections.boxes, features.tile_bounds[features.tiles]
     flags: Flags = touching_edges(boxes, tiles, features.spans.outermost).any(axis=1)
     return flags
 
@@ -106,20 +105,20 @@ class SeamComparison:
     ) -> Self:
         """Return the comparison of the features of some tiles, except features with ``is_left_out``."""
         distance_px = default_distance_px(features.spans) if options.distance_px is None else options.distance_px
-        reach = np.where(features.kinds < Kind.LINE, 0.0, distance_px / 2)[:, None] * [-1, -1, 1, 1]
+        reach = np.where(features.detections.kinds < Kind.LINE, 0.0, distance_px / 2)[:, None] * [-1, -1, 1, 1]
         # A box that ends near an edge may belong to the neighbour too: its end is uncertain by ``EDGE_PX``.
         noise = EDGE_PX * np.array([-1, -1, 1, 1])
-        is_shared = shared_flags(features.scored.boxes + reach + noise, features.spans)
+        is_shared = shared_flags(features.detections.boxes + reach + noise, features.spans)
         shared = np.flatnonzero(is_shared if is_left_out is None else is_shared & ~is_left_out)
-        boxes, tiles = features.scored.boxes[shared], features.tile_bounds[features.tiles[shared]]
-        is_box = (features.kinds[shared] == Kind.BOX)[:, None]
+        boxes, tiles = features.detections.boxes[shared], features.tile_bounds[features.tiles[shared]]
+        is_box = (features.detections.kinds[shared] == Kind.BOX)[:, None]
         is_touching = touching_edges(boxes, tiles, features.spans.outermost)
         views = TileDetections(np.where(is_box, with_area(boxes), boxes), tiles, is_touching)
-        scores = features.scored.scores[shared]
+        scores = features.detections.scores[shared]
         falling = np.where(np.isnan(scores), np.inf, -scores)
         ranking = np.lexsort([falling, views.is_touching.any(axis=1)])
         indices = shared[ranking]
-        categories = features.scored.categories[indices]
+        categories = features.detections.categories[indices]
         if options.is_class_agnostic:
             categories = np.zeros_like(categories)
         views = views.take(ranking)
@@ -128,7 +127,7 @@ class SeamComparison:
             ranking=indices,
             views=views,
             tiles=features.tiles[indices],
-            kinds=features.kinds[indices],
+            kinds=features.detections.kinds[indices],
             pairs=BoxPairs(
                 *(views.boxes, categories, features.spans.within_reach(views.boxes, views.tiles) + reach[indices]),
                 record_life,

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from aws.osml.model_runner.api.post_processing import FeatureDistillationSeam, OverlapMetric
 
 from .box_pairs import area, intersections
+from .detections import Floats, Indices
 from .entanglement import FEW_CORNERS, is_entangled
 from .geometry_arrays import ObjectArray
-from .scored_boxes import Floats, Indices
 
 Flags = NDArray[np.bool_]
 

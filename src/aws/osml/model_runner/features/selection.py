@@ -20,11 +20,12 @@ from aws.osml.model_runner.api.post_processing import (
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.exceptions import FeatureDistillationException
 
+from .best_class import best_class
 from .box_pairs import BoxPairs
+from .detections import Detections, Floats, Indices, canonical_order, checked_box, score_order
 from .nms import nms, soft_nms, suppress_linked
 from .overlap_groups import shared_flags
 from .properties import SCORE, TILE, Feature
-from .scored_boxes import Floats, Indices, ScoredBoxes, best_class, canonical_order, score_boxes, score_order
 from .seam_merge import Links, SeamComparison, are_cut
 from .seam_overlap import Flags
 from .tiled_features import TiledFeatures
@@ -121,12 +122,12 @@ def compared(
         return _SeamSelection.of(features, options, is_left_out, record_life)
     if options is None or isinstance(options, FeatureDistillationNone):
         return None
-    scored = features.scored
-    order = score_order(scored)
-    is_shared = shared_flags(scored.boxes, features.spans)
+    detections = features.detections
+    order = score_order(detections)
+    is_shared = shared_flags(detections.boxes, features.spans)
     order = order[(is_shared if is_left_out is None else is_shared & ~is_left_out)[order]]
-    searched = features.spans.within_reach(scored.boxes, features.tile_bounds[features.tiles])
-    return _compared_boxes(scored, order, options, searched, record_life)
+    searched = features.spans.within_reach(detections.boxes, features.tile_bounds[features.tiles])
+    return _compared_boxes(detections, order, options, searched, record_life)
 
 
 def select(features: TiledFeatures, options: FeatureDistillationAlgorithm | None) -> Selection:
@@ -139,19 +140,19 @@ def select(features: TiledFeatures, options: FeatureDistillationAlgorithm | None
 
 
 def _compared_boxes(
-    scored: ScoredBoxes,
+    detections: Detections,
     ranking: Indices,
     options: FeatureDistillationAlgorithm,
     searched: Floats,
     record_life: Callable[[], None] = lambda: None,
 ) -> Comparison:
     """Return the comparison by boxes alone of the features in ``ranking``, strongest first."""
-    ranking = ranking[~np.isnan(scored.boxes[ranking, 0])]
+    ranking = ranking[~np.isnan(detections.boxes[ranking, 0])]
     match options:
         case FeatureDistillationNMS():
-            return _HardComparison.of(scored, ranking, options, searched, record_life)
+            return _HardComparison.of(detections, ranking, options, searched, record_life)
         case FeatureDistillationSoftNMS():
-            return _SoftComparison.of(scored, ranking, options, searched, record_life)
+            return _SoftComparison.of(detections, ranking, options, searched, record_life)
     raise FeatureDistillationException(f"{options}: expected the options of SEAM, NMS, SOFT_NMS or NONE")
 
 
@@ -181,17 +182,17 @@ class _HardComparison:
     @classmethod
     def of(
         cls,
-        scored: ScoredBoxes,
+        detections: Detections,
         ranking: Indices,
         options: FeatureDistillationNMS,
         searched: Floats,
         record_life: Callable[[], None],
     ) -> "_HardComparison":
         threshold = options.skip_box_threshold
-        is_weak = scored.scores[ranking] <= (-np.inf if threshold is None else threshold)
+        is_weak = detections.scores[ranking] <= (-np.inf if threshold is None else threshold)
         strong = ranking[~is_weak]
-        pairs = BoxPairs(scored.boxes[strong], scored.categories[strong], searched[strong], record_life)
-        return cls(len(scored.scores), strong, pairs, ranking[is_weak], options.iou_threshold)
+        pairs = BoxPairs(detections.boxes[strong], detections.categories[strong], searched[strong], record_life)
+        return cls(len(detections), strong, pairs, ranking[is_weak], options.iou_threshold)
 
     @property
     def weights(self) -> Floats:
@@ -214,7 +215,7 @@ class _HardComparison:
 
 @dataclass(frozen=True, eq=False)
 class _SoftComparison:
-    scored: ScoredBoxes
+    detections: Detections
     ranking: Indices
     pairs: BoxPairs
     options: FeatureDistillationSoftNMS
@@ -223,7 +224,7 @@ class _SoftComparison:
     @classmethod
     def of(
         cls,
-        scored: ScoredBoxes,
+        detections: Detections,
         ranking: Indices,
         options: FeatureDistillationSoftNMS,
         searched: Floats,
@@ -231,9 +232,9 @@ class _SoftComparison:
     ) -> "_SoftComparison":
         if options.sigma <= 0:
             raise FeatureDistillationException(f"sigma {options.sigma}: expected more than 0")
-        ranking = ranking[~np.isnan(scored.scores[ranking])]
-        pairs = BoxPairs(scored.boxes[ranking], scored.categories[ranking], searched[ranking], record_life)
-        return cls(scored, ranking, pairs, options)
+        ranking = ranking[~np.isnan(detections.scores[ranking])]
+        pairs = BoxPairs(detections.boxes[ranking], detections.categories[ranking], searched[ranking], record_life)
+        return cls(detections, ranking, pairs, options)
 
     @property
     def weights(self) -> Floats:
@@ -250,13 +251,13 @@ class _SoftComparison:
     ) -> Selection:
         chosen = np.arange(len(self.ranking)) if is_query is None else np.flatnonzero(is_query)
         ranking = self.ranking[chosen]
-        ranked = self.scored.take(ranking)
+        ranked = self.detections.take(ranking)
         is_kept, scores = soft_nms(
             *(ranked.boxes, ranked.categories, ranked.scores, self.options.sigma, self.options.skip_box_threshold),
             searched=self.pairs.searched[chosen],
             record_life=self.pairs.record_life,
         )
-        merged_into = np.arange(len(self.scored.scores))
+        merged_into = np.arange(len(self.detections))
         merged_into[ranking[~is_kept]] = DROPPED
         return Selection(merged_into, dict(zip(ranking[is_kept].tolist(), scores[is_kept].tolist(), strict=True)))
 
@@ -291,11 +292,11 @@ class FeatureSelector:
         """
         if self.options is None or isinstance(self.options, FeatureDistillationNone):
             return feature_list
-        scored = score_boxes(feature_list)
-        order = canonical_order(feature_list, scored)
+        detections = Detections.of(feature_list, locate=checked_box)
+        order = canonical_order(feature_list, detections)
         if isinstance(self.options, FeatureDistillationSeam):
             return _selected_by_tiles(feature_list, order, self.options)
-        selection = _compared_boxes(scored, order, self.options, scored.boxes).selection()
+        selection = _compared_boxes(detections, order, self.options, detections.boxes).selection()
         return [
             selection.finished(index, feature_list[index], feature_list.__getitem__)
             for index in selection.kept.tolist()

@@ -1,4 +1,4 @@
-"""Stores the features of one tile as one compressed blob: their JSON and their columns.
+"""Stores the features of one tile as one compressed blob: their JSON and their arrays.
 
 A blob is a zstd frame with a checksum. Its content, all numbers little-endian:
 
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from aws.osml.model_runner.exceptions import FeatureBlobError, FeaturesTooLargeError
 
-from .feature_columns import RECORD, FeatureColumns
+from .detections import Detections
 
 # Maximum size of a tile's features before compression. A reader holds several tiles at a time.
 MAX_CONTENT_BYTES = 128 * 1024 * 1024
@@ -32,6 +32,8 @@ _HEAD = struct.Struct("<II")
 # Level 6 makes blobs 2.5 % smaller and takes three times as long.
 _LEVEL = 1
 _LENGTH = np.dtype("<u4")
+# The record of one feature, as it is stored.
+RECORD = np.dtype([("box", "<f8", 4), ("score", "<f8"), ("category", "<u4"), ("kind", "i1"), ("own_end", "<u4")])
 
 
 class FeatureTexts(Sequence[bytes]):
@@ -70,27 +72,28 @@ class FeatureTexts(Sequence[bytes]):
         return f"FeatureTexts({len(self)} features, {len(self._text)} bytes)"
 
 
-def pack_tile(bodies: Sequence[bytes], columns: FeatureColumns) -> bytes:
+def pack_tile(bodies: Sequence[bytes], detections: Detections) -> bytes:
     """Return the blob of a tile's features.
 
     Raises:
         FeaturesTooLargeError: the content exceeds ``MAX_CONTENT_BYTES``.
     """
-    iris = orjson.dumps(list(columns.iris))
+    iris = orjson.dumps(list(detections.iris))
     size = _HEAD.size + len(iris) + len(bodies) * (_LENGTH.itemsize + RECORD.itemsize) + sum(map(len, bodies))
     if size > MAX_CONTENT_BYTES:
         reason = f"the features of a tile have {size} bytes; at most {MAX_CONTENT_BYTES} can be stored"
         raise FeaturesTooLargeError(reason)
     lengths = np.fromiter(map(len, bodies), _LENGTH, len(bodies))
-    records = columns.records.copy()
-    records["own_end"] = lengths - records["own_end"]
+    records = np.zeros(len(bodies), RECORD)
+    records["box"], records["score"], records["kind"] = detections.boxes, detections.scores, detections.kinds
+    records["category"], records["own_end"] = detections.categories, lengths - detections.own_ends
     content = b"".join((_HEAD.pack(len(bodies), len(iris)), iris, _transposed(lengths), _transposed(records), *bodies))
     # One compressor per blob, because threads must not share a compressor.
     return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(content)
 
 
-def unpack_tile(blob: bytes) -> tuple[FeatureTexts, FeatureColumns]:
-    """Return the texts and columns of the features in a blob of ``pack_tile``.
+def unpack_tile(blob: bytes) -> tuple[FeatureTexts, Detections]:
+    """Return the texts and arrays of the features in a blob of ``pack_tile``.
 
     Raises:
         FeatureBlobError: ``blob`` is damaged.
@@ -105,7 +108,7 @@ def unpack_tile(blob: bytes) -> tuple[FeatureTexts, FeatureColumns]:
         raise FeatureBlobError(f"the features of a tile cannot be read: {err}") from err
 
 
-def _read(content: bytes) -> tuple[FeatureTexts, FeatureColumns]:
+def _read(content: bytes) -> tuple[FeatureTexts, Detections]:
     count, iris_bytes = _HEAD.unpack_from(content)
     start = _HEAD.size + iris_bytes
     iris = orjson.loads(content[_HEAD.size : start])
@@ -114,8 +117,16 @@ def _read(content: bytes) -> tuple[FeatureTexts, FeatureColumns]:
     start += lengths.nbytes
     records = _restored(content, start, count, RECORD)
     start += records.nbytes
-    records["own_end"] = lengths - records["own_end"]
-    return FeatureTexts(content[start:], lengths), FeatureColumns(records, iris)
+    # Copies, because numpy is slow on the strided fields of records.
+    detections = Detections(
+        records["box"].copy(),
+        records["score"].copy(),
+        records["category"].astype(np.intp),
+        records["kind"].copy(),
+        lengths - records["own_end"],
+        iris,
+    )
+    return FeatureTexts(content[start:], lengths), detections
 
 
 def _transposed(values: NDArray[Any]) -> bytes:

@@ -8,7 +8,7 @@ import numpy as np
 
 from aws.osml.model_runner.common.typing import ImageRegion
 
-from .scored_boxes import Floats, Indices
+from .detections import Floats, Indices
 
 
 def bounds_of_tiles(tiles: Iterable[ImageRegion]) -> Floats:

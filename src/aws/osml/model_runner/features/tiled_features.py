@@ -8,18 +8,16 @@ from typing import Any
 import numpy as np
 import orjson
 import shapely
-from numpy.typing import NDArray
 from shapely.geometry import shape
 
 from aws.osml.model_runner.common.typing import ImageRegion
 
 from .box_pairs import with_area
+from .detections import Detections, Floats, Indices, Kind
 from .entanglement import FEW_CORNERS, coarse, is_entangled
-from .feature_columns import FeatureColumns, Kind
 from .geometry_arrays import ObjectArray
 from .image_geometry import find_image_geometry
 from .properties import Feature
-from .scored_boxes import Floats, Indices, ScoredBoxes
 from .tile_spans import TileSpans, bounds_of_tiles
 
 # Work of comparing a polygon, in units of a box: a constant, plus one per so many bytes of its text.
@@ -31,15 +29,14 @@ BYTES_PER_WEIGHT = 64
 class TiledFeatures:
     """n features and their m tiles.
 
-    ``kinds``: (n,) of ``Kind``. ``tiles``: (n,) row indices of ``tile_bounds``. ``tile_bounds``: (m, 4) minx, miny,
+    ``tiles``: (n,) row indices of ``tile_bounds``. ``tile_bounds``: (m, 4) minx, miny,
     maxx, maxy of the tiles in pixels of the image. ``shapes`` returns the shapes in pixels of the features with these
     indices: lines, points, and valid polygons with an area. It is called only for features of candidate pairs that are
     not both boxes. ``plan``: the spans of all tiles of the image, if ``tile_bounds`` does not have all; see ``spans``.
     ``sizes``: (n,) the bytes of each feature's JSON, if known.
     """
 
-    scored: ScoredBoxes
-    kinds: NDArray[np.int8]
+    detections: Detections
     tiles: Indices
     tile_bounds: Floats
     shapes: Callable[[Indices], ObjectArray]
@@ -49,8 +46,8 @@ class TiledFeatures:
     @cached_property
     def weights(self) -> Floats:
         """(n,) the work of comparing each feature: 1 for a box; for others it grows with their text."""
-        sizes = np.zeros(len(self.kinds)) if self.sizes is None else self.sizes
-        weights: Floats = np.where(self.kinds == Kind.BOX, 1.0, SHAPE_WEIGHT + sizes // BYTES_PER_WEIGHT)
+        sizes = np.zeros(len(self.detections)) if self.sizes is None else self.sizes
+        weights: Floats = np.where(self.detections.kinds == Kind.BOX, 1.0, SHAPE_WEIGHT + sizes // BYTES_PER_WEIGHT)
         return weights
 
     @cached_property
@@ -63,20 +60,16 @@ class TiledFeatures:
         cls, tiles: Iterable[tuple[ImageRegion, Iterable[Feature]]], feature_at: Callable[[int], Feature]
     ) -> "TiledFeatures":
         """Return the arrays of the features of these tiles, in order; ``feature_at`` returns a feature by its index."""
-        return cls.joined([(bounds, FeatureColumns.of(features)) for bounds, features in tiles], feature_at)
+        return cls.joined([(bounds, Detections.of(features)) for bounds, features in tiles], feature_at)
 
     @classmethod
     def joined(
-        cls, tiles: Sequence[tuple[ImageRegion, FeatureColumns]], feature_at: Callable[[int], Feature]
+        cls, tiles: Sequence[tuple[ImageRegion, Detections]], feature_at: Callable[[int], Feature]
     ) -> "TiledFeatures":
         """Return the arrays of the features of these tiles, in order; ``feature_at`` returns a feature by its index."""
-        records = FeatureColumns.joined([columns for _, columns in tiles]).records
-        # Copies, because numpy is slow on the strided fields of records.
-        scored = ScoredBoxes(records["box"].copy(), records["score"].copy(), records["category"].astype(np.intp))
         return cls(
-            scored,
-            records["kind"].copy(),
-            np.repeat(np.arange(len(tiles)), [len(columns) for _, columns in tiles]),
+            Detections.joined([detections for _, detections in tiles]),
+            np.repeat(np.arange(len(tiles)), [len(detections) for _, detections in tiles]),
             bounds_of_tiles(tile for tile, _ in tiles),
             lambda indices: shapes_of([feature_at(index) for index in indices.tolist()]),
         )
@@ -84,8 +77,7 @@ class TiledFeatures:
     def take(self, indices: Indices) -> "TiledFeatures":
         """Return only these features, in this order, with all tiles."""
         return TiledFeatures(
-            self.scored.take(indices),
-            self.kinds[indices],
+            self.detections.take(indices),
             self.tiles[indices],
             self.tile_bounds,
             lambda chosen: self.shapes(indices[chosen]),

@@ -10,14 +10,13 @@ from scipy.spatial import cKDTree
 from shapely.geometry import LineString, mapping
 from shapely.geometry.base import BaseGeometry
 
+from .detections import Floats, Kind, kind_and_box
 from .entanglement import is_entangled
-from .feature_columns import Kind, kind_and_box
 from .geolocation import BOX_DECIMALS, POSITION_DECIMALS, rounded
 from .geometry_arrays import GeometryArrays, IndexArray, ObjectArray
 from .image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, find_image_geometry, geometry_paths
 from .properties import UNCUT, Feature
 from .rfc7946 import conformed, right_hand_order, ring_areas, wrapped
-from .scored_boxes import Floats
 from .tiled_features import shapes_of
 
 

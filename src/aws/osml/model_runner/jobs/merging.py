@@ -28,12 +28,11 @@ from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.feature_table import StoredTile
 from aws.osml.model_runner.database.job_table import JobItem
 from aws.osml.model_runner.exceptions import ConservationError
+from aws.osml.model_runner.features.detections import Detections, Indices
 from aws.osml.model_runner.features.encoding import decode_feature, encode_feature
-from aws.osml.model_runner.features.feature_columns import FeatureColumns
 from aws.osml.model_runner.features.geometry_arrays import ObjectArray
 from aws.osml.model_runner.features.properties import Feature, FeatureOrigin, FeatureStamp, feature_id
 from aws.osml.model_runner.features.row_selection import Decided, RowSelection
-from aws.osml.model_runner.features.scored_boxes import Indices, ScoredBoxes
 from aws.osml.model_runner.features.text_stamp import TextStamp
 from aws.osml.model_runner.features.tile_spans import TileSpans, bounds_of_tiles
 from aws.osml.model_runner.features.tiled_features import TiledFeatures, shapes_of
@@ -62,7 +61,7 @@ class _AtHand:
     tiles: Sequence[tuple[int, StoredTile]]
     numbers: Indices
     ordinals: Indices
-    columns: FeatureColumns
+    detections: Detections
     bodies: Sequence[bytes]
 
     @classmethod
@@ -74,7 +73,7 @@ class _AtHand:
             [(row, tile.without_features()) for row, tile in tiles],
             np.repeat(np.arange(len(tiles)), counts),
             np.concatenate([np.zeros(0, np.intp), *(np.arange(count) for count in counts)]),
-            FeatureColumns.joined([tile.columns for _, tile in tiles]),
+            Detections.joined([tile.detections for _, tile in tiles]),
             [body for _, tile in tiles for body in tile.features],
         )
 
@@ -86,7 +85,7 @@ class _AtHand:
             [*self.tiles, *other.tiles],
             np.concatenate([self.numbers, other.numbers + len(self.tiles)]),
             np.concatenate([self.ordinals, other.ordinals]),
-            FeatureColumns.joined([self.columns, other.columns]),
+            Detections.joined([self.detections, other.detections]),
             [*self.bodies, *other.bodies],
         )
 
@@ -97,7 +96,7 @@ class _AtHand:
             [self.tiles[number] for number in used.tolist()],
             numbers,
             self.ordinals[indices],
-            self.columns.take(indices),
+            self.detections.take(indices),
             [self.bodies[index] for index in indices.tolist()],
         )
 
@@ -117,12 +116,8 @@ class _AtHand:
 
     def tiled(self, spans: TileSpans, ratio: PixelRatio) -> TiledFeatures:
         """Return the arrays by which they are merged, in model pixels of ``ratio`` image pixels, as tiles are."""
-        records = self.columns.records
-        boxes = records["box"] / (*ratio, *ratio)
         return TiledFeatures(
-            # Each an array of its own: numbers that lie between others are slow to work on.
-            ScoredBoxes(boxes, records["score"].copy(), records["category"].astype(np.intp)),
-            records["kind"].copy(),
+            replace(self.detections, boxes=self.detections.boxes / (*ratio, *ratio)),
             self.numbers,
             bounds_of_tiles(tile.bounds for _, tile in self.tiles),
             lambda indices: self._shapes(indices, ratio),
@@ -225,7 +220,7 @@ class MergedImage:
     def _batches(self, at_hand: _AtHand, decided: Decided) -> Iterator[FeatureBatch]:
         self.kept += len(decided.kept)
         self.unmerged += decided.unmerged
-        middles = at_hand.columns.records["box"].reshape(-1, 2, 2).mean(axis=1)
+        middles = at_hand.detections.boxes.reshape(-1, 2, 2).mean(axis=1)
         for part in _parts([len(at_hand.bodies[index]) for index in decided.kept.tolist()]):
             self.note()
             indices = decided.kept[part]
@@ -246,7 +241,7 @@ class MergedImage:
             return TextStamp(self._stamp, self._ratio.in_image(tile.bounds), tile.inference_time)
 
         numbers = at_hand.numbers[indices].tolist()
-        own_ends = at_hand.columns.records["own_end"][indices].tolist()
+        own_ends = at_hand.detections.own_ends[indices].tolist()
         for index, own_id, number, own_end in zip(indices.tolist(), ids, numbers, own_ends, strict=True):
             absorbed = selection.absorbed.get(index, ())
             encoded = None

@@ -135,7 +135,11 @@ class TileProcessor:
         if unselected:
             logger.warning("features.unselected", tile_index=tile.index, **unselected)
         return TileOutcome(
-            TileState.SUCCEEDED, tuple(encoded.bodies), encoded.columns, dropped=counts, inference_time=inference_time
+            TileState.SUCCEEDED,
+            tuple(encoded.bodies),
+            encoded.detections,
+            dropped=counts,
+            inference_time=inference_time,
         )
 
     def store(self, tile: Tile, result: TileOutcome) -> TileState | None:

@@ -15,8 +15,9 @@ import orjson
 import shapely
 from numpy.typing import NDArray
 
+from aws.osml.model_runner.features.best_class import best_class
+from aws.osml.model_runner.features.detections import NO_BOX
 from aws.osml.model_runner.features.image_geometry import feature_image_bounds
-from aws.osml.model_runner.features.scored_boxes import NO_BOX, best_class
 
 from .delivery import Delivery, FeatureBatch
 from .exceptions import SinkPermanentError
