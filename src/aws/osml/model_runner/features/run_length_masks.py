@@ -14,8 +14,8 @@ import shapely
 
 from aws.osml.model_runner.common.typing import ImageDimensions
 
+from .detections import Floats
 from .image_geometry import Geometry
-from .scored_boxes import Floats
 
 MAX_MASK_SIDE = 16_384
 # The union of the runs takes time in proportion to their number: a second for this many in a response.
