@@ -7,6 +7,7 @@ import shapely
 
 from aws.osml.model_runner import Client
 from aws.osml.model_runner.client import Deployment, JobReport
+from aws.osml.model_runner.database.region_request_table import RegionClaim
 from aws.osml.model_runner.exceptions import (
     ConfigurationError,
     InvalidImageRequestException,
@@ -128,3 +129,19 @@ def test_unknown_job_and_stack_are_named(client, emulator, clients, data_plane):
     assert Client.of_stack(data_plane.name, clients).deployment.settings == data_plane.environment
     with pytest.raises(ConfigurationError, match="JOB_TABLE"):
         Client(Deployment({}), clients).job("job")
+
+
+def test_tiles_of_regions_in_work_count(client, worker, scene, model_server, fleet):
+    job = client.submit(message_of(worker, scene, model_server))
+    (message,) = worker.image_queue.receive()
+    fleet.messages.handle(message)
+    worker.start_waiting(is_first_processed=False)
+    (_, region), *_ = worker.received_regions()
+    image_id = worker.open_jobs()[0]
+    claim = worker.regions.claim(image_id, region.region_id, "another", 60.0)
+    assert isinstance(claim, RegionClaim)
+    assert job.report().percent == 0.0
+    assert worker.regions.renew(claim, 60.0, succeeded=2, failed=1)
+    report = job.report()
+    assert (report.images[0].tiles_succeeded, report.images[0].tiles_failed) == (2, 1)
+    assert report.percent == pytest.approx(100 * 3 / TILES)

@@ -378,7 +378,7 @@ class RegionRequestHandler:
             if now_s < next_at:
                 return
             next_at = now_s + _PROGRESS_EVERY_S
-            states = [*run.done_before.values(), *list(run.outcomes.values())]
+            states = run.states()
             if len(states) > last_count:
                 last_count, failed = len(states), states.count(TileState.FAILED)
                 self._completion.publish_progress(
@@ -393,7 +393,9 @@ class RegionRequestHandler:
 
         def renew() -> bool:
             # The lease is not renewed for a job that was cancelled, so that the region stops.
-            is_ours = regions.renew(claim, self.config.region_lease_s)
+            states = run.states()
+            failed = states.count(TileState.FAILED)
+            is_ours = regions.renew(claim, self.config.region_lease_s, len(states) - failed, failed)
             return is_ours and keep_slot() and self._is_open(jobs, claim.item.image_id)
 
         return Lease(

@@ -18,6 +18,7 @@ from aws.osml.model_runner.api.sink import OutputFormat
 from aws.osml.model_runner.aws.clients import AwsClients, default_clients
 from aws.osml.model_runner.database.job_table import JobItem, JobTable
 from aws.osml.model_runner.database.outstanding_jobs_table import OutstandingJobsTable
+from aws.osml.model_runner.database.region_request_table import RegionRequestTable
 from aws.osml.model_runner.exceptions import ConfigurationError, JobNotFoundError, JobRefusedError
 from aws.osml.model_runner.jobs.cancel import CancelReport, JobCanceller
 from aws.osml.model_runner.jobs.redrive import JobRedriver, RedriveReport
@@ -141,6 +142,11 @@ class Client:
         return JobTable(self.deployment.setting("JOB_TABLE"), self.clients.dynamodb_resource())
 
     @property
+    def region_table(self) -> RegionRequestTable:
+        """The table of regions."""
+        return RegionRequestTable(self.deployment.setting("REGION_REQUEST_TABLE"), self.clients.dynamodb_resource())
+
+    @property
     def outstanding_jobs(self) -> OutstandingJobsTable:
         """The table of open jobs."""
         name = self.deployment.setting("OUTSTANDING_JOBS_TABLE")
@@ -159,10 +165,21 @@ class Job:
         self._requests = tuple(requests)
 
     def report(self) -> JobReport:
-        """Return the state of the job: one report for each image that a worker has accepted."""
-        table = self._client.job_table
-        found = [table.find(request.image_id) for request in self._requests]
-        return JobReport(self.job_id, [ImageReport.of(item) for item in found if item is not None])
+        """Return the state of the job: one report for each image that a worker has accepted.
+
+        Tiles of regions in work count too, if the deployment names REGION_REQUEST_TABLE. Workers store them with each
+        renewal of a lease, every 30 s by default.
+        """
+        client, images = self._client, []
+        for request in self._requests:
+            if (item := client.job_table.find(request.image_id)) is None:
+                continue
+            if item.image_status == "IN_PROGRESS" and "REGION_REQUEST_TABLE" in client.deployment.settings:
+                succeeded, failed = client.region_table.tiles_in_work(request.image_id)
+                item.tile_success = (item.tile_success or 0) + succeeded
+                item.tile_error = (item.tile_error or 0) + failed
+            images.append(ImageReport.of(item))
+        return JobReport(self.job_id, images)
 
     def wait(
         self, on_progress: Callable[[JobReport], None] = lambda _report: None, timeout_s: float | None = None

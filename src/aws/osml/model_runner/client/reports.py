@@ -102,7 +102,7 @@ class ImageReport:
 
     @property
     def tiles_done(self) -> int:
-        """Tiles that succeeded or failed, of regions that have ended."""
+        """Tiles that succeeded or failed."""
         return self.tiles_succeeded + self.tiles_failed
 
     @property

@@ -158,9 +158,11 @@ class RegionRequestTable(PublishedRegionRequestTable):
         item = RegionRequestItem.from_row(row)
         return RegionClaim(item, holder, item.fence or 0)
 
-    def renew(self, claim: RegionClaim, lease_s: float) -> bool:
-        """R2: extend a claim; False after it was lost."""
-        return self._while_ours(claim, "SET lease_until = :until", {":until": self._now() + lease_s})
+    def renew(self, claim: RegionClaim, lease_s: float, succeeded: int = 0, failed: int = 0) -> bool:
+        """R2: extend a claim, and store the numbers of tiles that are done; False after it was lost."""
+        expression = "SET lease_until = :until, succeeded_tile_count = :good, failed_tile_count = :bad"
+        values = {":until": self._now() + lease_s, ":good": succeeded, ":bad": failed}
+        return self._while_ours(claim, expression, values)
 
     def record_progress(self, claim: RegionClaim) -> bool:
         """R2: record that a tile was processed: only the current attempt stays counted as stalled.
@@ -231,7 +233,8 @@ class RegionRequestTable(PublishedRegionRequestTable):
         """
         expression = (
             "SET region_status = :started, generation = :next, lease_until = :zero, not_before = :zero,"
-            " stalled_attempts = :zero, backoffs = :zero, queued_time = :now, expire_time = :expire"
+            " stalled_attempts = :zero, backoffs = :zero, queued_time = :now, expire_time = :expire,"
+            " succeeded_tile_count = :zero, failed_tile_count = :zero"
             " REMOVE stall_first_time, end_time, message, succeeded_tiles, failed_tiles, tiles_truncated"
             " ADD fence :one"
         )
@@ -254,6 +257,18 @@ class RegionRequestTable(PublishedRegionRequestTable):
         """Yield every region of an image, in order of the region ids."""
         for row in self.query_partition("image_id", image_id):
             yield RegionRequestItem.from_row(row)
+
+    def tiles_in_work(self, image_id: str) -> tuple[int, int]:
+        """Return how many tiles succeeded and failed in regions that have not ended, as of their last renewals."""
+        rows = self.query_partition(
+            "image_id",
+            image_id,
+            ProjectionExpression="succeeded_tile_count, failed_tile_count",
+            FilterExpression="region_status = :in_progress",
+            ExpressionAttributeValues={":hash_value": image_id, ":in_progress": str(RequestStatus.IN_PROGRESS)},
+        )
+        counts = [(row.get("succeeded_tile_count", 0), row.get("failed_tile_count", 0)) for row in rows]
+        return sum(succeeded for succeeded, _ in counts), sum(failed for _, failed in counts)
 
     def record_queued(self, image_id: str, region_id: str) -> bool:
         """Record that a region's message is being sent again; False when the region has ended."""

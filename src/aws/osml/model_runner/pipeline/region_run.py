@@ -92,6 +92,11 @@ class RegionProgress:
         # Last sign of life of each thread that works on the region, by tile index; None is the region's own thread.
         self._life: dict[int | None, float] = {None: now()}
 
+    def states(self) -> list[TileState]:
+        """Return the outcomes of all tiles that are done, those of earlier attempts first."""
+        with self._changed:
+            return [*self.done_before.values(), *self.outcomes.values()]
+
     @property
     def last_life(self) -> float:
         """The oldest of all threads' last signs of life; the present when no thread works."""
