@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
+from aws.osml.model_runner.local.stack.child_process import aws_environment
 from aws.osml.model_runner.local.stack.data_plane import create_data_plane
 from aws.osml.model_runner.local.stack.emulator import local_client
-from aws.osml.model_runner.local.stack.environment import aws_environment
 from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint, SageMakerGateway
 
 
