@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = "aws.osml.model_runner"
 FOLDERS = ("benchmarks", "docker", "examples", "scripts")
-# Programs of the peer run with the package of the peer, which has the same name.
+# Programs whose names start with "peer" run with version 2.3.0, whose package has the same name.
 PROGRAMS = [
     path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")) if not path.name.startswith("peer")
 ]

@@ -168,8 +168,8 @@ class ImageRequest:
 
 
 # Words before the tile format in each row of a request. A version that does not define a word refuses the row.
-# Otherwise it would send pixels that are not prepared, or tiles that are skipped, would call the model by another
-# protocol, or would fail the job because it cannot open a STAC Item or a file whose requester pays.
+# Otherwise it would send unprepared pixels or skipped tiles, or call the model by another protocol. Or it would fail to
+# open a STAC Item, or an image whose requester pays.
 _PREPARED = "PREPARED"
 _SKIPPING = "SKIPPING"
 _SOURCED = "SOURCED"
