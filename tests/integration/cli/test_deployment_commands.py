@@ -56,6 +56,16 @@ def test_job_is_submitted_listed_and_described(run, fleet, request_file, data_pl
     assert document["results"] == [f"s3://{data_plane.result_bucket}/out/harbour-7.geojson"]
 
 
+def test_result_of_job_is_viewed(run, fleet, request_file, scene, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run("submit", request_file)
+    fleet.work(0)
+    fleet.work(0)
+    assert run("view", "harbour-7", "--image", scene, "--no-open") == (0, "harbour-7.html\n")
+    assert (tmp_path / "harbour-7.html").read_text().startswith("<!doctype html>")
+    assert json.loads((tmp_path / "harbour-7.geojson").read_text())["modelRunner"]["jobId"] == "harbour-7"
+
+
 def test_list_selects_by_state_and_endpoint(run, fleet, request_file):
     for number in range(2):
         run("submit", request_file, "--job", f"job-{number}")

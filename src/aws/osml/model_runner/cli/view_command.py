@@ -4,14 +4,23 @@ import argparse
 import sys
 import webbrowser
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from aws.osml.model_runner.exceptions import ConfigurationError
+
+from .deployment_options import client_of
+
+if TYPE_CHECKING:
+    from aws.osml.model_runner.client import Result
 
 _EXAMPLES = """\
 examples:
   model-runner view ships.geojson --image harbour.tif
   model-runner view ships.geojson --image harbour.tif --output ships.html --no-open
   model-runner view merged.parquet --before unmerged.parquet
+  model-runner view harbour-7 --stack model-runner --image harbour.tif
 """
+_SUFFIXES = (".geojson", ".geojsonl", ".json", ".parquet", ".gz")
 
 
 def add_parser(commands: Any) -> None:
@@ -21,13 +30,18 @@ def add_parser(commands: Any) -> None:
         help="show a result in the browser, as one HTML file",
         description=(
             "Writes one HTML file that shows a result over its image: classes, scores, properties, coverage. The file"
-            " works without a network and without this program."
+            " works without a network and without this program. A job's result is downloaded first; that needs --stack,"
+            " or the environment variables of a worker."
         ),
         epilog=_EXAMPLES,
     )
-    parser.add_argument("result", type=Path, metavar="RESULT", help="GeoJSON, GeoJSONSeq or GeoParquet file of a job")
     parser.add_argument(
-        "--image", metavar="IMAGE", help="file or URL of the image (default: the file that RESULT names, if it exists)"
+        "result", metavar="RESULT|JOB", help="GeoJSON, GeoJSONSeq or GeoParquet file of a job, or the id of a job"
+    )
+    parser.add_argument(
+        "--image",
+        metavar="IMAGE",
+        help="file or URL of the image (default: the file that RESULT names, if it exists)",
     )
     parser.add_argument(
         "--before", type=Path, metavar="FILE", help="result of the same job by `merge --algorithm NONE`"
@@ -38,6 +52,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="HTML file to write (default: RESULT with .html as its suffix)"
     )
+    parser.add_argument("--stack", metavar="NAME", help="stack of deploy/data-plane.yaml that has run JOB")
     parser.add_argument("--no-open", action="store_true", help="write the file without opening a browser")
     parser.set_defaults(run=run)
 
@@ -47,16 +62,42 @@ def run(arguments: argparse.Namespace) -> int:
     from aws.osml.model_runner.local.output_file import OutputFile
     from aws.osml.model_runner.local.result_view import write_view
 
-    result = arguments.result.expanduser()
-    output = (arguments.output or page_path(result)).expanduser()
-    given = (result, arguments.image, arguments.before, arguments.coverage)
-    OutputFile.prepared(output, [str(path) for path in given if path is not None])
-    for note in write_view(result, output, arguments.image, arguments.before, arguments.coverage):
-        sys.stderr.write(f"model-runner: {note}\n")
-    sys.stdout.write(f"{output}\n")
-    if not arguments.no_open:
-        webbrowser.open(output.resolve().as_uri())
+    path = Path(arguments.result).expanduser()
+    is_file = path.exists() or path.name.endswith(_SUFFIXES)
+    for result in [path] if is_file else _downloaded(arguments):
+        output = (arguments.output or page_path(result)).expanduser()
+        given = (result, arguments.image, arguments.before, arguments.coverage)
+        OutputFile.prepared(output, [str(name) for name in given if name is not None])
+        for note in write_view(result, output, arguments.image, arguments.before, arguments.coverage):
+            sys.stderr.write(f"model-runner: {note}\n")
+        sys.stdout.write(f"{output}\n")
+        if not arguments.no_open:
+            webbrowser.open(output.resolve().as_uri())
     return 0
+
+
+def _downloaded(arguments: argparse.Namespace) -> list[Path]:
+    """Download the first result of each image of a job into the current directory, and return the files."""
+    from aws.osml.model_runner.local.output_file import OutputFile
+
+    job = client_of(arguments).job(arguments.result)
+    first: dict[str, Result] = {}
+    for result in job.results():
+        first.setdefault(result.image_url, result)
+    if not first:
+        raise ConfigurationError(f"no output of job {arguments.result} is in S3")
+    if arguments.output and len(first) > 1:
+        raise ConfigurationError(f"--output: job {arguments.result} has {len(first)} images, and each has a page")
+    paths = []
+    for result in first.values():
+        path = Path(result.key.rpartition("/")[2])
+        try:
+            body = job.download(result)
+        except FileNotFoundError as err:
+            raise ConfigurationError(f"{result.url} does not exist: has the job delivered it?") from err
+        OutputFile.prepared(path).write(body)
+        paths.append(path)
+    return paths
 
 
 def page_path(result: Path) -> Path:
