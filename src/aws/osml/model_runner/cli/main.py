@@ -14,6 +14,7 @@ from . import (
     demo_command,
     health_command,
     merge_command,
+    plan_command,
     queues_command,
     redrive_command,
     run_command,
@@ -27,6 +28,7 @@ from .local_commands import TerminatedError
 COMMANDS = (
     serve_command,
     health_command,
+    plan_command,
     submit_command,
     status_command,
     queues_command,
@@ -43,6 +45,7 @@ _EXAMPLES = """\
 examples:
   model-runner demo
   model-runner run harbour.tif --model http://127.0.0.1:8080/invocations
+  model-runner plan harbour.tif --calls-per-second 20
   model-runner COMMAND --help
 """
 

@@ -1,14 +1,40 @@
-"""Options of ``run`` for the pixels that the model gets, as ``imageProcessorInput`` of an image request."""
+"""Options of ``run`` and ``plan`` for the tiles that the model gets, and their members of an image request."""
 
 import argparse
+from collections.abc import Mapping
 from typing import Any
+
+from aws.osml.model_runner.common.typing import VALID_IMAGE_COMPRESSION, VALID_IMAGE_FORMATS
 
 # How the parts of --stretch that follow its type are called in a request, and the parts that each type may have.
 _STRETCH_PARTS = {"none": (), "minmax": ("min", "max"), "percentile": ("lower", "upper"), "sigma": ("n",)}
 
+# Members of a request for the options of tiles that are not given.
+TILE_DEFAULTS: Mapping[str, Any] = {
+    "imageProcessorTileSize": 1024,
+    "imageProcessorTileOverlap": 128,
+    "imageProcessorTileFormat": "GTIFF",
+    "imageProcessorTileCompression": "NONE",
+}
 
-def add_pixel_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options."""
+
+def add_tile_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for size, format and pixels of tiles, and for the region of interest."""
+    tiles = parser.add_argument_group("tiles")
+    size, overlap, tile_format, compression = TILE_DEFAULTS.values()
+    tiles.add_argument("--tile-size", type=int, default=size, metavar="PIXELS", help="width and height")
+    tiles.add_argument(
+        "--overlap", type=int, default=overlap, metavar="PIXELS", help="least overlap of neighbouring tiles"
+    )
+    tiles.add_argument(
+        "--format",
+        choices=VALID_IMAGE_FORMATS,
+        default=tile_format,
+        help="file format of the tiles that the model gets",
+    )
+    tiles.add_argument(
+        "--compression", choices=VALID_IMAGE_COMPRESSION, default=compression, help="compression of the tiles"
+    )
     pixels = parser.add_argument_group("pixels that the model gets (default: the image's own)")
     pixels.add_argument(
         "--bands", type=_bands, metavar="LIST", help="numbers or names in the order of the model, such as 5,3,2"
@@ -27,6 +53,9 @@ def add_pixel_options(parser: argparse.ArgumentParser) -> None:
         "--resampling", choices=("nearest", "bilinear", "cubic", "average"), help="method of --gsd and --scale"
     )
     pixels.add_argument("--nodata-fill", type=float, metavar="VALUE", help="sample of pixels that are not valid")
+    parser.add_argument(
+        "--roi", metavar="WKT", help="region of interest: a POLYGON or MULTIPOLYGON in longitude and latitude"
+    )
 
 
 def processor_input_of(arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -41,6 +70,26 @@ def processor_input_of(arguments: argparse.Namespace) -> dict[str, Any] | None:
         **{name: word and word.upper() for name, word in words.items()},
     }
     return {name: value for name, value in given.items() if value is not None} or None
+
+
+def request_members(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the members of an image request for the options that ``add_tile_options`` adds."""
+    members = {
+        "imageProcessorTileSize": arguments.tile_size,
+        "imageProcessorTileOverlap": arguments.overlap,
+        "imageProcessorTileFormat": arguments.format,
+        "imageProcessorTileCompression": arguments.compression,
+        "imageProcessorInput": processor_input_of(arguments),
+        "regionOfInterest": arguments.roi,
+    }
+    return {name: value for name, value in members.items() if value is not None}
+
+
+def whole_number(text: str) -> int:
+    """Return the number of an option; raises ArgumentTypeError unless it is a whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
 
 
 def _bands(text: str) -> list[int | str]:

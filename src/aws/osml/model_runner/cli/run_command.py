@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from aws.osml.model_runner.common.typing import VALID_IMAGE_COMPRESSION, VALID_IMAGE_FORMATS, RequestStatus
+from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.exceptions import ConfigurationError, ModelRunnerError
 
 from .local_commands import ended_by_sigterm, require_local_extra
-from .pixel_options import add_pixel_options, processor_input_of
+from .pixel_options import add_tile_options, processor_input_of, whole_number
 from .protocol_options import add_protocol_options, protocol_of
 from .view_command import page_path
 
@@ -83,20 +83,8 @@ def add_parser(commands: Any) -> None:
         metavar="SECONDS",
         help="end the run when the model or the image store does not respond for so long",
     )
-    tiles = parser.add_argument_group("tiles")
-    tiles.add_argument("--tile-size", type=int, default=1024, metavar="PIXELS", help="width and height")
-    tiles.add_argument("--overlap", type=int, default=128, metavar="PIXELS", help="least overlap of neighbouring tiles")
-    tiles.add_argument(
-        "--format", choices=VALID_IMAGE_FORMATS, default="GTIFF", help="file format of the tiles that the model gets"
-    )
-    tiles.add_argument(
-        "--compression", choices=VALID_IMAGE_COMPRESSION, default="NONE", help="compression of the tiles"
-    )
-    add_pixel_options(parser)
+    add_tile_options(parser)
     add_protocol_options(parser)
-    parser.add_argument(
-        "--roi", metavar="WKT", help="region of interest: a POLYGON or MULTIPOLYGON in longitude and latitude"
-    )
     parser.add_argument(
         "--merge", choices=MERGES, help="how features of one object in several tiles are merged (default: SEAM)"
     )
@@ -109,10 +97,12 @@ def add_parser(commands: Any) -> None:
         help="overlap in [0, 1] above which two features are one object (default: 0.5 for SEAM, 0.75 for NMS)",
     )
     parser.add_argument(
-        "--region-size", type=_count, metavar="PIXELS", help="largest side of a region (default: 10240)"
+        "--region-size", type=whole_number, metavar="PIXELS", help="largest side of a region (default: 10240)"
     )
-    parser.add_argument("--workers", type=_count, default=1, metavar="N", help="worker processes")
-    parser.add_argument("--calls", type=_count, default=4, metavar="N", help="concurrent model calls of each worker")
+    parser.add_argument("--workers", type=whole_number, default=1, metavar="N", help="worker processes")
+    parser.add_argument(
+        "--calls", type=whole_number, default=4, metavar="N", help="concurrent model calls of each worker"
+    )
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the logs of the local stack in this directory")
     parser.add_argument(
         "--no-view", action="store_true", help="write neither the page nor the picture of the result beside FILE"
@@ -128,12 +118,6 @@ def _json_object(text: str) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise argparse.ArgumentTypeError(f"{text!r} is not a JSON object")
     return document
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
 
 
 def _seconds(text: str) -> float:

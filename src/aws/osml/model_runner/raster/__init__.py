@@ -6,15 +6,18 @@ from .georeference import extents, georeference_of, image_to_world, is_quick, wo
 from .handle_pool import AwsKeys
 from .image_source import ImageSource, open_image
 from .overview_picture import overview_picture, place_grid, preview_picture
+from .pixel_size import pixel_size_m
 from .pixels import decode_tile, read_window, write_geotiff
 from .preparation import Preparation
 from .settings import RasterSettings, configure_gdal
 from .source_metadata import source_metadata
+from .stored_blocks import BlockSizes, file_bytes, known_block_sizes
 from .tile_encoder import TileEncoder
 from .tile_pixels import prepare
 
 __all__ = [
     "AwsKeys",
+    "BlockSizes",
     "ImageBreaksOffError",
     "ImageSource",
     "ImageUnreachableError",
@@ -24,12 +27,15 @@ __all__ = [
     "configure_gdal",
     "decode_tile",
     "extents",
+    "file_bytes",
     "georeference_of",
     "image_to_world",
     "is_quick",
+    "known_block_sizes",
     "open_elevation_model",
     "open_image",
     "overview_picture",
+    "pixel_size_m",
     "place_grid",
     "prepare",
     "preview_picture",

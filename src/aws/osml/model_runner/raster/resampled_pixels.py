@@ -16,6 +16,7 @@ from .image_source import ImageSource
 from .overviews import Level, level_for
 from .preparation import Preparation
 from .resampling import AxisCache, AxisWeights, kernel_width, nearest_pixels, resampled
+from .stored_blocks import BlockRead
 from .tile_pixels import PreparedPixels
 from .validity import Validity
 from .window import corner_of
@@ -60,17 +61,26 @@ class ResampledPixels(PreparedPixels):
         pixels = size.width * size.height * self._ratio.x * self._ratio.y * (1.0 if is_nearest else share)
         return int(pixels * np.dtype(self._preparation.source_dtype).itemsize * len(self._read_bands))
 
+    def block_read(self, handle: ImageHandle, tile: ImageRegion) -> BlockRead:
+        """Return the window that is read for a tile; see ``TilePixels.block_read``."""
+        if self._preparation.resampling == "NEAREST":
+            whole, (row, col) = super().block_read(handle, tile), tile.origin
+            # The first and the last pixel of each axis.
+            columns = nearest_pixels(self._ratio.x, col, tile.size.width, self._source.width)[[0, -1]].tolist()
+            lines = nearest_pixels(self._ratio.y, row, tile.size.height, self._source.height)[[0, -1]].tolist()
+            size = ImageDimensions(columns[1] - columns[0] + 1, lines[1] - lines[0] + 1)
+            return whole._replace(window=ImageRegion(ImageCoord(lines[0], columns[0]), size))
+        level = self._level_of(handle)
+        _, across, down = self._all_weights(level, tile)
+        window = ImageRegion(ImageCoord(down.first, across.first), ImageDimensions(across.width, down.width))
+        return super().block_read(handle, tile)._replace(level=level, window=window)
+
     def _fill(self, handle: ImageHandle, tile: ImageRegion, out: npt.NDArray[Any]) -> None:
         if self._preparation.resampling == "NEAREST":
             self._fill_nearest(handle, tile, out)
             return
         level = self._level_of(handle)
-        (row, col), (width, height) = tile
-        ratio = PixelRatio(
-            self._ratio.x * level.width / self._source.width, self._ratio.y * level.height / self._source.height
-        )
-        all_across = self._weights(ratio.x, col, width, level.width)
-        all_down = self._weights(ratio.y, row, height, level.height)
+        ratio, all_across, all_down = self._all_weights(level, tile)
         kernel = partial(kernel_width, self._preparation.resampling)
         for rows, columns in self._parts(handle, level, tile, ratio, kernel):
             down, across = all_down.part(rows.start, rows.stop), all_across.part(columns.start, columns.stop)
@@ -116,6 +126,15 @@ class ResampledPixels(PreparedPixels):
             for index, number in enumerate(self._preparation.bands):
                 samples = source[self._read_bands.index(number)][chosen]
                 self._map(handle, index).apply(samples, chosen_mask, out[rows, columns, index])
+
+    def _all_weights(self, level: Level, tile: ImageRegion) -> tuple[PixelRatio, AxisWeights, AxisWeights]:
+        """Return the pixels of a level per model pixel, and the weights of a tile's columns and rows."""
+        (row, col), (width, height) = tile
+        ratio = PixelRatio(
+            self._ratio.x * level.width / self._source.width, self._ratio.y * level.height / self._source.height
+        )
+        across = self._weights(ratio.x, col, width, level.width)
+        return ratio, across, self._weights(ratio.y, row, height, level.height)
 
     def _weights(self, ratio: float, start: int, count: int, length: int) -> AxisWeights:
         return _AXES.weights(self._preparation.resampling, ratio, start, count, length, self._work_type)

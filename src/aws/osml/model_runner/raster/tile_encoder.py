@@ -30,6 +30,7 @@ from .preparation import Preparation
 from .read_ahead import ReadAhead
 from .resampled_pixels import pixels_of
 from .sensor_model import UNREADABLE
+from .stored_blocks import StoredBlocks, file_bytes, known_block_sizes
 from .tile_formats import Samples, TilePlan, plan_tile
 from .tile_pixels import TilePixels
 from .transfers import last_warning
@@ -100,6 +101,21 @@ class TileEncoder:
             return 0
         size = tile.size.width * tile.size.height * self.pixel_bytes
         return len(self.encode(tile)) if limit - _MAX_HEADER_BYTES < size <= limit else size
+
+    def stored_bytes(self, tiles: Iterable[ImageRegion]) -> int:
+        """Return the bytes of the image's file that hold the pixels of some tiles; see ``StoredBlocks``."""
+        known_by, size = known_block_sizes(self._source), file_bytes(self._source)
+
+        def stored(handle: ImageHandle) -> int:
+            blocks = handle.companion("blocks", lambda dataset: StoredBlocks(dataset, known_by, size))
+            return blocks.bytes_of(self._pixels.block_read(handle, tile) for tile in tiles)
+
+        return self._source.read(stored)
+
+    @property
+    def has_fixed_size(self) -> bool:
+        """True where the length of an encoded tile follows from its size, because pixels are not compressed."""
+        return not self._plan.compresses
 
     @property
     def pixel_bytes(self) -> int:

@@ -22,6 +22,7 @@ from .overviews import Level
 from .pixel_map import PixelMap
 from .pixel_size import pixel_size_m
 from .preparation import BandFacts, ImageFacts, Preparation, needs_samples, ranges_of, resolve
+from .stored_blocks import BlockRead
 from .tiff_templates import TiffTemplates
 from .tile_parts import PartAxis, parts_of
 from .validity import Validity, read_mask
@@ -45,6 +46,7 @@ class TilePixels:
 
     def __init__(self, source: ImageSource) -> None:
         self._source = source
+        self._whole = Level(None, source.width, source.height)
         self.width, self.height = source.width, source.height
         self.band_count, self.data_type = source.band_count, source.data_type
         self.samples, self.templates = source.header.samples, source.tiff_templates
@@ -73,6 +75,10 @@ class TilePixels:
         """
         return read_pixels(handle.dataset, tile, self._source.data_type, into)
 
+    def block_read(self, handle: ImageHandle, tile: ImageRegion) -> BlockRead:  # noqa: ARG002 - an overview needs it
+        """Return the window of the image, or of an overview, that ``read`` reads for a tile."""
+        return BlockRead(self._whole, tile, tuple(range(1, self._source.band_count + 1)))
+
     def view(self, handle: ImageHandle, tile: ImageRegion, pixels: npt.NDArray[Any], driver: str) -> Any:
         """Return a dataset in memory with the tile's pixels and the metadata that GDAL's ``driver`` can write."""
         return tile_view(handle.dataset, tile, self._source.data_type, pixels, driver)
@@ -95,7 +101,6 @@ class PreparedPixels(TilePixels):
         self.samples, self.templates = preparation.samples, TiffTemplates()
         self._preparation = preparation
         self._on_part = on_part
-        self._whole = Level(None, source.width, source.height)
         # They end with the region that the tiles belong to: an image stays open for jobs with other preparations.
         self._maps: dict[Hashable, PixelMap] = {}
         self._read_bands = tuple(dict.fromkeys(preparation.bands))
@@ -111,6 +116,11 @@ class PreparedPixels(TilePixels):
         out = np.empty(shape, dtype) if into is None else np.frombuffer(into, dtype).reshape(shape)
         self._fill(handle, tile, out)
         return out
+
+    def block_read(self, handle: ImageHandle, tile: ImageRegion) -> BlockRead:
+        """Return the window that is read for a tile; see ``TilePixels.block_read``."""
+        has_mask = handle.companion("validity", Validity.of).has_mask
+        return BlockRead(self._whole, tile, self._read_bands, has_mask)
 
     def _fill(self, handle: ImageHandle, tile: ImageRegion, out: npt.NDArray[Any]) -> None:
         """Write the samples of a tile to ``out`` (rows, columns, bands)."""
