@@ -189,6 +189,8 @@ class TestTurns:
             *("Invocations", "Duration", "Utilization"),
             *("ApproximateNumberOfRequestsBuffered", "ApproximateNumberOfRequestsVisible"),
         } <= names
+        # Three endpoints of 16 calls, and two regions of four calls each per image.
+        assert [line["WorkWaiting"] for line in lines if "WorkWaiting" in line] == [6]
 
     def test_fifo_scheduler_describes_no_endpoint(self, new_worker, scene, model_server, clock):
         worker = new_worker(DEFAULT_HTTP_ENDPOINT_CONCURRENCY="1")

@@ -15,6 +15,7 @@ from aws.osml.model_runner.scheduler.policy import (
     Reason,
     WaitingImage,
     decide,
+    work_waiting,
 )
 from examples import examples
 
@@ -250,3 +251,24 @@ def test_lane_names_are_distinct(one, other):
 
 def test_account_is_not_taken_for_endpoint():
     assert Lane("12", "e").name != Lane("e", account="12").name
+
+
+WORK = [
+    ("nothing", [], {}, room(), 0),
+    ("running regions", [], {A: LaneLoad(2, 12)}, room(100), 3),
+    ("an image that may start", [image("x", load=8)], {}, room(100), 2),
+    ("both", [image("x", load=8)], {A: LaneLoad(2, 12)}, room(100), 5),
+    ("no more than the endpoint takes", [image("x", load=800)], {A: LaneLoad(2, 12)}, room(16), 4),
+    ("half a region is one", [image("x", load=800)], {}, room(6), 2),
+    ("an endpoint without an instance", [image("x", load=8)], {A: LaneLoad(2, 12)}, room(0), 0),
+    ("each endpoint by itself", [image("x", B, load=8)], {A: LaneLoad(9, 400)}, room(16, 100), 6),
+    ("an image that is not ready", [image("x", ready_at=NOW + 1)], {}, room(100), 0),
+    ("no known capacity", [image("x", load=8)], {A: LaneLoad(9, 400)}, {}, 102),
+]
+
+
+@pytest.mark.parametrize(
+    ("waiting", "loads", "capacities", "regions"), [row[1:] for row in WORK], ids=[r[0] for r in WORK]
+)
+def test_work_waiting_is_what_workers_could_process_now(waiting, loads, capacities, regions):
+    assert work_waiting(waiting, loads, capacities, 4, NOW) == regions

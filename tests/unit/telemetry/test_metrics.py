@@ -47,7 +47,7 @@ def test_values_of_operation_are_one_line(recorder):
     assert line["Invocations"] == [1, 1]
     (metrics,) = line["_aws"]["CloudWatchMetrics"]
     assert metrics["Namespace"] == NAMESPACE == "OSML/ModelRunner"
-    assert metrics["Dimensions"] == [["Operation", "ModelName"]]
+    assert metrics["Dimensions"] == [["Operation", "ModelName"], ["Operation"]]
     assert metrics["Metrics"] == [
         {"Name": "Duration", "Unit": "Seconds"},
         {"Name": "Invocations", "Unit": "Count"},
@@ -70,6 +70,21 @@ def test_each_set_of_dimensions_has_its_own_line(recorder):
         ("Scheduling", None),
     ]
     assert not any("LogGroup" in line for line in lines)
+
+
+def test_each_metric_is_written_for_all_models_together(recorder):
+    recorder.record("ImageProcessing", "Errors", 1, COUNT, ModelName="m", InputFormat="GTIFF")
+    recorder.record("Scheduling", "WorkWaiting", 3)
+    recorder.record(None, "ApproximateNumberOfRequestsVisible", 3)
+    found = [line["_aws"]["CloudWatchMetrics"][0]["Dimensions"] for line in lines_of(recorder)]
+    service = [["LogGroup", "ServiceName", "ServiceType"]]
+    assert found == [[["Operation", "ModelName", "InputFormat"], ["Operation"]], [["Operation"]], service]
+
+
+def test_deployments_have_namespaces_of_their_own():
+    recorder = MetricsRecorder(io.StringIO(), namespace="Team/ships")
+    recorder.record("TileProcessing", "Errors", 1)
+    assert lines_of(recorder)[0]["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Team/ships"
 
 
 def test_flush_writes_once(recorder):

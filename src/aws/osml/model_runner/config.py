@@ -475,6 +475,11 @@ class ServiceConfig(BaseModel):
         default="INFO",
         description="The lowest level that is logged: `DEBUG`, `INFO`, `WARNING` or `ERROR`.",
     )
+    metrics_namespace: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.#:/-]+$", max_length=255)] = _setting(
+        "METRICS_NAMESPACE",
+        default="OSML/ModelRunner",
+        description="CloudWatch namespace of the metrics. Deployments in one account need different ones.",
+    )
     self_throttling: Switch = _setting(
         "SM_SELF_THROTTLING",
         default=False,

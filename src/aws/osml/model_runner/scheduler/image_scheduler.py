@@ -21,7 +21,7 @@ from aws.osml.model_runner.telemetry.metrics import COUNT, MILLISECONDS, PERCENT
 
 from .load import ClusterLoad, LoadRules, cluster_load
 from .look_ahead import waiting_by_endpoint
-from .policy import Decision, Lane, LaneCapacity, LaneLoad, WaitingImage, decide
+from .policy import Decision, Lane, LaneCapacity, LaneLoad, WaitingImage, decide, work_waiting
 
 logger = structlog.get_logger(__name__)
 
@@ -110,6 +110,10 @@ class LockedScheduler:
     def decision(self, found: ClusterLoad, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
         """Return the decision, and the capacities that it used."""
         raise NotImplementedError
+
+    def capacities(self, found: ClusterLoad) -> Mapping[Lane, LaneCapacity]:
+        """Return the capacity of each lane with open jobs; without a description there is no limit."""
+        return dict.fromkeys(found.requests, LaneCapacity())
 
     def receive(self) -> list[ScheduledImage]:
         """Return images to start, at most one per free slot; or an empty list after some seconds.
@@ -275,7 +279,7 @@ class LockedScheduler:
     # Measurements ---------------------------------------------------------------------------------------------------
 
     def _count(self, found: ClusterLoad) -> None:
-        """Record the number of running and waiting images, and of images ready to start, once a minute."""
+        """Record the images that run or wait and those ready to start, and the work that waits, once a minute."""
         now_s = self._now()
         if self._counted_at is not None and now_s - self._counted_at < _COUNTED_EVERY_S:
             return
@@ -284,6 +288,9 @@ class LockedScheduler:
         ready = sum(image.ready_at <= now_s for image in found.waiting.values())
         self._metrics.record("Scheduling", "ApproximateNumberOfRequestsBuffered", running + len(found.waiting), COUNT)
         self._metrics.record("Scheduling", "ApproximateNumberOfRequestsVisible", ready, COUNT)
+        images, rules = found.waiting.values(), self._rules
+        work = work_waiting(images, found.loads, self.capacities(found), rules.calls_per_region, now_s)
+        self._metrics.record("Scheduling", "WorkWaiting", work, COUNT)
         self._metrics.flush()
 
 
@@ -307,11 +314,13 @@ class EndpointLoadImageScheduler(LockedScheduler):
 
     def decision(self, found: ClusterLoad, now_s: float) -> tuple[Decision, Mapping[Lane, LaneCapacity]]:
         """Decide by the load and capacity of each lane."""
-        capacities: dict[Lane, LaneCapacity] = {}
-        for key, image in found.waiting.items():
-            if image.lane not in capacities:
-                capacities[image.lane] = self._capacities.capacity(found.jobs[key].request)
+        lanes = {image.lane for image in found.waiting.values()}
+        capacities = {lane: self._capacities.capacity(found.requests[lane]) for lane in lanes}
         return decide(found.waiting.values(), found.loads, capacities, now_s), capacities
+
+    def capacities(self, found: ClusterLoad) -> Mapping[Lane, LaneCapacity]:
+        """See ``LockedScheduler``."""
+        return {lane: self._capacities.capacity(request) for lane, request in found.requests.items()}
 
 
 _ONE_LANE = Lane("")

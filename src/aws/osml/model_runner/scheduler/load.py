@@ -25,6 +25,8 @@ class ClusterLoad:
     waiting: dict[str, WaitingImage] = field(default_factory=dict)
     loads: dict[Lane, LaneLoad] = field(default_factory=dict)
     jobs: dict[str, OpenJob] = field(default_factory=dict)
+    # A request of each lane, by which its capacity is looked up.
+    requests: dict[Lane, ImageRequest] = field(default_factory=dict)
     # Reasons why jobs were skipped, by image.
     left_out: dict[str, str] = field(default_factory=dict)
 
@@ -82,6 +84,7 @@ def cluster_load(
             else:
                 found.waiting[job.image_id] = _waiting(job, rules)
                 found.jobs[job.image_id] = job
+                found.requests[found.waiting[job.image_id].lane] = job.request
         except Exception as err:  # noqa: BLE001 - one bad row must not stop other images
             found.left_out[job.image_id] = f"{type(err).__name__}: {err}"
     progress = progress_of([job for job in running if job.planned_time is not None])
@@ -94,6 +97,7 @@ def cluster_load(
         if regions:
             load = found.loads.get(lane, LaneLoad())
             found.loads[lane] = LaneLoad(load.images + 1, load.calls + regions * rules.calls_per_region)
+            found.requests[lane] = job.request
     return found
 
 

@@ -140,6 +140,26 @@ def decide(
     return Decision(None, Reason.ALL_FULL, tuple(full))
 
 
+def work_waiting(
+    waiting: Iterable[WaitingImage],
+    loads: Mapping[Lane, LaneLoad],
+    capacities: Mapping[Lane, LaneCapacity],
+    calls_per_region: int,
+    now_s: float,
+) -> int:
+    """Return the number of regions that workers could process now: of running images, and of images that may start.
+
+    A lane counts as many regions as its capacity has calls for. So work that waits for a full endpoint, or for an
+    endpoint without an instance, requires no further worker. A lane without a known capacity counts all its regions.
+    """
+    calls = {lane: load.calls for lane, load in loads.items()}
+    for image in waiting:
+        if image.ready_at <= now_s:
+            calls[image.lane] = calls.get(image.lane, 0) + image.load
+    usable = (min(count, capacities.get(lane, _UNLIMITED).calls) for lane, count in calls.items())
+    return sum(math.ceil(count / calls_per_region) for count in usable)
+
+
 def _reason_to_start(image: WaitingImage, load: LaneLoad, target: float) -> Reason | None:
     """Return the reason why the first image of a lane starts now, or None while it has to wait.
 

@@ -63,9 +63,15 @@ def create_metrics_logger() -> MetricsLogger:
 class MetricsRecorder:
     """Collects measurements from any number of threads until ``flush`` writes them."""
 
-    def __init__(self, stream: TextIO | None = None, now: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(
+        self,
+        stream: TextIO | None = None,
+        now: Callable[[], float] = time.perf_counter,
+        namespace: str = NAMESPACE,
+    ) -> None:
         self._stream = stream
         self._now = now
+        self._namespace = namespace
         self._lock = threading.Lock()
         self._scopes: dict[_Scope, dict[tuple[str, str], list[float]]] = {}
         self._models: set[str] = set()
@@ -107,7 +113,7 @@ class MetricsRecorder:
         stream = sys.stdout if self._stream is None else self._stream
         if stream.isatty():
             return
-        lines = [line for scope, metrics in scopes.items() for line in _lines(scope, metrics)]
+        lines = [line for scope, metrics in scopes.items() for line in _lines(self._namespace, scope, metrics)]
         if lines:
             stream.write("".join(f"{line}\n" for line in lines))
             stream.flush()
@@ -128,9 +134,11 @@ def _dimension_value(value: str) -> str:
     return text[:_MAX_DIMENSION_CHARACTERS] if text[:_MAX_DIMENSION_CHARACTERS].strip() else "Unknown"
 
 
-def _lines(scope: _Scope, metrics: dict[tuple[str, str], list[float]]) -> list[str]:
-    context = MetricsContext(namespace=NAMESPACE)
-    context.set_dimensions([dict(scope)])
+def _lines(namespace: str, scope: _Scope, metrics: dict[tuple[str, str], list[float]]) -> list[str]:
+    context = MetricsContext(namespace=namespace)
+    # An alarm needs one metric for all models and formats; CloudWatch adds up no dimensions by itself.
+    operation = {name: value for name, value in scope if name == "Operation"}
+    context.set_dimensions([dict(scope), *([operation] if operation and len(scope) > 1 else [])])
     for (metric, unit), values in metrics.items():
         for value in values:
             context.put_metric(metric, value, unit)

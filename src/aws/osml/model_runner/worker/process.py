@@ -120,7 +120,7 @@ class WorkerProcess:
                 max_encoded_bytes=share_of_memory(config.tile_queue_bytes),
             ),
             leases=LeaseKeeper(config.region_lease_s / _BEATS_PER_LEASE, config.tile_stall_s, on_stall=on_stall),
-            metrics=MetricsRecorder(),
+            metrics=MetricsRecorder(namespace=config.metrics_namespace),
             elevation_model=open_elevation_model(
                 config.elevation_data_location,
                 config.elevation_data_extension,
