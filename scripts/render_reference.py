@@ -1,4 +1,4 @@
-"""Writes what follows from code in docs/reference: ``.venv/bin/python scripts/render_reference.py [--check]``.
+"""Writes what follows from code and templates in docs: ``.venv/bin/python scripts/render_reference.py [--check]``.
 
 A generated part stands between two comments; the text around it is written by hand.
 """
@@ -8,6 +8,9 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from aws.osml.model_runner.cli.main import build_parser
 from aws.osml.model_runner.config import Setting, documented_settings
@@ -42,9 +45,71 @@ def options_of(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:
     return (action for action in _actions(parser) if action.dest != "help")
 
 
+class _TemplateLoader(yaml.SafeLoader):
+    """Reads a template without evaluating it: ``!Ref X`` becomes ``{"!Ref": "X"}``."""
+
+
+def _function(loader: _TemplateLoader, name: str, node: yaml.Node) -> dict[str, Any]:
+    if isinstance(node, yaml.ScalarNode):
+        return {f"!{name}": loader.construct_scalar(node)}
+    return {f"!{name}": loader.construct_sequence(node, deep=True)}  # type: ignore[arg-type]
+
+
+_TemplateLoader.add_multi_constructor("!", _function)
+
+
+def template(name: str) -> Mapping[str, Any]:
+    """Return a template of CloudFormation."""
+    found: Mapping[str, Any] = yaml.load(
+        (REFERENCE.parents[1] / "deploy" / name).read_text(),
+        Loader=_TemplateLoader,  # noqa: S506 - from SafeLoader
+    )
+    return found
+
+
+def parameter_table(name: str) -> str:
+    """Return one row for each parameter of a template."""
+    rows = []
+    for parameter, facts in template(name)["Parameters"].items():
+        default = "*required*" if "Default" not in facts else f"`{facts['Default']}`" if facts["Default"] != "" else ""
+        rows.append(f"| `{parameter}` | {default} | {_cell(facts['Description'])} |")
+    return "\n".join(["| Parameter | Default | Meaning |", "|---|---|---|", *rows])
+
+
+def permission_table() -> str:
+    """Return one row for each statement of the workers' role."""
+    rows = []
+    for policy in template("service.yaml")["Resources"]["TaskRole"]["Properties"]["Policies"]:
+        condition, document = (policy["!If"][0], policy["!If"][1]) if "!If" in policy else ("", policy)
+        for statement in document["PolicyDocument"]["Statement"]:
+            actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+            shown = ", ".join(f"`{action}`" for action in actions)
+            resources = ", ".join(f"`{resource}`" for resource in _resources(statement["Resource"]))
+            rows.append(f"| {shown} | {resources} | {f'`{condition}`' if condition else 'always'} |")
+    return "\n".join(["| Actions | Output of the data plane, or parameter | Condition |", "|---|---|---|", *rows])
+
+
+def _resources(value: Any) -> Iterator[str]:
+    """Yield the imported outputs and the parameters in the resources of a statement."""
+    if isinstance(value, Mapping):
+        for function, argument in value.items():
+            if function == "!Ref":
+                yield argument
+            elif function == "!Sub":
+                yield argument.partition(":")[2]
+            else:
+                yield from _resources(argument)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _resources(item)
+
+
 PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
     "environment": ("environment.md", environment_table),
     "commands": ("command-line.md", command_sections),
+    "data-plane parameters": ("../how-to/deploy-the-data-plane.md", lambda: parameter_table("data-plane.yaml")),
+    "service parameters": ("../how-to/deploy-the-service.md", lambda: parameter_table("service.yaml")),
+    "service permissions": ("../how-to/deploy-the-service.md", permission_table),
 }
 
 
@@ -60,7 +125,7 @@ def rendered(name: str, page: str) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Write every page that is out of date, or, with ``--check``, only name them and return 1."""
-    parser = argparse.ArgumentParser(description="Renew the generated parts of docs/reference.")
+    parser = argparse.ArgumentParser(description="Renew the generated parts of the documentation.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is out of date")
     is_check = parser.parse_args(argv).check
     stale = []

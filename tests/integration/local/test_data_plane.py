@@ -8,13 +8,15 @@ import pytest
 from aws.osml.model_runner.common.job_rules import TILE_MARGIN_S
 from aws.osml.model_runner.config import documented_settings
 from aws.osml.model_runner.exceptions import LocalStackError
-from aws.osml.model_runner.local.stack.data_plane import create_data_plane, template_text
+from aws.osml.model_runner.local.stack.data_plane import LOCAL_PARAMETERS, create_data_plane, template_text
 
 VARIABLES = {
     "IMAGE_QUEUE", "IMAGE_DLQ", "REGION_QUEUE", "REGION_DLQ", "IMAGE_STATUS_TOPIC", "REGION_STATUS_TOPIC", "JOB_TABLE",
     "REGION_REQUEST_TABLE", "FEATURE_TABLE", "OUTSTANDING_JOBS_TABLE", "ENDPOINT_TABLE", "WORK_BUCKET",
     "RESULT_BUCKET", "RESULT_STREAM",
 }  # fmt: skip
+# A topic's own output is its ARN.
+ARNS = {f"{variable}_ARN" for variable in VARIABLES if not variable.endswith("_TOPIC")}
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +30,9 @@ def queue_attributes(emulator, url):
 
 
 def test_every_variable_of_worker_is_filled(data_plane):
-    assert set(data_plane.environment) == VARIABLES
+    assert set(data_plane.environment) == VARIABLES | ARNS
     assert all(data_plane.environment.values())
+    assert all(data_plane.environment[name].startswith("arn:") for name in ARNS)
 
 
 @pytest.mark.parametrize(("queue", "visibility_s", "receives"), [("IMAGE", 120, 20), ("REGION", 90, 1000)])
@@ -40,7 +43,8 @@ def test_queue_has_designed_visibility_and_receive_limit(emulator, data_plane, q
     assert int(attributes["VisibilityTimeout"]) == visibility_s
     assert int(redrive["maxReceiveCount"]) == receives
     assert redrive["deadLetterTargetArn"] == dead_letters["QueueArn"]
-    assert attributes["MessageRetentionPeriod"] == dead_letters["MessageRetentionPeriod"] == str(14 * 86400)
+    # A message keeps its age in a dead-letter queue, so a week is left there.
+    assert (attributes["MessageRetentionPeriod"], dead_letters["MessageRetentionPeriod"]) == ("604800", "1209600")
     assert attributes["SqsManagedSseEnabled"] == dead_letters["SqsManagedSseEnabled"] == "true"
 
 
@@ -91,7 +95,7 @@ def test_objects_of_work_bucket_live_as_long_as_their_rows():
 
 def test_without_parameters_there_is_no_stream(emulator, data_plane):
     other = create_data_plane(emulator.client, f"{data_plane.name}-bare", {})
-    assert set(other.environment) == VARIABLES - {"RESULT_STREAM"}
+    assert set(other.environment) == (VARIABLES | ARNS) - {"RESULT_STREAM", "RESULT_STREAM_ARN"}
 
 
 def test_stream_stores_records_and_topic_reaches_queue(emulator, data_plane):
@@ -121,8 +125,35 @@ def test_resource_that_cannot_be_made_is_named(emulator, data_plane):
         create_data_plane(emulator.client, f"{data_plane.name}-refused", taken)
 
 
-def test_outputs_are_described_by_their_variables():
+def test_outputs_are_described_by_their_variables_and_exported():
     outputs = template_text().split("\nOutputs:\n")[1]
-    pairs = re.findall(r"^  (\w+):\n    Description: (\w+)$", outputs, flags=re.MULTILINE)
-    assert {variable for _, variable in pairs} == VARIABLES
+    pairs = re.findall(r"^  (\w+):\n(?:    Condition: \w+\n)?    Description: (\w+)$", outputs, flags=re.MULTILINE)
+    assert {variable for _, variable in pairs} == VARIABLES | ARNS | {"KEY_ARN"}
     assert all(key == variable.replace("_", "") for key, variable in pairs)
+    assert all(f'Export: {{Name: !Sub "${{AWS::StackName}}:{key}"}}' in outputs for key, _ in pairs)
+
+
+def test_one_key_encrypts_all(emulator, data_plane):
+    key = "arn:aws:kms:us-west-2:000000000000:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+    encrypted = create_data_plane(emulator.client, f"{data_plane.name}-key", LOCAL_PARAMETERS | {"KeyArn": key})
+    environment = encrypted.environment
+    assert environment["KEY_ARN"] == key
+    for queue in ("IMAGE_QUEUE", "IMAGE_DLQ", "REGION_QUEUE", "REGION_DLQ"):
+        assert queue_attributes(emulator, environment[queue])["KmsMasterKeyId"] == key
+    # The emulator drops the keys of buckets, topics, tables and the stream.
+    assert template_text().count("KMSMasterKeyID: !If [HasKey, !Ref KeyArn, !Ref AWS::NoValue]") == 2
+    assert template_text().count("KmsMasterKeyId: !If [HasKey, !Ref KeyArn, alias/aws/sns]") == 2
+    assert template_text().count("KMSMasterKeyId: !Ref KeyArn}") == 5
+    assert "KeyId: !If [HasKey, !Ref KeyArn, alias/aws/kinesis]" in template_text()
+
+
+def test_queues_and_topics_refuse_transport_without_encryption(emulator, data_plane):
+    for queue in ("IMAGE_QUEUE", "IMAGE_DLQ", "REGION_QUEUE", "REGION_DLQ"):
+        (statement,) = json.loads(queue_attributes(emulator, data_plane.environment[queue])["Policy"])["Statement"]
+        assert (statement["Effect"], statement["Action"]) == ("Deny", "sqs:*")
+        assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+        assert data_plane.environment[f"{queue}_ARN"] in statement["Resource"]
+    for topic in ("IMAGE_STATUS_TOPIC", "REGION_STATUS_TOPIC"):
+        attributes = emulator.client("sns").get_topic_attributes(TopicArn=data_plane.environment[topic])["Attributes"]
+        (statement,) = json.loads(attributes["Policy"])["Statement"]
+        assert (statement["Effect"], statement["Action"]) == ("Deny", "sns:Publish")

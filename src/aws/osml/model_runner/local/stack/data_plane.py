@@ -15,7 +15,7 @@ TEMPLATE_NAME = "data-plane.yaml"
 POLL_S = 0.05
 CREATE_TIMEOUT_S = 60.0
 # On AWS these parameters protect data; the emulator loses all data when it ends.
-LOCAL_PARAMETERS = {"PointInTimeRecovery": "false", "StreamMode": "PROVISIONED"}
+LOCAL_PARAMETERS = {"PointInTimeRecovery": "false", "DeletionProtection": "false", "StreamMode": "PROVISIONED"}
 
 
 @dataclass(frozen=True)

@@ -42,13 +42,21 @@ class Emulator:
     """A context manager: the emulator runs inside the ``with`` block, and its data is lost at the end.
 
     ``command`` starts an emulator that is installed in another environment. ``url`` is its address. The emulator serves
-    requests that are signed with ``access_key`` (None: with any key), and refuses requests of browsers.
+    requests that are signed with ``access_key`` (None: with any key), and refuses requests of browsers. ``services``
+    are the emulated services, separated by commas.
     """
 
-    def __init__(self, directory: Path, command: Sequence[str] | None = None, access_key: str | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        command: Sequence[str] | None = None,
+        access_key: str | None = None,
+        services: str = SERVICES,
+    ) -> None:
         self.directory = directory
         self.command = command
         self.access_key = access_key
+        self.services = services
         self.url = ""
         self._children = ExitStack()
         self._process: ChildProcess | None = None
@@ -103,7 +111,7 @@ class Emulator:
             "MINISTACK_HOST": LOOPBACK,
             "GATEWAY_PORT": str(port),
             "MINISTACK_REGION": REGION,
-            "SERVICES": SERVICES,
+            "SERVICES": self.services,
             ACCESS_KEY_VARIABLE: self.access_key or "",
             "LOG_LEVEL": "WARNING",
             # These listen on every interface and ignore BIND_HOST.
