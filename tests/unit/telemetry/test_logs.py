@@ -317,7 +317,7 @@ def test_terminal_gets_lines_for_people(logged, terminal, monkeypatch, is_plain)
         ]
 
 
-def test_text_of_stranger_does_not_change_terminal(logged, terminal, monkeypatch):
+def test_untrusted_text_does_not_change_terminal(logged, terminal, monkeypatch):
     monkeypatch.setenv("NO_COLOR", "1")
     stream, shown = terminal
     logged(stream=stream)
