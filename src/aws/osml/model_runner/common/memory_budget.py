@@ -75,7 +75,13 @@ class MemoryShare:
         gives_up_at: float | None = None
         while not self._try_to_read(size):
             self._on_wait()
-            if self._has_to_give_way(gives_up_at):
+            # An older aggregation may wait for this one's memory, or this one waited too long for others.
+            with self._budget.lock:
+                others = [share for share in self._budget.shares if share is not self and share.held_bytes]
+                older = self._budget.shares[: self._budget.shares.index(self)]
+            is_in_the_way = self.held_bytes > 0 and any(share._is_waiting for share in older)
+            is_late = bool(older) and gives_up_at is not None and self._budget.now() >= gives_up_at
+            if others and (is_in_the_way or is_late):
                 raise AggregationDeferredError(f"other aggregations hold the memory of {budget.setting}")
             gives_up_at = gives_up_at or budget.now() + _WAIT_S
             budget.pause(_POLL_S)
@@ -107,12 +113,3 @@ class MemoryShare:
                 self._reading += size
             self._is_waiting = not is_room
             return is_room
-
-    def _has_to_give_way(self, gives_up_at: float | None) -> bool:
-        """Return True when an older aggregation waits for this one's memory, or this one waited too long for others."""
-        with self._budget.lock:
-            others = [share for share in self._budget.shares if share is not self and share.held_bytes]
-            older = self._budget.shares[: self._budget.shares.index(self)]
-        is_in_the_way = self.held_bytes > 0 and any(share._is_waiting for share in older)
-        is_late = bool(older) and gives_up_at is not None and self._budget.now() >= gives_up_at
-        return bool(others) and (is_in_the_way or is_late)

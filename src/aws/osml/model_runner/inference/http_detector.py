@@ -105,11 +105,14 @@ class HTTPDetector(Detector):
         self._count_request()
         deadline_s = time.monotonic() + self.timeouts.connect_s + self.timeouts.total_s
         try:
+            headers = header_parameters(self.parameters, self.endpoint)
+            if media_type and "content-type" not in map(str.lower, headers):
+                headers["Content-Type"] = media_type
             response = self.http_pool.request(
                 "POST",
                 self.endpoint,
                 body=body,  # type: ignore[arg-type]  # urllib3 sends any object with bytes as it is
-                headers=self._headers(media_type),
+                headers={**headers, "Accept-Encoding": "identity"},
                 preload_content=False,
                 decode_content=False,
                 redirect=False,
@@ -123,13 +126,6 @@ class HTTPDetector(Detector):
     def close(self) -> None:
         """Close the idle connections; a later call opens new ones."""
         self.http_pool.clear()
-
-    def _headers(self, media_type: str | None) -> dict[str, str]:
-        """Return the headers of a call; a parameter ``Content-Type``, in any case, replaces the body's media type."""
-        headers = header_parameters(self.parameters, self.endpoint)
-        if media_type and "content-type" not in map(str.lower, headers):
-            headers["Content-Type"] = media_type
-        return {**headers, "Accept-Encoding": "identity"}
 
     def _body(self, response: BaseHTTPResponse, deadline_s: float) -> bytes:
         """Return the body of a response with status 200; the connection is reusable or closed after any outcome."""

@@ -80,7 +80,9 @@ class HttpCopies:
         """Forget the copy of another version than that of ``response``."""
         with self._lock:
             copy = self._copies.get(url)
-            if copy is not None and _differ(copy.version, _version_of(response)):
+            # A response to HEAD may lack some of the headers that tell versions apart.
+            pairs = () if copy is None else zip(copy.version, _version_of(response), strict=True)
+            if any(None not in pair and pair[0] != pair[1] for pair in pairs):
                 del self._copies[url]
 
 
@@ -106,11 +108,6 @@ def _copied(response: BaseHTTPResponse) -> Copy:
         # Other threads may still read a copy that is forgotten, so its file closes with the last reference.
         weakref.finalize(copy, opened.pop_all().close)
     return copy
-
-
-def _differ(version: Version, other: Version) -> bool:
-    """Return whether a header that both responses have differs: a response to HEAD may lack some."""
-    return any(None not in pair and pair[0] != pair[1] for pair in zip(version, other, strict=True))
 
 
 def _version_of(response: BaseHTTPResponse) -> Version:

@@ -51,7 +51,11 @@ class PixelMap:
         rows_at_once = max(1, _STRIP_SAMPLES // max(1, source.shape[1]))
         for first in range(0, len(source), rows_at_once):
             rows = slice(first, first + rows_at_once)
-            out[rows] = self._mapped(source[rows])
+            if self._table is not None:
+                codes = source[rows].view(f"u{source.itemsize}")
+                out[rows] = np.take(self._table, codes, mode="clip")
+            else:
+                out[rows] = self._computed(source[rows])
             if mask is not None:
                 out[rows][mask[rows] == 0] = self._fill
 
@@ -85,12 +89,6 @@ class PixelMap:
         if self._nodata is not None:
             is_valid &= source != self._nodata
         return is_valid if mask is None else is_valid & (mask != 0)
-
-    def _mapped(self, source: Array) -> Array:
-        if self._table is not None:
-            codes = source.view(f"u{source.itemsize}")
-            return np.take(self._table, codes, mode="clip")
-        return self._computed(source)
 
     def _computed(self, source: Array) -> Array:
         is_invalid = np.zeros(source.shape, np.bool_) if source.dtype.kind == "V" else ~np.isfinite(source)

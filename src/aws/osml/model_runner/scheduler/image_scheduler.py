@@ -121,7 +121,15 @@ class LockedScheduler:
         After a change a worker waits for the next pass instead of claiming the lock at once. The next pass reads the
         changes of all workers.
         """
-        self._wait_for_changes()
+        if self._changed_at is not None:
+            self._pause(self._pause_s)
+            is_changed = self.due.is_set()
+        else:
+            poll_s = _POLL_S if self._is_anything_waiting else _IDLE_POLL_S
+            is_changed = self.due.wait(poll_s * self._rng.uniform(*_POLL_JITTER))
+        self.due.clear()
+        if is_changed:
+            self._changed_at = self._now()
         state, now_s = self._read_state(), self._now()
         if self._changed_at is not None and state.looked_at >= self._changed_at:
             self._changed_at = None
@@ -139,18 +147,6 @@ class LockedScheduler:
         jobs = self._run_pass(claim)
         self._held |= {job.image_id: job for job in jobs}
         return [ScheduledImage(job.image_id, job, job.num_attempts) for job in jobs]
-
-    def _wait_for_changes(self) -> None:
-        """Wait until something changes here, or until it is time to read the scheduler state."""
-        if self._changed_at is not None:
-            self._pause(self._pause_s)
-            is_changed = self.due.is_set()
-        else:
-            poll_s = _POLL_S if self._is_anything_waiting else _IDLE_POLL_S
-            is_changed = self.due.wait(poll_s * self._rng.uniform(*_POLL_JITTER))
-        self.due.clear()
-        if is_changed:
-            self._changed_at = self._now()
 
     def record_room(self) -> None:
         """Record that a region has ended, because a waiting image may fit now.
