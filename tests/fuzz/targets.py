@@ -21,16 +21,16 @@ from aws.osml.model_runner.api import (
 )
 from aws.osml.model_runner.api.exceptions import InvalidImageRequestException, InvalidRegionRequestException
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
-from aws.osml.model_runner.exceptions import BadModelResponseError, InvalidRequestError
+from aws.osml.model_runner.exceptions import BadModelResponseError, InvalidRequestError, LoadImageException
 from aws.osml.model_runner.features.encoding import encode_features
 from aws.osml.model_runner.features.geolocation import refine_features
 from aws.osml.model_runner.features.geolocation_grid import LocationGrid
 from aws.osml.model_runner.features.model_response import parse_response
 from aws.osml.model_runner.raster import RasterSettings
 from aws.osml.model_runner.raster.crs_text import are_plain_citations, is_plain_gml
-from aws.osml.model_runner.raster.exceptions import LoadImageException, OddHeaderError
 from aws.osml.model_runner.raster.jpeg2000 import codestreams
 from aws.osml.model_runner.raster.open import check_header
+from aws.osml.model_runner.raster.tiff_tags import OddHeaderError
 from aws.osml.model_runner.sink.result_key import result_key
 
 TILE = ImageRegion(ImageCoord(1000, 2000), ImageDimensions(512, 512))

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from aws.osml.model_runner.common.channel import Threads
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.config import ServiceConfig
+from aws.osml.model_runner.exceptions import ImageUnreachableError, LoadImageException
 from aws.osml.model_runner.inference.sm_detector import SMDetector
 from aws.osml.model_runner.jobs.leases import Lease, LeaseKeeper, LeaseKind
 from aws.osml.model_runner.jobs.model_endpoints import ModelEndpoints
@@ -23,7 +24,6 @@ from aws.osml.model_runner.pipeline.pipeline import TilePipeline, _TileInFlight
 from aws.osml.model_runner.pipeline.region_run import RegionProgress, TileStages
 from aws.osml.model_runner.pipeline.shares import QueueShares
 from aws.osml.model_runner.raster import RasterSettings
-from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadImageException
 from aws.osml.model_runner.raster.tiff_templates import TiffTemplates
 from aws.osml.model_runner.raster.tile_formats import PLAIN_SAMPLES
 from aws.osml.model_runner.sink import KinesisSink, S3Sink, Sink, SinkFactory

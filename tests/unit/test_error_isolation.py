@@ -19,11 +19,11 @@ from aws.osml.model_runner.cli import merge_command
 from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database import JobTable, OpenJob, OutstandingJobsTable, RegionRequestItem
 from aws.osml.model_runner.database.scheduler_lock import SchedulerLock
+from aws.osml.model_runner.exceptions import QueueError
 from aws.osml.model_runner.jobs.cancel import JobCanceller
 from aws.osml.model_runner.jobs.leases import Lease, LeaseKeeper
 from aws.osml.model_runner.jobs.redrive import JobRedriver, redrive_dead_letters
 from aws.osml.model_runner.local.stack import LocalStack
-from aws.osml.model_runner.queue.exceptions import QueueError
 from aws.osml.model_runner.queue.request_queue import QueueMessage
 from aws.osml.model_runner.scheduler import load as load_module
 from aws.osml.model_runner.scheduler.image_scheduler import FIFOImageScheduler

@@ -14,13 +14,12 @@ import pytest
 from rich.console import Console
 
 from aws.osml.model_runner.common.typing import RequestStatus
-from aws.osml.model_runner.exceptions import ConfigurationError, LocalStackError
+from aws.osml.model_runner.exceptions import ConfigurationError, LoadImageException, LocalStackError
 from aws.osml.model_runner.local.demo.run import run_demo
 from aws.osml.model_runner.local.image_request import TileSettings
 from aws.osml.model_runner.local.image_run import ImageRun, _only_source, run_image
 from aws.osml.model_runner.local.stack import LocalStack, ModelSettings, WorkerSettings
 from aws.osml.model_runner.local.stack.child_process import clean_environment
-from aws.osml.model_runner.raster.exceptions import LoadImageException
 from aws.osml.model_runner.raster.open_images import OpenImages
 from aws.osml.model_runner.raster.pixels import write_geotiff
 from aws.osml.model_runner.raster.settings import RasterSettings

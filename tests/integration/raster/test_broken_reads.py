@@ -9,7 +9,7 @@ from aws.osml.photogrammetry import GeodeticWorldCoordinate
 from osgeo import gdal
 
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
-from aws.osml.model_runner.exceptions import TileEncodingError
+from aws.osml.model_runner.exceptions import LoadImageException, NotAnImageError, TileEncodingError
 from aws.osml.model_runner.raster import (
     ImageBreaksOffError,
     ImageUnreachableError,
@@ -20,7 +20,6 @@ from aws.osml.model_runner.raster import (
     open_image,
     write_geotiff,
 )
-from aws.osml.model_runner.raster.exceptions import LoadImageException, NotAnImageError
 from aws.osml.model_runner.raster.patient_reads import PatientReads
 from aws.osml.model_runner.raster.transfers import TransferWatch
 from range_server import Fault, RangeServer

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from osgeo import gdal
 from pyproj import Geod, Transformer
 
+from aws.osml.model_runner.exceptions import LoadImageException
 from aws.osml.model_runner.raster import (
     RasterSettings,
     extents,
@@ -35,7 +36,6 @@ from aws.osml.model_runner.raster import (
     write_geotiff,
 )
 from aws.osml.model_runner.raster.control_points import ControlPointModel
-from aws.osml.model_runner.raster.exceptions import LoadImageException
 from aws.osml.model_runner.raster.rpc import RPCModel
 from aws.osml.model_runner.raster.sensor_model import build_sensor_model
 from aws.osml.model_runner.raster.solution import default_height

@@ -18,9 +18,8 @@ import urllib3
 
 from aws.osml.model_runner.api.image_request_message import parse_image_request_message
 from aws.osml.model_runner.common.web_address import allowed_addresses
-from aws.osml.model_runner.exceptions import InvalidImageRequestException
+from aws.osml.model_runner.exceptions import ImageUnreachableError, InvalidImageRequestException, LoadImageException
 from aws.osml.model_runner.raster import write_geotiff
-from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadImageException
 from aws.osml.model_runner.raster.http_copies import HttpCopies, requested_bytes
 from aws.osml.model_runner.raster.http_relay import HttpRelay
 from aws.osml.model_runner.raster.open_images import OpenImages

@@ -12,6 +12,7 @@ import pytest
 from osgeo import gdal
 
 from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.model_runner.exceptions import ImageBreaksOffError, LoadImageException, TileEncodingError
 from aws.osml.model_runner.raster import (
     AwsKeys,
     ImageUnreachableError,
@@ -22,7 +23,6 @@ from aws.osml.model_runner.raster import (
     open_image,
     read_window,
 )
-from aws.osml.model_runner.raster.exceptions import ImageBreaksOffError, LoadImageException, TileEncodingError
 from raster_files import SAMPLE_FOLDER, SAMPLES, UTM_31N, Place, pattern, place, write_image
 
 SETTINGS = RasterSettings(http_max_retries=0, http_timeout_s=5, read_retry_delay_s=0.01)

@@ -14,9 +14,13 @@ from aws.osml.model_runner.api.image_url import parse_image_url
 from aws.osml.model_runner.api.processor_input import ProcessorInput
 from aws.osml.model_runner.api.stac_item import AssetChoice, ItemAsset, ItemImage, image_of, parse_item
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
-from aws.osml.model_runner.exceptions import InvalidImageRequestException, InvalidImageURLException
+from aws.osml.model_runner.exceptions import (
+    ImageUnreachableError,
+    InvalidImageRequestException,
+    InvalidImageURLException,
+    LoadImageException,
+)
 from aws.osml.model_runner.raster import RasterSettings, TileEncoder, decode_tile, prepare, read_window, source_metadata
-from aws.osml.model_runner.raster.exceptions import ImageUnreachableError, LoadImageException
 from aws.osml.model_runner.raster.open_images import Access, OpenImages
 from aws.osml.model_runner.raster.pixels import write_geotiff
 from aws.osml.model_runner.raster.source_metadata import difference_from_item

@@ -7,8 +7,8 @@ from contextlib import ExitStack
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
+from aws.osml.model_runner.exceptions import QueueError
 from aws.osml.model_runner.jobs.leases import Lease, LeaseKeeper, LeaseKind
-from aws.osml.model_runner.queue.exceptions import QueueError
 
 WAIT_S = 5.0
 STALL_S = 600.0

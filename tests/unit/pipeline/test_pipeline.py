@@ -15,6 +15,7 @@ from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database.feature_table import TileOutcome
 from aws.osml.model_runner.exceptions import (
     BadModelResponseError,
+    ImageUnreachableError,
     InvalidAssumedRoleException,
     LoadImageException,
     ModelBackPressureError,
@@ -28,7 +29,6 @@ from aws.osml.model_runner.inference.call_limit import CallLimit
 from aws.osml.model_runner.pipeline.pipeline import BAD_RESPONSE, INTERNAL_ERROR, TILE_ENCODING, TilePipeline
 from aws.osml.model_runner.pipeline.region_run import RegionProgress
 from aws.osml.model_runner.pipeline.shares import QueueShares, ThreadShares
-from aws.osml.model_runner.raster.exceptions import ImageUnreachableError
 from aws.osml.model_runner.tiling.strategy import Tile
 from worker_process import eventually
 

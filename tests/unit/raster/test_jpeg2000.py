@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aws.osml.model_runner.raster.exceptions import OddHeaderError
 from aws.osml.model_runner.raster.jpeg2000 import Codestream, codestreams
+from aws.osml.model_runner.raster.tiff_tags import OddHeaderError
 from security.hostile_images import codestream, jp2
 
 MIB = 2**20

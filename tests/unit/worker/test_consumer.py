@@ -8,7 +8,7 @@ import pytest
 import structlog
 from botocore.exceptions import EndpointConnectionError
 
-from aws.osml.model_runner.queue.exceptions import QueueError
+from aws.osml.model_runner.exceptions import QueueError
 from aws.osml.model_runner.queue.request_queue import QueueMessage
 from aws.osml.model_runner.worker import consumer as queue_consumer
 from aws.osml.model_runner.worker.consumer import QueueConsumer

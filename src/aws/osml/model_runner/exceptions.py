@@ -11,8 +11,8 @@
     │   └── UnsupportedModelException
     ├── ImageError                               the image cannot be read as the request requires
     │   ├── LoadImageException
-    │   │   ├── ImageUnreachableError    (again) the image store does not respond, or breaks off; see ``raster``
-    │   │   └── NotAnImageError              the object is not an image; see ``raster``
+    │   │   ├── ImageUnreachableError    (again) the image store does not respond, or breaks off
+    │   │   └── NotAnImageError              the object is not an image
     │   ├── InvalidS3ObjectException
     │   └── TileEncodingError
     ├── ModelError                               the endpoint failed for one tile
@@ -41,7 +41,7 @@
     ├── StatusError                      (again)
     │   ├── SNSPublishException
     │   └── StatusMonitorException
-    ├── QueueError                       (again) a call of SQS failed; see ``queue``
+    ├── QueueError                       (again) a call of SQS failed
     ├── InvalidAssumedRoleException      (again) STS refused the role, or does not respond
     ├── JobError
     │   ├── JobRefusedError                      a request is in the dead-letter queue
@@ -136,6 +136,20 @@ class ImageError(ModelRunnerError):
 
 class LoadImageException(ImageError):
     """The image cannot be opened or planned."""
+
+
+class ImageUnreachableError(LoadImageException):
+    """The image's store did not respond, or is overloaded: the same open may succeed later."""
+
+    can_retry: ClassVar[bool] = True
+
+
+class ImageBreaksOffError(ImageUnreachableError):
+    """The image's store responds, but every transfer of this part of the image breaks off."""
+
+
+class NotAnImageError(LoadImageException):
+    """GDAL does not recognize the fetched bytes as an image of a supported format."""
 
 
 class InvalidS3ObjectException(ImageError):
@@ -326,6 +340,12 @@ class SNSPublishException(StatusError):
 
 class StatusMonitorException(StatusError):
     """A status cannot be published: a field is missing, or the call failed."""
+
+
+class QueueError(ModelRunnerError):
+    """A call to SQS failed."""
+
+    can_retry: ClassVar[bool] = True
 
 
 class InvalidAssumedRoleException(ModelRunnerError):

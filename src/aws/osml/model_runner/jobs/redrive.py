@@ -16,8 +16,7 @@ from aws.osml.model_runner.api.sink import SinkType
 from aws.osml.model_runner.common.job_rules import TILE_MARGIN_S, is_redrivable
 from aws.osml.model_runner.database.job_table import JobItem, JobTable, Redirection
 from aws.osml.model_runner.database.outstanding_jobs_table import OutstandingJobsTable
-from aws.osml.model_runner.exceptions import InvalidImageRequestException, JobNotFoundError, Problem
-from aws.osml.model_runner.queue.exceptions import QueueError
+from aws.osml.model_runner.exceptions import InvalidImageRequestException, JobNotFoundError, Problem, QueueError
 from aws.osml.model_runner.queue.request_queue import RequestQueue
 
 logger = structlog.get_logger(__name__)

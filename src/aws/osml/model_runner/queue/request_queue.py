@@ -12,8 +12,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from aws.osml.model_runner.aws.clients import default_clients
 from aws.osml.model_runner.aws.errors import error_code
 from aws.osml.model_runner.common.backoff import backoff_s
-
-from .exceptions import QueueError
+from aws.osml.model_runner.exceptions import QueueError
 
 logger = structlog.get_logger(__name__)
 

@@ -1,7 +1,8 @@
 """The only package that imports GDAL: opens images with credentials, encodes tiles, maps pixels to the Earth."""
 
+from aws.osml.model_runner.exceptions import ImageBreaksOffError, ImageUnreachableError
+
 from .elevation import open_elevation_model
-from .exceptions import ImageBreaksOffError, ImageUnreachableError
 from .georeference import extents, georeference_of, image_to_world, is_quick, world_to_image
 from .handle_pool import AwsKeys
 from .image_source import ImageSource, open_image

@@ -20,8 +20,9 @@ import shapely
 from osgeo import gdal
 from shapely.geometry import MultiPolygon, Polygon
 
+from aws.osml.model_runner.exceptions import ImageUnreachableError, LoadImageException
+
 from .area_files import MAX_AREA_VERTICES, AreaFileError, area_of
-from .exceptions import ImageUnreachableError, LoadImageException
 from .handle_pool import AwsKeys
 from .open import check_store, entity_tag, forget_remote, refuse_odd_path, signing_with
 from .patient_reads import PatientReads

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from osgeo import gdal, osr
 
-from .exceptions import LoadImageException
+from aws.osml.model_runner.exceptions import LoadImageException
 
 # Drift between two grids, at a corner of the image, below which they are one.
 _DRIFT_PX = 0.01

@@ -3,6 +3,7 @@
 import threading
 from typing import Any
 
+from aws.osml.model_runner.exceptions import ImageUnreachableError
 from aws.osml.photogrammetry import (
     DigitalElevationModel,
     DigitalElevationModelTileFactory,
@@ -12,7 +13,6 @@ from aws.osml.photogrammetry import (
     SRTMTileSet,
 )
 
-from .exceptions import ImageUnreachableError
 from .patient_reads import PatientReads
 from .settings import RasterSettings
 from .transfers import TransferWatch

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.model_runner.exceptions import LoadImageException
 
-from .exceptions import LoadImageException
 from .transfers import watched_transfers
 
 T = TypeVar("T")

@@ -24,8 +24,8 @@ from urllib3.exceptions import HTTPError
 
 from aws.osml.model_runner.common.checked_connection import Resolve, checked_pool_manager
 from aws.osml.model_runner.common.web_address import ForbiddenAddressError, allowed_addresses
+from aws.osml.model_runner.exceptions import ImageUnreachableError, LoadImageException
 
-from .exceptions import ImageUnreachableError, LoadImageException
 from .http_copies import Copy, HttpCopies, requested_bytes
 from .settings import RasterSettings
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from osgeo import gdal
 
-from .exceptions import LoadImageException
+from aws.osml.model_runner.exceptions import LoadImageException
+
 from .gdal_values import metadata_of
 from .open import refuse_excess
 from .sensor_model import build_sensor_model

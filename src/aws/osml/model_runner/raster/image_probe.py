@@ -21,9 +21,8 @@ from typing import Any
 import structlog
 
 from aws.osml.model_runner.common.typing import ImageCoord, ImageDimensions, ImageRegion
-from aws.osml.model_runner.exceptions import ModelRunnerError
+from aws.osml.model_runner.exceptions import LoadImageException, ModelRunnerError
 
-from .exceptions import LoadImageException
 from .handle_pool import AwsKeys
 from .image_header import ImageHeader, check_limits, is_same, read_header
 from .open import check_store, forget_remote, is_remote, open_dataset

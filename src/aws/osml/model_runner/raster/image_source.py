@@ -10,9 +10,9 @@ import structlog
 
 from aws.osml.model_runner.api.image_url import ImageLocation
 from aws.osml.model_runner.api.stac_item import ItemImage
+from aws.osml.model_runner.exceptions import LoadImageException
 
 from .band_stack import BandStack, check_one_grid
-from .exceptions import LoadImageException
 from .handle_pool import AwsKeys, HandlePool, ImageHandle
 from .image_header import ImageHeader, check_limits, grow_block_cache, handle_limit, is_same, read_header
 from .open import check_store, entity_tag, forget_remote, is_remote, open_dataset

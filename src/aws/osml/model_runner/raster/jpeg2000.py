@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .exceptions import OddHeaderError
+from .tiff_tags import OddHeaderError
 
 # (offset, count) -> bytes of the file; fewer, or none, where the file ends before.
 ReadAt = Callable[[int, int], bytes]

@@ -12,12 +12,13 @@ from typing import Any
 import urllib3
 from osgeo import gdal
 
+from aws.osml.model_runner.exceptions import ImageUnreachableError, LoadImageException, NotAnImageError
+
 from .crs_text import are_plain_citations, is_plain_gml
-from .exceptions import ImageUnreachableError, LoadImageException, NotAnImageError, OddHeaderError
 from .handle_pool import AwsKeys
 from .jpeg2000 import ReadAt, boxes, codestreams
 from .settings import RasterSettings
-from .tiff_tags import CITATIONS, check_strips, metadata_sizes, tiff_sizes, tiff_tags
+from .tiff_tags import CITATIONS, OddHeaderError, check_strips, metadata_sizes, tiff_sizes, tiff_tags
 from .transfers import IncompleteReadError, watched_transfers
 
 _MISSING = frozenset({gdal.CPLE_AWSBucketNotFound, gdal.CPLE_AWSObjectNotFound})

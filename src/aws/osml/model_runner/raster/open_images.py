@@ -12,9 +12,9 @@ from botocore.exceptions import BotoCoreError, ClientError
 from aws.osml.model_runner.api.image_url import ImageLocation, parse_image_url, public_url
 from aws.osml.model_runner.api.stac_item import ItemImage
 from aws.osml.model_runner.aws.clients import Role
+from aws.osml.model_runner.exceptions import ImageUnreachableError
 
 from .area_reader import AreaFile, AreaReader
-from .exceptions import ImageUnreachableError
 from .handle_pool import AwsKeys
 from .http_relay import HttpRelay
 from .image_probe import ImageProbe

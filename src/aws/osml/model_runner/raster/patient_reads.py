@@ -22,9 +22,14 @@ from typing import TypeVar
 import structlog
 
 from aws.osml.model_runner.common.backoff import HALF_JITTER, backoff_s
-from aws.osml.model_runner.exceptions import ImageError
+from aws.osml.model_runner.exceptions import (
+    ImageBreaksOffError,
+    ImageError,
+    ImageUnreachableError,
+    LoadImageException,
+    NotAnImageError,
+)
 
-from .exceptions import ImageBreaksOffError, ImageUnreachableError, LoadImageException, NotAnImageError
 from .open import forget_remote, is_remote
 from .sensor_model import UNREADABLE
 from .settings import RasterSettings

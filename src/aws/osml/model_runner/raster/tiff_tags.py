@@ -8,8 +8,6 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from .exceptions import OddHeaderError
-
 # (offset, count) -> bytes of the file; fewer, or none, where the file ends before.
 ReadAt = Callable[[int, int], bytes]
 
@@ -27,6 +25,10 @@ _MAX_TAGS = 4096
 # GDAL ignores the case of names in XML, and reads values without quotes.
 _ITEM = re.compile(rb"<(?:Item|MDI)", re.IGNORECASE)
 _DOMAIN = re.compile(rb"""domain\s*=\s*(?:"([^"]*)|'([^']*)|([^\s>]*))""", re.IGNORECASE)
+
+
+class OddHeaderError(ValueError):
+    """GDAL may read a header in another way than the checks before it do; the message has the reason."""
 
 
 class TiffTag(NamedTuple):
