@@ -419,10 +419,10 @@ class TestRegion:
         worker.deferred(first)
         worker.endpoint_calls = lambda _request: 9
         assert worker.process(first).region_success == 1
-        assert worker.model_endpoints.call_limit_for(lane_of(first))._ceiling == 3
+        assert worker.model_endpoints.call_limit_for(lane_of(first)).ceiling == 3
         worker.endpoint_calls = lambda _request: None
         assert worker.process(second).region_success == 2
-        assert worker.model_endpoints.call_limit_for(lane_of(first))._ceiling == worker.config.workers
+        assert worker.model_endpoints.call_limit_for(lane_of(first)).ceiling == worker.config.workers
 
     def test_region_ends_when_endpoint_recovers(self, worker, scene, model_server, clock):
         model = model_server("failure", outcomes={"200": 1, "503": 1}, failures_first=6)

@@ -35,7 +35,7 @@ class Caller:
 
     @property
     def ceiling(self) -> float:
-        return self.limit._ceiling
+        return self.limit.ceiling
 
 
 @pytest.fixture

@@ -53,7 +53,8 @@ class CallLimit:
     """The limit of one endpoint, shared by all threads that call it: from 1 to ``max_calls`` concurrent calls.
 
     Refusals and time-outs lower the limit at most once per round, because they affect all calls in flight. While the
-    endpoint requires a pause, no call begins.
+    endpoint requires a pause, no call begins. ``in_flight`` is the number of calls in flight, ``ceiling`` the share of
+    this process in the endpoint's capacity, and ``last_response_s`` the latency of the last response, at first 0.
     """
 
     def __init__(
@@ -63,9 +64,9 @@ class CallLimit:
         self._now = now
         self._rng = rng or random.Random()
         self._lock = threading.Lock()
-        self._ceiling = float(max_calls)
+        self.ceiling = float(max_calls)
         self._limit = _FIRST_LIMIT
-        self._in_flight = self._waiting = 0
+        self.in_flight = self._waiting = 0
         self._is_starting = True
         self._is_alone = False
         self._refused_at = math.inf
@@ -73,28 +74,18 @@ class CallLimit:
         # When the last call ended, or when a call began while no other was in flight.
         self._quiet_since = now()
         self._mean_s: float | None = None
-        self._best_s = self._last_s = self._last_response_s = 0.0
+        self._best_s = self._last_s = self.last_response_s = 0.0
 
     @property
     def calls(self) -> int:
         """The number of calls that may be in flight now."""
         return max(1, int(self._limit))
 
-    @property
-    def in_flight(self) -> int:
-        """The number of calls in flight."""
-        return self._in_flight
-
-    @property
-    def last_response_s(self) -> float:
-        """Latency of the last response; 0 before the first one."""
-        return self._last_response_s
-
     def set_ceiling(self, calls: int | None) -> None:
         """Set this process's share of the endpoint's capacity, at least 1; None where the capacity is not known."""
         with self._lock:
-            self._ceiling = float(self.max_calls if calls is None else max(1, min(self.max_calls, calls)))
-            self._limit = min(self._limit, self._ceiling)
+            self.ceiling = float(self.max_calls if calls is None else max(1, min(self.max_calls, calls)))
+            self._limit = min(self._limit, self.ceiling)
 
     # Tiles that wait ------------------------------------------------------------------------------------------------
 
@@ -125,7 +116,7 @@ class CallLimit:
         with self._lock:
             if not self._waiting:
                 return False
-            quiet_s = self._now() - self._quiet_since if self._in_flight else 0.0
+            quiet_s = self._now() - self._quiet_since if self.in_flight else 0.0
             if quiet_s > _FULL_S:
                 return True
             rounds = self._waiting / self.calls
@@ -145,23 +136,23 @@ class CallLimit:
             now_s = self._now()
             if is_alone:
                 self._alone_at = now_s
-                has_room = self._in_flight == 0
+                has_room = self.in_flight == 0
             else:
                 has_to_wait = self._is_alone or now_s < self._alone_at + _ALONE_S
-                has_room = self._in_flight < self.calls and not has_to_wait
+                has_room = self.in_flight < self.calls and not has_to_wait
             is_free = has_room and now_s >= self._rests_until
-            if is_free and not self._in_flight:
+            if is_free and not self.in_flight:
                 self._quiet_since = now_s
-            self._in_flight += is_free
+            self.in_flight += is_free
             self._is_alone = self._is_alone or (is_free and is_alone)
-            if self._in_flight >= self.calls:
+            if self.in_flight >= self.calls:
                 self._full_at = now_s
             return is_free
 
     def leave(self) -> None:
         """End a call; with a limit below 1 the next call begins after a pause."""
         with self._lock:
-            self._in_flight -= 1
+            self.in_flight -= 1
             self._quiet_since = self._now()
             if self._is_alone:
                 self._is_alone, self._alone_at = False, -math.inf
@@ -172,19 +163,19 @@ class CallLimit:
     def record_response(self, latency_s: float) -> None:
         """Record the latency of a response; raise the limit if it was in full use and latency is stable."""
         with self._lock:
-            is_first, self._last_s, self._last_response_s = self._mean_s is None, latency_s, latency_s
+            is_first, self._last_s, self.last_response_s = self._mean_s is None, latency_s, latency_s
             mean_s = self._update_latency(latency_s)
             if mean_s > _SLOW_FACTOR * self._best_s:
                 self._is_starting = False
                 return
             if is_first and self._is_starting:
                 calls = min(_SECOND_LIMIT, int(_FIRST_ROUND_S / max(latency_s, _MIN_CALL_S)))
-                self._limit = min(self._ceiling, max(self._limit, float(calls)))
+                self._limit = min(self.ceiling, max(self._limit, float(calls)))
                 return
             if self._limit < 1:
                 self._limit = min(1.0, self._limit * (1 + _RECOVERY))
             elif self._now() - self._full_at <= 2 * self._round_s():
-                self._limit = min(self._ceiling, self._limit + self._step())
+                self._limit = min(self.ceiling, self._limit + self._step())
 
     def record_failure(self, error: ModelCallError, elapsed_s: float) -> None:
         """Record a call that failed after ``elapsed_s``; a refusal or a time-out lowers the limit.
@@ -194,7 +185,7 @@ class CallLimit:
         """
         with self._lock:
             is_refusal = error.error_class in (ModelErrorClass.THROTTLE, ModelErrorClass.TRANSIENT)
-            is_crash_under_load = error.error_class is ModelErrorClass.SUSPICIOUS and self._in_flight > 1
+            is_crash_under_load = error.error_class is ModelErrorClass.SUSPICIOUS and self.in_flight > 1
             if not is_refusal and not is_crash_under_load:
                 return
             now_s = self._now()

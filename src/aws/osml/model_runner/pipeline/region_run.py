@@ -85,7 +85,8 @@ class RegionProgress:
         self._now = now
         self._on_progress = on_progress
         self._in_flight = 0
-        self._stopped_by: Exception | None = None
+        # The first error that stopped the region.
+        self.stopped_by: Exception | None = None
         self._is_stopped = False
         self._is_given_up = False
         self._changed = threading.Condition()
@@ -144,11 +145,6 @@ class RegionProgress:
         """Return True when the deadline of the region's job is over."""
         return self._now() > self._deadline
 
-    @property
-    def stopped_by(self) -> Exception | None:
-        """The first error that stopped the region; None without one."""
-        return self._stopped_by
-
     def enter(self) -> bool:
         """Count one tile in; return False when the run is stopped, and then do not begin the tile."""
         self.on_tick()
@@ -173,7 +169,7 @@ class RegionProgress:
         """Begin no further tile; tiles with a response are still stored."""
         with self._changed:
             self._is_stopped = True
-            self._stopped_by = self._stopped_by or error
+            self.stopped_by = self.stopped_by or error
             self._changed.notify_all()
 
     def lose(self) -> None:
