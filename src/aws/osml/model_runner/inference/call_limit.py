@@ -53,8 +53,10 @@ class CallLimit:
     """The limit of one endpoint, shared by all threads that call it: from 1 to ``max_calls`` concurrent calls.
 
     Refusals and time-outs lower the limit at most once per round, because they affect all calls in flight. While the
-    endpoint requires a pause, no call begins. ``in_flight`` is the number of calls in flight, ``ceiling`` the share of
-    this process in the endpoint's capacity, and ``last_response_s`` the latency of the last response, at first 0.
+    endpoint requires a pause, no call begins.
+
+    ``in_flight`` is the number of calls in flight. ``ceiling`` is the share of this process in the endpoint's capacity.
+    ``last_response_s`` is the latency of the last response, 0 before the first one.
     """
 
     def __init__(

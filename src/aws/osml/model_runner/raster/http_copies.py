@@ -80,7 +80,7 @@ class HttpCopies:
         """Forget the copy of another version than that of ``response``."""
         with self._lock:
             copy = self._copies.get(url)
-            # A response to HEAD may lack some of the headers that tell versions apart.
+            # A response to HEAD may lack some of the headers that identify a version.
             pairs = () if copy is None else zip(copy.version, _version_of(response), strict=True)
             if any(None not in pair and pair[0] != pair[1] for pair in pairs):
                 del self._copies[url]
