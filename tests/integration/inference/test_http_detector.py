@@ -5,12 +5,10 @@ import json
 import random
 import socket
 import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +31,7 @@ from aws.osml.model_runner.exceptions import (
 from aws.osml.model_runner.inference import FeatureDetectorFactory, invoke_with_retries
 from aws.osml.model_runner.inference.endpoint_address import checked_addresses
 from aws.osml.model_runner.inference.http_detector import CallTimeouts, HTTPDetector, HTTPDetectorBuilder
+from recording_server import RecordingHandler, RecordingServer, failure
 
 COLLECTION = {
     "type": "FeatureCollection",
@@ -56,17 +55,14 @@ QUICK = CallTimeouts(connect_s=1.0, read_s=0.5, total_s=1.0)
 Behaviour = Callable[["Handler"], None]
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(RecordingHandler):
     server: "ModelServer"
 
     def setup(self) -> None:
         self.server.connections += 1
         super().setup()
 
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.requests.append((self.path, dict(self.headers.items()), body))
+    def respond(self) -> None:
         self.server.behaviour(self)
 
     def do_GET(self) -> None:
@@ -78,44 +74,22 @@ class Handler(BaseHTTPRequestHandler):
         head += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
         self.write("\r\n".join([*head, "", ""]).encode() + body)
 
-    def write(self, data: bytes) -> None:
-        try:
-            self.wfile.write(data)
-        except OSError:
-            self.close_connection = True
 
-    def log_message(self, *_args: Any) -> None:
-        pass
-
-
-class ModelServer(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
+class ModelServer(RecordingServer):
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.behaviour: Behaviour = lambda handler: handler.answer()
-        self.requests: list[tuple[str, dict[str, str], bytes]] = []
         self.connections = 0
-        self.closing = threading.Event()
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/invocations"
-
-    def handle_error(self, *_args: Any) -> None:
-        pass
+        return f"{super().url}/invocations"
 
 
 @pytest.fixture
 def server() -> Iterator[ModelServer]:
-    with ModelServer() as running:
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
+    with ModelServer().running() as running:
         yield running
-        running.closing.set()
-        running.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -129,12 +103,6 @@ def make(server: ModelServer) -> Iterator[Callable[..., HTTPDetector]]:
     yield make_detector
     for detector in made:
         detector.close()
-
-
-def failure(detector: HTTPDetector) -> ModelCallError:
-    with pytest.raises(ModelCallError) as caught:
-        detector.invoke(b"tile")
-    return caught.value
 
 
 @pytest.mark.parametrize("tile", [b"tile-bytes", memoryview(b"_tile-bytes_")[1:-1]], ids=["bytes", "memory"])

@@ -3,10 +3,8 @@
 import io
 import json
 import random
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import boto3
@@ -15,9 +13,10 @@ from botocore.config import Config
 
 from aws.osml.model_runner.api.inference import ModelInvokeMode
 from aws.osml.model_runner.aws.clients import client_config, default_clients
-from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, ModelTileError
+from aws.osml.model_runner.exceptions import ModelErrorClass, ModelTileError
 from aws.osml.model_runner.inference import FeatureDetectorFactory, ModelJobError, invoke_with_retries
 from aws.osml.model_runner.inference.sm_detector import SMDetector, SMDetectorBuilder
+from recording_server import RecordingHandler, RecordingServer, failure
 
 FEATURE = {"type": "Feature", "geometry": None, "properties": {"imageBBox": [0, 0, 4, 4]}}
 BODY = json.dumps({"type": "FeatureCollection", "features": [FEATURE]}).encode()
@@ -36,13 +35,10 @@ def aws_error(code: str, status: int, message: str = "", **fields: Any) -> Answe
     return Answer(status, json.dumps({"message": message, **fields}).encode(), error=code)
 
 
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+class Handler(RecordingHandler):
     server: "Runtime"
 
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.server.requests.append((self.path, dict(self.headers.items()), body))
+    def respond(self) -> None:
         answer = self.server.answers.pop(0) if self.server.answers else Answer()
         head = [f"HTTP/1.1 {answer.status} X", "Content-Type: application/json"]
         head.append(f"Content-Length: {answer.headers.get('length', len(answer.body))}")
@@ -52,32 +48,11 @@ class Handler(BaseHTTPRequestHandler):
         while answer.piece and not self.close_connection and not self.server.closing.wait(0.1):
             self.write(answer.piece)
 
-    def write(self, data: bytes) -> None:
-        try:
-            self.wfile.write(data)
-        except OSError:
-            self.close_connection = True
 
-    def log_message(self, *_args: Any) -> None:
-        pass
-
-
-class Runtime(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
+class Runtime(RecordingServer):
     def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+        super().__init__(Handler)
         self.answers: list[Answer] = []
-        self.requests: list[tuple[str, dict[str, str], bytes]] = []
-        self.closing = threading.Event()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def handle_error(self, *_args: Any) -> None:
-        pass
 
 
 @pytest.fixture
@@ -89,16 +64,11 @@ def runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[Runtime]:
         "AWS_EC2_METADATA_DISABLED": "true",
     }.items():
         monkeypatch.setenv(name, value)
-    with Runtime() as running:
+    with Runtime().running() as running:
         monkeypatch.setenv("AWS_ENDPOINT_URL_SAGEMAKER_RUNTIME", running.url)
         default_clients.cache_clear()
-        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.02})
-        thread.start()
         yield running
-        running.closing.set()
-        running.shutdown()
-        thread.join()
-        default_clients.cache_clear()
+    default_clients.cache_clear()
 
 
 @pytest.fixture
@@ -106,12 +76,6 @@ def client(runtime: Runtime) -> Iterator[Any]:
     made = boto3.client("sagemaker-runtime", config=client_config("sagemaker-runtime", 4))
     yield made
     made.close()
-
-
-def failure(detector: SMDetector, tile: bytes = b"tile") -> ModelCallError:
-    with pytest.raises(ModelCallError) as caught:
-        detector.invoke(tile)
-    return caught.value
 
 
 @pytest.mark.parametrize("tile", [b"\x00tile\xff", memoryview(b"_\x00tile\xff_")[1:-1]], ids=["bytes", "memory"])
