@@ -256,7 +256,7 @@ class _Worker:
         self.lock = SchedulerLock(self.outstanding_jobs, self.jobs, now)
         clients: Any = fleet.control_plane
         metrics: Any = _NoMetrics()
-        facts = SharedFacts("outstanding", dynamodb, now)
+        facts = SharedFacts("outstanding", dynamodb, now=now)
         self.capacities = EndpointCapacityEstimator(CONFIG, clients, metrics, facts, now, rng, sleep)
         due: Any = Event(scheduler)
         self.images = EndpointLoadImageScheduler(

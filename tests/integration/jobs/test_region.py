@@ -412,7 +412,9 @@ class TestRegion:
         request = worker.request(scene, request_url)
         worker.plan(request)
         first, second = worker.region_requests(request)
-        callers = EndpointCallers(worker.config.region_request_table, worker.clients.dynamodb_resource(), worker.clock)
+        callers = EndpointCallers(
+            worker.config.region_request_table, worker.clients.dynamodb_resource(), now=worker.clock
+        )
         for name in ("a", "b"):
             callers.record(request_url, name, 60)
         worker.endpoint_calls = lambda _request: 2

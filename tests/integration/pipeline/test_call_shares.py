@@ -25,7 +25,7 @@ class Caller:
     """One worker's share, and how many calls it comes to."""
 
     def __init__(self, table: str, dynamodb: Any, clock: Clock, owner: str) -> None:
-        self.callers = EndpointCallers(table, dynamodb, clock)
+        self.callers = EndpointCallers(table, dynamodb, now=clock)
         self.shares = CallShares(lambda: self.callers, owner, clock)
         self.limit = CallLimit(16)
         self.capacity: int | None = 20

@@ -102,7 +102,7 @@ def clock() -> Clock:
 
 
 def new_facts(clock: Clock) -> SharedFacts:
-    return SharedFacts("outstanding", DynamoDB(worker_tables(), clock, random.Random(1)).resource(), clock)
+    return SharedFacts("outstanding", DynamoDB(worker_tables(), clock, random.Random(1)).resource(), now=clock)
 
 
 @pytest.fixture

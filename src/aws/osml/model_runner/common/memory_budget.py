@@ -50,6 +50,8 @@ class MemoryShare:
 
     def __init__(self, budget: MemoryBudget, on_wait: Callable[[], None]) -> None:
         self._budget = budget
+        # The bytes that the aggregation may hold when it is the only one.
+        self.limit_bytes = budget.total_bytes
         self._on_wait = on_wait
         self._reading = self._working = self._kept = 0
         self._is_waiting = False
@@ -58,11 +60,6 @@ class MemoryShare:
     def held_bytes(self) -> int:
         """The bytes that the aggregation holds."""
         return self._reading + self._working + self._kept
-
-    @property
-    def limit_bytes(self) -> int:
-        """The bytes that the aggregation may hold when it is the only one."""
-        return self._budget.total_bytes
 
     def read(self, size: int) -> None:
         """Hold ``size`` more bytes for a read; without room, wait for other aggregations or the processing thread.

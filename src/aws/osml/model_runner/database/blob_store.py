@@ -1,6 +1,6 @@
 """Blobs of features in the work bucket, for tiles whose blob is too large for a row."""
 
-from typing import Any, Protocol
+from typing import Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -10,42 +10,25 @@ from aws.osml.model_runner.exceptions import TableBusyError
 _NOT_FOUND = 404
 
 
-class BlobStore(Protocol):
-    """Stores blobs under keys that the caller chooses. A blob is written once and never changed."""
-
-    def put(self, key: str, blob: bytes) -> None:
-        """Store a blob. Storing the same blob again changes nothing.
-
-        Raises:
-            TableBusyError: the store is busy or does not respond.
-        """
-        ...
-
-    def get(self, key: str) -> bytes | None:
-        """Return a blob; None when the key does not exist.
-
-        Raises:
-            TableBusyError: the store is busy or does not respond.
-        """
-        ...
-
-
 class WorkBucket:
-    """Blobs of all workers in an S3 bucket, whose lifecycle rule deletes them."""
+    """Blobs of all workers in an S3 bucket, whose lifecycle rule deletes them.
+
+    A blob is written once and never changed. Each call raises TableBusyError when S3 is busy or does not respond.
+    """
 
     def __init__(self, bucket: str, client: Any) -> None:
         self._bucket = bucket
         self._client = client
 
     def put(self, key: str, blob: bytes) -> None:
-        """See ``BlobStore``."""
+        """Store a blob under a key that the caller chooses. Storing the same blob again changes nothing."""
         try:
             self._client.put_object(Bucket=self._bucket, Key=key, Body=blob)
         except (ClientError, BotoCoreError) as err:
             raise self._busy_or(err) from err
 
     def get(self, key: str) -> bytes | None:
-        """See ``BlobStore``."""
+        """Return a blob; None when the key does not exist."""
         try:
             body: bytes = self._client.get_object(Bucket=self._bucket, Key=key)["Body"].read()
         except ClientError as err:

@@ -1,10 +1,5 @@
 """Rows of the workers that call an endpoint, in the table of regions, so that they can share its capacity."""
 
-import random
-import time
-from collections.abc import Callable
-from typing import Any
-
 from .ddb_helper import DDBHelper
 
 # The rows of an endpoint's callers form a partition of their own; no image id has this prefix.
@@ -15,16 +10,6 @@ _LIFE_S = 3600
 
 class EndpointCallers(DDBHelper):
     """The workers that hold regions of an endpoint, in reserved rows of the table of regions."""
-
-    def __init__(
-        self,
-        table_name: str,
-        client: Any = None,
-        now: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-        rng: random.Random | None = None,
-    ) -> None:
-        super().__init__(table_name, client, sleep, rng, now)
 
     def record(self, endpoint: str, owner: str, for_s: float) -> None:
         """N1: record a worker as caller of an endpoint for the next ``for_s`` seconds; 0 ends its record."""

@@ -5,8 +5,7 @@ replaces it, so a throttled control plane does not stop workers.
 """
 
 import dataclasses
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -33,10 +32,6 @@ class Fact:
 
 class SharedFacts(DDBHelper):
     """Facts, in reserved rows of the table of open jobs."""
-
-    def __init__(self, table_name: str, client: Any = None, now: Callable[[], float] = time.time) -> None:
-        super().__init__(table_name, client)
-        self._now = now
 
     def all(self) -> dict[str, Fact]:
         """Return every fact, by key."""

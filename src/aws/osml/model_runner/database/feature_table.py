@@ -29,7 +29,7 @@ from aws.osml.model_runner.features.encoding import decode_feature
 from aws.osml.model_runner.features.tile_blob import pack_tile, unpack_tile
 
 from ._published import PublishedFeatureTable
-from .blob_store import BlobStore
+from .blob_store import WorkBucket
 from .ddb_helper import DDBItem, Item, attribute_names
 from .feature_item import (
     MAX_CHUNK_BYTES,
@@ -90,7 +90,7 @@ class FeatureTable(PublishedFeatureTable):
         read_all: ReadAll = read_in_threads,
         sleep: Callable[[float], None] = time.sleep,
         on_wait: Callable[[], None] = lambda: None,
-        blobs: BlobStore | None = None,
+        blobs: WorkBucket | None = None,
     ) -> None:
         def wait(seconds: float) -> None:
             on_wait()

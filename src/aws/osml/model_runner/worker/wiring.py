@@ -100,7 +100,7 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, process: WorkerProces
     image_monitor = ImageStatusMonitor(config.image_status_topic)
     region_monitor = RegionStatusMonitor(config.region_status_topic)
 
-    facts = SharedFacts(config.outstanding_jobs_table, dynamodb, now)
+    facts = SharedFacts(config.outstanding_jobs_table, dynamodb, now=now)
     capacities = EndpointCapacityEstimator(config, clients, process.metrics, facts, now, rng, sleep)
     endpoint_utils = EndpointUtils(
         config.throttling_scale_factor,
@@ -159,7 +159,7 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, process: WorkerProces
         endpoints=endpoints,
         endpoint_calls=capacities.certain_calls,
         shares=CallShares(
-            lambda: EndpointCallers(config.region_request_table, hurried_dynamodb, now, sleep, rng), process.owner, now
+            lambda: EndpointCallers(config.region_request_table, hurried_dynamodb, sleep, rng, now), process.owner, now
         ),
         isolation=Isolation(process.pause, process.claiming),
         leases=process.leases,
