@@ -1,7 +1,7 @@
 """The configuration of a worker, from environment variables; each setting has its description."""
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -17,11 +17,12 @@ from pydantic import (
     create_model,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticCustomError, PydanticUndefined
+from pydantic_core import PydanticUndefined
 
 from .api.inference import MAX_ANSWER_BYTES, MAX_SAGEMAKER_BODY_BYTES
 from .api.policy import RequestPolicy
 from .api.problems import expectation_of, shortened
+from .api.rules import broken_rule, must
 from .common.typing import ImageDimensions
 from .exceptions import ConfigurationError, Problem
 
@@ -43,21 +44,6 @@ class Setting(NamedTuple):
     description: str
 
 
-def _refusal(expectation: str) -> PydanticCustomError:
-    return PydanticCustomError("rule", "{expectation}", {"expectation": expectation})
-
-
-def _rule(holds: Callable[[Any], bool], expectation: str) -> AfterValidator:
-    """Refuse values for which ``holds`` returns False, with ``expectation`` as the reason."""
-
-    def checked(value: Any) -> Any:
-        if not holds(value):
-            raise _refusal(expectation)
-        return value
-
-    return AfterValidator(checked)
-
-
 def _is_queue_url(text: str) -> bool:
     try:
         parts = urlsplit(text)
@@ -71,7 +57,7 @@ def _region_size(text: Any) -> Any:
         return text
     match = _REGION_SIZE.fullmatch(text)
     if match is None or not min(int(match[1]), int(match[2])) > 0:
-        raise _refusal("(width, height) in pixels, two whole numbers above 0 in parentheses")
+        raise broken_rule("(width, height) in pixels, two whole numbers above 0 in parentheses")
     return ImageDimensions(int(match[1]), int(match[2]))
 
 
@@ -91,38 +77,38 @@ def _above(least: float, otherwise: float) -> AfterValidator:
     return AfterValidator(checked)
 
 
-QueueUrl = Annotated[str, _rule(_is_queue_url, "the URL of a queue, http(s)://host/path")]
-TopicArn = Annotated[str, _rule(lambda text: text.startswith("arn:"), "the ARN of a topic, which starts with arn:")]
+QueueUrl = Annotated[str, must("the URL of a queue, http(s)://host/path", _is_queue_url)]
+TopicArn = Annotated[str, must("the ARN of a topic, which starts with arn:", lambda text: text.startswith("arn:"))]
 # Only "True" and "true" mean True, for compatibility; every other text means False.
 Switch = Annotated[bool, BeforeValidator(lambda text: text in ("True", "true") if isinstance(text, str) else text)]
 Sources = Annotated[
     frozenset[Literal["s3", "file", "http"]],
     BeforeValidator(_words),
-    _rule(bool, "at least one of s3, file and http, separated by commas"),
+    must("at least one of s3, file and http, separated by commas", bool),
 ]
 Hosts = Annotated[
     tuple[str, ...],
     BeforeValidator(_words),
-    _rule(
-        lambda hosts: all(re.fullmatch(r"[A-Za-z0-9.:_*\[\]-]+", host) for host in hosts),
+    must(
         "host names, separated by commas",
+        lambda hosts: all(re.fullmatch(r"[A-Za-z0-9.:_*\[\]-]+", host) for host in hosts),
     ),
     AfterValidator(lambda hosts: tuple(host.lower() for host in hosts)),
 ]
 Patterns = Annotated[
     tuple[str, ...],
     BeforeValidator(_words),
-    _rule(
-        lambda patterns: all(pattern.isprintable() and " " not in pattern for pattern in patterns),
+    must(
         "names without spaces, in which * stands for any characters, separated by commas",
+        lambda patterns: all(pattern.isprintable() and " " not in pattern for pattern in patterns),
     ),
 ]
 Directories = Annotated[
     tuple[str, ...],
     BeforeValidator(_words),
-    _rule(
-        lambda directories: all(directory.startswith("/") for directory in directories),
+    must(
         "absolute paths of directories, separated by commas",
+        lambda directories: all(directory.startswith("/") for directory in directories),
     ),
 ]
 RegionSize = Annotated[ImageDimensions, BeforeValidator(_region_size)]

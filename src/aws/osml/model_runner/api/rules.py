@@ -39,7 +39,9 @@ def broken_rule(expectation: str) -> PydanticCustomError:
     return PydanticCustomError("rule", "{expectation}", {"expectation": expectation})
 
 
-def _must(expectation: str, holds: Callable[[Any], bool]) -> AfterValidator:
+def must(expectation: str, holds: Callable[[Any], bool]) -> AfterValidator:
+    """Refuse values for which ``holds`` returns False, with ``expectation`` as the reason."""
+
     def check(value: Any) -> Any:
         if not holds(value):
             raise broken_rule(expectation)
@@ -115,25 +117,25 @@ def _image_url(url: str) -> str:
 
 WholeNumber = Annotated[int, BeforeValidator(_whole_number)]
 RealNumber = Annotated[float, BeforeValidator(_real_number)]
-Role = Annotated[str, _must("an ARN that starts with arn:", is_role)]
+Role = Annotated[str, must("an ARN that starts with arn:", is_role)]
 JobId = Annotated[
-    str, _must(f"1 to {MAX_JOB_ID_LENGTH} printable characters that do not end in /, /. or /..", is_job_id)
+    str, must(f"1 to {MAX_JOB_ID_LENGTH} printable characters that do not end in /, /. or /..", is_job_id)
 ]
 MAX_ASSET_NAME_LENGTH = 256
 AssetName = Annotated[
     str,
-    _must(
+    must(
         f"the key or role of an asset, 1 to {MAX_ASSET_NAME_LENGTH} printable characters",
         lambda text: 0 < len(text) <= MAX_ASSET_NAME_LENGTH and text.isprintable(),
     ),
 ]
 ImageUrl = Annotated[str, AfterValidator(_image_url)]
-Bucket = Annotated[str, _must("a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens", is_bucket_name)]
+Bucket = Annotated[str, must("a bucket name: 3 to 63 lower-case letters, digits, dots and hyphens", is_bucket_name)]
 Prefix = Annotated[
     str,
-    _must(f"a key prefix of at most {MAX_PREFIX_BYTES} bytes without a leading / and the segments . and ..", is_prefix),
+    must(f"a key prefix of at most {MAX_PREFIX_BYTES} bytes without a leading / and the segments . and ..", is_prefix),
 ]
 Stream = Annotated[
-    str, _must("a stream name: 1 to 128 letters, digits, _, . and -", lambda text: bool(_STREAM.fullmatch(text)))
+    str, must("a stream name: 1 to 128 letters, digits, _, . and -", lambda text: bool(_STREAM.fullmatch(text)))
 ]
 AlgorithmType = Annotated[FeatureDistillationAlgorithmType, BeforeValidator(_algorithm_type)]

@@ -54,6 +54,11 @@ class DDBItem:
 
     ddb_key: DDBKey = dataclasses.field(init=False, repr=False, compare=False)
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Self:
+        """Return the item that a row describes, without attributes that this version does not define."""
+        return cls(**{name: row[name] for name in attribute_names(cls) if name in row})
+
     def to_put(self) -> Item:
         """Return every attribute that has a value, with the keys."""
         return {name: to_dynamodb(getattr(self, name)) for name in self.__get_fields()}

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import zlib
-from collections.abc import Mapping
 from typing import Any
 
 from aws.osml.model_runner.api.image_request import ImageRequest, stored_tile_format, tile_format_of
@@ -14,7 +13,7 @@ from aws.osml.model_runner.api.request_utils import json_text
 from aws.osml.model_runner.common.job_rules import needs_outputs_only
 from aws.osml.model_runner.common.typing import TERMINAL_STATUSES, ImageCompression, ImageDimensions, ImageFormats
 
-from .ddb_helper import DDBItem, DDBKey, attribute_names
+from .ddb_helper import DDBItem, DDBKey
 from .tile_problems import TileProblems
 
 
@@ -147,11 +146,6 @@ class JobItem(DDBItem):
             image_assets=None if (names := image_request.image_assets) is None else json_text(names),
             requester_pays=image_request.requester_pays or None,
         )
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "JobItem":
-        """Return the item that a row describes, without attributes that this version does not define."""
-        return cls(**{name: row[name] for name in attribute_names(cls) if name in row})
 
     def image_request(self) -> ImageRequest:
         """Return the image's request, rebuilt from the attributes of the image's row."""

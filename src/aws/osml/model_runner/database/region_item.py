@@ -3,12 +3,11 @@
 import dataclasses
 import zlib
 from collections.abc import Mapping
-from typing import Any
 
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.typing import TERMINAL_STATUSES, ImageRegion
 
-from .ddb_helper import DDBItem, DDBKey, attribute_names
+from .ddb_helper import DDBItem, DDBKey
 
 
 @dataclasses.dataclass
@@ -71,11 +70,6 @@ class RegionRequestItem(DDBItem):
             tile_overlap=list(region_request.tile_overlap),
             tile_size=list(region_request.tile_size),
         )
-
-    @classmethod
-    def from_row(cls, row: Mapping[str, Any]) -> "RegionRequestItem":
-        """Return the item that a row describes, without attributes that this version does not define."""
-        return cls(**{name: row[name] for name in attribute_names(cls) if name in row})
 
     @property
     def rules_by_tile(self) -> dict[int, int]:

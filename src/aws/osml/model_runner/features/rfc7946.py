@@ -95,7 +95,7 @@ def cut(geometry: Geometry) -> Geometry:
     pieces = [piece for part in nested for piece in make(part)]
     if not pieces:
         return geometry
-    coordinates = [_lists(mapping(piece)["coordinates"]) for piece in pieces]
+    coordinates = [lists_of(mapping(piece)["coordinates"]) for piece in pieces]
     single = kind.removeprefix("Multi")
     if len(coordinates) == 1 and kind == single:
         return {"type": single, "coordinates": coordinates[0]}
@@ -186,5 +186,6 @@ def _paths(geometry: Geometry) -> list[Any]:
     return nested if isinstance(nested[0][0], list) else [nested]
 
 
-def _lists(nested: object) -> object:
-    return [_lists(inner) for inner in nested] if isinstance(nested, tuple) else nested
+def lists_of(nested: object) -> object:
+    """Return nested tuples as nested lists, as all other features have their coordinates."""
+    return [lists_of(inner) for inner in nested] if isinstance(nested, tuple) else nested

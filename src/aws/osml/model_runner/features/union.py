@@ -16,7 +16,7 @@ from .geolocation import BOX_DECIMALS, POSITION_DECIMALS, rounded
 from .geometry_arrays import GeometryArrays, IndexArray, ObjectArray
 from .image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, find_image_geometry, geometry_paths
 from .properties import UNCUT, Feature
-from .rfc7946 import conformed, right_hand_order, ring_areas, wrapped
+from .rfc7946 import conformed, lists_of, right_hand_order, ring_areas, wrapped
 from .tiled_features import shapes_of
 
 
@@ -77,11 +77,7 @@ def _bridged(part: BaseGeometry, ends: Floats, distance_px: float) -> BaseGeomet
 
 def _geojson(shape: BaseGeometry) -> dict[str, object]:
     """Return a GeoJSON geometry with lists for positions, as in all other features."""
-    return {"type": shape.geom_type, "coordinates": _lists(mapping(shape)["coordinates"])}
-
-
-def _lists(nested: object) -> object:
-    return [_lists(inner) for inner in nested] if isinstance(nested, tuple) else nested
+    return {"type": shape.geom_type, "coordinates": lists_of(mapping(shape)["coordinates"])}
 
 
 @dataclass(frozen=True, eq=False)
