@@ -30,11 +30,10 @@ def recorder():
 
 
 def lines_of(recorder):
+    stream = recorder.stream
+    start = stream.tell()
     recorder.flush()
-    text = recorder._stream.getvalue()
-    recorder._stream.truncate(0)
-    recorder._stream.seek(0)
-    return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in stream.getvalue()[start:].splitlines()]
 
 
 def test_values_of_operation_are_one_line(recorder):

@@ -69,7 +69,7 @@ class MetricsRecorder:
         now: Callable[[], float] = time.perf_counter,
         namespace: str = NAMESPACE,
     ) -> None:
-        self._stream = stream
+        self.stream = stream
         self._now = now
         self._namespace = namespace
         self._lock = threading.Lock()
@@ -110,7 +110,7 @@ class MetricsRecorder:
         """
         with self._lock:
             scopes, self._scopes = self._scopes, {}
-        stream = sys.stdout if self._stream is None else self._stream
+        stream = sys.stdout if self.stream is None else self.stream
         if stream.isatty():
             return
         lines = [line for scope, metrics in scopes.items() for line in _lines(self._namespace, scope, metrics)]
