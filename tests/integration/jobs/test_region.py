@@ -15,7 +15,7 @@ from pydantic import Field
 from aws.osml.model_runner import region_request_handler
 from aws.osml.model_runner.common.typing import ImageRegion, TileState
 from aws.osml.model_runner.database import TileKey, TileOutcome, feature_table
-from aws.osml.model_runner.database.endpoint_callers import EndpointCallers
+from aws.osml.model_runner.database.endpoint_facts import EndpointCallers
 from aws.osml.model_runner.jobs.region import Deferred, Ended, RegionProcessor
 from aws.osml.model_runner.local.models.centerpoint import Centerpoint
 from aws.osml.model_runner.local.models.example_model import ModelReply

@@ -7,7 +7,7 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from aws.osml.model_runner.aws.clients import AwsClients
-from aws.osml.model_runner.database.endpoint_callers import EndpointCallers
+from aws.osml.model_runner.database.endpoint_facts import EndpointCallers
 from aws.osml.model_runner.inference.call_limit import CallLimit
 from aws.osml.model_runner.pipeline.call_shares import CallShares
 

@@ -1,7 +1,7 @@
-"""Facts of endpoints that all workers share, such as the number of instances: one row per fact, with a due time.
+"""Rows about endpoints that workers share: facts, such as the number of instances, and the workers that call one.
 
-One worker at a time looks a fact up and stores it. All others read the row. A fact stays valid until a newer fact
-replaces it, so a throttled control plane does not stop workers.
+A fact has a row with a due time. One worker at a time looks a fact up and stores it. All others read the row. A fact
+stays valid until a newer fact replaces it, so a throttled control plane does not stop workers.
 """
 
 import dataclasses
@@ -14,6 +14,10 @@ from aws.osml.model_runner.exceptions import ConditionNotMetError
 from .ddb_helper import DDBHelper
 
 PARTITION = "_facts"
+# The rows of an endpoint's callers form a partition of their own; no image id has this prefix.
+_PREFIX = "_callers#"
+# DynamoDB deletes the rows of stopped workers after this time.
+_LIFE_S = 3600
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,3 +83,24 @@ def _key(key: str) -> dict[str, str]:
 
 def _fact(row: Mapping[str, Any]) -> Fact:
     return Fact(row.get("fact"), row.get("due_time", 0.0), row.get("look_up_error"), row.get("look_up_time", 0.0))
+
+
+class EndpointCallers(DDBHelper):
+    """The workers that hold regions of an endpoint, in reserved rows of the table of regions."""
+
+    def record(self, endpoint: str, owner: str, for_s: float) -> None:
+        """N1: record a worker as caller of an endpoint for the next ``for_s`` seconds; 0 ends its record."""
+        now_s = self._now()
+        row = {
+            "image_id": _PREFIX + endpoint,
+            "region_id": owner,
+            "lease_until": now_s + for_s,
+            "expire_time": int(now_s + _LIFE_S),
+        }
+        self.put(row)
+
+    def others(self, endpoint: str, owner: str) -> int:
+        """Return the number of other workers that call an endpoint now."""
+        now_s = self._now()
+        rows = self.query_partition("image_id", _PREFIX + endpoint)
+        return sum(row["region_id"] != owner and row["lease_until"] > now_s for row in rows)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
 
-from aws.osml.model_runner.database.endpoint_callers import EndpointCallers
+from aws.osml.model_runner.database.endpoint_facts import EndpointCallers
 from aws.osml.model_runner.exceptions import TableError
 from aws.osml.model_runner.inference.call_limit import CallLimit
 

@@ -9,8 +9,7 @@ from aws.osml.model_runner.common.job_rules import TILE_MARGIN_S
 from aws.osml.model_runner.common.typing import ImageDimensions
 from aws.osml.model_runner.config import ServiceConfig
 from aws.osml.model_runner.database.blob_store import WorkBucket
-from aws.osml.model_runner.database.endpoint_callers import EndpointCallers
-from aws.osml.model_runner.database.endpoint_facts import SharedFacts
+from aws.osml.model_runner.database.endpoint_facts import EndpointCallers, SharedFacts
 from aws.osml.model_runner.database.endpoint_statistics_table import EndpointStatisticsTable
 from aws.osml.model_runner.database.feature_table import FeatureTable
 from aws.osml.model_runner.database.job_table import JobTable
