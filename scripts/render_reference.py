@@ -11,9 +11,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 
 from aws.osml.model_runner.cli.main import build_parser
 from aws.osml.model_runner.config import Setting, documented_settings
+from aws.osml.model_runner.jobs.prices import Prices, UnitPrices
+from aws.osml.model_runner.jobs.quote import (
+    Amounts,
+    Cost,
+    ImageQuote,
+    PlanDocument,
+    QuotedImage,
+    QuotedProblem,
+    QuotedRegion,
+    QuotedTiles,
+    Unchecked,
+)
 
 REFERENCE = Path(__file__).resolve().parents[1] / "docs" / "reference"
 END = "<!-- end of generated part -->"
@@ -104,12 +117,21 @@ def _resources(value: Any) -> Iterator[str]:
             yield from _resources(item)
 
 
+def plan_document() -> str:
+    """Return a table for each object of the document of ``plan``, and for the file of prices."""
+    models = (PlanDocument, ImageQuote, QuotedImage, QuotedTiles, QuotedRegion, Amounts, Cost, QuotedProblem, Unchecked)
+    titles = ("Document", "images", "image", "tile", "regions", "amounts and totals", "cost", "problems", "unchecked")
+    parts = [_object(f"### {title}", model) for title, model in zip(titles, models, strict=True)]
+    return "\n\n".join([*parts, _object("## File of prices", Prices), _object("### prices", UnitPrices)])
+
+
 PARTS: Mapping[str, tuple[str, Callable[[], str]]] = {
     "environment": ("environment.md", environment_table),
     "commands": ("command-line.md", command_sections),
     "data-plane parameters": ("../how-to/deploy-the-data-plane.md", lambda: parameter_table("data-plane.yaml")),
     "service parameters": ("../how-to/deploy-the-service.md", lambda: parameter_table("service.yaml")),
     "service permissions": ("../how-to/deploy-the-service.md", permission_table),
+    "plan": ("plan.md", plan_document),
 }
 
 
@@ -143,6 +165,25 @@ def main(argv: list[str] | None = None) -> int:
 
 def _actions(parser: argparse.ArgumentParser) -> list[argparse.Action]:
     return parser._actions  # argparse has no public way to list them
+
+
+def _object(heading: str, model: type[BaseModel]) -> str:
+    rows = [
+        f"| `{name}` | {_json_type(schema)} | {_cell(schema.get('description', ''))} |"
+        for name, schema in model.model_json_schema()["properties"].items()
+    ]
+    return "\n".join([heading, "", "| Key | Type | Meaning |", "|---|---|---|", *rows])
+
+
+def _json_type(schema: Mapping[str, Any]) -> str:
+    """Return the type of a key, of its items for a list, and ``null`` where it may be that."""
+    if "anyOf" in schema:
+        return " or ".join(_json_type(each) for each in schema["anyOf"])
+    if "$ref" in schema:
+        return "text" if schema["$ref"].endswith("BlockSizes") else "object"
+    if schema["type"] == "array":
+        return f"list of {_json_type(schema['items'])}s" if "items" in schema else "two numbers"
+    return {"string": "text", "integer": "number", "boolean": "true or false"}.get(schema["type"], schema["type"])
 
 
 def _section(name: str, parser: argparse.ArgumentParser) -> str:

@@ -142,11 +142,14 @@ class ImageQuote(_Part):
     """The quote of one image. Without a plan, `image`, `tile` and `amounts` are null, and `problems` say why."""
 
     url: str = Field(description="URL of the image.")
-    image: QuotedImage | None = None
-    tile: QuotedTiles | None = None
+    image: QuotedImage | None = Field(default=None, description="The image, as its file declares it.")
+    tile: QuotedTiles | None = Field(default=None, description="The tiles that the model gets.")
     regions: list[QuotedRegion] = Field(default=[], description="Regions in the order of the plan.")
-    amounts: Amounts | None = None
-    block_sizes: BlockSizes | None = Field(default=None, description="How the sizes of stored blocks are known.")
+    amounts: Amounts | None = Field(default=None, description="The amounts of this image.")
+    block_sizes: BlockSizes | None = Field(
+        default=None,
+        description="How sizes of blocks are known: `INDEX`, `PIXELS`, `SHARE` or `WHOLE_FILE`.",
+    )
     notes: list[str] = Field(default=[], description="Facts that do not stop the job and may surprise.")
 
 

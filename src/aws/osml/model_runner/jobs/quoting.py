@@ -71,7 +71,8 @@ class JobQuoter:
                 if finding.absent is not None:
                     problems[QuotedProblem.of(finding.absent)] = None
                 if not finding.is_known:
-                    reason = _REASONS.get(finding.reason, finding.reason)
+                    known = (text for name, text in _REASONS.items() if name in finding.reason)
+                    reason = next(known, finding.reason)
                     unchecked[Unchecked(field=field, reason=reason)] = None
             quote, reasons = ImageQuote(url=public_url(request.image_url)), list[QuotedProblem]()
             if not refused:
