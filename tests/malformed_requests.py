@@ -221,7 +221,10 @@ MALFORMED: list[tuple[str, str, set[str]]] = [
     # Fields about features.
     ("region that is not WKT", changed(regionOfInterest="the harbour"), {"regionOfInterest"}),
     ("region as a point", changed(regionOfInterest="POINT (1 2)"), {"regionOfInterest"}),
-    ("region as object", changed(regionOfInterest={"type": "Polygon"}), {"regionOfInterest"}),
+    ("region as list", changed(regionOfInterest=[[0, 0], [1, 1]]), {"regionOfInterest"}),
+    ("region as object", changed(regionOfInterest={"type": "Polygon"}), {"regionOfInterest.url"}),
+    ("region in a database", changed(regionOfInterest={"url": "PG:dbname=a"}), {"regionOfInterest.url"}),
+    ("region in a number", changed(regionOfInterest={"url": 1}), {"regionOfInterest.url"}),
     ("region off the Earth", changed(regionOfInterest="POLYGON((0 0, 0 99, 9 99, 0 0))"), {"regionOfInterest"}),
     ("properties as object", changed(featureProperties={"a": 1}), {"featureProperties"}),
     ("properties of no kind", changed(featureProperties=[{"a": 1}, 2]), {"featureProperties[1]"}),

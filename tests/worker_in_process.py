@@ -149,7 +149,10 @@ class InProcessWorker:
         credentials, make_sinks = self.clients.credentials, self.worker_process.make_sinks
         describe = self.capacities.describe
         runtime = partial(self.clients.client, "sagemaker-runtime")
-        return Preflight(self.config, self.model_endpoints, describe, credentials, runtime, make_sinks, **arguments)
+        areas = self.image_handler.parts.read_area
+        return Preflight(
+            *(self.config, self.model_endpoints, describe, credentials, runtime, make_sinks, areas), **arguments
+        )
 
     def close(self) -> None:
         self.worker_process.close()

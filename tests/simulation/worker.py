@@ -274,6 +274,7 @@ class Worker:
         self._clients = Clients(world.twins, port, world.chance)
         self._pipeline = _Pipeline(world.scheduler, self.process)
         self._runner = ModelRunner(config=world.config, process=self._worker_process(name, port))
+        handler = self._runner.image_request_handler
         preflight = Preflight(
             world.config,
             ModelEndpoints(world.config, lambda _request: None, world.scheduler.rng),
@@ -281,10 +282,10 @@ class Worker:
             self._clients.credentials,
             functools.partial(self._clients.client, "sagemaker-runtime"),
             self._make_sinks,
+            handler.parts.read_area,
             self.process.now,
             lambda looks, _within_s: [look() for look in looks],
         )
-        handler = self._runner.image_request_handler
         handler.parts = dataclasses.replace(handler.parts, preflight=preflight)
         for monitor in (self._runner.image_status_monitor, self._runner.region_status_monitor):
             monitor.sns_helper.sns_client = self._clients.client("sns")

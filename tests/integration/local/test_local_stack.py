@@ -17,7 +17,7 @@ from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.exceptions import ConfigurationError, LoadImageException, LocalStackError
 from aws.osml.model_runner.local.demo.run import run_demo
 from aws.osml.model_runner.local.image_request import TileSettings
-from aws.osml.model_runner.local.image_run import ImageRun, _only_source, run_image
+from aws.osml.model_runner.local.image_run import ImageRun, _only_sources, run_image
 from aws.osml.model_runner.local.stack import LocalStack, ModelSettings, WorkerSettings
 from aws.osml.model_runner.local.stack.child_process import clean_environment
 from aws.osml.model_runner.raster.open_images import OpenImages
@@ -163,8 +163,10 @@ def test_no_two_stacks_have_access_key_in_common(tmp_path):
 
 
 def test_worker_of_run_reads_its_image_and_no_other_file(tmp_path):
-    assert _only_source("/home/me/a.tif") == {"IMAGE_SOURCES": "file", "IMAGE_DIRECTORIES": "/home/me/a.tif"}
-    assert _only_source("https://host/a.tif") == {"IMAGE_SOURCES": "http"}
+    assert _only_sources(["/home/me/a.tif"]) == {"IMAGE_SOURCES": "file", "IMAGE_DIRECTORIES": "/home/me/a.tif"}
+    assert _only_sources(["https://host/a.tif"]) == {"IMAGE_SOURCES": "http"}
+    both = {"IMAGE_SOURCES": "file,http", "IMAGE_DIRECTORIES": "/home/me/a.geojson"}
+    assert _only_sources(["https://host/a.tif", "/home/me/a.geojson"]) == both
     (tmp_path / "mine.tif").write_bytes(b"no image")
     (tmp_path / "private.tif").write_bytes(b"no image")
     mine = RasterSettings(directories=(str(tmp_path / "mine.tif"),))

@@ -22,7 +22,7 @@ from .config import ServiceConfig
 from .database.endpoint_statistics_table import EndpointStatisticsTable
 from .database.job_table import JobItem, JobTable
 from .database.outstanding_jobs_table import Acceptance, OpenJob, OutstandingJobsTable
-from .database.region_item import packed_rules
+from .database.region_item import packed_rules, packed_tiles
 from .database.region_request_table import RegionRequestItem, RegionRequestTable
 from .exceptions import (
     AggregateOutputFeaturesException,
@@ -39,9 +39,9 @@ from .exceptions import (
 )
 from .features.properties import FeatureStamp
 from .jobs.completion import ImageCompletion, end_message
-from .jobs.image_roi import LendImage, interest_in
+from .jobs.image_roi import LendImage, ReadArea, interest_in, with_area
 from .jobs.leases import Lease, LeaseKeeper
-from .jobs.planning import ImagePlan, PlanLimits, plan_image, preparation_of
+from .jobs.planning import FixedRegions, ImagePlan, PlanLimits, plan_image, preparation_of
 from .jobs.preflight import Preflight
 from .jobs.progress import publish
 from .jobs.region import Deferred
@@ -78,6 +78,7 @@ class ImageParts:
     preflight: Preflight
     lend_image: LendImage
     skipping: TileSkipping
+    read_area: ReadArea
     leases: LeaseKeeper
     metrics: MetricsRecorder
     make_writers: Callable[[int], Executor]
@@ -272,8 +273,9 @@ class ImageRequestHandler:
             if stored.tiles_skipped is None:
                 # An earlier version was faster, and its plan skips nothing.
                 plan = dataclasses.replace(plan, skipped=None)
-            elif plan.skipped is not None and not plan.skipped.are_of_versions(stored.skip_versions or ()):
-                self._planning_failed(stored, LoadImageException("a file of skip was replaced after its job began"))
+            elif not plan.is_of_files(stored):
+                reason = "a file of skip or regionOfInterest was replaced after its job began"
+                self._planning_failed(stored, LoadImageException(reason))
                 return None
             tiles, skipped = stored.tile_count, stored.tiles_skipped
             logger.info("image.planned", regions=len(plan.regions), tiles=tiles, tiles_skipped=skipped)
@@ -465,8 +467,14 @@ class ImageRequestHandler:
             if item.image_etag and source.etag and item.image_etag != source.etag:
                 raise LoadImageException("the image was replaced after its job began")
             preparation = preparation_of(source, request, item.pixel_preparation, measures)
+            fixed, sha256 = self._fixed_regions(item), item.roi_sha256
+            if fixed is None:
+                request, sha256 = with_area(request, self.parts.read_area)
+                if item.roi_sha256 not in (None, sha256):
+                    raise LoadImageException("the file of regionOfInterest was replaced while its image was planned")
             size = self._region_size(item)
-            plan = plan_image(source, request, self.tiling_strategy, size, limits, preparation)
+            plan = plan_image(source, request, self.tiling_strategy, size, limits, preparation, fixed)
+            plan = dataclasses.replace(plan, roi_sha256=sha256)
             if item.region_count is not None and item.tiles_skipped is None:
                 return plan  # the stored plan skips nothing
             # Regions whose rows exist keep the tiles that their plan skips: files of rules may have changed since.
@@ -479,6 +487,17 @@ class ImageRequestHandler:
             return dataclasses.replace(
                 plan, skipped=dataclasses.replace(skipped, by_region={**stored, **skipped.by_region})
             )
+
+    def _fixed_regions(self, item: JobItem) -> FixedRegions | None:
+        """Return the regions of a plan that a file decided, if all have rows, because the file may have changed."""
+        if item.roi_sha256 is None or item.processing_bounds is None:
+            return None
+        rows = self.region_request_table.regions_of(item.image_id)
+        regions = sorted(ImageRegion.of(row.region_bounds) for row in rows if row.region_bounds)
+        if len(regions) != item.region_count:
+            return None
+        tile_count = (item.tile_count or 0) + (item.tiles_skipped or 0)
+        return FixedRegions(ImageRegion.of(item.processing_bounds), regions, tile_count)
 
     def _region_size(self, item: JobItem) -> ImageDimensions:
         """Return the region size of the job's plan; a deployment may have changed the setting since."""
@@ -525,6 +544,8 @@ class ImageRequestHandler:
             item.generation = generation
             if rules_by_tile := skipped.of(region.region_bounds):
                 item.tiles_skipped, item.skipped_tiles = len(rules_by_tile), packed_rules(rules_by_tile)
+            if plan is not None and plan.roi_sha256 is not None:
+                item.outside_tiles = packed_tiles(plan.planner.outside(region.region_bounds))
             try:
                 stored = self.region_request_table.start_region_request(item)
             except StartRegionException:

@@ -13,7 +13,13 @@ from shapely.geometry.base import BaseGeometry
 from aws.osml.model_runner.common.typing import ImageCompression, ImageDimensions, ImageFormats
 from aws.osml.model_runner.exceptions import FeatureError, InvalidImageRequestException
 
-from .image_request_schema import DEFAULT_TILE_OVERLAP, DEFAULT_TILE_SIZE, Algorithm, ImageRequestMessage
+from .image_request_schema import (
+    DEFAULT_TILE_OVERLAP,
+    DEFAULT_TILE_SIZE,
+    Algorithm,
+    AreaReference,
+    ImageRequestMessage,
+)
 from .image_url import public_url
 from .inference import ModelInvokeMode
 from .job_keys import image_id_of
@@ -51,6 +57,7 @@ class ImageRequest:
     ``image_url`` may be that of a STAC Item. ``image_assets`` are keys or roles of its assets, None for the default.
     ``image_item`` is the text of the ``ItemImage`` with which the job was planned. ``requester_pays``: the requester
     pays for reads of buckets whose owner does not.
+    ``roi_url`` names the file of the region of interest, whose polygons become ``roi`` when the image is planned.
     """
 
     job_id: str = ""
@@ -80,6 +87,7 @@ class ImageRequest:
     image_assets: list[str] | None = None
     requester_pays: bool = False
     image_item: str | None = None
+    roi_url: str | None = None
 
     @staticmethod
     def from_external_message(image_request: dict[str, Any]) -> "ImageRequest":
@@ -168,12 +176,13 @@ class ImageRequest:
 
 
 # Words before the tile format in each row of a request. A version that does not define a word refuses the row.
-# Otherwise it would send unprepared pixels or skipped tiles, or call the model by another protocol. Or it would fail to
+# Otherwise it would send other pixels or other tiles to the model, or call it by another protocol. Or it would fail to
 # open a STAC Item, or an image whose requester pays.
 _PREPARED = "PREPARED"
 _SKIPPING = "SKIPPING"
 _SOURCED = "SOURCED"
-_KNOWN_NEEDS = frozenset({*PROTOCOLS, _PREPARED, _SKIPPING, _SOURCED})
+_AREA = "AREA"
+_KNOWN_NEEDS = frozenset({*PROTOCOLS, _PREPARED, _SKIPPING, _SOURCED, _AREA})
 
 
 def stored_tile_format(request: ImageRequest) -> str:
@@ -184,7 +193,8 @@ def stored_tile_format(request: ImageRequest) -> str:
     protocol = [] if request.model_protocol is None else [request.model_protocol.get("protocol", OSML)]
     sourced = [_SOURCED] if request.requester_pays or is_item_url(request.image_url) else []
     prepared = [] if request.processor_input is None else [_PREPARED]
-    stored = ":".join([*protocol, *sourced, *prepared, str(request.tile_format)])
+    area = [_AREA] if request.roi_url else []
+    stored = ":".join([*protocol, *area, *sourced, *prepared, str(request.tile_format)])
     return skipping_format(stored) if request.skip else stored
 
 
@@ -240,7 +250,7 @@ _ENUM_FIELDS: dict[str, Callable[[Any], Any]] = {
 _SIZE_FIELDS = ("tile_size", "tile_overlap")
 _JSON_FIELDS = (
     *("feature_properties", "model_endpoint_parameters", "processor_input"),
-    *("skip", "model_protocol", "image_assets"),
+    *("skip", "model_protocol", "image_assets", "roi_url"),
 )
 
 
@@ -323,7 +333,7 @@ def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: s
         tile_compression=message.tile_compression,
         model_invocation_role=message.image_processor.assumed_role,
         feature_properties=message.feature_properties,
-        roi=message.roi,
+        roi=message.roi if isinstance(message.roi, BaseGeometry) else None,
         post_processing=deserialize_post_processing_list(steps),
         model_endpoint_parameters=message.parameters,
         result_name=result_name,
@@ -334,4 +344,5 @@ def _request(message: ImageRequestMessage, url: str, result_name: str, sha256: s
         model_protocol=message.image_processor.stored_protocol(),
         image_assets=message.image_assets if is_item_url(url) else None,
         requester_pays=message.requester_pays,
+        roi_url=message.roi.url if isinstance(message.roi, AreaReference) else None,
     )

@@ -7,7 +7,7 @@ declaration, so a rule can use the fields above it.
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, Field, field_validator
+from pydantic import AliasChoices, BaseModel, BeforeValidator, Discriminator, Field, Tag, field_validator
 from pydantic import ValidationInfo as Info
 from shapely.geometry.base import BaseGeometry
 
@@ -184,15 +184,27 @@ def _check_size(text: str, limit: int) -> None:
         raise broken_rule(f"at most {limit} bytes as stored (it has {size})")
 
 
+class AreaReference(MessageObject):
+    """A file of polygons."""
+
+    url: ImageUrl
+
+
 def _region(value: Any) -> BaseGeometry | None:
     if value == "":
         return None
     if not isinstance(value, str):
-        raise broken_rule("a POLYGON or MULTIPOLYGON in WKT")
+        raise broken_rule("a POLYGON or MULTIPOLYGON in WKT, or an object with the url of a file of polygons")
     try:
         return parse_roi(value)
     except InvalidImageRequestException as err:
         raise broken_rule(err.problems[0].expectation) from err
+
+
+RegionOfInterest = Annotated[
+    Annotated[BaseGeometry | None, BeforeValidator(_region), Tag("WKT")] | Annotated[AreaReference, Tag("FILE")],
+    Discriminator(lambda value: "FILE" if isinstance(value, dict | AreaReference) else "WKT"),
+]
 
 
 class ImageRequestMessage(MessageObject):
@@ -226,7 +238,7 @@ class ImageRequestMessage(MessageObject):
     outputs: Annotated[list[Output], Field(max_length=_MAX_OUTPUTS)] = Field(
         default_factory=list, validate_default=True
     )
-    roi: Annotated[BaseGeometry | None, BeforeValidator(_region)] = Field(None, alias="regionOfInterest")
+    roi: RegionOfInterest | None = Field(None, alias="regionOfInterest")
     skip: Annotated[list[SkipRule], Field(max_length=MAX_RULES)] | None = None
     feature_properties: Annotated[list[dict[str, Any]], Field(max_length=_MAX_FEATURE_PROPERTIES)] = Field(
         default_factory=list, alias="featureProperties"
@@ -317,8 +329,8 @@ class ImageRequestMessage(MessageObject):
 
     @field_validator("roi")
     @classmethod
-    def _roi_fits_rows(cls, roi: BaseGeometry | None) -> BaseGeometry | None:
-        if roi is not None:
+    def _roi_fits_rows(cls, roi: BaseGeometry | AreaReference | None) -> BaseGeometry | AreaReference | None:
+        if isinstance(roi, BaseGeometry):
             _check_size(roi.wkt, MAX_REGION_OF_INTEREST_BYTES)
         return roi
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from aws.osml.model_runner.common.typing import VALID_IMAGE_COMPRESSION, VALID_IMAGE_FORMATS
@@ -54,7 +55,11 @@ def add_tile_options(parser: argparse.ArgumentParser) -> None:
     )
     pixels.add_argument("--nodata-fill", type=float, metavar="VALUE", help="sample of pixels that are not valid")
     parser.add_argument(
-        "--roi", metavar="WKT", help="region of interest: a POLYGON or MULTIPOLYGON in longitude and latitude"
+        "--roi",
+        type=_region_of_interest,
+        metavar="WKT|FILE",
+        help="region of interest: a POLYGON or MULTIPOLYGON in longitude and latitude, or a file of polygons"
+        " (GeoJSON, GeoParquet or GeoPackage, or its URL)",
     )
 
 
@@ -90,6 +95,14 @@ def whole_number(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def _region_of_interest(text: str) -> str | dict[str, str]:
+    """Return ``regionOfInterest`` of a request: WKT, or the URL or absolute path of a file."""
+    path = Path(text).expanduser()
+    if "(" in text and not path.is_file():
+        return text
+    return {"url": text if "://" in text else str(path.resolve())}
 
 
 def _bands(text: str) -> list[int | str]:

@@ -120,8 +120,10 @@ def _request(arguments: argparse.Namespace, environ: dict[str, str]) -> tuple[st
         image = str(path.resolve())
         if not path.is_file():
             raise ConfigurationError(f"{image} does not exist, or is not a file")
-    source = image.partition("://")[0].replace("https", "http") if "://" in image else "file"
-    environ["IMAGE_SOURCES"] = source
+    area = members.get("regionOfInterest")
+    named = [image, area["url"]] if isinstance(area, dict) else [image]
+    sources = {url.partition("://")[0].replace("https", "http") if "://" in url else "file" for url in named}
+    environ["IMAGE_SOURCES"] = ",".join(sorted(sources))
     options = {"imageProcessor": "--endpoint", "outputs": "--output"}
     given = {"imageProcessor": arguments.endpoint, "outputs": arguments.output}
     left_out = {field: f"not given ({options[field]})" for field, value in given.items() if not value}
@@ -158,7 +160,7 @@ def _quoted(
     from aws.osml.model_runner.api.image_request_message import job_id_of, parse_image_request_message
     from aws.osml.model_runner.aws.role_session import describing_session
     from aws.osml.model_runner.config import ServiceConfig
-    from aws.osml.model_runner.jobs.image_roi import lend_image
+    from aws.osml.model_runner.jobs.image_roi import lend_image, read_area
     from aws.osml.model_runner.jobs.model_endpoints import ModelEndpoints
     from aws.osml.model_runner.jobs.preflight import Preflight
     from aws.osml.model_runner.jobs.quote import PlanDocument
@@ -187,6 +189,7 @@ def _quoted(
             described = sagemaker.describe_inference_component(InferenceComponentName=name)
         return described
 
+    areas = partial(read_area, process.images)
     preflight = Preflight(
         config,
         ModelEndpoints(config, lambda _request: None, process.rng),
@@ -194,10 +197,11 @@ def _quoted(
         clients.credentials,
         partial(clients.client, "sagemaker-runtime"),
         process.make_sinks,
+        areas,
     )
     images = partial(lend_image, process.images)
     skipping = TileSkipping(images, process.new_invalid_tiles)
-    quoter = JobQuoter(config, VariableOverlapTilingStrategy(), images, skipping, preflight, left_out)
+    quoter = JobQuoter(config, VariableOverlapTilingStrategy(), images, skipping, preflight, areas, left_out)
     try:
         return quoter.quote(requests, calls_per_second, prices, on_planned)
     finally:

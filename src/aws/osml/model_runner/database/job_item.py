@@ -110,6 +110,9 @@ class JobItem(DDBItem):
     image_assets: str | None = None
     image_item: str | None = None
     requester_pays: bool | None = None
+    # File of the region of interest, and the SHA-256 of its content when the image was planned.
+    roi_url: str | None = None
+    roi_sha256: str | None = None
 
     def __post_init__(self) -> None:
         """Set the key under which the table holds the row."""
@@ -145,6 +148,7 @@ class JobItem(DDBItem):
             model_protocol=None if (spoken := image_request.model_protocol) is None else json_text(spoken),
             image_assets=None if (names := image_request.image_assets) is None else json_text(names),
             requester_pays=image_request.requester_pays or None,
+            roi_url=image_request.roi_url,
         )
 
     def image_request(self) -> ImageRequest:
@@ -177,6 +181,7 @@ class JobItem(DDBItem):
             image_assets=json.loads(self.image_assets) if self.image_assets else None,
             image_item=self.image_item,
             requester_pays=bool(self.requester_pays),
+            roi_url=self.roi_url,
         )
 
     @property

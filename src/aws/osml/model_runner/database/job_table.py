@@ -134,7 +134,7 @@ def new_row(image_request: ImageRequest, now_s: float, life_s: float = ROW_LIFE_
     """Return the row that A1 puts; counters and leases are zero, since no comparison holds for absent attributes."""
     item = JobItem.from_image_request(image_request)
     item.feature_properties = item.roi_wkt = item.processor_input = item.skip = None
-    item.model_protocol = item.image_assets = None
+    item.model_protocol = item.image_assets = item.roi_url = None
     item.image_status = "ACCEPTED"
     item.start_time = int(now_s * 1000)
     item.expire_time = int(now_s + life_s)
@@ -288,6 +288,7 @@ class JobTable(PublishedJobTable):
             skip=request.get("skip"),
             model_protocol=request.get("model_protocol"),
             image_assets=request.get("image_assets"),
+            roi_url=json.loads(request.get("roi_url") or "null"),
             message_body=row.get("message_body"),
         )
 
@@ -326,6 +327,7 @@ class JobTable(PublishedJobTable):
                 *("region_count", "tile_count", "width", "height", "extents", "region_size", "processing_bounds"),
                 *("image_etag", "image_extension", "image_format", "image_count", "source_properties", "georeference"),
                 *("pixel_preparation", "first_attempt", "tiles_skipped", "skip_versions", "tile_format", "image_item"),
+                "roi_sha256",
             )
             if getattr(item, name) is not None
         } | {"image_status": str(RequestStatus.IN_PROGRESS), "tiles_since": self._now()}

@@ -4,6 +4,9 @@ import dataclasses
 import zlib
 from collections.abc import Mapping
 
+import numpy as np
+from numpy.typing import NDArray
+
 from aws.osml.model_runner.api.region_request import RegionRequest
 from aws.osml.model_runner.common.typing import TERMINAL_STATUSES, ImageRegion
 
@@ -50,6 +53,8 @@ class RegionRequestItem(DDBItem):
     # Tiles that the plan skips: their number, and the rule of each, see ``packed_rules``.
     tiles_skipped: int | None = None
     skipped_tiles: bytes | None = None
+    # Bits of the tiles that a region of interest in a file leaves out, see ``packed_tiles``.
+    outside_tiles: bytes | None = None
 
     def __post_init__(self) -> None:
         """Set the key under which the table holds the row."""
@@ -80,6 +85,14 @@ class RegionRequestItem(DDBItem):
         return {index: rule - 1 for index, rule in enumerate(rules) if rule}
 
     @property
+    def outside(self) -> frozenset[int]:
+        """Indices of the tiles that a region of interest in a file leaves out; its plan decided once."""
+        if not self.outside_tiles:
+            return frozenset()
+        bits = np.unpackbits(np.frombuffer(zlib.decompress(bytes(self.outside_tiles)), dtype=np.uint8))
+        return frozenset(np.flatnonzero(bits).tolist())
+
+    @property
     def is_terminal(self) -> bool:
         """True when the region has a terminal status."""
         return self.region_status in TERMINAL_STATUSES
@@ -91,3 +104,8 @@ def packed_rules(rules_by_tile: Mapping[int, int]) -> bytes:
     for index, rule in rules_by_tile.items():
         rules[index] = rule + 1
     return zlib.compress(bytes(rules), 9)
+
+
+def packed_tiles(is_in: NDArray[np.bool_]) -> bytes | None:
+    """Return a set of tiles in the form of a row: a bit for each tile of the region's grid; None without any."""
+    return zlib.compress(np.packbits(is_in).tobytes(), 9) if is_in.any() else None

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import shapely
@@ -27,6 +28,10 @@ from aws.osml.model_runner.raster.area_reader import AreaFile
 from aws.osml.model_runner.raster.open_images import Access, OpenImages
 from aws.osml.model_runner.tiling.pixel_roi import roi_in_pixels
 
+# Field of a request that names the file of its region of interest.
+ROI_FIELD = "regionOfInterest.url"
+# Takes a request, the URL of a file, and the field that names it.
+ReadArea = Callable[[ImageRequest, str, str], AreaFile]
 LendImage = Callable[[ImageRequest | RegionRequest], AbstractContextManager[ImageSource]]
 
 
@@ -68,9 +73,21 @@ def read_area(images: OpenImages, request: ImageRequest, url: str, field: str) -
     except ImageUnreachableError:
         raise
     except (InvalidImageURLException, LoadImageException) as err:
-        expectation = err.problems[0].expectation if isinstance(err, InvalidImageURLException) else str(err)
+        problems = err.problems if isinstance(err, InvalidImageURLException) else ()
+        expectation = problems[0].expectation if problems else str(err).removeprefix(f"{url} ")
         problem = Problem(field, shortened(url), expectation)
         raise InvalidImageRequestException("an area of the request cannot be used", [problem]) from err
+
+
+def with_area(request: ImageRequest, read: ReadArea) -> tuple[ImageRequest, str | None]:
+    """Return a request with the region of interest that its file holds, and the SHA-256 of the file.
+
+    A request without such a file is returned as it is. Raises the errors of ``read_area``.
+    """
+    if not request.roi_url:
+        return request, None
+    area, sha256 = read(request, request.roi_url, ROI_FIELD)
+    return replace(request, roi=area), sha256
 
 
 @functools.lru_cache(maxsize=16)

@@ -61,12 +61,21 @@ class PlanLimits(NamedTuple):
     body_bytes: int | None = None
 
 
+class FixedRegions(NamedTuple):
+    """Regions of a plan whose rows are all stored, in model pixels."""
+
+    bounds: ImageRegion
+    regions: list[ImageRegion]
+    tile_count: int
+
+
 @dataclasses.dataclass(frozen=True)
 class ImagePlan:
     """The plan of an image: the attributes that its row stores, and the regions that follow from it.
 
     ``width`` and ``height`` are those of the image; ``bounds`` and ``regions`` are in model pixels. ``tile_count``
-    counts all tiles that touch the region of interest. ``skipped`` is None where no rule was applied.
+    counts all tiles that touch the region of interest. ``skipped`` is None where no rule was applied. ``roi_sha256`` is
+    set if a file holds the region of interest.
     """
 
     bounds: ImageRegion
@@ -86,6 +95,7 @@ class ImagePlan:
     preparation: Preparation | None = None
     skipped: SkippedTiles | None = None
     item: ItemImage | None = None
+    roi_sha256: str | None = None
 
     def applied_to(self, item: JobItem) -> JobItem:
         """Return the row with this plan in it; the image's metadata joins the properties that the request stamps."""
@@ -115,7 +125,13 @@ class ImagePlan:
             skip_versions=list(skipped.versions) or None,
             tile_format=skipping_format(item.tile_format or "") if is_marked else item.tile_format,
             image_item=self.item.to_text() if self.item else None,
+            roi_sha256=self.roi_sha256 or item.roi_sha256,
         )
+
+    def is_of_files(self, stored: JobItem) -> bool:
+        """Return True unless a file that the request names had another version when the stored plan was made."""
+        skipped = self.skipped or SkippedTiles()
+        return self.roi_sha256 == stored.roi_sha256 and skipped.are_of_versions(stored.skip_versions or ())
 
     @property
     def work(self) -> list[ImageRegion]:
@@ -137,10 +153,12 @@ def plan_image(
     region_size: ImageDimensions,
     limits: PlanLimits,
     preparation: Preparation | None = None,
+    fixed: FixedRegions | None = None,
 ) -> ImagePlan:
     """Return the plan of an open image. The same image and request give the same plan on every worker.
 
-    ``preparation`` is what is done to the pixels of tiles; None leaves them as they are.
+    ``preparation`` is what is done to the pixels of tiles; None leaves them as they are. ``fixed`` are the regions of a
+    plan that was made before, from a region of interest that may have changed since.
 
     Raises:
         ImageError: the tile format cannot hold the image, or a tile would be too large. The region of interest is not
@@ -156,16 +174,18 @@ def plan_image(
         if source.sensor_model is None:
             raise LoadImageException("regionOfInterest needs an image that is georeferenced, and this one is not")
         roi = interest_in(source.sensor_model, source.width, source.height, request.roi, ratio)
-    try:
-        bounds = processing_bounds(size.width, size.height, roi)
-    except LoadImageException as err:
-        raise LoadImageException(f"{err}{_covered(source)}") from err
     planner = TilePlanner(strategy, request.tile_size, request.tile_overlap, roi)
-    _refuse_excess(planner, bounds, region_size, limits)
-    counts = planner.tile_counts(bounds, region_size)
-    if not counts:
-        raise LoadImageException(f"regionOfInterest does not touch the image{_covered(source)}")
-    regions = [region for region, _ in counts]
+    if fixed is None:
+        try:
+            bounds = processing_bounds(size.width, size.height, roi)
+        except LoadImageException as err:
+            raise LoadImageException(f"{err}{_covered(source)}") from err
+        _refuse_excess(planner, bounds, region_size, limits)
+        counts = planner.tile_counts(bounds, region_size)
+        if not counts:
+            raise LoadImageException(f"regionOfInterest does not touch the image{_covered(source)}")
+        fixed = FixedRegions(bounds, [region for region, _ in counts], sum(count for _, count in counts))
+    bounds, regions, tile_count = fixed
     if limits.body_bytes is not None:
         largest = max((tile.bounds for tile in planner.tiles(regions[0])), key=lambda bounds: math.prod(bounds.size))
         envelope = envelope_of(ModelProtocol.of(request.model_protocol), str(request.tile_format))
@@ -173,7 +193,7 @@ def plan_image(
     return ImagePlan(
         bounds=bounds,
         regions=regions,
-        tile_count=sum(count for _, count in counts),
+        tile_count=tile_count,
         region_size=region_size,
         width=source.width,
         height=source.height,

@@ -39,6 +39,7 @@ from aws.osml.model_runner.inference.endpoint_check import (
 )
 from aws.osml.model_runner.sink.sink import Sink
 
+from .image_roi import ROI_FIELD, ReadArea
 from .model_endpoints import ModelEndpoints
 
 logger = structlog.get_logger(__name__)
@@ -113,6 +114,7 @@ class Preflight:
         credentials: Callable[[RoleSession | None], Any],
         runtime: Callable[[RoleSession | None], Any],
         make_sinks: Callable[[list[dict[str, Any]]], list[Sink]],
+        read_area: ReadArea,
         now: Callable[[], float] = time.monotonic,
         run: Callable[[Sequence[Callable[[], Finding]], float], list[Finding | None]] = at_once,
     ) -> None:
@@ -122,6 +124,7 @@ class Preflight:
         self._credentials = credentials
         self._runtime = runtime
         self._make_sinks = make_sinks
+        self._read_area = read_area
         self._run = run
 
         def forgotten_at(_key: object, finding: Finding, now_s: float) -> float:
@@ -180,6 +183,9 @@ class Preflight:
 
             yield Check("imageReadRole", ("role", role, bucket), check_reader)
 
+        if request.roi_url:
+            yield Check("regionOfInterest", ("area", request.roi_url, role), lambda: self._check_area(request))
+
         def check_output(index: int, sink: Sink) -> Finding:
             problems = sink.check(request.job_id, request.result_name)
             return Finding(
@@ -217,6 +223,13 @@ class Preflight:
 
         key = ("invocation", name, role, str(parameters.get("InferenceComponentName", "")))
         return Check("imageProcessor", key, check_permission)
+
+    def _check_area(self, request: ImageRequest) -> Finding:
+        try:
+            self._read_area(request, request.roi_url or "", ROI_FIELD)
+        except InvalidImageRequestException as err:
+            return Finding(err.problems)
+        return Finding()
 
     # Findings -------------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from aws.osml.model_runner.inference.endpoint_check import Finding
 from aws.osml.model_runner.raster import ImageSource
 from aws.osml.model_runner.tiling.strategy import TilingStrategy
 
-from .image_roi import LendImage
+from .image_roi import LendImage, ReadArea, with_area
 from .planning import ImagePlan, PlanLimits, plan_image, preparation_of
 from .preflight import Preflight
 from .prices import Prices
@@ -44,6 +44,7 @@ class JobQuoter:
         lend_image: LendImage,
         skipping: TileSkipping,
         preflight: Preflight,
+        read_area: ReadArea,
         left_out: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         self._config = config
@@ -51,6 +52,7 @@ class JobQuoter:
         self._lend_image = lend_image
         self._skipping = skipping
         self._preflight = preflight
+        self._read_area = read_area
         self._left_out = left_out
 
     def quote(
@@ -112,6 +114,7 @@ class JobQuoter:
         body_bytes = self._preflight.max_body_bytes(request) if endpoint is not None and endpoint.is_good else None
         problems = list[QuotedProblem]()
         try:
+            request, _ = with_area(request, self._read_area)
             with self._lend_image(request) as source:
                 preparation = preparation_of(source, request, None, measures=True)
 

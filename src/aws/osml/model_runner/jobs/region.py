@@ -126,9 +126,9 @@ class RegionProcessor:
         )
 
     def tiles(self, job: JobItem, item: RegionRequestItem) -> list[Tile]:
-        """Return the region's tiles without skipped tiles, as its row ``item`` has them.
+        """Return the region's tiles, without tiles that its row ``item`` skips or leaves out.
 
-        With a region of interest the image has to be open, or have been planned here.
+        With a region of interest in the request the image has to be open, or have been planned here.
         """
         roi = None
         if job.roi_wkt:
@@ -141,9 +141,9 @@ class RegionProcessor:
             ImageDimensions(*self._request.tile_overlap),
             roi,
         )
-        skipped = item.rules_by_tile
+        left_out = item.rules_by_tile.keys() | item.outside
         tiles = planner.tiles(ImageRegion.of(self._request.region_bounds))
-        return [tile for tile in tiles if tile.index not in skipped]
+        return [tile for tile in tiles if tile.index not in left_out]
 
     def committed(self, tiles: Sequence[Tile], item: RegionRequestItem) -> dict[int, TileState]:
         """Return the outcomes that the table already holds, by the index of the tile."""

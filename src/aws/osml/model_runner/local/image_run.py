@@ -5,7 +5,7 @@ import ssl
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from rich.console import Console
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.stac_item import is_item_url
 from aws.osml.model_runner.common.typing import RequestStatus
-from aws.osml.model_runner.exceptions import ConfigurationError, InterruptedRunError, InvalidRequestError
+from aws.osml.model_runner.exceptions import ConfigurationError, ImageError, InterruptedRunError, InvalidRequestError
 from aws.osml.model_runner.local.checkpoint import Checkpoint
 from aws.osml.model_runner.local.image_request import ModelTarget, TileSettings, image_request
 from aws.osml.model_runner.local.job import JobOutcome, JobRun
@@ -25,6 +25,8 @@ from aws.osml.model_runner.local.patience import JobStuckError, Patience
 from aws.osml.model_runner.local.progress import ProgressDisplay
 from aws.osml.model_runner.local.stack import LocalStack, ModelSettings, WorkerSettings
 from aws.osml.model_runner.local.worker_logs import WorkerLogs
+from aws.osml.model_runner.raster import RasterSettings
+from aws.osml.model_runner.raster.area_reader import AreaReader
 
 _CONNECT_TIMEOUT_S = 5.0
 
@@ -70,6 +72,7 @@ def run_image(run: ImageRun, console: Console) -> JobOutcome:
     image_url = _image_url(run.image)
     if run.has_own_model:
         _check_served(run.model)
+    run = _with_area(run)
     _check_request(run, image_url)
     settings = _settings(run, image_url)
     checkpoint = None
@@ -79,7 +82,7 @@ def run_image(run: ImageRun, console: Console) -> JobOutcome:
     models = {} if run.has_own_model else {run.model: ModelSettings(run.model, run.model_options)}
     with tempfile.TemporaryDirectory(prefix="model-runner-") as directory:
         logs = run.logs or Path(directory)
-        workers = replace(run.workers, environment={**_only_source(image_url), **run.workers.environment})
+        workers = replace(run.workers, environment={**_only_sources(_urls(run, image_url)), **run.workers.environment})
         stack = LocalStack(logs, models, workers)
         with ProgressDisplay(console) as display, stack:
             # By HTTP instead of the gateway, because SageMaker refuses tiles of more than 6 MiB.
@@ -193,19 +196,42 @@ def _check_served(model_url: str) -> None:
         raise ConfigurationError(f"--model: no model is served at {model_url}: {err}") from err
 
 
-def _only_source(image_url: str) -> dict[str, str]:
-    """Return the settings with which workers read only this file, or only http(s) images.
+def _urls(run: ImageRun, image_url: str) -> list[str]:
+    """Return the URLs that the workers of a run have to read."""
+    area = run.members.get("regionOfInterest")
+    return [image_url, *([area["url"]] if isinstance(area, dict) else [])]
+
+
+def _only_sources(urls: Sequence[str]) -> dict[str, str]:
+    """Return the settings with which workers read only these files, the image first, or only http(s) URLs.
 
     Other users of the machine could send requests for other files. The files of a STAC Item are beside it or below, or
     on web servers.
     """
-    if image_url.startswith("http"):
-        return {"IMAGE_SOURCES": "http"}
-    is_item = is_item_url(image_url)
-    allowed = str(Path(image_url).parent) if is_item else image_url
+    image_url = urls[0]
+    has_item = is_item_url(image_url)
+    readable = [str(Path(image_url).parent) if has_item and not image_url.startswith("http") else image_url, *urls[1:]]
+    files = [url for url in readable if not url.startswith("http")]
+    sources = [name for name, is_used in (("file", files), ("http", has_item or len(files) < len(urls))) if is_used]
     # The setting is a list with commas.
-    directories = {} if "," in allowed else {"IMAGE_DIRECTORIES": allowed}
-    return {"IMAGE_SOURCES": "file,http" if is_item else "file"} | directories
+    directories = {"IMAGE_DIRECTORIES": ",".join(files)} if files and "," not in "".join(files) else {}
+    return {"IMAGE_SOURCES": ",".join(sources)} | directories
+
+
+def _with_area(run: ImageRun) -> ImageRun:
+    """Return the run with the absolute path of its region of interest, if a file of this machine holds it.
+
+    Raises ConfigurationError if workers would refuse the file.
+    """
+    area = run.members.get("regionOfInterest")
+    if not isinstance(area, dict) or str(area["url"]).startswith(("http://", "https://")):
+        return run
+    path = str(Path(str(area["url"])).expanduser().resolve())
+    try:
+        AreaReader(RasterSettings()).read(path, path, None)
+    except ImageError as err:
+        raise ConfigurationError(f"--roi: {err}") from err
+    return replace(run, members={**run.members, "regionOfInterest": {"url": path}})
 
 
 def _image_url(image: str) -> str:

@@ -131,6 +131,11 @@ class TilePlanner:
         tiles = self._strategy.compute_tiles(region, self._tile_size, self._overlap)
         return [Tile(index, tiles[index]) for index in np.flatnonzero(self._touch_roi(bounds_of_tiles(tiles))).tolist()]
 
+    def outside(self, region: ImageRegion) -> NDArray[np.bool_]:
+        """Return which tiles of a region's grid share no area with the region of interest, by their indices."""
+        tiles = self._strategy.compute_tiles(region, self._tile_size, self._overlap)
+        return ~self._touch_roi(bounds_of_tiles(tiles))
+
     def rows(self, bounds: ImageRegion, region_size: ImageDimensions) -> Iterator[list[tuple[ImageRegion, Tile]]]:
         """Yield the tiles of all regions, each with its region, one row of tiles at a time.
 

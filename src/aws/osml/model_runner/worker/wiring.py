@@ -17,7 +17,7 @@ from aws.osml.model_runner.database.outstanding_jobs_table import OutstandingJob
 from aws.osml.model_runner.database.region_request_table import RegionRequestTable
 from aws.osml.model_runner.image_request_handler import ImageParts, ImageRequestHandler
 from aws.osml.model_runner.jobs.completion import ImageCompletion
-from aws.osml.model_runner.jobs.image_roi import lend_image
+from aws.osml.model_runner.jobs.image_roi import lend_image, read_area
 from aws.osml.model_runner.jobs.isolation import Isolation
 from aws.osml.model_runner.jobs.merging import aggregation_memory
 from aws.osml.model_runner.jobs.model_endpoints import ModelEndpoints
@@ -108,7 +108,7 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, process: WorkerProces
         describe=lambda name, role: capacities.describe("endpoint", name, role or ""),
     )
     endpoints = ModelEndpoints(config, capacities.max_body_bytes, rng, process.new_detector)
-    images_to_lend = partial(lend_image, process.images)
+    images_to_lend, areas_to_read = partial(lend_image, process.images), partial(read_area, process.images)
 
     completion = ImageCompletion(
         job_table,
@@ -180,9 +180,11 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, process: WorkerProces
             clients.credentials,
             partial(clients.client, "sagemaker-runtime"),
             process.make_sinks,
+            areas_to_read,
         ),
         lend_image=images_to_lend,
         skipping=TileSkipping(images_to_lend, process.new_invalid_tiles),
+        read_area=areas_to_read,
         leases=process.leases,
         metrics=process.metrics,
         make_writers=process.make_writers,
