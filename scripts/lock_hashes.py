@@ -90,7 +90,7 @@ def write(name: str, what: str, lines: Sequence[str]) -> None:
 
 
 def main() -> None:
-    """Write the three files."""
+    """Write the four files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("gdal", help="the version of the container's libgdal, such as 3.6.2")
     gdal = f"gdal=={parser.parse_args().gdal}"
@@ -98,9 +98,11 @@ def main() -> None:
     runtime = needed(Requirement(f"{project}[parquet]"), set()) - {project}
     runtime |= {name for tool in BUILD_TOOLS for name in needed(Requirement(tool), set())}
     local = needed(Requirement(f"{project}[local,parquet]"), set()) - runtime - {project}
+    onnx = needed(Requirement(f"{project}[onnx,parquet]"), set()) - runtime - {project}
     for name, what, names in (
         ("runtime.txt", "Packages of a worker, and packages that build it.", runtime),
         ("local.txt", "Further packages of the embedded stack.", local),
+        ("onnx.txt", "Further packages of a container that serves ONNX files.", onnx),
     ):
         write(name, what, locked([f"{each}=={versions[each]}" for each in sorted(names)]))
     options = ["--no-binary", "gdal", "--no-build-isolation"]

@@ -14,6 +14,7 @@ from . import (
     demo_command,
     health_command,
     merge_command,
+    model_command,
     plan_command,
     queues_command,
     redrive_command,
@@ -37,6 +38,7 @@ COMMANDS = (
     merge_command,
     demo_command,
     run_command,
+    model_command,
     view_command,
 )
 FAILED, MISUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143

@@ -19,9 +19,9 @@ TILE_DEFAULTS: Mapping[str, Any] = {
 }
 
 
-def add_tile_options(parser: argparse.ArgumentParser) -> None:
+def add_tile_options(parser: argparse.ArgumentParser, title: str = "tiles") -> None:
     """Add the options for size, format and pixels of tiles, and for the region of interest."""
-    tiles = parser.add_argument_group("tiles")
+    tiles = parser.add_argument_group(title)
     size, overlap, tile_format, compression = TILE_DEFAULTS.values()
     tiles.add_argument("--tile-size", type=int, default=size, metavar="PIXELS", help="width and height")
     tiles.add_argument(

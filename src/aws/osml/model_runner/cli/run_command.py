@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -17,6 +18,7 @@ from .protocol_options import add_protocol_options, protocol_of
 from .view_command import page_path
 
 if TYPE_CHECKING:
+    from aws.osml.model_runner.local.image_request import TileSettings
     from aws.osml.model_runner.local.image_run import ImageRun
     from aws.osml.model_runner.local.output_file import OutputFile
 
@@ -28,6 +30,7 @@ WAIT_LIMIT_S = 900.0
 _EXAMPLES = """\
 examples:
   model-runner run harbour.tif --model http://127.0.0.1:8080/invocations
+  model-runner run harbour.tif --model best.onnx
   model-runner run harbour.tif --model bright-objects --tile-size 512 --overlap 64 --output ships.geojson
   model-runner run harbour.tif --model http://127.0.0.1:8080/invocations --roi 'POLYGON ((10 50, 11 50, 11 51, 10 50))'
   model-runner run eight-bands.ntf --model http://127.0.0.1:8080/invocations --bands 5,3,2 \\
@@ -61,8 +64,10 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--model",
         required=True,
-        metavar="URL|NAME",
-        help="URL that takes tiles by POST, or an example model: bright-objects, centerpoint, failure, flood",
+        metavar="URL|FILE|NAME",
+        help=(
+            "URL that takes tiles by POST, ONNX file, or an example model: bright-objects, centerpoint, failure, flood"
+        ),
     )
     parser.add_argument(
         "--model-options", type=_json_object, default={}, metavar="JSON", help="settings of an example model"
@@ -83,7 +88,10 @@ def add_parser(commands: Any) -> None:
         metavar="SECONDS",
         help="end the run when the model or the image store does not respond for so long",
     )
-    add_tile_options(parser)
+    add_tile_options(
+        parser, "tiles (default: those of an ONNX file, else 1024 pixels, an eighth of them shared, GTIFF)"
+    )
+    parser.set_defaults(tile_size=None, overlap=None, format=None)
     add_protocol_options(parser)
     parser.add_argument(
         "--merge", choices=MERGES, help="how features of one object in several tiles are merged (default: SEAM)"
@@ -195,10 +203,19 @@ def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun
     side = arguments.region_size
     environment = {"REGION_SIZE": f"({side}, {side})"} if side else {}
     members: dict[str, Any] = {}
+    model, options, tiles = arguments.model, arguments.model_options, TileSettings()
+    if model.endswith(".onnx"):
+        model, options, tiles, members = _onnx_file(Path(model), options)
+    else:
+        model = _known_model(model, options)
     if arguments.assets:
         members["imageAssets"] = arguments.assets
     if asked := processor_input_of(arguments):
-        members["imageProcessorInput"] = asked
+        usual = members.get("imageProcessorInput", {})
+        # A request may have only one of the two.
+        other = {"scale": "gsd", "gsd": "scale"}
+        excluded = {other[name] for name in asked if name in other}
+        members["imageProcessorInput"] = {name: usual[name] for name in usual if name not in excluded} | asked
     if spoken := protocol_of(arguments):
         members["imageProcessor"] = spoken
     if arguments.roi:
@@ -207,16 +224,49 @@ def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun
         members["postProcessing"] = merge_step(arguments.merge or "SEAM", arguments.threshold)
     return ImageRun(
         image=arguments.image,
-        model=_known_model(arguments.model, arguments.model_options),
-        tiles=TileSettings(arguments.tile_size, arguments.overlap, arguments.format, arguments.compression),
+        model=model,
+        tiles=_tiles(arguments, tiles),
         workers=WorkerSettings(arguments.workers, arguments.calls, environment),
-        model_options=arguments.model_options,
+        model_options=options,
         members=members,
         logs=arguments.logs,
         checkpoint=output.path.with_name(f"{output.path.name}.resume"),
         resume=arguments.resume,
         wait_limit_s=arguments.wait_limit,
     )
+
+
+def _tiles(arguments: argparse.Namespace, usual: "TileSettings") -> "TileSettings":
+    """Return the tiles that the options ask for; ``usual`` has the others."""
+    size_px = usual.size_px if arguments.tile_size is None else arguments.tile_size
+    overlap_px = usual.overlap_px if size_px == usual.size_px else size_px // 8
+    if arguments.overlap is not None:
+        overlap_px = arguments.overlap
+    return replace(
+        usual,
+        size_px=size_px,
+        overlap_px=overlap_px,
+        tile_format=arguments.format or usual.tile_format,
+        compression=arguments.compression,
+    )
+
+
+def _onnx_file(path: Path, options: dict[str, Any]) -> tuple[str, dict[str, Any], "TileSettings", dict[str, Any]]:
+    """Return the model of an ONNX file, its settings, its tiles, and its members of a request."""
+    from aws.osml.model_runner.local.onnx.onnx_model import OnnxModel, digest
+    from aws.osml.model_runner.local.stack.model_server import ONNX
+
+    if options:
+        raise ConfigurationError("--model-options: the settings of an ONNX file are in its card")
+    path = path.expanduser().resolve()
+    model = OnnxModel.open(path)
+    members: dict[str, Any] = {}
+    if pixels := model.card.input.pixels():
+        members["imageProcessorInput"] = pixels
+    if model.card.post_processing is not None:
+        members["postProcessing"] = model.card.post_processing
+    # With its digest, a run continues from a checkpoint only with the same network.
+    return ONNX, {"path": str(path), "digest": digest(path)}, model.tile_settings(), members
 
 
 def _known_model(model: str, options: dict[str, Any]) -> str:
@@ -229,7 +279,8 @@ def _known_model(model: str, options: dict[str, Any]) -> str:
             raise ConfigurationError("--model-options: only example models have settings")
         return model
     if model not in MODELS:
-        raise ConfigurationError(f"--model {model}: neither an http(s) URL nor one of {', '.join(sorted(MODELS))}")
+        known = ", ".join(sorted(MODELS))
+        raise ConfigurationError(f"--model {model}: neither an http(s) URL, nor an .onnx file, nor one of {known}")
     try:
         create_model(model, **options)
     except ValidationError as err:

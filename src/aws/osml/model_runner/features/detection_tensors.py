@@ -160,22 +160,37 @@ def kept_by_nms(boxes: Floats, categories: Indices, iou: float) -> Indices:
     return np.array(kept, dtype=np.intp)
 
 
-def to_tile(boxes: Floats, tensor_format: TensorFormat, tile_size: ImageDimensions) -> Floats:
-    """Return (n, 4) boxes of the network's input, x1, y1, x2, y2, in pixels of the tile.
+class Placement(NamedTuple):
+    """Where a tile lies in the input of a network: position in the input = position in the tile x scale + margin.
+
+    ``scale`` and ``margin``: (2,) of x and y.
+    """
+
+    scale: Floats
+    margin: Floats
+
+
+def placement(fit: Fit, tile_size: ImageDimensions, input_size: ImageDimensions) -> Placement:
+    """Return where a tile lies in the input of a network.
 
     The letterbox is that of Ultralytics. The scaled tile has whole pixels. The left and upper margins are half of the
     rest, rounded after 0.1 is subtracted.
     """
-    tile = np.array(tile_size, dtype=np.float64)
-    size = np.array(tensor_format.input_size or tile_size, dtype=np.float64)
-    scale, margin = size / tile, np.zeros(2)
-    if tensor_format.fit is Fit.LETTERBOX:
-        scale = np.full(2, scale.min())
-        margin = np.round((size - np.round(tile * scale)) / 2 - 0.1)
-    elif tensor_format.fit is Fit.NONE:
-        scale = np.ones(2)
+    tile, size = np.array(tile_size, dtype=np.float64), np.array(input_size, dtype=np.float64)
+    if fit is Fit.NONE:
+        return Placement(np.ones(2), np.zeros(2))
+    if fit is Fit.STRETCH:
+        return Placement(size / tile, np.zeros(2))
+    scale = np.full(2, (size / tile).min())
+    return Placement(scale, np.round((size - np.round(tile * scale)) / 2 - 0.1).clip(0))
+
+
+def to_tile(boxes: Floats, tensor_format: TensorFormat, tile_size: ImageDimensions) -> Floats:
+    """Return (n, 4) boxes of the network's input, x1, y1, x2, y2, in pixels of the tile."""
+    input_size = tensor_format.input_size or tile_size
+    scale, margin = placement(tensor_format.fit, tile_size, input_size)
     if tensor_format.is_normalized or tensor_format.layout is TensorLayout.DETR:
-        boxes = boxes * np.tile(size, 2)
+        boxes = boxes * np.tile(input_size, 2)
     moved: Floats = (boxes - np.tile(margin, 2)) / np.tile(scale, 2)
     return moved
 

@@ -11,7 +11,13 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from aws.osml.model_runner.exceptions import ModelRunnerError
+
 MODEL_METADATA = {"ontologyName": "example", "ontologyVersion": "1.0.0"}
+
+
+class BadModelCallError(ModelRunnerError):
+    """The caller has sent a tile or a query that the model does not take."""
 
 
 @dataclass(frozen=True)

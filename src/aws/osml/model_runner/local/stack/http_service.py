@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import socket
 import sys
 import threading
@@ -49,17 +50,26 @@ class HttpResponse:
 class HttpService:
     """Calls ``respond`` for each request while its ``with`` block runs; one thread per connection.
 
-    ``port`` 0 selects a free port; ``url`` is ``http://host:port`` inside the block.
+    ``port`` 0 selects a free port; ``url`` is ``http://host:port`` inside the block. A body above ``max_body_bytes``
+    is refused with 413.
     """
 
-    def __init__(self, respond: Callable[[HttpRequest], HttpResponse], port: int = 0, host: str = LOOPBACK) -> None:
+    def __init__(
+        self,
+        respond: Callable[[HttpRequest], HttpResponse],
+        port: int = 0,
+        host: str = LOOPBACK,
+        max_body_bytes: float = math.inf,
+    ) -> None:
         self.url = ""
         self._respond = respond
         self._address = (host, port)
+        self._max_body_bytes = max_body_bytes
         self._running = ExitStack()
+        self._server: _Server | None = None
 
     def __enter__(self) -> Self:
-        server = _Server(self._address, self._respond)
+        server = self._server = _Server(self._address, self._respond, self._max_body_bytes)
         self.url = f"http://{self._address[0]}:{server.server_address[1]}"
         thread = threading.Thread(target=server.serve_forever, args=(SHUTDOWN_POLL_S,), daemon=True)
         thread.start()
@@ -72,13 +82,26 @@ class HttpService:
     ) -> None:
         self._running.close()
 
+    def drain(self, timeout_s: float) -> bool:
+        """Wait until no request is answered; return False if there still is one after ``timeout_s``."""
+        server = self._server
+        if server is None:
+            return True
+        with server.idle:
+            return server.idle.wait_for(lambda: not server.answering, timeout_s)
+
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = False  # server_close shuts the connections, then waits for their handlers
     request_queue_size = 256
 
-    def __init__(self, address: tuple[str, int], respond: Callable[[HttpRequest], HttpResponse]) -> None:
+    def __init__(
+        self, address: tuple[str, int], respond: Callable[[HttpRequest], HttpResponse], max_body_bytes: float
+    ) -> None:
         self.respond = respond
+        self.max_body_bytes = max_body_bytes
+        self.answering = 0
+        self.idle = threading.Condition()
         self._connections: set[socket.socket] = set()
         self._connections_lock = threading.Lock()
         super().__init__(address, _Handler)
@@ -114,20 +137,46 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         """Read a request of any method, and write the response."""
+        most = self.server.max_body_bytes
         if self.headers.get("Transfer-Encoding", "").lower() == "chunked":
-            chunks = []
+            chunks, received = [], 0
             while size := int(self.rfile.readline().split(b";")[0] or b"0", 16):
+                received += size
+                if received > most:
+                    self._refuse_body(received)
+                    return
                 chunks.append(self.rfile.read(size))
                 self.rfile.readline()
             while self.rfile.readline().strip():  # trailers
                 pass
             body = b"".join(chunks)
         else:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            size = int(self.headers.get("Content-Length", 0))
+            if size > most:
+                self._refuse_body(size)
+                return
+            body = self.rfile.read(size)
         parts = urlsplit(self.path)
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = HttpRequest(self.command, parts.path, dict(parse_qsl(parts.query)), headers, body)
-        response = self.server.respond(request)
+        with self.server.idle:
+            self.server.answering += 1
+        try:
+            self._write(self.server.respond(request))
+        finally:
+            with self.server.idle:
+                self.server.answering -= 1
+                self.server.idle.notify_all()
+
+    do_POST = do_PUT = do_DELETE = do_HEAD = do_GET  # noqa: N815 - names that http.server calls
+
+    def _refuse_body(self, size_bytes: int) -> None:
+        """Respond with 413 and close the connection, because the rest of the body is not read."""
+        error = f"the body has {size_bytes} bytes or more, at most {self.server.max_body_bytes:.0f} are allowed"
+        self._write(HttpResponse.of_json({"error": error}, 413, {"Connection": "close"}))
+        self.close_connection = True
+
+    def _write(self, response: HttpResponse) -> None:
         reason = HTTPStatus(response.status).phrase if response.status in HTTPStatus._value2member_map_ else "Unknown"
         lines = [f"HTTP/1.1 {response.status} {reason}", f"Content-Length: {len(response.body)}"]
         lines += [f"Content-Type: {response.content_type}"] if response.body else []
@@ -135,8 +184,6 @@ class _Handler(BaseHTTPRequestHandler):
         # One write: with two, Nagle's algorithm and the client's delayed ACK cost 40 ms a request.
         sent = b"" if self.command == "HEAD" else response.body
         self.wfile.write("\r\n".join([*lines, "", ""]).encode("latin-1") + sent)
-
-    do_POST = do_PUT = do_DELETE = do_HEAD = do_GET  # noqa: N815 - names that http.server calls
 
     def log_message(self, *_arguments: object) -> None:
         """Do not log requests."""

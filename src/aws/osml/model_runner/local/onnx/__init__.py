@@ -1,0 +1,1 @@
+"""Serves a detection network in an ONNX file by the model contract."""
