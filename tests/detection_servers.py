@@ -13,14 +13,26 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
 Found = list[tuple[str, float, tuple[float, float, float, float]]]
-Dialect = Callable[[bytes, Mapping[str, str]], bytes]
+
+
+class Reply(NamedTuple):
+    """A response with headers of its own."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+
+Dialect = Callable[[bytes, Mapping[str, str]], bytes | Reply]
+JSON_LENGTH = "inference-header-content-length"
+TRITON = "application/vnd.sagemaker-triton.binary+json;json-header-size="
+CLASSES = ["plane", "ship"]
 
 
 def found_in(pixels: np.ndarray) -> Found:
@@ -143,23 +155,116 @@ def vision_model(body: bytes, _headers: Mapping[str, str]) -> bytes:
     return json.dumps({"choices": [{"objects": objects}]}).encode()
 
 
+def kserve_request(body: bytes, headers: Mapping[str, str]) -> tuple[dict[str, Any], bytes]:
+    """Return the JSON of a call of the Open Inference Protocol, and its bytes after that."""
+    on_sagemaker = headers["content-type"].startswith(TRITON)
+    length = int(headers["content-type"].removeprefix(TRITON) if on_sagemaker else headers[JSON_LENGTH])
+    return json.loads(body[:length]), body[length:]
+
+
+def kserve_reply(outputs: Mapping[str, np.ndarray], headers: Mapping[str, str], *, is_binary: bool = True) -> Reply:
+    """Return output tensors in binary or as JSON."""
+    names = {"float32": "FP32", "float16": "FP16", "int64": "INT64", "int32": "INT32", "float64": "FP64"}
+    described, content = [], b""
+    for name, tensor in outputs.items():
+        entry = {"name": name, "datatype": names[tensor.dtype.name], "shape": list(tensor.shape)}
+        if is_binary:
+            entry["parameters"] = {"binary_data_size": tensor.nbytes}
+            content += tensor.astype(tensor.dtype.newbyteorder("<")).tobytes()
+        else:
+            entry["data"] = tensor.reshape(-1).tolist()
+        described.append(entry)
+    head = json.dumps({"model_name": "ships", "model_version": "1", "outputs": described}).encode()
+    if not is_binary:
+        return Reply(head, {"Content-Type": "application/json"})
+    if headers["content-type"].startswith(TRITON):
+        return Reply(head + content, {"Content-Type": f"{TRITON}{len(head)}"})
+    return Reply(head + content, {"Content-Type": "application/octet-stream", JSON_LENGTH: str(len(head))})
+
+
+def tensors_of(found: Found) -> dict[str, np.ndarray]:
+    """Return what a torchvision detector returns."""
+    return {
+        "dets": np.array([box for *_, box in found], np.float32).reshape(-1, 4),
+        "scores": np.array([score for _, score, _ in found], np.float32),
+        "labels": np.array([CLASSES.index(label) for label, *_ in found], np.int64),
+    }
+
+
+def kserve(body: bytes, headers: Mapping[str, str]) -> Reply:
+    """A model that takes UINT8 pixels [1, 3, -1, -1]."""
+    head, content = kserve_request(body, headers)
+    (tensor,) = head["inputs"]
+    assert (tensor["name"], tensor["datatype"]) == ("images", "UINT8")
+    assert head["parameters"] == {"binary_data_output": True}
+    pixels = np.frombuffer(content, "u1").reshape(tensor["shape"])
+    assert pixels.shape[:2] == (1, 3)
+    return kserve_reply(tensors_of(found_in(pixels[0, 0])), headers)
+
+
+def kserve_float(body: bytes, headers: Mapping[str, str]) -> Reply:
+    """A model that takes normalised FP32 pixels [-1, 320, 288, 3], and answers in JSON."""
+    head, content = kserve_request(body, headers)
+    (tensor,) = head["inputs"]
+    assert (tensor["datatype"], tensor["shape"]) == ("FP32", [1, 320, 288, 3])
+    pixels = np.frombuffer(content, "<f4").reshape(tensor["shape"])[0, :256, :256, 1]
+    return kserve_reply(tensors_of(found_in(np.round((pixels * 0.5 + 0.25) * 255))), headers, is_binary=False)
+
+
+def kserve_image(body: bytes, headers: Mapping[str, str]) -> Reply:
+    """An ensemble that decodes a picture, and has the head of a YOLOv8: boxes in pixels of an input of 640 x 640."""
+    head, content = kserve_request(body, headers)
+    (tensor,) = head["inputs"]
+    assert (tensor["datatype"], tensor["shape"]) == ("BYTES", [1])
+    assert int.from_bytes(content[:4], "little") == len(content) - 4
+    picture = content[4:]
+    width, height = opened(picture).size
+    found = seen(picture)
+    rows = np.zeros((4 + len(CLASSES), 2 * len(found)), np.float32)
+    for index, (label, score, box) in enumerate(found * 2):  # each box twice, as before suppression
+        x1, y1, x2, y2 = np.array(box) * np.array([640 / width, 640 / height] * 2)
+        rows[:4, index] = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+        rows[4 + CLASSES.index(label), index] = score - (0.1 if index >= len(found) else 0)
+    return kserve_reply({"output0": rows[np.newaxis]}, headers)
+
+
+METADATA: dict[Dialect, dict[str, Any]] = {
+    kserve: {"name": "images", "datatype": "UINT8", "shape": [1, 3, -1, -1]},
+    kserve_float: {"name": "pixels", "datatype": "FP32", "shape": [-1, 320, 288, 3]},
+    kserve_image: {"name": "picture", "datatype": "BYTES", "shape": [-1]},
+}
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: "_Server"
+
+    def do_GET(self) -> None:
+        """Describe a model of the Open Inference Protocol."""
+        self.server.described += 1
+        is_found = self.path == "/v2/models/ships" and self.server.dialect in METADATA
+        answer = {"name": "ships", "platform": "onnx", "inputs": [METADATA[self.server.dialect]]} if is_found else {}
+        body = json.dumps(answer).encode()
+        self.send_response(200 if is_found else 404)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         try:
             answer = self.server.dialect(body, {name.lower(): value for name, value in self.headers.items()})
-            status, media_type = 200, "application/json"
+            reply = answer if isinstance(answer, Reply) else Reply(answer, {"Content-Type": "application/json"})
+            status = 200
         except Exception as err:  # noqa: BLE001 - the test raises it again
-            answer, status, media_type = repr(err).encode(), 422, "text/plain"
+            reply, status = Reply(repr(err).encode(), {}), 422
             self.server.errors.append(err)
         self.send_response(status)
-        self.send_header("Content-Type", media_type)
-        self.send_header("Content-Length", str(len(answer)))
+        for name, value in reply.headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(reply.body)))
         self.end_headers()
-        self.wfile.write(answer)
+        self.wfile.write(reply.body)
 
     def log_message(self, *_args: Any) -> None:
         pass
@@ -173,6 +278,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.dialect = dialect
         self.errors: list[Exception] = []
+        self.described = 0
 
 
 @contextmanager
@@ -182,7 +288,8 @@ def serving(dialect: Dialect) -> Iterator[str]:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/predict"
+            path = "v2/models/ships/infer" if dialect in METADATA else "predict"
+            yield f"http://127.0.0.1:{server.server_address[1]}/{path}"
         finally:
             server.shutdown()
             thread.join()

@@ -7,7 +7,13 @@ import pytest
 
 from aws.osml.model_runner.api import image_request_schema, json_document, model_protocol
 from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES
-from aws.osml.model_runner.features import answer_reader, detection_tensors, model_response, run_length_masks
+from aws.osml.model_runner.features import (
+    answer_reader,
+    detection_tensors,
+    model_response,
+    run_length_masks,
+    tensor_response,
+)
 from aws.osml.model_runner.raster import (
     RasterSettings,
     area_files,
@@ -99,6 +105,7 @@ def test_what_a_row_names_exists(row: list[str]) -> None:
                 run_length_masks.MAX_RUNS,
             ],
         ),
+        ("Tensors of a response", [tensor_response.MAX_TENSORS]),
         ("Look-ahead", [look_ahead.MAX_WAITING]),
     ],
 )

@@ -5,6 +5,8 @@ import pytest
 
 import detection_servers
 from aws.osml.model_runner.common.typing import ImageFormats
+from aws.osml.model_runner.exceptions import ProcessImageException
+from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint
 from aws.osml.model_runner.raster import write_geotiff
 from worker_in_process import UTM_31N
 
@@ -22,6 +24,28 @@ SPOKEN = {
     "sagemaker_detection": {
         "protocol": "SAGEMAKER_DETECTION",
         "answer": {"classes": {"4": "ship", "0": "plane"}},
+    },
+    "kserve": {
+        "protocol": "KSERVE_V2",
+        "answer": {
+            "tensors": {"layout": "BOXES_SCORES_LABELS", "boxes": "dets"},
+            "classes": {"0": "plane", "1": "ship"},
+        },
+    },
+    "kserve_float": {
+        "protocol": "KSERVE_V2",
+        "envelope": {"tensor": {"pixelScale": 1 / 255, "mean": [0.25, 0.25, 0.25], "std": 0.5}},
+        "answer": {
+            "tensors": {"layout": "BOXES_SCORES_LABELS", "boxes": "dets", "inputSize": [288, 320]},
+            "classes": {"0": "plane", "1": "ship"},
+        },
+    },
+    "kserve_image": {
+        "protocol": "KSERVE_V2_IMAGE",
+        "answer": {
+            "tensors": {"layout": "YOLO_V8", "inputSize": [640, 640], "fit": "STRETCH"},
+            "classes": {"0": "plane", "1": "ship"},
+        },
     },
     "vision_model": {
         "protocol": "CUSTOM",
@@ -55,6 +79,8 @@ def harbour(tmp_path_factory):
 
 def run(worker, image, url, job_id="job", processor=None, **changes):
     message = worker.message(image, url, job_id) | {"imageProcessorTileOverlap": 40, **changes}
+    if url.endswith("/infer"):
+        message["imageProcessorInput"] = {"bands": [1, 1, 1]}
     message["imageProcessor"] |= processor or {}
     request = type(worker.request(image, url)).from_external_message(message)
     worker.image_handler.process_image_request(request)
@@ -81,9 +107,39 @@ def test_server_of_each_protocol_gives_features_of_geojson_model(worker, harbour
     assert (job.image_status, job.message) == ("SUCCESS", "Completed image processing")
     expected, found = facts_of(worker.result("plain")), facts_of(worker.result("job"))
     assert len(found) == len(expected) > 50
-    assert [fact[4:] for fact in found] == [fact[4:] for fact in expected]
+    assert [fact[4] for fact in found] == [fact[4] for fact in expected]
+    assert [fact[5] for fact in found] == pytest.approx([fact[5] for fact in expected], abs=1e-6)
     boxes = np.array([[fact[:4] for fact in facts] for facts in (found, expected)])
     assert np.abs(boxes[0] - boxes[1]).max() < 0.5
+
+
+def test_triton_on_sagemaker_gives_same_features(worker, new_worker, harbour, gateway):
+    tensor = {"name": "images", "datatype": "UINT8", "layout": "NCHW"}
+    processor = SPOKEN["kserve"] | {"envelope": {"tensor": tensor}}
+    with detection_servers.serving(detection_servers.kserve) as url:
+        gateway.add_endpoint("triton", LocalEndpoint(url))
+        asked = {"bands": [1, 1, 1]}
+        job = run(worker, harbour, "triton", processor=processor, imageProcessorInput=asked)
+        assert (job.image_status, job.message) == ("SUCCESS", "Completed image processing")
+        # A tile of 512 x 400 pixels has 614,400 samples of four bytes.
+        processor["envelope"] = {"tensor": tensor | {"datatype": "FP32"}}
+        changes = {"imageProcessorInput": asked, "imageProcessorTileSize": 512}
+        small = new_worker("small", SM_MAX_BODY="820000")
+        with pytest.raises(ProcessImageException, match="in a body of 820000 bytes, which the endpoint takes"):
+            run(small, harbour, "triton", "large", processor, **changes)
+    with detection_servers.serving(detection_servers.osml) as url:
+        run(worker, harbour, url, "plain")
+    found, expected = facts_of(worker.result("job")), facts_of(worker.result("plain"))
+    assert [fact[4] for fact in found] == [fact[4] for fact in expected]
+    assert np.abs(np.array([f[:4] for f in found]) - np.array([f[:4] for f in expected])).max() < 0.5
+
+
+def test_tile_that_input_does_not_take_fails_with_reason(worker, harbour):
+    with detection_servers.serving(detection_servers.kserve_float) as url:
+        job = run(worker, harbour, url, processor=SPOKEN["kserve_float"], imageProcessorTileSize=400)
+    assert job.image_status == "FAILED"
+    reason = "BAD_REQUEST: the input pixels [-1, 320, 288, 3] takes 288 x 320 pixels, and the tile has 400 x 400"
+    assert reason in job.message
 
 
 def test_path_that_selects_nothing_is_named_in_status(worker, harbour, logs):

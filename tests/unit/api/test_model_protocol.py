@@ -20,6 +20,8 @@ from aws.osml.model_runner.api.model_protocol import (
 from aws.osml.model_runner.exceptions import InvalidImageRequestException
 from malformed_requests import GOOD
 
+YOLO = {"tensors": {"layout": "YOLO_V8"}}
+KSERVE = {"envelope": {"tensor": {"name": "images", "datatype": "UINT8"}}, "answer": YOLO}
 CUSTOM = {"protocol": "CUSTOM", "envelope": {"body": "RAW"}, "answer": {"items": "@", "box": "box"}}
 
 
@@ -38,7 +40,7 @@ def problems_of(processor, **changes):
 
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_each_protocol_is_kept_in_rows(name):
-    processor = CUSTOM if name == "CUSTOM" else {"protocol": name}
+    processor = {"CUSTOM": CUSTOM}.get(name, {"protocol": name, **(KSERVE if name.startswith("KSERVE") else {})})
     request = parse(processor)
     assert request.model_protocol == (None if name == "OSML" else processor)
     assert ImageRequest.from_item(json.loads(json.dumps(request.to_item()))) == request
@@ -61,6 +63,60 @@ def test_paths_of_each_protocol_are_valid(name):
 @pytest.mark.parametrize(
     ("processor", "field", "expectation"),
     [
+        ({"protocol": "KSERVE_V2", "answer": YOLO}, "envelope", "an object with tensor that has datatype and name"),
+        ({"protocol": "KSERVE_V2_IMAGE", "answer": YOLO}, "envelope", "an object with tensor that has name"),
+        ({"protocol": "KSERVE_V2", **KSERVE, "answer": {}}, "answer", "an object with tensors, for protocol KSERVE_V2"),
+        (
+            {"protocol": "KSERVE_V2", **KSERVE, "answer": YOLO | {"items": "@", "box": "b"}},
+            "answer",
+            "an object without box, items: tensors have no paths",
+        ),
+        (
+            {"protocol": "KSERVE_V2", **KSERVE, "answer": {"tensors": {"layout": "YOLO_V8", "fit": "LETTERBOX"}}},
+            "answer",
+            "tensors with fit NONE: KSERVE_V2 sends pixels as they are",
+        ),
+        (CUSTOM | {"answer": YOLO}, "answer", "only KSERVE_V2, KSERVE_V2_IMAGE return tensors"),
+        ({"protocol": "ROBOFLOW", "answer": {"nms": {"iou": 0.5}}}, "answer", "an object without nms; only KSERVE_V2"),
+        (
+            {"protocol": "KSERVE_V2", **KSERVE, "answer": {"tensors": {"layout": "YOLO_V9"}}},
+            "answer.tensors.layout",
+            "one of 'YOLO_V8', 'YOLO_V5'",
+        ),
+        (
+            {"protocol": "KSERVE_V2", **KSERVE, "answer": {"tensors": {"layout": "DETR", "inputSize": [640]}}},
+            "answer.tensors.inputSize",
+            "[width, height] in pixels",
+        ),
+        (
+            {"protocol": "KSERVE_V2", **KSERVE, "answer": YOLO | {"nms": {"iou": 2}}},
+            "answer.nms.iou",
+            "a number of at most 1",
+        ),
+        (
+            {"protocol": "KSERVE_V2", "answer": YOLO, "envelope": {"tensor": {"name": "x", "datatype": "INT64"}}},
+            "envelope.tensor.datatype",
+            "one of 'UINT8'",
+        ),
+        (
+            {
+                "protocol": "KSERVE_V2",
+                "answer": YOLO,
+                "envelope": {"tensor": KSERVE["envelope"]["tensor"] | {"std": 0}},
+            },
+            "envelope.tensor.std",
+            "numbers other than 0",
+        ),
+        (
+            {
+                "protocol": "KSERVE_V2",
+                "answer": YOLO,
+                "envelope": {"tensor": KSERVE["envelope"]["tensor"] | {"shape": [0]}},
+            },
+            "envelope.tensor.shape",
+            "a list of at most 8 numbers from 1",
+        ),
+        (KSERVE | {"protocol": "ROBOFLOW", "answer": {}}, "envelope", "only template with protocol ROBOFLOW"),
         ({"protocol": "KSERVE"}, "protocol", "one of 'OSML', 'TORCHSERVE', 'HUGGING_FACE'"),
         ({"protocol": 7}, "protocol", "one of 'OSML'"),
         ({"protocol": "CUSTOM", "answer": CUSTOM["answer"]}, "envelope", "an object with body RAW, MULTIPART or"),

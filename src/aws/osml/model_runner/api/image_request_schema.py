@@ -89,7 +89,10 @@ class ImageProcessor(MessageObject):
         protocol = info.data.get("protocol")
         if protocol is None:
             return value
-        return (checked_envelope if info.field_name == "envelope" else checked_answer)(protocol, value)
+        if info.field_name == "answer":
+            return checked_answer(protocol, value)
+        is_described = info.data.get("type") == "HTTP_ENDPOINT"
+        return checked_envelope(protocol, value, is_described)
 
     def stored_protocol(self) -> dict[str, Any] | None:
         """Return how tiles are sent and responses read, as rows hold it; None for the default."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import jmespath
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, field_validator
 
 from aws.osml.model_runner.common.typing import ImageFormats
 
@@ -26,6 +26,9 @@ MAX_PATH_LENGTH = 256
 # oriented box.
 MAX_REPEATS = 64
 MAX_CLASSES = 10_000
+MAX_BANDS, MAX_PIXEL_VALUE = 64, 1e9
+# Dimensions of a tensor, and the length of each.
+MAX_RANK, MAX_SIDE = 8, 2**31 - 1
 MAX_LABEL_LENGTH = 256
 MAX_FIELD_LENGTH = 128
 MAX_TEMPLATE_BYTES = 16 * 1024
@@ -42,10 +45,10 @@ class ProtocolRow:
     """One kind of server: the body of a call, and the reader of its response in the names of ``answer``.
 
     ``formats`` are the tile formats that such servers decode. ``options`` names the keys of ``envelope`` that a request
-    may set. A row without ``answer`` has a reader of its own: GeoJSON for ``OSML``.
+    may set. A row without ``answer`` has a reader of its own: GeoJSON for ``OSML``, tensors for ``KSERVE_V2``.
     """
 
-    body: Literal["RAW", "MULTIPART", "BASE64_JSON"]
+    body: Literal["RAW", "MULTIPART", "BASE64_JSON", "TENSOR", "IMAGE_TENSOR"]
     answer: Mapping[str, Any] | None = None
     formats: frozenset[ImageFormats] = _READABLE
     field: str = ""
@@ -97,6 +100,8 @@ PROTOCOLS: Mapping[str, ProtocolRow] = {
         {"items": "prediction", "box": "[2:6]", "units": "NORMALIZED", "label": "[0]", "score": "[1]"},
         _PICTURES,
     ),
+    "KSERVE_V2": ProtocolRow("TENSOR", formats=frozenset(ImageFormats), options=frozenset({"tensor"})),
+    "KSERVE_V2_IMAGE": ProtocolRow("IMAGE_TENSOR", formats=_PICTURES, options=frozenset({"tensor"})),
     CUSTOM: ProtocolRow("RAW", formats=frozenset(ImageFormats), options=frozenset({"body", "field", "template"})),
 }
 
@@ -156,21 +161,94 @@ def _template(value: Any) -> Any:
 
 
 ProtocolName = Annotated[str, BeforeValidator(_protocol)]
+
+
+def _per_band(value: Any) -> tuple[float, ...]:
+    """Return a number for all bands, or one for each."""
+    numbers = value if isinstance(value, list | tuple) else [value]
+    are_numbers = all(isinstance(item, int | float) and not isinstance(item, bool) for item in numbers)
+    if not (0 < len(numbers) <= MAX_BANDS and are_numbers and all(abs(item) <= MAX_PIXEL_VALUE for item in numbers)):
+        raise broken_rule("a number, or a list with one number for each band")
+    return tuple(map(float, numbers))
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    is_list = isinstance(value, list | tuple) and len(value) <= MAX_RANK
+    if not is_list or not all(type(side) is int and -1 <= side <= MAX_SIDE and side for side in value):
+        raise broken_rule(f"a list of at most {MAX_RANK} numbers from 1 to {MAX_SIDE}, or -1 for any")
+    return tuple(value)
+
+
+def _size(value: Any) -> tuple[int, ...]:
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(v) is int and v > 0 for v in value):
+        raise broken_rule("[width, height] in pixels")
+    return _shape(value)
+
+
 Path = Annotated[str, AfterValidator(_path)]
 Classes = Annotated[dict[str, str], BeforeValidator(_classes)]
+TensorName = Annotated[str, Field(min_length=1, max_length=MAX_LABEL_LENGTH)]
+PerBand = Annotated[tuple[float, ...], BeforeValidator(_per_band)]
+Shape = Annotated[tuple[int, ...], BeforeValidator(_shape)]
+Size = Annotated[tuple[int, ...], BeforeValidator(_size)]
 Template = Annotated[dict[str, Any], BeforeValidator(_template)]
 
 
+class InputTensor(_ProtocolObject):
+    """The input tensor of a model; an HTTP endpoint describes what is absent here.
+
+    A float sample is (pixel x ``pixelScale`` - ``mean``) / ``std``.
+    """
+
+    name: TensorName | None = None
+    datatype: Literal["UINT8", "UINT16", "INT16", "FP16", "FP32"] | None = None
+    shape: Shape | None = None
+    layout: Literal["NCHW", "NHWC"] | None = None
+    pixel_scale: RealNumber = Field(1.0, alias="pixelScale")
+    mean: PerBand = (0.0,)
+    std: PerBand = (1.0,)
+
+    @field_validator("std")
+    @classmethod
+    def _is_divisor(cls, std: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(std):
+            raise broken_rule("numbers other than 0")
+        return std
+
+
 class Envelope(_ProtocolObject):
-    """The body of a call: the tile as it is, as a part of a form, or as base64 in a JSON document."""
+    """The body of a call: the tile as it is, in a form, as base64 in a JSON document, or as a tensor."""
 
     body: Literal["RAW", "MULTIPART", "BASE64_JSON"] | None = None
     field: Annotated[str, Field(min_length=1, max_length=MAX_FIELD_LENGTH)] | None = None
     template: Template | None = None
+    tensor: InputTensor | None = None
+
+
+class Tensors(_ProtocolObject):
+    """The output tensors of a detector; see ``features.detection_tensors``."""
+
+    layout: Literal["YOLO_V8", "YOLO_V5", "YOLO_END2END", "DETR", "BOXES_SCORES_LABELS"]
+    boxes: TensorName | None = None
+    scores: TensorName | None = None
+    labels: TensorName | None = None
+    input_size: Size | None = Field(None, alias="inputSize")
+    fit: Literal["STRETCH", "LETTERBOX", "NONE"] | None = None
+    activation: Literal["SOFTMAX", "SIGMOID", "NONE"] | None = None
+
+
+class Nms(_ProtocolObject):
+    """Suppression of boxes of one tile."""
+
+    iou: Annotated[RealNumber, Field(ge=0, le=1)] = 0.5
+    is_per_class: Annotated[bool, Field(strict=True)] = Field(True, alias="perClass")
 
 
 class Answer(_ProtocolObject):
-    """Where the detections of a JSON response are, and what their numbers mean. Paths are JMESPath."""
+    """Where the detections of a response are, and what their numbers mean: paths in JSON, or tensors.
+
+    Paths are JMESPath.
+    """
 
     items: Path | None = None
     box: Path | None = None
@@ -182,14 +260,19 @@ class Answer(_ProtocolObject):
     polygon_format: Literal["POINTS", "XY_ARRAYS", "FLAT", "RLE"] = Field("POINTS", alias="polygonFormat")
     classes: Classes | None = None
     min_score: RealNumber | None = Field(None, alias="minScore")
+    tensors: Tensors | None = None
+    nms: Nms | None = None
 
     def over(self, defaults: Mapping[str, Any]) -> "Answer":
         """Return this answer with ``defaults``, in the names of a message, for each key that it does not set."""
         return Answer.model_validate({**defaults, **self.model_dump(by_alias=True, exclude_unset=True)})
 
 
-def checked_envelope(protocol: str, envelope: Envelope | None) -> Envelope | None:
-    """Return the envelope of a request if it fits the protocol; raise a broken rule otherwise."""
+def checked_envelope(protocol: str, envelope: Envelope | None, is_described: bool) -> Envelope | None:
+    """Return the envelope of a request if it fits the protocol; raise a broken rule otherwise.
+
+    ``is_described``: the endpoint describes its input, as HTTP endpoints of ``KSERVE_V2`` do.
+    """
     row = PROTOCOLS[protocol]
     given = set() if envelope is None else envelope.model_fields_set
     if excess := sorted(given - row.options):
@@ -197,8 +280,21 @@ def checked_envelope(protocol: str, envelope: Envelope | None) -> Envelope | Non
         raise broken_rule(f"{may} with protocol {protocol}; it sets {', '.join(excess)}")
     if protocol == CUSTOM and (envelope is None or envelope.body is None):
         raise broken_rule("an object with body RAW, MULTIPART or BASE64_JSON, for protocol CUSTOM")
-    if envelope is None:
-        return None
+    if row.body in ("TENSOR", "IMAGE_TENSOR"):
+        needed = {"name", "datatype"} if row.body == "TENSOR" else {"name"}
+        tensor = None if envelope is None else envelope.tensor
+        if not is_described and (tensor is None or not needed <= tensor.model_fields_set):
+            keys = " and ".join(sorted(needed))
+            raise broken_rule(
+                f"an object with tensor that has {keys}: a SageMaker endpoint does not describe its input"
+            )
+        return envelope
+    return None if envelope is None else _checked_body(envelope, row)
+
+
+def _checked_body(envelope: Envelope, row: ProtocolRow) -> Envelope:
+    """Return the envelope if its template has room for the tile; raise a broken rule otherwise."""
+    given = envelope.model_fields_set
     body, template = envelope.body or row.body, envelope.template or {}
     if body == "RAW" and given - {"body"}:
         raise broken_rule("only body: a RAW body has neither field nor template")
@@ -215,7 +311,22 @@ def checked_envelope(protocol: str, envelope: Envelope | None) -> Envelope | Non
 
 def checked_answer(protocol: str, answer: Answer | None) -> Answer | None:
     """Return the answer of a request if it and the protocol's own define a reader; raise a broken rule otherwise."""
-    defaults = PROTOCOLS[protocol].answer
+    row = PROTOCOLS[protocol]
+    defaults = row.answer
+    given = frozenset() if answer is None else answer.model_fields_set
+    if row.body in ("TENSOR", "IMAGE_TENSOR"):
+        if answer is None or answer.tensors is None:
+            raise broken_rule(f"an object with tensors, for protocol {protocol}")
+        if excess := given & _PATH_KEYS:
+            raise broken_rule(f"an object without {', '.join(sorted(excess))}: tensors have no paths")
+        if row.body == "TENSOR" and answer.tensors.fit not in (None, "NONE"):
+            raise broken_rule(f"tensors with fit NONE: {protocol} sends pixels as they are; set imageProcessorTileSize")
+        if answer.units == "THOUSANDTHS":
+            raise broken_rule("units PIXELS or NORMALIZED, for tensors")
+        return answer
+    if excess := given & {"tensors", "nms"}:
+        tensors = ", ".join(name for name, other in PROTOCOLS.items() if other.body in ("TENSOR", "IMAGE_TENSOR"))
+        raise broken_rule(f"an object without {', '.join(sorted(excess))}; only {tensors} return tensors")
     if answer is None:
         if protocol == CUSTOM:
             raise broken_rule("an object with items and box or polygon, for protocol CUSTOM")
@@ -226,6 +337,7 @@ def checked_answer(protocol: str, answer: Answer | None) -> Answer | None:
     return answer
 
 
+_PATH_KEYS = frozenset({"items", "box", "box_format", "label", "score", "polygon", "polygon_format"})
 _STEP = re.compile(r"\[(\d{1,2})\]|\.?([^.\[\]]+)")
 _MAX_INDEX = 15
 
@@ -273,8 +385,14 @@ class ModelProtocol:
     body: str
     field: str
     template: Mapping[str, Any]
+    tensor: InputTensor
     answer: Answer | None
     asked: frozenset[str]
+
+    @property
+    def sends_pixels(self) -> bool:
+        """True where tiles are sent as pixels, whatever ``imageProcessorTileFormat`` is."""
+        return self.body == "TENSOR"
 
     @classmethod
     def of(cls, stored: Mapping[str, Any] | None) -> "ModelProtocol":
@@ -294,6 +412,7 @@ class ModelProtocol:
             body=envelope.body or row.body,
             field=envelope.field or row.field or "file",
             template={**(row.template or {}), **(envelope.template or {})},
+            tensor=envelope.tensor or InputTensor(),
             answer=given.over(row.answer or {}) if row.answer or given.model_fields_set else None,
             asked=frozenset(given.model_fields_set),
         )

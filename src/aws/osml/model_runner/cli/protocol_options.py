@@ -6,7 +6,17 @@ from pathlib import Path
 from typing import Any
 
 # The names are repeated here, so that ``--help`` does not import the schema.
-PROTOCOLS = ("OSML", "TORCHSERVE", "HUGGING_FACE", "ROBOFLOW", "ULTRALYTICS", "SAGEMAKER_DETECTION", "CUSTOM")
+PROTOCOLS = (
+    "OSML",
+    "TORCHSERVE",
+    "HUGGING_FACE",
+    "ROBOFLOW",
+    "ULTRALYTICS",
+    "SAGEMAKER_DETECTION",
+    "KSERVE_V2",
+    "KSERVE_V2_IMAGE",
+    "CUSTOM",
+)
 
 
 def add_protocol_options(parser: argparse.ArgumentParser) -> None:

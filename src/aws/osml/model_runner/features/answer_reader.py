@@ -15,10 +15,12 @@ from aws.osml.model_runner.api.model_protocol import Answer, ModelProtocol
 from aws.osml.model_runner.common.typing import ImageDimensions
 from aws.osml.model_runner.exceptions import BadModelResponseError
 
+from .detection_tensors import Fit
 from .image_geometry import IMAGE_BBOX, IMAGE_GEOMETRY, Box, GeometryProblem
 from .model_response import UNSELECTED, FeatureProblem, ParsedResponse, feature_problem, parse_response, parsed_json
 from .properties import FEATURE_CLASSES, Feature
 from .run_length_masks import MaskError, MaskReader
+from .tensor_response import TensorReader
 
 # A feature takes more memory than a small item, so items are counted before features are made.
 MAX_ITEMS = 50_000
@@ -52,6 +54,8 @@ def reader_of(protocol: ModelProtocol) -> ReadResponse:
     """
     if protocol.answer is None:
         return lambda body, _tile_size, max_parsed_bytes: parse_response(body, max_parsed_bytes)
+    if protocol.answer.tensors is not None:
+        return TensorReader(protocol.answer, Fit.NONE if protocol.body == "TENSOR" else Fit.STRETCH).read
     return MappedReader(protocol.answer, protocol.asked).read
 
 

@@ -11,7 +11,6 @@ from aws.osml.model_runner.exceptions import Problem, UnsupportedModelException
 from .detector import Detector
 from .endpoint_address import parse_endpoint_address
 from .endpoint_builder import FeatureEndpointBuilder
-from .envelopes import envelope_of
 from .http_detector import DEFAULT_CONNECTIONS, DEFAULT_TIMEOUTS, CallTimeouts, HTTPDetectorBuilder
 from .sm_detector import SMDetectorBuilder, check_endpoint_name
 
@@ -72,9 +71,8 @@ class FeatureDetectorFactory:
             "parameters": self.parameters,
             "tile_format": self.tile_format,
             "max_answer_bytes": self.max_answer_bytes,
+            "protocol": self.protocol,
         }
-        if self.protocol is not None:
-            options["envelope"] = envelope_of(self.protocol, self.tile_format)
         builder: FeatureEndpointBuilder
         match self.endpoint_mode:
             case ModelInvokeMode.SM_ENDPOINT:

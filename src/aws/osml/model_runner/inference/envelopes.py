@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import orjson
 from urllib3.filepost import encode_multipart_formdata
 
-from aws.osml.model_runner.api.model_protocol import ModelProtocol, with_tile
+from aws.osml.model_runner.api.model_protocol import with_tile
 from aws.osml.model_runner.common.typing import EncodedTile, ImageFormats
 
 from .detector import content_type_of
@@ -19,37 +19,34 @@ _MARK = "tile"
 
 
 class CallBody(NamedTuple):
-    """The body of a call and its media type; None sends none, as for tiles of an unknown format."""
+    """The body of a call and its media type; None sends none, as for tiles of an unknown format.
+
+    ``json_bytes`` is the length of the JSON before the bytes of tensors, for protocols that send tensors.
+    """
 
     content: EncodedTile
     media_type: str | None
+    json_bytes: int | None = None
 
 
 class Envelope(NamedTuple):
-    """``wrap`` returns the body for a tile. ``room_in`` returns the maximum size of a tile for that of a body."""
+    """``wrap`` returns the body for a tile; raises ModelCallError where the model does not take it.
+
+    ``room_in`` returns the maximum size of a tile for that of a body, where a sample of a pixel has so many bytes.
+    """
 
     wrap: Callable[[EncodedTile], CallBody]
-    room_in: Callable[[int], int]
-
-
-def envelope_of(protocol: ModelProtocol, tile_format: str | None) -> Envelope:
-    """Return the envelope of tiles of a format."""
-    match protocol.body:
-        case "MULTIPART":
-            return _multipart(protocol.field, protocol.template, tile_format)
-        case "BASE64_JSON":
-            return _base64_json(protocol.field, protocol.template)
-        case _:
-            return raw_envelope(tile_format)
+    room_in: Callable[[int, int], int]
 
 
 def raw_envelope(tile_format: str | None) -> Envelope:
     """Return the envelope that sends a tile as it is."""
     media_type = content_type_of(tile_format)
-    return Envelope(lambda tile: CallBody(tile, media_type), lambda body_bytes: body_bytes)
+    return Envelope(lambda tile: CallBody(tile, media_type), lambda body_bytes, _sample_bytes: body_bytes)
 
 
-def _multipart(field: str, template: Mapping[str, Any], tile_format: str | None) -> Envelope:
+def multipart_envelope(field: str, template: Mapping[str, Any], tile_format: str | None) -> Envelope:
+    """Return the envelope that sends a form with the tile as the file ``field``, and the fields of ``template``."""
     media_type = content_type_of(tile_format) or "application/octet-stream"
     fields = {
         name: value if isinstance(value, str) else orjson.dumps(value).decode() for name, value in template.items()
@@ -65,10 +62,11 @@ def _multipart(field: str, template: Mapping[str, Any], tile_format: str | None)
         )
         return CallBody(body, content_type)
 
-    return Envelope(wrap, lambda body_bytes: max(0, body_bytes - fields_bytes - _FORM_BYTES))
+    return Envelope(wrap, lambda body_bytes, _sample_bytes: max(0, body_bytes - fields_bytes - _FORM_BYTES))
 
 
-def _base64_json(field: str, template: Mapping[str, Any]) -> Envelope:
+def base64_envelope(field: str, template: Mapping[str, Any]) -> Envelope:
+    """Return the envelope that sends ``template`` with the tile in base64 at the path ``field``."""
     mark = _MARK
     while mark in orjson.dumps(template).decode():
         mark += _MARK
@@ -77,4 +75,4 @@ def _base64_json(field: str, template: Mapping[str, Any]) -> Envelope:
     def wrap(tile: EncodedTile) -> CallBody:
         return CallBody(b"".join((before, base64.b64encode(tile), after)), "application/json")
 
-    return Envelope(wrap, lambda body_bytes: max(0, (body_bytes - len(before) - len(after)) // 4 * 3))
+    return Envelope(wrap, lambda body_bytes, _: max(0, (body_bytes - len(before) - len(after)) // 4 * 3))

@@ -5,13 +5,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from urllib3 import BaseHTTPResponse, Retry
 from urllib3 import exceptions as http_errors
 from urllib3.util import Timeout
 
 from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES, ModelInvokeMode
+from aws.osml.model_runner.api.model_protocol import ModelProtocol
 from aws.osml.model_runner.common.checked_connection import checked_pool_manager
 from aws.osml.model_runner.common.typing import EncodedTile
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
@@ -21,8 +22,8 @@ from .detection import detect
 from .detector import Detector, read_bounded
 from .endpoint_address import checked_addresses, parse_endpoint_address
 from .endpoint_builder import FeatureEndpointBuilder
-from .envelopes import Envelope, raw_envelope
 from .sagemaker_parameters import header_parameters
+from .tensor_envelope import envelope_of, framed_response
 
 if TYPE_CHECKING:
     from aws_embedded_metrics.logger.metrics_logger import MetricsLogger
@@ -32,6 +33,10 @@ DEFAULT_NAME = "http"
 DEFAULT_CONNECTIONS = 64
 # Maximum size of an error page that is read, so that the connection can be reused; a longer page closes it.
 ERROR_PAGE_BYTES = 64 * 1024
+# Length of the JSON before the bytes of tensors, in calls and responses of the Open Inference Protocol.
+JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
+_INFER = "/infer"
+_METADATA_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,19 @@ class CallTimeouts:
 DEFAULT_TIMEOUTS = CallTimeouts()
 
 
+class _Answer(NamedTuple):
+    """The body of a response, and the text of the header ``JSON_LENGTH_HEADER``."""
+
+    body: bytes
+    json_length: str | None
+
+
 class HTTPDetector(Detector):
     """Calls a model over HTTP, on persistent connections, with TLS verification and without redirects.
 
     ``name`` is the model's name in metrics. ``retry`` is urllib3's own retry, off by default, because ``retry.decide``
     decides. ``parameters`` become headers. ``allowed_hosts`` limits the hosts of the URL, and ``resolve`` returns the
-    addresses of a host and port that may be called. ``envelope`` makes the body of a call from a tile, which is sent as
+    addresses of a host and port that may be called. ``protocol`` makes the body of a call from a tile, which is sent as
     it is by default.
     """
 
@@ -68,7 +80,7 @@ class HTTPDetector(Detector):
         max_connections: int = DEFAULT_CONNECTIONS,
         now: Callable[[], float] = time.time,
         resolve: Callable[[str, int], list[str]] = checked_addresses,
-        envelope: Envelope | None = None,
+        protocol: ModelProtocol | None = None,
     ) -> None:
         super().__init__(endpoint)
         self.name = name or DEFAULT_NAME
@@ -80,7 +92,7 @@ class HTTPDetector(Detector):
         self.max_answer_bytes = max_answer_bytes
         self.http_pool = checked_pool_manager(timeouts.total_s, max_connections, resolve)
         self._now = now
-        self._envelope = envelope or raw_envelope(tile_format)
+        self._envelope = envelope_of(protocol or ModelProtocol.of(None), tile_format, self._metadata)
 
     @property
     def mode(self) -> ModelInvokeMode:
@@ -101,25 +113,41 @@ class HTTPDetector(Detector):
             parse_endpoint_address(self.endpoint, self.allowed_hosts)
         except UnsupportedModelException as err:
             raise ModelCallError(str(err), ModelErrorClass.PERMANENT, ModelErrorCode.BAD_ENDPOINT) from err
-        body, media_type = self._envelope.wrap(tile)
+        body, media_type, json_bytes = self._envelope.wrap(tile)
         self._count_request()
+        headers = self._headers(media_type)
+        if json_bytes is None:
+            return self._called("POST", self.endpoint, headers, body).body
+        answer = self._called("POST", self.endpoint, headers | {JSON_LENGTH_HEADER: str(json_bytes)}, body)
+        return framed_response(answer.body, answer.json_length)
+
+    def _metadata(self) -> bytes:
+        """Return the description of a model that the Open Inference Protocol serves beside its URL for calls."""
+        path, mark, query = self.endpoint.partition("?")
+        if not path.endswith(_INFER):
+            message = f"the URL does not end in {_INFER}, so the input of the model is not known: use envelope.tensor"
+            raise ModelCallError(message, ModelErrorClass.PERMANENT, ModelErrorCode.BAD_ENDPOINT)
+        url = f"{path.removesuffix(_INFER)}{mark}{query}"
+        return self._called("GET", url, self._headers(None), None, _METADATA_BYTES).body
+
+    def _called(
+        self, method: str, url: str, headers: dict[str, str], body: EncodedTile | None, max_bytes: int | None = None
+    ) -> _Answer:
         deadline_s = time.monotonic() + self.timeouts.connect_s + self.timeouts.total_s
         try:
-            headers = header_parameters(self.parameters, self.endpoint)
-            if media_type and "content-type" not in map(str.lower, headers):
-                headers["Content-Type"] = media_type
             response = self.http_pool.request(
-                "POST",
-                self.endpoint,
+                method,
+                url,
                 body=body,  # type: ignore[arg-type]  # urllib3 sends any object with bytes as it is
-                headers={**headers, "Accept-Encoding": "identity"},
+                headers=headers,
                 preload_content=False,
                 decode_content=False,
                 redirect=False,
                 retries=self.retry if self.retry is not None else False,
                 timeout=Timeout(connect=self.timeouts.connect_s, read=self.timeouts.read_s),
             )
-            return self._body(response, deadline_s)
+            found = self._body(response, deadline_s, max_bytes or self.max_answer_bytes)
+            return _Answer(found, response.headers.get(JSON_LENGTH_HEADER))
         except http_errors.HTTPError as err:
             raise error_of_transport(err) from err
 
@@ -127,10 +155,17 @@ class HTTPDetector(Detector):
         """Close the idle connections; a later call opens new ones."""
         self.http_pool.clear()
 
-    def _body(self, response: BaseHTTPResponse, deadline_s: float) -> bytes:
+    def _headers(self, media_type: str | None) -> dict[str, str]:
+        """Return the headers of a call; a parameter ``Content-Type``, in any case, replaces the body's media type."""
+        headers = header_parameters(self.parameters, self.endpoint)
+        if media_type and "content-type" not in map(str.lower, headers):
+            headers["Content-Type"] = media_type
+        return {**headers, "Accept-Encoding": "identity"}
+
+    def _body(self, response: BaseHTTPResponse, deadline_s: float, max_good_bytes: int) -> bytes:
         """Return the body of a response with status 200; the connection is reusable or closed after any outcome."""
         is_good = response.status == 200
-        max_bytes = self.max_answer_bytes if is_good else ERROR_PAGE_BYTES
+        max_bytes = max_good_bytes if is_good else ERROR_PAGE_BYTES
         try:
             body = read_bounded(response.read1, max_bytes, deadline_s, time.monotonic)
         except ModelCallError:

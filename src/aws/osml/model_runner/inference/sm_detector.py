@@ -22,6 +22,7 @@ from botocore.exceptions import (
 from urllib3 import exceptions as http_errors
 
 from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES, MAX_SAGEMAKER_BODY_BYTES, ModelInvokeMode
+from aws.osml.model_runner.api.model_protocol import ModelProtocol
 from aws.osml.model_runner.aws.clients import Role, client_config, default_clients
 from aws.osml.model_runner.common.typing import EncodedTile
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, Problem, UnsupportedModelException
@@ -30,8 +31,8 @@ from .call_errors import ModelErrorCode, error_of_aws_response
 from .detection import detect
 from .detector import Detector, read_bounded
 from .endpoint_builder import FeatureEndpointBuilder
-from .envelopes import Envelope, raw_envelope
 from .sagemaker_parameters import invoke_parameters
+from .tensor_envelope import envelope_of, framed_response
 
 if TYPE_CHECKING:
     from aws_embedded_metrics.logger.metrics_logger import MetricsLogger
@@ -44,6 +45,8 @@ TOTAL_S = 75.0
 # Many threads find an expired token in the same moment; one of them refreshes for all.
 REFRESH_INTERVAL_S = 5.0
 
+# Media type of SageMaker's Triton containers; the length of the JSON before the bytes of tensors follows.
+_TRITON_TYPE = "application/vnd.sagemaker-triton.binary+json;json-header-size="
 _ENDPOINT_NAME = re.compile(r"[a-zA-Z0-9](-*[a-zA-Z0-9]){0,62}", re.ASCII)
 _CREDENTIAL_FAILURES = (
     CredentialRetrievalError,
@@ -60,7 +63,7 @@ class SMDetector(Detector):
     SecretAccessKey, SessionToken), which cannot be refreshed. Without both, the process's client for ``assumed_role``
     signs with credentials that can be refreshed. ``parameters`` are the parameters of a request; InvokeEndpoint's
     arguments are kept, others are dropped. A body longer than ``max_body_bytes`` is refused before it is sent.
-    ``envelope`` makes the body of a call from a tile, which is sent as it is by default.
+    ``protocol`` makes the body of a call from a tile, which is sent as it is by default.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class SMDetector(Detector):
         assumed_role: Role = None,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         total_s: float = TOTAL_S,
-        envelope: Envelope | None = None,
+        protocol: ModelProtocol | None = None,
     ) -> None:
         super().__init__(endpoint)
         self.assumed_credentials = assumed_credentials
@@ -84,7 +87,7 @@ class SMDetector(Detector):
         self.assumed_role = assumed_role
         self.max_answer_bytes = max_answer_bytes
         self.total_s = total_s
-        self._envelope = envelope or raw_envelope(tile_format)
+        self._envelope = envelope_of(protocol or ModelProtocol.of(None), tile_format)
         self._client = client
         self._is_fixed_client = client is not None or bool(assumed_credentials)
         self._client_lock = threading.Lock()
@@ -120,17 +123,24 @@ class SMDetector(Detector):
         Raises:
             ModelCallError: the call failed; its class decides whether to retry.
         """
-        body, media_type = self._envelope.wrap(tile)
+        body, media_type, json_bytes = self._envelope.wrap(tile)
         self._check(len(body))
         self._count_request()
         deadline_s = time.monotonic() + self.total_s
         arguments = invoke_parameters(self.parameters, self.endpoint)
-        if media_type:
+        if json_bytes is not None:
+            arguments["ContentType"] = f"{_TRITON_TYPE}{json_bytes}"
+        elif media_type:
             arguments.setdefault("ContentType", media_type)
         try:
             # botocore accepts bytes, but no memoryview.
             response = self.sm_client.invoke_endpoint(EndpointName=self.endpoint, Body=bytes(body), **arguments)
-            return self._body(response["Body"], deadline_s)
+            found = self._body(response["Body"], deadline_s)
+            if json_bytes is None:
+                return found
+            content_type = str(response.get("ContentType", ""))
+            length = content_type.removeprefix(_TRITON_TYPE) if content_type.startswith(_TRITON_TYPE) else None
+            return framed_response(found, length)
         except ClientError as err:
             raise error_of_aws_response(err.response) from err
         except (BotoCoreError, http_errors.HTTPError) as err:

@@ -22,7 +22,7 @@ from aws.osml.model_runner.exceptions import (
     Problem,
     TileEncodingError,
 )
-from aws.osml.model_runner.inference.envelopes import envelope_of
+from aws.osml.model_runner.inference.tensor_envelope import envelope_of
 from aws.osml.model_runner.raster import (
     ImageSource,
     Preparation,
@@ -34,7 +34,7 @@ from aws.osml.model_runner.raster import (
 )
 from aws.osml.model_runner.raster.preparation import ratio_of
 from aws.osml.model_runner.raster.source_metadata import difference_from_item
-from aws.osml.model_runner.raster.tile_formats import formats_that_hold
+from aws.osml.model_runner.raster.tile_formats import NUMPY, formats_that_hold
 from aws.osml.model_runner.tiling.region_plan import TilePlanner, processing_bounds
 from aws.osml.model_runner.tiling.strategy import TilingStrategy
 
@@ -165,7 +165,9 @@ def plan_image(
             in the image. The plan would have too many parts.
         InvalidImageRequestException: no tile of the asked size fits into a call of the endpoint.
     """
-    encoder = TileEncoder(source, request.tile_format, request.tile_compression, preparation=preparation)
+    protocol = ModelProtocol.of(request.model_protocol)
+    tile_format = NUMPY if protocol.sends_pixels else request.tile_format
+    encoder = TileEncoder(source, tile_format, request.tile_compression, preparation=preparation)
     encoder.check(request.tile_size)
     ratio = ratio_of(preparation)
     size = ratio.size_of(source.width, source.height)
@@ -188,8 +190,8 @@ def plan_image(
     bounds, regions, tile_count = fixed
     if limits.body_bytes is not None:
         largest = max((tile.bounds for tile in planner.tiles(regions[0])), key=lambda bounds: math.prod(bounds.size))
-        envelope = envelope_of(ModelProtocol.of(request.model_protocol), str(request.tile_format))
-        _refuse_unsendable(encoder, largest, envelope.room_in(limits.body_bytes), limits.body_bytes)
+        room = envelope_of(protocol, str(request.tile_format)).room_in(limits.body_bytes, encoder.sample_bytes)
+        _refuse_unsendable(encoder, largest, room, limits.body_bytes, protocol.sends_pixels)
     return ImagePlan(
         bounds=bounds,
         regions=regions,
@@ -281,10 +283,12 @@ def _covered(source: ImageSource) -> str:
     return f", which covers longitudes {west} to {east} and latitudes {south} to {north}"
 
 
-def _refuse_unsendable(encoder: TileEncoder, tile: ImageRegion, limit: int, body_bytes: int) -> None:
+def _refuse_unsendable(
+    encoder: TileEncoder, tile: ImageRegion, limit: int, body_bytes: int, sends_pixels: bool
+) -> None:
     """Raise InvalidImageRequestException when every full tile would be longer than a call of the endpoint may be.
 
-    ``limit`` is the longest tile that a body of ``body_bytes`` has room for.
+    ``limit`` is the longest tile that a body of ``body_bytes`` has room for. ``sends_pixels``: no format compresses.
     """
     try:
         size = encoder.largest_payload(tile, limit)
@@ -298,7 +302,8 @@ def _refuse_unsendable(encoder: TileEncoder, tile: ImageRegion, limit: int, body
     # The side of the largest square tile that fits beside its header, a multiple of 16; 0 where none does.
     side = math.isqrt(max(0, limit - _HEADER_BYTES) // encoder.pixel_bytes) // _SIDE_STEP_PX * _SIDE_STEP_PX
     changes = [f"imageProcessorTileSize {side}"] if side else []
-    if compressed := formats_that_hold(band_count, data_type, samples, must_compress=True):
+    compressed = formats_that_hold(band_count, data_type, samples, must_compress=True)
+    if compressed and not sends_pixels:
         changes.append(f"a format that compresses ({compressed})")
     room = "" if limit == body_bytes else f" in a body of {body_bytes} bytes"
     expected = (

@@ -17,7 +17,7 @@ from aws.osml.model_runner.features.geolocation import refine_features
 from aws.osml.model_runner.features.geolocation_grid import LocationGrid
 from aws.osml.model_runner.features.properties import UNCUT
 from aws.osml.model_runner.features.rfc7946 import conformed
-from aws.osml.model_runner.inference.envelopes import envelope_of
+from aws.osml.model_runner.inference.tensor_envelope import envelope_of
 from aws.osml.model_runner.raster import (
     BlockSizes,
     ImageSource,
@@ -29,6 +29,7 @@ from aws.osml.model_runner.raster import (
     pixel_size_m,
 )
 from aws.osml.model_runner.raster.preparation import ratio_of
+from aws.osml.model_runner.raster.tile_formats import NUMPY
 from aws.osml.model_runner.tiling.region_plan import region_id_of
 
 from .planning import ImagePlan
@@ -187,8 +188,10 @@ def quote_image(
 
     Raises ImageError when the image cannot be read.
     """
-    encoder = TileEncoder(source, request.tile_format, request.tile_compression, preparation=plan.preparation)
-    envelope = envelope_of(ModelProtocol.of(request.model_protocol), str(request.tile_format))
+    protocol = ModelProtocol.of(request.model_protocol)
+    tile_format = NUMPY if protocol.sends_pixels else request.tile_format
+    encoder = TileEncoder(source, tile_format, request.tile_compression, preparation=plan.preparation)
+    envelope = envelope_of(protocol, str(request.tile_format))
     regions, bounds, names = list[QuotedRegion](), list[ImageRegion](), rule_names(request)
     for region in plan.regions:
         skipped = {} if plan.skipped is None else plan.skipped.of(region)

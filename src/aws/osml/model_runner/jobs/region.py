@@ -23,6 +23,7 @@ from aws.osml.model_runner.pipeline.pipeline import TilePipeline
 from aws.osml.model_runner.pipeline.region_run import RegionProgress
 from aws.osml.model_runner.raster import ImageSource, TileEncoder, image_to_world, is_quick
 from aws.osml.model_runner.raster.preparation import Preparation, ratio_of
+from aws.osml.model_runner.raster.tile_formats import NUMPY
 from aws.osml.model_runner.scheduler.load import lane_of
 from aws.osml.model_runner.telemetry.metrics import MetricsRecorder
 from aws.osml.model_runner.tiling.region_plan import TilePlanner
@@ -243,9 +244,9 @@ class RegionProcessor:
             # A tile of a small scale is made from many reads, each of which may take a while.
             run.record_life(at_bounds[bounds])
 
-        encoder = self._make_encoder(
-            source, request.tile_format, request.tile_compression, tile_bounds, preparation, on_part
-        )
+        protocol = ModelProtocol.of(request.model_protocol)
+        tile_format = NUMPY if protocol.sends_pixels else request.tile_format
+        encoder = self._make_encoder(source, tile_format, request.tile_compression, tile_bounds, preparation, on_part)
         grid, ratio = None, ratio_of(preparation)
         if source.sensor_model is not None:
             to_world = image_to_world(source.sensor_model, self._elevation_model)
@@ -261,7 +262,7 @@ class RegionProcessor:
             image_store=store_of(request.image_url),
             encoder=encoder,
             detector=self._endpoints.detector_for(request),
-            read_response=reader_of(ModelProtocol.of(request.model_protocol)),
+            read_response=reader_of(protocol),
             grid=grid,
             ratio=ratio,
             features=self.features,

@@ -1,12 +1,14 @@
 """Reads tiles of an image and encodes them in memory as the files that models get."""
 
 import functools
+import io
 import itertools
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import cv2
+import numpy as np
 import numpy.typing as npt
 import structlog
 from osgeo import gdal
@@ -31,7 +33,7 @@ from .read_ahead import ReadAhead
 from .resampled_pixels import pixels_of
 from .sensor_model import UNREADABLE
 from .stored_blocks import StoredBlocks, file_bytes, known_block_sizes
-from .tile_formats import Samples, TilePlan, plan_tile
+from .tile_formats import NUMPY, Samples, TilePlan, plan_tile
 from .tile_pixels import TilePixels
 from .transfers import last_warning
 
@@ -54,9 +56,10 @@ class TileEncoder:
     """Encodes tiles of one image in one format. Thread-safe.
 
     NITF tiles carry the corners, the SICD or SIDD document and the RPC, adjusted to the tile. GTIFF tiles carry the
-    georeference of the tile; PNG and JPEG tiles carry pixels only. ``tiles`` are the tiles that the caller will encode,
-    in order: for a remote image, several of them are fetched at once. ``on_part`` is called with a prepared tile after
-    each part of the image that was read for it.
+    georeference of the tile. PNG, JPEG and NumPy tiles carry pixels only.
+
+    ``tiles`` are the tiles that the caller will encode, in order: for a remote image, several of them are fetched at
+    once. ``on_part`` is called with a prepared tile after each part of the image that was read for it.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class TileEncoder:
         self._source = source
         self._pixels = TilePixels(source) if preparation is None else pixels_of(source, preparation, on_part)
         self._tiles = tiles
-        self._tile_format = ImageFormats(tile_format)
+        self._tile_format = tile_format if tile_format == NUMPY else ImageFormats(tile_format)
         self._compression = ImageCompression(compression) if compression else None
 
     def check(self, tile_size: ImageDimensions | None = None) -> None:
@@ -121,6 +124,11 @@ class TileEncoder:
     def pixel_bytes(self) -> int:
         """The bytes of a pixel, all bands of it."""
         return self._pixels.band_count * _bytes_per_pixel(self._pixels.data_type)
+
+    @property
+    def sample_bytes(self) -> int:
+        """The bytes of a sample, which is one band of a pixel."""
+        return _bytes_per_pixel(self._pixels.data_type)
 
     @property
     def pixel_kind(self) -> tuple[int, str, Samples]:
@@ -177,6 +185,8 @@ class TileEncoder:
         if self._plan == _PLAIN_TIFF:
             return self._read_plain_tiff(handle, tile)
         pixels = self._pixels.read(handle, tile)
+        if self._plan.driver == NUMPY:
+            return partial(_numpy_file, pixels)
         if self._plan.driver in _PICTURE_DRIVERS and self._pixels.is_plain(handle):
             return partial(encode_picture, pixels, self._plan.driver)
         view = self._pixels.view(handle, tile, pixels, self._plan.driver)
@@ -246,6 +256,12 @@ def encode_picture(pixels: npt.NDArray[Any], driver: str) -> bytes:
     if not is_done:
         raise TileEncodingError(f"the {driver} encoder refuses {pixels.shape} pixels of {pixels.dtype}")
     return encoded.tobytes()
+
+
+def _numpy_file(pixels: npt.NDArray[Any]) -> EncodedTile:
+    file = io.BytesIO()
+    np.save(file, pixels, allow_pickle=False)
+    return file.getbuffer()
 
 
 def _bytes_per_pixel(data_type: str) -> int:

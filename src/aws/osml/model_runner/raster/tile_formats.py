@@ -31,6 +31,10 @@ _LOSSY = frozenset({"IC=C3", "IC=C8", "COMPRESS=JPEG"})
 _PNG_TYPES = frozenset({"Byte", "UInt16"})
 
 
+# Tiles that are sent as tensors: a NumPy file of (rows, columns, bands). It is not a format that a request can name.
+NUMPY = "NPY"
+
+
 @dataclass(frozen=True)
 class Samples:
     """Properties of an image's samples beside their type.
@@ -66,7 +70,7 @@ class TilePlan:
     @property
     def compresses(self) -> bool:
         """True where the size of an encoded tile depends on the values of its pixels."""
-        return self.options not in (("IC=NC",), ("COMPRESS=NONE",))
+        return self.driver != NUMPY and self.options not in (("IC=NC",), ("COMPRESS=NONE",))
 
     @property
     def is_lossy(self) -> bool:
@@ -78,7 +82,7 @@ PLAIN_SAMPLES = Samples()
 
 
 def plan_tile(
-    tile_format: ImageFormats,
+    tile_format: ImageFormats | str,
     compression: ImageCompression | None,
     band_count: int,
     data_type: str,
@@ -88,6 +92,8 @@ def plan_tile(
 
     Raises TileEncodingError when the format cannot hold them; the message names the formats that can.
     """
+    if tile_format == NUMPY:
+        return TilePlan(NUMPY)
     requested = compression or ImageCompression.NONE
     plan = _plan(tile_format, requested, band_count, data_type, samples)
     if plan is None:
@@ -100,7 +106,7 @@ def plan_tile(
 
 
 def _plan(
-    tile_format: ImageFormats, compression: ImageCompression, band_count: int, data_type: str, samples: Samples
+    tile_format: ImageFormats | str, compression: ImageCompression, band_count: int, data_type: str, samples: Samples
 ) -> TilePlan | None:
     type_name, is_byte = _type_name(data_type, samples), data_type in _BYTE and not samples.is_signed_byte
     plan: TilePlan | None = None
