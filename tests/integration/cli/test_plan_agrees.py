@@ -90,6 +90,12 @@ def box(left: float, top: float, width: float, height: float) -> str:
     return ", ".join(f"{longitude} {latitude}" for longitude, latitude in places)
 
 
+def with_area_beside(folder: Path) -> Path:
+    ring = [[float(number) for number in place.split()] for place in box(100, 600, 500, 200).split(", ")]
+    (folder / "area.geojson").write_text(json.dumps({"type": "Polygon", "coordinates": [ring]}))
+    return image(1, 900, 900)(folder)
+
+
 KINDS = {
     "tiny": Kind(image(1, 30, 40)),
     "one row": Kind(image(1, 1, 1500), {"imageProcessorTileFormat": "GTIFF"}),
@@ -105,6 +111,9 @@ KINDS = {
     "regions of interest": Kind(
         image(1, 1500, 1500),
         {"regionOfInterest": f"MULTIPOLYGON ((({box(20, 30, 100, 90)})), (({box(1200, 1200, 200, 200)})))"},
+    ),
+    "region of interest in a file": Kind(
+        with_area_beside, {"regionOfInterest": {"url": "FOLDER/area.geojson"}, "imageProcessorTileFormat": "GTIFF"}
     ),
     "smaller scale": Kind(image(3, 1000, 1400, options=TILED), {"imageProcessorInput": {"scale": 0.5}}),
     "nearest": Kind(image(1, 900, 900), {"imageProcessorInput": {"scale": 0.3, "resampling": "NEAREST"}}),
@@ -177,7 +186,8 @@ def test_plan_and_job_agree(name, model, fleet, tmp_path, capsys, monkeypatch):
         monkeypatch.setenv(variable, value)
     path, job_id = kind.write(tmp_path), name.replace(" ", "-")
     message = fleet.message(path, url, job_id)
-    members = kind.members | {"imageProcessor": message["imageProcessor"] | kind.members.get("imageProcessor", {})}
+    members = json.loads(json.dumps(kind.members).replace("FOLDER", str(tmp_path)))
+    members |= {"imageProcessor": message["imageProcessor"] | kind.members.get("imageProcessor", {})}
     message |= members
     document = planned(message, tmp_path, capsys)
     assert counting.lengths == [], "the plan called the model"

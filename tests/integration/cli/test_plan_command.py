@@ -65,6 +65,11 @@ def test_options_of_pixels_change_tile(plan, scene_in_utm):
     assert (tile["bands"], tile["scale"], tile["format"]) == (1, [0.5, 0.5], "PNG")
 
 
+def test_compression_that_format_lacks_is_noted(plan, scene_in_utm):
+    _, document = plan(scene_in_utm, "--compression", "J2K")
+    assert "GTIFF has no J2K compression: tiles are compressed by LZW" in document["images"][0]["notes"]
+
+
 def test_prices_give_cost(plan, scene_in_utm, tmp_path):
     prices = {"endpoint_hour": 7.2, "call": 0.01, "write_unit": 0.001}
     file = tmp_path / "prices.json"
@@ -135,6 +140,7 @@ def test_request_lists_every_problem_by_its_field(plan, scene_in_utm, clients, g
         "imageUrls": [str(scene_in_utm)],
         "imageProcessor": {"name": "no-such-endpoint"},
         "imageProcessorTileFormat": "GTIFF",
+        "imageProcessorTileSise": 256,
         "outputs": [
             {"type": "S3", "bucket": "no-such-bucket-at-all", "prefix": "p"},
             {"type": "Kinesis", "stream": "no-such-stream"},
@@ -144,6 +150,7 @@ def test_request_lists_every_problem_by_its_field(plan, scene_in_utm, clients, g
     file.write_text(json.dumps(request))
     status, document = plan(file)
     assert (status, reasons(document)) == (1, ["imageProcessor.name", "outputs[0].bucket", "outputs[1].stream"])
+    assert document["ignored_keys"] == ["imageProcessorTileSise"]
     assert document["totals"]["tiles"] == 1, "amounts are of use beside the problems"
 
 

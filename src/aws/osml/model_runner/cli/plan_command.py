@@ -157,7 +157,10 @@ def _quoted(
     prices: "Prices | None",
     on_planned: "OnPlanned",
 ) -> "PlanDocument":
+    from aws.osml.model_runner.api.image_request import validated
     from aws.osml.model_runner.api.image_request_message import job_id_of, parse_image_request_message
+    from aws.osml.model_runner.api.image_request_schema import unknown_keys
+    from aws.osml.model_runner.api.json_document import load_object
     from aws.osml.model_runner.aws.role_session import describing_session
     from aws.osml.model_runner.config import ServiceConfig
     from aws.osml.model_runner.jobs.image_roi import lend_image, read_area
@@ -203,7 +206,9 @@ def _quoted(
     skipping = TileSkipping(images, process.new_invalid_tiles)
     quoter = JobQuoter(config, VariableOverlapTilingStrategy(), images, skipping, preflight, areas, left_out)
     try:
-        return quoter.quote(requests, calls_per_second, prices, on_planned)
+        document = quoter.quote(requests, calls_per_second, prices, on_planned)
+        ignored = list(unknown_keys(validated(load_object(body)[0])))
+        return document.model_copy(update={"ignored_keys": ignored})
     finally:
         process.close()
 

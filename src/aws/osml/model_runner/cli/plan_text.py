@@ -38,6 +38,8 @@ def text_of(document: PlanDocument, width: int | None) -> str:
 def _ending_lines(document: PlanDocument) -> Iterator[tuple[str, str]]:
     if document.cost is not None:
         yield from _cost_lines(document.cost)
+    for index, key in enumerate(document.ignored_keys):
+        yield "ignored" if not index else "", f"{key}: not a key of a request"
     for index, each in enumerate(document.unchecked):
         yield "unchecked" if not index else "", f"{each.field}: {each.reason}"
     for index, problem in enumerate(document.problems):

@@ -171,6 +171,7 @@ class PlanDocument(_Part):
     images: list[ImageQuote] = Field(default=[], description="One quote for each image.")
     totals: Amounts | None = Field(default=None, description="All images together; null unless each has a plan.")
     cost: Cost | None = Field(default=None, description="Money, with `--prices` only.")
+    ignored_keys: list[str] = Field(default=[], description="Keys of the request that are not known: no effect.")
     problems: list[QuotedProblem] = Field(description="Reasons why the job would be refused or fail.")
     unchecked: list[Unchecked] = Field(default=[], description="Checks that were not possible here.")
 
@@ -223,7 +224,7 @@ def quote_image(
         regions=regions,
         amounts=_amounts(regions, payload, encoder.stored_bytes(bounds), calls_per_second),
         block_sizes=known_block_sizes(source),
-        notes=[*_image_notes(plan), *payload.notes],
+        notes=[*_image_notes(plan), *filter(None, [encoder.warning]), *payload.notes],
     )
 
 

@@ -116,6 +116,11 @@ class TileEncoder:
         return self._source.read(stored)
 
     @property
+    def warning(self) -> str | None:
+        """A sentence for the user where tiles are written with another compression than requested."""
+        return self._plan.warning
+
+    @property
     def has_fixed_size(self) -> bool:
         """True where the length of an encoded tile follows from its size, because pixels are not compressed."""
         return not self._plan.compresses
