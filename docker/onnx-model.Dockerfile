@@ -1,7 +1,7 @@
 # Serves the ONNX file in /opt/ml/model by the model contract: GET /ping, POST /invocations, port 8080. One image for a
 # laptop and for a SageMaker endpoint.
 #
-#   docker build --tag tile-model-runner:onnx --build-arg EXTRA=onnx .
+#   docker build --tag tile-model-runner:onnx --target onnx .
 #   docker build --tag onnx-model --file docker/onnx-model.Dockerfile docker
 #   docker run --rm --publish 127.0.0.1:8080:8080 --volume "$PWD/model:/opt/ml/model:ro" onnx-model
 ARG RUNNER=tile-model-runner:onnx

@@ -22,7 +22,7 @@ PYTHON, GLIBC_MINOR, PROCESSORS = "3.11", 36, ("x86_64", "aarch64")
 BUILD_TOOLS = ("pip", "setuptools", "wheel", "hatchling", "hatch-vcs", "editables")
 HEADER = """\
 # {what}
-# Written by scripts/renew-constraints. scripts/bootstrap --require-hashes installs nothing else.
+# Written by scripts/renew-constraints. The container installs nothing else.
 """
 
 
@@ -91,23 +91,19 @@ def write(name: str, what: str, lines: Sequence[str]) -> None:
 
 def main() -> None:
     """Write the four files."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("gdal", help="the version of the container's libgdal, such as 3.6.2")
-    gdal = f"gdal=={parser.parse_args().gdal}"
+    argparse.ArgumentParser(description=__doc__).parse_args()
     versions, project = pins(), "tile-model-runner"
+    build = {name for tool in BUILD_TOOLS for name in needed(Requirement(tool), set())}
     runtime = needed(Requirement(f"{project}[parquet]"), set()) - {project}
-    runtime |= {name for tool in BUILD_TOOLS for name in needed(Requirement(tool), set())}
     local = needed(Requirement(f"{project}[local,parquet]"), set()) - runtime - {project}
     onnx = needed(Requirement(f"{project}[onnx,parquet]"), set()) - runtime - {project}
     for name, what, names in (
-        ("runtime.txt", "Packages of a worker, and packages that build it.", runtime),
+        ("build.txt", "Packages that build the project.", build),
+        ("runtime.txt", "Packages of a worker.", runtime),
         ("local.txt", "Further packages of the embedded stack.", local),
         ("onnx.txt", "Further packages of a container that serves ONNX files.", onnx),
     ):
         write(name, what, locked([f"{each}=={versions[each]}" for each in sorted(names)]))
-    options = ["--no-binary", "gdal", "--no-build-isolation"]
-    (sha256,) = hashes_of([gdal], options).values()
-    write("gdal.txt", "GDAL's binding, for the libgdal of Debian 12.", [f"{gdal} --hash=sha256:{sha256}"])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from template_json import template_json
 
 stack_numbers = itertools.count()
 # They run again and again what other tests cover, and would take half as long again.
-_NOT_MEASURED = {"compat", "faults", "fuzz", "scheduling", "security", "simulation", "sweep"}
+_NOT_MEASURED = {"compat", "faults", "fuzz", "images", "scheduling", "security", "simulation", "sweep"}
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

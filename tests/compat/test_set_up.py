@@ -70,12 +70,6 @@ def test_without_permission_it_says_what_root_should_do(clone: Path, bare_path: 
     assert "apt-get update && apt-get install libgdal-dev g++" in done.stderr
 
 
-def test_only_a_worker_and_its_stack_are_installed_by_hashes(clone: Path, bare_path: Path) -> None:
-    done = bootstrap(clone, bare_path, "--require-hashes")
-    assert done.returncode == 2
-    assert "--require-hashes is for runtime, onnx and local" in done.stderr
-
-
 def test_an_old_interpreter_is_refused(clone: Path, bare_path: Path) -> None:
     done = bootstrap(clone, bare_path, PYTHON="/bin/false")
     assert done.returncode == 1
