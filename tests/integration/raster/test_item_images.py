@@ -156,6 +156,31 @@ def test_grids_are_one_to_hundredth_of_pixel(images, folder, tmp_path, transform
             pass
 
 
+@pytest.mark.parametrize("scale", [1.0, 0.2])
+def test_pixel_is_valid_where_it_is_in_all_files(images, tmp_path, scale):
+    gdal.SetThreadLocalConfigOption("GDAL_TIFF_INTERNAL_MASK", "YES")
+    for index, name in enumerate(("B04", "B03", "B02")):
+        path = tmp_path / f"{name}.tif"
+        write_geotiff(path, np.full((1, SIZE, SIZE), 100, np.uint16), grid(10), EPSG)
+        dataset = gdal.Open(str(path), gdal.GA_Update)
+        if index:
+            dataset.CreateMaskBand(gdal.GMF_PER_DATASET)
+            valid = np.full((SIZE, SIZE), 255, np.uint8)
+            valid[:, 100 * index : 100 * index + 50] = 0
+            dataset.GetRasterBand(1).GetMaskBand().WriteArray(valid)
+        dataset.BuildOverviews("NEAREST", [2, 4])
+        del dataset  # written when it is closed
+    gdal.SetThreadLocalConfigOption("GDAL_TIFF_INTERNAL_MASK", None)
+    with lent(images, item_image(sentinel2(size=SIZE), tmp_path, "red", "green", "blue")) as source:
+        made = prepare(source, ProcessorInput.model_validate({"scale": scale, "nodataFill": 7}))
+        whole = region(0, 0, round(SIZE * scale), round(SIZE * scale))
+        pixels = decode_tile(TileEncoder(source, "GTIFF", preparation=made).encode(whole))
+    steps = {(100, 150), (200, 250)}
+    columns = (np.arange(whole.size.width) + 0.5) / scale
+    is_valid = ~np.logical_or.reduce([(columns > first) & (columns < last) for first, last in steps])
+    assert (pixels == np.where(is_valid, 100, 7)).all()
+
+
 def test_pixels_without_georeference_have_size_that_item_states(images, tmp_path):
     item = planet(size=SIZE)
     (key, *_), stem = item["assets"], "20240603_101112_12_24a1_3B"

@@ -29,12 +29,16 @@ class BandStack:
         self.datasets = tuple(datasets)
         self._places = [(dataset, number) for dataset in self.datasets for number in range(1, dataset.RasterCount + 1)]
         self.RasterCount = len(self._places)
+        firsts = [dataset.GetRasterBand(1) for dataset in self.datasets]
+        self._masked = _MaskedBand(firsts) if any(map(_has_mask, firsts[1:])) else None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.datasets[0], name)
 
     def GetRasterBand(self, number: int) -> Any:
-        """Return band ``number``, from 1."""
+        """Return band ``number``, from 1. The mask of the first band is that of the whole stack."""
+        if number == 1 and self._masked is not None:
+            return self._masked
         dataset, own_number = self._places[number - 1]
         return dataset.GetRasterBand(own_number)
 
@@ -84,6 +88,46 @@ class BandStack:
                 buf_obj=view[index * band_space :],
             )
         return buffer
+
+
+class _MaskedBand:
+    """The first of some bands, each of another file, with a mask in which a pixel is valid if it is in all files."""
+
+    def __init__(self, bands: Sequence[Any]) -> None:
+        self._bands = bands
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._bands[0], name)
+
+    def GetMaskFlags(self) -> int:
+        """Return GDAL's flag of a mask that counts for all bands."""
+        return int(gdal.GMF_PER_DATASET) if any(map(_has_mask, self._bands)) else int(self._bands[0].GetMaskFlags())
+
+    def GetOverview(self, index: int) -> "_MaskedBand":
+        """Return the overview of all bands."""
+        return _MaskedBand([band.GetOverview(index) for band in self._bands])
+
+    def GetOverviewCount(self) -> int:
+        """Return the number of overviews that all bands have."""
+        return min(int(band.GetOverviewCount()) for band in self._bands)
+
+    def GetMaskBand(self) -> "_CommonMask":
+        """Return the mask."""
+        return _CommonMask([band.GetMaskBand() for band in self._bands if _has_mask(band)])
+
+
+class _CommonMask:
+    def __init__(self, masks: Sequence[Any]) -> None:
+        self._masks = masks
+
+    def ReadRaster(self, col: int, row: int, width: int, height: int, *, buf_type: int) -> bytes:
+        """Return the least value of all masks; pixels that are not valid are 0."""
+        raws = (mask.ReadRaster(col, row, width, height, buf_type=buf_type) for mask in self._masks)
+        return bytes(np.minimum.reduce([np.frombuffer(raw, np.uint8) for raw in raws]))
+
+
+def _has_mask(band: Any) -> bool:
+    return bool(band.GetMaskFlags() & gdal.GMF_PER_DATASET)
 
 
 def check_one_grid(datasets: Sequence[Any], names: Sequence[str]) -> None:
