@@ -6,12 +6,15 @@ import sys
 
 import numpy as np
 import pytest
+from osgeo import gdal
 
 from aws.osml.model_runner.cli import main
+from aws.osml.model_runner.common.typing import ImageDimensions, ImageRegion
 from aws.osml.model_runner.local.stack.child_process import ChildProcess
 from aws.osml.model_runner.local.stack.data_plane import create_data_plane
-from aws.osml.model_runner.local.stack.model_server import create_model
-from aws.osml.model_runner.raster.pixels import write_geotiff
+from aws.osml.model_runner.local.stack.model_server import ModelServer, create_model
+from aws.osml.model_runner.raster.pixels import decode_tile, write_geotiff
+from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
 from malformed_requests import MALFORMED
 from raster_files import UTM_31N, translated, write_image
 from worker_process import Site, eventually
@@ -81,31 +84,107 @@ def test_image_in_s3_and_one_region(busy_site, tmp_path, model_server):
     busy_site.check_books(request["jobId"])
 
 
-def test_rgb_model_finds_same_objects_in_16_bit_image(busy_site, tmp_path, model_server):
-    model = model_server("bright-objects")
+BANDS = [5, 3, 2]
+
+
+@pytest.fixture(scope="module")
+def eight_bands(tmp_path_factory):
+    """A scene of eight bands of 16 bits with 14 ships, as GeoTIFF and as NITF, and its values."""
     scene = np.random.default_rng(4).normal(400, 6, (8, 500, 700))
     scene[1] += 200  # water is blue
-    for row, col in np.random.default_rng(5).integers(20, 460, (14, 2)).tolist():
+    # At even places, so that half as large pixels have no mixed edges.
+    for row, col in (2 * np.random.default_rng(5).integers(10, 230, (14, 2))).tolist():
         scene[:, row : row + 8, col : col + 26] = np.arange(1500, 2300, 100)[:, None, None]
-    bands, scene = [5, 3, 2], scene.astype(np.uint16)
-    raw = write_image(tmp_path / "raw.tif", scene, options=("TILED=YES",), geo_transform=UTM_31N, epsg=32631)
-    limits = np.percentile(scene[[band - 1 for band in bands]], [2, 99.9]).tolist()
-    scale = [[*limits, 0, 255]] * 3
-    made = translated(raw, tmp_path / "made.tif", format="COG", bandList=bands, outputType=1, scaleParams=scale)
+    values, folder = scene.astype(np.uint16), tmp_path_factory.mktemp("eight")
+    place = {"geo_transform": UTM_31N, "epsg": 32631}
+    tiff = write_image(folder / "raw.tif", values, options=("TILED=YES",), **place)
+    nitf = write_image(folder / "raw.ntf", values, "NITF", ("ICORDS=N",), **place)
+    return {"tif": tiff, "ntf": nitf}, values
+
+
+class RecordingModel(ModelServer):
+    """A model that keeps the tiles that it gets."""
+
+    def __init__(self):
+        super().__init__(create_model("bright-objects"))
+        self.tiles = []
+
+    def _invoke(self, request):
+        self.tiles.append(decode_tile(request.body))
+        return super()._invoke(request)
+
+
+def ended_job(site, image, **changes):
+    """Return the features of a job for the image, the tiles of its model, and the row of the job."""
+    with RecordingModel() as model:
+        request = site.request(str(image), model.invocations_url, imageProcessorTileFormat="PNG", **changes)
+        site.submit(request)
+        assert site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
+    site.check_books(request["jobId"])
+    row = next(row for row in site.rows("JOB_TABLE") if row["image_id"]["S"].startswith(request["jobId"]))
+    return site.features(request["jobId"]), model.tiles, row
+
+
+def outlines(features, scale=1.0):
+    """Return the corners of each feature in pixels of the image, in a fixed order."""
+    rings = [feature["properties"]["imageGeometry"]["coordinates"][0] for feature in features]
+    return np.array(sorted((np.array(rings) / scale).round(6).tolist()))
+
+
+def planned_tiles(width, height):
+    """Return the slices of each tile of the site's plan."""
+    strategy, size, overlap = VariableOverlapTilingStrategy(), ImageDimensions(256, 256), ImageDimensions(32, 32)
+    bounds = ImageRegion.of(((0, 0), (width, height)))
+    regions = strategy.compute_regions(bounds, ImageDimensions(512, 512), size, overlap)
+    tiles = {tile for region in regions for tile in strategy.compute_tiles(region, size, overlap)}
+    return [(slice(row, row + high), slice(col, col + wide)) for (row, col), (wide, high) in tiles]
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.5])
+@pytest.mark.parametrize("kind", ["tif", "ntf"])
+def test_rgb_model_finds_same_objects_in_16_bit_image(busy_site, eight_bands, tmp_path, kind, scale):
+    images, values = eight_bands
+    chosen = values[[band - 1 for band in BANDS]].astype(float)
+    limits = np.percentile(chosen, [2, 99.9]).tolist()
+    # By hand: GDAL makes the pixels smaller, then stretches them.
+    small = translated(
+        images["tif"],
+        tmp_path / "small.tif",
+        bandList=BANDS,
+        outputType=gdal.GDT_Float64,
+        widthPct=100 * scale,
+        heightPct=100 * scale,
+        resampleAlg="average",
+    )
+    levels = [[*limits, 0, 255]] * 3
+    made = translated(small, tmp_path / "made.tif", format="COG", outputType=gdal.GDT_Byte, scaleParams=levels)
+    by_hand, *_ = ended_job(busy_site, made)
     stretch = {"type": "PERCENTILE", "lower": 2, "upper": 99.9, "per": "ALL"}
-    asked = {"bands": bands, "stretch": stretch, "pixelType": "UINT8"}
-    found = []
-    for image, changes in ((made, {}), (raw, {"imageProcessorInput": asked})):
-        request = busy_site.request(str(image), model.invocations_url, imageProcessorTileFormat="PNG", **changes)
-        busy_site.submit(request)
-        assert busy_site.wait_for_end(request["jobId"])[-1] == "SUCCESS"
-        busy_site.check_books(request["jobId"])
-        features = busy_site.features(request["jobId"])
-        found.append(sorted(feature["properties"]["imageGeometry"]["coordinates"] for feature in features))
-    assert len(found[0]) >= 10
-    assert found[0] == found[1]
-    row = next(row for row in busy_site.rows("JOB_TABLE") if row["image_id"]["S"].startswith(request["jobId"]))
+    asked = {"bands": BANDS, "stretch": stretch, "pixelType": "UINT8", "scale": scale, "resampling": "AVERAGE"}
+    found, tiles, row = ended_job(busy_site, images[kind], imageProcessorInput=asked)
+    assert len(by_hand) >= 10
+    assert outlines(found) == pytest.approx(outlines(by_hand, scale), abs=0.01)
     assert json.loads(row["pixel_preparation"]["S"])["ranges"] == [limits] * 3
+    # Each tile is that of NumPy, to one grey level, and neighbours share the bytes of their overlap.
+    step = round(1 / scale)
+    averaged = chosen.reshape(3, 500 // step, step, 700 // step, step).mean(axis=(2, 4))
+    expected = np.clip((averaged - limits[0]) / (limits[1] - limits[0]), 0, 1) * 255
+    mosaic, count = np.full(expected.shape, -1), 0
+    places = planned_tiles(*expected.shape[:0:-1])
+    assert len(tiles) == len(places)
+    for place in places:
+        near = [
+            np.abs(tile - expected[:, *place]).max() if tile.shape == expected[:, *place].shape else np.inf
+            for tile in tiles
+        ]
+        tile = tiles.pop(int(np.argmin(near)))
+        assert min(near) <= 1
+        seen = mosaic[:, *place]
+        count += int((seen >= 0).sum())
+        assert np.array_equal(seen[seen >= 0], tile[seen >= 0])
+        seen[:] = tile
+    assert mosaic.min() >= 0
+    assert count > 3 * 32 * 200
 
 
 def test_image_fails_before_model_call_when_input_does_not_fit(busy_site, image, model_server):
