@@ -20,7 +20,8 @@ from aws.osml.model_runner.cli import main
 from aws.osml.model_runner.cli.run_command import default_output
 from aws.osml.model_runner.local.stack import LocalStack
 from aws.osml.model_runner.local.stack.http_service import HttpRequest, HttpResponse, HttpService
-from aws.osml.model_runner.raster.pixels import write_geotiff
+from aws.osml.model_runner.raster.pixels import decode_tile, write_geotiff
+from stac_items import sentinel2, write_assets, write_item
 
 
 def health_file(tmp_path, **changes):
@@ -128,6 +129,7 @@ def test_version_names_program_and_python(capsys):
             ["image.tif", "--pixel-type", "uint8", "--nodata-fill", "300"],
             "--nodata-fill 300.*expected a whole",
         ),
+        (["image.tif", "--assets", "red"], r"--assets .*: expected absent: .*image\.tif\" is not a STAC Item"),
         (["image.tif", "--resume"], r"--resume: .*image\.geojson\.resume does not exist"),
     ],
 )
@@ -206,6 +208,31 @@ def test_run_needs_no_environment_and_writes_geojson(tmp_path, image):
     assert len(json.loads(output.read_text())["features"]) == 4
     assert sorted(os.listdir(output.parent)) == ["found.geojson", "found.html", "found.preview.png"]
     assert f"view      {output.with_suffix('.html')}, " in ended.stdout
+
+
+def test_run_takes_stac_item_and_its_assets(tmp_path):
+    write_assets(sentinel2(size=256), tmp_path, 256)
+    item = write_item(sentinel2(size=256), tmp_path)
+    output = tmp_path / "found.geojson"
+    options = (
+        "--assets",
+        "red, green,blue",
+        "--bands",
+        "blue,red",
+        "--tile-size",
+        128,
+        "--overlap",
+        0,
+        "--output",
+        output,
+    )
+    ended = run_as_process(item, "--model", "centerpoint", *options)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    features = json.loads(output.read_text())["features"]
+    assert len(features) == 4
+    assert features[0]["properties"]["sourceMetadata"][0]["assets"] == ["red", "green", "blue"]
+    assert "note" not in ended.stdout
+    assert decode_tile(output.with_suffix(".preview.png").read_bytes()).shape == (3, 256, 256)
 
 
 @pytest.mark.parametrize("output", ["found.geojson", "image.html"])

@@ -4,15 +4,17 @@ import gzip
 import os
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import orjson
 
 from aws.osml.model_runner.api.image_url import parse_image_url
+from aws.osml.model_runner.api.stac_item import MAX_ITEM_BYTES, AssetChoice, image_of, is_item_url, parse_item
 from aws.osml.model_runner.exceptions import ConfigurationError, ImageError, ModelRunnerError
 from aws.osml.model_runner.raster import (
+    ImageSource,
     RasterSettings,
     configure_gdal,
     open_image,
@@ -20,6 +22,7 @@ from aws.osml.model_runner.raster import (
     place_grid,
     preview_picture,
 )
+from aws.osml.model_runner.raster.open_images import Access, OpenImages
 from aws.osml.model_runner.view import Layer, Picture, Places, ResultView, page_of
 from aws.osml.model_runner.view.columns import parts_of
 
@@ -93,7 +96,7 @@ def write_view(
     else:
         configure_gdal(RasterSettings(), os.environ)
         try:
-            with closing(open_image(parse_image_url(_absolute(image)), RasterSettings())) as source:
+            with _opened(_absolute(image), features) as source:
                 size = (source.width, source.height)
                 grid = place_grid(source)
                 places = None if grid is None else Places(grid)
@@ -118,6 +121,23 @@ def write_view(
     except OSError as err:
         raise ConfigurationError(f"{output} cannot be written: {err.strerror}") from err
     return notes
+
+
+@contextmanager
+def _opened(url: str, features: Features) -> Iterator[ImageSource]:
+    """Open an image; of a STAC Item, the assets that the features name."""
+    settings = RasterSettings()
+    if not is_item_url(url):
+        with closing(open_image(parse_image_url(url), settings)) as source:
+            yield source
+        return
+    stated = ((feature.get("properties") or {}).get("sourceMetadata") for feature in features[:1])
+    keys = next((about[0].get("assets") for about in stated if about), None)
+    images = OpenImages(settings, ("file", "http"), lambda _role: None)
+    with closing(images):
+        item = image_of(parse_item(images.read_file(url, MAX_ITEM_BYTES)), url, AssetChoice(keys), images.allow)
+        with images.lend_item(item, lambda _bucket: Access()) as source:
+            yield source
 
 
 def _outlines(features: Features) -> Iterator[Sequence[Sequence[float]]]:
