@@ -27,6 +27,7 @@ class Reply(NamedTuple):
 
     body: bytes
     headers: Mapping[str, str]
+    status: int = 200
 
 
 Dialect = Callable[[bytes, Mapping[str, str]], bytes | Reply]
@@ -255,11 +256,10 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             answer = self.server.dialect(body, {name.lower(): value for name, value in self.headers.items()})
             reply = answer if isinstance(answer, Reply) else Reply(answer, {"Content-Type": "application/json"})
-            status = 200
         except Exception as err:  # noqa: BLE001 - the test raises it again
-            reply, status = Reply(repr(err).encode(), {}), 422
+            reply = Reply(repr(err).encode(), {}, 422)
             self.server.errors.append(err)
-        self.send_response(status)
+        self.send_response(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(len(reply.body)))

@@ -1,5 +1,7 @@
 """Jobs whose models speak another protocol than OSML, from the request to the features that are delivered."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -170,6 +172,27 @@ def test_items_without_box_are_dropped_and_path_is_named(worker, harbour):
     assert job.image_status == "SUCCESS"
     assert list(job.features_dropped) == ["NO_IMAGE_GEOMETRY at answer.box (bbox)"]
     assert "dropped: NO_IMAGE_GEOMETRY at answer.box (bbox)" in job.message
+
+
+def test_key_of_model_reaches_model_and_nothing_else(new_worker, harbour, monkeypatch, logs, statuses, capfd):
+    key, seen = "canary-7f3a9c1e5b2d4806", []
+
+    def guarded(body, headers):
+        seen.append(headers.get("x-api-key"))
+        is_known = seen[-1] == key and len(seen) > 1  # the first call is refused
+        return detection_servers.osml(body, headers) if is_known else detection_servers.Reply(b"no", {}, 401)
+
+    monkeypatch.setenv("MODEL_KEY", key)
+    entry = {"host": "127.0.0.1", "header": "X-Api-Key", "value": {"env": "MODEL_KEY"}}
+    worker = new_worker(MODEL_CREDENTIALS=json.dumps([entry]))
+    with detection_servers.serving(guarded) as url:
+        job = run(worker, harbour, url)
+    assert job.image_status == "PARTIAL"
+    assert set(seen) == {key}
+    written = [logs, statuses.heard(), worker.result_file("job"), capfd.readouterr()]
+    written += [list(table.scan()) for table in (worker.jobs, worker.regions, worker.features, worker.outstanding_jobs)]
+    assert len(written[5]) > 0
+    assert key not in repr(written)
 
 
 def test_rows_of_job_keep_its_protocol_and_are_not_readable_for_earlier_versions(worker, harbour):

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    TypeAdapter,
     ValidationError,
     create_model,
 )
@@ -21,8 +23,9 @@ from pydantic_core import PydanticUndefined
 
 from .api.inference import MAX_ANSWER_BYTES, MAX_SAGEMAKER_BODY_BYTES
 from .api.policy import RequestPolicy
-from .api.problems import expectation_of, shortened
+from .api.problems import expectation_of, path_text, shortened
 from .api.rules import broken_rule, must
+from .aws.secret_values import HostCredential
 from .common.typing import ImageDimensions
 from .exceptions import ConfigurationError, Problem
 
@@ -50,6 +53,20 @@ def _is_queue_url(text: str) -> bool:
     except ValueError:
         return False
     return parts.scheme in ("http", "https") and bool(parts.netloc) and bool(parts.path.strip("/"))
+
+
+def _credentials(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    try:
+        content = text if text.lstrip().startswith("[") else Path(text).read_text(encoding="utf-8")
+        return TypeAdapter(tuple[HostCredential, ...]).validate_json(content)
+    except ValidationError as err:
+        first = err.errors(include_url=False, include_input=False)[0]
+        where = path_text(first["loc"])
+        raise broken_rule(f"a JSON list of host, header, value and prefix; {where}: {first['msg']}") from err
+    except (OSError, ValueError) as err:
+        raise broken_rule("a JSON list, or the path of a file that holds one") from err
 
 
 def _region_size(text: Any) -> Any:
@@ -111,6 +128,7 @@ Directories = Annotated[
         lambda directories: all(directory.startswith("/") for directory in directories),
     ),
 ]
+Credentials = Annotated[tuple[HostCredential, ...], BeforeValidator(_credentials)]
 RegionSize = Annotated[ImageDimensions, BeforeValidator(_region_size)]
 LogLevel = Annotated[
     Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(lambda text: text.upper() if text else text)
@@ -356,6 +374,15 @@ class ServiceConfig(BaseModel):
         description="The hosts that a request may name as an HTTP model, separated by commas."
         " Unset: any host that is not a link-local address.",
     )
+    model_credentials: Credentials = _setting(
+        "MODEL_CREDENTIALS",
+        default=(),
+        description="The headers that HTTP models of a host get: a JSON list, or the path of a file that holds one, of"
+        ' `{"host": "api.example.com", "header": "Authorization", "prefix": "Bearer ", "value": {"secretsmanager":'
+        ' "arn:…"}}`. Other values are `{"ssm": "/name"}` and `{"env": "NAME"}`. A host without a port covers every'
+        " port. A value is fetched for the first call, and once more when a model returns 401. It is sent only over"
+        " https or to this machine.",
+    )
     http_endpoint_timeout_s: Annotated[float, Field(gt=0, le=3_600, allow_inf_nan=False)] = _setting(
         "HTTP_ENDPOINT_TIMEOUT_S",
         default=70.0,
@@ -558,7 +585,7 @@ class ServiceConfig(BaseModel):
                 if name is None:
                     problems.append(Problem(" or ".join(names), "unset", f"required. {field.description}"))
                 else:
-                    problems.append(Problem(name, shortened(present[name]), expectation_of(details)))
+                    problems.append(Problem(name, shortened(present[name], name), expectation_of(details)))
             raise ConfigurationError("the environment does not describe a worker", problems) from err
 
     @property

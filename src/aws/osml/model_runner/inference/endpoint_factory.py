@@ -12,6 +12,7 @@ from .detector import Detector
 from .endpoint_address import parse_endpoint_address
 from .endpoint_builder import FeatureEndpointBuilder
 from .http_detector import DEFAULT_CONNECTIONS, DEFAULT_TIMEOUTS, CallTimeouts, HTTPDetectorBuilder
+from .model_credentials import ModelCredentials
 from .sm_detector import SMDetectorBuilder, check_endpoint_name
 
 
@@ -35,6 +36,7 @@ class FeatureDetectorFactory:
         timeouts: CallTimeouts = DEFAULT_TIMEOUTS,
         max_answer_bytes: int = MAX_ANSWER_BYTES,
         protocol: ModelProtocol | None = None,
+        credentials: ModelCredentials | None = None,
     ) -> None:
         self.endpoint = endpoint
         self.endpoint_mode = endpoint_mode
@@ -48,6 +50,7 @@ class FeatureDetectorFactory:
         self.timeouts = timeouts
         self.max_answer_bytes = max_answer_bytes
         self.protocol = protocol
+        self.credentials = credentials
 
     def check(self) -> None:
         """Check the endpoint's name or URL before any tile is cut for it, without a look-up or a call.
@@ -59,7 +62,9 @@ class FeatureDetectorFactory:
             case ModelInvokeMode.SM_ENDPOINT:
                 check_endpoint_name(self.endpoint)
             case ModelInvokeMode.HTTP_ENDPOINT:
-                parse_endpoint_address(self.endpoint, self.allowed_hosts)
+                address = parse_endpoint_address(self.endpoint, self.allowed_hosts)
+                if self.credentials is not None:
+                    self.credentials.covering(address)
             case _:
                 modes = f"expected {ModelInvokeMode.SM_ENDPOINT} or {ModelInvokeMode.HTTP_ENDPOINT}"
                 problem = Problem("imageProcessor.type", str(self.endpoint_mode)[:80], modes)
@@ -83,6 +88,7 @@ class FeatureDetectorFactory:
                     "allowed_hosts": self.allowed_hosts,
                     "max_connections": self.max_connections,
                     "timeouts": self.timeouts,
+                    "credentials": self.credentials,
                 }
                 builder = HTTPDetectorBuilder(self.endpoint, **options)
             case _:

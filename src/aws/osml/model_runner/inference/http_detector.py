@@ -13,6 +13,7 @@ from urllib3.util import Timeout
 
 from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES, ModelInvokeMode
 from aws.osml.model_runner.api.model_protocol import ModelProtocol
+from aws.osml.model_runner.aws.secret_values import HostCredential
 from aws.osml.model_runner.common.checked_connection import checked_pool_manager
 from aws.osml.model_runner.common.typing import EncodedTile
 from aws.osml.model_runner.exceptions import ModelCallError, ModelErrorClass, UnsupportedModelException
@@ -22,6 +23,7 @@ from .detection import detect
 from .detector import Detector, read_bounded
 from .endpoint_address import checked_addresses, parse_endpoint_address
 from .endpoint_builder import FeatureEndpointBuilder
+from .model_credentials import ModelCredentials
 from .sagemaker_parameters import header_parameters
 from .tensor_envelope import envelope_of, framed_response
 
@@ -36,6 +38,7 @@ ERROR_PAGE_BYTES = 64 * 1024
 # Length of the JSON before the bytes of tensors, in calls and responses of the Open Inference Protocol.
 JSON_LENGTH_HEADER = "Inference-Header-Content-Length"
 _INFER = "/infer"
+_UNAUTHORIZED = 401
 _METADATA_BYTES = 256 * 1024
 
 
@@ -51,6 +54,10 @@ class CallTimeouts:
 DEFAULT_TIMEOUTS = CallTimeouts()
 
 
+class _UnauthorizedError(ModelCallError):
+    """The model does not accept the credential of a call."""
+
+
 class _Answer(NamedTuple):
     """The body of a response, and the text of the header ``JSON_LENGTH_HEADER``."""
 
@@ -64,7 +71,7 @@ class HTTPDetector(Detector):
     ``name`` is the model's name in metrics. ``retry`` is urllib3's own retry, off by default, because ``retry.decide``
     decides. ``parameters`` become headers. ``allowed_hosts`` limits the hosts of the URL, and ``resolve`` returns the
     addresses of a host and port that may be called. ``protocol`` makes the body of a call from a tile, which is sent as
-    it is by default.
+    it is by default. ``credentials`` have the header of a host, which replaces a parameter of that name.
     """
 
     def __init__(
@@ -81,6 +88,7 @@ class HTTPDetector(Detector):
         now: Callable[[], float] = time.time,
         resolve: Callable[[str, int], list[str]] = checked_addresses,
         protocol: ModelProtocol | None = None,
+        credentials: ModelCredentials | None = None,
     ) -> None:
         super().__init__(endpoint)
         self.name = name or DEFAULT_NAME
@@ -92,6 +100,7 @@ class HTTPDetector(Detector):
         self.max_answer_bytes = max_answer_bytes
         self.http_pool = checked_pool_manager(timeouts.total_s, max_connections, resolve)
         self._now = now
+        self._credentials = credentials
         self._envelope = envelope_of(protocol or ModelProtocol.of(None), tile_format, self._metadata)
 
     @property
@@ -109,17 +118,23 @@ class HTTPDetector(Detector):
         Raises:
             ModelCallError: the call failed; its class decides whether to retry.
         """
-        try:
-            parse_endpoint_address(self.endpoint, self.allowed_hosts)
-        except UnsupportedModelException as err:
-            raise ModelCallError(str(err), ModelErrorClass.PERMANENT, ModelErrorCode.BAD_ENDPOINT) from err
+        credential = self._credential()
         body, media_type, json_bytes = self._envelope.wrap(tile)
         self._count_request()
         headers = self._headers(media_type)
         if json_bytes is None:
-            return self._called("POST", self.endpoint, headers, body).body
-        answer = self._called("POST", self.endpoint, headers | {JSON_LENGTH_HEADER: str(json_bytes)}, body)
+            return self._called(credential, "POST", self.endpoint, headers, body).body
+        headers[JSON_LENGTH_HEADER] = str(json_bytes)
+        answer = self._called(credential, "POST", self.endpoint, headers, body)
         return framed_response(answer.body, answer.json_length)
+
+    def _credential(self) -> HostCredential | None:
+        """Return the credential of the endpoint's host; raises ModelCallError for a URL that may not be called."""
+        try:
+            address = parse_endpoint_address(self.endpoint, self.allowed_hosts)
+            return None if self._credentials is None else self._credentials.covering(address)
+        except UnsupportedModelException as err:
+            raise ModelCallError(str(err), ModelErrorClass.PERMANENT, ModelErrorCode.BAD_ENDPOINT) from err
 
     def _metadata(self) -> bytes:
         """Return the description of a model that the Open Inference Protocol serves beside its URL for calls."""
@@ -128,10 +143,33 @@ class HTTPDetector(Detector):
             message = f"the URL does not end in {_INFER}, so the input of the model is not known: use envelope.tensor"
             raise ModelCallError(message, ModelErrorClass.PERMANENT, ModelErrorCode.BAD_ENDPOINT)
         url = f"{path.removesuffix(_INFER)}{mark}{query}"
-        return self._called("GET", url, self._headers(None), None, _METADATA_BYTES).body
+        headers = self._headers(None)
+        return self._called(self._credential(), "GET", url, headers, None, _METADATA_BYTES).body
 
     def _called(
-        self, method: str, url: str, headers: dict[str, str], body: EncodedTile | None, max_bytes: int | None = None
+        self,
+        credential: HostCredential | None,
+        method: str,
+        url: str,
+        headers: dict[str, str],
+        body: EncodedTile | None,
+        max_bytes: int | None = None,
+    ) -> _Answer:
+        """Make a call. When the model refuses its credential, repeat it once if the value has changed."""
+        if credential is None or self._credentials is None:
+            return self._exchanged(method, url, headers, body, max_bytes)
+        own = {name: text for name, text in headers.items() if name.lower() != credential.header.lower()}
+        value = self._credentials.header_value(credential)
+        try:
+            return self._exchanged(method, url, own | {credential.header: value}, body, max_bytes)
+        except _UnauthorizedError:
+            if not self._credentials.refresh(credential, value):
+                raise
+        value = self._credentials.header_value(credential)
+        return self._exchanged(method, url, own | {credential.header: value}, body, max_bytes)
+
+    def _exchanged(
+        self, method: str, url: str, headers: dict[str, str], body: EncodedTile | None, max_bytes: int | None
     ) -> _Answer:
         deadline_s = time.monotonic() + self.timeouts.connect_s + self.timeouts.total_s
         try:
@@ -175,7 +213,10 @@ class HTTPDetector(Detector):
         if is_good:
             return body
         retry_after_s = retry_after_seconds(response.headers.get("Retry-After"), self._now())
-        raise error_of_model_status(response.status, retry_after_s)
+        error = error_of_model_status(response.status, retry_after_s)
+        if response.status == _UNAUTHORIZED:
+            raise _UnauthorizedError(str(error), error.error_class, error.code)
+        raise error
 
 
 def error_of_transport(error: http_errors.HTTPError) -> ModelCallError:

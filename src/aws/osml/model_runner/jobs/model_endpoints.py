@@ -19,6 +19,7 @@ from aws.osml.model_runner.inference.call_limit import CallLimit
 from aws.osml.model_runner.inference.detector import Detector
 from aws.osml.model_runner.inference.endpoint_factory import FeatureDetectorFactory
 from aws.osml.model_runner.inference.http_detector import CallTimeouts
+from aws.osml.model_runner.inference.model_credentials import ModelCredentials
 from aws.osml.model_runner.inference.retry import RetryBudget
 from aws.osml.model_runner.scheduler.policy import Lane
 
@@ -31,7 +32,7 @@ class ModelEndpoints:
     """Detectors, call limits and retry budgets, which all regions of the process share. Any thread may call.
 
     ``max_body_bytes`` returns the longest tile that the endpoint of a request takes; None where no limit is known.
-    ``new_detector`` replaces the detectors of SageMaker and HTTP endpoints.
+    ``new_detector`` replaces the detectors of SageMaker and HTTP endpoints. ``credentials`` are those of HTTP models.
     """
 
     def __init__(
@@ -40,11 +41,13 @@ class ModelEndpoints:
         max_body_bytes: Callable[[RegionRequest], int | None],
         rng: random.Random,
         new_detector: NewDetector | None = None,
+        credentials: ModelCredentials | None = None,
     ) -> None:
         self._config = config
         self._max_body_bytes = max_body_bytes
         self._rng = rng
         self._new_detector = new_detector
+        self._credentials = credentials
         self._detectors: LRUCache[object, Detector] = LRUCache(_CACHED_DETECTORS)
         self._budgets: dict[Lane, RetryBudget] = defaultdict(RetryBudget)
         self._call_limits: dict[Lane, CallLimit] = {}
@@ -90,6 +93,7 @@ class ModelEndpoints:
             timeouts=CallTimeouts(read_s=timeout_s, total_s=timeout_s),
             max_answer_bytes=self._config.max_answer_bytes,
             protocol=ModelProtocol.of(request.model_protocol),
+            credentials=self._credentials,
         )
 
     def retry_budget_for(self, lane: Lane) -> RetryBudget:

@@ -23,6 +23,7 @@ _SECRET_NAMES = frozenset(
         "secretkey",
         "sessiontoken",
         "authorization",
+        "modelcredentials",
         "password",
         "xamzsecuritytoken",
         "xamzsignature",

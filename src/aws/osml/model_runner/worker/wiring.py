@@ -1,9 +1,11 @@
 """The composition root: constructs the tables, queues and handlers of a worker."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from functools import partial
 
+from aws.osml.model_runner.aws.secret_values import SecretValues
 from aws.osml.model_runner.common.endpoint_utils import EndpointUtils
 from aws.osml.model_runner.common.job_rules import TILE_MARGIN_S
 from aws.osml.model_runner.common.typing import ImageDimensions
@@ -16,6 +18,7 @@ from aws.osml.model_runner.database.job_table import JobTable
 from aws.osml.model_runner.database.outstanding_jobs_table import OutstandingJobsTable
 from aws.osml.model_runner.database.region_request_table import RegionRequestTable
 from aws.osml.model_runner.image_request_handler import ImageParts, ImageRequestHandler
+from aws.osml.model_runner.inference.model_credentials import ModelCredentials
 from aws.osml.model_runner.jobs.completion import ImageCompletion
 from aws.osml.model_runner.jobs.image_roi import lend_image, read_area
 from aws.osml.model_runner.jobs.isolation import Isolation
@@ -107,7 +110,9 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, process: WorkerProces
         clients,
         describe=lambda name, role: capacities.describe("endpoint", name, role or ""),
     )
-    endpoints = ModelEndpoints(config, capacities.max_body_bytes, rng, process.new_detector)
+    secrets = SecretValues(clients.client, os.environ, now)
+    credentials = ModelCredentials(config.model_credentials, secrets)
+    endpoints = ModelEndpoints(config, capacities.max_body_bytes, rng, process.new_detector, credentials)
     images_to_lend, areas_to_read = partial(lend_image, process.images), partial(read_area, process.images)
 
     completion = ImageCompletion(
