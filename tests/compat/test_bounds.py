@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from aws.osml.model_runner.api import image_request_schema, json_document, model_protocol
+from aws.osml.model_runner.api import image_request_schema, json_document, model_protocol, skip_rules
 from aws.osml.model_runner.api.inference import MAX_ANSWER_BYTES
 from aws.osml.model_runner.features import (
     answer_reader,
@@ -18,7 +18,9 @@ from aws.osml.model_runner.raster import (
     RasterSettings,
     area_files,
     area_reader,
+    invalid_tiles,
     jpeg2000,
+    masked_tiles,
     tiff_tags,
     tile_encoder,
     tile_parts,
@@ -106,6 +108,12 @@ def test_what_a_row_names_exists(row: list[str]) -> None:
             ],
         ),
         ("Tensors of a response", [tensor_response.MAX_TENSORS]),
+        ("rules of a request", [skip_rules.MAX_RULES, skip_rules.MAX_MASK_VALUES]),
+        (
+            "bytes of an image that are decoded",
+            [invalid_tiles.MAX_READ_BYTES // KIB**3, invalid_tiles.MAX_REMOTE_READS],
+        ),
+        ("pixels of a mask", [masked_tiles.MAX_MASK_PX, masked_tiles.SAMPLES_PER_TILE**2]),
         ("Look-ahead", [look_ahead.MAX_WAITING]),
     ],
 )

@@ -29,11 +29,10 @@ class RequestPolicy:
 
     def check(self, request: ImageRequest) -> None:
         """Raise InvalidImageRequestException with a problem for each name in the request that is not allowed."""
-        problems: list[Problem] = []
-        try:
-            parse_image_url(request.image_url, self.image_sources, self.image_buckets)
-        except InvalidImageURLException as err:
-            problems += err.problems
+        problems = list(self._url_problems("imageUrls", request.image_url))
+        for index, rule in enumerate(request.skip or ()):
+            if "url" in rule:
+                problems += self._url_problems(f"skip[{index}].url", rule["url"])
         if request.requester_pays and not self.allows_requester_pays:
             problems.append(Problem("requesterPays", "true", "false, unless ALLOW_REQUESTER_PAYS is True"))
         for index, output in enumerate(request.outputs):
@@ -50,6 +49,12 @@ class RequestPolicy:
         problems += self._role_problems("imageProcessor.assumedRole", request.model_invocation_role)
         if problems:
             raise InvalidImageRequestException("the image request is not allowed", problems)
+
+    def _url_problems(self, field: str, url: str) -> Iterator[Problem]:
+        try:
+            parse_image_url(url, self.image_sources, self.image_buckets)
+        except InvalidImageURLException as err:
+            yield from (Problem(field, problem.value, problem.expectation) for problem in err.problems)
 
     def _role_problems(self, field: str, role: str | None) -> Iterator[Problem]:
         if not role:

@@ -28,7 +28,7 @@ _EXPECTATIONS = {
     "enum": "one of {expected}",
     "literal_error": "one of {expected}",
     "union_tag_invalid": "one of {expected_tags}",
-    "union_tag_not_found": "an object with the key {discriminator}",
+    "union_tag_not_found": "required",
     "float_type": "a number",
     "float_parsing": "a number",
     "finite_number": "a finite number",

@@ -3,13 +3,35 @@
 Unlike in the rest of a message, an unknown key is refused: a misspelt key would silently skip other tiles.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import ValidationInfo as Info
 
-from .rules import MessageObject
+from .rules import ImageUrl, MessageObject, RealNumber, broken_rule
 
 MAX_RULES = 16
+MAX_MASK_VALUES = 256
+_MAX_BIT = 31
+_MAX_VALUE = 1e300
+
+
+def _mask_value(value: Any) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not abs(value) <= _MAX_VALUE:
+        raise broken_rule("a number")
+    return float(value)
+
+
+def _bit(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _MAX_BIT:
+        raise broken_rule(f"the number of a bit, from 0 to {_MAX_BIT}")
+    return value
+
+
+_Value = Annotated[float, BeforeValidator(_mask_value)]
+_Values = Annotated[list[_Value], Field(min_length=1, max_length=MAX_MASK_VALUES)]
+_Bits = Annotated[list[Annotated[int, BeforeValidator(_bit)]], Field(min_length=1, max_length=_MAX_BIT + 1)]
 
 
 class _Rule(MessageObject):
@@ -26,14 +48,50 @@ class NodataRule(_Rule):
     where: Literal["NODATA"]
 
 
-SkipRule = NodataRule
+class MaskRule(_Rule):
+    """Skips tiles of which a share of at least ``above`` is masked by a raster.
+
+    A sample of the raster is masked if it has one of ``values``, or if it has one of ``bits`` set.
+    """
+
+    where: Literal["MASK"]
+    url: ImageUrl
+    asset: str | None = None
+    values: _Values | None = None
+    bits: _Bits | None = Field(None, validate_default=True)
+    above: Annotated[RealNumber, Field(gt=0, le=1)] = 1.0
+
+    @field_validator("asset")
+    @classmethod
+    def _is_absent(cls, asset: str | None) -> str | None:
+        if asset is not None:
+            raise broken_rule("absent: only a STAC Item has assets; give the mask by url")
+        return asset
+
+    @field_validator("bits")
+    @classmethod
+    def _without_values(cls, bits: list[int] | None, info: Info) -> list[int] | None:
+        if "values" in info.data and (info.data["values"] is None) == (bits is None):
+            raise broken_rule("either values or bits")
+        return bits
+
+
+class AreaRule(_Rule):
+    """Skips tiles that share no area with the polygons of a file, or tiles that lie wholly in them."""
+
+    where: Literal["OUTSIDE", "INSIDE"]
+    url: ImageUrl
+
+
+Rule = NodataRule | MaskRule | AreaRule
+SkipRule = Annotated[Rule, Field(discriminator="where")]
 
 # The rules of a request without ``skip``.
-DEFAULT_RULES: tuple[NodataRule, ...] = (NodataRule(where="NODATA"),)
+DEFAULT_RULES: tuple[Rule, ...] = (NodataRule(where="NODATA"),)
 
-_RULES = TypeAdapter(list[SkipRule])
+_RULES: TypeAdapter[list[Rule]] = TypeAdapter(list[SkipRule])
 
 
-def rules_of(stored: list[dict[str, Any]] | None) -> list[NodataRule]:
+def rules_of(stored: list[dict[str, Any]] | None) -> list[Rule]:
     """Return the rules of a request as rows hold them; None stands for a request without ``skip``."""
     return list(DEFAULT_RULES) if stored is None else _RULES.validate_python(stored)

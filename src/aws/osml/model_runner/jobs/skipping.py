@@ -1,24 +1,35 @@
 """Decides in the plan of an image which of its tiles are skipped, by the rules of the request."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from aws.osml.model_runner.api.image_request import ImageRequest
-from aws.osml.model_runner.api.skip_rules import rules_of
+from aws.osml.model_runner.api.problems import shortened
+from aws.osml.model_runner.api.skip_rules import AreaRule, MaskRule, NodataRule, Rule, rules_of
 from aws.osml.model_runner.common.pixel_ratio import PixelRatio
 from aws.osml.model_runner.common.typing import ImageRegion
-from aws.osml.model_runner.raster import ImageSource, Preparation
+from aws.osml.model_runner.exceptions import (
+    InvalidImageRequestException,
+    InvalidImageURLException,
+    LoadImageException,
+    Problem,
+)
+from aws.osml.model_runner.features.tile_spans import bounds_of_tiles
+from aws.osml.model_runner.raster import ImageSource, ImageUnreachableError, Preparation
+from aws.osml.model_runner.raster import masked_tiles as masks
+from aws.osml.model_runner.raster.area_reader import AreaFile
 from aws.osml.model_runner.raster.invalid_tiles import ReadBudget
 from aws.osml.model_runner.raster.preparation import ratio_of
-from aws.osml.model_runner.tiling.region_plan import TilePlanner
+from aws.osml.model_runner.tiling.region_plan import PixelArea, TilePlanner
 from aws.osml.model_runner.tiling.strategy import Tile
 
-from .image_roi import LendImage
+from .image_roi import LendImage, interest_in
 
 BoolArray = npt.NDArray[np.bool_]
 
@@ -27,15 +38,17 @@ _PART_OF_ESTIMATE = 16
 
 
 class FindsWindows(Protocol):
-    """Finds windows, in image pixels, for a rule."""
+    """Finds windows in image pixels."""
 
     def find(self, windows: Sequence[ImageRegion]) -> Iterator[BoolArray]:
-        """Yield which windows the rule skips, a part of them at a time, in order."""
+        """Yield which windows a rule skips, a part of them at a time, in order."""
         ...
 
 
 # Takes an open image, the bands that the model gets, and what may be read.
 NewInvalidTiles = Callable[[ImageSource, Sequence[int] | None, ReadBudget], FindsWindows]
+# Takes a request, the URL of a file of polygons, and the field that names it.
+ReadArea = Callable[[ImageRequest, str, str], AreaFile]
 
 
 @dataclass(frozen=True)
@@ -63,10 +76,32 @@ class SkippedTiles:
 
 
 @dataclass(frozen=True)
+class _Image:
+    """An image whose tiles are planned; tiles are in model pixels of ``ratio`` image pixels."""
+
+    source: ImageSource
+    request: ImageRequest
+    ratio: PixelRatio
+    bands: Sequence[int] | None
+    budget: ReadBudget
+
+    def window(self, tile: Tile) -> ImageRegion:
+        """Return the image pixels that a tile is made from."""
+        (row, col), (width, height) = self.ratio.in_image(tile.bounds)
+        size = min(width, self.source.width - col), min(height, self.source.height - row)
+        return ImageRegion.of(((row, col), size))
+
+
+# Yields which tiles a rule skips, a part of them at a time, in order.
+_Find = Callable[[Sequence[Tile]], Iterator[BoolArray]]
+
+
+@dataclass(frozen=True)
 class TileSkipping:
-    """Applies the rules of requests; ``lend_image`` opens the files that rules name, as it opens images."""
+    """Applies the rules of requests; files that rules name are opened as images are."""
 
     lend_image: LendImage
+    read_area: ReadArea
     new_invalid_tiles: NewInvalidTiles
 
     def skipped(
@@ -84,46 +119,84 @@ class TileSkipping:
         The same image, request and files give the same tiles on every worker. An estimate may find fewer.
 
         Raises:
-            ImageError: a file that a rule names cannot be read, or has no georeference.
+            InvalidImageRequestException: with every file that cannot be used.
+            ImageError: a mask cannot be read on the way.
         """
+        part = _PART_OF_ESTIMATE if is_estimate else 1
         budget = ReadBudget()
-        if is_estimate:
-            budget = ReadBudget(budget.bytes_left // _PART_OF_ESTIMATE, budget.reads_left // _PART_OF_ESTIMATE)
-        ratio, bands = ratio_of(preparation), None if preparation is None else preparation.bands
+        budget = ReadBudget(budget.bytes_left // part, budget.reads_left // part)
+        bands = None if preparation is None else preparation.bands
+        image = _Image(source, request, ratio_of(preparation), bands, budget)
+        waiting = list(regions)
+        with ExitStack() as lent:
+            rules, versions = self._opened(image, lent, note) if waiting else ([], [])
+            found = {region: _skipped_in(planner.tiles(region), rules, note) for region in waiting if rules}
+        return SkippedTiles({region: tiles for region, tiles in found.items() if tiles}, versions)
+
+    def _opened(
+        self, image: _Image, lent: ExitStack, note: Callable[[], object]
+    ) -> tuple[list[_Find], list[str | None]]:
+        """Return the functions of all rules, and the versions of their files, which stay open in ``lent``."""
+        finds: list[_Find] = []
         versions: list[str | None] = []
-        with ExitStack() as _lent:
-            rules: list[FindsWindows] = [
-                self.new_invalid_tiles(source, bands, budget) for _rule in rules_of(request.skip)
-            ]
-            by_region: dict[ImageRegion, Mapping[int, int]] = {}
-            for region in regions if rules else ():
-                if skipped := _skipped_in(region, planner, rules, source, ratio, note):
-                    by_region[region] = skipped
-        return SkippedTiles(by_region, versions)
+        problems: list[Problem] = []
+        for index, rule in enumerate(rules_of(image.request.skip)):
+            name = f"skip[{index}]"
+            try:
+                find, version = self._rule(image, rule, name, lent)
+            except ImageUnreachableError:
+                raise
+            except InvalidImageURLException as err:
+                problems += [Problem(f"{name}.url", found.value, found.expectation) for found in err.problems]
+            except InvalidImageRequestException as err:
+                problems += err.problems
+            except LoadImageException as err:
+                url = "" if isinstance(rule, NodataRule) else rule.url
+                problems.append(Problem(f"{name}.url", shortened(url), f"a file that can be used: {err}"))
+            else:
+                finds.append(find)
+                versions += [] if isinstance(rule, NodataRule) else [version]
+            note()
+        if problems:
+            raise InvalidImageRequestException("tiles cannot be skipped as skip asks", problems)
+        return finds, versions
+
+    def _rule(self, image: _Image, rule: Rule, name: str, lent: ExitStack) -> tuple[_Find, str | None]:
+        if isinstance(rule, NodataRule):
+            return _by_windows(image, self.new_invalid_tiles(image.source, image.bands, image.budget)), None
+        if isinstance(rule, MaskRule):
+            mask = lent.enter_context(self.lend_image(dataclasses.replace(image.request, image_url=rule.url)))
+            masked = masks.MaskRule(rule.values or (), rule.bits or (), rule.above)
+            return _by_windows(image, masks.MaskedTiles(image.source, mask, masked)), mask.etag
+        file = self.read_area(image.request, rule.url, f"{name}.url")
+        return _by_area(image, rule, file), file.sha256
 
 
-def _skipped_in(
-    region: ImageRegion,
-    planner: TilePlanner,
-    rules: Sequence[FindsWindows],
-    source: Any,
-    ratio: PixelRatio,
-    note: Callable[[], object],
-) -> dict[int, int]:
+def _by_windows(image: _Image, found: FindsWindows) -> _Find:
+    return lambda tiles: found.find([image.window(tile) for tile in tiles])
+
+
+def _by_area(image: _Image, rule: AreaRule, file: AreaFile) -> _Find:
+    source = image.source
+    if source.sensor_model is None:
+        raise LoadImageException("the image has no georeference, so an area cannot be placed on it")
+    area = PixelArea(interest_in(source.sensor_model, source.width, source.height, file.area, image.ratio))
+
+    def find(tiles: Sequence[Tile]) -> Iterator[BoolArray]:
+        bounds = bounds_of_tiles(tile.bounds for tile in tiles)
+        yield area.holds(bounds) if rule.where == "INSIDE" else ~area.touches(bounds)
+
+    return find
+
+
+def _skipped_in(tiles: Sequence[Tile], rules: Sequence[_Find], note: Callable[[], object]) -> dict[int, int]:
     """Return the number of the first rule that skips a tile, by the tile's index."""
     skipped: dict[int, int] = {}
-    tiles = planner.tiles(region)
-    for number, rule in enumerate(rules):
+    for number, find in enumerate(rules):
         is_found: list[bool] = []
-        for part in rule.find([_window(tile, source, ratio) for tile in tiles]):
+        for part in find(tiles) if tiles else ():
             is_found += part.tolist()
             note()
         skipped |= {tile.index: number for tile, is_in in zip(tiles, is_found, strict=True) if is_in}
         tiles = [tile for tile in tiles if tile.index not in skipped]
     return skipped
-
-
-def _window(tile: Tile, source: Any, ratio: PixelRatio) -> ImageRegion:
-    """Return the image pixels that a tile is made from."""
-    (row, col), (width, height) = ratio.in_image(tile.bounds)
-    return ImageRegion.of(((row, col), (min(width, source.width - col), min(height, source.height - row))))

@@ -164,6 +164,13 @@ def world_to_image(sensor_model: Any, lonlat: npt.ArrayLike, elevation_model: An
     model uses by itself. So this is the inverse of ``image_to_world``.
     """
     places = np.asarray(lonlat, dtype=np.float64)
+    model = _precise(sensor_model)
+    if isinstance(model, GDALAffineSensorModel):
+        # All places at once; a geotransform does not depend on the elevation.
+        coordinates = np.column_stack((places[:, :2], np.ones(len(places))))
+        if model.image_to_wgs84 is not None and len(places):
+            coordinates = transformed(model.image_to_wgs84, "INVERSE", coordinates)
+        return np.asarray((coordinates @ model.inv_transform.T)[:, :2])
     pixels = np.empty((len(places), 2))
     height = default_height(sensor_model)
     for index, place in enumerate(places):

@@ -144,7 +144,7 @@ class InvalidTiles:
         groups = [[dataset.GetRasterBand(number) for number in declared.nodata]] if declared.nodata else []
         groups += [[dataset.GetRasterBand(1).GetMaskBand()]] if declared.has_mask else []
         groups += [[dataset.GetRasterBand(number)] for number in declared.alpha if not declared.nodata]
-        empty = [all(_is_empty(band, _around(tiles)) for band in bands) for bands in groups]
+        empty = [all(_is_empty(band, region_around(tiles)) for band in bands) for bands in groups]
         if any(empty):
             return np.ones(len(tiles), np.bool_)
         return np.array([any(all(_is_empty(band, tile) for band in bands) for bands in groups) for tile in tiles])
@@ -158,7 +158,7 @@ class InvalidTiles:
             lambda dataset: level_for(dataset, (ratio, ratio), declared.has_mask, source.settings.max_block_bytes),
         )
         across, down = source.width / level.width, source.height / level.height
-        around = _scaled(_around(tiles), across, down, (level.width, level.height), inset=0)
+        around = _scaled(region_around(tiles), across, down, (level.width, level.height), inset=0)
         if level.overview is None or min(across, down) < _LEAST_FACTOR or not self._may_read(around.size):
             return np.zeros(len(tiles), np.bool_)
         try:
@@ -199,11 +199,11 @@ class InvalidTiles:
         if declared.has_mask:
             is_valid = read_mask(level.band(dataset, 1), col, row, width, height) != 0
         for number in declared.alpha:
-            is_valid &= _samples(level.band(dataset, number), window) != 0
+            is_valid &= read_samples(level.band(dataset, number), window) != 0
         if declared.nodata:
             has_data = np.zeros((height, width), np.bool_)
             for number, nodata in declared.nodata.items():
-                samples = _samples(level.band(dataset, number), window)
+                samples = read_samples(level.band(dataset, number), window)
                 has_data |= ~np.isnan(samples) if nodata != nodata else samples != nodata
                 if has_data.all():
                     break
@@ -211,7 +211,8 @@ class InvalidTiles:
         return is_valid
 
 
-def _samples(band: Any, window: ImageRegion) -> npt.NDArray[Any]:
+def read_samples(band: Any, window: ImageRegion) -> npt.NDArray[Any]:
+    """Return the stored samples of a window of a band as (rows, columns)."""
     (row, col), (width, height) = window
     raw = band.ReadRaster(col, row, width, height, buf_type=band.DataType)
     return np.frombuffer(raw, _dtype(band)).reshape(height, width)
@@ -223,7 +224,7 @@ def _is_empty(band: Any, window: ImageRegion) -> bool:
     return bool(flags == gdal.GDAL_DATA_COVERAGE_STATUS_EMPTY)
 
 
-def _around(tiles: Sequence[ImageRegion]) -> ImageRegion:
+def region_around(tiles: Sequence[ImageRegion]) -> ImageRegion:
     """Return the smallest region that holds all tiles."""
     row, col = min(tile.origin.row for tile in tiles), min(tile.origin.col for tile in tiles)
     size = ImageDimensions(max(tile.right for tile in tiles) - col, max(tile.bottom for tile in tiles) - row)

@@ -16,6 +16,8 @@ from .strategy import Tile, TilingStrategy, ceildiv
 
 # Shapes that share less than this area only touch each other.
 _MIN_SHARED_PX2 = 1e-6
+# Rounding of an area that is added up, relative to it.
+_ROUNDING = 1e-9
 
 FloatArray = NDArray[np.float64]
 
@@ -52,6 +54,29 @@ class PlanSize(NamedTuple):
     tiles: int
 
 
+class PixelArea:
+    """An area of an image: polygons in pixels that do not overlap, see ``roi_in_pixels``."""
+
+    def __init__(self, polygons: shapely.Geometry) -> None:
+        self._parts = shapely.STRtree(shapely.get_parts(polygons))
+
+    def touches(self, bounds: FloatArray) -> NDArray[np.bool_]:
+        """Return which rectangles, (n, 4) as minx, miny, maxx, maxy, share an area with this area."""
+        return np.asarray(self._shared_px2(bounds) > _MIN_SHARED_PX2)
+
+    def holds(self, bounds: FloatArray) -> NDArray[np.bool_]:
+        """Return which rectangles, (n, 4) as minx, miny, maxx, maxy, lie wholly in this area."""
+        sizes = (bounds[:, 2:] - bounds[:, :2]).prod(axis=1)
+        return np.asarray(self._shared_px2(bounds) >= sizes - _MIN_SHARED_PX2 - _ROUNDING * sizes)
+
+    def _shared_px2(self, bounds: FloatArray) -> FloatArray:
+        boxes = np.asarray(shapely.box(*bounds.T), dtype=object)
+        box, part = self._parts.query(boxes, predicate="intersects")
+        areas = shapely.area(shapely.intersection(boxes[box], self._parts.geometries[part]))
+        shared: FloatArray = np.bincount(box, weights=areas, minlength=len(boxes)).astype(np.float64)
+        return shared
+
+
 class TilePlanner:
     """Plans the regions and tiles of one request. Every worker computes the same plan.
 
@@ -68,7 +93,7 @@ class TilePlanner:
         self._strategy = strategy
         self._tile_size = tile_size
         self._overlap = overlap
-        self._roi = None if roi is None else shapely.STRtree(shapely.get_parts(roi))
+        self._roi = None if roi is None else PixelArea(roi)
 
     def min_tiles(self, bounds: ImageRegion) -> int:
         """Return a lower bound on the tiles of any plan of ``bounds`` without a region of interest."""
@@ -174,9 +199,6 @@ class TilePlanner:
 
     def _touch_roi(self, bounds: FloatArray) -> NDArray[np.bool_]:
         """Return which rectangles, (n, 4) as minx, miny, maxx, maxy, share an area with the region of interest."""
-        boxes = np.asarray(shapely.box(*bounds.T), dtype=object)
-        if self._roi is None:
-            return np.asarray(shapely.area(boxes) > _MIN_SHARED_PX2)
-        box, part = self._roi.query(boxes, predicate="intersects")
-        areas = shapely.area(shapely.intersection(boxes[box], self._roi.geometries[part]))
-        return np.asarray(np.bincount(box, weights=areas, minlength=len(boxes)) > _MIN_SHARED_PX2)
+        if self._roi is not None:
+            return self._roi.touches(bounds)
+        return np.asarray(shapely.area(shapely.box(*bounds.T)) > _MIN_SHARED_PX2)

@@ -188,7 +188,7 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, process: WorkerProces
             areas_to_read,
         ),
         lend_image=images_to_lend,
-        skipping=TileSkipping(images_to_lend, process.new_invalid_tiles),
+        skipping=TileSkipping(images_to_lend, areas_to_read, process.new_invalid_tiles),
         read_area=areas_to_read,
         leases=process.leases,
         metrics=process.metrics,
