@@ -14,6 +14,7 @@ from aws.osml.model_runner.database import JobItem
 from aws.osml.model_runner.exceptions import ProcessImageException
 from aws.osml.model_runner.tile_worker import VariableOverlapTilingStrategy
 from raster_files import write_image
+from stac_items import grid, sentinel2, write_assets, write_item
 from worker_in_process import UTM_31N
 
 TILE_PX = 256
@@ -264,3 +265,18 @@ def test_scheduler_counts_regions_with_tiles_to_process(worker, tmp_path, model_
     job = worker.image_handler.accept(request)
     worker.image_handler.estimate_load(job)
     assert worker.outstanding_jobs.find(request).region_count == 2
+
+
+def test_asset_of_stac_item_masks_tiles(worker, tmp_path, model_server):
+    item = sentinel2(".", SIDE_PX)
+    write_assets(item, tmp_path, SIDE_PX)
+    # Scene classification of 20 m: clouds over the lower half, over the image of 10 m.
+    classes = np.full((1, SIDE_PX // 2, SIDE_PX // 2), 4, np.uint8)
+    classes[:, SIDE_PX // 4 :] = 9
+    write_image(tmp_path / "SCL.tif", classes, geo_transform=grid(20), epsg=32631)
+    rules = [{"where": "MASK", "asset": "scl", "values": [8, 9, 10]}]
+    changes = {"imageAssets": ["red", "nir"], "imageProcessorTileFormat": "GTIFF", "skip": rules}
+    model = model_server("centerpoint")
+    job = run(worker, write_item(item, tmp_path), model, **changes)
+    assert (job.image_status, job.tiles_skipped, model.stats()["requests"]) == ("SUCCESS", 8, 8)
+    assert columns_of(worker) == {(x, y) for x in range(4) for y in (0, 1)}

@@ -70,8 +70,8 @@ def test_rows_of_rules_are_not_readable_for_earlier_versions(skip, is_marked):
         ({"where": "OUTSIDE"}, "skip[0].url", "required"),
         ({"where": "INSIDE", "url": "gs://bucket/a"}, "skip[0].url", "s3://bucket/key"),
         (MASK | {"url": "/vsizip/a.tif"}, "skip[0].url", "not of a virtual file system"),
-        (MASK | {"url": None}, "skip[0].url", "required"),
-        (MASK | {"asset": "qa"}, "skip[0].asset", "give the mask by url"),
+        (MASK | {"url": None}, "skip[0].asset", "either url or asset"),
+        (MASK | {"asset": "qa"}, "skip[0].asset", "either url or asset"),
         (MASK | {"bits": [1]}, "skip[0].bits", "either values or bits"),
         (MASK | {"values": None}, "skip[0].bits", "either values or bits"),
         (MASK | {"values": []}, "skip[0].values", "at least 1 items"),
@@ -86,6 +86,15 @@ def test_rule_that_is_not_valid_is_refused_by_name(rule, field, expectation):
     ((found, text),) = problems([rule])
     assert found == field
     assert expectation in text
+
+
+def test_asset_needs_item_as_image():
+    rule = {"where": "MASK", "asset": "scl", "values": [9]}
+    ((field, text),) = problems([rule])
+    assert field == "skip"
+    assert "s3://images/a.tif" in text
+    made = ImageRequest.from_external_message(MESSAGE | {"imageUrls": ["s3://images/a.json"], "skip": [rule]})
+    assert made.skip == [rule | {"above": 1.0}]
 
 
 def test_too_many_rules_are_refused():

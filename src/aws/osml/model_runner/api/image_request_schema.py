@@ -40,7 +40,7 @@ from .rules import (
     default_when_empty,
     model_name_expectation,
 )
-from .skip_rules import MAX_RULES, SkipRule
+from .skip_rules import MAX_RULES, MaskRule, SkipRule
 from .stac_item import MAX_IMAGE_ASSETS, is_item_url
 
 DEFAULT_TILE_SIZE = 1024
@@ -336,6 +336,14 @@ class ImageRequestMessage(MessageObject):
         if isinstance(roi, BaseGeometry):
             _check_size(roi.wkt, MAX_REGION_OF_INTEREST_BYTES)
         return roi
+
+    @field_validator("skip")
+    @classmethod
+    def _assets_belong_to_items(cls, skip: list[SkipRule] | None, info: Info) -> list[SkipRule] | None:
+        others = [url for url in info.data.get("image_urls", ()) if not is_item_url(url)]
+        if others and any(isinstance(rule, MaskRule) and rule.asset for rule in skip or ()):
+            raise broken_rule(f"rules without asset: {shortened(public_url(others[0]))} is not a STAC Item (….json)")
+        return skip
 
     @field_validator("post_processing", mode="before")
     @classmethod

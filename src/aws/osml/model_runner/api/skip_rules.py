@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, field_validator
 from pydantic import ValidationInfo as Info
 
-from .rules import ImageUrl, MessageObject, RealNumber, broken_rule
+from .rules import AssetName, ImageUrl, MessageObject, RealNumber, broken_rule
 
 MAX_RULES = 16
 MAX_MASK_VALUES = 256
@@ -49,23 +49,23 @@ class NodataRule(_Rule):
 
 
 class MaskRule(_Rule):
-    """Skips tiles of which a share of at least ``above`` is masked by a raster.
+    """Skips tiles of which a share of at least ``above`` is masked by a raster: a file, or an asset of a STAC Item.
 
     A sample of the raster is masked if it has one of ``values``, or if it has one of ``bits`` set.
     """
 
     where: Literal["MASK"]
-    url: ImageUrl
-    asset: str | None = None
+    url: ImageUrl | None = None
+    asset: AssetName | None = Field(None, validate_default=True)
     values: _Values | None = None
     bits: _Bits | None = Field(None, validate_default=True)
     above: Annotated[RealNumber, Field(gt=0, le=1)] = 1.0
 
     @field_validator("asset")
     @classmethod
-    def _is_absent(cls, asset: str | None) -> str | None:
-        if asset is not None:
-            raise broken_rule("absent: only a STAC Item has assets; give the mask by url")
+    def _without_url(cls, asset: str | None, info: Info) -> str | None:
+        if "url" in info.data and (info.data["url"] is None) == (asset is None):
+            raise broken_rule("either url or asset")
         return asset
 
     @field_validator("bits")

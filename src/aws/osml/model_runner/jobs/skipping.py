@@ -151,8 +151,9 @@ class TileSkipping:
             except InvalidImageRequestException as err:
                 problems += err.problems
             except LoadImageException as err:
-                url = "" if isinstance(rule, NodataRule) else rule.url
-                problems.append(Problem(f"{name}.url", shortened(url), f"a file that can be used: {err}"))
+                key = "asset" if isinstance(rule, MaskRule) and rule.asset else "url"
+                value = shortened(getattr(rule, key, None))
+                problems.append(Problem(f"{name}.{key}", value, f"a file that can be used: {err}"))
             else:
                 finds.append(find)
                 versions += [] if isinstance(rule, NodataRule) else [version]
@@ -165,7 +166,11 @@ class TileSkipping:
         if isinstance(rule, NodataRule):
             return _by_windows(image, self.new_invalid_tiles(image.source, image.bands, image.budget)), None
         if isinstance(rule, MaskRule):
-            mask = lent.enter_context(self.lend_image(dataclasses.replace(image.request, image_url=rule.url)))
+            item = image.source.item
+            url = item.mask(rule.asset).url if item is not None and rule.asset else rule.url or ""
+            # The mask is read as the image is, but is an image of its own.
+            request = dataclasses.replace(image.request, image_url=url, image_item=None, image_assets=None, skip=None)
+            mask = lent.enter_context(self.lend_image(request))
             masked = masks.MaskRule(rule.values or (), rule.bits or (), rule.above)
             return _by_windows(image, masks.MaskedTiles(image.source, mask, masked)), mask.etag
         file = self.read_area(image.request, rule.url, f"{name}.url")
