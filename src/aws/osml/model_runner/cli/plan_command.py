@@ -203,7 +203,7 @@ def _quoted(
         areas,
     )
     images = partial(lend_image, process.images)
-    skipping = TileSkipping(images, process.new_invalid_tiles)
+    skipping = TileSkipping(images, areas, process.new_invalid_tiles)
     quoter = JobQuoter(config, VariableOverlapTilingStrategy(), images, skipping, preflight, areas, left_out)
     try:
         document = quoter.quote(requests, calls_per_second, prices, on_planned)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from osgeo import gdal
 
 from aws.osml.model_runner.common.typing import ImageRegion
+from aws.osml.model_runner.exceptions import LoadImageException
 
-from .exceptions import LoadImageException
 from .georeference import image_to_world, world_to_image
 from .handle_pool import ImageHandle
 from .image_source import ImageSource
