@@ -14,6 +14,8 @@ from aws.osml.model_runner.features import (
     run_length_masks,
     tensor_response,
 )
+from aws.osml.model_runner.local.onnx import file_metadata, network, onnx_model
+from aws.osml.model_runner.local.stack import model_server
 from aws.osml.model_runner.raster import (
     RasterSettings,
     area_files,
@@ -98,6 +100,16 @@ def test_what_a_row_names_exists(row: list[str]) -> None:
         ("Properties that a job adds", [image_request_schema.MAX_FEATURE_PROPERTIES_BYTES // KIB]),
         ("Response of a model", [MAX_ANSWER_BYTES // KIB**2, model_response.MAX_PARSED_BYTES // KIB**2]),
         ("Boxes in the tensors", [detection_tensors.MAX_CANDIDATES]),
+        (
+            "Network in an ONNX file",
+            [
+                network.MAX_FILE_BYTES // KIB**3,
+                file_metadata.MAX_VALUE_CHARACTERS // KIB,
+                int(network.RUN_LIMIT_S),
+                onnx_model.MAX_BATCH,
+            ],
+        ),
+        ("Tile that a model's server takes", [model_server.MAX_TILE_BODY_BYTES // KIB**2]),
         (
             "Response read by",
             [

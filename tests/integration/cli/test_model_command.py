@@ -8,6 +8,7 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -32,9 +33,9 @@ def folder(tmp_path):
 
 
 @contextmanager
-def served(*arguments):
-    command = [sys.executable, "-m", "aws.osml.model_runner", "model", *map(str, arguments), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+def served(*command, **environment):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([str(part) for part in command], env=os.environ | environment, **pipes) as process:
         try:
             summary = process.stdout.readline()
             yield process, process.stdout.readline().removeprefix("listening on ").strip(), summary
@@ -42,12 +43,35 @@ def served(*arguments):
             process.kill()
 
 
-def test_directory_of_one_file_is_served_until_sigterm(folder):
-    with served(folder) as (process, url, summary):
+@pytest.mark.parametrize("is_container", [False, True])
+def test_directory_of_one_file_is_served_until_sigterm(folder, is_container):
+    command = [sys.executable, "-m", "aws.osml.model_runner", "model", folder, "--port", "0"]
+    settings = {}
+    if is_container:
+        # SageMaker passes the argument serve, and may choose the port.
+        command = [Path(__file__).parents[3] / "docker" / "onnx-entrypoint.sh", "serve"]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        settings = {"PATH": path, "MODEL": str(folder), "SAGEMAKER_BIND_TO_PORT": "0"}
+    with served(*command, **settings) as (process, url, summary):
+        assert url.startswith("http://0.0.0.0:" if is_container else "http://127.0.0.1:")
         answer = urllib3.request("POST", url, body=(folder / "tile.tif").read_bytes(), timeout=20)
         [feature] = json.loads(answer.data)["features"]
         assert feature["properties"]["imageBBox"] == [8, 16, 16, 24]
         assert "3 bands of float32, 64 x 64, up to 16 at once; YOLO_V8, 2 classes" in summary
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_server_of_a_model_needs_no_package_of_the_embedded_stack(folder):
+    # The container of a model has the packages of a worker, and ONNX Runtime.
+    blocked = "import sys; sys.modules.update(dict.fromkeys(['ministack', 'PIL', 'rich', 'yaml', 'onnx']))"
+    with served(
+        sys.executable,
+        "-c",
+        f"{blocked}; from aws.osml.model_runner.cli import main; sys.exit(main())",
+        *("model", folder, "--port", "0"),
+    ) as (process, url, _):
+        assert urllib3.request("GET", url.replace("/invocations", "/ping"), timeout=20).status == 200
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
 

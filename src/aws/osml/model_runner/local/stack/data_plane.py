@@ -7,8 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from aws.osml.model_runner.exceptions import LocalStackError
 
 TEMPLATE_NAME = "data-plane.yaml"
@@ -107,17 +105,16 @@ def _wait_for_outputs(cloudformation: Any, name: str) -> list[dict[str, str]]:
         time.sleep(POLL_S)
 
 
-class _TemplateLoader(yaml.SafeLoader):
-    """Reads a template without evaluating it: ``!Ref X`` and other tags become null."""
-
-
-_TemplateLoader.add_multi_constructor("!", lambda *_: None)
-
-
 @lru_cache(maxsize=4)
 def _times_to_live(template: str) -> Mapping[str, Any]:
     """Return the time to live of each table that has one, by logical id. Cached, because parsing is slow."""
-    resources = yaml.load(template, Loader=_TemplateLoader)["Resources"]  # noqa: S506 - derived from SafeLoader
+    import yaml  # of the extra local, which the server of a model does without
+
+    class TemplateLoader(yaml.SafeLoader):
+        """Reads a template without evaluating it: ``!Ref X`` and other tags become null."""
+
+    TemplateLoader.add_multi_constructor("!", lambda *_: None)
+    resources = yaml.load(template, Loader=TemplateLoader)["Resources"]  # noqa: S506 - derived from SafeLoader
     specifications = {
         name: resource.get("Properties", {}).get("TimeToLiveSpecification") for name, resource in resources.items()
     }
