@@ -146,6 +146,8 @@ def test_image_has_what_item_states():
     of_item = image(planet())
     assert (of_item.gsd_m, of_item.crs, of_item.transform[1]) == (3.7, "EPSG:32631", 3.0)
     assert image(landsat(), asked("red")).gsd_m == 30.0
+    odd = changed(naip(), properties={"gsd": True, "eo:gsd": 0.5, "datetime": 7})
+    assert (image(odd).gsd_m, image(odd).datetime) == (0.5, None)
 
 
 @pytest.mark.parametrize(

@@ -291,7 +291,7 @@ class _ItemReader:
         crs = code if isinstance(code, str) else f"EPSG:{epsg}" if isinstance(epsg, int) else ""
         shape, transform = _numbers(stated("proj:shape")), _numbers(stated("proj:transform"))
         a, b, c, d, e, f = transform[:6] if len(transform) in (6, 9) else (math.nan,) * 6
-        gsd = next((gsd for gsd in self._gsds(first) if isinstance(gsd, int | float) and 0 < gsd < math.inf), None)
+        gsd = next((gsd for gsd in self._gsds(first) if _numbers([gsd]) and gsd > 0), None)
         moment = properties.get("datetime") or properties.get("start_datetime")
         return ItemImage(
             item_id=_text(self._item.get("id")) or "",
