@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, overload
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 from aws.osml.model_runner.api.image_request import ImageRequest
 from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.api.model_protocol import ModelProtocol
 from aws.osml.model_runner.api.skip_rules import rules_of
-from aws.osml.model_runner.common.typing import EncodedTile, ImageRegion
+from aws.osml.model_runner.common.typing import EncodedTile, ImageCoord, ImageDimensions, ImageRegion
 from aws.osml.model_runner.exceptions import Problem, TileEncodingError
 from aws.osml.model_runner.features.geolocation import refine_features
 from aws.osml.model_runner.features.geolocation_grid import LocationGrid
@@ -193,14 +194,15 @@ def quote_image(
     tile_format = NUMPY if protocol.sends_pixels else request.tile_format
     encoder = TileEncoder(source, tile_format, request.tile_compression, preparation=plan.preparation)
     envelope = envelope_of(protocol, str(request.tile_format))
-    regions, bounds, names = list[QuotedRegion](), list[ImageRegion](), rule_names(request)
+    regions, parts, names = list[QuotedRegion](), list[npt.NDArray[np.int32]](), rule_names(request)
     for region in plan.regions:
         skipped = {} if plan.skipped is None else plan.skipped.of(region)
         tiles = [tile.bounds for tile in plan.planner.tiles(region) if tile.index not in skipped]
         by_rule = Counter(names[number] for number in skipped.values())
         stored = encoder.stored_bytes(tiles)
         regions.append(QuotedRegion.of(region, tiles=len(tiles), skipped=dict(by_rule), storage_bytes=stored))
-        bounds += tiles
+        parts.append(np.array([(*tile.origin, *tile.size) for tile in tiles], np.int32).reshape(-1, 4))
+    bounds = _Tiles(np.concatenate(parts))
 
     def body_of(tile: ImageRegion) -> EncodedTile:
         return envelope.wrap(encoder.encode(tile)).content
@@ -212,8 +214,8 @@ def quote_image(
         url=public_url(request.image_url),
         image=_image_facts(source, plan),
         tile=QuotedTiles(
-            width=max((tile.size.width for tile in bounds), default=0),
-            height=max((tile.size.height for tile in bounds), default=0),
+            width=int(bounds.numbers[:, 2].max(initial=0)),
+            height=int(bounds.numbers[:, 3].max(initial=0)),
             overlap=request.tile_overlap.width,
             format=request.tile_format,
             compression=request.tile_compression,
@@ -226,6 +228,34 @@ def quote_image(
         block_sizes=known_block_sizes(source),
         notes=[*_image_notes(plan), *filter(None, [encoder.warning]), *payload.notes],
     )
+
+
+class _Tiles(Sequence[ImageRegion]):
+    """The tiles of an image as (n, 4) numbers: row, column, width and height. An image may have millions of them."""
+
+    def __init__(self, numbers: npt.NDArray[np.int32]) -> None:
+        self.numbers = numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> ImageRegion: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "_Tiles": ...
+
+    def __getitem__(self, index: int | slice) -> "ImageRegion | _Tiles":
+        if isinstance(index, slice):
+            return _Tiles(self.numbers[index])
+        row, col, width, height = self.numbers[index].tolist()
+        return ImageRegion(ImageCoord(row, col), ImageDimensions(width, height))
+
+    def by_size(self) -> Iterator["_Tiles"]:
+        """Yield the tiles of each size, in the order of the plan."""
+        sizes, owners = np.unique(self.numbers[:, 2:], axis=0, return_inverse=True)
+        for number in range(len(sizes)):
+            yield _Tiles(self.numbers[owners.ravel() == number])
 
 
 class _Payload(_Part):
@@ -243,19 +273,16 @@ def rule_names(request: ImageRequest) -> list[str]:
 def _measured_payload(
     body_of: Callable[[ImageRegion], EncodedTile],
     has_fixed_size: bool,
-    tiles: Sequence[ImageRegion],
+    tiles: _Tiles,
     body_bytes: int | None,
 ) -> _Payload:
     """Return the bytes of all bodies, from the bodies of some tiles of each size.
 
     ``has_fixed_size``: bodies of tiles of one size mostly have one length.
     """
-    by_size: dict[Any, list[ImageRegion]] = {}
-    for tile in tiles:
-        by_size.setdefault(tile.size, []).append(tile)
     most = _SAMPLED_OF_FIXED_SIZE if has_fixed_size else SAMPLED_TILES
     total, is_exact, sampled, large, damaged = 0.0, True, 0, 0, 0
-    for alike in by_size.values():
+    for alike in tiles.by_size():
         chosen = sorted(set(np.linspace(0, len(alike) - 1, min(most, len(alike))).round().astype(int).tolist()))
         lengths = list[int]()
         for index in chosen:
