@@ -544,7 +544,7 @@ class ImageRequestHandler:
             item.generation = generation
             if rules_by_tile := skipped.of(region.region_bounds):
                 item.tiles_skipped, item.skipped_tiles = len(rules_by_tile), packed_rules(rules_by_tile)
-            if plan is not None and plan.roi_sha256 is not None:
+            if plan is not None and plan.planner.has_roi:
                 item.outside_tiles = packed_tiles(plan.planner.outside(region.region_bounds))
             try:
                 stored = self.region_request_table.start_region_request(item)

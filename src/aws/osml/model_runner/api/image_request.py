@@ -115,7 +115,10 @@ class ImageRequest:
                     # JSON text; older rows hold the value itself.
                     values[name] = json.loads(value) if isinstance(value, str) else value
             values["outputs"] = [
-                {name: value if isinstance(value, str) else int(value) for name, value in output.items()}
+                {
+                    name: value if isinstance(value, str) else list(value) if name == "extras" else int(value)
+                    for name, value in output.items()
+                }
                 for output in item.get("outputs", ())
             ]
             if "post_processing" in item:

@@ -111,6 +111,7 @@ class S3Output(MessageObject):
     acl: Literal["private", "bucket-owner-read", "bucket-owner-full-control"] | None = None
     format: Literal["GEOJSON", "GEOJSONSEQ", "GEOPARQUET"] | None = None
     compression: Literal["NONE", "GZIP"] | None = None
+    extras: Annotated[list[Literal["COVERAGE"]], Field(max_length=16)] | None = None
 
     @field_validator("compression")
     @classmethod
@@ -122,7 +123,13 @@ class S3Output(MessageObject):
     def destination(self) -> dict[str, Any]:
         """Return the output as sinks read it, with the message's names."""
         named = {"type": self.type, "bucket": self.bucket, "prefix": self.prefix}
-        return named | _present(role=self.role, acl=self.acl, format=self.format, compression=self.compression)
+        return named | _present(
+            role=self.role,
+            acl=self.acl,
+            format=self.format,
+            compression=self.compression,
+            extras=list(dict.fromkeys(self.extras or ())),
+        )
 
 
 class KinesisOutput(MessageObject):
@@ -370,4 +377,4 @@ def unknown_keys(message: BaseModel, path: str = "") -> Iterator[str]:
 
 
 def _present(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value not in (None, "")}
+    return {name: value for name, value in values.items() if value not in (None, "", [])}

@@ -32,4 +32,10 @@ class OutputCompression(StrEnum):
     GZIP = "GZIP"
 
 
+class OutputExtra(StrEnum):
+    """Files that an output in S3 has beside its result."""
+
+    COVERAGE = "COVERAGE"
+
+
 VALID_SYNC_TYPES = [item.value for item in SinkType]

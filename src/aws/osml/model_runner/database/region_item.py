@@ -53,7 +53,7 @@ class RegionRequestItem(DDBItem):
     # Tiles that the plan skips: their number, and the rule of each, see ``packed_rules``.
     tiles_skipped: int | None = None
     skipped_tiles: bytes | None = None
-    # Bits of the tiles that a region of interest in a file leaves out, see ``packed_tiles``.
+    # Bits of the tiles that the region of interest leaves out, see ``packed_tiles``.
     outside_tiles: bytes | None = None
 
     def __post_init__(self) -> None:
@@ -86,7 +86,7 @@ class RegionRequestItem(DDBItem):
 
     @property
     def outside(self) -> frozenset[int]:
-        """Indices of the tiles that a region of interest in a file leaves out; its plan decided once."""
+        """Indices of the tiles that the region of interest leaves out; the plan decided once."""
         if not self.outside_tiles:
             return frozenset()
         bits = np.unpackbits(np.frombuffer(zlib.decompress(bytes(self.outside_tiles)), dtype=np.uint8))

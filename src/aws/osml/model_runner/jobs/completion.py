@@ -5,7 +5,7 @@ import json
 import random
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -44,6 +44,7 @@ from aws.osml.model_runner.telemetry.metrics import MetricsRecorder
 from aws.osml.model_runner.telemetry.redaction import safe_text
 from aws.osml.model_runner.tiling.strategy import TilingStrategy
 
+from .coverage import ImageCoverage, TileStates
 from .leases import Lease, LeaseKeeper
 from .merging import MergedImage, distillation_of
 from .progress import publish_progress
@@ -98,6 +99,7 @@ class ImageCompletion:
         memory: MemoryBudget,
         threads: Threads,
         make_sinks: Callable[[list[dict[str, Any]]], list[Sink]],
+        coverage: ImageCoverage,
         new_feature_table: NewFeatureTable,
         hurried_dynamodb: Any,
         stopping: threading.Event,
@@ -117,6 +119,7 @@ class ImageCompletion:
         self.memory = memory
         self._threads = threads
         self._make_sinks = make_sinks
+        self._coverage = coverage
         self._new_feature_table = new_feature_table
         self._hurried_dynamodb = hurried_dynamodb
         self._stopping = stopping
@@ -292,11 +295,17 @@ class ImageCompletion:
         note = self._sign_of_life(claim)
         table = self._new_feature_table(job.tile_dimensions, job.overlap_dimensions, note)
         positions = dict(job.sink_positions or {})
-        with self.memory.share(note) as memory, self._metrics.timed("FeatureDissemination"):
+        has_coverage = any(sink.has_coverage for sink in pending.values())
+        with (
+            self.memory.share(note) as memory,
+            self._metrics.timed("FeatureDissemination"),
+            closing(TileStates()) if has_coverage else nullcontext() as states,
+        ):
             image = MergedImage(
                 *(job, ImageTiles.of(job, self._strategy, table), distillation_of(job), table.read_tiles, memory),
                 *(self._threads, note, self._metrics),
                 outputs=len(pending),
+                states=states,
             )
             writers = [partial(self._write, claim, image, name, sink, positions) for name, sink in pending.items()]
             try:
@@ -328,10 +337,15 @@ class ImageCompletion:
             # Threads record positions at the same time, so one may lag by a batch; a resumed delivery sends it again.
             claim.check(self._job_table.record_sink_progress(job.image_id, claim.fence, dict(positions)))
 
+        coverage = None
+        if image.states is not None:
+            may_wait = not self._is_late(job)
+            coverage = partial(self._coverage.batches, job, image.states, note, may_wait=may_wait)
         delivery = Delivery(
             *(str(job.job_id), job.result_name or "", batches, positions.get(name, 0)),
             note=note,
             members=image.members,
+            coverage=coverage,
         )
         sink.deliver(delivery, on_progress)
         claim.check(self._job_table.record_sink_done(job.image_id, claim.fence, name, _counts_of(image)))

@@ -39,6 +39,7 @@ from aws.osml.model_runner.features.tiled_features import TiledFeatures, shapes_
 from aws.osml.model_runner.raster.preparation import Preparation, ratio_of
 from aws.osml.model_runner.sink.delivery import FeatureBatch
 
+from .coverage import TileStates
 from .result_members import result_members
 from .tile_reader import ImageTiles, Metrics, ReadTiles, TileReader, TileTally, Unmeasured, ignore, size_of
 
@@ -153,6 +154,7 @@ class MergedImage:
     Features come with the row of tiles at which they are decided, then by row, region, tile and index in the response.
     That order, and every byte, is the same whenever and wherever an image is merged.
 
+    ``states`` gets the outcome of each tile.
     ``read`` returns the tiles of some keys. ``outputs``: how many outputs hold a part of the features meanwhile.
     ``stored`` counts features that were read so far, ``kept`` features that are delivered, and ``unmerged`` features of
     crowded tiles, see ``features.crowding``. ``tally`` counts tiles; it is complete when the stream has ended.
@@ -167,6 +169,7 @@ class MergedImage:
     note: Callable[[], None] = ignore
     metrics: Metrics = field(default_factory=Unmeasured)
     outputs: int = 1
+    states: TileStates | None = None
     stored: int = 0
     kept: int = 0
     unmerged: int = 0
@@ -191,6 +194,8 @@ class MergedImage:
         # The pixels of the image's tiles are gone by now, and its features take their place.
         trim_heap()
         reader = TileReader(self.read, self.memory, self.note, self.metrics, self.tally)
+        if self.states is not None:
+            reader.on_read = self.states.add
         selection = RowSelection(self.options, self.note)
         at_hand = _AtHand.of([])
         with closing(read_ahead(reader.steps(self.tiles), self.threads)) as steps:

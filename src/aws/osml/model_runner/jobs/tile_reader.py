@@ -125,13 +125,17 @@ class TileStep(NamedTuple):
 
 @dataclass(eq=False)
 class TileReader:
-    """Reads tiles; ``note`` is called before each read, and raises where the work has to stop."""
+    """Reads tiles; ``note`` is called before each read, and raises where the work has to stop.
+
+    ``on_read`` is called with keys, in the order of the image's tiles, and with those of the tiles that are stored.
+    """
 
     read: ReadTiles
     memory: MemoryShare
     note: Callable[[], None]
     metrics: Metrics
     tally: TileTally = field(default_factory=TileTally)
+    on_read: Callable[[Sequence[TileKey], Sequence[StoredTile]], None] = lambda _keys, _found: None
     _largest_bytes: int = 0
     _at_once: int = _FIRST_TILES
     _step_bytes: int = field(init=False)
@@ -182,6 +186,7 @@ class TileReader:
             found = self.read(keys)
         for tile in found:
             self.tally.add(tile)
+        self.on_read(keys, found)
         tiles = [tile for tile in found if tile.state is TileState.SUCCEEDED]
         sizes = [size_of(tile.features) for tile in tiles]
         self.memory.read_less(max(0, expected - sum(sizes)))

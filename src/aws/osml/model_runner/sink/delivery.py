@@ -38,6 +38,9 @@ class Delivery:
     supports it. ``members`` returns the file's members about the whole image, after all batches are read;
     ``GEOJSONSEQ`` and Kinesis omit them. ``note`` is called while an output is written, and raises to stop it.
 
+    ``coverage`` returns the features of the coverage, after all batches are read. ``columns`` are properties with a
+    column of their own in tables, by name, each with Arrow's name of its type.
+
     A sink may complete the result only after ``batches`` has ended. If features turn out to be missing, the iteration
     raises instead, and the result must not appear.
     """
@@ -49,6 +52,8 @@ class Delivery:
     metadata: Mapping[str, str] = field(default_factory=dict)
     note: Callable[[], None] = lambda: None
     members: Callable[[], Mapping[str, Any]] = dict
+    coverage: Callable[[], Iterable[FeatureBatch]] | None = None
+    columns: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(

@@ -7,7 +7,7 @@ groups and pages that a query does not touch.
 
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,6 +41,8 @@ def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
     ``geometry`` in degrees, null if the feature has none, and its ``bbox``. The file's metadata has the members of
     the delivery, as JSON.
 
+    The delivery's own ``columns`` follow.
+
     Raises SinkPermanentError if pyarrow is not installed.
     """
     # Arrow's own pool reserves a gigabyte at its first use, which counts against MEMORY_LIMIT_BYTES.
@@ -53,7 +55,7 @@ def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
     buffer = _Buffer()
     extent = _Extent()
     with parquet.ParquetWriter(
-        pa.PythonFile(buffer, mode="w"), _schema(pa), compression="zstd", write_statistics=True
+        pa.PythonFile(buffer, mode="w"), _schema(pa, delivery.columns), compression="zstd", write_statistics=True
     ) as writer:
         for group in row_groups(delivery.batches):
             order = hilbert_order(centres(group)).tolist()
@@ -62,7 +64,8 @@ def parquet_pieces(delivery: Delivery) -> Iterator[bytes]:
                 indices = order[start : start + _ROWS_AT_ONCE]
                 delivery.note()
                 bodies = [group.bodies[index] for index in indices]
-                tables.append(_table(pa, FeatureBatch(bodies, [group.ids[index] for index in indices]), extent))
+                ids = [group.ids[index] for index in indices]
+                tables.append(_table(pa, FeatureBatch(bodies, ids), extent, delivery.columns))
             writer.write_table(pa.concat_tables(tables), row_group_size=ROWS_PER_GROUP)
             yield buffer.take()
         metadata = {"geo": _geo_metadata(extent), **delivery.members()}
@@ -169,7 +172,7 @@ class _Extent:
             self.box[2:] = np.maximum(self.box[2:], np.nanmax(boxes[:, 2:], axis=0))
 
 
-def _schema(pa: Any) -> "pa.Schema":
+def _schema(pa: Any, columns: Mapping[str, str]) -> "pa.Schema":
     sides = pa.struct([(name, pa.float64()) for name in _SIDES])
     return pa.schema(
         [
@@ -181,6 +184,7 @@ def _schema(pa: Any) -> "pa.Schema":
             ("properties", pa.string()),
             ("geometry", pa.binary()),
             ("bbox", sides),
+            *((name, pa.type_for_alias(alias)) for name, alias in columns.items()),
         ]
     )
 
@@ -188,7 +192,7 @@ def _schema(pa: Any) -> "pa.Schema":
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
-def _table(pa: Any, batch: FeatureBatch, extent: _Extent) -> "pa.Table":
+def _table(pa: Any, batch: FeatureBatch, extent: _Extent, names: Mapping[str, str]) -> "pa.Table":
     features = [orjson.loads(body) for body in batch.bodies]
     geometries = [feature.get("geometry") for feature in features]
     texts = [orjson.dumps(geometry) if geometry else None for geometry in geometries]
@@ -209,7 +213,8 @@ def _table(pa: Any, batch: FeatureBatch, extent: _Extent) -> "pa.Table":
             for shape, box in zip(shapes, boxes.tolist(), strict=True)
         ],
     }
-    return pa.table(columns, schema=_schema(pa))
+    columns |= {name: [(feature.get("properties") or {}).get(name) for feature in features] for name in names}
+    return pa.table(columns, schema=_schema(pa, names))
 
 
 def _text(value: Any) -> str | None:

@@ -5,6 +5,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 from urllib.parse import quote, unquote
@@ -14,7 +15,7 @@ import structlog
 from botocore.exceptions import BotoCoreError, ClientError, ParamValidationError
 
 from aws.osml.model_runner.api.problems import role_problem, shortened
-from aws.osml.model_runner.api.sink import OutputCompression, OutputFormat, SinkMode, SinkType
+from aws.osml.model_runner.api.sink import OutputCompression, OutputExtra, OutputFormat, SinkMode, SinkType
 from aws.osml.model_runner.aws.clients import default_clients
 from aws.osml.model_runner.aws.errors import error_code, error_status, is_role_refusal
 from aws.osml.model_runner.aws.role_session import writing_session
@@ -71,6 +72,7 @@ _PASSING_ERRORS = frozenset(
 )
 
 
+_COVERAGE_COLUMNS = {"state": "string", "reason": "string", "region_id": "string", "detections": "int64"}
 # Name of the metadata that holds the job id of a result.
 _JOB_ID = "job-id"
 # Error codes of S3 when the stored object is not the object that the sink read.
@@ -89,7 +91,8 @@ class S3Sink(Sink):
     and appears after the last part. ``make_writer`` creates the executor that uploads parts. ``acl`` is set on the
     object if given; buckets that enforce their owner refuse any ACL. With ``expected_owner``, an account, S3 refuses to
     write to a bucket of another account. The result of another job is never replaced if the sink may read the object's
-    metadata: S3 writes only if the object has not changed since the sink read it.
+    metadata: S3 writes only if the object has not changed since the sink read it. ``extras`` are written after the
+    result, in the same way.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class S3Sink(Sink):
         result_format: OutputFormat = OutputFormat.GEOJSON,
         compression: OutputCompression = OutputCompression.NONE,
         make_writer: Callable[[], Executor] = _threads,
+        extras: frozenset[OutputExtra] = frozenset(),
     ) -> None:
         self.bucket = bucket
         self.prefix = prefix
@@ -113,6 +117,7 @@ class S3Sink(Sink):
         self.format = ResultFormat.of(result_format, compression)
         self.expected_owner = expected_owner
         self.make_writer = make_writer
+        self.extras = extras
         self._client = client
 
     @staticmethod
@@ -124,6 +129,11 @@ class S3Sink(Sink):
     def mode(self) -> SinkMode:
         """One result per image."""
         return SinkMode.AGGREGATE
+
+    @property
+    def has_coverage(self) -> bool:
+        """See ``Sink``."""
+        return OutputExtra.COVERAGE in self.extras
 
     @property
     def s3_client(self) -> Any:
@@ -143,10 +153,6 @@ class S3Sink(Sink):
             return False
         return True
 
-    def key_of(self, delivery: Delivery) -> str:
-        """Return the object key of a result; raises SinkPermanentError if the prefix or the length is not allowed."""
-        return result_key(self.prefix, delivery.job_id, delivery.result_name, self.format.extension)
-
     def check(self, job_id: str, result_name: str = "") -> list[Problem]:
         """See ``Sink``. To check the bucket, this begins an upload in parts at the result's key and aborts it.
 
@@ -159,6 +165,8 @@ class S3Sink(Sink):
             problems.append(Problem("format", shortened(self.format.name), expected))
         try:
             key = result_key(self.prefix, job_id, result_name, self.format.extension)
+            if self.has_coverage:
+                result_key(self.prefix, job_id, result_name, self._coverage_format.extension)
         except SinkPermanentError as err:
             return [*problems, Problem("prefix", shortened(self.prefix), str(err))]
         problem = self._bucket_problem(key, job_id)
@@ -171,7 +179,7 @@ class S3Sink(Sink):
                 self._condition(key, job_id)
             except SinkPermanentError as err:
                 return Problem("prefix", shortened(self.prefix), str(err).removeprefix("S3: "))
-            target, options = self._target(key), self._object_options({_JOB_ID: job_id})
+            target, options = self._target(key), self._object_options({_JOB_ID: job_id}, self.format)
             upload_id = self.s3_client.create_multipart_upload(**target, **options)["UploadId"]
             self._abort({**target, "UploadId": upload_id})
         except (ClientError, BotoCoreError) as err:
@@ -191,19 +199,32 @@ class S3Sink(Sink):
         delivery: Delivery,
         on_progress: Callable[[int], None] = lambda _position: None,  # noqa: ARG002 - all or nothing
     ) -> None:
-        """Write the whole result; a second delivery writes the same bytes over the first.
+        """Write the whole result, then its extras; a second delivery writes the same bytes over the first.
 
         Raises:
             InvalidS3BucketException: the bucket does not exist, or may not be written; the message names it.
             SinkPermanentError: the key is not allowed, or holds the result of another job.
             SinkError: a retry may succeed.
         """
-        key = self.key_of(delivery)
         self._sign_for(delivery.job_id)
+        self._deliver_file(delivery, self.format)
+        if self.has_coverage and delivery.coverage is not None:
+            coverage = replace(delivery, batches=delivery.coverage(), columns=_COVERAGE_COLUMNS)
+            self._deliver_file(coverage, self._coverage_format)
+
+    @property
+    def _coverage_format(self) -> ResultFormat:
+        is_table = self.format.name is OutputFormat.GEOPARQUET
+        plain = ResultFormat.of(OutputFormat.GEOPARQUET if is_table else OutputFormat.GEOJSON)
+        return replace(plain, extension=f".coverage{plain.extension}")
+
+    def _deliver_file(self, delivery: Delivery, file_format: ResultFormat) -> None:
+        # Raises SinkPermanentError if the prefix or the length of the key is not allowed.
+        key = result_key(self.prefix, delivery.job_id, delivery.result_name, file_format.extension)
         counts: list[int] = []
         try:
             condition = self._condition(key, delivery.job_id)
-            self._write(key, condition, delivery.counting(counts.append), counts)
+            self._write(key, file_format, condition, delivery.counting(counts.append), counts)
         except (ClientError, BotoCoreError) as err:
             raise sink_error(self.bucket, err) from err
         logger.info("sink.written", sink=str(self), bucket=self.bucket, key=key, features=sum(counts))
@@ -248,19 +269,26 @@ class S3Sink(Sink):
         owner = {"ExpectedBucketOwner": self.expected_owner} if self.expected_owner else {}
         return {"Bucket": self.bucket, "Key": key, **owner}
 
-    def _write(self, key: str, condition: dict[str, str], delivery: Delivery, counts: Sequence[int]) -> None:
+    def _write(
+        self,
+        key: str,
+        file_format: ResultFormat,
+        condition: dict[str, str],
+        delivery: Delivery,
+        counts: Sequence[int],
+    ) -> None:
         """Write the object; the sum of ``counts`` is the number of features read from the delivery so far."""
         target = self._target(key)
         metadata = {_JOB_ID: delivery.job_id, **delivery.metadata}
-        parts = in_parts(self.format.pieces(delivery), self.part_bytes)
+        parts = in_parts(file_format.pieces(delivery), self.part_bytes)
         first = next(parts)
         second = next(parts, None)
         if second is None:
             # Only a put can hold the count: an upload in parts sends its metadata before features are counted.
-            options = self._object_options({**metadata, "feature-count": str(sum(counts))})
+            options = self._object_options({**metadata, "feature-count": str(sum(counts))}, file_format)
             self._put(first, target | options, condition, delivery.job_id)
             return
-        options = self._object_options(metadata)
+        options = self._object_options(metadata, file_format)
         upload = {**target, "UploadId": self.s3_client.create_multipart_upload(**target, **options)["UploadId"]}
         is_complete = False
         try:
@@ -316,9 +344,9 @@ class S3Sink(Sink):
         except (ClientError, BotoCoreError) as err:
             logger.warning("sink.abort_failed", bucket=self.bucket, key=upload["Key"], reason=error_code(err))
 
-    def _object_options(self, metadata: Mapping[str, str]) -> dict[str, Any]:
+    def _object_options(self, metadata: Mapping[str, str], file_format: ResultFormat) -> dict[str, Any]:
         options: dict[str, Any] = {
-            "ContentType": self.format.content_type,
+            "ContentType": file_format.content_type,
             "ChecksumAlgorithm": "SHA256",
             "Metadata": {name: quote(value, safe=" /:._-", errors="surrogatepass") for name, value in metadata.items()},
         }

@@ -30,6 +30,11 @@ class Sink(ABC):
     def mode(self) -> SinkMode:
         """AGGREGATE if results are written per image, STREAMING if per tile."""
 
+    @property
+    def has_coverage(self) -> bool:
+        """True if the output also gets the coverage of the image."""
+        return False
+
     @abstractmethod
     def write(self, image_id: str, features: list[geojson.Feature]) -> bool:
         """Write all features of an image and return True on success; ``image_id`` names the result."""

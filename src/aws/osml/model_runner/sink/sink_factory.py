@@ -7,7 +7,7 @@ from typing import Any
 import geojson
 import structlog
 
-from aws.osml.model_runner.api.sink import OutputCompression, OutputFormat, SinkMode, SinkType
+from aws.osml.model_runner.api.sink import OutputCompression, OutputExtra, OutputFormat, SinkMode, SinkType
 from aws.osml.model_runner.exceptions import InvalidImageRequestException, Problem
 
 from .delivery import Delivery
@@ -45,6 +45,7 @@ class SinkFactory:
                         result_format=OutputFormat(destination.get("format") or OutputFormat.GEOJSON),
                         expected_owner=bucket_owner,
                         compression=OutputCompression(destination.get("compression") or OutputCompression.NONE),
+                        extras=frozenset(map(OutputExtra, destination.get("extras") or ())),
                     )
                 case SinkType.KINESIS.value:
                     stream = _required(destination, "stream", field)

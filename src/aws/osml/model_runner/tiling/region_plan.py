@@ -95,6 +95,11 @@ class TilePlanner:
         self._overlap = overlap
         self._roi = None if roi is None else PixelArea(roi)
 
+    @property
+    def has_roi(self) -> bool:
+        """True if a region of interest may leave tiles out."""
+        return self._roi is not None
+
     def min_tiles(self, bounds: ImageRegion) -> int:
         """Return a lower bound on the tiles of any plan of ``bounds`` without a region of interest."""
         counts = [

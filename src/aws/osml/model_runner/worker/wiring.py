@@ -20,6 +20,7 @@ from aws.osml.model_runner.database.region_request_table import RegionRequestTab
 from aws.osml.model_runner.image_request_handler import ImageParts, ImageRequestHandler
 from aws.osml.model_runner.inference.model_credentials import ModelCredentials
 from aws.osml.model_runner.jobs.completion import ImageCompletion
+from aws.osml.model_runner.jobs.coverage import ImageCoverage
 from aws.osml.model_runner.jobs.image_roi import lend_image, read_area
 from aws.osml.model_runner.jobs.isolation import Isolation
 from aws.osml.model_runner.jobs.merging import aggregation_memory
@@ -128,6 +129,7 @@ def wired(config: ServiceConfig, strategy: TilingStrategy, process: WorkerProces
         memory=aggregation_memory(config, now, process.pause),
         threads=process.threads,
         make_sinks=process.make_sinks,
+        coverage=ImageCoverage(images_to_lend, region_table.regions_of, strategy, process.elevation_model),
         new_feature_table=new_feature_table,
         hurried_dynamodb=hurried_dynamodb,
         stopping=process.stopping,
