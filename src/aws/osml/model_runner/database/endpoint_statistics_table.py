@@ -94,8 +94,14 @@ class EndpointStatisticsTable(PublishedEndpointStatisticsTable):
         """
         row = self.read({"endpoint": endpoint}) or {}
         known, now_s = row.get("max_regions") if "due_time" in row else None, self._now()
-        if known is not None and (row["due_time"] > now_s or not self._claim_look_up(endpoint, now_s)):
-            return int(known)
+        if known is not None:
+            if row["due_time"] > now_s:
+                return int(known)
+            values = {":until": now_s + _LOOK_UP_S, ":now": now_s}
+            try:
+                self.update({"endpoint": endpoint}, "SET due_time = :until", values, "due_time <= :now")
+            except ConditionNotMetError:
+                return int(known)
         found = look_up()
         limit = known if found is None else found
         if limit is None:
@@ -103,14 +109,6 @@ class EndpointStatisticsTable(PublishedEndpointStatisticsTable):
         due_s = self._now() + self._rng.uniform(*(_DUE_AFTER_ERROR_S if found is None else _DUE_AFTER_S))
         self.update({"endpoint": endpoint}, "SET max_regions = :max, due_time = :due", {":max": limit, ":due": due_s})
         return int(limit)
-
-    def _claim_look_up(self, endpoint: str, now_s: float) -> bool:
-        values = {":until": now_s + _LOOK_UP_S, ":now": now_s}
-        try:
-            self.update({"endpoint": endpoint}, "SET due_time = :until", values, "due_time <= :now")
-        except ConditionNotMetError:
-            return False
-        return True
 
     def is_full(self, endpoint: str) -> bool:
         """Return True when this process recently found all slots of an endpoint taken. This does not read a table."""

@@ -61,7 +61,11 @@ def refine_features(
         if grid is not None:
             _locate_shapes(shaped, geometries, grid)
     if boxed:
-        boxes = _move_boxes(boxed, offset, ratio)
+        # The smaller numbers come first.
+        corners = np.array([feature["properties"][IMAGE_BBOX] for feature in boxed], dtype=np.float64).reshape(-1, 2, 2)
+        boxes = rounded((np.sort(corners, axis=1) + offset) * ratio, POSITION_DECIMALS).reshape(-1, 4)
+        for feature, box in zip(boxed, boxes.tolist(), strict=True):
+            feature["properties"][IMAGE_BBOX] = box
         alone = [index for index, feature in enumerate(boxed) if _is_box_alone(feature)]
         if grid is not None and alone:
             _locate_boxes([boxed[index] for index in alone], boxes[alone], grid)
@@ -103,15 +107,6 @@ def _move_geometries(features: Sequence[Feature], offset: FloatArray, ratio: Pix
     for feature, geometry in zip(features, in_image.geometries, strict=True):
         feature["properties"][IMAGE_GEOMETRY] = geometry
     return in_image
-
-
-def _move_boxes(boxed: Sequence[Feature], offset: FloatArray, ratio: PixelRatio) -> FloatArray:
-    """Set each ``imageBBox`` in pixels of the image, the smaller numbers first, and return the boxes as (n, 4)."""
-    corners = np.array([feature["properties"][IMAGE_BBOX] for feature in boxed], dtype=np.float64).reshape(-1, 2, 2)
-    boxes = rounded((np.sort(corners, axis=1) + offset) * ratio, POSITION_DECIMALS).reshape(-1, 4)
-    for feature, box in zip(boxed, boxes.tolist(), strict=True):
-        feature["properties"][IMAGE_BBOX] = box
-    return boxes
 
 
 def _locate_shapes(features: Sequence[Feature], shapes: GeometryArrays, grid: LocationGrid) -> None:

@@ -69,9 +69,14 @@ class RowSelection:
             return Decided(np.arange(count), np.zeros(0, np.intp), Selection(np.arange(count)))
         comparison, unmerged = self._without_crowded(comparison, features)
         labels, links = self._linked(comparison, count)
-        closing = _closing_rows(comparison, features, rows, labels)
+        ranking, own = comparison.ranking, rows.astype(np.intp)
+        bottoms, margin_px = comparison.pairs.searched[:, 3], comparison.margin_px + _SLACK_PX
+        own[ranking] = np.maximum(own[ranking], features.spans.last_rows_within(bottoms, margin_px))
+        latest = own.copy()
+        np.maximum.at(latest, labels, own)
+        # For each feature, the last row that may affect its group.
+        closing = latest[labels]
         is_closed = closing <= last_row
-        ranking = comparison.ranking
         ranks = np.full(count, -1, dtype=np.intp)
         ranks[ranking] = np.arange(len(ranking))
         closed_links = None if links is None else ranks[links[:, is_closed[links[0]]]]
@@ -112,14 +117,3 @@ class RowSelection:
                 is_few = links.shape[1] + found.shape[1] <= self._max_links
                 links = np.concatenate([links, found], axis=1) if is_few else None
         return labels, links
-
-
-def _closing_rows(comparison: Comparison, features: TiledFeatures, rows: Indices, labels: Indices) -> Indices:
-    """Return for each feature the last row that may affect its group."""
-    own, ranking = rows.astype(np.intp), comparison.ranking
-    bottoms, margin_px = comparison.pairs.searched[:, 3], comparison.margin_px + _SLACK_PX
-    own[ranking] = np.maximum(own[ranking], features.spans.last_rows_within(bottoms, margin_px))
-    latest = own.copy()
-    np.maximum.at(latest, labels, own)
-    found: Indices = latest[labels]
-    return found

@@ -60,10 +60,18 @@ class BoundedQueue(Generic[T]):
             while True:
                 index = 0 if self._is_closed and self._items else self._first_ready(is_ready, kind_of)
                 if index is not None:
-                    return self._take(index)
+                    break
                 if self._is_closed:
                     raise QueueClosedError
                 self._wait()
+            item, size_bytes = self._items[index]
+            del self._items[index]
+            self._bytes -= size_bytes
+            self._emptied.notify_all()
+            if self._items and not self._is_polled:
+                # This thread may have been the polling thread, so another one has to take over.
+                self._filled.notify()
+            return item
 
     def wake(self) -> None:
         """Wake one waiting thread, so that it checks again whether an item is ready."""
@@ -96,16 +104,6 @@ class BoundedQueue(Generic[T]):
                 return index
             checked.add(kind)
         return None
-
-    def _take(self, index: int) -> T:
-        item, size_bytes = self._items[index]
-        del self._items[index]
-        self._bytes -= size_bytes
-        self._emptied.notify_all()
-        if self._items and not self._is_polled:
-            # This thread may have been the polling thread, so another one has to take over.
-            self._filled.notify()
-        return item
 
     def _has_room(self, size_bytes: int) -> bool:
         if not self._items:

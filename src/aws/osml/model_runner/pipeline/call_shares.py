@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import structlog
 from botocore.exceptions import BotoCoreError, ClientError
@@ -56,10 +57,7 @@ class CallShares:
 
         Yields a function that updates the share; call it regularly, it does nothing within 20 s.
         """
-
-        def refresh() -> None:
-            self._share(endpoint, capacity(), limit)
-
+        refresh = partial(self._share, endpoint, capacity, limit)
         with self._lock:
             self._regions[endpoint] += 1
         try:
@@ -73,7 +71,8 @@ class CallShares:
             if was_counted:
                 self._record(endpoint, 0.0)
 
-    def _share(self, endpoint: str, capacity: int | None, limit: CallLimit) -> None:
+    def _share(self, endpoint: str, current_capacity: Callable[[], int | None], limit: CallLimit) -> None:
+        capacity = current_capacity()
         if capacity is None:
             limit.set_ceiling(None)
             return

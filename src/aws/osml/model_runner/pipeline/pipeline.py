@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 
 import structlog
 from structlog.contextvars import bound_contextvars
@@ -49,21 +50,19 @@ INTERNAL_ERROR = "INTERNAL_ERROR"
 _WAITS_BEFORE_NEXT = 50
 
 
+@dataclass(slots=True, eq=False)
 class _TileInFlight:
     """A tile in the pipeline, with the result of its last stage."""
 
-    __slots__ = ("encoded", "has_share", "has_thread", "is_calling", "response", "result", "run", "steps", "tile")
-
-    def __init__(self, run: RegionProgress, steps: TileStages, tile: Tile) -> None:
-        self.run = run
-        self.steps = steps
-        self.tile = tile
-        self.encoded: EncodedTile = b""
-        self.response = b""
-        self.is_calling = False
-        self.has_thread = False
-        self.has_share = True
-        self.result: TileOutcome | None = None
+    run: RegionProgress
+    steps: TileStages
+    tile: Tile
+    encoded: EncodedTile = b""
+    response: bytes = b""
+    is_calling: bool = False
+    has_thread: bool = False
+    has_share: bool = True
+    result: TileOutcome | None = None
 
     def begin_call(self) -> bool:
         """Return whether the model may be called with the tile now; see ``TileStages``."""

@@ -83,7 +83,13 @@ def axis_weights(method: str, ratio: float, start: int, count: int, length: int,
         weights = np.maximum(weights, 0.0)
     else:
         distances = np.abs(pixels + 0.5 - centres) / stretch
-        weights = np.maximum(0.0, 1 - distances) if method == "BILINEAR" else _cubic(distances)
+        if method == "BILINEAR":
+            weights = np.maximum(0.0, 1 - distances)
+        else:
+            # Cubic convolution with a = -0.5 (R. Keys, 1981).
+            near = (1.5 * distances - 2.5) * distances**2 + 1
+            far = ((-0.5 * distances + 2.5) * distances - 4) * distances + 2
+            weights = np.where(distances <= 1, near, np.where(distances < 2, far, 0.0))
     weights[(pixels < 0) | (pixels >= length)] = 0.0
     weights /= weights.sum(axis=1, keepdims=True)
     is_used = weights != 0.0
@@ -158,10 +164,3 @@ def _applied(source: Array, down: AxisWeights, across: AxisWeights) -> Array:
     rows = down.matrix @ source
     columns: Array = across.matrix @ np.ascontiguousarray(rows.T)
     return columns.T
-
-
-def _cubic(distances: Array) -> Array:
-    """Return the weights of cubic convolution with a = -0.5 (R. Keys, 1981)."""
-    near = (1.5 * distances - 2.5) * distances**2 + 1
-    far = ((-0.5 * distances + 2.5) * distances - 4) * distances + 2
-    return np.where(distances <= 1, near, np.where(distances < 2, far, 0.0))
