@@ -1,4 +1,4 @@
-"""How a tile is sent to a model and how its response is read: the schema of three keys of ``imageProcessor``.
+"""The keys ``protocol``, ``envelope`` and ``answer`` of ``imageProcessor``: how a tile is sent, and its response read.
 
 A protocol is a row of ``PROTOCOLS``: the envelope of a tile, and the paths by which its response is read. A new kind of
 server is a new row.
@@ -293,7 +293,7 @@ def checked_envelope(protocol: str, envelope: Envelope | None, is_described: boo
 
 
 def _checked_body(envelope: Envelope, row: ProtocolRow) -> Envelope:
-    """Return the envelope if its template has room for the tile; raise a broken rule otherwise."""
+    """Return the envelope if its template has a place for the tiles data; raise a broken rule otherwise."""
     given = envelope.model_fields_set
     body, template = envelope.body or row.body, envelope.template or {}
     if body == "RAW" and given - {"body"}:

@@ -35,7 +35,7 @@ _FRAMING = frozenset(
 
 
 class SecretUnavailableError(Exception):
-    """A value that cannot be read, or that no header can hold. The text names its place, and never the value."""
+    """A secret value cannot be read, or no header can hold it. The text has its location, never the value."""
 
 
 class SecretPlace(BaseModel):

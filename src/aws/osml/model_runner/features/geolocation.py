@@ -168,7 +168,7 @@ def _locate_boxes(features: Sequence[Feature], boxes: FloatArray, grid: Location
 
 
 def decimals_of(grid: LocationGrid) -> int:
-    """Return the decimals of longitude and latitude that resolve a tenth of a pixel."""
+    """Return the number of decimals, the same for longitude and latitude, that resolves a tenth of a pixel."""
     if not 0.0 < grid.pixel_degrees < np.inf:
         return POSITION_DECIMALS
     return int(np.clip(np.ceil(-np.log10(_ROUNDING_PX * grid.pixel_degrees) - 1e-3), POSITION_DECIMALS, BOX_DECIMALS))

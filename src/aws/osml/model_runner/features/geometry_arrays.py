@@ -97,7 +97,7 @@ class GeometryArrays:
 
     @property
     def is_outer(self) -> NDArray[np.bool_]:
-        """Paths that are the first of their part; in a polygon, the outer ring."""
+        """For each path, True if it is the first path of its part; in a polygon, that is the outer ring."""
         flags: NDArray[np.bool_] = np.diff(self.parts, prepend=-1) != 0
         return flags
 

@@ -84,7 +84,7 @@ class CallLimit:
         return max(1, int(self._limit))
 
     def set_ceiling(self, calls: int | None) -> None:
-        """Set this process's share of the endpoint's capacity, at least 1; None where the capacity is not known."""
+        """Set this process's share of the endpoint's capacity in calls: below 1 counts as 1, None as ``max_calls``."""
         with self._lock:
             self.ceiling = float(self.max_calls if calls is None else max(1, min(self.max_calls, calls)))
             self._limit = min(self._limit, self.ceiling)

@@ -101,7 +101,9 @@ class Invokable(Protocol):
 
 
 class RetryBudget:
-    """Limits the retries of all threads that call one endpoint: ``floor`` at first, then a tenth of their calls.
+    """Limits the retries of all threads that call one endpoint.
+
+    The balance starts at ``floor``. Each call adds ``ratio``, up to ``ceiling``, and each retry takes 1.
 
     Without a budget, an endpoint that is overloaded would get every call four times.
     """

@@ -1,4 +1,4 @@
-"""Quotes a job: plans its images as a worker does, makes the checks of preflight, and collects every problem."""
+"""Quotes a job, in tiles, calls, bytes and rows: plans its images as a worker does, and collects all problems."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace

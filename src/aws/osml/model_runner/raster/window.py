@@ -149,9 +149,9 @@ def _copy_georeference(dataset: Any, view: Any, tile: ImageRegion, ratio: PixelR
 
 
 def _shifted_rpc(rpc: dict[str, str], row: int, col: int, ratio: PixelRatio = ONE) -> dict[str, str]:
-    """Return an RPC that counts pixels of a tile from its corner; empty where its offsets are not numbers.
+    """Return the RPC of a tile whose upper left corner is at ``row``, ``col``; empty where offsets are not numbers.
 
-    An RPC counts from the middle of the first pixel, so half a pixel is added before it is scaled.
+    Both count from the middle of a pixel, so half a pixel is added before the scaling and subtracted after it.
     """
     try:
         line, sample = (float(rpc[name].split()[0]) for name in ("LINE_OFF", "SAMP_OFF"))

@@ -130,7 +130,7 @@ class JobSweeper:
             logger.exception("job.not_advanced", error=type(err).__name__, reason=str(err))
 
     def _advance_unreadable(self, job: UnreadableJob) -> None:
-        """Log a job that this version cannot read, and end it by its keys after its deadline."""
+        """Log a job that this version cannot read. After its deadline, end it; of its row, only the keys are needed."""
         logger.error("job.unreadable", endpoint_id=job.endpoint_id, job_key=job.job_key, reason=job.reason)
         self._metrics.record("JobSweep", "Errors", 1, COUNT)
         item = self._job_table.find(job.image_id) if job.image_id else None
