@@ -155,6 +155,31 @@ def test_run_takes_tiles_and_pixels_from_the_file_and_its_card(folder, monkeypat
     assert (run.model, run.model_options["path"]) == ("onnx", os.path.realpath(path))
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "options", "reason"),
+    [
+        (
+            (4, 64, 64),
+            np.uint8,
+            [],
+            "has 4 bands, and the network takes 3: choose 3 with --bands, such as --bands 1,2,3",
+        ),
+        ((1, 64, 64), np.uint8, [], "has 1 bands, and the network takes 3"),
+        ((3, 64, 64), np.uint8, ["--bands", "1,2"], "has 3 bands, and the network takes 3: choose 3"),
+        ((3, 64, 64), np.uint16, [], "has samples of uint16, and the network takes uint8: add --pixel-type uint8"),
+        ((4, 64, 64), np.uint8, ["--bands", "1,2,3"], None),
+        ((3, 64, 64), np.uint16, ["--pixel-type", "uint8", "--stretch", "percentile"], None),
+    ],
+)
+def test_image_that_the_network_does_not_take_is_refused(folder, monkeypatch, capsys, shape, dtype, options, reason):
+    write_geotiff(folder / "image.tif", np.zeros(shape, dtype))
+    monkeypatch.chdir(folder)
+    with patch("aws.osml.model_runner.local.image_run.run_image", side_effect=KeyboardInterrupt):
+        status = main(["run", "image.tif", "--model", "best.onnx", *options])
+    assert status == (130 if reason is None else 2)
+    assert reason is None or reason in capsys.readouterr().err
+
+
 @pytest.mark.long
 def test_run_of_an_onnx_file_finds_each_object_once(tmp_path):
     # Objects of 8 pixels on the grid of cells; tiles of 64 with an overlap of 16 begin at multiples of 48.

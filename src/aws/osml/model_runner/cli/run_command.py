@@ -20,6 +20,7 @@ from .view_command import page_path
 if TYPE_CHECKING:
     from aws.osml.model_runner.local.image_request import TileSettings
     from aws.osml.model_runner.local.image_run import ImageRun
+    from aws.osml.model_runner.local.onnx.onnx_model import OnnxModel
     from aws.osml.model_runner.local.output_file import OutputFile
 
 EXIT_STATUS = {RequestStatus.SUCCESS: 0, RequestStatus.PARTIAL: 3}
@@ -199,13 +200,15 @@ def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun
     from aws.osml.model_runner.local.image_request import TileSettings, merge_step
     from aws.osml.model_runner.local.image_run import ImageRun
     from aws.osml.model_runner.local.stack import WorkerSettings
+    from aws.osml.model_runner.local.stack.model_server import ONNX
 
     side = arguments.region_size
     environment = {"REGION_SIZE": f"({side}, {side})"} if side else {}
     members: dict[str, Any] = {}
-    model, options, tiles = arguments.model, arguments.model_options, TileSettings()
+    model, options, tiles, network = arguments.model, arguments.model_options, TileSettings(), None
     if model.endswith(".onnx"):
-        model, options, tiles, members = _onnx_file(Path(model), options)
+        network = _onnx_file(Path(model), options)
+        model, options, tiles, members = ONNX, network.settings(), network.tile_settings(), network.members()
     else:
         model = _known_model(model, options)
     if arguments.assets:
@@ -216,6 +219,8 @@ def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun
         other = {"scale": "gsd", "gsd": "scale"}
         excluded = {other[name] for name in asked if name in other}
         members["imageProcessorInput"] = {name: usual[name] for name in usual if name not in excluded} | asked
+    if network is not None and not arguments.assets:
+        network.check_image(arguments.image, members.get("imageProcessorInput", {}))
     if spoken := protocol_of(arguments):
         members["imageProcessor"] = spoken
     if arguments.roi:
@@ -251,22 +256,12 @@ def _tiles(arguments: argparse.Namespace, usual: "TileSettings") -> "TileSetting
     )
 
 
-def _onnx_file(path: Path, options: dict[str, Any]) -> tuple[str, dict[str, Any], "TileSettings", dict[str, Any]]:
-    """Return the model of an ONNX file, its settings, its tiles, and its members of a request."""
-    from aws.osml.model_runner.local.onnx.onnx_model import OnnxModel, digest
-    from aws.osml.model_runner.local.stack.model_server import ONNX
+def _onnx_file(path: Path, options: dict[str, Any]) -> "OnnxModel":
+    from aws.osml.model_runner.local.onnx.onnx_model import OnnxModel
 
     if options:
         raise ConfigurationError("--model-options: the settings of an ONNX file are in its card")
-    path = path.expanduser().resolve()
-    model = OnnxModel.open(path)
-    members: dict[str, Any] = {}
-    if pixels := model.card.input.pixels():
-        members["imageProcessorInput"] = pixels
-    if model.card.post_processing is not None:
-        members["postProcessing"] = model.card.post_processing
-    # With its digest, a run continues from a checkpoint only with the same network.
-    return ONNX, {"path": str(path), "digest": digest(path)}, model.tile_settings(), members
+    return OnnxModel.open(path.expanduser().resolve())
 
 
 def _known_model(model: str, options: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from aws.osml.model_runner.api.image_url import parse_image_url
 from aws.osml.model_runner.api.model_card import ModelCard, Tensors, parse_card
 from aws.osml.model_runner.common.typing import ImageDimensions
-from aws.osml.model_runner.exceptions import BadModelResponseError, ConfigurationError
+from aws.osml.model_runner.exceptions import BadModelResponseError, ConfigurationError, ModelRunnerError
 from aws.osml.model_runner.features.detection_tensors import (
     Fit,
     Placement,
@@ -25,6 +27,7 @@ from aws.osml.model_runner.features.detection_tensors import (
 )
 from aws.osml.model_runner.local.image_request import TileSettings
 from aws.osml.model_runner.local.models.example_model import BadModelCallError, ModelReply
+from aws.osml.model_runner.raster import RasterSettings, open_image
 from aws.osml.model_runner.raster.pixels import decode_tile
 
 from .call_batches import CallBatches
@@ -47,6 +50,7 @@ _DECIMALS = 3
 class OnnxModel:
     """A network, its card, and how its tensors are read. ``name`` is the card's, or the file's."""
 
+    path: Path
     name: str
     card: ModelCard
     network: Network
@@ -86,8 +90,8 @@ class OnnxModel:
             guess = Tensors(boxes=heads[0]) if len(heads) == 1 else guess
         tensor_format = replace(card.answer.tensor_format(guess, classes), input_size=input_size)
         batches = CallBatches(network.run, MAX_BATCH if network.input.is_batched else 1)
-        model = cls(card.name or path.stem, card, network, tensor_format, batches, stride)
-        model.check(path)
+        model = cls(path, card.name or path.stem, card, network, tensor_format, batches, stride)
+        model.check()
         return model
 
     def tile_settings(self) -> TileSettings:
@@ -96,6 +100,46 @@ class OnnxModel:
         size_px = self.card.tile_size or (max(size) if size else TileSettings.size_px)
         overlap_px = self.card.overlap if self.card.overlap is not None else size_px // 8
         return TileSettings(size_px, overlap_px, self.card.tile_format or TileSettings.tile_format)
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings by which the model server opens the file.
+
+        With the digest of the file and its card, a run continues from a checkpoint only with the same network.
+        """
+        files = [file for file in (self.path, card_path(self.path)) if file.exists()]
+        digests = b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)
+        return {"path": str(self.path), "digest": hashlib.sha256(digests).hexdigest()}
+
+    def members(self) -> dict[str, Any]:
+        """Return the members of an image request that the card has."""
+        pixels, steps = self.card.input.pixels(), self.card.post_processing
+        return {
+            **({"imageProcessorInput": pixels} if pixels else {}),
+            **({} if steps is None else {"postProcessing": steps}),
+        }
+
+    def check_image(self, image: str, pixels: Mapping[str, Any]) -> None:
+        """Raise ConfigurationError if the network does not take the tiles of a file on this machine.
+
+        ``pixels`` is ``imageProcessorInput``. A file that cannot be opened is left to the job, which has the reason.
+        """
+        path, taken = Path(image).expanduser(), self.network.input
+        try:
+            with closing(open_image(parse_image_url(str(path.resolve())), RasterSettings())) as source:
+                count, data_type = source.band_count, source.data_type.lower()
+        except ModelRunnerError:
+            return
+        if len(pixels.get("bands") or range(count)) != taken.bands:
+            advice = (
+                f"choose {taken.bands} with --bands, such as --bands {','.join(map(str, range(1, taken.bands + 1)))}"
+            )
+            raise ConfigurationError(f"{image} has {count} bands, and the network takes {taken.bands}: {advice}")
+        own = "uint8" if data_type == "byte" else data_type
+        needed = taken.dtype.name if taken.dtype.kind == "u" else "uint8"
+        is_any = taken.dtype.kind != "u" and self.card.input.pixel_scale is not None
+        if not is_any and str(pixels.get("pixelType", own)).lower() != needed:
+            advice = f"add --pixel-type {needed} and a stretch, such as --stretch percentile"
+            raise ConfigurationError(f"{image} has samples of {own}, and the network takes {needed}: {advice}")
 
     def summary(self) -> str:
         """Return the facts of the network that decide how tiles are sent and read, as one line."""
@@ -109,14 +153,14 @@ class OnnxModel:
             f" minScore {tensors.min_score:g}, {'no NMS' if tensors.iou is None else f'NMS above {tensors.iou:g}'}"
         )
 
-    def check(self, path: Path) -> None:
+    def check(self) -> None:
         """Run the network once over a tile without content. Raises ConfigurationError if that fails."""
         size = self.tensor_format.input_size or ImageDimensions(_ANY_SIDE_PX, _ANY_SIDE_PX)
         sample_type = self.network.input.dtype if self.network.input.dtype.kind == "u" else np.uint8
         try:
             self.detections(np.zeros((self.network.input.bands, size.height, size.width), sample_type))
         except (BadModelResponseError, BadModelCallError) as err:
-            raise ConfigurationError(f"{path} cannot be served: {err}") from err
+            raise ConfigurationError(f"{self.path} cannot be served: {err}") from err
 
     def with_query(self, query: Mapping[str, str]) -> "OnnxModel":
         """Return this model. Raises BadModelCallError for a query, because the card has all settings."""
@@ -222,14 +266,6 @@ def onnx_file(path: Path) -> Path:
 def card_path(path: Path) -> Path:
     """Return the path of the card beside an ONNX file."""
     return path.with_suffix(".json")
-
-
-def digest(path: Path) -> str:
-    """Return the SHA-256 of an ONNX file and its card."""
-    files = [path, card_path(path)]
-    return hashlib.sha256(
-        b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files if file.exists())
-    ).hexdigest()
 
 
 def _placed(pixels: Pixels, where: Placement, size: ImageDimensions) -> Pixels:
