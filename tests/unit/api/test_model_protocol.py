@@ -1,6 +1,8 @@
 """The protocol of a request: what is accepted, what is refused by name, and where the tile is in a JSON body."""
 
 import json
+import re
+from pathlib import Path
 
 import jmespath
 import pytest
@@ -53,6 +55,14 @@ def test_default_leaves_rows_as_they_are():
         item = parse(processor).to_item()
         assert "model_protocol" not in item
         assert item["tile_format"] == "PNG"
+
+
+def test_examples_of_guide_are_accepted():
+    page = Path(__file__).parents[3] / "docs" / "how-to" / "call-a-model-server.md"
+    examples = [json.loads(text) for text in re.findall(r"```json\n(.*?)```", page.read_text(), re.DOTALL)]
+    assert {example["protocol"] for example in examples} == PROTOCOLS.keys() - {"OSML", "KSERVE_V2_IMAGE"}
+    for example in examples:
+        assert parse({"type": "SM_ENDPOINT", **example}).model_protocol is not None
 
 
 @pytest.mark.parametrize("name", [name for name in PROTOCOLS if PROTOCOLS[name].answer])
