@@ -1,6 +1,7 @@
 """Options of ``run`` and ``plan`` for the tiles that the model gets, and their members of an image request."""
 
 import argparse
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ TILE_DEFAULTS: Mapping[str, Any] = {
     "imageProcessorTileFormat": "GTIFF",
     "imageProcessorTileCompression": "NONE",
 }
+
+
+# The URL of a mask may have colons itself; values or bits follow it, and a share.
+_MASK = re.compile(r"(?P<file>.+?):(?P<bits>bits=)?(?P<list>[-\d.]+(?:,[-\d.]+)*)(?::(?P<above>[\d.]+))?")
 
 
 def add_tile_options(parser: argparse.ArgumentParser, title: str = "tiles") -> None:
@@ -55,6 +60,14 @@ def add_tile_options(parser: argparse.ArgumentParser, title: str = "tiles") -> N
     )
     pixels.add_argument("--nodata-fill", type=float, metavar="VALUE", help="sample of pixels that are not valid")
     parser.add_argument(
+        "--skip",
+        type=_skip_rule,
+        action="append",
+        metavar="RULE",
+        help="tiles that are not sent: nodata (the default), none, outside:FILE, inside:FILE, mask:FILE:VALUES[:ABOVE]"
+        " or mask:FILE:bits=BITS[:ABOVE]. May be repeated. FILE may be a URL, and asset=KEY for a mask",
+    )
+    parser.add_argument(
         "--roi",
         type=_region_of_interest,
         metavar="WKT|FILE",
@@ -86,8 +99,43 @@ def request_members(arguments: argparse.Namespace) -> dict[str, Any]:
         "imageProcessorTileCompression": arguments.compression,
         "imageProcessorInput": processor_input_of(arguments),
         "regionOfInterest": arguments.roi,
+        "skip": skip_of(arguments),
     }
     return {name: value for name, value in members.items() if value is not None}
+
+
+def skip_of(arguments: argparse.Namespace) -> list[dict[str, Any]] | None:
+    """Return ``skip`` for the options that were given; None without any."""
+    if arguments.skip is None:
+        return None
+    return [rule for rule in arguments.skip if rule]
+
+
+def _skip_rule(text: str) -> dict[str, Any]:
+    """Return a rule of ``skip``; an empty one for ``none``."""
+    where, _, rest = text.partition(":")
+    if text in ("none", "nodata"):
+        return {} if text == "none" else {"where": "NODATA"}
+    if where in ("outside", "inside") and rest:
+        return {"where": where.upper(), "url": _file_url(rest)}
+    found = _MASK.fullmatch(rest)
+    if where != "mask" or not found:
+        forms = "nodata, none, mask:FILE:VALUES[:ABOVE], mask:FILE:bits=BITS[:ABOVE], outside:FILE, inside:FILE"
+        raise argparse.ArgumentTypeError(f"{text!r} is not one of {forms}")
+    file = found["file"]
+    is_asset = file.startswith("asset=")
+    place = {"asset": file.removeprefix("asset=")} if is_asset else {"url": _file_url(file)}
+    try:
+        numbers = [float(number) for number in found["list"].split(",")]
+        above = {} if found["above"] is None else {"above": float(found["above"])}
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(f"{text!r} has a part that is not a number: {err}") from err
+    samples = {"bits": [int(number) for number in numbers]} if found["bits"] else {"values": numbers}
+    return {"where": "MASK", **place, **samples, **above}
+
+
+def _file_url(file: str) -> str:
+    return file if "://" in file else str(Path(file).expanduser().resolve())
 
 
 def whole_number(text: str) -> int:

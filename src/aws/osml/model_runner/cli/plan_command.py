@@ -122,6 +122,7 @@ def _request(arguments: argparse.Namespace, environ: dict[str, str]) -> tuple[st
             raise ConfigurationError(f"{image} does not exist, or is not a file")
     area = members.get("regionOfInterest")
     named = [image, area["url"]] if isinstance(area, dict) else [image]
+    named += [rule["url"] for rule in members.get("skip", ()) if "url" in rule]
     sources = {url.partition("://")[0].replace("https", "http") if "://" in url else "file" for url in named}
     environ["IMAGE_SOURCES"] = ",".join(sorted(sources))
     options = {"imageProcessor": "--endpoint", "outputs": "--output"}

@@ -13,7 +13,7 @@ from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.exceptions import ConfigurationError, ModelRunnerError
 
 from .local_commands import ended_by_sigterm, require_local_extra
-from .pixel_options import add_tile_options, processor_input_of, whole_number
+from .pixel_options import add_tile_options, processor_input_of, skip_of, whole_number
 from .protocol_options import add_protocol_options, protocol_of
 from .view_command import page_path
 
@@ -155,7 +155,8 @@ def run(arguments: argparse.Namespace) -> int:
         outcome = run_image(_image_run(arguments, output), Console(stderr=True))
     duration = f"in {time.monotonic() - began:.0f} s"
     lines = [f"status    {outcome.status.value}: {outcome.message}"]
-    lines.append(f"tiles     {outcome.tiles_succeeded} done, {outcome.tiles_failed} failed, {duration}")
+    skipped = f", {outcome.tiles_skipped} skipped" if outcome.tiles_skipped else ""
+    lines.append(f"tiles     {outcome.tiles_succeeded} done, {outcome.tiles_failed} failed{skipped}, {duration}")
     existed = output.path.exists()
     if outcome.status is RequestStatus.FAILED or not outcome.result:
         unchanged = f"; {given} is unchanged" if existed else ""
@@ -221,6 +222,8 @@ def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun
         members["imageProcessorInput"] = {name: usual[name] for name in usual if name not in excluded} | asked
     if network is not None and not arguments.assets:
         network.check_image(arguments.image, members.get("imageProcessorInput", {}))
+    if (rules := skip_of(arguments)) is not None:
+        members["skip"] = rules
     if spoken := protocol_of(arguments):
         members["imageProcessor"] = spoken
     if arguments.roi:

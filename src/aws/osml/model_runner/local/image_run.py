@@ -154,6 +154,7 @@ _OPTIONS = {
     "imageUrls": "IMAGE",
     "imageAssets": "--assets",
     "regionOfInterest": "--roi",
+    "skip": "--skip",
     "postProcessing": "--threshold",
 }
 
@@ -199,7 +200,8 @@ def _check_served(model_url: str) -> None:
 def _urls(run: ImageRun, image_url: str) -> list[str]:
     """Return the URLs that the workers of a run have to read."""
     area = run.members.get("regionOfInterest")
-    return [image_url, *([area["url"]] if isinstance(area, dict) else [])]
+    in_rules = [rule["url"] for rule in run.members.get("skip", ()) if "url" in rule]
+    return [image_url, *([area["url"]] if isinstance(area, dict) else []), *in_rules]
 
 
 def _only_sources(urls: Sequence[str]) -> dict[str, str]:

@@ -44,6 +44,7 @@ class JobOutcome:
     duration_s: float
     location: str | None
     result: bytes = field(repr=False, default=b"")
+    tiles_skipped: int = 0
 
     @property
     def features(self) -> list[dict[str, Any]]:
@@ -171,7 +172,8 @@ class JobRun:
 
     def _outcome(self, events: list[StatusEvent]) -> JobOutcome:
         row = self._job_row()
-        succeeded, failed = (int(row.get(name, {"N": "0"})["N"]) for name in ("tile_success", "tile_error"))
+        names = ("tile_success", "tile_error", "tiles_skipped")
+        succeeded, failed, skipped = (int(row.get(name, {"N": "0"})["N"]) for name in names)
         location, result = self._fetch()
         times = [event.time_s for event in events]
         return JobOutcome(
@@ -182,6 +184,7 @@ class JobRun:
             duration_s=max(times) - min(times),
             location=location,
             result=result,
+            tiles_skipped=skipped,
         )
 
     def _fetch(self) -> tuple[str | None, bytes]:
