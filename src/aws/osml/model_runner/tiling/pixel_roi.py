@@ -44,8 +44,9 @@ def roi_in_pixels(roi: shapely.Geometry, locate: Locate, width: int, height: int
     """
     flat = shapely.force_2d(roi)
     shifts = [np.array([degrees, 0.0]) for degrees in (-360.0, 0.0, 360.0)]
-    copies = shapely.union_all([shapely.transform(flat, shift.__add__) for shift in shifts])
+    copies = shapely.disjoint_subset_union_all([shapely.transform(flat, shift.__add__) for shift in shifts])
     shapely.prepare(copies)
+    parts = shapely.STRtree(shapely.get_parts(copies))
     # Cells are (n, 4): centre x, centre y, half the width, half the height.
     half_x, half_y = width / _FIRST_CELLS / 2, height / _FIRST_CELLS / 2
     xs, ys = np.meshgrid((2 * np.arange(_FIRST_CELLS) + 1) * half_x, (2 * np.arange(_FIRST_CELLS) + 1) * half_y)
@@ -55,7 +56,7 @@ def roi_in_pixels(roi: shapely.Geometry, locate: Locate, width: int, height: int
         nodes = _located(locate, cells)
         affine, error_px = _affine_map(nodes, cells)
         is_affine = error_px <= _MAX_AFFINE_ERROR_PX
-        pieces.append(_shared(copies, cells[is_affine], nodes[is_affine, _CENTRE], affine[is_affine]))
+        pieces.append(_shared(copies, parts, cells[is_affine], nodes[is_affine, _CENTRE], affine[is_affine]))
         bent, bent_nodes = cells[~is_affine], nodes[~is_affine]
         is_open, is_inside = _compared(copies, bent_nodes)
         pieces.append(_boxes(bent[is_inside]))
@@ -107,14 +108,19 @@ def _undone(affine: FloatArray, degrees: FloatArray) -> FloatArray:
     return vectors
 
 
-def _shared(roi: shapely.Geometry, cells: FloatArray, centres: FloatArray, affine: FloatArray) -> ObjectArray:
-    """Return the intersection of cells with an affine map and ``roi``, in pixels."""
+def _shared(
+    roi: shapely.Geometry, roi_parts: shapely.STRtree, cells: FloatArray, centres: FloatArray, affine: FloatArray
+) -> ObjectArray:
+    """Return the intersection of cells with an affine map and ``roi``, in pixels; ``roi_parts`` are its polygons."""
     outlines = shapely.polygons(centres[:, None] + np.einsum("nij,kj->nki", affine, _NODES[_CORNERS]))
-    is_inside, touches = shapely.contains_properly(roi, outlines), shapely.intersects(roi, outlines)
-    is_cut = np.flatnonzero(touches & ~is_inside)
-    parts, owners = shapely.get_parts(shapely.intersection(roi, outlines[is_cut]), return_index=True)
+    is_inside = shapely.contains_properly(roi, outlines)
+    is_cut = np.flatnonzero(~is_inside)
+    # Each cell meets few of many polygons.
+    cut, met = roi_parts.query(outlines[is_cut], predicate="intersects")
+    shares = shapely.intersection(roi_parts.geometries[met], outlines[is_cut[cut]])
+    parts, owners = shapely.get_parts(shares, return_index=True)
     is_area = shapely.get_dimensions(parts) == 2
-    parts, owners = parts[is_area], is_cut[owners[is_area]]
+    parts, owners = parts[is_area], is_cut[cut[owners[is_area]]]
     points, part_of = shapely.get_coordinates(parts, return_index=True)
     cell_of = owners[part_of]
     units = _undone(affine[cell_of], points - centres[cell_of])
