@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from osgeo import gdal, gdal_array
 from pyproj import CRS
 
@@ -22,6 +23,14 @@ SAMPLES = {
 }
 
 UTM_31N = (500000.0, 0.5, 0.0, 5400000.0, 0.0, -0.5)
+
+
+def sample_path(name: str) -> Path:
+    """Return the path of a sample image, or skip the test."""
+    path = SAMPLE_FOLDER / name
+    if not path.exists():
+        pytest.skip("the sample imagery is not here")
+    return path
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ A mutant replaces a few attributes of production objects. It names the profile i
 one fault of it more frequent, so that few worlds are enough.
 """
 
+import copy
 import dataclasses
 import random
 import re
@@ -156,23 +157,36 @@ def _without_condition(table: Any, method: str) -> list[Replacement]:
 # R3 ---------------------------------------------------------------------------------------------------------------
 
 
+_end_region = RegionRequestTable.end_region
+
+
+def _halves_of_end(table: Any, *arguments: Any) -> list[dict[str, Any]]:
+    """Return the two writes of R3, which are not made."""
+    writes: list[dict[str, Any]] = []
+    idle = copy.copy(table)
+    idle._transact = lambda *both: writes.extend(both)
+    _end_region(idle, *arguments)
+    return writes
+
+
 def _plain_counters() -> list[Replacement]:
-    def end_region(self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None) -> Any:
-        _write(self, self._end_write(claim, self._end_of(claim, status, good, bad, message)))
-        _write(job_table, region_request_table._count_write("", claim.item, status, len(good), len(bad)))
+    def end_region(self: Any, job_table: Any, claim: Any, *arguments: Any) -> Any:
+        row, count = _halves_of_end(self, job_table, claim, *arguments)
+        _write(self, row)
+        _write(job_table, count)
         return claim.item
 
     return [(RegionRequestTable, "end_region", end_region)]
 
 
 def _row_then_counter() -> list[Replacement]:
-    def end_region(self: Any, job_table: Any, claim: Any, status: Any, good: Any, bad: Any, message: Any = None) -> Any:
-        write = self._end_write(claim, self._end_of(claim, status, good, bad, message))
+    def end_region(self: Any, job_table: Any, claim: Any, *arguments: Any) -> Any:
+        row, count = _halves_of_end(self, job_table, claim, *arguments)
         try:
-            _write(self, write, write["Update"]["ConditionExpression"])
+            _write(self, row, row["Update"]["ConditionExpression"])
         except ConditionNotMetError:
             return None
-        _write(job_table, region_request_table._count_write("", claim.item, status, len(good), len(bad)))
+        _write(job_table, count)
         return claim.item
 
     return [(RegionRequestTable, "end_region", end_region)]

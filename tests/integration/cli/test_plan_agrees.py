@@ -15,7 +15,7 @@ from osgeo import gdal
 from aws.osml.model_runner.cli.main import main
 from aws.osml.model_runner.local.stack.data_plane import create_data_plane
 from aws.osml.model_runner.local.stack.http_service import HttpRequest, HttpResponse, HttpService
-from raster_files import SAMPLE_FOLDER, UTM_31N, pattern, write_image
+from raster_files import UTM_31N, pattern, sample_path, write_image
 from worker_in_process import Clock, InProcessWorker
 
 REGION_SIZE = "(512, 512)"
@@ -77,7 +77,7 @@ def corner_only(folder: Path) -> Path:
 
 
 def sample(name: str) -> Callable[[Path], Path]:
-    return lambda _folder: SAMPLE_FOLDER / name
+    return lambda _folder: sample_path(name)
 
 
 def box(left: float, top: float, width: float, height: float) -> str:

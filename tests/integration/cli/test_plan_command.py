@@ -12,7 +12,7 @@ from aws.osml.model_runner.cli.main import main
 from aws.osml.model_runner.cli.plan_text import text_of
 from aws.osml.model_runner.jobs.quote import PlanDocument
 from aws.osml.model_runner.local.stack.sagemaker_gateway import LocalEndpoint
-from raster_files import SAMPLE_FOLDER, UTM_31N, pattern, write_image
+from raster_files import UTM_31N, pattern, sample_path, write_image
 
 # A user without an AWS account: no keys, no region, and no instance that has a role.
 NO_ACCOUNT = {"AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": "/dev/null", "IMAGE_OPEN_TIMEOUT_S": "0"}
@@ -127,7 +127,7 @@ def test_map_has_each_tile_where_gdal_puts_it(plan, scene_in_utm, tmp_path):
 
 def test_image_without_georeference_has_tiles_without_geometry(plan, tmp_path):
     file = tmp_path / "tiles.geojson"
-    plan(SAMPLE_FOLDER / "rareplanes_tile.png", "--tile-size", 256, "--overlap", 0, "--map", file)
+    plan(sample_path("rareplanes_tile.png"), "--tile-size", 256, "--overlap", 0, "--map", file)
     features = json.loads(file.read_text())["features"]
     assert [feature["geometry"] for feature in features] == [None] * 4
     assert [feature["properties"]["imageBBox"] for feature in features][-1] == [256, 256, 512, 512]

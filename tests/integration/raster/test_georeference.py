@@ -39,7 +39,7 @@ from aws.osml.model_runner.raster.control_points import ControlPointModel
 from aws.osml.model_runner.raster.rpc import RPCModel
 from aws.osml.model_runner.raster.sensor_model import build_sensor_model
 from aws.osml.model_runner.raster.solution import default_height
-from raster_files import SAMPLE_FOLDER, UTM_31N, pattern, place, rpc_metadata, write_image, write_sicd
+from raster_files import UTM_31N, pattern, place, rpc_metadata, sample_path, write_image, write_sicd
 
 SETTINGS = RasterSettings()
 POINTS = np.array([[0.0, 0.0], [0.5, 0.5], [123.25, 77.75], [300.0, 200.0], [-10.0, 500.0]])
@@ -545,9 +545,7 @@ def test_centre_of_sicd_s_scene_pixel_is_its_scene_point(tmp_path, version):
     ("name", "inside"), [("umbra_mount_yasur.tiff", (169.449, -19.527)), ("autzen-utm10.ntf", (-123.069, 44.056))]
 )
 def test_georeferenced_samples_are_located(name, inside):
-    if not (SAMPLE_FOLDER / name).exists():
-        pytest.skip("the sample imagery is not here")
-    source = open_image(place(SAMPLE_FOLDER / name), SETTINGS)
+    source = open_image(place(sample_path(name)), SETTINGS)
 
     span = extents(source)
 

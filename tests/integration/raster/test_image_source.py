@@ -23,7 +23,7 @@ from aws.osml.model_runner.raster import (
     open_image,
     read_window,
 )
-from raster_files import SAMPLE_FOLDER, SAMPLES, UTM_31N, Place, pattern, place, write_image
+from raster_files import SAMPLES, UTM_31N, Place, pattern, place, sample_path, write_image
 
 SETTINGS = RasterSettings(http_max_retries=0, http_timeout_s=5, read_retry_delay_s=0.01)
 TOP_LEFT = ImageRegion.of(((0, 0), (16, 16)))
@@ -44,9 +44,7 @@ def tiff(tmp_path):
 
 @pytest.mark.parametrize("name", SAMPLES)
 def test_samples_open_with_their_size_bands_and_type(name):
-    if not (SAMPLE_FOLDER / name).exists():
-        pytest.skip("the sample imagery is not here")
-    source = open_image(place(SAMPLE_FOLDER / name), SETTINGS)
+    source = open_image(place(sample_path(name)), SETTINGS)
 
     header = (source.width, source.height, source.band_count, source.data_type, source.extension)
 

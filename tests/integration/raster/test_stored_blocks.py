@@ -11,7 +11,7 @@ from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from aws.osml.model_runner.api.processor_input import ProcessorInput
 from aws.osml.model_runner.common.typing import ImageRegion
 from aws.osml.model_runner.raster import BlockSizes, RasterSettings, TileEncoder, known_block_sizes, open_image, prepare
-from raster_files import SAMPLE_FOLDER, pattern, place, write_image
+from raster_files import pattern, place, sample_path, write_image
 
 TILED = ("TILED=YES", "BLOCKXSIZE=128", "BLOCKYSIZE=128", "COMPRESS=DEFLATE")
 
@@ -100,8 +100,9 @@ def test_mask_is_read_where_pixels_are_prepared(tmp_path):
     ],
 )
 def test_other_formats_take_pixels_or_file(name, known_by, size_bytes):
-    source = open_image(place(SAMPLE_FOLDER / name), RasterSettings())
+    path = sample_path(name)
+    source = open_image(place(path), RasterSettings())
     assert known_block_sizes(source) is known_by
     width, height = source.width, source.height
     source.close()
-    assert stored(SAMPLE_FOLDER / name, (0, 0, width, height)) == size_bytes
+    assert stored(path, (0, 0, width, height)) == size_bytes

@@ -23,12 +23,12 @@ from aws.osml.model_runner.raster import (
 )
 from aws.osml.model_runner.raster.tile_formats import plan_tile
 from raster_files import (
-    SAMPLE_FOLDER,
     SAMPLES,
     UTM_31N,
     pattern,
     place,
     rpc_metadata,
+    sample_path,
     sicd_document,
     write_image,
     write_sicd,
@@ -117,9 +117,7 @@ def test_format_holds_pixels_or_names_another_that_does(tmp_path, bands, dtype):
 @pytest.mark.parametrize("name", SAMPLES)
 @pytest.mark.parametrize("tile_format", ImageFormats)
 def test_samples_are_encoded_in_each_format_that_holds_them(name, tile_format):
-    if not (SAMPLE_FOLDER / name).exists():
-        pytest.skip("the sample imagery is not here")
-    source = open_image(place(SAMPLE_FOLDER / name), SETTINGS)
+    source = open_image(place(sample_path(name)), SETTINGS)
     corner = ImageRegion.of(((source.height - 256, source.width - 200), (200, 256)))
     encoder = TileEncoder(source, tile_format, "NONE")
     encoder.check()

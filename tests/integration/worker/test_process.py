@@ -65,7 +65,18 @@ def test_health_file_in_read_only_folder_is_named(environment, tmp_path):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a namespace of process ids")
 def test_first_process_of_container_ends_while_it_imports(environment):
-    # The kernel ignores a signal to process 1 that has no handler for it.
+    # The kernel ignores a signal to process 1 that has no handler for it. On a busy machine a worker may have started
+    # before the first signal, so the test tries again.
+    ends = [end_of_first_process(environment)]
+    while ends[-1][0] != 128 + signal.SIGTERM and len(ends) < 5:
+        ends.append(end_of_first_process(environment))
+    status, output = ends[-1]
+    assert status == 128 + signal.SIGTERM
+    assert "worker.started" not in output
+
+
+def end_of_first_process(environment):
+    """Start a worker as process 1, send SIGTERM until it ends, and return its exit status and output."""
     as_first = ["unshare", "--pid", "--fork", "--kill-child", *SERVE]
     with subprocess.Popen(as_first, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as unshare:
         children = Path(f"/proc/{unshare.pid}/task/{unshare.pid}/children")
@@ -77,5 +88,4 @@ def test_first_process_of_container_ends_while_it_imports(environment):
                 break
             time.sleep(0.02)
         output = unshare.communicate()[0].decode()
-    assert unshare.returncode == 128 + signal.SIGTERM
-    assert "worker.started" not in output
+    return unshare.returncode, output
