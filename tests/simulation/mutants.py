@@ -327,7 +327,10 @@ def _sweep_ends_at_an_error() -> list[Replacement]:
         for job in self._outstanding_jobs.open_rows():
             if should_stop():
                 return
-            self._advance(job)
+            if isinstance(job, outstanding_jobs_table.UnreadableJob):
+                self._advance_unreadable(job)
+            else:
+                self._advance(job)
 
     return [(JobSweeper, "sweep", sweep)]
 
@@ -474,8 +477,8 @@ def _failures_of_any_generation() -> list[Replacement]:
 def _plan_of_any_generation() -> list[Replacement]:
     original = ImageRequestHandler._enqueue_regions
 
-    def share_out(self: Any, regions: Any, request: Any, extension: str, generation: int) -> Any:
-        waiting = original(self, regions, request, extension, generation)
+    def share_out(self: Any, regions: Any, request: Any, *others: Any) -> Any:
+        waiting = original(self, regions, request, *others)
         job = self.parts.outstanding_jobs.find(request)
         if job is not None:
             self.parts.outstanding_jobs.finish_planning(job)
@@ -668,7 +671,7 @@ MUTANTS = [
     Mutant("terminal write without fence", _terminal_without_fence, "zombie", _SLOW, 300),
     Mutant("aggregation without count", _aggregation_without_count),
     Mutant("no sweeper", lambda: [(JobSweeper, "sweep", _nothing)]),
-    Mutant("no second send", lambda: [(JobSweeper, "_send_again", _nothing)], "sqs"),
+    Mutant("no second send", lambda: [(RegionRequestTable, "record_queued", _never)], "sqs"),
     Mutant("no outbox", _no_outbox, more={"crash_after": 0.02, "error": 0.3}),
     Mutant("closed before published", _closed_before_published, more={"crash_before": 0.02, "crash_after": 0.06}),
     Mutant(

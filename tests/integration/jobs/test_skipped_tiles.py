@@ -41,10 +41,12 @@ def columns_of(worker) -> set[tuple[int, int]]:
     return {(int(box[0]) // TILE_PX, int(box[1]) // TILE_PX) for box in boxes}
 
 
-def test_half_empty_image_costs_half_of_calls(worker, tmp_path, model_server, statuses, logs):
+def test_half_empty_image_costs_half_of_calls(worker, tmp_path, model_server, statuses, logs, capsys):
     model = model_server("centerpoint")
     job = run(worker, half_empty(tmp_path / "image.tif"), model)
     assert model.stats()["requests"] == 7
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["TilesSkipped"] for line in lines if "TilesSkipped" in line and "ModelName" in line] == [9]
     assert columns_of(worker) == {(2, 0), (3, 0), (2, 1), (3, 1), (2, 2), (3, 2), (2, 3)}
     assert (job.image_status, job.region_count, job.region_success, job.region_error) == ("SUCCESS", 4, 4, 0)
     assert (job.tile_count, job.tiles_skipped, job.tile_success, job.tile_error) == (7, 9, 7, 0)

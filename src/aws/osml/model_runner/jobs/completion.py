@@ -397,6 +397,8 @@ class ImageCompletion:
         dimensions = {"ModelName": str(job.model_name), "InputFormat": str(job.image_format)}
         metrics.record("ImageProcessing", "Duration", job.processing_duration or 0, "Seconds", **dimensions)
         metrics.record("ImageProcessing", "Invocations", 1, "Count", **dimensions)
+        if job.tiles_skipped:
+            metrics.record("ImageProcessing", "TilesSkipped", job.tiles_skipped, "Count", **dimensions)
         if status is not RequestStatus.SUCCESS:
             metrics.record("ImageProcessing", "Errors", 1, "Count", **dimensions)
         metrics.flush()
