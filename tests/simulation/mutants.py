@@ -507,6 +507,7 @@ _SHOWN_IN = {
     "error of one job ends the sweep": 112,
     "begun again twice": 59,
     "region begun again twice": 4,
+    "region of another generation": 785,
     "accepted again": 1,
     "region begun anew": 12,
     "plain counters": 17,

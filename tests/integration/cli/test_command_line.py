@@ -200,13 +200,20 @@ def image(tmp_path_factory):
 def test_run_needs_no_environment_and_writes_geojson(tmp_path, image):
     output = tmp_path / "out" / "found.geojson"
     pixels = ("--bands", "3,2,1", "--stretch", "minmax:0:300:all", "--pixel-type", "uint8", "--scale", 2)
-    options = ("--tile-size", 256, "--overlap", 32, "--format", "PNG", "--output", output, *pixels)
+    options = ("--tile-size", 256, "--overlap", 32, "--format", "PNG", "--output", output, "--coverage", *pixels)
     ended = run_as_process(image, "--model", "centerpoint", *options)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "SUCCESS" in ended.stdout
     assert "4 done, 0 failed" in ended.stdout
     assert len(json.loads(output.read_text())["features"]) == 4
-    assert sorted(os.listdir(output.parent)) == ["found.geojson", "found.html", "found.preview.png"]
+    assert sorted(os.listdir(output.parent)) == [
+        "found.coverage.geojson",
+        "found.geojson",
+        "found.html",
+        "found.preview.png",
+    ]
+    tiles = json.loads((output.parent / "found.coverage.geojson").read_text())["features"]
+    assert [tile["properties"]["state"] for tile in tiles] == ["seen"] * 4
     assert f"view      {output.with_suffix('.html')}, " in ended.stdout
 
 

@@ -114,6 +114,11 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the logs of the local stack in this directory")
     parser.add_argument(
+        "--coverage",
+        action="store_true",
+        help="write the tiles that were seen, skipped or failed as FILE with the suffix .coverage.geojson",
+    )
+    parser.add_argument(
         "--no-view", action="store_true", help="write neither the page nor the picture of the result beside FILE"
     )
     parser.set_defaults(run=run)
@@ -145,7 +150,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from aws.osml.model_runner.local.image_run import run_image
-    from aws.osml.model_runner.local.job import hints
+    from aws.osml.model_runner.local.job import COVERAGE_SUFFIX, hints
     from aws.osml.model_runner.local.output_file import OutputFile
 
     given = arguments.output or default_output(arguments.image)
@@ -166,6 +171,10 @@ def run(arguments: argparse.Namespace) -> int:
         replaced = ", which replaces an earlier file" if existed else ""
         missing = "; features of failed tiles are missing" if outcome.tiles_failed else ""
         lines.append(f"features  {len(outcome.features)}, in {given}{replaced}{missing}")
+        if outcome.coverage:
+            coverage = OutputFile.prepared(page_path(output.path).with_suffix(COVERAGE_SUFFIX), [arguments.image])
+            coverage.write(outcome.coverage)
+            lines.append(f"coverage  {coverage.path}")
         if not arguments.no_view:
             lines += _view_lines(output.path, arguments.image)
     lines += [f"note      {hint}" for hint in hints(outcome.features)]
@@ -224,6 +233,8 @@ def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun
         network.check_image(arguments.image, members.get("imageProcessorInput", {}))
     if (rules := skip_of(arguments)) is not None:
         members["skip"] = rules
+    if arguments.coverage:
+        members["extras"] = ["COVERAGE"]
     if spoken := protocol_of(arguments):
         members["imageProcessor"] = spoken
     if arguments.roi:

@@ -31,13 +31,15 @@ def image_request(
 ) -> dict[str, Any]:
     """Return the body of a request for one image whose result goes to the stack's bucket; ``members`` are added.
 
-    The keys of a member ``imageProcessor`` join the model's name and type.
+    The keys of a member ``imageProcessor`` join the model's name and type; ``extras`` belong to the output.
     """
-    processor = members.pop("imageProcessor", {})
+    processor, extras = members.pop("imageProcessor", {}), members.pop("extras", ())
     return {
         "jobId": job_id,
         "imageUrls": [image_url],
-        "outputs": [{"type": "S3", "bucket": RESULT_BUCKET, "prefix": job_id}],
+        "outputs": [
+            {"type": "S3", "bucket": RESULT_BUCKET, "prefix": job_id, **({"extras": list(extras)} if extras else {})}
+        ],
         "imageProcessor": {"name": model.name, "type": model.mode, **processor},
         "imageProcessorTileSize": tiles.size_px,
         "imageProcessorTileOverlap": tiles.overlap_px,

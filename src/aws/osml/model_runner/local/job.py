@@ -17,6 +17,7 @@ from aws.osml.model_runner.local.stack.data_plane import DataPlane
 Client = Callable[[str], Any]
 
 POLL_S = 0.2
+COVERAGE_SUFFIX = ".coverage.geojson"
 COUNT_SHARE = 0.1  # maximum share of the time for counting tiles
 
 # If all boxes are smaller than this, they are most likely shares of the tile instead of pixels.
@@ -44,6 +45,7 @@ class JobOutcome:
     duration_s: float
     location: str | None
     result: bytes = field(repr=False, default=b"")
+    coverage: bytes = field(repr=False, default=b"")
     tiles_skipped: int = 0
 
     @property
@@ -174,7 +176,7 @@ class JobRun:
         row = self._job_row()
         names = ("tile_success", "tile_error", "tiles_skipped")
         succeeded, failed, skipped = (int(row.get(name, {"N": "0"})["N"]) for name in names)
-        location, result = self._fetch()
+        location, result, coverage = self._fetch()
         times = [event.time_s for event in events]
         return JobOutcome(
             status=events[-1].status,
@@ -184,18 +186,26 @@ class JobRun:
             duration_s=max(times) - min(times),
             location=location,
             result=result,
+            coverage=coverage,
             tiles_skipped=skipped,
         )
 
-    def _fetch(self) -> tuple[str | None, bytes]:
+    def _fetch(self) -> tuple[str | None, bytes, bytes]:
+        """Return location and body of the result, and the body of its coverage."""
+        location, result, coverage = None, b"", b""
         for output in self.request.get("outputs", []):
             if output["type"] != "S3":
                 continue
             bucket, s3 = output["bucket"], self._client("s3")
             for item in s3.list_objects_v2(Bucket=bucket, Prefix=output["prefix"]).get("Contents", []):
-                body: bytes = s3.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
-                return f"s3://{bucket}/{item['Key']}", body
-        return None, b""
+                is_coverage = item["Key"].endswith(COVERAGE_SUFFIX)
+                if is_coverage or location is None:
+                    body: bytes = s3.get_object(Bucket=bucket, Key=item["Key"])["Body"].read()
+                    result, coverage = (result, body) if is_coverage else (body, coverage)
+                    location = location if is_coverage else f"s3://{bucket}/{item['Key']}"
+            if location is not None:
+                break
+        return location, result, coverage
 
 
 def parse_status(body: str) -> StatusEvent:
