@@ -254,6 +254,29 @@ def test_view_replaces_no_file_that_it_reads(tmp_path, capsys, output):
     assert (tmp_path / output).read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("command", "reads"),
+    [
+        (["run", "image.tif", "--model", "centerpoint", "--roi", "image.geojson"], "image.geojson"),
+        (["run", "image.tif", "--model", "centerpoint", "--skip", "mask:m.tif:9", "--output", "m.tif"], "m.tif"),
+        (["plan", "image.tif", "--map", "image.tif"], "image.tif"),
+        (["plan", "image.tif", "--roi", "image.geojson", "--map", "image.geojson"], "image.geojson"),
+        (["view", "image.geojson", "--no-open", "--output", "image.coverage.geojson"], "image.coverage.geojson"),
+    ],
+)
+def test_commands_replace_no_file_that_they_read(tmp_path, monkeypatch, capsys, command, reads):
+    monkeypatch.chdir(tmp_path)
+    for name in ("image.tif", "m.tif"):
+        write_geotiff(tmp_path / name, np.zeros((1, 100, 100), np.uint8))
+    for name in ("image.geojson", "image.coverage.geojson"):
+        (tmp_path / name).write_text('{"type": "FeatureCollection", "features": []}')
+    before = (tmp_path / reads).read_bytes()
+    with patch.object(LocalStack, "__enter__", side_effect=AssertionError("the stack was started")):
+        assert main(command) == 2
+    assert "it would replace an input of this command" in capsys.readouterr().err
+    assert (tmp_path / reads).read_bytes() == before
+
+
 def test_view_writes_page_beside_result(tmp_path, capsys):
     (tmp_path / "found.geojson").write_text('{"features": []}')
     assert main(["view", str(tmp_path / "found.geojson"), "--no-open"]) == 0

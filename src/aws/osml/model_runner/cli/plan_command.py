@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aws.osml.model_runner.exceptions import ConfigurationError, InvalidRequestError
 
+from .local_commands import files_read
 from .pixel_options import TILE_DEFAULTS, add_tile_options, request_members, whole_number
 from .protocol_options import add_protocol_options, protocol_of
 
@@ -85,9 +86,12 @@ def _rate(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan and return an exit status."""
     from aws.osml.model_runner.jobs.prices import Prices
+    from aws.osml.model_runner.local.output_file import is_same_file
 
     from .plan_text import text_of, width_of
 
+    if arguments.map and any(is_same_file(path, arguments.map) for path in files_read(arguments, "map")):
+        raise ConfigurationError(f"--map {arguments.map}: it would replace an input of this command; name another file")
     prices = None if arguments.prices is None else Prices.load(arguments.prices)
     environ = dict(os.environ)
     if arguments.region_size:

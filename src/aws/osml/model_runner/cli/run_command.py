@@ -4,6 +4,7 @@ import argparse
 import json
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.exceptions import ConfigurationError, ModelRunnerError
 
-from .local_commands import ended_by_sigterm, require_local_extra
+from .local_commands import ended_by_sigterm, files_read, require_local_extra
 from .pixel_options import add_tile_options, processor_input_of, skip_of, whole_number
 from .protocol_options import add_protocol_options, protocol_of
 from .view_command import page_path
@@ -154,7 +155,8 @@ def run(arguments: argparse.Namespace) -> int:
     from aws.osml.model_runner.local.output_file import OutputFile
 
     given = arguments.output or default_output(arguments.image)
-    output = OutputFile.prepared(given, [arguments.image])
+    inputs = files_read(arguments, "output", "logs")
+    output = OutputFile.prepared(given, inputs)
     began = time.monotonic()
     with ended_by_sigterm():
         outcome = run_image(_image_run(arguments, output), Console(stderr=True))
@@ -172,11 +174,11 @@ def run(arguments: argparse.Namespace) -> int:
         missing = "; features of failed tiles are missing" if outcome.tiles_failed else ""
         lines.append(f"features  {len(outcome.features)}, in {given}{replaced}{missing}")
         if outcome.coverage:
-            coverage = OutputFile.prepared(page_path(output.path).with_suffix(COVERAGE_SUFFIX), [arguments.image])
+            coverage = OutputFile.prepared(page_path(output.path).with_suffix(COVERAGE_SUFFIX), inputs)
             coverage.write(outcome.coverage)
             lines.append(f"coverage  {coverage.path}")
         if not arguments.no_view:
-            lines += _view_lines(output.path, arguments.image)
+            lines += _view_lines(output.path, arguments.image, inputs)
     lines += [f"note      {hint}" for hint in hints(outcome.features)]
     if outcome.status is not RequestStatus.SUCCESS and not arguments.logs:
         lines.append("logs      not kept: --logs DIR keeps the logs of the workers")
@@ -184,7 +186,7 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_STATUS.get(outcome.status, FAILED)
 
 
-def _view_lines(result: Path, image: str) -> list[str]:
+def _view_lines(result: Path, image: str, inputs: Sequence[str]) -> list[str]:
     """Write the page and the picture beside a result; return lines that name them, or why they are missing."""
     from aws.osml.model_runner.local.output_file import OutputFile
     from aws.osml.model_runner.local.result_view import write_view
@@ -192,7 +194,7 @@ def _view_lines(result: Path, image: str) -> list[str]:
     page, picture = page_path(result), page_path(result).with_suffix(".preview.png")
     try:
         for path in (page, picture):
-            OutputFile.prepared(path, [image, str(result)])
+            OutputFile.prepared(path, [*inputs, str(result)])
         notes = write_view(result, page, image, preview=picture)
     except (ModelRunnerError, OSError, MemoryError) as err:
         return [f"view      no page was written: {err}"]

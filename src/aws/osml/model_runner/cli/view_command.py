@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aws.osml.model_runner.exceptions import ConfigurationError
 
 from .deployment_options import client_of
+from .local_commands import files_read
 
 if TYPE_CHECKING:
     from aws.osml.model_runner.client import Result
@@ -66,8 +67,8 @@ def run(arguments: argparse.Namespace) -> int:
     is_file = path.exists() or path.name.endswith(_SUFFIXES)
     for result in [path] if is_file else _downloaded(arguments):
         output = (arguments.output or page_path(result)).expanduser()
-        given = (result, arguments.image, arguments.before, arguments.coverage)
-        OutputFile.prepared(output, [str(name) for name in given if name is not None])
+        beside = result.with_name(f"{result.name.partition('.')[0]}.coverage.geojson")
+        OutputFile.prepared(output, [str(result), str(beside), *files_read(arguments, "output")])
         for note in write_view(result, output, arguments.image, arguments.before, arguments.coverage):
             sys.stderr.write(f"model-runner: {note}\n")
         sys.stdout.write(f"{output}\n")
