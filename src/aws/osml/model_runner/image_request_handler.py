@@ -566,11 +566,9 @@ class ImageRequestHandler:
                 for region, rules_by_tile in skipped.by_region.items()
                 if plan.is_skipped(region, rules_by_tile)
             }
-            ended = {
-                name.region_id
-                for name in waiting
-                if name.region_id in empty and self.region_request_handler.end_skipped_region(name)
-            }
+            if to_end := [name for name in waiting if name.region_id in empty]:
+                row = self.job_table.get_image_request(request.image_id)
+                ended = {name.region_id for name in to_end if self.region_request_handler.end_skipped_region(name, row)}
         waiting = [name for name in waiting if name.region_id not in ended]
         self.region_request_queue.send_requests([region.to_message() for region in waiting])
         job = self.parts.outstanding_jobs.find(request)

@@ -186,13 +186,13 @@ class RegionRequestHandler:
                 self._completion.region_ended(outcome.job)
             return outcome
 
-    def end_skipped_region(self, region: RegionName) -> bool:
+    def end_skipped_region(self, region: RegionName, job: JobItem) -> bool:
         """R1, R3: end a region whose tiles are all skipped; False when another worker has to do it.
 
-        The caller completes the image. A region that this call does not end has a message, or gets it.
+        ``job`` is the row of its image, which the caller completes. A region that this call does not end has a message,
+        or gets it.
         """
         with bind_job(job_id=region.job_id, image_id=region.image_id, region_id=region.region_id):
-            job = self.job_table.get_image_request(region.image_id)
             try:
                 claim = self._claim(region.image_id, region.region_id)
                 if not isinstance(claim, RegionClaim):
