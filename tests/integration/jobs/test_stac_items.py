@@ -55,7 +55,7 @@ def processed(worker, request):
     return worker.jobs.get_image_request(request.image_id)
 
 
-# Changes of the request by which users of each catalogue would ask for an image, and its assets.
+# For each catalogue, the changes of a request that choose an image of it, and the assets of that image.
 WANTED = {
     "sentinel-2": ({"imageAssets": ["red", "green", "blue"]}, ["red", "green", "blue"]),
     "landsat": ({"imageAssets": ["nir08", "red"], "requesterPays": True}, ["nir08", "red"]),

@@ -70,7 +70,7 @@ class Client:
         """Return the client of the deployment that the CloudFormation stack ``name`` made.
 
         Raises:
-            ConfigurationError: there is no such stack, or it is not a data plane.
+            ConfigurationError: the stack does not exist, or is not a data plane.
         """
         made = clients or default_clients()
         return cls(Deployment.from_stack(name, made.client("cloudformation")), made)
@@ -271,7 +271,7 @@ class Job:
         """Begin again each image that ended PARTIAL or FAILED; with ``outputs_only`` no tile is done again.
 
         Raises:
-            JobNotFoundError: there is no such job.
+            JobNotFoundError: the job does not exist.
         """
         redriver = JobRedriver(self._client.job_table, self._client.outstanding_jobs)
         return redriver.redrive(self.job_id, outputs_only=outputs_only)

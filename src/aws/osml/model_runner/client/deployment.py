@@ -20,7 +20,7 @@ class Deployment:
         """Return the deployment that the stack ``name`` of ``deploy/data-plane.yaml`` made.
 
         Raises:
-            ConfigurationError: there is no such stack, or it is not a data plane.
+            ConfigurationError: the stack does not exist, or is not a data plane.
         """
         try:
             outputs = cloudformation.describe_stacks(StackName=name)["Stacks"][0].get("Outputs", [])

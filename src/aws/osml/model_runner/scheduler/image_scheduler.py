@@ -112,7 +112,7 @@ class LockedScheduler:
         raise NotImplementedError
 
     def capacities(self, found: ClusterLoad) -> Mapping[Lane, LaneCapacity]:
-        """Return the capacity of each lane with open jobs; without a description there is no limit."""
+        """Return the capacity of each lane with open jobs; a lane without a description has no limit."""
         return dict.fromkeys(found.requests, LaneCapacity())
 
     def receive(self) -> list[ScheduledImage]:
