@@ -277,11 +277,17 @@ def test_commands_replace_no_file_that_they_read(tmp_path, monkeypatch, capsys, 
     assert (tmp_path / reads).read_bytes() == before
 
 
-def test_view_writes_page_beside_result(tmp_path, capsys):
-    (tmp_path / "found.geojson").write_text('{"features": []}')
-    assert main(["view", str(tmp_path / "found.geojson"), "--no-open"]) == 0
-    assert capsys.readouterr().out == f"{tmp_path / 'found.html'}\n"
-    assert (tmp_path / "found.html").read_text().startswith("<!doctype html>")
+@pytest.mark.parametrize("name", ["found", "found.v1"])
+def test_view_writes_page_beside_result(tmp_path, capsys, name):
+    (tmp_path / f"{name}.geojson").write_text('{"features": []}')
+    (tmp_path / f"{name}.coverage.geojson").write_text(
+        '{"features": [{"properties": {"imageBBox": [0, 0, 1, 1], "state": "seen"}}]}'
+    )
+    assert main(["view", str(tmp_path / f"{name}.geojson"), "--no-open"]) == 0
+    assert capsys.readouterr().out == f"{tmp_path / name}.html\n"
+    page = (tmp_path / f"{name}.html").read_text()
+    assert page.startswith("<!doctype html>")
+    assert '"state":"seen"' in page
 
 
 @pytest.mark.long

@@ -205,7 +205,7 @@ class TestPage:
         tiles = [{"properties": {"imageBBox": [0, 0, 300, 600], "state": "seen"}}]
         tiles.append({"properties": {"imageBBox": [300, 0, 600, 600], "state": "failed", "reason": "TIMEOUT"}})
         (tmp_path / "r.coverage.geojson").write_text(json.dumps({"features": tiles}))
-        write_view(result, page, str(image), before)
+        write_view(result, page, str(image), before, tmp_path / "r.coverage.geojson")
         browser.open(page)
         layers = browser.evaluate("[...document.querySelectorAll('#layers li')].map((row) => row.textContent)")
         assert layers == ["picture", "detections4", "before merging8", "tiles: 1 seen, 1 failed"]

@@ -1,4 +1,4 @@
-"""Options and output that the commands for a deployment share: ``--stack``, ``--json``, and tables of text."""
+"""Parts that commands share: options for a deployment, outputs, exit status, JSON and tables of text."""
 
 import argparse
 import dataclasses
@@ -6,12 +6,18 @@ import json
 import shutil
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from aws.osml.model_runner.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from aws.osml.model_runner.client import Client, JobReport
 
+# The exit status of a command for a job that has ended.
+EXIT_STATUS = {"SUCCESS": 0, "PARTIAL": 3, "FAILED": 1}
 _MIN_CELL = 12
+# Narrower lines are not readable.
+_MIN_WIDTH = 40
 
 
 def add_deployment_options(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +35,19 @@ def client_of(arguments: argparse.Namespace) -> "Client":
     from aws.osml.model_runner.client import Client
 
     return Client.of_stack(arguments.stack) if arguments.stack else Client()
+
+
+def s3_output(url: str) -> dict[str, str]:
+    """Return the output of a request for ``s3://BUCKET/PREFIX``; raise ConfigurationError for another text."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    if not url.startswith("s3://") or not bucket:
+        raise ConfigurationError(f"--output {url}: expected s3://BUCKET/PREFIX")
+    return {"type": "S3", "bucket": bucket, "prefix": prefix}
+
+
+def width_of(stream: TextIO) -> int | None:
+    """Return the columns of a terminal; None for another stream, whose lines are neither cut nor wrapped."""
+    return max(_MIN_WIDTH, shutil.get_terminal_size().columns) if stream.isatty() else None
 
 
 def print_json(document: Any) -> None:
@@ -63,9 +82,8 @@ def print_table(head: Sequence[str], rows: Sequence[Sequence[str]], empty: str) 
         sys.stdout.write(f"{empty}\n")
         return
     widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head) - 1)]
-    room = None
-    if sys.stdout.isatty():
-        room = max(_MIN_CELL, shutil.get_terminal_size().columns - sum(widths) - 2 * len(widths))
+    width = width_of(sys.stdout)
+    room = None if width is None else max(_MIN_CELL, width - sum(widths) - 2 * len(widths))
     for row in [head, *rows]:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
         last = row[-1] if room is None or len(row[-1]) <= room else f"{row[-1][: room - 1]}…"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from aws.osml.model_runner.exceptions import ConfigurationError, InvalidRequestError
 
+from .deployment_options import s3_output, width_of
 from .local_commands import files_read
 from .pixel_options import TILE_DEFAULTS, add_tile_options, request_members, whole_number
 from .protocol_options import add_protocol_options, protocol_of
@@ -88,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
     from aws.osml.model_runner.jobs.prices import Prices
     from aws.osml.model_runner.local.output_file import is_same_file
 
-    from .plan_text import text_of, width_of
+    from .plan_text import text_of
 
     if arguments.map and any(is_same_file(path, arguments.map) for path in files_read(arguments, "map")):
         raise ConfigurationError(f"--map {arguments.map}: it would replace an input of this command; name another file")
@@ -141,17 +142,10 @@ def _request(arguments: argparse.Namespace, environ: dict[str, str]) -> tuple[st
             "type": "HTTP_ENDPOINT" if endpoint.startswith(("http://", "https://")) else "SM_ENDPOINT",
             **(protocol_of(arguments) or {}),
         },
-        "outputs": [_output(arguments.output) if arguments.output else _NO_OUTPUT],
+        "outputs": [s3_output(arguments.output) if arguments.output else _NO_OUTPUT],
         **members,
     }
     return json.dumps(document), left_out
-
-
-def _output(url: str) -> dict[str, str]:
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    if not url.startswith("s3://") or not bucket:
-        raise ConfigurationError(f"--output {url}: expected s3://BUCKET/PREFIX")
-    return {"type": "S3", "bucket": bucket, "prefix": prefix}
 
 
 def _quoted(

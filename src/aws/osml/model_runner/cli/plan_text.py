@@ -1,9 +1,7 @@
 """The text of a plan, for a terminal of any width and for a pipe."""
 
-import shutil
 import textwrap
 from collections.abc import Iterable, Iterator
-from typing import TextIO
 
 from aws.osml.model_runner.jobs.quote import Amounts, Cost, ImageQuote, PlanDocument, QuotedRegion
 from aws.osml.model_runner.raster import BlockSizes
@@ -11,19 +9,12 @@ from aws.osml.model_runner.raster import BlockSizes
 # Regions that are listed; the document lists all of them.
 _LISTED_REGIONS = 12
 _LABEL_WIDTH = 10
-# Narrower lines are not readable.
-_MIN_WIDTH = 40
 _BLOCK_SIZES = {
     BlockSizes.INDEX: "sizes of blocks are from the file's index",
     BlockSizes.PIXELS: "the file is not compressed",
     BlockSizes.SHARE: "each block takes its share of the file",
     BlockSizes.WHOLE_FILE: "the format is read from its first byte on",
 }
-
-
-def width_of(stream: TextIO) -> int | None:
-    """Return the columns of a terminal; None for another stream, whose lines are not wrapped."""
-    return max(_MIN_WIDTH, shutil.get_terminal_size().columns) if stream.isatty() else None
 
 
 def text_of(document: PlanDocument, width: int | None) -> str:

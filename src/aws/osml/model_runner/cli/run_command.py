@@ -13,10 +13,10 @@ from urllib.parse import unquote, urlsplit
 from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.exceptions import ConfigurationError, ModelRunnerError
 
+from .deployment_options import EXIT_STATUS
 from .local_commands import ended_by_sigterm, files_read, require_local_extra
 from .pixel_options import add_tile_options, processor_input_of, skip_of, whole_number
 from .protocol_options import add_protocol_options, protocol_of
-from .view_command import page_path
 
 if TYPE_CHECKING:
     from aws.osml.model_runner.local.image_request import TileSettings
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from aws.osml.model_runner.local.onnx.onnx_model import OnnxModel
     from aws.osml.model_runner.local.output_file import OutputFile
 
-EXIT_STATUS = {RequestStatus.SUCCESS: 0, RequestStatus.PARTIAL: 3}
-FAILED = 1
 MERGES = ("SEAM", "NMS", "SOFT_NMS", "NONE")
 WAIT_LIMIT_S = 900.0
 
@@ -151,12 +149,13 @@ def run(arguments: argparse.Namespace) -> int:
     from rich.console import Console
 
     from aws.osml.model_runner.local.image_run import run_image
-    from aws.osml.model_runner.local.job import COVERAGE_SUFFIX, hints
-    from aws.osml.model_runner.local.output_file import OutputFile
+    from aws.osml.model_runner.local.job import hints
+    from aws.osml.model_runner.local.output_file import COVERAGE_SUFFIX, OutputFile, beside
 
     given = arguments.output or default_output(arguments.image)
     inputs = files_read(arguments, "output", "logs")
     output = OutputFile.prepared(given, inputs)
+    coverage = OutputFile.prepared(beside(output.path, COVERAGE_SUFFIX), inputs) if arguments.coverage else None
     began = time.monotonic()
     with ended_by_sigterm():
         outcome = run_image(_image_run(arguments, output), Console(stderr=True))
@@ -173,29 +172,28 @@ def run(arguments: argparse.Namespace) -> int:
         replaced = ", which replaces an earlier file" if existed else ""
         missing = "; features of failed tiles are missing" if outcome.tiles_failed else ""
         lines.append(f"features  {len(outcome.features)}, in {given}{replaced}{missing}")
-        if outcome.coverage:
-            coverage = OutputFile.prepared(page_path(output.path).with_suffix(COVERAGE_SUFFIX), inputs)
+        if coverage is not None and outcome.coverage:
             coverage.write(outcome.coverage)
             lines.append(f"coverage  {coverage.path}")
         if not arguments.no_view:
-            lines += _view_lines(output.path, arguments.image, inputs)
+            lines += _view_lines(output.path, arguments.image, coverage.path if coverage else None, inputs)
     lines += [f"note      {hint}" for hint in hints(outcome.features)]
     if outcome.status is not RequestStatus.SUCCESS and not arguments.logs:
         lines.append("logs      not kept: --logs DIR keeps the logs of the workers")
     Console().print("\n".join(lines), highlight=False, soft_wrap=True, markup=False)
-    return EXIT_STATUS.get(outcome.status, FAILED)
+    return EXIT_STATUS[outcome.status]
 
 
-def _view_lines(result: Path, image: str, inputs: Sequence[str]) -> list[str]:
+def _view_lines(result: Path, image: str, coverage: Path | None, inputs: Sequence[str]) -> list[str]:
     """Write the page and the picture beside a result; return lines that name them, or why they are missing."""
-    from aws.osml.model_runner.local.output_file import OutputFile
+    from aws.osml.model_runner.local.output_file import OutputFile, beside
     from aws.osml.model_runner.local.result_view import write_view
 
-    page, picture = page_path(result), page_path(result).with_suffix(".preview.png")
+    page, picture = beside(result, ".html"), beside(result, ".preview.png")
     try:
         for path in (page, picture):
             OutputFile.prepared(path, [*inputs, str(result)])
-        notes = write_view(result, page, image, preview=picture)
+        notes = write_view(result, page, image, coverage=coverage, preview=picture)
     except (ModelRunnerError, OSError, MemoryError) as err:
         return [f"view      no page was written: {err}"]
     written = ", ".join(str(path) for path in (page, picture) if path.exists())
@@ -258,7 +256,7 @@ def _image_run(arguments: argparse.Namespace, output: "OutputFile") -> "ImageRun
 
 
 def _tiles(arguments: argparse.Namespace, usual: "TileSettings") -> "TileSettings":
-    """Return the tiles that the options ask for; ``usual`` has the others."""
+    """Return the settings of tiles: those of the options, else those of ``usual``."""
     size_px = usual.size_px if arguments.tile_size is None else arguments.tile_size
     overlap_px = usual.overlap_px if size_px == usual.size_px else size_px // 8
     if arguments.overlap is not None:

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from aws.osml.model_runner.exceptions import JobRefusedError
 
-from .deployment_options import add_deployment_options, client_of, job_document, print_json, print_table
+from .deployment_options import EXIT_STATUS, add_deployment_options, client_of, job_document, print_json, print_table
 
 if TYPE_CHECKING:
     from aws.osml.model_runner.client import ImageReport, Job, JobReport
 
-# The exit status of a job that has ended; 0 while it waits or runs.
-EXIT_STATUS = {"SUCCESS": 0, "PARTIAL": 3, "FAILED": 1}
 _STATES = ("ACCEPTED", "IN_PROGRESS")
 _NEEDS = "Needs --stack, or the environment variables of a worker."
 

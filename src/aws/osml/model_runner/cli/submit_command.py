@@ -8,8 +8,8 @@ from typing import Any
 
 from aws.osml.model_runner.exceptions import ConfigurationError
 
-from .deployment_options import add_deployment_options, client_of, print_json
-from .status_command import EXIT_STATUS, follow
+from .deployment_options import EXIT_STATUS, add_deployment_options, client_of, print_json, s3_output
+from .status_command import follow
 
 _EXAMPLES = """\
 examples:
@@ -80,15 +80,9 @@ def _request_of(arguments: argparse.Namespace) -> dict[str, Any]:
         return document
     if not arguments.endpoint or not arguments.output:
         raise ConfigurationError("an image needs --endpoint and --output")
-    outputs = []
-    for url in arguments.output:
-        if not url.startswith("s3://"):
-            raise ConfigurationError(f"--output {url}: expected s3://BUCKET/PREFIX")
-        bucket, _, prefix = url.removeprefix("s3://").partition("/")
-        outputs.append({"type": "S3", "bucket": bucket, "prefix": prefix})
     kind = "HTTP_ENDPOINT" if arguments.endpoint.startswith(("http://", "https://")) else "SM_ENDPOINT"
     return {
         "imageUrls": [arguments.request],
         "imageProcessor": {"name": arguments.endpoint, "type": kind},
-        "outputs": outputs,
+        "outputs": [s3_output(url) for url in arguments.output],
     }

@@ -60,16 +60,17 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Write the page, print its path, and open it in a browser."""
-    from aws.osml.model_runner.local.output_file import OutputFile
+    from aws.osml.model_runner.local.output_file import COVERAGE_SUFFIX, OutputFile, beside
     from aws.osml.model_runner.local.result_view import write_view
 
     path = Path(arguments.result).expanduser()
     is_file = path.exists() or path.name.endswith(_SUFFIXES)
     for result in [path] if is_file else _downloaded(arguments):
-        output = (arguments.output or page_path(result)).expanduser()
-        beside = result.with_name(f"{result.name.partition('.')[0]}.coverage.geojson")
-        OutputFile.prepared(output, [str(result), str(beside), *files_read(arguments, "output")])
-        for note in write_view(result, output, arguments.image, arguments.before, arguments.coverage):
+        output = (arguments.output or beside(result, ".html")).expanduser()
+        usual = beside(result, COVERAGE_SUFFIX)
+        coverage = arguments.coverage or (usual if usual.is_file() else None)
+        OutputFile.prepared(output, [str(result), str(usual), *files_read(arguments, "output")])
+        for note in write_view(result, output, arguments.image, arguments.before, coverage):
             sys.stderr.write(f"model-runner: {note}\n")
         sys.stdout.write(f"{output}\n")
         if not arguments.no_open:
@@ -96,11 +97,6 @@ def _downloaded(arguments: argparse.Namespace) -> list[Path]:
             body = job.download(result)
         except FileNotFoundError as err:
             raise ConfigurationError(f"{result.url} does not exist: has the job delivered it?") from err
-        OutputFile.prepared(path).write(body)
+        OutputFile.prepared(path, files_read(arguments, "output")).write(body)
         paths.append(path)
     return paths
-
-
-def page_path(result: Path) -> Path:
-    """Return the default path of a result's page: beside the result, with .html as its suffix."""
-    return result.with_name(f"{result.name.partition('.')[0]}.html")

@@ -12,12 +12,12 @@ from aws.osml.model_runner.api.image_url import public_url
 from aws.osml.model_runner.api.job_keys import image_id_of
 from aws.osml.model_runner.common.typing import RequestStatus
 from aws.osml.model_runner.exceptions import LocalStackError
+from aws.osml.model_runner.local.output_file import COVERAGE_SUFFIX
 from aws.osml.model_runner.local.stack.data_plane import DataPlane
 
 Client = Callable[[str], Any]
 
 POLL_S = 0.2
-COVERAGE_SUFFIX = ".coverage.geojson"
 COUNT_SHARE = 0.1  # maximum share of the time for counting tiles
 
 # If all boxes are smaller than this, they are most likely shares of the tile instead of pixels.

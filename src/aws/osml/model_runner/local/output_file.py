@@ -9,6 +9,14 @@ from pathlib import Path
 
 from aws.osml.model_runner.exceptions import ConfigurationError, LocalStackError
 
+COVERAGE_SUFFIX = ".coverage.geojson"
+
+
+def beside(result: Path, suffix: str) -> Path:
+    """Return the path beside a result with another suffix: ``a.v2.geojson.gz`` and ``.html`` give ``a.v2.html``."""
+    plain = result.with_suffix("") if result.suffix == ".gz" else result
+    return plain.with_name(f"{plain.stem}{suffix}")
+
 
 class OutputFile:
     """The file of a result. ``path`` is absolute and does not contain symbolic links."""

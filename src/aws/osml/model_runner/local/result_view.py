@@ -19,6 +19,7 @@ from aws.osml.model_runner.raster import (
     configure_gdal,
     open_image,
     overview_picture,
+    overview_pixels,
     place_grid,
     preview_picture,
 )
@@ -69,11 +70,9 @@ def write_view(
 ) -> list[str]:
     """Write the page of ``result`` to ``output``; return notes on what it lacks.
 
-    ``preview`` is the path of a PNG of the image with the outlines of the features, which is written too.
-
     ``image`` is the path or URL of the image; without it, the file that the result names is taken, if it exists.
-    ``before`` is a result of the same job that is not merged. ``coverage`` is the job's coverage file; without it, the
-    file beside the result is taken, if it exists.
+    ``before`` is a result of the same job that is not merged, and ``coverage`` is the coverage file of the job.
+    ``preview`` is the path of a PNG of the image with the outlines of the features, which is written too.
 
     Raises:
         ConfigurationError: a file cannot be read or written.
@@ -86,9 +85,6 @@ def write_view(
     named = str(run.get("image") or "")
     if image is None and named.startswith("/") and Path(named).is_file():
         image = named
-    if coverage is None:
-        beside = result.with_name(f"{result.name.partition('.')[0]}.coverage.geojson")
-        coverage = beside if beside.is_file() else None
     notes: list[str] = []
     size, picture, places = None, None, None
     if image is None:
@@ -100,9 +96,10 @@ def write_view(
                 size = (source.width, source.height)
                 grid = place_grid(source)
                 places = None if grid is None else Places(grid)
-                picture = Picture(overview_picture(source))
+                overview = overview_pixels(source)
+                picture = Picture(overview_picture(overview))
                 if preview is not None:
-                    preview.write_bytes(preview_picture(source, _outlines(features)))
+                    preview.write_bytes(preview_picture(overview, size, _outlines(features)))
         except (ImageError, ModelRunnerError, RuntimeError) as err:
             if size is None:
                 raise ConfigurationError(f"--image {image}: {err}") from err

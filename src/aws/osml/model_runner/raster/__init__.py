@@ -6,7 +6,7 @@ from .elevation import open_elevation_model
 from .georeference import extents, georeference_of, image_to_world, is_quick, world_to_image
 from .handle_pool import AwsKeys
 from .image_source import ImageSource, open_image
-from .overview_picture import overview_picture, place_grid, preview_picture
+from .overview_picture import overview_picture, overview_pixels, place_grid, preview_picture
 from .pixel_size import pixel_size_m
 from .pixels import decode_tile, read_window, write_geotiff
 from .preparation import Preparation
@@ -36,6 +36,7 @@ __all__ = [
     "open_elevation_model",
     "open_image",
     "overview_picture",
+    "overview_pixels",
     "pixel_size_m",
     "place_grid",
     "prepare",

@@ -30,18 +30,25 @@ _COLOURS = (gdal.GCI_RedBand, gdal.GCI_GreenBand, gdal.GCI_BlueBand)
 _NODES, _SLOW_NODES = 33, 9
 
 
-def overview_picture(source: ImageSource, side_px: int = 4096) -> bytes:
+def overview_picture(overview: npt.NDArray[np.uint8]) -> bytes:
     """Return the pixels of ``overview_pixels`` as a JPEG file."""
-    return encode_picture(overview_pixels(source, side_px), "JPEG")
+    return encode_picture(overview, "JPEG")
 
 
-def preview_picture(source: ImageSource, lines: Iterable[npt.ArrayLike], side_px: int = 1600) -> bytes:
-    """Return a PNG of the whole image, whose longer side has at most ``side_px`` pixels, with lines drawn on it.
+def preview_picture(
+    overview: npt.NDArray[np.uint8], size: tuple[int, int], lines: Iterable[npt.ArrayLike], side_px: int = 1600
+) -> bytes:
+    """Return the pixels of ``overview_pixels`` as a PNG file with lines drawn on it.
 
-    ``lines`` are (n, 2) arrays of x and y in pixels of the image; a single point becomes a circle.
+    Its longer side has at most ``side_px`` pixels. ``size`` is (width, height) of the image. ``lines`` are (n, 2)
+    arrays of x and y in pixels of the image; a single point becomes a circle.
     """
-    pixels = np.broadcast_to(grey := overview_pixels(source, side_px), (*grey.shape[:2], 3)).copy()
-    scale = np.array([pixels.shape[1] / source.width, pixels.shape[0] / source.height])
+    height, width = overview.shape[:2]
+    factor = min(1.0, side_px / max(width, height))
+    small = (max(1, round(width * factor)), max(1, round(height * factor)))
+    reduced = cv2.resize(overview, small, interpolation=cv2.INTER_AREA).reshape(small[1], small[0], -1)
+    pixels = np.broadcast_to(reduced, (small[1], small[0], 3)).copy()
+    scale = np.divide(small, size)
     for line in lines:
         points = np.rint(np.asarray(line, np.float64) * scale * _FINE).astype(np.int32)
         if len(points) == 1 or np.ptp(points, axis=0).max() < _LEAST_PX * _FINE:
@@ -52,7 +59,7 @@ def preview_picture(source: ImageSource, lines: Iterable[npt.ArrayLike], side_px
     return encode_picture(pixels, "PNG")
 
 
-def overview_pixels(source: ImageSource, side_px: int) -> npt.NDArray[np.uint8]:
+def overview_pixels(source: ImageSource, side_px: int = 4096) -> npt.NDArray[np.uint8]:
     """Return (rows, columns, 1 or 3) pixels of the whole image; its longer side has at most ``side_px`` pixels.
 
     Bands of red, green and blue are its colours, else the first three bands of at least three, else the first band in
