@@ -146,6 +146,11 @@ class ImagePlan:
         return bool(rules_by_tile) and len(rules_by_tile) == len(self.planner.tiles(region))
 
 
+def encoded_format(protocol: ModelProtocol, tile_format: str) -> str:
+    """Return the format into which the encoder writes a tile: that of the request, or an array for tensors."""
+    return NUMPY if protocol.sends_pixels else tile_format
+
+
 def plan_image(
     source: ImageSource,
     request: ImageRequest,
@@ -166,7 +171,7 @@ def plan_image(
         InvalidImageRequestException: no tile of the asked size fits into a call of the endpoint.
     """
     protocol = ModelProtocol.of(request.model_protocol)
-    tile_format = NUMPY if protocol.sends_pixels else request.tile_format
+    tile_format = encoded_format(protocol, request.tile_format)
     encoder = TileEncoder(source, tile_format, request.tile_compression, preparation=preparation)
     encoder.check(request.tile_size)
     ratio = ratio_of(preparation)

@@ -30,10 +30,9 @@ from aws.osml.model_runner.raster import (
     pixel_size_m,
 )
 from aws.osml.model_runner.raster.preparation import ratio_of
-from aws.osml.model_runner.raster.tile_formats import NUMPY
 from aws.osml.model_runner.tiling.region_plan import region_id_of
 
-from .planning import ImagePlan
+from .planning import ImagePlan, encoded_format
 
 # Tiles of each size that are encoded to measure the length of an encoded tile. Where pixels are not compressed, fewer
 # show that the length is always the same.
@@ -191,7 +190,7 @@ def quote_image(
     Raises ImageError when the image cannot be read.
     """
     protocol = ModelProtocol.of(request.model_protocol)
-    tile_format = NUMPY if protocol.sends_pixels else request.tile_format
+    tile_format = encoded_format(protocol, request.tile_format)
     encoder = TileEncoder(source, tile_format, request.tile_compression, preparation=plan.preparation)
     envelope = envelope_of(protocol, str(request.tile_format))
     regions, parts, names = list[QuotedRegion](), list[npt.NDArray[np.int32]](), rule_names(request)

@@ -23,7 +23,6 @@ from aws.osml.model_runner.pipeline.pipeline import TilePipeline
 from aws.osml.model_runner.pipeline.region_run import RegionProgress
 from aws.osml.model_runner.raster import ImageSource, TileEncoder, image_to_world, is_quick
 from aws.osml.model_runner.raster.preparation import Preparation, ratio_of
-from aws.osml.model_runner.raster.tile_formats import NUMPY
 from aws.osml.model_runner.scheduler.load import lane_of
 from aws.osml.model_runner.telemetry.metrics import MetricsRecorder
 from aws.osml.model_runner.tiling.region_plan import TilePlanner
@@ -31,6 +30,7 @@ from aws.osml.model_runner.tiling.strategy import Tile, TilingStrategy
 
 from .image_roi import LendImage, interest_in
 from .model_endpoints import ModelEndpoints
+from .planning import encoded_format
 from .tile import TileProcessor
 from .tile_reader import NewFeatureTable
 
@@ -245,7 +245,7 @@ class RegionProcessor:
             run.record_life(at_bounds[bounds])
 
         protocol = ModelProtocol.of(request.model_protocol)
-        tile_format = NUMPY if protocol.sends_pixels else request.tile_format
+        tile_format = encoded_format(protocol, request.tile_format)
         encoder = self._make_encoder(source, tile_format, request.tile_compression, tile_bounds, preparation, on_part)
         grid, ratio = None, ratio_of(preparation)
         if source.sensor_model is not None:
