@@ -1,5 +1,6 @@
 """The options that GDAL runs with, and where its messages go."""
 
+import os
 import subprocess
 import sys
 
@@ -156,3 +157,19 @@ def test_gdal_writes_no_stderr_and_import_configures_no_option(tmp_path):
 
     assert finished.returncode == 0, finished.stderr
     assert "hush" not in finished.stderr
+
+
+def test_search_for_credentials_prints_no_messages_of_libcurl():
+    """GDAL's own handler passes them to its log, with headers of the responses."""
+    code = """if True:
+        import os
+        from aws.osml.model_runner.api.image_url import parse_image_url
+        from aws.osml.model_runner.raster import RasterSettings, configure_gdal, open_image
+        configure_gdal(RasterSettings(), os.environ)
+        open_image(parse_image_url("s3://my-images/a.tif"), RasterSettings(), sleep=lambda _: None)
+    """
+    nowhere = {"CPL_AWS_EC2_API_ROOT_URL": "http://127.0.0.1:9", "AWS_CONFIG_FILE": "/dev/null", "HOME": "/nowhere"}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    ended = subprocess.run([sys.executable, "-c", code], env=inherited | nowhere, capture_output=True, text=True)
+    assert "LoadImageException" in ended.stderr
+    assert "CURL_INFO" not in ended.stderr

@@ -1,6 +1,7 @@
 """Configuration of GDAL for a worker: caches of a known size, no reads of neighbouring files, nothing on stderr."""
 
 import functools
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -89,6 +90,8 @@ def gdal_options(settings: RasterSettings, environ: Mapping[str, str]) -> dict[s
         "GDAL_HTTP_MAX_RETRY": str(settings.http_max_retries),
         "GDAL_HTTP_RETRY_DELAY": str(settings.http_retry_delay_s),
         "CPL_DEBUG": "OFF",
+        # GDAL looks for credentials under a handler of its own, which passes messages of libcurl on to its log.
+        "CPL_LOG": os.devnull,
         **_endpoint_options(environ),
     }
 
