@@ -277,6 +277,19 @@ def test_commands_replace_no_file_that_they_read(tmp_path, monkeypatch, capsys, 
     assert (tmp_path / reads).read_bytes() == before
 
 
+@pytest.mark.parametrize(("option", "command"), [("--map", ["plan"]), ("--output", ["view", "--no-open"])])
+def test_commands_replace_no_device_and_no_pipe(tmp_path, capsys, option, command):
+    """As root, a file would take the place of /dev/null, for every program of the machine."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    write_geotiff(tmp_path / "image.tif", np.zeros((1, 100, 100), np.uint8))
+    (tmp_path / "found.geojson").write_text('{"features": []}')
+    name = "image.tif" if command == ["plan"] else "found.geojson"
+    assert main([*command, str(tmp_path / name), option, str(pipe)]) == 2
+    assert f"{option} {pipe}: it is not a regular file" in capsys.readouterr().err
+    assert pipe.is_fifo()
+
+
 @pytest.mark.parametrize("name", ["found", "found.v1"])
 def test_view_writes_page_beside_result(tmp_path, capsys, name):
     (tmp_path / f"{name}.geojson").write_text('{"features": []}')

@@ -74,6 +74,14 @@ def test_file_that_cannot_be_written_is_refused_at_start(tmp_path):
     assert (problem.field, problem.value) == ("HEALTH_FILE", shortened(str(in_the_way / "health.json")))
 
 
+def test_device_and_pipe_are_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ConfigurationError) as caught:
+        HealthFile(tmp_path / "pipe").start()
+    assert caught.value.problems[0].expectation.endswith("it is not a regular file")
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_write_that_fails_later_is_logged_once_and_not_raised(tmp_path, clock):
     path = tmp_path / "full" / "health.json"
     health = HealthFile(path, clock)

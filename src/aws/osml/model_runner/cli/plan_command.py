@@ -87,12 +87,12 @@ def _rate(text: str) -> float:
 def run(arguments: argparse.Namespace) -> int:
     """Print the plan and return an exit status."""
     from aws.osml.model_runner.jobs.prices import Prices
-    from aws.osml.model_runner.local.output_file import is_same_file
+    from aws.osml.model_runner.local.output_file import refuse_replacing
 
     from .plan_text import text_of
 
-    if arguments.map and any(is_same_file(path, arguments.map) for path in files_read(arguments, "map")):
-        raise ConfigurationError(f"--map {arguments.map}: it would replace an input of this command; name another file")
+    if arguments.map:
+        refuse_replacing(arguments.map, files_read(arguments, "map"), "--map")
     prices = None if arguments.prices is None else Prices.load(arguments.prices)
     environ = dict(os.environ)
     if arguments.region_size:

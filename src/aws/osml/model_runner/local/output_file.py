@@ -35,13 +35,7 @@ class OutputFile:
         """
         try:
             absolute = path.expanduser().resolve()
-            if any(is_same_file(each, absolute) for each in inputs):
-                raise ConfigurationError(
-                    f"--output {path}: it would replace an input of this command; name another file"
-                )
-            if absolute.exists() and not absolute.is_file():
-                kind = "a directory; name a file in it" if absolute.is_dir() else "not a regular file"
-                raise ConfigurationError(f"--output {path}: it is {kind}")
+            refuse_replacing(path, inputs, "--output")
             absolute.parent.mkdir(parents=True, exist_ok=True)
             probe = _part_of(absolute)
             probe.touch()
@@ -71,7 +65,17 @@ class OutputFile:
             raise LocalStackError(f"{self.path} cannot be written: {err.strerror}; {fallback}") from err
 
 
-def is_same_file(name: str, path: Path) -> bool:
+def refuse_replacing(path: Path, inputs: Collection[str], option: str) -> None:
+    """Raise ConfigurationError if ``path`` is one of ``inputs``, a directory, or a device; ``option`` names it."""
+    absolute = path.expanduser().resolve()
+    if any(_is_same_file(each, absolute) for each in inputs):
+        raise ConfigurationError(f"{option} {path}: it would replace an input of this command; name another file")
+    if absolute.exists() and not absolute.is_file():
+        kind = "a directory; name a file in it" if absolute.is_dir() else "not a regular file"
+        raise ConfigurationError(f"{option} {path}: it is {kind}")
+
+
+def _is_same_file(name: str, path: Path) -> bool:
     """Return whether a path, which may be a URL too, names the existing file ``path``."""
     with contextlib.suppress(OSError):
         return "://" not in name and path.samefile(Path(name).expanduser())

@@ -1,5 +1,6 @@
 """Writes the time of the worker's last progress to a file that the container's health check reads."""
 
+import errno
 import json
 import os
 import threading
@@ -60,6 +61,9 @@ class HealthFile:
             ConfigurationError: the file cannot be written, so a health check would always fail.
         """
         try:
+            if self._path is not None and self._path.exists() and not self._path.is_file():
+                # Each report takes the place of the file: as root, that of a device too.
+                raise OSError(errno.EINVAL, "it is not a regular file")
             self._write("running", self._now())
         except OSError as err:
             problem = Problem(
