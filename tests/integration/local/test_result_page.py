@@ -257,6 +257,39 @@ def with_palette(path: Path) -> None:
     dataset.FlushCache()
 
 
+class TestWriteView:
+    def test_coverage_of_another_job_is_not_shown(self, tmp_path):
+        result = write_result(tmp_path / "r.geojson", features_of(), jobId="new")
+        tile = {"properties": {"imageBBox": [0, 0, 9, 9], "state": "failed"}}
+        shown = []
+        for job_id in ("new", "old"):
+            coverage = write_result(tmp_path / "r.coverage.geojson", [tile], jobId=job_id)
+            notes = write_view(result, tmp_path / "p.html", coverage=coverage)
+            shown.append(('"state":"failed"' in (tmp_path / "p.html").read_text(), [n for n in notes if "old" in n]))
+        assert shown[0] == (True, [])
+        assert not shown[1][0]
+        assert shown[1][1][0].endswith("is the coverage of job old, so the page does not show it")
+
+    def test_image_that_only_result_names_may_be_unreadable(self, tmp_path):
+        (tmp_path / "gone.tif").write_text("no image")
+        result = write_result(tmp_path / "r.geojson", features_of(), image=str(tmp_path / "gone.tif"))
+        assert "gone.tif" in write_view(result, tmp_path / "p.html")[0]
+        with pytest.raises(ConfigurationError, match=r"--image .*gone\.tif"):
+            write_view(result, tmp_path / "p.html", str(tmp_path / "gone.tif"))
+
+    def test_assets_of_item_are_those_of_run(self, tmp_path):
+        for name in ("red", "green"):
+            write_image(tmp_path / f"{name}.tif", pattern(1, 40, 60), geo_transform=UTM_31N, epsg=32631)
+        assets = {name: {"href": f"./{name}.tif", "type": "image/tiff", "roles": ["data"]} for name in ("red", "green")}
+        (tmp_path / "item.json").write_text(
+            json.dumps({"type": "Feature", "id": "i", "properties": {}, "assets": assets})
+        )
+        result = write_result(tmp_path / "r.geojson", [])
+        assert write_view(result, tmp_path / "p.html", str(tmp_path / "item.json"), assets=["red"]) == []
+        with pytest.raises(ConfigurationError, match="imageAssets"):
+            write_view(result, tmp_path / "p.html", str(tmp_path / "item.json"))
+
+
 class TestReadResult:
     @pytest.mark.parametrize(
         ("name", "body"),

@@ -176,7 +176,9 @@ def run(arguments: argparse.Namespace) -> int:
             coverage.write(outcome.coverage)
             lines.append(f"coverage  {coverage.path}")
         if not arguments.no_view:
-            lines += _view_lines(output.path, arguments.image, coverage.path if coverage else None, inputs)
+            lines += _view_lines(
+                output.path, arguments.image, arguments.assets, coverage.path if coverage else None, inputs
+            )
     lines += [f"note      {hint}" for hint in hints(outcome.features)]
     if outcome.status is not RequestStatus.SUCCESS and not arguments.logs:
         lines.append("logs      not kept: --logs DIR keeps the logs of the workers")
@@ -184,7 +186,9 @@ def run(arguments: argparse.Namespace) -> int:
     return EXIT_STATUS[outcome.status]
 
 
-def _view_lines(result: Path, image: str, coverage: Path | None, inputs: Sequence[str]) -> list[str]:
+def _view_lines(
+    result: Path, image: str, assets: Sequence[str] | None, coverage: Path | None, inputs: Sequence[str]
+) -> list[str]:
     """Write the page and the picture beside a result; return lines that name them, or why they are missing."""
     from aws.osml.model_runner.local.output_file import OutputFile, beside
     from aws.osml.model_runner.local.result_view import write_view
@@ -193,7 +197,7 @@ def _view_lines(result: Path, image: str, coverage: Path | None, inputs: Sequenc
     try:
         for path in (page, picture):
             OutputFile.prepared(path, [*inputs, str(result)])
-        notes = write_view(result, page, image, coverage=coverage, preview=picture)
+        notes = write_view(result, page, image, coverage=coverage, assets=assets, preview=picture)
     except (ModelRunnerError, OSError, MemoryError) as err:
         return [f"view      no page was written: {err}"]
     written = ", ".join(str(path) for path in (page, picture) if path.exists())

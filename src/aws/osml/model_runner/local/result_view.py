@@ -66,12 +66,14 @@ def write_view(
     image: str | None = None,
     before: Path | None = None,
     coverage: Path | None = None,
+    assets: Sequence[str] | None = None,
     preview: Path | None = None,
 ) -> list[str]:
     """Write the page of ``result`` to ``output``; return notes on what it lacks.
 
     ``image`` is the path or URL of the image; without it, the file that the result names is taken, if it exists.
-    ``before`` is a result of the same job that is not merged, and ``coverage`` is the coverage file of the job.
+    ``before`` is a result of the same job that is not merged. ``coverage`` is the coverage file of the job; that of
+    another job is not shown. ``assets`` are the assets of a STAC Item; by default those of the first feature.
     ``preview`` is the path of a PNG of the image with the outlines of the features, which is written too.
 
     Raises:
@@ -83,7 +85,8 @@ def write_view(
         layers.append(Layer("before merging", read_result(before)[0]))
     run = members.get("modelRunner") or {}
     named = str(run.get("image") or "")
-    if image is None and named.startswith("/") and Path(named).is_file():
+    is_named = image is None and named.startswith("/") and Path(named).is_file()
+    if is_named:
         image = named
     notes: list[str] = []
     size, picture, places = None, None, None
@@ -92,7 +95,7 @@ def write_view(
     else:
         configure_gdal(RasterSettings(), os.environ)
         try:
-            with _opened(_absolute(image), features) as source:
+            with _opened(_absolute(image), assets or _assets_of(features)) as source:
                 size = (source.width, source.height)
                 grid = place_grid(source)
                 places = None if grid is None else Places(grid)
@@ -101,9 +104,16 @@ def write_view(
                 if preview is not None:
                     preview.write_bytes(preview_picture(overview, size, _outlines(features)))
         except (ImageError, ModelRunnerError, RuntimeError) as err:
-            if size is None:
+            if size is None and not is_named:
                 raise ConfigurationError(f"--image {image}: {err}") from err
             notes.append(str(err))
+    tiles: Features = []
+    if coverage is not None:
+        tiles, about = read_result(coverage)
+        job_id = (about.get("modelRunner") or {}).get("jobId")
+        if job_id not in (None, run.get("jobId", job_id)):
+            tiles = []
+            notes.append(f"{coverage} is the coverage of job {job_id}, so the page does not show it")
     view = ResultView(
         title=str(run.get("jobId") or result.stem),
         layers=layers,
@@ -111,7 +121,7 @@ def write_view(
         members=members,
         picture=picture,
         places=places,
-        coverage=read_result(coverage)[0] if coverage is not None else (),
+        coverage=tiles,
     )
     try:
         output.write_bytes(page_of(view))
@@ -121,20 +131,24 @@ def write_view(
 
 
 @contextmanager
-def _opened(url: str, features: Features) -> Iterator[ImageSource]:
-    """Open an image; of a STAC Item, the assets that the features name."""
+def _opened(url: str, assets: Sequence[str] | None) -> Iterator[ImageSource]:
+    """Open an image; of a STAC Item, these assets."""
     settings = RasterSettings()
     if not is_item_url(url):
         with closing(open_image(parse_image_url(url), settings)) as source:
             yield source
         return
-    stated = ((feature.get("properties") or {}).get("sourceMetadata") for feature in features[:1])
-    keys = next((about[0].get("assets") for about in stated if about), None)
     images = OpenImages(settings, ("file", "http"), lambda _role: None)
     with closing(images):
-        item = image_of(parse_item(images.read_file(url, MAX_ITEM_BYTES)), url, AssetChoice(keys), images.allow)
+        item = image_of(parse_item(images.read_file(url, MAX_ITEM_BYTES)), url, AssetChoice(assets), images.allow)
         with images.lend_item(item, lambda _bucket: Access()) as source:
             yield source
+
+
+def _assets_of(features: Features) -> Sequence[str] | None:
+    """Return the assets of a STAC Item that the first feature names."""
+    stated = ((feature.get("properties") or {}).get("sourceMetadata") for feature in features[:1])
+    return next((about[0].get("assets") for about in stated if about), None)
 
 
 def _outlines(features: Features) -> Iterator[Sequence[Sequence[float]]]:
